@@ -1,0 +1,227 @@
+"""The types that cross room borders, and the one legend of shapes and units.
+
+Legend: B samples, T text tokens, F video frames, S audio samples (16 kHz), M mel frames (10 ms each),
+P image patches, H and W pixels. Units stand in names: ``_s`` seconds, ``_hz``, ``_px``, ``_tokens``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+SAMPLE_RATE_HZ = 16_000
+
+Split = Literal["train", "val", "test"]
+TargetPolicy = Literal["reasoning", "direct"]
+
+
+class Media(Enum):
+    """A place in a conversation where a clip goes."""
+
+    VIDEO = "video"
+    IMAGE = "image"
+    AUDIO = "audio"
+
+
+Conversation = tuple[str | Media, ...]
+"""The user's turn in order: opening text, media, instruction."""
+
+
+@dataclass(frozen=True)
+class AudioWindow:
+    """Which part of a waveform a dataset hears (AV-UIE v2 section 3).
+
+    Args:
+        kind: ``units`` cuts the clip into ``units`` equal units and keeps them all; ``one_unit`` keeps
+            the unit named by the sample; ``head`` keeps the first ``head_s`` seconds, zero-padded;
+            ``strided`` keeps ``[t - before, t + after]`` units around every ``every``-th unit; ``all``
+            keeps the clip as it is.
+        units: Number of equal units that the clip is cut into.
+        head_s: Seconds kept by ``head``.
+        every: Units between two windows of ``strided``.
+        before: Units kept before each window's centre by ``strided``.
+        after: Units kept after each window's centre by ``strided``.
+    """
+
+    kind: Literal["all", "units", "one_unit", "head", "strided"] = "units"
+    units: int = 10
+    head_s: float = 4.0
+    every: int = 6
+    before: float = 0.5
+    after: float = 1.5
+
+
+@dataclass
+class DatasetSpec:
+    """One dataset of the mixture: a row under ``data.datasets``.
+
+    Args:
+        task: Key of the task under ``data.tasks``.
+        layout: Name of the manifest's column layout; one of the 19 AV-UIE v2 task ids.
+        folder: Folder under ``AVUIE_2/`` with ``train.json``, ``test.json`` and the media; the layout's
+            name when left out.
+        weight: Sampling weight; ``weight / sum(weights)`` is the chance that a drawn sample is from here.
+            Left out: the number of training rows.
+        limit: Keep at most this many rows of each split, chosen by the seed.
+        frames: Frames sampled from each video.
+        size_px: Side to which frames and images are stretched.
+        audio: Which part of the waveform is heard.
+        classes: Class names for closed-set tasks, in the metric's index order. Left out: the sorted
+            names found in the manifests.
+        metrics: Names of the metrics to report, for tasks that know several.
+        target: Text the model learns to write: ``reasoning`` (the manifest's), ``direct`` (answer only),
+            or the share of samples between 0 and 1 that keeps its reasoning.
+        allow_missing: Number of training rows whose media may be missing.
+    """
+
+    task: str
+    layout: str
+    folder: str | None = None
+    weight: float | None = None
+    limit: int | None = None
+    frames: int = 10
+    size_px: int = 224
+    audio: AudioWindow = field(default_factory=AudioWindow)
+    classes: list[str] | None = None
+    metrics: list[str] | None = None
+    target: TargetPolicy | float = "reasoning"
+    allow_missing: int = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question about one clip, before any media are decoded.
+
+    Args:
+        id: Stable and unique, ``<dataset>/<key>``, equal between runs and machines.
+        dataset: Key of its row under ``data.datasets``.
+        task: Key of its task under ``data.tasks``.
+        split: The split it is used in.
+        clip: Identity of the recorded clip, shared by all datasets that use the same recording.
+        videos: Video files in conversation order.
+        images: Image files.
+        audios: Audio files in conversation order.
+        unit: Index of the audio unit heard with a single frame (``AudioWindow.kind == "one_unit"``).
+        target: Supervised text of the manifest; ``None`` in a test manifest.
+        reference: Reference string that the released test loader keeps; empty when it keeps none.
+        fields: Annotation under the bridged names that the task documents, e.g. ``event``, ``start_s``.
+        row: Zero-based row in its manifest, for messages.
+    """
+
+    id: str
+    dataset: str
+    task: str
+    split: Split
+    clip: str
+    videos: tuple[Path, ...] = ()
+    images: tuple[Path, ...] = ()
+    audios: tuple[Path, ...] = ()
+    unit: int | None = None
+    target: str | None = None
+    reference: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    row: int = -1
+
+
+@dataclass
+class Example:
+    """A sample with its media decoded and its text chosen: what a processor encodes.
+
+    Args:
+        sample: Where it comes from.
+        conversation: The user's turn; it holds one placeholder for each entry of ``videos``, ``images``
+            and ``audios``.
+        target: Text to be learnt, ``None`` when only a prompt is wanted.
+        videos: Frames, uint8 ``(F, 3, H, W)`` each.
+        images: uint8 ``(3, H, W)`` each.
+        audios: float32 ``(S,)`` each, 16 kHz, in [-1, 1].
+        seconds_per_grid: Time that one temporal patch (two frames) spans, for each video.
+    """
+
+    sample: Sample
+    conversation: Conversation
+    target: str | None
+    videos: list[Tensor] = field(default_factory=list)
+    images: list[Tensor] = field(default_factory=list)
+    audios: list[Tensor] = field(default_factory=list)
+    seconds_per_grid: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Encoded:
+    """One sample as model inputs, unpadded.
+
+    Args:
+        inputs: Model inputs; ``input_ids`` has shape ``(T,)``.
+        labels: ``(T,)`` with -100 where nothing is learnt; ``None`` for a prompt.
+        sample: Where it comes from.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor | None
+    sample: Sample
+
+
+@dataclass
+class Batch:
+    """Padded model inputs of B samples.
+
+    Args:
+        inputs: Keyword arguments of the model's forward; ``input_ids`` and ``attention_mask`` are ``(B, T)``.
+        labels: ``(B, T)`` with -100 where nothing is learnt; ``None`` for prompts to be answered.
+        samples: The B samples, in order.
+        repeated: True where a sampler repeated a sample to keep ranks equal; metrics skip those.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor | None
+    samples: list[Sample]
+    repeated: list[bool]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Return the batch with its tensors on ``device``."""
+        return replace(
+            self,
+            inputs={k: v.to(device, non_blocking=non_blocking) for k, v in self.inputs.items()},
+            labels=None if self.labels is None else self.labels.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> Batch:
+        """Return the batch with its tensors in page-locked memory; called by the data loader."""
+        return replace(
+            self,
+            inputs={k: v.pin_memory() for k, v in self.inputs.items()},
+            labels=None if self.labels is None else self.labels.pin_memory(),
+        )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One generated answer.
+
+    Args:
+        sample: The question.
+        text: The answer, special tokens removed, outer whitespace stripped.
+        tokens: Number of generated tokens.
+        truncated: True when the answer stopped at the token limit instead of the end token.
+    """
+
+    sample: Sample
+    text: str
+    tokens: int = 0
+    truncated: bool = False
+
+
+def single_placeholder(conversation: Sequence[str | Media], media: Media) -> Conversation:
+    """Drop every placeholder of one kind but the last, as the released two-clip fusion does."""
+    last = max((i for i, part in enumerate(conversation) if part is media), default=-1)
+    return tuple(p for i, p in enumerate(conversation) if p is not media or i == last)
