@@ -17,6 +17,12 @@ from torch import Tensor
 
 SAMPLE_RATE_HZ = 16_000
 
+SYSTEM_MESSAGE = (
+    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory "
+    "and visual inputs, as well as generating text and speech."
+)
+"""First turn of every AV-UIE v2 conversation (format section 2)."""
+
 Split = Literal["train", "val", "test"]
 TargetPolicy = Literal["reasoning", "direct"]
 
@@ -112,6 +118,8 @@ class Sample:
         reference: Reference string that the released test loader keeps; empty when it keeps none.
         fields: Annotation under the bridged names that the task documents, e.g. ``event``, ``start_s``.
         row: Zero-based row in its manifest, for messages.
+        clips: Every recording that the sample uses, ``clip`` first; more than one in two-clip tasks. A split
+            that keeps clips apart has to keep all of them on one side.
     """
 
     id: str
@@ -127,6 +135,7 @@ class Sample:
     reference: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
     row: int = -1
+    clips: tuple[str, ...] = ()
 
 
 @dataclass
