@@ -1,0 +1,168 @@
+"""Closed-set metrics on class indices: accuracy, WAR, UAR, weighted F1 and the confusion matrix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from crab_lightning.metrics.base import BenchmarkMetric
+
+INVALID = -1
+"""Index of an answer that names no class: always wrong, and no row or column of its own."""
+
+
+def _check(pred: Tensor, target: Tensor, num_classes: int | None) -> tuple[Tensor, Tensor]:
+    pred, target = pred.reshape(-1).to(torch.int64), target.reshape(-1).to(torch.int64)
+    if pred.shape != target.shape:
+        raise ValueError(f"pred has {pred.numel()} class indices and target {target.numel()}; give one each")
+    if target.numel() == 0:
+        return pred, target
+    top = num_classes - 1 if num_classes is not None else None
+    for name, low, values in (("target", 0, target), ("pred", INVALID, pred)):
+        least, most = int(values.min()), int(values.max())
+        if least < low or (top is not None and most > top):
+            raise ValueError(
+                f"{name} holds class indices from {least} to {most}; allowed are {low} to "
+                f"{'any' if top is None else top}. Pass -1 as prediction for an answer that names no class."
+            )
+    return pred, target
+
+
+class Accuracy(BenchmarkMetric):
+    """Share of samples whose predicted class is the true one, in [0, 1]; higher is better.
+
+    Prediction -1 (an answer that names no class) counts as wrong. No samples: NaN.
+
+    Source: ``valid`` in GeWu-Lab/OGM-GE_CVPR2022 main.py (CREMA-D, Kinetics-Sounds). UCF51 and VGG-CM have no
+    public scorer and use the same formula.
+    """
+
+    right: Tensor
+    samples: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_sum("right")
+        self.add_sum("samples")
+
+    def update(self, pred: Tensor, target: Tensor) -> None:
+        """Add N samples.
+
+        Args:
+            pred: Class indices ``(N,)``; -1 for an invalid answer.
+            target: Class indices ``(N,)``.
+
+        Raises:
+            ValueError: If lengths differ or ``target`` holds a negative index.
+        """
+        pred, target = _check(pred, target, None)
+        self.right += (pred == target).sum()
+        self.samples += target.numel()
+
+    def compute(self) -> Tensor:
+        """Return right / samples, or NaN."""
+        return self.right.to(torch.float64) / self.samples
+
+
+class ConfusionMatrix(BenchmarkMetric):
+    """Counts of true class (rows) against predicted class (columns); not a scalar.
+
+    The last column counts invalid answers (-1), so each row sums to the number of its true samples. The
+    metrics below keep this same state: in one ``MetricCollection`` torchmetrics stores and updates it once
+    for all. No samples: all zero.
+
+    Args:
+        num_classes: Number of classes C.
+
+    Raises:
+        ValueError: If ``num_classes`` is not positive.
+    """
+
+    confusion: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes}; a closed set needs at least one class")
+        self.num_classes = num_classes
+        self.add_sum("confusion", num_classes, num_classes + 1)
+
+    def update(self, pred: Tensor, target: Tensor) -> None:
+        """Add N samples.
+
+        Args:
+            pred: Class indices ``(N,)``; -1 for an invalid answer.
+            target: Class indices ``(N,)``.
+
+        Raises:
+            ValueError: If lengths differ or an index is outside the class list.
+        """
+        pred, target = _check(pred, target, self.num_classes)
+        columns = self.num_classes + 1
+        cell = target * columns + torch.where(pred == INVALID, self.num_classes, pred)
+        self.confusion += torch.bincount(cell, minlength=self.confusion.numel()).view_as(self.confusion)
+
+    def compute(self) -> Tensor:
+        """Return int64 counts ``(C, C + 1)``."""
+        return self.confusion
+
+    def _hits_and_support(self) -> tuple[Tensor, Tensor]:
+        counts = self.confusion.to(torch.float64)
+        return counts.diagonal(), counts.sum(dim=1)
+
+
+class WeightedAverageRecall(ConfusionMatrix):
+    """WAR: number right / number of samples, in [0, 1]; higher is better.
+
+    Invalid answers (-1) are wrong. No samples: NaN.
+
+    Source: ``computer_uar_war`` in zengqunzhao/DFER-CLIP main.py (DFEW, MAFW); MELD calls it ACC.
+
+    Args:
+        num_classes: Number of classes.
+    """
+
+    def compute(self) -> Tensor:
+        """Return the share of right samples, or NaN."""
+        hits, support = self._hits_and_support()
+        return hits.sum() / support.sum()
+
+
+class UnweightedAverageRecall(ConfusionMatrix):
+    """UAR: mean over classes of per-class recall, in [0, 1]; higher is better.
+
+    Only classes with at least one true sample are averaged; the official code gives NaN as soon as a class is
+    predicted that never occurs. Invalid answers (-1) cost recall and add no class. No samples: NaN.
+
+    Source: ``computer_uar_war`` in zengqunzhao/DFER-CLIP main.py; the odd case as scikit-learn's
+    ``balanced_accuracy_score``.
+
+    Args:
+        num_classes: Number of classes.
+    """
+
+    def compute(self) -> Tensor:
+        """Return the mean recall, or NaN."""
+        hits, support = self._hits_and_support()
+        present = support > 0
+        return (hits[present] / support[present]).mean()
+
+
+class WeightedF1(ConfusionMatrix):
+    """WAF: per-class F1 weighted by the number of true samples, in [0, 1]; higher is better.
+
+    F1 is 0 where it is undefined. An invalid answer (-1) costs recall of its true class only. No samples:
+    NaN.
+
+    Source: ``calculate_results`` in zeroQiaoba/MERTools toolkit/dataloader/meld.py.
+
+    Args:
+        num_classes: Number of classes.
+    """
+
+    def compute(self) -> Tensor:
+        """Return the weighted F1, or NaN."""
+        hits, support = self._hits_and_support()
+        predicted = self.confusion[:, : self.num_classes].sum(dim=0).to(torch.float64)
+        f1 = 2 * hits / (support + predicted).clamp(min=1)
+        return (f1 * support).sum() / support.sum()

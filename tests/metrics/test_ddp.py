@@ -1,0 +1,48 @@
+"""Several processes with unequal shares, one of them empty, give the digits of one process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torchmetrics import MetricCollection
+
+from tests.metrics.cases import CASES
+from tests.metrics.test_every_metric import digits
+
+
+def _work(rank: int, world: int, folder: str) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    found = {}
+    for name, case in CASES.items():
+        # The second process never sees a sample; the others' shares differ in size.
+        first = 2 * len(case.samples) // 3 if world > 2 else len(case.samples)
+        share = [case.samples[:first], [], case.samples[first:]][rank]
+        collection = MetricCollection({name: case.make()})
+        for arguments in share:
+            collection.update(*arguments)
+        found[name] = digits(collection.compute())
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("world", [2, 3])
+def test_unequal_and_empty_shares_give_the_digits_of_one_process(world: int, tmp_path: Path) -> None:
+    alone = {}
+    for name, case in CASES.items():
+        collection = MetricCollection({name: case.make()})
+        for arguments in case.samples:
+            collection.update(*arguments)
+        alone[name] = digits(collection.compute())
+    mp.spawn(_work, args=(world, str(tmp_path)), nprocs=world)
+    for rank in range(world):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        for name in CASES:
+            assert found[name] == alone[name], f"{name} on process {rank} of {world}"

@@ -1,0 +1,89 @@
+"""Facts that hold for every metric class of the room."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from crab_lightning import metrics
+from tests.metrics.cases import CASES, Case, join
+
+
+def _compute(case: Case, updates: list[tuple[Any, ...]]) -> Any:
+    metric = case.make()
+    for arguments in updates:
+        metric.update(*arguments)
+    return metric.compute()
+
+
+def digits(value: Any) -> dict[str, list[Any]]:
+    """Return values that can be compared bit by bit; NaN becomes a word."""
+    named = value if isinstance(value, dict) else {"value": value}
+    return {
+        name: ["nan" if item != item else item for item in tensor.reshape(-1).tolist()]
+        for name, tensor in named.items()
+    }
+
+
+def test_every_exported_metric_has_a_case() -> None:
+    exported = {getattr(metrics, name) for name in metrics.__all__ if inspect.isclass(getattr(metrics, name))}
+    bases = {metrics.BenchmarkMetric, metrics.GroupedAccuracy}
+    assert {c for c in exported if issubclass(c, metrics.BenchmarkMetric)} - bases == {
+        type(case.make()) for case in CASES.values()
+    }
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_order_does_not_change_a_digit(case: Case) -> None:
+    assert digits(_compute(case, case.samples[::-1])) == digits(_compute(case, case.samples))
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in CASES.values() if c.batched], ids=[k for k in CASES if CASES[k].batched]
+)
+def test_batching_does_not_change_a_digit(case: Case) -> None:
+    batches = [join(case.samples[:4]), join(case.samples[4:5]), join(case.samples[5:])]
+    assert digits(_compute(case, batches)) == digits(_compute(case, case.samples))
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_no_sample_gives_nan_without_a_warning(case: Case) -> None:
+    metric = case.make()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        value = metric.compute()
+    if isinstance(metric, metrics.ConfusionMatrix) and type(metric) is metrics.ConfusionMatrix:
+        assert not value.any()  # counts, not a score
+    else:
+        assert {item for items in digits(value).values() for item in items} <= {"nan", 0}
+        assert "nan" in {item for items in digits(value).values() for item in items}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_scores_are_float64_and_survive_pickling_and_reset(case: Case) -> None:
+    metric = case.make()
+    for arguments in case.samples:
+        metric.update(*arguments)
+    copy = pickle.loads(pickle.dumps(metric))
+    value = metric.compute()
+    assert digits(copy.compute()) == digits(value)
+    for tensor in value.values() if isinstance(value, dict) else [value]:
+        assert isinstance(tensor, Tensor)
+        assert tensor.dtype in (torch.float64, torch.int64)
+    metric.reset()
+    assert digits(metric.compute()) == digits(case.make().compute())
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_forward_returns_the_batch_value_and_accumulates(case: Case) -> None:
+    metric = case.make()
+    for arguments in case.samples:
+        batch_value = metric(*arguments)
+        assert digits(batch_value) == digits(_compute(case, [arguments]))
+    assert digits(metric.compute()) == digits(_compute(case, case.samples))
