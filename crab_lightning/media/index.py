@@ -1,0 +1,168 @@
+"""The packets of a video track: what they show, in which order, and from where each can be decoded."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crab_lightning.media.errors import EmptyMedia
+
+CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm", "avi"})
+
+
+class NotIndexable(Exception):
+    """The packet index cannot be trusted to give what a sequential decode gives."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of packets, in decoding order, that is decoded from an entry point.
+
+    Args:
+        first: Position of the entry point.
+        last: Position of the last packet that a wanted frame needs.
+        wanted_pts: Timestamps of the wanted frames in it.
+    """
+
+    first: int
+    last: int
+    wanted_pts: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Codec:
+    """What is known about a codec.
+
+    Args:
+        is_entry: Whether a packet resets the decoder, so that decoding may start there: ``(data, is_keyframe,
+            nal_length_bytes) -> bool``.
+        may_skip: Whether a frame that no other refers to can be left out without changing any other.
+    """
+
+    is_entry: Callable[[Any, bool, int], bool]
+    may_skip: bool
+
+
+@dataclass
+class PacketIndex:
+    """All packets of one video track, compressed, in decoding order.
+
+    Args:
+        packets: The packets.
+        entries: Positions from which decoding may start, ascending.
+        shown_pts: Timestamps of the shown frames, ascending.
+        time_base: Seconds per timestamp unit.
+        duration_s: From the first frame's start to the last frame's end.
+        may_skip: As ``Codec.may_skip``.
+    """
+
+    packets: list[Any]
+    entries: list[int]
+    shown_pts: list[int]
+    time_base: float
+    duration_s: float
+    may_skip: bool
+
+    @property
+    def total(self) -> int:
+        """Number of frames shown."""
+        return len(self.shown_pts)
+
+    def time_s(self, pts: int) -> float:
+        """Return the time of a timestamp, counted from the first frame."""
+        return (pts - self.shown_pts[0]) * self.time_base
+
+    @classmethod
+    def of(cls, path: Path, container: Any, stream: Any) -> PacketIndex:
+        """Read the packets of a track.
+
+        Raises:
+            NotIndexable: If rule 1 or 2 of ``media.pick`` does not hold.
+            EmptyMedia: If there is no packet.
+        """
+        codec = CODECS.get(stream.codec_context.name)
+        if codec is None or CONTAINERS.isdisjoint(container.format.name.split(",")):
+            raise NotIndexable(f"{stream.codec_context.name} in {container.format.name}")
+        packets = list(container.demux(stream))[:-1]  # the last one only flushes the decoder
+        if not packets:
+            raise EmptyMedia(path, "has a video track without a single frame. Fetch it again.")
+        pts = [packet.pts for packet in packets]
+        if None in pts or len(set(pts)) < len(pts):
+            raise NotIndexable("packets without a timestamp of their own")
+        if any(p.size == 0 or p.is_corrupt or p.has_sidedata("new_extradata") for p in packets):
+            raise NotIndexable("empty or damaged packets, or a codec header that changes midway")
+        nal_length = _nal_length_bytes(stream.codec_context.extradata or b"")
+        entries = [i for i, p in enumerate(packets) if codec.is_entry(p, p.is_keyframe, nal_length)]
+        if not entries or entries[0] != 0:
+            raise NotIndexable("the first packet cannot be decoded alone")
+        shown = sorted(p.pts for p in packets if not p.is_discard)
+        if not shown:
+            raise EmptyMedia(path, "has a video track without a single shown frame. Fetch it again.")
+        last = max((p for p in packets if not p.is_discard), key=lambda p: p.pts)
+        time_base = float(stream.time_base)
+        step = last.duration or (1.0 / float(stream.average_rate or 25)) / time_base
+        return cls(
+            packets=packets,
+            entries=entries,
+            shown_pts=shown,
+            time_base=time_base,
+            duration_s=(shown[-1] - shown[0] + step) * time_base,
+            may_skip=codec.may_skip,
+        )
+
+    def segments(self, wanted_pts: set[int]) -> list[Segment]:
+        """Plan which packets to decode for the frames with these timestamps."""
+        runs: dict[int, list[int]] = {}
+        for position, packet in enumerate(self.packets):
+            if packet.pts in wanted_pts:
+                entry = bisect_right(self.entries, position) - 1
+                # A frame shown before its entry point leans on the frames in front of that too.
+                while entry > 0 and self.packets[self.entries[entry]].pts > packet.pts:
+                    entry -= 1
+                runs.setdefault(self.entries[entry], []).append(position)
+        return [
+            Segment(first, max(positions), frozenset(self.packets[p].pts for p in positions))
+            for first, positions in sorted(runs.items())
+        ]
+
+
+def _nal_length_bytes(extradata: bytes) -> int:
+    """Bytes of the length field before each NAL unit; 0 for start codes (Annex B)."""
+    if len(extradata) < 7 or extradata[0] != 1:
+        return 0
+    # avcC keeps it in byte 4; hvcC, which is longer than its fixed 23 bytes, in byte 21.
+    return (extradata[4] & 3) + 1
+
+
+def _h264_entry(packet: Any, is_keyframe: bool, nal_length_bytes: int) -> bool:
+    # Only an IDR picture (type 5). A key frame of an open GOP leans on what came before it.
+    return is_keyframe and any(kind & 31 == 5 for kind in _nal_headers(memoryview(packet), nal_length_bytes))
+
+
+def _nal_headers(data: memoryview, length_bytes: int) -> list[int]:
+    if length_bytes == 0:
+        return [match.group(1)[0] for match in re.finditer(rb"\x00\x00\x01(.)", data, re.DOTALL)]
+    headers, at = [], 0
+    while at + length_bytes < len(data):
+        headers.append(data[at + length_bytes])
+        at += length_bytes + int.from_bytes(data[at : at + length_bytes], "big")
+    return headers
+
+
+def _key_frame(packet: Any, is_keyframe: bool, nal_length_bytes: int) -> bool:
+    return is_keyframe
+
+
+CODECS = {
+    # nal_ref_idc says which pictures are never referred to, and the decoder obeys it.
+    "h264": Codec(_h264_entry, may_skip=True),
+    # B-VOPs are never referred to in MPEG-4 part 2.
+    "mpeg4": Codec(_key_frame, may_skip=True),
+    # A skipped frame would not update the probabilities that later frames are coded with.
+    "vp9": Codec(_key_frame, may_skip=False),
+    "mjpeg": Codec(_key_frame, may_skip=False),
+}

@@ -1,0 +1,79 @@
+"""Log-mel spectrogram of a clip's own length, as the audio encoder was trained on."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from crab_lightning.structures import SAMPLE_RATE_HZ
+
+MEL_BINS = 128
+_FFT = 400
+_HOP = 160  # 10 ms
+_FLOOR = 1e-10
+
+
+def mel_frames(samples: int) -> int:
+    """Return the number of mel frames M of a waveform of S samples: one for every started 10 ms."""
+    return -(-samples // _HOP)
+
+
+def log_mel(audio: Tensor) -> Tensor:
+    """Return the Whisper log-mel of a waveform, only as long as the waveform.
+
+    Equals the first M frames of ``WhisperFeatureExtractor(feature_size=128)`` on the clip padded with zeros
+    to 30 s or 300 s. The published processor computes those 300 s for every clip; the frames behind
+    the clip are masked out before the encoder, so they are not made here.
+
+    Args:
+        audio: float ``(S,)``, 16 kHz, at least one sample.
+
+    Returns:
+        float32 ``(128, M)`` with ``M = ceil(S / 160)``.
+
+    Raises:
+        ValueError: If ``audio`` is empty or not one-dimensional.
+    """
+    if audio.ndim != 1 or audio.numel() == 0:
+        raise ValueError(f"log_mel needs a mono waveform (S,) of at least one sample, got {tuple(audio.shape)}.")
+    frames = mel_frames(audio.numel())
+    # Two frames behind the clip still overlap it. They are not returned, but may hold the maximum that the
+    # lower bound below is measured from.
+    padded = functional.pad(audio.float(), (0, (frames + 2) * _HOP + _FFT // 2 - audio.numel()))
+    # The start is mirrored, as by stft(center=True) on the padded clip.
+    mirrored = torch.cat([padded[1 : _FFT // 2 + 1].flip(0), padded])
+    spectrum = torch.stft(
+        mirrored, _FFT, _HOP, window=_window(), center=False, return_complex=True
+    )  # (201, M + 2)
+    power = torch.view_as_real(spectrum).square().sum(-1)
+    log = (_mel_filters() @ power).clamp_(min=_FLOOR).log10_()
+    return torch.maximum(log, log.max() - 8.0)[:, :frames].add_(4.0).div_(4.0)
+
+
+@cache
+def _window() -> Tensor:
+    return torch.hann_window(_FFT)
+
+
+@cache
+def _mel_filters() -> Tensor:
+    """Triangular filters ``(128, 201)`` on Slaney's mel scale, each of unit area, 0 to 8000 Hz."""
+    nyquist_hz = SAMPLE_RATE_HZ / 2
+    edges_mel = torch.linspace(0.0, _hz_to_mel(nyquist_hz), MEL_BINS + 2, dtype=torch.float64)
+    # Slaney: linear to 1 kHz (15 mel), then 27 mel for every factor of 6.4.
+    edges_hz = torch.where(
+        edges_mel < 15.0, edges_mel * 200 / 3, 1000 * torch.exp((edges_mel - 15.0) * math.log(6.4) / 27)
+    )
+    bins_hz = torch.linspace(0.0, nyquist_hz, _FFT // 2 + 1, dtype=torch.float64)
+    rise = (bins_hz - edges_hz[:-2, None]) / (edges_hz[1:-1] - edges_hz[:-2])[:, None]
+    fall = (edges_hz[2:, None] - bins_hz) / (edges_hz[2:] - edges_hz[1:-1])[:, None]
+    triangles = torch.minimum(rise, fall).clamp_(min=0.0)
+    return (triangles * (2.0 / (edges_hz[2:] - edges_hz[:-2]))[:, None]).float()
+
+
+def _hz_to_mel(hz: float) -> float:
+    return hz * 3 / 200 if hz < 1000 else 15.0 + math.log(hz / 1000) * 27 / math.log(6.4)

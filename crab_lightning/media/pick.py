@@ -1,0 +1,188 @@
+"""Decoding chosen frames of a video file: through its packet index where that is safe, else from the start.
+
+The index path is exact or not taken. It is trusted only if
+
+1. the container times every packet (mp4, mov, mkv, webm, avi) and the codec is one of ``CODECS``;
+2. every packet has data, its own timestamp and no mark of damage, and the first can be decoded alone;
+3. decoding confirms it: each packet that was fed and not allowed to be skipped gave exactly one progressive frame
+   under its own timestamp, and nothing else came out.
+
+Where any of this fails the file is decoded from its first frame to its last, and frames are counted as they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+from torch import Tensor
+
+from crab_lightning.media.container import DEFAULT_LIMITS, MediaLimits, open_media, video_stream
+from crab_lightning.media.errors import EmptyMedia, NoVideoTrack, UnreadableMedia
+from crab_lightning.media.index import NotIndexable, PacketIndex, Segment
+
+
+@dataclass
+class Picked:
+    """Chosen frames of one file.
+
+    Args:
+        indices: The chosen indices in the order asked, with repeats.
+        pictures: Converted frame by index.
+        times_s: Time by index, counted from the file's first frame.
+        total: Number of frames in the file.
+        duration_s: From the first frame's start to the last frame's end.
+        through_index: Whether the packet index was used.
+    """
+
+    indices: list[int]
+    pictures: dict[int, Tensor]
+    times_s: dict[int, float]
+    total: int
+    duration_s: float
+    through_index: bool
+
+
+def pick_frames(
+    path: str | Path,
+    choose: Callable[[int], Sequence[int]],
+    convert: Callable[[Any], Tensor],
+    *,
+    access: Literal["index", "sequential"] = "index",
+    limits: MediaLimits = DEFAULT_LIMITS,
+) -> Picked:
+    """Decode and convert the frames that ``choose`` names, given the number of frames in the file.
+
+    Only chosen frames are converted and kept.
+
+    Raises:
+        MediaError: As ``read_video``.
+    """
+    if access not in ("index", "sequential"):
+        raise ValueError(f"access is {access!r}; allowed: 'index', 'sequential'.")
+    path = Path(path)
+    if access == "index":
+        with _open_video(path, limits) as (container, stream):
+            try:
+                index = PacketIndex.of(path, container, stream)
+                return _pick_indexed(index, stream, choose, convert)
+            except (NotIndexable, av.FFmpegError):
+                pass  # rule 1, 2 or 3: decode from the start instead, which reports damage by itself
+    return _pick_sequential(path, choose, convert, limits)
+
+
+class _open_video:  # noqa: N801 - reads as the context manager it is
+    """Open a file and its video track, with one decoder thread: worker processes scale better than threads."""
+
+    def __init__(self, path: Path, limits: MediaLimits) -> None:
+        self._path, self._limits = path, limits
+        self._opened = open_media(path, limits)
+
+    def __enter__(self) -> tuple[Any, Any]:
+        container = self._opened.__enter__()
+        stream = video_stream(container)
+        if stream is None:
+            self._opened.__exit__(None, None, None)
+            raise NoVideoTrack(self._path, "has no video track. Give a video file, or use its sound only.")
+        stream.codec_context.thread_count = 1
+        # The header's size was checked; this also stops a stream that grows midway.
+        stream.codec_context.options = {"max_pixels": str(self._limits.pixels)}
+        return container, stream
+
+    def __exit__(self, *exc: Any) -> None:
+        self._opened.__exit__(*exc)
+
+
+def _pick_indexed(
+    index: PacketIndex, stream: Any, choose: Callable[[int], Sequence[int]], convert: Callable[[Any], Tensor]
+) -> Picked:
+    indices = list(choose(index.total))
+    rank = {index.shown_pts[i]: i for i in set(indices)}
+    pictures: dict[int, Tensor] = {}
+    for segment in index.segments(set(rank)):
+        _decode_segment(index, segment, stream.codec_context, rank, pictures, convert)
+    if len(pictures) != len(rank):
+        raise NotIndexable("a wanted frame did not come out of the decoder")
+    return Picked(
+        indices=indices,
+        pictures=pictures,
+        times_s={i: index.time_s(pts) for pts, i in rank.items()},
+        total=index.total,
+        duration_s=index.duration_s,
+        through_index=True,
+    )
+
+
+def _decode_segment(
+    index: PacketIndex,
+    segment: Segment,
+    context: Any,
+    rank: dict[int, int],
+    pictures: dict[int, Tensor],
+    convert: Callable[[Any], Tensor],
+) -> None:
+    due: set[int] = set()  # timestamps that must come out
+    may: set[int] = set()  # timestamps that may, since skipping is the decoder's decision
+    seen: set[int] = set()
+
+    def take(frames: list[Any]) -> None:
+        for frame in frames:
+            if frame.pts in seen or frame.interlaced_frame:
+                raise NotIndexable("packets and frames are not one to one")
+            seen.add(frame.pts)
+            if frame.pts in rank and frame.pts in due:
+                pictures[rank[frame.pts]] = convert(frame)
+
+    for packet in index.packets[segment.first : segment.last + 1]:
+        skippable = index.may_skip and packet.pts not in segment.wanted_pts
+        context.skip_frame = "NONREF" if skippable else "DEFAULT"
+        if not packet.is_discard:
+            (may if skippable else due).add(packet.pts)
+        take(context.decode(packet))
+    take(context.decode(None))
+    context.flush_buffers()
+    if not due <= seen or not seen <= due | may:
+        raise NotIndexable("packets and frames are not one to one")
+
+
+def _pick_sequential(
+    path: Path, choose: Callable[[int], Sequence[int]], convert: Callable[[Any], Tensor], limits: MediaLimits
+) -> Picked:
+    with _open_video(path, limits) as (_, stream):
+        guess = stream.frames or 1
+    while True:  # ends at the second pass at the latest: the first one counts the frames
+        picked = _pass(path, list(choose(guess)), convert, limits)
+        if picked.total == guess:
+            return picked
+        guess = picked.total
+
+
+def _pass(path: Path, indices: list[int], convert: Callable[[Any], Tensor], limits: MediaLimits) -> Picked:
+    wanted = set(indices)
+    pictures: dict[int, Tensor] = {}
+    times_s: dict[int, float] = {}
+    total, first_pts, end_s = 0, 0, 0.0
+    with _open_video(path, limits) as (container, stream):
+        step_s = 1.0 / float(stream.average_rate or stream.guessed_rate or 25)
+        try:
+            for frame in container.decode(stream):
+                if total == 0 and frame.pts is not None:
+                    first_pts = frame.pts
+                # Without a timestamp a frame follows the one before it.
+                time_s = end_s if frame.pts is None else float((frame.pts - first_pts) * frame.time_base)
+                end_s = time_s + step_s
+                if total in wanted:
+                    pictures[total] = convert(frame)
+                    times_s[total] = time_s
+                total += 1
+        except av.FFmpegError as err:
+            declared = f" of {stream.frames} declared" if stream.frames else ""
+            raise UnreadableMedia(
+                path, f"only {total}{declared} frames could be decoded ({err.strerror}). Fetch or convert it again."
+            ) from err
+    if total == 0:
+        raise EmptyMedia(path, "has a video track without a single frame. Fetch it again.")
+    return Picked(indices, pictures, times_s, total, end_s, through_index=False)

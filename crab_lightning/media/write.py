@@ -1,0 +1,179 @@
+"""Writing small media files: test clips and synthetic worlds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from crab_lightning.media.errors import MediaError
+from crab_lightning.structures import SAMPLE_RATE_HZ
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class _Format:
+    video: str | None
+    audio: str
+    options: Mapping[str, str]
+
+
+_X264 = {"preset": "ultrafast", "crf": "23"}
+_VP9 = {"deadline": "realtime", "cpu-used": "8", "crf": "33", "b": "0"}
+_FORMATS = {
+    ".mp4": _Format("libx264", "aac", _X264),
+    ".mov": _Format("libx264", "aac", _X264),
+    ".mkv": _Format("libx264", "aac", _X264),
+    ".avi": _Format("mpeg4", "libmp3lame", {"qscale": "4"}),
+    ".webm": _Format("libvpx-vp9", "libopus", _VP9),
+    ".mp3": _Format(None, "libmp3lame", {}),
+    ".wav": _Format(None, "pcm_s16le", {}),
+    ".m4a": _Format(None, "aac", {}),
+}
+
+
+def write_video(
+    path: str | Path,
+    frames: Tensor | Array,
+    fps: float,
+    audio: Tensor | Array | None = None,
+    sample_rate_hz: int = SAMPLE_RATE_HZ,
+    *,
+    keyframe_every: int | None = None,
+    options: Mapping[str, str] | None = None,
+    times_s: Sequence[float] | None = None,
+) -> None:
+    """Encode frames, and sound if given; the extension chooses container and codecs.
+
+    mp4, mov and mkv hold H.264 and AAC, avi MPEG-4 and MP3, webm VP9 and Opus. One encoder thread and no
+    time stamps of the day: the same input gives the same bytes with the same ffmpeg libraries.
+
+    Args:
+        path: File to write; its folder must exist.
+        frames: uint8 RGB ``(F, H, W, 3)``. H.264 keeps odd sizes by storing colour at full resolution.
+        fps: Frames per second.
+        audio: float ``(S,)`` or ``(channels, S)`` in [-1, 1].
+        sample_rate_hz: Rate of ``audio``.
+        keyframe_every: Largest distance of key frames; the codec's own when left out.
+        options: Encoder options in ffmpeg's spelling, added to the fast defaults.
+        times_s: When each frame is shown, ascending; even spacing when left out.
+
+    Raises:
+        MediaError: If the extension is not known.
+        ValueError: If ``frames`` or ``times_s`` has the wrong shape.
+    """
+    path = Path(path)
+    form = _format(path, video=True)
+    pictures = _numpy(frames)
+    if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8 or len(pictures) == 0:
+        raise ValueError(f"frames must be uint8 (F, H, W, 3), got {pictures.dtype} {pictures.shape}.")
+    if times_s is not None and len(times_s) != len(pictures):
+        raise ValueError(f"times_s has {len(times_s)} entries for {len(pictures)} frames.")
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+        rate = Fraction(fps).limit_denominator(1001)
+        video = container.add_stream(form.video, rate=rate, options={**form.options, **(options or {})})
+        video.height, video.width = pictures.shape[1:3]
+        is_odd = bool(video.height % 2 or video.width % 2)
+        video.pix_fmt = "yuv444p" if is_odd and form.video == "libx264" else "yuv420p"
+        context = video.codec_context
+        context.thread_count = 1
+        context.flags |= av.codec.context.Flags.bitexact
+        if keyframe_every is not None:
+            context.gop_size = keyframe_every
+        time_base = 1 / rate
+        if times_s is not None:
+            time_base = Fraction(1, 90_000)
+            context.time_base = time_base
+        sound = None if audio is None else _Sound(container, form.audio, _channels(audio), sample_rate_hz)
+        for number, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame.time_base = time_base
+            frame.pts = number if times_s is None else round(times_s[number] * 90_000)
+            container.mux(video.encode(frame))
+            if sound is not None:
+                # Interleaved by time: a file with all the sound at the end reads badly.
+                sound.write_until((number + 1) / fps if times_s is None else times_s[number])
+        container.mux(video.encode(None))
+        if sound is not None:
+            sound.finish()
+
+
+def write_audio(path: str | Path, samples: Tensor | Array, sample_rate_hz: int = SAMPLE_RATE_HZ) -> None:
+    """Encode a waveform; the extension (mp3, wav, m4a) chooses the codec. Wav is 16-bit PCM.
+
+    Args:
+        path: File to write; its folder must exist.
+        samples: float ``(S,)`` or ``(channels, S)`` in [-1, 1].
+        sample_rate_hz: Rate of ``samples``.
+
+    Raises:
+        MediaError: If the extension is not known.
+    """
+    path = Path(path)
+    form = _format(path, video=False)
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+        _Sound(container, form.audio, _channels(samples), sample_rate_hz).finish()
+
+
+class _Sound:
+    """An audio stream that is being written."""
+
+    def __init__(self, container: Any, codec: str, samples: Array, rate_hz: int) -> None:
+        self._container, self._samples, self._rate_hz = container, samples, rate_hz
+        self._layout = "mono" if len(samples) == 1 else "stereo"
+        self._stream = container.add_stream(codec, rate=rate_hz, layout=self._layout)
+        self._stream.codec_context.thread_count = 1
+        self._stream.codec_context.flags |= av.codec.context.Flags.bitexact
+        self._at = 0
+
+    def write_until(self, time_s: float) -> None:
+        """Encode the samples up to a time."""
+        end = min(self._samples.shape[1], int(time_s * self._rate_hz))
+        if end <= self._at:
+            return
+        # Wav wants 16 bit, the lossy encoders float.
+        is_pcm = self._stream.codec_context.name == "pcm_s16le"
+        part = self._samples[:, self._at : end]
+        if is_pcm:
+            part = (part.clip(-1, 1) * 32767).round().astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(
+            np.ascontiguousarray(part), format="s16p" if is_pcm else "fltp", layout=self._layout
+        )
+        frame.sample_rate = self._rate_hz
+        frame.pts = self._at
+        frame.time_base = Fraction(1, self._rate_hz)
+        self._container.mux(self._stream.encode(frame))
+        self._at = end
+
+    def finish(self) -> None:
+        """Encode the rest and close the stream."""
+        self.write_until(self._samples.shape[1] / self._rate_hz + 1)
+        self._container.mux(self._stream.encode(None))
+
+
+def _format(path: Path, *, video: bool) -> _Format:
+    form = _FORMATS.get(path.suffix.lower())
+    if form is None or (form.video is not None) != video:
+        known = ", ".join(k for k, f in _FORMATS.items() if (f.video is not None) == video)
+        raise MediaError(path, f"cannot be written: the extension must be one of {known}.")
+    return form
+
+
+def _numpy(values: Tensor | Array) -> Array:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+
+
+def _channels(audio: Tensor | Array) -> Array:
+    samples = _numpy(audio).astype(np.float32, copy=False)
+    samples = samples[None] if samples.ndim == 1 else samples
+    if samples.ndim != 2 or len(samples) not in (1, 2):
+        raise ValueError(f"audio must be (S,) or (1 or 2 channels, S), got {samples.shape}.")
+    return samples
