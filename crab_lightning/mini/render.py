@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from crab_lightning.mini.sounds import loop, noise_floor
+from crab_lightning.mini.sounds import loop, noise_floor, time_tone
 from crab_lightning.mini.sprites import background, sprite
 from crab_lightning.mini.world import FRAME_PX, Scene, SceneObject
 from crab_lightning.structures import SAMPLE_RATE_HZ
@@ -18,6 +18,9 @@ Box = tuple[int, int, int, int]
 Point = tuple[int, int]
 
 _FADE_S = 0.01
+_BAR_INK = (60, 60, 70)
+_BAR_SHARE = 1 / 32
+"""Height of the time bar along the lower edge: 7 of 224 px."""
 
 
 def _corner(obj: SceneObject, time_s: float, height: int, width: int) -> tuple[int, int, int, int]:
@@ -50,7 +53,10 @@ def render_frames(
     """
     frames = np.empty((len(times_s), height, width, 3), np.uint8)
     frames[:] = background(scene.background, width, height)
+    bar_top = height - max(1, round(height * _BAR_SHARE))
     for frame, time_s in zip(frames, times_s, strict=True):
+        # Ten sampled frames carry no time stamp; the bar fills as the clip runs, as in a video player.
+        frame[bar_top:, : round(width * min(time_s / scene.duration_s, 1.0))] = _BAR_INK
         for obj in scene.objects:
             if not obj.sprite or not obj.seen_at(time_s):
                 continue
@@ -95,6 +101,7 @@ def render_audio(scene: Scene, sample_rate_hz: int = SAMPLE_RATE_HZ) -> NDArray[
     noise = noise_floor()
     shift = (scene.seed * 7919) % len(noise)
     mix = np.resize(np.roll(noise, shift), samples).astype(np.float32)
+    mix += time_tone(scene.duration_s)
     fade = np.linspace(0.0, 1.0, int(_FADE_S * SAMPLE_RATE_HZ), dtype=np.float32)
     for obj in scene.objects:
         for start, end in obj.heard:

@@ -247,5 +247,11 @@ def background(name: str, width_px: int, height_px: int) -> NDArray[np.uint8]:
     frame = np.empty((height_px, width_px, 3), np.uint8)
     cut = math.ceil(line * height_px)
     frame[:cut], frame[cut:] = above, below
+    # Light falls from one corner. The vision tower has only relative positions; the shade tells every
+    # patch where in the frame it lies, so that a small model can learn to spell coordinates.
+    across = np.linspace(1.0, 0.72, width_px)[None, :]
+    down = np.linspace(1.0, 0.72, height_px)[:, None]
+    frame[..., 0] = (frame[..., 0] * across).astype(np.uint8)
+    frame[..., 2] = (frame[..., 2] * down).astype(np.uint8)
     frame.setflags(write=False)
     return frame

@@ -1,0 +1,47 @@
+# `make demo` and `make test` each work alone on a fresh clone with Python 3.11 or newer.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO_CLIPS ?= 1200
+DEMO_SEED ?= 0
+DEMO_ROOT ?= mini_avuie
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+
+help:  ## List what can be made.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+
+# One virtual environment; a stamp file for each set of extras, so that a second call installs nothing.
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found %d.%d; call make PYTHON=python3.11" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python setup.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-test: $(BIN)/python setup.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+$(VENV)/.installed-dev: $(BIN)/python setup.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed  ## Make Mini AV-UIE, fine-tune the mini model on its 19 sets, test it, print the table.
+	$(BIN)/python cli.py data mini --root $(DEMO_ROOT) --clips $(DEMO_CLIPS) --seed $(DEMO_SEED)
+	$(BIN)/python cli.py fit --config demo.yaml --data.init_args.root $(DEMO_ROOT)
+	$(BIN)/python cli.py test --config demo.yaml --data.init_args.root $(DEMO_ROOT) --ckpt_path runs/demo
+
+test: $(VENV)/.installed-test  ## Run the default test suite.
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev  ## Lint, check formats and types, and the import contracts.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy crab_lightning cli.py
+	$(BIN)/lint-imports
+
+clean:  ## Remove the virtual environment and what the demo made.
+	rm -rf $(VENV) $(DEMO_ROOT) runs/demo
