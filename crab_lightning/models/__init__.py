@@ -1,0 +1,29 @@
+"""The LightningModules over one thin base; they know no task and no dataset."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crab_lightning.models.base import AVModule
+    from crab_lightning.models.native import OmniModule
+    from crab_lightning.models.tiny import TinyNativeConfig, make_tiny_native
+    from crab_lightning.models.tokenizer import train_tokenizer
+
+__all__ = ["AVModule", "OmniModule", "TinyNativeConfig", "make_tiny_native", "train_tokenizer"]
+
+# All of them import lightning or transformers, which takes seconds: only when they are asked for.
+_LAZY = {
+    "AVModule": "crab_lightning.models.base",
+    "OmniModule": "crab_lightning.models.native",
+    "TinyNativeConfig": "crab_lightning.models.tiny",
+    "make_tiny_native": "crab_lightning.models.tiny",
+    "train_tokenizer": "crab_lightning.models.tokenizer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,169 @@
+"""The native paradigm: Qwen2.5-Omni's thinker, which hears and sees by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from transformers import AutoConfig, DynamicCache, Qwen2_5OmniThinkerForConditionalGeneration
+
+from crab_lightning.adapters import AdapterConfig
+from crab_lightning.models.base import AVModule
+from crab_lightning.models.decoding import Answers, greedy
+from crab_lightning.models.losses import target_losses
+from crab_lightning.processing import Geometry, Processor
+from crab_lightning.structures import Batch
+
+Dtype = Literal["bfloat16", "float32"]
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
+Init = Literal["pretrained", "random"]
+
+_NOT_MEDIA = ("input_ids", "attention_mask", "position_ids")
+
+
+class OmniModule(AVModule):
+    """Qwen2.5-Omni thinker, frozen, with adapters in its language model.
+
+    Args:
+        pretrained: Folder or hub name of a Qwen2.5-Omni checkpoint, the whole model or its thinker.
+        adapter: Kind, size and targets of the adapters; the base is then frozen. ``null`` with
+            ``load_adapter`` takes what the folder says; ``null`` alone trains every weight.
+        optimizer: Called with the trainable parameters, once the adapters exist.
+        warmup_share: Share of the optimizer steps in which the learning rate rises; a cosine follows.
+        max_new_tokens: Longest generated answer, in tokens.
+        geometry: ``released`` is the input of the released adapter (224 px, 2.0 s per pair of frames, two clips
+            fused into one); ``plain`` keeps whole clips and their true time scale.
+        dtype: Type of the base weights, ``bfloat16`` or ``float32``.
+        attention: How attention is computed: ``sdpa``, ``eager`` or ``flash_attention_2``.
+        gradient_checkpointing: Recompute the language model's layers for backward instead of keeping them.
+        load_adapter: Folder of saved adapters to start from.
+        max_length: Longest sample in tokens; a longer one stops the run. No limit when left out.
+        init: ``pretrained`` loads the weights; ``random`` reads only the config, for benchmarks of a shape.
+
+    Shapes: B samples, T text tokens, M mel frames (10 ms each), P image patches. See ``Batch``.
+
+    Raises:
+        ValueError: If an entry of ``adapter.target_modules`` matches no linear layer, or weights are missing.
+
+    Sources: base model arXiv:2503.20215; I-LoRA arXiv:2603.04128.
+    """
+
+    def __init__(
+        self,
+        pretrained: str = "Qwen/Qwen2.5-Omni-7B",
+        adapter: AdapterConfig | None = None,
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4, weight_decay=0.0),
+        warmup_share: float = 0.03,
+        max_new_tokens: int = 512,
+        geometry: Geometry = "released",
+        dtype: Dtype = "bfloat16",
+        attention: Attention = "sdpa",
+        gradient_checkpointing: bool = False,
+        load_adapter: str | Path | None = None,
+        max_length: int | None = None,
+        init: Init = "pretrained",
+    ) -> None:
+        super().__init__(
+            adapter, optimizer, warmup_share, max_new_tokens, geometry, gradient_checkpointing, load_adapter
+        )
+        self.pretrained = str(pretrained)
+        self.dtype_name: Dtype = dtype
+        self.attention: Attention = attention
+        self.max_length = max_length
+        self.init: Init = init
+
+    @property
+    def base_name(self) -> str:
+        """Folder or hub name of the base weights."""
+        return self.pretrained
+
+    def make_processor(self) -> Processor:
+        """Return the processor of the checkpoint."""
+        from crab_lightning.processing import NativeProcessor
+
+        return NativeProcessor(self.pretrained, self.geometry, self.max_length)
+
+    def load_base(self) -> nn.Module:
+        """Return the thinker; of a full Omni checkpoint the talker and the vocoder are left on disk.
+
+        Raises:
+            ValueError: If the checkpoint lacks weights of the thinker, or holds some of another shape.
+        """
+        options: dict[str, Any] = {
+            "dtype": getattr(torch, self.dtype_name),
+            "attn_implementation": self.attention,
+        }
+        model: Any
+        if self.init == "random":
+            config = AutoConfig.from_pretrained(self.pretrained)
+            config = getattr(config, "thinker_config", config)
+            model = Qwen2_5OmniThinkerForConditionalGeneration._from_config(config, **options)
+        else:
+            model, found = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+                self.pretrained, output_loading_info=True, **options
+            )
+            missing, wrong = sorted(found["missing_keys"]), sorted(map(str, found["mismatched_keys"]))
+            if missing or wrong:
+                raise ValueError(
+                    f"{self.pretrained}: {len(missing)} weights of the thinker are missing (first: {missing[:1]}), "
+                    f"{len(wrong)} have another shape (first: {wrong[:1]}). They would stay random; use a complete "
+                    "Qwen2.5-Omni checkpoint."
+                )
+        # Never used by this input format; training it would leave a parameter without a gradient.
+        model.model.audio_tower.audio_bos_eos_token.requires_grad_(False)
+        base: nn.Module = model
+        return base
+
+    def decoder(self) -> nn.Module:
+        """Return the language model."""
+        model: Any = self.model
+        decoder: nn.Module = model.get_decoder()
+        return decoder
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return summed target loss, fp32 ``(B,)``, and number of target tokens, int64 ``(B,)``."""
+        if batch.labels is None:
+            raise ValueError("losses got a batch of prompts; collate examples with a target")
+        model: Any = self.model
+        hidden = model.model(**batch.inputs, use_cache=False).last_hidden_state
+        return target_losses(hidden, batch.labels, model.lm_head)
+
+    def answer(self, batch: Batch) -> Answers:
+        """Return the generated tokens of a batch of left-padded prompts."""
+        model: Any = self.model
+        processor: Any = self.processor
+        cache = DynamicCache(config=model.config.get_text_config())
+        media = {k: v for k, v in batch.inputs.items() if k not in _NOT_MEDIA}
+
+        def read(ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+            # Media are read once, with the prompt. Logits of the last place alone: a prompt of 700 tokens times a
+            # vocabulary of 152,064 is 0.2 GB a sample.
+            clips = media if cache.get_seq_length() == 0 else {}
+            out = model.model(
+                input_ids=ids,
+                position_ids=positions,
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=True,
+                **clips,
+            )
+            logits: Tensor = model.lm_head(out.last_hidden_state[:, -1])
+            return logits
+
+        return greedy(
+            read,
+            batch.inputs["input_ids"],
+            batch.inputs["attention_mask"],
+            batch.inputs["position_ids"],
+            max_new_tokens=self.max_new_tokens,
+            end_token=processor.end_token,
+            synchronize=self._shards_weights(),
+        )
+
+    def _shards_weights(self) -> bool:
+        """Tell whether the weights lie on several processes, so that each step is a collective call."""
+        trainer = self._trainer
+        return trainer is not None and trainer.world_size > 1 and "DDP" not in type(trainer.strategy).__name__

@@ -1,0 +1,47 @@
+"""Tables printed before the first step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+
+def parameter_table(module: nn.Module, depth: int = 3) -> Table:
+    """Return a table of parameters by part: how many, how many trained, in which types.
+
+    Args:
+        module: Its parameters are counted.
+        depth: Parts are named by this many steps of their dotted names.
+    """
+    parts: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        parts.setdefault(".".join(name.split(".")[:-1][:depth]), []).append(parameter)
+    table = Table(title="Parameters")
+    table.add_column("part")
+    for column in ("parameters", "trained", "types"):
+        table.add_column(column, justify="right")
+    for part, held in parts.items():
+        table.add_row(part, *_figures(held))
+    table.add_section()
+    table.add_row("all", *_figures([p for held in parts.values() for p in held]))
+    return table
+
+
+def _figures(parameters: list[nn.Parameter]) -> tuple[str, str, str]:
+    total = sum(p.numel() for p in parameters)
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    types = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
+    return f"{total:,}", f"{trained:,}", " ".join(types)
+
+
+@rank_zero_only
+def print_tables(adapter_report: Any, parameters: Table) -> None:
+    """Print what was adapted, if anything, and the parameters by part."""
+    console = Console()
+    if adapter_report is not None:
+        console.print(adapter_report.table())
+    console.print(parameters)

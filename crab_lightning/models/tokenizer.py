@@ -1,0 +1,88 @@
+"""A byte-level tokenizer trained on the spot, for checkpoints made without a hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+# In the order of their ids in Qwen2.5-Omni's vocabulary.
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|AUDIO|>",
+    "<|audio_bos|>",
+    "<|audio_eos|>",
+    "<|vision_bos|>",
+    "<|vision_eos|>",
+    "<|IMAGE|>",
+    "<|VIDEO|>",
+)
+NAMED_TOKENS = {
+    "image_token": "<|IMAGE|>",
+    "audio_token": "<|AUDIO|>",
+    "video_token": "<|VIDEO|>",
+    "vision_bos_token": "<|vision_bos|>",
+    "vision_eos_token": "<|vision_eos|>",
+    "audio_bos_token": "<|audio_bos|>",
+    "audio_eos_token": "<|audio_eos|>",
+}
+_BYTES = 256
+
+# What a tokenizer learns from when no texts are given: the words every AV-UIE v2 prompt is made of.
+DEFAULT_TEXTS = (
+    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and "
+    "visual inputs, as well as generating text and speech.",
+    "system user assistant",
+    "This is a video and an audio: These are two videos and an audio: This is a video and two audio clips: "
+    "This is an image and an audio:",
+    "Please identify the action taking place in the video. Please judge the person's emotion at the moment.",
+    "Please describe the events and time range that occurred in the video. Please describe this video and audio.",
+    "Please answer this question: how many instruments are sounding in the video? yes no one two left right",
+    "<answer>true</answer> <event>dog barking</event> <range>0,3</range> <obj>(10,20)(30,40)</obj>",
+)
+
+
+def train_tokenizer(texts: Iterable[str] = DEFAULT_TEXTS, vocab_size: int = 1500) -> Any:
+    """Train a tokenizer that cuts text as Qwen2.5's does: digits one by one, any byte representable.
+
+    Args:
+        texts: What to learn merges from.
+        vocab_size: Upper bound of the vocabulary with its special tokens; few texts give fewer tokens.
+
+    Returns:
+        A ``PreTrainedTokenizerFast`` with the special tokens behind the learnt ones, in Qwen2.5-Omni's order.
+
+    Raises:
+        ValueError: If the vocabulary cannot hold the 256 bytes and the special tokens.
+    """
+    room = vocab_size - len(SPECIAL_TOKENS)
+    if room < _BYTES:
+        raise ValueError(
+            f"vocab_size is {vocab_size}; at least {_BYTES + len(SPECIAL_TOKENS)} tokens are needed"
+        )
+    raw = Tokenizer(models.BPE())
+    raw.normalizer = normalizers.NFC()
+    raw.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=room, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    raw.train_from_iterator(texts, trainer)
+    raw.add_special_tokens(list(SPECIAL_TOKENS))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        padding_side="left",
+        extra_special_tokens=NAMED_TOKENS,
+    )

@@ -1,0 +1,83 @@
+"""Training figures gathered between two log lines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, distributed
+
+
+@dataclass
+class LossWindow:
+    """Gathers losses on the device and counts on the host; nothing is synchronised until it is read.
+
+    One ``self.log`` costs 0.23 ms, and a value for each of 19 datasets at every step would cost more than a
+    small model's step. So the steps only append, and the figures of all datasets leave together.
+    """
+
+    _losses: list[tuple[list[str], Tensor, Tensor]] = field(default_factory=list)
+    _input_tokens: list[Tensor] = field(default_factory=list)
+    _since: float = field(default_factory=time.perf_counter)
+
+    def add(
+        self, datasets: Sequence[str], loss_sum: Tensor, target_tokens: Tensor, attention_mask: Tensor
+    ) -> None:
+        """Add one micro-batch of B samples."""
+        self._losses.append((list(datasets), loss_sum.detach(), target_tokens))
+        self._input_tokens.append(attention_mask)
+
+    def __len__(self) -> int:
+        return len(self._losses)
+
+    def restart(self) -> None:
+        """Forget what was gathered and start the clock."""
+        self._losses, self._input_tokens = [], []
+        self._since = time.perf_counter()
+
+    def drain(self) -> dict[str, float]:
+        """Return the figures of all processes together, and start over.
+
+        Returns:
+            ``loss`` (mean over target tokens), ``loss/<dataset>``, ``samples_per_s``, ``tokens_per_s`` (input
+            tokens, padding not counted), ``target_tokens_per_s``.
+        """
+        names = [name for datasets, _, _ in self._losses for name in datasets]
+        figures = torch.stack(
+            [
+                torch.cat([s.double() for _, s, _ in self._losses]),
+                torch.cat([t.double() for _, _, t in self._losses]),
+            ]
+        ).cpu()
+        read = sum(int(mask.sum()) for mask in self._input_tokens)
+        seconds = max(time.perf_counter() - self._since, 1e-9)
+        totals: dict[str, tuple[float, float]] = {}
+        for name, loss, tokens in zip(names, *figures.tolist(), strict=True):
+            before = totals.get(name, (0.0, 0.0))
+            totals[name] = (before[0] + loss, before[1] + tokens)
+        self.restart()
+        shares = [(totals, float(read), float(len(names)))]
+        if distributed.is_available() and distributed.is_initialized():
+            shares = [shares[0]] * distributed.get_world_size()
+            distributed.all_gather_object(shares, (totals, float(read), float(len(names))))
+        return _figures(shares, seconds)
+
+
+def _figures(
+    shares: Sequence[tuple[dict[str, tuple[float, float]], float, float]], seconds: float
+) -> dict[str, float]:
+    datasets = sorted({name for totals, _, _ in shares for name in totals})
+    summed = {
+        name: tuple(sum(totals.get(name, (0.0, 0.0))[i] for totals, _, _ in shares) for i in (0, 1))
+        for name in datasets
+    }
+    loss, tokens = (sum(pair[i] for pair in summed.values()) for i in (0, 1))
+    out = {
+        "loss": loss / max(tokens, 1.0),
+        "samples_per_s": sum(samples for _, _, samples in shares) / seconds,
+        "tokens_per_s": sum(read for _, read, _ in shares) / seconds,
+        "target_tokens_per_s": tokens / seconds,
+    }
+    return out | {f"loss/{name}": pair[0] / max(pair[1], 1.0) for name, pair in summed.items()}

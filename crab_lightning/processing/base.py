@@ -1,0 +1,71 @@
+"""What the data room and the models expect of any processor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from crab_lightning.processing.geometry import Geometry
+from crab_lightning.structures import Batch, Encoded, Example
+
+IGNORED_LABEL = -100
+
+
+@runtime_checkable
+class Processor(Protocol):
+    """Turns examples into model inputs; travels to loader workers, so it holds no weights."""
+
+    geometry: Geometry
+
+    def encode(self, example: Example) -> Encoded:
+        """Return one example as unpadded model inputs, with labels if it has a target."""
+        ...
+
+    def collate(self, items: Sequence[Encoded], repeated: Sequence[bool] | None = None) -> Batch:
+        """Return a padded batch: to the right with labels, to the left for prompts."""
+        ...
+
+    def decode(self, token_ids: Sequence[int] | Tensor) -> str:
+        """Return the text of generated tokens, special tokens removed, outer whitespace stripped."""
+        ...
+
+
+def pad_rows(rows: Sequence[Tensor], value: int | float, *, left: bool) -> Tensor:
+    """Stack tensors that differ in their last dimension.
+
+    Args:
+        rows: Tensors of shape ``(..., T_i)``.
+        value: Fills the gaps.
+        left: Pad in front instead of behind.
+
+    Returns:
+        ``(B, ..., max T_i)``.
+    """
+    width = max(row.shape[-1] for row in rows)
+    out = torch.full((len(rows), *rows[0].shape[:-1], width), value, dtype=rows[0].dtype)
+    for place, row in zip(out, rows, strict=True):
+        length = row.shape[-1]
+        if left:
+            place[..., width - length :] = row
+        else:
+            place[..., :length] = row
+    return out
+
+
+def labels_present(items: Sequence[Encoded]) -> bool:
+    """Tell whether a batch is for learning.
+
+    Raises:
+        ValueError: If only some items carry labels: the two kinds are padded on different sides.
+    """
+    with_labels = sum(item.labels is not None for item in items)
+    if with_labels not in (0, len(items)):
+        bare = next(item.sample.id for item in items if item.labels is None)
+        raise ValueError(
+            f"collate got {with_labels} examples with a target and {len(items) - with_labels} without "
+            f"(first: {bare}). Batch prompts and training examples apart: they are padded on different sides."
+        )
+    return with_labels > 0

@@ -1,0 +1,145 @@
+"""Token counts and time scale of the visual and audio input, and the guard that keeps them true.
+
+``released`` is the input that the released adapter was trained on (AV-UIE v2 section 3): 224 x 224 frames,
+64 tokens a pair of frames, always 2.0 s a pair whatever the clip's length. ``plain`` keeps the clip's own
+size and true time scale. An adapter trained under one reads nonsense under the other, without any error
+from the model; hence the guard.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from crab_lightning.structures import Example
+
+Geometry = Literal["released", "plain"]
+GEOMETRIES: tuple[Geometry, ...] = ("released", "plain")
+
+RELEASED_SIZE_PX = 224
+RELEASED_SECONDS_PER_GRID = 2.0
+PATCH_PX = 14
+TEMPORAL_PATCH = 2
+MERGE = 2
+MEL_BINS = 128
+MEL_HOP_SAMPLES = 160
+MAX_AUDIO_S = 300  # longest clip that the published feature extractor reads
+
+
+class GeometryError(ValueError):
+    """The model would see the media at another size, length or speed than it was meant to."""
+
+
+def visual_tokens(frames: int, height_px: int, width_px: int) -> int:
+    """Return the number of language-model tokens of a video, or of an image (one frame)."""
+    side = PATCH_PX * MERGE
+    return -(-frames // TEMPORAL_PATCH) * (height_px // side) * (width_px // side)
+
+
+def mel_frames(samples: int) -> int:
+    """Return the number of 10 ms log-mel frames of a waveform."""
+    return -(-samples // MEL_HOP_SAMPLES)
+
+
+def audio_tokens(frames: int) -> int:
+    """Return the number of language-model tokens of ``frames`` log-mel frames (25 a second)."""
+    return ((frames - 1) // 2 + 1 - 2) // 2 + 1
+
+
+@dataclass(frozen=True)
+class PlaceholderIds:
+    """Token ids that stand for media in a prompt."""
+
+    image: int
+    video: int
+    audio: int
+
+
+def check_sizes(example: Example, geometry: Geometry) -> None:
+    """Refuse frames and images that the model's grid cannot hold as they are.
+
+    Raises:
+        GeometryError: If a size is not the released one, or not a multiple of 28 pixels in ``plain``.
+    """
+    sizes = [("video", tuple(v.shape[-2:])) for v in example.videos]
+    sizes += [("image", tuple(i.shape[-2:])) for i in example.images]
+    side = PATCH_PX * MERGE
+    for kind, (height, width) in sizes:
+        if geometry == "released" and (height, width) != (RELEASED_SIZE_PX, RELEASED_SIZE_PX):
+            raise GeometryError(
+                f"{example.sample.id}: {kind} of {width} x {height} px under geometry 'released', which expects "
+                f"{RELEASED_SIZE_PX} x {RELEASED_SIZE_PX}. Set the dataset's size_px to {RELEASED_SIZE_PX}, or "
+                "geometry to 'plain'."
+            )
+        if height % side or width % side or not height or not width:
+            raise GeometryError(
+                f"{example.sample.id}: {kind} of {width} x {height} px; both sides must be multiples of {side} px, "
+                f"or the model would see it rescaled. Set the dataset's size_px to a multiple of {side}."
+            )
+
+
+def seconds_per_grid(example: Example, geometry: Geometry) -> list[float]:
+    """Return the time that one pair of frames spans, for each video.
+
+    Raises:
+        GeometryError: If the example's time scale is not the geometry's, or is missing in ``plain``.
+    """
+    given = example.seconds_per_grid
+    if geometry == "released":
+        wrong = [s for s in given if s != RELEASED_SECONDS_PER_GRID]
+        if wrong:
+            raise GeometryError(
+                f"{example.sample.id}: {wrong[0]} s per grid under geometry 'released', which expects "
+                f"{RELEASED_SECONDS_PER_GRID}. Leave the clip's own time scale to geometry 'plain'."
+            )
+        return [RELEASED_SECONDS_PER_GRID] * len(example.videos)
+    if len(given) != len(example.videos) or any(s <= 0 for s in given):
+        raise GeometryError(
+            f"{example.sample.id}: geometry 'plain' needs one positive number of seconds per grid for each of "
+            f"the {len(example.videos)} videos, found {given}."
+        )
+    return list(given)
+
+
+def check_inputs(
+    inputs: dict[str, Tensor], example: Example, geometry: Geometry, ids: PlaceholderIds
+) -> None:
+    """Compare finished model inputs with the media that they were made of.
+
+    Args:
+        inputs: What the model would receive, for this example alone.
+        example: The media that went in.
+        geometry: The geometry that the run trains or evaluates under.
+        ids: The placeholder ids in ``inputs["input_ids"]``.
+
+    Raises:
+        GeometryError: If a token count or a time scale is not the one that the media call for: somewhere on the
+            way a processor resized, resampled or cut them. The message names what was expected and found.
+    """
+    row = inputs["input_ids"].flatten()
+    waves = [audio_tokens(mel_frames(a.shape[-1])) for a in example.audios]
+    expected = {
+        "video": (ids.video, sum(visual_tokens(v.shape[0], *v.shape[-2:]) for v in example.videos)),
+        "image": (ids.image, sum(visual_tokens(1, *i.shape[-2:]) for i in example.images)),
+        "audio": (ids.audio, sum(waves)),
+    }
+    for kind, (token_id, count) in expected.items():
+        found = int((row == token_id).sum())
+        if found != count:
+            raise GeometryError(
+                f"{example.sample.id}: expected {count} {kind} tokens, found {found}. A processor has resized or "
+                f"cut the {kind}; newer transformers do so by default (224 px becomes 336). "
+                "Use NativeProcessor, or turn do_resize off."
+            )
+    scale = inputs.get("video_second_per_grid")
+    wanted = seconds_per_grid(example, geometry)
+    found_scale = [] if scale is None else [float(s) for s in scale]
+    if len(found_scale) != len(wanted) or any(
+        abs(f - w) > 1e-6 for f, w in zip(found_scale, wanted, strict=True)
+    ):
+        raise GeometryError(
+            f"{example.sample.id}: expected {wanted} s per grid, found {found_scale}. A processor has retimed the "
+            "video; newer transformers assume 2 frames a second (1.0 s per grid)."
+        )

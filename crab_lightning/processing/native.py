@@ -1,0 +1,322 @@
+"""Conversation and media to the inputs of Qwen2.5-Omni's thinker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoConfig, Qwen2_5OmniProcessor
+
+from crab_lightning.processing.base import IGNORED_LABEL, labels_present, pad_rows
+from crab_lightning.processing.geometry import (
+    GEOMETRIES,
+    MAX_AUDIO_S,
+    MEL_BINS,
+    MEL_HOP_SAMPLES,
+    MERGE,
+    PATCH_PX,
+    TEMPORAL_PATCH,
+    Geometry,
+    GeometryError,
+    PlaceholderIds,
+    audio_tokens,
+    check_inputs,
+    check_sizes,
+    mel_frames,
+    seconds_per_grid,
+    visual_tokens,
+)
+from crab_lightning.processing.patches import IMAGE_MEAN, IMAGE_STD, patchify
+from crab_lightning.processing.positions import PAD_POSITION, Block, rope_positions
+from crab_lightning.structures import SAMPLE_RATE_HZ, SYSTEM_MESSAGE, Batch, Encoded, Example, Media
+
+IM_END = "<|im_end|>"
+
+
+class NativeProcessor:
+    """Reads and writes what Qwen2.5-Omni's thinker sees.
+
+    Tokens and constants come from the checkpoint's own processor; the pixels and the spectrogram take a
+    shorter way to the same values, since the stock one resizes 224 px frames to 336, assumes 2 frames a second,
+    and pads every sound to 300 s (0.75 s of computing per clip).
+
+    Args:
+        pretrained: Folder or hub name of a Qwen2.5-Omni checkpoint; only its processor and config are read.
+        geometry: ``released`` is the input of the released adapter (224 px, 2.0 s per grid); ``plain`` keeps the
+            clip's own time scale.
+        max_length: Longest sample in tokens; a longer one is an error, never cut. No limit when left out.
+
+    Raises:
+        GeometryError: If the checkpoint's processor works on other patches, colours or spectrograms than the
+            published one.
+    """
+
+    def __init__(
+        self, pretrained: str | Path, geometry: Geometry = "released", max_length: int | None = None
+    ) -> None:
+        if geometry not in GEOMETRIES:
+            raise ValueError(f"geometry is {geometry!r}; allowed: {', '.join(GEOMETRIES)}")
+        self.pretrained = str(pretrained)
+        self.geometry: Geometry = geometry
+        self.max_length = max_length
+        self.stock = Qwen2_5OmniProcessor.from_pretrained(self.pretrained)
+        self.tokenizer: Any = self.stock.tokenizer
+        config = AutoConfig.from_pretrained(self.pretrained)
+        self.thinker_config: Any = getattr(config, "thinker_config", config)
+        self._check_stock()
+        self._check_template()
+
+    @cached_property
+    def placeholders(self) -> PlaceholderIds:
+        """Ids of the tokens that stand for media."""
+        c = self.thinker_config
+        return PlaceholderIds(image=c.image_token_index, video=c.video_token_index, audio=c.audio_token_index)
+
+    @cached_property
+    def end_token(self) -> int:
+        """Id of the token that ends an answer."""
+        return int(self.tokenizer.convert_tokens_to_ids(IM_END))
+
+    @cached_property
+    def _reserved(self) -> tuple[str, ...]:
+        return tuple(self.tokenizer.all_special_tokens)
+
+    def _check_stock(self) -> None:
+        """Refuse a checkpoint whose processor disagrees with the constants used here."""
+        stock, tok, cfg = self.stock, self.tokenizer, self.thinker_config
+        found_and_expected: dict[str, tuple[Any, Any]] = {}
+        for part in ("image_processor", "video_processor"):
+            p = getattr(stock, part)
+            found_and_expected |= {
+                f"{part}.patch_size": (p.patch_size, PATCH_PX),
+                f"{part}.temporal_patch_size": (p.temporal_patch_size, TEMPORAL_PATCH),
+                f"{part}.merge_size": (p.merge_size, MERGE),
+                f"{part}.image_mean": (tuple(p.image_mean), IMAGE_MEAN),
+                f"{part}.image_std": (tuple(p.image_std), IMAGE_STD),
+            }
+        mel = stock.feature_extractor
+        found_and_expected |= {
+            "feature_extractor.sampling_rate": (mel.sampling_rate, SAMPLE_RATE_HZ),
+            "feature_extractor.feature_size": (mel.feature_size, MEL_BINS),
+            "feature_extractor.hop_length": (mel.hop_length, MEL_HOP_SAMPLES),
+            "feature_extractor.n_fft": (mel.n_fft, 400),
+            "config.image_token_index": (cfg.image_token_index, tok.image_token_id),
+            "config.video_token_index": (cfg.video_token_index, tok.video_token_id),
+            "config.audio_token_index": (cfg.audio_token_index, tok.audio_token_id),
+        }
+        for name, (found, expected) in found_and_expected.items():
+            if found != expected:
+                raise GeometryError(
+                    f"{self.pretrained}: {name} is {found}, expected {expected}. This is not the input that "
+                    "Qwen2.5-Omni's thinker is trained on; use a checkpoint with the published processor."
+                )
+
+    def _check_template(self) -> None:
+        """Refuse a checkpoint whose chat template would write the conversation in another way."""
+        if self.stock.chat_template is None:
+            return
+        user = [{"type": "text", "text": "a"}, {"type": "video", "video": ""}, {"type": "audio", "audio": ""}]
+        user += [{"type": "image", "image": ""}, {"type": "text", "text": "b"}]
+        chat = [
+            {"role": "system", "content": [{"type": "text", "text": SYSTEM_MESSAGE}]},
+            {"role": "user", "content": user},
+        ]
+        found = self.stock.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        found = found[0] if isinstance(found, list) else found
+        expected = self.render(("a", Media.VIDEO, Media.AUDIO, Media.IMAGE, "b"))
+        if found != expected:
+            raise ValueError(
+                f"{self.pretrained}: its chat template writes {found!r}, expected {expected!r}. "
+                "Use the chat template of Qwen2.5-Omni."
+            )
+
+    def render(self, conversation: Sequence[str | Media], target: str | None = None) -> str:
+        """Write a conversation as text, one placeholder token for each clip (AV-UIE v2 section 2)."""
+        t = self.tokenizer
+        media = {
+            Media.VIDEO: f"{t.vision_bos_token}{t.video_token}{t.vision_eos_token}",
+            Media.IMAGE: f"{t.vision_bos_token}{t.image_token}{t.vision_eos_token}",
+            Media.AUDIO: f"{t.audio_bos_token}{t.audio_token}{t.audio_eos_token}",
+        }
+        user = "".join(media[part] if isinstance(part, Media) else part for part in conversation)
+        head = f"<|im_start|>system\n{SYSTEM_MESSAGE}{IM_END}\n<|im_start|>user\n{user}{IM_END}\n<|im_start|>assistant\n"
+        return head if target is None else f"{head}{target}{IM_END}\n"
+
+    def encode(self, example: Example) -> Encoded:
+        """Return one example as model inputs.
+
+        Returns:
+            ``input_ids (T,)``, ``position_ids (3, T)``, and for the media that it has ``pixel_values_videos (P,
+            1176)``, ``video_grid_thw``, ``video_second_per_grid``, ``pixel_values``, ``image_grid_thw``,
+            ``input_features (clips, 128, M)``, ``feature_attention_mask (clips, M)``. Labels ``(T,)`` hold the
+            newline, the target and the end token.
+
+        Raises:
+            GeometryError: If the media do not fit the geometry.
+            ValueError: If placeholders and media differ in number, if a text holds a reserved token, or if the
+                sample is longer than ``max_length``.
+        """
+        self._check_example(example)
+        check_sizes(example, self.geometry)
+        seconds = seconds_per_grid(example, self.geometry)
+        ids, blocks, answer = self._tokens(example, seconds)
+        if self.max_length is not None and len(ids) > self.max_length:
+            raise ValueError(
+                f"{example.sample.id}: {len(ids)} tokens, more than max_length {self.max_length}. Raise max_length, "
+                "or shorten the dataset's frames, audio window or targets."
+            )
+        inputs: dict[str, Tensor] = {
+            "input_ids": ids,
+            "position_ids": rope_positions(len(ids), blocks, self.thinker_config.position_id_per_seconds),
+        }
+        if example.videos:
+            patches = [patchify(v) for v in example.videos]
+            inputs["pixel_values_videos"] = _joined([p for p, _ in patches])
+            inputs["video_grid_thw"] = torch.tensor([g for _, g in patches])
+            inputs["video_second_per_grid"] = torch.tensor(seconds)
+        if example.images:
+            patches = [patchify(i[None]) for i in example.images]
+            inputs["pixel_values"] = _joined([p for p, _ in patches])
+            inputs["image_grid_thw"] = torch.tensor([g for _, g in patches])
+        if example.audios:
+            mels = [self._log_mel(a) for a in example.audios]
+            inputs["input_features"] = pad_rows(mels, 0.0, left=False)
+            ones = [torch.ones(m.shape[-1], dtype=torch.long) for m in mels]
+            inputs["feature_attention_mask"] = pad_rows(ones, 0, left=False)
+        check_inputs(inputs, example, self.geometry, self.placeholders)
+        labels = None
+        if example.target is not None:
+            labels = torch.full_like(ids, IGNORED_LABEL)
+            labels[answer:-1] = ids[answer:-1]  # the newline after the end token is not learnt
+        return Encoded(inputs, labels, example.sample)
+
+    def _check_example(self, example: Example) -> None:
+        for media, clips in (
+            (Media.VIDEO, example.videos),
+            (Media.IMAGE, example.images),
+            (Media.AUDIO, example.audios),
+        ):
+            places = sum(part is media for part in example.conversation)
+            if places != len(clips):
+                raise ValueError(
+                    f"{example.sample.id}: the conversation has {places} places for {media.value}, "
+                    f"but {len(clips)} clips were given."
+                )
+        texts = [part for part in example.conversation if isinstance(part, str)]
+        for text in (*texts, example.target or ""):
+            for token in self._reserved:
+                if token in text:
+                    raise ValueError(
+                        f"{example.sample.id}: its text holds the reserved token {token!r}, which the model would "
+                        "read as markup. Remove it from the manifest."
+                    )
+        for wave in example.audios:
+            seconds = wave.shape[-1] / SAMPLE_RATE_HZ
+            if seconds > MAX_AUDIO_S or audio_tokens(mel_frames(wave.shape[-1])) < 1:
+                raise GeometryError(
+                    f"{example.sample.id}: {seconds:.3f} s of audio; the model reads 0.03 s to {MAX_AUDIO_S} s. "
+                    "Choose another audio window for the dataset."
+                )
+
+    def _tokens(self, example: Example, seconds: Sequence[float]) -> tuple[Tensor, list[Block], int]:
+        """Return token ids with the media expanded, the visual blocks, and where the answer starts."""
+        # The answer starts at the newline after ``assistant``. No token of Qwen's pre-tokenizer spans a letter and a
+        # newline, so that the two halves tokenized apart equal the whole tokenized at once.
+        head = self.render(example.conversation).removesuffix("\n")
+        answer = "\n" if example.target is None else f"\n{example.target}{IM_END}\n"
+        prompt = np.asarray(self._tokenize(head), dtype=np.int64)
+        tail = np.asarray(self._tokenize(answer), dtype=np.int64)
+        ids = self.placeholders
+        video, image, audio = (
+            iter(zip(example.videos, seconds, strict=True)),
+            iter(example.images),
+            iter(example.audios),
+        )
+        repeats = np.ones_like(prompt)
+        visual: list[tuple[int, tuple[int, int, int], float]] = []
+        for place in np.flatnonzero(np.isin(prompt, (ids.video, ids.image, ids.audio))):
+            if prompt[place] == ids.audio:
+                repeats[place] = audio_tokens(mel_frames(next(audio).shape[-1]))
+                continue
+            if prompt[place] == ids.video:
+                clip, span = next(video)
+                frames, height, width = clip.shape[0], *clip.shape[-2:]
+            else:
+                frames, (height, width), span = 1, next(image).shape[-2:], 1.0
+            repeats[place] = visual_tokens(frames, height, width)
+            grid = (-(-frames // TEMPORAL_PATCH), height // PATCH_PX, width // PATCH_PX)
+            visual.append((int(place), grid, span))
+        starts = np.cumsum(repeats) - repeats
+        blocks = [Block(int(starts[place]), grid, span) for place, grid, span in visual]
+        expanded = np.repeat(prompt, repeats)
+        return torch.from_numpy(np.concatenate((expanded, tail))), blocks, len(expanded)
+
+    def _tokenize(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _log_mel(self, wave: Tensor) -> Tensor:
+        """Return the log-mel spectrogram ``(128, M)`` of the clip's own length."""
+        samples = wave.shape[-1]
+        # Two windows of silence behind the clip give its last frames the values that 300 s of silence give them.
+        out = self.stock.feature_extractor(
+            wave.numpy(),
+            sampling_rate=SAMPLE_RATE_HZ,
+            padding="max_length",
+            max_length=samples + 800 + -samples % MEL_HOP_SAMPLES,
+            return_tensors="pt",
+        )
+        mel: Tensor = out["input_features"][0, :, : mel_frames(samples)]
+        return mel
+
+    def collate(self, items: Sequence[Encoded], repeated: Sequence[bool] | None = None) -> Batch:
+        """Return a padded batch: to the right with labels, to the left for prompts.
+
+        Raises:
+            ValueError: If only some items carry labels.
+        """
+        learning = labels_present(items)
+        left = not learning
+        rows = [item.inputs for item in items]
+        ids = [row["input_ids"] for row in rows]
+        inputs: dict[str, Tensor] = {
+            "input_ids": pad_rows(ids, int(self.tokenizer.pad_token_id), left=left),
+            "attention_mask": pad_rows([torch.ones_like(i) for i in ids], 0, left=left),
+            # (B, 3, T) -> (3, B, T), the model's order
+            "position_ids": pad_rows(
+                [row["position_ids"] for row in rows], PAD_POSITION, left=left
+            ).transpose(0, 1),
+        }
+        for key in (
+            "pixel_values_videos",
+            "video_grid_thw",
+            "video_second_per_grid",
+            "pixel_values",
+            "image_grid_thw",
+        ):
+            if parts := [row[key] for row in rows if key in row]:
+                inputs[key] = _joined(parts)
+        for key in ("input_features", "feature_attention_mask"):
+            if clips := [clip for row in rows if key in row for clip in row[key]]:
+                inputs[key] = pad_rows(clips, 0, left=False)
+        labels = None
+        if learning:
+            labels = pad_rows(
+                [item.labels for item in items if item.labels is not None], IGNORED_LABEL, left=False
+            )
+        flags = list(repeated) if repeated is not None else [False] * len(items)
+        return Batch(inputs, labels, [item.sample for item in items], flags)
+
+    def decode(self, token_ids: Sequence[int] | Tensor) -> str:
+        """Return the text of generated tokens, special tokens removed, outer whitespace stripped."""
+        text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        return text.strip()
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenate, without a copy where there is one part."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -1,0 +1,63 @@
+"""Three-dimensional positions (time, height, width) of a prompt with media.
+
+The model computes them itself with Python loops over every token, on the device, with a synchronisation for
+each clip. Here a loader worker does it from the list of segments. Source: M-RoPE as in Qwen2.5-Omni
+(arXiv:2503.20215): text and audio step by one, a pair of frames by ``25 x seconds_per_grid``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crab_lightning.processing.geometry import MERGE
+
+PAD_POSITION = 1  # what the model gives to padded places
+
+
+@dataclass(frozen=True)
+class Block:
+    """A run of visual tokens in a prompt.
+
+    Args:
+        start: Index of its first token.
+        grid: Patches in time, height and width, before merging.
+        seconds_per_grid: Time between two rows of the grid.
+    """
+
+    start: int
+    grid: tuple[int, int, int]
+    seconds_per_grid: float
+
+
+def rope_positions(length: int, blocks: Sequence[Block], positions_per_s: int) -> Tensor:
+    """Return the positions of ``length`` tokens, int64 ``(3, length)``.
+
+    Args:
+        length: Number of tokens in the prompt.
+        blocks: The visual blocks, in order. Audio needs none: its tokens count like text.
+        positions_per_s: Temporal positions in a second (25).
+    """
+    out = np.empty((3, length), dtype=np.int64)
+    cursor, following = 0, 0  # next token, and the position that it gets
+    for block in blocks:
+        run = block.start - cursor
+        out[:, cursor : block.start] = np.arange(following, following + run)
+        following += run
+        t, h, w = block.grid[0], block.grid[1] // MERGE, block.grid[2] // MERGE
+        # float32 and truncation, as the model rounds it
+        times = (
+            np.arange(t, dtype=np.float32) * np.float32(block.seconds_per_grid) * positions_per_s
+        ).astype(np.int64)
+        end = block.start + t * h * w
+        out[0, block.start : end] = following + np.repeat(times, h * w)
+        out[1, block.start : end] = following + np.tile(np.repeat(np.arange(h), w), t)
+        out[2, block.start : end] = following + np.tile(np.arange(w), t * h)
+        following = int(out[:, block.start : end].max()) + 1
+        cursor = end
+    out[:, cursor:] = np.arange(following, following + length - cursor)
+    return torch.from_numpy(out)
