@@ -1,0 +1,289 @@
+"""Adapter weights on disk: ``adapter.safetensors`` beside a readable ``adapter.json``."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from crab_lightning.adapters.config import AdapterConfig
+from crab_lightning.adapters.layers import ADAPTERS, LoRALinear
+
+WEIGHTS_FILE = "adapter.safetensors"
+CONFIG_FILE = "adapter.json"
+_FORMAT = 1
+# Settings that change what the same weights compute. Dropout acts in training only; targets show in names.
+_DECISIVE = ("kind", "rank", "alpha", "heads", "router")
+
+
+class AdapterError(ValueError):
+    """An adapter checkpoint that does not fit the model or the run, or cannot be read."""
+
+
+def _adapter_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    for module_name, module in model.named_modules():
+        if isinstance(module, LoRALinear):
+            for name, parameter in module.named_parameters(recurse=False):
+                yield f"{module_name}.{name}" if module_name else name, parameter
+
+
+def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """Return the adapters' weights by dotted name, detached.
+
+    Sharded weights are gathered, so every rank has to call this.
+
+    Raises:
+        AdapterError: If the model has no adapters.
+    """
+    state = {
+        name: p.full_tensor().detach() if isinstance(p, DTensor) else p.detach()
+        for name, p in _adapter_parameters(model)
+    }
+    if not state:
+        raise AdapterError(f"{type(model).__name__} has no adapters; call insert_adapters first")
+    return state
+
+
+def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy weights into the model's adapters; nothing is copied unless all of them fit.
+
+    Args:
+        model: Has the adapters that the weights belong to.
+        state: As returned by ``adapter_state_dict``; values are cast to the layers' type.
+
+    Raises:
+        AdapterError: If names are missing or unexpected, or shapes differ.
+    """
+    parameters = dict(_adapter_parameters(model))
+    if not parameters:
+        raise AdapterError(f"{type(model).__name__} has no adapters; call insert_adapters first")
+    misfits = [
+        f"{name}: {tuple(state[name].shape)} in the checkpoint, {tuple(p.shape)} in the model"
+        for name, p in parameters.items()
+        if name in state and state[name].shape != p.shape
+    ]
+    problems = [
+        _listing("missing from the checkpoint", [name for name in parameters if name not in state]),
+        _listing("unexpected in the checkpoint", [name for name in state if name not in parameters]),
+        _listing("of another shape", misfits),
+    ]
+    if any(problems):
+        raise AdapterError(
+            "the adapter weights do not fit the model; "
+            + "; ".join(filter(None, problems))
+            + ". Insert adapters with the checkpoint's own configuration (read_adapter_config)"
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            value = state[name]
+            if isinstance(parameter, DTensor):
+                value = value.to(parameter.device, parameter.dtype)
+                value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+            parameter.copy_(value)
+
+
+def _listing(what: str, names: list[str], shown: int = 5) -> str:
+    if not names:
+        return ""
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{len(names)} {what}: {', '.join(names[:shown])}{rest}"
+
+
+def _common_config(model: nn.Module) -> AdapterConfig:
+    configs: list[AdapterConfig] = []
+    for module in model.modules():
+        if isinstance(module, LoRALinear) and module.config not in configs:
+            configs.append(module.config)
+    if len(configs) != 1:
+        raise AdapterError(
+            f"the model's adapters have {len(configs)} different configurations; one can be saved"
+        )
+    return configs[0]
+
+
+def save_adapters(model: nn.Module, folder: Path | str, metadata: Mapping[str, Any]) -> None:
+    """Write the adapters to ``adapter.safetensors`` and a description of them to ``adapter.json``.
+
+    Each file is complete or absent: it is written under another name, flushed to disk and renamed. Both
+    carry one random id, so that two files of different saves are not read as one. In a distributed run
+    every rank calls this and rank 0 writes.
+
+    Args:
+        model: Has adapters of one configuration.
+        folder: Made when absent.
+        metadata: What the weights depend on besides the adapters: base model id, input geometry. Must be
+            writable as JSON.
+
+    Raises:
+        AdapterError: If the model has no adapters, or several configurations.
+    """
+    state = {name: value.cpu().contiguous() for name, value in adapter_state_dict(model).items()}
+    config = _common_config(model)
+    if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
+        return
+    save_id = secrets.token_hex(8)
+    description = {
+        "format": _FORMAT,
+        "save_id": save_id,
+        "adapter": asdict(config),
+        "metadata": dict(metadata),
+        "tensors": len(state),
+        "parameters": sum(value.numel() for value in state.values()),
+    }
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    header = {"format": "pt", "save_id": save_id}
+    _replace(folder / WEIGHTS_FILE, lambda path: save_file(state, path, metadata=header))
+    _replace(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under a temporary name and rename it once its bytes are on disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        write(temporary)
+        _flush(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":
+        _flush(path.parent)  # the rename itself
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise AdapterError(f"{folder} holds no {CONFIG_FILE}; give the folder that save_adapters wrote")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as err:
+        raise AdapterError(f"{path} is not valid JSON: {err}") from err
+    if not isinstance(description, dict) or description.get("format") != _FORMAT:
+        found = description.get("format") if isinstance(description, dict) else type(description).__name__
+        raise AdapterError(f"{path}: format is {found!r}; this version reads format {_FORMAT}")
+    for key in ("save_id", "adapter", "metadata"):
+        if key not in description:
+            raise AdapterError(
+                f"{path} has no key {key!r}; it was not written by save_adapters or was edited"
+            )
+    return description
+
+
+def read_adapter_config(folder: Path | str) -> AdapterConfig:
+    """Return the configuration of saved adapters, to insert the same ones.
+
+    Raises:
+        AdapterError: If ``adapter.json`` is absent, unreadable, or names unknown settings.
+    """
+    folder = Path(folder)
+    values = _read_description(folder)["adapter"]
+    known = {f.name for f in fields(AdapterConfig)}
+    if unknown := sorted(set(values) - known):
+        raise AdapterError(f"{folder / CONFIG_FILE}: adapter has unknown keys {', '.join(unknown)}")
+    if values.get("kind") not in ADAPTERS:
+        raise AdapterError(
+            f"{folder / CONFIG_FILE}: adapter.kind is {values.get('kind')!r}; known: {', '.join(ADAPTERS)}"
+        )
+    try:
+        return AdapterConfig(**values)
+    except (TypeError, ValueError) as err:
+        raise AdapterError(f"{folder / CONFIG_FILE}: {err}") from err
+
+
+def read_adapter_metadata(folder: Path | str) -> dict[str, Any]:
+    """Return the metadata that adapters were saved with.
+
+    Raises:
+        AdapterError: If ``adapter.json`` is absent or unreadable.
+    """
+    metadata: dict[str, Any] = _read_description(Path(folder))["metadata"]
+    return metadata
+
+
+def load_adapters(
+    model: nn.Module, folder: Path | str, *, expect: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Load saved adapters into a model that has the same adapters inserted.
+
+    Args:
+        model: The model.
+        folder: As written by ``save_adapters``.
+        expect: Metadata that the run relies on, such as its input geometry; nested mappings are compared
+            key by key. Keys that are not expected are not compared.
+
+    Returns:
+        The saved metadata.
+
+    Raises:
+        AdapterError: If kind, rank, alpha, heads or router differ, the metadata differ from ``expect``,
+            the two files are of different saves, or the weights do not fit.
+    """
+    folder = Path(folder)
+    description = _read_description(folder)
+    saved, own = asdict(read_adapter_config(folder)), asdict(_common_config(model))
+    # Plain LoRA reads neither heads nor router.
+    decisive = _DECISIVE if saved["kind"] == "ilora" else ("kind", "rank", "alpha")
+    differences = [
+        f"adapter.{key} is {saved[key]!r} in the checkpoint, {own[key]!r} in the model"
+        for key in decisive
+        if saved[key] != own[key]
+    ]
+    differences += _differences(description["metadata"], expect or {})
+    if differences:
+        raise AdapterError(f"the adapters in {folder} are not for this run: {'; '.join(differences)}")
+    load_adapter_state_dict(model, _read_weights(folder / WEIGHTS_FILE, description["save_id"]))
+    return dict(description["metadata"])
+
+
+def _differences(saved: Mapping[str, Any], expect: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for key, wanted in expect.items():
+        name = f"{prefix}{key}"
+        if key not in saved:
+            found.append(f"{name} is not recorded in the checkpoint, the run has {wanted!r}")
+        elif isinstance(wanted, Mapping) and isinstance(saved[key], Mapping):
+            found += _differences(saved[key], wanted, f"{name}.")
+        elif saved[key] != _as_json(wanted):
+            found.append(f"{name} is {saved[key]!r} in the checkpoint, {wanted!r} in the run")
+    return found
+
+
+def _as_json(value: Any) -> Any:
+    # A tuple comes back from JSON as a list, and keys come back as strings.
+    return json.loads(json.dumps(value))
+
+
+def _read_weights(path: Path, save_id: str) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise AdapterError(f"{path} is missing beside {CONFIG_FILE}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = (file.metadata() or {}).get("save_id")
+            if found != save_id:
+                raise AdapterError(
+                    f"{path} is of save {found!r}, {CONFIG_FILE} beside it of save {save_id!r}; "
+                    "a save was interrupted or files were mixed: use another checkpoint"
+                )
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as err:
+        raise AdapterError(f"{path} cannot be read: {err}") from err

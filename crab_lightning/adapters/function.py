@@ -1,0 +1,216 @@
+"""The adapted linear layer as one differentiable operation with its own backward.
+
+Symbols: L tokens, h inputs, d outputs, r rank, n heads. With z = drop(x) Aᵀ and routes S = softmax(logits),
+``y = x Wᵀ + b + gain * sum_i S_i * (z B_iᵀ)``, gain being alpha / r. The heads are one matrix: B is
+``(d, n*r)`` and multiplies u, the outer product of S and z flattened to ``(L, n*r)``.
+
+Plain autograd would keep u and, with dropout, a masked copy of x and the mask. This one keeps z ``(L, r)``
+and S (float32, ``(L, n)``) beside x, and makes u and the mask again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from crab_lightning.adapters.dropout import apply_keep, draw_seed, dropped, keep_blocks, keep_scale
+
+RouteSink = Callable[[Tensor], None]
+
+
+class Call(NamedTuple):
+    """What one call of an adapted layer needs beside tensors that have gradients.
+
+    Args:
+        gain: Scale of the update; a tensor ``(n,)`` scales heads one by one.
+        dropout: Share of the input that is dropped before A; 0 draws nothing.
+        route_reads_x: True when the router is ``(n, h)`` and reads x, False when ``(n, r)`` and reads z.
+        dtype: Type to compute in.
+        sink: Receives the routes, float32 ``(L, n)``, when they are recorded.
+    """
+
+    gain: float | Tensor
+    dropout: float
+    route_reads_x: bool
+    dtype: torch.dtype
+    sink: RouteSink | None = None
+
+
+def adapted_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, route: Tensor | None, call: Call
+) -> Tensor:
+    """Apply a linear layer and its low-rank update.
+
+    Args:
+        x: ``(..., h)``.
+        weight: ``(d, h)``, the base weight.
+        bias: ``(d,)`` or None.
+        a: ``(r, h)``.
+        b: ``(d, n*r)``, head i in columns ``i*r`` to ``(i+1)*r``.
+        route: ``(n, r)`` or ``(n, h)``; None for plain LoRA.
+        call: Everything else.
+
+    Returns:
+        ``(..., d)`` in ``call.dtype``.
+    """
+    if torch.is_grad_enabled():
+        out: Tensor = _AdaptedLinear.apply(x, weight, bias, a, b, route, call)
+        return out
+    with _no_autocast(x.device.type):
+        return _forward(x, weight, bias, a, b, route, call)[0]
+
+
+def low_rank_update(x: Tensor, a: Tensor, b: Tensor, route: Tensor | None, call: Call) -> Tensor:
+    """Return the update alone, by plain autograd, for base layers whose forward is not ``F.linear``."""
+    with _no_autocast(x.device.type):
+        x, a, b = x.to(call.dtype), a.to(call.dtype), b.to(call.dtype)
+        z = F.dropout(x, call.dropout) @ a.t()
+        if route is None:
+            return (z * float(call.gain)) @ b.t()
+        logits = (x if call.route_reads_x else z) @ route.to(call.dtype).t()
+        routes = torch.softmax(logits, -1, dtype=torch.promote_types(call.dtype, torch.float32))
+        if call.sink is not None:
+            call.sink(routes.detach())
+        return _spread((routes * call.gain).to(call.dtype), z) @ b.t()
+
+
+def _no_autocast(device_type: str) -> AbstractContextManager[Any]:
+    # All casts are explicit here; autocast would cast the float32 routes down once more.
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
+
+
+def _spread(coefficients: Tensor, z: Tensor) -> Tensor:
+    """Outer product over heads: ``(L, n)`` and ``(L, r)`` to ``(L, n*r)``."""
+    return (coefficients.unsqueeze(-1) * z.unsqueeze(-2)).flatten(-2)
+
+
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, route: Tensor | None, call: Call
+) -> tuple[Tensor, Tensor, Tensor | None, int]:
+    """Return the output, z, the routes (None without router) and the seed of the mask."""
+    dtype = call.dtype
+    x = x.to(dtype)
+    y = F.linear(x, weight.to(dtype), None if bias is None else bias.to(dtype))
+    tokens = x.reshape(-1, x.shape[-1])
+    seed = 0
+    if call.dropout:
+        seed = draw_seed()
+        z = dropped(tokens, call.dropout, seed) @ a.to(dtype).t()
+        z *= keep_scale(call.dropout)
+    else:
+        z = tokens @ a.to(dtype).t()
+    if route is None or route.shape[0] == 1:
+        # Softmax over one logit is 1 and its gradient 0: a single head is plain LoRA.
+        update, gain, routes = z, float(call.gain), None
+        if call.sink is not None and route is not None:
+            call.sink(torch.ones(z.shape[0], 1, dtype=torch.float32, device=z.device))
+    else:
+        logits = (tokens if call.route_reads_x else z) @ route.to(dtype).t()
+        routes = torch.softmax(logits, -1, dtype=torch.promote_types(dtype, torch.float32))
+        if call.sink is not None:
+            call.sink(routes)
+        update, gain = _spread((routes * call.gain).to(dtype), z), 1.0
+    y.view(-1, y.shape[-1]).addmm_(update, b.to(dtype).t(), alpha=gain)
+    return y, z, routes, seed
+
+
+class _AdaptedLinear(torch.autograd.Function):
+    # Weights are inputs, not attributes: FSDP gathers them again before backward into the very tensors that
+    # were saved here.
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        route: Tensor | None,
+        call: Call,
+    ) -> Tensor:
+        with _no_autocast(x.device.type):
+            y, z, routes, ctx.seed = _forward(x, weight, bias, a, b, route, call)
+        ctx.call = call
+        ctx.save_for_backward(x, weight, bias, a, b, route, z, routes)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        with _no_autocast(grad.device.type):
+            return _backward(ctx, grad)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, bias, a, b, route, z, routes = ctx.saved_tensors
+    need_x, need_weight, need_bias, need_a, need_b, need_route, _ = ctx.needs_input_grad
+    call: Call = ctx.call
+    dtype = call.dtype
+    rank = a.shape[0]
+    tokens = x.to(dtype).reshape(-1, x.shape[-1])
+    g = grad.to(dtype).reshape(-1, grad.shape[-1])
+
+    du = g @ b.to(dtype)
+    d_route = d_logits = None
+    if routes is None:
+        update, dz = z * float(call.gain), du * float(call.gain)
+        d_route = torch.zeros_like(route) if need_route else None
+    else:
+        coefficients = (routes * call.gain).to(dtype)
+        update = _spread(coefficients, z)
+        heads = du.view(-1, routes.shape[-1], rank)
+        dz = torch.bmm(coefficients.unsqueeze(1), heads).squeeze(1)
+        d_routes = torch.bmm(heads, z.unsqueeze(-1)).squeeze(-1) * call.gain
+        d_logits = torch._softmax_backward_data(d_routes.to(routes.dtype), routes, -1, routes.dtype).to(dtype)
+        if need_route:
+            d_route = (d_logits.t() @ (tokens if call.route_reads_x else z)).to(route.dtype)
+        if not call.route_reads_x:
+            dz.addmm_(d_logits, route.to(dtype))
+    d_b = (g.t() @ update).to(b.dtype) if need_b else None
+
+    d_x = g @ weight.to(dtype) if need_x else None
+    d_a = None
+    if call.dropout:
+        dz *= keep_scale(call.dropout)
+        d_a = _masked_backward(tokens, dz, a.to(dtype), d_x, need_a, call.dropout, ctx.seed)
+    else:
+        if need_a:
+            d_a = dz.t() @ tokens
+        if d_x is not None:
+            d_x.addmm_(dz, a.to(dtype))
+    if d_x is not None and d_logits is not None and call.route_reads_x:
+        d_x.addmm_(d_logits, route.to(dtype))
+    return (
+        None if d_x is None else d_x.view(x.shape).to(x.dtype),
+        (g.t() @ tokens).to(weight.dtype) if need_weight else None,
+        g.sum(0).to(bias.dtype) if need_bias else None,
+        None if d_a is None else d_a.to(a.dtype),
+        d_b,
+        d_route,
+        None,
+    )
+
+
+def _masked_backward(
+    tokens: Tensor, dz: Tensor, a: Tensor, d_x: Tensor | None, need_a: bool, p: float, seed: int
+) -> Tensor | None:
+    """Add the masked gradient to ``d_x`` in place; return the gradient of A when it is needed."""
+    masked = torch.empty_like(tokens) if need_a else None
+    through_a = dz @ a if d_x is not None else None
+    for rows, keep in keep_blocks(tokens.shape[0], tokens.shape[1], p, seed, tokens.device):
+        if masked is not None:
+            apply_keep(tokens[rows], keep, masked[rows])
+        if d_x is not None and through_a is not None:
+            block = through_a[rows]
+            apply_keep(block, keep, block)
+            d_x[rows] += block
+    return None if masked is None else dz.t() @ masked

@@ -1,0 +1,179 @@
+"""Put adapters around the linear layers that a configuration names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from crab_lightning.adapters.config import AdapterConfig
+from crab_lightning.adapters.layers import ADAPTERS, LoRALinear
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class AdaptedGroup:
+    """Layers of one target pattern and one shape.
+
+    Args:
+        pattern: The entry of ``target_modules`` that matched.
+        example: Dotted name of the first of them.
+        count: How many there are.
+        in_features: Inputs of each.
+        out_features: Outputs of each.
+        parameters: Adapter parameters of all of them.
+    """
+
+    pattern: str
+    example: str
+    count: int
+    in_features: int
+    out_features: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class AdapterReport:
+    """What was adapted, where, and how many parameters that adds.
+
+    Args:
+        config: The configuration it followed.
+        groups: Adapted layers by pattern and shape.
+        names: Dotted names of all adapted layers, in the model's order.
+        base_parameters: Parameters of the model without adapters.
+    """
+
+    config: AdapterConfig
+    groups: tuple[AdaptedGroup, ...]
+    names: tuple[str, ...]
+    base_parameters: int
+
+    @property
+    def parameters(self) -> int:
+        """Number of adapter parameters."""
+        return sum(group.parameters for group in self.groups)
+
+    def table(self) -> Table:
+        """Return the groups as a rich table."""
+        from rich.table import Table
+
+        table = Table(title=self._title())
+        table.add_column("target")
+        table.add_column("first layer")
+        for heading in ("layers", "in", "out", "parameters"):
+            table.add_column(heading, justify="right")
+        for g in self.groups:
+            numbers = (g.count, g.in_features, g.out_features, g.parameters)
+            table.add_row(g.pattern, g.example, *(f"{number:,}" for number in numbers))
+        table.add_section()
+        share = self.parameters / max(self.base_parameters, 1)
+        table.add_row(
+            "all", f"{share:.2%} of the base", f"{len(self.names):,}", "", "", f"{self.parameters:,}"
+        )
+        return table
+
+    def _title(self) -> str:
+        c = self.config
+        heads = f", {c.heads} heads, {c.router} router" if c.kind == "ilora" else ""
+        return f"{c.kind}: rank {c.rank}, alpha {c.alpha:g}, dropout {c.dropout:g}{heads}"
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(width=110, color_system=None, force_terminal=False)
+        with console.capture() as capture:
+            console.print(self.table())
+        return capture.get()
+
+
+def insert_adapters(
+    model: nn.Module, config: AdapterConfig, *, root: nn.Module | None = None
+) -> AdapterReport:
+    """Freeze ``model`` and wrap its target layers with adapters, in place.
+
+    Base weights must be loaded before: an adapted layer's weight is then called ``<name>.base.weight``.
+
+    Args:
+        model: The whole model; all its parameters are frozen, and names are counted from it.
+        config: Kind, size and targets.
+        root: Part of ``model`` to search; left out, ``config.within`` chooses it.
+
+    Returns:
+        What was adapted.
+
+    Raises:
+        ValueError: If a target matches no linear layer, ``within`` or ``root`` is not part of the model,
+            or the model has adapters already.
+    """
+    adapted = [name for name, module in model.named_modules() if isinstance(module, LoRALinear)]
+    if adapted:
+        raise ValueError(f"the model has {len(adapted)} adapters already, first {adapted[0]!r}")
+    candidates = _search_space(model, config, root)
+    chosen: dict[str, str] = {}
+    for pattern in config.target_modules:
+        matches = [name for name in candidates if _matches(name, pattern)]
+        linear = [name for name in matches if isinstance(candidates[name], nn.Linear)]
+        if not linear:
+            raise ValueError(_nothing_matches(pattern, candidates, matches))
+        for name in linear:
+            chosen.setdefault(name, pattern)
+
+    base_parameters = sum(p.numel() for p in model.parameters())
+    model.requires_grad_(False)
+    names = tuple(name for name in candidates if name in chosen)
+    groups: dict[tuple[str, int, int], AdaptedGroup] = {}
+    for name in names:
+        linear_layer = candidates[name]
+        assert isinstance(linear_layer, nn.Linear)
+        layer = ADAPTERS[config.kind](linear_layer, config)
+        layer.train(linear_layer.training)
+        model.set_submodule(name, layer)
+        added = sum(p.numel() for p in layer.parameters() if p.requires_grad)
+        key = (chosen[name], layer.in_features, layer.out_features)
+        group = groups.get(key, AdaptedGroup(chosen[name], name, 0, *key[1:], 0))
+        groups[key] = AdaptedGroup(
+            group.pattern, group.example, group.count + 1, *key[1:], group.parameters + added
+        )
+    return AdapterReport(config, tuple(groups.values()), names, base_parameters)
+
+
+def _search_space(model: nn.Module, config: AdapterConfig, root: nn.Module | None) -> dict[str, nn.Module]:
+    """Return the modules that targets are looked for in, by dotted name from ``model``."""
+    modules = dict(model.named_modules())
+    if root is not None:
+        names = [name for name, module in modules.items() if module is root]
+        if not names:
+            raise ValueError(f"root ({type(root).__name__}) is not a part of {type(model).__name__}")
+        prefix = names[0] + "." if names[0] else ""
+        return {name: module for name, module in modules.items() if name and name.startswith(prefix)}
+    if config.within is None:
+        return {name: module for name, module in modules.items() if name}
+    inside = {
+        name: module
+        for name, module in modules.items()
+        if f".{config.within}." in f".{name.rpartition('.')[0]}."
+    }
+    if not inside:
+        parts = ", ".join(name for name, _ in model.named_children()) or "none"
+        raise ValueError(
+            f"adapter.within is {config.within!r}; {type(model).__name__} has no module of that name. "
+            f"Its parts: {parts}. Set within to one of its modules, or to null to search all of it"
+        )
+    return inside
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
+
+
+def _nothing_matches(pattern: str, candidates: dict[str, nn.Module], matches: list[str]) -> str:
+    ends = sorted({n.rpartition(".")[2] for n, m in candidates.items() if isinstance(m, nn.Linear)})
+    message = f"adapter.target_modules: {pattern!r} matches no linear layer; "
+    if matches:
+        kind = type(candidates[matches[0]]).__name__
+        message += f"it matches {len(matches)} other modules, such as {matches[0]!r} ({kind}); "
+    return message + f"linear layers here end with: {', '.join(ends) or 'none'}"

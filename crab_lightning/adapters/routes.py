@@ -1,0 +1,97 @@
+"""Look at and act on routing while a model runs: record the routes, scale or drop heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from crab_lightning.adapters.layers import ILoRALinear
+
+RouteReducer = Callable[[str, Tensor], Tensor]
+
+
+@contextmanager
+def record_routes(
+    model: nn.Module, *, modules: str = "*", reduce: Literal["none", "tokens"] | RouteReducer = "none"
+) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect the routes of every I-LoRA layer while the context is open; layers pay nothing outside it.
+
+    Args:
+        model: Holds the layers.
+        modules: Wildcard pattern over the layers' dotted names in ``model``.
+        reduce: ``none`` keeps the routes of every token, ``tokens`` their mean over the last token
+            dimension; a function ``(name, routes) -> tensor`` keeps what it returns, such as a mean over
+            the tokens that are not padding.
+
+    Yields:
+        Routes by dotted name, one entry for each forward call, on the layer's device, without gradient:
+        ``(..., n)`` for an input ``(..., h)``; ``tokens`` leaves out the dimension before n. The second
+        forward run of gradient checkpointing is not recorded.
+
+    Raises:
+        ValueError: If no I-LoRA layer matches ``modules`` or ``reduce`` is unknown.
+    """
+    if not callable(reduce) and reduce not in ("none", "tokens"):
+        raise ValueError(f"reduce is {reduce!r}; known: none, tokens, or a function (name, routes) -> tensor")
+    layers = _routed_layers(model, modules)
+    found: dict[str, list[Tensor]] = {name: [] for name in layers}
+
+    def keep(name: str, routes: Tensor) -> None:
+        routes = routes.detach()
+        if callable(reduce):
+            routes = reduce(name, routes)
+        elif reduce == "tokens":
+            routes = routes.mean(-2)
+        found[name].append(routes)
+
+    sinks = {name: partial(keep, name) for name in layers}
+    for name, layer in layers.items():
+        layer.route_sinks += (sinks[name],)
+    try:
+        yield found
+    finally:
+        for name, layer in layers.items():
+            layer.route_sinks = tuple(sink for sink in layer.route_sinks if sink is not sinks[name])
+
+
+@contextmanager
+def scale_heads(model: nn.Module, scale: Sequence[float], *, modules: str = "*") -> Iterator[None]:
+    """Multiply the heads' contributions while the context is open; ``[1, 0, 1]`` drops the second head.
+
+    The routes are not normalised again, so a factor of 0 has the effect of zeroing that head's B matrix.
+
+    Args:
+        model: Holds the layers.
+        scale: One factor for each head.
+        modules: Wildcard pattern over the layers' dotted names in ``model``.
+
+    Raises:
+        ValueError: If no I-LoRA layer matches ``modules``, or one has another number of heads.
+    """
+    layers = _routed_layers(model, modules)
+    for name, layer in layers.items():
+        if layer.heads != len(scale):
+            raise ValueError(f"{name} has {layer.heads} heads; scale has {len(scale)} values")
+    before = {name: layer.head_scale for name, layer in layers.items()}
+    try:
+        for layer in layers.values():
+            layer.head_scale = torch.tensor(scale, dtype=torch.float32, device=layer.lora_A.device)
+        yield
+    finally:
+        for name, layer in layers.items():
+            layer.head_scale = before[name]
+
+
+def _routed_layers(model: nn.Module, modules: str) -> dict[str, ILoRALinear]:
+    routed = {name: layer for name, layer in model.named_modules() if isinstance(layer, ILoRALinear)}
+    layers = {name: layer for name, layer in routed.items() if fnmatchcase(name, modules)}
+    if not layers:
+        known = ", ".join(list(routed)[:3]) or "none"
+        raise ValueError(f"no I-LoRA layer matches {modules!r}; I-LoRA layers of this model: {known}")
+    return layers
