@@ -18,10 +18,13 @@ from crab_lightning.media.errors import (
     TruncatedMedia,
     UnreadableMedia,
 )
+from crab_lightning.media.whole import missing_bytes
 from crab_lightning.structures import SAMPLE_RATE_HZ
 
-# Headers round to packets and may count encoder padding; a cut file misses more than that.
-_TRUNCATION_TOLERANCE_S = 0.5
+Waveform = np.ndarray[Any, np.dtype[np.float32]]
+
+# Tags and padding in front of or behind a chain of mp3 packets look like packets of their own.
+_JUNK_PACKETS = 2
 
 
 def read_audio(
@@ -42,9 +45,10 @@ def read_audio(
     Raises:
         NoAudioTrack: If the file has none.
         EmptyMedia: If the track has no sample.
-        TruncatedMedia: If the track ends more than 0.5 s before its declared end. A cut mp3 is not
-            noticed: it is a bare chain of packets, and what is left of it is a shorter clip.
-        UnreadableMedia: If a packet cannot be decoded.
+        TruncatedMedia: If the file ends before its container's declared end. A cut mp3 is not noticed: it is
+            a bare chain of packets, and what is left of it is a shorter clip.
+        UnreadableMedia: If a packet cannot be decoded. Up to 2 packets before the first sound and behind the
+            last one are taken for tags or padding and left out.
         MediaTooLarge: If the decoded track is longer than ``limits.duration_s``.
     """
     path = Path(path)
@@ -53,53 +57,68 @@ def read_audio(
         if track is None:
             raise NoAudioTrack(
                 path,
-                "has no audio track. Give a separate audio file, or take the clip out of the manifest; silence is "
-                "not put in its place.",
+                "has no audio track. Give a separate audio file, or take the clip out of the manifest; silence "
+                "is not put in its place.",
             )
-        pieces = _decode(path, container, track, sample_rate_hz, limits)
-        samples = sum(piece.shape[-1] for piece in pieces)
-        if samples == 0:
-            raise EmptyMedia(path, "has an audio track without a single sample. Fetch or extract it again.")
-        declared_s = float(track.duration * track.time_base) if track.duration is not None else None
-        decoded_s = samples / sample_rate_hz
-        is_exact = "mp3" not in container.format.name.split(",")  # bare mp3: duration is a guess from bit rate
-        if is_exact and declared_s is not None and decoded_s < declared_s - _TRUNCATION_TOLERANCE_S:
-            raise TruncatedMedia(
-                path,
-                f"declares {declared_s:.2f} s of sound, but only {decoded_s:.2f} s could be decoded. Fetch it again.",
-            )
+        declared_s = track.duration * track.time_base if track.duration is not None else None
+        pieces, error = _decode(container, track, sample_rate_hz, limits.duration_s)
+    samples = sum(piece.shape[-1] for piece in pieces)
+    heard = f"{samples / sample_rate_hz:.2f} s of sound"
+    if missing := missing_bytes(path):
+        declared = f" of {float(declared_s):.2f} s declared" if declared_s else ""
+        raise TruncatedMedia(
+            path,
+            f"is cut off: {missing} bytes are missing at its end; only {heard}{declared} could be decoded. "
+            f"Fetch it again.",
+        )
+    if error is not None:
+        raise UnreadableMedia(
+            path, f"cannot be decoded beyond {heard} ({error}). Fetch it again or convert it."
+        ) from error
+    if samples == 0:
+        raise EmptyMedia(path, "has an audio track without a single sample. Fetch or extract it again.")
+    if samples > limits.duration_s * sample_rate_hz:
+        raise MediaTooLarge(
+            path, f"has more sound than MediaLimits.duration_s = {limits.duration_s:.1f} s. Cut it."
+        )
     return torch.from_numpy(np.concatenate(pieces))
 
 
 def _decode(
-    path: Path, container: Any, track: Any, sample_rate_hz: int, limits: MediaLimits
-) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+    container: Any, track: Any, sample_rate_hz: int, longest_s: float
+) -> tuple[list[Waveform], Exception | None]:
+    """Return the waveform in pieces, and the error that ended it early, if one did."""
     # The layout is kept: libswresample's float downmix adds 3 dB, and librosa's mean is what was trained on.
     resampler = av.AudioResampler(format="fltp", layout=None, rate=sample_rate_hz)
-    pieces: list[np.ndarray[Any, np.dtype[np.float32]]] = []
-    samples = 0
+    pieces: list[Waveform] = []
+    samples, junk = 0, 0
+    error: Exception | None = None
     try:
-        for frame in container.decode(track):
-            for part in resampler.resample(frame):
+        for packet in container.demux(track):
+            try:
+                frames = track.codec_context.decode(packet)
+            except av.FFmpegError as err:
+                junk, error = junk + 1, err
+                if junk > _JUNK_PACKETS:
+                    return pieces, err
+                continue
+            if frames and error is not None:
+                if pieces:  # damage between sound, not junk at an edge
+                    return pieces, error
+                junk, error = 0, None
+            for part in (part for frame in frames for part in resampler.resample(frame)):
                 pieces.append(_mono(part))
                 samples += part.samples
-            if samples > limits.duration_s * sample_rate_hz:
-                raise MediaTooLarge(
-                    path, f"has more than MediaLimits.duration_s = {limits.duration_s:.1f} s of sound. Cut it."
-                )
+            if samples > longest_s * sample_rate_hz:
+                break
         if pieces:
             pieces.extend(_mono(part) for part in resampler.resample(None))
-    except (av.FFmpegError, ValueError) as err:
-        if isinstance(err, MediaTooLarge):
-            raise
-        raise UnreadableMedia(
-            path,
-            f"cannot be decoded beyond {samples / sample_rate_hz:.2f} s of sound ({err}). Fetch or convert it again.",
-        ) from err
-    return pieces
+    except (av.FFmpegError, ValueError) as err:  # a ValueError says that rate or layout changed midway
+        return pieces, err
+    return pieces, None
 
 
-def _mono(frame: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _mono(frame: Any) -> Waveform:
     planes = frame.to_ndarray()  # (channels, samples)
-    mono: np.ndarray[Any, np.dtype[np.float32]] = planes[0] if len(planes) == 1 else planes.mean(axis=0)
+    mono: Waveform = planes[0] if len(planes) == 1 else planes.mean(axis=0)
     return mono

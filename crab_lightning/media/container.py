@@ -10,7 +10,14 @@ from typing import Any
 
 import av
 
-from crab_lightning.media.errors import EmptyMedia, MediaTooLarge, MissingMedia, UnreadableMedia
+from crab_lightning.media.errors import (
+    EmptyMedia,
+    MediaTooLarge,
+    MissingMedia,
+    TruncatedMedia,
+    UnreadableMedia,
+)
+from crab_lightning.media.whole import missing_bytes
 
 
 @dataclass(frozen=True)
@@ -21,11 +28,14 @@ class MediaLimits:
         pixels: Largest width times height of a picture; the default admits 8K video.
         duration_s: Longest clip.
         streams: Largest number of streams in a container.
+        index_bytes: Largest file whose compressed packets are held in memory; a larger one is decoded from
+            its start.
     """
 
     pixels: int = 8192 * 8192
     duration_s: float = 4 * 3600.0
     streams: int = 64
+    index_bytes: int = 256 * 2**20
 
 
 DEFAULT_LIMITS = MediaLimits()
@@ -92,17 +102,22 @@ def open_media(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> Iterat
     Raises:
         MissingMedia: If there is no such file.
         EmptyMedia: If the file has zero bytes.
-        UnreadableMedia: If it is no media file, or its header is missing.
+        TruncatedMedia: If the file ends before its header.
+        UnreadableMedia: If it is no media file.
         MediaTooLarge: If its header declares more than ``limits`` allow.
     """
     path = check_file(path)
     try:
         container = av.open(str(path), metadata_errors="ignore")
     except (av.FFmpegError, OSError) as err:
+        if missing := missing_bytes(path):
+            raise TruncatedMedia(
+                path,
+                f"is cut off: at least {missing} bytes are missing at its end, the header among them, so that "
+                f"0 frames can be decoded. Fetch it again.",
+            ) from err
         raise UnreadableMedia(
-            path,
-            f"cannot be opened as audio or video ({err.strerror or err}). A file cut off before its header was "
-            f"written looks like this too: fetch it again, or repair it with another program.",
+            path, f"cannot be opened as audio or video ({err.strerror or err}). Fetch it again or convert it."
         ) from err
     try:
         _check_limits(path, container, limits)

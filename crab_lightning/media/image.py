@@ -14,7 +14,9 @@ from crab_lightning.media.container import DEFAULT_LIMITS, MediaLimits, check_fi
 from crab_lightning.media.errors import UnreadableMedia
 
 
-def read_image(path: str | Path, size_px: int | None = 224, *, limits: MediaLimits = DEFAULT_LIMITS) -> Tensor:
+def read_image(
+    path: str | Path, size_px: int | None = 224, *, limits: MediaLimits = DEFAULT_LIMITS
+) -> Tensor:
     """Read a picture as RGB, transparency over white, stretched bicubically to a square.
 
     An EXIF orientation is not applied: the released loader shows the pixels as stored, and the boxes of the
@@ -76,7 +78,8 @@ def _load(path: str | Path, limits: MediaLimits) -> Image.Image:
         if isinstance(err, UnreadableMedia) or type(err).__module__ == UnreadableMedia.__module__:
             raise
         raise UnreadableMedia(
-            path, f"cannot be read as a picture ({err}). Fetch or extract it again, or convert it to JPEG or PNG."
+            path,
+            f"cannot be read as a picture ({err}). Fetch or extract it again, or convert it to JPEG or PNG.",
         ) from err
 
 

@@ -38,12 +38,12 @@ class Codec:
     """What is known about a codec.
 
     Args:
-        is_entry: Whether a packet resets the decoder, so that decoding may start there: ``(data, is_keyframe,
-            nal_length_bytes) -> bool``.
+        entries: Finds the positions of the packets that reset the decoder, so that decoding may start there:
+            ``(packets, extradata) -> positions``.
         may_skip: Whether a frame that no other refers to can be left out without changing any other.
     """
 
-    is_entry: Callable[[Any, bool, int], bool]
+    entries: Callable[[list[Any], bytes], list[int]]
     may_skip: bool
 
 
@@ -95,8 +95,7 @@ class PacketIndex:
             raise NotIndexable("packets without a timestamp of their own")
         if any(p.size == 0 or p.is_corrupt or p.has_sidedata("new_extradata") for p in packets):
             raise NotIndexable("empty or damaged packets, or a codec header that changes midway")
-        nal_length = _nal_length_bytes(stream.codec_context.extradata or b"")
-        entries = [i for i, p in enumerate(packets) if codec.is_entry(p, p.is_keyframe, nal_length)]
+        entries = codec.entries(packets, stream.codec_context.extradata or b"")
         if not entries or entries[0] != 0:
             raise NotIndexable("the first packet cannot be decoded alone")
         shown = sorted(p.pts for p in packets if not p.is_discard)
@@ -130,20 +129,37 @@ class PacketIndex:
         ]
 
 
-def _nal_length_bytes(extradata: bytes) -> int:
-    """Bytes of the length field before each NAL unit; 0 for start codes (Annex B)."""
-    if len(extradata) < 7 or extradata[0] != 1:
-        return 0
-    # avcC keeps it in byte 4; hvcC, which is longer than its fixed 23 bytes, in byte 21.
-    return (extradata[4] & 3) + 1
+def _key_frames(packets: list[Any], extradata: bytes) -> list[int]:
+    return [position for position, packet in enumerate(packets) if packet.is_keyframe]
 
 
-def _h264_entry(packet: Any, is_keyframe: bool, nal_length_bytes: int) -> bool:
-    # Only an IDR picture (type 5). A key frame of an open GOP leans on what came before it.
-    return is_keyframe and any(kind & 31 == 5 for kind in _nal_headers(memoryview(packet), nal_length_bytes))
+def _mpeg4_entries(packets: list[Any], extradata: bytes) -> list[int]:
+    # "DivX503b1393p": the p says that some packets hold two frames and others none.
+    if re.search(rb"DivX\d+(b|Build)\d+p", extradata + bytes(packets[0])):
+        raise NotIndexable("packed B-frames")
+    return _key_frames(packets, extradata)
+
+
+def _h264_entries(packets: list[Any], extradata: bytes) -> list[int]:
+    # avcC keeps the size of its length fields in byte 4; without avcC there are start codes.
+    length_bytes = (extradata[4] & 3) + 1 if len(extradata) >= 7 and extradata[0] == 1 else 0
+    entries, parameters_came = [], False
+    for position, packet in enumerate(packets):
+        kinds = {header & 31 for header in _nal_headers(memoryview(packet), length_bytes)}
+        # Only an IDR picture: a key frame of an open GOP leans on what came before it. And parameter sets that
+        # came along the way must come again here, or an older set of the same number would be used.
+        if packet.is_keyframe and _IDR in kinds and (not parameters_came or kinds >= _PARAMETER_SETS):
+            entries.append(position)
+        parameters_came = parameters_came or not kinds.isdisjoint(_PARAMETER_SETS)
+    return entries
+
+
+_IDR = 5
+_PARAMETER_SETS = frozenset({7, 8})
 
 
 def _nal_headers(data: memoryview, length_bytes: int) -> list[int]:
+    """Return the first byte of every NAL unit in a packet."""
     if length_bytes == 0:
         return [match.group(1)[0] for match in re.finditer(rb"\x00\x00\x01(.)", data, re.DOTALL)]
     headers, at = [], 0
@@ -153,16 +169,12 @@ def _nal_headers(data: memoryview, length_bytes: int) -> list[int]:
     return headers
 
 
-def _key_frame(packet: Any, is_keyframe: bool, nal_length_bytes: int) -> bool:
-    return is_keyframe
-
-
 CODECS = {
     # nal_ref_idc says which pictures are never referred to, and the decoder obeys it.
-    "h264": Codec(_h264_entry, may_skip=True),
+    "h264": Codec(_h264_entries, may_skip=True),
     # B-VOPs are never referred to in MPEG-4 part 2.
-    "mpeg4": Codec(_key_frame, may_skip=True),
+    "mpeg4": Codec(_mpeg4_entries, may_skip=True),
     # A skipped frame would not update the probabilities that later frames are coded with.
-    "vp9": Codec(_key_frame, may_skip=False),
-    "mjpeg": Codec(_key_frame, may_skip=False),
+    "vp9": Codec(_key_frames, may_skip=False),
+    "mjpeg": Codec(_key_frames, may_skip=False),
 }

@@ -39,7 +39,9 @@ def log_mel(audio: Tensor) -> Tensor:
         ValueError: If ``audio`` is empty or not one-dimensional.
     """
     if audio.ndim != 1 or audio.numel() == 0:
-        raise ValueError(f"log_mel needs a mono waveform (S,) of at least one sample, got {tuple(audio.shape)}.")
+        raise ValueError(
+            f"log_mel needs a mono waveform (S,) of at least one sample, got {tuple(audio.shape)}."
+        )
     frames = mel_frames(audio.numel())
     # Two frames behind the clip still overlap it. They are not returned, but may hold the maximum that the
     # lower bound below is measured from.

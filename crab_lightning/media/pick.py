@@ -4,7 +4,7 @@ The index path is exact or not taken. It is trusted only if
 
 1. the container times every packet (mp4, mov, mkv, webm, avi) and the codec is one of ``CODECS``;
 2. every packet has data, its own timestamp and no mark of damage, and the first can be decoded alone;
-3. decoding confirms it: each packet that was fed and not allowed to be skipped gave exactly one progressive frame
+3. the file is at most ``MediaLimits.index_bytes`` long, and decoding confirms the index: each packet that was fed and not allowed to be skipped gave exactly one progressive frame
    under its own timestamp, and nothing else came out.
 
 Where any of this fails the file is decoded from its first frame to its last, and frames are counted as they come.
@@ -12,7 +12,8 @@ Where any of this fails the file is decoded from its first frame to its last, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +21,10 @@ from typing import Any, Literal
 import av
 from torch import Tensor
 
-from crab_lightning.media.container import DEFAULT_LIMITS, MediaLimits, open_media, video_stream
-from crab_lightning.media.errors import EmptyMedia, NoVideoTrack, UnreadableMedia
+from crab_lightning.media.container import DEFAULT_LIMITS, MediaLimits, check_file, open_media, video_stream
+from crab_lightning.media.errors import EmptyMedia, NoVideoTrack, TruncatedMedia, UnreadableMedia
 from crab_lightning.media.index import NotIndexable, PacketIndex, Segment
+from crab_lightning.media.whole import missing_bytes
 
 
 @dataclass
@@ -63,37 +65,33 @@ def pick_frames(
     """
     if access not in ("index", "sequential"):
         raise ValueError(f"access is {access!r}; allowed: 'index', 'sequential'.")
-    path = Path(path)
-    if access == "index":
+    path = check_file(Path(path))
+    if missing := missing_bytes(path):
         with _open_video(path, limits) as (container, stream):
-            try:
-                index = PacketIndex.of(path, container, stream)
-                return _pick_indexed(index, stream, choose, convert)
-            except (NotIndexable, av.FFmpegError):
-                pass  # rule 1, 2 or 3: decode from the start instead, which reports damage by itself
+            raise TruncatedMedia(
+                path,
+                f"is cut off: {missing} bytes are missing at its end; only {_count(container, stream)} of "
+                f"{_declared_frames(container, stream)} declared frames could be decoded. Fetch it again.",
+            )
+    if access == "index" and path.stat().st_size <= limits.index_bytes:
+        # Where rule 1, 2 or 3 fails, decoding from the start gives the frames, or reports the damage.
+        with suppress(NotIndexable, av.FFmpegError), _open_video(path, limits) as (container, stream):
+            return _pick_indexed(PacketIndex.of(path, container, stream), stream, choose, convert)
     return _pick_sequential(path, choose, convert, limits)
 
 
-class _open_video:  # noqa: N801 - reads as the context manager it is
-    """Open a file and its video track, with one decoder thread: worker processes scale better than threads."""
-
-    def __init__(self, path: Path, limits: MediaLimits) -> None:
-        self._path, self._limits = path, limits
-        self._opened = open_media(path, limits)
-
-    def __enter__(self) -> tuple[Any, Any]:
-        container = self._opened.__enter__()
+@contextmanager
+def _open_video(path: Path, limits: MediaLimits) -> Iterator[tuple[Any, Any]]:
+    """Open a file and its video track."""
+    with open_media(path, limits) as container:
         stream = video_stream(container)
         if stream is None:
-            self._opened.__exit__(None, None, None)
-            raise NoVideoTrack(self._path, "has no video track. Give a video file, or use its sound only.")
+            raise NoVideoTrack(path, "has no video track. Give a video file, or use its sound only.")
+        # One decoder thread: worker processes scale better than threads.
         stream.codec_context.thread_count = 1
         # The header's size was checked; this also stops a stream that grows midway.
-        stream.codec_context.options = {"max_pixels": str(self._limits.pixels)}
-        return container, stream
-
-    def __exit__(self, *exc: Any) -> None:
-        self._opened.__exit__(*exc)
+        stream.codec_context.options = {"max_pixels": str(limits.pixels)}
+        yield container, stream
 
 
 def _pick_indexed(
@@ -148,11 +146,25 @@ def _decode_segment(
         raise NotIndexable("packets and frames are not one to one")
 
 
+def _declared_frames(container: Any, stream: Any) -> int:
+    """Return the number of frames in the header, or what its duration and frame rate make of it."""
+    seconds = (container.duration or 0) / av.time_base
+    return stream.frames or round(seconds * float(stream.average_rate or 0))
+
+
+def _count(container: Any, stream: Any) -> int:
+    frames = 0
+    with suppress(av.FFmpegError):
+        for _ in container.decode(stream):
+            frames += 1
+    return frames
+
+
 def _pick_sequential(
     path: Path, choose: Callable[[int], Sequence[int]], convert: Callable[[Any], Tensor], limits: MediaLimits
 ) -> Picked:
-    with _open_video(path, limits) as (_, stream):
-        guess = stream.frames or 1
+    with _open_video(path, limits) as (container, stream):
+        guess = max(1, _declared_frames(container, stream))
     while True:  # ends at the second pass at the latest: the first one counts the frames
         picked = _pass(path, list(choose(guess)), convert, limits)
         if picked.total == guess:
@@ -179,9 +191,10 @@ def _pass(path: Path, indices: list[int], convert: Callable[[Any], Tensor], limi
                     times_s[total] = time_s
                 total += 1
         except av.FFmpegError as err:
-            declared = f" of {stream.frames} declared" if stream.frames else ""
             raise UnreadableMedia(
-                path, f"only {total}{declared} frames could be decoded ({err.strerror}). Fetch or convert it again."
+                path,
+                f"only {total} of {_declared_frames(container, stream)} declared frames could be decoded "
+                f"({err.strerror}). Fetch it again or convert it.",
             ) from err
     if total == 0:
         raise EmptyMedia(path, "has a video track without a single frame. Fetch it again.")

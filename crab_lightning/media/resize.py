@@ -19,8 +19,12 @@ def stretch(pictures: Tensor, size_px: int) -> Tensor:
         return pictures
     size = (size_px, size_px)
     if _has_uint8_kernel():
-        return functional.interpolate(pictures, size=size, mode="bicubic", align_corners=False, antialias=True)
-    resized = functional.interpolate(pictures.float(), size=size, mode="bicubic", align_corners=False, antialias=True)
+        return functional.interpolate(
+            pictures, size=size, mode="bicubic", align_corners=False, antialias=True
+        )
+    resized = functional.interpolate(
+        pictures.float(), size=size, mode="bicubic", align_corners=False, antialias=True
+    )
     # Bicubic overshoots at edges: clamp, or 256 becomes 0 as uint8.
     return resized.clamp_(0, 255).round_().to(torch.uint8)
 

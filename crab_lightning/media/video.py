@@ -87,7 +87,9 @@ def read_video(
         limits=limits,
     )
     if len({picture.shape for picture in picked.pictures.values()}) > 1:
-        raise UnreadableMedia(path, "changes its picture size midway; give size_px to stretch all frames alike.")
+        raise UnreadableMedia(
+            path, "changes its picture size midway; give size_px to stretch all frames alike."
+        )
     return VideoClip(
         frames=torch.stack([picked.pictures[index] for index in picked.indices]),
         times_s=torch.tensor([picked.times_s[index] for index in picked.indices], dtype=torch.float64),

@@ -32,7 +32,9 @@ def apply_window(audio: Tensor, window: AudioWindow, unit: int | None = None) ->
         AudioWindowError: If ``unit`` is missing or beyond the clip, or the waveform is not ``(S,)``.
     """
     if audio.ndim != 1:
-        raise AudioWindowError(f"the waveform has shape {tuple(audio.shape)}; a mono waveform (S,) is needed.")
+        raise AudioWindowError(
+            f"the waveform has shape {tuple(audio.shape)}; a mono waveform (S,) is needed."
+        )
     audio = _pad_end(audio, SAMPLE_RATE_HZ)
     if window.kind == "all":
         return audio

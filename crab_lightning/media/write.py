@@ -10,7 +10,6 @@ from typing import Any
 
 import av
 import numpy as np
-import torch
 from torch import Tensor
 
 from crab_lightning.media.errors import MediaError
@@ -26,13 +25,16 @@ class _Format:
     options: Mapping[str, str]
 
 
+# No library version, date or random id in the file.
+_BITEXACT = {"fflags": "+bitexact"}
 _X264 = {"preset": "ultrafast", "crf": "23"}
 _VP9 = {"deadline": "realtime", "cpu-used": "8", "crf": "33", "b": "0"}
 _FORMATS = {
     ".mp4": _Format("libx264", "aac", _X264),
     ".mov": _Format("libx264", "aac", _X264),
     ".mkv": _Format("libx264", "aac", _X264),
-    ".avi": _Format("mpeg4", "libmp3lame", {"qscale": "4"}),
+    # PCM, since MP3's encoder delay would shift the pictures of an avi by empty frames.
+    ".avi": _Format("mpeg4", "pcm_s16le", {"qscale": "4"}),
     ".webm": _Format("libvpx-vp9", "libopus", _VP9),
     ".mp3": _Format(None, "libmp3lame", {}),
     ".wav": _Format(None, "pcm_s16le", {}),
@@ -53,7 +55,7 @@ def write_video(
 ) -> None:
     """Encode frames, and sound if given; the extension chooses container and codecs.
 
-    mp4, mov and mkv hold H.264 and AAC, avi MPEG-4 and MP3, webm VP9 and Opus. One encoder thread and no
+    mp4, mov and mkv hold H.264 and AAC, avi MPEG-4 and PCM, webm VP9 and Opus. One encoder thread and no
     time stamps of the day: the same input gives the same bytes with the same ffmpeg libraries.
 
     Args:
@@ -77,7 +79,7 @@ def write_video(
         raise ValueError(f"frames must be uint8 (F, H, W, 3), got {pictures.dtype} {pictures.shape}.")
     if times_s is not None and len(times_s) != len(pictures):
         raise ValueError(f"times_s has {len(times_s)} entries for {len(pictures)} frames.")
-    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+    with av.open(str(path), "w", options=_muxer_options(path)) as container:
         rate = Fraction(fps).limit_denominator(1001)
         video = container.add_stream(form.video, rate=rate, options={**form.options, **(options or {})})
         video.height, video.width = pictures.shape[1:3]
@@ -119,7 +121,7 @@ def write_audio(path: str | Path, samples: Tensor | Array, sample_rate_hz: int =
     """
     path = Path(path)
     form = _format(path, video=False)
-    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+    with av.open(str(path), "w", options=_muxer_options(path)) as container:
         _Sound(container, form.audio, _channels(samples), sample_rate_hz).finish()
 
 
@@ -165,6 +167,11 @@ def _format(path: Path, *, video: bool) -> _Format:
         known = ", ".join(k for k, f in _FORMATS.items() if (f.video is not None) == video)
         raise MediaError(path, f"cannot be written: the extension must be one of {known}.")
     return form
+
+
+def _muxer_options(path: Path) -> dict[str, str]:
+    # The header in front, as in files made for the web: a download cut short can then be named as such.
+    return _BITEXACT | ({"movflags": "+faststart"} if path.suffix.lower() in (".mp4", ".mov", ".m4a") else {})
 
 
 def _numpy(values: Tensor | Array) -> Array:
