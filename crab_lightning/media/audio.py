@@ -57,8 +57,8 @@ def read_audio(
         if track is None:
             raise NoAudioTrack(
                 path,
-                "has no audio track. Give a separate audio file, or take the clip out of the manifest; silence "
-                "is not put in its place.",
+                "has no audio track. Give a separate audio file, or take the clip out of the manifest; "
+                "silence is not put in its place.",
             )
         declared_s = track.duration * track.time_base if track.duration is not None else None
         pieces, error = _decode(container, track, sample_rate_hz, limits.duration_s)

@@ -113,8 +113,8 @@ def open_media(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> Iterat
         if missing := missing_bytes(path):
             raise TruncatedMedia(
                 path,
-                f"is cut off: at least {missing} bytes are missing at its end, the header among them, so that "
-                f"0 frames can be decoded. Fetch it again.",
+                f"is cut off: at least {missing} bytes are missing at its end, the header among them, so "
+                f"that 0 frames can be decoded. Fetch it again.",
             ) from err
         raise UnreadableMedia(
             path, f"cannot be opened as audio or video ({err.strerror or err}). Fetch it again or convert it."

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from crab_lightning.media.container import DEFAULT_LIMITS, MediaLimits, check_file, check_pixels
-from crab_lightning.media.errors import UnreadableMedia
+from crab_lightning.media.errors import MediaError, UnreadableMedia
 
 
 def read_image(
@@ -72,11 +72,10 @@ def _load(path: str | Path, limits: MediaLimits) -> Image.Image:
                 check_pixels(path, *picture.size, limits)
                 picture.load()
                 return picture
-    except Image.DecompressionBombError as err:
-        raise UnreadableMedia(path, f"is refused as a decompression bomb ({err}). Scale it down.") from err
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as err:
-        if isinstance(err, UnreadableMedia) or type(err).__module__ == UnreadableMedia.__module__:
-            raise
+    except MediaError:
+        raise
+    # Pillow raises any of these on damaged data; DecompressionBombError is none of the others.
+    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as err:
         raise UnreadableMedia(
             path,
             f"cannot be read as a picture ({err}). Fetch or extract it again, or convert it to JPEG or PNG.",

@@ -146,8 +146,8 @@ def _h264_entries(packets: list[Any], extradata: bytes) -> list[int]:
     entries, parameters_came = [], False
     for position, packet in enumerate(packets):
         kinds = {header & 31 for header in _nal_headers(memoryview(packet), length_bytes)}
-        # Only an IDR picture: a key frame of an open GOP leans on what came before it. And parameter sets that
-        # came along the way must come again here, or an older set of the same number would be used.
+        # Only an IDR picture: a key frame of an open GOP leans on what came before it. And parameter sets
+        # that came along the way must come again here, or older ones of the same number would be used.
         if packet.is_keyframe and _IDR in kinds and (not parameters_came or kinds >= _PARAMETER_SETS):
             entries.append(position)
         parameters_came = parameters_came or not kinds.isdisjoint(_PARAMETER_SETS)

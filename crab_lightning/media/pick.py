@@ -2,12 +2,14 @@
 
 The index path is exact or not taken. It is trusted only if
 
-1. the container times every packet (mp4, mov, mkv, webm, avi) and the codec is one of ``CODECS``;
+1. the container times every packet (mp4, mov, mkv, webm, avi), the codec is one of ``CODECS``, and the file
+   is at most ``MediaLimits.index_bytes`` long;
 2. every packet has data, its own timestamp and no mark of damage, and the first can be decoded alone;
-3. the file is at most ``MediaLimits.index_bytes`` long, and decoding confirms the index: each packet that was fed and not allowed to be skipped gave exactly one progressive frame
-   under its own timestamp, and nothing else came out.
+3. decoding confirms it: each packet that was fed and not allowed to be skipped gave exactly one progressive
+   frame under its own timestamp, and nothing else came out.
 
-Where any of this fails the file is decoded from its first frame to its last, and frames are counted as they come.
+Where any of this fails the file is decoded from its first frame to its last, and frames are counted as they
+come.
 """
 
 from __future__ import annotations
@@ -149,7 +151,7 @@ def _decode_segment(
 def _declared_frames(container: Any, stream: Any) -> int:
     """Return the number of frames in the header, or what its duration and frame rate make of it."""
     seconds = (container.duration or 0) / av.time_base
-    return stream.frames or round(seconds * float(stream.average_rate or 0))
+    return int(stream.frames) or round(seconds * float(stream.average_rate or 0))
 
 
 def _count(container: Any, stream: Any) -> int:

@@ -31,6 +31,6 @@ def stretch(pictures: Tensor, size_px: int) -> Tensor:
 
 @cache
 def _has_uint8_kernel() -> bool:
-    # Without AVX2 or SVE torch's uint8 path is slower than going through float (torchvision draws the same line).
+    # Without AVX2 or SVE torch's uint8 path is slower than float (torchvision draws the same line).
     capability = torch.backends.cpu.get_cpu_capability()
     return "AVX2" in capability or "AVX512" in capability or "SVE" in capability

@@ -63,8 +63,8 @@ def read_video(
         resize: ``torch`` converts at full size and stretches with antialiased bicubic filtering, as the
             released checkpoints were trained; ``swscale`` lets the colour converter stretch, which
             is faster, with pictures about 1/255 apart.
-        access: ``index`` decodes only what the wanted frames need; ``sequential`` decodes the whole file. Both
-            give the same frames, bit for bit.
+        access: ``index`` decodes only what the wanted frames need; ``sequential`` decodes the whole file.
+            Both give the same frames, bit for bit.
         limits: Bounds on what is read.
 
     Raises:

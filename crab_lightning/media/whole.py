@@ -1,8 +1,8 @@
 """Whether a file is as long as its container says, from the outermost boxes alone.
 
-Decoders do not tell: a cut mkv, webm or avi file simply plays as a shorter clip. The sizes that mp4 (and mov,
-m4a), Matroska (mkv, webm) and RIFF (avi, wav) write down do. A cut mp3 cannot be told from a short one: it is a
-bare chain of packets.
+Decoders do not tell: a cut mkv, webm or avi file simply plays as a shorter clip. The sizes that mp4 (and
+mov, m4a), Matroska (mkv, webm) and RIFF (avi, wav) write down do. A cut mp3 cannot be told from a short one:
+it is a bare chain of packets.
 """
 
 from __future__ import annotations
