@@ -30,7 +30,7 @@ from crab_lightning.structures import Batch, Prediction
 _METADATA = "crab_lightning"
 
 
-class AVModule(LightningModule, ABC):
+class AVModule(LightningModule, ABC):  # type: ignore[misc]  # lightning ships no complete types
     """An audio-visual language model that learns target texts and writes answers.
 
     A subclass says how its weights are loaded, how a batch becomes hidden states, and how it answers.
@@ -141,7 +141,7 @@ class AVModule(LightningModule, ABC):
             if isinstance(module, LoRALinear | ILoRALinear):
                 module.train(mode)
             elif getattr(module, "gradient_checkpointing", False):
-                # transformers recomputes only layers whose own flag says training; their parts stay as they are
+                # transformers recomputes only layers whose own flag says training; their parts stay frozen
                 module.training = mode
         return self
 
@@ -186,11 +186,13 @@ class AVModule(LightningModule, ABC):
         if held != named.keys():
             missing = sorted(named[i] for i in named.keys() - held)
             raise RuntimeError(
-                f"the optimizer holds {len(held)} parameters, {len(named)} are trainable; {len(missing)} trainable "
-                f"ones would never move (first: {missing[:1]}), {len(held - named.keys())} held ones are frozen. "
-                "Build the optimizer after configure_model (LightningCLI: auto_configure_optimizers=False)."
+                f"the optimizer holds {len(held)} parameters, {len(named)} are trainable; {len(missing)} "
+                f"trainable ones would never move (first: {missing[:1]}), {len(held - named.keys())} held "
+                "ones are frozen. Build the optimizer after configure_model (LightningCLI: "
+                "auto_configure_optimizers=False)."
             )
-        print_tables(self._adapter_report, parameter_table(self))
+        if self.trainer.is_global_zero:
+            print_tables(self._adapter_report, parameter_table(self))
         self._window.restart()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -306,7 +308,8 @@ class AVModule(LightningModule, ABC):
         shapes = [n for n in kept & state.keys() if own[n].shape != state[n].shape]
         if missing or unknown or shapes:
             raise ValueError(
-                f"the checkpoint does not fit the model: {len(missing)} weights missing (first: {missing[:1]}), "
-                f"{len(unknown)} unknown (first: {unknown[:1]}), {len(shapes)} of another shape (first: "
-                f"{sorted(shapes)[:1]}). Give model.adapter the kind, rank, heads and targets it was trained with."
+                f"the checkpoint does not fit the model: {len(missing)} weights missing (first: "
+                f"{missing[:1]}), {len(unknown)} unknown (first: {unknown[:1]}), {len(shapes)} of another "
+                f"shape (first: {sorted(shapes)[:1]}). Give model.adapter the kind, rank, heads and targets "
+                "it was trained with."
             )

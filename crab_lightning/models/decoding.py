@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed
 
-# Reads new tokens: (input_ids (B, T), position_ids (3, B, T), attention_mask (B, past + T)) -> logits of the last
-# place, (B, V). What was read before stays in a cache that the callable owns.
+# Reads new tokens: (input_ids (B, T), position_ids (3, B, T), attention_mask (B, past + T)) -> logits of the
+# last place, (B, V). What was read before stays in a cache that the callable owns.
 Reader = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 

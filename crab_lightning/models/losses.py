@@ -35,7 +35,7 @@ def target_losses(
     rows, places = (following != IGNORED_LABEL).nonzero(as_tuple=True)
     wanted = following[rows, places]
     states = hidden[rows, places]
-    chunks = list(zip(states.split(chunk_tokens), wanted.split(chunk_tokens), strict=True))
+    chunks = list(zip(torch.split(states, chunk_tokens), torch.split(wanted, chunk_tokens), strict=True))
     recompute = len(chunks) > 1 and torch.is_grad_enabled() and hidden.requires_grad
     losses = [
         checkpoint(_token_losses, head, s, w, use_reentrant=False) if recompute else _token_losses(head, s, w)

@@ -34,8 +34,8 @@ class OmniModule(AVModule):
         optimizer: Called with the trainable parameters, once the adapters exist.
         warmup_share: Share of the optimizer steps in which the learning rate rises; a cosine follows.
         max_new_tokens: Longest generated answer, in tokens.
-        geometry: ``released`` is the input of the released adapter (224 px, 2.0 s per pair of frames, two clips
-            fused into one); ``plain`` keeps whole clips and their true time scale.
+        geometry: ``released`` is the input of the released adapter (224 px, 2.0 s per pair of frames, two
+            clips fused into one); ``plain`` keeps whole clips and their true time scale.
         dtype: Type of the base weights, ``bfloat16`` or ``float32``.
         attention: How attention is computed: ``sdpa``, ``eager`` or ``flash_attention_2``.
         gradient_checkpointing: Recompute the language model's layers for backward instead of keeping them.
@@ -108,9 +108,9 @@ class OmniModule(AVModule):
             missing, wrong = sorted(found["missing_keys"]), sorted(map(str, found["mismatched_keys"]))
             if missing or wrong:
                 raise ValueError(
-                    f"{self.pretrained}: {len(missing)} weights of the thinker are missing (first: {missing[:1]}), "
-                    f"{len(wrong)} have another shape (first: {wrong[:1]}). They would stay random; use a complete "
-                    "Qwen2.5-Omni checkpoint."
+                    f"{self.pretrained}: {len(missing)} weights of the thinker are missing (first: "
+                    f"{missing[:1]}), {len(wrong)} have another shape (first: {wrong[:1]}). They would stay "
+                    "random; use a complete Qwen2.5-Omni checkpoint."
                 )
         # Never used by this input format; training it would leave a parameter without a gradient.
         model.model.audio_tower.audio_bos_eos_token.requires_grad_(False)
@@ -139,8 +139,8 @@ class OmniModule(AVModule):
         media = {k: v for k, v in batch.inputs.items() if k not in _NOT_MEDIA}
 
         def read(ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-            # Media are read once, with the prompt. Logits of the last place alone: a prompt of 700 tokens times a
-            # vocabulary of 152,064 is 0.2 GB a sample.
+            # Media are read once, with the prompt. Logits of the last place alone: a prompt of 700 tokens
+            # times a vocabulary of 152,064 is 0.2 GB a sample.
             clips = media if cache.get_seq_length() == 0 else {}
             out = model.model(
                 input_ids=ids,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -38,7 +37,6 @@ def _figures(parameters: list[nn.Parameter]) -> tuple[str, str, str]:
     return f"{total:,}", f"{trained:,}", " ".join(types)
 
 
-@rank_zero_only
 def print_tables(adapter_report: Any, parameters: Table) -> None:
     """Print what was adapted, if anything, and the parameters by part."""
     console = Console()

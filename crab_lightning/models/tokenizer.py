@@ -35,13 +35,14 @@ _BYTES = 256
 
 # What a tokenizer learns from when no texts are given: the words every AV-UIE v2 prompt is made of.
 DEFAULT_TEXTS = (
-    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and "
-    "visual inputs, as well as generating text and speech.",
+    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving "
+    "auditory and visual inputs, as well as generating text and speech.",
     "system user assistant",
     "This is a video and an audio: These are two videos and an audio: This is a video and two audio clips: "
     "This is an image and an audio:",
     "Please identify the action taking place in the video. Please judge the person's emotion at the moment.",
-    "Please describe the events and time range that occurred in the video. Please describe this video and audio.",
+    "Please describe the events and time range that occurred in the video. Please describe this video and "
+    "audio.",
     "Please answer this question: how many instruments are sounding in the video? yes no one two left right",
     "<answer>true</answer> <event>dog barking</event> <range>0,3</range> <obj>(10,20)(30,40)</obj>",
 )

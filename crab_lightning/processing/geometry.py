@@ -13,6 +13,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from crab_lightning.media import mel_frames
 from crab_lightning.structures import Example
 
 Geometry = Literal["released", "plain"]
@@ -23,8 +24,6 @@ RELEASED_SECONDS_PER_GRID = 2.0
 PATCH_PX = 14
 TEMPORAL_PATCH = 2
 MERGE = 2
-MEL_BINS = 128
-MEL_HOP_SAMPLES = 160
 MAX_AUDIO_S = 300  # longest clip that the published feature extractor reads
 
 
@@ -36,11 +35,6 @@ def visual_tokens(frames: int, height_px: int, width_px: int) -> int:
     """Return the number of language-model tokens of a video, or of an image (one frame)."""
     side = PATCH_PX * MERGE
     return -(-frames // TEMPORAL_PATCH) * (height_px // side) * (width_px // side)
-
-
-def mel_frames(samples: int) -> int:
-    """Return the number of 10 ms log-mel frames of a waveform."""
-    return -(-samples // MEL_HOP_SAMPLES)
 
 
 def audio_tokens(frames: int) -> int:
@@ -69,14 +63,15 @@ def check_sizes(example: Example, geometry: Geometry) -> None:
     for kind, (height, width) in sizes:
         if geometry == "released" and (height, width) != (RELEASED_SIZE_PX, RELEASED_SIZE_PX):
             raise GeometryError(
-                f"{example.sample.id}: {kind} of {width} x {height} px under geometry 'released', which expects "
-                f"{RELEASED_SIZE_PX} x {RELEASED_SIZE_PX}. Set the dataset's size_px to {RELEASED_SIZE_PX}, or "
-                "geometry to 'plain'."
+                f"{example.sample.id}: {kind} of {width} x {height} px under geometry 'released', which "
+                f"expects {RELEASED_SIZE_PX} x {RELEASED_SIZE_PX}. Set the dataset's size_px to "
+                f"{RELEASED_SIZE_PX}, or geometry to 'plain'."
             )
         if height % side or width % side or not height or not width:
             raise GeometryError(
-                f"{example.sample.id}: {kind} of {width} x {height} px; both sides must be multiples of {side} px, "
-                f"or the model would see it rescaled. Set the dataset's size_px to a multiple of {side}."
+                f"{example.sample.id}: {kind} of {width} x {height} px; both sides must be multiples of "
+                f"{side} px, or the model would see it rescaled. Set the dataset's size_px to a multiple of "
+                f"{side}."
             )
 
 
@@ -97,8 +92,8 @@ def seconds_per_grid(example: Example, geometry: Geometry) -> list[float]:
         return [RELEASED_SECONDS_PER_GRID] * len(example.videos)
     if len(given) != len(example.videos) or any(s <= 0 for s in given):
         raise GeometryError(
-            f"{example.sample.id}: geometry 'plain' needs one positive number of seconds per grid for each of "
-            f"the {len(example.videos)} videos, found {given}."
+            f"{example.sample.id}: geometry 'plain' needs one positive number of seconds per grid for each "
+            f"of the {len(example.videos)} videos, found {given}."
         )
     return list(given)
 
@@ -115,8 +110,8 @@ def check_inputs(
         ids: The placeholder ids in ``inputs["input_ids"]``.
 
     Raises:
-        GeometryError: If a token count or a time scale is not the one that the media call for: somewhere on the
-            way a processor resized, resampled or cut them. The message names what was expected and found.
+        GeometryError: If a token count or a time scale is not the one that the media call for: somewhere on
+            the way a processor resized, resampled or cut them. The message names what was expected and found.
     """
     row = inputs["input_ids"].flatten()
     waves = [audio_tokens(mel_frames(a.shape[-1])) for a in example.audios]
@@ -129,9 +124,9 @@ def check_inputs(
         found = int((row == token_id).sum())
         if found != count:
             raise GeometryError(
-                f"{example.sample.id}: expected {count} {kind} tokens, found {found}. A processor has resized or "
-                f"cut the {kind}; newer transformers do so by default (224 px becomes 336). "
-                "Use NativeProcessor, or turn do_resize off."
+                f"{example.sample.id}: expected {count} {kind} tokens, found {found}. A processor has "
+                f"resized or cut the {kind}; newer transformers do so by default (224 px becomes 336). Use "
+                "NativeProcessor, or turn do_resize off."
             )
     scale = inputs.get("video_second_per_grid")
     wanted = seconds_per_grid(example, geometry)
@@ -140,6 +135,6 @@ def check_inputs(
         abs(f - w) > 1e-6 for f, w in zip(found_scale, wanted, strict=True)
     ):
         raise GeometryError(
-            f"{example.sample.id}: expected {wanted} s per grid, found {found_scale}. A processor has retimed the "
-            "video; newer transformers assume 2 frames a second (1.0 s per grid)."
+            f"{example.sample.id}: expected {wanted} s per grid, found {found_scale}. A processor has "
+            "retimed the video; newer transformers assume 2 frames a second (1.0 s per grid)."
         )

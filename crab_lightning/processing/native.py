@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, Qwen2_5OmniProcessor
 
+from crab_lightning.media import MEL_BINS, log_mel, mel_frames
 from crab_lightning.processing.base import IGNORED_LABEL, labels_present, pad_rows
 from crab_lightning.processing.geometry import (
     GEOMETRIES,
     MAX_AUDIO_S,
-    MEL_BINS,
-    MEL_HOP_SAMPLES,
     MERGE,
     PATCH_PX,
     TEMPORAL_PATCH,
@@ -27,7 +26,6 @@ from crab_lightning.processing.geometry import (
     audio_tokens,
     check_inputs,
     check_sizes,
-    mel_frames,
     seconds_per_grid,
     visual_tokens,
 )
@@ -42,13 +40,13 @@ class NativeProcessor:
     """Reads and writes what Qwen2.5-Omni's thinker sees.
 
     Tokens and constants come from the checkpoint's own processor; the pixels and the spectrogram take a
-    shorter way to the same values, since the stock one resizes 224 px frames to 336, assumes 2 frames a second,
-    and pads every sound to 300 s (0.75 s of computing per clip).
+    shorter way to the same values, since the stock one resizes 224 px frames to 336, assumes 2 frames a
+    second, and pads every sound to 300 s (0.75 s of computing per clip).
 
     Args:
         pretrained: Folder or hub name of a Qwen2.5-Omni checkpoint; only its processor and config are read.
-        geometry: ``released`` is the input of the released adapter (224 px, 2.0 s per grid); ``plain`` keeps the
-            clip's own time scale.
+        geometry: ``released`` is the input of the released adapter (224 px, 2.0 s per grid); ``plain`` keeps
+            the clip's own time scale.
         max_length: Longest sample in tokens; a longer one is an error, never cut. No limit when left out.
 
     Raises:
@@ -103,7 +101,7 @@ class NativeProcessor:
         found_and_expected |= {
             "feature_extractor.sampling_rate": (mel.sampling_rate, SAMPLE_RATE_HZ),
             "feature_extractor.feature_size": (mel.feature_size, MEL_BINS),
-            "feature_extractor.hop_length": (mel.hop_length, MEL_HOP_SAMPLES),
+            "feature_extractor.hop_length": (mel.hop_length, 160),
             "feature_extractor.n_fft": (mel.n_fft, 400),
             "config.image_token_index": (cfg.image_token_index, tok.image_token_id),
             "config.video_token_index": (cfg.video_token_index, tok.video_token_id),
@@ -144,22 +142,26 @@ class NativeProcessor:
             Media.AUDIO: f"{t.audio_bos_token}{t.audio_token}{t.audio_eos_token}",
         }
         user = "".join(media[part] if isinstance(part, Media) else part for part in conversation)
-        head = f"<|im_start|>system\n{SYSTEM_MESSAGE}{IM_END}\n<|im_start|>user\n{user}{IM_END}\n<|im_start|>assistant\n"
+        head = (
+            f"<|im_start|>system\n{SYSTEM_MESSAGE}{IM_END}\n"
+            f"<|im_start|>user\n{user}{IM_END}\n"
+            "<|im_start|>assistant\n"
+        )
         return head if target is None else f"{head}{target}{IM_END}\n"
 
     def encode(self, example: Example) -> Encoded:
         """Return one example as model inputs.
 
         Returns:
-            ``input_ids (T,)``, ``position_ids (3, T)``, and for the media that it has ``pixel_values_videos (P,
-            1176)``, ``video_grid_thw``, ``video_second_per_grid``, ``pixel_values``, ``image_grid_thw``,
-            ``input_features (clips, 128, M)``, ``feature_attention_mask (clips, M)``. Labels ``(T,)`` hold the
-            newline, the target and the end token.
+            ``input_ids (T,)``, ``position_ids (3, T)``, and for the media that it has ``pixel_values_videos
+            (P, 1176)``, ``video_grid_thw``, ``video_second_per_grid``, ``pixel_values``, ``image_grid_thw``,
+            ``input_features (clips, 128, M)``, ``feature_attention_mask (clips, M)``. Labels ``(T,)`` hold
+            the newline, the target and the end token.
 
         Raises:
             GeometryError: If the media do not fit the geometry.
-            ValueError: If placeholders and media differ in number, if a text holds a reserved token, or if the
-                sample is longer than ``max_length``.
+            ValueError: If placeholders and media differ in number, if a text holds a reserved token, or if
+                the sample is longer than ``max_length``.
         """
         self._check_example(example)
         check_sizes(example, self.geometry)
@@ -167,8 +169,8 @@ class NativeProcessor:
         ids, blocks, answer = self._tokens(example, seconds)
         if self.max_length is not None and len(ids) > self.max_length:
             raise ValueError(
-                f"{example.sample.id}: {len(ids)} tokens, more than max_length {self.max_length}. Raise max_length, "
-                "or shorten the dataset's frames, audio window or targets."
+                f"{example.sample.id}: {len(ids)} tokens, more than max_length {self.max_length}. Raise "
+                "max_length, or shorten the dataset's frames, audio window or targets."
             )
         inputs: dict[str, Tensor] = {
             "input_ids": ids,
@@ -184,7 +186,7 @@ class NativeProcessor:
             inputs["pixel_values"] = _joined([p for p, _ in patches])
             inputs["image_grid_thw"] = torch.tensor([g for _, g in patches])
         if example.audios:
-            mels = [self._log_mel(a) for a in example.audios]
+            mels = [log_mel(a) for a in example.audios]
             inputs["input_features"] = pad_rows(mels, 0.0, left=False)
             ones = [torch.ones(m.shape[-1], dtype=torch.long) for m in mels]
             inputs["feature_attention_mask"] = pad_rows(ones, 0, left=False)
@@ -212,21 +214,21 @@ class NativeProcessor:
             for token in self._reserved:
                 if token in text:
                     raise ValueError(
-                        f"{example.sample.id}: its text holds the reserved token {token!r}, which the model would "
-                        "read as markup. Remove it from the manifest."
+                        f"{example.sample.id}: its text holds the reserved token {token!r}, which the model "
+                        "would read as markup. Remove it from the manifest."
                     )
         for wave in example.audios:
             seconds = wave.shape[-1] / SAMPLE_RATE_HZ
             if seconds > MAX_AUDIO_S or audio_tokens(mel_frames(wave.shape[-1])) < 1:
                 raise GeometryError(
-                    f"{example.sample.id}: {seconds:.3f} s of audio; the model reads 0.03 s to {MAX_AUDIO_S} s. "
-                    "Choose another audio window for the dataset."
+                    f"{example.sample.id}: {seconds:.3f} s of audio; the model reads 0.03 s to {MAX_AUDIO_S} "
+                    "s. Choose another audio window for the dataset."
                 )
 
     def _tokens(self, example: Example, seconds: Sequence[float]) -> tuple[Tensor, list[Block], int]:
         """Return token ids with the media expanded, the visual blocks, and where the answer starts."""
-        # The answer starts at the newline after ``assistant``. No token of Qwen's pre-tokenizer spans a letter and a
-        # newline, so that the two halves tokenized apart equal the whole tokenized at once.
+        # The answer starts at the newline after ``assistant``. No token of Qwen's pre-tokenizer spans a
+        # letter and a newline, so that the two halves tokenized apart equal the whole tokenized at once.
         head = self.render(example.conversation).removesuffix("\n")
         answer = "\n" if example.target is None else f"\n{example.target}{IM_END}\n"
         prompt = np.asarray(self._tokenize(head), dtype=np.int64)
@@ -258,20 +260,6 @@ class NativeProcessor:
 
     def _tokenize(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def _log_mel(self, wave: Tensor) -> Tensor:
-        """Return the log-mel spectrogram ``(128, M)`` of the clip's own length."""
-        samples = wave.shape[-1]
-        # Two windows of silence behind the clip give its last frames the values that 300 s of silence give them.
-        out = self.stock.feature_extractor(
-            wave.numpy(),
-            sampling_rate=SAMPLE_RATE_HZ,
-            padding="max_length",
-            max_length=samples + 800 + -samples % MEL_HOP_SAMPLES,
-            return_tensors="pt",
-        )
-        mel: Tensor = out["input_features"][0, :, : mel_frames(samples)]
-        return mel
 
     def collate(self, items: Sequence[Encoded], repeated: Sequence[bool] | None = None) -> Batch:
         """Return a padded batch: to the right with labels, to the left for prompts.
