@@ -1,0 +1,30 @@
+"""Callbacks: the Evaluator, checkpoints of adapters, progress and training scalars."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crab_lightning.callbacks.checkpoint import RunCheckpoint, find_checkpoint, find_run
+    from crab_lightning.callbacks.evaluator import Evaluator
+    from crab_lightning.callbacks.progress import RunProgress
+    from crab_lightning.callbacks.scalars import TrainScalars
+
+__all__ = ["Evaluator", "RunCheckpoint", "RunProgress", "TrainScalars", "find_checkpoint", "find_run"]
+
+# All of them import lightning, which takes seconds.
+_LAZY = {
+    "Evaluator": "evaluator",
+    "RunCheckpoint": "checkpoint",
+    "RunProgress": "progress",
+    "TrainScalars": "scalars",
+    "find_checkpoint": "checkpoint",
+    "find_run": "checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,213 @@
+"""Progress of a run: one rich line with loss and samples per second, or plain lines in a log file."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import Tensor
+
+
+class RunProgress(ProgressBar):
+    """Shows how far a run is, its loss and its samples per second.
+
+    Reading the loss waits for the accelerator, and drawing costs time; so both happen every ``every_s``
+    seconds, not every step. Without a terminal a line is printed every ``log_every_s`` seconds instead.
+
+    Args:
+        every_s: Seconds between two updates of the bar.
+        log_every_s: Seconds between two lines when the output is not a terminal.
+    """
+
+    def __init__(self, every_s: float = 0.5, log_every_s: float = 15.0) -> None:
+        super().__init__()
+        self.every_s = every_s
+        self.log_every_s = log_every_s
+        self._enabled = True
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._label = ""
+        self._total: float = 0
+        self._done = 0
+        self._seen = 0
+        self._began = 0.0
+        self._next = 0.0
+        self._paused: tuple[str, float, int, int, float] = ("", 0, 0, 0, 0.0)
+
+    def disable(self) -> None:
+        """Called by Lightning on every process but the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Show progress again."""
+        self._enabled = True
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(*args, **kwargs)
+        else:
+            print(*args, **kwargs)
+
+    # One phase: an epoch of training, a validation, a test
+
+    def _begin(self, label: str, total: float) -> None:
+        if not self._enabled:
+            return
+        self._end()
+        self._label, self._total = label, total
+        self._done = self._seen = 0
+        self._began = time.perf_counter()
+        if sys.stdout.isatty():
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            )
+            self._bar = Progress(
+                *columns, TimeRemainingColumn(), TextColumn("{task.fields[state]}"), console=Console()
+            )
+            self._task = self._bar.add_task(label, total=total if math.isfinite(total) else None, state="")
+            self._bar.start()
+        self._next = self._began + (self.every_s if self._bar else self.log_every_s)
+
+    def _step(self, samples: int, loss: Any = None) -> None:
+        if not self._enabled:
+            return
+        self._done += 1
+        self._seen += samples
+        if time.perf_counter() >= self._next:
+            self._show(loss)
+
+    def _show(self, loss: Any = None) -> None:
+        now = time.perf_counter()
+        state = f"{self._seen / max(now - self._began, 1e-9):.2f} samples/s"
+        if isinstance(loss, Tensor):
+            state = f"loss {loss.item():.4f}  {state}"
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._done, state=state)
+            self._next = now + self.every_s
+        else:
+            total = f"{self._total:,.0f}" if math.isfinite(self._total) else "?"
+            print(f"{self._label}: {self._done:,}/{total}  {state}", flush=True)
+            self._next = now + self.log_every_s
+
+    def _end(self, loss: Any = None) -> None:
+        if not self._enabled or not self._label:
+            return
+        if self._done:
+            self._show(loss)
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar, self._task, self._label = None, None, ""
+
+    # Hooks
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start a bar for this epoch."""
+        last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
+        self._begin(f"epoch {trainer.current_epoch + 1}/{last}", self.total_train_batches)
+        self._done = trainer.fit_loop.epoch_loop.batch_progress.current.completed  # not 0 in a resumed epoch
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count a step."""
+        self._step(len(batch), outputs.get("loss") if isinstance(outputs, dict) else outputs)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finish the bar."""
+        self._end()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start a bar for this validation; training's bar starts again with the next epoch or step."""
+        self._paused = (self._label, self._total, self._done, self._seen, time.perf_counter() - self._began)
+        self._begin("validate", sum(_finite(trainer.num_val_batches)))
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count a step."""
+        self._step(len(batch))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finish the bar, and go back to training's when validation ran within an epoch."""
+        self._end()
+        label, total, done, seen, elapsed_s = self._paused
+        if (
+            label
+            and trainer.state.fn == "fit"
+            and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        ):
+            self._begin(label, total)
+            self._done, self._seen = done, seen
+            self._began -= elapsed_s  # the time spent validating does not slow the figure down
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start a bar for the test."""
+        self._begin("test", sum(_finite(trainer.num_test_batches)))
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count a step."""
+        self._step(len(batch))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finish the bar."""
+        self._end()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start a bar for the prediction."""
+        self._begin("predict", sum(_finite(trainer.num_predict_batches)))
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count a step."""
+        self._step(len(batch))
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finish the bar."""
+        self._end()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the terminal back."""
+        self._end()
+
+
+def _finite(counts: list[int | float] | int | float) -> list[float]:
+    return [float(c) for c in (counts if isinstance(counts, list) else [counts])]

@@ -1,0 +1,101 @@
+"""The table of results that a pass over a split ends with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+DISPLAY_NAMES = {
+    "a2v": "VGG-CM a2v",
+    "v2a": "VGG-CM v2a",
+    "ks": "Kinetics-Sounds",
+    "ucf": "UCF51",
+    "meld": "MELD",
+    "mer24": "MER2024",
+    "cremad": "CREMA-D",
+    "mafw": "MAFW",
+    "dfew": "DFEW",
+    "avqa": "MUSIC-AVQA",
+    "avqa_thu": "AVQA",
+    "ave": "AVE",
+    "unav": "UnAV-100",
+    "avvp": "LLP",
+    "ms3": "AVSBench MS3",
+    "s4": "AVSBench S4",
+    "ref_avs": "Ref-AVS",
+    "arig": "ARIG",
+    "avcap": "AVCap",
+}
+"""Layout -> name of the benchmark as papers print it."""
+
+
+def results_table(
+    results: dict[str, dict[str, Any]], split: str, answers_per_s: float | None = None
+) -> Table:
+    """Lay out every dataset's metrics beside its majority baseline.
+
+    Args:
+        results: Dataset -> its entry in ``metrics.json``.
+        split: Named in the title.
+        answers_per_s: Throughput for the caption.
+
+    Returns:
+        A rich table; scores are percentages, the headline metric of a dataset stands first.
+    """
+    table = Table(
+        title=f"{split}: scores in percent, strict (unreadable, cut-off and missing answers are wrong)"
+    )
+    for name in ("dataset", "task", "metric"):
+        table.add_column(name, no_wrap=name != "task")
+    for name in ("strict", "valid only", "majority", "answers", "unparsed", "cut off", "missing", "loss"):
+        table.add_column(name, justify="right")
+    for dataset, result in results.items():
+        names = [k for k, v in result["strict"].items() if not isinstance(v, list)]
+        names.sort(key=lambda name: name != result["headline"])
+        for row, metric in enumerate(names or [None]):
+            first = row == 0
+            cells = [_percent(result[p].get(metric)) for p in ("strict", "valid_only", "majority")]
+            title = DISPLAY_NAMES.get(result["layout"], dataset)
+            counts = result["counts"]
+            table.add_row(
+                (title if title == dataset else f"{title} [dim]{dataset}[/dim]") if first else "",
+                result["task"] if first else "",
+                f"[bold]{metric}[/bold]" if metric == result["headline"] else (metric or "[dim]none[/dim]"),
+                *cells,
+                *(_counts(counts, result) if first else ("",) * 5),
+                end_section=row == len(names) - 1 or not names,
+            )
+    if answers_per_s:
+        table.caption = f"{answers_per_s:.2f} answers per second"
+    return table
+
+
+def print_results(results: dict[str, dict[str, Any]], split: str, answers_per_s: float | None = None) -> None:
+    """Print :func:`results_table`, at full width when the output is not a terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(results_table(results, split, answers_per_s))
+
+
+def _counts(counts: dict[str, int], result: dict[str, Any]) -> tuple[str, ...]:
+    if not counts["scored"]:
+        return "", "", "", "", _number(result["loss"])
+    rate = f"{counts['unparsed']} ({100 * counts['unparsed'] / counts['scored']:.0f}%)"
+    return (
+        f"{counts['scored']:,}",
+        rate if counts["unparsed"] else "0",
+        str(counts["truncated"]),
+        str(counts["missing"]),
+        _number(result["loss"]),
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
