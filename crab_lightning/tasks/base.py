@@ -1,0 +1,183 @@
+"""The interface between data and model: what is asked, what is learnt, how an answer is read and scored."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample, TargetPolicy
+
+AnswerT = TypeVar("AnswerT")
+
+VIDEO_AND_AUDIO = "This is a video and an audio:"
+TWO_VIDEOS_AND_AUDIO = "These are two videos and an audio:"
+VIDEO_AND_TWO_AUDIOS = "This is a video and two audio clips:"
+IMAGE_AND_AUDIO = "This is an image and an audio:"
+
+
+class Task(ABC, Generic[AnswerT]):
+    """One task of the unified interface.
+
+    A task knows no model and opens no file. It is pickled to loader workers, so it holds settings only. What
+    differs between its datasets is a field of the sample or of the dataset's row, never its name.
+    """
+
+    @abstractmethod
+    def prompt(self, sample: Sample) -> Conversation:
+        """Return the user's turn: opening text, media in order, instruction."""
+
+    def target(self, sample: Sample, policy: TargetPolicy) -> str:
+        """Return the text that the model learns to write.
+
+        Args:
+            sample: The sample.
+            policy: ``reasoning`` gives the manifest's text unmodified, ``direct`` the shortest text in the
+                same tag format that :meth:`parse` reads.
+
+        Raises:
+            ValueError: If the manifest of the sample holds no such text, or the policy is unknown.
+        """
+        if policy == "direct":
+            return self.direct(sample)
+        if policy != "reasoning":
+            raise ValueError(f"target policy is {policy!r}; there are 'reasoning' and 'direct'")
+        if sample.target is None:
+            raise ValueError(
+                f"{describe(sample)} has no target text: test manifests hold none. Learn from train.json."
+            )
+        return sample.target
+
+    @abstractmethod
+    def direct(self, sample: Sample) -> str:
+        """Return the answer without reasoning, in the manifest's tag format."""
+
+    @abstractmethod
+    def truth(self, sample: Sample, spec: DatasetSpec) -> AnswerT | None:
+        """Return the true answer; ``None`` where the manifest does not hold it in this form.
+
+        Raises:
+            ValueError: If the annotation cannot be read.
+        """
+
+    @abstractmethod
+    def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> AnswerT | None:
+        """Read a model's answer; ``None`` when it cannot be read, which is scored as wrong."""
+
+    @abstractmethod
+    def metrics(self, spec: DatasetSpec) -> MetricCollection:
+        """Return fresh metrics of a dataset; empty where answers are not scored."""
+
+    @abstractmethod
+    def update(
+        self, metrics: MetricCollection, answer: AnswerT | None, sample: Sample, spec: DatasetSpec
+    ) -> None:
+        """Add one answer to what :meth:`metrics` returned; ``None`` counts as wrong."""
+
+    def score(self, answer: AnswerT | None, sample: Sample, spec: DatasetSpec) -> float | None:
+        """Return the score of one answer in [0, 1]; ``None`` where one sample has no score of its own."""
+        truth = self.truth(sample, spec)
+        return None if truth is None else float(answer is not None and answer == truth)
+
+    def headline(self, spec: DatasetSpec) -> str | None:
+        """Return the key of the metric that is shown first; ``None`` without metrics."""
+        return None
+
+    def majority(self, samples: Sequence[Sample], spec: DatasetSpec) -> AnswerT:
+        """Return the most frequent true answer, the constant prediction that a trained model has to beat.
+
+        Of equally frequent ones, the one whose text sorts first.
+
+        Raises:
+            ValueError: If no sample has a true answer.
+        """
+        truths = [truth for sample in samples if (truth := self.truth(sample, spec)) is not None]
+        return most_frequent(truths, samples)
+
+    def class_names(self, samples: Sequence[Sample]) -> list[str] | None:
+        """Return the closed set that these samples span, sorted; ``None`` for a task without one.
+
+        Used for ``spec.classes`` where the configuration leaves it out; give it the rows of both manifests.
+        """
+        return None
+
+    def jsonable(self, answer: AnswerT) -> Any:
+        """Return an answer as JSON values, for prediction files."""
+        return answer
+
+    def check(self, samples: Sequence[Sample], spec: DatasetSpec) -> None:
+        """Read the true answer of every sample, so that a bad annotation is found before a long run.
+
+        Raises:
+            ValueError: At the first annotation that cannot be read; the message names its row.
+        """
+        for sample in samples:
+            self.truth(sample, spec)
+
+
+def most_frequent(truths: Sequence[AnswerT], samples: Sequence[Sample]) -> AnswerT:
+    """Return the most frequent of some hashable answers.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if not truths:
+        where = f"the {len(samples)} rows of {samples[0].dataset}" if samples else "no rows"
+        raise ValueError(f"no majority answer: {where} hold no true answer to count")
+    counts = Counter(truths)
+    return min(counts, key=lambda answer: (-counts[answer], repr(answer)))
+
+
+def describe(sample: Sample) -> str:
+    """Name a sample and its row for a message."""
+    manifest = "test" if sample.split == "test" else "train"
+    return f"{sample.id} (row {sample.row} of {sample.dataset}'s {manifest}.json)"
+
+
+def chosen(spec: DatasetSpec, known: Sequence[str], default: Sequence[str] | None = None) -> list[str]:
+    """Return the names of the metrics that a dataset reports.
+
+    Args:
+        spec: The dataset's row; its ``metrics`` names some of ``known``.
+        known: Every name, in the order shown.
+        default: Names for a row that leaves ``metrics`` out; all when left out here.
+
+    Raises:
+        ValueError: If the row names an unknown metric.
+    """
+    names = spec.metrics if spec.metrics is not None else list(known if default is None else default)
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(
+            f"metrics of a {spec.layout!r} dataset name {', '.join(map(repr, unknown))}; "
+            f"task {spec.task!r} knows: {', '.join(known)}"
+        )
+    return names
+
+
+def classes_of(spec: DatasetSpec) -> list[str]:
+    """Return the closed set of a dataset.
+
+    Raises:
+        ValueError: If it has not been filled in.
+    """
+    if not spec.classes:
+        raise ValueError(
+            f"classes of a {spec.layout!r} dataset are not known: list them under `classes`, or fill them "
+            "with Task.class_names from the rows of both manifests"
+        )
+    return spec.classes
+
+
+def index_tensor(index: int) -> Tensor:
+    """Return one class index as the int64 vector of length 1 that metrics take."""
+    return torch.tensor([index], dtype=torch.int64)
+
+
+def around(opening: str, media: Sequence[Media], instruction: str) -> Conversation:
+    """Return a conversation: opening, media, instruction."""
+    return (opening, *media, instruction)

@@ -1,0 +1,63 @@
+"""Captioning: what is seen and heard, in free text (a VALOR subset, ``avcap``)."""
+
+from __future__ import annotations
+
+from torchmetrics import MetricCollection
+
+from crab_lightning.metrics import CaptionScores
+from crab_lightning.metrics.caption_tools import Tokenizer
+from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
+from crab_lightning.tasks.answers import cut_end_tokens
+from crab_lightning.tasks.base import VIDEO_AND_AUDIO, Task, around
+
+
+class Captioning(Task[str]):
+    """Describes a clip; the manifest's text is the reference caption.
+
+    An unreadable (empty) answer scores as an empty caption. There is no shorter form of a caption, so both
+    target policies give the manifest's text.
+
+    Args:
+        tokenizer: Tokenizer of the scores: ``ptb`` as published (needs Java), ``python``, or ``auto`` for the
+            first that runs.
+        with_meteor: Whether METEOR is reported too (needs Java).
+    """
+
+    instruction = "Please describe this video and audio."
+
+    def __init__(self, tokenizer: Tokenizer = "auto", with_meteor: bool = False) -> None:
+        self.tokenizer: Tokenizer = tokenizer
+        self.with_meteor = with_meteor
+
+    def prompt(self, sample: Sample) -> Conversation:
+        """Return opening, video, audio, instruction."""
+        return around(VIDEO_AND_AUDIO, (Media.VIDEO, Media.AUDIO), self.instruction)
+
+    def direct(self, sample: Sample) -> str:
+        """Return the manifest's text."""
+        return self.target(sample, "reasoning")
+
+    def truth(self, sample: Sample, spec: DatasetSpec) -> str:
+        """Return the reference caption."""
+        return self.target(sample, "reasoning").strip()
+
+    def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> str | None:
+        """Return the text up to its end token; ``None`` when it is empty."""
+        return cut_end_tokens(text).strip() or None
+
+    def metrics(self, spec: DatasetSpec) -> MetricCollection:
+        """Return BLEU, ROUGE-L, CIDEr and, if wanted, METEOR."""
+        return MetricCollection({"caption": CaptionScores(self.tokenizer, self.with_meteor)})
+
+    def update(
+        self, metrics: MetricCollection, answer: str | None, sample: Sample, spec: DatasetSpec
+    ) -> None:
+        """Add one caption with its reference."""
+        metrics.update([answer or ""], [[self.truth(sample, spec)]])
+
+    def score(self, answer: str | None, sample: Sample, spec: DatasetSpec) -> None:
+        """Return ``None``: CIDEr weighs words over the whole test set, so one caption has no score."""
+
+    def headline(self, spec: DatasetSpec) -> str:
+        """Return ``cider``."""
+        return "cider"

@@ -1,0 +1,65 @@
+"""Cross-modal matching, VGG-CM: which of two videos fits a sound (``a2v``), and the reverse (``v2a``)."""
+
+from __future__ import annotations
+
+from torchmetrics import MetricCollection
+
+from crab_lightning.metrics import INVALID, Accuracy
+from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
+from crab_lightning.tasks.answers import read_choice
+from crab_lightning.tasks.base import TWO_VIDEOS_AND_AUDIO, VIDEO_AND_TWO_AUDIOS, Task, around, index_tensor
+
+CHOOSE_VIDEO = "Please listen to the audio and indicate which of the two videos matches what you hear."
+CHOOSE_AUDIO = "Please view the video and indicate which of the two audio clips matches what you see."
+
+
+class CrossModalMatching(Task[int]):
+    """Chooses the candidate, 1 or 2, that fits a query of the other modality.
+
+    Whether the candidates are videos or audio clips follows from the number of files of the sample. Reads the
+    fields ``match`` and ``match_text``. Scored by accuracy; chance is one half.
+    """
+
+    def prompt(self, sample: Sample) -> Conversation:
+        """Return opening, query, first candidate, second candidate, instruction.
+
+        Raises:
+            ValueError: If the sample has neither two videos and an audio nor a video and two audios.
+        """
+        counts = len(sample.videos), len(sample.audios)
+        if counts == (2, 1):
+            return around(TWO_VIDEOS_AND_AUDIO, (Media.AUDIO, Media.VIDEO, Media.VIDEO), CHOOSE_VIDEO)
+        if counts == (1, 2):
+            return around(VIDEO_AND_TWO_AUDIOS, (Media.VIDEO, Media.AUDIO, Media.AUDIO), CHOOSE_AUDIO)
+        raise ValueError(
+            f"{sample.id} has {counts[0]} videos and {counts[1]} audio files; matching takes two of one kind "
+            "and one of the other"
+        )
+
+    def direct(self, sample: Sample) -> str:
+        """Return the manifest's own form of the choice in answer tags, then a full stop."""
+        return f"<answer>{sample.fields['match_text']}</answer>."
+
+    def truth(self, sample: Sample, spec: DatasetSpec) -> int:
+        """Return the fitting candidate, 1 or 2."""
+        return int(sample.fields["match"])
+
+    def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> int | None:
+        """Read ``1``, ``one``, ``first`` (so for two), with or without words such as "video" around it."""
+        return read_choice(text)
+
+    def metrics(self, spec: DatasetSpec) -> MetricCollection:
+        """Return the accuracy."""
+        return MetricCollection({"accuracy": Accuracy()})
+
+    def update(
+        self, metrics: MetricCollection, answer: int | None, sample: Sample, spec: DatasetSpec
+    ) -> None:
+        """Add one choice."""
+        metrics.update(
+            index_tensor(INVALID if answer is None else answer), index_tensor(self.truth(sample, spec))
+        )
+
+    def headline(self, spec: DatasetSpec) -> str:
+        """Return ``accuracy``."""
+        return "accuracy"

@@ -1,0 +1,186 @@
+"""Event localization: which event, and when (``ave``, ``unav``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torchmetrics import Metric, MetricCollection
+
+from crab_lightning.metrics import EventMeanAP, SegmentAccuracy
+from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
+from crab_lightning.tasks.answers import class_index, distinct_names, tag_bodies
+from crab_lightning.tasks.base import VIDEO_AND_AUDIO, Task, around, chosen, classes_of, describe
+from crab_lightning.tasks.event_text import EventSpan, read_events, segment_classes, whole_span
+
+AVE_CLASSES = (
+    "Church bell",
+    "Male speech, man speaking",
+    "Bark",
+    "Fixed-wing aircraft, airplane",
+    "Race car, auto racing",
+    "Female speech, woman speaking",
+    "Helicopter",
+    "Violin, fiddle",
+    "Flute",
+    "Ukulele",
+    "Frying (food)",
+    "Truck",
+    "Shofar",
+    "Motorcycle",
+    "Acoustic guitar",
+    "Train horn",
+    "Clock",
+    "Banjo",
+    "Goat",
+    "Baby cry, infant cry",
+    "Bus",
+    "Chainsaw",
+    "Cat",
+    "Horse",
+    "Toilet flush",
+    "Rodents, rats, mice",
+    "Accordion",
+    "Mandolin",
+)
+"""AVE's event classes in the index order of its labels; background follows as index 28."""
+
+_METRICS = ("segment_accuracy", "map")
+
+
+class EventLocalization(Task[tuple[EventSpan, ...]]):
+    """Names events and their half-open spans ``[start_s, end_s)`` in whole seconds.
+
+    Reads the fields ``event``, ``start_s`` and ``end_s`` (one event), or ``annotation`` (any number, in
+    tags). A row's ``metrics`` name ``segment_accuracy`` (AVE; also the default) or ``map`` (UnAV-100). An
+    unreadable answer means no event at all.
+
+    Scoring: segment accuracy of Tian et al., ECCV 2018 (arXiv:1803.08842); mean average precision of UnAV-100
+    (arXiv:2303.12930), every predicted event with score 1, since a language model gives none.
+
+    Args:
+        clip_s: Clip length in seconds; answers are clipped to it.
+
+    Raises:
+        ValueError: If ``clip_s`` is not positive.
+    """
+
+    instruction = "Please describe the events and time range that occurred in the video."
+
+    def __init__(self, clip_s: int = 10) -> None:
+        if clip_s < 1:
+            raise ValueError(f"clip_s is {clip_s}; a clip lasts at least one second")
+        self.clip_s = clip_s
+
+    def prompt(self, sample: Sample) -> Conversation:
+        """Return opening, video, audio, instruction."""
+        return around(VIDEO_AND_AUDIO, (Media.VIDEO, Media.AUDIO), self.instruction)
+
+    def direct(self, sample: Sample) -> str:
+        """Return ``<event>NAME, (s e)(s e)</event>``, one block per event class."""
+        fields = sample.fields
+        if "event" in fields:
+            return f"<event>{fields['event']}, ({fields['start_s']} {fields['end_s']})</event>"
+        blocks = [body for _, tag, end, body in tag_bodies(fields["annotation"], "event") if tag == end]
+        if not blocks:
+            raise ValueError(f"{describe(sample)}: annotation {fields['annotation']!r} holds no <event> tags")
+        return "".join(f"<event>{body}</event>" for body in blocks)
+
+    def truth(self, sample: Sample, spec: DatasetSpec) -> tuple[EventSpan, ...]:
+        """Return the annotated events, named as in ``spec.classes``; empty for a span of no length.
+
+        Raises:
+            ValueError: If an event is not in the closed set, or the annotation holds no event.
+        """
+        classes = classes_of(spec)
+        named = []
+        for event in self._annotated(sample):
+            index = class_index(event.name, classes)
+            if index is None:
+                raise ValueError(
+                    f"{describe(sample)}: event {event.name!r} is not among its classes: "
+                    f"{', '.join(classes)}. Correct the row, or leave `classes` out to take them from "
+                    "the manifests."
+                )
+            named.append(EventSpan(classes[index], event.start_s, event.end_s))
+        return tuple(named)
+
+    def _annotated(self, sample: Sample) -> list[EventSpan]:
+        fields = sample.fields
+        if "event" in fields:
+            span = whole_span(fields["start_s"], fields["end_s"], self.clip_s)
+            return [EventSpan(fields["event"], *span)] if span else []
+        events = read_events(fields["annotation"], self.clip_s)
+        if not events:
+            raise ValueError(
+                f"{describe(sample)}: no event can be read from {fields['annotation']!r}; "
+                "expected <event>NAME, (start end)</event>. Correct the row or remove it."
+            )
+        return events
+
+    def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> tuple[EventSpan, ...] | None:
+        """Read events with spans; ``None`` without a span inside the clip.
+
+        A name outside the closed set is kept as it is written: it is wrong wherever it lies.
+        """
+        return tuple(read_events(text, self.clip_s)) or None
+
+    def metrics(self, spec: DatasetSpec) -> MetricCollection:
+        """Return the metrics that the row names."""
+        made: dict[str, Metric | MetricCollection] = {}
+        for name in chosen(spec, _METRICS, ("segment_accuracy",)):
+            if name == "map":
+                made[name] = EventMeanAP(len(classes_of(spec)))
+            else:
+                made[name] = SegmentAccuracy(self.clip_s)
+        return MetricCollection(made, compute_groups=False)
+
+    def update(
+        self,
+        metrics: MetricCollection,
+        answer: tuple[EventSpan, ...] | None,
+        sample: Sample,
+        spec: DatasetSpec,
+    ) -> None:
+        """Add one clip."""
+        truth, classes = self.truth(sample, spec), classes_of(spec)
+        for metric in metrics.values():
+            if isinstance(metric, EventMeanAP):
+                pred_spans, pred_classes = _as_tensors(answer or (), classes)
+                true_spans, true_classes = _as_tensors(truth, classes)
+                scores = torch.ones(len(pred_classes), dtype=torch.float64)
+                metric.update(pred_spans, pred_classes, scores, true_spans, true_classes)
+            else:
+                pred = segment_classes(answer or (), classes, self.clip_s)
+                true = segment_classes(truth, classes, self.clip_s)
+                metric.update(torch.tensor([pred]), torch.tensor([true]))
+
+    def score(self, answer: tuple[EventSpan, ...] | None, sample: Sample, spec: DatasetSpec) -> float | None:
+        """Return the share of right segments; ``None`` where only mean average precision is reported."""
+        if "segment_accuracy" not in chosen(spec, _METRICS, ("segment_accuracy",)):
+            return None
+        classes = classes_of(spec)
+        pred = segment_classes(answer or (), classes, self.clip_s)
+        true = segment_classes(self.truth(sample, spec), classes, self.clip_s)
+        return sum(a == b for a, b in zip(pred, true, strict=True)) / self.clip_s
+
+    def headline(self, spec: DatasetSpec) -> str:
+        """Return ``segment_accuracy``, or ``map_average`` where the row names ``map`` first."""
+        first = chosen(spec, _METRICS, ("segment_accuracy",))[0]
+        return "map_average" if first == "map" else first
+
+    def class_names(self, samples: Sequence[Sample]) -> list[str]:
+        """Return the event names that these samples hold."""
+        return distinct_names([event.name for sample in samples for event in self._annotated(sample)])
+
+    def jsonable(self, answer: tuple[EventSpan, ...]) -> Any:
+        """Return one object per event."""
+        return [{"event": e.name, "start_s": e.start_s, "end_s": e.end_s} for e in answer]
+
+
+def _as_tensors(events: Sequence[EventSpan], classes: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return spans ``(N, 2)`` and classes ``(N,)``, -1 for an unknown name."""
+    spans = torch.tensor([[e.start_s, e.end_s] for e in events], dtype=torch.float64).reshape(-1, 2)
+    found = [class_index(e.name, classes) for e in events]
+    return spans, torch.tensor([-1 if index is None else index for index in found], dtype=torch.int64)

@@ -1,0 +1,168 @@
+"""Event parsing: what is seen, what is heard, and when (LLP, ``avvp``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torchmetrics import MetricCollection
+
+from crab_lightning.metrics import EventParsingF
+from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
+from crab_lightning.tasks.answers import class_index, distinct_names
+from crab_lightning.tasks.base import VIDEO_AND_AUDIO, Task, around, classes_of, describe
+from crab_lightning.tasks.event_text import (
+    EventSpan,
+    ModalEvents,
+    merged_runs,
+    modal_blocks,
+    rasterise,
+    read_modal_events,
+)
+
+LLP_CLASSES = (
+    "Speech",
+    "Car",
+    "Cheering",
+    "Dog",
+    "Cat",
+    "Frying_(food)",
+    "Basketball_bounce",
+    "Fire_alarm",
+    "Chainsaw",
+    "Cello",
+    "Banjo",
+    "Singing",
+    "Chicken_rooster",
+    "Violin_fiddle",
+    "Vacuum_cleaner",
+    "Baby_laughter",
+    "Accordion",
+    "Lawn_mower",
+    "Motorcycle",
+    "Helicopter",
+    "Acoustic_guitar",
+    "Telephone_bell_ringing",
+    "Baby_cry_infant_cry",
+    "Blender",
+    "Clapping",
+)
+"""LLP's event classes in the row order of its evaluation code."""
+
+
+class EventParsing(Task[ModalEvents]):
+    """Names the events that are seen and those that are heard, with spans in whole seconds.
+
+    Reads the field ``annotation``, the events in tags; where that holds none, the manifest's target text. A
+    name outside ``spec.classes`` is dropped from an answer, since the metric has no row for it.
+
+    Scoring: the ten F-scores of Tian et al., ECCV 2020 (arXiv:2007.10558). An unreadable answer means no
+    events.
+
+    Args:
+        clip_s: Clip length in seconds; answers are clipped to it.
+
+    Raises:
+        ValueError: If ``clip_s`` is not positive.
+    """
+
+    instruction = (
+        "Please determine the events that occur based on the visual and audio information in the video, as "
+        "well as the start and end times of these events."
+    )
+
+    def __init__(self, clip_s: int = 10) -> None:
+        if clip_s < 1:
+            raise ValueError(f"clip_s is {clip_s}; a clip lasts at least one second")
+        self.clip_s = clip_s
+
+    def prompt(self, sample: Sample) -> Conversation:
+        """Return opening, video, audio, instruction."""
+        return around(VIDEO_AND_AUDIO, (Media.VIDEO, Media.AUDIO), self.instruction)
+
+    def direct(self, sample: Sample) -> str:
+        """Return the tags alone, spelled as in the target text where there is one."""
+        for text in (sample.target or "", str(sample.fields["annotation"])):
+            if blocks := modal_blocks(text):
+                return "".join(f"<{tag}>{body}</{tag}>" for _, tag, body in blocks)
+        raise ValueError(
+            f"{describe(sample)}: neither its target nor its event {sample.fields['annotation']!r} holds "
+            "<visual> or <audio> tags"
+        )
+
+    def truth(self, sample: Sample, spec: DatasetSpec) -> ModalEvents:
+        """Return the annotated events, runs merged; empty for a blank annotation.
+
+        Raises:
+            ValueError: If no tags can be read, or a class is not in the closed set.
+        """
+        classes = classes_of(spec)
+        found = self._annotated(sample)
+        if unknown := [event.name for _, event in found if class_index(event.name, classes) is None]:
+            raise ValueError(
+                f"{describe(sample)}: event {unknown[0]!r} is not among its classes: {', '.join(classes)}. "
+                "Correct the row, or leave `classes` out to take them from the manifests."
+            )
+        return self._merge(found, classes)
+
+    def _annotated(self, sample: Sample) -> list[tuple[str, EventSpan]]:
+        annotation = str(sample.fields["annotation"])
+        for text in (annotation, sample.target or ""):
+            if modal_blocks(text):
+                return read_modal_events(text, self.clip_s)
+        if annotation.strip():
+            raise ValueError(
+                f"{describe(sample)}: no events can be read from {annotation!r}; expected tags such as "
+                "<visual>Dog,(0 4)</visual><audio>Dog,(1 3)</audio>. Correct the row or remove it."
+            )
+        return []
+
+    def _merge(self, found: Sequence[tuple[str, EventSpan]], classes: Sequence[str]) -> ModalEvents:
+        visual = merged_runs((e for modality, e in found if modality == "visual"), classes, self.clip_s)
+        audio = merged_runs((e for modality, e in found if modality == "audio"), classes, self.clip_s)
+        return ModalEvents(visual, audio)
+
+    def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> ModalEvents | None:
+        """Read what is seen and heard; ``None`` without one event of a known class inside the clip."""
+        events = self._merge(read_modal_events(text, self.clip_s), classes_of(spec))
+        return events if events.visual or events.audio else None
+
+    def metrics(self, spec: DatasetSpec) -> MetricCollection:
+        """Return the ten F-scores and the mean of five at each level."""
+        return MetricCollection({"f_scores": EventParsingF()})
+
+    def update(
+        self, metrics: MetricCollection, answer: ModalEvents | None, sample: Sample, spec: DatasetSpec
+    ) -> None:
+        """Add one clip."""
+        metrics.update(*self._matrices(answer, sample, spec))
+
+    def _matrices(
+        self, answer: ModalEvents | None, sample: Sample, spec: DatasetSpec
+    ) -> tuple[torch.Tensor, ...]:
+        """Return predicted audio and visual, true audio and visual, ``(1, classes, clip_s)`` each."""
+        pred, true, classes = answer or ModalEvents(), self.truth(sample, spec), classes_of(spec)
+        sides = (pred.audio, pred.visual, true.audio, true.visual)
+        return tuple(torch.tensor([rasterise(side, classes, self.clip_s)]) for side in sides)
+
+    def score(self, answer: ModalEvents | None, sample: Sample, spec: DatasetSpec) -> float:
+        """Return this clip's mean of the five segment-level scores."""
+        metric = EventParsingF()
+        metric.update(*self._matrices(answer, sample, spec))
+        return float(metric.compute()["segment_mean5"])
+
+    def headline(self, spec: DatasetSpec) -> str:
+        """Return ``segment_mean5``, the number that papers print."""
+        return "segment_mean5"
+
+    def class_names(self, samples: Sequence[Sample]) -> list[str]:
+        """Return the event names that these samples hold."""
+        return distinct_names([event.name for sample in samples for _, event in self._annotated(sample)])
+
+    def jsonable(self, answer: ModalEvents) -> Any:
+        """Return lists of ``[name, start_s, end_s]`` by modality."""
+        return {
+            side: [[e.name, e.start_s, e.end_s] for e in events]
+            for side, events in (("visual", answer.visual), ("audio", answer.audio))
+        }

@@ -1,0 +1,194 @@
+"""Events and their spans in a model's answer, for event localization and event parsing.
+
+Three spellings of an event with a span are in use, and all are read: ``<event>NAME, (s e)(s e)</event>``,
+``<event>NAME</event> ... <range>s,e</range>``, and ``event:NAME start_time:s end_time:e``. Parsing writes
+``<visual>NAME,(s e),(s e)</visual>`` and ``<audio>...</audio>``, with or without ``_event`` in the tag names.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from crab_lightning.tasks.answers import class_index, cut_end_tokens, tag_bodies
+
+# A number is cut off from longer digit runs and from a minus sign, so that neither is read in part.
+_NUMBER = r"(?<![0-9.])([0-9]{1,9}(?:\.[0-9]{1,9})?)(?![0-9])"
+_BETWEEN = r"(?:\s*(?:,|-|–|to)\s*|\s+)"
+_PAIR = re.compile(rf"(?<![-–]){_NUMBER}{_BETWEEN}{_NUMBER}", re.IGNORECASE)
+_INTERVAL = re.compile(rf"[(\[]\s*{_NUMBER}{_BETWEEN}{_NUMBER}\s*[)\]]", re.IGNORECASE)
+_COMPACT_START = re.compile(r"event\s{0,9}:", re.IGNORECASE)
+_COMPACT_SPAN = re.compile(
+    rf"start[_ ]time\s{{0,9}}:\s{{0,9}}{_NUMBER}[\s,;]{{1,9}}end[_ ]time\s{{0,9}}:\s{{0,9}}{_NUMBER}",
+    re.IGNORECASE,
+)
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class EventSpan:
+    """One event over one half-open span of whole seconds, ``[start_s, end_s)``."""
+
+    name: str
+    start_s: int
+    end_s: int
+
+
+@dataclass(frozen=True)
+class ModalEvents:
+    """What is seen and what is heard: maximal runs, sorted by class and onset."""
+
+    visual: tuple[EventSpan, ...] = ()
+    audio: tuple[EventSpan, ...] = ()
+
+
+def whole_span(start: float, end: float, clip_s: int) -> Span | None:
+    """Round a span half up to whole seconds and clip it to the clip; ``None`` when nothing is left."""
+    first, last = (min(math.floor(time + 0.5), clip_s) for time in (start, end))
+    return (first, last) if first < last else None
+
+
+def _spans(pattern: re.Pattern[str], text: str, clip_s: int) -> list[Span]:
+    found = (whole_span(float(m[1]), float(m[2]), clip_s) for m in pattern.finditer(text))
+    return [span for span in found if span is not None]
+
+
+def read_events(text: str, clip_s: int) -> list[EventSpan]:
+    """Read events in the order of the text, names as they are written.
+
+    An event body that ends in intervals carries its own spans; its name is what stands before them, commas
+    and parentheses included. The remaining event bodies and the range bodies are paired in order. Only a text
+    with neither tag is searched for the compact form.
+
+    Args:
+        text: A model's answer or an annotation.
+        clip_s: Length of the clip; spans are clipped to it.
+
+    Returns:
+        One entry per span that covers at least a second of the clip.
+    """
+    text = cut_end_tokens(text)
+    own: list[tuple[str, list[Span] | None]] = []
+    ranges: list[list[Span]] = []
+    for _, opened, closed, body in tag_bodies(text, "event", "range"):
+        if opened != closed:
+            continue
+        if opened == "range":
+            ranges.append(_spans(_PAIR, body, clip_s))
+        else:
+            own.append(_split_inline(body, clip_s))
+    if not own and not ranges and not re.search(r"</?(?:event|range)>", text, re.IGNORECASE):
+        own = _compact(text, clip_s)
+    waiting = iter(ranges)
+    events = []
+    for name, spans in own:
+        for start, end in next(waiting, []) if spans is None else spans:
+            events.append(EventSpan(name, start, end))
+    return events
+
+
+def _split_inline(body: str, clip_s: int) -> tuple[str, list[Span] | None]:
+    """Split ``NAME, (s e)(s e)`` into name and spans; no spans when the body does not end in an interval."""
+    intervals = list(_INTERVAL.finditer(body))
+    end = len(body.rstrip())
+    first = None
+    for interval in reversed(intervals):
+        gap = body[interval.end() : end]
+        if gap.strip() not in ("", ",") or (first is None and gap.strip()):
+            break
+        first, end = interval, interval.start()
+    if first is None:
+        return body.strip(), None
+    return body[: first.start()].rstrip().removesuffix(",").strip(), _spans(
+        _INTERVAL, body[first.start() :], clip_s
+    )
+
+
+def _compact(text: str, clip_s: int) -> list[tuple[str, list[Span] | None]]:
+    """Read ``event:NAME start_time:s end_time:e``; the name begins after the nearest ``event:``."""
+    found: list[tuple[str, list[Span] | None]] = []
+    position = 0
+    for span in _COMPACT_SPAN.finditer(text):
+        starts = list(_COMPACT_START.finditer(text, position, span.start()))
+        position = span.end()
+        if starts and (name := text[starts[-1].end() : span.start()].strip(" \t\r\n,;")):
+            whole = whole_span(float(span[1]), float(span[2]), clip_s)
+            found.append((name, [whole] if whole else []))
+    return found
+
+
+def segment_classes(events: Iterable[EventSpan], classes: Sequence[str], clip_s: int) -> list[int]:
+    """Return the class of each one-second segment.
+
+    Background is ``len(classes)``, an event of unknown name -1. An event never overwrites a segment that an
+    earlier one has taken.
+
+    Args:
+        events: Events, first come first served.
+        classes: Event classes in index order.
+        clip_s: Number of segments.
+    """
+    segments: list[int | None] = [None] * clip_s
+    for event in events:
+        index = class_index(event.name, classes)
+        for second in range(event.start_s, event.end_s):
+            if segments[second] is None:
+                segments[second] = -1 if index is None else index
+    return [len(classes) if segment is None else segment for segment in segments]
+
+
+def modal_blocks(text: str) -> list[tuple[str, str, str]]:
+    """Return modality (``visual`` or ``audio``), opening tag name and body of each complete tag pair."""
+    names = ("visual_event", "audio_event", "visual", "audio")
+    return [
+        (opened.removesuffix("_event"), opened, body)
+        for _, opened, closed, body in tag_bodies(cut_end_tokens(text), *names)
+        if opened.removesuffix("_event") == closed.removesuffix("_event")
+    ]
+
+
+def read_modal_events(text: str, clip_s: int) -> list[tuple[str, EventSpan]]:
+    """Read what is seen and heard: modality and span, in the order of the text, names as they are written.
+
+    A name ends at its first comma. A body without an interval is dropped.
+
+    Args:
+        text: A model's answer or an annotation.
+        clip_s: Length of the clip; spans are clipped to it.
+    """
+    events = []
+    for modality, _, body in modal_blocks(text):
+        first = _INTERVAL.search(body)
+        if first is None:
+            continue
+        name = body[: first.start()].split(",", 1)[0].strip()
+        for start, end in _spans(_INTERVAL, body, clip_s):
+            events.append((modality, EventSpan(name, start, end)))
+    return events
+
+
+def rasterise(events: Iterable[EventSpan], classes: Sequence[str], clip_s: int) -> list[list[bool]]:
+    """Return which class fills which second, a row of ``clip_s`` per class; unknown names have no row."""
+    rows = [[False] * clip_s for _ in classes]
+    for event in events:
+        index = class_index(event.name, classes)
+        if index is not None:
+            rows[index][event.start_s : event.end_s] = [True] * (event.end_s - event.start_s)
+    return rows
+
+
+def merged_runs(events: Iterable[EventSpan], classes: Sequence[str], clip_s: int) -> tuple[EventSpan, ...]:
+    """Return the maximal runs of known classes, sorted by class and onset, named as in ``classes``."""
+    runs = []
+    for name, row in zip(classes, rasterise(events, classes, clip_s), strict=True):
+        start = None
+        for second, filled in enumerate([*row, False]):
+            if filled and start is None:
+                start = second
+            elif not filled and start is not None:
+                runs.append(EventSpan(name, start, second))
+                start = None
+    return tuple(runs)

@@ -1,0 +1,107 @@
+"""Image grounding: a box around the object that sounds (ARIG, boxes of AVSBench S4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median_low
+from typing import Any
+
+import torch
+from torchmetrics import MetricCollection
+
+from crab_lightning.metrics import BoxIoU, box_iou
+from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
+from crab_lightning.tasks.base import IMAGE_AND_AUDIO, Task, around, describe
+from crab_lightning.tasks.spatial_text import Box, read_box
+
+NO_OBJECT_PX = 1000
+"""First coordinate of a box that stands for "no object sounds"; such rows are not scored."""
+
+
+class ImageGrounding(Task[Box]):
+    """Gives the box ``(x1, y1, x2, y2)`` of the sounding object, in pixels of the 224-pixel frame.
+
+    Reads the field ``box_xyxy_px``; where it is absent (train), the box in the target text. An unreadable
+    answer scores as a box of four zeros. Rows that mark "no sounding object" have no truth and are left out.
+
+    Scoring: mean box IoU, area under the success curve and success at 0.5, with half-open boxes.
+    """
+
+    instruction = (
+        "Please recognize the category of object that makes the sound and then output its bounding box."
+    )
+
+    def prompt(self, sample: Sample) -> Conversation:
+        """Return opening, image, audio, instruction."""
+        return around(IMAGE_AND_AUDIO, (Media.IMAGE, Media.AUDIO), self.instruction)
+
+    def direct(self, sample: Sample) -> str:
+        """Return ``<obj>(x1,y1)(x2,y2)</obj>``."""
+        x1, y1, x2, y2 = self._annotated(sample)
+        return f"<obj>({x1},{y1})({x2},{y2})</obj>"
+
+    def _annotated(self, sample: Sample) -> Box:
+        """Return the annotated box, also one that stands for no object."""
+        if "box_xyxy_px" in sample.fields:
+            x1, y1, x2, y2 = sample.fields["box_xyxy_px"]
+            return x1, y1, x2, y2
+        box = read_box(self.target(sample, "reasoning"))
+        if box is None:
+            raise ValueError(
+                f"{describe(sample)}: target {sample.target!r} holds no box such as "
+                "<obj>(10,20)(110,120)</obj>. Correct the row."
+            )
+        return box
+
+    def truth(self, sample: Sample, spec: DatasetSpec) -> Box | None:
+        """Return the box; ``None`` where no object sounds.
+
+        Raises:
+            ValueError: If the target text of a training row holds no box.
+        """
+        box = self._annotated(sample)
+        return None if box[0] >= NO_OBJECT_PX else box
+
+    def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> Box | None:
+        """Read a bracketed group of four, or two pairs in round brackets; blanks are allowed."""
+        return read_box(text)
+
+    def metrics(self, spec: DatasetSpec) -> MetricCollection:
+        """Return IoU, AUC and success rate."""
+        return MetricCollection({"box": BoxIoU()})
+
+    def update(
+        self, metrics: MetricCollection, answer: Box | None, sample: Sample, spec: DatasetSpec
+    ) -> None:
+        """Add one box, unless no object sounds."""
+        truth = self.truth(sample, spec)
+        if truth is not None:
+            metrics.update(_as_tensor(answer or (0, 0, 0, 0)), _as_tensor(truth))
+
+    def score(self, answer: Box | None, sample: Sample, spec: DatasetSpec) -> float | None:
+        """Return the IoU; ``None`` where no object sounds."""
+        truth = self.truth(sample, spec)
+        if truth is None:
+            return None
+        return float(box_iou(_as_tensor(answer or (0, 0, 0, 0)), _as_tensor(truth)))
+
+    def headline(self, spec: DatasetSpec) -> str:
+        """Return ``iou``."""
+        return "iou"
+
+    def majority(self, samples: Sequence[Sample], spec: DatasetSpec) -> Box:
+        """Return the median of each side: boxes hardly ever repeat."""
+        boxes = [truth for sample in samples if (truth := self.truth(sample, spec)) is not None]
+        if not boxes:
+            raise ValueError(f"no majority answer: none of {len(samples)} rows holds a box")
+        x1, y1, x2, y2 = (median_low(side) for side in zip(*boxes, strict=True))
+        return x1, y1, x2, y2
+
+    def jsonable(self, answer: Box) -> Any:
+        """Return a list of four."""
+        return list(answer)
+
+
+def _as_tensor(box: Box) -> torch.Tensor:
+    """Return one box as ``(1, 4)``."""
+    return torch.tensor([box], dtype=torch.float64)

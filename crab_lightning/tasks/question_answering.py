@@ -1,0 +1,124 @@
+"""Question answering: MUSIC-AVQA (``avqa``, open answers) and AVQA (``avqa_thu``, four options)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torchmetrics import Metric, MetricCollection
+
+from crab_lightning.metrics import Accuracy, AVQAAccuracy, GroupedAccuracy, MusicAVQAAccuracy
+from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
+from crab_lightning.tasks.answers import normalise, read_answer, read_option
+from crab_lightning.tasks.base import VIDEO_AND_AUDIO, Task, around, chosen, describe, index_tensor
+
+_METRICS: dict[str, Callable[[], Metric]] = {
+    "accuracy": Accuracy,
+    "music_avqa": MusicAVQAAccuracy,
+    "avqa": AVQAAccuracy,
+}
+
+
+class QuestionAnswering(Task[str | int]):
+    """Answers a question, freely or by one of the sample's options.
+
+    A sample with the field ``options`` is a multiple choice: its answer is a zero-based index, and its prompt
+    lists the options the way Python prints them. Any other sample has a text answer, compared after the
+    shared normalisation. Reads the fields ``question``, ``answer``, ``options``, ``options_text``,
+    ``modality`` and ``question_type``.
+
+    A row's ``metrics`` name one of ``accuracy`` (overall only), ``music_avqa`` (overall, by modality and by
+    type) and ``avqa`` (overall and by type).
+    """
+
+    def prompt(self, sample: Sample) -> Conversation:
+        """Return opening, video, audio, question."""
+        question = sample.fields["question"]
+        if "options" in sample.fields:
+            instruction = (
+                "Please answer the question based on the options: "
+                f"{question}, options:{sample.fields['options_text']}"
+            )
+        else:
+            instruction = f"Please answer this question: {question}"
+        return around(VIDEO_AND_AUDIO, (Media.VIDEO, Media.AUDIO), instruction)
+
+    def direct(self, sample: Sample) -> str:
+        """Return the answer's text in answer tags; of a multiple choice, the text of the right option."""
+        answer = sample.fields["answer"]
+        if "options" in sample.fields:
+            answer = sample.fields["options"][self._option(sample)]
+        return f"<answer>{answer}</answer>"
+
+    def truth(self, sample: Sample, spec: DatasetSpec) -> str | int:
+        """Return the normalised answer, or the index of the right option.
+
+        Raises:
+            ValueError: If the annotated answer is not one of the options.
+        """
+        return self._option(sample) if "options" in sample.fields else normalise(str(sample.fields["answer"]))
+
+    def _option(self, sample: Sample) -> int:
+        """Return the index of the right option.
+
+        A JSON integer is an index, as in the source dataset. Text is read like a model's answer; where two
+        options read alike, the first of them is meant.
+        """
+        answer, options = sample.fields["answer"], sample.fields["options"]
+        if isinstance(answer, int):
+            index = answer if 0 <= answer < len(options) else None
+        else:
+            index = read_option(answer, options)
+            texts = [normalise(option) for option in options]
+            if index is None and normalise(answer) in texts:
+                index = texts.index(normalise(answer))
+        if index is None:
+            raise ValueError(
+                f"{describe(sample)}: answer {answer!r} is none of its options {list(options)}. "
+                "Correct the row or remove it."
+            )
+        return int(index)
+
+    def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> str | int | None:
+        """Read the answer text, or the option that it names.
+
+        ``None`` for an empty answer, for one that names no option, and, where the row lists ``classes``, for
+        one outside that vocabulary.
+        """
+        if "options" in sample.fields:
+            return read_option(text, sample.fields["options"])
+        answer = read_answer(text)
+        if answer is not None and spec.classes and answer not in {normalise(name) for name in spec.classes}:
+            return None
+        return answer
+
+    def metrics(self, spec: DatasetSpec) -> MetricCollection:
+        """Return the accuracy metric that the row names."""
+        names = chosen(spec, tuple(_METRICS), ("accuracy",))
+        if len(names) != 1:
+            raise ValueError(
+                f"metrics of a {spec.layout!r} dataset are {names}; each of {', '.join(_METRICS)} holds the "
+                "overall accuracy, so name one"
+            )
+        return MetricCollection({names[0]: _METRICS[names[0]]()})
+
+    def update(
+        self, metrics: MetricCollection, answer: str | int | None, sample: Sample, spec: DatasetSpec
+    ) -> None:
+        """Add one answer, under the group of its question."""
+        right = answer is not None and answer == self.truth(sample, spec)
+        for metric in metrics.values():
+            if isinstance(metric, GroupedAccuracy):
+                metric.update(torch.tensor([right]), index_tensor(self._group(metric, sample)))
+            else:
+                metric.update(index_tensor(int(right)), index_tensor(1))
+
+    def _group(self, metric: GroupedAccuracy, sample: Sample) -> int:
+        """Return the group of a question; -1 (overall only) for a type that the metric does not list."""
+        kind = sample.fields["question_type"]
+        name = f"{sample.fields['modality']}/{kind}" if "modality" in sample.fields else kind
+        return metric.index(name) if name in metric.groups else -1
+
+    def headline(self, spec: DatasetSpec) -> str:
+        """Return ``accuracy``."""
+        return "accuracy"

@@ -1,0 +1,103 @@
+"""What action and emotion recognition share: one class name of a closed set inside answer tags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from torchmetrics import Metric, MetricCollection
+
+from crab_lightning.metrics import (
+    INVALID,
+    Accuracy,
+    UnweightedAverageRecall,
+    WeightedAverageRecall,
+    WeightedF1,
+)
+from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
+from crab_lightning.tasks.answers import class_index, distinct_names, read_answer
+from crab_lightning.tasks.base import (
+    VIDEO_AND_AUDIO,
+    Task,
+    around,
+    chosen,
+    classes_of,
+    describe,
+    index_tensor,
+)
+
+RECOGNITION_METRICS: dict[str, Callable[[int], Metric]] = {
+    "accuracy": lambda classes: Accuracy(),
+    "weighted_f1": WeightedF1,
+    "war": WeightedAverageRecall,
+    "uar": UnweightedAverageRecall,
+}
+"""Metrics that a recognition dataset may name under ``metrics``; the first one named is its headline."""
+
+
+class Recognition(Task[str]):
+    """Names the class of a clip; the answer is one of ``spec.classes``, spelled as there.
+
+    An answer that names no class reads as ``None`` and is scored as class -1: wrong, with no row or column of
+    its own.
+    """
+
+    instruction: ClassVar[str]
+    default_metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+
+    def prompt(self, sample: Sample) -> Conversation:
+        """Return opening, video, audio, instruction."""
+        return around(VIDEO_AND_AUDIO, (Media.VIDEO, Media.AUDIO), self.instruction)
+
+    def direct(self, sample: Sample) -> str:
+        """Return the class name in answer tags, with the full stop that the dataset's reference has."""
+        stop = "." if sample.reference.endswith(".") else ""
+        return f"<answer>{sample.fields['class_name']}</answer>{stop}"
+
+    def truth(self, sample: Sample, spec: DatasetSpec) -> str:
+        """Return the class name as ``spec.classes`` spells it.
+
+        Raises:
+            ValueError: If the annotated class is not in the closed set.
+        """
+        classes = classes_of(spec)
+        name = str(sample.fields["class_name"])
+        index = class_index(name, classes)
+        if index is None:
+            raise ValueError(
+                f"{describe(sample)}: class {name!r} is not among its classes: {', '.join(classes)}. "
+                "Add it to `classes`, or leave `classes` out to take them from the manifests."
+            )
+        return classes[index]
+
+    def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> str | None:
+        """Read the class name; ``None`` for an answer that equals no class name."""
+        answer = read_answer(text)
+        classes = classes_of(spec)
+        index = None if answer is None else class_index(answer, classes)
+        return None if index is None else classes[index]
+
+    def metrics(self, spec: DatasetSpec) -> MetricCollection:
+        """Return the metrics that the row names, see ``RECOGNITION_METRICS``."""
+        count = len(classes_of(spec))
+        names = chosen(spec, tuple(RECOGNITION_METRICS), self.default_metrics)
+        return MetricCollection({name: RECOGNITION_METRICS[name](count) for name in names})
+
+    def update(
+        self, metrics: MetricCollection, answer: str | None, sample: Sample, spec: DatasetSpec
+    ) -> None:
+        """Add one answer by class index."""
+        classes = classes_of(spec)
+        index = INVALID if answer is None else class_index(answer, classes)
+        truth = class_index(self.truth(sample, spec), classes)
+        assert index is not None  # parse and truth return names of the closed set
+        assert truth is not None
+        metrics.update(index_tensor(index), index_tensor(truth))
+
+    def headline(self, spec: DatasetSpec) -> str:
+        """Return the first metric that the row names."""
+        return chosen(spec, tuple(RECOGNITION_METRICS), self.default_metrics)[0]
+
+    def class_names(self, samples: Sequence[Sample]) -> list[str]:
+        """Return the class names that these samples hold."""
+        return distinct_names([str(sample.fields["class_name"]) for sample in samples])
