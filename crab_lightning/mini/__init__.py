@@ -6,9 +6,15 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "DATASETS": "datasets",
+    "Item": "item",
+    "MediaFile": "item",
     "Motion": "world",
     "Scene": "world",
     "SceneObject": "world",
+    "make_item": "datasets",
+    "row_of": "datasets",
+    "share_out": "datasets",
     "render_audio": "render",
     "render_frames": "render",
     "render_masks": "render",

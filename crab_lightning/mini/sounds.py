@@ -170,7 +170,7 @@ def noise_floor() -> NDArray[np.float32]:
 
 @lru_cache(maxsize=32)
 def time_tone(duration_s: int) -> NDArray[np.float32]:
-    """Return a faint tone that rises from 5.2 to 7.4 kHz over the clip, ``(S,)``: the bar of the picture, heard."""
+    """Return a faint tone that rises from 5.2 to 7.4 kHz over the clip, ``(S,)``: the time bar, heard."""
     pitch_hz = np.linspace(5200.0, 7400.0, duration_s * SAMPLE_RATE_HZ)
     tone = (6e-3 * np.sin(2 * np.pi * np.cumsum(pitch_hz) / SAMPLE_RATE_HZ)).astype(np.float32)
     tone.setflags(write=False)
