@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,17 @@ from crab_lightning.processing import Geometry, Processor
 from crab_lightning.structures import Batch, Prediction
 
 _METADATA = "crab_lightning"
+
+
+class Predictions(list[Prediction]):
+    """Answers that Lightning moves between devices as one piece, since there is nothing in them to move.
+
+    Left a plain list, ``Trainer.predict`` would walk into the samples and stop at their being frozen.
+    """
+
+    def to(self, *_: Any, **__: Any) -> Predictions:
+        """Return itself."""
+        return self
 
 
 class AVModule(LightningModule, ABC):  # type: ignore[misc]  # lightning ships no complete types
@@ -255,7 +267,7 @@ class AVModule(LightningModule, ABC):  # type: ignore[misc]  # lightning ships n
         return {"predictions": self.generate(batch)}
 
     @torch.no_grad()
-    def generate(self, batch: Batch) -> list[Prediction]:
+    def generate(self, batch: Batch) -> Predictions:
         """Answer B prompts greedily; each answer is what the prompt alone would get.
 
         Raises:
@@ -269,12 +281,8 @@ class AVModule(LightningModule, ABC):  # type: ignore[misc]  # lightning ships n
             answers = self.answer(batch)
         finally:
             self.train(training)
-        return [
-            Prediction(sample, self.processor.decode(tokens), len(tokens), truncated)
-            for sample, tokens, truncated in zip(
-                batch.samples, answers.tokens, answers.truncated, strict=True
-            )
-        ]
+        rows = zip(batch.samples, answers.tokens, answers.truncated, strict=True)
+        return Predictions(Prediction(s, self.processor.decode(t), len(t), cut) for s, t, cut in rows)
 
     # Checkpoints
 
@@ -287,6 +295,17 @@ class AVModule(LightningModule, ABC):  # type: ignore[misc]  # lightning ships n
         kept = self.trainable_names()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
         checkpoint[_METADATA] = self.metadata()
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load weights; the frozen ones may be absent, since the base brought them."""
+        found = super().load_state_dict(state_dict, strict=False, assign=assign)
+        trained = self.trainable_names()
+        found.missing_keys[:] = [name for name in found.missing_keys if name in trained]
+        if strict and (found.missing_keys or found.unexpected_keys):
+            raise RuntimeError(f"weights do not fit the model: {found}")
+        return found
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another geometry, or whose weights are not exactly the trained ones.

@@ -120,7 +120,7 @@ def test_guard_names_the_retimed_video_of_the_stock_processor(processor: NativeP
 
 def test_released_geometry_refuses_another_size(processor: NativeProcessor) -> None:
     example = dataclasses.replace(video_example(), videos=[frames(4, size_px=112)])
-    with pytest.raises(GeometryError, match="ave/v: video of 112 x 112 px .* 224 x 224"):
+    with pytest.raises(GeometryError, match=r"ave/v: video of 112 x 112 px .* 224 x 224"):
         processor.encode(example)
 
 

@@ -17,6 +17,7 @@ from tests.processing.examples import frames, image_example, sample, sound, vide
 def model_positions(tiny: Path, batch: Batch) -> torch.Tensor:
     model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(tiny)
     inputs = batch.inputs
+    positions: torch.Tensor
     positions, _ = model.model.get_rope_index(
         inputs["input_ids"],
         inputs.get("image_grid_thw"),
@@ -53,7 +54,7 @@ def test_two_videos_two_sounds_and_odd_time_scales_equal_the_models(tiny: Path) 
 def test_released_grids_lie_50_positions_apart(processor: NativeProcessor) -> None:
     inputs = processor.encode(video_example()).inputs
     times = inputs["position_ids"][0][inputs["input_ids"] == processor.placeholders.video]
-    assert times.unique().diff().tolist() == [50, 50, 50, 50]
+    assert torch.unique(times).diff().tolist() == [50, 50, 50, 50]
 
 
 def test_one_second_a_grid_would_give_other_positions() -> None:
