@@ -5,6 +5,9 @@ never change a digit. NaN means that nothing was scored.
 """
 
 from crab_lightning.metrics.base import BenchmarkMetric
+from crab_lightning.metrics.boxes import BoxIoU, box_iou
+from crab_lightning.metrics.caption_tools import CaptionToolMissing, ptb_tokenize, python_tokenize
+from crab_lightning.metrics.captions import CaptionScores
 from crab_lightning.metrics.classification import (
     INVALID,
     Accuracy,
@@ -13,17 +16,35 @@ from crab_lightning.metrics.classification import (
     WeightedAverageRecall,
     WeightedF1,
 )
+from crab_lightning.metrics.detection import EventMeanAP
+from crab_lightning.metrics.event_localization import SegmentAccuracy, decode_segments
+from crab_lightning.metrics.event_parsing import EventParsingF
+from crab_lightning.metrics.masks import PROTOCOLS, MaskJF, MaskProtocol, NullMaskS
 from crab_lightning.metrics.question_answering import AVQAAccuracy, GroupedAccuracy, MusicAVQAAccuracy
 
 __all__ = [
     "INVALID",
+    "PROTOCOLS",
     "AVQAAccuracy",
     "Accuracy",
     "BenchmarkMetric",
+    "BoxIoU",
+    "CaptionScores",
+    "CaptionToolMissing",
     "ConfusionMatrix",
+    "EventMeanAP",
+    "EventParsingF",
     "GroupedAccuracy",
+    "MaskJF",
+    "MaskProtocol",
     "MusicAVQAAccuracy",
+    "NullMaskS",
+    "SegmentAccuracy",
     "UnweightedAverageRecall",
     "WeightedAverageRecall",
     "WeightedF1",
+    "box_iou",
+    "decode_segments",
+    "ptb_tokenize",
+    "python_tokenize",
 ]

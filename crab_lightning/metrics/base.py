@@ -69,6 +69,11 @@ class BenchmarkMetric(Metric):
         self.add_state(name, [], dist_reduce_fx="cat")
         self._typed_lists[name] = dtype
 
+    def append(self, name: str, values: Tensor) -> None:
+        """Add one-dimensional values to a list state."""
+        state: list[Tensor] = getattr(self, name)
+        state.append(values.to(self.device, self._typed_lists[name]))
+
     def joined(self, name: str) -> Tensor:
         """Return a list state as one tensor, before or after synchronisation."""
         state: Tensor | list[Tensor] = getattr(self, name)

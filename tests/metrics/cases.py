@@ -42,6 +42,58 @@ def _questions(count: int, groups: int) -> list[tuple[Any, ...]]:
     return list(zip(correct, torch.randint(-1, groups, (count, 1), generator=generator), strict=True))
 
 
+def _segments(count: int) -> list[tuple[Any, ...]]:
+    generator = torch.Generator().manual_seed(2)
+    pred = torch.randint(-1, 3, (count, 1, 10), generator=generator)
+    return list(zip(pred, torch.randint(0, 3, (count, 1, 10), generator=generator), strict=True))
+
+
+def _random(count: int, *shape: int, seed: int = 3) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return list(torch.rand(count, 1, *shape, generator=generator))
+
+
+def _parsings(count: int) -> list[tuple[Any, ...]]:
+    return [tuple((video > 0.8).unbind(dim=1)) for video in _random(count, 4, 25, 10)]
+
+
+def _boxes(count: int) -> list[tuple[Any, ...]]:
+    low, size = torch.stack(_random(2 * count, 2)), torch.stack(_random(2 * count, 2, seed=4))
+    boxes = torch.cat([low, low + size], dim=-1)
+    return list(zip(boxes[:count], boxes[count:], strict=True))
+
+
+def _masks(count: int, frames: int = 1) -> list[tuple[Any, ...]]:
+    pairs: list[tuple[Any, ...]] = []
+    generator = torch.Generator().manual_seed(5)
+    for i in range(count):
+        logits = torch.randn(frames, 9, 8, generator=generator)
+        truth = torch.rand(frames, 9, 8, generator=generator) > 0.6
+        truth[: i % 2] = False
+        pairs.append((logits, truth))
+    return pairs
+
+
+def _videos(count: int) -> list[tuple[Any, ...]]:
+    """Videos with events that overlap by chance; every other one without scores."""
+    generator = torch.Generator().manual_seed(6)
+    videos: list[tuple[Any, ...]] = []
+    for i in range(count):
+        events, found = 1 + i % 3, i % 4
+        start = 10 * torch.rand(events + found, 1, generator=generator)
+        spans = torch.cat([start, start + 6], dim=1)
+        labels = torch.randint(0, 3, (events + found,), generator=generator)
+        scores = torch.rand(found, generator=generator) if i % 2 else torch.ones(found)
+        videos.append((spans[events:], labels[events:], scores, spans[:events], labels[:events]))
+    return videos
+
+
+def _captions(count: int) -> list[tuple[Any, ...]]:
+    words = ["two", "dogs", "bark", "near", "caf\u00e9", "the", "old", "man's", "car"]
+    text = [" ".join(words[i % 5 : 4 + i % 7]) for i in range(3 * count)]
+    return [([text[3 * i]], [text[3 * i + 1 : 3 * i + 2 + i % 2]]) for i in range(count)]
+
+
 CASES: dict[str, Case] = {
     "accuracy": Case(metrics.Accuracy, _labels(13, 4, 0)),
     "confusion": Case(lambda: metrics.ConfusionMatrix(5), _labels(13, 5, 1)),
@@ -50,4 +102,16 @@ CASES: dict[str, Case] = {
     "waf": Case(lambda: metrics.WeightedF1(5), _labels(13, 5, 1)),
     "music_avqa": Case(metrics.MusicAVQAAccuracy, _questions(23, 9)),
     "avqa": Case(metrics.AVQAAccuracy, _questions(23, 8)),
+    "ave": Case(metrics.SegmentAccuracy, _segments(7)),
+    "llp": Case(metrics.EventParsingF, _parsings(9)),
+    "arig": Case(metrics.BoxIoU, _boxes(11)),
+    "jf_crabplus": Case(metrics.MaskJF, [(logits > 0, truth) for logits, truth in _masks(9)]),
+    "jf_framewise": Case(lambda: metrics.MaskJF("framewise"), _masks(9)),
+    "jf_avsbench": Case(lambda: metrics.MaskJF("avsbench"), _masks(6, frames=5)),
+    "jf_refavs": Case(lambda: metrics.MaskJF("refavs"), _masks(6, frames=10)),
+    "s_crabplus": Case(metrics.NullMaskS, [(logits > 0,) for logits, _ in _masks(9)]),
+    "s_framewise": Case(lambda: metrics.NullMaskS("framewise"), [pair[:1] for pair in _masks(9)]),
+    "s_refavs": Case(lambda: metrics.NullMaskS("refavs"), [pair[:1] for pair in _masks(6, frames=10)]),
+    "unav": Case(lambda: metrics.EventMeanAP(3), _videos(12), batched=False),
+    "captions": Case(lambda: metrics.CaptionScores("python", with_meteor=False), _captions(9)),
 }

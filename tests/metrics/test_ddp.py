@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def test_unequal_and_empty_shares_give_the_digits_of_one_process(world: int, tmp
         for arguments in case.samples:
             collection.update(*arguments)
         alone[name] = digits(collection.compute())
-    mp.spawn(_work, args=(world, str(tmp_path)), nprocs=world)
+    # The server imports torch once and forks every process from there.
+    multiprocessing.set_forkserver_preload([__name__])
+    mp.start_processes(_work, args=(world, str(tmp_path)), nprocs=world, start_method="forkserver")
     for rank in range(world):
         found = torch.load(tmp_path / f"{rank}.pt")
         for name in CASES:

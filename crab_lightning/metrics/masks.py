@@ -1,0 +1,315 @@
+"""Segmentation: J, F and S of masks under the protocols in use (S4, MS3, Ref-AVS)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from crab_lightning.metrics.base import BenchmarkMetric, mean_of, to_units
+
+BETA_SQUARED = 0.3
+_LEVELS = 255
+
+
+@dataclass(frozen=True)
+class MaskProtocol:
+    """How published code turns masks into J, F and S.
+
+    Args:
+        binary: Masks are binary and an empty truth wants an empty prediction; otherwise probabilities count.
+        threshold: Probability above which a pixel is in the mask that J sees.
+        frames_per_batch: Frames over which F takes its best threshold and S pools pixels.
+        source: The code that defines it.
+    """
+
+    binary: bool
+    threshold: float
+    frames_per_batch: int
+    source: str
+
+
+PROTOCOLS = {
+    "crabplus": MaskProtocol(
+        True, 0.5, 1, "GeWu-Lab/Crab_Plus seg/scripts/inference_3.py, inference_ref_3.py"
+    ),
+    "avsbench": MaskProtocol(False, 0.5, 5, "OpenNLPLab/AVSBench avs_scripts/avs_s4/utils/utility.py"),
+    "framewise": MaskProtocol(False, 0.5, 1, "GeWu-Lab/Crab utils/avss_utils.py, one frame at a time"),
+    "refavs": MaskProtocol(False, 0.4, 10, "GeWu-Lab/Ref-AVS utils/metric/utility.py"),
+}
+
+
+def find_protocol(name: str, frames_per_batch: int | None) -> MaskProtocol:
+    """Look up a protocol and set its batch size.
+
+    Args:
+        name: Key of ``PROTOCOLS``.
+        frames_per_batch: Frames in a batch, ``None`` for the protocol's own.
+
+    Raises:
+        ValueError: If the name is unknown, or the protocol scores frames singly and another number is asked.
+    """
+    if name not in PROTOCOLS:
+        raise ValueError(f"no mask protocol '{name}'; there are: {', '.join(PROTOCOLS)}")
+    found = PROTOCOLS[name]
+    if frames_per_batch is None:
+        return found
+    if frames_per_batch < 0 or (found.frames_per_batch == 1 and frames_per_batch != 1):
+        raise ValueError(
+            f"frames_per_batch is {frames_per_batch}; protocol '{name}' "
+            + ("scores every frame alone" if found.frames_per_batch == 1 else "needs 0 or more")
+        )
+    return MaskProtocol(found.binary, found.threshold, frames_per_batch, found.source)
+
+
+def _check(pred: Tensor, protocol: MaskProtocol) -> None:
+    if pred.ndim != 3:
+        raise ValueError(f"pred has shape {tuple(pred.shape)}; masks must be (frames, height, width)")
+    if pred.dtype != torch.bool and (protocol.binary or not pred.is_floating_point()):
+        wanted = "bool masks" if protocol.binary else "bool masks or floating-point logits"
+        raise ValueError(f"pred is {pred.dtype}; this protocol takes {wanted}")
+    if pred.is_floating_point() and bool(pred.isnan().any()):
+        raise ValueError("pred holds NaN logits; the model that made them has diverged")
+
+
+def _batches(frames: int, protocol: MaskProtocol) -> list[int]:
+    """Sizes of the protocol's batches that F frames of one update make; the last may be short."""
+    size = protocol.frames_per_batch or frames
+    return [min(size, frames - first) for first in range(0, frames, size)] if frames else []
+
+
+def _pixels(masks: Tensor) -> Tensor:
+    """Count the pixels that are set in each mask; float64 ``(F,)``."""
+    return masks.flatten(1).sum(dim=1).to(torch.float64)
+
+
+def binary_scores(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """J and F of binary masks, frame by frame.
+
+    Both empty: 1 and 1. One empty: 0 and 0.
+
+    Args:
+        pred: bool ``(F, H, W)``.
+        target: bool ``(F, H, W)``.
+
+    Returns:
+        J and F, float64 ``(F,)`` each.
+    """
+    hits, positive, true = _pixels(pred & target), _pixels(pred), _pixels(target)
+    union = positive + true - hits
+    jaccard = torch.where(union > 0, hits / union.clamp(min=1), 1.0)
+    precision = torch.where(positive > 0, hits / positive.clamp(min=1), 1.0)
+    recall = torch.where(true > 0, hits / true.clamp(min=1), 1.0)
+    return jaccard, _f_score(precision, recall)
+
+
+def _f_score(precision: Tensor, recall: Tensor) -> Tensor:
+    below = BETA_SQUARED * precision + recall
+    return torch.where(below > 0, (1 + BETA_SQUARED) * precision * recall / below.clamp(min=1e-300), 0.0)
+
+
+def background_jaccard(pred: Tensor, target: Tensor) -> Tensor:
+    """J of binary masks; a frame with empty truth scores its share of background. float64 ``(F,)``."""
+    hits, positive, true = _pixels(pred & target), _pixels(pred), _pixels(target)
+    area = float(pred.shape[1] * pred.shape[2])
+    # The 1e-7 is the official one. It matters to no printed digit, but it keeps 0/0 out.
+    return torch.where(true > 0, hits / (positive + true - hits + 1e-7), (area - positive) / (area + 1e-7))
+
+
+def f_curves(pred: Tensor, target: Tensor) -> Tensor:
+    """F of each frame at the 255 thresholds from 0 to 1.
+
+    Args:
+        pred: bool masks or logits ``(F, H, W)``; a set pixel of a bool mask passes every threshold but 1, and
+            an unset one only threshold 0.
+        target: bool ``(F, H, W)``.
+
+    Returns:
+        float64 ``(F, 255)``; 0 where F is undefined.
+    """
+    frames, area = pred.shape[0], pred.shape[1] * pred.shape[2]
+    true = _pixels(target)
+    hits, positive = (torch.zeros(frames, _LEVELS, dtype=torch.float64, device=pred.device) for _ in range(2))
+    if pred.dtype == torch.bool:
+        hits[:, 1:-1], positive[:, 1:-1] = _pixels(pred & target)[:, None], _pixels(pred)[:, None]
+        hits[:, 0], positive[:, 0] = true, float(area)
+    else:
+        levels = torch.linspace(0, 1, _LEVELS, device=pred.device)
+        passed = torch.bucketize(torch.sigmoid(pred.float()).flatten(1), levels, right=True, out_int32=True)
+        # One histogram for all: frame, number of thresholds passed, in the truth or not.
+        cell = passed + torch.arange(frames, device=pred.device)[:, None] * (_LEVELS + 1)
+        cell = cell * 2 + target.flatten(1)
+        counts = torch.bincount(cell.flatten(), minlength=frames * (_LEVELS + 1) * 2)
+        counts = counts.view(frames, _LEVELS + 1, 2).to(torch.float64)
+        reached = counts.flip(1).cumsum(dim=1).flip(1)[:, 1:]
+        hits, positive = reached[..., 1], reached.sum(dim=-1)
+    return _f_score(hits / positive.clamp(min=1), hits / true.clamp(min=1)[:, None])
+
+
+class MaskJF(BenchmarkMetric):
+    """Jaccard index J and F-measure (beta squared 0.3) of masks, in [0, 1]; higher is better.
+
+    Keys: ``j``, ``f``, and for protocols with batches ``frames_per_batch``, the mean that was met.
+
+    - ``crabplus`` (the default of this framework): binary masks, frame by frame. Both masks empty scores 1
+      and 1; one empty 0 and 0.
+    - ``avsbench``: probability above 0.5 for J; a frame with empty truth scores its share of background. F is
+      the best of 255 thresholds on the mean curve of a batch, frames with empty truth left out; 0 when all
+      are. Mean over batches, so F depends on the batch size (5 frames, one video, by default; the published
+      script has 20).
+    - ``framewise``: as ``avsbench``, each frame its own batch; a frame with empty truth adds 0 to F.
+    - ``refavs``: as ``avsbench``, but J takes probabilities above 0.4. Batches of 10 frames (one clip) by
+      default; the published runner has 40.
+
+    Values under different protocols are not comparable. An answer without a mask is given as an empty one. No
+    frames: NaN. Only the division of an ``update`` into batches depends on the caller: hand over all frames
+    of a batch in one update; several batches are cut off in order, the last may be short and weighs as much.
+
+    Source: see ``PROTOCOLS``.
+
+    Args:
+        protocol: ``crabplus``, ``avsbench``, ``framewise`` or ``refavs``.
+        frames_per_batch: Frames in a batch; 0 makes each update one batch. Left out: the protocol's own.
+
+    Raises:
+        ValueError: If there is no such protocol, or it has no batches to choose.
+    """
+
+    j_units: Tensor
+    f_units: Tensor
+    batches: Tensor
+    frames: Tensor
+
+    def __init__(self, protocol: str = "crabplus", frames_per_batch: int | None = None) -> None:
+        super().__init__()
+        self.protocol = find_protocol(protocol, frames_per_batch)
+        self.has_batches = PROTOCOLS[protocol].frames_per_batch != 1
+        for name in ("j_units", "f_units", "batches", "frames"):
+            self.add_sum(name)
+
+    def update(self, pred: Tensor, target: Tensor) -> None:
+        """Add F frames.
+
+        Args:
+            pred: bool masks ``(F, H, W)``; all protocols but ``crabplus`` also take logits.
+            target: bool ``(F, H, W)``.
+
+        Raises:
+            ValueError: If shapes or types are others.
+        """
+        _check(pred, self.protocol)
+        if target.dtype != torch.bool or target.shape != pred.shape:
+            raise ValueError(
+                f"target is {target.dtype} {tuple(target.shape)}; it must be bool and {tuple(pred.shape)}"
+            )
+        self.frames += pred.shape[0]
+        if self.protocol.binary:
+            jaccard, f_score = binary_scores(pred, target)
+        elif self.protocol.frames_per_batch == 1:
+            jaccard = self._jaccard(pred, target)
+            f_score = f_curves(pred, target).amax(dim=1) * target.flatten(1).any(dim=1)
+        else:
+            jaccard, f_score = self._batch_scores(pred, target)
+        self.j_units += to_units(jaccard).sum()
+        self.f_units += to_units(f_score).sum()
+        self.batches += jaccard.numel()
+
+    def _jaccard(self, pred: Tensor, target: Tensor) -> Tensor:
+        mask = pred if pred.dtype == torch.bool else torch.sigmoid(pred.float()) > self.protocol.threshold
+        return background_jaccard(mask, target)
+
+    def _batch_scores(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        sizes = _batches(pred.shape[0], self.protocol)
+        jaccard = [part.mean() for part in torch.split(self._jaccard(pred, target), sizes)]
+        f_scores = []
+        for curves, truth in zip(
+            torch.split(f_curves(pred, target), sizes), torch.split(target, sizes), strict=True
+        ):
+            kept = curves[truth.flatten(1).any(dim=1)]
+            f_scores.append(kept.mean(dim=0).max() if len(kept) else curves.new_zeros(()))
+        none = torch.zeros(0, dtype=torch.float64, device=pred.device)
+        return (torch.stack(jaccard), torch.stack(f_scores)) if sizes else (none, none)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return ``j`` and ``f``, and where the protocol has batches ``frames_per_batch``."""
+        scores = {"j": mean_of(self.j_units, self.batches), "f": mean_of(self.f_units, self.batches)}
+        if self.has_batches:
+            scores["frames_per_batch"] = self.frames.to(torch.float64) / self.batches
+        return scores
+
+
+class NullMaskS(BenchmarkMetric):
+    """S on frames where nothing is to be segmented (Ref-AVS null set); 0 is best, lower is better.
+
+    Keys: ``s``; for ``crabplus`` also ``s_infinite``, for ``refavs`` also ``frames_per_batch`` as it was met.
+
+    - ``crabplus``: square root of predicted over unpredicted pixels of a frame. A full mask is infinite: it
+      is left out of the mean and counted in ``s_infinite``. Frames seen but none finite: 0.
+    - ``framewise``: square root of predicted over all pixels of a frame, in [0, 1].
+    - ``refavs``: the same with the pixels of a batch pooled; depends on the batch size (10 frames by
+      default).
+
+    An answer without a mask scores 0 as an empty mask, so read S beside the count of unread answers. No
+    frames: NaN.
+
+    Source: ``calculate_s_metric`` in GeWu-Lab/Crab_Plus seg/scripts/inference_ref_3.py, ``metric_s_for_null``
+    in GeWu-Lab/Crab utils/avss_utils.py and GeWu-Lab/Ref-AVS utils/metric/utility.py.
+
+    Args:
+        protocol: ``crabplus``, ``framewise`` or ``refavs``.
+        frames_per_batch: Frames in a batch; 0 makes each update one batch. Left out: the protocol's own.
+
+    Raises:
+        ValueError: If the protocol has no S, or no batches to choose.
+    """
+
+    higher_is_better = False
+    s_units: Tensor
+    scored: Tensor
+    infinite: Tensor
+    frames: Tensor
+
+    def __init__(self, protocol: str = "crabplus", frames_per_batch: int | None = None) -> None:
+        super().__init__()
+        self.protocol = find_protocol(protocol, frames_per_batch)
+        self.has_batches = PROTOCOLS[protocol].frames_per_batch != 1
+        if protocol == "avsbench":
+            raise ValueError("protocol 'avsbench' defines no S; use crabplus, framewise or refavs")
+        for name in ("s_units", "scored", "infinite", "frames"):
+            self.add_sum(name)
+
+    def update(self, pred: Tensor) -> None:
+        """Add F frames.
+
+        Args:
+            pred: bool masks ``(F, H, W)``; all protocols but ``crabplus`` also take logits (a pixel is set
+                where its probability is above 0.5).
+
+        Raises:
+            ValueError: If shape or type is another.
+        """
+        _check(pred, self.protocol)
+        mask = pred if pred.dtype == torch.bool else torch.sigmoid(pred.float()) > 0.5
+        positive, area = _pixels(mask), float(pred.shape[1] * pred.shape[2])
+        sizes = _batches(pred.shape[0], self.protocol)
+        pooled = [part.sum() / (area * len(part)) for part in torch.split(positive, sizes)] if sizes else []
+        share = torch.stack(pooled) if pooled else positive
+        if self.protocol.binary:
+            finite = positive < area
+            share = positive[finite] / (area - positive[finite])
+            self.infinite += (~finite).sum()
+        self.s_units += to_units(share.sqrt()).sum()
+        self.scored += share.numel()
+        self.frames += pred.shape[0]
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return ``s`` and the counts that belong to it."""
+        if self.protocol.binary:
+            nothing_finite = (self.scored == 0) & (self.frames > 0)
+            scores = {"s": torch.where(nothing_finite, 0.0, mean_of(self.s_units, self.scored))}
+            return {**scores, "s_infinite": self.infinite}
+        scores = {"s": mean_of(self.s_units, self.scored)}
+        if self.has_batches:
+            scores["frames_per_batch"] = self.frames.to(torch.float64) / self.scored
+        return scores
