@@ -1,4 +1,4 @@
-"""Annotation files in the style of the source datasets, for code that reads those instead of the manifests."""
+"""Annotation files in the style of the source datasets, for code that reads those."""
 
 from __future__ import annotations
 

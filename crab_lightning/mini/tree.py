@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -170,9 +171,7 @@ def _write_media(base: Path, groups: list[tuple[MediaFile, ...]], workers: int, 
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             queue = iter(todo)
-            running = {
-                pool.submit(write_files, base, g) for g, _ in zip(queue, range(4 * workers), strict=False)
-            }
+            running = {pool.submit(write_files, base, g) for g in islice(queue, 4 * workers)}
             while running:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
