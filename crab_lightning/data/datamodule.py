@@ -1,0 +1,300 @@
+"""The one DataModule: any subset of the datasets, mixed, split, decoded and batched for any model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import lightning
+import numpy as np
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from numpy.typing import NDArray
+
+from crab_lightning.data.dataset import AVDataset, target_policy
+from crab_lightning.data.keys import check_datasets, check_numbers
+from crab_lightning.data.lengths import DIRECT_CHARACTERS, guess_tokens
+from crab_lightning.data.loader import BatchLoader, TrainLoader
+from crab_lightning.data.loading import DropModality, heard_window
+from crab_lightning.data.mixture import Mixture
+from crab_lightning.data.mixture_table import MixtureRow, mixture_rows, mixture_table
+from crab_lightning.data.packed import PackedSamples
+from crab_lightning.data.rows import Rows, read_rows
+from crab_lightning.data.samplers import EvalBatches, TrainBatches
+from crab_lightning.data.subset import balanced_subset
+from crab_lightning.processing import Geometry, Processor
+from crab_lightning.structures import DatasetSpec, Sample, Split
+from crab_lightning.tasks.base import Task
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+LoaderT = TypeVar("LoaderT", bound=BatchLoader)
+
+
+class AVDataModule(lightning.LightningDataModule):
+    """Mixes any subset of the AV-UIE v2 datasets for training, and serves each of them for evaluation.
+
+    A part of the training rows is set aside for validation, whole recordings at a time and across datasets.
+    The model's own processor encodes the samples, so the same data section serves every model.
+
+    Args:
+        root: Folder that holds ``AVUIE_2/<dataset>/{train,test}.json`` and the media.
+        tasks: The tasks, by a key of your choice: ``{captioning: {class_path: ...}}``.
+        datasets: The mixture, by a key of your choice (the released task ids, by custom): each row names its
+            ``task`` and ``layout``. One value of one row is changed with ``--data.datasets.ave.weight 2``.
+        batch_size: Training samples of one process in a step.
+        eval_batch_size: Samples of one process in a step of validation, test and predict.
+        num_workers: Processes that load samples beside each training process; 0 loads in the training
+            process itself, which then waits for every clip. About one for each CPU core that is free.
+        prefetch_batches: Batches that each worker prepares ahead; more evens out clips that decode slowly.
+        epoch_size: Samples drawn in an epoch. Left out: as many as there are training rows, and with the
+            weights left out too an epoch is every row exactly once.
+        temperature: Datasets are drawn with chance ``weight ** (1 / temperature)``: 1 keeps the weights,
+            larger values draw small datasets more often, 1000 draws all equally.
+        length_window: Number of training batches within which samples of like length are grouped: 32 saves
+            about a quarter of the tokens at batch 4, and makes most batches a single task's; 1 shuffles
+            freely, as the paper's run did.
+        val_share: Share of the recordings set aside for validation. Datasets without a test manifest
+            (mer24, unav, avcap) are tested on them.
+        val_generate_per_dataset: Validation samples of each dataset that the model answers in words, the
+            same ones every time, balanced over the answers. Left out: all. The loss is measured on all
+            validation samples either way.
+        geometry: ``released`` gives the model the input of the released adapter: two-clip questions fused,
+            audio windows, 2 s a pair of frames. ``plain`` gives whole clips, apart, on their true time scale.
+        drop_modality: Replace ``audio`` by silence or ``vision`` by grey in every split: the ablation that
+            shows whether a model listens and looks.
+        audio_swap: Give every clip the sound of another clip of its dataset, in every split.
+        seed: Decides order, validation split, row limits, mixed targets and subsets, on any number of
+            processes and workers.
+
+    Raises:
+        ValueError: If a key or number in the rows makes no sense; the message names it.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        # Bare on purpose: jsonargparse 4.53 loses a subclass's own arguments behind Task[Any].
+        tasks: dict[str, Task],  # type: ignore[type-arg]
+        datasets: dict[str, DatasetSpec],
+        batch_size: int = 4,
+        eval_batch_size: int = 8,
+        num_workers: int = 0,
+        prefetch_batches: int = 2,
+        epoch_size: int | None = None,
+        temperature: float = 1.0,
+        length_window: int = 1,
+        val_share: float = 0.05,
+        val_generate_per_dataset: int | None = 32,
+        geometry: Geometry = "released",
+        drop_modality: DropModality | None = None,
+        audio_swap: bool = False,
+        seed: int = 42,
+    ) -> None:
+        super().__init__()
+        check_datasets(tasks, datasets)
+        check_numbers(
+            val_share,
+            {
+                "batch_size": (batch_size, 1),
+                "eval_batch_size": (eval_batch_size, 1),
+                "num_workers": (num_workers, 0),
+                "prefetch_batches": (prefetch_batches, 1),
+                "epoch_size": (epoch_size, 1),
+                "length_window": (length_window, 1),
+                "val_generate_per_dataset": (val_generate_per_dataset, 0),
+            },
+        )
+        if temperature <= 0:
+            raise ValueError(f"data.temperature is {temperature}; it must be above 0 (1 keeps the weights)")
+        self.root = Path(root)
+        self.tasks = tasks
+        self.datasets = dict(datasets)
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.num_workers, self.prefetch_batches = num_workers, prefetch_batches
+        self.epoch_size, self.temperature, self.length_window = epoch_size, temperature, length_window
+        self.val_share, self.val_generate_per_dataset = val_share, val_generate_per_dataset
+        self.geometry, self.drop_modality, self.audio_swap = geometry, drop_modality, audio_swap
+        self.seed = seed
+        self.test_skip_ids: frozenset[str] = frozenset()
+        """Sample ids that ``test`` leaves out: answered before a test that is taken up again."""
+        self._processor: Processor | None = None
+        self._rows: Rows | None = None
+        self._open: list[BatchLoader] = []
+
+    @property
+    def processor(self) -> Processor:
+        """What encodes the samples: the one that was set, else that of the Trainer's model.
+
+        Raises:
+            RuntimeError: If there is neither.
+            ValueError: If it was made for another geometry.
+        """
+        processor = self._processor
+        if processor is None:
+            if self.trainer is None:
+                raise RuntimeError("set datamodule.processor to use the data module without a Trainer")
+            processor = self.trainer.lightning_module.processor
+        assert processor is not None
+        if processor.geometry != self.geometry:
+            raise ValueError(
+                f"data.geometry is '{self.geometry}', but the model's processor is made for "
+                f"'{processor.geometry}'; set data.geometry and the model's geometry to the same"
+            )
+        return processor
+
+    @processor.setter
+    def processor(self, processor: Processor) -> None:
+        self._processor = processor
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the manifests, once, and print the mixture before training."""
+        if self._rows is None:
+            self._rows = read_rows(self.root, self.tasks, self.datasets, self.val_share, self.seed)
+            self.datasets = dict(self._rows.specs)
+        if stage == "fit":
+            self._print_mixture()
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Stop the workers; the rows stay, for callbacks that report at the end."""
+        while self._open:
+            self._open.pop().close()
+
+    def samples(self, split: Split, dataset: str | None = None) -> list[Sample]:
+        """Return the samples of a split, of one dataset or of all in the order of the config.
+
+        Args:
+            split: ``train``, ``val`` or ``test``; ``test`` of a dataset without a test manifest is its
+                validation split.
+            dataset: Key of a dataset; all of them when ``None``.
+        """
+        rows = self._read()
+        names = self.datasets if dataset is None else [dataset]
+        return [sample for name in names for sample in rows.splits[split][name]]
+
+    def train_dataloader(self) -> TrainLoader:
+        """Return the loader of the mixture; it can be resumed at any step."""
+        samples = self._pack("train")
+        mixture = self._mixture()
+        rank, world = self._place()
+        lengths = self._lengths(samples, with_target=True) if self.length_window > 1 else None
+        return self._track(
+            TrainLoader(
+                self._dataset(samples, with_target=True),
+                TrainBatches(mixture, self.batch_size, rank, world, self.length_window, lengths),
+                self.num_workers,
+                self.prefetch_batches,
+                drawn_from={
+                    "rows": dict(mixture.rows),
+                    "shares": mixture.shares,
+                    "epoch": len(mixture),
+                    "seed": self.seed,
+                },
+            )
+        )
+
+    def val_dataloader(self) -> list[BatchLoader]:
+        """Return a loader with labels for the loss, and one of prompts to be answered."""
+        rows = self._read()
+        chosen: list[Sample] = []
+        for name in self.datasets:
+            samples = rows.splits["val"][name]
+            answers, count = self._answers(samples), self.val_generate_per_dataset
+            picked = balanced_subset([s.id for s in samples], answers, count, self.seed)
+            chosen += [samples[i] for i in picked]
+        return [
+            self._eval_loader(self._pack("val"), with_target=True),
+            self._eval_loader(PackedSamples(chosen), with_target=False),
+        ]
+
+    def test_dataloader(self) -> BatchLoader:
+        """Return a loader of prompts over every dataset's test rows."""
+        samples = self._pack("test")
+        if self.test_skip_ids:
+            samples = PackedSamples(sample for sample in samples if sample.id not in self.test_skip_ids)
+        return self._eval_loader(samples, with_target=False)
+
+    def predict_dataloader(self) -> BatchLoader:
+        """Return a loader of prompts over every dataset's test rows."""
+        return self._eval_loader(self._pack("test"), with_target=False)
+
+    def mixture(self) -> list[MixtureRow]:
+        """Return what is mixed, a row for each dataset."""
+        return mixture_rows(self._read(), self._mixture())
+
+    def mixture_table(self) -> Table:
+        """Return the mixture as a table to print."""
+        return mixture_table(self.mixture(), self._read().unsplit, len(self._mixture()), self.temperature)
+
+    @rank_zero_only  # type: ignore[untyped-decorator]
+    def _print_mixture(self) -> None:
+        from rich.console import Console
+
+        Console().print(self.mixture_table())
+
+    def _read(self) -> Rows:
+        if self._rows is None:
+            raise RuntimeError("the manifests have not been read yet: call datamodule.setup() first")
+        return self._rows
+
+    def _mixture(self) -> Mixture:
+        return Mixture(
+            rows={name: len(samples) for name, samples in self._read().splits["train"].items()},
+            weights={name: spec.weight for name, spec in self.datasets.items() if spec.weight is not None},
+            temperature=self.temperature,
+            epoch_size=self.epoch_size,
+            seed=self.seed,
+        )
+
+    def _pack(self, split: Split) -> PackedSamples:
+        rows = self._read()
+        return PackedSamples.joined([rows.splits[split][name] for name in self.datasets])
+
+    def _answers(self, samples: Sequence[Sample]) -> list[str]:
+        return [self.tasks[sample.task].target(sample, "direct") for sample in samples]
+
+    def _dataset(self, samples: PackedSamples, with_target: bool) -> AVDataset:
+        return AVDataset(
+            samples,
+            self.tasks,
+            self.datasets,
+            self.processor,
+            geometry=self.geometry,
+            drop_modality=self.drop_modality,
+            audio_swap=self.audio_swap,
+            with_target=with_target,
+            seed=self.seed,
+        )
+
+    def _eval_loader(self, samples: PackedSamples, with_target: bool) -> BatchLoader:
+        rank, world = self._place()
+        groups: dict[str, list[int]] = {}
+        for index, sample in enumerate(samples):
+            groups.setdefault(sample.dataset, []).append(index)
+        lengths = self._lengths(samples, with_target)
+        batches = EvalBatches(list(groups.values()), lengths, self.eval_batch_size, rank, world)
+        return self._track(
+            BatchLoader(self._dataset(samples, with_target), batches, self.num_workers, self.prefetch_batches)
+        )
+
+    def _lengths(self, samples: PackedSamples, with_target: bool) -> NDArray[np.int32]:
+        return np.fromiter((self._length(sample, with_target) for sample in samples), np.int32, len(samples))
+
+    def _length(self, sample: Sample, with_target: bool) -> int:
+        spec = self.datasets[sample.dataset]
+        window = heard_window(spec, self.geometry)
+        written = 0
+        if with_target:
+            reasons = target_policy(sample, spec, self.seed) == "reasoning"
+            written = len(sample.target or "") if reasons else DIRECT_CHARACTERS
+        return guess_tokens(sample, spec, window, self.tasks[sample.task].prompt(sample), written)
+
+    def _place(self) -> tuple[int, int]:
+        """Return this process's rank and the number of processes that get different samples."""
+        kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
+        return (0, 1) if not kwargs else (int(kwargs["rank"]), int(kwargs["num_replicas"]))
+
+    def _track(self, loader: LoaderT) -> LoaderT:
+        self._open.append(loader)
+        return loader

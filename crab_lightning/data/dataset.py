@@ -1,0 +1,115 @@
+"""Samples to encoded examples: decode, fuse, choose the target, encode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import Dataset
+
+from crab_lightning.data.loading import (
+    DropModality,
+    SampleError,
+    check_placeholders,
+    fused_conversation,
+    load_media,
+    without,
+)
+from crab_lightning.data.samplers import Draw
+from crab_lightning.data.seeding import Indices, unit_hash
+from crab_lightning.data.swap import swapped_audio, with_sound_of
+from crab_lightning.processing import Geometry
+from crab_lightning.structures import DatasetSpec, Encoded, Example, Sample, TargetPolicy
+
+if TYPE_CHECKING:
+    from crab_lightning.processing import Processor
+    from crab_lightning.tasks.base import Task
+
+
+class AVDataset(Dataset[Encoded]):
+    """Loads samples of any datasets; travels to loader workers and draws nothing at random.
+
+    Args:
+        samples: What can be loaded, in any mix of datasets.
+        tasks: The tasks, by key.
+        specs: The datasets' rows, by key.
+        processor: Encodes the examples.
+        geometry: ``released`` fuses two-clip questions and keeps the released time scale; ``plain`` keeps
+            clips whole and apart, at their true time scale.
+        drop_modality: Replace this modality by silence or grey in every sample.
+        audio_swap: Give every clip the sound of another clip of its dataset.
+        with_target: Encode the text to be learnt; ``False`` gives prompts.
+        seed: Chooses which samples keep their reasoning, and the swapped sounds.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        tasks: Mapping[str, Task[Any]],
+        specs: Mapping[str, DatasetSpec],
+        processor: Processor,
+        *,
+        geometry: Geometry = "released",
+        drop_modality: DropModality | None = None,
+        audio_swap: bool = False,
+        with_target: bool = True,
+        seed: int = 42,
+    ) -> None:
+        self.samples, self.tasks, self.specs, self.processor = samples, tasks, specs, processor
+        self.geometry, self.drop_modality = geometry, drop_modality
+        self.with_target, self.seed = with_target, seed
+        self._donors: Indices | None = swapped_audio(samples, seed) if audio_swap else None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Encoded:
+        """Load and encode one sample.
+
+        Raises:
+            SampleError: If a file, the task or the processor refuses it.
+        """
+        sample = self.samples[index]
+        try:
+            return self.processor.encode(self.example(index))
+        except Exception as err:
+            notes = "".join(f" ({note})" for note in getattr(err, "__notes__", ()))
+            spec = self.specs[sample.dataset]
+            manifest = f"{spec.folder or spec.layout}/{'test' if sample.split == 'test' else 'train'}.json"
+            raise SampleError(
+                f"data.datasets.{sample.dataset}: sample '{sample.id}' (row {sample.row} of {manifest}) "
+                f"cannot be loaded: {type(err).__name__}: {err}{notes}"
+            ) from err
+
+    def __getitems__(self, draws: Sequence[Draw]) -> list[tuple[Encoded, bool]]:
+        """Load a batch's samples with their marks; the loader prefers this to single items."""
+        return [(self[draw.item], draw.repeated) for draw in draws]
+
+    def example(self, index: int) -> Example:
+        """Decode one sample, its text chosen, before any processor sees it."""
+        sample = self.samples[index]
+        spec, task = self.specs[sample.dataset], self.tasks[sample.task]
+        heard = sample
+        if self._donors is not None:
+            heard = with_sound_of(sample, self.samples[int(self._donors[index])])
+        loaded = load_media(heard, spec, self.geometry)
+        if self.drop_modality is not None:
+            loaded = without(loaded, self.drop_modality)
+        conversation = fused_conversation(task.prompt(sample), self.geometry)
+        check_placeholders(conversation, loaded, sample.task)
+        return Example(
+            sample=sample,
+            conversation=conversation,
+            target=task.target(sample, target_policy(sample, spec, self.seed)) if self.with_target else None,
+            videos=loaded.videos,
+            images=loaded.images,
+            audios=loaded.audios,
+            seconds_per_grid=loaded.seconds_per_grid,
+        )
+
+
+def target_policy(sample: Sample, spec: DatasetSpec, seed: int) -> TargetPolicy:
+    """Return how a sample's target is written; under a mixing ratio its id and the seed decide for good."""
+    if isinstance(spec.target, str):
+        return spec.target
+    return "reasoning" if unit_hash(seed, "target", sample.id) < spec.target else "direct"

@@ -1,0 +1,143 @@
+"""Loaders over the batches of this room.
+
+They are no subclasses of torch's: Lightning rebuilds a ``DataLoader`` that it is given (with its own
+distributed sampler, or its own batch sampler when predicting), which would undo the order and the marks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch.utils.data import DataLoader
+
+from crab_lightning.data.dataset import AVDataset
+from crab_lightning.data.samplers import EvalBatches, TrainBatches
+from crab_lightning.structures import Batch, Encoded
+
+if TYPE_CHECKING:
+    from crab_lightning.processing import Processor
+
+
+class _Collate:
+    """Pads a batch in the worker that loaded it."""
+
+    def __init__(self, processor: Processor) -> None:
+        self._processor = processor
+
+    def __call__(self, items: Sequence[tuple[Encoded, bool]]) -> Batch:
+        encoded, repeated = zip(*items, strict=True)
+        return self._processor.collate(encoded, repeated)
+
+
+class BatchLoader(Iterable[Batch]):
+    """Loads batches in the order of a batch sampler.
+
+    Args:
+        dataset: The samples.
+        batches: Which of them form each batch.
+        num_workers: Loader processes; 0 loads in the main process.
+        prefetch_batches: Batches that each worker prepares ahead.
+        persistent: Keep the workers between epochs.
+    """
+
+    def __init__(
+        self,
+        dataset: AVDataset,
+        batches: TrainBatches | EvalBatches,
+        num_workers: int = 0,
+        prefetch_batches: int = 2,
+        persistent: bool = False,
+    ) -> None:
+        self.dataset, self.batches = dataset, batches
+        self._loader: DataLoader[Encoded] | None = DataLoader(
+            dataset,
+            batch_sampler=cast("Any", batches),  # torch's stub asks for lists of int; ours are draws
+            collate_fn=_Collate(dataset.processor),
+            num_workers=num_workers,
+            prefetch_factor=prefetch_batches if num_workers else None,
+            persistent_workers=persistent and num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator: workers start with the first batch that is asked for, after the epoch has been set.
+        if self._loader is None:
+            raise RuntimeError("this loader was closed; ask the data module for a new one")
+        yield from self._loader
+
+    def close(self) -> None:
+        """Let go of persistent workers."""
+        self._loader = None
+
+
+class TrainLoader(BatchLoader):
+    """Training batches whose position Lightning stores in checkpoints and restores.
+
+    The position counts batches handed out, not indices that workers have prefetched, so it is right for any
+    number of workers; skipped batches are not decoded.
+
+    Args:
+        dataset: The samples.
+        batches: Which of them form each batch.
+        num_workers: Loader processes; 0 loads in the main process.
+        prefetch_batches: Batches that each worker prepares ahead.
+        persistent: Keep the workers between epochs.
+        drawn_from: What the order is made of; a position is only good for the same.
+    """
+
+    batches: TrainBatches
+
+    def __init__(
+        self,
+        dataset: AVDataset,
+        batches: TrainBatches,
+        num_workers: int = 0,
+        prefetch_batches: int = 2,
+        persistent: bool = True,
+        drawn_from: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(dataset, batches, num_workers, prefetch_batches, persistent)
+        self._drawn_from = dict(drawn_from or {})
+        self._step = 0
+
+    @property
+    def sampler(self) -> TrainBatches:
+        """What Lightning calls ``set_epoch`` on at the start of every epoch."""
+        return self.batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._step = self.batches.start
+        for batch in super().__iter__():
+            self._step += 1  # before the batch is used: a checkpoint written at its end counts it as done
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position in the epoch, equal on all processes."""
+        position = self.batches.state_dict(self._step)
+        return {**position, "steps": len(self.batches), "drawn_from": self._drawn_from}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue behind the last batch of a checkpoint.
+
+        Raises:
+            ValueError: If the checkpoint stopped within an epoch of other data.
+        """
+        before, now = state["drawn_from"], self._drawn_from
+        changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        if changed and 0 < state["step"] < state["steps"]:
+            found = "; ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed)
+            raise ValueError(
+                f"the checkpoint stopped at step {state['step']} of {state['steps']} of epoch {state['epoch']} "
+                f"of other data: {found}. Resume with the data settings of that run or from the end of an "
+                "epoch, or start a new run from its adapters."
+            )
+        if changed:  # between epochs new data are welcome; the epoch that ended has no rows left
+            self.batches.set_epoch(state["epoch"])
+            state = self.batches.state_dict(len(self.batches) if state["step"] else 0)
+        self.batches.load_state_dict(state)
+        self._step = self.batches.start

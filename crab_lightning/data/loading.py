@@ -1,0 +1,151 @@
+"""One sample's files to tensors, as its dataset's row and the geometry ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from crab_lightning import media
+from crab_lightning.processing import Geometry
+from crab_lightning.structures import (
+    AudioWindow,
+    Conversation,
+    DatasetSpec,
+    Media,
+    Sample,
+    single_placeholder,
+)
+
+DropModality = Literal["audio", "vision"]
+
+# The released loader never passes the sampled rate on, so the model sees every clip at one pair of frames
+# in 2 s, whatever its length (AV-UIE v2 section 3).
+RELEASED_SECONDS_PER_GRID = 2.0
+MID_GREY = 128
+
+
+class SampleError(ValueError):
+    """A sample cannot be loaded; the message names its dataset, id, manifest row and file."""
+
+
+@dataclass
+class LoadedMedia:
+    """Decoded media of one sample, in conversation order.
+
+    Args:
+        videos: Frames, uint8 ``(F, 3, H, W)`` each.
+        images: uint8 ``(3, H, W)`` each.
+        audios: float32 ``(S,)`` each.
+        seconds_per_grid: Time that a pair of frames spans, for each video.
+    """
+
+    videos: list[Tensor] = field(default_factory=list)
+    images: list[Tensor] = field(default_factory=list)
+    audios: list[Tensor] = field(default_factory=list)
+    seconds_per_grid: list[float] = field(default_factory=list)
+
+
+def heard_window(spec: DatasetSpec, geometry: Geometry) -> AudioWindow:
+    """Return the window of a row under a geometry.
+
+    ``plain`` hears whole clips: the released windows cut seconds off that its time scale accounts for. A
+    single unit stays, since it is the second that belongs to the single frame.
+    """
+    if geometry == "released" or spec.audio.kind == "one_unit":
+        return spec.audio
+    return replace(spec.audio, kind="all")
+
+
+def load_media(sample: Sample, spec: DatasetSpec, geometry: Geometry) -> LoadedMedia:
+    """Decode a sample's files; never more than one clip's frames are held beside those it returns.
+
+    Under ``released`` two videos become one and two waveforms become one, first clip first (section 2 of the
+    format). Under ``plain`` they stay apart.
+
+    Raises:
+        MediaError: If a file is missing or broken.
+        AudioWindowError: If a waveform does not hold the part its window asks for.
+    """
+    window = heard_window(spec, geometry)
+    loaded = LoadedMedia()
+    for path in sample.videos:
+        clip = _reading(path, lambda path: media.read_video(path, spec.frames, spec.size_px))
+        loaded.videos.append(clip.frames)
+        loaded.seconds_per_grid.append(2 * clip.duration_s / len(clip.frames))
+    loaded.images = [
+        _reading(path, lambda path: media.read_image(path, spec.size_px)) for path in sample.images
+    ]
+    loaded.audios = [
+        _reading(path, lambda path: media.apply_window(media.read_audio(path), window, sample.unit))
+        for path in sample.audios
+    ]
+    if geometry == "released":
+        loaded.videos = _joined(loaded.videos)
+        loaded.audios = _joined(loaded.audios)
+        loaded.seconds_per_grid = [RELEASED_SECONDS_PER_GRID] * len(loaded.videos)
+    return loaded
+
+
+def fused_conversation(conversation: Conversation, geometry: Geometry) -> Conversation:
+    """Drop the placeholders of clips that the geometry fuses into one."""
+    if geometry == "released":
+        for kind in (Media.VIDEO, Media.AUDIO):
+            conversation = single_placeholder(conversation, kind)
+    return conversation
+
+
+def without(loaded: LoadedMedia, modality: DropModality) -> LoadedMedia:
+    """Replace a modality by silence, or by mid-grey pictures, of the same shape.
+
+    The model then gets the same prompt with the same number of tokens at the same positions, so a drop in
+    score is due to what was in the clip and not to a shorter input that it never met in training. The files
+    are decoded all the same: with and without the modality the same samples are scored.
+    """
+    if modality == "audio":
+        return replace(loaded, audios=[torch.zeros_like(audio) for audio in loaded.audios])
+    return replace(
+        loaded,
+        videos=[torch.full_like(video, MID_GREY) for video in loaded.videos],
+        images=[torch.full_like(image, MID_GREY) for image in loaded.images],
+    )
+
+
+def check_placeholders(conversation: Conversation, loaded: LoadedMedia, task: str) -> None:
+    """Raise if a task's prompt does not have one placeholder for each medium.
+
+    Raises:
+        ValueError: If a number differs.
+    """
+    for kind, items in (
+        (Media.VIDEO, loaded.videos),
+        (Media.IMAGE, loaded.images),
+        (Media.AUDIO, loaded.audios),
+    ):
+        places = sum(part is kind for part in conversation)
+        if places != len(items):
+            raise ValueError(
+                f"data.tasks.{task} writes a prompt with {places} {kind.value} placeholders "
+                f"for {len(items)} clips; give the dataset the task or the layout that fits it"
+            )
+
+
+Read = TypeVar("Read")
+
+
+def _reading(path: Path, read: Callable[[Path], Read]) -> Read:
+    try:
+        return read(path)
+    except Exception as err:
+        # Errors about a waveform or of the operating system do not all say which file they are about.
+        if str(path) not in str(err):
+            err.add_note(f"while reading {path}")
+        raise
+
+
+def _joined(clips: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.cat(list(clips))] if len(clips) > 1 else list(clips)
