@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from crab_lightning.data.layout_columns import Column, ColumnError
+from crab_lightning.data.layout_paths import stem_clip
 from crab_lightning.data.layouts import Columns, Layout, get_layout
 from crab_lightning.data.manifest_files import (
     ANNOTATIONS,
@@ -105,8 +106,16 @@ class _RowReader:
         self.layout = layout
         self.columns = columns
         self.base = str(base)
-        video, audio = ("/video/", "/audio/") if layout.media_folders else ("/", "/")
-        self.prefix = {"video": self.base + video, "audio": self.base + audio, "image": self.base + "/"}
+        under = {"video": "/video/", "audio": "/audio/"} if layout.media_folders else {}
+        kinds = {"video": columns.videos, "image": columns.images, "audio": columns.audios}
+        self.media_columns = [
+            (Column(key, _relative_path), kind, self.base + under.get(kind, "/"))
+            for kind, keys in kinds.items()
+            for key in keys
+        ]
+        self.target = Column(columns.target, _target) if columns.target else None
+        # One path object for the many questions about one clip: building it is what costs.
+        self.paths: dict[str, Path] = {}
         self.units = spec.audio.units if spec.audio.kind == "one_unit" else None
 
     def place(self, relative: str) -> Path:
@@ -139,10 +148,11 @@ class _RowReader:
         except ColumnError as err:
             self.fail(row, f"key {column.key!r}", f"is {show(value)}", str(err))
 
-    def media(self, row: int, data: dict[str, Any], key: str, kind: str) -> tuple[str, Path]:
-        """Return a media value, tidied, and its path."""
-        value = self.value(row, data, Column(key, _relative_path))
-        return value, Path(self.prefix[kind] + value)
+    def path_of(self, name: str) -> Path:
+        """Return the path of a media file."""
+        if name not in self.paths:
+            self.paths[name] = Path(name)
+        return self.paths[name]
 
     def read(self, index: int, data: Any) -> Sample:
         """Return the sample of one row."""
@@ -159,20 +169,17 @@ class _RowReader:
                 fields[str(column.field)] = self.value(index, data, column)
 
         values: dict[str, str] = {}
-        paths: dict[str, tuple[Path, ...]] = {}
-        for kind, keys in (("video", columns.videos), ("image", columns.images), ("audio", columns.audios)):
-            placed = [self.media(index, data, key, kind) for key in keys]
-            values.update(zip(keys, (value for value, _ in placed), strict=True))
-            paths[kind] = tuple(path for _, path in placed)
+        paths: dict[str, list[Path]] = {"video": [], "image": [], "audio": []}
+        for column, kind, folder in self.media_columns:
+            values[column.key] = value = self.value(index, data, column)
+            paths[kind].append(self.path_of(folder + value))
         image = values[columns.images[0]] if columns.images else ""
         if layout.finish is not None:
             try:
                 layout.finish(fields, image, self.place)
             except ColumnError as err:
                 self.fail(index, f"key {columns.images[0]!r}", f"is {image!r}", str(err))
-        target = None
-        if columns.target is not None:
-            target = self.value(index, data, Column(columns.target, _target))
+        target = None if self.target is None else self.value(index, data, self.target)
         self._check_class(index, fields)
 
         query = columns.images[0] if columns.images else layout.query
@@ -183,9 +190,9 @@ class _RowReader:
             task=self.spec.task,
             split=self.split,
             clip=clips[0],
-            videos=paths["video"],
-            images=paths["image"],
-            audios=paths["audio"],
+            videos=tuple(paths["video"]),
+            images=tuple(paths["image"]),
+            audios=tuple(paths["audio"]),
             unit=self._unit(index, fields) if layout.one_unit else None,
             target=target,
             reference=layout.reference(fields),
@@ -205,7 +212,7 @@ class _RowReader:
     def _id(self, values: dict[str, str], query: str, fields: dict[str, Any]) -> str:
         """Return an id that may still occur twice."""
         names = [query] if len(values) == 2 else [query, *(key for key in values if key != query)]
-        stem = "+".join(_stem(values[key]) for key in names)
+        stem = "+".join(stem_clip(values[key]) for key in names)
         marks = "".join(f"#{fields[name]}" for name in self.layout.key if name in fields)
         return f"{self.dataset}/{self.split}/{stem}{marks}"
 
@@ -273,12 +280,6 @@ def _target(value: Any) -> str:
     if not _encodes(value):
         raise ColumnError("a text without half surrogate pairs")
     return value
-
-
-def _stem(value: str) -> str:
-    """Return a relative path without its extension."""
-    head, dot, tail = value.rpartition(".")
-    return head if dot and head and "/" not in tail and not head.endswith("/") else value
 
 
 def _with_unique_ids(samples: list[Sample]) -> list[Sample]:
