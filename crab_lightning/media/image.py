@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from crab_lightning.media.container import DEFAULT_LIMITS, MediaLimits, check_file, check_pixels
-from crab_lightning.media.errors import MediaError, UnreadableMedia
+from crab_lightning.media.errors import MediaError, MediaTooLarge, UnreadableMedia
 
 
 def read_image(
@@ -74,8 +74,10 @@ def _load(path: str | Path, limits: MediaLimits) -> Image.Image:
                 return picture
     except MediaError:
         raise
-    # Pillow raises any of these on damaged data; DecompressionBombError is none of the others.
-    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as err:
+    except Image.DecompressionBombError as err:
+        raise MediaTooLarge(path, f"is refused by Pillow ({err}) Scale it down.") from err
+    # Pillow raises any of these on damaged data.
+    except (OSError, SyntaxError, ValueError) as err:
         raise UnreadableMedia(
             path,
             f"cannot be read as a picture ({err}). Fetch or extract it again, or convert it to JPEG or PNG.",

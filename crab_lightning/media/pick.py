@@ -9,7 +9,8 @@ The index path is exact or not taken. It is trusted only if
    frame under its own timestamp, and nothing else came out.
 
 Where any of this fails the file is decoded from its first frame to its last, and frames are counted as they
-come.
+come. A file that loses more than ``LOST_SHARE`` of its frames to damage is refused. Damage in packets that no
+wanted frame needs goes unnoticed on the index path.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from torch import Tensor
 
 from crab_lightning.media.container import DEFAULT_LIMITS, MediaLimits, check_file, open_media, video_stream
 from crab_lightning.media.errors import EmptyMedia, NoVideoTrack, TruncatedMedia, UnreadableMedia
-from crab_lightning.media.index import NotIndexable, PacketIndex, Segment
+from crab_lightning.media.index import CONTAINERS, NotIndexable, PacketIndex, Segment
 from crab_lightning.media.whole import missing_bytes
+
+LOST_SHARE = 0.02
 
 
 @dataclass
@@ -40,6 +43,7 @@ class Picked:
         total: Number of frames in the file.
         duration_s: From the first frame's start to the last frame's end.
         through_index: Whether the packet index was used.
+        lost_frames: Damaged frames that the decoder left out, as far as they were noticed.
     """
 
     indices: list[int]
@@ -48,6 +52,7 @@ class Picked:
     total: int
     duration_s: float
     through_index: bool
+    lost_frames: int = 0
 
 
 def pick_frames(
@@ -179,25 +184,47 @@ def _pass(path: Path, indices: list[int], convert: Callable[[Any], Tensor], limi
     pictures: dict[int, Tensor] = {}
     times_s: dict[int, float] = {}
     total, first_pts, end_s = 0, 0, 0.0
+    fed_pts: set[int] = set()
+    shown_pts: set[int | None] = set()
+    errors: list[av.FFmpegError] = []
     with _open_video(path, limits) as (container, stream):
         step_s = 1.0 / float(stream.average_rate or stream.guessed_rate or 25)
-        try:
-            for frame in container.decode(stream):
+        for packet in container.demux(stream):
+            if packet.size and packet.pts is not None and not packet.is_discard:
+                fed_pts.add(packet.pts)
+            try:
+                frames = packet.decode()
+            except av.FFmpegError as err:
+                errors.append(err)
+                continue
+            for frame in frames:
                 if total == 0 and frame.pts is not None:
                     first_pts = frame.pts
                 # Without a timestamp a frame follows the one before it.
                 time_s = end_s if frame.pts is None else float((frame.pts - first_pts) * frame.time_base)
                 end_s = time_s + step_s
+                shown_pts.add(frame.pts)
                 if total in wanted:
                     pictures[total] = convert(frame)
                     times_s[total] = time_s
                 total += 1
-        except av.FFmpegError as err:
-            raise UnreadableMedia(
-                path,
-                f"only {total} of {_declared_frames(container, stream)} declared frames could be decoded "
-                f"({err.strerror}). Fetch it again or convert it.",
-            ) from err
+        lost = len(errors)
+        if _one_to_one(container, stream):
+            # Decoders also drop damaged pictures without a word. In front of the first frame that is no
+            # damage: a clip cut without re-encoding may begin with pictures that lean on what was cut off.
+            lost = sum(pts > first_pts for pts in fed_pts - shown_pts)
+    if lost > LOST_SHARE * (total + lost):
+        raise UnreadableMedia(
+            path,
+            f"only {total} of {total + lost} frames could be decoded "
+            f"({errors[0].strerror if errors else 'damaged packets'}). Fetch it again or convert it.",
+        ) from (errors[0] if errors else None)
     if total == 0:
         raise EmptyMedia(path, "has a video track without a single frame. Fetch it again.")
-    return Picked(indices, pictures, times_s, total, end_s, through_index=False)
+    return Picked(indices, pictures, times_s, total, end_s, through_index=False, lost_frames=lost)
+
+
+def _one_to_one(container: Any, stream: Any) -> bool:
+    """Whether each packet holds one picture that is shown."""
+    is_single = stream.codec_context.name in ("h264", "hevc", "vp9", "mjpeg")
+    return is_single and not CONTAINERS.isdisjoint(container.format.name.split(","))

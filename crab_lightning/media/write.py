@@ -70,7 +70,7 @@ def write_video(
 
     Raises:
         MediaError: If the extension is not known.
-        ValueError: If ``frames`` or ``times_s`` has the wrong shape.
+        ValueError: If ``frames``, ``times_s`` or ``audio`` has the wrong shape.
     """
     path = Path(path)
     form = _format(path, video=True)
@@ -118,6 +118,7 @@ def write_audio(path: str | Path, samples: Tensor | Array, sample_rate_hz: int =
 
     Raises:
         MediaError: If the extension is not known.
+        ValueError: If ``samples`` has the wrong shape or is empty.
     """
     path = Path(path)
     form = _format(path, video=False)
@@ -181,6 +182,6 @@ def _numpy(values: Tensor | Array) -> Array:
 def _channels(audio: Tensor | Array) -> Array:
     samples = _numpy(audio).astype(np.float32, copy=False)
     samples = samples[None] if samples.ndim == 1 else samples
-    if samples.ndim != 2 or len(samples) not in (1, 2):
-        raise ValueError(f"audio must be (S,) or (1 or 2 channels, S), got {samples.shape}.")
+    if samples.ndim != 2 or len(samples) not in (1, 2) or samples.shape[1] == 0:
+        raise ValueError(f"audio must be (S,) or (1 or 2 channels, S) with S > 0, got {samples.shape}.")
     return samples
