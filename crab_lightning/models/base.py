@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -205,6 +206,8 @@ class AVModule(LightningModule, ABC):  # type: ignore[misc]  # lightning ships n
             )
         if self.trainer.is_global_zero:
             print_tables(self._adapter_report, parameter_table(self))
+        # They are meant to be: see ``train``.
+        warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         self._window.restart()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -1,6 +1,8 @@
-"""Next-token loss of the target tokens only."""
+"""Hidden states without logits, and the next-token loss of the target tokens only."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,31 @@ from crab_lightning.processing.base import IGNORED_LABEL
 # A chunk's fp32 logits are 0.6 GB at the published vocabulary of 152,064; all 2,000 positions of four samples
 # would be 4.9 GB.
 CHUNK_TOKENS = 1024
+
+
+def last_hidden_states(model: Any, **inputs: Any) -> Tensor:
+    """Run a causal language model up to its head, and return what the head would read, ``(B, T, D)``.
+
+    The head is handed no positions, so that no logits are made. Going through the model's own forward keeps
+    its media merging, and works whether the towers live inside ``model.model`` (transformers 5.23) or beside
+    it (5.17).
+
+    Args:
+        model: A model with an ``lm_head``.
+        inputs: Arguments of its forward.
+    """
+    seen: list[Tensor] = []
+
+    def keep(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        seen.append(args[0])
+        return (args[0][:, :0],)
+
+    handle = model.lm_head.register_forward_pre_hook(keep)
+    try:
+        model(**inputs)
+    finally:
+        handle.remove()
+    return seen[0]
 
 
 def target_losses(

@@ -13,7 +13,7 @@ from transformers import AutoConfig, DynamicCache, Qwen2_5OmniThinkerForConditio
 from crab_lightning.adapters import AdapterConfig
 from crab_lightning.models.base import AVModule
 from crab_lightning.models.decoding import Answers, greedy
-from crab_lightning.models.losses import target_losses
+from crab_lightning.models.losses import last_hidden_states, target_losses
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.structures import Batch
 
@@ -113,7 +113,9 @@ class OmniModule(AVModule):
                     "random; use a complete Qwen2.5-Omni checkpoint."
                 )
         # Never used by this input format; training it would leave a parameter without a gradient.
-        model.model.audio_tower.audio_bos_eos_token.requires_grad_(False)
+        for name, parameter in model.named_parameters():
+            if name.endswith("audio_tower.audio_bos_eos_token.weight"):
+                parameter.requires_grad = False
         base: nn.Module = model
         return base
 
@@ -128,7 +130,7 @@ class OmniModule(AVModule):
         if batch.labels is None:
             raise ValueError("losses got a batch of prompts; collate examples with a target")
         model: Any = self.model
-        hidden = model.model(**batch.inputs, use_cache=False).last_hidden_state
+        hidden = last_hidden_states(model, **batch.inputs, use_cache=False)
         return target_losses(hidden, batch.labels, model.lm_head)
 
     def answer(self, batch: Batch) -> Answers:
@@ -142,7 +144,8 @@ class OmniModule(AVModule):
             # Media are read once, with the prompt. Logits of the last place alone: a prompt of 700 tokens
             # times a vocabulary of 152,064 is 0.2 GB a sample.
             clips = media if cache.get_seq_length() == 0 else {}
-            out = model.model(
+            hidden = last_hidden_states(
+                model,
                 input_ids=ids,
                 position_ids=positions,
                 attention_mask=mask,
@@ -150,7 +153,7 @@ class OmniModule(AVModule):
                 use_cache=True,
                 **clips,
             )
-            logits: Tensor = model.lm_head(out.last_hidden_state[:, -1])
+            logits: Tensor = model.lm_head(hidden[:, -1])
             return logits
 
         return greedy(

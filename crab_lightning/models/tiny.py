@@ -62,6 +62,7 @@ class TinyNativeConfig:
         audio_heads: Its heads.
         vocab: Upper bound of the vocabulary.
         tie_embeddings: Share the input and output embeddings.
+        rope_theta: Base of the rotary wavelengths; a few hundred lets short heads tell nearby places apart.
     """
 
     hidden: int = 128
@@ -77,6 +78,7 @@ class TinyNativeConfig:
     audio_heads: int = 4
     vocab: int = 600
     tie_embeddings: bool = False
+    rope_theta: float = 1e6
 
     def __post_init__(self) -> None:
         """Refuse sizes that the rotary positions cannot be laid over."""
@@ -126,7 +128,7 @@ def thinker_config(sizes: TinyNativeConfig, tokenizer: Any) -> Qwen2_5OmniThinke
             "max_position_embeddings": 32768,
             "rope_parameters": {
                 "rope_type": "default",
-                "rope_theta": 1e6,
+                "rope_theta": sizes.rope_theta,
                 "mrope_section": [time, height, half - time - height],
             },
             "tie_word_embeddings": sizes.tie_embeddings,

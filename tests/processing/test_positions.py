@@ -18,7 +18,7 @@ def model_positions(tiny: Path, batch: Batch) -> torch.Tensor:
     model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(tiny)
     inputs = batch.inputs
     positions: torch.Tensor
-    positions, _ = model.model.get_rope_index(
+    positions, _ = model.get_rope_index(
         inputs["input_ids"],
         inputs.get("image_grid_thw"),
         inputs.get("video_grid_thw"),
