@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from crab_lightning.adapters.dropout import apply_keep, draw_seed, dropped, keep_blocks, keep_scale
+from crab_lightning.adapters.dropout import draw_seed, keep_scale, mask_panels
 
 RouteSink = Callable[[Tensor], None]
 
@@ -103,8 +103,7 @@ def _forward(
     seed = 0
     if call.dropout:
         seed = draw_seed()
-        z = dropped(tokens, call.dropout, seed) @ a.to(dtype).t()
-        z *= keep_scale(call.dropout)
+        z = _masked_product(tokens, a.to(dtype), call.dropout, seed)
     else:
         z = tokens @ a.to(dtype).t()
     if route is None or route.shape[0] == 1:
@@ -200,17 +199,35 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
+def _masked_product(tokens: Tensor, a: Tensor, p: float, seed: int) -> Tensor:
+    """Return ``drop(x) Aᵀ``, rescaled."""
+    parts: list[Tensor] = []
+    for panel in mask_panels(tokens.shape[0], tokens.shape[1], p, seed, tokens.device):
+        x = tokens[:, panel.columns]
+        work = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        panel.apply(x, work)
+        parts.append(work @ a[:, panel.columns].t())
+    if len(parts) == 1:
+        return parts[0].mul_(keep_scale(p))
+    # Sums of bfloat16 panels are rounded once, as those inside one product are.
+    total = parts[0].to(torch.promote_types(a.dtype, torch.float32))
+    for part in parts[1:]:
+        total += part
+    return total.mul_(keep_scale(p)).to(a.dtype)
+
+
 def _masked_backward(
     tokens: Tensor, dz: Tensor, a: Tensor, d_x: Tensor | None, need_a: bool, p: float, seed: int
 ) -> Tensor | None:
     """Add the masked gradient to ``d_x`` in place; return the gradient of A when it is needed."""
-    masked = torch.empty_like(tokens) if need_a else None
-    through_a = dz @ a if d_x is not None else None
-    for rows, keep in keep_blocks(tokens.shape[0], tokens.shape[1], p, seed, tokens.device):
-        if masked is not None:
-            apply_keep(tokens[rows], keep, masked[rows])
-        if d_x is not None and through_a is not None:
-            block = through_a[rows]
-            apply_keep(block, keep, block)
-            d_x[rows] += block
-    return None if masked is None else dz.t() @ masked
+    d_a = torch.empty_like(a) if need_a else None
+    for panel in mask_panels(tokens.shape[0], tokens.shape[1], p, seed, tokens.device):
+        x = tokens[:, panel.columns]
+        work = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        if d_a is not None:
+            panel.apply(x, work)
+            torch.mm(dz.t(), work, out=d_a[:, panel.columns])
+        if d_x is not None:
+            torch.mm(dz, a[:, panel.columns], out=work)
+            panel.add(work, d_x[:, panel.columns])
+    return d_a

@@ -10,11 +10,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from crab_lightning.adapters import ADAPTERS, AdapterConfig, ILoRALinear, LoRALinear
-from crab_lightning.adapters.dropout import draw_seed, drop_count, dropped, keep_scale
+from crab_lightning.adapters.dropout import draw_seed, drop_count, keep_scale, mask_panels
 from tests.adapters.statement import make_layer, stated
 
 KINDS = [("lora", "latent"), ("ilora", "latent"), ("ilora", "input")]
 BF16 = torch.bfloat16
+
+
+def dropped(x: Tensor, p: float, seed: int) -> Tensor:
+    out = torch.full_like(x, torch.nan)
+    for panel in mask_panels(*x.shape, p, seed, x.device):
+        panel.apply(x[:, panel.columns], out[:, panel.columns])
+    return out
 
 
 def mask_of(layer: LoRALinear, x: Tensor, seed: int) -> Tensor:
