@@ -6,21 +6,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crab_lightning.callbacks.checkpoint import RunCheckpoint, find_checkpoint, find_run
+    from crab_lightning.callbacks.checkpoint import RunCheckpoint
     from crab_lightning.callbacks.evaluator import Evaluator
     from crab_lightning.callbacks.progress import RunProgress
+    from crab_lightning.callbacks.run_folder import find_checkpoint, find_run
     from crab_lightning.callbacks.scalars import TrainScalars
 
 __all__ = ["Evaluator", "RunCheckpoint", "RunProgress", "TrainScalars", "find_checkpoint", "find_run"]
 
-# All of them import lightning, which takes seconds.
+# Most of them import lightning, which takes seconds.
 _LAZY = {
     "Evaluator": "evaluator",
     "RunCheckpoint": "checkpoint",
     "RunProgress": "progress",
     "TrainScalars": "scalars",
-    "find_checkpoint": "checkpoint",
-    "find_run": "checkpoint",
+    "find_checkpoint": "run_folder",
+    "find_run": "run_folder",
 }
 
 

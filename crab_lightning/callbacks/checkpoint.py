@@ -1,4 +1,4 @@
-"""Checkpoints of a run: where they lie, when they are written, and how a folder is turned into one."""
+"""Checkpoints of a run: when they are written."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-LAST = Path("checkpoints") / "last.ckpt"
-BEST = Path("checkpoints") / "best.ckpt"
-ADAPTER = Path("adapter")
-ADAPTER_BEST = ADAPTER / "best"
+from crab_lightning.callbacks.run_folder import ADAPTER, ADAPTER_BEST, BEST, LAST
 
 
 class RunCheckpoint(Checkpoint):
@@ -147,43 +144,3 @@ class RunCheckpoint(Checkpoint):
 
 def _may_save(trainer: Trainer) -> bool:
     return not getattr(trainer, "fast_dev_run", False) and trainer.state.fn == "fit"
-
-
-def find_run(path: Path) -> Path | None:
-    """Return the run folder that a checkpoint file, adapter folder or run folder belongs to.
-
-    A run folder is one that holds ``config.yaml``.
-    """
-    path = path.absolute()
-    return next((p for p in (path, *list(path.parents)[:3]) if (p / "config.yaml").is_file()), None)
-
-
-def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint that a user means: a file, an adapter folder, or the last state in a run folder.
-
-    Args:
-        path: A ``.ckpt`` file; a folder with ``adapter.json``; a run folder; or a folder of runs
-            (``version_0``, ``version_1``, ...), of which the newest with a checkpoint counts.
-
-    Returns:
-        A ``.ckpt`` file, or a folder with ``adapter.json``.
-
-    Raises:
-        FileNotFoundError: If nothing of this kind is there; the text says what was looked for.
-    """
-    if path.is_file() or (path / "adapter.json").is_file():
-        return path
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no checkpoint at {path}: it does not exist. Give a run folder, a .ckpt file or an adapter"
-            " folder"
-        )
-    versions = sorted(path.glob("version_*"), key=lambda p: p.stat().st_mtime, reverse=True)
-    for run in (path, *versions):
-        for place in (run / LAST, run / ADAPTER, run / BEST):
-            if place.is_file() or (place / "adapter.json").is_file():
-                return place
-    raise FileNotFoundError(
-        f"no checkpoint in {path}: looked for {LAST}, {ADAPTER}/adapter.json and {BEST}, also in its"
-        " version_* folders"
-    )

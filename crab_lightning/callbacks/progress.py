@@ -46,6 +46,7 @@ class RunProgress(ProgressBar):
         self._seen = 0
         self._began = 0.0
         self._next = 0.0
+        self._loss: Tensor | None = None
         self._paused: tuple[str, float, int, int, float] = ("", 0, 0, 0, 0.0)
 
     def disable(self) -> None:
@@ -86,19 +87,19 @@ class RunProgress(ProgressBar):
             self._bar.start()
         self._next = self._began + (self.every_s if self._bar else self.log_every_s)
 
-    def _step(self, samples: int, loss: Any = None) -> None:
+    def _step(self, samples: int) -> None:
         if not self._enabled:
             return
         self._done += 1
         self._seen += samples
         if time.perf_counter() >= self._next:
-            self._show(loss)
+            self._show()
 
-    def _show(self, loss: Any = None) -> None:
+    def _show(self) -> None:
         now = time.perf_counter()
         state = f"{self._seen / max(now - self._began, 1e-9):.2f} samples/s"
-        if isinstance(loss, Tensor):
-            state = f"loss {loss.item():.4f}  {state}"
+        if self._loss is not None:
+            state = f"loss {self._loss.item():.4f}  {state}"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._done, state=state)
             self._next = now + self.every_s
@@ -107,14 +108,14 @@ class RunProgress(ProgressBar):
             print(f"{self._label}: {self._done:,}/{total}  {state}", flush=True)
             self._next = now + self.log_every_s
 
-    def _end(self, loss: Any = None) -> None:
+    def _end(self) -> None:
         if not self._enabled or not self._label:
             return
         if self._done:
-            self._show(loss)
+            self._show()
         if self._bar is not None:
             self._bar.stop()
-        self._bar, self._task, self._label = None, None, ""
+        self._bar, self._task, self._label, self._loss = None, None, "", None
 
     # Hooks
 
@@ -122,13 +123,15 @@ class RunProgress(ProgressBar):
         """Start a bar for this epoch."""
         last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         self._begin(f"epoch {trainer.current_epoch + 1}/{last}", self.total_train_batches)
-        self._done = trainer.fit_loop.epoch_loop.batch_progress.current.completed  # not 0 in a resumed epoch
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count a step."""
-        self._step(len(batch), outputs.get("loss") if isinstance(outputs, dict) else outputs)
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        self._loss = loss if isinstance(loss, Tensor) else None  # read only when it is shown
+        self._done = batch_idx  # which is not 0 at the first step of a resumed epoch
+        self._step(len(batch))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finish the bar."""

@@ -62,7 +62,7 @@ def results_table(
             table.add_row(
                 (title if title == dataset else f"{title} [dim]{dataset}[/dim]") if first else "",
                 result["task"] if first else "",
-                f"[bold]{metric}[/bold]" if metric == result["headline"] else (metric or "[dim]none[/dim]"),
+                _metric(metric, result["headline"]),
                 *cells,
                 *(_counts(counts, result) if first else ("",) * 5),
                 end_section=row == len(names) - 1 or not names,
@@ -78,6 +78,12 @@ def print_results(results: dict[str, dict[str, Any]], split: str, answers_per_s:
     if not console.is_terminal:
         console = Console(width=160)
     console.print(results_table(results, split, answers_per_s))
+
+
+def _metric(name: str | None, headline: str | None) -> str:
+    if name is None:
+        return "[dim]none[/dim]"
+    return f"[bold]{name}[/bold]" if name == headline else name
 
 
 def _counts(counts: dict[str, int], result: dict[str, Any]) -> tuple[str, ...]:

@@ -1,0 +1,59 @@
+"""Where things lie in a run folder, and which checkpoint a path means; imports nothing heavy.
+
+config.yaml               resolved config, closed sets included; config.test.yaml etc. for later passes
+events.out.tfevents...    TensorBoard
+metrics.json              results by split
+predictions/              answers, one file per dataset
+checkpoints/last.ckpt     last state: adapters, optimizer, scheduler, position in the data
+checkpoints/best.ckpt     state with the best monitored value
+adapter/, adapter/best/   the same adapters alone: adapter.safetensors and adapter.json
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+LAST = Path("checkpoints") / "last.ckpt"
+BEST = Path("checkpoints") / "best.ckpt"
+ADAPTER = Path("adapter")
+ADAPTER_BEST = ADAPTER / "best"
+
+
+def find_run(path: Path) -> Path | None:
+    """Return the run folder that a checkpoint file, adapter folder or run folder belongs to.
+
+    A run folder is one that holds ``config.yaml``.
+    """
+    path = path.absolute()
+    return next((p for p in (path, *list(path.parents)[:3]) if (p / "config.yaml").is_file()), None)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Return the checkpoint that a user means: a file, an adapter folder, or the last state in a run folder.
+
+    Args:
+        path: A ``.ckpt`` file; a folder with ``adapter.json``; a run folder; or a folder of runs
+            (``version_0``, ``version_1``, ...), of which the newest with a checkpoint counts.
+
+    Returns:
+        A ``.ckpt`` file, or a folder with ``adapter.json``.
+
+    Raises:
+        FileNotFoundError: If nothing of this kind is there; the text says what was looked for.
+    """
+    if path.is_file() or (path / "adapter.json").is_file():
+        return path
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no checkpoint at {path}: it does not exist. Give a run folder, a .ckpt file or an adapter"
+            " folder"
+        )
+    versions = sorted(path.glob("version_*"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for run in (path, *versions):
+        for place in (run / LAST, run / ADAPTER, run / BEST):
+            if place.is_file() or (place / "adapter.json").is_file():
+                return place
+    raise FileNotFoundError(
+        f"no checkpoint in {path}: looked for {LAST}, {ADAPTER}/adapter.json and {BEST}, also in its"
+        " version_* folders"
+    )

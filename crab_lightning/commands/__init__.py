@@ -1,0 +1,98 @@
+"""Sub-commands of the command line, and the dispatcher that imports only the one that is asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "fit": ("trainer:run", "Train adapters on a mixture of datasets."),
+    "validate": ("trainer:run", "Loss and generated answers on the validation split."),
+    "test": ("trainer:run", "Answer the test splits and score them."),
+    "predict": ("trainer:run", "Answer the test splits without scoring."),
+    "ask": ("ask:run", "Ask a trained run about your own clip."),
+    "data mini": ("data:mini", "Write Mini AV-UIE, a synthetic data root with all 19 datasets."),
+    "model tiny": ("model:tiny", "Write a tiny checkpoint folder that the real loading path reads."),
+}
+"""Command words -> (module:function in this room, one line of help)."""
+
+_PROG = "cli.py"
+_FOOT = f"`python {_PROG} COMMAND --help` explains a command; CRAB_DEBUG=1 or --debug shows tracebacks."
+
+
+def _help(prefix: str = "") -> str:
+    """List the commands that begin with ``prefix``, one a line."""
+    rows = {name: text for name, (_, text) in COMMANDS.items() if not prefix or name.split()[0] == prefix}
+    width = max(map(len, rows)) + 2
+    usage = f"usage: {_PROG} {prefix + ' ' if prefix else ''}COMMAND ..."
+    lines = [
+        usage,
+        "",
+        "Fine-tune, evaluate and understand one audio-visual LLM on many audio-visual tasks.",
+        "",
+    ]
+    return "\n".join([*lines, "commands:", *(f"  {n:<{width}}{t}" for n, t in rows.items()), "", _FOOT])
+
+
+def _find(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the longest command that ``words`` begin with, and what follows it."""
+    for count in (2, 1):
+        name = " ".join(words[:count])
+        if len(words) >= count and name in COMMANDS:
+            return name, list(words[count:])
+    return None, list(words)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one sub-command and return the exit status.
+
+    Args:
+        argv: Words after the program's name; those of this process when left out.
+
+    Returns:
+        0 after success, 1 after an error in what the user gave, 2 after a mistake in the command line.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words or os.environ.get("CRAB_DEBUG", "0") not in ("", "0")
+    words = [word for word in words if word != "--debug"]
+    name, rest = _find(words)
+    if name is None:
+        groups = {command.split()[0] for command in COMMANDS if " " in command}
+        prefix = words[0] if words and words[0] in groups else ""
+        asked = words[len(prefix.split()) :]
+        if not asked or asked[0] in ("-h", "--help"):
+            print(_help(prefix))
+            return 0
+        known = ", ".join(command for command in COMMANDS if command.startswith(prefix))
+        print(f"error: there is no command '{' '.join(words[:2])}'; there are: {known}", file=sys.stderr)
+        return 2
+    module, function = COMMANDS[name][0].split(":")
+    try:
+        # Inside the try: an import may itself report what is wrong (a missing extra, a broken install).
+        run = getattr(import_module(f"{__name__}.{module}"), function)
+        run(rest if " " in name or name == "ask" else [name, *rest])
+    except (
+        ValueError,
+        TypeError,
+        FileNotFoundError,
+        NotADirectoryError,
+        FileExistsError,
+        ImportError,
+    ) as err:
+        # What a user can cause raises one of these with a text that says what to do; a traceback buries it.
+        if debug:
+            raise
+        print(f"error: {_one_text(err)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _one_text(err: BaseException) -> str:
+    """Return what an error says; FileNotFoundError's own text leads with an errno that helps nobody."""
+    if isinstance(err, OSError) and err.filename is not None and err.strerror:
+        return f"{err.strerror}: {err.filename}"
+    return str(err) or type(err).__name__

@@ -1,0 +1,295 @@
+"""``ask``: one question to a trained run about any clip."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crab_lightning.data import AVDataModule
+    from crab_lightning.structures import DatasetSpec, Prediction, Sample
+
+_TEXT_FIELDS = ("question", "options", "expression")
+
+
+class AskError(ValueError):
+    """A question that cannot be put: a file, text or task is missing, or there is one too many."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``ask``."""
+    made = argparse.ArgumentParser(
+        prog="cli.py ask",
+        description="Ask a trained run about your own clip, through the code path that trained it.",
+    )
+    add = made.add_argument
+    add("--checkpoint", required=True, type=Path, help="a run folder, a .ckpt file or an adapter folder")
+    add("--config", help="config file; the run's own config.yaml when left out")
+    add("--task", required=True, help="a task or dataset of the config, or its initials (qa, er, ...)")
+    add(
+        "--dataset",
+        help="dataset whose frames, audio window and classes are used; the first that fits when left out",
+    )
+    add("--video", nargs="+", default=[], type=Path, help="video file; two where the task compares videos")
+    add("--image", type=Path, help="picture; a frame of the video when left out")
+    add("--audio", nargs="+", default=[], type=Path, help="sound file; the video's own track when left out")
+    add("--at_s", type=float, help="second of the clip that an image task looks at (default: its middle)")
+    add("--question", help="question to be answered")
+    add("--options", nargs="+", help="answers to choose from")
+    add("--expression", help="what a referring task has to find")
+    add("--max_new_tokens", type=int, help="longest answer; the run's setting when left out")
+    add("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
+    add("--json", action="store_true", help="print one JSON object and nothing else")
+    return made
+
+
+def run(words: Sequence[str]) -> None:
+    """Parse the command line, ask, and print the raw and the parsed answer.
+
+    Args:
+        words: Options after ``ask``.
+
+    Raises:
+        AskError: If the task needs something that was not given.
+    """
+    args = parser().parse_args(list(words))
+    for path in (*args.video, *args.audio, *([args.image] if args.image else [])):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not a file")
+    from crab_lightning.commands.loading import load_run
+
+    model, data = load_run(args.checkpoint, args.config, args.device)
+    if args.max_new_tokens is not None:
+        model.max_new_tokens = args.max_new_tokens
+    texts = {name: value for name in _TEXT_FIELDS if (value := getattr(args, name)) is not None}
+    with tempfile.TemporaryDirectory() as scratch:
+        name = choose_dataset(data, args.task, args.dataset, len(args.video), len(args.audio), texts)
+        sample = make_sample(
+            name, data.datasets[name], args.video, args.image, args.audio, args.at_s, texts, Path(scratch)
+        )
+        began = time.perf_counter()
+        answer = put(model, data, sample)
+        seconds = time.perf_counter() - began
+    show(data, answer, seconds, as_json=args.json)
+
+
+def choose_dataset(
+    data: AVDataModule,
+    task: str,
+    dataset: str | None,
+    videos: int,
+    audios: int,
+    texts: Mapping[str, Any],
+) -> str:
+    """Return the dataset whose row and layout fit what was given.
+
+    Args:
+        data: Holds tasks and rows.
+        task: Key of a task or dataset, the start of one task's key, or its initials.
+        dataset: Key of a dataset, when the user named one.
+        videos: Number of videos given.
+        audios: Number of sound files given.
+        texts: Question, options and expression, those that were given.
+
+    Raises:
+        AskError: If nothing fits; the message says what is there.
+    """
+    if dataset is None and task in data.datasets:
+        dataset = task
+    if dataset is not None:
+        if dataset not in data.datasets:
+            raise AskError(f"--dataset {dataset}: this run has {', '.join(data.datasets)}")
+        return dataset
+    key = _task_key(task, list(data.tasks))
+    rows = [name for name, spec in data.datasets.items() if spec.task == key]
+    if not rows:
+        raise AskError(f"--task {task}: no dataset of this run has the task {key}")
+
+    def misfit(name: str) -> tuple[bool, bool]:
+        needs_videos, _, needs_audios, needs_texts = needs(data.datasets[name])
+        return needs_texts != set(texts), (needs_videos > 1) != (videos > 1) or (needs_audios > 1) != (
+            audios > 1
+        )
+
+    return min(rows, key=misfit)
+
+
+def _task_key(task: str, known: list[str]) -> str:
+    for matches in (
+        [key for key in known if key == task],
+        [key for key in known if "".join(word[0] for word in key.split("_")) == task],
+        [key for key in known if key.startswith(task)],
+    ):
+        if len(matches) == 1:
+            return matches[0]
+    raise AskError(f"--task {task}: this run has {', '.join(known)}")
+
+
+def needs(spec: DatasetSpec) -> tuple[int, int, int, set[str]]:
+    """Return how many videos, images and sounds a row's samples have, and which texts they are asked with."""
+    from crab_lightning.data.layouts import LAYOUTS
+
+    columns = LAYOUTS[spec.layout].train
+    texts = {column.field for column in columns.columns if column.field in _TEXT_FIELDS}
+    return len(columns.videos), len(columns.images), len(columns.audios), texts
+
+
+def make_sample(
+    dataset: str,
+    spec: DatasetSpec,
+    videos: Sequence[Path],
+    image: Path | None,
+    audios: Sequence[Path],
+    at_s: float | None,
+    texts: Mapping[str, Any],
+    scratch: Path,
+) -> Sample:
+    """Return a sample of a dataset made from a user's files.
+
+    Args:
+        dataset: Key of the dataset.
+        spec: Its row.
+        videos: Video files, in order.
+        image: Picture for an image task; a frame of the first video when ``None``.
+        audios: Sound files, in order; the videos' own tracks when empty.
+        at_s: Second of the clip that an image task looks at and listens to; its middle when ``None``.
+        texts: Question, options and expression.
+        scratch: Folder for a frame taken out of a video; has to outlive the sample.
+
+    Raises:
+        AskError: If files or texts do not fit the task.
+    """
+    from crab_lightning.structures import Sample
+
+    need_videos, need_images, need_audios, need_texts = needs(spec)
+    if missing := sorted(need_texts - set(texts)):
+        raise AskError(f"task {spec.task} ({dataset}) needs --{' and --'.join(missing)}")
+    if extra := sorted(set(texts) - need_texts):
+        raise AskError(f"task {spec.task} ({dataset}) takes no --{' and no --'.join(extra)}")
+    if not audios:
+        if len(videos) < need_audios:
+            raise AskError(f"task {spec.task} ({dataset}) needs {need_audios} --audio, or videos with sound")
+        audios = videos[:need_audios]
+    images: list[Path] = []
+    unit = None
+    if need_images:
+        images, unit = _picture(spec, image, videos, audios[0], at_s, scratch)
+        videos = []
+    for kind, given, needed in (("video", videos, need_videos), ("audio", audios, need_audios)):
+        if len(given) != needed:
+            raise AskError(
+                f"task {spec.task} ({dataset}) takes {needed} --{kind} file(s); {len(given)} given"
+            )
+    fields = dict(texts)
+    if "options" in fields:
+        fields["options_text"] = str(list(fields["options"]))  # the way training prompts print them
+    return Sample(
+        id=f"{dataset}/ask",
+        dataset=dataset,
+        task=spec.task,
+        split="test",
+        clip="ask",
+        videos=tuple(videos),
+        images=tuple(images),
+        audios=tuple(audios),
+        unit=unit,
+        fields=fields,
+    )
+
+
+def _picture(
+    spec: DatasetSpec,
+    image: Path | None,
+    videos: Sequence[Path],
+    audio: Path,
+    at_s: float | None,
+    scratch: Path,
+) -> tuple[list[Path], int | None]:
+    """Return the picture of an image task, and the audio unit that belongs to it."""
+    from crab_lightning.media import probe, read_audio
+    from crab_lightning.structures import SAMPLE_RATE_HZ
+
+    if image is None and not videos:
+        raise AskError(f"task {spec.task} needs --image or --video")
+    duration_s = probe(audio).duration_s
+    if duration_s is None:  # the header does not say: count
+        duration_s = len(read_audio(audio)) / SAMPLE_RATE_HZ
+    moment_s = duration_s / 2 if at_s is None else at_s
+    if not 0 <= moment_s <= duration_s:
+        raise AskError(f"--at_s {moment_s:g}: the clip lasts {duration_s:g} s")
+    if image is None:
+        image = _frame(videos[0], moment_s, scratch)
+    if spec.audio.kind != "one_unit":
+        return [image], None
+    return [image], min(int(moment_s / duration_s * spec.audio.units), spec.audio.units - 1)
+
+
+def _frame(video: Path, moment_s: float, scratch: Path) -> Path:
+    """Write the frame nearest to a moment, at full size, and return its path."""
+    from PIL import Image
+
+    from crab_lightning.media import read_video
+
+    clip = read_video(video, frames=32, size_px=None)
+    nearest = int((clip.times_s - moment_s).abs().argmin())
+    path = scratch / "frame.png"
+    Image.fromarray(clip.frames[nearest].permute(1, 2, 0).numpy()).save(path)
+    return path
+
+
+def put(model: Any, data: AVDataModule, sample: Sample) -> Prediction:
+    """Answer one sample through the data set and processor that training uses."""
+    from crab_lightning.data.dataset import AVDataset
+
+    dataset = AVDataset(
+        [sample], data.tasks, data.datasets, data.processor, geometry=data.geometry, with_target=False
+    )
+    batch = data.processor.collate([dataset[0]])
+    prediction: Prediction = model.generate(batch.to(model.device))[0]
+    return prediction
+
+
+def show(data: AVDataModule, answer: Prediction, seconds: float, *, as_json: bool) -> None:
+    """Print the raw and the parsed answer."""
+    sample = answer.sample
+    task, spec = data.tasks[sample.task], data.datasets[sample.dataset]
+    note = ""
+    try:
+        parsed = task.parse(answer.text, sample, spec)
+    except ValueError as err:
+        # A run whose config lists no classes still has an answer worth reading.
+        parsed, note = None, str(err)
+    plain = None if parsed is None else task.jsonable(parsed)
+    if plain is not None and spec.classes and isinstance(plain, int) and "options" not in sample.fields:
+        plain = spec.classes[plain]
+    if as_json:
+        record = {
+            "task": sample.task,
+            "dataset": sample.dataset,
+            "answer": answer.text,
+            "parsed": plain,
+            "truncated": answer.truncated,
+            "tokens": answer.tokens,
+            "seconds": round(seconds, 3),
+        }
+        print(json.dumps(record | ({"note": note} if note else {}), ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.text import Text
+
+    console = Console()
+    cut = ", cut off at the token limit" if answer.truncated else ""
+    title = f"{sample.task} as {sample.dataset}: {answer.tokens} tokens in {seconds:.1f} s{cut}"
+    console.print(Panel(Text(answer.text or "(empty)"), title=title, title_align="left"))
+    if parsed is None:
+        console.print(Text(f"parsed: cannot be read{': ' + note if note else ''}"))
+    elif "options" in sample.fields and isinstance(plain, int):
+        console.print(Text(f"parsed: option {plain}, {sample.fields['options'][plain]}"))
+    else:
+        console.print(Text(f"parsed: {json.dumps(plain, ensure_ascii=False)}"))

@@ -1,0 +1,170 @@
+"""Configs from parts: bare names, includes by relative path, and deep merging, before the parser sees them.
+
+jsonargparse replaces a dictionary argument whole when a second config names it, so an overlay with one
+dataset would drop the other eighteen without a word. Merging the files here keeps them, and keeps one rule
+for everything:
+
+- ``--config omni.yaml`` is looked for in ``configs/`` here, in ``configs/`` beside the package, then as a
+path.
+- A top-level section that is a string ending in ``.yaml`` (``trainer: trainer/cpu.yaml``) is that file.
+- ``include: part.yaml`` (or a list) inside any mapping puts the file's keys there; keys beside it win.
+- Included paths are relative to the including file.
+- Mappings merge key by key and anything else is replaced. A mapping with another ``class_path`` replaces the
+  whole mapping, because arguments of one class mean nothing to another.
+- ``${section.key}`` and ``${oc.env:NAME}`` are filled in by OmegaConf after merging.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PACKAGE_CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+_SUFFIXES = (".yaml", ".yml")
+
+
+class ConfigError(ValueError):
+    """A config file that is missing, malformed, or includes itself."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose ``1e-4`` is a number and whose repeated keys are errors."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' occurs twice in one mapping", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+# YAML 1.1 wants a dot and a sign in a float; `lr: 1e-4` would otherwise arrive as text.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+)$"),
+    list("-+0123456789"),
+)
+
+
+def find_config(name: str | Path) -> Path:
+    """Return the file that ``--config NAME`` means.
+
+    Args:
+        name: A bare file name, looked for in ``configs/``, or any path.
+
+    Raises:
+        ConfigError: If there is no such file; the text lists the configs there are.
+    """
+    path = Path(name)
+    roots = [Path("configs"), PACKAGE_CONFIGS]
+    # By the text: Path("./mine.yaml") has one part, yet says where it is.
+    bare = not {"/", os.sep} & set(str(name))
+    inside = [root / path for root in roots]
+    places = [*inside, path] if bare else [path, *inside]
+    for place in places:
+        if place.is_file():
+            return place
+    known = sorted({p.name for root in roots if root.is_dir() for p in root.glob("*.yaml")})
+    looked = ", ".join(str(place.parent) for place in places)
+    raise ConfigError(
+        f"--config {name}: no such file in {looked}; configs/ has: {', '.join(known) or 'nothing'}"
+    )
+
+
+def compose(names: Sequence[str | Path]) -> dict[str, Any]:
+    """Load config files with everything they include, later ones over earlier ones.
+
+    Args:
+        names: What was given to ``--config``, in order.
+
+    Returns:
+        The merged config, plain dictionaries and lists.
+
+    Raises:
+        ConfigError: If a file is missing, malformed or includes itself, or an interpolation has no value.
+    """
+    merged: dict[str, Any] = {}
+    for name in names:
+        merged = merge(merged, _load(find_config(name), ()))
+    return _interpolate(merged)
+
+
+def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return ``above`` laid over ``below``; neither is changed."""
+    if "class_path" in above and above["class_path"] != below.get("class_path"):
+        return dict(above)
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        result[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _load(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """Read one file and everything it includes; ``above`` are the files that led here."""
+    real = path.resolve()
+    if real in above:
+        route = " -> ".join(p.name for p in (*above, real))
+        raise ConfigError(f"{path}: a config includes itself: {route}")
+    if not path.is_file():
+        raise ConfigError(f"{above[-1] if above else path}: includes {path}, which is not there")
+    try:
+        # A local, not remote, file; the loader derives from SafeLoader.
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except yaml.YAMLError as err:
+        raise ConfigError(f"{path}: not readable as YAML: {err}") from err
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: holds a {type(content).__name__}; a config is a mapping of sections")
+    chain = (*above, real)
+    for key, value in content.items():
+        if isinstance(value, str) and value.endswith(_SUFFIXES) and key != "include":
+            content[key] = _load(path.parent / value, chain)
+    expanded = _expand(content, path, chain)
+    assert isinstance(expanded, dict)
+    return expanded
+
+
+def _expand(node: Any, path: Path, chain: tuple[Path, ...]) -> Any:
+    """Replace every ``include`` key below ``node`` by the contents of its files."""
+    if isinstance(node, list):
+        return [_expand(item, path, chain) for item in node]
+    if not isinstance(node, dict):
+        return node
+    own = {key: _expand(value, path, chain) for key, value in node.items() if key != "include"}
+    if "include" not in node:
+        return own
+    parts = node["include"] if isinstance(node["include"], list) else [node["include"]]
+    base: dict[str, Any] = {}
+    for part in parts:
+        if not isinstance(part, str):
+            raise ConfigError(
+                f"{path}: include is {part!r}; give a path relative to this file, or a list of them"
+            )
+        base = merge(base, _load(path.parent / part, chain))
+    return merge(base, own)
+
+
+def _interpolate(config: dict[str, Any]) -> dict[str, Any]:
+    if "${" not in str(config):
+        return config
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        filled = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+    except OmegaConfBaseException as err:
+        raise ConfigError(f"config interpolation: {err}") from err
+    assert isinstance(filled, dict)
+    return {str(key): value for key, value in filled.items()}

@@ -1,0 +1,238 @@
+"""Lightning's command line for one function of the Trainer, with one config and one run folder."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from crab_lightning.callbacks import (
+    Evaluator,
+    RunCheckpoint,
+    RunProgress,
+    TrainScalars,
+    find_checkpoint,
+    find_run,
+)
+from crab_lightning.commands.config_files import ConfigError
+from crab_lightning.data import AVDataModule
+from crab_lightning.models import AVModule
+
+_SECTIONS = ("seed_everything", "model", "data", "trainer", "evaluator", "checkpoint")
+_SPEED_ONLY = {"batch_size", "eval_batch_size", "num_workers", "prefetch_factor", "pin_memory"}
+
+
+# What Lightning says at every start and nobody can act on here, each with why.
+_NOISE = re.compile(
+    "|".join(
+        [
+            r".*litlogger",  # an advertisement
+            r"TPU available",
+            r"`isinstance\(treespec",  # Lightning's own deprecation, at every batch transfer
+            r"Found \d+ module\(s\) in eval mode",  # the frozen base is meant to be in it
+            r"`weights_only` was not set",
+            r"The number of training batches .* is smaller than the logging interval",
+            r"It is recommended to use `self.log\(.*sync_dist=True`",  # values are already synchronised
+            r"Trainer already configured with model summary",
+            r"Total length of `BatchLoader` across ranks is zero",  # the mixture table says so
+            r"Loading `train_dataloader` to estimate",
+        ]
+    )
+)
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes the resolved config into the run folder, without keys that belong to one command line."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write ``config.yaml``, or ``config.<stage>.yaml`` beside that of the run that is evaluated."""
+        assert trainer.log_dir is not None
+        folder = Path(trainer.log_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        known = folder / "config.yaml"
+        path = folder / f"config.{stage}.yaml" if stage != "fit" and known.is_file() else known
+        content = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
+        # With the closed sets that the manifests span: `ask` has no manifests, and a class index must not
+        # shift.
+        for name, spec in trainer.datamodule.datasets.items():
+            content["data"]["datasets"][name]["classes"] = spec.classes
+        content = {key: value for key, value in content.items() if key not in ("config", "ckpt_path")}
+        path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+class CrabCLI(LightningCLI):
+    """Parses a config and runs one of the trainer's four functions.
+
+    One parser for one function: Lightning's own sub-commands build four, and let the hyperparameters stored
+    in a checkpoint override flags and configs.
+
+    Args:
+        function: ``fit``, ``validate``, ``test`` or ``predict``.
+        args: Words of the command line after the function's name; at most one ``--config``, as text.
+        run_name: Name of the run when neither config nor flags give one.
+    """
+
+    def __init__(self, function: str, args: Sequence[str], run_name: str | None = None) -> None:
+        self.function = function
+        self.run_name = run_name
+        super().__init__(
+            AVModule,
+            AVDataModule,
+            save_config_callback=SaveRunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            seed_everything_default=0,
+            parser_kwargs={
+                "prog": f"cli.py {function}",
+                "description": f"Run `{function}` on a model and a mixture of datasets.",
+            },
+            subclass_mode_model=True,
+            args=list(args),
+            run=False,
+            auto_configure_optimizers=False,  # it would build the optimizer before the adapters exist
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what a run has besides model, data and trainer."""
+        parser.add_lightning_class_args(Evaluator, "evaluator")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_argument(
+            "--run.root", type=str, default="runs", help="Folder under which new run folders are made."
+        )
+        parser.add_argument(
+            "--run.name",
+            type=str | None,
+            default=self.run_name,
+            help="Name of the run; its folder is ROOT/NAME/version_N. Default: the config's file name.",
+        )
+        parser.add_argument(
+            "--run.folder",
+            type=str | None,
+            default=None,
+            help="The run folder itself. Left out: the run that --ckpt_path belongs to, else a new one.",
+        )
+        parser.add_argument(
+            "--only",
+            type=str | None,
+            default=None,
+            help="Keys of the datasets to use, comma-separated (ave,avvp); the other rows are left out.",
+        )
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="Checkpoint to load: a .ckpt file, a run folder or an adapter folder. Without --config the"
+            " run's own config is used.",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and turn a folder given as checkpoint into what it holds."""
+        # parse_args on its own: the inherited method warns whenever sys.argv is not empty, as it always is
+        # here.
+        self.config = parser.parse_args(args)
+        if self.config.only is not None:
+            self.config.data.datasets = _chosen(self.config.data.datasets, self.config.only)
+        self.ckpt_path: Path | None = None
+        self.adapter_folder: Path | None = None
+        if self.config.ckpt_path is None:
+            return
+        found = find_checkpoint(Path(self.config.ckpt_path))
+        if found.is_file():
+            self.ckpt_path = found
+            return
+        if self.function == "fit":
+            raise FileNotFoundError(
+                f"{found} holds adapters only; fit resumes from a .ckpt with optimizer state. To start from"
+                f" these weights use --model.load_adapter {found}"
+            )
+        self.adapter_folder = found
+        init = self.config.model.get("init_args")
+        if init is None or "load_adapter" not in init:
+            raise ConfigError(
+                f"{self.config.model.class_path} has no load_adapter argument; give a .ckpt file"
+            )
+        init.load_adapter = str(found)
+
+    def before_instantiate_classes(self) -> None:
+        """Decide where the run writes."""
+        given = self.config.run.folder
+        source = self.ckpt_path or self.adapter_folder
+        run = Path(given) if given else (find_run(source) if source is not None else None)
+        self.run_folder = run
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add the run folder's logger, progress and scalars, each where the config leaves room for it."""
+        config = self.config_init.trainer
+        if config.logger in (None, True):
+            run = self.config.run
+            folder = self.run_folder
+            kwargs["logger"] = (
+                TensorBoardLogger(run.root, name=run.name or "run", default_hp_metric=False)
+                if folder is None
+                else TensorBoardLogger(folder.parent, name="", version=folder.name, default_hp_metric=False)
+            )
+        own: list[Any] = [TrainScalars()]
+        if config.enable_progress_bar is not False:
+            own.append(RunProgress())
+        self.trainer_defaults = {"callbacks": own}
+        return super().instantiate_trainer(**kwargs)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+        if config.get("enable_checkpointing") is False:
+            callbacks = [c for c in callbacks if not isinstance(c, RunCheckpoint)]
+        return super()._instantiate_trainer(config, callbacks)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that decide a run's answers: model and data, not what only changes speed."""
+        plain = yaml.safe_load(self.parser.dump(self.config, format="yaml", skip_none=False))
+        data = {key: value for key, value in plain["data"].items() if key not in _SPEED_ONLY}
+        flat = {f"model.{k}": v for k, v in _flat(plain["model"])} | {f"data.{k}": v for k, v in _flat(data)}
+        flat = {key: value for key, value in flat.items() if not key.endswith(".classes")}
+        return flat | ({"adapter": str(self.adapter_folder.resolve())} if self.adapter_folder else {})
+
+    def start(self) -> None:
+        """Run the function."""
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, Evaluator):
+                callback.identity = self.identity()
+        arguments: dict[str, Any] = {"datamodule": self.datamodule, "ckpt_path": self.ckpt_path}
+        if self.function in ("validate", "test"):
+            arguments["verbose"] = False  # the Evaluator's table says it better
+        if self.function == "predict":
+            arguments["return_predictions"] = False  # they are written as they come, not kept
+        getattr(self.trainer, self.function)(self.model, **arguments)
+        if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
+            print(f"Run folder: {self.trainer.log_dir}")
+
+
+def quieten() -> None:
+    """Leave out messages that Lightning prints at every start and that nobody can act on here."""
+    warnings.filterwarnings("ignore", message=_NOISE.pattern)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: _NOISE.match(record.getMessage()) is None)
+
+
+def _chosen(datasets: dict[str, Any], only: str) -> dict[str, Any]:
+    """Keep the rows that ``--only`` names, in the order of the config."""
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    if not names or (unknown := [name for name in names if name not in datasets]):
+        wrong = f"there is no {', '.join(unknown)}" if names else "it names none"
+        raise ConfigError(f"--only {only}: {wrong}; data.datasets has: {', '.join(datasets)}")
+    return {name: row for name, row in datasets.items() if name in names}
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            pairs += _flat(value, f"{prefix}{key}.")
+        else:
+            pairs.append((f"{prefix}{key}", value))
+    return pairs

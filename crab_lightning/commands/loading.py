@@ -1,0 +1,64 @@
+"""A trained run without a Trainer: its model with weights, and its tasks and datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+
+from crab_lightning.callbacks.run_folder import find_checkpoint, find_run
+from crab_lightning.commands.config_files import ConfigError, compose
+from crab_lightning.data import AVDataModule
+from crab_lightning.models import AVModule
+
+
+def load_run(
+    checkpoint: Path, config: str | None = None, device: str = "auto"
+) -> tuple[AVModule, AVDataModule]:
+    """Load a run's model, ready to answer, and its data module, no manifest read.
+
+    Args:
+        checkpoint: A run folder, a ``.ckpt`` file or an adapter folder.
+        config: Config file; the run's own ``config.yaml`` when left out.
+        device: ``auto`` takes a GPU where there is one.
+
+    Returns:
+        The model in evaluation mode on its device, and the data module with the model's processor.
+
+    Raises:
+        ConfigError: If no config is given and none lies beside the checkpoint.
+        FileNotFoundError: If there is no checkpoint.
+    """
+    found = find_checkpoint(checkpoint)
+    if config is None:
+        run = find_run(found)
+        if run is None:
+            raise ConfigError(f"{found} belongs to no run folder with a config.yaml; give --config as well")
+        config = str(run / "config.yaml")
+    content = compose([config])
+    if missing := [name for name in ("model", "data") if name not in content]:
+        raise ConfigError(f"{config} has no section {' and no '.join(missing)}")
+    model, data = _instantiate(content, found if found.is_dir() else None)
+    model.configure_model()
+    if found.is_file():
+        state = torch.load(found, map_location="cpu", weights_only=True)
+        model.on_load_checkpoint(state)  # strict about the trained weights
+        model.load_state_dict(state["state_dict"], strict=False)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device).eval()
+    data.processor = model.processor
+    return model, data
+
+
+def _instantiate(content: dict[str, Any], adapter: Path | None) -> tuple[AVModule, AVDataModule]:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(AVModule, "model", fail_untyped=False, required=True)
+    parser.add_class_arguments(AVDataModule, "data", fail_untyped=False)
+    parsed = parser.parse_object({"model": content["model"], "data": content["data"]})
+    if adapter is not None:
+        parsed.model.init_args.load_adapter = str(adapter)
+    made = parser.instantiate_classes(parsed)
+    return made.model, made.data

@@ -1,0 +1,68 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: finds the config before anything heavy is imported."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from crab_lightning.callbacks.run_folder import find_checkpoint, find_run
+from crab_lightning.commands.config_files import ConfigError, compose, find_config
+
+
+def run(words: Sequence[str]) -> None:
+    """Run ``fit``, ``validate``, ``test`` or ``predict``.
+
+    Args:
+        words: The function's name and its options.
+    """
+    options, name = one_config(list(words[1:]))
+    from crab_lightning.commands.lightning_cli import CrabCLI, quieten
+
+    quieten()
+    CrabCLI(words[0], options, name).start()
+
+
+def one_config(words: list[str]) -> tuple[list[str], str | None]:
+    """Replace all ``--config`` options by one file's worth of text, with parts included and merged.
+
+    Flags win over configs wherever they stand. Without a config, the one of the run in ``--ckpt_path`` is
+    taken.
+
+    Returns:
+        The words for the parser, and the name that a run from these configs has.
+    """
+    names, rest = _take(words, ("--config", "-c"))
+    if not names:
+        checkpoint = next(iter(_take(words, ("--ckpt_path",))[0]), None)
+        stored = find_run(find_checkpoint(Path(checkpoint))) if checkpoint else None
+        if stored is None:
+            return rest, None
+        print(f"Using {stored / 'config.yaml'}", file=sys.stderr)
+        names = [str(stored / "config.yaml")]
+    content = compose(names)
+    first = find_config(names[0])
+    name = content.get("run", {}).get("name") or first.stem
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return ["--config", text, *rest], name
+
+
+def _take(words: list[str], options: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Split off the values of some options, given as ``--option value`` or ``--option=value``."""
+    values: list[str] = []
+    rest: list[str] = []
+    words = list(words)
+    while words:
+        word = words.pop(0)
+        option, equals, value = word.partition("=")
+        if option not in options:
+            rest.append(word)
+        elif equals:
+            values.append(value)
+        elif words:
+            values.append(words.pop(0))
+        else:
+            raise ConfigError(f"{option} needs a value")
+    return values, rest
