@@ -48,7 +48,7 @@ class Segmentation(Task[SpatialPrompt]):
         Raises:
             ValueError: If there is no target text, or it holds no group.
         """
-        groups = coordinate_groups(self.target(sample, "reasoning"))
+        groups = coordinate_groups(self.target(sample, "reasoning"), lenient=self.lenient)
         if not groups:
             raise ValueError(
                 f"{describe(sample)}: target {sample.target!r} holds no coordinates such as "
@@ -65,18 +65,22 @@ class Segmentation(Task[SpatialPrompt]):
         return self.read(text).prompt
 
     def truth(self, sample: Sample, spec: DatasetSpec) -> SpatialPrompt | None:
-        """Return box and points of the target text; ``None`` for a test sample.
+        """Return box and points of the target text.
+
+        ``None`` for a test sample, and for a text with coordinates that the released scripts reject (objects
+        of one pixel's width have such boxes): it is what the model learns, though no mask can come of it.
 
         Raises:
-            ValueError: If the target text cannot be read.
+            ValueError: If the target text holds no coordinates at all.
         """
         if sample.target is None:
             return None
         reading = self.read(sample.target)
-        if reading.prompt is None:
+        if reading.status == "coordinate_extraction_failed":
             raise ValueError(
-                f"{describe(sample)}: target {sample.target!r} cannot be read ({reading.status}). "
-                "Correct the row."
+                f"{describe(sample)}: target {sample.target!r} cannot be read ({reading.status}): it needs "
+                "a box [x1,y1,x2,y2] or points [x,y] without blanks. Correct the row, or set `lenient: true` "
+                "of the task to allow blanks."
             )
         return reading.prompt
 
