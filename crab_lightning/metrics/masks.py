@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,7 +61,7 @@ def find_protocol(name: str, frames_per_batch: int | None) -> MaskProtocol:
             f"frames_per_batch is {frames_per_batch}; protocol '{name}' "
             + ("scores every frame alone" if found.frames_per_batch == 1 else "needs 0 or more")
         )
-    return MaskProtocol(found.binary, found.threshold, frames_per_batch, found.source)
+    return replace(found, frames_per_batch=frames_per_batch)
 
 
 def _check(pred: Tensor, protocol: MaskProtocol) -> None:
@@ -69,7 +70,7 @@ def _check(pred: Tensor, protocol: MaskProtocol) -> None:
     if pred.dtype != torch.bool and (protocol.binary or not pred.is_floating_point()):
         wanted = "bool masks" if protocol.binary else "bool masks or floating-point logits"
         raise ValueError(f"pred is {pred.dtype}; this protocol takes {wanted}")
-    if pred.is_floating_point() and bool(pred.isnan().any()):
+    if pred.is_floating_point() and pred.numel() and bool(pred.min().isnan()):
         raise ValueError("pred holds NaN logits; the model that made them has diverged")
 
 
@@ -81,7 +82,10 @@ def _batches(frames: int, protocol: MaskProtocol) -> list[int]:
 
 def _pixels(masks: Tensor) -> Tensor:
     """Count the pixels that are set in each mask; float64 ``(F,)``."""
-    return masks.flatten(1).sum(dim=1).to(torch.float64)
+    if masks.is_cuda:
+        return masks.flatten(1).sum(dim=1).to(torch.float64)
+    # NumPy counts bits of a mask in 2 us; torch's sum over bool takes 33 us (224x224, one thread).
+    return torch.tensor([np.count_nonzero(mask) for mask in masks.numpy()], dtype=torch.float64)
 
 
 def binary_scores(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,30 +125,40 @@ def f_curves(pred: Tensor, target: Tensor) -> Tensor:
     """F of each frame at the 255 thresholds from 0 to 1.
 
     Args:
-        pred: bool masks or logits ``(F, H, W)``; a set pixel of a bool mask passes every threshold but 1, and
-            an unset one only threshold 0.
+        pred: bool masks or probabilities ``(F, H, W)``; a set pixel of a bool mask passes every threshold but
+            1, and an unset one only threshold 0.
         target: bool ``(F, H, W)``.
 
     Returns:
         float64 ``(F, 255)``; 0 where F is undefined.
     """
-    frames, area = pred.shape[0], pred.shape[1] * pred.shape[2]
     true = _pixels(target)
-    hits, positive = (torch.zeros(frames, _LEVELS, dtype=torch.float64, device=pred.device) for _ in range(2))
     if pred.dtype == torch.bool:
+        hits, positive = (torch.zeros(len(pred), _LEVELS, dtype=torch.float64).to(true) for _ in range(2))
         hits[:, 1:-1], positive[:, 1:-1] = _pixels(pred & target)[:, None], _pixels(pred)[:, None]
-        hits[:, 0], positive[:, 0] = true, float(area)
+        hits[:, 0], positive[:, 0] = true, float(pred.shape[1] * pred.shape[2])
     else:
-        levels = torch.linspace(0, 1, _LEVELS, device=pred.device)
-        passed = torch.bucketize(torch.sigmoid(pred.float()).flatten(1), levels, right=True, out_int32=True)
-        # One histogram for all: frame, number of thresholds passed, in the truth or not.
-        cell = passed + torch.arange(frames, device=pred.device)[:, None] * (_LEVELS + 1)
-        cell = cell * 2 + target.flatten(1)
-        counts = torch.bincount(cell.flatten(), minlength=frames * (_LEVELS + 1) * 2)
-        counts = counts.view(frames, _LEVELS + 1, 2).to(torch.float64)
-        reached = counts.flip(1).cumsum(dim=1).flip(1)[:, 1:]
+        counts = torch.zeros(len(pred), _LEVELS, 2, dtype=torch.float64)
+        for i, (frame, truth) in enumerate(zip(pred, target, strict=True)):
+            counts[i] = _histogram(frame, truth)
+        # A pixel is positive at the last threshold that it passes and at all before.
+        reached = counts.flip(1).cumsum(dim=1).flip(1).to(true.device)
         hits, positive = reached[..., 1], reached.sum(dim=-1)
     return _f_score(hits / positive.clamp(min=1), hits / true.clamp(min=1)[:, None])
+
+
+def _histogram(probability: Tensor, truth: Tensor) -> Tensor:
+    """Count the pixels of a frame by the last threshold they pass and by truth; ``(255, 2)``."""
+    levels = torch.linspace(0, 1, _LEVELS, device=probability.device)
+    above = torch.cat([levels[1:], levels.new_full((1,), float("inf"))])
+    # Multiplying finds the threshold to within one, comparing with its neighbours makes it exact: 0.2 ms for
+    # 224x224 pixels on one thread, where torch.bucketize takes 1.7 ms. int32 halves the memory traffic.
+    flat = probability.flatten()
+    place = (flat * (_LEVELS - 1)).to(torch.int32)
+    last = place + (flat >= above.index_select(0, place))
+    last -= (flat < levels.index_select(0, place)).to(torch.int32)
+    cell = last.mul_(2).add_(truth.flatten())
+    return torch.bincount(cell, minlength=2 * _LEVELS).view(_LEVELS, 2)
 
 
 class MaskJF(BenchmarkMetric):
@@ -204,6 +218,8 @@ class MaskJF(BenchmarkMetric):
                 f"target is {target.dtype} {tuple(target.shape)}; it must be bool and {tuple(pred.shape)}"
             )
         self.frames += pred.shape[0]
+        # In float32 as the official codes, whatever the logits come in.
+        pred = pred if pred.dtype == torch.bool else torch.sigmoid(pred.float())
         if self.protocol.binary:
             jaccard, f_score = binary_scores(pred, target)
         elif self.protocol.frames_per_batch == 1:
@@ -216,8 +232,9 @@ class MaskJF(BenchmarkMetric):
         self.batches += jaccard.numel()
 
     def _jaccard(self, pred: Tensor, target: Tensor) -> Tensor:
-        mask = pred if pred.dtype == torch.bool else torch.sigmoid(pred.float()) > self.protocol.threshold
-        return background_jaccard(mask, target)
+        return background_jaccard(
+            pred if pred.dtype == torch.bool else pred > self.protocol.threshold, target
+        )
 
     def _batch_scores(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         sizes = _batches(pred.shape[0], self.protocol)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from crab_lightning import metrics
 
@@ -17,7 +16,7 @@ from crab_lightning import metrics
 class Case:
     """Arguments of single-sample updates; ``batched`` when several may be joined into one update."""
 
-    make: Callable[[], Metric]
+    make: Callable[[], Any]
     samples: list[tuple[Any, ...]]
     batched: bool = True
 

@@ -12,8 +12,21 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torchmetrics import MetricCollection
 
-from tests.metrics.cases import CASES
+from tests.metrics.cases import CASES, Case
 from tests.metrics.test_every_metric import digits
+
+
+def _alone(case: Case) -> Case:
+    return Case(lambda: MetricCollection({"metric": case.make()}), case.samples)
+
+
+def _sharing() -> MetricCollection:
+    """Metrics that keep one state between them, which the process without samples never finds out."""
+    return MetricCollection({name: CASES[name].make() for name in ("war", "uar", "waf", "confusion")})
+
+
+COLLECTIONS = {name: _alone(case) for name, case in CASES.items()}
+COLLECTIONS["shared state"] = Case(_sharing, CASES["war"].samples)
 
 
 def _work(rank: int, world: int, folder: str) -> None:
@@ -21,11 +34,11 @@ def _work(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     found = {}
-    for name, case in CASES.items():
+    for name, case in COLLECTIONS.items():
         # The second process never sees a sample; the others' shares differ in size.
         first = 2 * len(case.samples) // 3 if world > 2 else len(case.samples)
         share = [case.samples[:first], [], case.samples[first:]][rank]
-        collection = MetricCollection({name: case.make()})
+        collection = case.make()
         for arguments in share:
             collection.update(*arguments)
         found[name] = digits(collection.compute())
@@ -37,8 +50,8 @@ def _work(rank: int, world: int, folder: str) -> None:
 @pytest.mark.parametrize("world", [2, 3])
 def test_unequal_and_empty_shares_give_the_digits_of_one_process(world: int, tmp_path: Path) -> None:
     alone = {}
-    for name, case in CASES.items():
-        collection = MetricCollection({name: case.make()})
+    for name, case in COLLECTIONS.items():
+        collection = case.make()
         for arguments in case.samples:
             collection.update(*arguments)
         alone[name] = digits(collection.compute())
@@ -47,5 +60,5 @@ def test_unequal_and_empty_shares_give_the_digits_of_one_process(world: int, tmp
     mp.start_processes(_work, args=(world, str(tmp_path)), nprocs=world, start_method="forkserver")
     for rank in range(world):
         found = torch.load(tmp_path / f"{rank}.pt")
-        for name in CASES:
+        for name in COLLECTIONS:
             assert found[name] == alone[name], f"{name} on process {rank} of {world}"

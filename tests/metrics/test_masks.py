@@ -166,8 +166,7 @@ def test_short_last_batch_weighs_as_much_as_a_full_one() -> None:
     }
 
 
-def _plain_curves(logits: Tensor, true: Tensor) -> Tensor:
-    probability = torch.sigmoid(logits.float())
+def _plain_curves(probability: Tensor, true: Tensor) -> Tensor:
     curves = []
     for frame, truth in zip(probability, true, strict=True):
         curve = []
@@ -184,11 +183,16 @@ def _plain_curves(logits: Tensor, true: Tensor) -> Tensor:
 
 def test_histogram_gives_the_curves_of_255_comparisons() -> None:
     generator = torch.Generator().manual_seed(0)
-    # Steep logits put many probabilities at exactly 0 and 1, and on both sides of every threshold.
-    logits = 30 * torch.randn(4, 30, 31, generator=generator) ** 3
+    # Steep logits put many probabilities at exactly 0 and 1; some more lie on and beside every threshold.
+    probability = torch.sigmoid(30 * torch.randn(4, 30, 31, generator=generator) ** 3)
+    levels = torch.linspace(0, 1, 255)
+    near = [torch.nextafter(levels, torch.tensor(to)) for to in (0.0, 1.0)]
+    probability[3, :25, :30] = torch.cat([levels[5:], *near])[:750].clamp(0, 1).reshape(25, 30)
     true = torch.rand(4, 30, 31, generator=generator) > 0.6
     true[2] = False
-    torch.testing.assert_close(f_curves(logits, true), _plain_curves(logits, true), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        f_curves(probability, true), _plain_curves(probability, true), atol=1e-12, rtol=0
+    )
 
 
 masks = st.lists(st.booleans(), min_size=12, max_size=12).map(lambda row: torch.tensor(row).reshape(1, 3, 4))
