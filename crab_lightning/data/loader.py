@@ -131,10 +131,10 @@ class TrainLoader(BatchLoader):
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
         if changed and 0 < state["step"] < state["steps"]:
             found = "; ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed)
+            where = f"step {state['step']} of {state['steps']} of epoch {state['epoch']}"
             raise ValueError(
-                f"the checkpoint stopped at step {state['step']} of {state['steps']} of epoch {state['epoch']} "
-                f"of other data: {found}. Resume with the data settings of that run or from the end of an "
-                "epoch, or start a new run from its adapters."
+                f"the checkpoint stopped at {where} of other data: {found}. Resume with the data settings of "
+                "that run or from the end of an epoch, or start a new run from its adapters."
             )
         if changed:  # between epochs new data are welcome; the epoch that ended has no rows left
             self.batches.set_epoch(state["epoch"])

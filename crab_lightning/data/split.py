@@ -63,8 +63,9 @@ def carve_validation(rows: Mapping[str, Sequence[Sample]], val_share: float, see
     side is a hash of the seed and of the group's name: it does not depend on the order of rows, and for
     single-clip datasets not on which other datasets are mixed in.
 
-    Two exceptions keep small and tangled data usable. A dataset that the hash left without validation rows
-    gives its group with the smallest hash, provided it keeps another for training. A group of more than
+    Two exceptions keep small and tangled data usable. A dataset that the hash left without training rows
+    takes its group with the largest hash back; one without validation rows gives its group with the smallest
+    hash, if no dataset loses its last training rows by that. A group of more than
     ``max(8, val_share * clips)`` recordings, as many random pairs over few clips make, stays in training:
     drawn for validation, it would take a whole dataset with it.
 
@@ -87,13 +88,21 @@ def carve_validation(rows: Mapping[str, Sequence[Sample]], val_share: float, see
 
     where = {name: [groups.root(clips_of(s)[0]) for s in samples] for name, samples in rows.items()}
     if val_share > 0:
-        for name in sorted(where):
-            here = set(where[name])
-            free = sorted(here & rank.keys(), key=rank.__getitem__)
-            if free and len(here) > 1 and not here & chosen:
-                chosen.add(free[0])
+        _serve_every_dataset({name: set(where[name]) for name in sorted(where)}, rank, chosen)
     unsplit = {name: sum(root not in rank for root in roots) for name, roots in where.items()}
     return Carve(
         validation={name: [root in chosen for root in roots] for name, roots in where.items()},
         unsplit={name: count for name, count in unsplit.items() if count},
     )
+
+
+def _serve_every_dataset(groups: Mapping[str, set[str]], rank: Mapping[str, float], chosen: set[str]) -> None:
+    """Move single groups until every dataset has training rows, and validation rows where it can."""
+    for here in groups.values():
+        if here and here <= chosen:
+            chosen.discard(max(here, key=rank.__getitem__))
+    for here in groups.values():
+        if not here & chosen:
+            last = {next(iter(left)) for other in groups.values() if len(left := other - chosen) == 1}
+            if free := sorted((here & rank.keys()) - last, key=rank.__getitem__):
+                chosen.add(free[0])

@@ -67,9 +67,17 @@ def test_small_dataset_still_gets_validation_and_training_rows(count: int) -> No
         assert 0 < sum(side) < count
 
 
-def test_single_recording_stays_in_training() -> None:
-    rows = {"one": [sample("one", 0, "clip")]}
-    assert carve_validation(rows, 0.05, 0).validation["one"] == [False]
+@pytest.mark.parametrize("seed", range(20))
+def test_no_dataset_is_left_without_training_rows(seed: int) -> None:
+    rows = {
+        "one": [sample("one", 0, "clip0")],
+        "two": [sample("two", 0, "clip0"), sample("two", 1, "clip1")],
+        "three": [sample("three", i, f"clip{i}") for i in range(1, 3)],
+    }
+    sides = carve_validation(rows, 0.6, seed).validation
+    assert not both_sides(rows, sides)
+    assert all(not all(side) for side in sides.values())
+    assert any(sides["two"]) or any(sides["three"])
 
 
 def test_val_share_zero_sets_nothing_aside() -> None:
