@@ -127,8 +127,10 @@ def most_frequent(truths: Sequence[AnswerT], samples: Sequence[Sample]) -> Answe
         ValueError: If there are none.
     """
     if not truths:
-        where = f"the {len(samples)} rows of {samples[0].dataset}" if samples else "no rows"
-        raise ValueError(f"no majority answer: {where} hold no true answer to count")
+        where = (
+            f"the {len(samples)} rows of {samples[0].dataset} hold no true answer" if samples else "no rows"
+        )
+        raise ValueError(f"no majority answer: {where}")
     counts = Counter(truths)
     return min(counts, key=lambda answer: (-counts[answer], repr(answer)))
 

@@ -50,8 +50,8 @@ class Recognition(Task[str]):
         return around(VIDEO_AND_AUDIO, (Media.VIDEO, Media.AUDIO), self.instruction)
 
     def direct(self, sample: Sample) -> str:
-        """Return the class name in answer tags, with the full stop that the dataset's reference has."""
-        stop = "." if sample.reference.endswith(".") else ""
+        """Return the class name in answer tags, with a full stop where the longer text has one."""
+        stop = "." if (sample.target or sample.reference).rstrip().endswith(".") else ""
         return f"<answer>{sample.fields['class_name']}</answer>{stop}"
 
     def truth(self, sample: Sample, spec: DatasetSpec) -> str:

@@ -39,6 +39,8 @@ def datasets() -> list[str]:
 def task_of(dataset: str, **arguments: Any) -> Task[Any]:
     path = _config()["tasks"][_config()["datasets"][dataset]["task"]]["class_path"]
     module, _, name = path.rpartition(".")
+    if name == "Captioning":
+        arguments.setdefault("tokenizer", "python")  # Java would take seconds each time
     made: Task[Any] = getattr(importlib.import_module(module), name)(**arguments)
     return made
 
