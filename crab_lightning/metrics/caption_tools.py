@@ -18,33 +18,13 @@ if TYPE_CHECKING:
 
 Tokenizer = Literal["auto", "ptb", "python", "none"]
 
-# What the COCO tools drop after tokenizing (the PTB tokenizer has turned double quotes into '' by then).
-# Brackets stand in upper case there while tokens are in lower
+# What the COCO tools drop after tokenizing. Brackets stand in upper case there while tokens are in lower
 # case, so "-lrb-" and its kin survive; published scores have them, and so do these.
 _DROPPED = frozenset(
-    [
-        '"',
-        "\u201c",
-        "\u201d",
-        "''",
-        "'",
-        "``",
-        "`",
-        "-LRB-",
-        "-RRB-",
-        "-LCB-",
-        "-RCB-",
-        ".",
-        "?",
-        "!",
-        ",",
-        ":",
-        "-",
-        "--",
-        "...",
-        ";",
-    ]
+    ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
 )
+# Further spellings of those, which the PTB tokenizer maps to them first.
+_DROPPED_UNMAPPED = _DROPPED | set('"\u201c\u201d\u2013\u2014')
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 _CLITIC = re.compile(r"(?<=[a-z])('s|'re|'ve|'ll|'d|'m)(?![a-z])|(?<=[a-z])(n't)(?![a-z])")
 _TOKEN = re.compile(
@@ -93,11 +73,11 @@ def python_tokenize(text: str) -> str:
     >>> python_tokenize("The crowd's applause, (loud) -- isn't over!")
     "the crowd 's applause -lrb- loud -rrb- is n't over"
     """
-    text = text.lower().replace("\u2019", "'")
+    text = text.lower().replace("\u2018", "'").replace("\u2019", "'")
     for bracket, name in _BRACKETS.items():
         text = text.replace(bracket, f" {name} ")
     text = _CLITIC.sub(lambda match: f" {match.group()} ", text)
-    return " ".join(token for token in _TOKEN.findall(text) if token not in _DROPPED)
+    return " ".join(token for token in _TOKEN.findall(text) if token not in _DROPPED_UNMAPPED)
 
 
 def ptb_tokenize(texts: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crab_lightning.metrics import BoxIoU, box_iou
@@ -29,6 +29,7 @@ coordinates = st.integers(-10, 250)
 boxes = st.tuples(coordinates, coordinates, coordinates, coordinates)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(one=boxes, other=boxes)
 def test_iou_is_symmetric_and_between_zero_and_one(one: tuple[int, ...], other: tuple[int, ...]) -> None:
     forth = box_iou(torch.tensor([one]), torch.tensor([other])).item()
@@ -36,6 +37,7 @@ def test_iou_is_symmetric_and_between_zero_and_one(one: tuple[int, ...], other: 
     assert 0 <= forth <= 1
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(box=boxes)
 def test_box_equals_itself_unless_it_is_empty(box: tuple[int, ...]) -> None:
     has_area = box[2] > box[0] and box[3] > box[1]
