@@ -132,17 +132,19 @@ def share_out(clips: int) -> dict[str, tuple[int, int]]:
     Raises:
         ValueError: If some split would be empty.
     """
-    total = sum(d.share for d in DATASETS.values())
-    least = sum(1 + bool(d.test) for d in DATASETS.values() if d.share)
+    asked = {name: entry for name, entry in DATASETS.items() if entry.share}
+    total = sum(entry.share for entry in asked.values())
+    least = sum(1 + bool(entry.test) for entry in asked.values())
     if clips < least:
         raise ValueError(f"clips is {clips}; every split of every dataset needs a clip: at least {least}")
-    counts: dict[str, tuple[int, int]] = {}
-    passed = given = 0.0
-    for name, entry in DATASETS.items():
+    counts = dict.fromkeys(DATASETS, (0, 0))
+    passed, given = 0.0, 0
+    for name, entry in asked.items():
         passed += entry.share
-        mine = round(clips * passed / total) - int(given)  # running totals, so that the sum is exact
-        given += mine
-        test = max(1, round(mine * TEST_SHARE)) if entry.test and mine else 0
+        more = round((clips - least) * passed / total) - given  # running totals, so that the sum is exact
+        given += more
+        mine = more + 1 + bool(entry.test)
+        test = max(1, round(mine * TEST_SHARE)) if entry.test else 0
         counts[name] = (mine - test, test)
     counts["arig"] = counts["s4"]
     return counts

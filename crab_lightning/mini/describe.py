@@ -353,9 +353,7 @@ def describe_pair(first: Scene, second: Scene, rng: Rng, sense: str, query: Scen
         asked = content(query, "heard" if sense == "seen" else "seen")
         in_first = any(o.category == q.category for q in asked for o in ones)
         verb = "heard" if sense == "seen" else "seen"
-        ask = _ask(
-            rng, f"Does what is {verb} belong to the first or the second?", f"Which fits what is {verb}?"
-        )
+        ask = _ask(rng, f"Does what is {verb} belong to first or second?", f"Which fits what is {verb}?")
         pairs.append((ask, "first" if in_first else "second"))
         other = "hear" if sense == "seen" else "see"
         pairs.append((_ask(rng, f"What do you {other}?", f"What is {verb}?"), _nouns(asked)))

@@ -100,9 +100,9 @@ def music_questions(scene: Scene) -> Iterator[Question]:
         audio, "How many musical instruments were heard throughout the video?", NUMBERS[len(heard)]
     )
     for c, word in words.items():
-        yield Question(audio, f"Is there a {word} sound?", _yes(any(o.category == c for o in heard)))
+        yield Question(audio, f"Is there {a(word)} sound?", _yes(any(o.category == c for o in heard)))
         mine = [o for o in seen if o.category == c]
-        yield Question(visual, f"Is there a {word} in the entire video?", _yes(bool(mine)))
+        yield Question(visual, f"Is there {a(word)} in the entire video?", _yes(bool(mine)))
         if mine:
             yield Question(visual, f"How many {word}s are in the entire video?", NUMBERS[len(mine)])
         if len(mine) == 1 and mine[0].heard:
