@@ -13,9 +13,37 @@ from crab_lightning.data.manifests import read_manifest
 from crab_lightning.media import probe, read_audio, read_image, read_mask, read_video
 from crab_lightning.mini import DATASETS, make_item, render_frames, render_masks, row_of, tree, write_mini
 from crab_lightning.mini.families.grounding import moment
+from crab_lightning.mini.vocabulary import CATEGORIES
 from crab_lightning.structures import DatasetSpec, Sample
+from crab_lightning.tasks import (
+    AVE_CLASSES,
+    LLP_CLASSES,
+    ActionRecognition,
+    Captioning,
+    CrossModalMatching,
+    EmotionRecognition,
+    EventLocalization,
+    EventParsing,
+    ImageGrounding,
+    QuestionAnswering,
+    ReferringSegmentation,
+    Segmentation,
+    Task,
+)
 
 CLIPS = 36
+TASKS: dict[str, Task[Any]] = {
+    **dict.fromkeys(("a2v", "v2a"), CrossModalMatching()),
+    **dict.fromkeys(("ks", "ucf"), ActionRecognition()),
+    **dict.fromkeys(("meld", "mer24", "cremad", "mafw", "dfew"), EmotionRecognition()),
+    **dict.fromkeys(("avqa", "avqa_thu"), QuestionAnswering()),
+    **dict.fromkeys(("ave", "unav"), EventLocalization()),
+    "avvp": EventParsing(),
+    **dict.fromkeys(("s4", "ms3"), Segmentation()),
+    "ref_avs": ReferringSegmentation(),
+    "arig": ImageGrounding(),
+    "avcap": Captioning(),
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +71,20 @@ def test_every_manifest_is_there_and_every_file_it_names(root: Path) -> None:
             assert path.is_file() == (split == "train" or bool(entry.test))
             if path.is_file():
                 assert samples(root, name, split)  # the reader checks the media
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_the_tasks_read_the_true_answer_out_of_the_target(root: Path, dataset: str) -> None:
+    task = TASKS[dataset]
+    rows = samples(root, dataset)
+    classes = sorted({str(s.fields["class_name"]) for s in rows if "class_name" in s.fields})
+    named = {"ave": AVE_CLASSES, "avvp": LLP_CLASSES, "unav": tuple(c.unav for c in CATEGORIES)}
+    spec = DatasetSpec(task="any", layout=dataset, classes=classes or list(named.get(dataset, ())) or None)
+    for sample in rows:
+        answer = task.parse(task.target(sample, "reasoning"), sample, spec)
+        assert answer is not None
+        assert answer == task.truth(sample, spec)
+        assert task.parse(task.target(sample, "direct"), sample, spec) == answer
 
 
 def test_same_seed_gives_the_same_bytes_and_another_does_not(
