@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from crab_lightning.data.layout import Columns, Layout
 from crab_lightning.data.layout_columns import Column, ColumnError
 from crab_lightning.data.layout_paths import stem_clip
-from crab_lightning.data.layouts import Columns, Layout, get_layout
+from crab_lightning.data.layouts import get_layout
 from crab_lightning.data.manifest_files import (
     ANNOTATIONS,
     ExistingFiles,
