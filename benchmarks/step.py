@@ -86,14 +86,14 @@ def build(folder: Path, kind: str, args: argparse.Namespace) -> OmniModule:
     torch.manual_seed(0)
     with torch.device(args.device):  # made where they stay: 7B weights never pass through the host
         module.configure_model()
-    return module.to(args.device).train()
+    module.to(args.device).train()
+    return module
 
 
 def make_batch(module: OmniModule, args: argparse.Namespace) -> Batch:
     """B samples of T text tokens, the last ``targets`` of each supervised."""
     shape = (args.batch, args.tokens)
-    vocabulary = module.model.config.text_config.vocab_size  # type: ignore[union-attr]
-    ids = torch.randint(0, min(vocabulary, 256), shape)  # below the media tokens
+    ids = torch.randint(0, 256, shape)  # bytes: below the media tokens
     labels = torch.full(shape, -100)
     labels[:, -args.targets :] = ids[:, -args.targets :]
     positions = torch.arange(args.tokens).expand(3, *shape).contiguous()

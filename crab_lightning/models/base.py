@@ -25,6 +25,7 @@ from crab_lightning.adapters import (
 from crab_lightning.models.decoding import Answers
 from crab_lightning.models.reports import parameter_table, print_tables
 from crab_lightning.models.schedule import cosine_with_warmup, total_optimizer_steps
+from crab_lightning.models.sharding import shard_layers
 from crab_lightning.models.window import LossWindow
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.structures import Batch, Prediction
@@ -137,6 +138,8 @@ class AVModule(LightningModule, ABC):  # type: ignore[misc]  # lightning ships n
             load_adapters(self.model, self.load_adapter, expect=self._expectations())
         if self.gradient_checkpointing:
             self._checkpoint_layers()
+        if self.device_mesh is not None:  # ModelParallelStrategy
+            shard_layers(self.model, self.device_mesh["data_parallel"])
         self.train(self.training)
 
     def _checkpoint_layers(self) -> None:
