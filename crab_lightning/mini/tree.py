@@ -160,6 +160,8 @@ def _share_clips(base: Path) -> None:
 
 
 def _write_media(base: Path, groups: list[tuple[MediaFile, ...]], workers: int, progress: bool) -> None:
+    for half_written in base.rglob(".*"):  # what a killed worker left; see write_files
+        half_written.unlink()
     todo = [g for g in groups if not all((base / f.path).exists() for f in g)]
     with _bar(progress, len(groups), len(groups) - len(todo)) as advance:
         if workers < 1:

@@ -236,7 +236,9 @@ def test_an_interrupted_tree_is_taken_up_again_by_workers(root: Path, tmp_path: 
     before, stamp = lost.read_bytes(), kept.stat().st_mtime_ns
     lost.unlink()
     (folder / "AVUIE_2/ks/train.json").unlink()
+    (lost.parent / f".{lost.stem}.123.mp4").write_bytes(before[:100])
     write_mini(folder, CLIPS, seed=0, workers=1, progress=True)
     assert lost.read_bytes() == before
     assert kept.stat().st_mtime_ns == stamp
+    assert not list(folder.rglob(".*"))
     assert json.loads((folder / "mini.json").read_text())["finished"]
