@@ -1,0 +1,241 @@
+"""What the mini base model reads: scenes of the synthetic world, described in words of their own.
+
+The scenes are drawn like those of Mini AV-UIE but from other seeds, and the questions are not its nineteen
+tasks': the base learns to see, hear, place and time things, and to say so. What to do with that for each
+task is left to the adapters, as with a published base model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import IterableDataset
+
+from crab_lightning.media import apply_window
+from crab_lightning.mini.datasets import DATASETS, make_item
+from crab_lightning.mini.describe import (
+    QA,
+    describe,
+    describe_audio,
+    describe_moment,
+    describe_pair,
+    describe_picture,
+    random_scene,
+)
+from crab_lightning.mini.item import FPS
+from crab_lightning.mini.render import render_audio, render_frames
+from crab_lightning.mini.world import Rng, Scene, rng_for
+from crab_lightning.pretrain.towers import noise, roughen
+from crab_lightning.processing import NativeProcessor
+from crab_lightning.structures import AudioWindow, Batch, Example, Media, Sample
+
+_TENTHS = AudioWindow("units", units=10)
+_STRIDED = AudioWindow("strided", units=60, every=6, before=0.5, after=1.5)
+_FIRST_4_S = AudioWindow("head", head_s=4.0)
+
+
+def clip_frames(scene: Scene, count: int) -> NDArray[np.uint8]:
+    """Render the frames that a reader of the written clip would sample, uint8 ``(F, H, W, 3)``."""
+    total = scene.duration_s * FPS
+    return render_frames(scene, [float(i) / FPS for i in np.round(np.linspace(0, total - 1, count))])
+
+
+class Draft:
+    """Media and questions of one training example, put together step by step."""
+
+    def __init__(self, rng: Rng) -> None:
+        self.rng = rng
+        self.media: list[Media] = []
+        self.kinds: dict[str, list[Any]] = {"videos": [], "images": [], "audios": [], "seconds_per_grid": []}
+        self.questions: list[QA] = []
+
+    def show(self, *scenes: Scene, frames: int = 10) -> None:
+        """Add one video made of the scenes one after the other."""
+        self.media.append(Media.VIDEO)
+        pixels = np.concatenate([clip_frames(s, frames) for s in scenes])
+        self.kinds["videos"].append(roughen(pixels, self.rng))
+        self.kinds["seconds_per_grid"].append(2.0)
+
+    def picture(self, scene: Scene, time_s: float) -> None:
+        """Add one frame."""
+        self.media.append(Media.IMAGE)
+        self.kinds["images"].append(roughen(render_frames(scene, [time_s]), self.rng)[0])
+
+    def play(self, *scenes: Scene, window: AudioWindow = _TENTHS, unit: int | None = None) -> None:
+        """Add one sound made of the scenes one after the other."""
+        self.media.append(Media.AUDIO)
+        waves = [apply_window(torch.from_numpy(render_audio(s)), window, unit) for s in scenes]
+        wave = torch.cat(waves)
+        self.kinds["audios"].append(wave + 3e-4 * torch.from_numpy(noise(self.rng, len(wave))))
+
+    def example(self, kind: str, most: int) -> Example:
+        """Return the example, with up to ``most`` of the questions asked at once."""
+        count = min(len(self.questions), int(self.rng.integers(1, most + 1)))
+        chosen = [self.questions[i] for i in self.rng.choice(len(self.questions), count, replace=False)]
+        if self.rng.random() < 0.5:
+            self.media.reverse()
+        question = " ".join(q for q, _ in chosen)
+        answer = "; ".join(a for _, a in chosen)
+        sample = Sample(f"pretrain/{kind}", kind, "describe", "train", kind)
+        return Example(sample, (*self.media, question), answer, **self.kinds)
+
+
+def _item(rng: Rng, seed: int, *names: str) -> Any:
+    name = names[int(rng.integers(len(names)))]
+    return make_item(name, "train", int(rng.integers(1 << 31)), seed)
+
+
+def _picture(draft: Draft, seed: int) -> None:
+    rng = draft.rng
+    if rng.random() < 0.25:  # faces and tools
+        scene = _item(rng, seed, "dfew", "meld", "mafw", "cremad", "mer24", "ks", "ucf").videos[0]
+    else:
+        scene = random_scene(rng, 4)
+    moment = float(rng.integers(scene.duration_s)) + 0.5
+    draft.picture(scene, moment)
+    draft.questions = describe_picture(scene, moment, rng)
+    if not draft.questions:  # a tool or face has one question; an empty frame has those about absence
+        raise ValueError("a scene without anything to ask about")
+
+
+def _moment(draft: Draft, seed: int) -> None:
+    item = _item(draft.rng, seed, "s4", "ms3", "ref_avs", "arig")
+    scene, moment = item.image
+    draft.picture(scene, moment)
+    if item.unit is None:
+        draft.play(scene, window=AudioWindow("units", units=5))
+    else:
+        units = 10 if item.dataset == "ref_avs" else 5
+        draft.play(scene, window=AudioWindow("one_unit", units=units), unit=item.unit)
+    draft.questions = describe_moment(scene, moment, draft.rng)
+    draft.questions += describe_picture(scene, moment, draft.rng)[:4]
+
+
+def _sound(draft: Draft, seed: int) -> None:
+    rng = draft.rng
+    if rng.random() < 0.4:
+        scene = _item(rng, seed, "dfew", "meld", "mafw", "ks", "ucf").audios[0]
+    else:
+        scene = random_scene(rng, 4)
+    draft.play(scene)
+    draft.questions = describe_audio(scene, rng)
+
+
+def _clip(draft: Draft, seed: int) -> None:
+    rng = draft.rng
+    scene = random_scene(rng, 4) if rng.random() < 0.4 else _item(rng, seed, "avcap", "avqa_thu").videos[0]
+    draft.show(scene, frames=4 if rng.random() < 0.5 else 10)
+    draft.play(scene)
+    draft.questions = describe(scene, rng)
+
+
+def _face(draft: Draft, seed: int) -> None:
+    scene = _item(draft.rng, seed, "dfew", "meld", "mafw", "cremad", "mer24").videos[0]
+    draft.show(scene, frames=4)
+    draft.play(scene, window=_FIRST_4_S)
+    draft.questions = describe(scene, draft.rng)
+
+
+def _action(draft: Draft, seed: int) -> None:
+    scene = _item(draft.rng, seed, "ks", "ucf").videos[0]
+    draft.show(scene)
+    draft.play(scene)
+    draft.questions = describe(scene, draft.rng)
+
+
+def _events(draft: Draft, seed: int) -> None:
+    rng = draft.rng
+    drawn = rng.random() < 0.3
+    scene = random_scene(rng, 10, 2) if drawn else _item(rng, seed, "ave", "unav", "avvp").videos[0]
+    draft.show(scene)
+    draft.play(scene)
+    draft.questions = describe(scene, rng)
+
+
+def _music(draft: Draft, seed: int) -> None:
+    scene = _item(draft.rng, seed, "avqa").videos[0]
+    draft.show(scene)
+    draft.play(scene, window=_STRIDED)
+    draft.questions = describe(scene, draft.rng)
+
+
+def _two_videos(draft: Draft, seed: int) -> None:
+    item = _item(draft.rng, seed, "a2v")
+    draft.play(*item.audios)
+    draft.show(*item.videos)
+    draft.questions = describe_pair(item.videos[0], item.videos[1], draft.rng, "seen", item.audios[0])
+
+
+def _two_sounds(draft: Draft, seed: int) -> None:
+    item = _item(draft.rng, seed, "v2a")
+    draft.show(*item.videos)
+    draft.play(*item.audios)
+    draft.questions = describe_pair(item.audios[0], item.audios[1], draft.rng, "heard", item.videos[0])
+
+
+KINDS: dict[str, tuple[Callable[[Draft, int], None], float]] = {
+    "picture": (_picture, 0.18),
+    "moment": (_moment, 0.20),
+    "sound": (_sound, 0.10),
+    "clip": (_clip, 0.12),
+    "face": (_face, 0.07),
+    "action": (_action, 0.08),
+    "events": (_events, 0.10),
+    "music": (_music, 0.05),
+    "two_videos": (_two_videos, 0.05),
+    "two_sounds": (_two_sounds, 0.05),
+}
+"""Kind of example -> who drafts it, and the chance that a batch is made of it."""
+
+
+def draw(kind: str, rng: Rng, seed: int, most: int = 4) -> Example:
+    """Draw one example of a kind, with up to ``most`` questions."""
+    while True:
+        draft = Draft(rng)
+        KINDS[kind][0](draft, seed)
+        if draft.questions:
+            return draft.example(kind, most)
+
+
+class Corpus(IterableDataset[Batch]):
+    """Endless batches of described scenes; each batch has clips of one kind, so that little is padded.
+
+    Args:
+        processor: Encodes the examples.
+        seed: Start of the random stream; workers get streams of their own. Mini AV-UIE trees with other seeds
+            share no clip with it.
+        tokens: Upper bound of the padded tokens of a batch.
+    """
+
+    def __init__(self, processor: NativeProcessor, seed: int, tokens: int = 4000) -> None:
+        self.processor, self.seed, self.tokens = processor, seed, tokens
+
+    def __iter__(self) -> Iterator[Batch]:
+        info = torch.utils.data.get_worker_info()
+        rng = rng_for(self.seed, "corpus", info.id if info else 0)
+        names, chances = list(KINDS), np.array([chance for _, chance in KINDS.values()])
+        while True:
+            kind = names[int(rng.choice(len(names), p=chances / chances.sum()))]
+            encoded: list[Any] = []
+            longest = 0
+            while (len(encoded) + 1) * longest <= self.tokens:
+                encoded.append(self.processor.encode(draw(kind, rng, self.seed)))
+                longest = max(longest, len(encoded[-1].inputs["input_ids"]))
+            yield self.processor.collate(encoded)
+
+
+def corpus_texts(seed: int, count: int) -> list[str]:
+    """Return questions, answers and the tasks' own texts, to learn a vocabulary from."""
+    rng = rng_for(seed, "texts")
+    texts: list[str] = []
+    for index in range(count):
+        for name in DATASETS:
+            item = make_item(name, "train", index, seed)
+            texts += [item.target, *(str(v) for v in item.fields.values() if isinstance(v, str) and " " in v)]
+            for scene in (*item.videos, *item.audios):
+                texts += [text for pair in describe(scene, rng) for text in pair]
+    return texts
