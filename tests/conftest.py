@@ -26,3 +26,15 @@ def oracles() -> Path:
 def real_clips() -> Path:
     """Data root with real media in the released layout."""
     return _need(_SHARED / "real_clips")
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The least a command can run on: a ``tiny`` checkpoint and a ``mini`` data root; read-only."""
+    from crab_lightning.commands import main
+
+    folder = tmp_path_factory.mktemp("small")
+    made = {"tiny": folder / "tiny", "mini": folder / "mini"}
+    assert main(["model", "tiny", "--out", str(made["tiny"])]) == 0
+    assert main(["data", "mini", "--root", str(made["mini"]), "--clips", "40", "--workers", "0"]) == 0
+    return made

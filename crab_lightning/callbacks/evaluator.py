@@ -90,7 +90,7 @@ class Evaluator(Callback):
             self._constant = self._majority_answers(data)
         self._scores = {
             name: DatasetScores(name, data.tasks[spec.task], spec, self._constant.get(name))
-            for name, spec in sorted(data.datasets.items())
+            for name, spec in data.datasets.items()  # the config's order, the same on every rank
         }
         self._seconds, self._answered = -time.perf_counter(), 0
         if not self._writes(trainer) or trainer.sanity_checking:
@@ -114,7 +114,7 @@ class Evaluator(Callback):
             rank_zero_info(f"No majority baseline: the training rows cannot be read ({err})")
             return {}
         answers = {}
-        for name, spec in sorted(data.datasets.items()):
+        for name, spec in data.datasets.items():
             # Some manifests hold no true answer to count (captions): no baseline, shown as a dash.
             with contextlib.suppress(ValueError):
                 answers[name] = data.tasks[spec.task].majority(rows[name], spec)
@@ -178,7 +178,8 @@ class Evaluator(Callback):
             if not getattr(trainer, "fast_dev_run", False):
                 self._write(trainer, split, speed)
             if self.print_table and self.results:
-                print_results(self.results, split, speed)
+                # While training, one line a dataset; the rest is in TensorBoard and metrics.json.
+                print_results(self.results, split, speed, headlines=trainer.state.fn == "fit")
 
     def _log(self, split: str) -> None:
         """Log every dataset's values on every rank in one order (values are already the same everywhere)."""

@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from crab_lightning.callbacks.scores import mean_headline
+
 DISPLAY_NAMES = {
     "a2v": "VGG-CM a2v",
     "v2a": "VGG-CM v2a",
@@ -32,7 +34,11 @@ DISPLAY_NAMES = {
 
 
 def results_table(
-    results: dict[str, dict[str, Any]], split: str, answers_per_s: float | None = None
+    results: dict[str, dict[str, Any]],
+    split: str,
+    answers_per_s: float | None = None,
+    *,
+    headlines: bool = False,
 ) -> Table:
     """Lay out every dataset's metrics beside its majority baseline.
 
@@ -40,6 +46,7 @@ def results_table(
         results: Dataset -> its entry in ``metrics.json``.
         split: Named in the title.
         answers_per_s: Throughput for the caption.
+        headlines: Show only each dataset's headline metric.
 
     Returns:
         A rich table; scores are percentages, the headline metric of a dataset stands first.
@@ -54,30 +61,52 @@ def results_table(
     for dataset, result in results.items():
         names = [k for k, v in result["strict"].items() if not isinstance(v, list)]
         names.sort(key=lambda name: name != result["headline"])
+        if headlines:
+            names = names[:1]
         for row, metric in enumerate(names or [None]):
             first = row == 0
             cells = [_percent(result[p].get(metric)) for p in ("strict", "valid_only", "majority")]
             title = DISPLAY_NAMES.get(result["layout"], dataset)
             counts = result["counts"]
             table.add_row(
-                (title if title == dataset else f"{title} [dim]{dataset}[/dim]") if first else "",
+                (title if title.lower() == dataset else f"{title} [dim]{dataset}[/dim]") if first else "",
                 result["task"] if first else "",
                 _metric(metric, result["headline"]),
                 *cells,
                 *(_counts(counts, result) if first else ("",) * 5),
-                end_section=row == len(names) - 1 or not names,
+                end_section=not headlines and row >= len(names) - 1,
             )
+    _add_mean(table, results)
     if answers_per_s:
         table.caption = f"{answers_per_s:.2f} answers per second"
     return table
 
 
-def print_results(results: dict[str, dict[str, Any]], split: str, answers_per_s: float | None = None) -> None:
+def print_results(
+    results: dict[str, dict[str, Any]],
+    split: str,
+    answers_per_s: float | None = None,
+    *,
+    headlines: bool = False,
+) -> None:
     """Print :func:`results_table`, at full width when the output is not a terminal."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
-    console.print(results_table(results, split, answers_per_s))
+    console.print(results_table(results, split, answers_per_s, headlines=headlines))
+
+
+def _add_mean(table: Table, results: dict[str, dict[str, Any]]) -> None:
+    """Add the macro mean of the headlines; with one dataset it would repeat it."""
+    scored = [r for r in results.values() if r["counts"]["scored"] and r["headline"] is not None]
+    if len(scored) < 2:
+        return
+    means = [_percent(mean_headline(results, p)) for p in ("strict", "valid_only", "majority")]
+    answers = sum(r["counts"]["scored"] for r in results.values())
+    unparsed = sum(r["counts"]["unparsed"] for r in results.values())
+    rate = f"{unparsed} ({100 * unparsed / answers:.0f}%)" if unparsed else "0"
+    table.add_section()
+    table.add_row("[bold]mean[/bold]", f"{len(scored)} datasets", "headline", *means, f"{answers:,}", rate)
 
 
 def _metric(name: str | None, headline: str | None) -> str:

@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ask": ("ask:run", "Ask a trained run about your own clip."),
     "data mini": ("data:mini", "Write Mini AV-UIE, a synthetic data root with all 19 datasets."),
     "model tiny": ("model:tiny", "Write a tiny checkpoint folder that the real loading path reads."),
+    "model sam2-mini": ("sam2:mini", "Train the tiny SAM2 that segments Mini AV-UIE."),
 }
 """Command words -> (module:function in this room, one line of help)."""
 
@@ -77,7 +78,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         run(rest if " " in name or name == "ask" else [name, *rest])
     except (
         ValueError,
-        TypeError,
         FileNotFoundError,
         NotADirectoryError,
         FileExistsError,
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What a user can cause raises one of these with a text that says what to do; a traceback buries it.
         if debug:
             raise
-        print(f"error: {_one_text(err)}", file=sys.stderr)
+        print(f"error: {_one_text(err)}\n(--debug shows where)", file=sys.stderr)
         return 1
     return 0
 

@@ -38,7 +38,6 @@ _NOISE = re.compile(
             r"TPU available",
             r"`isinstance\(treespec",  # Lightning's own deprecation, at every batch transfer
             r"Found \d+ module\(s\) in eval mode",  # the frozen base is meant to be in it
-            r"`weights_only` was not set",
             r"The number of training batches .* is smaller than the logging interval",
             r"It is recommended to use `self.log\(.*sync_dist=True`",  # values are already synchronised
             r"Trainer already configured with model summary",
@@ -203,6 +202,7 @@ class CrabCLI(LightningCLI):
             if isinstance(callback, Evaluator):
                 callback.identity = self.identity()
         arguments: dict[str, Any] = {"datamodule": self.datamodule, "ckpt_path": self.ckpt_path}
+        arguments["weights_only"] = True  # a checkpoint from elsewhere must not run code
         if self.function in ("validate", "test"):
             arguments["verbose"] = False  # the Evaluator's table says it better
         if self.function == "predict":

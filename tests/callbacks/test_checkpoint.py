@@ -93,8 +93,15 @@ def test_ctrl_c_saves_and_prints_how_to_resume(tmp_path: Path, caplog: pytest.Lo
 def test_resumed_run_remembers_its_best(tmp_path: Path) -> None:
     fit(tmp_path / "run", Fading(), RunCheckpoint())
     again = RunCheckpoint()
-    run = Trainer(callbacks=[again, Evaluator(print_table=False)], max_epochs=2, accelerator="cpu", logger=False,
-                  default_root_dir=tmp_path, enable_progress_bar=False, enable_model_summary=False)
+    run = Trainer(
+        callbacks=[again, Evaluator(print_table=False)],
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        default_root_dir=tmp_path,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     run.fit(Parrot(), datamodule=Rows(splits()), ckpt_path=tmp_path / "run/checkpoints/last.ckpt")
     assert again.best_score == pytest.approx((1 / 3 + 1) / 2)
 
@@ -113,7 +120,9 @@ def test_adapter_folder_means_itself(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path) == tmp_path
 
 
-@pytest.mark.parametrize(("name", "text"), [("", "looked for checkpoints/last.ckpt"), ("gone", "does not exist")])
+@pytest.mark.parametrize(
+    ("name", "text"), [("", "looked for checkpoints/last.ckpt"), ("gone", "does not exist")]
+)
 def test_folder_without_checkpoint_is_an_error(tmp_path: Path, name: str, text: str) -> None:
     with pytest.raises(FileNotFoundError, match=text):
         find_checkpoint(tmp_path / name)

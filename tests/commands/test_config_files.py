@@ -26,12 +26,20 @@ def test_include_is_relative_to_the_including_file(tmp_path: Path) -> None:
 
 
 def test_keys_beside_an_include_win(tmp_path: Path) -> None:
-    write(tmp_path, main="data: {include: d.yaml, root: mine}\n", d="{root: theirs, datasets: {a: {weight: 1}}}\n")
+    write(
+        tmp_path,
+        main="data: {include: d.yaml, root: mine}\n",
+        d="{root: theirs, datasets: {a: {weight: 1}}}\n",
+    )
     assert compose([tmp_path / "main.yaml"]) == {"data": {"root": "mine", "datasets": {"a": {"weight": 1}}}}
 
 
 def test_overlay_with_one_dataset_keeps_the_others(tmp_path: Path) -> None:
-    write(tmp_path, main="data: {datasets: {a: {weight: 1}, b: {weight: 1}}}\n", over="data: {datasets: {a: {weight: 2}}}\n")
+    write(
+        tmp_path,
+        main="data: {datasets: {a: {weight: 1}, b: {weight: 1}}}\n",
+        over="data: {datasets: {a: {weight: 2}}}\n",
+    )
     merged = compose([tmp_path / "main.yaml", tmp_path / "over.yaml"])
     assert merged == {"data": {"datasets": {"a": {"weight": 2}, "b": {"weight": 1}}}}
 

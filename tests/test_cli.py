@@ -1,0 +1,255 @@
+"""The command line as a user meets it: help, errors, and whole runs on the smallest of everything."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crab_lightning.commands import COMMANDS, main
+
+REPO = Path(__file__).resolve().parents[1]
+KEPT = "ave,avqa_thu,ref_avs,a2v"
+
+
+def options(small: dict[str, Path], config: str = "demo.yaml") -> list[str]:
+    return [
+        "--config",
+        config,
+        f"--data.root={small['mini']}",
+        f"--model.init_args.pretrained={small['tiny']}",
+        "--data.num_workers=0",
+        "--model.init_args.max_new_tokens=6",
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(small: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder: one epoch on four datasets."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    words = [*options(small), f"--only={KEPT}", "--trainer.max_epochs=1", "--data.val_share=0.3"]
+    assert main(["fit", *words, f"--run.folder={folder}"]) == 0
+    return folder
+
+
+def error_of(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
+    """Run a command that has to fail and return what it says."""
+    try:
+        status = main(words)
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    said = capsys.readouterr().err
+    assert status != 0
+    assert "Traceback" not in said
+    return said
+
+
+def test_help_lists_every_command_without_heavy_imports() -> None:
+    code = (
+        "import sys; sys.argv = ['cli.py', '--help']\n"
+        "from crab_lightning.commands import main\n"
+        "main()\n"
+        "heavy = ('torch', 'lightning', 'transformers', 'jsonargparse', 'rich')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert all(f"  {name} " in out for name in COMMANDS)
+    assert out.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", ["ask", "data mini"])
+def test_help_of_a_command_names_its_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*name.split(), "--help"])
+    assert {"ask": "--question", "data mini": "--clips"}[name] in capsys.readouterr().out
+
+
+def test_group_alone_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data"]) == 0
+    out = capsys.readouterr().out
+    assert "data mini" in out
+    assert "fit" not in out
+
+
+def test_unknown_command_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "there is no command 'trian'; there are: fit, validate" in error_of(capsys, ["trian"])
+
+
+def test_unknown_key_is_refused_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "typo.yaml").write_text("include: demo.yaml\nmodel: {init_args: {max_new_token: 3}}\n")
+    for name in ("demo", "data", "trainer"):
+        source = REPO / "configs" / (f"{name}.yaml" if name == "demo" else name)
+        (tmp_path / source.name).symlink_to(source)
+    assert "max_new_token" in error_of(capsys, ["fit", "--config", str(tmp_path / "typo.yaml")])
+
+
+def test_misspelt_field_of_a_dataset_row_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    said = error_of(capsys, ["fit", "--config", "demo.yaml", "--data.datasets.ave.wieght=2"])
+    assert "wieght" in said
+
+
+def test_misspelt_section_is_refused_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "typo.yaml").write_text("modle: {class_path: x}\n")
+    said = error_of(capsys, ["fit", "--config", "demo.yaml", "--config", str(tmp_path / "typo.yaml")])
+    assert "modle" in said
+
+
+def test_unknown_dataset_in_only_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    said = error_of(capsys, ["fit", "--config", "demo.yaml", "--only", "ave,av"])
+    assert "--only ave,av: there is no av; data.datasets has: a2v, v2a" in said
+
+
+def test_missing_data_root_is_an_error_without_traceback(
+    capsys: pytest.CaptureFixture[str], small: dict[str, Path], tmp_path: Path
+) -> None:
+    words = [*options(small), f"--data.root={tmp_path / 'gone'}", f"--run.folder={tmp_path / 'run'}"]
+    assert str(tmp_path / "gone") in error_of(capsys, ["fit", *words])
+
+
+def test_missing_checkpoint_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    said = error_of(capsys, ["test", "--config", "demo.yaml", "--ckpt_path", "runs/gone"])
+    assert "no checkpoint at runs/gone: it does not exist" in said
+
+
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(FileNotFoundError):
+        main(["test", "--ckpt_path", "runs/gone", "--debug"])
+
+
+def test_fit_fills_the_run_folder(trained: Path) -> None:
+    names = {str(p.relative_to(trained)) for p in trained.rglob("*") if p.is_file()}
+    assert {
+        "config.yaml",
+        "metrics.json",
+        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
+        "adapter/adapter.safetensors",
+        "adapter/adapter.json",
+        "adapter/best/adapter.json",
+    } <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+
+
+def test_resolved_config_holds_the_closed_sets(trained: Path) -> None:
+    from crab_lightning.commands.config_files import compose
+
+    rows = compose([trained / "config.yaml"])["data"]["datasets"]
+    assert list(rows) == ["a2v", "avqa_thu", "ave", "ref_avs"] or set(rows) == set(KEPT.split(","))
+    assert len(rows["ave"]["classes"]) > 1
+
+
+def test_test_of_a_run_folder_needs_no_config_and_writes_into_it(trained: Path) -> None:
+    config = (trained / "config.yaml").read_text()
+    assert main(["test", "--ckpt_path", str(trained)]) == 0
+    results = json.loads((trained / "metrics.json").read_text())["test"]["datasets"]
+    assert set(results) == set(KEPT.split(","))
+    for name, result in results.items():
+        lines = (trained / f"predictions/{name}.jsonl").read_text().splitlines()
+        assert len(lines) == len({json.loads(line)["id"] for line in lines}) == result["counts"]["scored"]
+    assert (trained / "config.yaml").read_text() == config
+
+
+def test_adapter_folder_gives_the_answers_of_the_checkpoint(trained: Path, tmp_path: Path) -> None:
+    def answers(checkpoint: Path, folder: Path) -> list[str]:
+        words = ["--ckpt_path", str(checkpoint), f"--run.folder={folder}", "--only=ave"]
+        assert main(["test", "--config", str(trained / "config.yaml"), *words]) == 0
+        lines = (folder / "predictions/ave.jsonl").read_text().splitlines()
+        return [json.loads(line)["answer"] for line in lines]
+
+    from_file = answers(trained / "checkpoints/last.ckpt", tmp_path / "a")
+    assert from_file == answers(trained / "adapter", tmp_path / "b")
+
+
+def test_fit_resumes_in_the_same_run_folder(trained: Path) -> None:
+    import torch
+
+    last = trained / "checkpoints/last.ckpt"
+    before = torch.load(last, weights_only=True)["global_step"]
+    assert main(["fit", "--ckpt_path", str(trained), "--trainer.max_epochs=2"]) == 0
+    assert torch.load(last, weights_only=True)["global_step"] == 2 * before
+
+
+def test_fit_does_not_resume_from_adapters_alone(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
+    said = error_of(capsys, ["fit", "--ckpt_path", str(trained / "adapter")])
+    assert "--model.load_adapter" in said
+
+
+def ask(trained: Path, capsys: pytest.CaptureFixture[str], *words: Any) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main(["ask", "--checkpoint", str(trained), "--json", *map(str, words)]) == 0
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return answer
+
+
+def clip(small: dict[str, Path]) -> Path:
+    return next((small["mini"] / "AVUIE_2").glob("ave/video/**/*.mp4"))
+
+
+def test_ask_answers_about_a_video_with_its_own_sound(
+    trained: Path, small: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = ask(trained, capsys, "--video", clip(small), "--task", "event_localization")
+    assert answer["dataset"] == "ave"
+    assert 0 < answer["tokens"] <= 6
+
+
+def test_ask_takes_initials_and_options(
+    trained: Path, small: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--task", "qa", "--question", "What rings?", "--options", "a bell", "a dog", "a horn", "rain"]
+    assert ask(trained, capsys, "--video", clip(small), *words)["dataset"] == "avqa_thu"
+
+
+def test_ask_takes_a_frame_of_the_video_for_an_image_task(
+    trained: Path, small: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--task", "ref_avs", "--expression", "the ringing bell", "--at_s", "1"]
+    assert ask(trained, capsys, "--video", clip(small), *words)["task"] == "referring_segmentation"
+
+
+def test_ask_compares_two_videos(
+    trained: Path, small: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = [clip(small), clip(small)]
+    assert ask(trained, capsys, "--task", "a2v", "--video", *both, "--audio", clip(small))["dataset"] == "a2v"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--task", "qa"], "needs --options and --question"),
+        (["--task", "ave", "--question", "why?"], "takes no --question"),
+        (["--task", "dance"], "--task dance: this run has action_recognition"),
+        (["--task", "a2v"], "takes 2 --video"),
+        (["--task", "ref_avs", "--expression", "x", "--at_s", "99"], "--at_s 99: the clip lasts"),
+    ],
+)
+def test_ask_says_what_is_missing(
+    words: list[str], said: str, trained: Path, small: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["ask", "--checkpoint", str(trained), "--video", str(clip(small)), *words]
+    assert said in error_of(capsys, command)
+
+
+def test_ask_names_a_missing_file(capsys: pytest.CaptureFixture[str]) -> None:
+    said = error_of(capsys, ["ask", "--checkpoint", "x", "--task", "qa", "--video", "gone.mp4"])
+    assert "gone.mp4 is not a file" in said
+
+
+def test_real_clips_need_only_another_root_and_dataset_list(
+    small: dict[str, Path], real_clips: Path, tmp_path: Path
+) -> None:
+    """Fit, test and predict on six real datasets, then ask about one of their clips."""
+    run = tmp_path / "run"
+    words = [f"--data.root={real_clips}", "--only=ave,avvp,arig,s4,ms3,ref_avs", "--data.val_share=0"]
+    assert main(["fit", *options(small), *words, f"--run.folder={run}", "--trainer.max_epochs=1"]) == 0
+    assert main(["test", "--ckpt_path", str(run)]) == 0
+    assert main(["predict", "--ckpt_path", str(run)]) == 0
+    assert len(list((run / "predictions").glob("*.jsonl"))) == 6
+    assert len(list((run / "predictions/predict").glob("*.jsonl"))) == 6
+    video = next((real_clips / "AVUIE_2/ave/video").glob("*.mp4"))
+    assert main(["ask", "--checkpoint", str(run), "--video", str(video), "--task", "ave"]) == 0

@@ -1,0 +1,94 @@
+"""Every config of the repository goes through the real parser; the two recipes run a step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crab_lightning.commands import main
+from crab_lightning.commands.trainer import one_config
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+WHOLE = sorted(CONFIGS.glob("*.yaml"))
+PARTS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent != CONFIGS)
+
+
+def parse(words: list[str]) -> Any:
+    """Parse as the command line does, building nothing."""
+    from crab_lightning.commands.lightning_cli import CrabCLI
+
+    class Parsed(CrabCLI):
+        def instantiate_classes(self) -> None:
+            """Stop at the parsed config."""
+
+    options, name = one_config(words)
+    return Parsed("fit", options, name).config
+
+
+def test_there_are_configs_to_check() -> None:
+    assert {path.name for path in WHOLE} >= {"omni.yaml", "omni_r16.yaml", "demo.yaml"}
+    assert PARTS
+
+
+@pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.name)
+def test_config_parses_with_all_datasets(path: Path) -> None:
+    config = parse(["--config", str(path)])
+    assert len(config.data.datasets) == 19
+    assert config.run.name == path.stem
+
+
+@pytest.mark.parametrize("path", PARTS, ids=lambda path: path.name)
+def test_part_fits_its_section(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "over.yaml").write_text(f"{path.parent.name}: {path}\n")
+    parse(["--config", "omni.yaml", "--config", str(tmp_path / "over.yaml")])
+
+
+@pytest.mark.parametrize("path", [*WHOLE, *PARTS], ids=lambda path: path.name)
+def test_config_begins_with_what_it_is(path: Path) -> None:
+    assert path.read_text().startswith("# ")
+
+
+def test_omni_is_the_papers_recipe() -> None:
+    config = parse(["--config", "omni.yaml"])
+    init, trainer = config.model.init_args, config.trainer
+    adapter = {key: init.adapter[key] for key in ("kind", "rank", "alpha", "dropout", "heads", "router")}
+    wanted = {"kind": "ilora", "rank": 128, "alpha": 256, "dropout": 0.1, "heads": 3, "router": "latent"}
+    assert adapter == wanted
+    assert init.optimizer.class_path == "torch.optim.AdamW"
+    assert init.optimizer.init_args.lr == 1e-4
+    assert (init.warmup_share, init.dtype) == (0.03, "bfloat16")
+    assert (trainer.gradient_clip_val, trainer.max_epochs) == (1.0, 5)
+    frames = {name: row.frames for name, row in config.data.datasets.items()}
+    assert {name for name, count in frames.items() if count == 4} == {
+        "meld",
+        "mer24",
+        "cremad",
+        "mafw",
+        "dfew",
+    }
+
+
+def test_small_adapters_differ_from_the_recipe_in_rank_alone() -> None:
+    large, small = (parse(["--config", name]) for name in ("omni.yaml", "omni_r16.yaml"))
+    assert (small.model.init_args.adapter.rank, small.model.init_args.adapter.alpha) == (16, 32)
+    small.model.init_args.adapter.rank, small.model.init_args.adapter.alpha = 128, 256.0
+    assert small.model == large.model
+
+
+def test_flag_wins_over_configs_wherever_it_stands() -> None:
+    assert parse(["--data.seed=7", "--config", "omni.yaml"]).data.seed == 7
+
+
+def test_one_value_of_one_row_is_changed_by_its_key() -> None:
+    rows = parse(["--config", "omni.yaml", "--data.datasets.ave.weight=2"]).data.datasets
+    assert len(rows) == 19
+    assert rows["ave"].weight == 2
+
+
+@pytest.mark.parametrize("name", ["demo.yaml", "omni.yaml"])
+def test_recipe_runs_a_step_with_only_paths_changed(name: str, small: dict[str, Path]) -> None:
+    paths = [f"--data.root={small['mini']}", f"--model.init_args.pretrained={small['tiny']}"]
+    # Workers change nothing but speed, and eight of them on two cores take longer to start than to work.
+    assert main(["fit", "--config", name, *paths, "--trainer.fast_dev_run=true", "--data.num_workers=0"]) == 0
