@@ -14,19 +14,25 @@ without the layer's input and the weights.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
+import itertools
 import math
+import platform
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crab_lightning.adapters import ADAPTERS, AdapterConfig, insert_adapters
+from crab_lightning.adapters import ADAPTERS, AdapterConfig
 
 # Qwen2.5-7B: hidden 3584, 4 key-value heads of 128, MLP 18944.
 PROJECTIONS = {
@@ -76,15 +82,12 @@ def peft_layer(base: nn.Linear, config: AdapterConfig) -> nn.Module:
     return layer
 
 
-def ours(kind: str) -> Callable[[nn.Linear, AdapterConfig], nn.Module]:
-    def build(base: nn.Linear, config: AdapterConfig) -> nn.Module:
-        # The other variants keep their adapters in the base's type: like is compared with like.
-        return ADAPTERS[kind](base, config).to(base.weight.dtype)
-
-    return build
+def our_layer(kind: str, base: nn.Linear, config: AdapterConfig) -> nn.Module:
+    # The other variants keep their adapters in the base's type: like is compared with like.
+    return ADAPTERS[kind](base, config).to(base.weight.dtype)
 
 
-def variants(with_loop: bool = True) -> dict[str, Callable[[nn.Linear, AdapterConfig], nn.Module]]:
+def variants() -> dict[str, Callable[[nn.Linear, AdapterConfig], nn.Module]]:
     found: dict[str, Callable[[nn.Linear, AdapterConfig], nn.Module]] = {"frozen": lambda base, config: base}
     try:
         import peft  # noqa: F401
@@ -92,10 +95,9 @@ def variants(with_loop: bool = True) -> dict[str, Callable[[nn.Linear, AdapterCo
         found["peft lora"] = peft_layer
     except ImportError:
         print("peft is not installed: 'our lora' is the only plain LoRA measured")
-    found["our lora"] = ours("lora")
-    if with_loop:
-        found["head loop"] = HeadLoop
-    found["ilora"] = ours("ilora")
+    found["our lora"] = partial(our_layer, "lora")
+    found["head loop"] = HeadLoop
+    found["ilora"] = partial(our_layer, "ilora")
     return found
 
 
@@ -132,16 +134,14 @@ class Contest:
 
     def __init__(
         self, shapes: list[tuple[int, int]], tokens: int, config: AdapterConfig, args: argparse.Namespace,
-        dtype: torch.dtype, with_loop: bool = True,
+        dtype: torch.dtype,
     ) -> None:  # fmt: skip
         self.args = args
         place: dict[str, Any] = {"dtype": dtype, "device": args.device}
         self.inputs = [torch.randn(1, tokens, h, **place).requires_grad_() for h, _ in shapes]
         self.grads = [torch.randn(1, tokens, d, **place) for _, d in shapes]
         bases = [nn.Linear(h, d, bias=False, **place).requires_grad_(False) for h, d in shapes]
-        self.layers = {
-            name: [build(base, config) for base in bases] for name, build in variants(with_loop).items()
-        }
+        self.layers = {name: [build(base, config) for base in bases] for name, build in variants().items()}
         for layers in self.layers.values():
             for layer in layers:
                 start_from_nonzero(layer)
@@ -179,10 +179,9 @@ class Contest:
         del outputs
         return sum(kept.values()) / 2**20
 
-    def ratio(self, name: str, other: str, forward: bool = False) -> float:
+    def ratio(self, name: str, other: str) -> float:
         """Return the median over rounds of one variant's time over another's."""
-        times = self.forward_s if forward else self.total_s
-        return statistics.median(a / b for a, b in zip(times[name], times[other], strict=True))
+        return median_ratio(self.total_s[name], self.total_s[other])
 
 
 def projections(args: argparse.Namespace) -> None:
@@ -195,10 +194,10 @@ def projections(args: argparse.Namespace) -> None:
     extra = sum(h + args.heads * d for h, d in PROJECTIONS.values())
     print(
         f"7 projections, {args.dtype}, L={args.tokens}, r={args.rank}, n={args.heads}, "
-        f"dropout={args.dropout}, router={args.router}; FLOP bound {1 + 1.5 * args.rank * extra / flop:.3f} x frozen"
+        f"dropout={args.dropout}, router={args.router}; "
+        f"FLOP bound {1 + 1.5 * args.rank * extra / flop:.3f} x frozen"
     )
-    header = ("variant", "fwd ms", "fwd+bwd ms", "best ms", "x frozen", "x loop", "kept MiB")
-    print("{:<10} {:>9} {:>11} {:>9} {:>9} {:>8} {:>9}".format(*header))
+    print("variant       fwd ms  fwd+bwd ms   best ms  x frozen   x loop  kept MiB")
     for name in contest.layers:
         total = contest.total_s[name]
         print(
@@ -217,34 +216,27 @@ def grid(args: argparse.Namespace) -> None:
     ratios: list[float] = []
     to_peft: list[float] = []
     print("    d dtype     L    r  n  frozen ms  ilora x frozen  x loop")
-    for d in args.widths:
-        for dtype in DTYPES:
-            for tokens in (256, 1024):
-                for rank in (16, 128):
-                    for heads in (1, 3, 5):
-                        config = AdapterConfig(
-                            rank=rank, alpha=2 * rank, heads=heads, dropout=args.dropout, router=args.router
-                        )
-                        contest = Contest([(d, d)], tokens, config, args, DTYPES[dtype])
-                        # Small layers need many calls for a steady figure.
-                        contest.run(args.rounds, repeats=5 if d * d * tokens < 2e9 else 2)
-                        ratio = contest.ratio("ilora", "head loop")
-                        ratios.append(ratio)
-                        if heads == 1 and "peft lora" in contest.layers:
-                            to_peft.append(contest.ratio("ilora", "peft lora"))
-                        print(
-                            f"{d:5} {dtype:>5} {tokens:5} {rank:4} {heads:2} "
-                            f"{1e3 * statistics.median(contest.total_s['frozen']):10.3f} "
-                            f"{contest.ratio('ilora', 'frozen'):15.3f} {ratio:7.3f}",
-                            flush=True,
-                        )
-    print(f"ilora x loop: worst {max(ratios):.3f}, geometric mean {geometric_mean(ratios):.3f}")
+    shapes = itertools.product(args.widths, DTYPES, (256, 1024), (16, 128), (1, 3, 5))
+    for d, dtype, tokens, rank, heads in shapes:
+        config = AdapterConfig(
+            rank=rank, alpha=2 * rank, heads=heads, dropout=args.dropout, router=args.router
+        )
+        contest = Contest([(d, d)], tokens, config, args, DTYPES[dtype])
+        # Small layers need many calls for a steady figure.
+        contest.run(args.rounds, repeats=5 if d * d * tokens < 2e9 else 2)
+        ratios.append(contest.ratio("ilora", "head loop"))
+        if heads == 1 and "peft lora" in contest.layers:
+            to_peft.append(contest.ratio("ilora", "peft lora"))
+        frozen_ms = 1e3 * statistics.median(contest.total_s["frozen"])
+        row = f"{d:5} {dtype:>5} {tokens:5} {rank:4} {heads:2} {frozen_ms:10.3f}"
+        print(f"{row} {contest.ratio('ilora', 'frozen'):15.3f} {ratios[-1]:7.3f}", flush=True)
+    print(f"ilora x loop: worst {max(ratios):.3f}, geometric mean {statistics.geometric_mean(ratios):.3f}")
     if to_peft:
-        print(f"ilora x peft lora at n=1: geometric mean {geometric_mean(to_peft):.3f}")
+        print(f"ilora x peft lora at n=1: geometric mean {statistics.geometric_mean(to_peft):.3f}")
 
 
-def geometric_mean(values: list[float]) -> float:
-    return math.exp(statistics.fmean(math.log(v) for v in values))
+def median_ratio(times: list[float], others: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(times, others, strict=True))
 
 
 def thinker(args: argparse.Namespace) -> nn.Module:
@@ -280,24 +272,40 @@ def step_variant(name: str, args: argparse.Namespace) -> nn.Module:
     decoder: Any = thinker(args).get_decoder()  # type: ignore[operator]
     decoder.requires_grad_(False)
     config = AdapterConfig(
-        kind="lora" if name == "our lora" else "ilora", rank=args.rank, alpha=2 * args.rank,
-        heads=args.heads, dropout=args.dropout, router=args.router, within=None,
-    )  # fmt: skip
-    if name in ("ilora", "our lora"):
-        insert_adapters(decoder, config)
-        for parameter in decoder.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.to(DTYPES[args.dtype])
-    elif name != "frozen":
-        build = variants()[name]
+        rank=args.rank, alpha=2 * args.rank, heads=args.heads, dropout=args.dropout, router=args.router
+    )
+    if name != "frozen":
         for path, module in list(decoder.named_modules()):
             if path.rpartition(".")[2] in PROJECTIONS:
-                assert isinstance(module, nn.Linear)
-                decoder.set_submodule(path, build(module, config))
+                decoder.set_submodule(path, variants()[name](module, config))
     if args.checkpointing:
         decoder.gradient_checkpointing_enable({"use_reentrant": False})
     trained: nn.Module = decoder.train()
     return trained
+
+
+def peak_mib(run: Callable[[], object], device: str) -> float:
+    """Return the peak memory of ``run`` over what was held before it; NaN where that cannot be read."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        idle = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - idle) / 2**20
+    if platform.system() != "Linux":
+        run()
+        return math.nan
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+    idle = memory_kib("VmRSS")
+    run()
+    return (memory_kib("VmHWM") - idle) / 2**10
+
+
+def memory_kib(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
 def step(args: argparse.Namespace) -> None:
@@ -325,11 +333,12 @@ def step(args: argparse.Namespace) -> None:
         embeds.grad = None
         return clock(args) - started
 
+    peak: dict[str, float] = {}
     for name in names:
         with kept_for_backward([embeds], [models[name]]) as found:
             run(name)
         kept[name] = sum(found.values()) / 2**20
-        run(name)
+        peak[name] = peak_mib(partial(run, name), args.device)
     for _ in range(args.rounds):
         random.shuffle(names)
         for name in names:
@@ -338,15 +347,12 @@ def step(args: argparse.Namespace) -> None:
         f"step: width {args.width}, {args.layers} layers, {args.batch}x{args.tokens} tokens, {args.dtype}, "
         f"r={args.rank}, n={args.heads}, dropout={args.dropout}, checkpointing={args.checkpointing}"
     )
-    print(f"{'variant':<10} {'ms':>9} {'best ms':>9} {'x frozen':>9} {'x loop':>8} {'kept MiB':>9}")
+    print("variant           ms   best ms  x frozen   x loop  kept MiB  peak MiB")
     for name in models:
-        to = {
-            other: statistics.median(a / b for a, b in zip(times[name], times[other], strict=True))
-            for other in models
-        }
+        to = {other: median_ratio(times[name], times[other]) for other in models}
         print(
             f"{name:<10} {1e3 * statistics.median(times[name]):9.1f} {1e3 * min(times[name]):9.1f} "
-            f"{to['frozen']:9.3f} {to['head loop']:8.3f} {kept[name]:9.1f}"
+            f"{to['frozen']:9.3f} {to['head loop']:8.3f} {kept[name]:9.1f} {peak[name]:9.1f}"
         )
         if name == "ilora" and "peft lora" in models:
             print(f"ilora x peft lora {to['peft lora']:.3f}")
@@ -366,7 +372,6 @@ def main() -> None:
         command.add_argument("--clock", choices=("wall", "cpu"), default="wall")
         command.add_argument("--rounds", type=int, default=7)
         command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-        command.add_argument("--seed", type=int, default=0)
         if run is grid:
             command.add_argument("--widths", type=int, nargs="+", default=[576, 2048, 3584])
             continue
@@ -383,10 +388,10 @@ def main() -> None:
     if args.clock == "cpu" and args.device != "cpu":
         parser.error("--clock cpu measures this process alone; use --clock wall with a GPU")
     torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    random.seed(args.seed)
+    torch.manual_seed(0)
+    random.seed(0)
     print(f"torch {torch.__version__}, {args.device}, {args.threads} threads, {args.clock} clock, "
-          f"{args.rounds} rounds, seed {args.seed}")  # fmt: skip
+          f"{args.rounds} rounds")  # fmt: skip
     args.run(args)
 
 

@@ -92,6 +92,15 @@ def _spread(coefficients: Tensor, z: Tensor) -> Tensor:
     return (coefficients.unsqueeze(-1) * z.unsqueeze(-2)).flatten(-2)
 
 
+def _add_product(y: Tensor, update: Tensor, b: Tensor, gain: float) -> None:
+    """Add ``gain * update Bᵀ`` to ``y`` in place."""
+    outputs = y.shape[-1]
+    # oneDNN's bfloat16 product with a transposed B is a quarter slower over 18944 columns than in slices.
+    width = 2048 if outputs > 8192 and y.dtype == torch.bfloat16 and y.device.type == "cpu" else outputs
+    for i in range(0, outputs, width):
+        y[:, i : i + width].addmm_(update, b[i : i + width].t(), alpha=gain)
+
+
 def _forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, route: Tensor | None, call: Call
 ) -> tuple[Tensor, Tensor, Tensor | None, int]:
@@ -117,7 +126,7 @@ def _forward(
         if call.sink is not None:
             call.sink(routes)
         update, gain = _spread((routes * call.gain).to(dtype), z), 1.0
-    y.view(-1, y.shape[-1]).addmm_(update, b.to(dtype).t(), alpha=gain)
+    _add_product(y.view(-1, y.shape[-1]), update, b.to(dtype), gain)
     return y, z, routes, seed
 
 

@@ -68,6 +68,36 @@ def test_dropout_acts_on_the_way_to_a_alone_and_backward_sees_the_same_mask(kind
     torch.testing.assert_close(torch.autograd.grad(y, inputs, g), torch.autograd.grad(wanted, inputs, g))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, BF16])
+def test_wide_inputs_are_masked_in_panels_with_the_same_result(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crab_lightning.adapters.dropout._PANEL_ELEMENTS", 1 << 10)
+    monkeypatch.setattr("crab_lightning.adapters.dropout._MIN_PANEL_COLUMNS", 64)
+    monkeypatch.setattr("crab_lightning.adapters.dropout._BLOCK_ELEMENTS", 1 << 9)
+    layer = make_layer(inputs=300, dropout=0.4).to(dtype)
+    x = torch.randn(30, 300, dtype=dtype, requires_grad=True)
+    assert len(list(mask_panels(30, 300, 0.4, 1, x.device))) > 2
+    keep = mask_of(layer, x.detach(), seed=1)
+    torch.manual_seed(1)
+    got = torch.autograd.grad(layer(x).sum(), [x, layer.lora_A])
+    exact = copy.deepcopy(layer).double()
+    leaf = x.detach().double().requires_grad_()
+    wanted = torch.autograd.grad(
+        stated(exact, leaf, keep.double(), keep_scale(0.4)).sum(), [leaf, exact.lora_A]
+    )
+    for ours, theirs in zip(got, wanted, strict=True):
+        limit = 0.02 if dtype == BF16 else 1e-12
+        assert (ours.double() - theirs).norm() < limit * theirs.norm()
+
+
+def test_wide_bfloat16_outputs_agree_with_the_definition() -> None:
+    layer = make_layer(outputs=9000).bfloat16()
+    x = torch.randn(5, 10, dtype=BF16)
+    wanted = stated(copy.deepcopy(layer).float(), x.float())
+    assert (layer(x).float() - wanted).norm() < 0.01 * wanted.norm()
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize(("kind", "router"), KINDS)
 def test_gradcheck(kind: str, router: str, dropout: float) -> None:
