@@ -1,0 +1,277 @@
+"""The BEATs audio encoder, with the parameter names of its published checkpoints.
+
+Source: arXiv:2212.09058; names, shapes and constants of the published weights (microsoft/unilm, MIT).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from crab_lightning.encoders.fbank import BANDS, FBANK_BINS, PATCH
+
+# Settings that change what is computed, and the one value that every published checkpoint has.
+_FIXED: dict[str, Any] = {
+    "input_patch_size": PATCH,
+    "conv_bias": False,
+    "activation_fn": "gelu",
+    "layer_norm_first": False,
+    "deep_norm": True,
+    "relative_position_embedding": True,
+    "gru_rel_pos": True,
+}
+
+
+@dataclass(frozen=True)
+class BeatsConfig:
+    """Sizes of a BEATs encoder; the defaults are those of the published ones.
+
+    Args:
+        embed_dim: Width of the patches.
+        encoder_embed_dim: Width D of the layers.
+        encoder_ffn_embed_dim: Width inside the feed-forward layers.
+        encoder_layers: Number of layers.
+        encoder_attention_heads: Heads of each; D is a multiple of it.
+        conv_pos: Kernel of the position convolution, in tokens.
+        conv_pos_groups: Its groups.
+        num_buckets: Distances between two tokens that are told apart.
+        max_distance: Distance from which all are alike.
+    """
+
+    embed_dim: int = 512
+    encoder_embed_dim: int = 768
+    encoder_ffn_embed_dim: int = 3072
+    encoder_layers: int = 12
+    encoder_attention_heads: int = 12
+    conv_pos: int = 128
+    conv_pos_groups: int = 16
+    num_buckets: int = 320
+    max_distance: int = 800
+
+    @classmethod
+    def from_cfg(cls, cfg: Mapping[str, Any]) -> BeatsConfig:
+        """Read the ``cfg`` of a published checkpoint; what only training used (dropouts) is left aside.
+
+        Raises:
+            ValueError: If a size is missing, or a setting asks for another architecture.
+        """
+        names = [f.name for f in fields(cls)]
+        if missing := [name for name in (*names, *_FIXED) if name not in cfg]:
+            raise ValueError(f"cfg lacks {', '.join(missing)}; it is not the cfg of a BEATs checkpoint")
+        if other := [f"{k} is {cfg[k]!r}" for k, v in _FIXED.items() if cfg[k] != v]:
+            wanted = ", ".join(f"{k} {v!r}" for k, v in _FIXED.items())
+            raise ValueError(f"{'; '.join(other)}: no published BEATs is built so. Implemented: {wanted}")
+        return cls(**{name: int(cfg[name]) for name in names})
+
+    def cfg(self) -> dict[str, Any]:
+        """Return the settings as ``from_cfg`` reads them."""
+        return asdict(self) | _FIXED
+
+
+class PositionConv(nn.Module):
+    """Grouped convolution whose weight is a direction ``weight_v`` times a length for each kernel place."""
+
+    def __init__(self, config: BeatsConfig) -> None:
+        super().__init__()
+        width, kernel = config.encoder_embed_dim, config.conv_pos
+        self.groups, self.kernel = config.conv_pos_groups, kernel
+        self.weight_v = nn.Parameter(torch.empty(width, width // self.groups, kernel))
+        nn.init.normal_(self.weight_v, std=math.sqrt(4 / (kernel * width)))
+        self.weight_g = nn.Parameter(self.weight_v.detach().norm(dim=(0, 1), keepdim=True))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``(B, N, D)`` of the same shape."""
+        weight = self.weight_v * (self.weight_g / self.weight_v.norm(dim=(0, 1), keepdim=True))
+        out = functional.conv1d(
+            x.transpose(1, 2), weight, self.bias, padding=self.kernel // 2, groups=self.groups
+        )
+        return out[..., : x.shape[1]].transpose(1, 2)  # an even kernel gives one step too many
+
+
+class GatedAttention(nn.Module):
+    """Self-attention whose position bias is weighted anew by every query."""
+
+    def __init__(self, config: BeatsConfig) -> None:
+        super().__init__()
+        width, self.heads = config.encoder_embed_dim, config.encoder_attention_heads
+        self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.grep_linear = nn.Linear(width // self.heads, 8)
+        self.grep_a = nn.Parameter(torch.ones(1, self.heads, 1, 1))
+
+    def forward(self, x: Tensor, bias: Tensor, hidden: Tensor | None) -> Tensor:
+        """Attend.
+
+        Args:
+            x: ``(B, N, D)``.
+            bias: Position bias ``(1, heads, N, N)``.
+            hidden: -inf at padded keys, else 0, ``(B, 1, 1, N)``; ``None`` where nothing is padded.
+        """
+        batch, tokens, width = x.shape
+        q, k, v = (
+            p(x).view(batch, tokens, self.heads, -1).transpose(1, 2)
+            for p in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        a, b = self.grep_linear(q).unflatten(-1, (2, 4)).sum(-1).sigmoid().unbind(-1)
+        gate = a * (b * self.grep_a.view(1, -1, 1) - 1) + 2  # (B, heads, N)
+        scores = gate[..., None] * bias
+        if hidden is not None:
+            scores = scores + hidden
+        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=scores)
+        projected: Tensor = self.out_proj(out.transpose(1, 2).reshape(batch, tokens, width))
+        return projected
+
+
+class BeatsLayer(nn.Module):
+    """Attention and feed-forward, each normalised after a residual that weighs ``alpha`` (deep norm)."""
+
+    def __init__(self, config: BeatsConfig) -> None:
+        super().__init__()
+        width, inner = config.encoder_embed_dim, config.encoder_ffn_embed_dim
+        self.alpha = (2 * config.encoder_layers) ** 0.25
+        self.self_attn = GatedAttention(config)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.fc1, self.fc2 = nn.Linear(width, inner), nn.Linear(inner, width)
+        self.final_layer_norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, bias: Tensor, hidden: Tensor | None) -> Tensor:
+        """Return ``(B, N, D)``."""
+        x = self.self_attn_layer_norm(self.alpha * x + self.self_attn(x, bias, hidden))
+        out: Tensor = self.final_layer_norm(self.alpha * x + self.fc2(functional.gelu(self.fc1(x))))
+        return out
+
+
+class _Encoder(nn.Module):
+    def __init__(self, config: BeatsConfig) -> None:
+        super().__init__()
+        self.pos_conv = nn.ModuleList([PositionConv(config)])
+        self.layer_norm = nn.LayerNorm(config.encoder_embed_dim)
+        self.layers = nn.ModuleList(BeatsLayer(config) for _ in range(config.encoder_layers))
+        # One table for all layers; published files repeat it under every layer's name.
+        first: Any = self.layers[0]
+        first.self_attn.relative_attention_bias = nn.Embedding(
+            config.num_buckets, config.encoder_attention_heads
+        )
+
+
+class Beats(nn.Module):
+    """BEATs: filter bank to audio tokens, 8 frequency bands after each other in each 160 ms.
+
+    Args:
+        config: Its sizes.
+
+    Shapes: B clips, M frames (10 ms), N = 8 * (M // 16) tokens, D = ``encoder_embed_dim``.
+    """
+
+    def __init__(self, config: BeatsConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embedding = nn.Conv2d(1, config.embed_dim, PATCH, PATCH, bias=False)
+        self.layer_norm = nn.LayerNorm(config.embed_dim)
+        self.post_extract_proj: nn.Module | None = None
+        if config.embed_dim != config.encoder_embed_dim:
+            self.post_extract_proj = nn.Linear(config.embed_dim, config.encoder_embed_dim)
+        self.encoder = _Encoder(config)
+
+    def forward(self, fbank: Tensor, frames: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Encode clips; each gets the tokens that it would get alone.
+
+        Args:
+            fbank: ``(B, M, 128)``, padded behind.
+            frames: int64 ``(B,)``, frames of each clip; all M when left out.
+
+        Returns:
+            Tokens ``(B, N, D)`` and a mask ``(B, N)``, True at tokens that are the clip's own.
+
+        Raises:
+            ValueError: If the frames of a clip fill no patch.
+        """
+        tokens = fbank.shape[1] // PATCH * BANDS
+        if frames is None:
+            own = torch.ones(len(fbank), tokens, dtype=torch.bool, device=fbank.device)
+        else:
+            counts = frames // PATCH * BANDS
+            own = torch.arange(tokens, device=fbank.device) < counts[:, None]
+        return self.encode(fbank, own)[-1], own
+
+    def encode(self, fbank: Tensor, own: Tensor) -> list[Tensor]:
+        """Return what every layer writes, the input of the first one leading.
+
+        Args:
+            fbank: ``(B, M, 128)``.
+            own: ``(B, N)``, False at padded tokens.
+        """
+        if fbank.shape[-1] != FBANK_BINS or not own.shape[1] or not bool(own[:, 0].all()):
+            raise ValueError(
+                f"a filter bank of shape {tuple(fbank.shape)} has a clip without a token; each needs at "
+                f"least {PATCH} frames of {FBANK_BINS} bins (0.175 s)"
+            )
+        x = self.projected(self.patches(fbank))
+        whole = bool(own.all())
+        if not whole:
+            x = x * own[..., None]
+        encoder = self.encoder
+        position: Any = encoder.pos_conv[0]
+        x = encoder.layer_norm(x + functional.gelu(position(x)))
+        hidden = None if whole else torch.zeros_like(own, dtype=x.dtype).masked_fill(~own, -math.inf)
+        mask = None if hidden is None else hidden[:, None, None]
+        bias = self._position_bias(x.shape[1])
+        states = [x]
+        for layer in encoder.layers:
+            states.append(layer(states[-1], bias, mask))
+        return states
+
+    def patches(self, fbank: Tensor) -> Tensor:
+        """Return normalised patches ``(B, N, embed_dim)``, in the order of time."""
+        weight = self.patch_embedding.weight
+        cells = self.patch_embedding(fbank[:, None].to(weight.dtype))  # (B, E, M / 16, 8)
+        out: Tensor = self.layer_norm(cells.flatten(2).transpose(1, 2))
+        return out
+
+    def projected(self, patches: Tensor) -> Tensor:
+        """Return the patches in the layers' width."""
+        return patches if self.post_extract_proj is None else self.post_extract_proj(patches)
+
+    def _position_bias(self, tokens: int) -> Tensor:
+        first: Any = self.encoder.layers[0]
+        table: nn.Embedding = first.self_attn.relative_attention_bias
+        places = torch.arange(tokens, device=table.weight.device)
+        found = distance_buckets(
+            places[None] - places[:, None], self.config.num_buckets, self.config.max_distance
+        )
+        bias: Tensor = table(found).permute(2, 0, 1)[None]
+        return bias
+
+
+def distance_buckets(distance: Tensor, buckets: int, longest: int) -> Tensor:
+    """Return the bucket of each distance (key minus query): near ones by one, far ones by their logarithm."""
+    half = buckets // 2
+    near = half // 2
+    size = distance.abs()
+    # clamped only where the near branch is taken anyway, so that no logarithm of zero is formed
+    ratio = torch.log(size.clamp(min=1).float() / near) / math.log(longest / near)
+    far = (near + (ratio * (half - near)).long()).clamp(max=half - 1)
+    return torch.where(size < near, size, far) + half * (distance > 0)
+
+
+def token_padding(padding: Tensor, steps: int) -> Tensor:
+    """Reduce a padding mask to fewer steps, as the published code does.
+
+    A step is padded when all that it covers is; the rest that does not divide is not looked at.
+
+    Args:
+        padding: ``(B, n)``, True where padded.
+        steps: Number of steps to reduce to.
+
+    Returns:
+        ``(B, steps)``.
+    """
+    length = padding.shape[1] - padding.shape[1] % steps
+    return padding[:, :length].reshape(len(padding), steps, -1).all(-1)
