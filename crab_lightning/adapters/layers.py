@@ -69,11 +69,14 @@ class LoRALinear(nn.Module):
             nn.init.kaiming_uniform_(self.lora_route, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the base output plus the update: ``(..., h)`` to ``(..., d)``."""
+        """Return the base output plus the update: ``(..., h)`` to ``(..., d)``.
+
+        Raises:
+            TypeError: If the input's type is not the base weight's, outside autocast.
+        """
         base = self.base
-        dtype = x.dtype
-        if torch.is_autocast_enabled(x.device.type) and dtype != torch.float64:
-            dtype = torch.get_autocast_dtype(x.device.type)
+        autocast = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+        dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
         call = Call(
             gain=self.scaling if self.head_scale is None else self.head_scale * self.scaling,
             dropout=self.config.dropout if self.training else 0.0,
@@ -82,6 +85,10 @@ class LoRALinear(nn.Module):
             sink=partial(self._record, x.shape[:-1]) if self.route_sinks else None,
         )
         if type(base) is nn.Linear and not base._forward_hooks and not base._forward_pre_hooks:
+            if not autocast and dtype != base.weight.dtype:
+                raise TypeError(
+                    f"the input is {dtype}, the base weight {base.weight.dtype}; cast one or run in autocast"
+                )
             return adapted_linear(x, base.weight, base.bias, self.lora_A, self.lora_B, self.lora_route, call)
         # A subclass (a quantised layer, say) computes its output in its own way.
         update = low_rank_update(x, self.lora_A, self.lora_B, self.lora_route, call)
@@ -92,7 +99,7 @@ class LoRALinear(nn.Module):
         # Checkpointing runs the forward again inside backward; those tokens have been seen.
         if torch._C._current_graph_task_id() == -1:
             for sink in self.route_sinks:
-                sink(routes.view(*leading, -1))
+                sink(routes.view(*leading, routes.shape[-1]))
 
     def extra_repr(self) -> str:
         """Return the sizes that the child modules' lines do not show."""

@@ -258,6 +258,12 @@ def test_float32_adapters_work_on_a_bfloat16_base() -> None:
     torch.testing.assert_close(y.float(), stated(reference, x.float()), atol=0.1, rtol=0.05)
 
 
+def test_an_input_of_another_type_than_the_base_is_refused_as_linear_layers_do() -> None:
+    layer = make_layer(base_dtype=BF16)
+    with pytest.raises(TypeError, match=r"input is torch\.float32, the base weight torch\.bfloat16; cast"):
+        layer(torch.randn(5, 10))
+
+
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 def test_without_gradients_the_output_is_the_same(context: type) -> None:
     layer = make_layer()

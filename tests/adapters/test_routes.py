@@ -64,6 +64,14 @@ def test_checkpointing_records_every_token_once() -> None:
     assert len(routes[""]) == 1
 
 
+@pytest.mark.parametrize("leading", [(), (2, 0), (2, 3, 4)])
+def test_routes_have_the_leading_shape_of_the_input(leading: tuple[int, ...]) -> None:
+    layer = make_layer()
+    with record_routes(layer) as routes:
+        layer(torch.randn(*leading, 10))
+    assert routes[""][0].shape == (*leading, 3)
+
+
 def test_one_head_has_routes_of_one() -> None:
     layer = make_layer(heads=1)
     with record_routes(layer) as routes:
