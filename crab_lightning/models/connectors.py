@@ -1,0 +1,182 @@
+"""Connectors: encoder features to tokens in the language model's width.
+
+Sources: Q-Former of BLIP-2 (arXiv:2301.12597) in transformers' class; windows as in SALMONN
+(arXiv:2310.13289); sizes of Crab+ (arXiv:2603.04128, section 5.3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import Blip2QFormerConfig, Blip2QFormerModel
+
+ConnectorKind = Literal["qformer", "window_qformer"]
+BEATS_TOKENS_PER_S = 50
+WINDOW_S = 0.3333
+WINDOW_TOKENS = round(BEATS_TOKENS_PER_S * WINDOW_S)
+"""Encoder tokens that one token of the window-level Q-Former stands for: 17, so that 30 s give 88."""
+
+
+@dataclass(frozen=True)
+class ConnectorConfig:
+    """Sizes of a connector.
+
+    Args:
+        kind: ``qformer`` turns each frame or segment into ``queries`` tokens; ``window_qformer`` turns each
+            window of ``window_tokens`` encoder tokens into ``queries``.
+        queries: Learnt queries K.
+        hidden: Width of the Q-Former; BERT-base's.
+        layers: Its layers, each with cross-attention.
+        heads: Its heads.
+        ffn: Width inside its feed-forward layers.
+        dropout: Share of activations zeroed while it is trained.
+        window_tokens: Encoder tokens in a window; 17 are 0.33 s of BEATs.
+
+    Raises:
+        ValueError: If a size is below 1, or the heads do not divide the width.
+    """
+
+    kind: ConnectorKind = "qformer"
+    queries: int = 32
+    hidden: int = 768
+    layers: int = 2
+    heads: int = 12
+    ffn: int = 3072
+    dropout: float = 0.1
+    window_tokens: int = WINDOW_TOKENS
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("qformer", "window_qformer"):
+            raise ValueError(f"connector.kind is {self.kind!r}; known: qformer, window_qformer")
+        for name in ("queries", "hidden", "layers", "heads", "ffn", "window_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"connector.{name} is {getattr(self, name)}; it starts at 1")
+        if self.hidden % self.heads:
+            raise ValueError(
+                f"connector.hidden is {self.hidden}; it must be a multiple of {self.heads} heads"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"connector.dropout is {self.dropout}; it must be at least 0 and below 1")
+
+    def tokens(self, encoder_tokens: int) -> int:
+        """Return the number of language-model tokens of a frame, segment or clip."""
+        if self.kind == "qformer":
+            return self.queries
+        return max(1, encoder_tokens // self.window_tokens) * self.queries
+
+
+def audio_connector_config() -> ConnectorConfig:
+    """Return the window-level connector of the V-LLM+A paradigm."""
+    return ConnectorConfig(kind="window_qformer", queries=1)
+
+
+class Connector(nn.Module):
+    """LayerNorm, Q-Former, and a projection of two layers.
+
+    Args:
+        config: Its sizes.
+        encoder_width: Width E of the encoder's features.
+        width: Width D of the language model.
+
+    Shapes: G frames, segments or windows, N encoder tokens of each, K queries.
+    """
+
+    def __init__(self, config: ConnectorConfig, encoder_width: int, width: int) -> None:
+        super().__init__()
+        self.config, self.encoder_width, self.width = config, encoder_width, width
+        self.norm = nn.LayerNorm(encoder_width)
+        self.queries = nn.Parameter(torch.empty(1, config.queries, config.hidden).normal_(std=0.02))
+        self.qformer: Any = Blip2QFormerModel(
+            Blip2QFormerConfig(
+                hidden_size=config.hidden,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                intermediate_size=config.ffn,
+                encoder_hidden_size=encoder_width,
+                cross_attention_frequency=1,
+                hidden_dropout_prob=config.dropout,
+                attention_probs_dropout_prob=config.dropout,
+                layer_norm_eps=1e-12,
+            )
+        )
+        self.projection = nn.Sequential(nn.Linear(config.hidden, width), nn.GELU(), nn.Linear(width, width))
+
+    def queried(self, features: Tensor, own: Tensor | None = None) -> Tensor:
+        """Return what the queries read out of each group, before the projection.
+
+        Args:
+            features: ``(G, N, E)``.
+            own: ``(G, N)``, False at padding; ``None`` where nothing is padded.
+
+        Returns:
+            ``(G, K, hidden)``, in the connector's own type.
+        """
+        features = self.norm(features.to(self.norm.weight.dtype))
+        found = self.qformer(
+            query_embeds=self.queries.expand(len(features), -1, -1),
+            encoder_hidden_states=features,
+            encoder_attention_mask=None if own is None else own.long(),
+        )
+        states: Tensor = found.last_hidden_state
+        return states
+
+    def forward(self, features: Tensor, own: Tensor | None = None) -> Tensor:
+        """Return the tokens of all groups in a row.
+
+        Args:
+            features: Of frames or segments ``(G, N, E)``; of the ``window_qformer``, of clips.
+            own: ``(G, N)``, False at padding; ``None`` where nothing is padded.
+
+        Returns:
+            ``(tokens, D)``: ``G * K``, or as many windows as the clips' own tokens fill.
+        """
+        if self.config.kind == "window_qformer":
+            features, own = windows(features, own, self.config.window_tokens)
+        tokens: Tensor = self.projection(self.queried(features, own))
+        return tokens.flatten(0, 1)
+
+
+def windows(features: Tensor, own: Tensor | None, size: int) -> tuple[Tensor, Tensor | None]:
+    """Cut each clip's own tokens into windows; a shorter rest is dropped, a clip of less than one is padded.
+
+    Args:
+        features: ``(B, N, E)``.
+        own: ``(B, N)``, True at each clip's first tokens; ``None`` where nothing is padded.
+        size: Tokens in a window.
+
+    Returns:
+        Windows of all clips in order ``(G, size, E)``, and their mask, ``None`` where all of it is True.
+    """
+    counts = [features.shape[1]] * len(features) if own is None else own.sum(1).tolist()
+    parts: list[Tensor] = []
+    marks: list[Tensor] = []
+    for clip, count in zip(features, counts, strict=True):
+        kept = (
+            clip[: count // size * size]
+            if count >= size
+            else functional.pad(clip[:count], (0, 0, 0, size - count))
+        )
+        parts.append(kept.view(-1, size, clip.shape[-1]))
+        marks.append((torch.arange(size, device=clip.device) < max(1, count)).expand(len(parts[-1]), -1))
+    mask = torch.cat(marks)
+    return torch.cat(parts), None if all(count >= size for count in counts) else mask
+
+
+def qformer_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return Q-Former weights under the names of transformers' class, given those or the original BERT names.
+
+    The original Q-Former also carries a feed-forward for text, which queries never pass; it is left out.
+    """
+    renamed: dict[str, Tensor] = {}
+    for name, value in state.items():
+        name = name.replace("embeddings.LayerNorm.", "layernorm.")
+        for part in ("attention", "crossattention"):
+            name = name.replace(f".{part}.self.", f".{part}.attention.")
+        if ".intermediate." in name or (".output." in name and "attention.output." not in name):
+            continue
+        renamed[name] = value
+    return renamed
