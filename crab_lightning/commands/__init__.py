@@ -15,9 +15,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "test": ("trainer:run", "Answer the test splits and score them."),
     "predict": ("trainer:run", "Answer the test splits without scoring."),
     "ask": ("ask:run", "Ask a trained run about your own clip."),
+    "adapter convert": ("adapter:convert", "Convert the released Crab+ weights to an adapter folder, or back."),
+    "adapter inspect": ("adapter:inspect", "Show kind, sizes and largest values of adapter weights."),
     "data mini": ("data:mini", "Write Mini AV-UIE, a synthetic data root with all 19 datasets."),
+    "data check": ("data:check", "Check manifests, media, answers and leaks of a data root."),
     "model tiny": ("model:tiny", "Write a tiny checkpoint folder that the real loading path reads."),
     "model sam2-mini": ("sam2:mini", "Train the tiny SAM2 that segments Mini AV-UIE."),
+    "model sam2-convert": ("sam2:convert", "Write an official SAM2.1 .pt file as a transformers folder."),
 }
 """Command words -> (module:function in this room, one line of help)."""
 

@@ -7,6 +7,11 @@ from typing import Any
 
 # transformers takes seconds to import, so every name is looked up when it is first used.
 _HOMES = {
+    "MaskDecoder": "decoder",
+    "MaskRequest": "decoder",
+    "Sam2Decoder": "sam2",
+    "Sam2PackageDecoder": "sam2_package",
+    "convert_checkpoint": "convert",
     "Prompt": "prompts",
     "circle_iou": "prompts",
     "enclosing_box": "prompts",

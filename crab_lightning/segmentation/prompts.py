@@ -33,8 +33,8 @@ class Prompt:
     def scaled(self, frame: tuple[int, int], image: tuple[int, int]) -> Prompt:
         """Move a prompt from the frame that an answer speaks of to the image that is segmented.
 
-        Pixel ``i`` of the frame covers ``[i, i + 1)``. A box becomes the image pixels that its pixels cover; a
-        point the image pixel position under its pixel's centre.
+        Pixel ``i`` of the frame covers ``[i, i + 1)``. A box becomes the image pixels that its pixels cover;
+        a point the image position under its pixel's centre.
 
         Args:
             frame: Height and width of the frame of the coordinates.
@@ -58,7 +58,9 @@ def enclosing_box(mask: Mask) -> tuple[int, int, int, int] | None:
     return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
 
 
-def circle_iou(radius: NDArray[np.float64], other: float, distance: NDArray[np.float64]) -> NDArray[np.float64]:
+def circle_iou(
+    radius: NDArray[np.float64], other: float, distance: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Return the intersection over union of circles with one circle.
 
     Args:
@@ -84,8 +86,8 @@ def inscribed_circles(
 
     A circle is centred on a pixel of the mask; its radius is the distance to the nearest pixel outside, where
     everything beyond the image is outside. Each next circle is the largest whose IoU with every chosen one is
-    at most ``max_iou``. Of equally large ones the first is the nearest to the mask's centre of mass, a later one
-    the farthest from those chosen; then the topmost, then the leftmost.
+    at most ``max_iou``. Of equally large ones the first is the nearest to the mask's centre of mass, a later
+    one the farthest from those chosen; then the topmost, then the leftmost.
 
     Args:
         mask: bool ``(H, W)``.

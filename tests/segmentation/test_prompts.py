@@ -85,7 +85,9 @@ def test_box_is_the_smallest_that_encloses(mask: np.ndarray) -> None:
         assert box == (x1, y1, x2, y2)
 
 
-@pytest.mark.parametrize(("radius", "other", "distance"), [(3, 3, 2), (5, 2, 4.5), (4, 1, 1), (2, 2, 5), (2, 2, 0)])
+@pytest.mark.parametrize(
+    ("radius", "other", "distance"), [(3, 3, 2), (5, 2, 4.5), (4, 1, 1), (2, 2, 5), (2, 2, 0)]
+)
 def test_circle_iou_is_the_share_of_sampled_area(radius: float, other: float, distance: float) -> None:
     axis = np.linspace(-8, 14, 2200)
     x, y = axis[None], axis[:, None]
@@ -143,7 +145,9 @@ def test_the_same_mask_gives_the_same_points() -> None:
 
 def test_a_bound_of_zero_keeps_circles_apart() -> None:
     circles = inscribed_circles(np.ones((40, 40), bool), 3, 0.0)
-    assert all(math.hypot(a[0] - b[0], a[1] - b[1]) >= a[2] + b[2] for a, b in itertools.combinations(circles, 2))
+    assert all(
+        math.hypot(a[0] - b[0], a[1] - b[1]) >= a[2] + b[2] for a, b in itertools.combinations(circles, 2)
+    )
 
 
 def test_prompts_scale_from_the_frame_to_the_image() -> None:

@@ -1,0 +1,57 @@
+"""``model sam2-mini`` and ``model sam2-convert``: SAM2 folders for the mask decoder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def mini(words: Sequence[str]) -> None:
+    """Train the tiny SAM2 of Mini AV-UIE.
+
+    Args:
+        words: Options after ``model sam2-mini``.
+    """
+    parser = argparse.ArgumentParser(
+        prog="cli.py model sam2-mini",
+        description="Train a tiny SAM2 (the real Sam2Model class) on shapes of Mini AV-UIE, drawn in memory,"
+        " with boxes and points as prompts. It knows nothing else.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--seed", type=int, default=0, help="decides weights and pictures")
+    parser.add_argument("--minutes", type=float, default=20.0, help="CPU minutes after which training ends")
+    parser.add_argument("--steps", type=int, default=2500, help="steps after which training ends")
+    args = parser.parse_args(list(words))
+
+    from crab_lightning.segmentation.mini_sam2 import MiniSam2Recipe, train_mini_sam2
+
+    if (args.out / "config.json").exists():
+        raise FileExistsError(f"--out {args.out} holds a model already; name a new folder")
+    recipe = MiniSam2Recipe(seed=args.seed, minutes=args.minutes, steps=args.steps)
+    command = " ".join(["cli.py model sam2-mini", *words])
+    score = train_mini_sam2(args.out, recipe, command, lambda line: print(line, file=sys.stderr, flush=True))
+    print(f"Wrote {args.out}: J {score:.3f} on unseen pictures with true prompts, some of them a little off")
+
+
+def convert(words: Sequence[str]) -> None:
+    """Convert an official checkpoint.
+
+    Args:
+        words: Options after ``model sam2-convert``.
+    """
+    parser = argparse.ArgumentParser(
+        prog="cli.py model sam2-convert",
+        description="Write an official SAM2.1 checkpoint (.pt, any of the four sizes) as a transformers"
+        " folder for images. Strict: every tensor must have its place. What only the video predictor uses is"
+        " left out.",
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, help="sam2.1_hiera_*.pt")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    args = parser.parse_args(list(words))
+
+    from crab_lightning.segmentation.convert import convert_checkpoint
+
+    print(f"Wrote {args.out}: SAM2.1 {convert_checkpoint(args.checkpoint, args.out)}")

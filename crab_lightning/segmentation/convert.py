@@ -1,0 +1,193 @@
+"""Official SAM2.1 ``.pt`` checkpoints to transformers folders, name by name, nothing left over."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Heads, blocks, window sizes: facebookresearch/sam2, sam2/configs/sam2.1/*.yaml.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "tiny": {"hidden_size": 96, "blocks_per_stage": [1, 2, 7, 2], "global_attention_blocks": [5, 7, 9]},
+    "small": {"hidden_size": 96, "blocks_per_stage": [1, 2, 11, 2], "global_attention_blocks": [7, 10, 13]},
+    "base-plus": {
+        "hidden_size": 112,
+        "num_attention_heads": 2,
+        "blocks_per_stage": [2, 3, 16, 3],
+        "global_attention_blocks": [12, 16, 20],
+        "window_positional_embedding_background_size": [14, 14],
+    },
+    "large": {
+        "hidden_size": 144,
+        "num_attention_heads": 2,
+        "blocks_per_stage": [2, 6, 36, 4],
+        "global_attention_blocks": [23, 33, 43],
+        "window_size_per_stage": [8, 4, 16, 8],
+    },
+}
+
+_VIDEO_ONLY = re.compile(
+    r"(maskmem_tpos_enc|no_mem_pos_enc|no_obj_ptr|no_obj_embed_spatial)$"
+    r"|(memory_attention|memory_encoder|mask_downsample|obj_ptr_proj|obj_ptr_tpos_proj)\."
+)
+"""Parts that follow an object through a video; an image predictor has none of them."""
+
+_RENAMED: tuple[tuple[str, str], ...] = (
+    (r"^no_mem_embed$", "no_memory_embedding"),
+    (r"^image_encoder\.trunk\.", "vision_encoder.backbone."),
+    (r"^image_encoder\.neck\.convs\.(\d+)\.conv\.", r"vision_encoder.neck.convs.\1."),
+    (r"^sam_prompt_encoder\.mask_downscaling\.0\.", "prompt_encoder.mask_embed.conv1."),
+    (r"^sam_prompt_encoder\.mask_downscaling\.1\.", "prompt_encoder.mask_embed.layer_norm1."),
+    (r"^sam_prompt_encoder\.mask_downscaling\.3\.", "prompt_encoder.mask_embed.conv2."),
+    (r"^sam_prompt_encoder\.mask_downscaling\.4\.", "prompt_encoder.mask_embed.layer_norm2."),
+    (r"^sam_prompt_encoder\.mask_downscaling\.6\.", "prompt_encoder.mask_embed.conv3."),
+    (r"^sam_prompt_encoder\.", "prompt_encoder."),
+    (r"^sam_mask_decoder\.output_upscaling\.0\.", "mask_decoder.upscale_conv1."),
+    (r"^sam_mask_decoder\.output_upscaling\.1\.", "mask_decoder.upscale_layer_norm."),
+    (r"^sam_mask_decoder\.output_upscaling\.3\.", "mask_decoder.upscale_conv2."),
+    (r"^sam_mask_decoder\.", "mask_decoder."),
+    (r"\.patch_embed\.proj\.", ".patch_embed.projection."),
+    (r"\.norm_final_attn\.", ".layer_norm_final_attn."),
+    (r"\.norm(\d)\.", r".layer_norm\1."),
+    (r"(attn\w*)\.out_proj\.", r"\1.o_proj."),
+    (r"(cross_attn_\w+)\.out_proj\.", r"\1.o_proj."),
+    (r"\.mlp\.layers\.0\.", ".mlp.proj_in."),
+    (r"\.mlp\.layers\.1\.", ".mlp.proj_out."),
+    (
+        r"\.(output_hypernetworks_mlps\.\d+|iou_prediction_head|pred_obj_score_head)\.layers\.0\.",
+        r".\1.proj_in.",
+    ),
+    (
+        r"\.(output_hypernetworks_mlps\.\d+|iou_prediction_head|pred_obj_score_head)\.layers\.2\.",
+        r".\1.proj_out.",
+    ),
+    (
+        r"\.(output_hypernetworks_mlps\.\d+|iou_prediction_head|pred_obj_score_head)\.layers\.1\.",
+        r".\1.layers.0.",
+    ),
+)
+
+_GAUSSIAN = "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
+_CORNERS = re.compile(r"^sam_prompt_encoder\.point_embeddings\.(\d)\.weight$")
+
+
+def convert_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return an official state dict under the names of ``transformers.Sam2Model``.
+
+    Tensors of the video predictor are left out, the four point embeddings stacked, and the fixed frequencies
+    given to both modules that hold them.
+
+    Raises:
+        ValueError: If the four point embeddings are not all there.
+    """
+    converted: dict[str, Tensor] = {}
+    corners: dict[int, Tensor] = {}
+    for name, tensor in state.items():
+        if _VIDEO_ONLY.match(name):
+            continue
+        if match := _CORNERS.match(name):
+            corners[int(match[1])] = tensor
+            continue
+        if name == _GAUSSIAN:
+            converted["shared_image_embedding.positional_embedding"] = tensor
+            converted["prompt_encoder.shared_embedding.positional_embedding"] = tensor.clone()
+            continue
+        for pattern, replacement in _RENAMED:
+            name = re.sub(pattern, replacement, name)
+        converted[name] = tensor
+    if sorted(corners) != [0, 1, 2, 3]:
+        raise ValueError(
+            f"the checkpoint holds point embeddings {sorted(corners)} of 0 to 3; it is no SAM2 checkpoint"
+        )
+    converted["prompt_encoder.point_embed.weight"] = torch.cat([corners[i] for i in range(4)])
+    return converted
+
+
+def fill_model(model: Any, state: Mapping[str, Tensor]) -> None:
+    """Load an official state dict into a ``Sam2Model``.
+
+    Raises:
+        ValueError: If a tensor is missing, left over or of another shape; the message names the first.
+    """
+    converted, wanted = convert_names(state), model.state_dict()
+    for problem, names in (
+        ("lacks", sorted(wanted.keys() - converted.keys())),
+        ("holds besides", sorted(converted.keys() - wanted.keys())),
+        (
+            "has another shape for",
+            sorted(k for k in wanted.keys() & converted.keys() if wanted[k].shape != converted[k].shape),
+        ),
+    ):
+        if names:
+            raise ValueError(
+                f"the checkpoint {problem} {len(names)} tensors, first {names[0]!r} (transformers' name); "
+                "it is no SAM2.1 checkpoint of this size"
+            )
+    model.load_state_dict(converted, strict=True)
+
+
+def find_variant(state: Mapping[str, Tensor]) -> str:
+    """Return which of the official sizes a state dict has.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    width = state["image_encoder.trunk.pos_embed"].shape[1] if "image_encoder.trunk.pos_embed" in state else 0
+    blocks = len({m[1] for k in state if (m := re.match(r"image_encoder\.trunk\.blocks\.(\d+)\.", k))})
+    for name, sizes in VARIANTS.items():
+        if sizes["hidden_size"] == width and sum(sizes["blocks_per_stage"]) == blocks:
+            return name
+    raise ValueError(
+        f"the checkpoint has a trunk {width} wide with {blocks} blocks; official SAM2.1 checkpoints are: "
+        + ", ".join(f"{n} ({s['hidden_size']}, {sum(s['blocks_per_stage'])})" for n, s in VARIANTS.items())
+    )
+
+
+def variant_config(name: str) -> Any:
+    """Return the transformers configuration of an official size."""
+    from transformers import Sam2Config
+
+    sizes = VARIANTS[name]
+    width, heads = sizes["hidden_size"], sizes.get("num_attention_heads", 1)
+    channels = [width * factor for factor in (1, 2, 4, 8)]
+    backbone = {
+        "model_type": "sam2_hiera_det_model",
+        "embed_dim_per_stage": channels,
+        "num_attention_heads_per_stage": [heads * factor for factor in (1, 2, 4, 8)],
+        **sizes,
+    }
+    return Sam2Config(vision_config={"backbone_config": backbone, "backbone_channel_list": channels[::-1]})
+
+
+def convert_checkpoint(checkpoint: Path, out: Path) -> str:
+    """Write an official ``.pt`` checkpoint as a transformers folder for images.
+
+    Args:
+        checkpoint: ``sam2.1_hiera_{tiny,small,base_plus,large}.pt``.
+        out: Folder to write.
+
+    Returns:
+        The size that was found.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no official SAM2.1 checkpoint.
+    """
+    from transformers import Sam2ImageProcessor, Sam2Model, Sam2Processor
+
+    if not checkpoint.is_file():
+        raise FileNotFoundError(f"no SAM2 checkpoint at {checkpoint}; give an official .pt file")
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    state = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        raise ValueError(f"{checkpoint} holds no entry 'model'; official SAM2.1 checkpoints do")
+    name = find_variant(state)
+    model = Sam2Model(variant_config(name))
+    fill_model(model, state)
+    model.save_pretrained(out)
+    Sam2Processor(Sam2ImageProcessor()).save_pretrained(out)
+    return name

@@ -1,0 +1,255 @@
+"""A tiny SAM2 that knows the shapes of Mini AV-UIE, so that the demo's J and F measure the language model."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crab_lightning.mini import points_in, random_scene, render_frames, render_masks
+from crab_lightning.mini.world import Scene, rng_for
+from crab_lightning.segmentation.prompts import Prompt, prompt_of
+
+FRAME_PX = 224
+CARD = "mini_sam2.json"
+
+Rng = np.random.Generator
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class MiniSam2Recipe:
+    """How the tiny SAM2 is built and trained.
+
+    Args:
+        seed: Decides weights and pictures.
+        minutes: Largest time spent on steps.
+        steps: Largest number of steps; the learning rate ends where the first of both limits is reached.
+        images: Pictures in a step, each with ``prompts`` masks.
+        prompts: Masks asked of one picture.
+        lr: Largest learning rate.
+        image_px: Side to which SAM2 stretches its input; masks have a quarter of it.
+        width: Channels of the pyramid, prompt encoder and mask decoder.
+    """
+
+    seed: int = 0
+    minutes: float = 20.0
+    steps: int = 2500
+    images: int = 8
+    prompts: int = 3
+    lr: float = 2e-3
+    image_px: int = 192
+    width: int = 48
+
+
+def mini_sam2_config(recipe: MiniSam2Recipe) -> Any:
+    """Return the configuration of the tiny model; the real class, all sizes small."""
+    from transformers import Sam2Config
+
+    side = recipe.image_px
+    # dynamic_multimask_via_stability picks among three mask tokens that this training does not touch.
+    return Sam2Config(
+        vision_config={
+            "backbone_config": {
+                "model_type": "sam2_hiera_det_model",
+                "hidden_size": 16,
+                "image_size": [side, side],
+                "embed_dim_per_stage": [16, 32, 64, 96],
+                "blocks_per_stage": [1, 1, 3, 1],
+                "num_attention_heads_per_stage": [1, 2, 4, 6],
+                "window_size_per_stage": [8, 4, 6, 6],
+                "global_attention_blocks": [3],
+                "mlp_ratio": 2.0,
+            },
+            "backbone_channel_list": [96, 64, 32, 16],
+            "backbone_feature_sizes": [[side // 4] * 2, [side // 8] * 2, [side // 16] * 2],
+            "fpn_hidden_size": recipe.width,
+        },
+        prompt_encoder_config={"hidden_size": recipe.width, "image_size": side},
+        mask_decoder_config={
+            "hidden_size": recipe.width,
+            "mlp_dim": 2 * recipe.width,
+            "num_attention_heads": 4,
+            "iou_head_hidden_dim": recipe.width,
+            "dynamic_multimask_via_stability": False,
+        },
+    )
+
+
+def draw_case(rng: Rng, prompts: int) -> tuple[NDArray[np.uint8], list[Mask], list[Prompt]]:
+    """Draw a picture, masks of its things or of two of them together, and prompts for these.
+
+    Returns:
+        uint8 ``(H, W, 3)``, bool ``(H, W)`` masks, prompts in the picture's pixels.
+    """
+    while True:
+        scene: Scene = random_scene(rng)
+        time_s = float(rng.uniform(0, scene.duration_s))
+        parts = [mask for mask in render_masks(scene, time_s) if mask.sum() > 20]
+        if parts:
+            break
+    frame = render_frames(scene, [time_s])[0]
+    masks, asked = [], []
+    for _ in range(prompts):
+        # MS3 asks for two things at once with points on both.
+        order = rng.permutation(len(parts))[: 2 if len(parts) > 1 and rng.random() < 0.3 else 1]
+        chosen = [parts[int(i)] for i in order]
+        mask = np.logical_or.reduce(chosen)
+        masks.append(mask)
+        asked.append(_asked(rng, mask, chosen))
+    return frame, masks, asked
+
+
+def _asked(rng: Rng, mask: Mask, parts: list[Mask]) -> Prompt:
+    """Return box and three points of a mask, most of them as taught, some a little off as a model's are."""
+    taught = prompt_of(mask)
+    assert taught is not None
+    assert taught.box_xyxy_px is not None
+    kind = rng.random()
+    if kind < 0.35 and len(taught.points_xy_px) == 3:
+        points = np.array(taught.points_xy_px, float)
+    elif kind < 0.7:
+        share = [3 // len(parts) + (i < 3 % len(parts)) for i in range(len(parts))]
+        points = np.array([p for m, n in zip(parts, share, strict=True) for p in points_in(m, n)], float)
+    else:
+        inside = np.argwhere(mask)[:, ::-1]
+        points = inside[rng.integers(len(inside), size=3)].astype(float)
+        for i, part in enumerate(parts):  # an area without a point would look like one that is not meant
+            own = np.argwhere(part)[:, ::-1]
+            points[i] = own[rng.integers(len(own))]
+    box = np.array(taught.box_xyxy_px, float)
+    if rng.random() < 0.5:
+        box += rng.normal(0, 1.5, 4)
+        points += rng.normal(0, 1.0, points.shape)
+    box, points = box.clip(0, FRAME_PX - 1), points.clip(0, FRAME_PX - 1)
+    return Prompt(tuple(box.tolist()), tuple(map(tuple, points.tolist())))
+
+
+def train_mini_sam2(
+    out: Path, recipe: MiniSam2Recipe, command: str = "", log: Callable[[str], None] = print
+) -> float:
+    """Train the tiny model from nothing and write it as a transformers folder with a JSON card.
+
+    Args:
+        out: Folder to write.
+        recipe: Sizes and lengths.
+        command: Command line to keep in the card.
+        log: Called with a line every hundred steps.
+
+    Returns:
+        Mean J on pictures drawn from another seed.
+    """
+    from transformers import Sam2ImageProcessor, Sam2Model, Sam2Processor
+
+    torch.manual_seed(recipe.seed)
+    model: Any = Sam2Model(mini_sam2_config(recipe))
+    side = recipe.image_px
+    processor = Sam2Processor(
+        Sam2ImageProcessor(
+            size={"height": side, "width": side}, mask_size={"height": side // 4, "width": side // 4}
+        )
+    )
+    _start(model)
+    trained = list(model.parameters())
+    optimizer = torch.optim.AdamW(trained, lr=recipe.lr, weight_decay=0.01)
+    began, done, loss_sum = time.process_time(), 0, 0.0
+    model.train()
+    for step in range(recipe.steps):
+        spent = (time.process_time() - began) / 60
+        progress = max(step / recipe.steps, spent / recipe.minutes)
+        if progress >= 1:
+            break
+        falling = 0.01 + 0.99 * math.cos(progress * math.pi / 2) ** 2
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr * min(1.0, (step + 1) / 100) * falling
+        streams = [rng_for(recipe.seed, "mini_sam2", step, i) for i in range(recipe.images)]
+        loss = _loss(model, processor, [draw_case(rng, recipe.prompts) for rng in streams])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        done, loss_sum = done + 1, loss_sum + loss.item()
+        if done % 100 == 0:
+            log(f"step {done}, {spent:.1f} CPU minutes, loss {loss_sum / 100:.4f}")
+            loss_sum = 0.0
+        if done % 500 == 0:
+            model.save_pretrained(out)
+    model.eval()
+    score = _unseen_j(model, processor, recipe)
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+    card = {
+        "made_by": command or "train_mini_sam2",
+        "recipe": asdict(recipe),
+        "steps": done,
+        "cpu_minutes": round((time.process_time() - began) / 60, 1),
+        "torch": torch.__version__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "j_unseen": round(score, 4),
+    }
+    (out / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    return score
+
+
+def _start(model: Any) -> None:
+    """Make a fresh model trainable from nothing."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            # The library's 0.02 is meant for hundreds of channels; with 16 the signal dies out on the way.
+            module.reset_parameters()
+    # One fixed tensor in the official layout, two buffers here; points and pixels must agree.
+    fixed = model.shared_image_embedding.positional_embedding
+    model.prompt_encoder.shared_embedding.positional_embedding.copy_(fixed)
+
+
+Case = tuple[NDArray[np.uint8], list[Mask], list[Prompt]]
+
+
+def _forward(model: nn.Module, processor: Any, cases: list[Case]) -> tuple[Tensor, Any]:
+    inputs = processor(
+        images=[torch.from_numpy(frame).permute(2, 0, 1) for frame, _, _ in cases],
+        input_boxes=[[list(p.box_xyxy_px or ()) for p in prompts] for _, _, prompts in cases],
+        input_points=[[[list(xy) for xy in p.points_xy_px] for p in prompts] for _, _, prompts in cases],
+        input_labels=[[[1] * len(p.points_xy_px) for p in prompts] for _, _, prompts in cases],
+        return_tensors="pt",
+    )
+    inputs.pop("original_sizes")
+    out = model(**inputs, multimask_output=False)
+    return out.pred_masks[:, :, 0], out
+
+
+def _loss(model: nn.Module, processor: Any, cases: list[Case]) -> Tensor:
+    low, out = _forward(model, processor, cases)
+    logits = F.interpolate(low, (FRAME_PX // 2, FRAME_PX // 2), mode="bilinear", align_corners=False)
+    truth = torch.from_numpy(np.array([masks for _, masks, _ in cases])).to(logits)
+    truth = F.avg_pool2d(truth, 2)
+    probability = logits.sigmoid()
+    shared = (probability * truth).sum((-1, -2))
+    dice = 1 - (2 * shared + 1) / (probability.sum((-1, -2)) + truth.sum((-1, -2)) + 1)
+    with torch.no_grad():
+        guess, real = logits > 0, truth > 0.5
+        iou = (guess & real).sum((-1, -2)) / (guess | real).sum((-1, -2)).clamp(min=1)
+    quality = F.mse_loss(out.iou_scores[..., 0], iou)
+    presence = F.softplus(-out.object_score_logits).mean()  # every prompt means something that is there
+    return 4 * F.binary_cross_entropy_with_logits(logits, truth) + dice.mean() + 0.1 * (quality + presence)
+
+
+@torch.no_grad()
+def _unseen_j(model: nn.Module, processor: Any, recipe: MiniSam2Recipe, images: int = 64) -> float:
+    scores = []
+    for i in range(images):
+        case = draw_case(rng_for(recipe.seed + 1, "mini_sam2_unseen", i), recipe.prompts)
+        low, _ = _forward(model, processor, [case])
+        found = F.interpolate(low, (FRAME_PX, FRAME_PX), mode="bilinear", align_corners=False)[0].numpy() > 0
+        scores += [float((m & f).sum() / (m | f).sum()) for m, f in zip(case[1], found, strict=True)]
+    return float(np.mean(scores))

@@ -1,0 +1,111 @@
+"""SAM2.1 through the ``sam2`` package, which reads Meta's own ``.pt`` files (optional)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crab_lightning.segmentation.decoder import LastUsed, MaskRequest, check_request, content_key
+
+
+class Sam2PackageDecoder:
+    """SAM2.1 image predictor of the ``sam2`` package, frozen.
+
+    The package on PyPI is a third-party upload of Meta's code (Apache-2.0): look at it before you install it,
+    or install Meta's repository. Importing it initialises Hydra for the whole process. Images are encoded and
+    prompts decoded one by one.
+
+    Args:
+        checkpoint: An official ``.pt`` file.
+        config: The package's configuration of that file, such as ``configs/sam2.1/sam2.1_hiera_l.yaml``.
+        device: ``auto`` takes a GPU where there is one.
+        cache_size: Images whose embeddings are kept; 0 keeps none.
+        logits: Give logits in place of bool masks, for protocols that score probabilities.
+        overrides: Hydra overrides of the configuration.
+
+    Raises:
+        ImportError: At the first use, if the package is absent.
+        FileNotFoundError: At the first use, if there is no such file.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        config: str = "configs/sam2.1/sam2.1_hiera_l.yaml",
+        device: str = "auto",
+        cache_size: int = 16,
+        logits: bool = False,
+        overrides: Sequence[str] = (),
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.config = config
+        self.device = device
+        self.cache_size = cache_size
+        self.logits = logits
+        self.overrides = tuple(overrides)
+        self._embeddings = LastUsed(cache_size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_embeddings": LastUsed(self.cache_size)}
+
+    @torch.no_grad()
+    def decode(self, requests: Sequence[MaskRequest]) -> list[Tensor]:
+        """Return one mask a request, at its image's size; see :class:`MaskDecoder`.
+
+        Raises:
+            ValueError: If a request has no usable image or prompt.
+        """
+        for request in requests:
+            check_request(request)
+        predictor = _load(self.checkpoint, self.config, self.device, self.overrides)
+        return [self._mask(predictor, request) for request in requests]
+
+    def _mask(self, predictor: Any, request: MaskRequest) -> Tensor:
+        def embed(_: list[int]) -> list[Any]:
+            predictor.set_image(request.image.permute(1, 2, 0).numpy())
+            return [predictor._features]
+
+        key = content_key(request.image)
+        predictor._features = self._embeddings.fill([key], embed)[key]
+        predictor._orig_hw = [tuple(request.image.shape[-2:])]
+        predictor._is_image_set, predictor._is_batch = True, False
+        prompt = request.prompt
+        points = np.array(prompt.points_xy_px, np.float32).reshape(-1, 2) if prompt.points_xy_px else None
+        masks, _, _ = predictor.predict(
+            point_coords=points,
+            point_labels=None if points is None else np.ones(len(points), np.int32),
+            box=None if prompt.box_xyxy_px is None else np.array(prompt.box_xyxy_px, np.float32),
+            multimask_output=False,
+            return_logits=True,
+        )
+        logits = torch.from_numpy(masks[0])
+        return logits if self.logits else logits > 0
+
+
+@cache
+def _load(checkpoint: str, config: str, device: str, overrides: tuple[str, ...]) -> Any:
+    """Load a predictor once in a process."""
+    try:
+        from sam2.build_sam import build_sam2
+        from sam2.sam2_image_predictor import SAM2ImagePredictor
+    except ImportError as err:
+        raise ImportError(
+            "the mask decoder Sam2PackageDecoder needs the sam2 package: pip install 'crab_lightning[sam2]' "
+            "(a third-party upload of Meta's code). Sam2Decoder works without it"
+        ) from err
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(f"no SAM2 checkpoint at {checkpoint}; give an official .pt file")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = build_sam2(config, checkpoint, device=device, hydra_overrides_extra=list(overrides))
+    model.requires_grad_(False)
+    predictor = SAM2ImagePredictor(model)
+    # The predictor assumes images of 1024 pixels here, whatever its model has.
+    predictor._bb_feat_sizes = [(model.image_size // stride,) * 2 for stride in (4, 8, 16)]
+    return predictor

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from crab_lightning.segmentation.convert import (
+    VARIANTS,
+    convert_checkpoint,
+    convert_names,
+    fill_model,
+    find_variant,
+    variant_config,
+)
+from tests.segmentation.conftest import small_config
+
+
+def official_shapes(monkeypatch: pytest.MonkeyPatch, letter: str) -> dict[str, Any]:
+    """The official code's state dict without its values."""
+    pytest.importorskip("sam2.build_sam", reason="the sam2 package is an extra")
+    from hydra import compose
+    from hydra.utils import instantiate
+
+    linspace = torch.linspace
+    monkeypatch.setattr(torch, "linspace", lambda *a, **k: linspace(*a, **{**k, "device": "cpu"}))
+    settings = compose(config_name=f"configs/sam2.1/sam2.1_hiera_{letter}.yaml")
+    with torch.device("meta"):
+        state: dict[str, Any] = instantiate(settings.model, _recursive_=True).state_dict()
+    return state
+
+
+@pytest.mark.parametrize(
+    ("name", "letter"), [("tiny", "t"), ("small", "s"), ("base-plus", "b+"), ("large", "l")]
+)
+def test_every_official_tensor_has_its_place(name: str, letter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import Sam2Model
+
+    state = official_shapes(monkeypatch, letter)
+    assert find_variant(state) == name
+    with torch.device("meta"):
+        wanted = Sam2Model(variant_config(name)).state_dict()
+        found = convert_names(state)
+    assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in wanted.items()}
+
+
+def test_sizes_are_those_of_the_official_configs() -> None:
+    assert list(VARIANTS) == ["tiny", "small", "base-plus", "large"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda s: s.pop("sam_mask_decoder.iou_token.weight"),
+            "lacks 1 tensors, first 'mask_decoder.iou_token.weight'",
+        ),
+        (lambda s: s.update(extra=torch.zeros(1)), "holds besides 1 tensors, first 'extra'"),
+        (
+            lambda s: s.update(no_mem_embed=torch.zeros(1, 1, 8)),
+            "has another shape for 1 tensors, first 'no_memory",
+        ),
+        (
+            lambda s: s.pop("sam_prompt_encoder.point_embeddings.2.weight"),
+            r"holds point embeddings \[0, 1, 3\] of 0 to 3",
+        ),
+    ],
+)
+def test_a_tensor_too_many_or_too_few_is_an_error(official: Path, change: Any, message: str) -> None:
+    from transformers import Sam2Model
+
+    state = dict(torch.load(official, weights_only=True)["model"])
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        fill_model(Sam2Model(small_config()), state)
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path: Path, official: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no SAM2 checkpoint at"):
+        convert_checkpoint(tmp_path / "nowhere.pt", tmp_path / "out")
+    torch.save({"weights": {}}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="holds no entry 'model'"):
+        convert_checkpoint(tmp_path / "other.pt", tmp_path / "out")
+    with pytest.raises(
+        ValueError, match=r"trunk 16 wide with 6 blocks; official SAM2.1 checkpoints are: tiny"
+    ):
+        convert_checkpoint(official, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
