@@ -12,7 +12,17 @@ from torch import Tensor
 from crab_lightning.structures import DatasetSpec, Media, Prediction, Sample
 from crab_lightning.tasks.base import Task
 
-COUNTS = ("scored", "unparsed", "truncated", "missing", "tokens", "loss_sum", "loss_tokens", "loss_samples")
+COUNTS = (
+    "scored",
+    "from_val",
+    "unparsed",
+    "truncated",
+    "missing",
+    "tokens",
+    "loss_sum",
+    "loss_tokens",
+    "loss_samples",
+)
 """Sums over samples that processes add up, in the order of :meth:`DatasetScores.sums`."""
 
 
@@ -38,7 +48,6 @@ class DatasetScores:
         self.strict = task.metrics(spec)
         self.valid_only = task.metrics(spec)
         self.majority = task.metrics(spec)
-        self.splits: set[str] = set()
         self._sums = dict.fromkeys(COUNTS, 0.0)
 
     def add(self, prediction: Prediction) -> dict[str, Any]:
@@ -97,10 +106,11 @@ class DatasetScores:
         scored = counts["scored"] > 0
         baseline = scored and self.majority_answer is not None
         headline = self.task.headline(self.spec)
+        from_val = int(total["from_val"])  # all of them, for a dataset without a test file
         return {
             "task": self.spec.task,
             "layout": self.spec.layout,
-            "splits": sorted(self.splits),
+            "splits": [s for s, n in (("val", from_val), ("test", counts["scored"] - from_val)) if n],
             "headline": headline,
             "strict": _compute(self.strict, device) if scored else {},
             "valid_only": _compute(self.valid_only, device) if scored else {},
@@ -118,7 +128,7 @@ class DatasetScores:
         if self.majority_answer is not None:
             self.task.update(self.majority, self.majority_answer, sample, self.spec)
         self._sums["scored"] += 1
-        self.splits.add(sample.split)
+        self._sums["from_val"] += sample.split == "val"
 
 
 def asked(task: Task[Any], sample: Sample) -> dict[str, Any]:

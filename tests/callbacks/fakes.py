@@ -132,6 +132,7 @@ class Parrot(LightningModule):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
         self.adapter = object()
+        self.saves_parts = True
         self.die_after = die_after
         self.asked: list[str] = []
 
