@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from crab_lightning.adapters.config import AdapterConfig
 from crab_lightning.adapters.layers import ADAPTERS, LoRALinear
+from crab_lightning.adapters.names import portable_name
 
 WEIGHTS_FILE = "adapter.safetensors"
 CONFIG_FILE = "adapter.json"
@@ -74,9 +75,9 @@ def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> No
         if name in state and state[name].shape != p.shape
     ]
     problems = [
-        _listing("missing from the checkpoint", [name for name in parameters if name not in state]),
-        _listing("unexpected in the checkpoint", [name for name in state if name not in parameters]),
-        _listing("of another shape", misfits),
+        listing("missing from the checkpoint", [name for name in parameters if name not in state]),
+        listing("unexpected in the checkpoint", [name for name in state if name not in parameters]),
+        listing("of another shape", misfits),
     ]
     if any(problems):
         raise AdapterError(
@@ -93,7 +94,8 @@ def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> No
             parameter.copy_(value)
 
 
-def _listing(what: str, names: list[str], shown: int = 5) -> str:
+def listing(what: str, names: list[str], shown: int = 5) -> str:
+    """Return how many there are and the first of them; an empty string when there are none."""
     if not names:
         return ""
     rest = f" and {len(names) - shown} more" if len(names) > shown else ""
@@ -115,6 +117,7 @@ def _common_config(model: nn.Module) -> AdapterConfig:
 def save_adapters(model: nn.Module, folder: Path | str, metadata: Mapping[str, Any]) -> None:
     """Write the adapters to ``adapter.safetensors`` and a description of them to ``adapter.json``.
 
+    Layers have the names that published files use, which every version of transformers can be mapped to.
     Each file is complete or absent: it is written under another name, flushed to disk and renamed. Both
     carry one random id, so that two files of different saves are not read as one. In a distributed run
     every rank calls this and rank 0 writes.
@@ -128,28 +131,39 @@ def save_adapters(model: nn.Module, folder: Path | str, metadata: Mapping[str, A
     Raises:
         AdapterError: If the model has no adapters, or several configurations.
     """
-    state = {name: value.cpu().contiguous() for name, value in adapter_state_dict(model).items()}
+    live = adapter_state_dict(model)
+    state = {portable_name(name): value.cpu().contiguous() for name, value in live.items()}
+    if len(state) != len(live):
+        raise AdapterError("two adapted layers have the same name once their towers' names are made portable")
     config = _common_config(model)
     if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
         return
     save_id = secrets.token_hex(8)
+    values = sum(value.numel() for value in state.values())
+    text = adapter_description(config, metadata, save_id, len(state), values)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    header = {"format": "pt", "save_id": save_id}
+    replace_file(folder / WEIGHTS_FILE, lambda path: save_file(state, path, metadata=header))
+    replace_file(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def adapter_description(
+    config: AdapterConfig, metadata: Mapping[str, Any], save_id: str, tensors: int, parameters: int
+) -> str:
+    """Return the text of ``adapter.json``."""
     description = {
         "format": _FORMAT,
         "save_id": save_id,
         "adapter": asdict(config),
         "metadata": dict(metadata),
-        "tensors": len(state),
-        "parameters": sum(value.numel() for value in state.values()),
+        "tensors": tensors,
+        "parameters": parameters,
     }
-    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    header = {"format": "pt", "save_id": save_id}
-    _replace(folder / WEIGHTS_FILE, lambda path: save_file(state, path, metadata=header))
-    _replace(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    return json.dumps(description, indent=2, ensure_ascii=False) + "\n"
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file under a temporary name and rename it once its bytes are on disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
@@ -251,7 +265,10 @@ def load_adapters(
     differences += _differences(description["metadata"], expect or {})
     if differences:
         raise AdapterError(f"the adapters in {folder} are not for this run: {'; '.join(differences)}")
-    load_adapter_state_dict(model, _read_weights(folder / WEIGHTS_FILE, description["save_id"]))
+    live = {portable_name(name): name for name, _ in _adapter_parameters(model)}
+    state = read_weights(folder)
+    # Folders written before names were made portable hold the live ones.
+    load_adapter_state_dict(model, {live.get(portable_name(k), k): value for k, value in state.items()})
     return dict(description["metadata"])
 
 
@@ -273,7 +290,14 @@ def _as_json(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _read_weights(path: Path, save_id: str) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return saved weights by the names they have in the file.
+
+    Raises:
+        AdapterError: If the files are absent, unreadable, or of two different saves.
+    """
+    save_id = _read_description(folder)["save_id"]
+    path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise AdapterError(f"{path} is missing beside {CONFIG_FILE}")
     try:

@@ -10,6 +10,7 @@ from torch import nn
 
 from crab_lightning.adapters.config import AdapterConfig
 from crab_lightning.adapters.layers import ADAPTERS, LoRALinear
+from crab_lightning.adapters.names import portable_name
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -167,7 +168,11 @@ def _search_space(model: nn.Module, config: AdapterConfig, root: nn.Module | Non
 
 
 def _matches(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
+    # By both names, so that a layer of a saved adapter can be named as the file names it.
+    return any(
+        fnmatchcase(known, pattern) or fnmatchcase(known, f"*.{pattern}")
+        for known in {name, portable_name(name)}
+    )
 
 
 def _nothing_matches(pattern: str, candidates: dict[str, nn.Module], matches: list[str]) -> str:

@@ -15,7 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "test": ("trainer:run", "Answer the test splits and score them."),
     "predict": ("trainer:run", "Answer the test splits without scoring."),
     "ask": ("ask:run", "Ask a trained run about your own clip."),
-    "adapter convert": ("adapter:convert", "Convert the released Crab+ weights to an adapter folder, or back."),
+    "adapter convert": ("adapter:convert", "Write released Crab+ weights as an adapter folder, or back."),
     "adapter inspect": ("adapter:inspect", "Show kind, sizes and largest values of adapter weights."),
     "data mini": ("data:mini", "Write Mini AV-UIE, a synthetic data root with all 19 datasets."),
     "data check": ("data:check", "Check manifests, media, answers and leaks of a data root."),

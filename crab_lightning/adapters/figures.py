@@ -1,0 +1,168 @@
+"""What adapter weights look like without a model: sizes, largest values, adapters that change nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from crab_lightning.adapters.config import AdapterConfig
+from crab_lightning.adapters.names import portable_name
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class LayerFigures:
+    """Figures of one adapted layer.
+
+    Args:
+        name: Its portable name.
+        rank: Rows of A; of one task's A where there are several.
+        heads: B matrices, or tasks.
+        router: ``input`` or ``latent``; None without router.
+        max_a: Largest absolute value in A.
+        max_b: Largest absolute value in each B matrix.
+        max_route: Largest absolute value in the router; None without.
+        parameters: Number of values.
+    """
+
+    name: str
+    rank: int
+    heads: int
+    router: str | None
+    max_a: float
+    max_b: tuple[float, ...]
+    max_route: float | None
+    parameters: int
+
+    @property
+    def tower(self) -> str:
+        """``audio``, ``visual`` or ``language``."""
+        first = self.name.partition(".")[0]
+        return {"audio_tower": "audio", "visual": "visual"}.get(first, "language")
+
+    @property
+    def dead(self) -> bool:
+        """True when every B matrix is zero, so that the adapter changes nothing."""
+        return not any(self.max_b)
+
+    @property
+    def finite(self) -> bool:
+        """False when a value is NaN or infinite."""
+        return all(map(math.isfinite, (self.max_a, *self.max_b, self.max_route or 0.0)))
+
+
+def layer_figures(name: str, parts: Mapping[str, Tensor], router: str | None = None) -> LayerFigures:
+    """Return the figures of one layer.
+
+    Args:
+        name: The layer's name.
+        parts: Its weights; names end with ``lora_A`` ``(r, h)`` or ``(t, r, h)``, ``lora_B`` ``(d, n*r)`` or
+            ``(t, d, r)``, and ``lora_route`` where there is a router.
+        router: What the router reads; left out, its width tells.
+    """
+    held = {key.rpartition(".")[2]: value for key, value in parts.items()}
+    a, b, route = held["lora_A"], held["lora_B"], held.get("lora_route")
+    rank, inputs = a.shape[-2:]
+    matrices = list(b) if b.dim() == 3 else list(torch.split(b, rank, dim=1))
+    if route is None:
+        router = None
+    elif router is None:
+        # Released weights are of one rank throughout, below every layer's width.
+        router = "input" if route.shape[1] == inputs else "latent"
+    return LayerFigures(
+        name,
+        rank,
+        len(matrices),
+        router,
+        _largest(a),
+        tuple(map(_largest, matrices)),
+        None if route is None else _largest(route),
+        sum(value.numel() for value in held.values()),
+    )
+
+
+def folder_figures(state: Mapping[str, Tensor], config: AdapterConfig) -> tuple[LayerFigures, ...]:
+    """Return the figures of every layer of an adapter folder.
+
+    Args:
+        state: Its weights, as ``read_weights`` returns them.
+        config: Its settings.
+    """
+    layers: dict[str, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        layers.setdefault(portable_name(name).rpartition(".")[0], {})[name] = value
+    return tuple(layer_figures(name, parts, config.router) for name, parts in layers.items())
+
+
+def _largest(value: Tensor) -> float:
+    # Not .abs().max(): that would copy the matrix.
+    low, high = torch.aminmax(value)
+    return max(-float(low), float(high)) if bool(low == low) else math.nan
+
+
+def tower_figures(layers: Iterable[LayerFigures]) -> dict[str, dict[str, Any]]:
+    """Return figures by tower, ready for JSON, in the order in which towers come."""
+    towers: dict[str, list[LayerFigures]] = {}
+    for layer in layers:
+        towers.setdefault(layer.tower, []).append(layer)
+    return {
+        tower: {
+            "layers": len(held),
+            "parameters": sum(layer.parameters for layer in held),
+            "ranks": sorted({layer.rank for layer in held}),
+            "routers": sorted({layer.router or "none" for layer in held}),
+            "max_abs_a": max(layer.max_a for layer in held),
+            "max_abs_b": max(max(layer.max_b) for layer in held),
+            "max_abs_b_by_head": _by_head(held),
+            "dead": [layer.name for layer in held if layer.dead],
+            "not_finite": [layer.name for layer in held if not layer.finite],
+        }
+        for tower, held in towers.items()
+    }
+
+
+def _by_head(layers: list[LayerFigures]) -> list[float]:
+    heads = max(layer.heads for layer in layers)
+    return [max(layer.max_b[i] for layer in layers if layer.heads > i) for i in range(heads)]
+
+
+def figures_table(towers: Mapping[str, Mapping[str, Any]], title: str) -> Table:
+    """Return the figures by tower as a rich table."""
+    from rich.table import Table
+
+    table = Table(title=title)
+    table.add_column("tower")
+    for heading in ("layers", "values", "rank", "router", "max|A|", "max|B|", "max|B| by head", "dead"):
+        table.add_column(heading, justify="right")
+    for tower, row in towers.items():
+        table.add_row(
+            tower,
+            f"{row['layers']:,}",
+            f"{row['parameters']:,}",
+            ", ".join(map(str, row["ranks"])),
+            ", ".join(row["routers"]),
+            f"{row['max_abs_a']:.3g}",
+            f"{row['max_abs_b']:.3g}",
+            " ".join(f"{value:.3g}" for value in row["max_abs_b_by_head"]),
+            f"{len(row['dead']):,}",
+        )
+    table.add_section()
+    table.add_row(
+        "all",
+        f"{sum(row['layers'] for row in towers.values()):,}",
+        f"{sum(row['parameters'] for row in towers.values()):,}",
+        "",
+        "",
+        "",
+        "",
+        "",
+        f"{sum(len(row['dead']) for row in towers.values()):,}",
+    )
+    return table

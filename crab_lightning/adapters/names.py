@@ -1,0 +1,25 @@
+"""Names of adapted layers that outlive a transformers version."""
+
+from __future__ import annotations
+
+# transformers 5 renamed the towers of multimodal models in memory, some of them only in later releases, and
+# translates names whenever it reads or writes its own weights. Files keep the older names, as published ones.
+_RENAMED = (
+    ("model.language_model.", "model."),
+    ("model.visual.", "visual."),
+    ("model.audio_tower.", "audio_tower."),
+)
+
+
+def portable_name(name: str) -> str:
+    """Return the name of a module or weight as files have it, whatever the live model calls it.
+
+    >>> portable_name("model.language_model.layers.0.self_attn.q_proj")
+    'model.layers.0.self_attn.q_proj'
+    >>> portable_name("visual.blocks.0.mlp.up_proj")
+    'visual.blocks.0.mlp.up_proj'
+    """
+    for live, filed in _RENAMED:
+        if name.startswith(live):
+            return filed + name.removeprefix(live)
+    return name

@@ -1,0 +1,399 @@
+"""The adapter weights that the authors of Crab+ released, to and from this package's format.
+
+A released file is a flat ``torch.save`` dictionary without settings. Its names are
+``base_model.model.<layer>.lora_route.weight``, ``.lora_A.weight`` and ``.lora_B0.weight`` to
+``.lora_B2.weight``, with the layer names that the thinker had before transformers 5. Every q, k, v, o, gate,
+up and down projection is adapted, in the encoders too, and the router reads the layer's input.
+"""
+
+from __future__ import annotations
+
+import secrets
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crab_lightning.adapters.checkpoint import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    AdapterError,
+    adapter_description,
+    listing,
+    read_adapter_config,
+    read_weights,
+    replace_file,
+)
+from crab_lightning.adapters.config import LANGUAGE_MODEL_PROJECTIONS, AdapterConfig
+from crab_lightning.adapters.figures import LayerFigures, layer_figures
+from crab_lightning.adapters.names import portable_name
+from crab_lightning.adapters.safetensors_stream import write_safetensors
+
+RELEASED_RANK, RELEASED_HEADS, RELEASED_ALPHA = 128, 3, 256.0
+RELEASED_DROPOUT = 0.1
+_PREFIX, _SUFFIX = "base_model.model.", ".weight"
+_WRAPPERS = ("module.", "thinker.")
+
+
+@dataclass(frozen=True)
+class ThinkerSizes:
+    """What the shapes of a thinker's adapters follow from; the defaults are Qwen2.5-Omni-7B's.
+
+    Args:
+        audio_layers: Layers of the audio encoder.
+        audio_width: Its hidden size.
+        vision_blocks: Blocks of the vision encoder.
+        vision_width: Its hidden size.
+        vision_ffn: Width inside its MLPs.
+        text_layers: Layers of the language model.
+        text_width: Its hidden size.
+        text_queries: Width of all query heads together.
+        text_keys: Width of all key heads together, and of all value heads.
+        text_ffn: Width inside its MLPs.
+    """
+
+    audio_layers: int = 32
+    audio_width: int = 1280
+    vision_blocks: int = 32
+    vision_width: int = 1280
+    vision_ffn: int = 3420
+    text_layers: int = 28
+    text_width: int = 3584
+    text_queries: int = 3584
+    text_keys: int = 512
+    text_ffn: int = 18944
+
+    def layers(self) -> dict[str, tuple[int, int]]:
+        """Return inputs and outputs of every adapted layer, by its name in the file."""
+        found: dict[str, tuple[int, int]] = {}
+        for i in range(self.audio_layers):
+            for name in ("q_proj", "k_proj", "v_proj"):
+                found[f"audio_tower.layers.{i}.self_attn.{name}"] = (self.audio_width, self.audio_width)
+        for i in range(self.vision_blocks):
+            found |= _mlp(f"visual.blocks.{i}", self.vision_width, self.vision_ffn)
+        for i in range(self.text_layers):
+            attention = f"model.layers.{i}.self_attn"
+            found[f"{attention}.q_proj"] = (self.text_width, self.text_queries)
+            found[f"{attention}.k_proj"] = (self.text_width, self.text_keys)
+            found[f"{attention}.v_proj"] = (self.text_width, self.text_keys)
+            found[f"{attention}.o_proj"] = (self.text_queries, self.text_width)
+            found |= _mlp(f"model.layers.{i}", self.text_width, self.text_ffn)
+        return found
+
+
+def _mlp(block: str, width: int, inner: int) -> dict[str, tuple[int, int]]:
+    return {
+        f"{block}.mlp.gate_proj": (width, inner),
+        f"{block}.mlp.up_proj": (width, inner),
+        f"{block}.mlp.down_proj": (inner, width),
+    }
+
+
+def released_table(
+    sizes: ThinkerSizes | None = None, rank: int = RELEASED_RANK, heads: int = RELEASED_HEADS
+) -> dict[str, tuple[int, int]]:
+    """Return name and shape of every tensor of a released file; 1940 with the defaults."""
+    table: dict[str, tuple[int, int]] = {}
+    for layer, (inputs, outputs) in (sizes or ThinkerSizes()).layers().items():
+        shapes = {"lora_route": (heads, inputs), "lora_A": (rank, inputs)}
+        shapes |= {f"lora_B{i}": (outputs, rank) for i in range(heads)}
+        table |= {f"{_PREFIX}{layer}.{part}{_SUFFIX}": shape for part, shape in shapes.items()}
+    return table
+
+
+def read_released(path: Path | str, table: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
+    """Open a released file; its weights stay on disk until they are used.
+
+    Args:
+        path: Written by ``torch.save``.
+        table: The names and shapes that it must have, as from ``released_table``.
+
+    Returns:
+        Weights by name, wrappers' prefixes taken off.
+
+    Raises:
+        FileNotFoundError: If there is no file.
+        AdapterError: If it is no dictionary of tensors, or names or shapes are not the table's.
+    """
+    return check_released(open_released(path), table, Path(path))
+
+
+def open_released(path: Path | str) -> dict[str, Tensor]:
+    """Open a file of tensors by name without comparing them with anything."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; give the released finetune_weights.bin")
+    try:
+        # weights_only: a file from elsewhere must not run code. Files older than the zip form are read whole.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as err:  # torch raises many types here, EOFError and KeyError among them
+        raise AdapterError(f"{path} is no file of weights that torch can read safely: {err}") from err
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise AdapterError(f"{path} holds a {type(state).__name__}, not a flat dictionary of tensors by name")
+    return state
+
+
+def check_released(
+    state: Mapping[str, Tensor], table: Mapping[str, tuple[int, int]], path: Path | str = "the file"
+) -> dict[str, Tensor]:
+    """Return the weights under the table's names and in its order.
+
+    Raises:
+        AdapterError: If a name is missing, unknown or twice there, or a shape or type is wrong.
+    """
+    found: dict[str, Tensor] = {}
+    twice: list[str] = []
+    for name, value in state.items():
+        plain = _unwrapped(name)
+        twice += [plain] if plain in found else []
+        found[plain] = value
+    shapes = [
+        f"{name}: {tuple(found[name].shape)}, must be {shape}"
+        for name, shape in table.items()
+        if name in found and tuple(found[name].shape) != shape
+    ]
+    types = [f"{n}: {v.dtype}" for n, v in found.items() if n in table and not v.is_floating_point()]
+    problems = [
+        listing("missing", [name for name in table if name not in found]),
+        listing("unknown", [name for name in found if name not in table]),
+        listing("twice there", twice),
+        listing("of another shape", shapes),
+        listing("not of a floating-point type", types),
+    ]
+    if any(problems):
+        raise AdapterError(
+            f"{path} does not hold the {len(table)} weights of this base model: "
+            + "; ".join(filter(None, problems))
+            + ". Give the rank and heads it was trained with, and --base for another thinker than 7B"
+        )
+    return {name: found[name] for name in table}
+
+
+def _unwrapped(name: str) -> str:
+    while name.startswith(_WRAPPERS):
+        name = name.partition(".")[2]
+    return name
+
+
+def join_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return released weights under this package's names, the B matrices of a layer side by side in one."""
+    return {name: value for layer in _by_layer(state) for name, value in _joined(state, layer).items()}
+
+
+def split_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Undo ``join_heads``; B matrices are views."""
+    layers = dict.fromkeys(name.rpartition(".")[0] for name in state)
+    return {name: value for layer in layers for name, value in _split(state, layer).items()}
+
+
+def _by_layer(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return the number of heads by layer."""
+    heads: dict[str, int] = {}
+    for name in state:
+        layer = _layer(name)
+        heads[layer] = heads.get(layer, 0) + (".lora_B" in name)
+    return heads
+
+
+def _layer(name: str) -> str:
+    return name.removeprefix(_PREFIX).removesuffix(_SUFFIX).rpartition(".")[0]
+
+
+def _joined(state: Mapping[str, Tensor], layer: str) -> dict[str, Tensor]:
+    stem = f"{_PREFIX}{layer}"
+    heads: list[Tensor] = []
+    while (b := state.get(f"{stem}.lora_B{len(heads)}{_SUFFIX}")) is not None:
+        heads.append(b)
+    return {
+        f"{layer}.lora_A": state[f"{stem}.lora_A{_SUFFIX}"],
+        f"{layer}.lora_B": torch.cat(heads, dim=1),
+        f"{layer}.lora_route": state[f"{stem}.lora_route{_SUFFIX}"],
+    }
+
+
+def _split(state: Mapping[str, Tensor], layer: str) -> dict[str, Tensor]:
+    stem = f"{_PREFIX}{layer}"
+    a, b = state[f"{layer}.lora_A"], state[f"{layer}.lora_B"]
+    named = {"lora_route": state[f"{layer}.lora_route"], "lora_A": a}
+    named |= {f"lora_B{i}": head for i, head in enumerate(torch.split(b, a.shape[0], dim=1))}
+    return {f"{stem}.{part}{_SUFFIX}": value for part, value in named.items()}
+
+
+def released_figures(state: Mapping[str, Tensor]) -> tuple[LayerFigures, ...]:
+    """Return the figures of every layer of a released file, also of one that is not complete.
+
+    Raises:
+        AdapterError: If names are not of the released form, or a layer has no A or no B.
+    """
+    plain = {_unwrapped(name): value for name, value in state.items()}
+    if odd := [n for n in plain if not (n.startswith(_PREFIX) and ".lora_" in n and n.endswith(_SUFFIX))]:
+        raise AdapterError(f"{listing('names are not of the released form', odd)}")
+    found: list[LayerFigures] = []
+    for layer, heads in _by_layer(plain).items():
+        parts = [f"{_PREFIX}{layer}.{part}{_SUFFIX}" for part in ("lora_A", "lora_route")]
+        if not heads or any(part not in plain for part in parts):
+            raise AdapterError(
+                f"{layer} lacks its A, its B or its router; the file is cut or of another kind"
+            )
+        found.append(layer_figures(layer, _joined(plain, layer)))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion read and wrote.
+
+    Args:
+        config: Settings of the adapters.
+        figures: What was found in each layer of the file.
+        kept: Names of the layers that were written.
+        tensors: Number of weights written.
+        parameters: Number of values in them.
+    """
+
+    config: AdapterConfig
+    figures: tuple[LayerFigures, ...]
+    kept: tuple[str, ...]
+    tensors: int
+    parameters: int
+
+
+def convert_released(
+    source: Path | str,
+    folder: Path | str,
+    *,
+    sizes: ThinkerSizes | None = None,
+    rank: int = RELEASED_RANK,
+    heads: int = RELEASED_HEADS,
+    alpha: float = RELEASED_ALPHA,
+    base_model: str = "Qwen/Qwen2.5-Omni-7B",
+    drop_zero: bool = False,
+) -> Conversion:
+    """Write released weights as an adapter folder that ``load_adapter`` reads.
+
+    One layer is in memory at a time.
+
+    Args:
+        source: The released file.
+        folder: Made when absent.
+        sizes: Of the base model.
+        rank: Rank that the file must have.
+        heads: Heads that it must have.
+        alpha: The file does not say it; 256 in the released run, so the update is scaled by 2.
+        base_model: Stored beside the weights.
+        drop_zero: Leave out layers all of whose B matrices are zero; they change nothing.
+
+    Raises:
+        FileNotFoundError: If there is no file.
+        FileExistsError: If the folder already holds adapters.
+        AdapterError: If the file is not what the sizes ask for, holds values that are not finite, or is
+            zero throughout while zero layers are to be dropped.
+    """
+    folder = Path(folder)
+    if (folder / CONFIG_FILE).exists() or (folder / WEIGHTS_FILE).exists():
+        raise FileExistsError(f"{folder} already holds adapters; name another folder or remove them first")
+    state = read_released(source, released_table(sizes, rank, heads))
+    layers = list(_by_layer(state))
+    figures = tuple(layer_figures(layer, _joined(state, layer)) for layer in layers)
+    if broken := [f.name for f in figures if not f.finite]:
+        raise AdapterError(f"{source}: {listing('layers with values that are not finite', broken)}")
+    kept = [f.name for f in figures if not (drop_zero and f.dead)]
+    if not kept:
+        raise AdapterError(f"{source}: every B matrix is zero, so nothing is left after dropping zeros")
+    bfloat16 = all(value.dtype is torch.bfloat16 for value in state.values())
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    config = AdapterConfig(
+        kind="ilora",
+        rank=rank,
+        alpha=alpha,
+        dropout=RELEASED_DROPOUT,
+        heads=heads,
+        router="input",
+        dtype="bfloat16" if bfloat16 else "float32",
+        **_targets(kept, layers),
+    )
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in kept:
+        a = state[f"{_PREFIX}{layer}.lora_A{_SUFFIX}"]
+        outputs = state[f"{_PREFIX}{layer}.lora_B0{_SUFFIX}"].shape[0]
+        shapes[f"{layer}.lora_A"] = tuple(a.shape)
+        shapes[f"{layer}.lora_B"] = (outputs, heads * rank)
+        shapes[f"{layer}.lora_route"] = (heads, a.shape[1])
+
+    def values() -> Iterator[Tensor]:
+        for layer in kept:
+            yield from _joined(state, layer).values()
+
+    save_id = secrets.token_hex(8)
+    metadata: dict[str, Any] = {
+        "base_model": base_model,
+        "geometry": "released",
+        "paradigm": "OmniModule",
+        "source": Path(source).name,
+    }
+    parameters = sum(prod(shape) for shape in shapes.values())
+    text = adapter_description(config, metadata, save_id, len(shapes), parameters)
+    folder.mkdir(parents=True, exist_ok=True)
+    header = {"format": "pt", "save_id": save_id}
+    replace_file(folder / WEIGHTS_FILE, lambda path: write_safetensors(path, shapes, dtype, values(), header))
+    replace_file(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    return Conversion(config, figures, tuple(kept), len(shapes), parameters)
+
+
+def _targets(kept: list[str], layers: list[str]) -> dict[str, Any]:
+    """Return the shortest settings that adapt exactly the layers that are kept."""
+    language = [name for name in layers if name.startswith("model.")]
+    if kept == layers:
+        return {"target_modules": list(LANGUAGE_MODEL_PROJECTIONS), "within": None}
+    if kept == language:
+        return {"target_modules": list(LANGUAGE_MODEL_PROJECTIONS), "within": "language_model"}
+    return {"target_modules": kept, "within": None}
+
+
+def export_released(
+    folder: Path | str, path: Path | str, *, sizes: ThinkerSizes | None = None
+) -> tuple[AdapterConfig, list[str]]:
+    """Write an adapter folder as a file under the released names; all of it is in memory once.
+
+    A layer that the folder leaves out is written as zeros: it then changes nothing, as before.
+
+    Returns:
+        The settings, which the file cannot hold, and the layers written as zeros.
+
+    Raises:
+        FileExistsError: If the file exists.
+        AdapterError: If the adapters are no I-LoRA with an ``input`` router, or are not this base model's.
+    """
+    folder, path = Path(folder), Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} exists; name another file or remove it first")
+    config = read_adapter_config(folder)
+    if config.kind != "ilora" or config.router != "input":
+        raise AdapterError(
+            f"{folder} holds {config.kind} adapters with router {config.router!r}; the released form is "
+            "I-LoRA with a router that reads the layer's input, and cannot express others"
+        )
+    table = released_table(sizes, config.rank, config.heads)
+    state = {portable_name(name): value for name, value in read_weights(folder).items()}
+    written = {name.rpartition(".")[0] for name in state}
+    if cut := sorted(
+        {f"{w}.{p}" for w in written for p in ("lora_A", "lora_B", "lora_route")} - state.keys()
+    ):
+        raise AdapterError(f"{folder}: {listing('weights missing', cut)}; convert or save it again")
+    released = split_heads(state)
+    empty = [layer for layer in (sizes or ThinkerSizes()).layers() if layer not in written]
+    dtype = getattr(torch, config.dtype)
+    for name, shape in table.items():
+        if name not in released and _layer(name) in empty:
+            released[name] = torch.zeros(shape, dtype=dtype)
+    released = check_released(released, table, folder)
+    # Views into one file or one matrix would each drag their whole storage into the new file.
+    released = {name: value.clone() for name, value in released.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, lambda temporary: torch.save(released, temporary))
+    return config, empty

@@ -1,0 +1,167 @@
+"""``adapter ...``: commands on adapter weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crab_lightning.adapters.released import ThinkerSizes
+
+_HUB_BASE = "Qwen/Qwen2.5-Omni-7B"
+
+
+def convert(words: Sequence[str]) -> None:
+    """Convert released adapter weights to an adapter folder, or back.
+
+    Args:
+        words: Options after ``adapter convert``.
+    """
+    from crab_lightning.adapters.released import (
+        RELEASED_ALPHA,
+        RELEASED_HEADS,
+        RELEASED_RANK,
+        convert_released,
+        export_released,
+    )
+
+    parser = argparse.ArgumentParser(
+        prog="cli.py adapter convert",
+        description="Write the released Crab+ weights (a flat .bin of 1940 tensors) as an adapter folder for"
+        " --model.init_args.load_adapter, or such a folder as a .bin. Names and shapes are checked in full.",
+    )
+    add = parser.add_argument
+    add("source", type=Path, help="the released file; with --reverse the adapter folder")
+    add("--out", type=Path, required=True, help="adapter folder to write; with --reverse the file")
+    add("--reverse", action="store_true", help="from an adapter folder to a file with the released names")
+    add("--drop-zero", action="store_true", help="leave out adapters whose B is zero; they change nothing")
+    add("--base", help=f"folder or hub name of a base model of another size (default: {_HUB_BASE})")
+    add("--rank", type=int, help=f"rank of the file (default: {RELEASED_RANK})")
+    add("--heads", type=int, help=f"heads of the file (default: {RELEASED_HEADS})")
+    add("--alpha", type=float, help=f"not in the file; scales by alpha/rank (default: {RELEASED_ALPHA:g})")
+    args = parser.parse_args(list(words))
+    given = {"rank": args.rank, "heads": args.heads, "alpha": args.alpha}
+    given = {name: value for name, value in given.items() if value is not None}
+    if args.reverse and (given or args.drop_zero):
+        parser.error("--rank, --heads, --alpha and --drop-zero are not for --reverse: the folder has them")
+    if args.rank not in (None, RELEASED_RANK) and args.alpha is None:
+        parser.error("--alpha: give it with --rank, since the file does not hold it")
+    sizes = None if args.base is None else _sizes(args.base)
+    if args.reverse:
+        config, empty = export_released(args.source, args.out, sizes=sizes)
+        if empty:
+            print(f"{len(empty)} layers that the folder leaves out were written as zeros, first {empty[0]}")
+        print(
+            f"Wrote {args.out}. It holds no settings; whoever reads it has to know: rank {config.rank}, "
+            f"alpha {config.alpha:g}, {config.heads} heads, router on the layer's input"
+        )
+        return
+    done = convert_released(
+        args.source,
+        args.out,
+        sizes=sizes,
+        base_model=args.base or _HUB_BASE,
+        drop_zero=args.drop_zero,
+        **given,
+    )
+    _print_figures(done.figures, str(args.source))
+    dead = sum(layer.dead for layer in done.figures)
+    if dead and not args.drop_zero:
+        print(f"{dead} adapters are zero and change nothing; --drop-zero leaves them out")
+    if args.drop_zero:
+        print(f"Left out {len(done.figures) - len(done.kept)} adapters that are zero")
+    print(
+        f"Wrote {args.out}: {done.tensors:,} tensors, {done.parameters:,} values. "
+        f"Use it with --model.init_args.load_adapter {args.out}"
+    )
+
+
+def inspect(words: Sequence[str]) -> None:
+    """Show kind, sizes and largest values of adapter weights.
+
+    Args:
+        words: Options after ``adapter inspect``.
+    """
+    parser = argparse.ArgumentParser(
+        prog="cli.py adapter inspect",
+        description="Show what adapter weights hold: kind, ranks, routers, the largest values in each tower"
+        " of the model, and adapters that are dead (B is zero) or not finite.",
+    )
+    parser.add_argument("source", type=Path, help="an adapter folder, or a file with the released names")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    args = parser.parse_args(list(words))
+
+    from crab_lightning.adapters.checkpoint import (
+        AdapterError,
+        read_adapter_config,
+        read_adapter_metadata,
+        read_weights,
+    )
+    from crab_lightning.adapters.figures import folder_figures, tower_figures
+    from crab_lightning.adapters.released import open_released, released_figures
+
+    about: dict[str, Any]
+    if args.source.is_dir():
+        config = read_adapter_config(args.source)
+        layers = folder_figures(read_weights(args.source), config)
+        about = {"kind": config.kind, "alpha": config.alpha, "dtype": config.dtype}
+        about |= {"router": config.router, "heads": config.heads} if config.kind == "ilora" else {}
+        about["metadata"] = read_adapter_metadata(args.source)
+    else:
+        layers = released_figures(open_released(args.source))
+        if not layers:
+            raise AdapterError(f"{args.source} holds no layer under the released names")
+        about = {"kind": "ilora (released names)"}
+    if args.json:
+        print(json.dumps({"source": str(args.source)} | about | {"towers": tower_figures(layers)}, indent=2))
+        return
+    _print_figures(layers, str(args.source))
+    for name, value in about.items():
+        if name != "metadata":
+            print(f"{name}: {value}")
+    for name, value in about.get("metadata", {}).items():
+        print(f"{name}: {value}")
+    for tower, row in tower_figures(layers).items():
+        for what in ("dead", "not_finite"):
+            if row[what]:
+                print(f"{tower}: {len(row[what])} {what.replace('_', ' ')}, first {row[what][0]}")
+
+
+def _print_figures(layers: Sequence[Any], title: str) -> None:
+    from rich.console import Console
+
+    from crab_lightning.adapters.figures import figures_table, tower_figures
+
+    Console().print(figures_table(tower_figures(layers), title))
+
+
+def _sizes(base: str) -> ThinkerSizes:
+    """Return the sizes of a Qwen2.5-Omni base from its config."""
+    from transformers import AutoConfig
+
+    from crab_lightning.adapters.released import ThinkerSizes
+
+    config: Any = AutoConfig.from_pretrained(base)
+    config = getattr(config, "thinker_config", config)
+    for part in ("audio_config", "vision_config", "text_config"):
+        if not hasattr(config, part):
+            raise ValueError(
+                f"--base {base}: {type(config).__name__} has no {part}; give a Qwen2.5-Omni model"
+            )
+    audio, vision, text = config.audio_config, config.vision_config, config.text_config
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return ThinkerSizes(
+        audio_layers=audio.encoder_layers,
+        audio_width=audio.d_model,
+        vision_blocks=vision.depth,
+        vision_width=vision.hidden_size,
+        vision_ffn=vision.intermediate_size,
+        text_layers=text.num_hidden_layers,
+        text_width=text.hidden_size,
+        text_queries=text.num_attention_heads * width,
+        text_keys=text.num_key_value_heads * width,
+        text_ffn=text.intermediate_size,
+    )
