@@ -124,7 +124,7 @@ class RunCheckpoint(Checkpoint):
     @staticmethod
     def _save_adapters(pl_module: LightningModule, folder: Path) -> None:
         # A model without adapters (full fine-tuning) has its weights in the Lightning checkpoint alone.
-        if pl_module.adapter is not None:
+        if pl_module.saves_parts:
             pl_module.save_adapter(folder)
 
     def state_dict(self) -> dict[str, Any]:

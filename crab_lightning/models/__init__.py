@@ -7,17 +7,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crab_lightning.models.base import AVModule
+    from crab_lightning.models.llm_va import LlmVaModule
     from crab_lightning.models.native import OmniModule
     from crab_lightning.models.tiny import TinyNativeConfig, make_tiny_native
+    from crab_lightning.models.tiny_composite import TinyLlmVaConfig, make_tiny_llm_va
     from crab_lightning.models.tokenizer import train_tokenizer
 
-__all__ = ["AVModule", "OmniModule", "TinyNativeConfig", "make_tiny_native", "train_tokenizer"]
+__all__ = [
+    "AVModule",
+    "LlmVaModule",
+    "OmniModule",
+    "TinyLlmVaConfig",
+    "TinyNativeConfig",
+    "make_tiny_llm_va",
+    "make_tiny_native",
+    "train_tokenizer",
+]
 
 # All of them import lightning or transformers, which takes seconds: only when they are asked for.
 _LAZY = {
     "AVModule": "crab_lightning.models.base",
+    "LlmVaModule": "crab_lightning.models.llm_va",
     "OmniModule": "crab_lightning.models.native",
+    "TinyLlmVaConfig": "crab_lightning.models.tiny_composite",
     "TinyNativeConfig": "crab_lightning.models.tiny",
+    "make_tiny_llm_va": "crab_lightning.models.tiny_composite",
     "make_tiny_native": "crab_lightning.models.tiny",
     "train_tokenizer": "crab_lightning.models.tokenizer",
 }

@@ -134,13 +134,31 @@ class AVModule(LightningModule, ABC):  # type: ignore[misc]  # lightning ships n
             # Model families name their decoder differently; ``language_model`` means it in all of them.
             root = self.decoder() if self.adapter.within == "language_model" else None
             self._adapter_report = insert_adapters(self.model, self.adapter, root=root)
+        self.set_trainable()
         if self.load_adapter is not None:
-            load_adapters(self.model, self.load_adapter, expect=self._expectations())
+            self.load_saved(self.load_adapter)
         if self.gradient_checkpointing:
             self._checkpoint_layers()
         if self.device_mesh is not None:  # ModelParallelStrategy
             shard_layers(self.model, self.device_mesh["data_parallel"])
         self.train(self.training)
+
+    def set_trainable(self) -> None:
+        """Freeze what is not trained, beyond the base, which ``insert_adapters`` has frozen already."""
+
+    @property
+    def freezes_base(self) -> bool:
+        """Whether the base model keeps its weights, and so stays in evaluation mode."""
+        return self.adapter is not None
+
+    @property
+    def saves_parts(self) -> bool:
+        """Whether ``save_adapter`` has anything to write beside Lightning's own checkpoint."""
+        return self.adapter is not None
+
+    def load_saved(self, folder: Path) -> None:
+        """Load what ``save_adapter`` wrote."""
+        load_adapters(self.model, folder, expect=self._expectations())
 
     def _checkpoint_layers(self) -> None:
         # Only the language model: the frozen towers build no graph, so there is nothing to recompute.
@@ -150,7 +168,7 @@ class AVModule(LightningModule, ABC):  # type: ignore[misc]  # lightning ships n
     def train(self, mode: bool = True) -> AVModule:
         """Switch the adapters to training; a frozen base stays in evaluation mode, without dropout."""
         super().train(mode)
-        if self.adapter is None or not hasattr(self, "model"):
+        if not self.freezes_base or not hasattr(self, "model"):
             return self
         self.model.eval()
         for module in self.model.modules():

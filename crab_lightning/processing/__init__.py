@@ -9,12 +9,24 @@ from crab_lightning.processing.base import Processor
 from crab_lightning.processing.geometry import Geometry, GeometryError, audio_tokens, visual_tokens
 
 if TYPE_CHECKING:
+    from crab_lightning.processing.llm_va import LlmVaProcessor
     from crab_lightning.processing.native import NativeProcessor
 
-__all__ = ["Geometry", "GeometryError", "NativeProcessor", "Processor", "audio_tokens", "visual_tokens"]
+__all__ = [
+    "Geometry",
+    "GeometryError",
+    "LlmVaProcessor",
+    "NativeProcessor",
+    "Processor",
+    "audio_tokens",
+    "visual_tokens",
+]
 
 # The processors import transformers, which takes seconds: only when they are asked for.
-_LAZY = {"NativeProcessor": "crab_lightning.processing.native"}
+_LAZY = {
+    "LlmVaProcessor": "crab_lightning.processing.llm_va",
+    "NativeProcessor": "crab_lightning.processing.native",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,287 @@
+"""What the two composite paradigms share: towers, trained connectors, and their freeze policy."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.distributed import get_rank, is_available, is_initialized
+from transformers import DynamicCache
+
+from crab_lightning.adapters import AdapterConfig, LoRALinear
+from crab_lightning.encoders import Beats
+from crab_lightning.models.base import AVModule
+from crab_lightning.models.connector_files import connector_state, load_connector, save_connector
+from crab_lightning.models.connectors import Connector
+from crab_lightning.models.decoding import Answers, greedy
+from crab_lightning.models.losses import target_losses
+from crab_lightning.processing import Geometry
+from crab_lightning.structures import Batch
+
+Modality = Literal["visual", "audio"]
+_TEXT_INPUTS = ("input_ids", "media_kind", "attention_mask", "position_ids")
+
+
+class CompositeModule(AVModule):
+    """A language model, frozen encoders and connectors between them.
+
+    What is trained: the adapters, if any, and the connectors that ``train_connectors`` names. Everything else
+    is frozen; a run asserts it and prints it as a table before its first step.
+
+    Args:
+        adapter: Kind, size and targets of the adapters in the language model; ``null`` for stage 1.
+        optimizer: Called with the trainable parameters.
+        warmup_share: Share of the optimizer steps in which the learning rate rises; a cosine follows.
+        max_new_tokens: Longest generated answer, in tokens.
+        geometry: Input geometry, stored with the adapters.
+        gradient_checkpointing: Recompute the language model's layers for backward instead of keeping them.
+        load_adapter: Folder of saved adapters and connectors to start from.
+        train_connectors: Connectors that are trained.
+        connector_files: Connector file of each modality to start from.
+    """
+
+    def __init__(
+        self,
+        adapter: AdapterConfig | None,
+        optimizer: OptimizerCallable,
+        warmup_share: float,
+        max_new_tokens: int,
+        geometry: Geometry,
+        gradient_checkpointing: bool,
+        load_adapter: str | Path | None,
+        train_connectors: list[Modality],
+        connector_files: dict[Modality, str | Path | None],
+    ) -> None:
+        super().__init__(
+            adapter, optimizer, warmup_share, max_new_tokens, geometry, gradient_checkpointing, load_adapter
+        )
+        if unknown := [name for name in train_connectors if name not in connector_files]:
+            known = ", ".join(connector_files)
+            raise ValueError(f"model.train_connectors names {unknown[0]!r}; this paradigm has: {known}")
+        self.train_connectors = list(train_connectors)
+        self.connector_files = connector_files
+
+    # What a paradigm supplies
+
+    @abstractmethod
+    def connectors(self) -> dict[Modality, Connector]:
+        """Return the connectors inside ``self.model``, those of the paradigm."""
+
+    @abstractmethod
+    def hidden_states(self, inputs: dict[str, Tensor], **options: Any) -> Tensor:
+        """Return the last hidden states ``(B, T, D)``."""
+
+    @abstractmethod
+    def head(self) -> nn.Module:
+        """Return what maps hidden states to logits."""
+
+    # Construction
+
+    @property
+    def freezes_base(self) -> bool:
+        """Always: encoders and language model are never trained."""
+        return True
+
+    @property
+    def saves_parts(self) -> bool:
+        """Whether there are adapters or trained connectors to save."""
+        return self.adapter is not None or bool(self.train_connectors)
+
+    def set_trainable(self) -> None:
+        """Freeze everything but adapters and the named connectors, and load the connectors' files.
+
+        Raises:
+            ValueError: If a connector would be neither trained nor loaded, so that it stayed random.
+            FileNotFoundError: If a named file does not exist.
+        """
+        adapters = {
+            id(p)
+            for module in self.model.modules()
+            if isinstance(module, LoRALinear)
+            for p in module.parameters(recurse=False)
+        }
+        for parameter in self.model.parameters():
+            parameter.requires_grad = id(parameter) in adapters
+        for modality, connector in self.connectors().items():
+            trained, key = modality in self.train_connectors, f"model.{modality}_connector"
+            connector.requires_grad_(trained)
+            if (file := self.connector_files[modality]) is not None:
+                if not self._loads_saved(modality):
+                    load_connector(connector, modality, Path(file), key)
+            elif not trained and self._needs_connector(modality):
+                raise ValueError(
+                    f"{key} is null and model.train_connectors does not name {modality!r}: the connector "
+                    "would stay random. Name the connector file of a stage 1 run, or train it"
+                )
+
+    def _needs_connector(self, modality: Modality) -> bool:
+        # In stage 1 only one connector is trained, on data of its own modality.
+        return self.adapter is not None
+
+    def _loads_saved(self, modality: Modality) -> bool:
+        return self.load_adapter is not None and modality in self.train_connectors
+
+    def train(self, mode: bool = True) -> CompositeModule:
+        """Switch adapters and trained connectors to training; everything frozen stays in evaluation mode."""
+        super().train(mode)
+        if hasattr(self, "model"):
+            for modality in self.train_connectors:
+                self.connectors()[modality].train(mode)
+        return self
+
+    def on_fit_start(self) -> None:
+        """Assert that exactly what the policy names is trained, and print it."""
+        self.check_policy()
+        super().on_fit_start()
+
+    def check_policy(self) -> None:
+        """Compare the trainable parameters with adapters and named connectors.
+
+        Raises:
+            RuntimeError: If another parameter is trained, or one of those is not.
+        """
+        trained = [m for m in self.model.modules() if isinstance(m, LoRALinear)]
+        wanted = {id(p) for module in trained for p in module.parameters(recurse=False)}
+        for modality in self.train_connectors:
+            wanted |= {id(p) for p in self.connectors()[modality].parameters()}
+        names = {id(p): name for name, p in self.named_parameters()}
+        found = {id(p) for p in self.parameters() if p.requires_grad}
+        if found != wanted:
+            raise RuntimeError(
+                f"the freeze policy trains adapters and connectors {self.train_connectors}; "
+                f"{len(found - wanted)} other parameters are trainable (first: "
+                f"{sorted(names[i] for i in found - wanted)[:1]}), {len(wanted - found)} of the policy's are "
+                f"frozen (first: {sorted(names[i] for i in wanted - found)[:1]})"
+            )
+
+    # Saving
+
+    def save_adapter(self, folder: Path | str) -> None:
+        """Write adapters and trained connectors to a folder that ``load_adapter`` reads.
+
+        Raises:
+            ValueError: If there are neither.
+        """
+        if not self.saves_parts:
+            raise ValueError("nothing to save: model.adapter is null and model.train_connectors is empty")
+        folder = Path(folder)
+        if self.adapter is not None:
+            super().save_adapter(folder)
+        for modality in self.train_connectors:
+            connector = self.connectors()[modality]
+            state = connector_state(connector)
+            if not (is_available() and is_initialized()) or get_rank() == 0:
+                save_connector(state, connector, modality, folder / f"{modality}_connector.safetensors")
+
+    def load_saved(self, folder: Path) -> None:
+        """Load adapters and the connectors that are trained beside them; each has to be there."""
+        super().load_saved(folder)
+        for modality in self.train_connectors:
+            file = folder / f"{modality}_connector.safetensors"
+            load_connector(self.connectors()[modality], modality, file, "model.load_adapter")
+
+    # Learning and answering
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return summed target loss, fp32 ``(B,)``, and number of target tokens, int64 ``(B,)``."""
+        if batch.labels is None:
+            raise ValueError("losses got a batch of prompts; collate examples with a target")
+        hidden = self.hidden_states(self._positioned(batch.inputs), use_cache=False)
+        return target_losses(hidden, batch.labels, self.head())
+
+    def answer(self, batch: Batch) -> Answers:
+        """Return the generated tokens of a batch of left-padded prompts."""
+        processor: Any = self.processor
+        model: Any = self.model
+        inputs = self._positioned(batch.inputs)
+        cache = DynamicCache(config=model.language_model.config.get_text_config())
+        media = {k: v for k, v in inputs.items() if k not in _TEXT_INPUTS}
+
+        def read(ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+            # media are read once, with the prompt
+            first = cache.get_seq_length() == 0
+            kind = inputs["media_kind"] if first else torch.zeros_like(ids)
+            step = {
+                "input_ids": ids,
+                "media_kind": kind,
+                "attention_mask": mask,
+                "position_ids": self._model_positions(positions),
+            }
+            hidden = self.hidden_states(
+                step | (media if first else {}), past_key_values=cache, use_cache=True
+            )
+            logits: Tensor = self.head()(hidden[:, -1])
+            return logits
+
+        positions = inputs["position_ids"]
+        return greedy(
+            read,
+            inputs["input_ids"],
+            inputs["attention_mask"],
+            positions if positions.ndim == 3 else positions.expand(3, -1, -1),
+            max_new_tokens=self.max_new_tokens,
+            end_token=processor.end_token,
+            synchronize=self._shards_weights(),
+        )
+
+    def _positioned(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the inputs with ``position_ids``: those of the processor, else counted from the mask."""
+        if "position_ids" in inputs:
+            return inputs
+        positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        return inputs | {"position_ids": positions}
+
+    def _model_positions(self, positions: Tensor) -> Tensor:
+        """Return positions ``(3, B, T)`` in the form that the language model takes."""
+        return positions[0]
+
+    def _shards_weights(self) -> bool:
+        """Tell whether the weights lie on several processes, so that each step is a collective call."""
+        trainer = self._trainer
+        return trainer is not None and trainer.world_size > 1 and "DDP" not in type(trainer.strategy).__name__
+
+
+def splice(embeds: Tensor, media_kind: Tensor, kind: int, tokens: Tensor) -> Tensor:
+    """Put media tokens where a sequence keeps places for them, in order.
+
+    Args:
+        embeds: ``(B, T, D)``.
+        media_kind: ``(B, T)``.
+        kind: The kind of media.
+        tokens: ``(N, D)``, of all samples in order.
+
+    Raises:
+        ValueError: If places and tokens differ in number.
+    """
+    places = media_kind == kind
+    if int(places.sum()) != len(tokens):
+        raise ValueError(
+            f"{int(places.sum())} places of media kind {kind} for {len(tokens)} tokens: processor and "
+            "connector disagree on the tokens of a frame or segment"
+        )
+    return embeds.masked_scatter(places[..., None], tokens.to(embeds.dtype))
+
+
+def audio_features(beats: Beats, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Return BEATs features of a batch's clips or segments, and their mask where one is padded."""
+    with torch.no_grad():  # frozen in both stages
+        features, own = beats(inputs["fbank"], inputs["fbank_frames"])
+    return features, None if bool(own.all()) else own
+
+
+def refuse_incomplete(name: str, info: dict[str, Any], what: str) -> None:
+    """Refuse a checkpoint that leaves weights random.
+
+    Raises:
+        ValueError: If weights are missing or of another shape.
+    """
+    missing, wrong = sorted(info["missing_keys"]), sorted(map(str, info["mismatched_keys"]))
+    if missing or wrong:
+        raise ValueError(
+            f"{name}: {len(missing)} weights of the {what} are missing (first: {missing[:1]}), {len(wrong)} "
+            f"have another shape (first: {wrong[:1]}). They would stay random; use a complete checkpoint."
+        )

@@ -1,0 +1,258 @@
+"""The LLM+V+A paradigm: a text model that sees through CLIP and hears through BEATs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, CLIPVisionModel
+
+from crab_lightning.adapters import AdapterConfig
+from crab_lightning.encoders import Beats, load_beats
+from crab_lightning.models.composite import (
+    CompositeModule,
+    Modality,
+    audio_features,
+    refuse_incomplete,
+    splice,
+)
+from crab_lightning.models.connectors import Connector, ConnectorConfig
+from crab_lightning.processing import Geometry, Processor
+from crab_lightning.processing.llm_va import AUDIO, VISUAL
+from crab_lightning.processing.patches import IMAGE_MEAN, IMAGE_STD
+
+Dtype = Literal["bfloat16", "float32"]
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
+
+
+class LlmVaModel(nn.Module):
+    """Text model, CLIP, BEATs and two connectors.
+
+    Args:
+        language_model: Causal language model that takes ``inputs_embeds``.
+        vision: CLIP's vision model.
+        audio: BEATs.
+        visual_connector: 32 tokens of each frame.
+        audio_connector: 32 tokens of each second of sound.
+    """
+
+    def __init__(
+        self,
+        language_model: Any,
+        vision: Any,
+        audio: Beats,
+        visual_connector: Connector,
+        audio_connector: Connector,
+    ) -> None:
+        super().__init__()
+        self.language_model = language_model
+        self.vision, self.audio = vision, audio
+        self.visual_connector, self.audio_connector = visual_connector, audio_connector
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        media_kind: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        frames: Tensor | None = None,
+        fbank: Tensor | None = None,
+        fbank_frames: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Return the last hidden states.
+
+        Args:
+            input_ids: ``(B, T)``; not read where ``media_kind`` marks media.
+            media_kind: ``(B, T)``.
+            attention_mask: ``(B, T)``, past tokens included.
+            position_ids: ``(B, T)``.
+            frames: uint8 ``(F, 3, H, W)`` of all samples.
+            fbank: Filter banks of all seconds ``(G, M, 128)``.
+            fbank_frames: Frames of each of them ``(G,)``.
+            options: ``past_key_values`` and ``use_cache``.
+
+        Returns:
+            ``(B, T, D)``.
+        """
+        embeds = self.language_model.get_input_embeddings()(input_ids)
+        if frames is not None:
+            tokens = self.visual_connector(self.patch_features(frames))
+            embeds = splice(embeds, media_kind, VISUAL, tokens)
+        if fbank is not None and fbank_frames is not None:
+            heard = audio_features(self.audio, {"fbank": fbank, "fbank_frames": fbank_frames})
+            embeds = splice(embeds, media_kind, AUDIO, self.audio_connector(*heard))
+        decoder = self.language_model.get_decoder()
+        found = decoder(
+            inputs_embeds=embeds, attention_mask=attention_mask, position_ids=position_ids, **options
+        )
+        states: Tensor = found.last_hidden_state
+        return states
+
+    @torch.no_grad()  # frozen in both stages
+    def patch_features(self, frames: Tensor) -> Tensor:
+        """Return CLIP's patches of the layer before the last, class token dropped, ``(F, P, E)``."""
+        mean = torch.tensor(IMAGE_MEAN, device=frames.device).view(1, 3, 1, 1)
+        std = torch.tensor(IMAGE_STD, device=frames.device).view(1, 3, 1, 1)
+        pixels = ((frames.float() / 255 - mean) / std).to(self.vision.dtype)
+        states = self.vision(pixel_values=pixels, output_hidden_states=True).hidden_states
+        features: Tensor = states[-2][:, 1:]
+        return features
+
+
+class LlmVaModule(CompositeModule):
+    """Text model with adapters, frozen CLIP and BEATs, and a Q-Former connector for each.
+
+    Args:
+        pretrained: Folder or hub name of a chat model: Llama 2, Llama 3, or any other causal language model.
+        vision: Folder or hub name of a CLIP model; its vision half is used.
+        beats: Published BEATs checkpoint (``BEATs_iter3_plus_AS2M.pt``), or a folder in safetensors.
+        adapter: Kind, size and targets of the adapters; ``null`` trains connectors only.
+        optimizer: Called with the trainable parameters, once the adapters exist.
+        warmup_share: Share of the optimizer steps in which the learning rate rises; a cosine follows.
+        max_new_tokens: Longest generated answer, in tokens.
+        geometry: ``released`` joins two-clip questions and cuts sound as the released recipe does; ``plain``
+            keeps whole clips.
+        dtype: Type of the frozen weights, ``bfloat16`` or ``float32``; connectors are float32.
+        attention: How the language model's attention is computed.
+        gradient_checkpointing: Recompute the language model's layers for backward instead of keeping them.
+        load_adapter: Folder of saved adapters and connectors to start from.
+        max_length: Longest sample in tokens; a longer one stops the run. No limit when left out.
+        train_connectors: Connectors that are trained: both in stage 2, one of them in stage 1.
+        visual_connector: Connector file of a stage 1 run on pictures; left out, it starts random.
+        audio_connector: Connector file of a stage 1 run on sound; left out, it starts random.
+        connector: Sizes of both connectors.
+        system: System message; none when left out.
+        chat_template: File with a Jinja chat template, for tokenizers that have none.
+        end_token: Token that ends an answer; the tokenizer's end token when left out.
+
+    Raises:
+        ValueError: If weights are missing, or a connector would stay random and frozen.
+
+    Sources: arXiv:2603.04128 (4.2, 5.2, 5.3); CLIP arXiv:2103.00020; BEATs arXiv:2212.09058.
+    """
+
+    def __init__(
+        self,
+        pretrained: str = "meta-llama/Llama-2-7b-chat-hf",
+        vision: str = "openai/clip-vit-large-patch14",
+        beats: str = "BEATs_iter3_plus_AS2M.pt",
+        adapter: AdapterConfig | None = None,
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4, weight_decay=0.0),
+        warmup_share: float = 0.03,
+        max_new_tokens: int = 512,
+        geometry: Geometry = "released",
+        dtype: Dtype = "bfloat16",
+        attention: Attention = "sdpa",
+        gradient_checkpointing: bool = False,
+        load_adapter: str | Path | None = None,
+        max_length: int | None = None,
+        train_connectors: list[Modality] = ["visual", "audio"],  # noqa: B006 - jsonargparse shows it
+        visual_connector: str | Path | None = None,
+        audio_connector: str | Path | None = None,
+        connector: ConnectorConfig = ConnectorConfig(),  # noqa: B008 - frozen
+        system: str | None = None,
+        chat_template: str | Path | None = None,
+        end_token: str | None = None,
+    ) -> None:
+        super().__init__(
+            adapter,
+            optimizer,
+            warmup_share,
+            max_new_tokens,
+            geometry,
+            gradient_checkpointing,
+            load_adapter,
+            train_connectors,
+            {"visual": visual_connector, "audio": audio_connector},
+        )
+        if connector.kind != "qformer":
+            raise ValueError(
+                "model.connector.kind has to be 'qformer' here: frames and seconds are its groups"
+            )
+        self.pretrained, self.vision, self.beats = str(pretrained), str(vision), str(beats)
+        self.dtype_name: Dtype = dtype
+        self.attention: Attention = attention
+        self.max_length = max_length
+        self.connector = connector
+        self.chat_options: dict[str, Any] = {
+            "system": system,
+            "chat_template": chat_template,
+            "end_token": end_token,
+        }
+
+    @property
+    def base_name(self) -> str:
+        """Folder or hub name of the language model."""
+        return self.pretrained
+
+    def make_processor(self) -> Processor:
+        """Return the processor of the language model's tokenizer and CLIP's picture size."""
+        from crab_lightning.processing import LlmVaProcessor
+
+        return LlmVaProcessor(
+            self.pretrained,
+            self.vision,
+            self.connector.queries,
+            self.geometry,
+            self.max_length,
+            **self.chat_options,
+        )
+
+    def load_base(self) -> nn.Module:
+        """Return the text model, the encoders and random connectors."""
+        options: dict[str, Any] = {"dtype": getattr(torch, self.dtype_name), "output_loading_info": True}
+        language_model: Any
+        language_model, info = AutoModelForCausalLM.from_pretrained(
+            self.pretrained, attn_implementation=self.attention, **options
+        )
+        refuse_incomplete(self.pretrained, info, "language model")
+        refuse_changed_logits(self.pretrained, language_model.config)
+        vision: Any
+        vision, info = CLIPVisionModel.from_pretrained(self.vision, **options)
+        refuse_incomplete(self.vision, info, "vision encoder")
+        audio = load_beats(self.beats).to(options["dtype"])
+        width = int(language_model.config.get_text_config().hidden_size)
+        seen = Connector(replace(self.connector), int(vision.config.hidden_size), width)
+        heard = Connector(replace(self.connector), audio.config.encoder_embed_dim, width)
+        return LlmVaModel(language_model, vision, audio, seen, heard)
+
+    def connectors(self) -> dict[Modality, Connector]:
+        """Return both connectors."""
+        model: Any = self.model
+        return {"visual": model.visual_connector, "audio": model.audio_connector}
+
+    def decoder(self) -> nn.Module:
+        """Return the language model without its head."""
+        model: Any = self.model
+        decoder: nn.Module = model.language_model.get_decoder()
+        return decoder
+
+    def head(self) -> nn.Module:
+        """Return the language model's head."""
+        model: Any = self.model
+        head: nn.Module = model.language_model.get_output_embeddings()
+        return head
+
+    def hidden_states(self, inputs: dict[str, Tensor], **options: Any) -> Tensor:
+        """Return the last hidden states ``(B, T, D)``."""
+        model: Any = self.model
+        states: Tensor = model(**inputs, **options)
+        return states
+
+
+def refuse_changed_logits(name: str, config: Any) -> None:
+    """Refuse a model that changes its logits behind the head, since loss and answers read the head itself.
+
+    Raises:
+        ValueError: If it scales or caps them.
+    """
+    text = config.get_text_config()
+    for key, neutral in (("final_logit_softcapping", None), ("logit_scale", 1), ("logits_scaling", 1)):
+        value = getattr(text, key, neutral)
+        if value not in (None, neutral):
+            raise ValueError(f"{name}: its config sets {key} to {value}, which LLM+V+A does not apply")

@@ -1,0 +1,189 @@
+"""A conversation in any model's own chat template, with places kept free for media.
+
+Language models without media tokens get their media as embeddings: the processor writes a stand-in token as
+often as there are media tokens, and marks those places, so that no vocabulary has to grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AddedToken, AutoTokenizer
+
+from crab_lightning.structures import Example, Media
+
+# Written where a clip goes, as a token of its own, so that the tokenizer treats the text on either side as it
+# treats text beside any special token. They never reach the model.
+_MARKS = {media: f"<|crab:{media.value}|>" for media in Media}
+
+
+@dataclass(frozen=True)
+class Written:
+    """A conversation as tokens.
+
+    Args:
+        ids: Token ids; stand-ins where media go.
+        media: The media at each place, ``None`` for text.
+        answer: Index of the answer's first token; the length of ``ids`` for a prompt.
+    """
+
+    ids: list[int]
+    media: list[Media | None]
+    answer: int
+
+
+class ChatWriter:
+    """Writes conversations with a tokenizer's own chat template.
+
+    Args:
+        pretrained: Folder or hub name of the language model.
+        system: System message; none when left out, where the template does not bring its own.
+        chat_template: File with a Jinja chat template, for tokenizers that have none.
+        end_token: Token that ends an answer; the tokenizer's end token when left out.
+
+    Raises:
+        ValueError: If there is no chat template, or no end token.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        system: str | None = None,
+        chat_template: str | Path | None = None,
+        end_token: str | None = None,
+    ) -> None:
+        self.pretrained, self.system = pretrained, system
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(pretrained)
+        if chat_template is not None:
+            self.tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
+        if not self.tokenizer.chat_template:
+            raise ValueError(
+                f"{pretrained}: its tokenizer has no chat template. Use the chat model (Llama-2-7b-chat-hf), "
+                "or set model.chat_template to a Jinja file"
+            )
+        self.reserved = tuple(self.tokenizer.all_special_tokens)
+        end = self.tokenizer.eos_token if end_token is None else end_token
+        self.end_token = -1 if end is None else int(self.tokenizer.convert_tokens_to_ids(end))
+        if self.end_token < 0 or self.end_token == self.tokenizer.unk_token_id:
+            raise ValueError(f"{pretrained}: end_token {end!r} is no token of its vocabulary")
+        # Llama 2 and 3 have no padding token. Any will do: padding is masked by length, never by its id.
+        pad = self.tokenizer.pad_token_id
+        self.pad_token = int(self.end_token if pad is None else pad)
+        self.tokenizer.add_tokens(
+            [AddedToken(mark, special=True, normalized=False) for mark in _MARKS.values()],
+            special_tokens=True,
+        )
+        self._media = {int(self.tokenizer.convert_tokens_to_ids(mark)): m for m, mark in _MARKS.items()}
+
+    def write(self, example: Example) -> Written:
+        """Write one example; of an answer, everything up to the end token.
+
+        Raises:
+            ValueError: If placeholders and media differ in number, a text holds a reserved token, or the
+                template does not put the answer, ended, behind the prompt.
+        """
+        check_media(example)
+        self._check_texts(example)
+        prompt = self.render(example, with_target=False)
+        ids = self._tokenize(prompt)
+        tail: list[int] = []
+        if example.target is not None:
+            tail = self._answer(example, prompt, ids)
+        all_ids = ids + tail
+        return Written(all_ids, [self._media.get(i) for i in all_ids], len(ids))
+
+    def render(self, example: Example, *, with_target: bool) -> str:
+        """Return the conversation as the chat template has it, a mark in the place of each clip."""
+        user = "".join(_MARKS[p] if isinstance(p, Media) else p for p in example.conversation)
+        messages = [] if self.system is None else [{"role": "system", "content": self.system}]
+        messages.append({"role": "user", "content": user})
+        if with_target:
+            messages.append({"role": "assistant", "content": (example.target or "").strip()})
+        text: str = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=not with_target
+        )
+        return text
+
+    def _answer(self, example: Example, prompt: str, prompt_ids: list[int]) -> list[int]:
+        """Return the tokens of the answer and its end."""
+        text = self.render(example, with_target=True)
+        if not text.startswith(prompt):
+            raise ValueError(
+                f"{self.pretrained}: its chat template writes {text[:200]!r} for an answered question, which "
+                f"does not begin with the prompt {prompt[:200]!r}; set model.chat_template to one that does"
+            )
+        whole = self._tokenize(text)
+        count = len(prompt_ids)
+        # The prompt keeps the tokens that generation will see: where an answer's first letters would merge
+        # with it, the answer is cut on its own.
+        tail = whole[count:] if whole[:count] == prompt_ids else self._tokenize(text[len(prompt) :])
+        if self.end_token not in tail:
+            raise ValueError(
+                f"{self.pretrained}: its chat template does not end an answer with "
+                f"{self.tokenizer.convert_ids_to_tokens(self.end_token)!r}: a model taught so would never "
+                "stop. Set model.end_token to the token that the template writes"
+            )
+        return tail[: tail.index(self.end_token) + 1]  # what follows is never seen by generation
+
+    def _tokenize(self, text: str) -> list[int]:
+        # the template has written the beginning-of-sequence token, if the model wants one
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _check_texts(self, example: Example) -> None:
+        texts = [part for part in example.conversation if isinstance(part, str)]
+        for text in (*texts, example.target or ""):
+            for token in (*self.reserved, *_MARKS.values()):
+                if token in text:
+                    raise ValueError(
+                        f"{example.sample.id}: its text holds the reserved token {token!r}, which the model "
+                        "would read as markup. Remove it from the manifest."
+                    )
+
+    def decode(self, token_ids: Sequence[int] | Tensor) -> str:
+        """Return the text of generated tokens, special tokens removed, outer whitespace stripped."""
+        text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        return text.strip()
+
+
+def check_media(example: Example) -> None:
+    """Refuse an example whose conversation has not one place for each clip.
+
+    Raises:
+        ValueError: If a number differs.
+    """
+    for media, clips in (
+        (Media.VIDEO, example.videos),
+        (Media.IMAGE, example.images),
+        (Media.AUDIO, example.audios),
+    ):
+        places = sum(part is media for part in example.conversation)
+        if places != len(clips):
+            raise ValueError(
+                f"{example.sample.id}: the conversation has {places} places for {media.value}, but "
+                f"{len(clips)} clips were given."
+            )
+
+
+def check_length(example: Example, tokens: int, max_length: int | None) -> None:
+    """Refuse an example that is longer than the limit.
+
+    Raises:
+        ValueError: If it is.
+    """
+    if max_length is not None and tokens > max_length:
+        raise ValueError(
+            f"{example.sample.id}: {tokens} tokens, more than max_length {max_length}. Raise max_length, or "
+            "shorten the dataset's frames, audio window or targets."
+        )
+
+
+def expanded(values: Sequence[int], repeats: Sequence[int]) -> Tensor:
+    """Return each value as often as said, int64 ``(sum(repeats),)``."""
+    return torch.repeat_interleave(
+        torch.tensor(values, dtype=torch.long), torch.tensor(repeats, dtype=torch.long)
+    )
