@@ -10,8 +10,14 @@ if TYPE_CHECKING:
     from crab_lightning.models.llm_va import LlmVaModule
     from crab_lightning.models.native import OmniModule
     from crab_lightning.models.tiny import TinyNativeConfig, make_tiny_native
-    from crab_lightning.models.tiny_composite import TinyLlmVaConfig, make_tiny_llm_va
+    from crab_lightning.models.tiny_composite import (
+        TinyLlmVaConfig,
+        TinyVllmAConfig,
+        make_tiny_llm_va,
+        make_tiny_vllm_a,
+    )
     from crab_lightning.models.tokenizer import train_tokenizer
+    from crab_lightning.models.vllm_a import VllmAModule
 
 __all__ = [
     "AVModule",
@@ -19,8 +25,11 @@ __all__ = [
     "OmniModule",
     "TinyLlmVaConfig",
     "TinyNativeConfig",
+    "TinyVllmAConfig",
+    "VllmAModule",
     "make_tiny_llm_va",
     "make_tiny_native",
+    "make_tiny_vllm_a",
     "train_tokenizer",
 ]
 
@@ -31,6 +40,9 @@ _LAZY = {
     "OmniModule": "crab_lightning.models.native",
     "TinyLlmVaConfig": "crab_lightning.models.tiny_composite",
     "TinyNativeConfig": "crab_lightning.models.tiny",
+    "TinyVllmAConfig": "crab_lightning.models.tiny_composite",
+    "VllmAModule": "crab_lightning.models.vllm_a",
+    "make_tiny_vllm_a": "crab_lightning.models.tiny_composite",
     "make_tiny_llm_va": "crab_lightning.models.tiny_composite",
     "make_tiny_native": "crab_lightning.models.tiny",
     "train_tokenizer": "crab_lightning.models.tokenizer",

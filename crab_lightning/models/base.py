@@ -44,7 +44,7 @@ class Predictions(list[Prediction]):
         return self
 
 
-class AVModule(LightningModule, ABC):  # type: ignore[misc]  # lightning ships no complete types
+class AVModule(LightningModule, ABC):
     """An audio-visual language model that learns target texts and writes answers.
 
     A subclass says how its weights are loaded, how a batch becomes hidden states, and how it answers.

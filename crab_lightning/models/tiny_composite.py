@@ -14,6 +14,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
 )
 
 from crab_lightning.encoders import Beats, BeatsConfig, save_beats
@@ -27,6 +29,17 @@ LLAMA3_TEMPLATE = """\
 {{- message['content'] | trim + '<|eot_id|>' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' -}}{%- endif -%}
+"""
+
+# Writes turns of text as Qwen2.5-VL's published template does, its system message included.
+QWEN_TEMPLATE = """\
+{%- if messages[0]['role'] != 'system' -%}
+{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' -}}
+{%- endif -%}
+{%- for message in messages -%}
+{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
 """
 
 
@@ -130,6 +143,132 @@ def make_tiny_llm_va(
     return folder
 
 
+@dataclass(frozen=True)
+class TinyVllmAConfig:
+    """Sizes of a tiny Qwen2.5-VL with an audio encoder.
+
+    Args:
+        hidden: Width of the language model.
+        layers: Its decoder layers.
+        heads: Its attention heads.
+        kv_heads: Its key and value heads.
+        vision_hidden: Width of the vision tower.
+        vision_layers: Its blocks.
+        vision_heads: Its heads.
+        audio_hidden: Width of the audio encoder.
+        audio_layers: Its layers.
+        vocab: Upper bound of the vocabulary.
+    """
+
+    hidden: int = 64
+    layers: int = 2
+    heads: int = 4
+    kv_heads: int = 2
+    vision_hidden: int = 32
+    vision_layers: int = 2
+    vision_heads: int = 2
+    audio_hidden: int = 32
+    audio_layers: int = 2
+    vocab: int = 600
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that the rotary positions cannot be laid over."""
+        if self.hidden % (8 * self.heads) or self.heads % self.kv_heads:
+            raise ValueError(
+                f"hidden is {self.hidden}, heads {self.heads}, kv_heads {self.kv_heads}: hidden must be a "
+                "multiple of eight times the heads, and heads one of kv_heads"
+            )
+        if self.vision_hidden % (4 * self.vision_heads) or self.audio_hidden % 16:
+            raise ValueError(
+                f"vision_hidden is {self.vision_hidden}, audio_hidden {self.audio_hidden}; they must be "
+                "multiples of four times vision_heads, and of 16"
+            )
+
+
+def make_tiny_vllm_a(
+    out: Path | str,
+    *,
+    texts: Iterable[str] | None = None,
+    config: TinyVllmAConfig | None = None,
+    seed: int = 0,
+) -> Path:
+    """Write ``vllm`` (Qwen2.5-VL with its tokenizer) and ``beats`` folders.
+
+    Args:
+        out: Folder to write them in; made when absent.
+        texts: What the tokenizer learns its words from; the words of the AV-UIE v2 prompts when left out.
+        config: Sizes.
+        seed: Fixes the random weights.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: If it already holds a checkpoint.
+    """
+    folder = fresh(out, "vllm")
+    sizes = config or TinyVllmAConfig()
+    tokenizer = qwen_tokenizer(DEFAULT_TEXTS if texts is None else texts, sizes.vocab)
+    half = sizes.hidden // sizes.heads // 2
+    ids = {name: int(tokenizer.convert_tokens_to_ids(f"<|{name}|>")) for name in _VISION_TOKENS}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        Qwen2_5_VLForConditionalGeneration(
+            Qwen2_5_VLConfig(
+                text_config={
+                    "vocab_size": len(tokenizer),
+                    "hidden_size": sizes.hidden,
+                    "intermediate_size": 3 * sizes.hidden,
+                    "num_hidden_layers": sizes.layers,
+                    "num_attention_heads": sizes.heads,
+                    "num_key_value_heads": sizes.kv_heads,
+                    "max_position_embeddings": 32768,
+                    "rope_parameters": {
+                        "rope_type": "default",
+                        "rope_theta": 1e6,
+                        # the published 16 : 24 : 24
+                        "mrope_section": [
+                            half // 4,
+                            (half - half // 4) // 2,
+                            half - half // 4 - (half - half // 4) // 2,
+                        ],
+                    },
+                    "bos_token_id": ids["im_start"],
+                    "eos_token_id": ids["im_end"],
+                    "pad_token_id": ids["endoftext"],
+                },
+                vision_config={
+                    "hidden_size": sizes.vision_hidden,
+                    "depth": sizes.vision_layers,
+                    "num_heads": sizes.vision_heads,
+                    "intermediate_size": 2 * sizes.vision_hidden,
+                    "out_hidden_size": sizes.hidden,
+                    "fullatt_block_indexes": [sizes.vision_layers - 1],
+                    "tokens_per_second": 2,
+                },
+                image_token_id=ids["image_pad"],
+                video_token_id=ids["video_pad"],
+                vision_start_token_id=ids["vision_start"],
+                vision_end_token_id=ids["vision_end"],
+                tie_word_embeddings=False,
+            )
+        ).save_pretrained(folder / "vllm")
+        save_tiny_beats(folder / "beats", sizes.audio_hidden, sizes.audio_layers)
+    tokenizer.save_pretrained(folder / "vllm")
+    return folder
+
+
+_VISION_TOKENS = (
+    "endoftext",
+    "im_start",
+    "im_end",
+    "vision_start",
+    "vision_end",
+    "image_pad",
+    "video_pad",
+)
+
+
 def fresh(out: Path | str, part: str) -> Path:
     """Return a folder to write in.
 
@@ -157,6 +296,20 @@ def save_tiny_beats(folder: Path, hidden: int, layers: int) -> None:
         max_distance=80,
     )
     save_beats(Beats(config), folder)
+
+
+def qwen_tokenizer(texts: Iterable[str], vocab: int) -> Any:
+    """Return a tokenizer with Qwen2.5-VL's markup and chat template."""
+    raw = train_tokenizer(texts, vocab).backend_tokenizer
+    raw.add_special_tokens([f"<|{name}|>" for name in _VISION_TOKENS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        extra_special_tokens={f"{name}_token": f"<|{name}|>" for name in _VISION_TOKENS[3:]},
+        chat_template=QWEN_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def llama_tokenizer(texts: Iterable[str], vocab: int) -> Any:

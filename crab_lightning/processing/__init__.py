@@ -11,6 +11,7 @@ from crab_lightning.processing.geometry import Geometry, GeometryError, audio_to
 if TYPE_CHECKING:
     from crab_lightning.processing.llm_va import LlmVaProcessor
     from crab_lightning.processing.native import NativeProcessor
+    from crab_lightning.processing.vllm_a import VllmAProcessor
 
 __all__ = [
     "Geometry",
@@ -18,6 +19,7 @@ __all__ = [
     "LlmVaProcessor",
     "NativeProcessor",
     "Processor",
+    "VllmAProcessor",
     "audio_tokens",
     "visual_tokens",
 ]
@@ -26,6 +28,7 @@ __all__ = [
 _LAZY = {
     "LlmVaProcessor": "crab_lightning.processing.llm_va",
     "NativeProcessor": "crab_lightning.processing.native",
+    "VllmAProcessor": "crab_lightning.processing.vllm_a",
 }
 
 

@@ -156,7 +156,7 @@ def audio_segments(audio: Tensor) -> list[Tensor]:
     """
     if not len(audio):
         raise ValueError("a clip without a single sample cannot be heard")
-    parts = list(audio.split(SEGMENT_SAMPLES))
+    parts = list(torch.split(audio, SEGMENT_SAMPLES))
     if len(parts) > 1 and len(parts[-1]) < SHORTEST_SAMPLES:
         parts.pop()
     return [whole_fbank(part) for part in parts]

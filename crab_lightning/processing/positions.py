@@ -34,7 +34,7 @@ class Block:
     seconds_per_grid: float
 
 
-def rope_positions(length: int, blocks: Sequence[Block], positions_per_s: int) -> Tensor:
+def rope_positions(length: int, blocks: Sequence[Block], positions_per_s: float) -> Tensor:
     """Return the positions of ``length`` tokens, int64 ``(3, length)``.
 
     Args:

@@ -1,0 +1,193 @@
+"""The V-LLM+A paradigm: Qwen2.5-VL, which sees by itself and hears through BEATs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from crab_lightning.adapters import AdapterConfig
+from crab_lightning.encoders import Beats, load_beats
+from crab_lightning.models.composite import (
+    CompositeModule,
+    Modality,
+    audio_features,
+    refuse_incomplete,
+    splice,
+)
+from crab_lightning.models.connectors import Connector, ConnectorConfig, audio_connector_config
+from crab_lightning.models.llm_va import Attention, Dtype
+from crab_lightning.models.losses import last_hidden_states
+from crab_lightning.processing import Geometry, Processor
+from crab_lightning.processing.llm_va import AUDIO
+
+
+class VllmAModel(nn.Module):
+    """Qwen2.5-VL, BEATs and a connector between them.
+
+    Args:
+        language_model: Qwen2.5-VL with its vision tower.
+        audio: BEATs.
+        audio_connector: A token of each third of a second.
+    """
+
+    def __init__(self, language_model: Any, audio: Beats, audio_connector: Connector) -> None:
+        super().__init__()
+        self.language_model, self.audio, self.audio_connector = language_model, audio, audio_connector
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        media_kind: Tensor,
+        fbank: Tensor | None = None,
+        fbank_frames: Tensor | None = None,
+        **inputs: Any,
+    ) -> Tensor:
+        """Return the last hidden states.
+
+        Args:
+            input_ids: ``(B, T)``; not read where ``media_kind`` marks sound.
+            media_kind: ``(B, T)``.
+            fbank: Filter banks of all clips ``(G, M, 128)``.
+            fbank_frames: Frames of each of them ``(G,)``.
+            inputs: What Qwen2.5-VL takes beside: mask, positions ``(3, B, T)``, patches and grids, cache.
+
+        Returns:
+            ``(B, T, D)``.
+        """
+        embeds = self.language_model.get_input_embeddings()(input_ids)
+        if fbank is not None and fbank_frames is not None:
+            heard = audio_features(self.audio, {"fbank": fbank, "fbank_frames": fbank_frames})
+            embeds = splice(embeds, media_kind, AUDIO, self.audio_connector(*heard))
+        # The ids go along: by them the model finds the places of its own pictures.
+        return last_hidden_states(self.language_model, input_ids=input_ids, inputs_embeds=embeds, **inputs)
+
+
+class VllmAModule(CompositeModule):
+    """Qwen2.5-VL with adapters in its language model, frozen BEATs, and a window-level Q-Former.
+
+    Args:
+        pretrained: Folder or hub name of a Qwen2.5-VL checkpoint.
+        beats: Published BEATs checkpoint (``BEATs_iter3_plus_AS2M.pt``), or a folder in safetensors.
+        adapter: Kind, size and targets of the adapters; ``null`` trains the connector only.
+        optimizer: Called with the trainable parameters, once the adapters exist.
+        warmup_share: Share of the optimizer steps in which the learning rate rises; a cosine follows.
+        max_new_tokens: Longest generated answer, in tokens.
+        geometry: ``released`` is 224 px and 2.0 s per pair of frames, two-clip questions joined; ``plain``
+            keeps whole clips and their true time scale.
+        dtype: Type of the frozen weights, ``bfloat16`` or ``float32``; the connector is float32.
+        attention: How attention is computed.
+        gradient_checkpointing: Recompute the language model's layers for backward instead of keeping them.
+        load_adapter: Folder of saved adapters to start from.
+        max_length: Longest sample in tokens; a longer one stops the run. No limit when left out.
+        train_connectors: ``[audio]`` in stage 1; none in stage 2, which keeps what stage 1 trained.
+        audio_connector: Connector file of a stage 1 run; needed unless it is trained.
+        connector: Sizes of the connector.
+        system: System message; the chat template's own when left out.
+        chat_template: File with a Jinja chat template, for tokenizers that have none.
+
+    Raises:
+        ValueError: If weights are missing, or the connector would stay random and frozen.
+
+    Sources: arXiv:2603.04128 (4.2, 5.2, 5.3); Qwen2.5-VL arXiv:2502.13923; BEATs arXiv:2212.09058.
+    """
+
+    def __init__(
+        self,
+        pretrained: str = "Qwen/Qwen2.5-VL-7B-Instruct",
+        beats: str = "BEATs_iter3_plus_AS2M.pt",
+        adapter: AdapterConfig | None = None,
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4, weight_decay=0.0),
+        warmup_share: float = 0.03,
+        max_new_tokens: int = 512,
+        geometry: Geometry = "released",
+        dtype: Dtype = "bfloat16",
+        attention: Attention = "sdpa",
+        gradient_checkpointing: bool = False,
+        load_adapter: str | Path | None = None,
+        max_length: int | None = None,
+        train_connectors: list[Modality] = [],  # noqa: B006 - jsonargparse shows it
+        audio_connector: str | Path | None = None,
+        connector: ConnectorConfig = audio_connector_config(),  # noqa: B008 - frozen
+        system: str | None = None,
+        chat_template: str | Path | None = None,
+    ) -> None:
+        super().__init__(
+            adapter,
+            optimizer,
+            warmup_share,
+            max_new_tokens,
+            geometry,
+            gradient_checkpointing,
+            load_adapter,
+            train_connectors,
+            {"audio": audio_connector},
+        )
+        self.pretrained, self.beats = str(pretrained), str(beats)
+        self.dtype_name: Dtype = dtype
+        self.attention: Attention = attention
+        self.max_length = max_length
+        self.connector = connector
+        self.chat_options: dict[str, Any] = {"system": system, "chat_template": chat_template}
+
+    @property
+    def base_name(self) -> str:
+        """Folder or hub name of Qwen2.5-VL."""
+        return self.pretrained
+
+    def make_processor(self) -> Processor:
+        """Return the processor of the checkpoint."""
+        from crab_lightning.processing import VllmAProcessor
+
+        return VllmAProcessor(
+            self.pretrained, self.connector.tokens, self.geometry, self.max_length, **self.chat_options
+        )
+
+    def load_base(self) -> nn.Module:
+        """Return Qwen2.5-VL, BEATs and a random connector."""
+        language_model: Any
+        language_model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            self.pretrained,
+            dtype=getattr(torch, self.dtype_name),
+            attn_implementation=self.attention,
+            output_loading_info=True,
+        )
+        refuse_incomplete(self.pretrained, info, "vision-language model")
+        audio = load_beats(self.beats).to(language_model.dtype)
+        width = int(language_model.config.get_text_config().hidden_size)
+        connector = Connector(replace(self.connector), audio.config.encoder_embed_dim, width)
+        return VllmAModel(language_model, audio, connector)
+
+    def connectors(self) -> dict[Modality, Connector]:
+        """Return the audio connector."""
+        model: Any = self.model
+        return {"audio": model.audio_connector}
+
+    def decoder(self) -> nn.Module:
+        """Return the language model without its head and its vision tower."""
+        model: Any = self.model
+        decoder: nn.Module = model.language_model.get_decoder()
+        return decoder
+
+    def head(self) -> nn.Module:
+        """Return the language model's head."""
+        model: Any = self.model
+        head: nn.Module = model.language_model.lm_head
+        return head
+
+    def hidden_states(self, inputs: dict[str, Tensor], **options: Any) -> Tensor:
+        """Return the last hidden states ``(B, T, D)``."""
+        model: Any = self.model
+        states: Tensor = model(**inputs, **options)
+        return states
+
+    def _model_positions(self, positions: Tensor) -> Tensor:
+        return positions
+
+    def _needs_connector(self, modality: Modality) -> bool:
+        return True  # the only one there is
