@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from crab_lightning.structures import DatasetSpec
+    from crab_lightning.tasks.base import Task
 
 
 def mini(words: Sequence[str]) -> None:
@@ -35,3 +44,137 @@ def mini(words: Sequence[str]) -> None:
     counts = write_mini(args.root, args.clips, args.seed, args.workers, overwrite=args.overwrite)
     train, test = (sum(pair[i] for pair in counts.values()) for i in (0, 1))
     print(f"{args.root}: {len(counts)} datasets, {train:,} training and {test:,} test rows")
+
+
+def check(words: Sequence[str]) -> None:
+    """Check a data root.
+
+    Args:
+        words: Options after ``data check``.
+
+    Raises:
+        CheckFailed: If anything is wrong; so that the exit status is 1.
+    """
+    parser = argparse.ArgumentParser(
+        prog="cli.py data check",
+        description="Check a data root before a run: every manifest, key, path, media header, mask, answer"
+        " and class name, clips that are both in training and test (by recording and by content), and"
+        " lengths. All problems are listed. Exit status 1 if there is an error; warnings alone leave it 0.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    _add_selection(parser)
+    add("--decode", action="store_true", help="decode what a run reads of every file, not only headers")
+    add("--workers", type=int, default=2, help="processes that look at files; 0 works in this one, unguarded")
+    add("--timeout", type=float, default=120.0, metavar="S", help="seconds that one file may take")
+    add(
+        "--json",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="write everything found to FILE. What was found in each media file is kept in FILE.files, so"
+        " that an interrupted check goes on where it stopped and a later one looks at changed files only",
+    )
+    args = parser.parse_args(list(words))
+
+    from rich.console import Console
+
+    from crab_lightning.data.check import check_root
+
+    tasks, datasets = _selection(args.config, args.datasets)
+    with _Bar() as bar:
+        report = check_root(
+            args.root,
+            tasks,
+            datasets,
+            decode=args.decode,
+            workers=args.workers,
+            findings=None if args.json is None else args.json.with_name(args.json.name + ".files"),
+            timeout_s=args.timeout,
+            progress=bar,
+        )
+    report.print(Console())
+    if args.json is not None:
+        report.write(args.json)
+    errors, warnings = report.count("error"), report.count("warning")
+    if errors:
+        where = f"; all of them are in {args.json}" if args.json else "; --json FILE writes all of them"
+        raise CheckFailed(f"{errors:,} errors and {warnings:,} warnings in {args.root}{where}")
+    print(f"{args.root}: no error, {warnings:,} warnings")
+
+
+class CheckFailed(ValueError):
+    """A data root that a run would stumble over."""
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name a data root and its rows."""
+    parser.add_argument("--root", type=Path, required=True, help="folder that holds AVUIE_2/")
+    parser.add_argument(
+        "--config",
+        default="data/av_uie_v2.yaml",
+        help="config with `tasks` and `datasets`, at its top or under `data`",
+    )
+    parser.add_argument(
+        "--datasets", nargs="+", default=None, metavar="KEY", help="only these keys of data.datasets"
+    )
+
+
+def _selection(
+    config: str, chosen: Sequence[str] | None
+) -> tuple[dict[str, Task[Any]], dict[str, DatasetSpec]]:
+    """Return the tasks and the chosen rows of a config."""
+    from jsonargparse import ArgumentParser
+
+    from crab_lightning.commands.config_files import ConfigError, compose
+    from crab_lightning.data.keys import check_datasets
+    from crab_lightning.structures import DatasetSpec
+    from crab_lightning.tasks.base import Task
+
+    content = compose([config])
+    content = content.get("data", content)
+    if missing := [key for key in ("tasks", "datasets") if key not in content]:
+        raise ConfigError(f"{config} has no {' and no '.join(missing)}, at its top or under `data`")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--tasks", type=dict[str, Task])  # type: ignore[type-arg]
+    parser.add_argument("--datasets", type=dict[str, DatasetSpec])
+    made = parser.instantiate_classes(parser.parse_object({k: content[k] for k in ("tasks", "datasets")}))
+    tasks, datasets = dict(made.tasks), dict(made.datasets)
+    check_datasets(tasks, datasets)
+    if unknown := [name for name in chosen or () if name not in datasets]:
+        raise ConfigError(f"--datasets names {', '.join(unknown)}; {config} has: {', '.join(datasets)}")
+    return tasks, {name: row for name, row in datasets.items() if chosen is None or name in chosen}
+
+
+class _Bar:
+    """A progress bar for each step; nothing where the output is no terminal."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        # Drawn by calls only: workers are forked, and a fork must not copy a thread that holds a lock.
+        self._bar = Progress(
+            "{task.description}",
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            auto_refresh=False,
+            disable=not sys.stdout.isatty(),
+        )
+        self._steps: dict[str, TaskID] = {}
+        self._next = 0.0
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        if step not in self._steps:
+            self._steps[step] = self._bar.add_task(step, total=total)
+        self._bar.update(self._steps[step], completed=done, total=total)
+        if done == total or time.monotonic() >= self._next:
+            self._bar.refresh()
+            self._next = time.monotonic() + 0.1

@@ -17,6 +17,8 @@ from typing import Any
 from crab_lightning.tasks.answers import read_choice
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,15}")
+# Larger ones overflow where they become tensors; no frame number, pixel or time is near.
+_LARGEST = 10**9
 _NUMBER = re.compile(r"[+-]?[0-9]{1,15}(?:\.[0-9]{1,15})?")
 
 
@@ -82,6 +84,8 @@ def integer(value: Any) -> int:
         raise ColumnError("a whole number such as 3")
     if value < 0:
         raise ColumnError("a whole number that is not negative")
+    if value > _LARGEST:
+        raise ColumnError(f"a whole number up to {_LARGEST:,}")
     return value
 
 
@@ -93,6 +97,8 @@ def seconds(value: Any) -> int | float:
         raise ColumnError("a time in seconds such as 3")
     if not 0 <= value < math.inf:
         raise ColumnError("a time in seconds that is finite and not negative")
+    if value > _LARGEST:
+        raise ColumnError(f"a time in seconds up to {_LARGEST:,}")
     return value
 
 
@@ -116,7 +122,7 @@ def question_kind(value: Any) -> tuple[str, str]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError as err:
+        except (ValueError, RecursionError) as err:
             raise ColumnError('a list such as ["Audio", "Counting"], or that list as a string') from err
     if not isinstance(value, list) or len(value) != 2 or not all(isinstance(v, str) and v for v in value):
         raise ColumnError('a list such as ["Audio", "Counting"], or that list as a string')

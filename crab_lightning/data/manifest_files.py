@@ -9,15 +9,38 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 ANNOTATIONS = "AVUIE_2"
+MANIFEST_BYTES = 2**30  # the largest released file has some tens of megabytes
 
 
 class ManifestError(ValueError):
     """A manifest that cannot be read as it stands; the message names file, row, key and remedy."""
 
 
+class RowError(ManifestError):
+    """One row that cannot be read.
+
+    Args:
+        row: Zero-based row.
+        message: The whole message.
+    """
+
+    def __init__(self, row: int, message: str) -> None:
+        super().__init__(message)
+        self.row = row
+
+    def __reduce__(self) -> tuple[type[RowError], tuple[int, str]]:
+        # Exceptions travel between processes by pickle, which would call __init__ with the message alone.
+        return type(self), (self.row, str(self))
+
+
 def load_rows(path: Path, where: str, root: Path) -> list[Any]:
     """Return the rows of a manifest file."""
     try:
+        if (size := path.stat().st_size) > MANIFEST_BYTES:
+            raise ManifestError(
+                f"{where}: {path} has {size:,} bytes; a manifest has at most {MANIFEST_BYTES:,}. Is it a "
+                "media file? Split it into several datasets if it is not."
+            )
         text = path.read_bytes().decode("utf-8-sig")  # a byte order mark is harmless: some editors add one
     except FileNotFoundError:
         raise ManifestError(f"{where}: {path} does not exist. {_hint(path, root)}") from None
@@ -100,7 +123,10 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 def show(value: Any) -> str:
     """Return a value as it is shown in a message, cut to a line."""
-    shown = json.dumps(value, ensure_ascii=True, default=str)
+    try:
+        shown = json.dumps(value, ensure_ascii=True, default=str)
+    except RecursionError:
+        return f"{kind_of(value)} nested too deeply to show"
     return shown if len(shown) <= 80 else shown[:77] + "..."
 
 

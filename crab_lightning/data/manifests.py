@@ -21,6 +21,7 @@ from crab_lightning.data.manifest_files import (
     ANNOTATIONS,
     ExistingFiles,
     ManifestError,
+    RowError,
     kind_of,
     load_rows,
     show,
@@ -28,7 +29,7 @@ from crab_lightning.data.manifest_files import (
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks.answers import class_index
 
-__all__ = ["ANNOTATIONS", "ManifestError", "read_manifest"]
+__all__ = ["ANNOTATIONS", "ManifestError", "RowError", "read_manifest", "survey_manifest"]
 
 _log = logging.getLogger(__name__)
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -65,6 +66,47 @@ def read_manifest(
             holds a value the layout cannot use; if a media path leaves the dataset folder; or if more rows
             than allowed name missing media.
     """
+    rows, reader = _open(Path(root), dataset, spec, split)
+    samples = _with_unique_ids([reader.read(i, row) for i, row in enumerate(rows)])
+    if check_media:
+        allowed = spec.allow_missing if split == "train" else 0
+        where = f"data.datasets.{dataset}"
+        samples = _present(samples, reader.path, Path(reader.base), where, allowed)
+    return samples
+
+
+def survey_manifest(
+    root: Path | str, dataset: str, spec: DatasetSpec, split: Literal["train", "test"]
+) -> tuple[list[Sample], list[RowError]]:
+    """Read one manifest as far as it can be read, media unseen.
+
+    Args:
+        root: Data root, the folder that holds ``AVUIE_2/``.
+        dataset: Key of the row under ``data.datasets``.
+        spec: That row.
+        split: Which file to read.
+
+    Returns:
+        The samples of the rows that can be read, and an error for every value that cannot.
+
+    Raises:
+        ManifestError: If the file as a whole cannot be read.
+    """
+    rows, reader = _open(Path(root), dataset, spec, split)
+    samples: list[Sample] = []
+    errors: list[RowError] = []
+    for index, row in enumerate(rows):
+        try:
+            samples.append(reader.read(index, row))
+        except RowError as err:
+            errors += reader.errors(index, row) or [err]
+    return _with_unique_ids(samples), errors
+
+
+def _open(
+    root: Path, dataset: str, spec: DatasetSpec, split: Literal["train", "test"]
+) -> tuple[list[Any], _RowReader]:
+    """Return the rows of a file as they are, and what turns them into samples."""
     where = f"data.datasets.{dataset}"
     try:
         layout = get_layout(spec.layout)
@@ -76,15 +118,9 @@ def read_manifest(
             f"{where}: layout {layout.name!r} has no {split}.json (none was released); "
             "evaluate it on a part of train.json kept aside"
         )
-    base = Path(root) / ANNOTATIONS / (spec.folder or layout.name)
+    base = root / ANNOTATIONS / (spec.folder or layout.name)
     path = base / f"{split}.json"
-    rows = load_rows(path, where, Path(root))
-    reader = _RowReader(path, base, dataset, spec, split, layout, columns)
-    samples = [reader.read(i, row) for i, row in enumerate(rows)]
-    samples = _with_unique_ids(samples)
-    if check_media:
-        samples = _present(samples, path, base, where, spec.allow_missing if split == "train" else 0)
-    return samples
+    return load_rows(path, where, root), _RowReader(path, base, dataset, spec, split, layout, columns)
 
 
 class _RowReader:
@@ -127,9 +163,10 @@ class _RowReader:
         self, row: int, key: str, found: str, wanted: str, remedy: str = "Correct the row or remove it."
     ) -> NoReturn:
         """Raise the error about one value."""
-        raise ManifestError(
+        raise RowError(
+            row,
             f"data.datasets.{self.dataset}: {self.path}: row {row} (counted from 0): {key} {found}; "
-            f"expected {wanted}. {remedy}"
+            f"expected {wanted}. {remedy}",
         )
 
     def value(self, row: int, data: dict[str, Any], column: Column) -> Any:
@@ -148,6 +185,8 @@ class _RowReader:
             return column.read(value)
         except ColumnError as err:
             self.fail(row, f"key {column.key!r}", f"is {show(value)}", str(err))
+        except RecursionError:
+            self.fail(row, f"key {column.key!r}", "is nested too deeply", "a plain value")
 
     def path_of(self, name: str) -> Path:
         """Return the path of a media file."""
@@ -201,6 +240,24 @@ class _RowReader:
             row=index,
             clips=clips,
         )
+
+    def errors(self, index: int, data: Any) -> list[RowError]:
+        """Return one error for each column of a row that cannot be read by itself."""
+        if not isinstance(data, dict):
+            return []
+        columns = [
+            *self.columns.columns,
+            *(column for column in self.columns.optional if column.key in data),
+            *(column for column, _, _ in self.media_columns),
+            *([self.target] if self.target is not None else []),
+        ]
+        found: dict[str, RowError] = {}
+        for column in columns:
+            try:
+                self.value(index, data, column)
+            except RowError as err:
+                found.setdefault(str(err), err)
+        return list(found.values())
 
     def _clips(self, values: dict[str, str], query: str) -> tuple[str, ...]:
         """Return the recordings of a row, the query's first."""

@@ -1,0 +1,165 @@
+"""What a check of a data root found, as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Level = Literal["error", "warning"]
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, or may be.
+
+    Args:
+        level: ``error`` stops or falsifies a run; ``warning`` is worth a look.
+        kind: What sort of thing: ``manifest``, ``row``, ``missing``, ``media``, ``mask``, ``annotation``,
+            ``grammar``, ``contradiction``, ``classes``, ``duration``, ``leak_clip`` (same recording in
+            training and test), ``leak_content`` (same bytes under two names), ``leak_sound`` (same sound
+            file under two names).
+        dataset: Key of the dataset.
+        split: ``train`` or ``test``.
+        message: What was found and what to do.
+        row: Zero-based row of the manifest; -1 where it is about more than one.
+    """
+
+    level: Level
+    kind: str
+    dataset: str
+    split: str
+    message: str
+    row: int = -1
+
+
+@dataclass
+class FileTotals:
+    """Counts of one manifest.
+
+    Args:
+        dataset: Key of the dataset.
+        split: ``train`` or ``test``.
+        rows: Rows that could be read.
+        files: Distinct media files that they name.
+        tokens: Guessed tokens of each row.
+        seconds: Length of each distinct clip, as far as its header tells.
+        target_characters: Length of each text to be learnt.
+    """
+
+    dataset: str
+    split: str
+    rows: int = 0
+    files: int = 0
+    tokens: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    target_characters: list[int] = field(default_factory=list)
+
+
+@dataclass
+class CheckReport:
+    """All that a check found.
+
+    Args:
+        root: The data root.
+        decoded: Whether media were decoded, or only their headers read.
+        problems: In the order of datasets, splits and rows.
+        totals: One entry for each manifest.
+    """
+
+    root: Path
+    decoded: bool
+    problems: list[Problem]
+    totals: list[FileTotals]
+
+    def count(self, level: Level, dataset: str | None = None, split: str | None = None) -> int:
+        """Return the number of problems of a level, of all manifests or of one."""
+        return sum(
+            p.level == level and dataset in (None, p.dataset) and split in (None, p.split)
+            for p in self.problems
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON values; lengths are summed up."""
+        return {
+            "root": str(self.root),
+            "decoded": self.decoded,
+            "errors": self.count("error"),
+            "warnings": self.count("warning"),
+            "manifests": [
+                {
+                    "dataset": t.dataset,
+                    "split": t.split,
+                    "rows": t.rows,
+                    "files": t.files,
+                    "tokens": summary(t.tokens),
+                    "seconds": summary(t.seconds),
+                    "target_characters": summary(t.target_characters),
+                }
+                for t in self.totals
+            ],
+            "problems": [asdict(problem) for problem in self.problems],
+        }
+
+    def write(self, path: Path) -> None:
+        """Write the JSON; the file is there whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        part.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+        part.replace(path)
+
+    def print(self, console: Console) -> None:
+        """Print a row for each manifest, then each sort of problem with its first cases."""
+        from rich import box
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table("dataset", "split", title=f"{self.root}", box=box.SIMPLE_HEAD)
+        for name in ("rows", "files", "errors", "warn", "tokens", "p95", "max", "clip s"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for t in self.totals:
+            tokens, seconds = summary(t.tokens), summary(t.seconds)
+            counts = [self.count(level, t.dataset, t.split) for level in ("error", "warning")]
+            lengths = [f"{tokens[key]:,.0f}" if tokens else "-" for key in ("median", "p95", "max")]
+            clip = f"{seconds['median']:.1f}" if seconds else "-"
+            table.add_row(
+                t.dataset, t.split, f"{t.rows:,}", f"{t.files:,}", *(f"{c:,}" for c in counts), *lengths, clip
+            )
+        console.print(table)
+        shown: Counter[tuple[str, str, str]] = Counter()
+        for p in self.problems:
+            key = (p.level, p.kind, p.dataset)
+            shown[key] += 1
+            if shown[key] <= _EXAMPLES:
+                colour = "red" if p.level == "error" else "yellow"
+                console.print(
+                    f"[{colour}]{p.level}[/] {p.kind} [bold]{p.dataset}[/] {p.split}: {escape(p.message)}"
+                )
+        for (level, kind, dataset), count in shown.items():
+            if count > _EXAMPLES:
+                console.print(f"{level} {kind} {dataset}: {count - _EXAMPLES:,} more")
+
+
+def summary(values: Sequence[float]) -> dict[str, float] | None:
+    """Return least, median, 95th percentile, largest and mean; ``None`` for no values."""
+    if not values:
+        return None
+    array = np.asarray(values, dtype=np.float64)
+    least, median, p95, largest = np.percentile(array, [0, 50, 95, 100])
+    return {
+        "min": float(least),
+        "median": float(median),
+        "p95": float(p95),
+        "max": float(largest),
+        "mean": float(array.mean()),
+    }
