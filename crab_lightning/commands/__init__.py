@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("trainer:run", "Loss and generated answers on the validation split."),
     "test": ("trainer:run", "Answer the test splits and score them."),
     "predict": ("trainer:run", "Answer the test splits without scoring."),
+    "score": ("score:run", "Score an answer file without a model, ours or the released scripts'."),
     "ask": ("ask:run", "Ask a trained run about your own clip."),
     "adapter convert": ("adapter:convert", "Write released Crab+ weights as an adapter folder, or back."),
     "adapter inspect": ("adapter:inspect", "Show kind, sizes and largest values of adapter weights."),

@@ -69,11 +69,11 @@ def read_rows(
         scored = tested.pop(name)
         for samples in (aside, scored):
             tasks[spec.task].check(samples, spec)
-        splits["train"][name] = PackedSamples(_limited(kept, spec.limit, seed))
-        splits["val"][name] = PackedSamples(_limited(aside, spec.limit, seed))
+        splits["train"][name] = PackedSamples(limited(kept, spec.limit, seed))
+        splits["val"][name] = PackedSamples(limited(aside, spec.limit, seed))
         own = has_test(spec.layout)
         splits["test"][name] = (
-            PackedSamples(_limited(scored, spec.limit, seed)) if own else splits["val"][name]
+            PackedSamples(limited(scored, spec.limit, seed)) if own else splits["val"][name]
         )
     return Rows(splits, specs, carved.unsplit)
 
@@ -83,7 +83,7 @@ def _with_classes(spec: DatasetSpec, task: Task[Any], samples: Sequence[Sample])
     return spec if spec.classes is not None else replace(spec, classes=task.class_names(samples))
 
 
-def _limited(samples: Sequence[Sample], limit: int | None, seed: int) -> Sequence[Sample]:
+def limited(samples: Sequence[Sample], limit: int | None, seed: int) -> Sequence[Sample]:
     """Keep the rows whose ids hash lowest, in manifest order; a smaller limit keeps a part of these."""
     if limit is None or len(samples) <= limit:
         return samples

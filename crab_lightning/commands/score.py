@@ -1,0 +1,237 @@
+"""``score``: score an answer file without a model."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crab_lightning.data import AVDataModule
+    from crab_lightning.reports.answer_files import Joined
+    from crab_lightning.structures import DatasetSpec, Sample
+    from crab_lightning.tasks.base import Task
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``score``."""
+    made = argparse.ArgumentParser(
+        prog="cli.py score",
+        description="Score an answer file without a model: predictions/<dataset>.jsonl of a run, or"
+        " inference_<task>.jsonl of the released scripts. No media are needed.",
+    )
+    add = made.add_argument
+    add("--root", required=True, type=Path, help="data root, the folder that holds AVUIE_2/")
+    add("--dataset", required=True, help="key of the dataset in the data config, e.g. ave")
+    add("--predictions", required=True, type=Path, help="the answer file, JSON lines")
+    add("--data-config", default="data/av_uie_v2.yaml", help="data section, or a run's config.yaml")
+    add("--protocol", help="named protocol of the task, where it has several (masks)")
+    add(
+        "--lenient",
+        action="store_true",
+        help="read answers that the released scripts reject; say so with scores",
+    )
+    add(
+        "--duplicates",
+        choices=["last", "refuse"],
+        default="last",
+        help="several different answers to one sample: the last one counts, or an error",
+    )
+    add("--out", type=Path, help="folder that gets metrics.json and predictions/, for `compare` and `report`")
+    add("--json", action="store_true", help="print JSON only")
+    return made
+
+
+def run(words: Sequence[str]) -> None:
+    """Score an answer file and print the table.
+
+    Args:
+        words: The command's name and its options.
+
+    Raises:
+        ValueError: If the config, the task's options or the answers make no sense.
+    """
+    args = parser().parse_args(list(words[1:]))
+    if not args.predictions.is_file():
+        raise FileNotFoundError(f"--predictions {args.predictions} is not a file")
+    from crab_lightning.callbacks.scores import DatasetScores
+    from crab_lightning.reports.answer_files import answer_text, join_answers, read_answers
+    from crab_lightning.structures import Prediction
+
+    records = read_answers(args.predictions)
+    data = load_dataset(args.data_config, args.root, args.dataset, args.protocol, args.lenient)
+    spec, task = data.datasets[args.dataset], data.tasks[data.datasets[args.dataset].task]
+    ids = [str(r["id"]) for r in records if "id" in r]
+    of_train = bool(ids) and all(name.startswith(f"{args.dataset}/train/") for name in ids)
+    spec, train, asked = read_rows_of(data, args.dataset, of_train)
+    joined = join_answers(
+        records, asked, args.dataset, spec.layout, lambda s: str(task.prompt(s)[-1]), args.duplicates
+    )
+    whole = asked[0].split == "test"
+    missing = [sample for sample in asked if whole and sample.id not in joined.answers]
+    if not whole:
+        joined.notes.append(
+            "rows of train.json: which of them were asked is not in the file, so none is 'missing'"
+        )
+    scores = DatasetScores(args.dataset, task, spec, _majority(task, train, spec))
+    lines = []
+    for sample in asked:
+        if (record := joined.answers.get(sample.id)) is not None:
+            said = Prediction(
+                sample,
+                str(answer_text(record)),
+                record.get("tokens", 0),
+                bool(record.get("truncated", False)),
+            )
+            lines.append(scores.add(said))
+    for sample in missing:
+        scores.add_missing(sample)
+    result = scores.result(scores.sums(), None)
+    options = {"lenient": args.lenient, "protocol": args.protocol}
+    if args.out is not None:
+        write_run(args.out, args.dataset, result, lines if joined.per_sample else [], options, whole)
+    content = {"dataset": args.dataset, "options": options, "join": joined.counts(), "result": result}
+    print(json.dumps(content, indent=2)) if args.json else _print(args, result, joined)
+
+
+def load_dataset(
+    config: str, root: Path, dataset: str, protocol: str | None = None, lenient: bool = False
+) -> AVDataModule:
+    """Make a data module of one dataset, no manifest read.
+
+    Args:
+        config: A data section, or a run's config with one.
+        root: Data root.
+        dataset: The one row that is kept.
+        protocol: Given to the task as ``protocol``.
+        lenient: Given to the task as ``lenient``.
+
+    Raises:
+        ConfigError: If the config has no such dataset, or its task no such option.
+    """
+    from jsonargparse import ArgumentParser
+
+    from crab_lightning.commands.config_files import ConfigError, compose
+    from crab_lightning.data import AVDataModule
+
+    content = compose([config])
+    section = dict(content.get("data", content))
+    rows = section.get("datasets") or {}
+    if dataset not in rows:
+        raise ConfigError(f"--dataset {dataset}: {config} has: {', '.join(rows) or 'no datasets'}")
+    key = rows[dataset]["task"]
+    row = dict((section.get("tasks") or {}).get(key) or {})
+    wanted = ({"protocol": protocol} if protocol else {}) | ({"lenient": True} if lenient else {})
+    if wanted:
+        module, _, name = str(row["class_path"]).rpartition(".")
+        known = inspect.signature(getattr(import_module(module), name)).parameters
+        if unknown := [option for option in wanted if option not in known]:
+            raise ConfigError(
+                f"--{unknown[0]}: task {key} ({name}) has no such option;"
+                f" it has: {', '.join(known) or 'none'}"
+            )
+        row["init_args"] = {**(row.get("init_args") or {}), **wanted}
+    section |= {"root": str(root), "tasks": {key: row}, "datasets": {dataset: rows[dataset]}}
+    made = ArgumentParser(exit_on_error=False)
+    made.add_class_arguments(AVDataModule, "data", fail_untyped=False)
+    data: AVDataModule = made.instantiate_classes(made.parse_object({"data": section})).data
+    return data
+
+
+def read_rows_of(
+    data: AVDataModule, dataset: str, of_train: bool = False
+) -> tuple[DatasetSpec, list[Sample], list[Sample]]:
+    """Read a dataset's manifests, media unseen.
+
+    Args:
+        data: From :func:`load_dataset`.
+        dataset: Its one dataset.
+        of_train: Whether the training file was asked.
+
+    Returns:
+        The row with classes filled in, the training rows (empty without that file), and the rows that were
+        asked: of the test file, or of the training file where asked or where there is no other.
+    """
+    from crab_lightning.data import has_test, read_manifest
+    from crab_lightning.data.manifest_files import ANNOTATIONS
+    from crab_lightning.data.rows import limited
+
+    spec = data.datasets[dataset]
+    task = data.tasks[spec.task]
+    tested = has_test(spec.layout)
+    stored = data.root / ANNOTATIONS / (spec.folder or spec.layout) / "train.json"
+    needs_train = of_train or not tested
+    train = (
+        read_manifest(data.root, dataset, spec, "train", check_media=False)
+        if needs_train or stored.is_file()
+        else []
+    )
+    test = read_manifest(data.root, dataset, spec, "test", check_media=False) if tested else []
+    if spec.classes is None:
+        spec = replace(spec, classes=task.class_names([*train, *test]))
+    asked = (
+        [replace(s, split="val") for s in train]
+        if needs_train
+        else list(limited(test, spec.limit, data.seed))
+    )
+    if not asked:
+        raise ValueError(f"data.datasets.{dataset}: the manifest under {data.root} has no rows")
+    return spec, train, asked
+
+
+def write_run(
+    folder: Path,
+    dataset: str,
+    result: dict[str, Any],
+    lines: Sequence[dict[str, Any]],
+    options: dict[str, Any],
+    whole: bool,
+) -> None:
+    """Add a dataset's scores to a folder that reads like a run folder."""
+    from crab_lightning.callbacks.scores import mean_headline
+
+    path = folder / "metrics.json"
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    test = content.setdefault("test", {"datasets": {}, "scored_without_model": {}, "whole_split": True})
+    test["datasets"][dataset] = result
+    test.setdefault("scored_without_model", {})[dataset] = options
+    test["whole_split"] = test["whole_split"] and whole
+    names = {"headline": "strict", "headline_valid_only": "valid_only", "headline_majority": "majority"}
+    test["mean"] = {name: mean_headline(test["datasets"], protocol) for name, protocol in names.items()}
+    (folder / "predictions").mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    if lines:
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        (folder / "predictions" / f"{dataset}.jsonl").write_text(text, encoding="utf-8")
+
+
+def _majority(task: Task[Any], train: Sequence[Sample], spec: DatasetSpec) -> Any:
+    """Return the most frequent training answer; ``None`` where no training row holds one."""
+    try:
+        return task.majority(train, spec)
+    except ValueError:
+        return None
+
+
+def _print(args: argparse.Namespace, result: dict[str, Any], joined: Joined) -> None:
+    from crab_lightning.callbacks.tables import print_results
+
+    print_results({args.dataset: result}, str(args.predictions))
+    print(f"Joined by {joined.by}: {len(joined.answers):,} of {joined.records:,} records.", end=" ")
+    print(
+        f"Records of other tasks {joined.other_tasks:,}, replaced duplicates {joined.duplicates:,}"
+        f" ({joined.conflicts:,} said something else), of no row {joined.unmatched:,}."
+    )
+    if args.lenient:
+        joined.notes.append("lenient reading: not comparable with scores of the released scripts")
+    if not result["strict"]:
+        joined.notes.append(f"{result['task']} has no metric as configured; only the counts are shown")
+    for note in joined.notes:
+        print(f"Note: {note}")
+    if args.out is not None:
+        print(f"Wrote {args.out}")
