@@ -38,7 +38,8 @@ class OmniModule(AVModule):
             clips fused into one); ``plain`` keeps whole clips and their true time scale.
         dtype: Type of the base weights, ``bfloat16`` or ``float32``.
         attention: How attention is computed: ``sdpa``, ``eager`` or ``flash_attention_2``.
-        gradient_checkpointing: Recompute the language model's layers for backward instead of keeping them.
+        gradient_checkpointing: Recompute the layers of the language model, and of encoders that train, for
+            backward instead of keeping them.
         load_adapter: Folder of saved adapters to start from.
         max_length: Longest sample in tokens; a longer one stops the run. No limit when left out.
         init: ``pretrained`` loads the weights; ``random`` reads only the config, for benchmarks of a shape.
@@ -124,6 +125,15 @@ class OmniModule(AVModule):
         model: Any = self.model
         decoder: nn.Module = model.get_decoder()
         return decoder
+
+    def _checkpoint_layers(self) -> None:
+        super()._checkpoint_layers()
+        inside = {id(p) for p in self.decoder().parameters()}
+        if any(p.requires_grad and id(p) not in inside for p in self.model.parameters()):
+            # The towers train too, so they build a graph. Re-entrant checkpointing would cut it: their inputs
+            # need no gradient, and their adapters would never move.
+            model: Any = self.model
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return summed target loss, fp32 ``(B,)``, and number of target tokens, int64 ``(B,)``."""

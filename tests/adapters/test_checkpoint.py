@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from crab_lightning.adapters import (
@@ -237,3 +237,61 @@ def test_adapters_of_two_configurations_cannot_be_saved_as_one(tmp_path: Path) -
     model.language_model["layers"][0].q_proj.config = AdapterConfig(rank=2, alpha=1.0)
     with pytest.raises(AdapterError, match="2 different configurations"):
         save_adapters(model, tmp_path, {})
+
+
+class Towers(nn.Module):
+    """A language model and an encoder below ``model``, under the names of one transformers version."""
+
+    def __init__(self, language: str, visual: str) -> None:
+        super().__init__()
+        for name in (language, visual):
+            parent, _, last = name.rpartition(".")
+            if parent and not hasattr(self, parent):
+                setattr(self, parent, nn.Module())
+            setattr(self.get_submodule(parent), last, nn.Module())
+        for name, part in ((language, "layers"), (visual, "blocks")):
+            setattr(self.get_submodule(name), part, nn.ModuleList([nn.Module()]))
+            self.get_submodule(name).get_submodule(f"{part}.0").q_proj = nn.Linear(8, 6)
+
+
+NEW, OLD = ("model.language_model", "model.visual"), ("model", "visual")
+
+
+@pytest.mark.parametrize(("saved", "loaded"), [(NEW, OLD), (OLD, NEW)])
+def test_adapters_load_under_the_names_of_another_transformers_version(
+    tmp_path: Path, saved: tuple[str, str], loaded: tuple[str, str]
+) -> None:
+    states = []
+    for names in (saved, loaded):
+        model = Towers(*names)
+        insert_adapters(model, AdapterConfig(rank=2, target_modules=["q_proj"], within=None))
+        for parameter in adapter_state_dict(model).values():
+            nn.init.normal_(parameter)
+        states.append(adapter_state_dict(model))
+        if names == saved:
+            save_adapters(model, tmp_path, {})
+    load_adapters(model, tmp_path)
+    assert {n.rpartition(".")[0] for n in load_file(tmp_path / "adapter.safetensors")} == {
+        "model.layers.0.q_proj",
+        "visual.blocks.0.q_proj",
+    }
+    for name, value in states[0].items():
+        other = name.replace(saved[0], loaded[0]) if "layers" in name else name.replace(saved[1], loaded[1])
+        assert torch.equal(states[1][other], value)
+
+
+def test_a_layer_can_be_targeted_by_the_name_it_has_in_a_file() -> None:
+    model = Towers(*NEW)
+    report = insert_adapters(model, AdapterConfig(target_modules=["model.layers.0.q_proj"], within=None))
+    assert report.names == ("model.language_model.layers.0.q_proj",)
+
+
+def test_adapters_saved_under_live_names_are_still_read(tmp_path: Path) -> None:
+    model = Towers(*NEW)
+    insert_adapters(model, AdapterConfig(rank=2, target_modules=["q_proj"], within=None))
+    save_adapters(model, tmp_path, {})
+    state = {n: v + 1 for n, v in adapter_state_dict(model).items()}
+    save_id = json.loads((tmp_path / "adapter.json").read_text())["save_id"]
+    save_file(state, tmp_path / "adapter.safetensors", metadata={"save_id": save_id})
+    load_adapters(model, tmp_path)
+    assert all(torch.equal(v, state[n]) for n, v in adapter_state_dict(model).items())
