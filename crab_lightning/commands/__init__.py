@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "test": ("trainer:run", "Answer the test splits and score them."),
     "predict": ("trainer:run", "Answer the test splits without scoring."),
     "score": ("score:run", "Score an answer file without a model, ours or the released scripts'."),
+    "compare": ("compare:run", "Show runs side by side, with intervals and the paper's figures."),
     "ask": ("ask:run", "Ask a trained run about your own clip."),
     "adapter convert": ("adapter:convert", "Write released Crab+ weights as an adapter folder, or back."),
     "adapter inspect": ("adapter:inspect", "Show kind, sizes and largest values of adapter weights."),

@@ -140,7 +140,8 @@ def join_answers(
     if found.conflicts and on_conflict == "refuse":
         raise JoinError(
             f"{found.conflicts} samples of '{dataset}' have several answers that differ: the file holds"
-            " more than one run. Keep one run's lines, or take the last answer of each with --duplicates last."
+            " more than one run. Keep one run's lines, or take the last answer of each with"
+            " --duplicates last."
         )
     return found
 
@@ -265,8 +266,8 @@ def _by_reference(records: Sequence[Record], samples: Sequence[Sample], layout: 
         if len(records) != len(samples):
             raise JoinError(
                 f"the {len(records)} records of '{dataset}' hold nothing that names their sample, and the"
-                f" manifest has {len(samples)} rows, so not even their order can be trusted. Answer the set again with"
-                " `test`, or add an 'id' to each record."
+                f" manifest has {len(samples)} rows, so not even their order can be trusted. Answer the set"
+                " again with `test`, or add an 'id' to each record."
             )
         answers = {sample.id: record for sample, record in zip(samples, records, strict=True)}
         note = (
@@ -299,8 +300,8 @@ def _by_reference(records: Sequence[Record], samples: Sequence[Sample], layout: 
             f" {len(rows[over])} such rows: answers of several runs are mixed and hold no id."
             " Keep one run's lines."
         )
-    for text, group in groups.items():
-        _assign(joined, group, rows[text])
+    for reference, group in groups.items():
+        _assign(joined, group, rows[reference])
     joined.notes.append(
         "the records hold no id; each was given a row with the same reference, which decides the truth:"
         " the score is exact, which clip an answer belongs to is not known"

@@ -1,0 +1,251 @@
+"""``compare``: runs side by side, with paired intervals and the paper's figures."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+if TYPE_CHECKING:
+    from crab_lightning.reports.published import PublishedFigure
+    from crab_lightning.reports.runs import FinishedRun
+    from crab_lightning.reports.tables import PlainTable
+
+_ROWS = ("Crab+", "Crab")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``compare``."""
+    made = argparse.ArgumentParser(
+        prog="cli.py compare",
+        description="Show the scores of runs side by side. Every further run is compared with the first, over"
+        " the samples that both answered, with a paired bootstrap interval.",
+    )
+    add = made.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of version_N folders")
+    add("--split", choices=["test", "val"], default="test", help="which results (default: test)")
+    add("--protocol", choices=["strict", "valid_only"], default="strict", help="strict scores every sample")
+    add("--format", choices=["table", "markdown", "csv", "latex"], default="table", help="form of the table")
+    add("--all-metrics", action="store_true", help="every metric, not only headlines and those in the paper")
+    add(
+        "--published",
+        nargs="*",
+        metavar="METHOD",
+        help=f"add figures of the Crab+ paper: methods as its tables name them (default: {' '.join(_ROWS)})",
+    )
+    add("--out", type=Path, help="write to this file and not to the terminal")
+    add("--seed", type=int, default=0, help="seed of the bootstrap")
+    add("--resamples", type=int, default=10_000, help="resamples of the bootstrap")
+    return made
+
+
+def run(words: Sequence[str]) -> None:
+    """Print the comparison.
+
+    Args:
+        words: The command's name and its options.
+
+    Raises:
+        ValueError: If a run has no such results, or a method is not in the paper's tables.
+    """
+    args = parser().parse_args(list(words[1:]))
+    if args.resamples < 100:
+        raise ValueError(f"--resamples is {args.resamples}; an interval needs at least 100, better 10,000")
+    from crab_lightning.reports.runs import find_results
+    from crab_lightning.reports.tables import FORMATS
+
+    found = [find_results(path, args.split) for path in args.runs]
+    runs = _named([replace(run, synthetic=is_synthetic(run.folder)) for run in found])
+    methods = None if args.published is None else (args.published or list(_ROWS))
+    table = comparison(
+        runs, args.protocol, methods, all_metrics=args.all_metrics, seed=args.seed, resamples=args.resamples
+    )
+    text = FORMATS[args.format](table)
+    if args.out is None:
+        print(text)
+    else:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(text + "\n", encoding="utf-8")
+        print(f"Wrote {args.out}")
+
+
+def comparison(
+    runs: Sequence[FinishedRun],
+    protocol: str = "strict",
+    methods: Sequence[str] | None = None,
+    *,
+    all_metrics: bool = False,
+    seed: int = 0,
+    resamples: int = 10_000,
+) -> PlainTable:
+    """Lay out runs side by side.
+
+    Args:
+        runs: The runs; differences are taken against the first.
+        protocol: ``strict`` or ``valid_only``; intervals are of ``strict`` scores, so the other has none.
+        methods: Methods of the paper to show beside them; ``None`` for none.
+        all_metrics: Show every metric.
+        seed: Seed of the bootstrap.
+        resamples: Resamples of the bootstrap.
+
+    Raises:
+        ValueError: If a method is in none of the paper's tables.
+    """
+    from crab_lightning.callbacks.tables import DISPLAY_NAMES
+    from crab_lightning.reports.published import published_figures, published_source
+    from crab_lightning.reports.tables import PlainTable, percent
+
+    figures = _figures(methods or (), published_figures())
+    first = runs[0]
+    others = runs[1:] if protocol == "strict" else []
+    columns = ["dataset", "metric", "answers", *(run.name for run in runs)]
+    columns += [f"Δ {other.name} [95 % CI]" for other in others]
+    columns += [f"{method} (paper)" for method in methods or ()]
+    table = PlainTable(f"{first.split} scores in percent, {protocol}", columns)
+    notes = _Notes(table)
+    for dataset in dict.fromkeys(name for run in runs for name in run.datasets):
+        entries = [run.datasets.get(dataset) for run in runs]
+        known = next(e for e in entries if e is not None)
+        scores = [run.scores(dataset) for run in runs] if others else []
+        for metric in _metrics(entries, figures, dataset, known["layout"], protocol, all_metrics):
+            values = [None if e is None else e[protocol].get(metric) for e in entries]
+            cells = [DISPLAY_NAMES.get(known["layout"], dataset), metric]
+            cells.append("/".join(dict.fromkeys(str(e["counts"]["scored"]) if e else "–" for e in entries)))
+            cells += [percent(v) for v in values]
+            for i in range(1, len(others) + 1):
+                if metric != known["headline"]:
+                    cells.append("")
+                    continue
+                cells.append(_difference(scores, i, [values[0], values[i]], notes, seed, resamples))
+            for method in methods or ():
+                cells.append(_printed(figures, method, known, metric, runs, entries, notes))
+            table.add(cells)
+    if others:
+        table.notes.append(
+            f"Δ: difference to {first.name} in points over the samples that both have a score for, with"
+            f" the paired bootstrap interval ({resamples:,} resamples, seed {seed}); * where it leaves out 0."
+        )
+    elif len(runs) > 1:
+        table.notes.append("No intervals: they are taken over strict scores, where every sample counts.")
+    if methods:
+        table.notes.append(f"(paper): {published_source()}; † not comparable, see the notes.")
+    return table
+
+
+def is_synthetic(folder: Path) -> bool | None:
+    """Tell whether a run's data are Mini AV-UIE; ``None`` where its config or its data root is gone."""
+    configs = sorted(folder.glob("config*.yaml"), key=lambda p: p.stat().st_mtime)
+    if not configs:
+        return None
+    content = yaml.safe_load(configs[-1].read_text(encoding="utf-8")) or {}
+    root = Path(str((content.get("data") or {}).get("root", "")))
+    return (root / "mini.json").is_file() if root.is_dir() else None
+
+
+class _Notes:
+    """Footnotes of a table, each text once."""
+
+    def __init__(self, table: PlainTable) -> None:
+        self.table = table
+        self.texts: list[str] = []
+
+    def mark(self, text: str) -> str:
+        """Return the mark of a note, which is added when it is new."""
+        if text not in self.texts:
+            self.texts.append(text)
+            self.table.notes.append(f"({len(self.texts)}) {text}.")
+        return f"({self.texts.index(text) + 1})"
+
+
+def _named(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """Make names unique: runs that share one are shown with their paths."""
+    names = [run.name for run in runs]
+    return [replace(r, name=str(r.folder)) if names.count(r.name) > 1 else r for r in runs]
+
+
+def _figures(
+    methods: Sequence[str], known: Sequence[PublishedFigure]
+) -> dict[tuple[str, str, str], PublishedFigure]:
+    """Return the figures of some methods by method, dataset and metric; the first table that has one counts."""
+    rows = list(dict.fromkeys(figure.row for figure in known))
+    if unknown := [method for method in methods if method not in rows]:
+        raise ValueError(f"--published {unknown[0]}: the paper's tables have: {', '.join(rows)}")
+    found: dict[tuple[str, str, str], PublishedFigure] = {}
+    for figure in known:
+        if figure.row in methods:
+            found.setdefault((figure.row, figure.dataset, figure.metric), figure)
+    return found
+
+
+def _metrics(
+    entries: Sequence[dict[str, Any] | None],
+    figures: dict[tuple[str, str, str], PublishedFigure],
+    dataset: str,
+    layout: str,
+    protocol: str,
+    every: bool,
+) -> list[str]:
+    """Return the metrics to show, the headline first."""
+    present = [e for e in entries if e is not None]
+    names = dict.fromkeys(k for e in present for k, v in e[protocol].items() if not isinstance(v, list))
+    printed = {metric for _, key, metric in figures if key == layout}
+    headlines = {e["headline"] for e in present}
+    kept = [name for name in names if every or name in headlines or name in printed]
+    return sorted(kept, key=lambda name: name not in headlines)
+
+
+def _difference(
+    scores: Sequence[dict[str, float]],
+    index: int,
+    headlines: Sequence[float | None],
+    notes: _Notes,
+    seed: int,
+    resamples: int,
+) -> str:
+    """Return the difference of one run to the first, with its interval."""
+    from crab_lightning.reports.bootstrap import paired_difference
+    from crab_lightning.reports.tables import signed
+
+    a, b = scores[0], scores[index]
+    found = paired_difference(a, b, resamples=resamples, seed=seed)
+    if found is None:
+        return notes.mark("no sample has a score of its own in both runs") if a or b else "–"
+    marks = ""
+    if found.samples < max(len(a), len(b)):
+        marks += notes.mark(f"{found.samples} of {max(len(a), len(b))} samples are common to both runs")
+    means = [sum(s.values()) / len(s) for s in (a, b)]
+    if any(h is None or abs(h - m) > 1e-4 for h, m in zip(headlines, means, strict=True)):
+        marks += notes.mark("the metric is no mean over samples; Δ is that of the mean sample score")
+    star = "*" if found.differs else ""
+    return f"{signed(found.mean)} [{signed(found.low)}, {signed(found.high)}]{star}{marks}"
+
+
+def _printed(
+    figures: dict[tuple[str, str, str], PublishedFigure],
+    method: str,
+    entry: dict[str, Any],
+    metric: str,
+    runs: Sequence[FinishedRun],
+    entries: Sequence[dict[str, Any] | None],
+    notes: _Notes,
+) -> str:
+    """Return a figure of the paper, marked where it cannot be read against the runs."""
+    from crab_lightning.reports.published import known_test_samples
+
+    figure = figures.get((method, entry["layout"], metric))
+    if figure is None:
+        return "–"
+    reasons = [figure.not_comparable] if figure.not_comparable else []
+    if any(run.synthetic for run in runs):
+        reasons.append("the runs' data are synthetic (Mini AV-UIE), the paper's are not")
+    elif runs[0].split != "test":
+        reasons.append("the runs' scores are of a validation split")
+    elif (count := known_test_samples(entry["layout"])) is not None:
+        scored = {e["counts"]["scored"] for e in entries if e is not None}
+        if scored != {count}:
+            reasons.append(f"the paper's test split has {count:,} samples, the runs answered {min(scored):,}")
+    return f"{figure.percent:.2f}" + ("†" + "".join(notes.mark(r) for r in reasons) if reasons else "")

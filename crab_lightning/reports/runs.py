@@ -1,0 +1,84 @@
+"""What a finished run left in its folder: scores by dataset and scored answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Split = str
+
+
+@dataclass
+class FinishedRun:
+    """The results of one split of a run.
+
+    Args:
+        folder: The run folder.
+        name: Short name, unique among the runs shown together.
+        split: ``test`` or ``val``.
+        summary: The split's entry in ``metrics.json``.
+        synthetic: Whether its data root is Mini AV-UIE; ``None`` where that cannot be told.
+    """
+
+    folder: Path
+    name: str
+    split: Split
+    summary: dict[str, Any]
+    synthetic: bool | None = None
+
+    @property
+    def datasets(self) -> dict[str, dict[str, Any]]:
+        """Dataset -> its entry, in the order of the run."""
+        found: dict[str, dict[str, Any]] = self.summary["datasets"]
+        return found
+
+    def records(self, dataset: str) -> list[dict[str, Any]]:
+        """Return the answers of a dataset; empty where the run wrote none.
+
+        Raises:
+            ValueError: If the file holds a line that is not JSON.
+        """
+        base = self.folder / "predictions"
+        path = (base if self.split == "test" else base / self.split) / f"{dataset}.jsonl"
+        if not path.is_file():
+            return []
+        records = []
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError as err:
+                raise ValueError(f"{path}, line {number}: not JSON ({err.msg})") from err
+        return records
+
+    def scores(self, dataset: str) -> dict[str, float]:
+        """Return sample id -> score in [0, 1] of the answers that have one."""
+        return {r["id"]: float(r["score"]) for r in self.records(dataset) if r.get("score") is not None}
+
+
+def find_results(path: Path, split: Split = "test") -> FinishedRun:
+    """Read the results of a run folder, or of the newest of a folder of runs that has results.
+
+    Args:
+        path: A run folder, or a folder of ``version_N`` folders.
+        split: ``test`` or ``val``.
+
+    Raises:
+        FileNotFoundError: If no metrics.json is there.
+        ValueError: If it has no results of the split.
+    """
+    versions = sorted(path.glob("version_*"), key=lambda p: p.stat().st_mtime, reverse=True)
+    folder = next((p for p in (path, *versions) if (p / "metrics.json").is_file()), None)
+    if folder is None:
+        raise FileNotFoundError(
+            f"no metrics.json in {path} or its version_* folders; run `cli.py test --ckpt_path {path}` first"
+        )
+    content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    if split not in content:
+        raise ValueError(
+            f"{folder / 'metrics.json'} has results of {', '.join(content) or 'nothing'}, not of '{split}';"
+            f" run `cli.py {'test' if split == 'test' else 'validate'} --ckpt_path {folder}`, or give --split"
+        )
+    name = folder.name if not folder.name.startswith("version_") else f"{folder.parent.name}/{folder.name}"
+    return FinishedRun(folder, name, split, content[split])

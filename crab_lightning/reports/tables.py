@@ -1,0 +1,140 @@
+"""One plain table, and its four faces: aligned text, Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass
+class PlainTable:
+    """Cells of text under column names, with footnotes.
+
+    Args:
+        title: What it shows.
+        columns: Names of the columns; the first ``left`` ones hold words and stand left.
+        rows: Cells, as many as columns in each row.
+        notes: Footnotes, in the order of their marks.
+        left: Number of columns that hold words.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    left: int = 2
+
+    def add(self, cells: Sequence[str]) -> None:
+        """Add a row.
+
+        Raises:
+            ValueError: If it has another number of cells than the table has columns.
+        """
+        if len(cells) != len(self.columns):
+            raise ValueError(f"a row of {len(cells)} cells in a table of {len(self.columns)} columns")
+        self.rows.append(list(cells))
+
+
+def to_text(table: PlainTable) -> str:
+    """Return aligned columns for a terminal."""
+    grid = [table.columns, *table.rows]
+    widths = [max(len(row[i]) for row in grid) for i in range(len(table.columns))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [
+            c.ljust(w) if i < table.left else c.rjust(w)
+            for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        return "  ".join(cells).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([table.title, "", line(table.columns), rule, *map(line, table.rows), *_noted(table)])
+
+
+def to_markdown(table: PlainTable) -> str:
+    """Return a GitHub table."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+    rule = ["---" if i < table.left else "---:" for i in range(len(table.columns))]
+    return "\n".join(
+        [f"**{table.title}**", "", line(table.columns), line(rule), *map(line, table.rows), *_noted(table)]
+    )
+
+
+def to_csv(table: PlainTable) -> str:
+    """Return comma-separated values; title and notes are left out, so that every line is a row."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([table.columns, *table.rows])
+    return out.getvalue().rstrip("\n")
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    "−": "$-$",
+    "Δ": r"$\Delta$",
+    "→": r"$\rightarrow$",
+    "†": r"$^\dagger$",
+}
+
+
+def to_latex(table: PlainTable) -> str:
+    """Return a tabular with booktabs rules, inside a table."""
+
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join("".join(_LATEX.get(c, c) for c in cell) for cell in cells) + r" \\"
+
+    caption = "".join(_LATEX.get(c, c) for c in " ".join([table.title + ".", *table.notes]))
+    spec = "l" * table.left + "r" * (len(table.columns) - table.left)
+    return "\n".join(
+        [
+            "% needs \\usepackage{booktabs}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\begin{{tabular}}{{{spec}}}",
+            r"\toprule",
+            line(table.columns),
+            r"\midrule",
+            *map(line, table.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\caption{{{caption}}}",
+            r"\end{table}",
+        ]
+    )
+
+
+FORMATS: dict[str, Callable[[PlainTable], str]] = {
+    "table": to_text,
+    "markdown": to_markdown,
+    "csv": to_csv,
+    "latex": to_latex,
+}
+
+
+def _noted(table: PlainTable) -> list[str]:
+    return ["", *(f"{note}  " for note in table.notes)] if table.notes else []
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction as a percentage with two decimals, or a dash."""
+    return "–" if value is None else f"{100 * value:.2f}"
+
+
+def signed(value: float) -> str:
+    """Return a fraction as signed percentage points."""
+    text = f"{100 * value:+.2f}"
+    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")

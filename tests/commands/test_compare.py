@@ -1,0 +1,110 @@
+"""Runs side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from crab_lightning.commands import main
+
+
+def write_run(
+    folder: Path, dataset: str, scores: Sequence[float], metric: str = "segment_accuracy", **more: str
+) -> Path:
+    mean = sum(scores) / len(scores)
+    entry = {
+        "task": "event_localization",
+        "layout": more.get("layout", dataset),
+        "headline": metric,
+        "strict": {metric: float(more.get("value", mean)), "other": 0.5},
+        "valid_only": {metric: mean + 0.1, "other": 0.5},
+        "counts": {"scored": len(scores), "unparsed": 0, "truncated": 0, "missing": 0},
+    }
+    (folder / "predictions").mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").write_text(json.dumps({"test": {"datasets": {dataset: entry}}}))
+    lines = [json.dumps({"id": f"{dataset}/{i}", "score": s}) + "\n" for i, s in enumerate(scores)]
+    (folder / "predictions" / f"{dataset}.jsonl").write_text("".join(lines))
+    return folder
+
+
+def compare(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    status = main(["compare", *words])
+    said = capsys.readouterr()
+    return said.err if status else said.out
+
+
+def test_difference_and_interval_stand_beside_the_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = write_run(tmp_path / "a", "ave", [0.5] * 60)
+    b = write_run(tmp_path / "b", "ave", [0.6] * 60)
+    out = compare(capsys, str(a), str(b), "--format", "markdown")
+    assert "| AVE | segment_accuracy | 60 | 50.00 | 60.00 | +10.00 [+10.00, +10.00]* |" in out
+    assert "| other" not in out
+    assert "other" in compare(capsys, str(a), str(b), "--all-metrics")
+
+
+def test_a_metric_that_is_no_mean_over_samples_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = write_run(tmp_path / "a", "dfew", [0.0, 1.0], "uar", value="0.4")
+    b = write_run(tmp_path / "b", "dfew", [1.0, 0.0], "uar", value="0.4")
+    out = compare(capsys, str(a), str(b))
+    assert "(1) the metric is no mean over samples" in out
+    assert "0.00 [−100.00, +100.00](1)" in out
+
+
+def test_figures_of_the_paper_are_marked_where_the_test_split_is_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = write_run(tmp_path / "small", "ave", [0.5] * 10)
+    whole = write_run(tmp_path / "whole", "ave", [0.5] * 402)
+    assert "83.58†(1)" in compare(capsys, str(small), "--published")
+    assert "the paper's test split has 402 samples, the runs answered 10" in compare(
+        capsys, str(small), "--published"
+    )
+    out = compare(capsys, str(whole), "--published")
+    assert "83.58†" not in out
+    assert "83.58" in out
+
+
+def test_synthetic_data_are_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run", "ks", [1.0] * 9, "accuracy")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "mini.json").write_text("{}")
+    (run / "config.yaml").write_text(f"data: {{root: {tmp_path / 'root'}}}")
+    out = compare(capsys, str(run), "--published", "Crab+", "CAL")
+    assert "91.12†(1)" in out
+    assert "74.82†(1)" in out
+    assert "synthetic (Mini AV-UIE)" in out
+
+
+def test_valid_only_has_no_interval_and_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = (write_run(tmp_path / n, "ave", [0.5] * 4) for n in "ab")
+    out = compare(capsys, str(a), str(b), "--protocol", "valid_only")
+    assert "60.00" in out
+    assert "No intervals" in out
+
+
+def test_runs_without_common_samples_get_no_interval(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = write_run(tmp_path / "a", "ave", [0.5] * 4)
+    b = write_run(tmp_path / "b", "other", [0.5] * 4, layout="ave")
+    out = compare(capsys, str(a), str(b), "--format", "csv")
+    assert [line.split(",")[3:] for line in out.splitlines()[1:]] == [
+        ["50.00", "–", "(1)"],
+        ["–", "50.00", "(1)"],
+    ]
+
+
+def test_errors_say_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "a", "ave", [0.5])
+    assert "run `cli.py test --ckpt_path" in compare(capsys, str(tmp_path / "gone"))
+    assert "has results of test, not of 'val'" in compare(capsys, str(run), "--split", "val")
+    assert "--published Crba: the paper's tables have: TimeChat" in compare(
+        capsys, str(run), "--published", "Crba"
+    )
