@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from crab_lightning import media
+from crab_lightning.data.cache import MediaCache
+from crab_lightning.data.cache_recipes import Decoded, Recipe, plan
 from crab_lightning.processing import Geometry
 from crab_lightning.structures import (
     AudioWindow,
@@ -61,29 +64,43 @@ def heard_window(spec: DatasetSpec, geometry: Geometry) -> AudioWindow:
     return replace(spec.audio, kind="all")
 
 
-def load_media(sample: Sample, spec: DatasetSpec, geometry: Geometry) -> LoadedMedia:
+def load_media(
+    sample: Sample,
+    spec: DatasetSpec,
+    geometry: Geometry,
+    cache: MediaCache | None = None,
+    limits: media.MediaLimits | None = None,
+) -> LoadedMedia:
     """Decode a sample's files; never more than one clip's frames are held beside those it returns.
 
     Under ``released`` two videos become one and two waveforms become one, first clip first (section 2 of the
     format). Under ``plain`` they stay apart.
 
+    Args:
+        sample: The sample.
+        spec: Its dataset's row.
+        geometry: What the processor expects.
+        cache: Where decoded media are kept; a cached sample equals a decoded one bit for bit.
+        limits: Bounds on what is read of one file.
+
     Raises:
         MediaError: If a file is missing or broken.
         AudioWindowError: If a waveform does not hold the part its window asks for.
     """
-    window = heard_window(spec, geometry)
+    limits = limits or media.MediaLimits()
+
+    def read(path: Path, recipe: Recipe) -> Decoded:
+        with _named(path):
+            return recipe.decode(path, limits) if cache is None else cache.read(path, recipe, limits)
+
+    needed = plan(sample, spec, heard_window(spec, geometry))
     loaded = LoadedMedia()
-    for path in sample.videos:
-        clip = _reading(path, lambda path: media.read_video(path, spec.frames, spec.size_px))
-        loaded.videos.append(clip.frames)
-        loaded.seconds_per_grid.append(2 * clip.duration_s / len(clip.frames))
-    loaded.images = [
-        _reading(path, lambda path: media.read_image(path, spec.size_px)) for path in sample.images
-    ]
-    loaded.audios = [
-        _reading(path, lambda path: media.apply_window(media.read_audio(path), window, sample.unit))
-        for path in sample.audios
-    ]
+    for path, recipe in needed.videos:
+        clip = read(path, recipe)
+        loaded.videos.append(clip.tensor)
+        loaded.seconds_per_grid.append(2 * clip.duration_s / len(clip.tensor))
+    loaded.images = [read(path, recipe).tensor for path, recipe in needed.images]
+    loaded.audios = [read(path, recipe).tensor for path, recipe in needed.audios]
     if geometry == "released":
         loaded.videos = _joined(loaded.videos)
         loaded.audios = _joined(loaded.audios)
@@ -134,12 +151,10 @@ def check_placeholders(conversation: Conversation, loaded: LoadedMedia, task: st
             )
 
 
-Read = TypeVar("Read")
-
-
-def _reading(path: Path, read: Callable[[Path], Read]) -> Read:
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
     try:
-        return read(path)
+        yield
     except Exception as err:
         # Errors about a waveform or of the operating system do not all say which file they are about.
         if str(path) not in str(err):

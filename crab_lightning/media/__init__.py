@@ -19,7 +19,7 @@ from crab_lightning.media.errors import (
 
 if TYPE_CHECKING:
     from crab_lightning.media.audio import read_audio
-    from crab_lightning.media.container import MediaInfo, MediaLimits, probe
+    from crab_lightning.media.container import MediaInfo, MediaLimits, decoder_versions, probe
     from crab_lightning.media.image import read_image, read_mask
     from crab_lightning.media.mel import MEL_BINS, log_mel, mel_frames
     from crab_lightning.media.resize import stretch
@@ -34,6 +34,7 @@ _HOMES = {
     "MediaLimits": "container",
     "VideoClip": "video",
     "apply_window": "window",
+    "decoder_versions": "container",
     "frame_indices": "video",
     "log_mel": "mel",
     "mel_frames": "mel",
@@ -62,6 +63,7 @@ __all__ = [
     "UnreadableMedia",
     "VideoClip",
     "apply_window",
+    "decoder_versions",
     "frame_indices",
     "log_mel",
     "mel_frames",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import PIL
 
 from crab_lightning.media.errors import (
     EmptyMedia,
@@ -156,6 +158,14 @@ def probe(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInf
             sample_rate_hz=audio.codec_context.sample_rate if audio is not None else 0,
             channels=audio.codec_context.channels if audio is not None else 0,
         )
+
+
+@functools.cache
+def decoder_versions() -> str:
+    """Name the libraries that decode: another version of one may give other values for the same file."""
+    names = ("libavcodec", "libswscale", "libswresample")
+    libraries = [".".join(map(str, av.library_versions[name])) for name in names]
+    return " ".join([*libraries, PIL.__version__])
 
 
 def _duration_s(container: Any) -> float | None:

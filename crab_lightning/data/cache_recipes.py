@@ -1,0 +1,125 @@
+"""How one medium of a sample becomes a tensor: what is decoded, and what a cached record depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from crab_lightning import media
+from crab_lightning.structures import AudioWindow, DatasetSpec, Sample
+
+# Raise when decoding gives other values for the same file: records made before then miss.
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One medium as the models get it.
+
+    Args:
+        tensor: uint8 ``(F, 3, H, W)`` frames, uint8 ``(3, H, W)`` picture, or float32 ``(S,)`` sound.
+        duration_s: Length of the whole clip; 0 where nobody asks.
+    """
+
+    tensor: Tensor
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class VideoRecipe:
+    """Frames spread over a whole clip.
+
+    Args:
+        frames: How many.
+        size_px: Side to which they are stretched.
+    """
+
+    frames: int
+    size_px: int
+
+    def decode(self, path: Path, limits: media.MediaLimits) -> Decoded:
+        """Read a file."""
+        clip = media.read_video(path, self.frames, self.size_px, limits=limits)
+        return Decoded(clip.frames, clip.duration_s)
+
+    def name(self) -> str:
+        """Return what a record depends on beside the file."""
+        return f"{_VERSION} {media.decoder_versions()} video {self.frames} {self.size_px}"
+
+
+@dataclass(frozen=True)
+class ImageRecipe:
+    """A picture.
+
+    Args:
+        size_px: Side to which it is stretched.
+    """
+
+    size_px: int
+
+    def decode(self, path: Path, limits: media.MediaLimits) -> Decoded:
+        """Read a file."""
+        return Decoded(media.read_image(path, self.size_px, limits=limits))
+
+    def name(self) -> str:
+        """Return what a record depends on beside the file."""
+        return f"{_VERSION} {media.decoder_versions()} image {self.size_px}"
+
+
+@dataclass(frozen=True)
+class AudioRecipe:
+    """What is heard of a sound file: windowed before it is kept, since most windows drop most of the clip.
+
+    Args:
+        window: Which part.
+        unit: Index of the unit that ``one_unit`` keeps.
+    """
+
+    window: AudioWindow
+    unit: int | None
+
+    def decode(self, path: Path, limits: media.MediaLimits) -> Decoded:
+        """Read a file."""
+        return Decoded(media.apply_window(media.read_audio(path, limits=limits), self.window, self.unit))
+
+    def name(self) -> str:
+        """Return what a record depends on beside the file."""
+        w = self.window
+        heard = {
+            "all": "all",
+            "units": f"units {w.units}",
+            "one_unit": f"unit {self.unit} of {w.units}",
+            "head": f"head {w.head_s}",
+            "strided": f"strided {w.units} {w.every} {w.before} {w.after}",
+        }[w.kind]
+        return f"{_VERSION} {media.decoder_versions()} audio {heard}"
+
+
+Recipe = VideoRecipe | ImageRecipe | AudioRecipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The files of one sample and what is wanted of each, in conversation order."""
+
+    videos: tuple[tuple[Path, VideoRecipe], ...]
+    images: tuple[tuple[Path, ImageRecipe], ...]
+    audios: tuple[tuple[Path, AudioRecipe], ...]
+
+
+def plan(sample: Sample, spec: DatasetSpec, window: AudioWindow) -> Plan:
+    """Return what a sample needs.
+
+    Args:
+        sample: The sample.
+        spec: Its dataset's row.
+        window: The window through which it is heard.
+    """
+    unit = sample.unit if window.kind == "one_unit" else None
+    return Plan(
+        tuple((path, VideoRecipe(spec.frames, spec.size_px)) for path in sample.videos),
+        tuple((path, ImageRecipe(spec.size_px)) for path in sample.images),
+        tuple((path, AudioRecipe(window, unit)) for path in sample.audios),
+    )
