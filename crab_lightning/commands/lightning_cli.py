@@ -23,7 +23,7 @@ from crab_lightning.callbacks import (
     find_run,
 )
 from crab_lightning.commands.config_files import ConfigError
-from crab_lightning.data import AVDataModule
+from crab_lightning.data import AVDataModule, CaptionDataModule
 from crab_lightning.models import AVModule
 
 _SECTIONS = ("seed_everything", "model", "data", "trainer", "evaluator", "checkpoint")
@@ -61,8 +61,8 @@ class SaveRunConfig(SaveConfigCallback):
         content = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
         # With the closed sets that the manifests span: `ask` has no manifests, and a class index must not
         # shift.
-        for name, spec in trainer.datamodule.datasets.items():
-            content["data"]["datasets"][name]["classes"] = spec.classes
+        for name, row in content["data"].get("datasets", {}).items():
+            row["classes"] = trainer.datamodule.datasets[name].classes
         content = {key: value for key, value in content.items() if key not in ("config", "ckpt_path")}
         path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
@@ -79,12 +79,14 @@ class CrabCLI(LightningCLI):
         run_name: Name of the run when neither config nor flags give one.
     """
 
+    data_class: type[AVDataModule] = AVDataModule
+
     def __init__(self, function: str, args: Sequence[str], run_name: str | None = None) -> None:
         self.function = function
         self.run_name = run_name
         super().__init__(
             AVModule,
-            AVDataModule,
+            self.data_class,
             save_config_callback=SaveRunConfig,
             save_config_kwargs={"save_to_log_dir": False},
             seed_everything_default=0,
@@ -137,7 +139,8 @@ class CrabCLI(LightningCLI):
         # here.
         self.config = parser.parse_args(args)
         if self.config.only is not None:
-            self.config.data.datasets = _chosen(self.config.data.datasets, self.config.only)
+            key = "datasets" if "datasets" in self.config.data else "sources"
+            self.config.data[key] = _chosen(self.config.data[key], self.config.only)
         self.ckpt_path: Path | None = None
         self.adapter_folder: Path | None = None
         if self.config.ckpt_path is None:
@@ -210,6 +213,24 @@ class CrabCLI(LightningCLI):
         getattr(self.trainer, self.function)(self.model, **arguments)
         if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
             print(f"Run folder: {self.trainer.log_dir}")
+
+
+class ConnectorCLI(CrabCLI):
+    """The same for stage 1, whose data are captions instead of a mixture of tasks."""
+
+    data_class = CaptionDataModule
+
+
+def cli_for(args: Sequence[str]) -> type[CrabCLI]:
+    """Return the command line that a config is for: ``data.sources`` makes it one of stage 1.
+
+    Args:
+        args: Words of the command line; at most one ``--config``, as text.
+    """
+    words = list(args)
+    text = words[words.index("--config") + 1] if "--config" in words else ""
+    data = (yaml.safe_load(text) or {}).get("data")
+    return ConnectorCLI if isinstance(data, dict) and "sources" in data else CrabCLI
 
 
 def quieten() -> None:

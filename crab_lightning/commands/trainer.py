@@ -19,10 +19,10 @@ def run(words: Sequence[str]) -> None:
         words: The function's name and its options.
     """
     options, name = one_config(list(words[1:]))
-    from crab_lightning.commands.lightning_cli import CrabCLI, quieten
+    from crab_lightning.commands.lightning_cli import cli_for, quieten
 
     quieten()
-    CrabCLI(words[0], options, name).start()
+    cli_for(options)(words[0], options, name).start()
 
 
 def one_config(words: list[str]) -> tuple[list[str], str | None]:

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from crab_lightning.data.mixture_table import MixtureRow
     from crab_lightning.data.samplers import Draw, EvalBatches, TrainBatches
     from crab_lightning.data.split import carve_validation
+    from crab_lightning.data.stage1 import CaptionDataModule
+    from crab_lightning.data.stage1_files import CaptionSource, read_captions, read_segments
 
 # The DataModule imports Lightning, which takes seconds: only when it is asked for.
 _HOMES = {
     "AVDataModule": "datamodule",
     "AVDataset": "dataset",
     "BatchLoader": "loader",
+    "CaptionDataModule": "stage1",
+    "CaptionSource": "stage1_files",
     "Draw": "samplers",
     "EvalBatches": "samplers",
     "LAYOUTS": "layouts",
@@ -35,7 +39,9 @@ _HOMES = {
     "carve_validation": "split",
     "has_test": "layouts",
     "load_media": "loading",
+    "read_captions": "stage1_files",
     "read_manifest": "manifests",
+    "read_segments": "stage1_files",
 }
 
 __all__ = [
@@ -43,6 +49,8 @@ __all__ = [
     "AVDataModule",
     "AVDataset",
     "BatchLoader",
+    "CaptionDataModule",
+    "CaptionSource",
     "Draw",
     "EvalBatches",
     "LoadedMedia",
@@ -55,7 +63,9 @@ __all__ = [
     "carve_validation",
     "has_test",
     "load_media",
+    "read_captions",
     "read_manifest",
+    "read_segments",
 ]
 
 
