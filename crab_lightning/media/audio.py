@@ -21,7 +21,7 @@ from crab_lightning.media.errors import (
 from crab_lightning.media.whole import missing_bytes
 from crab_lightning.structures import SAMPLE_RATE_HZ
 
-Waveform = np.ndarray[Any, np.dtype[np.float32]]
+Piece = np.ndarray[Any, np.dtype[np.float32]]
 
 # Tags and padding in front of or behind a chain of mp3 packets look like packets of their own.
 _JUNK_PACKETS = 2
@@ -81,16 +81,17 @@ def read_audio(
         raise MediaTooLarge(
             path, f"has more sound than MediaLimits.duration_s = {limits.duration_s:.1f} s. Cut it."
         )
-    return torch.from_numpy(np.concatenate(pieces))
+    channels = np.concatenate(pieces, axis=1)
+    return torch.from_numpy(channels[0] if len(channels) == 1 else channels.mean(axis=0))
 
 
 def _decode(
     container: Any, track: Any, sample_rate_hz: int, longest_s: float
-) -> tuple[list[Waveform], Exception | None]:
-    """Return the waveform in pieces, and the error that ended it early, if one did."""
+) -> tuple[list[Piece], Exception | None]:
+    """Return the sound in pieces ``(channels, samples)``, and the error that ended it early, if one did."""
     # The layout is kept: libswresample's float downmix adds 3 dB, and librosa's mean is what was trained on.
     resampler = av.AudioResampler(format="fltp", layout=None, rate=sample_rate_hz)
-    pieces: list[Waveform] = []
+    pieces: list[Piece] = []
     samples, junk = 0, 0
     error: Exception | None = None
     try:
@@ -107,18 +108,12 @@ def _decode(
                     return pieces, error
                 junk, error = 0, None
             for part in (part for frame in frames for part in resampler.resample(frame)):
-                pieces.append(_mono(part))
+                pieces.append(part.to_ndarray())
                 samples += part.samples
             if samples > longest_s * sample_rate_hz:
                 break
         if pieces:
-            pieces.extend(_mono(part) for part in resampler.resample(None))
+            pieces.extend(part.to_ndarray() for part in resampler.resample(None))
     except (av.FFmpegError, ValueError) as err:  # a ValueError says that rate or layout changed midway
         return pieces, err
     return pieces, None
-
-
-def _mono(frame: Any) -> Waveform:
-    planes = frame.to_ndarray()  # (channels, samples)
-    mono: Waveform = planes[0] if len(planes) == 1 else planes.mean(axis=0)
-    return mono

@@ -207,7 +207,7 @@ def test_cover_art_is_no_video(tmp_path: Path) -> None:
         cover = out.add_stream("png", rate=1)
         cover.height = cover.width = 32
         cover.pix_fmt = "rgb24"
-        cover.disposition = av.stream.Disposition.attached_pic
+        cover.disposition = av.stream.Disposition.attached_pic.value
         out.mux(cover.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8))))
         frame = av.AudioFrame.from_ndarray(tone(1.0)[None], format="fltp", layout="mono")
         frame.sample_rate, frame.time_base, frame.pts = 16_000, Fraction(1, 16_000), 0
