@@ -170,7 +170,7 @@ def _named(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
 def _figures(
     methods: Sequence[str], known: Sequence[PublishedFigure]
 ) -> dict[tuple[str, str, str], PublishedFigure]:
-    """Return the figures of some methods by method, dataset and metric; the first table that has one counts."""
+    """Return figures by method, dataset and metric, each from the first table that has it."""
     rows = list(dict.fromkeys(figure.row for figure in known))
     if unknown := [method for method in methods if method not in rows]:
         raise ValueError(f"--published {unknown[0]}: the paper's tables have: {', '.join(rows)}")

@@ -1,0 +1,207 @@
+"""``report``: a run's results as one HTML page."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+if TYPE_CHECKING:
+    from crab_lightning.reports.page import Card, DatasetPart, Still
+    from crab_lightning.reports.runs import FinishedRun
+    from crab_lightning.structures import Sample
+
+_FRAMES, _SIDE_PX = 4, 112
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``report``."""
+    made = argparse.ArgumentParser(
+        prog="cli.py report",
+        description="Write a run's results as one HTML page that needs no network: table, training curves,"
+        " confusion matrices, breakdowns, and answers that went wrong with pictures of their clips.",
+    )
+    add = made.add_argument
+    add("run", type=Path, metavar="RUN", help="a run folder, or a folder of version_N folders")
+    add("--out", type=Path, help="file to write (default: report.html in the run folder)")
+    add("--split", choices=["test", "val"], default="test", help="which results (default: test)")
+    add("--failures", type=int, default=6, help="answers shown of each dataset, the worst first")
+    add("--root", type=Path, help="data root for the pictures (default: that of the run's config)")
+    return made
+
+
+def run(words: Sequence[str]) -> None:
+    """Write the page.
+
+    Args:
+        words: The command's name and its options.
+    """
+    args = parser().parse_args(list(words[1:]))
+    if args.failures < 0:
+        raise ValueError(f"--failures is {args.failures}; it starts at 0")
+    from crab_lightning.reports.page import Page, render
+    from crab_lightning.reports.runs import find_results
+
+    run = find_results(args.run, args.split)
+    notes: list[str] = []
+    config = _config(run)
+    root = args.root or _root(run, config, notes)
+    datasets = [_part(run, name, config, root, args.failures) for name in run.datasets]
+    summary = run.summary
+    facts = {"split": run.split, "folder": str(run.folder)}
+    facts |= {k: f"{summary[k]:,}" for k in ("step", "epoch", "processes", "answers_per_s") if k in summary}
+    if summary.get("whole_split") is False:
+        notes.append("The trainer saw a part of the split only: these are not the scores of the benchmark.")
+    page = Page(run.name, facts, summary, datasets, read_curves(run.folder), notes)
+    out: Path = args.out or run.folder / "report.html"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    text = render(page)
+    out.write_text(text, encoding="utf-8")
+    print(f"Wrote {out} ({len(text.encode()) / 2**20:.1f} MiB)")
+
+
+def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """Read the scalars of a run's TensorBoard files: of the whole run first, then of each dataset."""
+    if not list(folder.glob("events.out.tfevents.*")):
+        return {}
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 500})
+    events.Reload()
+    # One chart a tag: those with a dataset in them (<split>/<task>/<dataset>/<metric>) come last.
+    tags = sorted(events.Tags()["scalars"], key=lambda tag: (tag.count("/") > 2, tag))
+    curves = {tag: [(float(e.step), float(e.value)) for e in events.Scalars(tag)] for tag in tags}
+    return {tag: points for tag, points in curves.items() if tag not in ("epoch", "hp_metric")}
+
+
+def _config(run: FinishedRun) -> Path | None:
+    """Return the config of the pass that made the results: the later pass's, else the run's."""
+    stage = "test" if run.split == "test" else "validate"
+    return next((p for n in (f"config.{stage}.yaml", "config.yaml") if (p := run.folder / n).is_file()), None)
+
+
+def _root(run: FinishedRun, config: Path | None, notes: list[str]) -> Path | None:
+    if config is None:
+        notes.append(f"No pictures: {run.folder} has no config.yaml that names a data root; give --root.")
+        return None
+    content = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+    root = Path(str((content.get("data") or {}).get("root", "")))
+    if not root.is_dir():
+        notes.append(f"No pictures: the run's data root {root} is not there; give --root.")
+        return None
+    return root
+
+
+def _part(run: FinishedRun, dataset: str, config: Path | None, root: Path | None, most: int) -> DatasetPart:
+    from crab_lightning.callbacks.tables import DISPLAY_NAMES
+    from crab_lightning.reports.page import DatasetPart
+
+    entry, records = run.datasets[dataset], run.records(dataset)
+    scored = sorted(
+        (r for r in records if r.get("score") is not None and r["score"] < 1),
+        key=lambda r: (r["score"], r["id"]),
+    )
+    shown, title = (
+        (scored, "Failures")
+        if any(r.get("score") is not None for r in records)
+        else (
+            sorted(records, key=lambda r: (r.get("parsed") is not None, r["id"])),
+            "Answers, unreadable ones first",
+        )
+    )
+    return DatasetPart(
+        dataset,
+        DISPLAY_NAMES.get(entry["layout"], dataset),
+        entry,
+        records,
+        _cards(shown[:most], dataset, config, root),
+        title,
+    )
+
+
+def _cards(
+    records: Sequence[dict[str, Any]], dataset: str, config: Path | None, root: Path | None
+) -> list[Card]:
+    from crab_lightning.reports.page import Card
+
+    if not records:
+        return []
+    samples: dict[str, Sample] = {}
+    why = ""
+    if root is not None:
+        try:
+            samples = _samples(dataset, config, root, records)
+        except (ValueError, OSError) as err:
+            why = f"no pictures: {err}"
+    cards = []
+    for record in records:
+        sample = samples.get(record["id"])
+        if sample is None:
+            bare = why or (
+                "" if root is None else "no pictures: the sample is not in this data root's manifest"
+            )
+            cards.append(Card(record, why_bare=bare))
+        else:
+            stills, lost = sample_stills(sample)
+            cards.append(Card(record, stills, lost))
+    return cards
+
+
+def _samples(
+    dataset: str, config: Path | None, root: Path, records: Sequence[dict[str, Any]]
+) -> dict[str, Sample]:
+    """Return samples by id, from whichever manifest the answers are about."""
+    from crab_lightning.commands.score import load_dataset, read_rows_of
+
+    data = load_dataset(str(config or "data/av_uie_v2.yaml"), root, dataset)
+    of_train = all(str(r["id"]).startswith(f"{dataset}/train/") for r in records)
+    _, _, asked = read_rows_of(data, dataset, of_train)
+    return {sample.id: sample for sample in asked}
+
+
+def sample_stills(sample: Sample) -> tuple[list[Still], str]:
+    """Decode pictures of a sample: frames of its videos, its image, spectrograms of its sounds.
+
+    Returns:
+        The pictures, and what could not be read (empty when all could).
+    """
+    from crab_lightning.media import MediaError, log_mel, read_audio, read_image, read_video
+    from crab_lightning.reports.page import Still
+
+    stills: list[Still] = []
+    lost: list[str] = []
+    for path in (*sample.videos, *sample.images, *sample.audios):
+        try:
+            if path in sample.videos:
+                clip = read_video(path, _FRAMES, _SIDE_PX)
+                for frame, second in zip(clip.frames, clip.times_s.tolist(), strict=True):
+                    stills.append(
+                        Still(_jpeg(frame.permute(1, 2, 0)), "frame", f"{path.name}, {second:.1f} s")
+                    )
+            elif path in sample.images:
+                stills.append(Still(_jpeg(read_image(path, 224).permute(1, 2, 0)), "image", path.name))
+            else:
+                mel = log_mel(read_audio(path)).flip(0)  # (mel, M), high pitch above
+                low, high = mel.min(), mel.max()
+                grey = 255 * (1 - (mel - low) / (high - low).clamp_min(1e-6))
+                stills.append(Still(_jpeg(grey.byte(), (480, 56)), "sound", f"{path.name}, spectrogram"))
+        except (MediaError, OSError) as err:
+            lost.append(str(err))
+    return stills, "; ".join(lost)
+
+
+def _jpeg(pixels: Any, size_px: tuple[int, int] | None = None) -> str:
+    """Return uint8 pixels ``(H, W)`` or ``(H, W, 3)`` as a data URI."""
+    from PIL import Image
+
+    picture = Image.fromarray(pixels.numpy())
+    if size_px is not None:
+        picture = picture.resize(size_px)
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
