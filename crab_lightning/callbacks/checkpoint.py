@@ -71,7 +71,7 @@ class RunCheckpoint(Checkpoint):
         if self.best_score is None or sign * score > sign * self.best_score:
             self.best_score = score
             self.best_model_path = str(self._folder / BEST)
-            trainer.save_checkpoint(self.best_model_path)
+            trainer.save_checkpoint(self.best_model_path, weights_only=False)
             self._save_adapters(pl_module, self._folder / ADAPTER_BEST)
 
     def _tell_missing(self, trainer: Trainer) -> None:
@@ -117,7 +117,7 @@ class RunCheckpoint(Checkpoint):
     def _save_last(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not _may_save(trainer) or trainer.global_step == self._saved_at:
             return
-        trainer.save_checkpoint(self._folder / LAST)
+        trainer.save_checkpoint(self._folder / LAST, weights_only=False)
         self._save_adapters(pl_module, self._folder / ADAPTER)
         self._saved_at = trainer.global_step
 

@@ -98,6 +98,8 @@ class Evaluator(Callback):
             return
         if split != "test" or self._files is None:
             self._files = PredictionFiles(self._folder, split, trainer.global_rank)
+        if self._resumed:
+            self._files.check(self._identity(trainer))  # now with the checkpoint, which setup does not know
         if trainer.is_global_zero:
             self._files.start(self._identity(trainer), fresh=not self._resumed)
         trainer.strategy.barrier("prediction files")

@@ -49,21 +49,33 @@ class PredictionFiles:
         Raises:
             ValueError: If the parts were written with another identity.
         """
-        stored = self.parts / "identity.json"
-        if not stored.is_file():
+        if not (self.parts / "identity.json").is_file():
             return []
-        before = json.loads(stored.read_text(encoding="utf-8"))
-        changed = sorted(k for k in {*before, *identity} if before.get(k) != identity.get(k))
-        if changed:
-            raise ValueError(
-                f"{self.parts} holds answers of an interrupted run with other settings"
-                f" ({', '.join(changed)} differ)."
-                " Delete that folder to start over, or write elsewhere with --run.folder DIR."
-            )
+        self.check(identity, leave_out=("checkpoint",))
         paths = sorted(self.parts.glob("*.jsonl"))
         # A session of its own for what follows: a part that was cut off in mid-line is never appended to.
         self._session = 1 + max((int(p.stem.rsplit("-", 1)[1]) for p in paths), default=-1)
         return list(_unique(record for path in paths for record in read_records(path)))
+
+    def check(self, identity: Mapping[str, Any], leave_out: Sequence[str] = ()) -> None:
+        """Make sure that the parts were written by the same run.
+
+        Args:
+            identity: As for :meth:`resume`.
+            leave_out: Keys that are not known yet.
+
+        Raises:
+            ValueError: If another value decided the answers in the parts.
+        """
+        before = json.loads((self.parts / "identity.json").read_text(encoding="utf-8"))
+        keys = {*before, *identity} - set(leave_out)
+        changed = sorted(key for key in keys if before.get(key) != identity.get(key))
+        if changed:
+            raise ValueError(
+                f"{self.parts} holds answers of an interrupted run with other settings"
+                f" ({', '.join(changed)} differ). Delete that folder to start over, or write elsewhere with"
+                " --run.folder DIR."
+            )
 
     def start(self, identity: Mapping[str, Any], *, fresh: bool) -> None:
         """Make the parts folder; to be called by one process, with a barrier after it.

@@ -44,6 +44,7 @@ class RunProgress(ProgressBar):
         self._total: float = 0
         self._done = 0
         self._seen = 0
+        self._shown = 0
         self._began = 0.0
         self._next = 0.0
         self._loss: Tensor | None = None
@@ -71,7 +72,7 @@ class RunProgress(ProgressBar):
             return
         self._end()
         self._label, self._total = label, total
-        self._done = self._seen = 0
+        self._done = self._seen = self._shown = 0
         self._began = time.perf_counter()
         if sys.stdout.isatty():
             columns = (
@@ -97,6 +98,7 @@ class RunProgress(ProgressBar):
 
     def _show(self) -> None:
         now = time.perf_counter()
+        self._shown = self._done
         state = f"{self._seen / max(now - self._began, 1e-9):.2f} samples/s"
         if self._loss is not None:
             state = f"loss {self._loss.item():.4f}  {state}"
@@ -111,7 +113,7 @@ class RunProgress(ProgressBar):
     def _end(self) -> None:
         if not self._enabled or not self._label:
             return
-        if self._done:
+        if self._done != self._shown:
             self._show()
         if self._bar is not None:
             self._bar.stop()

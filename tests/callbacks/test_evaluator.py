@@ -39,12 +39,12 @@ def trainer(folder: Path, evaluator: Evaluator, **options: Any) -> Trainer:
 
 
 def run_test(
-    folder: Path, data: Rows, model: Parrot | None = None, **options: Any
+    folder: Path, data: Rows, model: Parrot | None = None, ckpt_path: Path | None = None, **options: Any
 ) -> tuple[Trainer, Evaluator]:
     evaluator = Evaluator(print_table=False)
     evaluator.identity = {"data.seed": 1}
     run = trainer(folder, evaluator, **options)
-    run.test(model or Parrot(), datamodule=data, verbose=False)
+    run.test(model or Parrot(), datamodule=data, ckpt_path=ckpt_path, verbose=False)
     return run, evaluator
 
 
@@ -137,6 +137,21 @@ def test_killed_test_resumes_without_asking_twice_and_gives_the_same_files(tmp_p
         json.loads((tmp_path / r / "metrics.json").read_text())["test"] for r in ("whole", "killed")
     )
     assert resumed["datasets"] == whole["datasets"]
+
+
+def test_killed_test_of_a_checkpoint_resumes_with_the_same_checkpoint_only(tmp_path: Path) -> None:
+    saver = trainer(tmp_path / "saver", Evaluator())
+    saver.strategy.connect(Parrot())
+    paths = [tmp_path / name for name in ("first.ckpt", "second.ckpt")]
+    for path in paths:
+        saver.save_checkpoint(path)
+    with pytest.raises(RuntimeError, match="killed"):
+        run_test(tmp_path / "run", Rows(splits()), Parrot(die_after=4), paths[0])
+    with pytest.raises(ValueError, match=r"other settings \(checkpoint differ\)"):
+        run_test(tmp_path / "run", Rows(splits()), Parrot(), paths[1])
+    again = Parrot()
+    run_test(tmp_path / "run", Rows(splits()), again, paths[0])
+    assert again.asked == ["a/test/3", "b/test/0"]
 
 
 def test_line_cut_off_by_the_kill_is_answered_again(tmp_path: Path) -> None:
