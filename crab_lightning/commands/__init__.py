@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score": ("score:run", "Score an answer file without a model, ours or the released scripts'."),
     "compare": ("compare:run", "Show runs side by side, with intervals and the paper's figures."),
     "report": ("report:run", "Write a run's results as one HTML page."),
+    "probe": ("probe:run", "Test a run without sound, without pictures and with swapped sound."),
     "ask": ("ask:run", "Ask a trained run about your own clip."),
     "adapter convert": ("adapter:convert", "Write released Crab+ weights as an adapter folder, or back."),
     "adapter inspect": ("adapter:inspect", "Show kind, sizes and largest values of adapter weights."),

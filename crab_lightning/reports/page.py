@@ -102,14 +102,16 @@ def render(page: Page) -> str:
     links = "".join(f'<a href="#{escape(p.key)}">{escape(p.title)}</a>' for p in page.datasets)
     notes = "".join(f'<p class="dim">{escape(note)}</p>' for note in page.notes)
     charts = "".join(line_chart(tag, points) for tag, points in page.curves.items())
+    charts = charts or '<p class="dim">no training curves in this run folder</p>'
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{escape(page.title)}</title><style>{_STYLE.read_text(encoding="utf-8")}</style></head><body>
 <h1>{escape(page.title)}</h1><p>{facts}</p>{notes}
 <h2>Results</h2><p class="dim">Percent. Strict: unreadable, cut-off and missing answers are wrong.
-Valid only: over readable answers alone, as most papers report. Majority: the most frequent training answer.</p>
+Valid only: over readable answers alone, as most papers report.
+Majority: the most frequent training answer.</p>
 <div class="scroll">{_results(page)}</div>
-<h2>Curves</h2><div class="charts">{charts or '<p class="dim">no training curves in this run folder</p>'}</div>
+<h2>Curves</h2><div class="charts">{charts}</div>
 <h2>Datasets</h2><nav>{links} <button id="all">open all</button></nav>
 {"".join(_dataset(part) for part in page.datasets)}
 <script>{_SCRIPT}</script></body></html>

@@ -1,0 +1,137 @@
+"""``probe``: how much a run's answers depend on what it hears and sees."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crab_lightning.reports.runs import FinishedRun
+
+CONDITIONS: dict[str, tuple[str, ...]] = {
+    "intact": ("--data.drop_modality=null", "--data.audio_swap=false"),
+    "no_audio": ("--data.drop_modality=audio", "--data.audio_swap=false"),
+    "no_vision": ("--data.drop_modality=vision", "--data.audio_swap=false"),
+    "swapped_audio": ("--data.drop_modality=null", "--data.audio_swap=true"),
+}
+"""Name of a condition -> options of ``test`` that make it; the first is what the others are compared with."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``probe``."""
+    made = argparse.ArgumentParser(
+        prog="cli.py probe",
+        description="Test a run four times: as it is, with silence for sound, with grey for pictures, and with"
+        " the sound of other clips. What a dataset's score loses is how much its answers depend on it."
+        " Further options go to `test`, e.g. --only ave,avqa or --data.root DIR.",
+    )
+    made.add_argument("run", type=Path, metavar="RUN", help="a run folder, a .ckpt file or an adapter folder")
+    made.add_argument("--out", type=Path, help="folder of the four tests (default: probe/ in the run folder)")
+    made.add_argument(
+        "--reuse",
+        action="store_true",
+        help="keep conditions whose test is complete, do not repeat them",
+    )
+    return made
+
+
+def run(words: Sequence[str]) -> None:
+    """Run the four tests, print the table and write it.
+
+    Args:
+        words: The command's name and its options.
+
+    Raises:
+        ValueError: If an option would change what is compared, or there is no run folder to write to.
+    """
+    args, rest = parser().parse_known_args(list(words[1:]))
+    taken = ("--data.drop_modality", "--data.audio_swap", "--run.", "--ckpt_path")
+    if wrong := [word for word in rest if word.startswith(taken)]:
+        raise ValueError(f"{wrong[0].split('=')[0]} is set by `probe` itself; leave it out")
+    from crab_lightning.callbacks.run_folder import find_checkpoint, find_run
+    from crab_lightning.commands import trainer
+
+    checkpoint = find_checkpoint(args.run)
+    home = args.out or ((found := find_run(checkpoint)) and found / "probe")
+    if home is None:
+        raise ValueError(f"{checkpoint} belongs to no run folder with a config.yaml; give --out and --config")
+    for name, options in CONDITIONS.items():
+        if args.reuse and _is_complete(home / name):
+            print(f"{name}: kept from {home / name}", file=sys.stderr)
+            continue
+        print(f"{name}: testing", file=sys.stderr)
+
+        where = ["--ckpt_path", str(checkpoint), "--run.folder", str(home / name)]
+        trainer.run(["test", *where, *options, *rest])
+        gc.collect()  # the next condition loads the model again
+    summarise(home)
+
+
+def summarise(home: Path) -> None:
+    """Print the table of finished conditions and write ``probe.md`` and ``probe.json`` beside them."""
+    from crab_lightning.commands.compare import comparison
+    from crab_lightning.reports.runs import find_results
+    from crab_lightning.reports.tables import to_markdown, to_text
+
+    runs = [replace(find_results(home / name), name=name) for name in CONDITIONS]
+    table = comparison(runs)
+    table.title = "Scores in percent with each sense as it is, taken away or misled"
+    print(to_text(table))
+    (home / "probe.md").write_text(to_markdown(table) + "\n", encoding="utf-8")
+    content = json.dumps(dependence(runs), indent=2, allow_nan=False)
+    (home / "probe.json").write_text(content + "\n", encoding="utf-8")
+    print(f"\nWrote {home / 'probe.md'} and probe.json")
+
+
+def dependence(runs: Sequence[FinishedRun]) -> dict[str, Any]:
+    """Return, for each dataset, the headline under every condition and what each one costs.
+
+    Args:
+        runs: Results by condition, the intact one first.
+
+    Returns:
+        Dataset -> ``headline``, ``scores`` and ``majority`` (fractions), and ``loss``: for each other
+        condition the mean fall of a sample's score with its paired 95 % interval, ``None`` where samples have
+        no score of their own.
+    """
+    from crab_lightning.reports.bootstrap import paired_difference
+
+    intact, others = runs[0], runs[1:]
+    table: dict[str, Any] = {}
+    for dataset, entry in intact.datasets.items():
+        headline = entry["headline"]
+        whole = intact.scores(dataset)
+        fall: dict[str, Any] = {}
+        for other in others:
+            found = paired_difference(other.scores(dataset), whole)
+            fall[other.name] = found and {
+                "mean": found.mean,
+                "low": found.low,
+                "high": found.high,
+                "samples": found.samples,
+            }
+        table[dataset] = {
+            "headline": headline,
+            "scores": {r.name: _headline(r.datasets.get(dataset), headline) for r in runs},
+            "majority": entry["majority"].get(headline),
+            "loss": fall,
+        }
+    return table
+
+
+def _headline(entry: Mapping[str, Any] | None, metric: str | None) -> float | None:
+    return None if entry is None or metric is None else entry["strict"].get(metric)
+
+
+def _is_complete(folder: Path) -> bool:
+    """Return whether a test ended in this folder and was not taken up again since."""
+    path = folder / "metrics.json"
+    if not path.is_file() or (folder / "predictions" / ".parts-test").exists():
+        return False
+    return bool(json.loads(path.read_text(encoding="utf-8")).get("test", {}).get("whole_split"))
