@@ -289,15 +289,17 @@ class _Writer:
 
     def write(self, data: memoryview) -> int:
         """Append bytes and return their position; on an error nothing is left behind."""
-        offset = self.end
+        end = os.fstat(self._data).st_size
+        offset = end + -end % _ALIGN_BYTES
         try:
+            _write_all(self._data, bytes(offset - end))
             _write_all(self._data, data)
-            _write_all(self._data, bytes(-len(data) % _ALIGN_BYTES))
         except OSError:
             with suppress(OSError):
-                os.ftruncate(self._data, offset)
+                os.ftruncate(self._data, end)
             raise
-        self.end = offset + len(data) + -len(data) % _ALIGN_BYTES
+        # Looked up and not remembered: a write that an alarm interrupts leaves bytes behind.
+        self.end = offset + len(data)
         return offset
 
     def add(self, entries: Sequence[bytes]) -> None:

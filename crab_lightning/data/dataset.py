@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Dataset
 
+from crab_lightning.data.cache import MediaCache
+from crab_lightning.data.deadline import deadline
 from crab_lightning.data.loading import (
     DropModality,
     SampleError,
@@ -15,9 +17,11 @@ from crab_lightning.data.loading import (
     load_media,
     without,
 )
+from crab_lightning.data.quarantine import BROKEN_CLIP, Quarantine
 from crab_lightning.data.samplers import Draw
 from crab_lightning.data.seeding import Indices, unit_hash
 from crab_lightning.data.swap import swapped_audio, with_sound_of
+from crab_lightning.media import MediaLimits
 from crab_lightning.processing import Geometry
 from crab_lightning.structures import DatasetSpec, Encoded, Example, Sample, TargetPolicy
 
@@ -40,6 +44,10 @@ class AVDataset(Dataset[Encoded]):
         audio_swap: Give every clip the sound of another clip of its dataset.
         with_target: Encode the text to be learnt; ``False`` gives prompts.
         seed: Chooses which samples keep their reasoning, and the swapped sounds.
+        cache: Where decoded media are kept.
+        limits: Bounds on what is read of one file.
+        timeout_s: Time that one sample may take to load; ``None`` for no bound.
+        quarantine: Where broken samples are listed and replaced; without it they raise.
     """
 
     def __init__(
@@ -54,7 +62,12 @@ class AVDataset(Dataset[Encoded]):
         audio_swap: bool = False,
         with_target: bool = True,
         seed: int = 42,
+        cache: MediaCache | None = None,
+        limits: MediaLimits | None = None,
+        timeout_s: float | None = None,
+        quarantine: Quarantine | None = None,
     ) -> None:
+        self.cache, self.limits, self.timeout_s, self.quarantine = cache, limits, timeout_s, quarantine
         self.samples, self.tasks, self.specs, self.processor = samples, tasks, specs, processor
         self.geometry, self.drop_modality = geometry, drop_modality
         self.with_target, self.seed = with_target, seed
@@ -69,21 +82,58 @@ class AVDataset(Dataset[Encoded]):
         Raises:
             SampleError: If a file, the task or the processor refuses it.
         """
-        sample = self.samples[index]
         try:
-            return self.processor.encode(self.example(index))
+            return self._encoded(index)
         except Exception as err:
-            notes = "".join(f" ({note})" for note in getattr(err, "__notes__", ()))
-            spec = self.specs[sample.dataset]
-            manifest = f"{spec.folder or spec.layout}/{'test' if sample.split == 'test' else 'train'}.json"
-            raise SampleError(
-                f"data.datasets.{sample.dataset}: sample '{sample.id}' (row {sample.row} of {manifest}) "
-                f"cannot be loaded: {type(err).__name__}: {err}{notes}"
-            ) from err
+            raise self._named(index, err) from err
 
     def __getitems__(self, draws: Sequence[Draw]) -> list[tuple[Encoded, bool]]:
         """Load a batch's samples with their marks; the loader prefers this to single items."""
-        return [(self[draw.item], draw.repeated) for draw in draws]
+        if self.quarantine is None:
+            return [(self[draw.item], draw.repeated) for draw in draws]
+        return [self._drawn(draw, self.quarantine) for draw in draws]
+
+    def _encoded(self, index: int) -> Encoded:
+        with deadline(self.timeout_s):
+            return self.processor.encode(self.example(index))
+
+    def _drawn(self, draw: Draw, quarantine: Quarantine) -> tuple[Encoded, bool]:
+        """Load a sample, or the one that takes its place.
+
+        In evaluation the replacement carries the mark of a repeated sample: the broken one has no score, and
+        the other must not count twice.
+
+        Raises:
+            SampleError: If something else than a file is wrong.
+            QuarantineError: If more samples of the dataset are broken than the budget allows.
+        """
+        sample, index, attempt = self.samples[draw.item], draw.item, 0
+        # Ends: every turn either loads a sample or moves on to another draw, and each broken one is listed
+        # once, until the budget is spent.
+        while True:
+            current = self.samples[index]
+            if current not in quarantine:
+                try:
+                    replaced = index != draw.item and sample.split != "train"
+                    return self._encoded(index), draw.repeated or replaced
+                except BROKEN_CLIP as err:
+                    broken = err
+                except Exception as err:
+                    raise self._named(index, err) from err
+                following = quarantine.replacement(sample, draw.epoch, attempt)
+                quarantine.add(current, self.samples[following], broken)
+            index = quarantine.replacement(sample, draw.epoch, attempt)
+            attempt += 1
+
+    def _named(self, index: int, err: Exception) -> SampleError:
+        sample = self.samples[index]
+        notes = "".join(f" ({note})" for note in getattr(err, "__notes__", ()))
+        spec = self.specs[sample.dataset]
+        manifest = f"{spec.folder or spec.layout}/{'test' if sample.split == 'test' else 'train'}.json"
+        return SampleError(
+            f"data.datasets.{sample.dataset}: sample '{sample.id}' (row {sample.row} of {manifest}) "
+            f"cannot be loaded: {type(err).__name__}: {err}{notes}"
+        )
 
     def example(self, index: int) -> Example:
         """Decode one sample, its text chosen, before any processor sees it."""
@@ -92,7 +142,7 @@ class AVDataset(Dataset[Encoded]):
         heard = sample
         if self._donors is not None:
             heard = with_sound_of(sample, self.samples[int(self._donors[index])])
-        loaded = load_media(heard, spec, self.geometry)
+        loaded = load_media(heard, spec, self.geometry, self.cache, self.limits)
         if self.drop_modality is not None:
             loaded = without(loaded, self.drop_modality)
         conversation = fused_conversation(task.prompt(sample), self.geometry)

@@ -19,10 +19,12 @@ class Draw(NamedTuple):
     Args:
         item: Index into the dataset.
         repeated: True when it only fills up a process and must not be counted again.
+        epoch: Epoch of training that it is drawn in; 0 in evaluation.
     """
 
     item: int
     repeated: bool = False
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class TrainBatches:
         cut = self._cuts[-1]
         first, self._start = self._start - cut.step, 0
         for number in range(first * cut.world + self.rank, len(bounds) - 1, cut.world):
-            yield [Draw(int(i)) for i in order[bounds[number] : bounds[number + 1]]]
+            yield [Draw(int(i), epoch=self.epoch) for i in order[bounds[number] : bounds[number + 1]]]
 
     def _plan(self) -> tuple[Indices, Indices]:
         """Return what the last cut leaves of the epoch's order, and where its batches begin."""

@@ -1,0 +1,172 @@
+"""What happens when a clip cannot be read: fail, or set it aside within a budget."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from crab_lightning.data.deadline import LoadTimeout
+from crab_lightning.data.seeding import Indices, stable_hash
+from crab_lightning.media import AudioWindowError, MediaError
+from crab_lightning.structures import Sample
+
+_log = logging.getLogger(__name__)
+
+BROKEN_CLIP: tuple[type[Exception], ...] = (MediaError, AudioWindowError, LoadTimeout, OSError)
+"""What is wrong with a clip, and not with the program or the config."""
+
+FILE_NAME = "quarantine.jsonl"
+
+
+class QuarantineError(ValueError):
+    """More clips are broken than the budget allows."""
+
+
+@dataclass
+class OnError:
+    """What to do about a clip that cannot be read.
+
+    Args:
+        policy: ``fail`` stops the run; ``quarantine`` puts another sample of the same dataset and split in
+            its place, lists the broken one in the run folder and stops past the budget.
+        max_share: Largest share of a dataset's samples of one split that may be broken.
+        max_count: Largest number of them.
+
+    Raises:
+        ValueError: If a number makes no sense.
+    """
+
+    policy: Literal["fail", "quarantine"] = "fail"
+    max_share: float = 0.01
+    max_count: int = 1000
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_share <= 1:
+            raise ValueError(f"data.on_error.max_share is {self.max_share}; it is a share from 0 to 1")
+        if self.max_count < 0:
+            raise ValueError(f"data.on_error.max_count is {self.max_count}; it starts at 0")
+
+
+@dataclass(frozen=True)
+class Broken:
+    """One line of the list.
+
+    Args:
+        id: The sample.
+        dataset: Its dataset.
+        split: Its split.
+        row: Zero-based row of its manifest.
+        replaced_by: Sample that was first loaded in its place.
+        error: What was wrong.
+    """
+
+    id: str
+    dataset: str
+    split: str
+    row: int
+    replaced_by: str
+    error: str
+
+
+class Quarantine:
+    """The broken samples of one run, listed in a file that all its processes share.
+
+    A line is appended whole, so that loader workers and ranks on one file system can write at once. A sample
+    in the list is not tried again by a process that starts later (a resumed run, the workers of another
+    epoch), so that each gets the same samples; delete its line to have it tried again.
+
+    Args:
+        path: The list.
+        budget: How much may be broken.
+        samples: The samples that are drawn from.
+        seed: Chooses replacements.
+    """
+
+    def __init__(self, path: Path, budget: OnError, samples: Sequence[Sample], seed: int) -> None:
+        self.path, self.budget, self.seed = path, budget, seed
+        places: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for index, sample in enumerate(samples):
+            places[sample.dataset, sample.split].append(index)
+        self._places: dict[tuple[str, str], Indices] = {
+            key: np.asarray(found, dtype=np.int64) for key, found in places.items()
+        }
+        self._broken: dict[str, Broken] = {}
+        self._read_bytes = 0
+        self._refresh()
+
+    def __contains__(self, sample: Sample) -> bool:
+        return sample.id in self._broken
+
+    def replacement(self, sample: Sample, epoch: int, attempt: int) -> int:
+        """Return the index that takes a sample's place: a function of seed, epoch, sample and attempt.
+
+        Args:
+            sample: The broken sample.
+            epoch: Epoch of training; another one gives another sample, so that none is learnt twice as often.
+            attempt: Number of replacements that turned out to be broken too.
+        """
+        places = self._places[sample.dataset, sample.split]
+        return int(places[stable_hash(self.seed, "quarantine", epoch, sample.id, attempt) % len(places)])
+
+    def add(self, sample: Sample, other: Sample, error: Exception) -> None:
+        """List a broken sample.
+
+        Raises:
+            QuarantineError: If the budget of its dataset is spent.
+        """
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+        text = f"{type(error).__name__}: {error}{notes}"
+        line = Broken(sample.id, sample.dataset, sample.split, sample.row, other.id, text[:2000])
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+        try:
+            # One write: lines of several processes do not mix.
+            os.write(file, (json.dumps(asdict(line)) + "\n").encode())
+        finally:
+            os.close(file)
+        _log.warning("Set aside, see %s: %s %s", self.path, sample.id, text)
+        self._refresh()
+        self._spend(sample, text)
+
+    def counts(self) -> Mapping[str, int]:
+        """Return the number of broken samples of each dataset."""
+        self._refresh()
+        return Counter(line.dataset for line in self._broken.values())
+
+    def _spend(self, sample: Sample, error: str) -> None:
+        key = (sample.dataset, sample.split)
+        count = sum((line.dataset, line.split) == key for line in self._broken.values())
+        total = len(self._places[key])
+        allowed = min(self.budget.max_count, int(self.budget.max_share * total), total - 1)
+        if count > allowed:
+            raise QuarantineError(
+                f"data.datasets.{sample.dataset}: {count} of {total:,} {sample.split} samples cannot be "
+                f"read, data.on_error allows {allowed} (max_count {self.budget.max_count}, max_share "
+                f"{self.budget.max_share:g}). The last one: {error}. All are in {self.path}; repair the "
+                f"files, or raise the budget"
+            )
+
+    def _refresh(self) -> None:
+        """Read what other processes have listed since."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._read_bytes)
+                data = file.read()
+        except FileNotFoundError:
+            return
+        whole = data[: data.rfind(b"\n") + 1]
+        self._read_bytes += len(whole)
+        for text in whole.splitlines():
+            try:
+                line = Broken(**json.loads(text))
+            except (ValueError, TypeError):
+                continue  # a line that a full disk cut short
+            self._broken.setdefault(line.id, line)
