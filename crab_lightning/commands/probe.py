@@ -27,8 +27,8 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of ``probe``."""
     made = argparse.ArgumentParser(
         prog="cli.py probe",
-        description="Test a run four times: as it is, with silence for sound, with grey for pictures, and with"
-        " the sound of other clips. What a dataset's score loses is how much its answers depend on it."
+        description="Test a run four times: as it is, with silence for sound, with grey for pictures, and"
+        " with the sound of other clips. What a dataset's score loses is how much its answers depend on it."
         " Further options go to `test`, e.g. --only ave,avqa or --data.root DIR.",
     )
     made.add_argument("run", type=Path, metavar="RUN", help="a run folder, a .ckpt file or an adapter folder")

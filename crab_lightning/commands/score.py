@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     add("--dataset", required=True, help="key of the dataset in the data config, e.g. ave")
     add("--predictions", required=True, type=Path, help="the answer file, JSON lines")
     add("--data-config", default="data/av_uie_v2.yaml", help="data section, or a run's config.yaml")
-    add("--protocol", help="named protocol of the task, where it has several (masks)")
+    add("--protocol", help="protocol of masks: crabplus, avsbench, framewise or refavs")
     add(
         "--lenient",
         action="store_true",
@@ -108,7 +108,7 @@ def load_dataset(
         config: A data section, or a run's config with one.
         root: Data root.
         dataset: The one row that is kept.
-        protocol: Given to the task as ``protocol``.
+        protocol: The one protocol whose metrics are computed, for tasks that know several.
         lenient: Given to the task as ``lenient``.
 
     Raises:
@@ -126,16 +126,16 @@ def load_dataset(
         raise ConfigError(f"--dataset {dataset}: {config} has: {', '.join(rows) or 'no datasets'}")
     key = rows[dataset]["task"]
     row = dict((section.get("tasks") or {}).get(key) or {})
-    wanted = ({"protocol": protocol} if protocol else {}) | ({"lenient": True} if lenient else {})
-    if wanted:
-        module, _, name = str(row["class_path"]).rpartition(".")
-        known = inspect.signature(getattr(import_module(module), name)).parameters
-        if unknown := [option for option in wanted if option not in known]:
-            raise ConfigError(
-                f"--{unknown[0]}: task {key} ({name}) has no such option;"
-                f" it has: {', '.join(known) or 'none'}"
-            )
-        row["init_args"] = {**(row.get("init_args") or {}), **wanted}
+    kind = _class_of(str(row["class_path"]))
+    if lenient:
+        if "lenient" not in inspect.signature(kind).parameters:
+            raise ConfigError(f"--lenient: task {key} ({kind.__name__}) has one way of reading answers")
+        row["init_args"] = {**(row.get("init_args") or {}), "lenient": True}
+    if protocol is not None:
+        if protocol not in (known := getattr(kind, "protocols", ())):
+            there = f"has: {', '.join(known)}" if known else "has no named protocols"
+            raise ConfigError(f"--protocol {protocol}: task {key} ({kind.__name__}) {there}")
+        rows = {dataset: {**rows[dataset], "metrics": [protocol]}}
     section |= {"root": str(root), "tasks": {key: row}, "datasets": {dataset: rows[dataset]}}
     made = ArgumentParser(exit_on_error=False)
     made.add_class_arguments(AVDataModule, "data", fail_untyped=False)
@@ -210,6 +210,13 @@ def write_run(
         (folder / "predictions" / f"{dataset}.jsonl").write_text(text, encoding="utf-8")
 
 
+def _class_of(path: str) -> type:
+    """Return the class that a config names."""
+    module, _, name = path.rpartition(".")
+    kind: type = getattr(import_module(module), name)
+    return kind
+
+
 def _majority(task: Task[Any], train: Sequence[Sample], spec: DatasetSpec) -> Any:
     """Return the most frequent training answer; ``None`` where no training row holds one."""
     try:
@@ -231,6 +238,11 @@ def _print(args: argparse.Namespace, result: dict[str, Any], joined: Joined) -> 
         joined.notes.append("lenient reading: not comparable with scores of the released scripts")
     if not result["strict"]:
         joined.notes.append(f"{result['task']} has no metric as configured; only the counts are shown")
+    elif args.protocol and not any(name.startswith(args.protocol) for name in result["strict"]):
+        joined.notes.append(
+            f"no mask was made, so nothing is scored under {args.protocol}: give a --data-config whose task"
+            f" {result['task']} has a mask_decoder"
+        )
     for note in joined.notes:
         print(f"Note: {note}")
     if args.out is not None:
