@@ -71,7 +71,8 @@ def read_answers(path: Path) -> list[Record]:
         JoinError: If a line is not a JSON object with an answer, or the file is empty.
     """
     records = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    # By line feeds alone: splitlines would also part an answer at the line separators Unicode has.
+    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

@@ -45,7 +45,9 @@ class FinishedRun:
         if not path.is_file():
             return []
         records = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        # By line feeds alone: splitlines would also part an answer at the line separators Unicode has.
+        text = path.read_text(encoding="utf-8").rstrip("\n")
+        for number, line in enumerate(text.split("\n") if text else [], 1):
             try:
                 records.append(json.loads(line))
             except json.JSONDecodeError as err:
