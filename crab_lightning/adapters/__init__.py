@@ -11,7 +11,9 @@ from crab_lightning.adapters.checkpoint import (
 )
 from crab_lightning.adapters.config import AdapterConfig
 from crab_lightning.adapters.insert import AdaptedGroup, AdapterReport, insert_adapters
-from crab_lightning.adapters.layers import ADAPTERS, ILoRALinear, LoRALinear
+from crab_lightning.adapters.layers import ILoRALinear, LoRALinear
+from crab_lightning.adapters.multi_lora import MultiLoRALinear, TaskChoice, choose_tasks, share_choice
+from crab_lightning.adapters.registry import ADAPTERS
 from crab_lightning.adapters.routes import record_routes, scale_heads
 
 __all__ = [
@@ -22,7 +24,10 @@ __all__ = [
     "AdapterReport",
     "ILoRALinear",
     "LoRALinear",
+    "MultiLoRALinear",
+    "TaskChoice",
     "adapter_state_dict",
+    "choose_tasks",
     "insert_adapters",
     "load_adapter_state_dict",
     "load_adapters",
@@ -31,4 +36,5 @@ __all__ = [
     "record_routes",
     "save_adapters",
     "scale_heads",
+    "share_choice",
 ]

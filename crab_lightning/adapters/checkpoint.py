@@ -18,14 +18,20 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from crab_lightning.adapters.config import AdapterConfig
-from crab_lightning.adapters.layers import ADAPTERS, LoRALinear
+from crab_lightning.adapters.layers import LoRALinear
 from crab_lightning.adapters.names import portable_name
+from crab_lightning.adapters.registry import ADAPTERS
 
 WEIGHTS_FILE = "adapter.safetensors"
 CONFIG_FILE = "adapter.json"
 _FORMAT = 1
-# Settings that change what the same weights compute. Dropout acts in training only; targets show in names.
-_DECISIVE = ("kind", "rank", "alpha", "heads", "router")
+# Settings that change what the same weights compute. Dropout acts in training only, heads are scaled by
+# choice, targets show in names.
+_DECISIVE = {
+    "lora": ("kind", "rank", "alpha"),
+    "multi_lora": ("kind", "rank", "alpha", "tasks"),
+    "ilora": ("kind", "rank", "alpha", "heads", "router"),
+}
 
 
 class AdapterError(ValueError):
@@ -255,11 +261,9 @@ def load_adapters(
     folder = Path(folder)
     description = _read_description(folder)
     saved, own = asdict(read_adapter_config(folder)), asdict(_common_config(model))
-    # Plain LoRA reads neither heads nor router.
-    decisive = _DECISIVE if saved["kind"] == "ilora" else ("kind", "rank", "alpha")
     differences = [
         f"adapter.{key} is {saved[key]!r} in the checkpoint, {own[key]!r} in the model"
-        for key in decisive
+        for key in _DECISIVE[saved["kind"]]
         if saved[key] != own[key]
     ]
     differences += _differences(description["metadata"], expect or {})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
-AdapterKind = Literal["lora", "ilora"]
+AdapterKind = Literal["lora", "multi_lora", "ilora"]
 RouterInput = Literal["latent", "input"]
 AdapterDtype = Literal["float32", "bfloat16"]
 
@@ -18,7 +18,8 @@ class AdapterConfig:
     """Kind, size and targets of the adapters of one model.
 
     Args:
-        kind: ``ilora`` routes every token over ``heads`` B matrices; ``lora`` has one and no router.
+        kind: ``ilora`` routes every token over ``heads`` B matrices; ``lora`` has one and no router;
+            ``multi_lora`` has one LoRA for each of ``tasks`` and takes that of the sample's task.
         rank: Width r of the shared low-rank activation.
         alpha: The update is scaled by ``alpha / rank``.
         dropout: Share of the layer input zeroed before A while training, in [0, 1).
@@ -30,6 +31,9 @@ class AdapterConfig:
         within: Only layers below a module of this name are searched; ``null`` searches the whole model.
         dtype: Type in which adapter weights are stored. 32-bit weights take the small steps that bfloat16
             rounds away; they are cast to the activations' type where they are used.
+        tasks: Task keys of ``multi_lora``; left out, all tasks of the run's data. Other kinds do not read it.
+        head_scale: Factor of each head's contribution, for ``ilora``: ``[1, 0, 1]`` drops the second head.
+            The routes are not normalised again. It may differ from what the weights were trained with.
 
     Raises:
         ValueError: If a value is out of range or names an unknown kind or router.
@@ -44,9 +48,11 @@ class AdapterConfig:
     target_modules: list[str] = field(default_factory=lambda: list(LANGUAGE_MODEL_PROJECTIONS))
     within: str | None = "language_model"
     dtype: AdapterDtype = "float32"
+    tasks: list[str] | None = None
+    head_scale: list[float] | None = None
 
     def __post_init__(self) -> None:
-        _one_of("kind", self.kind, ("ilora", "lora"))
+        _one_of("kind", self.kind, get_args(AdapterKind))
         _one_of("router", self.router, ("latent", "input"))
         _one_of("dtype", self.dtype, ("float32", "bfloat16"))
         for name in ("rank", "heads"):
@@ -61,6 +67,20 @@ class AdapterConfig:
             raise ValueError(
                 f"adapter.target_modules is {self.target_modules!r}; "
                 "give a list of layer names such as [q_proj, v_proj]"
+            )
+        self._check_tasks_and_heads()
+
+    def _check_tasks_and_heads(self) -> None:
+        if self.tasks is not None and (not self.tasks or len(set(self.tasks)) < len(self.tasks)):
+            raise ValueError(f"adapter.tasks is {self.tasks!r}; give task keys, each once, or leave it out")
+        if self.head_scale is None:
+            return
+        if self.kind != "ilora":
+            raise ValueError(f"adapter.head_scale is for kind ilora; adapter.kind is {self.kind!r}")
+        if len(self.head_scale) != self.heads or not all(map(math.isfinite, self.head_scale)):
+            raise ValueError(
+                f"adapter.head_scale is {self.head_scale!r}; adapter.heads is {self.heads}, so give "
+                f"{self.heads} finite numbers"
             )
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from crab_lightning.adapters.config import AdapterConfig
-from crab_lightning.adapters.layers import ADAPTERS, LoRALinear
+from crab_lightning.adapters.layers import LoRALinear
+from crab_lightning.adapters.multi_lora import share_choice
 from crab_lightning.adapters.names import portable_name
+from crab_lightning.adapters.registry import ADAPTERS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -80,6 +82,8 @@ class AdapterReport:
     def _title(self) -> str:
         c = self.config
         heads = f", {c.heads} heads, {c.router} router" if c.kind == "ilora" else ""
+        heads += f", {len(c.tasks)} tasks" if c.kind == "multi_lora" and c.tasks else ""
+        heads += f", head scale {c.head_scale}" if c.head_scale is not None else ""
         return f"{c.kind}: rank {c.rank}, alpha {c.alpha:g}, dropout {c.dropout:g}{heads}"
 
     def __str__(self) -> str:
@@ -139,6 +143,7 @@ def insert_adapters(
         groups[key] = AdaptedGroup(
             group.pattern, group.example, group.count + 1, *key[1:], group.parameters + added
         )
+    share_choice(model)
     return AdapterReport(config, tuple(groups.values()), names, base_parameters)
 
 

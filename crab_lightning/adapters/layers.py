@@ -32,6 +32,7 @@ class LoRALinear(nn.Module):
     """
 
     lora_route: nn.Parameter | None
+    head_scale: Tensor | None
 
     def __init__(self, base: nn.Linear, config: AdapterConfig) -> None:
         super().__init__()
@@ -42,11 +43,15 @@ class LoRALinear(nn.Module):
         self.in_features, self.out_features = base.in_features, base.out_features
         self.rank, self.heads = config.rank, self._heads(config)
         self.scaling = config.alpha / config.rank
-        # Set by record_routes and scale_heads for as long as they are active.
+        # Both are also set by record_routes and scale_heads, for as long as they are active.
         self.route_sinks: tuple[RouteSink, ...] = ()
-        self.head_scale: Tensor | None = None
-        self.lora_A = self._parameter(self.rank, self.in_features)
-        self.lora_B = self._parameter(self.out_features, self.heads * self.rank)
+        # A buffer, so that it follows the model to its device; not persistent, since it is no weight.
+        scale = config.head_scale
+        values = None if scale is None else torch.empty(len(scale), device=self.base.weight.device)
+        self.register_buffer("head_scale", values, persistent=False)
+        stack = self._stack(config)
+        self.lora_A = self._parameter(*stack, self.rank, self.in_features)
+        self.lora_B = self._parameter(*stack, self.out_features, self.heads * self.rank)
         self.register_parameter("lora_route", self._route(config))
         self.reset_parameters()
 
@@ -54,12 +59,17 @@ class LoRALinear(nn.Module):
     def _heads(config: AdapterConfig) -> int:
         return 1
 
+    @staticmethod
+    def _stack(config: AdapterConfig) -> tuple[int, ...]:
+        """Leading sizes of A and B, where a layer holds several LoRAs."""
+        return ()
+
     def _route(self, config: AdapterConfig) -> nn.Parameter | None:
         return None
 
-    def _parameter(self, rows: int, columns: int) -> nn.Parameter:
+    def _parameter(self, *shape: int) -> nn.Parameter:
         dtype = getattr(torch, self.config.dtype)
-        return nn.Parameter(torch.empty(rows, columns, dtype=dtype, device=self.base.weight.device))
+        return nn.Parameter(torch.empty(*shape, dtype=dtype, device=self.base.weight.device))
 
     def reset_parameters(self) -> None:
         """Draw A and the router again and zero B, after which the layer computes what its base computes."""
@@ -67,6 +77,8 @@ class LoRALinear(nn.Module):
         nn.init.zeros_(self.lora_B)
         if self.lora_route is not None:
             nn.init.kaiming_uniform_(self.lora_route, a=math.sqrt(5))
+        if self.config.head_scale is not None and self.head_scale is not None:
+            self.head_scale.copy_(torch.tensor(self.config.head_scale))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the base output plus the update: ``(..., h)`` to ``(..., d)``.
@@ -74,6 +86,9 @@ class LoRALinear(nn.Module):
         Raises:
             TypeError: If the input's type is not the base weight's, outside autocast.
         """
+        return self._adapted(x, self.lora_A, self.lora_B, self.lora_route)
+
+    def _adapted(self, x: Tensor, a: Tensor, b: Tensor, route: Tensor | None) -> Tensor:
         base = self.base
         autocast = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
         dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
@@ -89,9 +104,9 @@ class LoRALinear(nn.Module):
                 raise TypeError(
                     f"the input is {dtype}, the base weight {base.weight.dtype}; cast one or run in autocast"
                 )
-            return adapted_linear(x, base.weight, base.bias, self.lora_A, self.lora_B, self.lora_route, call)
+            return adapted_linear(x, base.weight, base.bias, a, b, route, call)
         # A subclass (a quantised layer, say) computes its output in its own way.
-        update = low_rank_update(x, self.lora_A, self.lora_B, self.lora_route, call)
+        update = low_rank_update(x, a, b, route, call)
         out: Tensor = base(x)
         return out + update.to(out.dtype)
 
@@ -134,7 +149,3 @@ class ILoRALinear(LoRALinear):
 
     def _route(self, config: AdapterConfig) -> nn.Parameter | None:
         return self._parameter(config.heads, self.in_features if config.router == "input" else self.rank)
-
-
-ADAPTERS: dict[str, type[LoRALinear]] = {"lora": LoRALinear, "ilora": ILoRALinear}
-"""Adapter kinds by the name that configs and checkpoints use."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ def load_run(
     if missing := [name for name in ("model", "data") if name not in content]:
         raise ConfigError(f"{config} has no section {' and no '.join(missing)}")
     model, data = _instantiate(content, found if found.is_dir() else None)
+    if model.adapter is not None and model.adapter.kind == "multi_lora" and model.adapter.tasks is None:
+        model.adapter = replace(model.adapter, tasks=sorted(data.tasks))  # as a run with a Trainer does
     model.configure_model()
     if found.is_file():
         state = torch.load(found, map_location="cpu", weights_only=True)
@@ -57,7 +60,8 @@ def _instantiate(content: dict[str, Any], adapter: Path | None) -> tuple[AVModul
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(AVModule, "model", fail_untyped=False, required=True)
     parser.add_class_arguments(AVDataModule, "data", fail_untyped=False)
-    parsed = parser.parse_object({"model": content["model"], "data": content["data"]})
+    # A question may be put as any row of the config, also one that the run did not train on.
+    parsed = parser.parse_object({"model": content["model"], "data": {**content["data"], "only": None}})
     if adapter is not None:
         parsed.model.init_args.load_adapter = str(adapter)
     made = parser.instantiate_classes(parsed)

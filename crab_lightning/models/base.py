@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from crab_lightning.adapters import (
     AdapterConfig,
     ILoRALinear,
     LoRALinear,
+    TaskChoice,
     insert_adapters,
     load_adapters,
     read_adapter_config,
     save_adapters,
+    share_choice,
 )
 from crab_lightning.models.decoding import Answers
 from crab_lightning.models.reports import parameter_table, print_tables
@@ -86,6 +89,7 @@ class AVModule(LightningModule, ABC):
         self.strict_loading = False
         self._processor: Processor | None = None
         self._adapter_report: Any = None
+        self._task_choice: TaskChoice | None = None
         self._window = LossWindow()
         self._val_totals = [0.0, 0.0]
 
@@ -131,9 +135,11 @@ class AVModule(LightningModule, ABC):
             return  # Lightning calls this for each of fit, validate, test and predict
         self.model = self.load_base()
         if self.adapter is not None:
+            self._fill_tasks()
             # Model families name their decoder differently; ``language_model`` means it in all of them.
             root = self.decoder() if self.adapter.within == "language_model" else None
             self._adapter_report = insert_adapters(self.model, self.adapter, root=root)
+            self._task_choice = share_choice(self.model)
         self.set_trainable()
         if self.load_adapter is not None:
             self.load_saved(self.load_adapter)
@@ -142,6 +148,22 @@ class AVModule(LightningModule, ABC):
         if self.device_mesh is not None:  # ModelParallelStrategy
             shard_layers(self.model, self.device_mesh["data_parallel"])
         self.train(self.training)
+
+    def _fill_tasks(self) -> None:
+        """Let Multi-LoRA have an adapter for each task of the data, unless its tasks are given."""
+        assert self.adapter is not None
+        if self.adapter.kind != "multi_lora" or self.adapter.tasks is not None:
+            return
+        datamodule: Any = getattr(self._trainer, "datamodule", None)
+        if self.load_adapter is not None:
+            self.adapter = replace(self.adapter, tasks=read_adapter_config(self.load_adapter).tasks)
+        elif datamodule is not None:
+            self.adapter = replace(self.adapter, tasks=sorted(datamodule.tasks))
+
+    def _choose_tasks(self, batch: Batch) -> None:
+        """Tell Multi-LoRA, if the model has it, which task each row is of."""
+        if self._task_choice is not None:
+            self._task_choice.choose([sample.task for sample in batch.samples])
 
     def set_trainable(self) -> None:
         """Freeze what is not trained, beyond the base, which ``insert_adapters`` has frozen already."""
@@ -181,10 +203,12 @@ class AVModule(LightningModule, ABC):
 
     def metadata(self) -> dict[str, Any]:
         """What is stored beside the adapters: base weights, input geometry and paradigm."""
-        return {"base_model": self.base_name, "geometry": self.geometry, "paradigm": type(self).__name__}
+        return {"base_model": self.base_name} | self._expectations()
 
     def _expectations(self) -> dict[str, Any]:
-        return {"geometry": self.geometry, "paradigm": type(self).__name__}
+        wanted: dict[str, Any] = {"geometry": self.geometry, "paradigm": type(self).__name__}
+        # The weights of a task are known by its place alone.
+        return wanted | ({} if self._task_choice is None else {"tasks": list(self._task_choice.tasks)})
 
     def save_adapter(self, folder: Path | str) -> None:
         """Write the adapters to a folder that ``load_adapter`` reads.
@@ -233,6 +257,7 @@ class AVModule(LightningModule, ABC):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss over the target tokens of the micro-batch, as the released recipe has it."""
+        self._choose_tasks(batch)
         loss_sum, tokens = self.losses(batch)
         self._window.add([s.dataset for s in batch.samples], loss_sum, tokens, batch.inputs["attention_mask"])
         return loss_sum.sum() / tokens.sum().clamp(min=1)
@@ -266,6 +291,7 @@ class AVModule(LightningModule, ABC):
         """
         if batch.labels is None:
             return {"predictions": self.generate(batch)}
+        self._choose_tasks(batch)
         loss_sum, tokens = self.losses(batch)
         for loss, count, again in zip(loss_sum.tolist(), tokens.tolist(), batch.repeated, strict=True):
             if not again:
@@ -300,6 +326,7 @@ class AVModule(LightningModule, ABC):
         if batch.labels is not None:
             raise ValueError("generate got a batch with labels; collate prompts (examples without a target)")
         training = self.training
+        self._choose_tasks(batch)
         self.eval()
         try:
             answers = self.answer(batch)

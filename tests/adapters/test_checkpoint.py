@@ -205,7 +205,7 @@ def test_damaged_folders_are_named(tmp_path: Path, edit: object, message: str) -
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("kind", "dora", "adapter.kind is 'dora'; known: lora, ilora"),
+        ("kind", "dora", "adapter.kind is 'dora'; known: lora, multi_lora, ilora"),
         ("rank", 0, "adapter.rank is 0"),
         ("ranks", 2, "adapter has unknown keys ranks"),
     ],

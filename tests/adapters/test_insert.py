@@ -137,7 +137,7 @@ def test_adapters_are_not_put_on_adapters() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "dora"}, "adapter.kind is 'dora'; known: ilora, lora"),
+        ({"kind": "dora"}, "adapter.kind is 'dora'; known: lora, multi_lora, ilora"),
         ({"router": "output"}, "adapter.router is 'output'; known: latent, input"),
         ({"dtype": "int8"}, "adapter.dtype is 'int8'; known: float32, bfloat16"),
         ({"rank": 0}, "adapter.rank is 0"),
