@@ -27,7 +27,15 @@ from crab_lightning.data import AVDataModule, CaptionDataModule
 from crab_lightning.models import AVModule
 
 _SECTIONS = ("seed_everything", "model", "data", "trainer", "evaluator", "checkpoint")
-_SPEED_ONLY = {"batch_size", "eval_batch_size", "num_workers", "prefetch_factor", "pin_memory"}
+_SPEED_ONLY = {
+    "batch_size",
+    "eval_batch_size",
+    "num_workers",
+    "prefetch_batches",
+    "cache",
+    "cache_gb",
+    "load_timeout_s",
+}
 
 
 # What Lightning says at every start and nobody can act on here, each with why.
@@ -62,7 +70,8 @@ class SaveRunConfig(SaveConfigCallback):
         # With the closed sets that the manifests span: `ask` has no manifests, and a class index must not
         # shift.
         for name, row in content["data"].get("datasets", {}).items():
-            row["classes"] = trainer.datamodule.datasets[name].classes
+            if name in trainer.datamodule.datasets:  # data.only leaves rows out
+                row["classes"] = trainer.datamodule.datasets[name].classes
         content = {key: value for key, value in content.items() if key not in ("config", "ckpt_path")}
         path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from crab_lightning.data.cache import MediaCache
 from crab_lightning.data.dataset import AVDataset, target_policy
-from crab_lightning.data.keys import check_datasets, check_numbers
+from crab_lightning.data.keys import check_datasets, check_numbers, chosen_datasets
 from crab_lightning.data.lengths import DIRECT_CHARACTERS, guess_tokens
 from crab_lightning.data.loader import BatchLoader, TrainLoader
 from crab_lightning.data.loading import DropModality, heard_window
@@ -46,6 +46,7 @@ class AVDataModule(lightning.LightningDataModule):
         tasks: The tasks, by a key of your choice: ``{captioning: {class_path: ...}}``.
         datasets: The mixture, by a key of your choice (the released task ids, by custom): each row names its
             ``task`` and ``layout``. One value of one row is changed with ``--data.datasets.ave.weight 2``.
+        only: Keys of the rows to use, e.g. ``[ave, avvp]``; all when left out.
         batch_size: Training samples of one process in a step.
         eval_batch_size: Samples of one process in a step of validation, test and predict.
         num_workers: Processes that load samples beside each training process; 0 loads in the training
@@ -91,6 +92,7 @@ class AVDataModule(lightning.LightningDataModule):
         # Bare on purpose: jsonargparse 4.53 loses a subclass's own arguments behind Task[Any].
         tasks: dict[str, Task],  # type: ignore[type-arg]
         datasets: dict[str, DatasetSpec],
+        only: list[str] | None = None,
         batch_size: int = 4,
         eval_batch_size: int = 8,
         num_workers: int = 0,
@@ -111,6 +113,7 @@ class AVDataModule(lightning.LightningDataModule):
         seed: int = 42,
     ) -> None:
         super().__init__()
+        datasets = chosen_datasets(datasets, only)
         check_datasets(tasks, datasets)
         check_numbers(
             val_share,

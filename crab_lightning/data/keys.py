@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crab_lightning.data.layouts import LAYOUTS
 from crab_lightning.structures import DatasetSpec
+
+
+def chosen_datasets(datasets: Mapping[str, DatasetSpec], only: Sequence[str] | None) -> dict[str, DatasetSpec]:
+    """Return the rows of ``data.datasets`` that ``data.only`` names, in the order of the rows.
+
+    Raises:
+        ValueError: If a name is no key of ``data.datasets``, or if none is left.
+    """
+    if only is None:
+        return dict(datasets)
+    if unknown := [name for name in only if name not in datasets]:
+        raise ValueError(
+            f"data.only names {', '.join(map(repr, unknown))}; data.datasets has: {', '.join(datasets)}"
+        )
+    if not only:
+        raise ValueError("data.only is empty; name at least one dataset, or leave it out to use all")
+    return {name: spec for name, spec in datasets.items() if name in only}
 
 
 def check_datasets(tasks: Mapping[str, Any], datasets: Mapping[str, DatasetSpec]) -> None:

@@ -1,0 +1,28 @@
+"""The choice of rows by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from crab_lightning.data.keys import chosen_datasets
+from crab_lightning.structures import DatasetSpec
+
+ROWS = {name: DatasetSpec(task="t", layout=name) for name in ("ave", "avvp", "ks")}
+
+
+def test_only_keeps_the_named_rows_in_the_order_of_the_rows() -> None:
+    assert list(chosen_datasets(ROWS, ["ks", "ave"])) == ["ave", "ks"]
+
+
+def test_without_only_all_rows_stay() -> None:
+    assert chosen_datasets(ROWS, None) == ROWS
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"data\.only names 'avee'; data\.datasets has: ave, avvp, ks"):
+        chosen_datasets(ROWS, ["avee"])
+
+
+def test_an_empty_choice_is_refused() -> None:
+    with pytest.raises(ValueError, match="name at least one dataset"):
+        chosen_datasets(ROWS, [])
