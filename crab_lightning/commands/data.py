@@ -107,6 +107,61 @@ class CheckFailed(ValueError):
     """A data root that a run would stumble over."""
 
 
+def cache(words: Sequence[str]) -> None:
+    """Fill a media cache.
+
+    Args:
+        words: Options after ``data cache``.
+
+    Raises:
+        CheckFailed: If some files cannot be decoded; the others are in the cache.
+    """
+    parser = argparse.ArgumentParser(
+        prog="cli.py data cache",
+        description="Decode every clip of a data root once, ahead of runs with --data.cache FOLDER. An"
+        " interrupted call is taken up again by the same call; calls on several machines may share a folder.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    _add_selection(parser)
+    add("--cache", type=Path, default=None, metavar="FOLDER", help="the cache; ROOT/media_cache if left out")
+    add("--workers", type=int, default=2, help="processes that decode; 0 works in this one, unguarded")
+    add("--max-gb", type=float, default=None, metavar="GB", help="largest size of the folder")
+    add("--timeout", type=float, default=300.0, metavar="S", help="seconds that one file may take")
+    add(
+        "--geometry",
+        choices=("released", "plain"),
+        default="released",
+        help="as data.geometry of the run: it decides which part of a clip is heard",
+    )
+    args = parser.parse_args(list(words))
+
+    from crab_lightning.data.cache_build import build_cache
+
+    _, datasets = _selection(args.config, args.datasets)
+    folder = args.root / "media_cache" if args.cache is None else args.cache
+    with _Bar() as bar:
+        report = build_cache(
+            args.root,
+            datasets,
+            folder,
+            geometry=args.geometry,
+            max_bytes=None if args.max_gb is None else int(args.max_gb * 1e9),
+            workers=args.workers,
+            timeout_s=args.timeout,
+            progress=bar,
+        )
+    size_gb = sum(p.stat().st_size for p in (folder / "shards").glob("*")) / 1e9
+    print(f"{folder}: {report.added:,} media added to {report.known:,}; {size_gb:.3f} GB in all")
+    if report.unstored:
+        print(f"{report.unstored:,} media found no room; raise --max-gb or free the disk to keep them too")
+    if report.broken:
+        shown = "\n".join(list(report.broken.values())[:10])
+        raise CheckFailed(
+            f"{len(report.broken):,} files cannot be decoded (`data check --decode` lists all):\n{shown}"
+        )
+
+
 def _add_selection(parser: argparse.ArgumentParser) -> None:
     """Add the options that name a data root and its rows."""
     parser.add_argument("--root", type=Path, required=True, help="folder that holds AVUIE_2/")

@@ -14,6 +14,11 @@ def root(tmp_path: Path) -> Path:
     return write_tree(tmp_path / "root", ["mer24", "avcap"])
 
 
+def build(root: Path, *words: str) -> int:
+    names = ["--datasets", "mer24", "avcap"]
+    return main(["data", "cache", "--root", str(root), "--workers", "1", *names, *words])
+
+
 def check(root: Path, *words: str) -> int:
     return main(["data", "check", "--root", str(root), "--workers", "1", *words])
 
@@ -44,3 +49,41 @@ def test_an_unknown_dataset_is_refused_with_the_known_ones(
 ) -> None:
     assert check(root, "--datasets", "avee") == 1
     assert "--datasets names avee" in capsys.readouterr().err
+
+
+def test_a_cache_is_built_ahead_and_taken_up_again(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clips = [p for p in root.rglob("*") if p.suffix in (".mp4", ".mp3", ".wav")]
+    assert build(root) == 0
+    assert f"{len(clips)} media added to 0" in capsys.readouterr().out
+    clips[0].write_bytes(clips[0].read_bytes() + b"\0")
+    assert build(root) == 0
+    assert f"1 media added to {len(clips) - 1}" in capsys.readouterr().out
+
+
+def test_a_built_cache_serves_every_row_without_decoding(root: Path) -> None:
+    from crab_lightning.commands.data import _selection
+    from crab_lightning.data import read_manifest
+    from crab_lightning.data.cache import MediaCache
+    from crab_lightning.data.loading import load_media
+
+    assert build(root, "--cache", str(root / "elsewhere")) == 0
+    _, datasets = _selection("data/av_uie_v2.yaml", ["mer24", "avcap"])
+    cache = MediaCache(root / "elsewhere")
+    for name, spec in datasets.items():
+        for sample in read_manifest(root, name, spec, "train"):
+            load_media(sample, spec, "released", cache)
+    assert (cache.stats.hits, cache.stats.stored, cache.stats.shared) == (8, 0, 0)
+
+
+def test_broken_files_are_named_and_the_others_cached(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "AVUIE_2/mer24/audio/train0.wav").write_bytes(b"no sound")
+    assert build(root) == 1
+    printed = capsys.readouterr()
+    assert "7 media added" in printed.out
+    assert "1 files cannot be decoded" in printed.err
+    assert "train0.wav" in printed.err
+
+
+def test_a_full_cache_says_how_much_found_no_room(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert build(root, "--max-gb", "0.0005") == 0
+    assert "found no room; raise --max-gb" in capsys.readouterr().out
