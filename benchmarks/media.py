@@ -6,8 +6,8 @@ python benchmarks/media.py video --clips a.mp4 b.mp4   # on your own files
 python benchmarks/media.py video --workers 2           # two processes side by side
 python benchmarks/media.py video --decord DIR          # DIR from: pip install --target DIR --no-deps decord
 
-Every worker runs on one thread, and the variants of a round in shuffled order; the table gives the median
-over rounds. "released" is a re-creation from descriptions: decord reads frames at full size, torchvision
+Every worker keeps to one core (on Linux) and runs the variants of a round in shuffled order; the table gives
+the median over rounds. "released" is a re-creation from descriptions: decord reads frames at full size, torchvision
 stretches them, librosa reads sound, the mel is padded to 300 s. Without decord, PyAV decodes the whole file
 in its place; without librosa, our own audio reader stands in. The head of each table says which was used.
 
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import multiprocessing
+import os
 import random
 import statistics
 import sys
@@ -195,10 +196,16 @@ def measure(
     return seconds, decord is not None, librosa is not None
 
 
-def meet_at(barrier: Any) -> None:
-    """Give a new worker the barrier that all wait at before each measurement."""
+def start_worker(barrier: Any, started: Any) -> None:
+    """Give a new worker a core of its own and the barrier that all wait at before each measurement."""
     global BARRIER
     BARRIER = barrier
+    with started.get_lock():
+        number = started.value
+        started.value += 1
+    if hasattr(os, "sched_setaffinity"):  # decord starts threads that would take the other worker's core
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[number % len(cores)]})
 
 
 def show(args: argparse.Namespace, all_seconds: list[Seconds], notes: str) -> None:
@@ -256,7 +263,10 @@ def main() -> None:
                 make_clip(path, kind)
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(
-            args.workers, context, initializer=meet_at, initargs=(context.Barrier(args.workers),)
+            args.workers,
+            context,
+            initializer=start_worker,
+            initargs=(context.Barrier(args.workers), context.Value("i", 0)),
         )
         with pool:
             jobs = [pool.submit(measure, args, clips, checkpoint) for _ in range(args.workers)]
