@@ -7,9 +7,11 @@ python benchmarks/media.py video --workers 2           # two processes side by s
 python benchmarks/media.py video --decord DIR          # DIR from: pip install --target DIR --no-deps decord
 
 Every worker keeps to one core (on Linux) and runs the variants of a round in shuffled order; the table gives
-the median over rounds. "released" is a re-creation from descriptions: decord reads frames at full size, torchvision
-stretches them, librosa reads sound, the mel is padded to 300 s. Without decord, PyAV decodes the whole file
-in its place; without librosa, our own audio reader stands in. The head of each table says which was used.
+the median over rounds. "released" is a re-creation from descriptions: decord reads frames at full size,
+torchvision stretches them, librosa reads sound, the mel is padded to 300 s. Without decord, PyAV decodes the
+whole file in its place; without librosa, our own audio reader stands in. The head of each table says which was
+used. decord starts threads of its own: on a machine busy with other work they take a larger share of it, so
+compare by wall time on an idle machine only.
 
 With --clock cpu, time on a busy machine is that of the process alone (one worker only).
 """
