@@ -17,13 +17,14 @@ PARTS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent != CONFIG
 
 def parse(words: list[str]) -> Any:
     """Parse as the command line does, building nothing."""
-    from crab_lightning.commands.lightning_cli import CrabCLI
+    from crab_lightning.commands.lightning_cli import cli_for
 
-    class Parsed(CrabCLI):
+    options, name = one_config(words)
+
+    class Parsed(cli_for(options)):  # type: ignore[misc]  # a class made on the spot
         def instantiate_classes(self) -> None:
             """Stop at the parsed config."""
 
-    options, name = one_config(words)
     return Parsed("fit", options, name).config
 
 
@@ -32,11 +33,39 @@ def test_there_are_configs_to_check() -> None:
     assert PARTS
 
 
-@pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.name)
+def is_stage_1(path: Path) -> bool:
+    return "stage1" in path.name
+
+
+@pytest.mark.parametrize("path", [p for p in WHOLE if not is_stage_1(p)], ids=lambda path: path.name)
 def test_config_parses_with_all_datasets(path: Path) -> None:
     config = parse(["--config", str(path)])
     assert len(config.data.datasets) == 19
     assert config.run.name == path.stem
+
+
+@pytest.mark.parametrize("path", [p for p in WHOLE if is_stage_1(p)], ids=lambda path: path.name)
+def test_stage_1_trains_one_connector_whose_file_stage_2_names(path: Path) -> None:
+    config = parse(["--config", str(path)])
+    assert config.data.sources
+    (modality,) = config.model.init_args.train_connectors
+    assert config.model.init_args.adapter is None
+    written = f"{config.run.folder}/adapter/{modality}_connector.safetensors"
+    named = [second.read_text() for second in WHOLE if not is_stage_1(second)]
+    assert any(written in text for text in named)
+
+
+def test_every_stage_config_has_a_demo_twin() -> None:
+    names = {path.name for path in WHOLE}
+    stages = {
+        "stage1_visual",
+        "stage1_audio",
+        "stage1_audio_vllm",
+        "llm_va_llama2",
+        "llm_va_llama3",
+        "vllm_a",
+    }
+    assert names >= {f"{prefix}{stage}.yaml" for stage in stages for prefix in ("", "demo_")}
 
 
 @pytest.mark.parametrize("path", PARTS, ids=lambda path: path.name)
