@@ -9,7 +9,7 @@ python benchmarks/media.py video --decord DIR          # DIR from: pip install -
 Every worker keeps to one core (on Linux) and runs the variants of a round in shuffled order; the table gives
 the median over rounds. "released" is a re-creation from descriptions: decord reads frames at full size,
 torchvision stretches them, librosa reads sound, the mel is padded to 300 s. Without decord, PyAV decodes the
-whole file in its place; without librosa, our own audio reader stands in. The head of each table says which was
+whole file in its place; without librosa, our own audio reader stands in; each table names what was
 used. decord starts threads of its own: on a machine busy with other work they take a larger share of it, so
 compare by wall time on an idle machine only.
 
