@@ -103,6 +103,9 @@ class Evaluator(Callback):
         if trainer.is_global_zero:
             self._files.start(self._identity(trainer), fresh=not self._resumed)
         trainer.strategy.barrier("prediction files")
+        if split == "test":
+            for scores in self._scores.values():
+                scores.folder = self._folder
         if split == "test" and trainer.is_global_zero:
             self._score_resumed(data)
 
@@ -137,6 +140,8 @@ class Evaluator(Callback):
         if "predictions" in outputs:
             predictions = outputs["predictions"]
             kept = [p for p, repeated in _paired(predictions, batch) if not repeated]
+            for name in dict.fromkeys(p.sample.dataset for p in kept):
+                self._scores[name].prepare([p for p in kept if p.sample.dataset == name])
             records = [self._scores[p.sample.dataset].add(p) for p in kept]
             self._answered += len(kept)
             if self._files is not None:
@@ -182,6 +187,10 @@ class Evaluator(Callback):
             if self.print_table and self.results:
                 # While training, one line a dataset; the rest is in TensorBoard and metrics.json.
                 print_results(self.results, split, speed, headlines=trainer.state.fn == "fit")
+                if trainer.state.fn != "fit":
+                    for name, result in self.results.items():
+                        if result["note"] is not None:
+                            rank_zero_info(f"{name}: {result['note']}")
 
     def _log(self, split: str) -> None:
         """Log every dataset's values on every rank in one order (values are already the same everywhere)."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,7 +49,16 @@ class DatasetScores:
         self.strict = task.metrics(spec)
         self.valid_only = task.metrics(spec)
         self.majority = task.metrics(spec)
+        self.folder: Path | None = None
+        """Run folder for the files of answers; ``None`` writes none."""
         self._sums = dict.fromkeys(COUNTS, 0.0)
+
+    def prepare(self, predictions: Sequence[Prediction]) -> None:
+        """Let the task work on several answers at once, before each is added."""
+        pairs = [(self.task.parse(p.text, p.sample, self.spec), p.sample) for p in predictions]
+        if self.majority_answer is not None:
+            pairs += [(self.majority_answer, p.sample) for p in predictions]
+        self.task.prepare(pairs, self.spec)
 
     def add(self, prediction: Prediction) -> dict[str, Any]:
         """Score one answer and return its record for the prediction file."""
@@ -59,6 +69,8 @@ class DatasetScores:
         self._update(counted, sample)
         if answer is not None:
             self.task.update(self.valid_only, answer, sample, self.spec)
+        if self.folder is not None:
+            self.task.save(counted, sample, self.spec, self.folder)
         self._sums["unparsed"] += answer is None
         self._sums["truncated"] += prediction.truncated
         self._sums["tokens"] += prediction.tokens
@@ -76,6 +88,8 @@ class DatasetScores:
     def add_missing(self, sample: Sample) -> None:
         """Count a sample that was never answered as wrong."""
         self._update(None, sample)
+        if self.folder is not None:
+            self.task.save(None, sample, self.spec, self.folder)
         self._sums["missing"] += 1
 
     def add_loss(self, loss_sum: float, tokens: int) -> None:
@@ -112,6 +126,7 @@ class DatasetScores:
             "layout": self.spec.layout,
             "splits": [s for s, n in (("val", from_val), ("test", counts["scored"] - from_val)) if n],
             "headline": headline,
+            "note": self.task.note(self.spec),
             "strict": _compute(self.strict, device) if scored else {},
             "valid_only": _compute(self.valid_only, device) if scored else {},
             "majority": _compute(self.majority, device) if baseline else {},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -83,6 +84,16 @@ class Task(ABC, Generic[AnswerT]):
         """Return the score of one answer in [0, 1]; ``None`` where one sample has no score of its own."""
         truth = self.truth(sample, spec)
         return None if truth is None else float(answer is not None and answer == truth)
+
+    def prepare(self, answers: Sequence[tuple[AnswerT | None, Sample]], spec: DatasetSpec) -> None:
+        """Do at once what :meth:`update` and :meth:`score` would do for each of these answers."""
+
+    def save(self, answer: AnswerT | None, sample: Sample, spec: DatasetSpec, folder: Path) -> None:
+        """Write the files that belong to a tested answer into the run folder; most tasks have none."""
+
+    def note(self, spec: DatasetSpec) -> str | None:
+        """Return what a reader of the results has to know; shown with them."""
+        return None
 
     def headline(self, spec: DatasetSpec) -> str | None:
         """Return the key of the metric that is shown first; ``None`` without metrics."""

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torchmetrics import MetricCollection
 
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks.base import IMAGE_AND_AUDIO, around
+from crab_lightning.tasks.masks import ProtocolJF, ProtocolS, scored_by
 from crab_lightning.tasks.segmentation import Segmentation
 from crab_lightning.tasks.spatial_text import (
     Reading,
@@ -13,14 +18,21 @@ from crab_lightning.tasks.spatial_text import (
     read_referred_object,
 )
 
+_ENDS = {"test_s": "_seen", "test_u": "_unseen"}
 _TRUE, _FALSE = "<answer>true</answer>", "<answer>false</answer>"
 
 
 class ReferringSegmentation(Segmentation):
     """Says whether a described object exists, and if so gives its box and three points.
 
-    Reads the field ``expression``. Truth and metrics as in :class:`Segmentation`.
+    Reads the field ``expression``. Truth and boxes as in :class:`Segmentation`. With a mask decoder: J and F
+    over all samples whose object may be there (``<protocol>_j``), of the seen and the unseen subset alone
+    (``<protocol>_seen_j``, ``<protocol>_unseen_j``), and S over the null subset (``<protocol>_null_s``, lower is
+    better). Protocols: ``crabplus`` (when the row names none), ``framewise``, ``refavs``; the latter takes each
+    clip as one batch.
     """
+
+    protocols = ("crabplus", "framewise", "refavs")
 
     def prompt(self, sample: Sample) -> Conversation:
         """Return opening, image, audio, and the instruction with the expression in lower case."""
@@ -46,6 +58,32 @@ class ReferringSegmentation(Segmentation):
     def read(self, text: str) -> Reading:
         """Read an answer together with the reason for a rejection."""
         return read_referred_object(text, lenient=self.lenient)
+
+    def _mask_metrics(self, protocol: str, label: str) -> dict[str, Any]:
+        names = (label, f"{label}_seen", f"{label}_unseen")
+        return {name: ProtocolJF(protocol, name) for name in names} | {
+            f"{label}_null": ProtocolS(protocol, f"{label}_null")
+        }
+
+    def _add_mask(self, metrics: MetricCollection, pred: Tensor, truth: Tensor, sample: Sample) -> None:
+        subset = sample.fields.get("subset")
+        clip = f"{sample.clip}/{sample.fields.get('object_id')}"
+        if subset == "test_n":
+            for null in scored_by(metrics, ProtocolS):
+                null.add(clip, pred)
+            return
+        for metric in scored_by(metrics, ProtocolJF):
+            if metric.label.endswith(("_seen", "_unseen")) and not metric.label.endswith(
+                _ENDS.get(str(subset), "-")
+            ):
+                continue
+            metric.add(clip, pred, truth)
+
+    def score(self, answer: SpatialPrompt | None, sample: Sample, spec: DatasetSpec) -> float | None:
+        """Return J as :class:`Segmentation`; without a mask decoder, absence that is true scores 1."""
+        if self.masks is None and sample.fields.get("subset") == "test_n":
+            return float(answer is not None and answer.absent)
+        return super().score(answer, sample, spec)
 
     def majority(self, samples: Sequence[Sample], spec: DatasetSpec) -> SpatialPrompt:
         """Return absence where most answers say so, else the median box."""

@@ -3,40 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median_low
 from typing import Any
 
+import torch
+from torch import Tensor
 from torchmetrics import MetricCollection
 
+from crab_lightning.media import read_mask
+from crab_lightning.metrics import BoxIoU, box_iou
+from crab_lightning.metrics.masks import binary_scores
+from crab_lightning.segmentation import MaskDecoder, enclosing_box
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
-from crab_lightning.tasks.base import IMAGE_AND_AUDIO, Task, around, describe
+from crab_lightning.tasks.base import IMAGE_AND_AUDIO, Task, around, chosen, describe
+from crab_lightning.tasks.masks import (
+    MaskMaker,
+    MaskSize,
+    ProtocolJF,
+    find_mask,
+    label_of,
+    save_mask,
+    scored_by,
+)
 from crab_lightning.tasks.spatial_text import (
+    FRAME_PX,
+    Box,
     Reading,
     SpatialPrompt,
     coordinate_groups,
     read_box_and_points,
 )
 
+NO_MASKS = "boxes are scored, masks were not made: set mask_decoder of the task to get J and F"
+
 
 class Segmentation(Task[SpatialPrompt]):
-    """Gives a box and three points on the object that sounds; a segmenter turns them into a mask.
+    """Gives a box and three points on the object that sounds; a mask decoder turns them into a mask.
 
-    The true answer in this form is in the manifest's target text only. In a test manifest the truth is the
-    mask file (``mask_candidates``), so :meth:`truth` and :meth:`score` return ``None`` there. Without a mask
-    decoder no metric is reported, only the share of unreadable answers.
+    The true prompt is in the manifest's target text only, so :meth:`truth` returns ``None`` for a test sample.
+    The true mask is a file (``mask_candidates``).
+
+    Scoring, with a mask decoder: J and F under the protocols that the row's ``metrics`` names (``crabplus`` when
+    left out; also ``avsbench`` and ``framewise``), keys ``<protocol>_j`` and ``<protocol>_f``. Always: IoU of
+    the box with the box around the true mask, keys ``iou``, ``auc``, ``success_at_50``; an answer without a box
+    has IoU 0. ``avsbench`` takes each clip as one batch, whatever frames of it are tested.
 
     Args:
         lenient: Also read blanks inside brackets, decimals, and 224 as the far side of a box. The released
             scripts reject those answers, so results with it have to be named as such.
+        mask_decoder: Makes masks of prompts, for example ``crab_lightning.segmentation.Sam2Decoder``. Left out:
+            no masks, boxes alone are scored.
+        mask_size: ``frame`` makes and scores masks on the 224-pixel frame, as published; ``native`` on the image
+            and mask files as they are, and says so in the keys (``crabplus_native_j``).
     """
+
+    protocols = ("crabplus", "avsbench", "framewise")
 
     instruction = (
         "Please identify the category of the object producing the sound in the video frame. Then, provide "
         "the bounding box and three pixel points of the object that is making the sound within the frame."
     )
 
-    def __init__(self, lenient: bool = False) -> None:
+    def __init__(
+        self,
+        lenient: bool = False,
+        mask_decoder: MaskDecoder | None = None,
+        mask_size: MaskSize = "frame",
+    ) -> None:
         self.lenient = lenient
+        self.masks = None if mask_decoder is None else MaskMaker(mask_decoder, mask_size)
 
     def prompt(self, sample: Sample) -> Conversation:
         """Return opening, image, audio, instruction."""
@@ -85,17 +121,87 @@ class Segmentation(Task[SpatialPrompt]):
         return reading.prompt
 
     def metrics(self, spec: DatasetSpec) -> MetricCollection:
-        """Return no metric: masks need a mask decoder."""
-        return MetricCollection({})
+        """Return the box metric, and with a mask decoder those of every protocol."""
+        names = chosen(spec, self.protocols, ["crabplus"])
+        found: dict[str, Any] = {"box": BoxIoU()}
+        if self.masks is not None:
+            for name in names:
+                found |= self._mask_metrics(name, label_of(name, self.masks.size))
+        return MetricCollection(found, compute_groups=False)
+
+    def _mask_metrics(self, protocol: str, label: str) -> dict[str, Any]:
+        return {label: ProtocolJF(protocol, label)}
 
     def update(
         self, metrics: MetricCollection, answer: SpatialPrompt | None, sample: Sample, spec: DatasetSpec
     ) -> None:
-        """Add nothing, see :meth:`metrics`."""
+        """Add one answer; none is scored as an empty mask and a missed box.
+
+        Raises:
+            FileNotFoundError: If masks are scored and there is no true one.
+        """
+        true_box = self._true_box(sample)
+        if true_box is not None:
+            for metric in scored_by(metrics, BoxIoU):
+                metric.update(_as_tensor(_box_of(answer)), _as_tensor(true_box))
+        if self.masks is not None:
+            truth = self.masks.truth(sample)
+            self._add_mask(metrics, self.masks.mask(answer, sample, truth), truth, sample)
+
+    def _add_mask(self, metrics: MetricCollection, pred: Tensor, truth: Tensor, sample: Sample) -> None:
+        for metric in scored_by(metrics, ProtocolJF):
+            metric.add(sample.clip, pred, truth)
+
+    def _true_box(self, sample: Sample) -> Box | None:
+        """Return the box around the true mask, else the one taught; ``None`` where nothing is to be found."""
+        if (file := find_mask(sample)) is not None:
+            box: Box | None = enclosing_box(read_mask(file, FRAME_PX).numpy())
+            return box
+        return None if sample.target is None else _box_or_none(self.read(sample.target).prompt)
 
     def score(self, answer: SpatialPrompt | None, sample: Sample, spec: DatasetSpec) -> float | None:
-        """Return ``None``: prompts differ and still give the same mask."""
-        return None
+        """Return J of the mask (binary, both empty counts as 1), without a mask decoder the IoU of the box."""
+        if self.masks is not None:
+            truth = self.masks.truth(sample)
+            pred = self.masks.mask(answer, sample, truth)
+            pred = pred if pred.dtype == torch.bool else pred > 0
+            return float(binary_scores(pred[None], truth[None])[0])
+        box = self._true_box(sample)
+        return None if box is None else float(box_iou(_as_tensor(_box_of(answer)), _as_tensor(box)))
+
+    def headline(self, spec: DatasetSpec) -> str:
+        """Return J of the first protocol, without a mask decoder ``iou``."""
+        if self.masks is None:
+            return "iou"
+        return f"{label_of(chosen(spec, self.protocols, ['crabplus'])[0], self.masks.size)}_j"
+
+    def note(self, spec: DatasetSpec) -> str | None:
+        """Say when no masks were made."""
+        return NO_MASKS if self.masks is None else None
+
+    def prepare(self, answers: Sequence[tuple[SpatialPrompt | None, Sample]], spec: DatasetSpec) -> None:
+        """Make the masks of several answers in one call of the decoder."""
+        if self.masks is not None:
+            self.masks.prepare(answers)
+
+    def save(self, answer: SpatialPrompt | None, sample: Sample, spec: DatasetSpec, folder: Path) -> None:
+        """Write the mask as PNG, empty for an answer that gives none; see ``save_mask`` for the path."""
+        if self.masks is not None:
+            like = self.masks.truth(sample) if self.masks.size == "native" else None
+            save_mask(self.masks.mask(answer, sample, like), sample, folder)
+
+    def check(self, samples: Sequence[Sample], spec: DatasetSpec) -> None:
+        """Read the true prompts, and where masks will be scored look for their files.
+
+        Raises:
+            ValueError: At the first annotation that cannot be read.
+            FileNotFoundError: At the first test row without a mask.
+        """
+        super().check(samples, spec)
+        if self.masks is not None:
+            for sample in samples:
+                if sample.split == "test" and find_mask(sample) is None:
+                    self.masks.truth(sample)
 
     def majority(self, samples: Sequence[Sample], spec: DatasetSpec) -> SpatialPrompt:
         """Return the median box of the training answers with its centre as the point."""
@@ -116,3 +222,16 @@ class Segmentation(Task[SpatialPrompt]):
             "points_xy_px": [list(point) for point in answer.points_xy_px],
             "absent": answer.absent,
         }
+
+
+def _box_or_none(prompt: SpatialPrompt | None) -> Box | None:
+    return None if prompt is None else prompt.box_xyxy_px
+
+
+def _box_of(answer: SpatialPrompt | None) -> Box:
+    return _box_or_none(answer) or (0, 0, 0, 0)
+
+
+def _as_tensor(box: Box) -> Tensor:
+    """Return one box as ``(1, 4)``."""
+    return torch.tensor([box], dtype=torch.float64)

@@ -1,0 +1,244 @@
+"""From a read answer to a mask, and from masks to scores and files; shared by the spatial tasks."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import MetricCollection
+
+from crab_lightning.media import read_image, read_mask
+from crab_lightning.metrics import MaskJF, NullMaskS
+from crab_lightning.segmentation import MaskDecoder, MaskRequest, Prompt
+from crab_lightning.structures import Sample
+from crab_lightning.tasks.spatial_text import FRAME_PX, SpatialPrompt
+
+MaskSize = Literal["frame", "native"]
+_FRAME = (FRAME_PX, FRAME_PX)
+_KEPT = 256
+
+
+class MaskMaker:
+    """Turns the prompts of one task into masks, each once; pickled without what it has made.
+
+    Args:
+        decoder: Makes masks.
+        size: ``frame`` stretches the image to 224 pixels before the decoder sees it and scores there, as the
+            released scripts do. ``native`` keeps the image, scales the prompt to it, and scores at the size of
+            the mask file.
+    """
+
+    def __init__(self, decoder: MaskDecoder, size: MaskSize = "frame") -> None:
+        if size not in ("frame", "native"):
+            raise ValueError(f"mask_size is {size!r}; there are: frame, native")
+        self.decoder = decoder
+        self.size = size
+        self._made: OrderedDict[Hashable, Tensor] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_made": OrderedDict()}
+
+    def prepare(self, asked: Sequence[tuple[SpatialPrompt | None, Sample]]) -> None:
+        """Make the masks of several answers in one call of the decoder."""
+        wanted = {
+            (sample.id, prompt): (sample, prompt)
+            for prompt, sample in asked
+            if prompt is not None and not prompt.absent and (sample.id, prompt) not in self._made
+        }
+        if not wanted:
+            return
+        pictures = {sample.id: self._picture(sample) for sample, _ in wanted.values()}
+        requests = []
+        for sample, prompt in wanted.values():
+            picture = pictures[sample.id]
+            points = tuple((float(x), float(y)) for x, y in prompt.points_xy_px)
+            box = None if prompt.box_xyxy_px is None else _floats(prompt.box_xyxy_px)
+            height, width = picture.shape[-2:]
+            requests.append(MaskRequest(picture, Prompt(box, points).scaled(_FRAME, (height, width))))
+        masks = self.decoder.decode(requests)
+        if len(masks) != len(requests):
+            raise ValueError(
+                f"{type(self.decoder).__name__} made {len(masks)} masks of {len(requests)}; it must make each"
+            )
+        self._made |= dict(zip(wanted, masks, strict=True))
+        while len(self._made) > max(_KEPT, len(wanted)):
+            self._made.popitem(last=False)
+
+    def mask(self, prompt: SpatialPrompt | None, sample: Sample, like: Tensor | None = None) -> Tensor:
+        """Return the mask of an answer; empty where there is no answer or it says that nothing is there.
+
+        Args:
+            prompt: The read answer.
+            sample: What was asked.
+            like: The true mask, whose size is taken; without it the size of the image that the decoder sees.
+
+        Returns:
+            bool ``(H, W)``, or the decoder's logits.
+        """
+        if prompt is None or prompt.absent:
+            size = tuple((self._picture(sample) if like is None else like).shape[-2:])
+            return torch.zeros(size, dtype=torch.bool)
+        self.prepare([(prompt, sample)])
+        mask = self._made[sample.id, prompt]
+        if like is None or mask.shape == like.shape:
+            return mask
+        if mask.dtype == torch.bool:
+            return F.interpolate(mask[None, None].byte(), like.shape, mode="nearest-exact")[0, 0] > 0
+        return F.interpolate(mask[None, None], like.shape, mode="bilinear", align_corners=False)[0, 0]
+
+    def truth(self, sample: Sample) -> Tensor:
+        """Return the true mask, bool ``(H, W)``; empty where the described object does not exist.
+
+        Raises:
+            FileNotFoundError: If there is no mask file.
+        """
+        if sample.fields.get("subset") == "test_n":
+            return torch.zeros(tuple(self._picture(sample).shape[-2:]), dtype=torch.bool)
+        found = find_mask(sample)
+        if found is None:
+            looked = " or ".join(map(str, sample.fields.get("mask_candidates", ()))) or "a labels_rgb folder"
+            raise FileNotFoundError(
+                f"{sample.id} (row {sample.row} of {sample.dataset}): there is no mask at {looked}. Fetch "
+                "the masks of the dataset, or leave mask_decoder out of the task to score boxes alone."
+            )
+        return read_mask(found, FRAME_PX if self.size == "frame" else None)
+
+    def _picture(self, sample: Sample) -> Tensor:
+        picture = read_image(sample.images[0], None)
+        if self.size == "native" or tuple(picture.shape[-2:]) == _FRAME:
+            return picture
+        # Lanczos, as the released script; the language model saw the bicubic stretch.
+        image = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize(_FRAME, Image.Resampling.LANCZOS)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def find_mask(sample: Sample) -> Path | None:
+    """Return the mask file of a sample; ``None`` where there is none."""
+    return next((Path(p) for p in sample.fields.get("mask_candidates", ()) if Path(p).is_file()), None)
+
+
+def save_mask(mask: Tensor, sample: Sample, folder: Path) -> Path:
+    """Write a mask as an 8-bit PNG (0 and 255) under the path that the dataset gives its true mask.
+
+    Args:
+        mask: bool or logits ``(H, W)``.
+        sample: What was asked.
+        folder: Folder of a run.
+
+    Returns:
+        ``masks/<dataset>/...``, for example ``masks/s4/AVS/v1s/<clip>/labels_rgb/0.png``.
+    """
+    places = sample.fields.get("mask_candidates") or (
+        str(sample.images[0]).replace("/frames/", "/labels_rgb/"),
+    )
+    parts = Path(places[0]).with_suffix(".png").parts
+    root = len(parts) - 1 - parts[::-1].index("AVUIE_2") if "AVUIE_2" in parts else None
+    # Outside a data root: the clip's folder, labels_rgb, the file.
+    inside = parts[-3:] if root is None else parts[root + 2 :]
+    path = folder.joinpath("masks", sample.dataset, *inside)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    inside_object = mask if mask.dtype == torch.bool else mask > 0
+    Image.fromarray(inside_object.numpy().astype(np.uint8) * 255).save(path, compress_level=1)
+    return path
+
+
+class _ByClip:
+    """Gathers frames until metrics are computed: protocols with batches score one clip as one batch.
+
+    How many frames that is depends on what is tested; ``..._frames_per_batch`` tells the mean.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, list[tuple[Tensor, ...]]] = {}
+
+    def batches(self) -> list[tuple[Tensor, ...]]:
+        """Hand over the clips in order, and forget them."""
+        done = [
+            tuple(torch.stack(column) for column in zip(*frames, strict=True))
+            for _, frames in sorted(self.waiting.items())
+        ]
+        self.waiting = {}
+        return done
+
+
+class ProtocolJF(MaskJF):
+    """J and F under one named protocol, fed frame by frame; keys begin with ``label``."""
+
+    def __init__(self, protocol: str, label: str) -> None:
+        super().__init__(protocol)
+        if self.has_batches:
+            super().__init__(protocol, frames_per_batch=0)
+        self.label = label
+        self.clips = _ByClip()
+
+    def add(self, clip: str, pred: Tensor, target: Tensor) -> None:
+        """Add one frame; bool or logits ``(H, W)`` and bool ``(H, W)``."""
+        if self.protocol.binary and pred.dtype != torch.bool:
+            pred = pred > 0
+        if self.has_batches:
+            self.clips.waiting.setdefault(clip, []).append((pred, target))
+        else:
+            self.update(pred[None], target[None])
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Score the clips gathered so far, then synchronise. Called by every ``compute``."""
+        for pred, target in self.clips.batches():
+            self.update(pred, target)
+        super().sync(*args, **kwargs)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the keys of :class:`MaskJF` after the label."""
+        return {f"{self.label}_{key}": value for key, value in super().compute().items()}
+
+
+class ProtocolS(NullMaskS):
+    """S under one named protocol, fed frame by frame; keys begin with ``label``."""
+
+    def __init__(self, protocol: str, label: str) -> None:
+        super().__init__(protocol)
+        if self.has_batches:
+            super().__init__(protocol, frames_per_batch=0)
+        self.label = label
+        self.clips = _ByClip()
+
+    def add(self, clip: str, pred: Tensor) -> None:
+        """Add one frame; bool or logits ``(H, W)``."""
+        if self.protocol.binary and pred.dtype != torch.bool:
+            pred = pred > 0
+        if self.has_batches:
+            self.clips.waiting.setdefault(clip, []).append((pred,))
+        else:
+            self.update(pred[None])
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Score the clips gathered so far, then synchronise. Called by every ``compute``."""
+        for (pred,) in self.clips.batches():
+            self.update(pred)
+        super().sync(*args, **kwargs)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the keys of :class:`NullMaskS` after the label."""
+        return {f"{self.label}_{key}": value for key, value in super().compute().items()}
+
+
+def label_of(protocol: str, size: MaskSize) -> str:
+    """Name a protocol in metric keys; native sizes are told apart from the published ones."""
+    return protocol if size == "frame" else f"{protocol}_native"
+
+
+def scored_by(metrics: MetricCollection, kind: type) -> list[Any]:
+    """Return the metrics of one kind in a collection."""
+    return [
+        metric for _, metric in metrics.items(keep_base=True, copy_state=False) if isinstance(metric, kind)
+    ]
+
+
+def _floats(box: tuple[int, int, int, int]) -> tuple[float, float, float, float]:
+    return float(box[0]), float(box[1]), float(box[2]), float(box[3])
