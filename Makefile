@@ -1,6 +1,7 @@
 # `make demo` and `make test` each work alone on a fresh clone with Python 3.11 or newer.
 PYTHON ?= python3
 VENV ?= .venv
+PIP_INSTALL ?= pip install
 BIN := $(VENV)/bin
 DEMO_CLIPS ?= 1200
 DEMO_SEED ?= 0
@@ -18,21 +19,21 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(BIN)/python setup.cfg pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m $(PIP_INSTALL) --quiet --editable .
 	touch $@
 
 $(VENV)/.installed-test: $(BIN)/python setup.cfg pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m $(PIP_INSTALL) --quiet --editable '.[test]'
 	touch $@
 
 $(VENV)/.installed-dev: $(BIN)/python setup.cfg pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m $(PIP_INSTALL) --quiet --editable '.[dev]'
 	touch $@
 
 demo: $(VENV)/.installed  ## Make Mini AV-UIE, fine-tune the mini model on its 19 sets, test it, print the table.
 	$(BIN)/python cli.py data mini --root $(DEMO_ROOT) --clips $(DEMO_CLIPS) --seed $(DEMO_SEED)
-	$(BIN)/python cli.py fit --config demo.yaml --data.init_args.root $(DEMO_ROOT)
-	$(BIN)/python cli.py test --config demo.yaml --data.init_args.root $(DEMO_ROOT) --ckpt_path runs/demo
+	$(BIN)/python cli.py fit --config demo.yaml --data.root $(DEMO_ROOT)
+	$(BIN)/python cli.py test --config demo.yaml --data.root $(DEMO_ROOT) --ckpt_path runs/demo
 
 test: $(VENV)/.installed-test  ## Run the default test suite.
 	$(BIN)/python -m pytest

@@ -29,6 +29,7 @@ from crab_lightning.mini.describe import (
 from crab_lightning.mini.item import FPS
 from crab_lightning.mini.render import render_audio, render_frames
 from crab_lightning.mini.world import Rng, Scene, rng_for
+from crab_lightning.models.tokenizer import DEFAULT_TEXTS
 from crab_lightning.pretrain.towers import noise, roughen
 from crab_lightning.processing import NativeProcessor
 from crab_lightning.structures import AudioWindow, Batch, Example, Media, Sample
@@ -177,6 +178,37 @@ def _two_sounds(draft: Draft, seed: int) -> None:
     draft.questions = describe_pair(item.audios[0], item.audios[1], draft.rng, "heard", item.videos[0])
 
 
+def _sentences(rng: Rng, seed: int) -> list[str]:
+    item = _item(rng, seed, *DATASETS)
+    asked = [v for v in item.fields.values() if isinstance(v, str) and " " in v and "/" not in v]
+    pool = [item.answer, *asked, *DEFAULT_TEXTS] if rng.random() < 0.3 else [item.target]
+    return [part for part in pool[int(rng.integers(len(pool)))].split(". ") if part]
+
+
+def _text(draft: Draft, seed: int) -> None:
+    """Words without any clip, to be said again: a language has to be there before a task's can be learnt.
+
+    Sentences of different texts are thrown together, so that nothing of the tasks' logic is given away.
+    """
+    rng = draft.rng
+    texts = [_sentences(rng, seed) for _ in range(3)]
+    parts = [text[int(rng.integers(len(text)))] for text in texts[: int(rng.integers(1, 4))]]
+    text = ". ".join(parts)
+    words = text.split(" ")
+    way = int(rng.integers(4))
+    if way == 0:
+        draft.questions = [("Repeat: " + text, text)]
+    elif way == 1:
+        mixed = " ".join(words[i] for i in rng.permutation(len(words)))
+        draft.questions = [("Say the same words: " + mixed, mixed)]
+    elif way == 2:
+        noun = words[-1].strip("<>.").removeprefix("answer>").removesuffix("</answer")
+        draft.questions = [(f"Put into answer tags: {noun}", f"<answer>{noun}</answer>")]
+    else:
+        cut = int(rng.integers(len(words)))
+        draft.questions = [(f"Repeat the end: {text} From: {' '.join(words[:cut])}", " ".join(words[cut:]))]
+
+
 KINDS: dict[str, tuple[Callable[[Draft, int], None], float]] = {
     "picture": (_picture, 0.18),
     "moment": (_moment, 0.20),
@@ -188,8 +220,9 @@ KINDS: dict[str, tuple[Callable[[Draft, int], None], float]] = {
     "music": (_music, 0.05),
     "two_videos": (_two_videos, 0.05),
     "two_sounds": (_two_sounds, 0.05),
+    "text": (_text, 0.0),
 }
-"""Kind of example -> who drafts it, and the chance that a batch is made of it."""
+"""Kind of example -> who drafts it, and the chance that a batch is made of it; that of text is a setting."""
 
 
 def draw(kind: str, rng: Rng, seed: int, most: int = 4) -> Example:
@@ -209,10 +242,20 @@ class Corpus(IterableDataset[Batch]):
         seed: Start of the random stream; workers get streams of their own. Mini AV-UIE trees with other seeds
             share no clip with it.
         tokens: Upper bound of the padded tokens of a batch.
+        questions: Most questions asked at once about a clip.
+        text: Share of batches that are words alone.
     """
 
-    def __init__(self, processor: NativeProcessor, seed: int, tokens: int = 4000) -> None:
+    def __init__(
+        self,
+        processor: NativeProcessor,
+        seed: int,
+        tokens: int = 4000,
+        questions: int = 4,
+        text: float = 0.25,
+    ) -> None:
         self.processor, self.seed, self.tokens = processor, seed, tokens
+        self.questions, self.text = questions, text
 
     def __iter__(self) -> Iterator[Batch]:
         info = torch.utils.data.get_worker_info()
@@ -220,10 +263,11 @@ class Corpus(IterableDataset[Batch]):
         names, chances = list(KINDS), np.array([chance for _, chance in KINDS.values()])
         while True:
             kind = names[int(rng.choice(len(names), p=chances / chances.sum()))]
+            kind = "text" if rng.random() < self.text else kind
             encoded: list[Any] = []
             longest = 0
             while (len(encoded) + 1) * longest <= self.tokens:
-                encoded.append(self.processor.encode(draw(kind, rng, self.seed)))
+                encoded.append(self.processor.encode(draw(kind, rng, self.seed, self.questions)))
                 longest = max(longest, len(encoded[-1].inputs["input_ids"]))
             yield self.processor.collate(encoded)
 

@@ -38,6 +38,30 @@ SIZES = TinyNativeConfig(
 
 
 @dataclass(frozen=True)
+class Leg:
+    """One cosine of the whole model's training.
+
+    Args:
+        steps: Optimizer steps.
+        questions: Most questions asked at once about a clip. Many teach much from one rendering; few teach to
+            tell which one was asked.
+        lr: Peak learning rate of the language model.
+        tower_lr: Peak learning rate of the towers, once the language model reads them.
+        text: Share of batches that are words alone: without them, the frozen output layer could never say a
+            word that only a task needs.
+    """
+
+    steps: int
+    questions: int
+    lr: float
+    tower_lr: float
+    text: float
+
+
+LEGS = (Leg(3600, 4, 1.5e-3, 3e-4, 0.0), Leg(1000, 2, 1e-3, 2e-4, 0.25))
+
+
+@dataclass(frozen=True)
 class PretrainConfig:
     """How long and from where.
 
@@ -45,10 +69,9 @@ class PretrainConfig:
         seed: Fixes weights, vocabulary and data; Mini AV-UIE trees from other seeds share no clip with it.
         vision_steps: Optimizer steps of the vision tower alone, 12 pictures each.
         audio_steps: Optimizer steps of the audio tower alone, 10 clips of four seconds each.
-        steps: Optimizer steps of the whole model.
+        legs: Training of the whole model, one after the other.
         tokens: Padded tokens of a batch of the whole model.
-        lr: Peak learning rate of the language model.
-        tower_lr: Peak learning rate of the towers, once the language model reads them.
+        vocabulary_items: Questions of each dataset from whose texts the vocabulary is learnt.
         workers: Loader processes.
         threads: Threads of the training process. One is best on a shared machine: idle threads spin.
     """
@@ -56,10 +79,9 @@ class PretrainConfig:
     seed: int = 424_242
     vision_steps: int = 3000
     audio_steps: int = 1500
-    steps: int = 4000
+    legs: tuple[Leg, ...] = LEGS
     tokens: int = 4000
-    lr: float = 1.5e-3
-    tower_lr: float = 3e-4
+    vocabulary_items: int = 60
     workers: int = 1
     threads: int = 1
 
@@ -81,7 +103,9 @@ def pretrain_mini(out: Path | str, config: PretrainConfig | None = None) -> Path
     folder = Path(out)
     work = folder / "work"
     if not (folder / "config.json").exists():
-        make_tiny_native(folder, texts=corpus_texts(config.seed, 60), config=SIZES, seed=config.seed)
+        make_tiny_native(
+            folder, texts=corpus_texts(config.seed, config.vocabulary_items), config=SIZES, seed=config.seed
+        )
     work.mkdir(exist_ok=True)
     model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     for name, tower, steps, train in (
@@ -94,7 +118,14 @@ def pretrain_mini(out: Path | str, config: PretrainConfig | None = None) -> Path
             continue
         train(model, steps=steps, seed=config.seed)
         torch.save(tower.state_dict(), done)
-    _train_whole(model, NativeProcessor(folder), config, work / "whole.pt")
+    for number in range(len(config.legs)):
+        done = work / f"leg{number}.pt"
+        if done.exists():
+            model.load_state_dict(torch.load(done, weights_only=True))
+            continue
+        _train_leg(model, NativeProcessor(folder), config, number, work / "now.pt")
+        torch.save(model.state_dict(), done)
+        (work / "now.pt").unlink(missing_ok=True)
     model.half().save_pretrained(folder)
     (folder / "pretraining.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
     for file in work.iterdir():
@@ -103,18 +134,21 @@ def pretrain_mini(out: Path | str, config: PretrainConfig | None = None) -> Path
     return folder
 
 
-def _train_whole(model: Any, processor: NativeProcessor, config: PretrainConfig, state_file: Path) -> None:
+def _train_leg(
+    model: Any, processor: NativeProcessor, config: PretrainConfig, number: int, state_file: Path
+) -> None:
+    leg = config.legs[number]
     towers = [*model.model.visual.parameters(), *model.model.audio_tower.parameters()]
     mine = {id(p) for p in towers}
     rest = [p for p in model.parameters() if id(p) not in mine]
     optimizer = torch.optim.AdamW(
-        [{"params": rest, "lr": config.lr}, {"params": towers, "lr": config.tower_lr}],
+        [{"params": rest, "lr": leg.lr}, {"params": towers, "lr": leg.tower_lr}],
         betas=(0.9, 0.98),
         weight_decay=0.01,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda s: min(1.0, (s + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * s / config.steps))),
+        lambda s: min(1.0, (s + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * s / leg.steps))),
     )
     first = 0
     if state_file.exists():
@@ -123,14 +157,15 @@ def _train_whole(model: Any, processor: NativeProcessor, config: PretrainConfig,
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         first = int(state["step"])
-    torch.manual_seed(config.seed + first)
-    corpus = Corpus(processor, config.seed + first, config.tokens)
+    seed = config.seed + 1000 * number + first
+    torch.manual_seed(seed)
+    corpus = Corpus(processor, seed, config.tokens, leg.questions, leg.text)
     loader = DataLoader(
         corpus, batch_size=None, num_workers=config.workers, prefetch_factor=3 if config.workers else None
     )
     model.train()
     started, losses = time.monotonic(), dict[str, list[float]]()
-    for step, batch in zip(range(first, config.steps), loader, strict=False):
+    for step, batch in zip(range(first, leg.steps), loader, strict=False):
         # The towers see by now; every third step lets them follow what the language model asks for.
         for parameter in towers:
             parameter.requires_grad_(step % 3 == 0)
@@ -143,7 +178,9 @@ def _train_whole(model: Any, processor: NativeProcessor, config: PretrainConfig,
         losses.setdefault(batch.samples[0].dataset, []).append(float(loss.detach()))
         if step % 50 == 49:
             line = " ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in sorted(losses.items()))
-            print(f"whole {step + 1}/{config.steps} {time.monotonic() - started:.0f} s {line}", flush=True)
+            print(
+                f"leg {number} {step + 1}/{leg.steps} {time.monotonic() - started:.0f} s {line}", flush=True
+            )
             losses = {}
         if step % 250 == 249:
             held = state_file.with_suffix(".new")
