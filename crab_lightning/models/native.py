@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, DynamicCache, Qwen2_5OmniThinkerForConditionalGeneration
 
 from crab_lightning.adapters import AdapterConfig
+from crab_lightning.adapters.quantized import four_bit_config
 from crab_lightning.models.base import AVModule
 from crab_lightning.models.decoding import Answers, greedy
 from crab_lightning.models.losses import last_hidden_states, target_losses
@@ -20,6 +21,7 @@ from crab_lightning.structures import Batch
 Dtype = Literal["bfloat16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Init = Literal["pretrained", "random"]
+Quantization = Literal["4bit"]
 
 _NOT_MEDIA = ("input_ids", "attention_mask", "position_ids")
 
@@ -42,6 +44,8 @@ class OmniModule(AVModule):
             backward instead of keeping them.
         load_adapter: Folder of saved adapters to start from.
         max_length: Longest sample in tokens; a longer one stops the run. No limit when left out.
+        quantization: ``4bit`` keeps the linear layers of the frozen language model in 4 bits (NF4, QLoRA);
+            needs bitsandbytes and a CUDA device. Left out, they have ``dtype``.
         init: ``pretrained`` loads the weights; ``random`` reads only the config, for benchmarks of a shape.
 
     Shapes: B samples, T text tokens, M mel frames (10 ms each), P image patches. See ``Batch``.
@@ -66,6 +70,7 @@ class OmniModule(AVModule):
         load_adapter: str | Path | None = None,
         max_length: int | None = None,
         init: Init = "pretrained",
+        quantization: Quantization | None = None,
     ) -> None:
         super().__init__(
             adapter, optimizer, warmup_share, max_new_tokens, geometry, gradient_checkpointing, load_adapter
@@ -75,6 +80,12 @@ class OmniModule(AVModule):
         self.attention: Attention = attention
         self.max_length = max_length
         self.init: Init = init
+        if quantization is not None and (init == "random" or (adapter is None and load_adapter is None)):
+            raise ValueError(
+                f"quantization is {quantization!r}; it needs adapters (4-bit weights cannot be trained) and "
+                "init pretrained. Set model.adapter or leave quantization out"
+            )
+        self.quantization: Quantization | None = quantization
 
     @property
     def base_name(self) -> str:
@@ -97,6 +108,9 @@ class OmniModule(AVModule):
             "dtype": getattr(torch, self.dtype_name),
             "attn_implementation": self.attention,
         }
+        if self.quantization is not None:
+            options["quantization_config"] = four_bit_config(options["dtype"])
+            options["device_map"] = {"": torch.cuda.current_device()}  # bitsandbytes packs weights on the GPU
         model: Any
         if self.init == "random":
             config = AutoConfig.from_pretrained(self.pretrained)

@@ -1,0 +1,41 @@
+"""A frozen base in 4 bits, as QLoRA has it; adapters compute beside it in their own type."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+# The output layer is read directly when losses are summed, the encoders feed every token and are small.
+UNQUANTIZED = ("lm_head", "audio_tower", "visual")
+
+
+def four_bit_config(compute_dtype: torch.dtype) -> Any:
+    """Return transformers' setting for NF4 weights with doubly quantised scales.
+
+    Args:
+        compute_dtype: Type that a layer's weight is unpacked to when it is used.
+
+    Raises:
+        ImportError: If bitsandbytes is not installed.
+        ValueError: If there is no CUDA device.
+
+    Source: Dettmers et al., NeurIPS 2023 (arXiv:2305.14314).
+    """
+    if find_spec("bitsandbytes") is None:
+        raise ImportError(
+            "quantization is '4bit' and bitsandbytes is not installed: pip install bitsandbytes, or leave "
+            "quantization out"
+        )
+    if not torch.cuda.is_available():
+        raise ValueError("quantization is '4bit' and there is no CUDA device; leave quantization out")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+        llm_int8_skip_modules=list(UNQUANTIZED),
+    )
