@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+# Here, not in a test: lightning's log handler keeps the stderr it finds, and a test's captured one gets closed.
+import lightning.pytorch  # noqa: F401
 import pytest
 
 from crab_lightning.commands import COMMANDS, main
