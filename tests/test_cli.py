@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# Here, not in a test: lightning's log handler keeps the stderr it finds, and a test's captured one gets closed.
+# Not in a test: lightning's log handler keeps the stderr it finds, and a test's captured one gets closed.
 import lightning.pytorch  # noqa: F401
 import pytest
 
