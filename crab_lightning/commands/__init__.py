@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "adapter convert": ("adapter:convert", "Write released Crab+ weights as an adapter folder, or back."),
     "adapter inspect": ("adapter:inspect", "Show kind, sizes and largest values of adapter weights."),
     "data mini": ("data:mini", "Write Mini AV-UIE, a synthetic data root with all 19 datasets."),
+    "data points": ("points:run", "Make boxes and points of the spatial training texts anew from masks."),
     "data cache": ("data:cache", "Decode every clip once, ahead of runs that read the cache."),
     "data check": ("data:check", "Check manifests, media, answers and leaks of a data root."),
     "model tiny": ("model:tiny", "Write a tiny checkpoint folder that the real loading path reads."),

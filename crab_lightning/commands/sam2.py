@@ -23,7 +23,7 @@ def mini(words: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="decides weights and pictures")
     parser.add_argument("--minutes", type=float, default=20.0, help="CPU minutes after which training ends")
-    parser.add_argument("--steps", type=int, default=2500, help="steps after which training ends")
+    parser.add_argument("--steps", type=int, default=2000, help="steps after which training ends")
     args = parser.parse_args(list(words))
 
     from crab_lightning.segmentation.mini_sam2 import MiniSam2Recipe, train_mini_sam2

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crab_lightning.mini import points_in, random_scene, render_frames, render_masks
-from crab_lightning.mini.world import Scene, rng_for
+from crab_lightning.mini import Scene, points_in, render_frames, render_masks
+from crab_lightning.mini.sprites import BACKGROUNDS
+from crab_lightning.mini.vocabulary import CATEGORIES
+from crab_lightning.mini.world import place_objects, rng_for
 from crab_lightning.segmentation.prompts import Prompt, prompt_of
 
 FRAME_PX = 224
@@ -44,12 +46,12 @@ class MiniSam2Recipe:
 
     seed: int = 0
     minutes: float = 20.0
-    steps: int = 2500
+    steps: int = 2000
     images: int = 8
     prompts: int = 3
-    lr: float = 2e-3
+    lr: float = 1e-3
     image_px: int = 192
-    width: int = 48
+    width: int = 64
 
 
 def mini_sam2_config(recipe: MiniSam2Recipe) -> Any:
@@ -79,7 +81,9 @@ def mini_sam2_config(recipe: MiniSam2Recipe) -> Any:
         mask_decoder_config={
             "hidden_size": recipe.width,
             "mlp_dim": 2 * recipe.width,
-            "num_attention_heads": 4,
+            # Heads of 32 channels: with 6, attention never finds the place that a point names.
+            "num_attention_heads": 2,
+            "attention_downsample_rate": 1,
             "iou_head_hidden_dim": recipe.width,
             "dynamic_multimask_via_stability": False,
         },
@@ -92,18 +96,18 @@ def draw_case(rng: Rng, prompts: int) -> tuple[NDArray[np.uint8], list[Mask], li
     Returns:
         uint8 ``(H, W, 3)``, bool ``(H, W)`` masks, prompts in the picture's pixels.
     """
-    while True:
-        scene: Scene = random_scene(rng)
-        time_s = float(rng.uniform(0, scene.duration_s))
-        parts = [mask for mask in render_masks(scene, time_s) if mask.sum() > 20]
-        if parts:
-            break
+    # Never a thing alone: the model would learn to take whatever stands out, and leave the prompt unread.
+    kinds = rng.choice(len(CATEGORIES), int(rng.integers(2, 4)), replace=False).tolist()
+    background = BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))]
+    scene = Scene(place_objects(rng, kinds, duration_s=10), 10, background)
+    time_s = float(rng.uniform(0, 10))
+    parts = render_masks(scene, time_s)
     frame = render_frames(scene, [time_s])[0]
     masks, asked = [], []
-    for _ in range(prompts):
+    first = int(rng.integers(len(parts)))
+    for number in range(prompts):
         # MS3 asks for two things at once with points on both.
-        order = rng.permutation(len(parts))[: 2 if len(parts) > 1 and rng.random() < 0.3 else 1]
-        chosen = [parts[int(i)] for i in order]
+        chosen = [parts[(first + number + i) % len(parts)] for i in range(2 if rng.random() < 0.2 else 1)]
         mask = np.logical_or.reduce(chosen)
         masks.append(mask)
         asked.append(_asked(rng, mask, chosen))
