@@ -137,32 +137,28 @@ def figures_table(towers: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """Return the figures by tower as a rich table."""
     from rich.table import Table
 
+    ranks = sorted({rank for row in towers.values() for rank in row["ranks"]})
+    routers = sorted({router for row in towers.values() for router in row["routers"]})
+    title += f"\nrank {', '.join(map(str, ranks))}; router: {', '.join(routers)}"
     table = Table(title=title)
     table.add_column("tower")
-    for heading in ("layers", "values", "rank", "router", "max|A|", "max|B|", "max|B| by head", "dead"):
-        table.add_column(heading, justify="right")
+    for heading in ("layers", "dead", "values", "max|A|", "max|B|", "by head"):
+        table.add_column(heading, justify="right", no_wrap=heading != "by head")
     for tower, row in towers.items():
         table.add_row(
             tower,
             f"{row['layers']:,}",
+            f"{len(row['dead']):,}",
             f"{row['parameters']:,}",
-            ", ".join(map(str, row["ranks"])),
-            ", ".join(row["routers"]),
             f"{row['max_abs_a']:.3g}",
             f"{row['max_abs_b']:.3g}",
             " ".join(f"{value:.3g}" for value in row["max_abs_b_by_head"]),
-            f"{len(row['dead']):,}",
         )
-    table.add_section()
-    table.add_row(
-        "all",
-        f"{sum(row['layers'] for row in towers.values()):,}",
-        f"{sum(row['parameters'] for row in towers.values()):,}",
-        "",
-        "",
-        "",
-        "",
-        "",
-        f"{sum(len(row['dead']) for row in towers.values()):,}",
+    layers, dead, values = (
+        sum(row["layers"] for row in towers.values()),
+        sum(len(row["dead"]) for row in towers.values()),
+        sum(row["parameters"] for row in towers.values()),
     )
+    table.add_section()
+    table.add_row("all", f"{layers:,}", f"{dead:,}", f"{values:,}")
     return table

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-# The output layer is read directly when losses are summed, the encoders feed every token and are small.
-UNQUANTIZED = ("lm_head", "audio_tower", "visual")
+# The output layer is read directly when losses are summed; the encoders feed every token and are small. Their
+# names are matched from the start, so they stand here as every transformers version calls them.
+UNQUANTIZED = ("lm_head", "audio_tower", "visual", "model.audio_tower", "model.visual")
 
 
 def four_bit_config(compute_dtype: torch.dtype) -> Any:

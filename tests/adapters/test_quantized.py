@@ -60,6 +60,8 @@ def test_a_missing_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_base_is_nf4_without_its_output_layer_and_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
     monkeypatch.setattr(quantized, "find_spec", lambda name: SimpleNamespace())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     made = quantized.four_bit_config(torch.bfloat16)
@@ -69,7 +71,16 @@ def test_the_base_is_nf4_without_its_output_layer_and_encoders(monkeypatch: pyte
         True,
     )
     assert made.bnb_4bit_compute_dtype is torch.bfloat16
-    assert {"lm_head", "audio_tower", "visual"} <= set(made.llm_int8_skip_modules)
+    for module, packed in {
+        "lm_head": False,
+        "model.audio_tower.layers.0.self_attn.q_proj": False,
+        "audio_tower.layers.0.self_attn.q_proj": False,
+        "model.visual.blocks.0.mlp.up_proj": False,
+        "visual.blocks.0.mlp.up_proj": False,
+        "model.language_model.layers.0.mlp.up_proj": True,
+        "model.layers.0.mlp.up_proj": True,
+    }.items():
+        assert should_convert_module(module, made.llm_int8_skip_modules) == packed, module
 
 
 def test_full_fine_tuning_of_packed_weights_is_refused() -> None:

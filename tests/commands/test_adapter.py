@@ -83,7 +83,11 @@ def test_inspect_reads_a_released_file_as_it_is(
         name: ["input"] for name in ("audio", "visual", "language")
     }
     assert main(["adapter", "inspect", str(file)]) == 0
-    assert "visual: 6 dead, first visual.blocks.0.mlp.gate_proj" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "visual: 6 dead, first visual.blocks.0.mlp.gate_proj" in said
+    assert "rank 4; router: input" in said
+    values = sum(row["parameters"] for row in towers.values())
+    assert f"{values:,}" in said  # not cut off
 
 
 def test_dropped_zeros_are_said(
