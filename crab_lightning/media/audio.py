@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crab_lightning.media.container import DEFAULT_LIMITS, MediaLimits, open_media
+from crab_lightning.media.container import DEFAULT_LIMITS, MediaLimits, audio_stream, open_media
 from crab_lightning.media.errors import (
     EmptyMedia,
     MediaTooLarge,
@@ -53,7 +53,7 @@ def read_audio(
     """
     path = Path(path)
     with open_media(path, limits) as container:
-        track = next(iter(container.streams.audio), None)
+        track = audio_stream(container)
         if track is None:
             raise NoAudioTrack(
                 path,
@@ -81,6 +81,8 @@ def read_audio(
         raise MediaTooLarge(
             path, f"has more sound than MediaLimits.duration_s = {limits.duration_s:.1f} s. Cut it."
         )
+    if len({len(piece) for piece in pieces}) > 1:
+        raise UnreadableMedia(path, "changes its number of channels midway. Fetch it again or convert it.")
     channels = np.concatenate(pieces, axis=1)
     return torch.from_numpy(channels[0] if len(channels) == 1 else channels.mean(axis=0))
 

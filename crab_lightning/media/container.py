@@ -131,7 +131,14 @@ def open_media(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> Iterat
 def video_stream(container: Any) -> Any | None:
     """Return the first track of moving pictures; cover art of a music file is none."""
     cover_art = av.stream.Disposition.attached_pic
-    return next((s for s in container.streams.video if not s.disposition & cover_art), None)
+    # A track of a codec that nobody knows (often a damaged header) has no context to decode with.
+    known = (s for s in container.streams.video if s.codec_context is not None)
+    return next((s for s in known if not s.disposition & cover_art), None)
+
+
+def audio_stream(container: Any) -> Any | None:
+    """Return the first audio track of a known codec."""
+    return next((s for s in container.streams.audio if s.codec_context is not None), None)
 
 
 def probe(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
@@ -142,7 +149,7 @@ def probe(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInf
     """
     with open_media(path, limits) as container:
         video = video_stream(container)
-        audio = next(iter(container.streams.audio), None)
+        audio = audio_stream(container)
         return MediaInfo(
             path=Path(path),
             container=container.format.name,
@@ -185,7 +192,8 @@ def _check_limits(path: Path, container: Any, limits: MediaLimits) -> None:
             f"Cut it, or pass larger limits.",
         )
     for stream in container.streams.video:
-        check_pixels(path, stream.codec_context.width, stream.codec_context.height, limits)
+        if stream.codec_context is not None:
+            check_pixels(path, stream.codec_context.width, stream.codec_context.height, limits)
 
 
 def check_pixels(path: str | Path, width: int, height: int, limits: MediaLimits) -> None:
