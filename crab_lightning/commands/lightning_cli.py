@@ -148,8 +148,11 @@ class CrabCLI(LightningCLI):
         # here.
         self.config = parser.parse_args(args)
         if self.config.only is not None:
-            key = "datasets" if "datasets" in self.config.data else "sources"
-            self.config.data[key] = _chosen(self.config.data[key], self.config.only)
+            if "datasets" in self.config.data:
+                # The rows stay in the run's config: `ask` puts questions as any of them.
+                self.config.data.only = list(_chosen(dict(self.config.data.datasets), self.config.only))
+            else:
+                self.config.data.sources = _chosen(self.config.data.sources, self.config.only)
         self.ckpt_path: Path | None = None
         self.adapter_folder: Path | None = None
         if self.config.ckpt_path is None:

@@ -9,7 +9,9 @@ from crab_lightning.data.layouts import LAYOUTS
 from crab_lightning.structures import DatasetSpec
 
 
-def chosen_datasets(datasets: Mapping[str, DatasetSpec], only: Sequence[str] | None) -> dict[str, DatasetSpec]:
+def chosen_datasets(
+    datasets: Mapping[str, DatasetSpec], only: Sequence[str] | None
+) -> dict[str, DatasetSpec]:
     """Return the rows of ``data.datasets`` that ``data.only`` names, in the order of the rows.
 
     Raises:

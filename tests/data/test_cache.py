@@ -248,7 +248,7 @@ def test_writers_killed_at_any_moment_leave_whole_records(tmp_path: Path) -> Non
     context = multiprocessing.get_context("fork")
     killed = 0
     for trial in range(4):
-        writer = context.Process(target=fill, args=(tmp_path, 0, 3000))
+        writer = context.Process(target=fill, args=(tmp_path, 0, 10**9))  # never done by itself
         writer.start()
         time.sleep(0.03 + 0.02 * trial)
         assert writer.pid is not None
