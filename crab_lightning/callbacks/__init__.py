@@ -8,15 +8,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crab_lightning.callbacks.checkpoint import RunCheckpoint
     from crab_lightning.callbacks.evaluator import Evaluator
+    from crab_lightning.callbacks.mask_sheets import MaskSheets
     from crab_lightning.callbacks.progress import RunProgress
     from crab_lightning.callbacks.run_folder import find_checkpoint, find_run
     from crab_lightning.callbacks.scalars import TrainScalars
 
-__all__ = ["Evaluator", "RunCheckpoint", "RunProgress", "TrainScalars", "find_checkpoint", "find_run"]
+__all__ = [
+    "Evaluator",
+    "MaskSheets",
+    "RunCheckpoint",
+    "RunProgress",
+    "TrainScalars",
+    "find_checkpoint",
+    "find_run",
+]
 
 # Most of them import lightning, which takes seconds.
 _LAZY = {
     "Evaluator": "evaluator",
+    "MaskSheets": "mask_sheets",
     "RunCheckpoint": "checkpoint",
     "RunProgress": "progress",
     "TrainScalars": "scalars",

@@ -8,6 +8,11 @@ from typing import Any
 # transformers takes seconds to import, so every name is looked up when it is first used.
 _HOMES = {
     "MaskDecoder": "decoder",
+    "Overlay": "overlays",
+    "best_median_worst": "overlays",
+    "contact_sheet": "overlays",
+    "overlay_figure": "overlays",
+    "save_figure": "overlays",
     "MaskRequest": "decoder",
     "Sam2Decoder": "sam2",
     "Sam2PackageDecoder": "sam2_package",

@@ -31,8 +31,8 @@ class MaskMaker:
     Args:
         decoder: Makes masks.
         size: ``frame`` stretches the image to 224 pixels before the decoder sees it and scores there, as the
-            released scripts do. ``native`` keeps the image, scales the prompt to it, and scores at the size of
-            the mask file.
+            released scripts do. ``native`` keeps the image, scales the prompt to it, and scores at the size
+            of the mask file.
     """
 
     def __init__(self, decoder: MaskDecoder, size: MaskSize = "frame") -> None:
@@ -54,14 +54,11 @@ class MaskMaker:
         }
         if not wanted:
             return
-        pictures = {sample.id: self._picture(sample) for sample, _ in wanted.values()}
+        pictures = {sample.id: self.picture(sample) for sample, _ in wanted.values()}
         requests = []
         for sample, prompt in wanted.values():
             picture = pictures[sample.id]
-            points = tuple((float(x), float(y)) for x, y in prompt.points_xy_px)
-            box = None if prompt.box_xyxy_px is None else _floats(prompt.box_xyxy_px)
-            height, width = picture.shape[-2:]
-            requests.append(MaskRequest(picture, Prompt(box, points).scaled(_FRAME, (height, width))))
+            requests.append(MaskRequest(picture, self.prompt(prompt, picture)))
         masks = self.decoder.decode(requests)
         if len(masks) != len(requests):
             raise ValueError(
@@ -83,7 +80,7 @@ class MaskMaker:
             bool ``(H, W)``, or the decoder's logits.
         """
         if prompt is None or prompt.absent:
-            size = tuple((self._picture(sample) if like is None else like).shape[-2:])
+            size = tuple((self.picture(sample) if like is None else like).shape[-2:])
             return torch.zeros(size, dtype=torch.bool)
         self.prepare([(prompt, sample)])
         mask = self._made[sample.id, prompt]
@@ -93,6 +90,14 @@ class MaskMaker:
             return F.interpolate(mask[None, None].byte(), like.shape, mode="nearest-exact")[0, 0] > 0
         return F.interpolate(mask[None, None], like.shape, mode="bilinear", align_corners=False)[0, 0]
 
+    @staticmethod
+    def prompt(answer: SpatialPrompt, picture: Tensor) -> Prompt:
+        """Return an answer's box and points in pixels of a picture."""
+        points = tuple((float(x), float(y)) for x, y in answer.points_xy_px)
+        box = None if answer.box_xyxy_px is None else _floats(answer.box_xyxy_px)
+        height, width = picture.shape[-2:]
+        return Prompt(box, points).scaled(_FRAME, (height, width))
+
     def truth(self, sample: Sample) -> Tensor:
         """Return the true mask, bool ``(H, W)``; empty where the described object does not exist.
 
@@ -100,7 +105,7 @@ class MaskMaker:
             FileNotFoundError: If there is no mask file.
         """
         if sample.fields.get("subset") == "test_n":
-            return torch.zeros(tuple(self._picture(sample).shape[-2:]), dtype=torch.bool)
+            return torch.zeros(tuple(self.picture(sample).shape[-2:]), dtype=torch.bool)
         found = find_mask(sample)
         if found is None:
             looked = " or ".join(map(str, sample.fields.get("mask_candidates", ()))) or "a labels_rgb folder"
@@ -110,7 +115,8 @@ class MaskMaker:
             )
         return read_mask(found, FRAME_PX if self.size == "frame" else None)
 
-    def _picture(self, sample: Sample) -> Tensor:
+    def picture(self, sample: Sample) -> Tensor:
+        """Return the image that the decoder sees, uint8 ``(3, H, W)``."""
         picture = read_image(sample.images[0], None)
         if self.size == "native" or tuple(picture.shape[-2:]) == _FRAME:
             return picture

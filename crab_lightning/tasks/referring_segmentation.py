@@ -27,9 +27,9 @@ class ReferringSegmentation(Segmentation):
 
     Reads the field ``expression``. Truth and boxes as in :class:`Segmentation`. With a mask decoder: J and F
     over all samples whose object may be there (``<protocol>_j``), of the seen and the unseen subset alone
-    (``<protocol>_seen_j``, ``<protocol>_unseen_j``), and S over the null subset (``<protocol>_null_s``, lower is
-    better). Protocols: ``crabplus`` (when the row names none), ``framewise``, ``refavs``; the latter takes each
-    clip as one batch.
+    (``<protocol>_seen_j``, ``<protocol>_unseen_j``), and S over the null subset (``<protocol>_null_s``,
+    lower is better). Protocols: ``crabplus`` (when the row names none), ``framewise``, ``refavs``; the
+    latter takes each clip as one batch.
     """
 
     protocols = ("crabplus", "framewise", "refavs")

@@ -41,21 +41,21 @@ NO_MASKS = "boxes are scored, masks were not made: set mask_decoder of the task 
 class Segmentation(Task[SpatialPrompt]):
     """Gives a box and three points on the object that sounds; a mask decoder turns them into a mask.
 
-    The true prompt is in the manifest's target text only, so :meth:`truth` returns ``None`` for a test sample.
-    The true mask is a file (``mask_candidates``).
+    The true prompt is in the manifest's target text only, so :meth:`truth` returns ``None`` for a test
+    sample. The true mask is a file (``mask_candidates``).
 
-    Scoring, with a mask decoder: J and F under the protocols that the row's ``metrics`` names (``crabplus`` when
-    left out; also ``avsbench`` and ``framewise``), keys ``<protocol>_j`` and ``<protocol>_f``. Always: IoU of
-    the box with the box around the true mask, keys ``iou``, ``auc``, ``success_at_50``; an answer without a box
-    has IoU 0. ``avsbench`` takes each clip as one batch, whatever frames of it are tested.
+    Scoring, with a mask decoder: J and F under the protocols that the row's ``metrics`` names (``crabplus``
+    when left out; also ``avsbench`` and ``framewise``), keys ``<protocol>_j`` and ``<protocol>_f``. Always:
+    IoU of the box with the box around the true mask, keys ``iou``, ``auc``, ``success_at_50``; an answer
+    without a box has IoU 0. ``avsbench`` takes each clip as one batch, whatever frames of it are tested.
 
     Args:
         lenient: Also read blanks inside brackets, decimals, and 224 as the far side of a box. The released
             scripts reject those answers, so results with it have to be named as such.
-        mask_decoder: Makes masks of prompts, for example ``crab_lightning.segmentation.Sam2Decoder``. Left out:
-            no masks, boxes alone are scored.
-        mask_size: ``frame`` makes and scores masks on the 224-pixel frame, as published; ``native`` on the image
-            and mask files as they are, and says so in the keys (``crabplus_native_j``).
+        mask_decoder: Makes masks of prompts, for example ``crab_lightning.segmentation.Sam2Decoder``. Left
+            out: no masks, boxes alone are scored.
+        mask_size: ``frame`` makes and scores masks on the 224-pixel frame, as published; ``native`` on the
+            image and mask files as they are, and says so in the keys (``crabplus_native_j``).
     """
 
     protocols = ("crabplus", "avsbench", "framewise")
@@ -160,7 +160,7 @@ class Segmentation(Task[SpatialPrompt]):
         return None if sample.target is None else _box_or_none(self.read(sample.target).prompt)
 
     def score(self, answer: SpatialPrompt | None, sample: Sample, spec: DatasetSpec) -> float | None:
-        """Return J of the mask (binary, both empty counts as 1), without a mask decoder the IoU of the box."""
+        """Return J of the mask (both empty counts as 1), without a mask decoder the IoU of the box."""
         if self.masks is not None:
             truth = self.masks.truth(sample)
             pred = self.masks.mask(answer, sample, truth)

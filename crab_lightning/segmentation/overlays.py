@@ -1,0 +1,185 @@
+"""Pictures of masks: one frame with what was found and what is true, and sheets of many."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crab_lightning.segmentation.prompts import Prompt
+
+# Okabe and Ito: told apart by colour-blind readers, also where both overlap.
+FOUND, TRUE, MARK = "#d55e00", "#0072b2", "#f0e442"
+_FILL = 0.35
+
+
+@dataclass(frozen=True, eq=False)
+class Overlay:
+    """What is drawn over one frame.
+
+    Args:
+        image: RGB, uint8 ``(3, H, W)``.
+        pred: Predicted mask, bool ``(H, W)``.
+        truth: True mask, bool ``(H, W)``.
+        prompt: Box and points that were given, in pixels of the image.
+        title: Printed above.
+        scores: Printed in the legend, such as ``{"J": 0.91, "F": 0.95}``; fractions.
+        note: Printed below, for example the answer.
+    """
+
+    image: Tensor
+    pred: Tensor | None = None
+    truth: Tensor | None = None
+    prompt: Prompt | None = None
+    title: str = ""
+    scores: dict[str, float] | None = None
+    note: str = ""
+
+
+def draw_overlay(axes: Any, overlay: Overlay, *, size: float = 8.0) -> None:
+    """Draw one overlay into matplotlib axes.
+
+    Predicted masks are filled orange with a solid outline, true ones are a dashed blue outline; box and
+    points are yellow on black, so that they stand out on any picture.
+
+    Args:
+        axes: Matplotlib axes.
+        overlay: What to draw.
+        size: Font size.
+    """
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch, Rectangle
+
+    axes.imshow(overlay.image.permute(1, 2, 0).numpy())
+    handles: list[Any] = []
+    if overlay.pred is not None:
+        _outline(axes, overlay.pred, FOUND, "solid", fill=True)
+        empty = "" if bool(overlay.pred.any()) else " (empty)"
+        handles.append(Patch(facecolor=FOUND, alpha=0.7, label=f"predicted{empty}"))
+    if overlay.truth is not None:
+        _outline(axes, overlay.truth, TRUE, "dashed", fill=False)
+        empty = "" if bool(overlay.truth.any()) else " (empty)"
+        handles.append(Line2D([], [], color=TRUE, linestyle="dashed", label=f"true{empty}"))
+    if overlay.prompt is not None:
+        if overlay.prompt.box_xyxy_px is not None:
+            x1, y1, x2, y2 = overlay.prompt.box_xyxy_px
+            for colour, width in (("black", 2.4), (MARK, 1.2)):
+                corner, wide, high = (x1 - 0.5, y1 - 0.5), x2 - x1 + 1, y2 - y1 + 1
+                axes.add_patch(Rectangle(corner, wide, high, fill=False, edgecolor=colour, linewidth=width))
+        if overlay.prompt.points_xy_px:
+            x, y = zip(*overlay.prompt.points_xy_px, strict=True)
+            axes.scatter(x, y, s=26, c=MARK, marker="o", edgecolors="black", linewidths=1.0, zorder=5)
+        handles.append(Line2D([], [], color=MARK, marker="o", markeredgecolor="black", label="prompt"))
+    axes.set_xlim(-0.5, overlay.image.shape[2] - 0.5)
+    axes.set_ylim(overlay.image.shape[1] - 0.5, -0.5)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title(overlay.title, fontsize=size, loc="left")
+    lines = "  ".join(f"{name} {100 * value:.1f}" for name, value in (overlay.scores or {}).items())
+    # Below the frame: inside, a legend would cover objects.
+    legend = axes.legend(
+        handles=handles, title=lines or None, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=3,
+        fontsize=size - 1, title_fontsize=size, frameon=False, handlelength=1.4, columnspacing=1.0,
+        borderaxespad=0.1,
+    )  # fmt: skip
+    legend.set_in_layout(True)
+    if overlay.note:
+        axes.set_xlabel(
+            _wrapped(overlay.note, 46), fontsize=size - 1, labelpad=2.6 * size + (size if lines else 0)
+        )
+
+
+def _outline(axes: Any, mask: Tensor, colour: str, style: str, *, fill: bool) -> None:
+    values: NDArray[np.bool_] = mask.numpy()
+    if not values.any():
+        return
+    if fill:
+        from matplotlib.colors import to_rgb
+
+        layer = np.zeros((*values.shape, 4), np.float32)
+        layer[values] = (*to_rgb(colour), _FILL)
+        axes.imshow(layer, interpolation="nearest")
+    # Padded, so that a mask that touches the edge has a closed line.
+    padded = np.pad(values.astype(np.float32), 1)
+    axes.contour(
+        np.arange(-1, values.shape[1] + 1), np.arange(-1, values.shape[0] + 1), padded, levels=[0.5],
+        colors=[colour], linewidths=1.6, linestyles=style,
+    )  # fmt: skip
+
+
+def _wrapped(text: str, width: int, lines: int = 3) -> str:
+    import textwrap
+
+    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
+
+
+def overlay_figure(overlay: Overlay, width_in: float = 4.5) -> Any:
+    """Return one overlay as a matplotlib figure; it belongs to no display and needs no closing."""
+    from matplotlib.figure import Figure
+
+    height, width = overlay.image.shape[-2:]
+    extra = 0.8 + (0.5 if overlay.note else 0.0)
+    figure = Figure(figsize=(width_in, width_in * height / width + extra), dpi=150, layout="constrained")
+    draw_overlay(figure.subplots(), overlay)
+    return figure
+
+
+def contact_sheet(rows: Sequence[tuple[str, Sequence[Overlay]]], title: str = "") -> Any:
+    """Return rows of overlays as one matplotlib figure.
+
+    Args:
+        rows: Name of a row, such as ``best``, and its overlays.
+        title: Printed above all.
+
+    Raises:
+        ValueError: If there is nothing to draw.
+    """
+    from matplotlib.figure import Figure
+
+    columns = max((len(overlays) for _, overlays in rows), default=0)
+    if not columns:
+        raise ValueError("a contact sheet needs at least one overlay")
+    figure = Figure(figsize=(2.7 * columns + 0.4, 3.6 * len(rows) + 0.4), dpi=130, layout="constrained")
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for (name, overlays), places in zip(rows, grid, strict=True):
+        for axes in places[len(overlays) :]:
+            axes.axis("off")
+        for axes, overlay in zip(places, overlays, strict=False):
+            draw_overlay(axes, overlay, size=7.5)
+        places[0].set_ylabel(name, fontsize=10, fontweight="bold")
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def best_median_worst(scores: Sequence[float], each: int = 3) -> dict[str, list[int]]:
+    """Return the positions of the best, the middle and the worst scores; a position stands in one row only.
+
+    With fewer than ``3 * each`` scores, the best are chosen first, then the worst, then the middle.
+    """
+    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+    best = order[:each]
+    worst = order[each:][::-1][:each]
+    rest = order[each : len(order) - len(worst)]
+    middle = max(0, (len(rest) - each) // 2)
+    return {"best": best, "median": rest[middle : middle + each], "worst": worst}
+
+
+def figure_png(figure: Any) -> bytes:
+    """Return a figure as PNG bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def save_figure(figure: Any, path: Path) -> Path:
+    """Write a figure as PNG, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(figure_png(figure))
+    return path
