@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from crab_lightning.data.cache import MediaCache
+from crab_lightning.data.cache_recipes import VideoRecipe
 from crab_lightning.data.loading import load_media
 from crab_lightning.processing import NativeProcessor
 from crab_lightning.structures import DatasetSpec, Example, Media, Sample
@@ -69,6 +70,7 @@ def variants(args: argparse.Namespace, checkpoint: Path, folder: Path) -> dict[s
         "released, frames alone": released_frames(decord),
         "disk, media alone": lambda path: load_media(sample_of(path), SPEC, "released"),
         "disk, whole sample": lambda path: sample(path, None),
+        "cache, frames alone": lambda path: cache.read(path, VideoRecipe(FRAMES, SIZE_PX)),
         "cache, media alone": lambda path: load_media(sample_of(path), SPEC, "released", cache),
         "cache, whole sample": lambda path: sample(path, cache),
     }
