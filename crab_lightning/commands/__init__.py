@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ask": ("ask:run", "Ask a trained run about your own clip."),
     "adapter convert": ("adapter:convert", "Write released Crab+ weights as an adapter folder, or back."),
     "adapter inspect": ("adapter:inspect", "Show kind, sizes and largest values of adapter weights."),
+    "segment": ("segment:run", "Segment what sounds in a picture, or what an expression names."),
     "data mini": ("data:mini", "Write Mini AV-UIE, a synthetic data root with all 19 datasets."),
     "data points": ("points:run", "Make boxes and points of the spatial training texts anew from masks."),
     "data cache": ("data:cache", "Decode every clip once, ahead of runs that read the cache."),

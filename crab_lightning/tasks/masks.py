@@ -16,7 +16,7 @@ from torchmetrics import MetricCollection
 
 from crab_lightning.media import read_image, read_mask
 from crab_lightning.metrics import MaskJF, NullMaskS
-from crab_lightning.segmentation import MaskDecoder, MaskRequest, Prompt
+from crab_lightning.segmentation import MaskDecoder, MaskRequest, Prompt, prompt_of
 from crab_lightning.structures import Sample
 from crab_lightning.tasks.spatial_text import FRAME_PX, SpatialPrompt
 
@@ -97,6 +97,19 @@ class MaskMaker:
         box = None if answer.box_xyxy_px is None else _floats(answer.box_xyxy_px)
         height, width = picture.shape[-2:]
         return Prompt(box, points).scaled(_FRAME, (height, width))
+
+    def true_prompt(self, sample: Sample) -> SpatialPrompt:
+        """Return box and points of the true mask, as they are taught (paper, eq. 1).
+
+        Raises:
+            FileNotFoundError: If there is no mask file.
+        """
+        file = find_mask(sample)
+        prompt = prompt_of((self.truth(sample) if file is None else read_mask(file, FRAME_PX)).numpy())
+        if prompt is None or prompt.box_xyxy_px is None:
+            return SpatialPrompt(absent=True)
+        x1, y1, x2, y2 = (int(side) for side in prompt.box_xyxy_px)
+        return SpatialPrompt((x1, y1, x2, y2), tuple((int(x), int(y)) for x, y in prompt.points_xy_px))
 
     def truth(self, sample: Sample) -> Tensor:
         """Return the true mask, bool ``(H, W)``; empty where the described object does not exist.
@@ -204,6 +217,10 @@ class ProtocolJF(MaskJF):
         return {f"{self.label}_{key}": value for key, value in super().compute().items()}
 
 
+class CeilingJF(ProtocolJF):
+    """J and F of the masks that true prompts give: what the mask decoder lets any model reach."""
+
+
 class ProtocolS(NullMaskS):
     """S under one named protocol, fed frame by frame; keys begin with ``label``."""
 
@@ -241,9 +258,7 @@ def label_of(protocol: str, size: MaskSize) -> str:
 
 def scored_by(metrics: MetricCollection, kind: type) -> list[Any]:
     """Return the metrics of one kind in a collection."""
-    return [
-        metric for _, metric in metrics.items(keep_base=True, copy_state=False) if isinstance(metric, kind)
-    ]
+    return [metric for _, metric in metrics.items(keep_base=True, copy_state=False) if type(metric) is kind]
 
 
 def _floats(box: tuple[int, int, int, int]) -> tuple[float, float, float, float]:

@@ -18,6 +18,7 @@ from crab_lightning.segmentation import MaskDecoder, enclosing_box
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks.base import IMAGE_AND_AUDIO, Task, around, chosen, describe
 from crab_lightning.tasks.masks import (
+    CeilingJF,
     MaskMaker,
     MaskSize,
     ProtocolJF,
@@ -56,6 +57,8 @@ class Segmentation(Task[SpatialPrompt]):
             out: no masks, boxes alone are scored.
         mask_size: ``frame`` makes and scores masks on the 224-pixel frame, as published; ``native`` on the
             image and mask files as they are, and says so in the keys (``crabplus_native_j``).
+        ceiling: Also score the masks of true prompts (``<protocol>_ceiling_j``): what the decoder lets any
+            model reach. One more mask for each answer.
     """
 
     protocols = ("crabplus", "avsbench", "framewise")
@@ -70,8 +73,10 @@ class Segmentation(Task[SpatialPrompt]):
         lenient: bool = False,
         mask_decoder: MaskDecoder | None = None,
         mask_size: MaskSize = "frame",
+        ceiling: bool = False,
     ) -> None:
         self.lenient = lenient
+        self.ceiling = ceiling and mask_decoder is not None
         self.masks = None if mask_decoder is None else MaskMaker(mask_decoder, mask_size)
 
     def prompt(self, sample: Sample) -> Conversation:
@@ -126,7 +131,10 @@ class Segmentation(Task[SpatialPrompt]):
         found: dict[str, Any] = {"box": BoxIoU()}
         if self.masks is not None:
             for name in names:
-                found |= self._mask_metrics(name, label_of(name, self.masks.size))
+                label = label_of(name, self.masks.size)
+                found |= self._mask_metrics(name, label)
+                if self.ceiling:
+                    found[f"{label}_ceiling"] = CeilingJF(name, f"{label}_ceiling")
         return MetricCollection(found, compute_groups=False)
 
     def _mask_metrics(self, protocol: str, label: str) -> dict[str, Any]:
@@ -147,6 +155,10 @@ class Segmentation(Task[SpatialPrompt]):
         if self.masks is not None:
             truth = self.masks.truth(sample)
             self._add_mask(metrics, self.masks.mask(answer, sample, truth), truth, sample)
+            if self.ceiling and sample.fields.get("subset") != "test_n":
+                best = self.masks.mask(self.masks.true_prompt(sample), sample, truth)
+                for metric in scored_by(metrics, CeilingJF):
+                    metric.add(sample.clip, best, truth)
 
     def _add_mask(self, metrics: MetricCollection, pred: Tensor, truth: Tensor, sample: Sample) -> None:
         for metric in scored_by(metrics, ProtocolJF):
@@ -182,7 +194,10 @@ class Segmentation(Task[SpatialPrompt]):
     def prepare(self, answers: Sequence[tuple[SpatialPrompt | None, Sample]], spec: DatasetSpec) -> None:
         """Make the masks of several answers in one call of the decoder."""
         if self.masks is not None:
-            self.masks.prepare(answers)
+            true: list[tuple[SpatialPrompt | None, Sample]] = []
+            if self.ceiling:
+                true = [(self.masks.true_prompt(sample), sample) for _, sample in answers]
+            self.masks.prepare([*answers, *true])
 
     def save(self, answer: SpatialPrompt | None, sample: Sample, spec: DatasetSpec, folder: Path) -> None:
         """Write the mask as PNG, empty for an answer that gives none; see ``save_mask`` for the path."""

@@ -274,3 +274,12 @@ def test_a_missing_mask_is_named_with_its_row(tmp_path: Path) -> None:
         task.check([sample], spec)
     with pytest.raises(ValueError, match="mask_size is 'full'; there are: frame, native"):
         Segmentation(mask_decoder=Rectangle(), mask_size="full")  # type: ignore[arg-type]
+
+
+def test_the_ceiling_is_what_true_prompts_give(tmp_path: Path) -> None:
+    truth = box_mask([20, 30, 100, 120])
+    truth[30:40, 20:30] = False  # a decoder that fills boxes cannot have that corner
+    rows = [row(tmp_path, 0, "nothing", truth), row(tmp_path, 1, "[20,30,60,120],[50,50]", truth)]
+    found = run_test(tmp_path, Segmentation(mask_decoder=Rectangle(), ceiling=True), rows)["strict"]
+    assert found["crabplus_ceiling_j"] == pytest.approx(int(truth.sum()) / (81 * 91))
+    assert found["crabplus_j"] < found["crabplus_ceiling_j"] / 2

@@ -1,0 +1,129 @@
+"""``segment``: what sounds in a picture, or what an expression names, as a mask."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crab_lightning.structures import Prediction
+    from crab_lightning.tasks.segmentation import Segmentation
+
+
+def run(words: Sequence[str]) -> None:
+    """Ask a trained run where something is, and write overlay, mask and JSON.
+
+    Args:
+        words: ``segment`` and its options.
+
+    Raises:
+        AskError: If the run knows no such task, or a file is missing or too many.
+        ValueError: If the run's task for it is none that points.
+    """
+    parser = argparse.ArgumentParser(
+        prog="cli.py segment",
+        description="Segment what sounds in a picture, or what an expression names: the trained run points,"
+        " SAM2 makes the mask at the picture's own size. Writes overlay.png, mask.png and answer.json. Of a"
+        " video, one frame is segmented; following an object through a video is not part of this command.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--checkpoint", required=True, type=Path, help="a run folder, a .ckpt file or an adapter folder")
+    add("--sam2", required=True, help="SAM2 folder in the transformers layout, or its hub name")
+    add("--image", type=Path, help="picture; a frame of the video when left out")
+    add("--video", type=Path, help="video whose frame and sound are used")
+    add("--audio", type=Path, help="sound file; the video's own track when left out")
+    add("--at_s", type=float, help="second that is looked at and listened to; the middle when left out")
+    add("--expression", help="what to find; the sounding object when left out")
+    add("--dataset", help="dataset whose task and audio window are used; the first that fits when left out")
+    add("--out", type=Path, default=Path("segmented"), help="folder to write")
+    add("--config", help="config file; the run's own config.yaml when left out")
+    add("--device", default="auto", help="cpu, cuda, ...; auto takes a GPU where there is one")
+    args = parser.parse_args(list(words[1:]))
+    for path in (args.image, args.video, args.audio):
+        if path is not None and not path.is_file():
+            raise FileNotFoundError(f"{path} is not a file")
+
+    from crab_lightning.commands.ask import choose_dataset, make_sample, put
+    from crab_lightning.commands.loading import load_run
+    from crab_lightning.segmentation import Sam2Decoder, save_figure
+    from crab_lightning.tasks import Segmentation
+    from crab_lightning.tasks.masks import MaskMaker
+
+    model, data = load_run(args.checkpoint, args.config, args.device)
+    texts = {} if args.expression is None else {"expression": args.expression}
+    kind = "segmentation" if args.expression is None else "referring_segmentation"
+    name = choose_dataset(data, kind, args.dataset, int(args.video is not None), 1, texts)
+    task = data.tasks[data.datasets[name].task]
+    if not isinstance(task, Segmentation):
+        raise ValueError(
+            f"dataset {name} has the task {data.datasets[name].task}, which gives no points to segment by"
+        )
+    task.masks = MaskMaker(Sam2Decoder(args.sam2, args.device), "native")
+    with tempfile.TemporaryDirectory() as scratch:
+        sample = make_sample(
+            name,
+            data.datasets[name],
+            [] if args.video is None else [args.video],
+            args.image,
+            [] if args.audio is None else [args.audio],
+            args.at_s,
+            texts,
+            Path(scratch),
+        )
+        answer = put(model, data, sample)
+        figure, mask, record = segmented(task, answer, data.datasets[name], args.expression or "what sounds")
+    import numpy as np
+    from PIL import Image
+
+    save_figure(figure, args.out / "overlay.png")
+    Image.fromarray(mask.numpy().astype(np.uint8) * 255).save(args.out / "mask.png")
+    (args.out / "answer.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    print(answer.text)
+    print(f"{args.out}: overlay.png, mask.png ({record['mask_pixels']:,} pixels), answer.json")
+
+
+def segmented(
+    task: Segmentation, answer: Prediction, spec: Any, title: str
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Turn an answer into a picture, a mask and what can be said of both.
+
+    Args:
+        task: Task with a mask decoder.
+        answer: What the model said.
+        spec: The dataset's row.
+        title: Printed above the picture.
+
+    Returns:
+        A matplotlib figure, the mask (bool ``(H, W)`` at the picture's size, empty for an unreadable answer),
+        and the record that is written as JSON.
+    """
+    from crab_lightning.segmentation import Overlay, overlay_figure
+
+    sample = answer.sample
+    assert task.masks is not None
+    parsed = task.parse(answer.text, sample, spec)
+    picture = task.masks.picture(sample)
+    mask = task.masks.mask(parsed, sample)
+    prompt = None if parsed is None or parsed.absent else task.masks.prompt(parsed, picture)
+    record = {
+        "task": sample.task,
+        "dataset": sample.dataset,
+        "answer": answer.text,
+        "truncated": answer.truncated,
+        "status": task.read(answer.text).status,
+        "parsed": None if parsed is None else task.jsonable(parsed),
+        "box_xyxy_image_px": None
+        if prompt is None or prompt.box_xyxy_px is None
+        else list(prompt.box_xyxy_px),
+        "points_xy_image_px": [] if prompt is None else [list(point) for point in prompt.points_xy_px],
+        "image_width_px": picture.shape[2],
+        "image_height_px": picture.shape[1],
+        "mask_pixels": int(mask.sum()),
+    }
+    note = answer.text if parsed is not None else f"unreadable ({record['status']}): {answer.text}"
+    return overlay_figure(Overlay(picture, mask, None, prompt, title, note=note), 6.0), mask, record
