@@ -195,15 +195,18 @@ def _text(draft: Draft, seed: int) -> None:
     parts = [text[int(rng.integers(len(text)))] for text in texts[: int(rng.integers(1, 4))]]
     text = ". ".join(parts)
     words = text.split(" ")
-    way = int(rng.integers(4))
-    if way == 0:
+    way = rng.random()
+    if way < 0.2:
         draft.questions = [("Repeat: " + text, text)]
-    elif way == 1:
+    elif way < 0.3:
         mixed = " ".join(words[i] for i in rng.permutation(len(words)))
         draft.questions = [("Say the same words: " + mixed, mixed)]
-    elif way == 2:
-        noun = words[-1].strip("<>.").removeprefix("answer>").removesuffix("</answer")
-        draft.questions = [(f"Put into answer tags: {noun}", f"<answer>{noun}</answer>")]
+    elif way < 0.8:
+        # Qwen's tokens join a bracket with the word behind it: ">joy" is another token than " joy".
+        noun = _item(rng, seed, *DATASETS).answer
+        tag = "event" if ", (" in noun else "answer"
+        framed = noun if "<" in noun or "[" in noun else f"<{tag}>{noun}</{tag}>"
+        draft.questions = [(f"Put into {tag} tags: {noun}", framed + "." * int(rng.integers(2)))]
     else:
         cut = int(rng.integers(len(words)))
         draft.questions = [(f"Repeat the end: {text} From: {' '.join(words[:cut])}", " ".join(words[cut:]))]

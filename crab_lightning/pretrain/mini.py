@@ -58,7 +58,12 @@ class Leg:
     text: float
 
 
-LEGS = (Leg(3600, 4, 1.5e-3, 3e-4, 0.0), Leg(1000, 2, 1e-3, 2e-4, 0.25))
+LEGS = (
+    Leg(3600, 4, 1.5e-3, 3e-4, 0.0),
+    Leg(1000, 2, 1e-3, 2e-4, 0.25),
+    Leg(500, 2, 1e-3, 1e-4, 0.55),
+    Leg(420, 2, 1.2e-3, 1e-4, 0.85),
+)
 
 
 @dataclass(frozen=True)
