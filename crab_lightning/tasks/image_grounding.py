@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median_low
 from typing import Any
 
@@ -10,9 +11,11 @@ import torch
 from torchmetrics import MetricCollection
 
 from crab_lightning.metrics import BoxIoU, box_iou
+from crab_lightning.segmentation import MaskDecoder
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks.base import IMAGE_AND_AUDIO, Task, around, describe
-from crab_lightning.tasks.spatial_text import Box, read_box
+from crab_lightning.tasks.masks import MaskMaker, save_mask
+from crab_lightning.tasks.spatial_text import FRAME_PX, Box, SpatialPrompt, read_box
 
 NO_OBJECT_PX = 1000
 """First coordinate of a box that stands for "no object sounds"; such rows are not scored."""
@@ -24,12 +27,20 @@ class ImageGrounding(Task[Box]):
     Reads the field ``box_xyxy_px``; where it is absent (train), the box in the target text. An unreadable
     answer scores as a box of four zeros. Rows that mark "no sounding object" have no truth and are left out.
 
-    Scoring: mean box IoU, area under the success curve and success at 0.5, with half-open boxes.
+    Scoring: mean box IoU, area under the success curve and success at 0.5, with half-open boxes. The
+        benchmark scores no masks; with a mask decoder those of the boxes are written as PNG files beside
+        the answers.
+
+    Args:
+        mask_decoder: Makes masks of boxes, for example ``crab_lightning.segmentation.Sam2Decoder``.
     """
 
     instruction = (
         "Please recognize the category of object that makes the sound and then output its bounding box."
     )
+
+    def __init__(self, mask_decoder: MaskDecoder | None = None) -> None:
+        self.masks = None if mask_decoder is None else MaskMaker(mask_decoder)
 
     def prompt(self, sample: Sample) -> Conversation:
         """Return opening, image, audio, instruction."""
@@ -89,6 +100,16 @@ class ImageGrounding(Task[Box]):
         """Return ``iou``."""
         return "iou"
 
+    def prepare(self, answers: Sequence[tuple[Box | None, Sample]], spec: DatasetSpec) -> None:
+        """Make the masks of several boxes in one call of the decoder."""
+        if self.masks is not None:
+            self.masks.prepare([(_prompt(box), sample) for box, sample in answers])
+
+    def save(self, answer: Box | None, sample: Sample, spec: DatasetSpec, folder: Path) -> None:
+        """Write the mask of a box as PNG; empty without a box, or with one that encloses nothing."""
+        if self.masks is not None:
+            save_mask(self.masks.mask(_prompt(answer), sample), sample, folder)
+
     def majority(self, samples: Sequence[Sample], spec: DatasetSpec) -> Box:
         """Return the median of each side: boxes hardly ever repeat."""
         boxes = [truth for sample in samples if (truth := self.truth(sample, spec)) is not None]
@@ -100,6 +121,13 @@ class ImageGrounding(Task[Box]):
     def jsonable(self, answer: Box) -> Any:
         """Return a list of four."""
         return list(answer)
+
+
+def _prompt(box: Box | None) -> SpatialPrompt | None:
+    """Return what a mask decoder can use of a box; ``None`` for one outside the frame or without area."""
+    if box is None or not (box[0] < box[2] < FRAME_PX and box[1] < box[3] < FRAME_PX):
+        return None
+    return SpatialPrompt(box)
 
 
 def _as_tensor(box: Box) -> torch.Tensor:

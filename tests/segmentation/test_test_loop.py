@@ -17,7 +17,7 @@ from torch import Tensor
 from crab_lightning.callbacks import Evaluator
 from crab_lightning.segmentation import MaskRequest
 from crab_lightning.structures import DatasetSpec, Sample
-from crab_lightning.tasks import ReferringSegmentation, Segmentation
+from crab_lightning.tasks import ImageGrounding, ReferringSegmentation, Segmentation
 from crab_lightning.tasks.segmentation import NO_MASKS
 from tests.callbacks.fakes import Parrot, Rows
 from tests.metrics.oracle import approx, mask, oracle_cases
@@ -283,3 +283,16 @@ def test_the_ceiling_is_what_true_prompts_give(tmp_path: Path) -> None:
     found = run_test(tmp_path, Segmentation(mask_decoder=Rectangle(), ceiling=True), rows)["strict"]
     assert found["crabplus_ceiling_j"] == pytest.approx(int(truth.sum()) / (81 * 91))
     assert found["crabplus_j"] < found["crabplus_ceiling_j"] / 2
+
+
+def test_grounded_boxes_leave_masks_and_the_box_score(tmp_path: Path) -> None:
+    rows = [
+        row(tmp_path, i, says, None) for i, says in enumerate(["<obj>(20,30)(100,120)</obj>", "(9,9)(3,300)"])
+    ]
+    for sample in rows:
+        sample.fields["box_xyxy_px"] = (20, 30, 100, 120)  # type: ignore[index]
+    result = run_test(tmp_path / "run", ImageGrounding(mask_decoder=Rectangle()), rows)
+    assert result["strict"]["iou"] == 0.5
+    folder = tmp_path / "run" / "masks" / "spatial" / "AVS" / "v1s" / "clip" / "labels_rgb"
+    assert np.array_equal(np.array(Image.open(folder / "0.png")) > 0, box_mask([20, 30, 100, 120]).numpy())
+    assert not np.array(Image.open(folder / "1.png")).any()
