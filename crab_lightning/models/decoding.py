@@ -58,8 +58,9 @@ def greedy(
             "a prompt is padded to the right; generation needs left padding (collate without labels)"
         )
     batch = len(input_ids)
-    # The token after the prompt stands one behind the largest of its three coordinates.
-    following = position_ids.amax(dim=(0, 2)) + 1
+    # Where training has it: behind the prompt's last token. (A long video's times may lie beyond that token
+    # in Qwen2.5-VL; transformers then generates from behind those, at other places than it learns at.)
+    following = position_ids[:, :, -1].amax(dim=0) + 1
     done = torch.zeros(batch, dtype=torch.bool, device=input_ids.device)
     columns: list[Tensor] = []
     logits = read(input_ids, position_ids, attention_mask)

@@ -2,13 +2,15 @@
 
 The model computes them itself with Python loops over every token, on the device, with a synchronisation for
 each clip. Here a loader worker does it from the list of segments. Source: M-RoPE as in Qwen2.5-Omni
-(arXiv:2503.20215): text and audio step by one, a pair of frames by ``25 x seconds_per_grid``.
+(arXiv:2503.20215): text and audio step by one, a pair of frames by ``25 x seconds_per_grid``; and
+``get_rope_index`` of both models in transformers, which differ in where text goes on behind a block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +19,10 @@ from torch import Tensor
 from crab_lightning.processing.geometry import MERGE
 
 PAD_POSITION = 1  # what the model gives to padded places
+
+Behind = Literal["all", "frame"]
+"""Text behind a block goes on after the largest position of it (Qwen2.5-Omni), or after the height or width
+of one frame, whichever is larger (Qwen2.5-VL in transformers 5), so that it lies beside the later frames."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +40,16 @@ class Block:
     seconds_per_grid: float
 
 
-def rope_positions(length: int, blocks: Sequence[Block], positions_per_s: float) -> Tensor:
+def rope_positions(
+    length: int, blocks: Sequence[Block], positions_per_s: float, behind: Behind = "all"
+) -> Tensor:
     """Return the positions of ``length`` tokens, int64 ``(3, length)``.
 
     Args:
         length: Number of tokens in the prompt.
         blocks: The visual blocks, in order. Audio needs none: its tokens count like text.
-        positions_per_s: Temporal positions in a second (25).
+        positions_per_s: Temporal positions in a second (25; 2 in Qwen2.5-VL).
+        behind: What the tokens that follow a block count on from.
     """
     out = np.empty((3, length), dtype=np.int64)
     cursor, following = 0, 0  # next token, and the position that it gets
@@ -57,7 +66,7 @@ def rope_positions(length: int, blocks: Sequence[Block], positions_per_s: float)
         out[0, block.start : end] = following + np.repeat(times, h * w)
         out[1, block.start : end] = following + np.tile(np.repeat(np.arange(h), w), t)
         out[2, block.start : end] = following + np.tile(np.arange(w), t * h)
-        following = int(out[:, block.start : end].max()) + 1
+        following = int(out[:, block.start : end].max()) + 1 if behind == "all" else following + max(h, w)
         cursor = end
     out[:, cursor:] = np.arange(following, following + length - cursor)
     return torch.from_numpy(out)

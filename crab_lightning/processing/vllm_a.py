@@ -37,9 +37,9 @@ class VllmAProcessor:
 
     A video or image stands between the model's own vision markers; sound has places without markers, since
     the vocabulary has none and frozen embeddings would never learn new ones. Positions are those that the
-    model was trained with: of a block of pictures along time, height and width, with text and sound going on
-    behind the largest of them. (transformers 5.23 goes on behind the largest of height and width, so that in
-    a long video the text would lie among the frames.)
+    model itself computes in transformers 5 (``get_rope_index``), sound counting like text: a block of
+    pictures lies along time, height and width, and what follows goes on behind the height or width of one
+    frame. (In 4.x it went on behind the last frame's time.)
 
     Args:
         pretrained: Folder or hub name of a Qwen2.5-VL checkpoint; only its tokenizer and config are read.
@@ -138,7 +138,7 @@ class VllmAProcessor:
         inputs = {
             "input_ids": row,
             "media_kind": expanded(kinds, repeats),
-            "position_ids": rope_positions(length, blocks, self.positions_per_s),
+            "position_ids": rope_positions(length, blocks, self.positions_per_s, behind="frame"),
         }
         for key, grid_key, clips in (
             ("pixel_values_videos", "video_grid_thw", example.videos),

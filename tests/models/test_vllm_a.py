@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from crab_lightning.adapters import AdapterConfig
 from crab_lightning.models import VllmAModule, make_tiny_vllm_a
@@ -87,18 +89,93 @@ def test_sound_takes_a_place_for_each_window(build: Build) -> None:
     assert (inputs["input_ids"] == processor.visual_ids[Media.VIDEO]).sum() == 4
 
 
-def test_positions_of_a_picture_are_the_librarys(build: Build) -> None:
-    module = build()
+def positions_of_the_library(
+    module: VllmAModule, inputs: dict[str, torch.Tensor], seconds: list[float]
+) -> Any:
     processor: Any = module.processor
-    inputs = processor.collate([processor.encode(example("a", None, 1.5))]).inputs
-    kinds = (inputs["input_ids"] == processor.visual_ids[Media.IMAGE]).int()
-    theirs, _ = module.model.language_model.model.get_rope_index(  # type: ignore[operator,union-attr]
-        inputs["input_ids"], kinds, image_grid_thw=inputs["image_grid_thw"]
+    ids = inputs["input_ids"]
+    kinds = (ids == processor.visual_ids[Media.IMAGE]).int() + 2 * (
+        ids == processor.visual_ids[Media.VIDEO]
+    ).int()
+    found, _ = module.model.language_model.model.get_rope_index(  # type: ignore[operator,union-attr]
+        ids,
+        kinds,
+        image_grid_thw=inputs.get("image_grid_thw"),
+        video_grid_thw=inputs.get("video_grid_thw"),
+        second_per_grid_ts=torch.tensor(seconds) if seconds else None,
+        attention_mask=inputs["attention_mask"],
     )
-    assert torch.equal(inputs["position_ids"], theirs)
+    return found
 
 
-def test_frames_step_with_time_and_text_goes_on_behind_them(build: Build) -> None:
+def unheard(
+    key: str, *parts: str | int, grids_s: tuple[float, ...] = (), target: str | None = None
+) -> Example:
+    """Return an example without sound: texts, and numbers of frames of which 0 is an image."""
+    clips = [part for part in parts if isinstance(part, int)]
+    return Example(
+        sample(key),
+        tuple(p if isinstance(p, str) else Media.VIDEO if p else Media.IMAGE for p in parts),
+        target,
+        videos=[frames(count, size_px=PX) for count in clips if count],
+        images=[frames(1, seed=3, size_px=PX)[0] for count in clips if not count],
+        seconds_per_grid=list(grids_s),
+    )
+
+
+# Whole seconds: transformers before 5.23 drops what is behind the point.
+UNHEARD = {
+    "text": unheard("t", "What is this? It is long enough."),
+    "image": unheard("i", "Look", 0, "What is this?"),
+    "video": unheard("v", "Look", 6, "What is this?", grids_s=(2.0,)),
+    "long video": unheard("l", 8, "It?", grids_s=(9.0,)),
+    "two videos": unheard("w", "Look", 4, "and", 3, "Which?", grids_s=(2.0, 5.0)),
+    "video between images": unheard("b", 0, "then", 5, "then", 0, "What?", grids_s=(1.0,)),
+}
+
+
+@pytest.mark.parametrize("kind", UNHEARD)
+def test_positions_without_sound_equal_the_librarys(kind: str, build: Build) -> None:
+    module = build()
+    example = UNHEARD[kind]
+    inputs = module.processor.collate([module.processor.encode(example)]).inputs
+    assert torch.equal(
+        inputs["position_ids"], positions_of_the_library(module, inputs, example.seconds_per_grid)
+    )
+
+
+@pytest.mark.parametrize("target", ["a dog", None])
+def test_positions_of_a_padded_batch_equal_the_librarys(target: str | None, build: Build) -> None:
+    module = build()
+    batch = [replace(e, target=target) for e in UNHEARD.values()]
+    inputs = module.processor.collate([module.processor.encode(e) for e in batch]).inputs
+    theirs = positions_of_the_library(module, inputs, [s for e in batch for s in e.seconds_per_grid])
+    own = inputs["attention_mask"].bool()
+    assert not own.all()
+    assert torch.equal(inputs["position_ids"][:, own], theirs[:, own])
+
+
+@pytest.mark.skipif(
+    tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 23),
+    reason="transformers rounds the seconds of a grid down before 5.23",
+)
+def test_fractions_of_a_second_equal_the_librarys(build: Build) -> None:
+    module = build()
+    example = unheard("f", "Look", 8, "and", 6, "Which?", grids_s=(0.5, 1.07))
+    inputs = module.processor.collate([module.processor.encode(example)]).inputs
+    assert torch.equal(inputs["position_ids"], positions_of_the_library(module, inputs, [0.5, 1.07]))
+
+
+def test_sound_counts_like_text(build: Build) -> None:
+    module = build()
+    inputs = module.processor.collate([module.processor.encode(example("a", None, 1.5, 4, 8.0))]).inputs
+    assert torch.equal(inputs["position_ids"], positions_of_the_library(module, inputs, [8.0]))
+    heard = inputs["position_ids"][:, inputs["media_kind"] == 2]
+    assert heard.shape[1] == 4
+    assert torch.equal(heard - heard[0, 0], torch.arange(4).expand(3, -1))
+
+
+def test_frames_step_with_time_and_text_goes_on_behind_one_frame(build: Build) -> None:
     processor: Any = build().processor
     inputs = processor.encode(example("a", None, 1.5, 4, 8.0)).inputs
     video = inputs["input_ids"] == processor.visual_ids[Media.VIDEO]
@@ -110,7 +187,26 @@ def test_frames_step_with_time_and_text_goes_on_behind_them(build: Build) -> Non
     assert block[1].tolist() == [0, 0, 1, 1] * 2
     assert block[2].tolist() == [0, 1] * 4
     behind = positions[:, first + 8 :]
-    assert torch.equal(behind, (torch.arange(behind.shape[1]) + first + 17).expand(3, -1))
+    assert torch.equal(behind, (torch.arange(behind.shape[1]) + first + 2).expand(3, -1))
+
+
+def test_an_answer_is_generated_where_it_would_be_learnt(build: Build) -> None:
+    module = build(max_new_tokens=3)
+    processor: Any = module.processor
+    prompt = unheard("l", 8, "It?", grids_s=(99.0,))  # the last frame lies far behind all text
+    learnt = processor.encode(replace(prompt, target="a dog barks")).inputs["position_ids"]
+    seen: list[torch.Tensor] = []
+    hidden_states = module.hidden_states
+
+    def watched(inputs: dict[str, torch.Tensor], **options: Any) -> torch.Tensor:
+        seen.append(inputs["position_ids"][:, 0])
+        return hidden_states(inputs, **options)
+
+    module.hidden_states = watched  # type: ignore[method-assign]
+    module.generate(processor.collate([processor.encode(prompt)]))
+    generated = torch.cat(seen, dim=1)
+    assert len(seen) > 1
+    assert torch.equal(generated, learnt[:, : generated.shape[1]])
 
 
 @torch.no_grad()
