@@ -25,6 +25,8 @@ SYSTEM_MESSAGE = (
 
 Split = Literal["train", "val", "test"]
 TargetPolicy = Literal["reasoning", "direct"]
+Decoding = Literal["generate", "likelihood", "both"]
+"""How a question is answered: in the model's own words, by the likeliest answer of a closed set, or both."""
 
 
 class Media(Enum):
@@ -214,20 +216,37 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class CandidateScores:
+    """How likely a model finds each answer of a closed set.
+
+    Args:
+        texts: The answers as the model would write them.
+        log_probs: Log-probability of each, in nats, summed over its tokens and the end token.
+        tokens: Number of tokens of each, end token included.
+    """
+
+    texts: tuple[str, ...]
+    log_probs: tuple[float, ...]
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Prediction:
-    """One generated answer.
+    """One answer: written by the model, or weighed among the answers of a closed set, or both.
 
     Args:
         sample: The question.
-        text: The answer, special tokens removed, outer whitespace stripped.
+        text: The answer, special tokens removed, outer whitespace stripped; empty where none was written.
         tokens: Number of generated tokens.
         truncated: True when the answer stopped at the token limit instead of the end token.
+        candidates: The weighed answers; ``None`` where none were weighed.
     """
 
     sample: Sample
     text: str
     tokens: int = 0
     truncated: bool = False
+    candidates: CandidateScores | None = None
 
 
 def single_placeholder(conversation: Sequence[str | Media], media: Media) -> Conversation:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
@@ -25,29 +24,18 @@ from crab_lightning.adapters import (
     save_adapters,
     share_choice,
 )
-from crab_lightning.models.decoding import Answers
+from crab_lightning.models.answering import Answering
 from crab_lightning.models.reports import parameter_table, print_tables
 from crab_lightning.models.schedule import cosine_with_warmup, total_optimizer_steps
 from crab_lightning.models.sharding import shard_layers
 from crab_lightning.models.window import LossWindow
 from crab_lightning.processing import Geometry, Processor
-from crab_lightning.structures import Batch, Prediction
+from crab_lightning.structures import Batch
 
 _METADATA = "crab_lightning"
 
 
-class Predictions(list[Prediction]):
-    """Answers that Lightning moves between devices as one piece, since there is nothing in them to move.
-
-    Left a plain list, ``Trainer.predict`` would walk into the samples and stop at their being frozen.
-    """
-
-    def to(self, *_: Any, **__: Any) -> Predictions:
-        """Return itself."""
-        return self
-
-
-class AVModule(LightningModule, ABC):
+class AVModule(Answering):
     """An audio-visual language model that learns target texts and writes answers.
 
     A subclass says how its weights are loaded, how a batch becomes hidden states, and how it answers.
@@ -110,10 +98,6 @@ class AVModule(LightningModule, ABC):
     @abstractmethod
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return summed target loss, fp32 ``(B,)``, and number of target tokens, int64 ``(B,)``."""
-
-    @abstractmethod
-    def answer(self, batch: Batch) -> Answers:
-        """Return the generated tokens of a batch of prompts."""
 
     @property
     @abstractmethod
@@ -315,25 +299,6 @@ class AVModule(LightningModule, ABC):
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Return ``{"predictions": [...]}``."""
         return {"predictions": self.generate(batch)}
-
-    @torch.no_grad()
-    def generate(self, batch: Batch) -> Predictions:
-        """Answer B prompts greedily; each answer is what the prompt alone would get.
-
-        Raises:
-            ValueError: If the batch is padded for training.
-        """
-        if batch.labels is not None:
-            raise ValueError("generate got a batch with labels; collate prompts (examples without a target)")
-        training = self.training
-        self._choose_tasks(batch)
-        self.eval()
-        try:
-            answers = self.answer(batch)
-        finally:
-            self.train(training)
-        rows = zip(batch.samples, answers.tokens, answers.truncated, strict=True)
-        return Predictions(Prediction(s, self.processor.decode(t), len(t), cut) for s, t, cut in rows)
 
     # Checkpoints
 

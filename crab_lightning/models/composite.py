@@ -17,7 +17,7 @@ from crab_lightning.encoders import Beats
 from crab_lightning.models.base import AVModule
 from crab_lightning.models.connector_files import connector_state, load_connector, save_connector
 from crab_lightning.models.connectors import Connector
-from crab_lightning.models.decoding import Answers, greedy
+from crab_lightning.models.likelihood import PromptReader
 from crab_lightning.models.losses import target_losses
 from crab_lightning.processing import Geometry
 from crab_lightning.structures import Batch
@@ -193,9 +193,8 @@ class CompositeModule(AVModule):
         hidden = self.hidden_states(self._positioned(batch.inputs), use_cache=False)
         return target_losses(hidden, batch.labels, self.head())
 
-    def answer(self, batch: Batch) -> Answers:
-        """Return the generated tokens of a batch of left-padded prompts."""
-        processor: Any = self.processor
+    def prompt_reader(self, batch: Batch) -> PromptReader:
+        """Return what reads a batch of left-padded prompts."""
         model: Any = self.model
         inputs = self._positioned(batch.inputs)
         cache = DynamicCache(config=model.language_model.config.get_text_config())
@@ -211,21 +210,15 @@ class CompositeModule(AVModule):
                 "attention_mask": mask,
                 "position_ids": self._model_positions(positions),
             }
-            hidden = self.hidden_states(
-                step | (media if first else {}), past_key_values=cache, use_cache=True
-            )
-            logits: Tensor = self.head()(hidden[:, -1])
-            return logits
+            return self.hidden_states(step | (media if first else {}), past_key_values=cache, use_cache=True)
 
         positions = inputs["position_ids"]
-        return greedy(
+        return PromptReader(
             read,
+            self.head(),
             inputs["input_ids"],
             inputs["attention_mask"],
             positions if positions.ndim == 3 else positions.expand(3, -1, -1),
-            max_new_tokens=self.max_new_tokens,
-            end_token=processor.end_token,
-            synchronize=self._shards_weights(),
         )
 
     def _positioned(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -238,11 +231,6 @@ class CompositeModule(AVModule):
     def _model_positions(self, positions: Tensor) -> Tensor:
         """Return positions ``(3, B, T)`` in the form that the language model takes."""
         return positions[0]
-
-    def _shards_weights(self) -> bool:
-        """Tell whether the weights lie on several processes, so that each step is a collective call."""
-        trainer = self._trainer
-        return trainer is not None and trainer.world_size > 1 and "DDP" not in type(trainer.strategy).__name__
 
 
 def splice(embeds: Tensor, media_kind: Tensor, kind: int, tokens: Tensor) -> Tensor:

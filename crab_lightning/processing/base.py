@@ -20,6 +20,11 @@ class Processor(Protocol):
 
     geometry: Geometry
 
+    @property
+    def end_token(self) -> int:
+        """Id of the token that ends an answer."""
+        ...
+
     def encode(self, example: Example) -> Encoded:
         """Return one example as unpadded model inputs, with labels if it has a target."""
         ...
@@ -30,6 +35,10 @@ class Processor(Protocol):
 
     def decode(self, token_ids: Sequence[int] | Tensor) -> str:
         """Return the text of generated tokens, special tokens removed, outer whitespace stripped."""
+        ...
+
+    def answer_tokens(self, text: str) -> list[int]:
+        """Return the tokens that training has for an answer, end token included."""
         ...
 
 
@@ -69,3 +78,18 @@ def labels_present(items: Sequence[Encoded]) -> bool:
             f"(first: {bare}). Batch prompts and training examples apart: they are padded on different sides."
         )
     return with_labels > 0
+
+
+def check_reserved(where: str, texts: Sequence[str], reserved: Sequence[str]) -> None:
+    """Refuse texts that hold a token which the model reads as markup.
+
+    Raises:
+        ValueError: If one does.
+    """
+    for text in texts:
+        for token in reserved:
+            if token in text:
+                raise ValueError(
+                    f"{where}: its text holds the reserved token {token!r}, which the model would read as "
+                    "markup. Remove it from the manifest."
+                )

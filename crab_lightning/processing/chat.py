@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from transformers import AddedToken, AutoTokenizer
 
-from crab_lightning.structures import Example, Media
+from crab_lightning.processing.base import check_reserved
+from crab_lightning.structures import Example, Media, Sample
 
 # Written where a clip goes, as a token of its own, so that the tokenizer treats the text on either side as it
 # treats text beside any special token. They never reach the model.
@@ -130,19 +131,26 @@ class ChatWriter:
             )
         return tail[: tail.index(self.end_token) + 1]  # what follows is never seen by generation
 
+    def answer_tokens(self, text: str) -> list[int]:
+        """Return the tokens that training has for an answer, end token included.
+
+        Raises:
+            ValueError: If the text holds a reserved token.
+        """
+        sample = Sample(id=f"answer {text!r}", dataset="", task="", split="test", clip="")
+        # Any question will do: an answer's tokens are cut where the prompt ends.
+        example = Example(sample, ("?",), text)
+        self._check_texts(example)
+        prompt = self.render(example, with_target=False)
+        return self._answer(example, prompt, self._tokenize(prompt))
+
     def _tokenize(self, text: str) -> list[int]:
         # the template has written the beginning-of-sequence token, if the model wants one
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _check_texts(self, example: Example) -> None:
         texts = [part for part in example.conversation if isinstance(part, str)]
-        for text in (*texts, example.target or ""):
-            for token in (*self.reserved, *_MARKS.values()):
-                if token in text:
-                    raise ValueError(
-                        f"{example.sample.id}: its text holds the reserved token {token!r}, which the model "
-                        "would read as markup. Remove it from the manifest."
-                    )
+        check_reserved(example.sample.id, [*texts, example.target or ""], (*self.reserved, *_MARKS.values()))
 
     def decode(self, token_ids: Sequence[int] | Tensor) -> str:
         """Return the text of generated tokens, special tokens removed, outer whitespace stripped."""

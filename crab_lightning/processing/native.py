@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig, Qwen2_5OmniProcessor
 
 from crab_lightning.media import MEL_BINS, log_mel, mel_frames
-from crab_lightning.processing.base import IGNORED_LABEL, labels_present, pad_rows
+from crab_lightning.processing.base import IGNORED_LABEL, check_reserved, labels_present, pad_rows
 from crab_lightning.processing.geometry import (
     GEOMETRIES,
     MAX_AUDIO_S,
@@ -210,13 +210,7 @@ class NativeProcessor:
                     f"but {len(clips)} clips were given."
                 )
         texts = [part for part in example.conversation if isinstance(part, str)]
-        for text in (*texts, example.target or ""):
-            for token in self._reserved:
-                if token in text:
-                    raise ValueError(
-                        f"{example.sample.id}: its text holds the reserved token {token!r}, which the model "
-                        "would read as markup. Remove it from the manifest."
-                    )
+        check_reserved(example.sample.id, [*texts, example.target or ""], self._reserved)
         for wave in example.audios:
             seconds = wave.shape[-1] / SAMPLE_RATE_HZ
             if seconds > MAX_AUDIO_S or audio_tokens(mel_frames(wave.shape[-1])) < 1:
@@ -298,6 +292,21 @@ class NativeProcessor:
             )
         flags = list(repeated) if repeated is not None else [False] * len(items)
         return Batch(inputs, labels, [item.sample for item in items], flags)
+
+    def answer_tokens(self, text: str) -> list[int]:
+        """Return the tokens that training has for an answer, end token included.
+
+        Raises:
+            ValueError: If the text holds a reserved token, or its first letters merge with the prompt's end.
+        """
+        check_reserved(f"answer {text!r}", [text], self._reserved)
+        opening, whole = self._tokenize("\n"), self._tokenize(f"\n{text}{IM_END}")
+        if whole[: len(opening)] != opening:
+            raise ValueError(
+                f"answer {text!r}: its beginning merges with the newline before it, so that the model could "
+                "never write it; begin it with a letter or a tag"
+            )
+        return whole[len(opening) :]
 
     def decode(self, token_ids: Sequence[int] | Tensor) -> str:
         """Return the text of generated tokens, special tokens removed, outer whitespace stripped."""

@@ -174,6 +174,10 @@ class VllmAProcessor:
         flags = list(repeated) if repeated is not None else [False] * len(items)
         return Batch(inputs, labels, [item.sample for item in items], flags)
 
+    def answer_tokens(self, text: str) -> list[int]:
+        """Return the tokens that training has for an answer, end token included."""
+        return self.chat.answer_tokens(text)
+
     def decode(self, token_ids: Sequence[int] | Tensor) -> str:
         """Return the text of generated tokens, special tokens removed, outer whitespace stripped."""
         return self.chat.decode(token_ids)

@@ -1,0 +1,191 @@
+"""Prompts that are read once, to be answered or to weigh candidate answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from crab_lightning.models.decoding import Answers, greedy
+from crab_lightning.models.losses import CHUNK_TOKENS
+
+# Reads new tokens: (input_ids (B, T), position_ids (3, B, T), attention_mask) -> hidden states (B, T, D). The
+# mask is (B, past + T), or (B, 1, T, past + T) to be added to attention scores. What was read is cached.
+HiddenReader = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+PACKED_TOKENS = 1024
+"""Candidate tokens of a prompt that are read at once: the mask of 16 prompts is then 60 MB at most."""
+
+
+class PromptReader:
+    """B left-padded prompts in a key-value cache, read at most once.
+
+    Args:
+        read: Reads tokens; owns the cache.
+        head: Maps hidden states to logits.
+        input_ids: Prompts ``(B, T)``, padded to the left.
+        attention_mask: ``(B, T)``, 0 where padded.
+        position_ids: ``(3, B, T)``.
+    """
+
+    def __init__(
+        self,
+        read: HiddenReader,
+        head: nn.Module,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+    ) -> None:
+        self.read, self.head = read, head
+        self.input_ids, self.attention_mask, self.position_ids = input_ids, attention_mask, position_ids
+        self._cached = 0
+        self._after_prompt: Tensor | None = None
+
+    def answers(self, *, max_new_tokens: int, end_token: int, synchronize: bool = False) -> Answers:
+        """Answer the prompts greedily; see :func:`greedy`."""
+
+        def logits(ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+            # Of the last place alone: a prompt of 700 tokens times a vocabulary of 152,064 is 0.2 GB.
+            found: Tensor = self.head(self._hidden(ids, positions, mask)[:, -1])
+            return found
+
+        return greedy(
+            logits,
+            self.input_ids,
+            self.attention_mask,
+            self.position_ids,
+            max_new_tokens=max_new_tokens,
+            end_token=end_token,
+            synchronize=synchronize,
+        )
+
+    def log_probs(
+        self,
+        candidates: Sequence[Sequence[Sequence[int]]],
+        *,
+        packed_tokens: int = PACKED_TOKENS,
+        synchronize: bool = False,
+    ) -> list[list[float]]:
+        """Return the log-probability of each candidate answer, in nats, summed over its tokens.
+
+        The candidates of a prompt are read side by side in one row, each seeing the prompt and itself only,
+        so neither the prompt nor its cache is repeated. It may be called after :meth:`answers`: what was
+        written there is masked.
+
+        Args:
+            candidates: For each prompt its candidates, as tokens; none for a prompt that has no closed set.
+            packed_tokens: Tokens of one prompt's candidates to a pass.
+            synchronize: Make as many passes as the process that needs most; needed where the weights are
+                sharded, since each pass then is a collective call.
+
+        Raises:
+            ValueError: If a candidate is empty, or a prompt is padded to the right.
+        """
+        if any(not tokens for row in candidates for tokens in row):
+            raise ValueError("a candidate answer has no token")
+        if self._after_prompt is None:
+            if not bool(self.attention_mask[:, -1].all()):
+                raise ValueError("a prompt is padded to the right; collate prompts without labels")
+            self._hidden(self.input_ids, self.position_ids, self.attention_mask)
+        assert self._after_prompt is not None
+        states: list[Tensor] = []
+        wanted: list[int] = []
+        owners: list[tuple[int, int]] = []
+        for row, options in enumerate(candidates):  # first tokens follow the prompt itself
+            states += [self._after_prompt[row]] * len(options)
+            wanted += [tokens[0] for tokens in options]
+            owners += [(row, place) for place in range(len(options))]
+        passes = _passes(candidates, packed_tokens)
+        count = _most(len(passes), self.input_ids.device) if synchronize else len(passes)
+        for number in range(count):
+            chosen = passes[number] if number < len(passes) else [[] for _ in candidates]
+            hidden = self._packed(candidates, chosen)
+            for row, places in enumerate(chosen):
+                column = 0
+                for place in places:
+                    following = candidates[row][place][1:]
+                    states += list(hidden[row, column : column + len(following)])
+                    wanted += following
+                    owners += [(row, place)] * len(following)
+                    column += len(following)
+        sums = [[0.0] * len(options) for options in candidates]
+        for start in range(0, len(states), CHUNK_TOKENS):
+            part = slice(start, start + CHUNK_TOKENS)
+            found = self._token_log_probs(torch.stack(states[part]), wanted[part])
+            for (row, place), value in zip(owners[part], found, strict=True):
+                sums[row][place] += value
+        return sums
+
+    def _hidden(self, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        hidden = self.read(ids, positions, mask)
+        if self._after_prompt is None:
+            self._after_prompt = hidden[:, -1]
+        self._cached += ids.shape[1]
+        return hidden
+
+    def _token_log_probs(self, states: Tensor, wanted: Sequence[int]) -> list[float]:
+        logits = self.head(states).float()
+        tokens = torch.tensor(wanted, device=logits.device)
+        picked: list[float] = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0].tolist()
+        return picked
+
+    def _packed(
+        self, candidates: Sequence[Sequence[Sequence[int]]], chosen: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Read the chosen candidates of each prompt, without their last tokens, and return ``(B, W, D)``."""
+        rows, device = len(candidates), self.input_ids.device
+        lengths = [[len(candidates[row][place]) - 1 for place in chosen[row]] for row in range(rows)]
+        width = max(1, *(sum(row) for row in lengths))
+        ids, owner = torch.zeros(rows, width, dtype=torch.long), torch.full((rows, width), -1)
+        depth = torch.zeros(rows, width, dtype=torch.long)
+        for row in range(rows):
+            column = 0
+            for place, length in zip(chosen[row], lengths[row], strict=True):
+                span = slice(column, column + length)
+                ids[row, span] = torch.tensor(candidates[row][place][:-1], dtype=torch.long)
+                owner[row, span], depth[row, span] = place, torch.arange(length)
+                column += length
+        ids, owner, depth = ids.to(device), owner.to(device), depth.to(device)
+        following = (
+            self.position_ids[:, :, -1].amax(dim=0) + 1
+        )  # behind the prompt's last token, as in `greedy`
+        positions = (following[:, None] + depth).expand(3, -1, -1)
+        seen = torch.zeros(rows, 1, width, self._cached + width, dtype=torch.bool, device=device)
+        prompt = self.attention_mask.shape[1]
+        seen[:, 0, :, :prompt] = self.attention_mask.bool()[:, None]
+        # Filling sees filling, so that no place sees nothing: that softmax would be NaN.
+        seen[:, 0, :, self._cached :] = (owner[:, :, None] == owner[:, None]) & (
+            depth[:, None] <= depth[:, :, None]
+        )
+        assert self._after_prompt is not None
+        dtype = self._after_prompt.dtype
+        mask = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill(~seen, torch.finfo(dtype).min)
+        return self._hidden(ids, positions, mask)
+
+
+def _passes(candidates: Sequence[Sequence[Sequence[int]]], most: int) -> list[list[list[int]]]:
+    """Return the candidates read in each pass, ``[pass][prompt][candidate]``; single tokens need no pass."""
+    passes: list[list[list[int]]] = []
+    for row, options in enumerate(candidates):
+        number, filled = 0, 0
+        for place, tokens in enumerate(options):
+            length = len(tokens) - 1
+            if not length:
+                continue
+            if filled and filled + length > most:
+                number, filled = number + 1, 0
+            while len(passes) <= number:
+                passes.append([[] for _ in candidates])
+            passes[number][row].append(place)
+            filled += length
+    return passes
+
+
+def _most(count: int, device: Any) -> int:
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return count
+    most = torch.tensor(count, device=device)
+    distributed.all_reduce(most, op=distributed.ReduceOp.MAX)
+    return int(most)
