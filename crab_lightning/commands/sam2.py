@@ -23,7 +23,7 @@ def mini(words: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="decides weights and pictures")
     parser.add_argument("--minutes", type=float, default=20.0, help="CPU minutes after which training ends")
-    parser.add_argument("--steps", type=int, default=2000, help="steps after which training ends")
+    parser.add_argument("--steps", type=int, default=1500, help="steps after which training ends")
     args = parser.parse_args(list(words))
 
     from crab_lightning.segmentation.mini_sam2 import MiniSam2Recipe, train_mini_sam2
@@ -32,8 +32,9 @@ def mini(words: Sequence[str]) -> None:
         raise FileExistsError(f"--out {args.out} holds a model already; name a new folder")
     recipe = MiniSam2Recipe(seed=args.seed, minutes=args.minutes, steps=args.steps)
     command = " ".join(["cli.py model sam2-mini", *words])
-    score = train_mini_sam2(args.out, recipe, command, lambda line: print(line, file=sys.stderr, flush=True))
-    print(f"Wrote {args.out}: J {score:.3f} on unseen pictures with true prompts, some of them a little off")
+    scores = train_mini_sam2(args.out, recipe, command, lambda line: print(line, file=sys.stderr, flush=True))
+    reached = ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
+    print(f"Wrote {args.out}: J with true prompts on unseen test rows: {reached}")
 
 
 def convert(words: Sequence[str]) -> None:
@@ -45,8 +46,7 @@ def convert(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="cli.py model sam2-convert",
         description="Write an official SAM2.1 checkpoint (.pt, any of the four sizes) as a transformers"
-        " folder for images. Strict: every tensor must have its place. What only the video predictor uses is"
-        " left out.",
+        " folder that the image and the video predictor read. Strict: every tensor must have its place.",
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="sam2.1_hiera_*.pt")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")

@@ -15,6 +15,7 @@ _HOMES = {
     "save_figure": "overlays",
     "MaskRequest": "decoder",
     "Sam2Decoder": "sam2",
+    "Sam2Tracker": "tracker",
     "Sam2PackageDecoder": "sam2_package",
     "convert_checkpoint": "convert",
     "Prompt": "prompts",

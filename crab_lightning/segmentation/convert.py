@@ -38,6 +38,31 @@ _VIDEO_ONLY = re.compile(
 
 _RENAMED: tuple[tuple[str, str], ...] = (
     (r"^no_mem_embed$", "no_memory_embedding"),
+    (r"^no_mem_pos_enc$", "no_memory_positional_encoding"),
+    (r"^no_obj_ptr$", "no_object_pointer"),
+    (r"^no_obj_embed_spatial$", "occlusion_spatial_embedding_parameter"),
+    (r"^maskmem_tpos_enc$", "memory_temporal_positional_encoding"),
+    (r"^obj_ptr_tpos_proj\.", "temporal_positional_encoding_projection_layer."),
+    (r"^obj_ptr_proj\.layers\.0\.", "object_pointer_proj.proj_in."),
+    (r"^obj_ptr_proj\.layers\.2\.", "object_pointer_proj.proj_out."),
+    (r"^obj_ptr_proj\.layers\.1\.", "object_pointer_proj.layers.0."),
+    (r"^memory_attention\.norm\.", "memory_attention.layer_norm."),
+    (r"^memory_encoder\.mask_downsampler\.encoder\.12\.", "memory_encoder.mask_downsampler.final_conv."),
+    *(
+        (
+            rf"^memory_encoder\.mask_downsampler\.encoder\.{3 * i + j}\.",
+            f"memory_encoder.mask_downsampler.layers.{i}.{part}.",
+        )
+        for i in range(4)
+        for j, part in enumerate(("conv", "layer_norm"))
+    ),
+    (r"^memory_encoder\.pix_feat_proj\.", "memory_encoder.feature_projection."),
+    (r"^memory_encoder\.out_proj\.", "memory_encoder.projection."),
+    (r"^memory_encoder\.fuser\.", "memory_encoder.memory_fuser."),
+    (r"(memory_fuser\.layers\.\d+)\.gamma$", r"\1.scale"),
+    (r"(memory_fuser\.layers\.\d+)\.dwconv\.", r"\1.depthwise_conv."),
+    (r"(memory_fuser\.layers\.\d+)\.pwconv(\d)\.", r"\1.pointwise_conv\2."),
+    (r"(memory_fuser\.layers\.\d+)\.norm\.", r"\1.layer_norm."),
     (r"^image_encoder\.trunk\.", "vision_encoder.backbone."),
     (r"^image_encoder\.neck\.convs\.(\d+)\.conv\.", r"vision_encoder.neck.convs.\1."),
     (r"^sam_prompt_encoder\.mask_downscaling\.0\.", "prompt_encoder.mask_embed.conv1."),
@@ -75,11 +100,14 @@ _GAUSSIAN = "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
 _CORNERS = re.compile(r"^sam_prompt_encoder\.point_embeddings\.(\d)\.weight$")
 
 
-def convert_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return an official state dict under the names of ``transformers.Sam2Model``.
+def convert_names(state: Mapping[str, Tensor], *, video: bool = False) -> dict[str, Tensor]:
+    """Return an official state dict under the names of ``transformers.Sam2Model`` or ``Sam2VideoModel``.
 
-    Tensors of the video predictor are left out, the four point embeddings stacked, and the fixed frequencies
-    given to both modules that hold them.
+    The four point embeddings are stacked, and the fixed frequencies given to both modules that hold them.
+
+    Args:
+        state: Official names and tensors.
+        video: Keep what follows an object through a video; an image predictor has none of it.
 
     Raises:
         ValueError: If the four point embeddings are not all there.
@@ -87,7 +115,7 @@ def convert_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     converted: dict[str, Tensor] = {}
     corners: dict[int, Tensor] = {}
     for name, tensor in state.items():
-        if _VIDEO_ONLY.match(name):
+        if not video and _VIDEO_ONLY.match(name):
             continue
         if match := _CORNERS.match(name):
             corners[int(match[1])] = tensor
@@ -108,12 +136,13 @@ def convert_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fill_model(model: Any, state: Mapping[str, Tensor]) -> None:
-    """Load an official state dict into a ``Sam2Model``.
+    """Load an official state dict into a ``Sam2Model`` or a ``Sam2VideoModel``.
 
     Raises:
         ValueError: If a tensor is missing, left over or of another shape; the message names the first.
     """
-    converted, wanted = convert_names(state), model.state_dict()
+    converted = convert_names(state, video=hasattr(model, "memory_attention"))
+    wanted = model.state_dict()
     for problem, names in (
         ("lacks", sorted(wanted.keys() - converted.keys())),
         ("holds besides", sorted(converted.keys() - wanted.keys())),
@@ -147,9 +176,9 @@ def find_variant(state: Mapping[str, Tensor]) -> str:
     )
 
 
-def variant_config(name: str) -> Any:
-    """Return the transformers configuration of an official size."""
-    from transformers import Sam2Config
+def variant_config(name: str, *, video: bool = False) -> Any:
+    """Return the transformers configuration of an official size, ``Sam2Config`` or ``Sam2VideoConfig``."""
+    from transformers import Sam2Config, Sam2VideoConfig
 
     sizes = VARIANTS[name]
     width, heads = sizes["hidden_size"], sizes.get("num_attention_heads", 1)
@@ -160,11 +189,12 @@ def variant_config(name: str) -> Any:
         "num_attention_heads_per_stage": [heads * factor for factor in (1, 2, 4, 8)],
         **sizes,
     }
-    return Sam2Config(vision_config={"backbone_config": backbone, "backbone_channel_list": channels[::-1]})
+    kind = Sam2VideoConfig if video else Sam2Config
+    return kind(vision_config={"backbone_config": backbone, "backbone_channel_list": channels[::-1]})
 
 
 def convert_checkpoint(checkpoint: Path, out: Path) -> str:
-    """Write an official ``.pt`` checkpoint as a transformers folder for images.
+    """Write an official ``.pt`` checkpoint as a transformers folder, for images and videos.
 
     Args:
         checkpoint: ``sam2.1_hiera_{tiny,small,base_plus,large}.pt``.
@@ -177,7 +207,7 @@ def convert_checkpoint(checkpoint: Path, out: Path) -> str:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no official SAM2.1 checkpoint.
     """
-    from transformers import Sam2ImageProcessor, Sam2Model, Sam2Processor
+    from transformers import Sam2ImageProcessor, Sam2Processor, Sam2VideoModel
 
     if not checkpoint.is_file():
         raise FileNotFoundError(f"no SAM2 checkpoint at {checkpoint}; give an official .pt file")
@@ -186,7 +216,7 @@ def convert_checkpoint(checkpoint: Path, out: Path) -> str:
     if not isinstance(state, dict):
         raise ValueError(f"{checkpoint} holds no entry 'model'; official SAM2.1 checkpoints do")
     name = find_variant(state)
-    model = Sam2Model(variant_config(name))
+    model = Sam2VideoModel(variant_config(name, video=True))  # Sam2Model reads its folders too
     fill_model(model, state)
     model.save_pretrained(out)
     Sam2Processor(Sam2ImageProcessor()).save_pretrained(out)

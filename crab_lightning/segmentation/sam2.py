@@ -14,6 +14,9 @@ from torch.nn import functional as F
 
 from crab_lightning.segmentation.decoder import LastUsed, MaskRequest, check_request, content_key
 
+MINI = "mini_sam2"
+"""Name of the tiny model that ships with the package and knows Mini AV-UIE alone."""
+
 Embedding = list[Tensor]
 """Feature maps of one image, finest first, ``(1, C, h, w)`` each."""
 
@@ -25,8 +28,9 @@ class Sam2Decoder:
     of an image is kept, so several prompts on one frame cost one pass of the encoder.
 
     Args:
-        pretrained: Folder in the transformers layout, or a hub name such as ``facebook/sam2.1-hiera-large``.
-            An official ``.pt`` file is converted by ``python cli.py model sam2-convert``.
+        pretrained: Folder in the transformers layout, a hub name such as ``facebook/sam2.1-hiera-large``, or
+            ``mini_sam2``, the tiny one that ships with the package and knows Mini AV-UIE alone. An official
+            ``.pt`` file is converted by ``python cli.py model sam2-convert``.
         device: ``auto`` takes a GPU where there is one.
         dtype: ``float32``, or ``bfloat16`` as the released script computes.
         batch_size: Images encoded, and masks decoded, at a time.
@@ -152,39 +156,71 @@ class _Loaded:
 
 @cache
 def _load(pretrained: str, device: str, dtype: str) -> _Loaded:
-    """Load a model once in a process."""
-    from transformers import Sam2ImageProcessor, Sam2Model
+    """Load the image predictor once in a process."""
+    from transformers import Sam2Model
+
+    # Official folders also hold the video predictor's memory; the image predictor leaves it alone.
+    loaded, missing = load_folder(Sam2Model, pretrained, device, dtype)
+    if missing:
+        raise ValueError(
+            f"the weights at {pretrained} leave {len(missing)} tensors of Sam2Model unset, first "
+            f"{missing[0]!r}; they are those of another model"
+        )
+    return loaded
+
+
+def load_folder(kind: Any, pretrained: str, device: str, dtype: str) -> tuple[_Loaded, list[str]]:
+    """Load a frozen SAM2 and say which of its tensors the weights leave unset.
+
+    Args:
+        kind: ``Sam2Model`` or ``Sam2VideoModel``.
+        pretrained: As in :class:`Sam2Decoder`.
+        device: ``auto`` takes a GPU where there is one.
+        dtype: Name of a torch dtype.
+
+    Raises:
+        FileNotFoundError: If there are no such weights.
+    """
+    from transformers import Sam2ImageProcessor
     from transformers.utils import logging as transformers_logging
 
+    where = find_weights(pretrained)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # both kinds read one folder, and what is missing is returned
+    try:
+        model, report = kind.from_pretrained(where, dtype=getattr(torch, dtype), output_loading_info=True)
+        images = Sam2ImageProcessor.from_pretrained(where)
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+    missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    model.requires_grad_(False)
+    return _Loaded(model.to(device).eval(), images, device), missing
+
+
+def find_weights(pretrained: str) -> str:
+    """Return the folder or hub name that is meant: a folder, the shipped model's name, or a hub name.
+
+    Raises:
+        FileNotFoundError: If it can be none of them.
+    """
     folder = Path(pretrained)
-    if not folder.exists() and (folder.is_absolute() or pretrained.count("/") != 1):
-        raise FileNotFoundError(
-            f"no SAM2 weights at {pretrained}: there is no such folder. Give a folder in the transformers "
-            "layout, or a hub name such as facebook/sam2.1-hiera-large"
-        )
+    if folder.is_dir():
+        return pretrained
+    if pretrained == MINI:
+        return str(Path(__file__).parents[1] / "assets" / MINI)
     if folder.is_file():
         raise FileNotFoundError(
             f"{pretrained} is a file. Convert it first: python cli.py model sam2-convert --checkpoint "
             f"{pretrained} --out DIR"
         )
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        model, report = Sam2Model.from_pretrained(
-            pretrained, dtype=getattr(torch, dtype), output_loading_info=True
+    if folder.is_absolute() or pretrained.count("/") != 1:
+        raise FileNotFoundError(
+            f"no SAM2 weights at {pretrained}: there is no such folder. Give a folder in the transformers "
+            f"layout, a hub name such as facebook/sam2.1-hiera-large, or {MINI} for the shipped toy model"
         )
-        images = Sam2ImageProcessor.from_pretrained(pretrained)
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
-    # Official folders also hold the video predictor's memory; nothing may be missing, or masks are noise.
-    if report["missing_keys"] or report["mismatched_keys"]:
-        names = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-        raise ValueError(
-            f"the weights at {pretrained} leave {len(names)} tensors of Sam2Model unset, first {names[0]!r}; "
-            "they are those of another model"
-        )
-    model.requires_grad_(False)
-    return _Loaded(model.to(device).eval(), images, device)
+    return pretrained

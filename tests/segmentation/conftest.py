@@ -36,6 +36,21 @@ def small_config() -> Any:
     )
 
 
+def small_video_config() -> Any:
+    """The same sizes with the video predictor's memory."""
+    from transformers import Sam2VideoConfig
+
+    image = small_config()
+    return Sam2VideoConfig(
+        vision_config=image.vision_config,
+        prompt_encoder_config=image.prompt_encoder_config.to_dict(),
+        mask_decoder_config=image.mask_decoder_config.to_dict(),
+        image_size=128,
+        memory_attention_num_layers=1,
+        memory_attention_rope_feat_sizes=[8, 8],
+    )
+
+
 @pytest.fixture(scope="session")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with random weights in the official layout."""

@@ -1,0 +1,141 @@
+"""SAM2.1 through a video: from prompts on some frames to a mask on every frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import Sam2VideoInferenceSession, Sam2VideoModel
+
+from crab_lightning.segmentation.prompts import Prompt
+from crab_lightning.segmentation.sam2 import _Loaded, load_folder
+
+_OBJECT = 1
+
+
+class Sam2Tracker:
+    """SAM2.1 video predictor (``transformers.Sam2VideoModel``), frozen.
+
+    Args:
+        pretrained: Folder or hub name as for :class:`Sam2Decoder`, with the video predictor's memory.
+        device: ``auto`` takes a GPU where there is one.
+        dtype: ``float32`` or ``bfloat16``.
+
+    Source: arXiv:2408.00714.
+    """
+
+    def __init__(self, pretrained: str, device: str = "auto", dtype: str = "float32") -> None:
+        self.pretrained = pretrained
+        self.device = device
+        self.dtype = dtype
+
+    def load(self) -> None:
+        """Load the weights now, so that what is wrong with them is told before any work is done.
+
+        Raises:
+            FileNotFoundError: If there are no such weights.
+            ValueError: If they have no memory.
+        """
+        _load(self.pretrained, self.device, self.dtype)
+
+    @torch.no_grad()
+    def track(self, frames: Tensor, prompts: Mapping[int, Prompt]) -> Iterator[tuple[int, Tensor]]:
+        """Follow one thing through a video: forward from the first frame with a prompt, then back from it.
+
+        Args:
+            frames: RGB, uint8 ``(F, 3, H, W)``; encoded one at a time.
+            prompts: Frame number -> box, points or both, in pixels of the frames.
+
+        Yields:
+            Every frame number once, with its mask, bool ``(H, W)``.
+
+        Raises:
+            ValueError: If there is no prompt, an empty one, or one on a frame that is not there.
+        """
+        if not prompts or not all(prompts.values()):
+            raise ValueError("a thing to follow needs a prompt with a box or points on at least one frame")
+        if wrong := [i for i in prompts if not 0 <= i < len(frames)]:
+            raise ValueError(f"prompt on frame {wrong[0]} of a video with {len(frames)} frames")
+        loaded = _load(self.pretrained, self.device, self.dtype)
+        session = _Session(frames, loaded)
+        size = tuple(frames.shape[-2:])
+        for number in sorted(prompts):
+            session.ask(number, prompts[number])
+            loaded.model(session, frame_idx=number)
+        first = min(prompts)
+        for reverse, numbers in ((False, range(first, len(frames))), (True, range(first - 1, -1, -1))):
+            for number in numbers:
+                low = loaded.model(session, frame_idx=number, reverse=reverse).pred_masks.float()
+                session.forget(number, first)
+                full = F.interpolate(low, size, mode="bilinear", align_corners=False)[0, 0]
+                yield number, (full > 0).cpu()
+
+
+class _Session(Sam2VideoInferenceSession):
+    """A session that encodes frames as they are asked for; transformers' own holds all of them as floats."""
+
+    def __init__(self, frames: Tensor, loaded: _Loaded) -> None:
+        super().__init__(
+            video_height=frames.shape[-2],
+            video_width=frames.shape[-1],
+            inference_device=loaded.device,
+            inference_state_device=loaded.device,
+            dtype=loaded.model.dtype,
+        )
+        self.frames = frames
+        self.loaded = loaded
+        config: Any = loaded.model.config
+        self.reach = max(config.num_maskmem, config.max_object_pointers_in_encoder)
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames."""
+        return len(self.frames)
+
+    def get_frame(self, frame_idx: int) -> Tensor:
+        """Return one frame as the model wants it."""
+        return self.loaded._pixels(self.frames[frame_idx]).to(self.dtype)
+
+    def ask(self, number: int, prompt: Prompt) -> None:
+        """Put a prompt on a frame."""
+        height, width = self.frames.shape[-2:]
+        scale = torch.tensor([self.loaded.side / width, self.loaded.side / height])
+        points = [torch.tensor(prompt.points_xy_px, dtype=torch.float32).view(-1, 2)]
+        labels = [1] * len(prompt.points_xy_px)
+        if prompt.box_xyxy_px is not None:  # a box is two more points, with labels of their own, ahead
+            points.insert(0, torch.tensor(prompt.box_xyxy_px, dtype=torch.float32).view(2, 2))
+            labels = [2, 3, *labels]
+        inputs = {
+            "point_coords": (torch.cat(points) * scale)[None, None].to(self.dtype),
+            "point_labels": torch.tensor(labels, dtype=torch.int32)[None, None],
+        }
+        self.add_point_inputs(self.obj_id_to_idx(_OBJECT), number, inputs)
+        self.obj_with_new_inputs = [_OBJECT]
+
+    def forget(self, number: int, first: int) -> None:
+        """Drop what no later frame looks back to; a frame leaves some 6 MB of memory behind."""
+        outputs = self.output_dict_per_obj[0]["non_cond_frame_outputs"]
+        for other in [i for i in outputs if min(abs(i - number), abs(i - first)) > self.reach]:
+            del outputs[other]
+
+
+@cache
+def _load(pretrained: str, device: str, dtype: str) -> _Loaded:
+    """Load the video predictor once in a process."""
+    loaded, missing = load_folder(Sam2VideoModel, pretrained, device, dtype)
+    if memory := [name for name in missing if name.startswith(("memory_", "object_pointer"))]:
+        raise ValueError(
+            f"the SAM2 weights at {pretrained} segment pictures alone: {len(memory)} tensors of the video "
+            f"predictor's memory are not there, first {memory[0]!r}. Take an official SAM2.1 model, such as "
+            "facebook/sam2.1-hiera-tiny, or convert an official .pt with `python cli.py model sam2-convert`"
+        )
+    if missing:
+        raise ValueError(
+            f"the weights at {pretrained} leave {len(missing)} tensors of Sam2VideoModel unset, first "
+            f"{missing[0]!r}; they are those of another model"
+        )
+    return loaded
