@@ -28,7 +28,7 @@ class MaskSheets(Callback):
 
     Writes ``figures/<dataset>_masks.png`` and the single overlays ``figures/<dataset>/<row>_<number>.png``
     into the run folder, and the sheet to TensorBoard as ``test/<task>/<dataset>/masks``. Tasks without a
-    mask decoder have none. The first process draws; list it after the Evaluator.
+    mask decoder have none. The first process draws, when the answers of all are written.
 
     Args:
         each: Answers in each row of the sheet.

@@ -41,9 +41,11 @@ class MaskMaker:
         self.decoder = decoder
         self.size = size
         self._made: OrderedDict[Hashable, Tensor] = OrderedDict()
+        # One answer is scored by several collections in a row; its true mask is read once.
+        self._true: tuple[str, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_made": OrderedDict()}
+        return self.__dict__ | {"_made": OrderedDict(), "_true": None}
 
     def prepare(self, asked: Sequence[tuple[SpatialPrompt | None, Sample]]) -> None:
         """Make the masks of several answers in one call of the decoder."""
@@ -126,7 +128,9 @@ class MaskMaker:
                 f"{sample.id} (row {sample.row} of {sample.dataset}): there is no mask at {looked}. Fetch "
                 "the masks of the dataset, or leave mask_decoder out of the task to score boxes alone."
             )
-        return read_mask(found, FRAME_PX if self.size == "frame" else None)
+        if self._true is None or self._true[0] != sample.id:
+            self._true = sample.id, read_mask(found, FRAME_PX if self.size == "frame" else None)
+        return self._true[1]
 
     def picture(self, sample: Sample) -> Tensor:
         """Return the image that the decoder sees, uint8 ``(3, H, W)``."""
