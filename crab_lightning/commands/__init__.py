@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data cache": ("data:cache", "Decode every clip once, ahead of runs that read the cache."),
     "data check": ("data:check", "Check manifests, media, answers and leaks of a data root."),
     "model tiny": ("model:tiny", "Write a tiny checkpoint folder that the real loading path reads."),
+    "model pocket": ("model:pocket", "Write a native checkpoint around a small text model that speaks."),
     "model pretrain": ("model:pretrain", "Pre-train the mini base model that the demo fine-tunes."),
     "model sam2-mini": ("sam2:mini", "Train the tiny SAM2 that segments Mini AV-UIE."),
     "model sam2-convert": ("sam2:convert", "Write an official SAM2.1 .pt file as a transformers folder."),

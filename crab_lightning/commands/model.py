@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 # Sizes, maker, and how the folder is named in a config, of each paradigm.
 _TINY = {
@@ -44,11 +45,50 @@ def tiny(words: Sequence[str]) -> None:
     parser.add_argument("--paradigm", choices=list(_TINY), default="native", help="Kind of model to write.")
     parser.add_argument("--out", type=Path, required=True, help="Folder to write.")
     parser.add_argument("--seed", type=int, default=0, help="Fixes the random weights.")
+    text_help = "Text model of llm_va instead of a random one: 'smollm2' (from its package), or a folder."
+    parser.add_argument("--text", type=str, default=None, help=text_help)
     parser.add_class_arguments(getattr(models, sizes_name), "sizes")
     args = parser.parse_args(list(words))
     sizes = parser.instantiate_classes(args).sizes
-    folder = getattr(models, maker_name)(args.out, config=sizes, seed=args.seed)
+    options: dict[str, Any] = {"config": sizes, "seed": args.seed}
+    if args.text is not None:
+        if args.paradigm != "llm_va":
+            raise ValueError(
+                f"--text is for --paradigm llm_va, not {args.paradigm}; `model pocket` puts a text model "
+                "into a checkpoint of the native paradigm"
+            )
+        options["text"] = args.text
+    folder = getattr(models, maker_name)(args.out, **options)
     print(f"Wrote {folder}. Use it with {usage.format(folder)}")
+
+
+def pocket(words: Sequence[str]) -> None:
+    """Write a native checkpoint around a small text model that speaks.
+
+    Args:
+        words: Options after ``model pocket``.
+    """
+    from jsonargparse import ArgumentParser
+
+    from crab_lightning.models import PocketTowers, make_pocket
+
+    parser = ArgumentParser(
+        prog="cli.py model pocket",
+        description="Write a checkpoint of the native paradigm whose text model has the weights of a small "
+        "text model, exactly. Its sight and hearing are random: fine-tune it before asking about clips.",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="Folder to write.")
+    parser.add_argument(
+        "--text",
+        type=str,
+        default="smollm2",
+        help="'smollm2' (SmolLM2-135M-Instruct from its package), or the folder of a Llama or Qwen2.",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Fixes the random towers.")
+    parser.add_class_arguments(PocketTowers, "towers")
+    args = parser.parse_args(list(words))
+    folder = make_pocket(args.out, args.text, config=parser.instantiate_classes(args).towers, seed=args.seed)
+    print(f"Wrote {folder}. Use it with --model.init_args.pretrained {folder}")
 
 
 def pretrain(words: Sequence[str]) -> None:

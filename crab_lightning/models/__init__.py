@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from crab_lightning.models.base import AVModule
     from crab_lightning.models.llm_va import LlmVaModule
     from crab_lightning.models.native import OmniModule
+    from crab_lightning.models.pocket import PocketTowers, make_pocket
     from crab_lightning.models.tiny import TinyNativeConfig, make_tiny_native
     from crab_lightning.models.tiny_composite import (
         TinyLlmVaConfig,
@@ -23,10 +24,12 @@ __all__ = [
     "AVModule",
     "LlmVaModule",
     "OmniModule",
+    "PocketTowers",
     "TinyLlmVaConfig",
     "TinyNativeConfig",
     "TinyVllmAConfig",
     "VllmAModule",
+    "make_pocket",
     "make_tiny_llm_va",
     "make_tiny_native",
     "make_tiny_vllm_a",
@@ -38,10 +41,12 @@ _LAZY = {
     "AVModule": "crab_lightning.models.base",
     "LlmVaModule": "crab_lightning.models.llm_va",
     "OmniModule": "crab_lightning.models.native",
+    "PocketTowers": "crab_lightning.models.pocket",
     "TinyLlmVaConfig": "crab_lightning.models.tiny_composite",
     "TinyNativeConfig": "crab_lightning.models.tiny",
     "TinyVllmAConfig": "crab_lightning.models.tiny_composite",
     "VllmAModule": "crab_lightning.models.vllm_a",
+    "make_pocket": "crab_lightning.models.pocket",
     "make_tiny_vllm_a": "crab_lightning.models.tiny_composite",
     "make_tiny_llm_va": "crab_lightning.models.tiny_composite",
     "make_tiny_native": "crab_lightning.models.tiny",

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from crab_lightning.encoders import Beats, BeatsConfig, save_beats
+from crab_lightning.models.text_models import load_text_model
 from crab_lightning.models.tokenizer import DEFAULT_TEXTS, train_tokenizer
 
 # Writes turns as Llama 3's published template does.
@@ -94,6 +95,7 @@ def make_tiny_llm_va(
     *,
     texts: Iterable[str] | None = None,
     config: TinyLlmVaConfig | None = None,
+    text: str | Path | None = None,
     seed: int = 0,
 ) -> Path:
     """Write ``llm`` (Llama with its tokenizer), ``clip`` and ``beats`` folders.
@@ -102,6 +104,7 @@ def make_tiny_llm_va(
         out: Folder to write them in; made when absent.
         texts: What the tokenizer learns its words from; the words of the AV-UIE v2 prompts when left out.
         config: Sizes.
+        text: What stands in ``llm`` instead of a random Llama (see ``load_text_model``).
         seed: Fixes the random weights.
 
     Returns:
@@ -109,25 +112,18 @@ def make_tiny_llm_va(
 
     Raises:
         FileExistsError: If it already holds a checkpoint.
+        ImportError: If ``text`` is ``smollm2`` and its package is not installed.
     """
     folder = fresh(out, "llm")
     sizes = config or TinyLlmVaConfig()
-    tokenizer = llama_tokenizer(DEFAULT_TEXTS if texts is None else texts, sizes.vocab)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=sizes.hidden,
-                intermediate_size=3 * sizes.hidden,
-                num_hidden_layers=sizes.layers,
-                num_attention_heads=sizes.heads,
-                num_key_value_heads=sizes.kv_heads,
-                max_position_embeddings=8192,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-            )
-        ).save_pretrained(folder / "llm")
+        if text is None:
+            tokenizer = llama_tokenizer(DEFAULT_TEXTS if texts is None else texts, sizes.vocab)
+            model = _tiny_llama(sizes, tokenizer)
+        else:
+            model, tokenizer = load_text_model(text)
+        model.save_pretrained(folder / "llm")
         CLIPVisionModel(
             CLIPVisionConfig(
                 hidden_size=sizes.vision_hidden,
@@ -141,6 +137,22 @@ def make_tiny_llm_va(
         save_tiny_beats(folder / "beats", sizes.audio_hidden, sizes.audio_layers)
     tokenizer.save_pretrained(folder / "llm")
     return folder
+
+
+def _tiny_llama(sizes: TinyLlmVaConfig, tokenizer: Any) -> Any:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=sizes.hidden,
+            intermediate_size=3 * sizes.hidden,
+            num_hidden_layers=sizes.layers,
+            num_attention_heads=sizes.heads,
+            num_key_value_heads=sizes.kv_heads,
+            max_position_embeddings=8192,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
 
 
 @dataclass(frozen=True)

