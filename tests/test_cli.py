@@ -205,6 +205,17 @@ def test_ask_answers_about_a_video_with_its_own_sound(
     assert 0 < answer["tokens"] <= 6
 
 
+def test_ask_shows_what_was_said_before_training(
+    trained: Path, small: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--video", clip(small), "--task", "event_localization", "--before"]
+    capsys.readouterr()
+    assert main(["ask", "--checkpoint", str(trained), "--json", *map(str, words)]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [line["moment"] for line in lines] == ["before training", "after training"]
+    assert all(line["tokens"] for line in lines)
+
+
 def test_ask_takes_initials_and_options(
     trained: Path, small: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

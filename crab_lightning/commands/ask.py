@@ -42,9 +42,10 @@ def parser() -> argparse.ArgumentParser:
     add("--question", help="question to be answered")
     add("--options", nargs="+", help="answers to choose from")
     add("--expression", help="what a referring task has to find")
+    add("--before", action="store_true", help="show what the model said before training, too")
     add("--max_new_tokens", type=int, help="longest answer; the run's setting when left out")
     add("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
-    add("--json", action="store_true", help="print one JSON object and nothing else")
+    add("--json", action="store_true", help="print one JSON object an answer and nothing else")
     return made
 
 
@@ -63,19 +64,21 @@ def run(words: Sequence[str]) -> None:
             raise FileNotFoundError(f"{path} is not a file")
     from crab_lightning.commands.loading import load_run
 
-    model, data = load_run(args.checkpoint, args.config, args.device)
-    if args.max_new_tokens is not None:
-        model.max_new_tokens = args.max_new_tokens
     texts = {name: value for name in _TEXT_FIELDS if (value := getattr(args, name)) is not None}
-    with tempfile.TemporaryDirectory() as scratch:
-        name = choose_dataset(data, args.task, args.dataset, len(args.video), len(args.audio), texts)
-        sample = make_sample(
-            name, data.datasets[name], args.video, args.image, args.audio, args.at_s, texts, Path(scratch)
-        )
-        began = time.perf_counter()
-        answer = put(model, data, sample)
-        seconds = time.perf_counter() - began
-    show(data, answer, seconds, as_json=args.json)
+    moments = {"before training": False, "after training": True} if args.before else {"": True}
+    for moment, trained in moments.items():  # one after the other: two large models would not fit
+        model, data = load_run(args.checkpoint, args.config, args.device, trained=trained)
+        if args.max_new_tokens is not None:
+            model.max_new_tokens = args.max_new_tokens
+        with tempfile.TemporaryDirectory() as scratch:
+            name = choose_dataset(data, args.task, args.dataset, len(args.video), len(args.audio), texts)
+            spec, at_s = data.datasets[name], args.at_s
+            sample = make_sample(name, spec, args.video, args.image, args.audio, at_s, texts, Path(scratch))
+            began = time.perf_counter()
+            answer = put(model, data, sample)
+            seconds = time.perf_counter() - began
+        show(data, answer, seconds, as_json=args.json, moment=moment)
+        del model
 
 
 def choose_dataset(
@@ -254,8 +257,16 @@ def put(model: Any, data: AVDataModule, sample: Sample) -> Prediction:
     return prediction
 
 
-def show(data: AVDataModule, answer: Prediction, seconds: float, *, as_json: bool) -> None:
-    """Print the raw and the parsed answer."""
+def show(data: AVDataModule, answer: Prediction, seconds: float, *, as_json: bool, moment: str = "") -> None:
+    """Print the raw and the parsed answer.
+
+    Args:
+        data: Tasks and rows.
+        answer: What the model wrote.
+        seconds: How long it took.
+        as_json: Print one JSON object.
+        moment: Which of several models it was.
+    """
     sample = answer.sample
     task, spec = data.tasks[sample.task], data.datasets[sample.dataset]
     note = ""
@@ -277,7 +288,8 @@ def show(data: AVDataModule, answer: Prediction, seconds: float, *, as_json: boo
             "tokens": answer.tokens,
             "seconds": round(seconds, 3),
         }
-        print(json.dumps(record | ({"note": note} if note else {}), ensure_ascii=False))
+        record |= ({"moment": moment} if moment else {}) | ({"note": note} if note else {})
+        print(json.dumps(record, ensure_ascii=False))
         return
     from rich.console import Console
     from rich.panel import Panel
@@ -285,7 +297,8 @@ def show(data: AVDataModule, answer: Prediction, seconds: float, *, as_json: boo
 
     console = Console()
     cut = ", cut off at the token limit" if answer.truncated else ""
-    title = f"{sample.task} as {sample.dataset}: {answer.tokens} tokens in {seconds:.1f} s{cut}"
+    first = f"{moment}: " if moment else ""
+    title = f"{first}{sample.task} as {sample.dataset}: {answer.tokens} tokens in {seconds:.1f} s{cut}"
     console.print(Panel(Text(answer.text or "(empty)"), title=title, title_align="left"))
     if parsed is None:
         console.print(Text(f"parsed: cannot be read{': ' + note if note else ''}"))

@@ -16,7 +16,7 @@ from crab_lightning.models import AVModule
 
 
 def load_run(
-    checkpoint: Path, config: str | None = None, device: str = "auto"
+    checkpoint: Path, config: str | None = None, device: str = "auto", *, trained: bool = True
 ) -> tuple[AVModule, AVDataModule]:
     """Load a run's model, ready to answer, and its data module, no manifest read.
 
@@ -24,6 +24,7 @@ def load_run(
         checkpoint: A run folder, a ``.ckpt`` file or an adapter folder.
         config: Config file; the run's own ``config.yaml`` when left out.
         device: ``auto`` takes a GPU where there is one.
+        trained: Load what the run has trained; else the model is as the run found it.
 
     Returns:
         The model in evaluation mode on its device, and the data module with the model's processor.
@@ -41,11 +42,13 @@ def load_run(
     content = compose([config])
     if missing := [name for name in ("model", "data") if name not in content]:
         raise ConfigError(f"{config} has no section {' and no '.join(missing)}")
-    model, data = _instantiate(content, found if found.is_dir() else None)
+    if not trained and isinstance(content.get("seed_everything"), int):
+        torch.manual_seed(content["seed_everything"])
+    model, data = _instantiate(content, found if found.is_dir() and trained else None)
     if model.adapter is not None and model.adapter.kind == "multi_lora" and model.adapter.tasks is None:
         model.adapter = replace(model.adapter, tasks=sorted(data.tasks))  # as a run with a Trainer does
     model.configure_model()
-    if found.is_file():
+    if found.is_file() and trained:
         state = torch.load(found, map_location="cpu", weights_only=True)
         model.on_load_checkpoint(state)  # strict about the trained weights
         model.load_state_dict(state["state_dict"], strict=False)
