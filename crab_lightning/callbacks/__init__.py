@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crab_lightning.callbacks.checkpoint import RunCheckpoint
     from crab_lightning.callbacks.evaluator import Evaluator
+    from crab_lightning.callbacks.mask_floor import SwappedAudioFloor
     from crab_lightning.callbacks.mask_sheets import MaskSheets
     from crab_lightning.callbacks.progress import RunProgress
     from crab_lightning.callbacks.run_folder import find_checkpoint, find_run
@@ -18,6 +19,7 @@ __all__ = [
     "MaskSheets",
     "RunCheckpoint",
     "RunProgress",
+    "SwappedAudioFloor",
     "TrainScalars",
     "find_checkpoint",
     "find_run",
@@ -29,6 +31,7 @@ _LAZY = {
     "MaskSheets": "mask_sheets",
     "RunCheckpoint": "checkpoint",
     "RunProgress": "progress",
+    "SwappedAudioFloor": "mask_floor",
     "TrainScalars": "scalars",
     "find_checkpoint": "run_folder",
     "find_run": "run_folder",

@@ -40,6 +40,8 @@ class MaskMaker:
             raise ValueError(f"mask_size is {size!r}; there are: frame, native")
         self.decoder = decoder
         self.size = size
+        self.floor: dict[str, SpatialPrompt | None] | None = None
+        """Sample id -> what the model answered when it heard another clip; ``None``: it was not asked."""
         self._made: OrderedDict[Hashable, Tensor] = OrderedDict()
         # One answer is scored by several collections in a row; its true mask is read once.
         self._true: tuple[str, Tensor] | None = None
@@ -223,6 +225,10 @@ class ProtocolJF(MaskJF):
 
 class CeilingJF(ProtocolJF):
     """J and F of the masks that true prompts give: what the mask decoder lets any model reach."""
+
+
+class FloorJF(ProtocolJF):
+    """J and F of answers to other sounds: what a model reaches that does not listen."""
 
 
 class ProtocolS(NullMaskS):

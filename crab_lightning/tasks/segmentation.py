@@ -19,6 +19,7 @@ from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks.base import IMAGE_AND_AUDIO, Task, around, chosen, describe
 from crab_lightning.tasks.masks import (
     CeilingJF,
+    FloorJF,
     MaskMaker,
     MaskSize,
     ProtocolJF,
@@ -135,6 +136,8 @@ class Segmentation(Task[SpatialPrompt]):
                 found |= self._mask_metrics(name, label)
                 if self.ceiling:
                     found[f"{label}_ceiling"] = CeilingJF(name, f"{label}_ceiling")
+                if self.masks.floor is not None:
+                    found[f"{label}_floor"] = FloorJF(name, f"{label}_floor")
         return MetricCollection(found, compute_groups=False)
 
     def _mask_metrics(self, protocol: str, label: str) -> dict[str, Any]:
@@ -155,14 +158,25 @@ class Segmentation(Task[SpatialPrompt]):
         if self.masks is not None:
             truth = self.masks.truth(sample)
             self._add_mask(metrics, self.masks.mask(answer, sample, truth), truth, sample)
-            if self.ceiling and sample.fields.get("subset") != "test_n":
-                best = self.masks.mask(self.masks.true_prompt(sample), sample, truth)
-                for metric in scored_by(metrics, CeilingJF):
-                    metric.add(sample.clip, best, truth)
+            for kind, other in self._beside(sample):
+                mask = self.masks.mask(other, sample, truth)
+                for metric in scored_by(metrics, kind):
+                    metric.add(sample.clip, mask, truth)
 
     def _add_mask(self, metrics: MetricCollection, pred: Tensor, truth: Tensor, sample: Sample) -> None:
         for metric in scored_by(metrics, ProtocolJF):
             metric.add(sample.clip, pred, truth)
+
+    def _beside(self, sample: Sample) -> list[tuple[type, SpatialPrompt | None]]:
+        """Return what is scored beside the answer: the true prompt, and the answer to another sound."""
+        found: list[tuple[type, SpatialPrompt | None]] = []
+        if self.masks is None or sample.fields.get("subset") == "test_n":
+            return found
+        if self.ceiling:
+            found.append((CeilingJF, self.masks.true_prompt(sample)))
+        if self.masks.floor is not None and sample.id in self.masks.floor:
+            found.append((FloorJF, self.masks.floor[sample.id]))
+        return found
 
     def _true_box(self, sample: Sample) -> Box | None:
         """Return the box around the true mask, else the one taught; ``None`` where nothing is to be found."""
@@ -194,10 +208,8 @@ class Segmentation(Task[SpatialPrompt]):
     def prepare(self, answers: Sequence[tuple[SpatialPrompt | None, Sample]], spec: DatasetSpec) -> None:
         """Make the masks of several answers in one call of the decoder."""
         if self.masks is not None:
-            true: list[tuple[SpatialPrompt | None, Sample]] = []
-            if self.ceiling:
-                true = [(self.masks.true_prompt(sample), sample) for _, sample in answers]
-            self.masks.prepare([*answers, *true])
+            beside = [(other, sample) for _, sample in answers for _, other in self._beside(sample)]
+            self.masks.prepare([*answers, *beside])
 
     def save(self, answer: SpatialPrompt | None, sample: Sample, spec: DatasetSpec, folder: Path) -> None:
         """Write the mask as PNG, empty for an answer that gives none; see ``save_mask`` for the path."""

@@ -1,0 +1,85 @@
+"""The floor of J and F: the model's own answers when it hears another clip, scored in the same test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from crab_lightning.data.dataset import AVDataset
+from crab_lightning.data.swap import swapped_audio, with_sound_of
+from crab_lightning.structures import Sample
+from crab_lightning.tasks.segmentation import Segmentation
+
+
+class SwappedAudioFloor(Callback):
+    """Puts every question of a task with a mask decoder a second time, with the sound of another clip.
+
+    The masks of these answers are scored as ``<protocol>_floor_j`` and ``<protocol>_floor_f`` in the same
+    test, beside the model's own: what is left without listening. Costs a second answer to each of these
+    questions; ``probe`` does the same for all datasets, as a test of its own. Answers kept from a test that
+    was interrupted have no floor.
+
+    Raises:
+        ValueError: If the test runs on several processes.
+    """
+
+    def __init__(self) -> None:
+        self._donors: dict[str, Sample] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Open the tasks for it, before the Evaluator asks them for metrics."""
+        if stage != "test":
+            return
+        if trainer.world_size > 1:
+            # Ranks see unequal numbers of spatial samples; with sharded weights they would wait for ever.
+            raise ValueError(
+                "SwappedAudioFloor runs on one process; leave it out of trainer.callbacks and use "
+                "`python cli.py probe RUN`"
+            )
+        data: Any = trainer.datamodule
+        for task in data.tasks.values():
+            if isinstance(task, Segmentation) and task.masks is not None:
+                task.masks.floor = {}
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose whose sound each sample is given."""
+        data: Any = trainer.datamodule
+        samples = [sample for sample in data.samples("test") if _masks(data, sample) is not None]
+        donors = swapped_audio(samples, data.seed)
+        self._donors = {s.id: samples[int(i)] for s, i in zip(samples, donors, strict=True)}
+
+    @torch.no_grad()
+    def on_test_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Answer the spatial questions of the batch with other sounds."""
+        data: Any = trainer.datamodule
+        model: Any = pl_module
+        asked = [sample for sample in batch.samples if sample.id in self._donors]
+        if not asked:
+            return
+        swapped = [with_sound_of(sample, self._donors[sample.id]) for sample in asked]
+        rows = AVDataset(
+            swapped, data.tasks, data.datasets, data.processor, geometry=data.geometry,
+            drop_modality=data.drop_modality, with_target=False,
+        )  # fmt: skip
+        items = [rows[i] for i in range(len(swapped))]
+        answers = model.generate(data.processor.collate(items).to(model.device))
+        for sample, answer in zip(asked, answers, strict=True):
+            task = data.tasks[sample.task]
+            found = (
+                None if answer.truncated else task.parse(answer.text, sample, data.datasets[sample.dataset])
+            )
+            task.masks.floor[sample.id] = found
+
+
+def _masks(data: Any, sample: Sample) -> Any:
+    task = data.tasks[sample.task]
+    return task.masks if isinstance(task, Segmentation) else None

@@ -1,0 +1,101 @@
+"""Answers to the sound of another clip, scored beside the model's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from crab_lightning.callbacks import Evaluator, SwappedAudioFloor
+from crab_lightning.media import write_audio
+from crab_lightning.structures import Batch, DatasetSpec, Encoded, Example, Prediction, Sample
+from crab_lightning.tasks import Segmentation
+from tests.callbacks.fakes import Parrot, Rows
+from tests.segmentation.test_test_loop import Rectangle, box_mask, row
+
+BOXES = [[20, 30, 100, 120], [120, 130, 200, 210]]
+
+
+def told(box: list[int]) -> str:
+    x1, y1, x2, y2 = box
+    return f"[{x1},{y1},{x2},{y2}],[{x1 + 9},{y1 + 9}]"
+
+
+class Loudness:
+    """Encodes a sample as the number of its box, which its loudness tells."""
+
+    def encode(self, example: Example) -> Encoded:
+        assert example.target is None
+        number = torch.tensor([round(float(example.audios[0].abs().max()) * 10) - 1])
+        return Encoded({"input_ids": number}, None, example.sample)
+
+    def collate(self, items: list[Encoded]) -> Batch:
+        numbers = torch.stack([item.inputs["input_ids"] for item in items])
+        return Batch({"input_ids": numbers}, None, [item.sample for item in items], [False] * len(items))
+
+
+class Listener(Parrot):
+    """Says what it hears."""
+
+    def generate(self, batch: Batch) -> list[Prediction]:
+        numbers = batch.inputs["input_ids"][:, 0].tolist()
+        return [Prediction(s, told(BOXES[n])) for s, n in zip(batch.samples, numbers, strict=True)]
+
+
+def sounding(tmp_path: Path, index: int) -> Sample:
+    number = index % 2
+    write_audio(tmp_path / f"{index}.wav", torch.full((16_000,), (number + 1) / 10), 16_000)
+    sample = row(tmp_path, index, told(BOXES[number]), box_mask(BOXES[number]), clip=f"clip{index}")
+    return replace(sample, audios=(tmp_path / f"{index}.wav",))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Any:
+    rows = Rows({"train": [], "val": [], "test": [sounding(tmp_path, i) for i in range(2)]})
+    rows.tasks = {"spatial": Segmentation(mask_decoder=Rectangle(), ceiling=True)}
+    rows.datasets = {"spatial": DatasetSpec(task="spatial", layout="s4")}
+    rows.processor, rows.geometry, rows.drop_modality, rows.seed = Loudness(), "released", None, 0  # type: ignore[attr-defined]
+    return rows
+
+
+def outcome(tmp_path: Path, data: Any) -> dict[str, Any]:
+    evaluator = Evaluator(print_table=False)
+    trainer = Trainer(
+        default_root_dir=tmp_path, logger=False, accelerator="cpu", enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, callbacks=[SwappedAudioFloor(), evaluator],
+    )  # fmt: skip
+    trainer.test(Listener(), data, verbose=False)
+    return evaluator.results["spatial"]
+
+
+def test_who_listens_falls_to_nothing_with_the_sound_of_another_clip(tmp_path: Path, data: Any) -> None:
+    found = outcome(tmp_path, data)["strict"]
+    assert (found["crabplus_j"], found["crabplus_ceiling_j"], found["crabplus_floor_j"]) == (1.0, 1.0, 0.0)
+
+
+def test_who_does_not_listen_reaches_the_same_with_any_sound(
+    tmp_path: Path, data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        Listener, "generate", lambda self, batch: [Prediction(s, s.fields["says"]) for s in batch.samples]
+    )
+    found = outcome(tmp_path, data)["strict"]
+    assert found["crabplus_floor_j"] == found["crabplus_j"] == 1.0
+
+
+def test_tasks_without_a_decoder_are_not_asked_twice(tmp_path: Path, data: Any) -> None:
+    data.tasks["spatial"] = Segmentation()
+    assert "crabplus_floor_j" not in outcome(tmp_path, data)["strict"]
+
+
+def test_several_processes_are_refused(data: Any) -> None:
+    class Two:
+        world_size = 2
+        datamodule = data
+
+    with pytest.raises(ValueError, match="SwappedAudioFloor runs on one process; leave it out"):
+        SwappedAudioFloor().setup(Two(), Listener(), "test")  # type: ignore[arg-type]
