@@ -14,10 +14,12 @@ import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from crab_lightning.callbacks.earlier_tests import set_aside
 from crab_lightning.callbacks.prediction_files import PredictionFiles, Record
 from crab_lightning.callbacks.scores import DatasetScores, asked, mean_headline
 from crab_lightning.callbacks.tables import print_results
-from crab_lightning.structures import Batch, Prediction, Sample
+from crab_lightning.callbacks.weighing import CandidateScore, likelihood_values, offer_candidates, scores_of
+from crab_lightning.structures import Batch, Decoding, Prediction, Sample
 
 HEADLINE = "mean/headline"
 LOSS = "mean/loss"
@@ -29,17 +31,32 @@ class Evaluator(Callback):
     Writes ``metrics.json`` and ``predictions/`` into the run folder and logs
     ``<split>/<task>/<dataset>/<metric>``, ``<split>/mean/headline`` and ``<split>/mean/loss``. A ``test``
     that was killed goes on where it stopped: answers already on disk are scored and their samples left out.
+    A test that ended is repeated; its files are set aside in ``earlier/`` where settings or weights differ.
 
     Args:
         majority: Score each dataset's most frequent training answer beside the model.
         predictions: Write every answer to ``predictions/<dataset>.jsonl``.
         print_table: Print the table of results after each pass.
+        decoding: ``generate`` lets the model write every answer. ``likelihood`` takes, for a question with a
+            closed set (classes, options, two candidates), the answer that it finds likeliest: one pass over
+            the prompt, and no answer that cannot be read. ``both`` does both and shows them side by side,
+            with the calibration of the probabilities.
+        candidate_score: ``sum`` compares whole answers by probability, ``mean`` by that of a token.
     """
 
-    def __init__(self, majority: bool = True, predictions: bool = True, print_table: bool = True) -> None:
+    def __init__(
+        self,
+        majority: bool = True,
+        predictions: bool = True,
+        print_table: bool = True,
+        decoding: Decoding = "generate",
+        candidate_score: CandidateScore = "sum",
+    ) -> None:
         self.majority = majority
         self.predictions = predictions
         self.print_table = print_table
+        self.decoding: Decoding = decoding
+        self.candidate_score: CandidateScore = candidate_score
         self.identity: dict[str, Any] = {}
         """What decides the answers of a run; set by the command line, compared before a test is resumed."""
         self.results: dict[str, dict[str, Any]] = {}
@@ -57,13 +74,16 @@ class Evaluator(Callback):
         """Find the run folder and, before a test, the answers that an interrupted one left."""
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
         self._resumed = []
+        offer_candidates(pl_module, trainer.datamodule, self.decoding)
         if stage == "test" and self._writes(trainer):
             files = PredictionFiles(self._folder, "test", trainer.global_rank)
             self._resumed = files.resume(self._identity(trainer))
             self._files = files
-            # With nothing left to do Lightning would skip the loop and its hooks, so the last answer is made
-            # again.
-            self._resumed = self._resumed[:-1]
+            answered = {record["id"] for record in self._resumed}
+            if self._resumed and all(s.id in answered for s in trainer.datamodule.samples("test")):
+                # Killed behind the last answer. With nothing left to do Lightning would skip the loop and its
+                # hooks, so that one answer is made again.
+                self._resumed = self._resumed[:-1]
             if self._resumed:
                 rank_zero_info(f"Resuming: {len(self._resumed):,} answers of an interrupted test are kept.")
             trainer.datamodule.test_skip_ids = frozenset(r["id"] for r in self._resumed)
@@ -73,6 +93,11 @@ class Evaluator(Callback):
 
     def _identity(self, trainer: Trainer) -> dict[str, Any]:
         identity = dict(self.identity)
+        if self.decoding != "generate":
+            identity |= {
+                "evaluator.decoding": self.decoding,
+                "evaluator.candidate_score": self.candidate_score,
+            }
         if trainer.ckpt_path is not None and (path := Path(trainer.ckpt_path)).is_file():
             identity["checkpoint"] = [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
         plain: dict[str, Any] = json.loads(json.dumps(identity, default=str))
@@ -92,6 +117,9 @@ class Evaluator(Callback):
             name: DatasetScores(name, data.tasks[spec.task], spec, self._constant.get(name))
             for name, spec in data.datasets.items()  # the config's order, the same on every rank
         }
+        for scores in self._scores.values():
+            scores.candidate_score = self.candidate_score
+            scores.choice_is_answer = self.decoding == "likelihood"
         self._seconds, self._answered = -time.perf_counter(), 0
         if not self._writes(trainer) or trainer.sanity_checking:
             self._files = None
@@ -101,6 +129,10 @@ class Evaluator(Callback):
         if self._resumed:
             self._files.check(self._identity(trainer))  # now with the checkpoint, which setup does not know
         if trainer.is_global_zero:
+            if split == "test":
+                place = set_aside(self._folder, self._identity(trainer), whole=_is_whole(trainer))
+                if place is not None:
+                    rank_zero_info(f"This folder holds a test with other settings; it is now in {place}")
             self._files.start(self._identity(trainer), fresh=not self._resumed)
         trainer.strategy.barrier("prediction files")
         if split == "test":
@@ -130,7 +162,9 @@ class Evaluator(Callback):
         samples = {sample.id: sample for sample in data.samples("test")}
         for record in self._resumed:
             if (sample := samples.get(record["id"])) is not None:
-                answer = Prediction(sample, record["answer"], record["tokens"], record["truncated"])
+                answer = Prediction(
+                    sample, record["answer"], record["tokens"], record["truncated"], scores_of(record)
+                )
                 self._scores[sample.dataset].add(answer)
 
     def _add(self, outputs: Any, batch: Batch) -> None:
@@ -200,6 +234,7 @@ class Evaluator(Callback):
             values |= {
                 k: result[k] for k in ("unparsed_rate", "truncated_rate", "loss") if result[k] is not None
             }
+            values |= likelihood_values(result)
             for key, value in values.items():
                 self.log(
                     f"{prefix}/{key}", value, on_step=False, on_epoch=True, batch_size=1, sync_dist=False

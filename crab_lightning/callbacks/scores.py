@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from crab_lightning.callbacks.weighing import CandidateScore, Choice, choice_record, choose
+from crab_lightning.metrics import Calibration
 from crab_lightning.structures import DatasetSpec, Media, Prediction, Sample
 from crab_lightning.tasks.base import Task
 
@@ -23,6 +26,7 @@ COUNTS = (
     "loss_sum",
     "loss_tokens",
     "loss_samples",
+    "weighed",
 )
 """Sums over samples that processes add up, in the order of :meth:`DatasetScores.sums`."""
 
@@ -32,7 +36,8 @@ class DatasetScores:
 
     ``strict`` scores every sample: an answer that is unreadable, cut off at the token limit or missing counts
     as wrong. ``valid_only`` scores the readable answers alone, as most published scripts do. ``majority`` is
-    fed the most frequent training answer for every sample that ``strict`` is fed.
+    fed the most frequent training answer for every sample that ``strict`` is fed, ``likelihood`` the
+    likeliest candidate where candidates were weighed.
 
     Args:
         dataset: Key of the dataset.
@@ -49,6 +54,12 @@ class DatasetScores:
         self.strict = task.metrics(spec)
         self.valid_only = task.metrics(spec)
         self.majority = task.metrics(spec)
+        self.likelihood = task.metrics(spec)
+        self.calibration = Calibration()
+        self.candidate_score: CandidateScore = "sum"
+        """How the log-probability of an answer is made of those of its tokens."""
+        self.choice_is_answer = False
+        """Whether the likeliest candidate is the answer, where the model wrote none."""
         self.folder: Path | None = None
         """Run folder for the files of answers; ``None`` writes none."""
         self._sums = dict.fromkeys(COUNTS, 0.0)
@@ -63,6 +74,13 @@ class DatasetScores:
     def add(self, prediction: Prediction) -> dict[str, Any]:
         """Score one answer and return its record for the prediction file."""
         sample = prediction.sample
+        weighed = prediction.candidates
+        choice = None
+        if weighed is not None:
+            choice = choose(self.task, sample, self.spec, weighed, self.candidate_score)
+            self._add_choice(choice, sample)
+            if self.choice_is_answer:
+                prediction = replace(prediction, text=choice.text)
         answer = self.task.parse(prediction.text, sample, self.spec)
         truth = self.task.truth(sample, self.spec)
         counted = None if prediction.truncated else answer
@@ -74,7 +92,7 @@ class DatasetScores:
         self._sums["unparsed"] += answer is None
         self._sums["truncated"] += prediction.truncated
         self._sums["tokens"] += prediction.tokens
-        return {
+        record = {
             **asked(self.task, sample),
             "reference": sample.reference or sample.target or "",
             "truth": None if truth is None else self.task.jsonable(truth),
@@ -84,6 +102,14 @@ class DatasetScores:
             "truncated": prediction.truncated,
             "tokens": prediction.tokens,
         }
+        if choice is not None and weighed is not None:
+            record |= choice_record(choice, weighed, self.task.jsonable(choice.answer))
+        return record
+
+    def _add_choice(self, choice: Choice, sample: Sample) -> None:
+        self.task.update(self.likelihood, choice.answer, sample, self.spec)
+        self.calibration.update(torch.tensor([choice.confidence]), torch.tensor([choice.right]))
+        self._sums["weighed"] += 1
 
     def add_missing(self, sample: Sample) -> None:
         """Count a sample that was never answered as wrong."""
@@ -114,7 +140,8 @@ class DatasetScores:
         """
         total = dict(zip(COUNTS, sums, strict=True))
         counts = {
-            name: int(total[name]) for name in ("scored", "unparsed", "truncated", "missing", "loss_samples")
+            name: int(total[name])
+            for name in ("scored", "unparsed", "truncated", "missing", "loss_samples", "weighed")
         }
         # Every process sees the same sums, so all of them take the same branches below.
         scored = counts["scored"] > 0
@@ -130,6 +157,8 @@ class DatasetScores:
             "strict": _compute(self.strict, device) if scored else {},
             "valid_only": _compute(self.valid_only, device) if scored else {},
             "majority": _compute(self.majority, device) if baseline else {},
+            "likelihood": _compute(self.likelihood, device) if counts["weighed"] else {},
+            "calibration": _compute(self.calibration, device) if counts["weighed"] else None,
             "majority_answer": self.task.jsonable(self.majority_answer) if baseline else None,
             "counts": counts,
             "unparsed_rate": counts["unparsed"] / counts["scored"] if scored else None,

@@ -56,7 +56,11 @@ def results_table(
     )
     for name in ("dataset", "task", "metric"):
         table.add_column(name, no_wrap=name != "task")
-    for name in ("strict", "valid only", "majority", "answers", "unparsed", "cut off", "missing", "loss"):
+    weighed = any(r.get("likelihood") for r in results.values())
+    protocols = ["strict", "valid_only", "majority", *(["likelihood"] if weighed else [])]
+    extra = ("likelihood", "calib. error") if weighed else ()
+    shown = ("strict", "valid only", "majority", *extra)
+    for name in (*shown, "answers", "unparsed", "cut off", "missing", "loss"):
         table.add_column(name, justify="right")
     for dataset, result in results.items():
         names = [k for k, v in result["strict"].items() if not isinstance(v, list)]
@@ -65,7 +69,10 @@ def results_table(
             names = names[:1]
         for row, metric in enumerate(names or [None]):
             first = row == 0
-            cells = [_percent(result[p].get(metric)) for p in ("strict", "valid_only", "majority")]
+            cells = [_percent(result.get(p, {}).get(metric)) for p in protocols]
+            if weighed:
+                calibration = result.get("calibration") if first else None
+                cells.append(_percent(calibration["error"]) if calibration else "")
             title = DISPLAY_NAMES.get(result["layout"], dataset)
             counts = result["counts"]
             table.add_row(
@@ -76,7 +83,7 @@ def results_table(
                 *(_counts(counts, result) if first else ("",) * 5),
                 end_section=not headlines and row >= len(names) - 1,
             )
-    _add_mean(table, results)
+    _add_mean(table, results, len(extra))
     if answers_per_s:
         table.caption = f"{answers_per_s:.2f} answers per second"
     return table
@@ -96,7 +103,7 @@ def print_results(
     console.print(results_table(results, split, answers_per_s, headlines=headlines))
 
 
-def _add_mean(table: Table, results: dict[str, dict[str, Any]]) -> None:
+def _add_mean(table: Table, results: dict[str, dict[str, Any]], empty: int = 0) -> None:
     """Add the macro mean of the headlines; with one dataset it would repeat it."""
     scored = [r for r in results.values() if r["counts"]["scored"] and r["headline"] is not None]
     if len(scored) < 2:
@@ -106,7 +113,15 @@ def _add_mean(table: Table, results: dict[str, dict[str, Any]]) -> None:
     unparsed = sum(r["counts"]["unparsed"] for r in results.values())
     rate = f"{unparsed} ({100 * unparsed / answers:.0f}%)" if unparsed else "0"
     table.add_section()
-    table.add_row("[bold]mean[/bold]", f"{len(scored)} datasets", "headline", *means, f"{answers:,}", rate)
+    table.add_row(
+        "[bold]mean[/bold]",
+        f"{len(scored)} datasets",
+        "headline",
+        *means,
+        *[""] * empty,
+        f"{answers:,}",
+        rate,
+    )
 
 
 def _metric(name: str | None, headline: str | None) -> str:

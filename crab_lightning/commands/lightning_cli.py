@@ -13,6 +13,7 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 
 from crab_lightning.callbacks import (
     Evaluator,
@@ -65,7 +66,7 @@ class SaveRunConfig(SaveConfigCallback):
         folder = Path(trainer.log_dir)
         folder.mkdir(parents=True, exist_ok=True)
         known = folder / "config.yaml"
-        path = folder / f"config.{stage}.yaml" if stage != "fit" and known.is_file() else known
+        path = folder / f"config.{TrainerFn(stage).value}.yaml" if stage != "fit" and known.is_file() else known
         content = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
         # With the closed sets that the manifests span: `ask` has no manifests, and a class index must not
         # shift.

@@ -6,6 +6,7 @@ never change a digit. NaN means that nothing was scored.
 
 from crab_lightning.metrics.base import BenchmarkMetric
 from crab_lightning.metrics.boxes import BoxIoU, box_iou
+from crab_lightning.metrics.calibration import Calibration
 from crab_lightning.metrics.caption_tools import CaptionToolMissing, ptb_tokenize, python_tokenize
 from crab_lightning.metrics.captions import CaptionScores
 from crab_lightning.metrics.classification import (
@@ -29,6 +30,7 @@ __all__ = [
     "Accuracy",
     "BenchmarkMetric",
     "BoxIoU",
+    "Calibration",
     "CaptionScores",
     "CaptionToolMissing",
     "ConfusionMatrix",

@@ -70,6 +70,14 @@ class Task(ABC, Generic[AnswerT]):
     def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> AnswerT | None:
         """Read a model's answer; ``None`` when it cannot be read, which is scored as wrong."""
 
+    def candidates(self, sample: Sample, spec: DatasetSpec) -> dict[str, AnswerT] | None:
+        """Return every answer that a question leaves open, by the text that :meth:`direct` would write.
+
+        ``None`` where answers are no closed set. A model can then be asked which text it finds likeliest,
+        which needs no parsing.
+        """
+        return None
+
     @abstractmethod
     def metrics(self, spec: DatasetSpec) -> MetricCollection:
         """Return fresh metrics of a dataset; empty where answers are not scored."""

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
 from torchmetrics import MetricCollection
 
 from crab_lightning.metrics import INVALID, Accuracy
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks.answers import read_choice
-from crab_lightning.tasks.base import TWO_VIDEOS_AND_AUDIO, VIDEO_AND_TWO_AUDIOS, Task, around, index_tensor
+from crab_lightning.tasks.base import (
+    TWO_VIDEOS_AND_AUDIO,
+    VIDEO_AND_TWO_AUDIOS,
+    Task,
+    around,
+    describe,
+    index_tensor,
+)
 
 CHOOSE_VIDEO = "Please listen to the audio and indicate which of the two videos matches what you hear."
 CHOOSE_AUDIO = "Please view the video and indicate which of the two audio clips matches what you see."
+
+_CHOICES = (("one", "two"), ("first", "second"), ("1", "2"))
 
 
 class CrossModalMatching(Task[int]):
@@ -39,6 +50,15 @@ class CrossModalMatching(Task[int]):
     def direct(self, sample: Sample) -> str:
         """Return the manifest's own form of the choice in answer tags, then a full stop."""
         return f"<answer>{sample.fields['match_text']}</answer>."
+
+    def candidates(self, sample: Sample, spec: DatasetSpec) -> dict[str, int]:
+        """Return both choices in the manifest's own form; as ``one`` and ``two`` where there is none."""
+        own = str(sample.fields.get("match_text", "one"))
+        for pair in _CHOICES:
+            if found := re.search(rf"\b(?:{'|'.join(pair)})\b", own, re.IGNORECASE):
+                texts = [own[: found.start()] + word + own[found.end() :] for word in pair]
+                return {f"<answer>{text}</answer>.": number for number, text in enumerate(texts, 1)}
+        raise ValueError(f"{describe(sample)}: {own!r} names no choice; expected 'one' or 'two', 1 or 2")
 
     def truth(self, sample: Sample, spec: DatasetSpec) -> int:
         """Return the fitting candidate, 1 or 2."""

@@ -50,6 +50,20 @@ class QuestionAnswering(Task[str | int]):
             answer = sample.fields["options"][self._option(sample)]
         return f"<answer>{answer}</answer>"
 
+    def candidates(self, sample: Sample, spec: DatasetSpec) -> dict[str, str | int] | None:
+        """Return the sample's options; without options the row's ``classes``, ``None`` where it lists none.
+
+        Of options that read alike only the first is kept: it is the one that an annotation means.
+        """
+        if "options" in sample.fields:
+            kept: dict[str, tuple[str, int]] = {}
+            for index, option in enumerate(sample.fields["options"]):
+                kept.setdefault(normalise(option), (f"<answer>{option}</answer>", index))
+            return dict(kept.values())
+        if not spec.classes:
+            return None
+        return {f"<answer>{name}</answer>": normalise(name) for name in spec.classes}
+
     def truth(self, sample: Sample, spec: DatasetSpec) -> str | int:
         """Return the normalised answer, or the index of the right option.
 

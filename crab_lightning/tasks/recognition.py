@@ -51,8 +51,11 @@ class Recognition(Task[str]):
 
     def direct(self, sample: Sample) -> str:
         """Return the class name in answer tags, with a full stop where the longer text has one."""
-        stop = "." if (sample.target or sample.reference).rstrip().endswith(".") else ""
-        return f"<answer>{sample.fields['class_name']}</answer>{stop}"
+        return f"<answer>{sample.fields['class_name']}</answer>{_stop(sample)}"
+
+    def candidates(self, sample: Sample, spec: DatasetSpec) -> dict[str, str]:
+        """Return every class, in the form of :meth:`direct`."""
+        return {f"<answer>{name}</answer>{_stop(sample)}": name for name in classes_of(spec)}
 
     def truth(self, sample: Sample, spec: DatasetSpec) -> str:
         """Return the class name as ``spec.classes`` spells it.
@@ -101,3 +104,7 @@ class Recognition(Task[str]):
     def class_names(self, samples: Sequence[Sample]) -> list[str]:
         """Return the class names that these samples hold."""
         return distinct_names([str(sample.fields["class_name"]) for sample in samples])
+
+
+def _stop(sample: Sample) -> str:
+    return "." if (sample.target or sample.reference).rstrip().endswith(".") else ""

@@ -93,12 +93,19 @@ def _captions(count: int) -> list[tuple[Any, ...]]:
     return [([text[3 * i]], [text[3 * i + 1 : 3 * i + 2 + i % 2]]) for i in range(count)]
 
 
+def _sure(count: int) -> list[tuple[Any, ...]]:
+    generator = torch.Generator().manual_seed(9)
+    right = torch.rand(count, 1, generator=generator) > 0.4
+    return list(zip(_random(count), right, strict=True))
+
+
 CASES: dict[str, Case] = {
     "accuracy": Case(metrics.Accuracy, _labels(13, 4, 0)),
     "confusion": Case(lambda: metrics.ConfusionMatrix(5), _labels(13, 5, 1)),
     "war": Case(lambda: metrics.WeightedAverageRecall(5), _labels(13, 5, 1)),
     "uar": Case(lambda: metrics.UnweightedAverageRecall(5), _labels(13, 5, 1)),
     "waf": Case(lambda: metrics.WeightedF1(5), _labels(13, 5, 1)),
+    "calibration": Case(metrics.Calibration, _sure(13)),
     "music_avqa": Case(metrics.MusicAVQAAccuracy, _questions(23, 9)),
     "avqa": Case(metrics.AVQAAccuracy, _questions(23, 8)),
     "ave": Case(metrics.SegmentAccuracy, _segments(7)),

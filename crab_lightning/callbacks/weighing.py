@@ -1,0 +1,135 @@
+"""Answers chosen by likelihood: probabilities over a closed set, and how a prediction file keeps them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from crab_lightning.structures import CandidateScores, DatasetSpec, Decoding, Sample
+from crab_lightning.tasks.base import Task
+
+CandidateScore = Literal["sum", "mean"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The likeliest answer of a closed set.
+
+    Args:
+        text: As the model would write it.
+        answer: What it means.
+        probabilities: Of every candidate, in their order; they add up to 1.
+        right: Whether it is the true answer.
+    """
+
+    text: str
+    answer: Any
+    probabilities: list[float]
+    right: bool
+
+    @property
+    def confidence(self) -> float:
+        """Probability of the chosen answer."""
+        return max(self.probabilities)
+
+
+def choose(
+    task: Task[Any], sample: Sample, spec: DatasetSpec, scores: CandidateScores, by: CandidateScore
+) -> Choice:
+    """Return the likeliest candidate; the first of equally likely ones.
+
+    Args:
+        task: The sample's task.
+        sample: What was asked.
+        spec: Its dataset's row.
+        scores: What the model made of the candidates.
+        by: ``sum`` compares the probabilities of whole answers, ``mean`` those of a token on average, which
+            takes away the advantage of short answers.
+
+    Raises:
+        ValueError: If the candidates are not those that the task offers now.
+    """
+    offered = task.candidates(sample, spec) or {}
+    if tuple(offered) != scores.texts:
+        raise ValueError(
+            f"{sample.id}: {len(scores.texts)} candidates were weighed ({', '.join(scores.texts[:3])}, ...), "
+            f"the task offers {len(offered)} ({', '.join(list(offered)[:3])}, ...). The classes or the "
+            "manifest have changed since: test again"
+        )
+    values = [
+        log_prob / count if by == "mean" else log_prob
+        for log_prob, count in zip(scores.log_probs, scores.tokens, strict=True)
+    ]
+    shares = _softmax(values)
+    text = scores.texts[shares.index(max(shares))]
+    answer = offered[text]
+    return Choice(text, answer, shares, task.score(answer, sample, spec) == 1)
+
+
+def choice_record(choice: Choice, scores: CandidateScores, plain: Any) -> dict[str, Any]:
+    """Return what a prediction record says of weighed candidates.
+
+    Args:
+        choice: The chosen one.
+        scores: What the model made of them.
+        plain: The chosen answer as JSON values.
+    """
+    rows = zip(scores.texts, scores.log_probs, scores.tokens, choice.probabilities, strict=True)
+    return {
+        "choice": plain,
+        "choice_right": choice.right,
+        "confidence": choice.confidence,
+        "candidates": [
+            {"text": text, "log_prob": log_prob, "tokens": tokens, "probability": share}
+            for text, log_prob, tokens, share in rows
+        ],
+    }
+
+
+def scores_of(record: Mapping[str, Any]) -> CandidateScores | None:
+    """Return the weighed candidates that a prediction record keeps; ``None`` where none were weighed."""
+    rows = record.get("candidates")
+    if not rows:
+        return None
+    return CandidateScores(
+        tuple(r["text"] for r in rows), tuple(r["log_prob"] for r in rows), tuple(r["tokens"] for r in rows)
+    )
+
+
+def offer_candidates(module: Any, data: Any, decoding: Decoding) -> None:
+    """Tell a model how to answer, and where it finds the answers that a question leaves open.
+
+    Raises:
+        ValueError: If the model cannot weigh answers.
+    """
+    if not hasattr(module, "candidates"):
+        if decoding == "generate":
+            return
+        raise ValueError(
+            f"evaluator.decoding is {decoding!r}, but {type(module).__name__} cannot weigh candidate "
+            "answers; set it to generate"
+        )
+
+    def candidates(sample: Sample) -> Sequence[str]:
+        spec = data.datasets[sample.dataset]
+        return tuple(data.tasks[spec.task].candidates(sample, spec) or ())
+
+    module.decoding, module.candidates = decoding, candidates
+
+
+def _softmax(values: Sequence[float]) -> list[float]:
+    highest = max(values)
+    shares = [math.exp(value - highest) for value in values]
+    total = sum(shares)
+    return [share / total for share in shares]
+
+
+def likelihood_values(result: Mapping[str, Any]) -> dict[str, float]:
+    """Return the logged values of weighed answers; none where none were weighed."""
+    found = {k: v for k, v in result["likelihood"].items() if isinstance(v, float)}
+    if (calibration := result["calibration"]) is not None:
+        found |= {"accuracy": calibration["accuracy"], "confidence": calibration["confidence"]}
+        found["calibration_error"] = calibration["error"]
+    return {f"likelihood_{name}": value for name, value in found.items()}
