@@ -6,6 +6,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ from crab_lightning.adapters import (
     share_choice,
 )
 from crab_lightning.models.answering import Answering
+from crab_lightning.models.participation import Unread, with_unread
 from crab_lightning.models.reports import parameter_table, print_tables
 from crab_lightning.models.schedule import cosine_with_warmup, total_optimizer_steps
-from crab_lightning.models.sharding import shard_layers
+from crab_lightning.models.sharding import check_strategy, shard
+from crab_lightning.models.token_mean import TokenMean
 from crab_lightning.models.window import LossWindow
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.structures import Batch
@@ -79,6 +82,7 @@ class AVModule(Answering):
         self._adapter_report: Any = None
         self._task_choice: TaskChoice | None = None
         self._window = LossWindow()
+        self._token_mean = TokenMean()
         self._val_totals = [0.0, 0.0]
 
     # What a paradigm supplies
@@ -117,6 +121,7 @@ class AVModule(Answering):
         """Load the weights, freeze them and insert the adapters; a second call does nothing."""
         if hasattr(self, "model"):
             return  # Lightning calls this for each of fit, validate, test and predict
+        check_strategy(self._trainer)
         self.model = self.load_base()
         if self.adapter is not None:
             self._fill_tasks()
@@ -129,8 +134,7 @@ class AVModule(Answering):
             self.load_saved(self.load_adapter)
         if self.gradient_checkpointing:
             self._checkpoint_layers()
-        if self.device_mesh is not None:  # ModelParallelStrategy
-            shard_layers(self.model, self.device_mesh["data_parallel"])
+        shard(self.model, self._trainer)
         self.train(self.training)
 
     def _fill_tasks(self) -> None:
@@ -240,11 +244,50 @@ class AVModule(Answering):
         self._window.restart()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the mean loss over the target tokens of the micro-batch, as the released recipe has it."""
+        """Return what gives the mean loss over the target tokens of the optimizer step, see ``TokenMean``."""
         self._choose_tasks(batch)
         loss_sum, tokens = self.losses(batch)
+        if any(batch.repeated):  # they only keep this process in step with the others
+            counted = torch.tensor([not again for again in batch.repeated], device=loss_sum.device)
+            loss_sum, tokens = loss_sum * counted, tokens * counted
         self._window.add([s.dataset for s in batch.samples], loss_sum, tokens, batch.inputs["attention_mask"])
-        return loss_sum.sum() / tokens.sum().clamp(min=1)
+        trainer = self._trainer
+        processes, accumulate = (1, 1) if trainer is None else (trainer.world_size, self._accumulated())
+        return self._token_mean.loss(loss_sum, tokens, processes, accumulate)
+
+    def _accumulated(self) -> int:
+        return int(self.trainer.accumulate_grad_batches)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Weigh the micro-batches of the step by their target tokens; gradients are clipped after this."""
+        self._token_mean.correct((p for p in self.parameters() if p.requires_grad), self._accumulated())
+
+    # Several processes
+
+    def unread_media(self) -> dict[str, Unread]:
+        """Return the smallest input of each kind of media, by the name of the model input that it brings."""
+        return {}
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Let every tower take part on this process if it has to, see ``participation``."""
+        trainer = self._trainer
+        if trainer is None or trainer.world_size == 1 or not isinstance(batch, Batch):
+            return batch
+        kinds = self.unread_media()
+        present = [name in batch.inputs for name in kinds]
+        if self._shards_weights():
+            wanted = self._on_any_process(*present)
+        else:  # DDP waits for a gradient of every trained weight, and for none of a frozen tower's
+            wanted = [batch.labels is not None and self._trains_beyond_decoder] * len(kinds)
+        added = [
+            kind for kind, own, need in zip(kinds.values(), present, wanted, strict=True) if need and not own
+        ]
+        return with_unread(batch, added)
+
+    @cached_property
+    def _trains_beyond_decoder(self) -> bool:
+        inside = {id(p) for p in self.decoder().parameters()}
+        return any(p.requires_grad and id(p) not in inside for p in self.parameters())
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the gathered losses every ``trainer.log_every_n_steps`` batches, and at the last one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +14,16 @@ from torch.distributed import get_rank, is_available, is_initialized
 from transformers import DynamicCache
 
 from crab_lightning.adapters import AdapterConfig, LoRALinear
-from crab_lightning.encoders import Beats
+from crab_lightning.encoders import Beats, beats_tokens
+from crab_lightning.encoders.fbank import FBANK_BINS, PATCH
 from crab_lightning.models.base import AVModule
 from crab_lightning.models.connector_files import connector_state, load_connector, save_connector
 from crab_lightning.models.connectors import Connector
 from crab_lightning.models.likelihood import PromptReader
 from crab_lightning.models.losses import target_losses
+from crab_lightning.models.participation import Unread
 from crab_lightning.processing import Geometry
+from crab_lightning.processing.llm_va import AUDIO
 from crab_lightning.structures import Batch
 
 Modality = Literal["visual", "audio"]
@@ -259,6 +263,17 @@ def audio_features(beats: Beats, inputs: dict[str, Tensor]) -> tuple[Tensor, Ten
     with torch.no_grad():  # frozen in both stages
         features, own = beats(inputs["fbank"], inputs["fbank_frames"])
     return features, None if bool(own.all()) else own
+
+
+def unread_fbank(processor: Any, tokens: Callable[[int], int]) -> Unread:
+    """Return the shortest sound that BEATs reads: a row of patches.
+
+    Args:
+        processor: Knows what stands at places of sound.
+        tokens: Gives the connector's tokens of a clip of so many encoder tokens.
+    """
+    bank = {"fbank": torch.zeros(1, PATCH, FBANK_BINS), "fbank_frames": torch.tensor([PATCH])}
+    return Unread(bank, tokens(beats_tokens(PATCH)), processor.chat.pad_token, AUDIO)
 
 
 def refuse_incomplete(name: str, info: dict[str, Any], what: str) -> None:

@@ -19,8 +19,10 @@ from crab_lightning.models.composite import (
     audio_features,
     refuse_incomplete,
     splice,
+    unread_fbank,
 )
 from crab_lightning.models.connectors import Connector, ConnectorConfig
+from crab_lightning.models.participation import Unread
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.processing.llm_va import AUDIO, VISUAL
 from crab_lightning.processing.patches import IMAGE_MEAN, IMAGE_STD
@@ -237,6 +239,13 @@ class LlmVaModule(CompositeModule):
         model: Any = self.model
         head: nn.Module = model.language_model.get_output_embeddings()
         return head
+
+    def unread_media(self) -> dict[str, Unread]:
+        """Return the smallest picture and sound that the towers read: a frame, and a patch of sound."""
+        processor: Any = self.processor
+        frame = torch.zeros(1, 3, processor.image_px, processor.image_px, dtype=torch.uint8)
+        seen = Unread({"frames": frame}, self.connector.queries, processor.chat.pad_token, VISUAL)
+        return {"frames": seen, "fbank": unread_fbank(processor, self.connector.tokens)}
 
     def hidden_states(self, inputs: dict[str, Tensor], **options: Any) -> Tensor:
         """Return the last hidden states ``(B, T, D)``."""

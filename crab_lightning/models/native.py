@@ -12,9 +12,11 @@ from transformers import AutoConfig, DynamicCache, Qwen2_5OmniThinkerForConditio
 
 from crab_lightning.adapters import AdapterConfig
 from crab_lightning.adapters.quantized import four_bit_config
+from crab_lightning.media import MEL_BINS
 from crab_lightning.models.base import AVModule
 from crab_lightning.models.likelihood import PromptReader
 from crab_lightning.models.losses import last_hidden_states, target_losses
+from crab_lightning.models.participation import Unread, unread_patches
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.structures import Batch
 
@@ -148,6 +150,19 @@ class OmniModule(AVModule):
             # need no gradient, and their adapters would never move.
             model: Any = self.model
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    def unread_media(self) -> dict[str, Unread]:
+        """Return the smallest sound, picture and video that the towers read: a token each."""
+        places = self.processor.placeholders  # type: ignore[attr-defined]
+        shortest = {  # the fewest mel frames that give a token
+            "input_features": torch.zeros(1, MEL_BINS, 3),
+            "feature_attention_mask": torch.ones(1, 3, dtype=torch.long),
+        }
+        return {
+            "input_features": Unread(shortest, 1, places.audio),
+            "pixel_values": unread_patches(("pixel_values", "image_grid_thw"), places.image),
+            "pixel_values_videos": unread_patches(("pixel_values_videos", "video_grid_thw"), places.video),
+        }
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return summed target loss, fp32 ``(B,)``, and number of target tokens, int64 ``(B,)``."""

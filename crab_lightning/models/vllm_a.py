@@ -19,12 +19,15 @@ from crab_lightning.models.composite import (
     audio_features,
     refuse_incomplete,
     splice,
+    unread_fbank,
 )
 from crab_lightning.models.connectors import Connector, ConnectorConfig, audio_connector_config
 from crab_lightning.models.llm_va import Attention, Dtype
 from crab_lightning.models.losses import last_hidden_states
+from crab_lightning.models.participation import Unread, unread_patches
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.processing.llm_va import AUDIO
+from crab_lightning.structures import Media
 
 
 class VllmAModel(nn.Module):
@@ -179,6 +182,18 @@ class VllmAModule(CompositeModule):
         model: Any = self.model
         head: nn.Module = model.language_model.lm_head
         return head
+
+    def unread_media(self) -> dict[str, Unread]:
+        """Return the smallest sound, picture and video that the towers read."""
+        processor: Any = self.processor
+        pictures = {
+            name: unread_patches((name, grid), processor.visual_ids[media])
+            for name, grid, media in (
+                ("pixel_values", "image_grid_thw", Media.IMAGE),
+                ("pixel_values_videos", "video_grid_thw", Media.VIDEO),
+            )
+        }
+        return {"fbank": unread_fbank(processor, self.connector.tokens), **pictures}
 
     def hidden_states(self, inputs: dict[str, Tensor], **options: Any) -> Tensor:
         """Return the last hidden states ``(B, T, D)``."""
