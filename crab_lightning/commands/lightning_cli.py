@@ -30,6 +30,7 @@ from crab_lightning.models import AVModule
 _SECTIONS = ("seed_everything", "model", "data", "trainer", "evaluator", "checkpoint")
 _SPEED_ONLY = {
     "batch_size",
+    "batch_tokens",
     "eval_batch_size",
     "num_workers",
     "prefetch_batches",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import lightning
 import numpy as np
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from crab_lightning.data.cache import MediaCache
 from crab_lightning.data.dataset import AVDataset, target_policy
+from crab_lightning.data.epoch_limits import renew_limits
 from crab_lightning.data.keys import check_datasets, check_numbers, chosen_datasets
 from crab_lightning.data.lengths import DIRECT_CHARACTERS, guess_tokens
 from crab_lightning.data.loader import BatchLoader, TrainLoader
@@ -48,6 +51,10 @@ class AVDataModule(lightning.LightningDataModule):
             ``task`` and ``layout``. One value of one row is changed with ``--data.datasets.ave.weight 2``.
         only: Keys of the rows to use, e.g. ``[ave, avvp]``; all when left out.
         batch_size: Training samples of one process in a step.
+        batch_tokens: Tokens of one process in a step, padding included, in the place of ``batch_size``: short
+            samples come in large batches and long ones in small ones, within windows of ``length_window``
+            batches (32 is good). The loss is a mean over target tokens, so batch shapes do not change it. A
+            longer sample stands alone. About ``batch_size`` times 750 keeps the mean number of samples.
         eval_batch_size: Samples of one process in a step of validation, test and predict.
         num_workers: Processes that load samples beside each training process; 0 loads in the training
             process itself, which then waits for every clip. About one for each CPU core that is free.
@@ -56,9 +63,9 @@ class AVDataModule(lightning.LightningDataModule):
             weights left out too an epoch is every row exactly once.
         temperature: Datasets are drawn with chance ``weight ** (1 / temperature)``: 1 keeps the weights,
             larger values draw small datasets more often, 1000 draws all equally.
-        length_window: Number of training batches within which samples of like length are grouped: 32 saves
-            about a quarter of the tokens at batch 4, and makes most batches a single task's; 1 shuffles
-            freely, as the paper's run did.
+        length_window: Number of training batches of each process within which samples of like length are
+            grouped: 32 saves about a quarter of the tokens at batch 4, and makes most batches a single
+            task's; 1 shuffles freely, as the paper's run did.
         val_share: Share of the recordings set aside for validation. Datasets without a test manifest
             (mer24, unav, avcap) are tested on them.
         val_generate_per_dataset: Validation samples of each dataset that the model answers in words, the
@@ -94,6 +101,7 @@ class AVDataModule(lightning.LightningDataModule):
         datasets: dict[str, DatasetSpec],
         only: list[str] | None = None,
         batch_size: int = 4,
+        batch_tokens: int | None = None,
         eval_batch_size: int = 8,
         num_workers: int = 0,
         prefetch_batches: int = 2,
@@ -119,6 +127,7 @@ class AVDataModule(lightning.LightningDataModule):
             val_share,
             {
                 "batch_size": (batch_size, 1),
+                "batch_tokens": (batch_tokens, 1),
                 "eval_batch_size": (eval_batch_size, 1),
                 "num_workers": (num_workers, 0),
                 "prefetch_batches": (prefetch_batches, 1),
@@ -135,7 +144,8 @@ class AVDataModule(lightning.LightningDataModule):
         self.root = Path(root)
         self.tasks = tasks
         self.datasets = dict(datasets)
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.batch_size, self.batch_tokens = batch_size, batch_tokens
+        self.eval_batch_size = eval_batch_size
         self.num_workers, self.prefetch_batches = num_workers, prefetch_batches
         self.epoch_size, self.temperature, self.length_window = epoch_size, temperature, length_window
         self.val_share, self.val_generate_per_dataset = val_share, val_generate_per_dataset
@@ -207,19 +217,26 @@ class AVDataModule(lightning.LightningDataModule):
         samples = self._pack("train")
         mixture = self._mixture()
         rank, world = self._place()
-        lengths = self._lengths(samples, with_target=True) if self.length_window > 1 else None
+        grouped = self.length_window > 1 or self.batch_tokens is not None
+        lengths = self._lengths(samples, with_target=True) if grouped else None
+        drawn_from: dict[str, Any] = {
+            "rows": dict(mixture.rows),
+            "shares": mixture.shares,
+            "epoch": len(mixture),
+            "seed": self.seed,
+        }
+        if lengths is not None:  # they decide the order too
+            drawn_from["lengths"] = zlib.crc32(lengths.tobytes())
         return self._track(
             TrainLoader(
                 self._dataset(samples, with_target=True),
-                TrainBatches(mixture, self.batch_size, rank, world, self.length_window, lengths),
+                TrainBatches(
+                    mixture, self.batch_size, rank, world, self.length_window, lengths, self.batch_tokens
+                ),
                 self.num_workers,
                 self.prefetch_batches,
-                drawn_from={
-                    "rows": dict(mixture.rows),
-                    "shares": mixture.shares,
-                    "epoch": len(mixture),
-                    "seed": self.seed,
-                },
+                drawn_from=drawn_from,
+                on_epoch=None if self.trainer is None else partial(renew_limits, self.trainer),
             )
         )
 

@@ -6,7 +6,7 @@ distributed sampler, or its own batch sampler when predicting), which would undo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -88,6 +88,7 @@ class TrainLoader(BatchLoader):
         prefetch_batches: Batches that each worker prepares ahead.
         persistent: Keep the workers between epochs.
         drawn_from: What the order is made of; a position is only good for the same.
+        on_epoch: Called at the start of every epoch, when the epoch's length is known.
     """
 
     batches: TrainBatches
@@ -100,15 +101,23 @@ class TrainLoader(BatchLoader):
         prefetch_batches: int = 2,
         persistent: bool = True,
         drawn_from: Mapping[str, Any] | None = None,
+        on_epoch: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(dataset, batches, num_workers, prefetch_batches, persistent)
         self._drawn_from = dict(drawn_from or {})
+        self._on_epoch = on_epoch
         self._step = 0
 
     @property
-    def sampler(self) -> TrainBatches:
+    def sampler(self) -> TrainLoader:
         """What Lightning calls ``set_epoch`` on at the start of every epoch."""
-        return self.batches
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move to an epoch, unless a loaded position is in it."""
+        self.batches.set_epoch(epoch)
+        if self._on_epoch is not None:
+            self._on_epoch()
 
     def __iter__(self) -> Iterator[Batch]:
         self._step = self.batches.start

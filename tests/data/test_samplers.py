@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -130,3 +132,63 @@ def test_fillers_are_single_samples() -> None:
     ranks = [list(EvalBatches([range(9)], np.ones(9, int), 4, rank, 4)) for rank in range(4)]
     assert [[len(batch) for batch in rank] for rank in ranks] == [[4], [4], [1], [1]]
     assert [draw.repeated for draw in ranks[3][0]] == [True]
+
+
+def budgeted(world: int, tokens: int = 3000, rows: int = 2000, **options: Any) -> list[TrainBatches]:
+    mixture = Mixture({"a": rows})
+    lengths = np.random.default_rng(0).integers(100, 1300, rows)
+    return [TrainBatches(mixture, 4, rank, world, 32, lengths, tokens, **options) for rank in range(world)]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_batches_keep_to_a_budget_of_tokens_and_hold_every_sample_once(world: int) -> None:
+    ranks = budgeted(world)
+    lengths = ranks[0].lengths
+    assert lengths is not None
+    taken = [items(rank) for rank in ranks]
+    assert sorted(i for rank in taken for batch in rank for i in batch) == list(range(2000))
+    assert [len(rank) for rank in taken] == [len(rank) for rank in ranks]
+    assert len({len(rank) for rank in taken}) == 1
+    padded = np.array([[len(batch) * lengths[batch].max() for batch in rank] for rank in taken])
+    assert padded.max() <= 3000
+    assert 1 - lengths.sum() / padded.sum() < 0.03
+    assert 1 - padded.mean() / padded.max(axis=0).mean() < 0.03, "processes wait for each other"
+
+
+def test_sample_beyond_the_budget_stands_alone() -> None:
+    (batches,) = budgeted(1, tokens=600)
+    lengths = batches.lengths
+    assert lengths is not None
+    assert all(len(batch) == 1 or len(batch) * lengths[batch].max() <= 600 for batch in items(batches))
+
+
+def test_windows_with_a_budget_mix_what_the_order_mixes() -> None:
+    (batches,) = budgeted(1)
+    order = batches.mixture.order(0)
+    place = {int(item): i for i, item in enumerate(order)}
+    seen = [place[i] for batch in items(batches) for i in batch]
+    assert max(abs(i - p) for i, p in enumerate(seen)) < 2 * 32 * 5  # about 4.3 samples a batch
+
+
+def test_resumed_budget_continues_exactly_and_another_budget_loses_nothing() -> None:
+    (whole,), (resumed,), (other,) = budgeted(1), budgeted(1), budgeted(1, tokens=5000)
+    state = whole.state_dict(step=100)
+    resumed.load_state_dict(state)
+    assert items(resumed) == items(whole)[100:]
+    other.load_state_dict(state)
+    length = len(other)
+    rest = items(other)
+    assert length == 100 + len(rest)
+    assert sorted(i for b in [*items(whole)[:100], *rest] for i in b) == list(range(2000))
+
+
+@pytest.mark.parametrize("tokens", [None, 3000])
+def test_rest_smaller_than_the_number_of_processes_is_filled_with_marked_repeats(tokens: int | None) -> None:
+    mixture, lengths = Mixture({"a": 8}), np.full(8, 1000)
+    (one,) = (TrainBatches(mixture, 1, lengths=lengths),)
+    ranks = [TrainBatches(mixture, 4, r, 3, 1, lengths, tokens) for r in range(3)]
+    for rank in ranks:
+        rank.load_state_dict(one.state_dict(step=7))
+    draws = [draw for rank in ranks for batch in rank for draw in batch]
+    assert len(draws) == 3
+    assert [draw.item for draw in draws if not draw.repeated] == [int(mixture.order(0)[7])]
