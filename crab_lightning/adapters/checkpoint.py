@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from crab_lightning.adapters.config import AdapterConfig
+from crab_lightning.adapters.files import replace_file
 from crab_lightning.adapters.layers import LoRALinear
 from crab_lightning.adapters.names import portable_name
 from crab_lightning.adapters.registry import ADAPTERS
@@ -125,8 +125,9 @@ def save_adapters(model: nn.Module, folder: Path | str, metadata: Mapping[str, A
 
     Layers have the names that published files use, which every version of transformers can be mapped to.
     Each file is complete or absent: it is written under another name, flushed to disk and renamed. Both
-    carry one random id, so that two files of different saves are not read as one. In a distributed run
-    every rank calls this and rank 0 writes.
+    carry one random id, so that two files of different saves are not read as one. The weights' file holds the
+    description too: a save that is killed between the two files is a whole one. In a distributed run every
+    rank calls this and rank 0 writes.
 
     Args:
         model: Has adapters of one configuration.
@@ -149,7 +150,7 @@ def save_adapters(model: nn.Module, folder: Path | str, metadata: Mapping[str, A
     text = adapter_description(config, metadata, save_id, len(state), values)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    header = {"format": "pt", "save_id": save_id}
+    header = {"format": "pt", "save_id": save_id, "description": text}
     replace_file(folder / WEIGHTS_FILE, lambda path: save_file(state, path, metadata=header))
     replace_file(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
 
@@ -169,28 +170,24 @@ def adapter_description(
     return json.dumps(description, indent=2, ensure_ascii=False) + "\n"
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under a temporary name and rename it once its bytes are on disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        write(temporary)
-        _flush(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if os.name == "posix":
-        _flush(path.parent)  # the rename itself
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _read_description(folder: Path) -> dict[str, Any]:
+    """Return what ``adapter.json`` says; after a save that was killed before it, what the weights say."""
+    description = _parsed_description(folder)
+    try:
+        with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
+            header = file.metadata() or {}
+    except (OSError, SafetensorError):  # said where the weights are needed
+        return description
+    if header.get("save_id") != description["save_id"] and "description" in header:
+        try:
+            newer: dict[str, Any] = json.loads(header["description"])
+        except ValueError as err:
+            raise AdapterError(f"{folder / WEIGHTS_FILE}: its description is not valid JSON: {err}") from err
+        return newer
+    return description
+
+
+def _parsed_description(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise AdapterError(f"{folder} holds no {CONFIG_FILE}; give the folder that save_adapters wrote")

@@ -27,10 +27,10 @@ from crab_lightning.adapters.checkpoint import (
     listing,
     read_adapter_config,
     read_weights,
-    replace_file,
 )
 from crab_lightning.adapters.config import LANGUAGE_MODEL_PROJECTIONS, AdapterConfig
 from crab_lightning.adapters.figures import LayerFigures, layer_figures
+from crab_lightning.adapters.files import replace_file
 from crab_lightning.adapters.names import portable_name
 from crab_lightning.adapters.safetensors_stream import write_safetensors
 

@@ -4,7 +4,8 @@ config.yaml               resolved config, closed sets included; config.test.yam
 events.out.tfevents...    TensorBoard
 metrics.json              results by split
 predictions/              answers, one file per dataset
-checkpoints/last.ckpt     last state: adapters, optimizer, scheduler, position in the data
+checkpoints/last.ckpt     last state: adapters, optimizer, scheduler, random numbers, position in the data
+checkpoints/previous.ckpt the state before it, used when last.ckpt is damaged
 checkpoints/best.ckpt     state with the best monitored value
 adapter/, adapter/best/   the same adapters alone: adapter.safetensors and adapter.json
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 
 LAST = Path("checkpoints") / "last.ckpt"
+PREVIOUS = Path("checkpoints") / "previous.ckpt"
 BEST = Path("checkpoints") / "best.ckpt"
 ADAPTER = Path("adapter")
 ADAPTER_BEST = ADAPTER / "best"
@@ -50,7 +52,7 @@ def find_checkpoint(path: Path) -> Path:
         )
     versions = sorted(path.glob("version_*"), key=lambda p: p.stat().st_mtime, reverse=True)
     for run in (path, *versions):
-        for place in (run / LAST, run / ADAPTER, run / BEST):
+        for place in (run / LAST, run / PREVIOUS, run / ADAPTER, run / BEST):
             if place.is_file() or (place / "adapter.json").is_file():
                 return place
     raise FileNotFoundError(

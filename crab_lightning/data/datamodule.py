@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -161,6 +161,8 @@ class AVDataModule(lightning.LightningDataModule):
         self._processor: Processor | None = None
         self._rows: Rows | None = None
         self._open: list[BatchLoader] = []
+        self._training: TrainLoader | None = None
+        self._position: Mapping[str, Any] | None = None
 
     @property
     def processor(self) -> Processor:
@@ -227,7 +229,7 @@ class AVDataModule(lightning.LightningDataModule):
         }
         if lengths is not None:  # they decide the order too
             drawn_from["lengths"] = zlib.crc32(lengths.tobytes())
-        return self._track(
+        self._training = self._track(
             TrainLoader(
                 self._dataset(samples, with_target=True),
                 TrainBatches(
@@ -239,6 +241,28 @@ class AVDataModule(lightning.LightningDataModule):
                 on_epoch=None if self.trainer is None else partial(renew_limits, self.trainer),
             )
         )
+        position, self._position = self._position, None
+        if position is not None:
+            self._training.load_state_dict(position)
+        return self._training
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position in the training data.
+
+        Lightning stores the loader's own state too, but never hands it back to a loader that was made before
+        the checkpoint was read, and ``trainer.estimated_stepping_batches``, which every schedule asks, makes
+        it so early: the resumed run would begin its epoch anew.
+        """
+        return {} if self._training is None else {"position": self._training.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on at a stored position, with the loader that there is or the one to come."""
+        if "position" not in state_dict:
+            return
+        if self._training is None:
+            self._position = state_dict["position"]
+        else:  # sharded strategies read the checkpoint after the loaders have been made
+            self._training.load_state_dict(state_dict["position"])
 
     def val_dataloader(self) -> list[BatchLoader]:
         """Return a loader with labels for the loss, and one of prompts to be answered."""

@@ -59,6 +59,9 @@ class BatchLoader(Iterable[Batch]):
             prefetch_factor=prefetch_batches if num_workers else None,
             persistent_workers=persistent and num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            # Its own: an iterator draws its workers' seeds from it. Drawn from torch's, they would shift
+            # dropout of a resumed run against the uninterrupted one.
+            generator=torch.Generator(),
         )
 
     def __len__(self) -> int:

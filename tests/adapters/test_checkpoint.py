@@ -153,12 +153,25 @@ def test_other_targets_show_as_missing_and_unexpected_names(tmp_path: Path) -> N
         load_adapters(trained(target_modules=["q_proj"]), tmp_path)
 
 
-def test_files_of_two_saves_are_not_read_as_one(tmp_path: Path) -> None:
-    save_adapters(trained(1), tmp_path / "old", {})
-    save_adapters(trained(2), tmp_path / "new", {})
+def test_a_save_killed_between_its_two_files_is_a_whole_one(tmp_path: Path) -> None:
+    save_adapters(trained(1), tmp_path / "old", {"step": 1})
+    save_adapters(trained(2), tmp_path / "new", {"step": 2})
     (tmp_path / "new" / "adapter.safetensors").replace(tmp_path / "old" / "adapter.safetensors")
+    model = trained()
+    assert load_adapters(model, tmp_path / "old") == {"step": 2}
+    assert read_adapter_metadata(tmp_path / "old") == {"step": 2}
+    wanted = adapter_state_dict(trained(2))
+    assert all(torch.equal(value, wanted[name]) for name, value in adapter_state_dict(model).items())
+
+
+def test_files_of_two_saves_are_not_read_as_one(tmp_path: Path) -> None:
+    save_adapters(trained(1), tmp_path, {})
+    state = load_file(tmp_path / "adapter.safetensors")
+    save_file(
+        state, tmp_path / "adapter.safetensors", metadata={"save_id": "another"}
+    )  # of an earlier version
     with pytest.raises(AdapterError, match="a save was interrupted or files were mixed"):
-        load_adapters(trained(), tmp_path / "old")
+        load_adapters(trained(), tmp_path)
 
 
 def test_a_failed_save_leaves_the_earlier_one_as_it_was(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,24 +73,56 @@ def test_unlogged_monitor_is_named_once_with_what_is_logged(
 
 
 class Interrupting(Parrot):
-    """Is interrupted from the keyboard after its second training step."""
+    """Is interrupted from the keyboard in its third training step.
+
+    Args:
+        times: How often Ctrl-C is pressed.
+    """
+
+    def __init__(self, times: int = 1) -> None:
+        super().__init__()
+        self.times = times
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         if self.trainer.global_step == 2:
-            raise KeyboardInterrupt
+            for _ in range(self.times):
+                os.kill(os.getpid(), signal.SIGINT)
         return super().training_step(batch, batch_idx)
 
 
-def test_ctrl_c_saves_and_prints_how_to_resume(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def keyboard() -> Iterator[None]:
+    """Give Ctrl-C back after a run that was interrupted, from when on Lightning ignores it."""
+    yield
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.mark.usefixtures("keyboard")
+def test_ctrl_c_ends_the_step_saves_and_prints_how_to_resume(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with (
         caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"),
         pytest.raises(SystemExit),
     ):
         fit(tmp_path / "run", Interrupting(), RunCheckpoint())
     last = tmp_path / "run/checkpoints/last.ckpt"
-    assert torch.load(last)["global_step"] == 2
+    assert torch.load(last)["global_step"] == 3
     said = next(r.getMessage() for r in caplog.records if "Resume with" in r.getMessage())
     assert f"python cli.py fit --config {tmp_path / 'run/config.yaml'} --ckpt_path {last}" in said
+
+
+@pytest.mark.usefixtures("keyboard")
+def test_second_ctrl_c_stops_at_once_and_never_saves_half_a_step(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"),
+        pytest.raises(SystemExit),
+    ):
+        fit(tmp_path / "run", Interrupting(times=2), RunCheckpoint(every_n_steps=1))
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 2
+    assert any("last.ckpt is of step 2. Resume with" in r.getMessage() for r in caplog.records)
 
 
 def test_resumed_run_remembers_its_best(tmp_path: Path) -> None:
@@ -151,6 +186,7 @@ def test_idle_callbacks_cost_less_than_50_microseconds_a_step() -> None:
         global_step = 1
         state = type("S", (), {"fn": "fit"})
         fast_dev_run = False
+        is_last_batch = False
 
     batch = collate(splits()["train"][:2], prompts=False)
     scalars, checkpoint, evaluator = TrainScalars(), RunCheckpoint(every_n_steps=10**9), Evaluator()
@@ -158,6 +194,7 @@ def test_idle_callbacks_cost_less_than_50_microseconds_a_step() -> None:
     model: Any = LightningModule()
     times = []
     for _ in range(200):
+        trainer.global_step += 1
         began = perf_counter()
         scalars.on_train_batch_end(trainer, model, None, batch, 0)
         checkpoint.on_train_batch_end(trainer, model, None, batch, 0)
