@@ -1,4 +1,4 @@
-"""``segment``: what sounds in a picture, or what an expression names, as a mask."""
+"""``segment``: what sounds in a picture or a video, or what an expression names, as masks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def run(words: Sequence[str]) -> None:
-    """Ask a trained run where something is, and write overlay, mask and JSON.
+    """Ask a trained run where something is, and write overlay, masks and JSON.
 
     Args:
         words: ``segment`` and its options.
@@ -26,18 +26,23 @@ def run(words: Sequence[str]) -> None:
     """
     parser = argparse.ArgumentParser(
         prog="cli.py segment",
-        description="Segment what sounds in a picture, or what an expression names: the trained run points,"
-        " SAM2 makes the mask at the picture's own size. Writes overlay.png, mask.png and answer.json. Of a"
-        " video, one frame is segmented; following an object through a video is not part of this command.",
+        description="Segment what sounds in a picture or a video, or what an expression names: the trained"
+        " run points, SAM2 makes masks at the picture's own size. Of a picture, and of a video with --at_s:"
+        " writes overlay.png, mask.png and answer.json. Of a video: asks the run on some frames, follows what"
+        " it points at through all of them, and writes overlay.mp4 with sound, masks/NNNNN.png and"
+        " answer.json. What sounds may change, so there an answer holds for the frames nearest to it; what an"
+        " expression names is one thing, followed from all answers.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("--checkpoint", required=True, type=Path, help="a run folder, a .ckpt file or an adapter folder")
-    add("--sam2", required=True, help="SAM2 folder in the transformers layout, or its hub name")
-    add("--image", type=Path, help="picture; a frame of the video when left out")
-    add("--video", type=Path, help="video whose frame and sound are used")
+    add("--sam2", required=True, help="SAM2 folder in the transformers layout, hub name, or mini_sam2")
+    add("--image", type=Path, help="picture; left out, the video is segmented")
+    add("--video", type=Path, help="video; all of it without --at_s")
     add("--audio", type=Path, help="sound file; the video's own track when left out")
-    add("--at_s", type=float, help="second that is looked at and listened to; the middle when left out")
+    add("--at_s", type=float, help="second that is looked at and listened to, for one picture")
+    add("--asks", type=int, default=5, help="frames of a video that the run is asked about, evenly spread")
+    add("--fps", type=float, help="frames a second of a video that get a mask; all when left out")
     add("--expression", help="what to find; the sounding object when left out")
     add("--dataset", help="dataset whose task and audio window are used; the first that fits when left out")
     add("--out", type=Path, default=Path("segmented"), help="folder to write")
@@ -47,6 +52,15 @@ def run(words: Sequence[str]) -> None:
     for path in (args.image, args.video, args.audio):
         if path is not None and not path.is_file():
             raise FileNotFoundError(f"{path} is not a file")
+    if args.asks < 1 or (args.fps is not None and args.fps <= 0):
+        raise ValueError(
+            f"--asks {args.asks} and --fps {args.fps}: the first begins at 1, the second above 0"
+        )
+    whole = args.video is not None and args.image is None and args.at_s is None
+    if whole:
+        from crab_lightning.segmentation import Sam2Tracker
+
+        Sam2Tracker(args.sam2, args.device).load()  # weights that cannot do it are told before anything else
 
     from crab_lightning.commands.ask import choose_dataset, make_sample, put
     from crab_lightning.commands.loading import load_run
@@ -63,6 +77,11 @@ def run(words: Sequence[str]) -> None:
         raise ValueError(
             f"dataset {name} has the task {data.datasets[name].task}, which gives no points to segment by"
         )
+    if whole:
+        from crab_lightning.commands.segment_video import follow
+
+        follow(args, model, data, name, task)
+        return
     task.masks = MaskMaker(Sam2Decoder(args.sam2, args.device), "native")
     with tempfile.TemporaryDirectory() as scratch:
         sample = make_sample(

@@ -119,6 +119,36 @@ def _wrapped(text: str, width: int, lines: int = 3) -> str:
     return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
 
 
+def painted(frame: NDArray[np.uint8], mask: NDArray[np.bool_], prompt: Prompt | None) -> NDArray[np.uint8]:
+    """Return a video frame with a mask over it, and with the prompt where one was given on it.
+
+    Args:
+        frame: RGB, uint8 ``(H, W, 3)``.
+        mask: bool ``(H, W)``; orange with an outline.
+        prompt: Box and points in pixels of the frame; yellow on black.
+    """
+    from matplotlib.colors import to_rgb
+    from PIL import Image, ImageDraw
+    from scipy.ndimage import binary_dilation
+
+    out = frame.copy()
+    colour = (255 * np.array(to_rgb(FOUND))).astype(np.uint8)
+    thick = max(1, round(min(mask.shape) / 240))
+    out[mask] = ((1 - _FILL) * out[mask] + _FILL * colour).astype(np.uint8)
+    if mask.any():
+        out[binary_dilation(mask, iterations=thick) & ~mask] = colour
+    if prompt is None:
+        return out
+    picture = Image.fromarray(out)
+    pen = ImageDraw.Draw(picture)
+    for ink, width in (("black", 2 * thick + 2), (MARK, thick + 1)):
+        if prompt.box_xyxy_px is not None:
+            pen.rectangle(prompt.box_xyxy_px, outline=ink, width=width)
+    for x, y in prompt.points_xy_px:
+        pen.circle((x, y), 3 * thick + 1, fill=MARK, outline="black", width=thick)
+    return np.array(picture)
+
+
 def overlay_figure(overlay: Overlay, width_in: float = 4.5) -> Any:
     """Return one overlay as a matplotlib figure; it belongs to no display and needs no closing."""
     from matplotlib.figure import Figure

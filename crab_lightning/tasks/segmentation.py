@@ -129,7 +129,7 @@ class Segmentation(Task[SpatialPrompt]):
     def metrics(self, spec: DatasetSpec) -> MetricCollection:
         """Return the box metric, and with a mask decoder those of every protocol."""
         names = chosen(spec, self.protocols, ["crabplus"])
-        found: dict[str, Any] = {"box": BoxIoU()}
+        found: dict[str, Any] = {"iou": BoxIoU()}  # in order of the names: after J and F
         if self.masks is not None:
             for name in names:
                 label = label_of(name, self.masks.size)

@@ -75,3 +75,15 @@ def converted(official: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     Sam2ImageProcessor().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def random_video_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A transformers folder of a tiny SAM2 with memory and random weights; needs no other package."""
+    from transformers import Sam2ImageProcessor, Sam2VideoModel
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("sam2-video-random")
+    Sam2VideoModel(small_video_config()).save_pretrained(folder)
+    Sam2ImageProcessor().save_pretrained(folder)
+    return folder
