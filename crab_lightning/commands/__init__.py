@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data mini": ("data:mini", "Write Mini AV-UIE, a synthetic data root with all 19 datasets."),
     "data points": ("points:run", "Make boxes and points of the spatial training texts anew from masks."),
     "data cache": ("data:cache", "Decode every clip once, ahead of runs that read the cache."),
+    "data caption": ("caption:run", "Have sounds described by Qwen2-Audio or an endpoint, for stage 1."),
     "data check": ("data:check", "Check manifests, media, answers and leaks of a data root."),
     "model tiny": ("model:tiny", "Write a tiny checkpoint folder that the real loading path reads."),
     "model pocket": ("model:pocket", "Write a native checkpoint around a small text model that speaks."),

@@ -1,0 +1,177 @@
+"""Captions from an endpoint that speaks OpenAI's chat completions with sound in the question."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+import wave
+from collections.abc import Callable, Sequence
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from crab_lightning.captioners.base import PROMPT, CaptionerError, ClipRefused, heard, tidy
+from crab_lightning.media import MediaError
+from crab_lightning.structures import SAMPLE_RATE_HZ
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+_ABOUT_THE_CLIP = (400, 413, 415, 422)  # the next clip may be fine
+_PASSING = (408, 409, 425, 429, 500, 502, 503, 504)
+_LONGEST_WAIT_S = 60.0
+
+
+class EndpointCaptioner:
+    """Asks an endpoint (OpenAI, vLLM and others) about each clip, as 16 kHz WAV in the question.
+
+    The key comes from the environment variable ``OPENAI_API_KEY``; without it none is sent.
+
+    Args:
+        url: Base address, as ``http://127.0.0.1:8000/v1``.
+        model: Name of the model there.
+        prompt: What is asked.
+        max_new_tokens: Longest caption.
+        parallel: Requests at once.
+        timeout_s: Longest silence of the endpoint.
+        retries: How often a failed request is sent again, each time after twice the wait.
+        wait_s: First wait, where the endpoint names none.
+        sleep: Waits; to be replaced in tests.
+
+    Raises:
+        CaptionerError: If the address is no http(s) one, or no model is named.
+    """
+
+    group = 1
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        prompt: str = PROMPT,
+        max_new_tokens: int = 100,
+        parallel: int = 4,
+        timeout_s: float = 60.0,
+        retries: int = 4,
+        wait_s: float = 1.0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise CaptionerError(f"{url!r} is no address of an endpoint; http://HOST:PORT/v1 is expected")
+        if not model:
+            raise CaptionerError("an endpoint serves several models: name one with --model")
+        self.url = url.rstrip("/") + "/chat/completions"
+        self.model, self.prompt, self.max_new_tokens = model, prompt, max_new_tokens
+        self.parallel, self.timeout_s, self.retries = parallel, timeout_s, retries
+        self.wait_s, self._sleep = wait_s, sleep
+
+    def settings(self) -> dict[str, str | int | float]:
+        """Return model, prompt and length; a model may move to another address."""
+        return {"model": self.model, "prompt": self.prompt, "max_new_tokens": self.max_new_tokens}
+
+    def describe(self, paths: Sequence[Path]) -> list[str | Exception]:
+        """Return the caption of each clip, or why it has none.
+
+        Raises:
+            CaptionerError: If the endpoint cannot be reached, refuses everything, or answers nonsense.
+        """
+        found: list[str | Exception] = []
+        for path in paths:
+            try:
+                found.append(tidy(self._ask(wav_bytes(heard(path)))))
+            except (MediaError, ClipRefused) as err:
+                found.append(err)
+        return found
+
+    def _ask(self, sound: bytes) -> str:
+        content = [
+            {
+                "type": "input_audio",
+                "input_audio": {"data": base64.b64encode(sound).decode("ascii"), "format": "wav"},
+            },
+            {"type": "text", "text": self.prompt},
+        ]
+        body = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": content}],
+            "max_tokens": self.max_new_tokens,
+            "temperature": 0,
+        }
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get(KEY_VARIABLE):
+            headers["Authorization"] = f"Bearer {key}"
+        request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
+        wait_s = self.wait_s
+        for attempt in range(self.retries + 1):
+            try:
+                with urllib.request.urlopen(request, timeout=self.timeout_s) as reply:
+                    return caption_of(reply.read())
+            except urllib.error.HTTPError as err:
+                said = " ".join(err.read()[:300].decode("utf-8", "replace").split())
+                if err.code in _ABOUT_THE_CLIP:
+                    raise ClipRefused(f"the endpoint answered {err.code}: {said}") from err
+                problem = f"it answered {err.code} {err.reason}: {said}"
+                if err.code not in _PASSING:
+                    hint = f"; is {KEY_VARIABLE} set?" if err.code in (401, 403) else ""
+                    raise CaptionerError(f"{self.url}: {problem}{hint}") from err
+                wait_s = _asked_wait_s(err.headers.get("Retry-After"), wait_s)
+            except TimeoutError:
+                problem = f"it was silent for {self.timeout_s:g} s (--timeout)"
+            except urllib.error.URLError as err:  # unreachable, or silent while connecting
+                silent = isinstance(err.reason, TimeoutError)
+                problem = f"it was silent for {self.timeout_s:g} s (--timeout)" if silent else str(err.reason)
+            except (HTTPException, ConnectionError) as err:
+                problem = f"it broke off its answer ({err!r})"
+            except MalformedAnswer as err:
+                problem = str(err)
+            if attempt < self.retries:
+                self._sleep(min(wait_s, _LONGEST_WAIT_S))
+                wait_s *= 2
+        raise CaptionerError(f"{self.url}: {problem}, {self.retries + 1} times")
+
+
+class MalformedAnswer(ValueError):
+    """A reply that is no chat completion."""
+
+
+def caption_of(body: bytes) -> str:
+    """Return the text of a chat completion; an empty one where the model wrote none.
+
+    Raises:
+        MalformedAnswer: If it is none.
+    """
+    try:
+        reply: Any = json.loads(body)
+        text = reply["choices"][0]["message"]["content"]
+    except (ValueError, KeyError, IndexError, TypeError) as err:
+        start = body[:200].decode("utf-8", "replace")
+        raise MalformedAnswer(f"it answered {start!r}, which is no chat completion ({err!r})") from err
+    if isinstance(text, list):  # parts, as some servers write them
+        text = "".join(str(part.get("text", "")) for part in text if isinstance(part, dict))
+    if text is not None and not isinstance(text, str):
+        raise MalformedAnswer(f"its message has the content {text!r}; a text is expected")
+    return text or ""
+
+
+def _asked_wait_s(header: str | None, usual_s: float) -> float:
+    """Return the seconds that a Retry-After header asks for; dates, which it may hold too, are not read."""
+    try:
+        return max(0.0, float(header)) if header is not None else usual_s
+    except ValueError:
+        return usual_s
+
+
+def wav_bytes(audio: Tensor) -> bytes:
+    """Return sound ``(S,)`` in [-1, 1] as a 16-bit WAV file."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(SAMPLE_RATE_HZ)
+        out.writeframes((audio.clamp(-1, 1) * 32767).round().numpy().astype("<i2").tobytes())
+    return file.getvalue()

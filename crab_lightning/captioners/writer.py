@@ -1,0 +1,146 @@
+"""Captions in a file, in the order of the clips, taken up again where a call was stopped."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from crab_lightning.captioners.base import Captioner, CaptionerError
+from crab_lightning.captioners.clips import Clip
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class CaptionReport:
+    """What a call did.
+
+    Args:
+        added: Captions written.
+        known: Clips whose caption was there.
+        refused: Why a clip has no caption, by its path.
+    """
+
+    added: int = 0
+    known: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def write_captions(
+    clips: Sequence[Clip], captioner: Captioner, out: Path, progress: Progress | None = None
+) -> CaptionReport:
+    """Write ``{"id", "audio", "caption"}`` of each clip to a JSONL file, which stage 1 reads.
+
+    The rows stand in the order of ``clips``, however many calls run at once. An interrupted call leaves
+    whole rows; the same call goes on behind them. Clips that got no caption are asked about anew.
+
+    Args:
+        clips: The clips.
+        captioner: Writes the captions.
+        out: The file; paths in it are relative to its folder, where the clips lie below that.
+        progress: Called with what is done, how much of it, and how much there is.
+
+    Raises:
+        CaptionerError: If the captioner cannot go on, or the file was written with other settings.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _same_settings(out, captioner)
+    names = {_name(clip, out): clip for clip in clips}
+    rows = _read_rows(out)
+    open_names = [name for name in names if name not in rows]
+    report = CaptionReport(known=len(names) - len(open_names))
+    groups = [open_names[i : i + captioner.group] for i in range(0, len(open_names), captioner.group)]
+    waiting: deque[tuple[list[str], Future[list[str | Exception]]]] = deque()
+    ahead = 2 * captioner.parallel
+    pool = ThreadPoolExecutor(captioner.parallel)
+    try:
+        with out.open("a", encoding="utf-8") as file:
+            for place in range(len(groups) + ahead):
+                if place < len(groups):
+                    paths = [names[name].path for name in groups[place]]
+                    waiting.append((groups[place], pool.submit(captioner.describe, paths)))
+                if place >= ahead and waiting:
+                    asked, answers = waiting.popleft()
+                    for name, answer in zip(asked, answers.result(), strict=True):
+                        if isinstance(answer, Exception):
+                            report.refused[name] = str(answer)
+                            continue
+                        row = {"id": names[name].recording, "audio": name, "caption": answer}
+                        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                        rows[name] = row
+                        report.added += 1
+                    file.flush()
+                    if progress is not None:
+                        done = report.known + report.added + len(report.refused)
+                        progress("captions", done, len(names))
+    except CaptionerError as err:
+        raise CaptionerError(
+            f"{err}\n{report.known + report.added:,} of {len(names):,} captions are in {out}; the same "
+            "command goes on behind them"
+        ) from err
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    _put_in_order(out, rows, list(names))
+    return report
+
+
+def _name(clip: Clip, out: Path) -> str:
+    """Return a clip's path as the file has it: relative to the file's folder, else absolute."""
+    path, folder = clip.path.absolute(), out.parent.absolute()
+    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+
+
+def _same_settings(out: Path, captioner: Captioner) -> None:
+    """Refuse to mix captions that were made in different ways; write down how these are made."""
+    beside, wanted = out.with_name(out.name + ".settings.json"), captioner.settings()
+    if out.is_file() and out.stat().st_size:
+        if not beside.is_file():
+            raise CaptionerError(
+                f"{out} holds captions, and {beside.name}, which says how they were made, is missing. Name "
+                "another --out"
+            )
+        found = json.loads(beside.read_text(encoding="utf-8"))
+        if changed := [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]:
+            key = changed[0]
+            raise CaptionerError(
+                f"{out} was begun with {key} {found.get(key)!r}, this call has {wanted.get(key)!r}. Go on "
+                "with that, or name another --out"
+            )
+        return
+    beside.write_text(json.dumps(wanted, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_rows(out: Path) -> dict[str, Any]:
+    """Return the rows that are there by their path; the rest of one that was cut off is taken away."""
+    if not out.is_file():
+        return {}
+    content = out.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        with out.open("r+b") as file:
+            file.truncate(len(whole))
+    rows = {}
+    for number, line in enumerate(whole.decode("utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            rows[row["audio"]] = {key: row[key] for key in ("id", "audio", "caption")}
+        except (ValueError, KeyError, TypeError) as err:
+            raise CaptionerError(f"{out}, line {number} is no caption row: {line[:80]!r} ({err!r})") from err
+    return rows
+
+
+def _put_in_order(out: Path, rows: dict[str, Any], order: Sequence[str]) -> None:
+    """Rewrite the file where rows came out of order: clips were refused at first, or added later."""
+    asked = set(order)
+    wanted = [name for name in order if name in rows] + [name for name in rows if name not in asked]
+    if wanted == list(rows):
+        return
+    fresh = out.with_name(out.name + ".new")
+    lines = [json.dumps(rows[name], ensure_ascii=False) + "\n" for name in wanted]
+    fresh.write_text("".join(lines), encoding="utf-8")
+    fresh.replace(out)

@@ -1,0 +1,111 @@
+"""``data caption``: captions of sounds, as stage 1 of an audio connector reads them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from crab_lightning.captioners import Captioner
+
+
+class CaptionsMissing(ValueError):
+    """Some clips got no caption."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``data caption``."""
+    made = argparse.ArgumentParser(
+        prog="cli.py data caption",
+        description="Write a caption of each sound in a folder: a JSONL file with id, audio and caption, in a"
+        " fixed order, which configs/stage1_audio.yaml reads (`--data.sources.captions.file`). An interrupted"
+        " call is taken up again by the same call.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = made.add_argument
+    add("--audio", type=Path, required=True, metavar="DIR", help="folder of sound files, with sub-folders")
+    add(
+        "--audioset",
+        type=Path,
+        metavar="CSV",
+        help="AudioSet segment list: only its recordings, in its order; files are named after them",
+    )
+    add("--out", type=Path, required=True, metavar="FILE", help="JSONL file; best in stage 1's data.root")
+    add(
+        "--captioner",
+        required=True,
+        metavar="WHO",
+        help="folder of Qwen2-Audio, or the address of an OpenAI-style endpoint that hears, as"
+        " http://127.0.0.1:8000/v1 (its key: environment variable OPENAI_API_KEY)",
+    )
+    add("--model", default="", help="name of the model at an endpoint")
+    add("--prompt", default="Describe this audio in one sentence.", help="what is asked about each sound")
+    add("--max-new-tokens", type=int, default=100, metavar="N", help="longest caption")
+    add("--limit", type=int, metavar="N", help="describe the first N sounds only")
+    add("--batch-size", type=int, default=8, metavar="N", help="sounds that Qwen2-Audio hears at once")
+    add("--device", default="auto", help="where Qwen2-Audio runs: cpu, cuda, ...; auto: a GPU if any")
+    add("--parallel", type=int, default=4, metavar="N", help="requests that an endpoint gets at once")
+    add("--timeout", type=float, default=60.0, metavar="S", help="longest silence of an endpoint")
+    add("--retries", type=int, default=4, metavar="N", help="how often a failed request is sent again")
+    add("--allow-broken", type=int, default=0, metavar="N", help="sounds that may stay without a caption")
+    return made
+
+
+def run(words: Sequence[str]) -> None:
+    """Describe sounds.
+
+    Args:
+        words: Options after ``data caption``.
+
+    Raises:
+        CaptionsMissing: If more sounds than allowed got no caption; the others are in the file.
+    """
+    args = parser().parse_args(list(words))
+    for name in ("max_new_tokens", "batch_size", "parallel"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; at least 1 is needed")
+
+    from crab_lightning.captioners import find_clips, write_captions
+    from crab_lightning.commands.data import _Bar
+    from crab_lightning.data.stage1_files import read_segments
+
+    listed = None
+    if args.audioset is not None:
+        listed = [segment.recording for segment in read_segments(args.audioset)]
+    clips, absent = find_clips(args.audio, listed)
+    if absent:
+        print(f"{absent:,} recordings of {args.audioset} have no file in {args.audio}")
+    clips = clips[: args.limit]
+    captioner = _captioner(args)
+    with _Bar() as bar:
+        report = write_captions(clips, captioner, args.out, bar)
+    print(f"{args.out}: {report.added:,} captions added to {report.known:,}")
+    if report.refused:
+        shown = "\n".join(f"  {name}: {why}" for name, why in list(report.refused.items())[:10])
+        said = f"{len(report.refused):,} sounds have no caption:\n{shown}"
+        if len(report.refused) > args.allow_broken:
+            raise CaptionsMissing(
+                f"{said}\nThe same command asks about them again; --allow-broken {len(report.refused)} goes"
+                " on without them"
+            )
+        print(said)
+
+
+def _captioner(args: argparse.Namespace) -> Captioner:
+    if "://" in args.captioner:
+        from crab_lightning.captioners import EndpointCaptioner
+
+        return EndpointCaptioner(
+            args.captioner,
+            args.model,
+            args.prompt,
+            args.max_new_tokens,
+            args.parallel,
+            args.timeout,
+            args.retries,
+        )
+    from crab_lightning.captioners import Qwen2AudioCaptioner
+
+    return Qwen2AudioCaptioner(args.captioner, args.prompt, args.max_new_tokens, args.batch_size, args.device)
