@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from crab_lightning.callbacks.evaluator import Evaluator
     from crab_lightning.callbacks.mask_floor import SwappedAudioFloor
     from crab_lightning.callbacks.mask_sheets import MaskSheets
+    from crab_lightning.callbacks.pictures import Pictures
     from crab_lightning.callbacks.progress import RunProgress
     from crab_lightning.callbacks.run_folder import find_checkpoint, find_run
     from crab_lightning.callbacks.scalars import TrainScalars
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Evaluator",
     "MaskSheets",
+    "Pictures",
     "RunCheckpoint",
     "RunProgress",
     "SwappedAudioFloor",
@@ -29,6 +31,7 @@ __all__ = [
 _LAZY = {
     "Evaluator": "evaluator",
     "MaskSheets": "mask_sheets",
+    "Pictures": "pictures",
     "RunCheckpoint": "checkpoint",
     "RunProgress": "progress",
     "SwappedAudioFloor": "mask_floor",

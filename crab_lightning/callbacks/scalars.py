@@ -1,8 +1,13 @@
-"""Training scalars beside the model's own: mixture drawn, padding, gradient norm, memory."""
+"""Training scalars beside the model's own: mixture drawn, padding, gradient norm, memory; their dashboard."""
 
 from __future__ import annotations
 
+import re
+import resource
+import sys
 from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +16,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from crab_lightning.structures import Batch
+from crab_lightning.structures import Batch, DatasetSpec
+
+Layout = dict[str, dict[str, list[Any]]]
 
 
 class TrainScalars(Callback):
@@ -19,8 +26,14 @@ class TrainScalars(Callback):
 
     The model logs losses, learning rate and speed; this adds what it does not know. Between logged steps it
     counts on the CPU and keeps sums on the device, so nothing waits for the accelerator. Values go to the
-    loggers directly and describe the first process: ``train/mixture/<dataset>`` (share of the samples drawn),
-    ``train/padding_share``, ``train/grad_norm`` (before clipping) and ``train/memory_gib`` (peak, on a GPU).
+    loggers directly and describe the first process:
+
+    - ``train/<task>/<dataset>/drawn`` and ``drawn_share``: samples drawn so far, resumes counted
+    - ``train/padding_share``: places of the batches that hold no token
+    - ``train/grad_norm``: before clipping
+    - ``train/memory_rss_gib``: memory of the process; ``train/memory_cuda_peak_gib``: largest on a GPU so far
+
+    A layout for TensorBoard's Custom Scalars tab groups them with the scores of validation.
     """
 
     def __init__(self) -> None:
@@ -29,6 +42,17 @@ class TrainScalars(Callback):
         self._slots = 0
         self._grad_norm: Tensor | None = None
         self._logged = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the layout."""
+        data: Any = trainer.datamodule
+        if not trainer.is_global_zero or not hasattr(data, "datasets") or not hasattr(data, "tasks"):
+            return
+        headlines = {name: data.tasks[spec.task].headline(spec) for name, spec in data.datasets.items()}
+        for logger in trainer.loggers:
+            board: Any = getattr(logger, "experiment", None)
+            if hasattr(board, "add_custom_scalars"):
+                board.add_custom_scalars(scalar_layout(data.datasets, headlines))
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
@@ -47,7 +71,7 @@ class TrainScalars(Callback):
         """Count, and log when it is time."""
         if not trainer.loggers:
             return
-        self._drawn.update(sample.dataset for sample in batch.samples)
+        self._drawn.update(f"{sample.task}/{sample.dataset}" for sample in batch.samples)
         mask = batch.inputs.get("attention_mask")
         if mask is not None:
             self._tokens.append(mask.sum())
@@ -58,16 +82,84 @@ class TrainScalars(Callback):
             self._log(trainer, step)
 
     def _log(self, trainer: Trainer, step: int) -> None:
-        drawn = self._drawn.total()
-        values = {f"train/mixture/{name}": count / drawn for name, count in sorted(self._drawn.items())}
+        total = self._drawn.total()
+        values: dict[str, float] = {}
+        for name, count in sorted(self._drawn.items()):
+            values |= {f"train/{name}/drawn": count, f"train/{name}/drawn_share": count / total}
         if self._tokens:
             values["train/padding_share"] = 1 - float(torch.stack(self._tokens).sum()) / self._slots
         if self._grad_norm is not None:
             values["train/grad_norm"] = float(self._grad_norm)
+        values["train/memory_rss_gib"] = resident_gib()
         if trainer.strategy.root_device.type == "cuda":
-            values["train/memory_gib"] = torch.cuda.max_memory_allocated(trainer.strategy.root_device) / 2**30
+            peak = torch.cuda.max_memory_allocated(trainer.strategy.root_device)
+            values["train/memory_cuda_peak_gib"] = peak / 2**30
         for logger in trainer.loggers:
             logger.log_metrics(values, step=step)
-        self._drawn.clear()
         self._tokens.clear()
         self._slots, self._grad_norm, self._logged = 0, None, step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was drawn, for the checkpoint."""
+        return {"drawn": dict(self._drawn)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count on from a checkpoint."""
+        self._drawn = Counter(state_dict["drawn"])
+
+
+def resident_gib() -> float:
+    """Return the memory that this process holds now; where the system does not tell, the most it has held."""
+    status = Path("/proc/self/statm")
+    if status.is_file():
+        return int(status.read_text(encoding="ascii").split()[1]) * resource.getpagesize() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def scalar_layout(datasets: Mapping[str, DatasetSpec], headlines: Mapping[str, str | None]) -> Layout:
+    """Return what the Custom Scalars tab shows: the run as a whole first, then scores and losses by task.
+
+    Args:
+        datasets: The datasets' rows.
+        headlines: Dataset -> the metric shown first.
+    """
+    tasks: dict[str, list[str]] = {}
+    for name, spec in datasets.items():
+        tasks.setdefault(spec.task, []).append(name)
+    scores = {}
+    for task, names in tasks.items():
+        tags = [f"val/{task}/{name}/{headlines[name]}" for name in names if headlines.get(name)]
+        if tags:
+            scores[task] = _chart(*tags)
+    return {
+        "Overview": {
+            "loss": _chart("train/loss", "val/loss", "val/mean/loss"),
+            "mean of the datasets' headline scores": _chart("val/mean/headline"),
+            "learning rate": _chart("train/lr"),
+            "gradient norm before clipping": _chart("train/grad_norm"),
+            "tokens per second": _chart("train/tokens_per_s", "train/target_tokens_per_s"),
+            "padding share": _chart("train/padding_share"),
+            "memory, GiB": _chart("train/memory_rss_gib", "train/memory_cuda_peak_gib"),
+        },
+        "Headline scores, validation": scores,
+        "Loss, validation": {
+            task: _chart(*(f"val/{task}/{name}/loss" for name in names)) for task, names in tasks.items()
+        },
+        "Loss, training": {
+            task: _chart(*(f"train/{task}/{name}/loss" for name in names)) for task, names in tasks.items()
+        },
+        "Mixture drawn, share": {
+            task: _chart(*(f"train/{task}/{name}/drawn_share" for name in names))
+            for task, names in tasks.items()
+        },
+        "Unreadable answers, share": {
+            task: _chart(*(f"val/{task}/{name}/unparsed_rate" for name in names))
+            for task, names in tasks.items()
+        },
+    }
+
+
+def _chart(*tags: str) -> list[Any]:
+    """Return a chart of several curves; TensorBoard takes tags for regular expressions."""
+    return ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]]

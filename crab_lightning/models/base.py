@@ -250,7 +250,8 @@ class AVModule(Answering):
         if any(batch.repeated):  # they only keep this process in step with the others
             counted = torch.tensor([not again for again in batch.repeated], device=loss_sum.device)
             loss_sum, tokens = loss_sum * counted, tokens * counted
-        self._window.add([s.dataset for s in batch.samples], loss_sum, tokens, batch.inputs["attention_mask"])
+        names = [f"{s.task}/{s.dataset}" for s in batch.samples]
+        self._window.add(names, loss_sum, tokens, batch.inputs["attention_mask"])
         trainer = self._trainer
         processes, accumulate = (1, 1) if trainer is None else (trainer.world_size, self._accumulated())
         return self._token_mean.loss(loss_sum, tokens, processes, accumulate)

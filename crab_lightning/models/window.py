@@ -41,7 +41,7 @@ class LossWindow:
         """Return the figures of all processes together, and start over.
 
         Returns:
-            ``loss`` (mean over target tokens), ``loss/<dataset>``, ``samples_per_s``, ``tokens_per_s`` (input
+            ``loss`` (mean over target tokens), ``<name>/loss``, ``samples_per_s``, ``tokens_per_s`` (input
             tokens, padding not counted), ``target_tokens_per_s``.
         """
         names = [name for datasets, _, _ in self._losses for name in datasets]
@@ -80,4 +80,4 @@ def _figures(
         "tokens_per_s": sum(read for _, read, _ in shares) / seconds,
         "target_tokens_per_s": tokens / seconds,
     }
-    return out | {f"loss/{name}": pair[0] / max(pair[1], 1.0) for name, pair in summed.items()}
+    return out | {f"{name}/loss": pair[0] / max(pair[1], 1.0) for name, pair in summed.items()}

@@ -88,6 +88,7 @@ class Rows(LightningDataModule):
         super().__init__()
         self.splits = splits
         self.repeat_last = repeat_last
+        self.geometry = "released"
         self.tasks: dict[str, Task[Any]] = {"naming": Naming()}
         names = sorted({s.dataset for rows in splits.values() for s in rows})
         self.datasets = {name: DatasetSpec(task="naming", layout=name) for name in names}

@@ -170,7 +170,7 @@ def test_tensorboard_gets_mixture_and_gradient_norm(tmp_path: Path, monkeypatch:
     )
     fit(tmp_path / "run", Parrot(), RunCheckpoint(), limit_train_batches=1, max_epochs=1)
     # The first batch holds two samples of a, and the gradient of (w - 1)^2 at 0 is -2.
-    assert logged["train/mixture/a"] == 1
+    assert logged["train/naming/a/drawn_share"] == 1
     assert logged["train/grad_norm"] == pytest.approx(2)
     assert logged["train/padding_share"] == 0
 

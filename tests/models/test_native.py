@@ -265,7 +265,14 @@ def test_loss_by_dataset_reaches_the_logger(build: Build, batch: Batch, tmp_path
     logger.save()
     head, row = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()
     logged = dict(zip(head.split(","), row.split(","), strict=True))
-    wanted = {"train/loss", "train/loss/ave", "train/loss/s4", "train/tokens_per_s", "train/lr", "step"}
+    wanted = {
+        "train/loss",
+        "train/event_localization/ave/loss",
+        "train/event_localization/s4/loss",
+        "train/tokens_per_s",
+        "train/lr",
+        "step",
+    }
     assert wanted <= logged.keys()
     assert logged["step"] == "2"
 

@@ -16,7 +16,7 @@ def test_losses_are_means_over_tokens_for_each_dataset() -> None:
     assert len(window) == 2
     figures = window.drain()
     assert figures["loss"] == pytest.approx(11 / 6)
-    assert figures["loss/ave"] == pytest.approx(5 / 3)
-    assert figures["loss/s4"] == pytest.approx(2.0)
+    assert figures["ave/loss"] == pytest.approx(5 / 3)
+    assert figures["s4/loss"] == pytest.approx(2.0)
     assert figures["tokens_per_s"] / figures["samples_per_s"] == pytest.approx(20 / 4)
     assert len(window) == 0
