@@ -141,9 +141,10 @@ def painted(frame: NDArray[np.uint8], mask: NDArray[np.bool_], prompt: Prompt | 
         return out
     picture = Image.fromarray(out)
     pen = ImageDraw.Draw(picture)
-    for ink, width in (("black", 2 * thick + 2), (MARK, thick + 1)):
-        if prompt.box_xyxy_px is not None:
-            pen.rectangle(prompt.box_xyxy_px, outline=ink, width=width)
+    if prompt.box_xyxy_px is not None:
+        x1, y1, x2, y2 = prompt.box_xyxy_px
+        pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="black", width=thick + 2)
+        pen.rectangle((x1, y1, x2, y2), outline=MARK, width=thick)
     for x, y in prompt.points_xy_px:
         pen.circle((x, y), 3 * thick + 1, fill=MARK, outline="black", width=thick)
     return np.array(picture)
@@ -204,7 +205,7 @@ def best_median_worst(scores: Sequence[float], each: int = 3) -> dict[str, list[
 def figure_png(figure: Any) -> bytes:
     """Return a figure as PNG bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.1)  # long notes reach below
     return buffer.getvalue()
 
 

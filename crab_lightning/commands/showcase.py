@@ -1,0 +1,284 @@
+"""``showcase``: every task on one clip, on one page."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crab_lightning.commands.showcase_page import Lane, Panel, Showcase
+    from crab_lightning.data import AVDataModule
+    from crab_lightning.structures import DatasetSpec, Sample
+    from crab_lightning.tasks.base import Task
+
+_PLAYED = {".mp4": "video/mp4", ".webm": "video/webm", ".mov": "video/mp4"}
+_PLAYED_BYTES = 12 * 2**20
+"""Larger clips are not put into the page."""
+_STILLS = 7
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``showcase``."""
+    made = argparse.ArgumentParser(
+        prog="cli.py showcase",
+        description="Ask a trained run everything it was taught about one clip: action, emotion, events on a"
+        " timeline, matching, masks, a caption, a question. Writes one page as showcase.png and as"
+        " showcase.html, which plays the clip and needs no network, and showcase.json with every answer.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = made.add_argument
+    add("--video", required=True, type=Path, help="the clip")
+    add("--checkpoint", required=True, type=Path, help="a run folder, a .ckpt file or an adapter folder")
+    add("--audio", type=Path, help="sound file; the clip's own track when left out")
+    add("--other", type=Path, help="another clip, to be told from this one; without it matching is left out")
+    add("--question", default="What makes the sound in this video?", help="question to be answered")
+    add("--expression", help="what a referring task has to find; without it that task is left out")
+    add("--at_s", type=float, help="second of the picture that is segmented; the middle when left out")
+    add("--sam2", help="SAM2 folder, hub name or mini_sam2; the run's own mask decoder when left out")
+    add("--dataset", nargs="+", default=[], help="datasets to ask as, instead of the first of each task")
+    add("--out", type=Path, default=Path("showcase"), help="folder to write")
+    add("--config", help="config file; the run's own config.yaml when left out")
+    add("--device", default="auto", help="cpu, cuda, ...; auto takes a GPU where there is one")
+    return made
+
+
+@dataclass
+class Asker:
+    """A run with the clip and all that a user gave."""
+
+    model: Any
+    data: AVDataModule
+    args: argparse.Namespace
+    scratch: Path
+
+    def panel(self, key: str, dataset: str) -> Panel:
+        """Ask one task and return what the page shows of it."""
+        from crab_lightning.commands.ask import AskError, put
+        from crab_lightning.commands.showcase_page import Panel
+        from crab_lightning.media import MediaError
+
+        task, spec = self.data.tasks[key], self.data.datasets[dataset]
+        panel = Panel(key, dataset)
+        try:
+            sample = self._sample(dataset, spec)
+            panel.asked = question_of(task, sample)
+            began = time.perf_counter()
+            answer = put(self.model, self.data, sample)
+        except (AskError, MediaError) as err:
+            panel.why_not = str(err)
+            return panel
+        panel.seconds = round(time.perf_counter() - began, 2)
+        panel.answer, panel.truncated = answer.text, answer.truncated
+        try:
+            parsed = None if answer.truncated else task.parse(answer.text, sample, spec)
+        except ValueError as err:  # no classes in the config
+            parsed, panel.note = None, str(err)
+        if parsed is not None:
+            panel.said = said_of(task, spec, sample, parsed)
+            panel.lanes = lanes_of(parsed)
+        if sample.images:
+            self._picture(panel, task, parsed, sample)
+        if len(sample.videos) > 1 or len(sample.audios) > 1:
+            panel.note = "One is this clip" + (
+                "" if parsed is None else (": right" if parsed == 1 else ": wrong")
+            )
+        return panel
+
+    def _sample(self, dataset: str, spec: DatasetSpec) -> Sample:
+        from crab_lightning.commands.ask import AskError, make_sample, needs
+
+        args = self.args
+        videos, _, audios, wanted = needs(spec)
+        if (videos > 1 or audios > 1) and args.other is None:
+            raise AskError("needs --other, another clip")
+        given = {"question": args.question, "expression": args.expression}
+        texts = {name: given[name] for name in wanted if given.get(name) is not None}
+        if missing := sorted(wanted - set(texts)):
+            raise AskError(f"needs --{' and --'.join(missing)}")
+        sound = args.audio or args.video
+        return make_sample(
+            dataset,
+            spec,
+            [args.video, args.other] if videos > 1 else [args.video],
+            None,
+            [sound, args.other] if audios > 1 else [sound],
+            args.at_s,
+            texts,
+            self.scratch,
+        )
+
+    def _picture(self, panel: Panel, task: Task[Any], parsed: Any, sample: Sample) -> None:
+        """Draw where the answer points, and the mask where there is a decoder."""
+        from crab_lightning.media import read_image
+        from crab_lightning.segmentation import Overlay, Sam2Decoder
+        from crab_lightning.tasks import ImageGrounding
+        from crab_lightning.tasks.masks import MaskMaker
+        from crab_lightning.tasks.spatial_text import SpatialPrompt
+
+        picture = read_image(sample.images[0], None)
+        if isinstance(task, ImageGrounding):
+            parsed = None if parsed is None else SpatialPrompt(tuple(parsed))
+            decoder: Any = None
+        else:
+            own = getattr(task, "masks", None)
+            decoder = own.decoder if own is not None else None
+            if self.args.sam2 is not None:
+                decoder = Sam2Decoder(self.args.sam2, self.args.device)
+            if decoder is None:
+                panel.note = "no mask decoder in this run: --sam2 gives one"
+        prompt = None if parsed is None or parsed.absent else MaskMaker.prompt(parsed, picture)
+        mask = None
+        if decoder is not None:
+            mask = MaskMaker(decoder, "native").mask(parsed, sample)
+            mask = mask if str(mask.dtype) == "torch.bool" else mask > 0
+        panel.overlay = Overlay(picture, mask, None, prompt)
+
+
+def run(words: Sequence[str]) -> None:
+    """Ask every task and write the page.
+
+    Args:
+        words: ``showcase`` and its options.
+
+    Raises:
+        ValueError: If no task could be asked, or ``--dataset`` names one that the run does not have.
+    """
+    args = parser().parse_args(list(words[1:]))
+    for path in (args.video, args.audio, args.other):
+        if path is not None and not path.is_file():
+            raise FileNotFoundError(f"{path} is not a file")
+    from crab_lightning.commands.loading import load_run
+    from crab_lightning.commands.showcase_html import html_page
+    from crab_lightning.commands.showcase_page import TITLES, page_figure
+    from crab_lightning.segmentation import save_figure
+
+    model, data = load_run(args.checkpoint, args.config, args.device)
+    chosen = datasets_of(data, args.dataset)
+    panels, order = [], {key: place for place, key in enumerate(TITLES)}
+    with tempfile.TemporaryDirectory() as scratch:
+        asker = Asker(model, data, args, Path(scratch))
+        for key, dataset in sorted(chosen, key=lambda pair: order.get(pair[0], len(order))):
+            panels.append(asker.panel(key, dataset))
+            print(f"{key} as {dataset}: {panels[-1].said or panels[-1].why_not}", file=sys.stderr, flush=True)
+        if all(panel.why_not for panel in panels):
+            raise ValueError(f"no task could be asked about {args.video}: {panels[0].why_not}")
+        show = gather(args, panels)
+        save_figure(page_figure(show), args.out / "showcase.png")
+        (args.out / "showcase.html").write_text(html_page(show), encoding="utf-8")
+    records = [panel.record() for panel in panels]
+    content = {"video": str(args.video), "checkpoint": str(args.checkpoint), "answers": records}
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    (args.out / "showcase.json").write_text(text + "\n", encoding="utf-8")
+    asked = sum(not panel.why_not for panel in panels)
+    print(
+        f"{args.out}: showcase.png, showcase.html and showcase.json, {asked} of {len(panels)} questions asked"
+    )
+
+
+def datasets_of(data: AVDataModule, wanted: Sequence[str]) -> list[tuple[str, str]]:
+    """Return task and dataset of everything that is asked: the first row of a task, both ways of matching.
+
+    Raises:
+        ValueError: If ``wanted`` names a dataset that is not there.
+    """
+    if unknown := [name for name in wanted if name not in data.datasets]:
+        raise ValueError(f"--dataset {unknown[0]}: this run has {', '.join(data.datasets)}")
+    pairs: list[tuple[str, str]] = []
+    for key in data.tasks:
+        rows = [name for name, spec in data.datasets.items() if spec.task == key]
+        named = [name for name in rows if name in wanted]
+        if key == "question_answering" and not named:  # a question without options
+            named = [name for name in rows if "options" not in _texts(data.datasets[name])][:1]
+        count = 2 if key == "cross_modal_matching" else 1
+        pairs += [(key, name) for name in named or rows[:count]]
+    return pairs
+
+
+def _texts(spec: DatasetSpec) -> set[str]:
+    from crab_lightning.commands.ask import needs
+
+    return needs(spec)[3]
+
+
+def question_of(task: Task[Any], sample: Sample) -> str:
+    """Return the last part of the prompt, which says what is wanted."""
+    parts = [part for part in task.prompt(sample) if isinstance(part, str)]
+    return parts[-1].strip()
+
+
+def said_of(task: Task[Any], spec: DatasetSpec, sample: Sample, parsed: Any) -> str:
+    """Return a read answer in a few words."""
+    from crab_lightning.tasks.event_text import EventSpan, ModalEvents
+
+    if isinstance(parsed, ModalEvents):
+        seen, heard = (
+            ", ".join(_span(e) for e in side) or "nothing" for side in (parsed.visual, parsed.audio)
+        )
+        return f"seen: {seen}; heard: {heard}"
+    if isinstance(parsed, tuple) and all(isinstance(e, EventSpan) for e in parsed):
+        return ", ".join(_span(e) for e in parsed) or "no event"
+    plain = task.jsonable(parsed)
+    if isinstance(plain, dict) and "absent" in plain:
+        if plain["absent"]:
+            return "absent"
+        return f"box {plain['box_xyxy_px'] or '–'}, {len(plain['points_xy_px'])} points"
+    if len(sample.videos) > 1 or len(sample.audios) > 1:
+        return f"{'video' if len(sample.videos) > 1 else 'sound'} {'one' if plain == 1 else 'two'}"
+    if isinstance(plain, int) and spec.classes:
+        return spec.classes[plain]
+    return f"box {plain}" if isinstance(plain, list) else str(plain)
+
+
+def _span(event: Any) -> str:
+    return f"{event.name} {event.start_s}–{event.end_s} s"
+
+
+def lanes_of(parsed: Any) -> list[Lane]:
+    """Return what an answer draws on the timeline."""
+    from crab_lightning.commands.showcase_page import Lane
+    from crab_lightning.tasks.event_text import EventSpan, ModalEvents
+
+    sides: Mapping[str, Sequence[EventSpan]] = {}
+    if isinstance(parsed, ModalEvents):
+        sides = {"seen": parsed.visual, "heard": parsed.audio}
+    elif isinstance(parsed, tuple) and parsed and all(isinstance(e, EventSpan) for e in parsed):
+        sides = {"event": parsed}
+    return [Lane(name, [(e.name, e.start_s, e.end_s) for e in side]) for name, side in sides.items()]
+
+
+def gather(args: argparse.Namespace, panels: Sequence[Panel]) -> Showcase:
+    """Read what the page shows of the clip itself."""
+    from crab_lightning.commands.showcase_page import Showcase
+    from crab_lightning.media import log_mel, probe, read_audio, read_video
+    from crab_lightning.structures import SAMPLE_RATE_HZ
+
+    clip = read_video(args.video, _STILLS, None)
+    sound = read_audio(args.audio or args.video)
+    played = None
+    kind = _PLAYED.get(args.video.suffix.lower())
+    if kind is not None and args.video.stat().st_size <= _PLAYED_BYTES:
+        played = f"data:{kind};base64," + base64.b64encode(args.video.read_bytes()).decode()
+    info = probe(args.video)
+    return Showcase(
+        title=args.video.name,
+        facts={
+            "run": str(args.checkpoint),
+            "length": f"{clip.duration_s:.1f} s",
+            "size": f"{info.width} × {info.height}",
+        },
+        stills=clip.frames,
+        times_s=clip.times_s.tolist(),
+        duration_s=max(clip.duration_s, len(sound) / SAMPLE_RATE_HZ),
+        sound_s=len(sound) / SAMPLE_RATE_HZ,
+        mel=log_mel(sound),
+        panels=panels,
+        played=played,
+    )

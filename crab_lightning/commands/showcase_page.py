@@ -1,0 +1,291 @@
+"""The page of ``showcase`` as a figure, and what it shows."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from crab_lightning.segmentation import Overlay
+
+TITLES = {
+    "action_recognition": "Action",
+    "emotion_recognition": "Emotion",
+    "event_localization": "Events",
+    "event_parsing": "Seen and heard",
+    "cross_modal_matching": "Matching",
+    "segmentation": "What sounds, as a mask",
+    "referring_segmentation": "What is meant, as a mask",
+    "image_grounding": "What sounds, as a box",
+    "captioning": "Caption",
+    "question_answering": "Question",
+}
+"""Task -> heading, in the order of the page; tasks of a user's own follow under their key."""
+
+# Okabe and Ito, darkened where white text would be hard to read.
+_COLOURS = ("#0072b2", "#c04f00", "#00805e", "#a4508b", "#37718e", "#806000")
+
+
+@dataclass
+class Lane:
+    """One row of the timeline.
+
+    Args:
+        name: ``event``, ``seen`` or ``heard``.
+        spans: Name, first and last second of each event.
+    """
+
+    name: str
+    spans: Sequence[tuple[str, float, float]]
+
+    def rows(self) -> list[list[tuple[str, float, float]]]:
+        """Share events out so that none covers another."""
+        rows: list[list[tuple[str, float, float]]] = []
+        for span in sorted(self.spans, key=lambda span: (span[1], span[2])):
+            free = next((row for row in rows if row[-1][2] <= span[1]), None)
+            if free is None:
+                rows.append([span])
+            else:
+                free.append(span)
+        return rows or [[]]
+
+
+@dataclass
+class Panel:
+    """One question and what came of it.
+
+    Args:
+        task: Key of the task.
+        dataset: Dataset that it was asked as.
+        asked: What was asked.
+        answer: Raw answer.
+        said: The read answer in a few words; empty for one that cannot be read.
+        truncated: Whether the answer was cut off at the token limit.
+        seconds: Time that the answer took.
+        why_not: Why it was not asked.
+        note: A remark.
+        lanes: What it draws on the timeline.
+        overlay: What it draws on a picture.
+    """
+
+    task: str
+    dataset: str
+    asked: str = ""
+    answer: str = ""
+    said: str = ""
+    truncated: bool = False
+    seconds: float = 0.0
+    why_not: str = ""
+    note: str = ""
+    lanes: Sequence[Lane] = ()
+    overlay: Overlay | None = None
+
+    @property
+    def title(self) -> str:
+        """Heading."""
+        return TITLES.get(self.task, self.task)
+
+    @property
+    def short(self) -> str:
+        """What is shown large."""
+        if self.why_not:
+            return "not asked"
+        if self.truncated:
+            return "cut off at the token limit"
+        return self.said or "cannot be read"
+
+    def record(self) -> dict[str, Any]:
+        """Return what is written as JSON."""
+        names = ("task", "dataset", "asked", "answer", "said", "truncated", "seconds", "why_not", "note")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass
+class Showcase:
+    """Everything on the page.
+
+    Args:
+        title: Name of the clip.
+        facts: Shown under it.
+        stills: uint8 ``(F, 3, H, W)``, spread over the clip.
+        times_s: When they are.
+        duration_s: Length of the timeline.
+        sound_s: Length of the sound.
+        mel: Log-mel spectrogram ``(mel, A)``, low pitch first.
+        panels: Questions, in order.
+        played: The clip as a data URI; ``None`` where it is too long or no browser plays it.
+    """
+
+    title: str
+    facts: dict[str, str]
+    stills: Tensor
+    times_s: Sequence[float]
+    duration_s: float
+    sound_s: float
+    mel: Tensor
+    panels: Sequence[Panel]
+    played: str | None = None
+    colours: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = dict.fromkeys(name for lane in self.lanes for name, _, _ in lane.spans)
+        self.colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(names)}
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """Rows of the timeline, of all panels."""
+        return [lane for panel in self.panels for lane in panel.lanes]
+
+    @property
+    def pictures(self) -> list[Panel]:
+        """Panels with a picture."""
+        return [panel for panel in self.panels if panel.overlay is not None]
+
+    @property
+    def cards(self) -> list[Panel]:
+        """Panels of text alone; those that were not asked come last."""
+        cards = [panel for panel in self.panels if panel.overlay is None]
+        return sorted(cards, key=lambda panel: bool(panel.why_not))
+
+
+def spectrogram(show: Showcase) -> NDArray[np.uint8]:
+    """Return the sound as an RGB picture, high pitch above."""
+    from matplotlib import colormaps
+
+    mel = show.mel.flip(0).numpy()
+    low, high = np.quantile(mel, 0.02), mel.max()
+    level = np.clip((mel - low) / max(high - low, 1e-6), 0, 1)
+    return np.asarray(255 * colormaps["magma"](level)[..., :3]).astype(np.uint8)
+
+
+def page_figure(show: Showcase) -> Any:
+    """Return the page as a matplotlib figure."""
+    from matplotlib.figure import Figure
+
+    rows = [(lane.name if not i else "", row) for lane in show.lanes for i, row in enumerate(lane.rows())]
+    card_rows = (len(show.cards) + 1) // 2
+    lanes_in = 0.34 * max(1, len(rows)) + 0.1
+    heights = [0.75, 1.35, 1.25, lanes_in, 3.7 if show.pictures else 0.01, 1.62 * card_rows]
+    figure = Figure(figsize=(13, sum(heights) + 1.1), dpi=130)
+    top, total = 1.0, sum(heights) + 1.1
+    gaps = [0.0, 0.22, 0.2, 0.04, 0.5, 0.0]
+    places = []
+    for height, gap in zip(heights, gaps, strict=True):
+        top -= gap / total
+        places.append((top - height / total, height / total))
+        top -= height / total
+    left, wide = 0.085, 0.88
+    figure.text(
+        0.035, places[0][0] + 0.55 * places[0][1], show.title, fontsize=19, fontweight="bold", va="center"
+    )
+    facts = "     ".join(f"{name} {value}" for name, value in show.facts.items())
+    figure.text(0.035, places[0][0] + 0.12 * places[0][1], facts, fontsize=10, color="#5d6b7a", va="center")
+    _draw_stills(figure, show, places[1])
+    sound = figure.add_axes((left, places[2][0], wide, places[2][1]))
+    sound.imshow(spectrogram(show), aspect="auto", extent=(0, show.sound_s, 0, 1), interpolation="bilinear")
+    sound.set_xlim(0, show.duration_s)
+    sound.set_yticks([])
+    sound.tick_params(labelbottom=False, length=0)
+    sound.set_ylabel("sound", rotation=0, ha="right", va="center", fontsize=10)
+    lanes = figure.add_axes((left, places[3][0], wide, places[3][1]), sharex=sound)
+    _draw_lanes(lanes, show, rows)
+    for i, panel in enumerate(show.pictures):
+        _draw_picture(figure, panel, i, len(show.pictures), places[4])
+    for i, panel in enumerate(show.cards):
+        height = places[5][1] / card_rows
+        bottom = places[5][0] + places[5][1] - (i // 2 + 1) * height
+        _draw_card(figure, panel, (0.035 + 0.47 * (i % 2), bottom, 0.455, 0.9 * height))
+    return figure
+
+
+def _draw_stills(figure: Any, show: Showcase, place: tuple[float, float]) -> None:
+    count = len(show.stills)
+    for i, (still, time_s) in enumerate(zip(show.stills, show.times_s, strict=True)):
+        axes = figure.add_axes((0.035 + i * 0.93 / count, place[0], 0.93 / count - 0.006, place[1]))
+        axes.imshow(still.permute(1, 2, 0).numpy())
+        axes.set_title(f"{time_s:.1f} s", fontsize=8, pad=2, color="#5d6b7a")
+        axes.axis("off")
+
+
+def _draw_lanes(
+    axes: Any, show: Showcase, rows: Sequence[tuple[str, list[tuple[str, float, float]]]]
+) -> None:
+    for i, (_, row) in enumerate(rows):
+        for name, start, end in row:
+            axes.barh(i, end - start, left=start, height=0.78, color=show.colours[name], linewidth=0)
+            axes.text(
+                (start + end) / 2, i, name, ha="center", va="center", color="white", fontsize=9, clip_on=True
+            )
+    if not rows:
+        axes.text(0.5, 0.5, "no events", transform=axes.transAxes, ha="center", va="center", color="#5d6b7a")
+    axes.set_ylim(max(1, len(rows)) - 0.5, -0.5)
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=10)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlim(0, show.duration_s)
+    axes.set_xlabel("seconds", fontsize=9, labelpad=1)
+    axes.tick_params(axis="x", labelsize=9)
+    axes.grid(axis="x", color="#d9e0e7", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+
+
+def _draw_picture(figure: Any, panel: Panel, i: int, count: int, place: tuple[float, float]) -> None:
+    from crab_lightning.segmentation.overlays import draw_overlay
+
+    assert panel.overlay is not None
+    width = 0.93 / count
+    axes = figure.add_axes((0.035 + i * width, place[0] + 0.2 * place[1], width - 0.02, 0.68 * place[1]))
+    draw_overlay(axes, panel.overlay, size=9)
+    axes.set_anchor("W")  # in line with the text below
+    axes.set_title(panel.title, fontsize=12, fontweight="bold", loc="left")
+    said = panel.note or ("" if panel.said else panel.short)
+    lines = [*_lines(panel.asked, int(92 / count) + 14, 2), *([said] if said else [])]
+    figure.text(
+        0.035 + i * width,
+        place[0] + 0.09 * place[1],
+        "\n".join(lines),
+        fontsize=8.5,
+        va="top",
+        color="#5d6b7a",
+    )
+
+
+def _draw_card(figure: Any, panel: Panel, place: tuple[float, float, float, float]) -> None:
+    from matplotlib.patches import FancyBboxPatch
+
+    axes = figure.add_axes(place)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.axis("off")
+    box = FancyBboxPatch(
+        (0.005, 0.01), 0.99, 0.98, boxstyle="round,pad=0,rounding_size=0.02", mutation_aspect=4
+    )
+    box.set(facecolor="#f5f7f9", edgecolor="#d9e0e7")
+    axes.add_patch(box)
+    dim = "#5d6b7a"
+    axes.text(0.025, 0.86, panel.title, fontsize=9.5, color=dim, va="center", fontweight="bold")
+    axes.text(0.975, 0.86, f"as {panel.dataset}", fontsize=8.5, color=dim, va="center", ha="right")
+    short = _lines(panel.short, 50, 3)
+    size = 15 if len(short) == 1 else 11
+    plain = bool(panel.said) and not panel.why_not
+    axes.text(
+        0.025, 0.74, "\n".join(_lines(panel.short, 50 if size == 15 else 66, 3)), fontsize=size, va="top",
+        color="#1c2530" if plain else "#d55e00" if not panel.why_not else dim, linespacing=1.25,
+    )  # fmt: skip
+    below = panel.why_not or panel.asked
+    if panel.note:
+        below = f"{panel.note}. {below}"
+    raw = [] if panel.why_not or panel.answer.strip() == panel.said.strip() else _lines(panel.answer, 96, 2)
+    small = "\n".join([*_lines(below, 96, 1 if raw else 2), *raw])
+    axes.text(0.025, 0.07, small, fontsize=8, va="bottom", color=dim, linespacing=1.3)
+
+
+def _lines(text: str, width: int, most: int) -> list[str]:
+    return textwrap.wrap(text, width, max_lines=most, placeholder=" …") or [""]

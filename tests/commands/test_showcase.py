@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from crab_lightning.commands import main
+from crab_lightning.commands.showcase_page import Lane
+from crab_lightning.media import write_video
+from crab_lightning.structures import AudioWindow, DatasetSpec, Prediction, Sample
+from crab_lightning.tasks import (
+    ActionRecognition,
+    Captioning,
+    CrossModalMatching,
+    EventLocalization,
+    EventParsing,
+    ImageGrounding,
+    QuestionAnswering,
+    ReferringSegmentation,
+    Segmentation,
+)
+from tests.segmentation.test_test_loop import Rectangle
+
+UNITS = AudioWindow("units", 10)
+SAYS = {
+    "ks": "<answer>tap dancing</answer>",
+    "a2v": "<answer>video one</answer>",
+    "v2a": "<answer>audio two</answer>",
+    "ave": "<event>dog & cat, (1 3)</event>",
+    "avvp": "<visual>Dog,(0 2)</visual><audio>Dog,(0 2),(3 4)</audio><audio>Horn,(1 4)</audio>",
+    "s4": "It is the dog. [56,56,167,167],[100,60],[90,90],[80,80]",
+    "ref_avs": "<answer>false</answer>",
+    "arig": "<obj>(20,30)(100,120)</obj>",
+    "avcap": "A dog <barks>.",
+    "avqa": "no idea at all, nothing in tags",
+}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Sample]:
+    """What a run is asked that answers every dataset with one sentence."""
+    samples: dict[str, Sample] = {}
+    tasks = {
+        "question_answering": QuestionAnswering(),
+        "action_recognition": ActionRecognition(),
+        "cross_modal_matching": CrossModalMatching(),
+        "event_localization": EventLocalization(),
+        "event_parsing": EventParsing(),
+        "segmentation": Segmentation(mask_decoder=Rectangle()),
+        "referring_segmentation": ReferringSegmentation(mask_decoder=Rectangle()),
+        "image_grounding": ImageGrounding(),
+        "captioning": Captioning(),
+    }
+    rows = {
+        "avqa_thu": ("question_answering", UNITS, None),
+        "avqa": ("question_answering", UNITS, None),
+        "ks": ("action_recognition", UNITS, ["singing", "tap dancing"]),
+        "a2v": ("cross_modal_matching", UNITS, None),
+        "v2a": ("cross_modal_matching", UNITS, None),
+        "ave": ("event_localization", UNITS, ["dog & cat"]),
+        "avvp": ("event_parsing", UNITS, ["Dog", "Horn"]),
+        "s4": ("segmentation", AudioWindow("one_unit", 5), None),
+        "ref_avs": ("referring_segmentation", AudioWindow("one_unit", 10), None),
+        "arig": ("image_grounding", AudioWindow("one_unit", 5), None),
+        "avcap": ("captioning", UNITS, None),
+    }
+    specs = {name: DatasetSpec(task, name, audio=audio, classes=c) for name, (task, audio, c) in rows.items()}
+    data = SimpleNamespace(tasks=tasks, datasets=specs)
+
+    def put(model: Any, data: Any, sample: Sample) -> Prediction:
+        samples[sample.dataset] = sample
+        return Prediction(sample, SAYS[sample.dataset])
+
+    monkeypatch.setattr("crab_lightning.commands.loading.load_run", lambda *_: (None, data))
+    monkeypatch.setattr("crab_lightning.commands.ask.put", put)
+    return samples
+
+
+def clip(path: Path) -> Path:
+    write_video(path, np.full((8, 48, 64, 3), 90, np.uint8), 2, 0.1 * torch.randn(64_000))
+    return path
+
+
+def showcase(tmp_path: Path, *words: str) -> tuple[dict[str, dict[str, Any]], str]:
+    out = tmp_path / "out"
+    video = clip(tmp_path / "clip.mp4")
+    assert main(["showcase", "--video", str(video), "--checkpoint", "run", "--out", str(out), *words]) == 0
+    assert Image.open(out / "showcase.png").size[0] > 1000
+    answers = json.loads((out / "showcase.json").read_text())["answers"]
+    return {a["dataset"]: a for a in answers}, (out / "showcase.html").read_text()
+
+
+def test_every_task_is_asked_about_one_clip(tmp_path: Path, asked: dict[str, Sample]) -> None:
+    other = clip(tmp_path / "other.mp4")
+    answers, page = showcase(tmp_path, "--other", str(other), "--expression", "the dog", "--question", "Why?")
+    assert set(asked) == set(SAYS)
+    assert {name: a["said"] for name, a in answers.items()} == {
+        "ks": "tap dancing",
+        "ave": "dog & cat 1–3 s",
+        "avvp": "seen: Dog 0–2 s; heard: Dog 0–2 s, Dog 3–4 s, Horn 1–4 s",
+        "a2v": "video one",
+        "v2a": "sound two",
+        "s4": "box [56, 56, 167, 167], 3 points",
+        "ref_avs": "absent",
+        "arig": "box [20, 30, 100, 120]",
+        "avcap": "A dog <barks>.",
+        "avqa": "no idea at all, nothing in tags",
+    }
+    assert answers["a2v"]["note"] == "One is this clip: right"
+    assert answers["v2a"]["note"] == "One is this clip: wrong"
+    assert [path.name for path in asked["a2v"].videos] == ["clip.mp4", "other.mp4"]
+    assert [path.name for path in asked["v2a"].audios] == ["clip.mp4", "other.mp4"]
+    assert answers["avqa"]["asked"].endswith("Why?")
+    # Nothing is fetched, nothing that the model says becomes markup.
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    assert "A dog &lt;barks&gt;." in page
+    assert "<video controls src=" in page
+
+
+def test_events_stand_at_their_seconds(tmp_path: Path, asked: dict[str, Sample]) -> None:
+    _, page = showcase(tmp_path)
+    (left, width) = re.findall(r'left:([\d.]+)%;width:([\d.]+)%;[^>]+title="dog &amp; cat, 1 to 3 s"', page)[
+        0
+    ]
+    assert float(left) == pytest.approx(25, abs=0.5)  # of four seconds
+    assert float(width) == pytest.approx(50, abs=0.5)
+
+
+def test_what_cannot_be_asked_says_what_it_needs(tmp_path: Path, asked: dict[str, Sample]) -> None:
+    answers, page = showcase(tmp_path)
+    assert answers["a2v"]["why_not"] == "needs --other, another clip"
+    assert answers["ref_avs"]["why_not"] == "needs --expression"
+    assert "ref_avs" not in asked
+    assert "needs --expression" in page
+
+
+def test_datasets_are_chosen_by_name(
+    tmp_path: Path, asked: dict[str, Sample], capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = clip(tmp_path / "clip.mp4")
+    words = ["showcase", "--video", str(video), "--checkpoint", "run", "--out", str(tmp_path), "--dataset"]
+    assert main([*words, "kinetics"]) == 1
+    assert "--dataset kinetics: this run has avqa_thu, avqa, ks" in capsys.readouterr().err
+    assert main([*words, "v2a"]) == 0
+    answers = json.loads((tmp_path / "showcase.json").read_text())["answers"]
+    assert [a["dataset"] for a in answers if a["task"] == "cross_modal_matching"] == ["v2a"]
+
+
+def test_events_at_one_time_get_rows_of_their_own() -> None:
+    lane = Lane("heard", [("a", 0, 4), ("b", 2, 3), ("c", 4, 6), ("d", 3, 5)])
+    assert [[name for name, _, _ in row] for row in lane.rows()] == [["a", "c"], ["b", "d"]]
+    assert Lane("heard", []).rows() == [[]]
+
+
+def test_a_real_clip_makes_a_page(tmp_path: Path, asked: dict[str, Sample], real_clips: Path) -> None:
+    (video,) = (real_clips / "AVUIE_2" / "avvp" / "video").glob("*.mp4")
+    assert main(["showcase", "--video", str(video), "--checkpoint", "run", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "showcase.html").stat().st_size > video.stat().st_size
