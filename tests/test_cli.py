@@ -159,6 +159,7 @@ def test_test_of_a_run_folder_needs_no_config_and_writes_into_it(trained: Path) 
         lines = (trained / f"predictions/{name}.jsonl").read_text().splitlines()
         assert len(lines) == len({json.loads(line)["id"] for line in lines}) == result["counts"]["scored"]
     assert (trained / "config.yaml").read_text() == config
+    assert (trained / "config.test.yaml").is_file()
 
 
 def test_adapter_folder_gives_the_answers_of_the_checkpoint(trained: Path, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def print_results(
     """Print :func:`results_table`, at full width when the output is not a terminal."""
     console = Console()
     if not console.is_terminal:
-        console = Console(width=160)
+        console = Console(width=190 if any(r.get("likelihood") for r in results.values()) else 160)
     console.print(results_table(results, split, answers_per_s, headlines=headlines))
 
 

@@ -53,8 +53,12 @@ def run(words: Sequence[str]) -> None:
     root = args.root or _root(run, config, notes)
     datasets = [_part(run, name, config, root, args.failures) for name in run.datasets]
     summary = run.summary
-    facts = {"split": run.split, "folder": str(run.folder)}
-    facts |= {k: f"{summary[k]:,}" for k in ("step", "epoch", "processes", "answers_per_s") if k in summary}
+    answers = sum(entry["counts"]["scored"] for entry in run.datasets.values())
+    facts = {"split": run.split, "folder": str(run.folder), "answers": f"{answers:,}"}
+    if checkpoint := (summary.get("identity") or {}).get("checkpoint"):
+        facts["checkpoint"] = "/".join(Path(checkpoint[0]).parts[-2:])
+    names = {"step": "step", "processes": "processes", "answers_per_s": "answers per second"}
+    facts |= {name: f"{summary[k]:,}" for k, name in names.items() if summary.get(k)}
     if summary.get("whole_split") is False:
         notes.append("The trainer saw a part of the split only: these are not the scores of the benchmark.")
     page = Page(run.name, facts, summary, datasets, read_curves(run.folder), notes)
@@ -189,7 +193,8 @@ def sample_stills(sample: Sample) -> tuple[list[Still], str]:
                 mel = log_mel(read_audio(path)).flip(0)  # (mel, M), high pitch above
                 low, high = mel.min(), mel.max()
                 grey = 255 * (1 - (mel - low) / (high - low).clamp_min(1e-6))
-                stills.append(Still(_jpeg(grey.byte(), (480, 56)), "sound", f"{path.name}, spectrogram"))
+                about = f"{path.name}, spectrogram"
+                stills.append(Still(_jpeg(grey.byte(), (480, 56)), "sound", about, mel.shape[-1] / 100))
         except (MediaError, OSError) as err:
             lost.append(str(err))
     return stills, "; ".join(lost)

@@ -10,11 +10,16 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from crab_lightning.reports.charts import bars, boxes_svg, confusion, line_chart
+from crab_lightning.reports.charts import bars, boxes_svg, confusion, reliability, spans_svg
+from crab_lightning.reports.curves import Curves, dataset_curves, run_curves
+from crab_lightning.reports.results import metric_table, results, single_metrics
+from crab_lightning.tasks.answers import extract_answer
 
 _TAGGED = re.compile(
     r"(<(answer|event|range|visual|audio)>.*?(?:</\2>|$)|\[[\d ,.]+\])", re.DOTALL | re.IGNORECASE
 )
+
+_PLACE = re.compile(r"&lt;(video|image|audio)&gt;")
 
 _STYLE = Path(__file__).with_name("page.css")
 
@@ -32,11 +37,13 @@ class Still:
         data_uri: The picture itself, ``data:image/...;base64,...``.
         kind: ``frame``, ``image`` (shown larger, boxes above it) or ``sound`` (a spectrogram, shown wide).
         about: Text shown over it.
+        duration_s: Seconds that a spectrogram spans, for events drawn below it.
     """
 
     data_uri: str
     kind: str
     about: str
+    duration_s: float | None = None
 
 
 @dataclass
@@ -101,82 +108,39 @@ def render(page: Page) -> str:
     facts = " · ".join(f"{escape(k)} <b>{escape(v)}</b>" for k, v in page.facts.items())
     links = "".join(f'<a href="#{escape(p.key)}">{escape(p.title)}</a>' for p in page.datasets)
     notes = "".join(f'<p class="dim">{escape(note)}</p>' for note in page.notes)
-    charts = "".join(line_chart(tag, points) for tag, points in page.curves.items())
-    charts = charts or '<p class="dim">no training curves in this run folder</p>'
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{escape(page.title)}</title><style>{_STYLE.read_text(encoding="utf-8")}</style></head><body>
 <h1>{escape(page.title)}</h1><p>{facts}</p>{notes}
-<h2>Results</h2><p class="dim">Percent. Strict: unreadable, cut-off and missing answers are wrong.
-Valid only: over readable answers alone, as most papers report.
-Majority: the most frequent training answer.</p>
-<div class="scroll">{_results(page)}</div>
-<h2>Curves</h2><div class="charts">{charts}</div>
+<h2>Results</h2>{results(page.datasets, page.summary)}
+<h2>Curves</h2>{run_curves(page.curves)}
 <h2>Datasets</h2><nav>{links} <button id="all">open all</button></nav>
-{"".join(_dataset(part) for part in page.datasets)}
+{"".join(_dataset(part, page.curves) for part in page.datasets)}
 <script>{_SCRIPT}</script></body></html>
 """
 
 
-def _results(page: Page) -> str:
-    head = [
-        "dataset",
-        "task",
-        "metric",
-        "strict",
-        "valid only",
-        "majority",
-        "answers",
-        "unparsed",
-        "cut off",
-        "missing",
-        "loss",
-    ]
-    rows = []
-    for part in page.datasets:
-        entry, counts = part.entry, part.entry["counts"]
-        names = [k for k, v in entry["strict"].items() if not isinstance(v, list)]
-        names.sort(key=lambda name: name != entry["headline"])
-        for i, metric in enumerate(names or [""]):
-            scores = [_percent(entry[p].get(metric)) for p in ("strict", "valid_only", "majority")]
-            tail = (
-                [f"{counts[k]:,}" for k in ("scored", "unparsed", "truncated", "missing")]
-                if not i
-                else [""] * 4
-            )
-            loss = "" if i or entry.get("loss") is None else f"{entry['loss']:.3f}"
-            name = f'<a href="#{escape(part.key)}">{escape(part.title)}</a>' if not i else ""
-            cells = [
-                name,
-                "" if i else escape(str(entry["task"])),
-                escape(metric or "none"),
-                *scores,
-                *tail,
-                loss,
-            ]
-            kind = ("first " if not i else "") + ("head" if metric == entry["headline"] else "")
-            rows.append(f'<tr class="{kind}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    mean = page.summary.get("mean") or {}
-    if mean.get("headline") is not None and len(page.datasets) > 1:
-        values = [_percent(mean.get(k)) for k in ("headline", "headline_valid_only", "headline_majority")]
-        cells = ["mean", "", "headline", *values, *[""] * 5]
-        rows.append('<tr class="first head">' + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
-    header = "".join(f"<th>{h}</th>" for h in head)
-    return f'<table class="results"><thead><tr>{header}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-
-
-def _dataset(part: DatasetPart) -> str:
+def _dataset(part: DatasetPart, curves: Curves) -> str:
     entry = part.entry
     parts = [
-        f'<h3 id="{escape(part.key)}">{escape(part.title)} <span class="dim">{escape(part.key)}</span></h3>'
+        f'<h3 id="{escape(part.key)}">{escape(part.title)} <span class="dim">{escape(part.key)},'
+        f" {escape(str(entry['task']))}</span></h3>"
     ]
-    single = {k: v for k, v in entry["strict"].items() if not isinstance(v, list)}
-    if len(single) > 3:
-        shown = "" if entry.get("headline") is None else f"headline {entry['headline']}, "
-        about = f"Breakdown ({escape(shown)}{len(single)} metrics)"
-        parts.append(f"<details><summary>{about}</summary>{bars(single)}</details>")
+    if entry.get("note"):
+        parts.append(f'<p class="dim">{escape(entry["note"])}</p>')
+    if len(single_metrics(entry)) > 1:
+        parts.append(f"<details><summary>All metrics</summary>{metric_table(entry)}</details>")
+    grouped = {k: v for k, v in single_metrics(entry).items() if k.startswith("accuracy_")}
+    if grouped:
+        parts.append(f"<details><summary>By type</summary>{bars(grouped)}</details>")
+    pair = []
     if matrix := confusion(part.records):
-        parts.append(f"<details open><summary>Confusion matrix</summary>{matrix}</details>")
+        pair.append(f"<details open><summary>Confusion matrix</summary>{matrix}</details>")
+    if entry.get("calibration"):
+        drawn = reliability(entry["calibration"])
+        pair.append(f"<details open><summary>Reliability of likelihoods</summary>{drawn}</details>")
+    parts.append(f'<div class="pair">{"".join(pair)}</div>' if pair else "")
+    parts.append(dataset_curves(curves, str(entry["task"]), part.key, entry.get("headline")))
     if part.cards:
         cards = "".join(_card(card) for card in part.cards)
         parts.append(
@@ -196,12 +160,13 @@ def _card(card: Card) -> str:
     state = " <span class='bad'>unreadable</span>" if record.get("parsed") is None else ""
     state += " <span class='bad'>cut off</span>" if record.get("truncated") else ""
     rows = {
-        "asked": escape(str(record.get("prompt", ""))),
+        "asked": _PLACE.sub(r'<span class="media">\1</span>', escape(str(record.get("prompt", "")))),
         "answer": _marked(record.get("answer", "")),
         "read as": f"{escape(_short(record.get('parsed')))}{state}",
         "truth": escape(_short(record.get("truth"))),
         "reference": escape(str(record.get("reference", ""))),
         "score": said,
+        "likeliest": _candidates(record),
     }
     listed = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows.items() if value)
     bare = f'<p class="dim">{escape(card.why_bare)}</p>' if card.why_bare else ""
@@ -211,11 +176,27 @@ def _card(card: Card) -> str:
     )
 
 
+def _candidates(record: Mapping[str, Any], most: int = 4) -> str:
+    """Draw the likeliest candidates with their probabilities; empty where none were weighed."""
+    rows = sorted(record.get("candidates", ()), key=lambda row: -row["probability"])[:most]
+    shown = "".join(
+        f'<div class="share"><i><b style="width:{100 * row["probability"]:.0f}%"></b></i>'
+        f"<em>{100 * row['probability']:.0f} %</em><span>{escape(extract_answer(row['text']))}</span></div>"
+        for row in rows
+    )
+    return f"{shown}{'' if record.get('choice_right') else '<span class=bad>wrong</span>'}" if rows else ""
+
+
 def _still(still: Still, record: Mapping[str, Any]) -> str:
     kind = {"sound": "still wide", "image": "still big"}.get(still.kind, "still")
-    layer = boxes_svg(record.get("truth"), record.get("parsed"), 224) if still.kind == "image" else ""
+    layer, below = "", ""
+    if still.kind == "image":
+        layer = boxes_svg(record.get("truth"), record.get("parsed"), 224)
+    elif still.duration_s:
+        below = spans_svg(record.get("truth"), record.get("parsed"), still.duration_s)
     about = escape(still.about)
-    return f'<div class="{kind}" title="{about}"><img src="{still.data_uri}" alt="{about}">{layer}</div>'
+    picture = f'<img src="{still.data_uri}" alt="{about}">{layer}'
+    return f'<div class="{kind}" title="{about}">{picture}</div>{below}'
 
 
 def _marked(text: str) -> str:
@@ -231,7 +212,3 @@ def _short(value: Any) -> str:
     return (
         "–" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     )
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f}"

@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from crab_lightning.commands import main
 from crab_lightning.media import write_audio, write_video
+from crab_lightning.reports.charts import line_chart, spans_svg
 
 EVIL = "<script>alert(1)</script> It honks. <answer>horn</answer>"
 
@@ -126,6 +127,55 @@ def test_curves_counts_and_confusion_are_there(run: Path) -> None:
     assert 'title="true dog, said horn: 1 of 1"' in text
     assert 'title="true horn, said unreadable: 1 of 1"' in text
     assert "<td>2</td><td>1</td><td>0</td><td>0</td>" in text
+
+
+def test_every_dataset_has_one_row_and_its_further_metrics_a_table(run: Path) -> None:
+    content = json.loads((run / "metrics.json").read_text())
+    content["test"]["datasets"]["ks"]["strict"]["weighted_f1"] = 0.25
+    (run / "metrics.json").write_text(json.dumps(content))
+    text = page(run)
+    assert text.count('<a href="#ks">') == 2  # in the table and in the list of links
+    assert "<td>weighted_f1</td>" in text.split("All metrics")[1]
+    assert "likelihood" not in text.lower()
+
+
+def test_weighed_candidates_are_shown_with_their_reliability(run: Path) -> None:
+    content = json.loads((run / "metrics.json").read_text())
+    entry = content["test"]["datasets"]["ks"]
+    bins = {"bin_answers": [0, 2], "bin_right": [0, 1], "bin_confidence": [0.0, 1.5]}
+    entry["calibration"] = {"error": 0.25, "accuracy": 0.5, "confidence": 0.75, **bins}
+    entry["likelihood"] = {"accuracy": 0.5}
+    (run / "metrics.json").write_text(json.dumps(content))
+    file = run / "predictions" / "ks.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    names = (("<answer>dog</answer>.", 0.8), ("<answer>horn</answer>.", 0.2))
+    lines[0]["candidates"] = [{"text": t, "probability": p, "log_prob": -1, "tokens": 2} for t, p in names]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = page(run)
+    assert "expected calibration error 25.0 points" in text
+    assert "2 answers with a mean confidence of 75.0 %: 50.0 % right" in text
+    assert "<em>80 %</em><span>dog</span>" in text
+    assert "<td>50.00</td><td>25.00</td>" in text  # likelihood, calibration error
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [{"event": "<b>", "start_s": 0, "end_s": 2.5}],
+        {"visual": [["<b>", 0, 2.5]], "audio": []},
+    ],
+)
+def test_events_are_drawn_over_the_time_of_their_sound(events: Any) -> None:
+    drawn = spans_svg(events, None, 10.0)
+    assert '<rect x="0" y="2" height="10" rx="3" width="250"' in drawn
+    assert "<title>true: &lt;b&gt;, 0 to 2.5 s</title>" in drawn
+    assert spans_svg("horn", [1, 2, 3, 4], 10.0) == ""
+
+
+def test_axis_of_large_values_stays_short(run: Path) -> None:
+    drawn = line_chart({"tokens": [(0, 1800.0), (1, 9800.0)]})
+    assert ">9.8k<" in drawn
+    assert "e+03" not in drawn
 
 
 def test_without_data_root_the_page_says_so(run: Path) -> None:

@@ -1,0 +1,109 @@
+"""Tables of the HTML page: one row for each dataset, and all metrics of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, Protocol
+
+from crab_lightning.reports.tables import percent
+
+_PROTOCOLS = ("strict", "valid_only", "majority", "likelihood")
+
+
+class Part(Protocol):
+    """What a row is made of."""
+
+    @property
+    def key(self) -> str: ...  # noqa: D102
+
+    @property
+    def title(self) -> str: ...  # noqa: D102
+
+    @property
+    def entry(self) -> Mapping[str, Any]: ...  # noqa: D102
+
+
+def single_metrics(entry: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the metrics of a dataset that are one number, the headline first."""
+    kept = {k: v for k, v in entry["strict"].items() if not isinstance(v, list)}
+    return dict(sorted(kept.items(), key=lambda item: item[0] != entry["headline"]))
+
+
+def results(parts: Sequence[Part], summary: Mapping[str, Any]) -> str:
+    """Return the headline of every dataset beside its baseline, and what the columns mean."""
+    weighed = any(part.entry.get("likelihood") for part in parts)
+    losses = any(part.entry.get("loss") is not None for part in parts)
+    head = ["dataset", "metric", "", "strict", "valid only", "majority"]
+    head += ["likelihood", "calibration error"] if weighed else []
+    head += ["answers", "unparsed", "cut off", "missing", *(["loss"] if losses else [])]
+    rows = []
+    for part in parts:
+        entry, counts = part.entry, part.entry["counts"]
+        metric = entry["headline"] or next(iter(single_metrics(entry)), "")
+        values = {p: (entry.get(p) or {}).get(metric) for p in _PROTOCOLS}
+        cells = [
+            f'<a href="#{escape(part.key)}">{escape(part.title)}</a>',
+            escape(metric or "none"),
+            _bar(values["strict"], values["majority"]),
+            f"<b>{percent(values['strict'])}</b>",
+            percent(values["valid_only"]),
+            percent(values["majority"]),
+        ]
+        if weighed:
+            calibration = entry.get("calibration")
+            cells += [percent(values["likelihood"]), percent(calibration["error"]) if calibration else "–"]
+        cells += [f"{counts[k]:,}" for k in ("scored", "unparsed", "truncated", "missing")]
+        if losses:
+            cells.append("" if entry.get("loss") is None else f"{entry['loss']:.3f}")
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    mean = summary.get("mean") or {}
+    if mean.get("headline") is not None and len(parts) > 1:
+        means = [percent(mean.get(k)) for k in ("headline", "headline_valid_only", "headline_majority")]
+        cells = [
+            "mean",
+            "headline, at most 100",
+            _bar(mean["headline"], mean.get("headline_majority")),
+            *means,
+        ]
+        cells += [""] * (len(head) - len(cells))
+        rows.append('<tr class="mean">' + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
+    header = "".join(f"<th>{name}</th>" for name in head)
+    about = (
+        "Percent. Strict: unreadable, cut-off and missing answers are wrong. Valid only: over readable"
+        " answers alone, as most papers report. Majority: the most frequent training answer, a line on the"
+        " bar."
+    )
+    if weighed:
+        about += (
+            " Likelihood: the answer of the closed set that the model finds likeliest; nothing is parsed."
+        )
+    return f'<p class="dim">{about}</p><div class="scroll">{_table(header, rows)}</div>'
+
+
+def metric_table(entry: Mapping[str, Any]) -> str:
+    """Return every single-number metric of a dataset in each protocol that it was scored in."""
+    protocols = [p for p in _PROTOCOLS if entry.get(p)]
+    header = "".join(
+        f"<th>{escape(name)}</th>" for name in ("metric", "", *(p.replace("_", " ") for p in protocols))
+    )
+    rows = []
+    for metric, value in single_metrics(entry).items():
+        cells = [escape(metric), _bar(value, (entry.get("majority") or {}).get(metric))]
+        cells += [percent(entry[p].get(metric)) for p in protocols]
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return _table(header, rows, " narrow")
+
+
+def _table(header: str, rows: Sequence[str], kind: str = "") -> str:
+    body = f"<tbody>{''.join(rows)}</tbody>"
+    return f'<table class="results{kind}"><thead><tr>{header}</tr></thead>{body}</table>'
+
+
+def _bar(value: float | None, baseline: float | None) -> str:
+    """Draw a share, with a line at its baseline."""
+    if value is None:
+        return ""
+    width = 100 * min(max(value, 0.0), 1.0)
+    line = "" if baseline is None else f'<u style="left:{100 * min(max(baseline, 0.0), 1.0):.1f}%"></u>'
+    return f'<i class="meter"><b style="width:{width:.1f}%"></b>{line}</i>'
