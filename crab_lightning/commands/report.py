@@ -125,7 +125,20 @@ def _part(run: FinishedRun, dataset: str, config: Path | None, root: Path | None
         records,
         _cards(shown[:most], dataset, config, root),
         title,
+        _sheet(run.folder / "figures" / f"{dataset}_masks.png") if run.split == "test" else "",
     )
+
+
+def _sheet(path: Path) -> str:
+    """Return the sheet that the callback MaskSheets drew, as a data URI; empty where there is none."""
+    if not path.is_file():
+        return ""
+    from crab_lightning.media import read_image
+
+    pixels = read_image(path, None)
+    height, width = pixels.shape[-2:]
+    shown = min(1100, width)
+    return _jpeg(pixels.permute(1, 2, 0).contiguous(), (shown, round(height * shown / width)))
 
 
 def _cards(

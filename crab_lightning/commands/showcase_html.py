@@ -52,7 +52,7 @@ def html_page(show: Showcase) -> str:
 </div></div>{_html_lanes(show)}{_html_axis(show.duration_s)}
 <div class="over"><i class="cursor"></i></div></div>
 <div class="pictures">{pictures}</div>
-<div class="cards">{cards}</div>
+<div class="cards">{cards}</div><p class="dim">{escape(show.left_out)}</p>
 <script>{_SCRIPT % f"{show.duration_s:.3f}"}</script></body></html>
 """
 
@@ -92,13 +92,13 @@ def _html_picture(panel: Panel) -> str:
 
 
 def _html_card(panel: Panel) -> str:
-    return f'<div class="card{" left" if panel.why_not else ""}">{_html_text(panel)}</div>'
+    return f'<div class="card">{_html_text(panel)}</div>'
 
 
 def _html_text(panel: Panel) -> str:
-    kind = "dim" if panel.why_not else "said" if panel.said else "bad"
+    kind = "said" if panel.said else "bad"
     note = f'<p class="note">{escape(panel.note)}</p>' if panel.note else ""
-    body = f'<p class="dim">{escape(panel.why_not or panel.asked)}</p>'
+    body = f'<p class="dim">{escape(panel.asked)}</p>'
     raw = ""
     if panel.answer and panel.answer.strip() != panel.said.strip():
         raw = f"<blockquote>{escape(panel.answer)}</blockquote>"

@@ -94,8 +94,6 @@ class Panel:
     @property
     def short(self) -> str:
         """What is shown large."""
-        if self.why_not:
-            return "not asked"
         if self.truncated:
             return "cut off at the token limit"
         return self.said or "cannot be read"
@@ -149,9 +147,14 @@ class Showcase:
 
     @property
     def cards(self) -> list[Panel]:
-        """Panels of text alone; those that were not asked come last."""
-        cards = [panel for panel in self.panels if panel.overlay is None]
-        return sorted(cards, key=lambda panel: bool(panel.why_not))
+        """Panels of text alone that were asked."""
+        return [panel for panel in self.panels if panel.overlay is None and not panel.why_not]
+
+    @property
+    def left_out(self) -> str:
+        """What was not asked, and why."""
+        reasons = [f"{p.title} (as {p.dataset}): {p.why_not}" for p in self.panels if p.why_not]
+        return "Not asked. " + "; ".join(reasons) if reasons else ""
 
 
 def spectrogram(show: Showcase) -> NDArray[np.uint8]:
@@ -171,7 +174,7 @@ def page_figure(show: Showcase) -> Any:
     rows = [(lane.name if not i else "", row) for lane in show.lanes for i, row in enumerate(lane.rows())]
     card_rows = (len(show.cards) + 1) // 2
     lanes_in = 0.34 * max(1, len(rows)) + 0.1
-    heights = [0.75, 1.35, 1.25, lanes_in, 3.7 if show.pictures else 0.01, 1.62 * card_rows]
+    heights = [0.75, 1.35, 1.25, lanes_in, 3.7 if show.pictures else 0.01, max(0.01, 1.62 * card_rows)]
     figure = Figure(figsize=(13, sum(heights) + 1.1), dpi=130)
     top, total = 1.0, sum(heights) + 1.1
     gaps = [0.0, 0.22, 0.2, 0.04, 0.5, 0.0]
@@ -201,6 +204,9 @@ def page_figure(show: Showcase) -> Any:
         height = places[5][1] / card_rows
         bottom = places[5][0] + places[5][1] - (i // 2 + 1) * height
         _draw_card(figure, panel, (0.035 + 0.47 * (i % 2), bottom, 0.455, 0.9 * height))
+    if show.left_out:
+        note = "\n".join(textwrap.wrap(show.left_out, 150))
+        figure.text(0.04, places[5][0] - 0.05 / total, note, fontsize=8.5, va="top", color="#5d6b7a")
     return figure
 
 
@@ -272,17 +278,11 @@ def _draw_card(figure: Any, panel: Panel, place: tuple[float, float, float, floa
     dim = "#5d6b7a"
     axes.text(0.025, 0.86, panel.title, fontsize=9.5, color=dim, va="center", fontweight="bold")
     axes.text(0.975, 0.86, f"as {panel.dataset}", fontsize=8.5, color=dim, va="center", ha="right")
-    short = _lines(panel.short, 50, 3)
-    size = 15 if len(short) == 1 else 11
-    plain = bool(panel.said) and not panel.why_not
-    axes.text(
-        0.025, 0.74, "\n".join(_lines(panel.short, 50 if size == 15 else 66, 3)), fontsize=size, va="top",
-        color="#1c2530" if plain else "#d55e00" if not panel.why_not else dim, linespacing=1.25,
-    )  # fmt: skip
-    below = panel.why_not or panel.asked
-    if panel.note:
-        below = f"{panel.note}. {below}"
-    raw = [] if panel.why_not or panel.answer.strip() == panel.said.strip() else _lines(panel.answer, 96, 2)
+    size, width = (15, 46) if len(panel.short) <= 46 else (11, 60)
+    short, colour = "\n".join(_lines(panel.short, width, 3)), "#1c2530" if panel.said else "#c04f00"
+    axes.text(0.025, 0.74, short, fontsize=size, va="top", color=colour, linespacing=1.25)
+    below = f"{panel.note}. {panel.asked}" if panel.note else panel.asked
+    raw = [] if panel.answer.strip() == panel.said.strip() else _lines(panel.answer, 92, 2)
     small = "\n".join([*_lines(below, 96, 1 if raw else 2), *raw])
     axes.text(0.025, 0.07, small, fontsize=8, va="bottom", color=dim, linespacing=1.3)
 

@@ -72,6 +72,7 @@ class DatasetPart:
         records: Its prediction records.
         cards: The gallery.
         gallery_is: What the gallery shows.
+        sheet: Best, median and worst masks as a data URI; empty where the run drew none.
     """
 
     key: str
@@ -80,6 +81,7 @@ class DatasetPart:
     records: Sequence[Mapping[str, Any]]
     cards: Sequence[Card] = ()
     gallery_is: str = "Failures"
+    sheet: str = ""
 
 
 @dataclass
@@ -141,6 +143,9 @@ def _dataset(part: DatasetPart, curves: Curves) -> str:
         pair.append(f"<details open><summary>Reliability of likelihoods</summary>{drawn}</details>")
     parts.append(f'<div class="pair">{"".join(pair)}</div>' if pair else "")
     parts.append(dataset_curves(curves, str(entry["task"]), part.key, entry.get("headline")))
+    if part.sheet:
+        drawn = f'<img class="sheet" src="{part.sheet}" alt="predicted and true masks">'
+        parts.append(f"<details open><summary>Masks: best, median, worst</summary>{drawn}</details>")
     if part.cards:
         cards = "".join(_card(card) for card in part.cards)
         parts.append(

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
 from crab_lightning.callbacks import Evaluator, MaskSheets
+from crab_lightning.commands import main
 from crab_lightning.segmentation import Overlay, Prompt, best_median_worst, contact_sheet, overlay_figure
 from crab_lightning.segmentation.overlays import figure_png
 from crab_lightning.structures import DatasetSpec
@@ -90,3 +91,5 @@ def test_a_test_run_leaves_sheets_and_overlays(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "run"))
     events.Reload()
     assert events.Tags()["images"] == ["test/spatial/spatial/masks"]
+    assert main(["report", str(tmp_path / "run")]) == 0
+    assert 'class="sheet" src="data:image/jpeg' in (tmp_path / "run" / "report.html").read_text()
