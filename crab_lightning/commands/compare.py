@@ -28,7 +28,13 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of version_N folders")
     add("--split", choices=["test", "val"], default="test", help="which results (default: test)")
-    add("--protocol", choices=["strict", "valid_only"], default="strict", help="strict scores every sample")
+    add(
+        "--protocol",
+        choices=["strict", "valid_only", "likelihood"],
+        default="strict",
+        help="strict scores every sample, valid_only the readable answers, likelihood the likeliest option"
+        " (runs tested with --evaluator.decoding likelihood or both)",
+    )
     add("--format", choices=["table", "markdown", "csv", "latex"], default="table", help="form of the table")
     add("--all-metrics", action="store_true", help="every metric, not only headlines and those in the paper")
     add(
@@ -86,7 +92,8 @@ def comparison(
 
     Args:
         runs: The runs; differences are taken against the first.
-        protocol: ``strict`` or ``valid_only``; intervals are of ``strict`` scores, so the other has none.
+        protocol: ``strict``, ``valid_only`` or ``likelihood``; ``valid_only`` leaves samples out by what the
+            model wrote, so it has no paired intervals.
         methods: Methods of the paper to show beside them; ``None`` for none.
         all_metrics: Show every metric.
         seed: Seed of the bootstrap.
@@ -101,7 +108,7 @@ def comparison(
 
     figures = _figures(methods or (), published_figures())
     first = runs[0]
-    others = runs[1:] if protocol == "strict" else []
+    others = runs[1:] if protocol != "valid_only" else []
     columns = ["dataset", "metric", "answers", *(run.name for run in runs)]
     columns += [f"Δ {other.name} [95 % CI]" for other in others]
     columns += [f"{method} (paper)" for method in methods or ()]
@@ -110,9 +117,9 @@ def comparison(
     for dataset in dict.fromkeys(name for run in runs for name in run.datasets):
         entries = [run.datasets.get(dataset) for run in runs]
         known = next(e for e in entries if e is not None)
-        scores = [run.scores(dataset) for run in runs] if others else []
+        scores = [run.scores(dataset, protocol) for run in runs] if others else []
         for metric in _metrics(entries, figures, dataset, known["layout"], protocol, all_metrics):
-            values = [None if e is None else e[protocol].get(metric) for e in entries]
+            values = [None if e is None else e.get(protocol, {}).get(metric) for e in entries]
             cells = [DISPLAY_NAMES.get(known["layout"], dataset), metric]
             cells.append("/".join(dict.fromkeys(str(e["counts"]["scored"]) if e else "–" for e in entries)))
             cells += [percent(v) for v in values]
@@ -130,7 +137,7 @@ def comparison(
             f" the paired bootstrap interval ({resamples:,} resamples, seed {seed}); * where it leaves out 0."
         )
     elif len(runs) > 1:
-        table.notes.append("No intervals: they are taken over strict scores, where every sample counts.")
+        table.notes.append("No intervals: they are taken over scores where every sample counts.")
     if methods:
         table.notes.append(f"(paper): {published_source()}; † not comparable, see the notes.")
     return table
@@ -191,7 +198,9 @@ def _metrics(
 ) -> list[str]:
     """Return the metrics to show, the headline first."""
     present = [e for e in entries if e is not None]
-    names = dict.fromkeys(k for e in present for k, v in e[protocol].items() if not isinstance(v, list))
+    names = dict.fromkeys(
+        k for e in present for k, v in e.get(protocol, {}).items() if not isinstance(v, list)
+    )
     printed = {metric for _, key, metric in figures if key == layout}
     headlines = {e["headline"] for e in present}
     kept = [name for name in names if every or name in headlines or name in printed]

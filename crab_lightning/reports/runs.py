@@ -54,9 +54,15 @@ class FinishedRun:
                 raise ValueError(f"{path}, line {number}: not JSON ({err.msg})") from err
         return records
 
-    def scores(self, dataset: str) -> dict[str, float]:
-        """Return sample id -> score in [0, 1] of the answers that have one."""
-        return {r["id"]: float(r["score"]) for r in self.records(dataset) if r.get("score") is not None}
+    def scores(self, dataset: str, protocol: str = "strict") -> dict[str, float]:
+        """Return sample id -> score in [0, 1] of the answers that have one.
+
+        Args:
+            dataset: Key of the dataset.
+            protocol: ``strict``, or ``likelihood`` for whether the likeliest candidate is right.
+        """
+        key = "choice_right" if protocol == "likelihood" else "score"
+        return {r["id"]: float(r[key]) for r in self.records(dataset) if r.get(key) is not None}
 
 
 def find_results(path: Path, split: Split = "test") -> FinishedRun:
@@ -82,5 +88,13 @@ def find_results(path: Path, split: Split = "test") -> FinishedRun:
             f"{folder / 'metrics.json'} has results of {', '.join(content) or 'nothing'}, not of '{split}';"
             f" run `cli.py {'test' if split == 'test' else 'validate'} --ckpt_path {folder}`, or give --split"
         )
-    name = folder.name if not folder.name.startswith("version_") else f"{folder.parent.name}/{folder.name}"
-    return FinishedRun(folder, name, split, content[split])
+    return FinishedRun(folder, _name(folder), split, content[split])
+
+
+def _name(folder: Path) -> str:
+    """Return a short name; what says little by itself gets the name of the folder above."""
+    if folder.name.startswith("version_"):
+        return f"{folder.parent.name}/{folder.name}"
+    if folder.parent.name == "earlier":  # a test that was set aside in its run folder
+        return f"{_name(folder.parent.parent)}/{folder.name}"
+    return folder.name

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from crab_lightning.commands import main
+from crab_lightning.reports.runs import find_results
 
 
 def write_run(
@@ -87,6 +88,32 @@ def test_valid_only_has_no_interval_and_says_why(tmp_path: Path, capsys: pytest.
     out = compare(capsys, str(a), str(b), "--protocol", "valid_only")
     assert "60.00" in out
     assert "No intervals" in out
+
+
+def test_likelihood_is_compared_by_the_chosen_candidates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = []
+    for name, right in (("a", False), ("b", True)):
+        run = write_run(tmp_path / name, "ks", [0.0] * 4, "accuracy")
+        content = json.loads((run / "metrics.json").read_text())
+        entries = content["test"]["datasets"]
+        entries["ave"] = entries["ks"] | {"layout": "ave"}  # open answers: nothing was weighed
+        entries["ks"] = entries["ks"] | {"likelihood": {"accuracy": float(right)}}
+        (run / "metrics.json").write_text(json.dumps(content))
+        file = run / "predictions" / "ks.jsonl"
+        lines = [json.loads(line) | {"choice_right": right} for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        runs.append(str(run))
+    out = compare(capsys, *runs, "--protocol", "likelihood", "--format", "markdown")
+    assert "| Kinetics-Sounds | accuracy | 4 | 0.00 | 100.00 | +100.00 [+100.00, +100.00]* |" in out
+    assert "AVE" not in out
+
+
+def test_test_that_was_set_aside_is_named_with_its_run(tmp_path: Path) -> None:
+    folder = tmp_path / "demo/version_0/earlier/test-1"
+    write_run(folder, "ks", [1.0], "accuracy")
+    assert find_results(folder).name == "demo/version_0/test-1"
 
 
 def test_runs_without_common_samples_get_no_interval(
