@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from crab_lightning.models.llm_va import LlmVaModule
     from crab_lightning.models.native import OmniModule
     from crab_lightning.models.pocket import PocketTowers, make_pocket
+    from crab_lightning.models.strategies import Fsdp2Strategy
     from crab_lightning.models.tiny import TinyNativeConfig, make_tiny_native
     from crab_lightning.models.tiny_composite import (
         TinyLlmVaConfig,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AVModule",
+    "Fsdp2Strategy",
     "LlmVaModule",
     "OmniModule",
     "PocketTowers",
@@ -39,6 +41,7 @@ __all__ = [
 # All of them import lightning or transformers, which takes seconds: only when they are asked for.
 _LAZY = {
     "AVModule": "crab_lightning.models.base",
+    "Fsdp2Strategy": "crab_lightning.models.strategies",
     "LlmVaModule": "crab_lightning.models.llm_va",
     "OmniModule": "crab_lightning.models.native",
     "PocketTowers": "crab_lightning.models.pocket",

@@ -245,6 +245,7 @@ class AVModule(Answering):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return what gives the mean loss over the target tokens of the optimizer step, see ``TokenMean``."""
+        batch = self.on_all_towers(batch)
         self._choose_tasks(batch)
         loss_sum, tokens = self.losses(batch)
         if any(batch.repeated):  # they only keep this process in step with the others
@@ -269,10 +270,10 @@ class AVModule(Answering):
         """Return the smallest input of each kind of media, by the name of the model input that it brings."""
         return {}
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Let every tower take part on this process if it has to, see ``participation``."""
+    def on_all_towers(self, batch: Batch) -> Batch:
+        """Return a batch that every tower which has to take part on this process reads from."""
         trainer = self._trainer
-        if trainer is None or trainer.world_size == 1 or not isinstance(batch, Batch):
+        if trainer is None or trainer.world_size == 1:
             return batch
         kinds = self.unread_media()
         present = [name in batch.inputs for name in kinds]
@@ -318,7 +319,8 @@ class AVModule(Answering):
             ``{"loss_sum": (B,), "target_tokens": (B,)}`` or ``{"predictions": [...]}``.
         """
         if batch.labels is None:
-            return {"predictions": self.generate(batch)}
+            return {"predictions": self.generate(self.on_all_towers(batch))}
+        batch = self.on_all_towers(batch)
         self._choose_tasks(batch)
         loss_sum, tokens = self.losses(batch)
         for loss, count, again in zip(loss_sum.tolist(), tokens.tolist(), batch.repeated, strict=True):
@@ -338,11 +340,11 @@ class AVModule(Answering):
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Return ``{"predictions": [...]}``."""
-        return {"predictions": self.generate(batch)}
+        return {"predictions": self.generate(self.on_all_towers(batch))}
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Return ``{"predictions": [...]}``."""
-        return {"predictions": self.generate(batch)}
+        return {"predictions": self.generate(self.on_all_towers(batch))}
 
     # Checkpoints
 
