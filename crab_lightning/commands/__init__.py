@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("trainer:run", "Loss and generated answers on the validation split."),
     "test": ("trainer:run", "Answer the test splits and score them."),
     "predict": ("trainer:run", "Answer the test splits without scoring."),
+    "plan": ("plan:run", "Memory and time of a run, and what to turn when it does not fit."),
     "score": ("score:run", "Score an answer file without a model, ours or the released scripts'."),
     "compare": ("compare:run", "Show runs side by side, with intervals and the paper's figures."),
     "report": ("report:run", "Write a run's results as one HTML page."),

@@ -1,0 +1,206 @@
+"""``plan``: whether a run fits into memory and how long it takes, before any weight is loaded."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from crab_lightning.commands.trainer import one_config
+
+if TYPE_CHECKING:
+    from crab_lightning.commands.plan_memory import Setting, Sharding
+    from crab_lightning.commands.plan_shape import Shape
+
+_EXPLANATION = """\
+Says what one device has to hold, how long a step and the run take, and which key to turn when it does not
+fit. Nothing is loaded: the model is built without storage, from the config.json in the folder of
+model.init_args.pretrained, or from the published sizes of Qwen/Qwen2.5-Omni-7B. Keys of `fit` may follow and
+count as they do there:
+
+  python cli.py plan --config omni.yaml --devices 8 --memory 80
+  python cli.py plan --config omni.yaml --devices 4 --memory 24 --trainer.strategy fsdp2
+  python cli.py plan --config omni.yaml --devices 8 --nodes 8 --memory 80 --data.batch_tokens 6000
+
+Memory is that of the worst micro-batch: all samples as long as --longest. The formulas were checked against
+small runs on a CPU; the 2 GB for CUDA and the 5 % that the allocator wastes are assumptions. Time assumes
+that a device achieves --tflops and that the longer of computing and communication hides the other: run a few
+steps, and put what you measure there.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``plan``."""
+    made = argparse.ArgumentParser(
+        prog="cli.py plan", description=_EXPLANATION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = made.add_argument
+    add(
+        "--config", "-c", action="append", required=True, help="the run's config, as for fit; may be repeated"
+    )
+    add("--devices", type=int, default=1, help="devices of a node (default: 1)")
+    add("--nodes", type=int, default=1, help="nodes (default: 1)")
+    add("--memory", type=float, default=80.0, metavar="GB", help="memory of a device (default: 80)")
+    add("--tokens", type=int, default=725, help="mean tokens of a sample (default: 725)")
+    add("--longest", type=int, default=1350, help="tokens of the longest samples (default: 1350)")
+    add("--targets", type=int, default=120, help="learnt tokens of a sample (default: 120)")
+    add(
+        "--patches",
+        type=int,
+        default=1280,
+        help="vision patches of a sample (default: 1280, 10 frames)",
+    )
+    add("--audio-tokens", type=int, default=250, help="audio tokens of a sample (default: 250, 10 s)")
+    add("--samples", type=int, help="samples of an epoch (default: data.epoch_size, else 222,000: AV-UIE v2)")
+    add("--tflops", type=float, default=400.0, help="TFLOP/s that a device achieves (default: 400, an H100)")
+    add("--link", type=float, default=300.0, metavar="GB/S", help="between devices of a node (default: 300)")
+    add("--network", type=float, default=40.0, metavar="GB/S", help="between nodes, a device (default: 40)")
+    return made
+
+
+def run(words: Sequence[str]) -> None:
+    """Print the plan.
+
+    Args:
+        words: The command's name and its options.
+
+    Raises:
+        ValueError: If the model is none that the formulas are for, or a number makes no sense.
+    """
+    args, others = parser().parse_known_args(list(words[1:]))
+    for name in ("devices", "nodes", "memory", "tokens", "longest", "targets", "tflops", "link", "network"):
+        if getattr(args, name) <= 0:
+            raise ValueError(f"--{name} is {getattr(args, name)}; it must be above 0")
+    config = _parsed([word for name in args.config for word in ("--config", name)] + others)
+    if not config.model.class_path.endswith(".OmniModule"):
+        raise ValueError(
+            f"model.class_path is {config.model.class_path}; plan knows the sizes of OmniModule alone. Run "
+            "a few steps with --trainer.max_steps 5 and read the memory that Lightning logs"
+        )
+    init = config.model.init_args
+    from crab_lightning.adapters import AdapterConfig
+    from crab_lightning.commands.plan_shape import measure
+
+    adapter = None if init.adapter is None else AdapterConfig(**dict(init.adapter))
+    shape = measure(str(init.pretrained), adapter)
+    _print(shape, _setting(config, args), args.memory * 1e9)
+
+
+def _parsed(words: list[str]) -> Any:
+    """Return the config as ``fit`` would have it, nothing built."""
+    from crab_lightning.commands.lightning_cli import cli_for, quieten
+
+    quieten()
+    options, name = one_config(words)
+
+    class Parsed(cli_for(options)):  # type: ignore[misc]  # a class made on the spot
+        def instantiate_classes(self) -> None:
+            """Stop at the parsed config."""
+
+    return Parsed("fit", options, name).config
+
+
+def _setting(config: Any, args: argparse.Namespace) -> Setting:
+    from crab_lightning.commands.plan_memory import Setting
+
+    init, data, trainer = config.model.init_args, config.data, config.trainer
+    optimizer = str(init.optimizer.class_path).rpartition(".")[2] if init.optimizer else "AdamW"
+    return Setting(
+        devices=args.devices,
+        nodes=args.nodes,
+        sharding=_sharding(trainer.strategy, args.devices * args.nodes),
+        rows=data.batch_size,
+        sample_tokens=args.tokens,
+        longest_tokens=max(args.longest, args.tokens),
+        batch_tokens=data.batch_tokens,
+        target_tokens=args.targets,
+        patches=args.patches,
+        audio_tokens=args.audio_tokens,
+        accumulate=trainer.accumulate_grad_batches,
+        checkpointing=init.gradient_checkpointing,
+        weight_bytes=2 if init.dtype == "bfloat16" else 4,
+        four_bit=init.quantization == "4bit",
+        moments=0 if optimizer == "SGD" else 2,
+        samples=args.samples or data.epoch_size or 222_000,
+        epochs=max(1, trainer.max_epochs or 1),
+        flops=args.tflops * 1e12,
+        link=args.link * 1e9,
+        network=args.network * 1e9,
+    )
+
+
+def _sharding(strategy: Any, processes: int) -> Sharding:
+    """Return how weights lie under a strategy of Lightning's or of ours."""
+    name = strategy if isinstance(strategy, str) else strategy.class_path.rpartition(".")[2]
+    if name == "Fsdp2Strategy":
+        init = strategy.init_args
+        name = "fsdp2_offload" if init.cpu_offload else "fsdp2_hybrid" if init.hybrid else "fsdp2"
+    match name:
+        case "fsdp2" | "fsdp2_offload" | "fsdp2_hybrid":
+            return name
+        case "auto" | "ddp" | "DDPStrategy":
+            return "ddp" if processes > 1 else "none"
+        case _:
+            raise ValueError(
+                f"trainer.strategy is {name!r}; plan knows: auto, ddp, fsdp2, fsdp2_hybrid, fsdp2_offload"
+            )
+
+
+def _print(shape: Shape, setting: Setting, limit: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from crab_lightning.commands.plan_memory import knobs, memory, pace
+
+    s = setting
+    console = Console()
+    trained = shape.adapters or shape.base
+    console.print(
+        f"{shape.source}: {shape.base / 1e9:.2f} B weights, {trained / 1e6:,.0f} M trained.\n"
+        f"{s.world} x {limit / 1e9:g} GB, strategy {s.sharding}, micro-batches of {s.most_tokens:,} tokens "
+        f"at most, {s.accumulate} to a step.",
+        highlight=False,
+    )
+    parts = memory(shape, s)
+    total = sum(parts.values())
+    table = Table("memory of a device", "GB")
+    for name, value in parts.items():
+        if value:
+            table.add_row(name, f"{value / 1e9:.2f}")
+    table.add_section()
+    table.add_row("all", f"{total / 1e9:.2f}")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    console.print(table)
+    if total <= limit:
+        console.print(f"It fits, with {(limit - total) / 1e9:.1f} GB to spare.", highlight=False)
+        kept = replace(s, checkpointing=False)
+        needed = sum(memory(shape, kept).values())
+        if s.checkpointing and needed <= limit:
+            console.print(
+                f"--model.init_args.gradient_checkpointing false fits too, with {needed / 1e9:.1f} GB: "
+                f"{pace(shape, kept).compute_s:.2f} s of computing in a step, against "
+                f"{pace(shape, s).compute_s:.2f}.",
+                highlight=False,
+                soft_wrap=True,
+            )
+    else:
+        console.print(
+            f"It does not fit: {(total - limit) / 1e9:.1f} GB too much. What would help:", highlight=False
+        )
+        for text, value, _ in knobs(shape, s, limit):
+            fits = "fits" if value <= limit else "still too much"
+            console.print(f"  --{text}: {value / 1e9:.1f} GB, {fits}", highlight=False, soft_wrap=True)
+    if shape.trains_towers:
+        console.print("Adapters in the towers train too: what the towers keep for backward is not counted.")
+    found = pace(shape, s)
+    bound = "computing" if found.compute_s >= found.transfer_s else "communication"
+    console.print(
+        f"A step: {found.compute_s:.2f} s of computing, {found.transfer_s:.2f} s of communication "
+        f"({found.sent_bytes / 1e9:.1f} GB sent by a device), so {bound} decides; "
+        f"{found.tokens_per_s:,.0f} input tokens/s on all devices.\n"
+        f"{s.epochs} epochs of {s.samples:,} samples: about {found.hours:.1f} hours, evaluation left out.",
+        highlight=False,
+        soft_wrap=True,
+    )

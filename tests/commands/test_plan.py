@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+
+from crab_lightning.commands import main
+
+OMNI = ["plan", "--config", "omni.yaml"]
+
+
+def test_recipe_is_planned_without_network_or_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*OMNI, "--devices", "8", "--memory", "80"]) == 0
+    text = capsys.readouterr().out
+    assert "published sizes of Qwen/Qwen2.5-Omni-7B: 8.93 B weights, 679 M trained" in text
+    assert "strategy ddp" in text
+    assert "It fits" in text
+    assert "5 epochs of 222,000 samples" in text
+
+
+def test_run_that_does_not_fit_is_told_what_to_turn(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*OMNI, "--devices", "8", "--memory", "24", "--trainer.accumulate_grad_batches=2"]) == 0
+    text = capsys.readouterr().out
+    assert "2 to a step" in text
+    assert "It does not fit" in text
+    assert "--trainer.strategy fsdp2: " in text
+    assert "--data.batch_size 2 and trainer.accumulate_grad_batches 4: " in text
+
+
+def test_other_paradigms_and_strategies_are_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--config", "vllm_a.yaml"]) == 1
+    assert "plan knows the sizes of OmniModule alone" in capsys.readouterr().err
+    assert main([*OMNI, "--trainer.strategy=deepspeed"]) == 1
+    assert "plan knows: auto, ddp, fsdp2" in capsys.readouterr().err
