@@ -1,11 +1,12 @@
 """How much of a batch is padding, and how long processes wait for each other, under each way of batching.
 
-python benchmarks/batching.py --root DIR            # lengths of the training rows of a data root, from its manifests
+python benchmarks/batching.py --root DIR            # the training rows of a data root
 python benchmarks/batching.py --root DIR --batch-size 8 --processes 1 2 8 64
 
-No file is decoded: lengths follow from the rows, as they do in a run. A batch costs its padded tokens; a process
-waits while another one's batch of the same step costs more. "rows, random" is batch_size with length_window 1,
-"rows, grouped" with 32, "tokens" batch_tokens of as many tokens as batch_size samples have on average.
+No file is decoded: lengths follow from the rows, as they do in a run. A batch costs its padded tokens; a
+process waits while another one's batch of the same step costs more. "rows, random" is batch_size with
+length_window 1, "rows, grouped" with 32, "tokens" batch_tokens of as many tokens as batch_size samples have
+on average.
 """
 
 from __future__ import annotations

@@ -71,7 +71,26 @@ def test_every_stage_config_has_a_demo_twin() -> None:
 @pytest.mark.parametrize("path", PARTS, ids=lambda path: path.name)
 def test_part_fits_its_section(path: Path, tmp_path: Path) -> None:
     (tmp_path / "over.yaml").write_text(f"{path.parent.name}: {path}\n")
-    parse(["--config", "omni.yaml", "--config", str(tmp_path / "over.yaml")])
+    over = (
+        path if path.parent.name == "strategy" else tmp_path / "over.yaml"
+    )  # those are overlays as they stand
+    parse(["--config", "omni.yaml", "--config", str(over)])
+
+
+def test_every_strategy_is_one_key() -> None:
+    from lightning.pytorch.strategies import StrategyRegistry
+
+    named = [line.split()[1] for line in (CONFIGS / "omni.yaml").read_text().splitlines() if "  #   " in line]
+    assert named == ["auto", "fsdp2", "fsdp2_hybrid", "fsdp2_offload"]
+    for name in named:
+        config = parse(["--config", "omni.yaml", f"--trainer.strategy={name}"])
+        assert config.trainer.strategy == name
+        assert name == "auto" or name in StrategyRegistry
+    for path in sorted((CONFIGS / "strategy").glob("*.yaml")):
+        strategy = parse(["--config", "omni.yaml", "--config", str(path)]).trainer.strategy
+        options = StrategyRegistry[path.stem]["init_params"]
+        given = {"cpu_offload", "hybrid"} & {k for k, v in strategy.init_args.items() if v is True}
+        assert given == set(options)
 
 
 @pytest.mark.parametrize("path", [*WHOLE, *PARTS], ids=lambda path: path.name)
