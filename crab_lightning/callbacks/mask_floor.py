@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 
 from crab_lightning.data.dataset import AVDataset
 from crab_lightning.data.swap import swapped_audio, with_sound_of
@@ -18,8 +19,8 @@ class SwappedAudioFloor(Callback):
 
     The masks of these answers are scored as ``<protocol>_floor_j`` and ``<protocol>_floor_f`` in the same
     test, beside the model's own: what is left without listening. Costs a second answer to each of these
-    questions; ``probe`` does the same for all datasets, as a test of its own. Answers kept from a test that
-    was interrupted have no floor.
+    questions; ``probe`` does the same for all datasets, as a test of its own. A dataset with one recording,
+    and answers kept from a test that was interrupted, have no floor.
 
     Raises:
         ValueError: If the test runs on several processes.
@@ -46,9 +47,15 @@ class SwappedAudioFloor(Callback):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose whose sound each sample is given."""
         data: Any = trainer.datamodule
-        samples = [sample for sample in data.samples("test") if _masks(data, sample) is not None]
-        donors = swapped_audio(samples, data.seed)
-        self._donors = {s.id: samples[int(i)] for s, i in zip(samples, donors, strict=True)}
+        self._donors = {}
+        for name in data.datasets:
+            samples = [s for s in data.samples("test", name) if _masks(data, s) is not None]
+            if len({sample.audios for sample in samples}) < 2:
+                if samples:
+                    rank_zero_info(f"{name}: no floor of J and F, its test has one recording only")
+                continue
+            donors = swapped_audio(samples, data.seed)
+            self._donors |= {s.id: samples[int(i)] for s, i in zip(samples, donors, strict=True)}
 
     @torch.no_grad()
     def on_test_batch_start(

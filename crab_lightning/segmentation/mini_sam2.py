@@ -28,7 +28,6 @@ CARD = "mini_sam2.json"
 MASK_SETS = ("s4", "ms3", "ref_avs")
 _VISIBLE_PX = 50
 _MISSED = 0.3
-"""Share of prompts that miss."""
 
 Rng = np.random.Generator
 Mask = NDArray[np.bool_]
@@ -97,8 +96,15 @@ def mini_sam2_config(recipe: MiniSam2Recipe) -> Any:
     )
 
 
-def draw_case(rng: Rng, prompts: int) -> tuple[NDArray[np.uint8], list[Mask], list[Prompt]]:
+def draw_case(
+    rng: Rng, prompts: int, missed: float = _MISSED
+) -> tuple[NDArray[np.uint8], list[Mask], list[Prompt]]:
     """Draw a picture, masks of its things or of two of them together, and prompts for these.
+
+    Args:
+        rng: Decides all.
+        prompts: Number of masks and prompts.
+        missed: Share of prompts that name no thing; their mask is what lies inside the box, or empty.
 
     Returns:
         uint8 ``(H, W, 3)``, bool ``(H, W)`` masks, prompts in the picture's pixels.
@@ -115,7 +121,7 @@ def draw_case(rng: Rng, prompts: int) -> tuple[NDArray[np.uint8], list[Mask], li
     masks, asked = [], []
     first = int(rng.integers(len(parts)))
     for number in range(prompts):
-        if rng.random() < _MISSED:
+        if rng.random() < missed:
             prompt = _beside(rng)
             x1, y1, x2, y2 = (round(side) for side in prompt.box_xyxy_px or ())
             target = np.zeros_like(parts[0])

@@ -92,6 +92,13 @@ def test_tasks_without_a_decoder_are_not_asked_twice(tmp_path: Path, data: Any) 
     assert "crabplus_floor_j" not in outcome(tmp_path, data)["strict"]
 
 
+def test_one_recording_alone_has_no_floor(tmp_path: Path, data: Any) -> None:
+    data.splits["test"] = data.splits["test"][:1]
+    found = outcome(tmp_path, data)["strict"]
+    assert found["crabplus_floor_j"] is None
+    assert found["crabplus_j"] == 1.0
+
+
 def test_several_processes_are_refused(data: Any) -> None:
     class Two:
         world_size = 2
