@@ -91,6 +91,37 @@ def pocket(words: Sequence[str]) -> None:
     print(f"Wrote {folder}. Use it with --model.init_args.pretrained {folder}")
 
 
+def beats(words: Sequence[str]) -> None:
+    """Write a published BEATs checkpoint as a safetensors folder.
+
+    Args:
+        words: Options after ``model beats-convert``.
+
+    Raises:
+        FileExistsError: If the folder holds a model already.
+    """
+    parser = argparse.ArgumentParser(
+        prog="cli.py model beats-convert",
+        description="Write a published BEATs checkpoint (.pt) as a folder of config.json and "
+        "model.safetensors, which loads without pickle: --model.init_args.beats FOLDER. Strict: every weight "
+        "must have its place; the classifier of a fine-tuned checkpoint is left out.",
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, help="BEATs_iter3_plus_AS2M.pt or its like")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    args = parser.parse_args(list(words))
+
+    from crab_lightning.encoders import load_beats, save_beats
+
+    if (args.out / "config.json").exists():
+        raise FileExistsError(f"--out {args.out} holds a model already; name a new folder")
+    encoder = load_beats(args.checkpoint)
+    save_beats(encoder, args.out)
+    millions = sum(p.numel() for p in encoder.parameters()) / 1e6
+    print(
+        f"Wrote {args.out}: BEATs, {millions:.1f} M weights. Use it with --model.init_args.beats {args.out}"
+    )
+
+
 def pretrain(words: Sequence[str]) -> None:
     """Pre-train the mini base model of the demo; taken up again where it was stopped.
 

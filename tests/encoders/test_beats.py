@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from crab_lightning.commands import main
 from crab_lightning.encoders import (
     Beats,
     BeatsConfig,
@@ -142,6 +143,21 @@ def test_file_that_is_not_exactly_an_encoder_is_refused(
 def test_clip_without_a_token_is_refused(beats: Beats) -> None:
     with pytest.raises(ValueError, match="clip without a token"):
         beats(torch.zeros(2, 40, 128), torch.tensor([40, 15]))
+
+
+def test_command_writes_the_folder_of_a_published_checkpoint(
+    content: dict[str, Any], beats: Beats, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "beats.pt", tmp_path / "out"
+    words = ["model", "beats-convert", "--checkpoint", str(file), "--out", str(out)]
+    assert main(words) == 1
+    assert "no BEATs encoder at" in capsys.readouterr().err
+    written(content, tmp_path)
+    assert main(words) == 0
+    again = load_beats(out).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in beats.state_dict().items())
+    assert main(words) == 1
+    assert "holds a model already" in capsys.readouterr().err
 
 
 def test_missing_file_says_which_is_wanted(tmp_path: Path) -> None:
