@@ -39,8 +39,9 @@ class Pictures(Callback):
     datasets with a closed set; a heat map of the routers. Answers of those samples also as a text table.
 
     The first process draws, when a validation has ended, from the answers that the Evaluator wrote; training
-    steps pay nothing. Drawing takes about 3 s for 19 datasets on one CPU core, and 1.5 s once to decode the
-    clips (``benchmarks/evaluator.py`` measures it on yours); the time is logged as ``<split>/pictures_s``.
+    steps pay nothing. The sheets of ten tasks and the heat map take 3 s of one CPU core, measured by
+    ``benchmarks/evaluator.py``, and decoding the chosen clips once; the time is logged as
+    ``<split>/pictures_s``.
 
     Args:
         per_task: Samples drawn of each task, from as many of its datasets as there are.
@@ -179,7 +180,7 @@ class Pictures(Callback):
         """Return a sheet of one task's samples; ``None`` without any."""
         if not records:
             return None
-        title = f"{task}, {split}"
+        title = f"{task}, {split}{_altered(data)}"
         if samples[records[0]["id"]].images:
             frames = [self._frame_card(data, record, samples[record["id"]]) for record in records]
             return spatial.frame_sheet(title, frames)
@@ -243,15 +244,25 @@ class Pictures(Callback):
                 yield f"{split}/{task}/answers", answers_table(records)
 
 
+def _altered(data: Any) -> str:
+    """Say what the model was kept from; the pictures show the clips as they are."""
+    dropped = data.drop_modality
+    if data.audio_swap:
+        return "; the model heard the sound of other clips"
+    return "" if dropped is None else f"; the model got no {dropped}"
+
+
 def answers_table(records: Sequence[Record]) -> str:
-    """Return answers as a Markdown table: sample, question, answer, reference, verdict."""
-    lines = ["| sample | asked | answer | reference | verdict |", "|---|---|---|---|---|"]
+    """Return answers as a Markdown table: sample, question, answer, true answer, verdict."""
+    lines = ["| sample | asked | answer | true | verdict |", "|---|---|---|---|---|"]
     for record in records:
         cells = (
             record["id"],
             record["prompt"],
             record["answer"],
-            record["reference"] or clips.true_text(record),
+            record["truth"]
+            if isinstance(record["truth"], str)
+            else record["reference"] or clips.true_text(record),
             verdict(record)[0],
         )
         lines.append("| " + " | ".join(map(_cell, cells)) + " |")

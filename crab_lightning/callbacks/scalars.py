@@ -118,48 +118,42 @@ def resident_gib() -> float:
 
 
 def scalar_layout(datasets: Mapping[str, DatasetSpec], headlines: Mapping[str, str | None]) -> Layout:
-    """Return what the Custom Scalars tab shows: the run as a whole first, then scores and losses by task.
+    """Return what the Custom Scalars tab shows: the run as a whole first, then every dataset.
+
+    A chart holds one curve wherever it can: TensorBoard gives all curves of a run the same colour.
 
     Args:
         datasets: The datasets' rows.
         headlines: Dataset -> the metric shown first.
     """
-    tasks: dict[str, list[str]] = {}
-    for name, spec in datasets.items():
-        tasks.setdefault(spec.task, []).append(name)
-    scores = {}
-    for task, names in tasks.items():
-        tags = [f"val/{task}/{name}/{headlines[name]}" for name in names if headlines.get(name)]
-        if tags:
-            scores[task] = _chart(*tags)
+
+    def by_dataset(split: str, metric: str) -> dict[str, list[Any]]:
+        return {name: _chart(f"{split}/{spec.task}/{name}/{metric}") for name, spec in datasets.items()}
+
+    scored = {name: headline for name, headline in headlines.items() if headline}
     return {
         "Overview": {
-            "loss": _chart("train/loss", "val/loss", "val/mean/loss"),
-            "mean of the datasets' headline scores": _chart("val/mean/headline"),
+            "loss, training": _chart("train/loss"),
+            "loss, validation": _chart("val/loss"),
+            "headline score, mean of the datasets": _chart("val/mean/headline"),
             "learning rate": _chart("train/lr"),
             "gradient norm before clipping": _chart("train/grad_norm"),
-            "tokens per second": _chart("train/tokens_per_s", "train/target_tokens_per_s"),
             "padding share": _chart("train/padding_share"),
+            "tokens per second": _chart("train/tokens_per_s"),
+            "samples per second": _chart("train/samples_per_s"),
             "memory, GiB": _chart("train/memory_rss_gib", "train/memory_cuda_peak_gib"),
         },
-        "Headline scores, validation": scores,
-        "Loss, validation": {
-            task: _chart(*(f"val/{task}/{name}/loss" for name in names)) for task, names in tasks.items()
+        "Headline scores, validation": {
+            f"{name}: {headline}": _chart(f"val/{datasets[name].task}/{name}/{headline}")
+            for name, headline in scored.items()
         },
-        "Loss, training": {
-            task: _chart(*(f"train/{task}/{name}/loss" for name in names)) for task, names in tasks.items()
-        },
-        "Mixture drawn, share": {
-            task: _chart(*(f"train/{task}/{name}/drawn_share" for name in names))
-            for task, names in tasks.items()
-        },
-        "Unreadable answers, share": {
-            task: _chart(*(f"val/{task}/{name}/unparsed_rate" for name in names))
-            for task, names in tasks.items()
-        },
+        "Loss, validation": by_dataset("val", "loss"),
+        "Loss, training": by_dataset("train", "loss"),
+        "Unreadable answers, share": by_dataset("val", "unparsed_rate"),
+        "Mixture drawn, share of the samples": by_dataset("train", "drawn_share"),
     }
 
 
 def _chart(*tags: str) -> list[Any]:
-    """Return a chart of several curves; TensorBoard takes tags for regular expressions."""
+    """Return a chart; TensorBoard takes tags for regular expressions."""
     return ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]]

@@ -89,6 +89,8 @@ class Rows(LightningDataModule):
         self.splits = splits
         self.repeat_last = repeat_last
         self.geometry = "released"
+        self.drop_modality: str | None = None
+        self.audio_swap = False
         self.tasks: dict[str, Task[Any]] = {"naming": Naming()}
         names = sorted({s.dataset for rows in splits.values() for s in rows})
         self.datasets = {name: DatasetSpec(task="naming", layout=name) for name in names}

@@ -92,6 +92,18 @@ def test_without_an_evaluator_that_writes_answers_the_remedy_is_named() -> None:
         trainer.validate(Parrot(), datamodule=rows(), verbose=False)
 
 
+def test_sheet_says_what_the_model_was_kept_from(tmp_path: Path) -> None:
+    run(tmp_path / "run", Pictures(per_task=1))
+    data, answers = rows(), tmp_path / "run/predictions/val"
+    titles = []
+    for data.drop_modality, data.audio_swap in ((None, False), ("audio", False), (None, True)):
+        figures = dict(Pictures(per_task=1)._figures(data, answers, "val"))
+        titles.append(figures["val/naming/samples"].texts[0].get_text())
+    assert titles[0] == "naming, val"
+    assert titles[1].endswith("the model got no audio")
+    assert titles[2].endswith("the model heard the sound of other clips")
+
+
 def test_negative_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="per_task is -1"):
         Pictures(per_task=-1)
