@@ -66,7 +66,7 @@ def run(words: Sequence[str]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     text = render(page)
     out.write_text(text, encoding="utf-8")
-    print(f"Wrote {out} ({len(text.encode()) / 2**20:.1f} MiB)")
+    print(f"Wrote {out} ({len(text.encode()) / 2**20:.2f} MiB)")
 
 
 def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:

@@ -137,6 +137,7 @@ def load_dataset(
             raise ConfigError(f"--protocol {protocol}: task {key} ({kind.__name__}) {there}")
         rows = {dataset: {**rows[dataset], "metrics": [protocol]}}
     section |= {"root": str(root), "tasks": {key: row}, "datasets": {dataset: rows[dataset]}}
+    section.pop("only", None)  # of a run on some of the rows; here it is one row anyway
     made = ArgumentParser(exit_on_error=False)
     made.add_class_arguments(AVDataModule, "data", fail_untyped=False)
     data: AVDataModule = made.instantiate_classes(made.parse_object({"data": section})).data

@@ -34,7 +34,6 @@ class Answering(LightningModule, ABC):
     """The part of a model that answers prompts."""
 
     max_new_tokens: int
-    processor: Processor
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,6 +42,11 @@ class Answering(LightningModule, ABC):
         self.candidates: Candidates | None = None
         """The answers that a question leaves open, as texts; the Evaluator asks the tasks for them."""
         self._answer_tokens: dict[str, list[int]] = {}
+
+    @property
+    @abstractmethod
+    def processor(self) -> Processor:
+        """The processor of this model."""
 
     @abstractmethod
     def prompt_reader(self, batch: Batch) -> PromptReader:

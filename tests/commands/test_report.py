@@ -121,6 +121,14 @@ def test_pictures_of_the_clip_and_what_is_missing_are_shown(run: Path) -> None:
     assert text.count("data:image/jpeg;base64,") == 5
 
 
+def test_run_on_some_of_the_rows_has_its_pictures(run: Path) -> None:
+    config = json.loads((run / "config.yaml").read_text())
+    config["data"]["datasets"]["ucf"] = {"task": "r", "layout": "ucf"}
+    config["data"]["only"] = ["ucf", "ks"]
+    (run / "config.yaml").write_text(json.dumps(config))
+    assert page(run).count("data:image/jpeg;base64,") == 5
+
+
 def test_curves_counts_and_confusion_are_there(run: Path) -> None:
     text = page(run)
     assert "<figcaption>train/loss</figcaption>" in text
