@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crab_lightning.reports.runs import FinishedRun
+    from crab_lightning.reports.tables import PlainTable
 
 CONDITIONS: dict[str, tuple[str, ...]] = {
     "intact": ("--data.drop_modality=null", "--data.audio_swap=false"),
@@ -82,11 +83,27 @@ def summarise(home: Path) -> None:
     runs = [replace(find_results(home / name), name=name) for name in CONDITIONS]
     table = comparison(runs)
     table.title = "Scores in percent with each sense as it is, taken away or misled"
+    _add_majority(table, runs[0])
     print(to_text(table))
     (home / "probe.md").write_text(to_markdown(table) + "\n", encoding="utf-8")
     content = json.dumps(dependence(runs), indent=2, allow_nan=False)
     (home / "probe.json").write_text(content + "\n", encoding="utf-8")
     print(f"\nWrote {home / 'probe.md'} and probe.json")
+
+
+def _add_majority(table: PlainTable, intact: FinishedRun) -> None:
+    """Add the score of the most frequent training answer: a condition near it leaves nothing to go by."""
+    from crab_lightning.callbacks.tables import DISPLAY_NAMES
+    from crab_lightning.reports.tables import percent
+
+    known = {
+        (DISPLAY_NAMES.get(entry["layout"], dataset), entry["headline"]): entry.get("majority") or {}
+        for dataset, entry in intact.datasets.items()
+    }
+    place = table.columns.index(list(CONDITIONS)[-1]) + 1
+    table.columns.insert(place, "majority")
+    for row in table.rows:
+        row.insert(place, percent(known.get((row[0], row[1]), {}).get(row[1])))
 
 
 def dependence(runs: Sequence[FinishedRun]) -> dict[str, Any]:

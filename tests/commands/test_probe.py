@@ -47,6 +47,8 @@ def test_each_condition_is_one_test_of_the_runs_checkpoint(run: Path, tests: lis
     assert [Path(words[4]).name for words in tests] == list(probe.CONDITIONS)
     assert all(words[:3] == ["test", "--ckpt_path", str(run / "adapter")] for words in tests)
     assert all(words[-2:] == ["--only", "ks"] for words in tests)
+    # The run's own test stays as it is: every condition has a folder of its own.
+    assert all(Path(words[4]).parent == run / "probe" for words in tests)
     assert [words[5:7] for words in tests] == [list(options) for options in probe.CONDITIONS.values()]
 
 
@@ -56,7 +58,7 @@ def test_table_tells_hearing_from_looking(
     assert main(["probe", str(run)]) == 0
     said = capsys.readouterr().out
     row = next(line for line in said.splitlines() if line.startswith("Kinetics-Sounds")).split()
-    assert row[3:7] == ["75.00", "25.00", "75.00", "0.00"]
+    assert row[3:8] == ["75.00", "25.00", "75.00", "0.00", "10.00"]  # the last is the majority's
     assert "−50.00" in said
     assert "0.00 [0.00, 0.00]" in said
     content: dict[str, Any] = json.loads((run / "probe" / "probe.json").read_text())
