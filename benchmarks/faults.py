@@ -1,10 +1,13 @@
-"""Faults put into the data path, what came of them and what was lost: a table.
+"""Faults put into the data path and into runs, what came of them and what was lost: a table.
 
-python benchmarks/faults.py data                 # makes Mini AV-UIE with 40 clips first
-python benchmarks/faults.py data --root ROOT     # on a data root of your own, which is only read
+python benchmarks/faults.py data                 # the media cache; makes Mini AV-UIE with 40 clips first
+python benchmarks/faults.py run                  # training, saving and testing of a tiny model
+python benchmarks/faults.py ranks                # two processes on a CPU, under DDP and FSDP2
+python benchmarks/faults.py all --root ROOT      # on a data root of your own, which is only read
 
 A row is a fault, injected as often as it says. "lost" is what a run would not get back: samples that the
-loader no longer gives, or gives with other values than a plain decode.
+loader no longer gives, or gives with other values than a plain decode; weights, optimizer state, random
+numbers and data position that differ, in any bit, from those of the run that nothing happened to.
 """
 
 from __future__ import annotations
@@ -161,35 +164,65 @@ def fill_disk(root: Path, truth: dict[str, LoadedMedia], work: Path) -> Found:
     return what, f"{wrong + after} samples"
 
 
+def data_faults(root: Path, work: Path, kills: int) -> Iterator[tuple[str, Found]]:
+    logging.disable(logging.WARNING)  # each fault is reported; here the table does so
+    truth = {sample.id: load_media(sample, spec, "released") for sample, spec in samples(root)}
+    yield f"SIGKILL while caching, {kills} times", kill_writers(root, truth, work, kills)
+    yield "disk full while caching", fill_disk(root, truth, work)
+    yield from damaged_shards(root, truth, work)
+    logging.disable(logging.NOTSET)
+
+
+def run_faults(root: Path, work: Path, kills: int) -> Iterator[tuple[str, Found]]:
+    import run_faults as faults
+
+    runs = faults.Runs(root, work)
+    moment = faults.at_random_moment(runs)
+    yield f"SIGKILL in training, {kills} times", faults.kill_runs(runs, "training", kills, moment)
+    yield f"SIGKILL in saving, {kills} times", faults.kill_runs(runs, "saving", kills, lambda child: False)
+    yield f"SIGKILL in testing, {kills} times", faults.kill_tests(runs, kills)
+    yield "disk full while saving", faults.fill_disk(runs)
+    yield from faults.damage_checkpoints(runs)
+
+
+def rank_faults(root: Path, work: Path, kills: int) -> Iterator[tuple[str, Found]]:
+    import run_faults as faults
+
+    runs = faults.Runs(root, work)
+    for strategy in ("ddp", "fsdp2"):
+        yield from faults.kill_ranks(runs, strategy)
+
+
+AREAS = {"data": data_faults, "run": run_faults, "ranks": rank_faults}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("area", choices=("data",), help="which faults")
+    parser.add_argument("area", choices=(*AREAS, "all"), help="which faults")
     parser.add_argument("--root", type=Path, help="data root; Mini AV-UIE is made when left out")
     parser.add_argument("--kills", type=int, default=20, help="SIGKILLs at random moments")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, help="folder to keep runs and logs in; removed when left out")
     args = parser.parse_args()
     random.seed(args.seed)
     torch.set_num_threads(1)
-    logging.disable(logging.WARNING)  # each fault is reported; here the table does so
-    work = Path(tempfile.mkdtemp(prefix="faults_"))
+    work = args.work or Path(tempfile.mkdtemp(prefix="faults_"))
+    table = Table("fault", "what happened", "lost")
     try:
         root = args.root
         if root is None:
             root = work / "mini"
             cli(["data", "mini", "--root", str(root), "--clips", "40", "--workers", "0"])
-        truth = {sample.id: load_media(sample, spec, "released") for sample, spec in samples(root)}
-        table = Table("fault", "what happened", "lost", title=f"{len(truth)} samples of {', '.join(ROWS)}")
-        table.add_row(
-            f"SIGKILL while caching, {args.kills} times", *kill_writers(root, truth, work, args.kills)
-        )
-        table.add_row("disk full while caching", *fill_disk(root, truth, work))
-        for name, found in damaged_shards(root, truth, work):
-            table.add_row(name, *found)
+        for name in AREAS if args.area == "all" else [args.area]:
+            for fault, found in AREAS[name](root, work / name, args.kills):
+                print(f"{fault}: {found[0]}; lost: {found[1]}", flush=True)  # a later one may fail
+                table.add_row(fault, *found)
         Console().print(table)
     finally:
-        shutil.rmtree(work)
+        if args.work is None:
+            shutil.rmtree(work)
 
 
 if __name__ == "__main__":

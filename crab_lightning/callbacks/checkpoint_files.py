@@ -77,58 +77,57 @@ class CheckpointFiles(TorchCheckpointIO):
             FileNotFoundError: If there is none.
             CheckpointError: If it is damaged and nothing can take its place.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no checkpoint {path}")
-        damage = damage_of(path)
-        if damage is None:
-            try:
-                return _read(path, map_location)
-            except _DAMAGE as err:
-                damage = _reason(err)
-        previous = path.with_name(PREVIOUS.name)
-        if path.name != LAST.name or not previous.is_file():
-            raise CheckpointError(
-                f"the checkpoint {path} is damaged ({damage}), and there is no {PREVIOUS.name} beside it. "
-                "Resume "
-                "from another checkpoint, or start a new run from an adapter folder with --model.load_adapter"
-            )
-        if (other := damage_of(previous)) is not None:
-            raise CheckpointError(
-                f"the checkpoint {path} is damaged ({damage}), and so is {previous} ({other}). Start a new "
-                "run from "
-                "an adapter folder with --model.load_adapter"
-            )
-        try:
-            checkpoint = _read(previous, map_location)
-        except _DAMAGE as err:
-            raise CheckpointError(
-                f"the checkpoint {path} is damaged ({damage}), and {previous} cannot be read ({_reason(err)})"
-            ) from err
-        warnings.warn(
-            f"{path} is damaged ({damage}); going on from {previous}, step {checkpoint.get('global_step')}. "
-            "What was "
-            "learnt after that step is learnt again.",
-            stacklevel=2,
+        return _read(usable_checkpoint(Path(path)), map_location)
+
+
+def usable_checkpoint(path: Path) -> Path:
+    """Return a checkpoint that can be read: the one that is given, or the one before a damaged ``last.ckpt``.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        CheckpointError: If it is damaged and nothing can take its place.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    damage = damage_of(path)
+    if damage is None:
+        return path
+    previous = path.with_name(PREVIOUS.name)
+    if path.name != LAST.name or not previous.is_file():
+        raise CheckpointError(
+            f"the checkpoint {path} is damaged ({damage}), and there is no {PREVIOUS.name} beside it. Resume "
+            "from another checkpoint, or start a new run from an adapter folder with --model.load_adapter"
         )
-        return checkpoint
+    if (other := damage_of(previous)) is not None:
+        raise CheckpointError(
+            f"the checkpoint {path} is damaged ({damage}), and so is {previous} ({other}). Start a new run "
+            "from an adapter folder with --model.load_adapter"
+        )
+    warnings.warn(
+        f"{path} is damaged ({damage}); going on from {previous}. What was learnt since then is learnt "
+        "again.",
+        stacklevel=2,
+    )
+    return previous
 
 
 def damage_of(path: Path) -> str | None:
-    """Return what is wrong with the bytes of a checkpoint, by the checksums inside it; ``None`` if nothing.
+    """Return what is wrong with a checkpoint; ``None`` if nothing.
 
-    torch itself does not compare them: a flipped bit would become a weight.
+    torch does not compare the checksums inside it: a flipped bit would become a weight.
     """
     try:
         with zipfile.ZipFile(path) as parts:
-            wrong = parts.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as err:
+            if (wrong := parts.testzip()) is not None:
+                return f"the checksum of its part {wrong} is wrong"
+        _read(path, "cpu", mmap=True)
+    except _DAMAGE as err:
         return _reason(err)
-    return None if wrong is None else f"the checksum of its part {wrong} is wrong"
+    return None
 
 
-def _read(path: Path, map_location: Any) -> dict[str, Any]:
-    found = torch.load(path, map_location=map_location, weights_only=True)
+def _read(path: Path, map_location: Any, mmap: bool = False) -> dict[str, Any]:
+    found = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     if not isinstance(found, dict) or not {"state_dict", "global_step", "loops"} <= found.keys():
         raise ValueError("it holds no state of a run")
     return found

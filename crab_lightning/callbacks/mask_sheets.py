@@ -39,9 +39,9 @@ class MaskSheets(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw, on the first process."""
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # a collective call: on every process
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
         data: Any = trainer.datamodule
         samples = {sample.id: sample for sample in data.samples("test")}
         for name, spec in data.datasets.items():

@@ -14,6 +14,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+AUTO = "auto"
+"""As checkpoint of ``fit``: the last state of the run folder if it has one."""
+
 LAST = Path("checkpoints") / "last.ckpt"
 PREVIOUS = Path("checkpoints") / "previous.ckpt"
 BEST = Path("checkpoints") / "best.ckpt"

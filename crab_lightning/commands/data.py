@@ -134,6 +134,18 @@ def cache(words: Sequence[str]) -> None:
         default="released",
         help="as data.geometry of the run: it decides which part of a clip is heard",
     )
+    add(
+        "--resize",
+        choices=("torch", "torch_uint8", "swscale"),
+        default="torch",
+        help="as data.resize of the run: how frames are stretched",
+    )
+    add(
+        "--ray",
+        action="store_true",
+        help="decode on every machine of the Ray cluster of this one (RAY_ADDRESS; a local"
+        " one is started where there is none), all of which see ROOT and FOLDER; needs the extra `ray`",
+    )
     args = parser.parse_args(list(words))
 
     from crab_lightning.data.cache_build import build_cache
@@ -146,8 +158,10 @@ def cache(words: Sequence[str]) -> None:
             datasets,
             folder,
             geometry=args.geometry,
+            resize=args.resize,
             max_bytes=None if args.max_gb is None else int(args.max_gb * 1e9),
             workers=args.workers,
+            ray=args.ray,
             timeout_s=args.timeout,
             progress=bar,
         )

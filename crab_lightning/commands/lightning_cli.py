@@ -23,6 +23,7 @@ from crab_lightning.callbacks import (
     find_checkpoint,
     find_run,
 )
+from crab_lightning.callbacks.run_folder import AUTO, LAST, PREVIOUS
 from crab_lightning.commands.config_files import ConfigError
 from crab_lightning.data import AVDataModule, CaptionDataModule
 from crab_lightning.models import AVModule
@@ -61,13 +62,20 @@ _NOISE = re.compile(
 class SaveRunConfig(SaveConfigCallback):
     """Writes the resolved config into the run folder, without keys that belong to one command line."""
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the run folder on every process: asking the trainer for it is a collective call."""
+        assert trainer.log_dir is not None
+        self._folder = Path(trainer.log_dir)
+        super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write ``config.yaml``, or ``config.<stage>.yaml`` beside that of the run that is evaluated."""
-        assert trainer.log_dir is not None
-        folder = Path(trainer.log_dir)
+        folder = self._folder
         folder.mkdir(parents=True, exist_ok=True)
         known = folder / "config.yaml"
-        path = folder / f"config.{TrainerFn(stage).value}.yaml" if stage != "fit" and known.is_file() else known
+        path = (
+            folder / f"config.{TrainerFn(stage).value}.yaml" if stage != "fit" and known.is_file() else known
+        )
         content = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
         # With the closed sets that the manifests span: `ask` has no manifests, and a class index must not
         # shift.
@@ -141,7 +149,8 @@ class CrabCLI(LightningCLI):
             type=str | None,
             default=None,
             help="Checkpoint to load: a .ckpt file, a run folder or an adapter folder. Without --config the"
-            " run's own config is used.",
+            " run's own config is used. `auto`, with --run.folder: that folder's last checkpoint if it has"
+            " one, else a new run; so one command line starts a job and takes it up again.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -157,9 +166,12 @@ class CrabCLI(LightningCLI):
                 self.config.data.sources = _chosen(self.config.data.sources, self.config.only)
         self.ckpt_path: Path | None = None
         self.adapter_folder: Path | None = None
-        if self.config.ckpt_path is None:
+        wanted = self.config.ckpt_path
+        if wanted == AUTO:
+            wanted = self._latest()
+        if wanted is None:
             return
-        found = find_checkpoint(Path(self.config.ckpt_path))
+        found = find_checkpoint(Path(wanted))
         if found.is_file():
             self.ckpt_path = found
             return
@@ -175,6 +187,13 @@ class CrabCLI(LightningCLI):
                 f"{self.config.model.class_path} has no load_adapter argument; give a .ckpt file"
             )
         init.load_adapter = str(found)
+
+    def _latest(self) -> str | None:
+        """Return the state that a run folder was left in, if it was left in one."""
+        if self.config.run.folder is None:
+            raise ConfigError(f"--ckpt_path {AUTO} needs --run.folder, the folder of the run to take up")
+        places = [Path(self.config.run.folder) / name for name in (LAST, PREVIOUS)]
+        return next((str(place) for place in places if place.is_file()), None)
 
     def before_instantiate_classes(self) -> None:
         """Decide where the run writes."""
@@ -225,8 +244,9 @@ class CrabCLI(LightningCLI):
         if self.function == "predict":
             arguments["return_predictions"] = False  # they are written as they come, not kept
         getattr(self.trainer, self.function)(self.model, **arguments)
+        folder_of_run = self.trainer.log_dir  # on every process: it is a collective call
         if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
-            print(f"Run folder: {self.trainer.log_dir}")
+            print(f"Run folder: {folder_of_run}")
 
 
 class ConnectorCLI(CrabCLI):

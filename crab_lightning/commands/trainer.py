@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from crab_lightning.callbacks.run_folder import find_checkpoint, find_run
+from crab_lightning.callbacks.run_folder import AUTO, find_checkpoint, find_run
 from crab_lightning.commands.config_files import ConfigError, compose, find_config
 
 
@@ -37,6 +37,7 @@ def one_config(words: list[str]) -> tuple[list[str], str | None]:
     names, rest = _take(words, ("--config", "-c"))
     if not names:
         checkpoint = next(iter(_take(words, ("--ckpt_path",))[0]), None)
+        checkpoint = None if checkpoint == AUTO else checkpoint
         stored = find_run(find_checkpoint(Path(checkpoint))) if checkpoint else None
         if stored is None:
             return rest, None

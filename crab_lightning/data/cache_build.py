@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 from crab_lightning.data.cache import MediaCache
+from crab_lightning.data.cache_ray import run_on_ray
 from crab_lightning.data.cache_recipes import Recipe, plan
 from crab_lightning.data.check_pool import Failure, run_isolated
 from crab_lightning.data.layouts import has_test
 from crab_lightning.data.loading import heard_window
 from crab_lightning.data.manifests import read_manifest
-from crab_lightning.media import AudioWindowError, MediaError, MediaLimits
+from crab_lightning.media import AudioWindowError, MediaError, MediaLimits, Resizer
 from crab_lightning.processing import Geometry
 from crab_lightning.structures import DatasetSpec
 
@@ -44,8 +45,10 @@ def build_cache(
     folder: Path,
     *,
     geometry: Geometry = "released",
+    resize: Resizer = "torch",
     max_bytes: int | None = None,
     workers: int = 0,
+    ray: bool = False,
     timeout_s: float = 300.0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> BuildReport:
@@ -58,14 +61,18 @@ def build_cache(
         datasets: The rows, as a run uses them.
         folder: The cache.
         geometry: As a run uses it; it decides which part of a clip is heard.
+        resize: As a run uses it.
         max_bytes: Largest size of the folder.
         workers: Processes that decode, each with a shard of its own; 0 decodes in this one.
+        ray: Decode as a Ray Data job instead, on every machine of the cluster that this one belongs to. Root
+            and folder have to be on a file system that all of them share.
         timeout_s: Time that one file may take.
         progress: Told about every file.
 
     Raises:
         ManifestError: If a manifest cannot be read or names missing media.
         CacheError: If the folder holds something else.
+        ModuleNotFoundError: If ``ray`` is asked for and not installed.
     """
     _cache_of.cache_clear()
     cache = _cache_of(folder, max_bytes)  # before the fork: children begin with its index
@@ -76,7 +83,7 @@ def build_cache(
         splits: list[Literal["train", "test"]] = ["train", "test"] if has_test(spec.layout) else ["train"]
         for split in splits:
             for sample in read_manifest(root, name, spec, split):
-                needed = plan(sample, spec, window)
+                needed = plan(sample, spec, window, resize)
                 jobs: list[Job] = [*needed.videos, *needed.images, *needed.audios]
                 for job in jobs:
                     if job in todo or job in known:
@@ -87,9 +94,10 @@ def build_cache(
                         todo[job] = None
     report = BuildReport(len(known), 0, 0, {})
     work = functools.partial(_build, folder=folder, max_bytes=max_bytes)
-    for done, ((path, _), result) in enumerate(
-        run_isolated(work, todo, workers, timeout_s=timeout_s), start=1
-    ):
+    results = (
+        run_on_ray(work, todo, timeout_s) if ray else run_isolated(work, todo, workers, timeout_s=timeout_s)
+    )
+    for done, ((path, _), result) in enumerate(results, start=1):
         if isinstance(result, Failure):
             report.broken[path] = f"{path}: {result.message}"
         elif isinstance(result, str):

@@ -34,19 +34,22 @@ class VideoRecipe:
     Args:
         frames: How many.
         size_px: Side to which they are stretched.
+        resize: How; see ``read_video``.
     """
 
     frames: int
     size_px: int
+    resize: media.Resizer = "torch"
 
     def decode(self, path: Path, limits: media.MediaLimits) -> Decoded:
         """Read a file."""
-        clip = media.read_video(path, self.frames, self.size_px, limits=limits)
+        clip = media.read_video(path, self.frames, self.size_px, resize=self.resize, limits=limits)
         return Decoded(clip.frames, clip.duration_s)
 
     def name(self) -> str:
         """Return what a record depends on beside the file."""
-        return f"{_VERSION} {media.decoder_versions()} video {self.frames} {self.size_px}"
+        how = "" if self.resize == "torch" else f" {self.resize}"
+        return f"{_VERSION} {media.decoder_versions()} video {self.frames} {self.size_px}{how}"
 
 
 @dataclass(frozen=True)
@@ -109,17 +112,18 @@ class Plan:
     audios: tuple[tuple[Path, AudioRecipe], ...]
 
 
-def plan(sample: Sample, spec: DatasetSpec, window: AudioWindow) -> Plan:
+def plan(sample: Sample, spec: DatasetSpec, window: AudioWindow, resize: media.Resizer = "torch") -> Plan:
     """Return what a sample needs.
 
     Args:
         sample: The sample.
         spec: Its dataset's row.
         window: The window through which it is heard.
+        resize: How frames are stretched.
     """
     unit = sample.unit if window.kind == "one_unit" else None
     return Plan(
-        tuple((path, VideoRecipe(spec.frames, spec.size_px)) for path in sample.videos),
+        tuple((path, VideoRecipe(spec.frames, spec.size_px, resize)) for path in sample.videos),
         tuple((path, ImageRecipe(spec.size_px)) for path in sample.images),
         tuple((path, AudioRecipe(window, unit)) for path in sample.audios),
     )

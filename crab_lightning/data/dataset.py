@@ -21,7 +21,7 @@ from crab_lightning.data.quarantine import BROKEN_CLIP, Quarantine
 from crab_lightning.data.samplers import Draw
 from crab_lightning.data.seeding import Indices, unit_hash
 from crab_lightning.data.swap import swapped_audio, with_sound_of
-from crab_lightning.media import MediaLimits
+from crab_lightning.media import MediaLimits, Resizer
 from crab_lightning.processing import Geometry
 from crab_lightning.structures import DatasetSpec, Encoded, Example, Sample, TargetPolicy
 
@@ -46,6 +46,7 @@ class AVDataset(Dataset[Encoded]):
         seed: Chooses which samples keep their reasoning, and the swapped sounds.
         cache: Where decoded media are kept.
         limits: Bounds on what is read of one file.
+        resize: How frames are stretched.
         timeout_s: Time that one sample may take to load; ``None`` for no bound.
         quarantine: Where broken samples are listed and replaced; without it they raise.
     """
@@ -64,9 +65,11 @@ class AVDataset(Dataset[Encoded]):
         seed: int = 42,
         cache: MediaCache | None = None,
         limits: MediaLimits | None = None,
+        resize: Resizer = "torch",
         timeout_s: float | None = None,
         quarantine: Quarantine | None = None,
     ) -> None:
+        self.resize: Resizer = resize
         self.cache, self.limits, self.timeout_s, self.quarantine = cache, limits, timeout_s, quarantine
         self.samples, self.tasks, self.specs, self.processor = samples, tasks, specs, processor
         self.geometry, self.drop_modality = geometry, drop_modality
@@ -142,7 +145,7 @@ class AVDataset(Dataset[Encoded]):
         heard = sample
         if self._donors is not None:
             heard = with_sound_of(sample, self.samples[int(self._donors[index])])
-        loaded = load_media(heard, spec, self.geometry, self.cache, self.limits)
+        loaded = load_media(heard, spec, self.geometry, self.cache, self.limits, self.resize)
         if self.drop_modality is not None:
             loaded = without(loaded, self.drop_modality)
         conversation = fused_conversation(task.prompt(sample), self.geometry)

@@ -70,6 +70,7 @@ def load_media(
     geometry: Geometry,
     cache: MediaCache | None = None,
     limits: media.MediaLimits | None = None,
+    resize: media.Resizer = "torch",
 ) -> LoadedMedia:
     """Decode a sample's files; never more than one clip's frames are held beside those it returns.
 
@@ -82,6 +83,7 @@ def load_media(
         geometry: What the processor expects.
         cache: Where decoded media are kept; a cached sample equals a decoded one bit for bit.
         limits: Bounds on what is read of one file.
+        resize: How frames are stretched; ``torch`` as the released checkpoints saw them.
 
     Raises:
         MediaError: If a file is missing or broken.
@@ -93,7 +95,7 @@ def load_media(
         with _named(path):
             return recipe.decode(path, limits) if cache is None else cache.read(path, recipe, limits)
 
-    needed = plan(sample, spec, heard_window(spec, geometry))
+    needed = plan(sample, spec, heard_window(spec, geometry), resize)
     loaded = LoadedMedia()
     for path, recipe in needed.videos:
         clip = read(path, recipe)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from crab_lightning.media.image import read_image, read_mask
     from crab_lightning.media.mel import MEL_BINS, log_mel, mel_frames
     from crab_lightning.media.resize import stretch
-    from crab_lightning.media.video import VideoClip, frame_indices, read_video
+    from crab_lightning.media.video import Resizer, VideoClip, frame_indices, read_video
     from crab_lightning.media.window import apply_window
     from crab_lightning.media.write import write_audio, write_video
 
@@ -32,6 +32,7 @@ _HOMES = {
     "MEL_BINS": "mel",
     "MediaInfo": "container",
     "MediaLimits": "container",
+    "Resizer": "video",
     "VideoClip": "video",
     "apply_window": "window",
     "decoder_versions": "container",
@@ -59,6 +60,7 @@ __all__ = [
     "MissingMedia",
     "NoAudioTrack",
     "NoVideoTrack",
+    "Resizer",
     "TruncatedMedia",
     "UnreadableMedia",
     "VideoClip",

@@ -51,7 +51,9 @@ def log_mel(audio: Tensor) -> Tensor:
     spectrum = torch.stft(
         mirrored, _FFT, _HOP, window=_window(), center=False, return_complex=True
     )  # (201, M + 2)
-    power = torch.view_as_real(spectrum).square().sum(-1)
+    parts = torch.view_as_real(spectrum)
+    # A sum over the last axis of two gives the same values and takes three times as long.
+    power = parts[..., 0].square().add_(parts[..., 1].square())
     log = (_mel_filters() @ power).clamp_(min=_FLOOR).log10_()
     return torch.maximum(log, log.max() - 8.0)[:, :frames].add_(4.0).div_(4.0)
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
 
 TIMEOUT_S = 1800.0
 
@@ -80,6 +86,67 @@ class Fsdp2Strategy(ModelParallelStrategy):
         assert self.model is not None
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
         return dict(get_model_state_dict(self.model, options=options))
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Return the whole state on rank 0, nothing elsewhere, as an optimizer on one process writes it.
+
+        Lightning numbers the weights of all the model here, and an optimizer elsewhere those that it holds:
+        a checkpoint of one strategy would not fit the other.
+        """
+        own = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        saved = own.state_dict()
+        first = self.global_rank == 0
+        state: dict[int, dict[str, Any]] = {}
+        for number, values in saved[
+            "state"
+        ].items():  # in the same order on all ranks: gathering is collective
+            whole = {name: _gathered(value) for name, value in values.items()}
+            if first:
+                state[number] = {k: v.cpu() if isinstance(v, Tensor) else v for k, v in whole.items()}
+        return {"state": state, "param_groups": saved["param_groups"]} if first else {}
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Let Lightning restore in its usual order: look at the checkpoint first, then load its parts."""
+        return True
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Return a checkpoint, read on every process; the parts are loaded by the methods below.
+
+        Lightning's own takes the weights out of it before the model has compared them with its own.
+        """
+        path = Path(self.broadcast(checkpoint_path))
+        found: dict[str, Any] = self.checkpoint_io.load_checkpoint(path, weights_only=True)
+        return found
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Give every process its share of the weights."""
+        assert self.lightning_module is not None
+        own = dict(self.lightning_module.named_parameters())
+        with torch.no_grad():
+            for name, value in checkpoint["state_dict"].items():
+                own[name].copy_(_share(value, own[name]))
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Give every process its share of the optimizer's state."""
+        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            state = {
+                number: {name: _share(value, weights[number]) for name, value in values.items()}
+                for number, values in saved["state"].items()
+            }
+            optimizer.load_state_dict({**saved, "state": state})
+
+
+def _gathered(value: Any) -> Any:
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _share(value: Any, weight: Tensor) -> Any:
+    """Return this process's share of a value that belongs to a weight; steps and the like as they are."""
+    if not isinstance(weight, DTensor) or not isinstance(value, Tensor) or value.shape != weight.shape:
+        return value
+    return distribute_tensor(value.to(weight.device), weight.device_mesh, weight.placements)
 
 
 def _register() -> None:

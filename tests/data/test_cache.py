@@ -298,3 +298,11 @@ def test_cached_values_are_the_callers_own(clip: Path, tmp_path: Path) -> None:
     kept = first.tensor.clone()
     cache.read(clip, VIDEO).tensor.zero_()
     assert torch.equal(cache.read(clip, VIDEO).tensor, kept)
+
+
+def test_frames_stretched_in_another_way_are_another_record(clip: Path, tmp_path: Path) -> None:
+    cache = MediaCache(tmp_path / "cache")
+    cache.read(clip, VIDEO)
+    fast = VideoRecipe(2, 28, "torch_uint8")
+    assert torch.equal(cache.read(clip, fast).tensor, fast.decode(clip, LIMITS).tensor)
+    assert cache.stats.stored == 2
