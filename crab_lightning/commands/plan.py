@@ -194,6 +194,8 @@ def _print(shape: Shape, setting: Setting, limit: float) -> None:
             console.print(f"  --{text}: {value / 1e9:.1f} GB, {fits}", highlight=False, soft_wrap=True)
     if shape.trains_towers:
         console.print("Adapters in the towers train too: what the towers keep for backward is not counted.")
+    if s.sharding == "fsdp2_offload":
+        console.print("Copies between host and device and the optimizer's step on the host are not counted.")
     found = pace(shape, s)
     bound = "computing" if found.compute_s >= found.transfer_s else "communication"
     console.print(

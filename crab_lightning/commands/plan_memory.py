@@ -157,7 +157,7 @@ def memory(shape: Shape, setting: Setting) -> dict[str, float]:
         "trained weights": trained * trained_bytes * on_device,
         "gathered layers": gathered,
         "gradients": gradients,
-        "optimizer": trained * s.moments * 4 * on_device,
+        "optimizer": trained * s.moments * trained_bytes * on_device,
         "activations": activation_bytes(shape, s.most_tokens, b, s.checkpointing),
         "logits": logit_bytes(shape, max(s.usual_rows, rows) * s.target_tokens, b),
         "towers": tower_bytes(shape, max(s.usual_rows, rows), s.patches, s.audio_tokens, b),

@@ -135,7 +135,11 @@ class AVModule(Answering):
         if self.gradient_checkpointing:
             self._checkpoint_layers()
         shard(self.model, self._trainer)
+        self.fill_shards()
         self.train(self.training)
+
+    def fill_shards(self) -> None:
+        """Read the weights that ``load_base`` has left without storage, once they are sharded."""
 
     def _fill_tasks(self) -> None:
         """Let Multi-LoRA have an adapter for each task of the data, unless its tasks are given."""
@@ -263,8 +267,6 @@ class AVModule(Answering):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Weigh the micro-batches of the step by their target tokens; gradients are clipped after this."""
         self._token_mean.correct((p for p in self.parameters() if p.requires_grad), self._accumulated())
-
-    # Several processes
 
     def unread_media(self) -> dict[str, Unread]:
         """Return the smallest input of each kind of media, by the name of the model input that it brings."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ from crab_lightning.models.base import AVModule
 from crab_lightning.models.likelihood import PromptReader
 from crab_lightning.models.losses import last_hidden_states, target_losses
 from crab_lightning.models.participation import Unread, unread_patches
+from crab_lightning.models.shard_files import fill_shards, parameters_on_meta
+from crab_lightning.models.sharding import shard_device, shards_at_load
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.structures import Batch
 
@@ -114,10 +117,11 @@ class OmniModule(AVModule):
             options["quantization_config"] = four_bit_config(options["dtype"])
             options["device_map"] = {"": torch.cuda.current_device()}  # bitsandbytes packs weights on the GPU
         model: Any
-        if self.init == "random":
+        if self.init == "random" or self._fills_shards:
             config = AutoConfig.from_pretrained(self.pretrained)
             config = getattr(config, "thinker_config", config)
-            model = Qwen2_5OmniThinkerForConditionalGeneration._from_config(config, **options)
+            with parameters_on_meta() if self._fills_shards else nullcontext():
+                model = Qwen2_5OmniThinkerForConditionalGeneration._from_config(config, **options)
         else:
             model, found = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
                 self.pretrained, output_loading_info=True, **options
@@ -135,6 +139,20 @@ class OmniModule(AVModule):
                 parameter.requires_grad = False
         base: nn.Module = model
         return base
+
+    @property
+    def _fills_shards(self) -> bool:
+        """Whether weights are read after sharding, share by share."""
+        if self.init == "random" or self.quantization is not None or not shards_at_load(self._trainer):
+            return False
+        processor: Any = self.processor
+        # A weight that two layers share (in small models) would be parted when storage is given to it.
+        return not processor.thinker_config.get_text_config().tie_word_embeddings
+
+    def fill_shards(self) -> None:
+        """Read this process's share of the base."""
+        if self._fills_shards:
+            fill_shards(self.model, self.pretrained, shard_device(self._trainer))
 
     def decoder(self) -> nn.Module:
         """Return the language model."""

@@ -55,6 +55,17 @@ def shard(model: nn.Module, trainer: Any) -> None:
         shard_layers(model, strategy.device_mesh["data_parallel"])
 
 
+def shards_at_load(trainer: Any) -> bool:
+    """Tell whether several processes share the weights, so that none has to read them all."""
+    return trainer is not None and trainer.world_size > 1 and isinstance(trainer.strategy, Fsdp2Strategy)
+
+
+def shard_device(trainer: Any) -> torch.device:
+    """Return where the shares of the weights lie."""
+    strategy = trainer.strategy
+    return torch.device("cpu") if strategy.cpu_offload else torch.device(strategy.root_device)
+
+
 def check_strategy(trainer: Any) -> None:
     """Refuse strategies that would train or save something else than is asked for.
 

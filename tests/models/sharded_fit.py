@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,23 +77,37 @@ class Recorder(Callback):
 
 
 def fit(
-    tiny: str, folder: Path, batches: Sequence[Batch], prompts: Sequence[Batch], **options: Any
+    tiny: str,
+    folder: Path,
+    batches: Sequence[Batch],
+    prompts: Sequence[Batch],
+    ckpt: Path | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     torch.manual_seed(0)
     module = Recording(
         tiny,
         AdapterConfig(rank=4, within=None),
-        lambda p: torch.optim.SGD(p, lr=0.1),
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
         warmup_share=0.0,
         dtype="float32",
         geometry="plain",
         max_new_tokens=4,
     )
+    read_whole: list[str] = []
+    original = OmniModule.load_base
+
+    def load_base(self: OmniModule) -> torch.nn.Module:
+        base = original(self)
+        read_whole.extend(name for name, p in base.named_parameters() if not p.is_meta)
+        return base
+
+    module.load_base = types.MethodType(load_base, module)  # type: ignore[method-assign]
     recorder = Recorder()
     trainer = Trainer(
         accelerator="cpu",
         callbacks=[recorder],
-        max_epochs=1,
+        max_epochs=1 if ckpt is None else 2,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -104,7 +119,7 @@ def fit(
         **options,
     )
     train, val = (DataLoader(list(b), batch_size=None) for b in (batches, prompts))  # type: ignore[arg-type]
-    trainer.fit(module, train, val)
+    trainer.fit(module, train, val, ckpt_path=ckpt)
     trainer.save_checkpoint(folder / "state.ckpt")
     held = sum((p.to_local() if hasattr(p, "to_local") else p).numel() for p in module.parameters())
     return {
@@ -112,6 +127,7 @@ def fit(
         "gradients": module.gradients,
         "answers": recorder.answers,
         "loss": float(trainer.callback_metrics["train/loss"]),
+        "read_whole": len(read_whole),
         "share": held / sum(p.numel() for p in module.parameters()),
     }
 
@@ -130,6 +146,10 @@ def main(tiny: str, out: Path, strategies: Sequence[str]) -> None:
         seen = fit(tiny, folder, own, prompts, strategy=strategy, devices=PROCESSES)
         torch.save(seen.pop("gradients"), folder / f"gradients_{rank}.pt")
         (folder / f"seen_{rank}.json").write_text(json.dumps(seen))
+    folder = out / "resumed"
+    folder.mkdir(exist_ok=True)
+    ckpt = out / "ddp" / "state.ckpt"
+    fit(tiny, folder, own, prompts, ckpt=ckpt, strategy="fsdp2", devices=PROCESSES)
 
 
 if __name__ == "__main__":

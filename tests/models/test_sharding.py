@@ -101,8 +101,32 @@ def test_checkpoint_holds_the_trained_weights_of_one_process(
     assert two.keys() == one.keys()
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, atol=1e-5, rtol=1e-4)
-    share = json.loads((together / strategy / "seen_1.json").read_text())["share"]
-    assert share == 1 if strategy == "ddp" else share <= 0.51
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_sharded_weights_are_never_whole_on_a_process(strategy: str, together: Path) -> None:
+    for rank in range(PROCESSES):
+        seen = json.loads((together / strategy / f"seen_{rank}.json").read_text())
+        if strategy == "ddp":
+            assert (seen["share"], seen["read_whole"] > 100) == (1, True)
+        else:
+            assert seen["share"] <= 0.51
+            assert seen["read_whole"] == 0
+
+
+@pytest.mark.ddp
+def test_run_resumed_under_another_strategy_goes_on_as_one_process_does(
+    tiny: Path, tmp_path: Path, processor_of: NativeProcessor, together: Path, alone: dict[str, Any]
+) -> None:
+    encode, collate = processor_of.encode, processor_of.collate
+    steps = [collate([encode(e) for batch in step for e in batch]) for step in LEARNT]
+    fit(str(tiny), tmp_path, steps, [], ckpt=alone["folder"] / "state.ckpt")
+    files = [folder / "state.ckpt" for folder in (together / "resumed", tmp_path, alone["folder"])]
+    two, one, before = (torch.load(file, weights_only=True)["state_dict"] for file in files)
+    assert any(not torch.equal(one[name], before[name]) for name in one)
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, atol=1e-5, rtol=1e-4)
 
 
 def test_accumulated_micro_batches_give_the_gradients_of_one_batch(
