@@ -60,6 +60,7 @@ def run(words: Sequence[str]) -> None:
     if not args.predictions.is_file():
         raise FileNotFoundError(f"--predictions {args.predictions} is not a file")
     from crab_lightning.callbacks.scores import DatasetScores
+    from crab_lightning.callbacks.weighing import scores_of
     from crab_lightning.reports.answer_files import answer_text, join_answers, read_answers
     from crab_lightning.structures import Prediction
 
@@ -87,6 +88,7 @@ def run(words: Sequence[str]) -> None:
                 str(answer_text(record)),
                 record.get("tokens", 0),
                 bool(record.get("truncated", False)),
+                scores_of(record),
             )
             lines.append(scores.add(said))
     for sample in missing:

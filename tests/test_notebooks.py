@@ -1,0 +1,46 @@
+"""Every notebook runs from top to bottom on a fresh copy of the repository."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+REPO = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
+
+
+def test_there_are_notebooks() -> None:
+    assert [path.name for path in NOTEBOOKS] == ["quickstart.ipynb"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_stored_without_outputs(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert code
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+
+
+def test_quickstart_runs_from_data_to_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(REPO / "configs", tmp_path / "configs")
+    shutil.copytree(REPO / "notebooks", tmp_path / "notebooks")
+    (tmp_path / "crab_lightning").symlink_to(REPO / "crab_lightning")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")]))
+    notebook = nbformat.read(tmp_path / "notebooks" / "quickstart.ipynb", as_version=4)
+    folder = str(tmp_path / "notebooks")
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}}).execute()
+    run = tmp_path / "quickstart" / "run"
+    assert len(list((run / "predictions").glob("*.jsonl"))) == 4
+    assert (tmp_path / "quickstart" / "report.html").is_file()
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    # the clip, the probabilities, and a sheet of the test
+    assert sum("image/png" in output.get("data", {}) for output in shown) == 3
+    said = "".join(output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in shown)
+    assert "likelihood" in said
+    assert "emotion_recognition as cremad" in said
