@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from crab_lightning.adapters import AdapterConfig
 from crab_lightning.callbacks import Evaluator, RunCheckpoint
+from crab_lightning.commands import main
 from crab_lightning.data import AVDataModule, CaptionDataModule, CaptionSource
 from crab_lightning.models import (
     AVModule,
@@ -143,3 +145,66 @@ def test_paradigm_is_trained_saved_and_tested_on_the_same_data(
     )
     kept = dict(resumed.named_parameters())
     assert all(torch.equal(p, kept[name]) for name, p in model.named_parameters())
+
+
+KINDS = ("lora", "multi_lora", "ilora")
+CONFIGS = {"native": "demo.yaml", "llm_va": "demo_llm_va_llama3.yaml", "vllm_a": "demo_vllm_a.yaml"}
+EACH_ONCE = list(zip(CONFIGS, KINDS, strict=True))  # every paradigm, and every kind of adapter
+OTHERS = [(paradigm, kind) for paradigm in CONFIGS for kind in KINDS if (paradigm, kind) not in EACH_ONCE]
+
+
+def runs_of(pairs: list[tuple[str, str]], small: dict[str, Path], out: Path) -> list[Path]:
+    """Train an epoch of Mini AV-UIE and test, with one data config, each pair of paradigm and adapter."""
+    made = {"native": make_tiny_native(out / "native")}
+    made["llm_va"] = make_tiny_llm_va(out / "llm_va", config=TinyLlmVaConfig(patch_px=56))
+    made["vllm_a"] = make_tiny_vllm_a(out / "vllm_a")
+    words: dict[str, dict[str, object]] = {
+        "native": {"pretrained": made["native"]},
+        "llm_va": {
+            "pretrained": made["llm_va"] / "llm",
+            "vision": made["llm_va"] / "clip",
+            "beats": made["llm_va"] / "beats",
+            "visual_connector": "null",
+            "audio_connector": "null",
+        },
+        "vllm_a": {
+            "pretrained": made["vllm_a"] / "vllm",
+            "beats": made["vllm_a"] / "beats",
+            "audio_connector": "null",
+            "train_connectors": "[audio]",  # no stage 1 here
+        },
+    }
+    common = ["--only=ks,ave", f"--data.root={small['mini']}", "--data.num_workers=0"]
+    common += ["--data.val_generate_per_dataset=0", "--trainer.max_epochs=1"]
+    common += ["--model.init_args.max_new_tokens=4", "--model.init_args.adapter.rank=4"]
+    runs = []
+    for paradigm, kind in pairs:
+        own = [f"--model.init_args.{key}={value}" for key, value in words[paradigm].items()]
+        runs.append(out / f"{paradigm}_{kind}")
+        own += [f"--model.init_args.adapter.kind={kind}", f"--run.folder={runs[-1]}"]
+        assert main(["fit", "--config", CONFIGS[paradigm], *common, *own]) == 0
+        assert json.loads((runs[-1] / "adapter/adapter.json").read_text())["adapter"]["kind"] == kind
+        assert main(["test", "--ckpt_path", str(runs[-1])]) == 0
+    return runs
+
+
+def assert_comparable(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["compare", *map(str, runs), "--format", "csv", "--resamples", "100"]) == 0
+    head, *rows = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert all(run.name in head for run in runs)
+    assert any(row.startswith("AVE,segment_accuracy") for row in rows)
+    assert any("accuracy" in row and not row.startswith("AVE") for row in rows)
+
+
+def test_one_data_config_serves_each_paradigm_and_each_kind_of_adapter(
+    small: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_comparable(runs_of(EACH_ONCE, small, tmp_path), capsys)
+
+
+@pytest.mark.slow
+def test_every_other_pair_of_paradigm_and_adapter_does_too(
+    small: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_comparable(runs_of(OTHERS, small, tmp_path), capsys)
