@@ -12,8 +12,9 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from crab_lightning.callbacks import Evaluator
-from tests.callbacks.fakes import Parrot, Rows, collate
+from tests.callbacks.fakes import Rows, collate
 from tests.callbacks.test_evaluator import splits
+from tests.callbacks.test_weighing import Closed, Weigher
 
 
 class Shares(Rows):
@@ -25,6 +26,7 @@ class Shares(Rows):
 
     def __init__(self, shares: list[list[int]]) -> None:
         super().__init__(splits())
+        self.tasks = {"naming": Closed()}
         self.shares = shares
 
     def test_dataloader(self) -> Any:
@@ -45,12 +47,12 @@ def main(folder: Path, shares: list[list[int]]) -> None:
         if len(shares) > 1
         else "auto",
         logger=TensorBoardLogger(folder.parent, name="", version=folder.name),
-        callbacks=[Evaluator(print_table=False)],
+        callbacks=[Evaluator(print_table=False, decoding="both")],
         enable_checkpointing=False,
         enable_progress_bar=False,
         use_distributed_sampler=False,
     )
-    trainer.test(Parrot(), datamodule=Shares(shares), verbose=False)
+    trainer.test(Weigher(), datamodule=Shares(shares), verbose=False)
 
 
 if __name__ == "__main__":

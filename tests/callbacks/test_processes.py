@@ -22,5 +22,7 @@ def results(folder: Path, shares: str) -> tuple[dict[str, Any], dict[str, bytes]
 @pytest.mark.ddp
 def test_unequal_processes_one_of_them_empty_give_the_digits_of_one(tmp_path: Path) -> None:
     alone = results(tmp_path / "one", "0,1,2,3,4")
+    assert alone[0]["a"]["counts"]["weighed"] == 4
+    assert alone[0]["a"]["calibration"]["confidence"] == pytest.approx(0.6)
     assert results(tmp_path / "two", "/0,1,2,3,4") == alone
     assert results(tmp_path / "three", "4/0,1/2,3") == alone

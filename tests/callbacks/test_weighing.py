@@ -25,7 +25,7 @@ class Closed(Naming):
 
 
 class Weigher(Parrot):
-    """Finds candidates as likely as the sample's field ``shares`` says, in the order of the classes."""
+    """Finds candidates as likely as the sample's field ``shares`` says, or its row, in the classes' order."""
 
     def __init__(self, die_after: int | None = None) -> None:
         super().__init__(die_after)
@@ -37,7 +37,8 @@ class Weigher(Parrot):
         for said in super()._answer(batch)["predictions"]:
             texts = tuple(self.candidates(said.sample)) if self.decoding != "generate" else ()
             if texts:
-                values = tuple(math.log(share) for share in said.sample.fields["shares"])
+                turned = [(0.6, 0.3, 0.1)[(said.sample.row + i) % 3] for i in range(3)]
+                values = tuple(math.log(share) for share in said.sample.fields.get("shares", turned))
                 found = CandidateScores(texts, values, tuple(LONG[t] for t in texts))
                 text = "" if self.decoding == "likelihood" else said.text
                 said = Prediction(said.sample, text, said.tokens, said.truncated, found)
