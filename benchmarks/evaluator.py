@@ -204,6 +204,9 @@ def routes_cost(rounds: int) -> tuple[float, float]:
 class Step(LightningModule):
     """The least a step can be."""
 
+    adapter = None
+    saves_parts = False
+
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(8))

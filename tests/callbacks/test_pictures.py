@@ -126,7 +126,7 @@ def test_clip_sheet_draws_spans_beside_frames_and_sound(tmp_path: Path) -> None:
     broken = ClipMedia(lost=["x.mp4: no video track"])
     sheet = clip_sheet("t", [ClipCard(spans, clip()), ClipCard(plain, clip(2), 4.0), ClipCard(plain, broken)])
     width, height = size_of(png(sheet), tmp_path / "a.png")
-    assert width == 1276
+    assert width == 1085
     assert height > 500
     words = [text.get_text() for text in sheet.texts]
     assert any("x.mp4: no video track" in text for text in words)

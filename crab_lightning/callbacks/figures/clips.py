@@ -21,7 +21,7 @@ from crab_lightning.callbacks.figures.sheet import (
     wrap,
 )
 
-_WIDTH, _TEXT, _GUTTER, _MEDIA = 11.6, 3.55, 1.5, 6.2
+_WIDTH, _TEXT, _GUTTER, _MEDIA = 10.85, 3.3, 1.5, 5.7  # as wide as TensorBoard shows on a common screen
 _LEFT = 0.2
 _MEDIA_LEFT = _LEFT + _TEXT + _GUTTER
 _STRIP, _SOUND, _LANE, _AXIS, _GAP = _MEDIA / FRAMES, 0.8, 0.25, 0.34, 0.09

@@ -10,7 +10,7 @@ from typing import Any
 # Okabe and Ito: told apart by colour-blind readers. Line style or hatch says the same a second time.
 TRUE, SAID, RIGHT, GREY = "#0072b2", "#d55e00", "#007a5a", "#555555"
 
-DPI = 110
+DPI = 100
 LINE = 1.28
 """Height of a line of text over its font size."""
 
