@@ -47,7 +47,7 @@ class LoRALinear(nn.Module):
         self.route_sinks: tuple[RouteSink, ...] = ()
         # A buffer, so that it follows the model to its device; not persistent, since it is no weight.
         scale = config.head_scale
-        values = None if scale is None else torch.empty(len(scale), device=_device(self.base.weight))
+        values = None if scale is None else torch.empty(len(scale), device=self.base.weight.device)
         self.register_buffer("head_scale", values, persistent=False)
         stack = self._stack(config)
         self.lora_A = self._parameter(*stack, self.rank, self.in_features)
@@ -69,7 +69,7 @@ class LoRALinear(nn.Module):
 
     def _parameter(self, *shape: int) -> nn.Parameter:
         dtype = getattr(torch, self.config.dtype)
-        return nn.Parameter(torch.empty(*shape, dtype=dtype, device=_device(self.base.weight)))
+        return nn.Parameter(torch.empty(*shape, dtype=dtype, device=self.base.weight.device))
 
     def reset_parameters(self) -> None:
         """Draw A and the router again and zero B, after which the layer computes what its base computes."""
@@ -121,11 +121,6 @@ class LoRALinear(nn.Module):
         return (
             f"rank={self.rank}, heads={self.heads}, scaling={self.scaling:g}, dropout={self.config.dropout:g}"
         )
-
-
-def _device(weight: Tensor) -> torch.device:
-    """Return where adapters are made: beside their base, unless that has no storage yet."""
-    return torch.get_default_device() if weight.is_meta else weight.device
 
 
 class ILoRALinear(LoRALinear):

@@ -18,7 +18,7 @@ from crab_lightning.models.base import AVModule
 from crab_lightning.models.likelihood import PromptReader
 from crab_lightning.models.losses import last_hidden_states, target_losses
 from crab_lightning.models.participation import Unread, unread_patches
-from crab_lightning.models.shard_files import fill_shards, parameters_on_meta
+from crab_lightning.models.shard_files import draw_adapters, fill_shards, parameters_on_meta
 from crab_lightning.models.sharding import shard_device, shards_at_load
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.structures import Batch
@@ -148,6 +148,11 @@ class OmniModule(AVModule):
         processor: Any = self.processor
         # A weight that two layers share (in small models) would be parted when storage is given to it.
         return not processor.thinker_config.get_text_config().tie_word_embeddings
+
+    def set_trainable(self) -> None:
+        """Draw the adapters of a base that has no storage yet."""
+        if self._fills_shards:
+            draw_adapters(self.model)
 
     def fill_shards(self) -> None:
         """Read this process's share of the base."""

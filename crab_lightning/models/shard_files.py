@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from crab_lightning.adapters import LoRALinear
 from crab_lightning.models.shares import copy_share
 
 _LEFT_ON_DISK = ("talker.", "token2wav.")
@@ -30,11 +31,28 @@ def parameters_on_meta() -> Iterator[None]:
             param = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
         original(module, name, param)
 
-    nn.Module.register_parameter = register  # type: ignore[method-assign]
+    nn.Module.register_parameter = register  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
         nn.Module.register_parameter = original  # type: ignore[method-assign]
+
+
+def draw_adapters(model: nn.Module) -> None:
+    """Give adapters around a base without storage theirs, and draw them, the same on every process.
+
+    They are small enough to be whole for a moment, and are then what one process would draw.
+    """
+    for module in model.modules():
+        if not isinstance(module, LoRALinear):
+            continue
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.is_meta:
+                value = nn.Parameter(torch.empty_like(parameter, device="cpu"), parameter.requires_grad)
+                setattr(module, name, value)
+        if module.head_scale is not None:
+            module.head_scale = torch.empty_like(module.head_scale, device="cpu")
+        module.reset_parameters()
 
 
 def fill_shards(model: nn.Module, pretrained: str, device: torch.device) -> None:
@@ -49,8 +67,10 @@ def fill_shards(model: nn.Module, pretrained: str, device: torch.device) -> None
         ValueError: If weights are missing or of another shape.
     """
     empty = {name for name, p in model.named_parameters() if p.is_meta}
-    model._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t)
-    wanted: dict[str, list[Tensor]] = {}
+    model._apply(  # type: ignore[no-untyped-call]
+        lambda t: torch.empty_like(t, device=device) if t.is_meta else t
+    )
+    wanted: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if name in empty:
             wanted.setdefault(plain_name(name), []).append(parameter)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 from crab_lightning.adapters import AdapterConfig, insert_adapters
-from crab_lightning.models.shard_files import fill_shards, parameters_on_meta
+from crab_lightning.models.shard_files import draw_adapters, fill_shards, parameters_on_meta
 
 CPU = torch.device("cpu")
 
@@ -29,10 +29,16 @@ def test_filled_base_equals_the_loaded_one_in_weights_and_buffers(tiny: Path) ->
     model = empty(tiny)
     assert all(p.is_meta for p in model.parameters())
     insert_adapters(model, AdapterConfig(rank=4), root=model.get_decoder())
-    adapters = {name: p.clone() for name, p in model.named_parameters() if p.requires_grad and not p.is_meta}
+    torch.manual_seed(0)
+    draw_adapters(model)
+    adapters = {name: p.clone() for name, p in model.named_parameters() if "lora_" in name}
     assert adapters
+    assert not any(p.is_meta for p in adapters.values())
     fill_shards(model, str(tiny), CPU)
     loaded: Any = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(tiny, dtype=torch.float32)
+    drawn: Any = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(tiny, dtype=torch.float32)
+    torch.manual_seed(0)
+    insert_adapters(drawn, AdapterConfig(rank=4), root=drawn.get_decoder())
     found = {name.replace(".base.", "."): p for name, p in model.named_parameters()}
     for name, weight in loaded.named_parameters():
         assert torch.equal(found[name], weight), name
@@ -41,6 +47,7 @@ def test_filled_base_equals_the_loaded_one_in_weights_and_buffers(tiny: Path) ->
         assert torch.equal(buffers[name], buffer), name
     for name, weight in adapters.items():
         assert torch.equal(model.get_parameter(name), weight), "adapters are not touched"
+        assert torch.equal(drawn.get_parameter(name), weight), "and drawn as one process does"
 
 
 def test_missing_and_misshapen_weights_are_refused(tiny: Path, tmp_path: Path) -> None:
