@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -73,3 +74,23 @@ def test_training_text_is_rebuilt_from_real_masks(
             assert all(mask[y, x] for x, y in truth.points_xy_px)
     assert main(["data", "points", "--root", str(tmp_path / "root"), "--datasets", "arig"]) == 1
     assert "there is no mask beside it" in capsys.readouterr().err  # arig came without
+
+
+@pytest.mark.slow
+def test_real_clips_are_learnt_tested_and_drawn(real_clips: Path, tmp_path: Path) -> None:
+    """Training text from masks, fit, test with masks, pictures: one clip of each set, learnt by heart."""
+    root, run = tmp_path / "root", tmp_path / "run"
+    shutil.copytree(real_clips, root)
+    assert main(["data", "points", "--root", str(root), "--datasets", *TASKS, "--write"]) == 0
+    words = ["--config", "demo.yaml", "--data.root", str(root), "--only", f"{','.join(TASKS)},arig"]
+    words += ["--data.num_workers", "0", "--run.folder", str(run)]
+    steps = ["--data.epoch_size", "160", "--trainer.max_epochs", "1", "--trainer.callbacks", "[]"]
+    assert main(["fit", *words, *steps]) == 0
+    assert main(["test", *words, "--ckpt_path", str(run)]) == 0
+    results = json.loads((run / "metrics.json").read_text())["test"]["datasets"]
+    assert set(results) == {*TASKS, "arig"}
+    assert np.mean([entry["strict"]["iou"] for entry in results.values()]) > 0.6
+    for dataset, place in PLACES.items():
+        assert results[dataset]["strict"]["crabplus_ceiling_j"] > 0
+        assert len(list((run / "masks" / dataset).glob(place))) == 1
+        assert (run / "figures" / f"{dataset}_masks.png").is_file()
