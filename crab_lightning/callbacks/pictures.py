@@ -55,13 +55,16 @@ class Pictures(Callback):
         self.per_task, self.routes, self.seed = per_task, routes, seed
         self._media: dict[str, ClipMedia] = {}
         self._means: RouteMeans | None = None
+        self._folder = Path()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make sure that there will be answers to draw.
+        """Find the run folder, and make sure that there will be answers to draw.
 
         Raises:
             ValueError: If no Evaluator writes them.
         """
+        # Here, on every process: asking the trainer for the folder is a collective call.
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
         evaluators = [c for c in trainer.callbacks if isinstance(c, Evaluator)]
         if not any(e.predictions for e in evaluators):
             raise ValueError(
@@ -126,7 +129,7 @@ class Pictures(Callback):
     def _draw(self, trainer: Trainer, split: str) -> None:
         began = time.perf_counter()
         data: Any = trainer.datamodule
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        folder = self._folder
         place = folder / "figures" / (split if split == "test" else f"{split}/step-{trainer.global_step:06d}")
         answers = folder / "predictions" / ("" if split == "test" else split)
         count = 0
