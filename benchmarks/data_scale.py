@@ -19,6 +19,7 @@ import argparse
 import gc
 import json
 import os
+import resource
 import shutil
 import statistics
 import tempfile
@@ -121,12 +122,13 @@ def rows(args: argparse.Namespace, work: Path, tiny: Path) -> Table:
     processor = NativeProcessor(tiny)
     gc.collect()
     before = resident_mb()
-    began = time.monotonic()
+    began, cpu = time.monotonic(), time.process_time()
     data = data_module(root, num_workers=args.workers, batch_size=4, length_window=32, epoch_size=args.epoch)
     data.processor = processor
     data.setup("test")
     loader = data.train_dataloader()
-    ready = time.monotonic() - began
+    ready, cpu = time.monotonic() - began, time.process_time() - cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     first = None
     seen: list[tuple[int, float, float]] = []
     for number, _ in enumerate(loader):
@@ -135,9 +137,11 @@ def rows(args: argparse.Namespace, work: Path, tiny: Path) -> Table:
             own = [resident_mb(pid, private=True) for pid in children()]
             seen.append((number, resident_mb(), max(own, default=0.0)))
     table = Table("", "", title=f"{count:,} rows, {args.workers} workers")
-    table.add_row("start-up: manifests, split, mixture, lengths", f"{ready:.1f} s")
+    table.add_row("start-up: manifests, split, mixture, lengths", f"{ready:.1f} s, {cpu:.1f} s of CPU")
     table.add_row("until the first batch", f"{first:.1f} s")
-    table.add_row("resident before / with the rows", f"{before:,.0f} / {seen[0][1]:,.0f} MB")
+    table.add_row(
+        "resident before / at most / with the rows", f"{before:,.0f} / {peak:,.0f} / {seen[0][1]:,.0f} MB"
+    )
     for number, main, worker in seen:
         table.add_row(
             f"batch {number:,}: main process, own memory of the largest worker",

@@ -177,9 +177,8 @@ def run_faults(root: Path, work: Path, kills: int) -> Iterator[tuple[str, Found]
     import run_faults as faults
 
     runs = faults.Runs(root, work)
-    moment = faults.at_random_moment(runs)
-    yield f"SIGKILL in training, {kills} times", faults.kill_runs(runs, "training", kills, moment)
-    yield f"SIGKILL in saving, {kills} times", faults.kill_runs(runs, "saving", kills, lambda child: False)
+    for where in ("training", "saving"):
+        yield f"SIGKILL in {where}, {kills} times", faults.kill_runs(runs, where, kills)
     yield f"SIGKILL in testing, {kills} times", faults.kill_tests(runs, kills)
     yield "disk full while saving", faults.fill_disk(runs)
     yield from faults.damage_checkpoints(runs)

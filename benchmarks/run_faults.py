@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +37,28 @@ class Runs:
 
     Args:
         root: Data root; only read.
-        work: Folder for a tiny checkpoint, runs and logs.
+        work: Folder for runs and logs.
+        tiny: A tiny checkpoint; made in ``work`` when left out.
     """
 
-    def __init__(self, root: Path, work: Path) -> None:
+    def __init__(self, root: Path, work: Path, tiny: Path | None = None) -> None:
         self.root, self.work = root, work
-        self.tiny = work / "tiny"
-        cli(["model", "tiny", "--out", str(self.tiny)])
+        self.tiny = work / "tiny" if tiny is None else tiny
+        if tiny is None:
+            cli(["model", "tiny", "--out", str(self.tiny)])
+
+    @cached_property
+    def whole_s(self) -> float:
+        """Time of a run that nothing happens to; it is made now and lies under ``whole``."""
         began = time.monotonic()
         assert self.wait(self.fit(self.folder("whole"))) == 0, self.log("whole")
-        self.whole_s = time.monotonic() - began
-        self.whole = self.state("whole")
+        return time.monotonic() - began
+
+    @cached_property
+    def whole(self) -> dict[str, Any]:
+        """The last checkpoint of that run."""
+        assert self.whole_s
+        return self.state("whole")
 
     def folder(self, name: str) -> Path:
         """Return a run's folder."""
@@ -143,6 +155,20 @@ class Runs:
             sys.stderr.flush()
             os._exit(status)
 
+    def pair(self, name: str, strategy: str) -> list[int]:
+        """Start a run of two processes."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        words = ["--trainer.devices=2", f"--trainer.strategy={strategy}"]
+        return [self.fit(self.folder(name), *words, rank=rank, port=port) for rank in (0, 1)]
+
+    def wait_for_saves(self, name: str) -> None:
+        """Wait until a run has saved twice."""
+        until = time.monotonic() + LONGEST_S
+        while not (self.folder(name) / PREVIOUS).is_file() and time.monotonic() < until:
+            time.sleep(0.01)
+
     @staticmethod
     def wait(child: int, longest_s: float = LONGEST_S) -> int | None:
         """Return a process's exit status, negative for a signal; ``None`` if it had to be stopped."""
@@ -172,56 +198,38 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def kill_runs(runs: Runs, name: str, times: int, kill: Callable[[int], bool]) -> Found:
+def kill_runs(runs: Runs, where: str, times: int) -> Found:
     """Kill runs until that was done often enough, taking each up again until it ends.
 
     Args:
         runs: Gives the runs.
-        name: Of this fault.
+        where: ``training`` (at a random moment of the process) or ``saving`` (between two steps of one of its
+            saves, drawn at random).
         times: Kills.
-        kill: Starts nothing; given a child, returns whether it killed it.
     """
     killed = finished = wrong = unreadable = 0
+    assert runs.whole
     while True:
-        run = f"{name}_{finished}"
-        folder = runs.folder(run)
-        before = in_save(random.randrange(1, 50)) if name == "saving" and killed < times else None
-        child = runs.fit(folder, before=before)
-        if killed < times and kill(child):
+        name = f"{where}_{finished}"
+        folder = runs.folder(name)
+        in_a_save = where == "saving" and killed < times
+        longest = LONGEST_S if in_a_save or killed >= times else random.uniform(0.1, 1.2) * runs.whole_s
+        child = runs.fit(folder, before=in_save(random.randrange(1, 50)) if in_a_save else None)
+        status = runs.wait(child, longest)
+        if status in (None, -signal.SIGKILL):
             killed += 1
             for part in (LAST, PREVIOUS):
                 unreadable += (folder / part).is_file() and damage_of(folder / part) is not None
             if (folder / ADAPTER / "adapter.json").is_file():
                 adapter_files.read_weights(folder / ADAPTER)  # raises if it is no whole save
             continue
-        status = runs.wait(child)
-        if status == -signal.SIGKILL and killed < times:
-            killed += 1
-            continue
-        assert status == 0, runs.log(run)[-3000:]
-        wrong += runs.differs(run)
+        assert status == 0, runs.log(name)[-3000:]
+        wrong += runs.differs(name)
         finished += 1
         if killed >= times:
             break
-    what = (
-        f"{killed} runs killed, each taken up by the same command; {finished} runs were finished in this way"
-    )
-    return f"{what}; {unreadable} unreadable checkpoints", f"{wrong} of {finished} ended in other weights"
-
-
-def at_random_moment(runs: Runs) -> Callable[[int], bool]:
-    def kill(child: int) -> bool:
-        time.sleep(random.uniform(0.1, 1.2) * runs.whole_s)
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            # Ended before: hand its status on to whoever waits for it.
-            assert status == 0
-            return False
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        return True
-
-    return kill
+    what = f"{killed} runs killed, each taken up by the same command; {finished} finished so; "
+    return f"{what}{unreadable} unreadable checkpoints", f"{wrong} of {finished} ended in other weights"
 
 
 def in_save(count: int) -> Callable[[], None]:
@@ -258,6 +266,7 @@ def in_save(count: int) -> Callable[[], None]:
 
 
 def kill_tests(runs: Runs, times: int) -> Found:
+    assert runs.whole
     folder = runs.folder("whole")
     kept = runs.folder("tested")
 
@@ -269,29 +278,28 @@ def kill_tests(runs: Runs, times: int) -> Found:
     assert runs.wait(runs.test(kept)) == 0, runs.log("tested")[-3000:]
     whole_s, right = time.monotonic() - began, outputs(kept)
     killed = finished = wrong = 0
-    while killed < times or finished == 0:
+    while True:
         run = runs.folder(f"test_{finished}")
         if not run.exists():
             shutil.copytree(folder, run)
-        child = runs.test(run)
-        if killed < times:
-            time.sleep(random.uniform(0.2, 1.1) * whole_s)
-        pid, status = os.waitpid(child, os.WNOHANG if killed < times else 0)
-        if not pid:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+        longest = random.uniform(0.2, 1.1) * whole_s if killed < times else LONGEST_S
+        status = runs.wait(runs.test(run), longest)
+        if status is None:
             killed += 1
             continue
         assert status == 0, runs.log(run.name)[-3000:]
         wrong += outputs(run) != right
         finished += 1
-    what = f"{killed} tests killed, each taken up by the same command; {finished} were finished in this way"
+        if killed >= times:
+            break
+    what = f"{killed} tests killed, each taken up by the same command; {finished} finished so"
     return what, f"{wrong} of {finished} wrote other answers"
 
 
 def fill_disk(runs: Runs) -> Found:
     """Limit the size of files so that a checkpoint does not fit: its write fails as on a full disk."""
     name = "full"
+    assert runs.whole
     size = (runs.folder("whole") / LAST).stat().st_size
 
     def limited() -> None:
@@ -326,9 +334,7 @@ def damage_checkpoints(runs: Runs) -> Iterator[tuple[str, Found]]:
     for name, harm in (("flipped", flip), ("halved", halve)):
         folder = runs.folder(name)
         child = runs.fit(folder)
-        until = time.monotonic() + LONGEST_S
-        while not (folder / PREVIOUS).is_file() and time.monotonic() < until:
-            time.sleep(0.01)
+        runs.wait_for_saves(name)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         harm(folder / LAST)
@@ -349,26 +355,16 @@ def damage_checkpoints(runs: Runs) -> Iterator[tuple[str, Found]]:
 
 
 def kill_ranks(runs: Runs, strategy: str) -> Iterator[tuple[str, Found]]:
-    words = ["--trainer.devices=2", f"--trainer.strategy={strategy}"]
-
-    def both(name: str) -> list[int]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        return [runs.fit(runs.folder(name), *words, rank=rank, port=port) for rank in (0, 1)]
-
     def finish(name: str) -> None:
-        for child in both(name):
+        for child in runs.pair(name, strategy):
             assert runs.wait(child) == 0, runs.log(f"{name}.0")[-3000:] + runs.log(f"{name}.1")[-3000:]
 
     finish(f"whole_{strategy}")
     whole = runs.state(f"whole_{strategy}")
     for victim, how in ((0, signal.SIGKILL), (1, signal.SIGKILL), (0, signal.SIGTERM)):
         name = f"{strategy}_{victim}_{how.name}"
-        children = both(name)
-        until = time.monotonic() + LONGEST_S
-        while not (runs.folder(name) / PREVIOUS).is_file() and time.monotonic() < until:
-            time.sleep(0.01)
+        children = runs.pair(name, strategy)
+        runs.wait_for_saves(name)
         time.sleep(random.uniform(0, 0.3))
         os.kill(children[victim], how)
         began = time.monotonic()
