@@ -4,8 +4,8 @@
 #   configs/cluster/smoke_8_gpus.sh /folder/of/Qwen2.5-Omni-7B [NUMBER_OF_GPUS]
 #
 # Mini AV-UIE is written if it is not there, so no data set is needed; the checkpoint is the real one (its folder).
-# Not run by anyone yet: no 8-GPU machine was at hand. With CPU=1 the same runs on two CPU processes and a tiny
-# checkpoint (`cli.py model tiny --out tiny`), which is how it was tried.
+# Not run on GPUs yet: none were at hand. It was tried on two CPU processes with a tiny checkpoint
+# (`cli.py model tiny --out tiny`): CPU=1 STRATEGIES="ddp fsdp2" configs/cluster/smoke_8_gpus.sh tiny 2
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
