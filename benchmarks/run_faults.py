@@ -129,6 +129,8 @@ class Runs:
             log = os.open(folder.parent / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
+            # A test's capture has put others in the place of these two.
+            sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
             torch.set_num_threads(1)
             faulthandler.dump_traceback_later(100)
             if port:
