@@ -40,7 +40,7 @@ def run_on_ray(
         ) from err
     if not ray.is_initialized():
         # Its log on the screen would hide the progress bar.
-        ray.init(log_to_driver=False, include_dashboard=False, ignore_reinit_error=True)
+        ray.init(log_to_driver=False)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     listed = list(jobs)
