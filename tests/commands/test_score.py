@@ -101,6 +101,7 @@ def test_our_file_is_joined_by_id_and_what_is_not_there_is_missing(
         "truncated": 0,
         "missing": 1,
         "loss_samples": 0,
+        "weighed": 0,
     }
     # unread and missing are ten segments of background: 5 of 10 and 8 of 10 happen to be right
     assert result["strict"]["segment_accuracy"] == pytest.approx((10 + 5 + 5 + 8) / 40)
