@@ -83,6 +83,7 @@ class SaveRunConfig(SaveConfigCallback):
             if name in trainer.datamodule.datasets:  # data.only leaves rows out
                 row["classes"] = trainer.datamodule.datasets[name].classes
         content = {key: value for key, value in content.items() if key not in ("config", "ckpt_path")}
+        content["run"].pop("folder", None)  # a run that is copied or moved writes where it is
         path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
