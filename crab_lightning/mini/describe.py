@@ -1,7 +1,7 @@
 """Questions about any scene, in other words than the 19 tasks', to teach a base model to see and hear.
 
 The answers use the tasks' phrases, so a model that has learnt these perceives; it has seen no task's prompt,
-answer tag or closed set of emotions and actions.
+and nothing of which emotion or action a look and a sound stand for.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ def describe_picture(scene: Scene, time_s: float, rng: Rng, size_px: int = FRAME
                 f"Give box and points of the {obj.kind.colour} thing.",
                 f"{box_text(box)} {points_text(points)}",
             ),
+            (f"Give the corners of the {noun}.", "({},{})({},{})".format(*box)),
             (f"What is in the box {box_text(box)}?", a(noun)),
             (f"What is at {points_text(points[:1])}?", a(noun)),
         ]
@@ -263,6 +264,7 @@ def describe_moment(scene: Scene, time_s: float, rng: Rng, size_px: int = FRAME_
                 _ask(rng, "Put a box around what sounds.", "Give the box of the noise maker."),
                 box_text(box_of(mask)),
             ),
+            ("Give the corners of what sounds.", "({},{})({},{})".format(*box_of(mask))),
             ("Mark what sounds with three points.", points_text(points_in(mask))),
         ]
     return pairs
@@ -298,7 +300,9 @@ def describe(scene: Scene, rng: Rng, clock: bool | None = None) -> list[QA]:
     both = [o for o in shown if o.heard]
     if all(o.seen == ((0, scene.duration_s),) for o in shown):
         pairs.append((_ask(rng, "Sum the clip up.", "Tell in a sentence what happens."), caption(scene)))
-        pairs += [(q, answer) for q, answer in describe_picture(scene, 0.0, rng) if "[" not in q + answer]
+        pairs += [
+            (q, answer) for q, answer in describe_picture(scene, 0.0, rng) if not {"[", "("} & {*q, *answer}
+        ]
     pairs += [
         (_ask(rng, "Which things are seen and also heard?", "What is both seen and heard?"), _nouns(both)),
         (_ask(rng, "What is seen but silent?", "Which things never sound?"),

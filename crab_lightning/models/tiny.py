@@ -62,7 +62,7 @@ class TinyNativeConfig:
         audio_heads: Its heads.
         vocab: Upper bound of the vocabulary.
         tie_embeddings: Share the input and output embeddings.
-        rope_theta: Base of the rotary wavelengths; a few hundred lets short heads tell nearby places apart.
+        rope_theta: Base of the rotary wavelengths; too small leaves none to find a word by what it names.
     """
 
     hidden: int = 128

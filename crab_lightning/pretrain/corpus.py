@@ -1,13 +1,14 @@
 """What the mini base model reads: scenes of the synthetic world, described in words of their own.
 
 The scenes are drawn like those of Mini AV-UIE but from other seeds, and the questions are not its nineteen
-tasks': the base learns to see, hear, place and time things, and to say so. What to do with that for each
-task is left to the adapters, as with a published base model.
+tasks': the base learns to see, hear, place and time things, and to say so plainly, in tags or after another
+answer. What to do with that for each task is left to the adapters, as with a published base model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,12 +29,16 @@ from crab_lightning.mini.describe import (
 )
 from crab_lightning.mini.item import FPS
 from crab_lightning.mini.render import render_audio, render_frames
-from crab_lightning.mini.world import Rng, Scene, rng_for
-from crab_lightning.models.tokenizer import DEFAULT_TEXTS
+from crab_lightning.mini.sprites import BACKGROUNDS
+from crab_lightning.mini.vocabulary import CATEGORIES
+from crab_lightning.mini.world import Rng, Scene, place_objects, rng_for
+from crab_lightning.pretrain.dialogue import numbers, relate, turns, words
 from crab_lightning.pretrain.towers import noise, roughen
 from crab_lightning.processing import NativeProcessor
-from crab_lightning.structures import AudioWindow, Batch, Example, Media, Sample
+from crab_lightning.processing.base import IGNORED_LABEL
+from crab_lightning.structures import AudioWindow, Batch, Encoded, Example, Media, Sample
 
+_BRACKETS = re.compile(r"(?<=[<>\[\](/])")
 _TENTHS = AudioWindow("units", units=10)
 _STRIDED = AudioWindow("strided", units=60, every=6, before=0.5, after=1.5)
 _FIRST_4_S = AudioWindow("head", head_s=4.0)
@@ -73,16 +78,14 @@ class Draft:
         wave = torch.cat(waves)
         self.kinds["audios"].append(wave + 3e-4 * torch.from_numpy(noise(self.rng, len(wave))))
 
-    def example(self, kind: str, most: int) -> Example:
-        """Return the example, with up to ``most`` of the questions asked at once."""
-        count = min(len(self.questions), int(self.rng.integers(1, most + 1)))
-        chosen = [self.questions[i] for i in self.rng.choice(len(self.questions), count, replace=False)]
+    def example(self, kind: str, most: int) -> tuple[Example, list[QA]]:
+        """Return the example with its first question and answer, and up to ``most - 1`` more to follow."""
         if self.rng.random() < 0.5:
             self.media.reverse()
-        question = " ".join(q for q, _ in chosen)
-        answer = "; ".join(a for _, a in chosen)
+        asked = turns(self.questions, self.rng, most) if self.media else self.questions
+        (question, answer), *rest = asked
         sample = Sample(f"pretrain/{kind}", kind, "describe", "train", kind)
-        return Example(sample, (*self.media, question), answer, **self.kinds)
+        return Example(sample, (*self.media, question), answer, **self.kinds), rest
 
 
 def _item(rng: Rng, seed: int, *names: str) -> Any:
@@ -101,6 +104,19 @@ def _picture(draft: Draft, seed: int) -> None:
     draft.questions = describe_picture(scene, moment, rng)
     if not draft.questions:  # a tool or face has one question; an empty frame has those about absence
         raise ValueError("a scene without anything to ask about")
+
+
+def _spot(draft: Draft, seed: int) -> None:
+    """One to three things and nothing asked but where they are: read first, then told apart by name."""
+    rng = draft.rng
+    count = (1, 1, 2, 3)[int(rng.integers(4))]
+    drawn = [int(c) for c in rng.choice(len(CATEGORIES), count, replace=False)]
+    background = BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))]
+    scene = Scene(place_objects(rng, drawn, duration_s=10), 10, background)
+    draft.picture(scene, 0.5)
+    asked = describe_picture(scene, 0.5, rng)
+    words = ("Where is", "side", "box", "corners", "Mark", "points")
+    draft.questions = [qa for qa in asked if any(w in qa[0] for w in words) and not qa[0].startswith("What")]
 
 
 def _moment(draft: Draft, seed: int) -> None:
@@ -131,7 +147,7 @@ def _clip(draft: Draft, seed: int) -> None:
     scene = random_scene(rng, 4) if rng.random() < 0.4 else _item(rng, seed, "avcap", "avqa_thu").videos[0]
     draft.show(scene, frames=4 if rng.random() < 0.5 else 10)
     draft.play(scene)
-    draft.questions = describe(scene, rng)
+    draft.questions = describe(scene, rng) + relate(scene, rng) + numbers(scene, rng)
 
 
 def _face(draft: Draft, seed: int) -> None:
@@ -154,14 +170,15 @@ def _events(draft: Draft, seed: int) -> None:
     scene = random_scene(rng, 10, 2) if drawn else _item(rng, seed, "ave", "unav", "avvp").videos[0]
     draft.show(scene)
     draft.play(scene)
-    draft.questions = describe(scene, rng)
+    draft.questions = describe(scene, rng) + relate(scene, rng) + numbers(scene, rng)
 
 
 def _music(draft: Draft, seed: int) -> None:
     scene = _item(draft.rng, seed, "avqa").videos[0]
     draft.show(scene)
     draft.play(scene, window=_STRIDED)
-    draft.questions = describe(scene, draft.rng)
+    # what is said of seconds would be wrong: the sound reaches the model in cut windows
+    draft.questions = describe(scene, draft.rng) + relate(scene, draft.rng)
 
 
 def _two_videos(draft: Draft, seed: int) -> None:
@@ -178,63 +195,54 @@ def _two_sounds(draft: Draft, seed: int) -> None:
     draft.questions = describe_pair(item.audios[0], item.audios[1], draft.rng, "heard", item.videos[0])
 
 
-def _sentences(rng: Rng, seed: int) -> list[str]:
-    item = _item(rng, seed, *DATASETS)
-    asked = [v for v in item.fields.values() if isinstance(v, str) and " " in v and "/" not in v]
-    pool = [item.answer, *asked, *DEFAULT_TEXTS] if rng.random() < 0.3 else [item.target]
-    return [part for part in pool[int(rng.integers(len(pool)))].split(". ") if part]
-
-
 def _text(draft: Draft, seed: int) -> None:
-    """Words without any clip, to be said again: a language has to be there before a task's can be learnt.
-
-    Sentences of different texts are thrown together, so that nothing of the tasks' logic is given away.
-    """
-    rng = draft.rng
-    texts = [_sentences(rng, seed) for _ in range(3)]
-    parts = [text[int(rng.integers(len(text)))] for text in texts[: int(rng.integers(1, 4))]]
-    text = ". ".join(parts)
-    words = text.split(" ")
-    way = rng.random()
-    if way < 0.2:
-        draft.questions = [("Repeat: " + text, text)]
-    elif way < 0.3:
-        mixed = " ".join(words[i] for i in rng.permutation(len(words)))
-        draft.questions = [("Say the same words: " + mixed, mixed)]
-    elif way < 0.8:
-        # Qwen's tokens join a bracket with the word behind it: ">joy" is another token than " joy".
-        noun = _item(rng, seed, *DATASETS).answer
-        tag = "event" if ", (" in noun else "answer"
-        framed = noun if "<" in noun or "[" in noun else f"<{tag}>{noun}</{tag}>"
-        draft.questions = [(f"Put into {tag} tags: {noun}", framed + "." * int(rng.integers(2)))]
-    else:
-        cut = int(rng.integers(len(words)))
-        draft.questions = [(f"Repeat the end: {text} From: {' '.join(words[:cut])}", " ".join(words[cut:]))]
+    draft.questions = words(draft.rng, seed, 10)
 
 
 KINDS: dict[str, tuple[Callable[[Draft, int], None], float]] = {
-    "picture": (_picture, 0.18),
+    "picture": (_picture, 0.15),
     "moment": (_moment, 0.20),
-    "sound": (_sound, 0.10),
-    "clip": (_clip, 0.12),
-    "face": (_face, 0.07),
-    "action": (_action, 0.08),
-    "events": (_events, 0.10),
-    "music": (_music, 0.05),
-    "two_videos": (_two_videos, 0.05),
-    "two_sounds": (_two_sounds, 0.05),
+    "sound": (_sound, 0.08),
+    "clip": (_clip, 0.10),
+    "face": (_face, 0.06),
+    "action": (_action, 0.06),
+    "events": (_events, 0.13),
+    "music": (_music, 0.08),
+    "two_videos": (_two_videos, 0.07),
+    "two_sounds": (_two_sounds, 0.07),
+    "spot": (_spot, 0.0),
     "text": (_text, 0.0),
 }
 """Kind of example -> who drafts it, and the chance that a batch is made of it; that of text is a setting."""
 
 
-def draw(kind: str, rng: Rng, seed: int, most: int = 4) -> Example:
-    """Draw one example of a kind, with up to ``most`` questions."""
+def draw(kind: str, rng: Rng, seed: int, most: int = 8) -> tuple[Example, list[QA]]:
+    """Draw one example of a kind and the turns that follow, up to ``most`` questions in all."""
     while True:
         draft = Draft(rng)
         KINDS[kind][0](draft, seed)
         if draft.questions:
             return draft.example(kind, most)
+
+
+def go_on(processor: NativeProcessor, first: Encoded, rest: Sequence[QA]) -> Encoded:
+    """Append turns to an encoded example; every answer of the conversation is learnt."""
+    assert first.labels is not None
+    ids, labels = [first.inputs["input_ids"]], [first.labels]
+    for question, answer in rest:
+        head = processor.tokenizer(f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant")[
+            "input_ids"
+        ]
+        tail = processor.tokenizer(f"\n{answer}<|im_end|>")["input_ids"]
+        end = processor.tokenizer("\n")["input_ids"]
+        ids.append(torch.tensor(head + tail + end))
+        nothing = [IGNORED_LABEL]
+        labels.append(torch.tensor(nothing * len(head) + tail + nothing * len(end)))
+    joined = torch.cat(ids)
+    positions = first.inputs["position_ids"]
+    more = positions[:, -1:] + 1 + torch.arange(len(joined) - positions.shape[1])
+    inputs = {**first.inputs, "input_ids": joined, "position_ids": torch.cat((positions, more), 1)}
+    return Encoded(inputs, torch.cat(labels), first.sample)
 
 
 class Corpus(IterableDataset[Batch]):
@@ -245,8 +253,9 @@ class Corpus(IterableDataset[Batch]):
         seed: Start of the random stream; workers get streams of their own. Mini AV-UIE trees with other seeds
             share no clip with it.
         tokens: Upper bound of the padded tokens of a batch.
-        questions: Most questions asked at once about a clip.
+        questions: Most questions asked about a clip, one after the other.
         text: Share of batches that are words alone.
+        kinds: Chances of some kinds of clips, instead of those in :data:`KINDS`.
     """
 
     def __init__(
@@ -256,27 +265,35 @@ class Corpus(IterableDataset[Batch]):
         tokens: int = 4000,
         questions: int = 4,
         text: float = 0.25,
+        kinds: Mapping[str, float] | None = None,
     ) -> None:
         self.processor, self.seed, self.tokens = processor, seed, tokens
         self.questions, self.text = questions, text
+        self.chances = {kind: chance for kind, (_, chance) in KINDS.items()} | dict(kinds or {})
 
     def __iter__(self) -> Iterator[Batch]:
         info = torch.utils.data.get_worker_info()
         rng = rng_for(self.seed, "corpus", info.id if info else 0)
-        names, chances = list(KINDS), np.array([chance for _, chance in KINDS.values()])
+        names, chances = list(self.chances), np.array(list(self.chances.values()))
         while True:
             kind = names[int(rng.choice(len(names), p=chances / chances.sum()))]
             kind = "text" if rng.random() < self.text else kind
             encoded: list[Any] = []
             longest = 0
             while (len(encoded) + 1) * longest <= self.tokens:
-                encoded.append(self.processor.encode(draw(kind, rng, self.seed, self.questions)))
+                example, rest = draw(kind, rng, self.seed, self.questions)
+                encoded.append(go_on(self.processor, self.processor.encode(example), rest))
                 longest = max(longest, len(encoded[-1].inputs["input_ids"]))
             yield self.processor.collate(encoded)
 
 
 def corpus_texts(seed: int, count: int) -> list[str]:
-    """Return questions, answers and the tasks' own texts, to learn a vocabulary from."""
+    """Return questions, answers and the tasks' own texts, to learn a vocabulary from.
+
+    Texts are cut at brackets. Qwen's pre-tokenizer joins a bracket with the word behind it, and a vocabulary
+    that has seen ``>joy`` makes one token of it, which no other text would ever teach; cut, it is ``>`` and
+    the ``joy`` that starts any answer.
+    """
     rng = rng_for(seed, "texts")
     texts: list[str] = []
     for index in range(count):
@@ -284,5 +301,7 @@ def corpus_texts(seed: int, count: int) -> list[str]:
             item = make_item(name, "train", index, seed)
             texts += [item.target, *(str(v) for v in item.fields.values() if isinstance(v, str) and " " in v)]
             for scene in (*item.videos, *item.audios):
-                texts += [text for pair in describe(scene, rng) for text in pair]
-    return texts
+                asked = describe(scene, rng) + relate(scene, rng) + numbers(scene, rng)
+                texts += [text for pair in asked for text in pair]
+        texts += [text for pair in words(rng, seed, 10) for text in pair]
+    return [part.strip() for text in texts for part in _BRACKETS.split(text) if part.strip()]

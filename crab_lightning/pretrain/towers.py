@@ -8,7 +8,6 @@ answers alone.
 from __future__ import annotations
 
 import io
-import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -27,6 +26,7 @@ from crab_lightning.mini.sounds import SOUNDS
 from crab_lightning.mini.sprites import BACKGROUNDS, SPRITES
 from crab_lightning.mini.vocabulary import CATEGORIES
 from crab_lightning.mini.world import FRAME_PX, Motion, Scene, SceneObject, place_objects, rng_for
+from crab_lightning.pretrain.optimizers import Optimizers
 from crab_lightning.processing.patches import patchify
 
 CELL_PX = 28
@@ -222,20 +222,15 @@ def train_task(
         lr: Peak learning rate; a cosine after a short warm-up.
         workers: Loader processes.
     """
-    optimizer = torch.optim.AdamW(task.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min(1.0, (s + 1) / 100) * 0.5 * (1 + math.cos(math.pi * s / steps))
-    )
+    optimizer = Optimizers([(list(task.named_parameters()), lr)], steps)
     loader = DataLoader(data, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None)
     task.train()
     started = time.monotonic()
     for step, batch in zip(range(steps), loader, strict=False):
         loss, line = task(batch)
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(task.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
         if step % 100 == 0 or step == steps - 1:
             print(
                 f"{type(task).__name__} {step:5d}/{steps} {time.monotonic() - started:5.0f} s {line}",

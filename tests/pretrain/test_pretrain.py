@@ -10,7 +10,8 @@ from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 import crab_lightning
 from crab_lightning.mini.world import rng_for
-from crab_lightning.pretrain.corpus import KINDS, draw
+from crab_lightning.pretrain.corpus import KINDS, Corpus, draw, go_on
+from crab_lightning.pretrain.dialogue import bare, turns, words
 from crab_lightning.pretrain.mini import SIZES, Leg, PretrainConfig, pretrain_mini
 from crab_lightning.pretrain.towers import CELLS, LOOKS, picture_labels, random_picture, random_sound
 from crab_lightning.processing import NativeProcessor
@@ -39,9 +40,53 @@ def test_a_sound_is_labelled_only_while_it_is_heard() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_example_fits_the_released_geometry(kind: str) -> None:
-    encoded = NativeProcessor(ASSET).encode(draw(kind, rng_for(3, kind), seed=9))
+    processor = NativeProcessor(ASSET)
+    example, rest = draw(kind, rng_for(3, kind), seed=9)
+    encoded = go_on(processor, processor.encode(example), rest)
     assert encoded.labels is not None
     assert int((encoded.labels != -100).sum()) > 1
+    assert encoded.inputs["position_ids"].shape == (3, len(encoded.labels))
+
+
+def test_every_answer_of_a_conversation_is_learnt_and_no_question() -> None:
+    processor = NativeProcessor(ASSET)
+    example, rest = draw("text", rng_for(4, "turns"), seed=9, most=6)
+    encoded = go_on(processor, processor.encode(example), rest)
+    assert encoded.labels is not None
+    learnt = processor.tokenizer.decode(encoded.labels[encoded.labels != -100])
+    assert example.target is not None
+    assert learnt == "".join(f"\n{answer}<|im_end|>" for answer in (example.target, *(a for _, a in rest)))
+    whole = processor.tokenizer.decode(encoded.inputs["input_ids"])
+    for question, answer in rest:
+        assert f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n" in whole
+
+
+def test_turns_keep_the_answer_in_whatever_form() -> None:
+    answers = {"Who?": "a dog", "Where?": "on the left"}
+    for question, answer in turns(list(answers.items()), rng_for(5, "forms"), 40):
+        last = max(answers, key=question.rfind)
+        assert bare(answers[last]) in answer, (question, answer)
+
+
+def test_what_is_said_of_two_clips_fits_the_one_that_is_asked() -> None:
+    asked = [qa for qa in words(rng_for(6, "fit"), 9, 200) if "first and" in qa[0] and "Repeat" not in qa[0]]
+    fits = [(q, a) for q, a in asked if " or " in q]
+    assert len(fits) > 20
+    for question, answer in fits:
+        alone = next(s for s in question.split(". ") if "first and" not in s)
+        pair = next(s for s in question.split(". ") if "first and" in s)
+        noun = alone.split()[-1].strip(".")
+        first = noun in pair.split("first and")[0]
+        assert ("one" in answer or "first" in answer) == first
+        assert ("two" in answer or "second" in answer) != first
+
+
+def test_kinds_and_text_of_a_leg_are_followed() -> None:
+    processor = NativeProcessor(ASSET)
+    only = {kind: float(kind == "sound") for kind in KINDS}
+    for text, kinds, expected in ((1.0, None, "text"), (0.0, only, "sound")):
+        batch = next(iter(Corpus(processor, 1, 700, 2, text, kinds)))
+        assert {sample.dataset for sample in batch.samples} == {expected}
 
 
 def test_a_stopped_pretraining_is_taken_up_and_gives_a_loadable_folder(tmp_path: Path) -> None:
@@ -52,5 +97,6 @@ def test_a_stopped_pretraining_is_taken_up_and_gives_a_loadable_folder(tmp_path:
     folder = pretrain_mini(tmp_path / "mini", config)
     assert not (folder / "work").exists()
     model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    assert model.config.text_config.rope_parameters["rope_theta"] == config.legs[-1].rope_theta
     assert model.config.text_config.hidden_size == SIZES.hidden
     NativeProcessor(folder)
