@@ -231,7 +231,7 @@ def _in_full_precision(tower: nn.Module) -> None:
         with torch.autocast("cpu", enabled=False):
             return forward(*args, **kwargs)
 
-    tower.forward = exact  # type: ignore[method-assign]
+    tower.forward = exact
 
 
 def target_loss(model: Any, batch: Batch) -> torch.Tensor:
