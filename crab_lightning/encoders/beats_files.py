@@ -100,7 +100,7 @@ def _read_published(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         # weights_only: a downloaded file must not run code
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as err:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as err:
         raise BeatsFileError(f"{path} cannot be read as plain tensors and numbers: {err}") from err
     if not isinstance(content, dict) or not {"cfg", "model"} <= content.keys():
         found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__

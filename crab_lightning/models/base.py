@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HFValidationError
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
@@ -114,7 +116,8 @@ class AVModule(Answering):
     def processor(self) -> Processor:
         """The processor of this model; built at first use, without loading weights."""
         if self._processor is None:
-            self._processor = self.make_processor()
+            with _clear_when_absent(self.base_name):
+                self._processor = self.make_processor()
         return self._processor
 
     def configure_model(self) -> None:
@@ -122,7 +125,8 @@ class AVModule(Answering):
         if hasattr(self, "model"):
             return  # Lightning calls this for each of fit, validate, test and predict
         check_strategy(self._trainer)
-        self.model = self.load_base()
+        with _clear_when_absent(self.base_name):
+            self.model = self.load_base()
         if self.adapter is not None:
             self._fill_tasks()
             # Model families name their decoder differently; ``language_model`` means it in all of them.
@@ -396,3 +400,17 @@ class AVModule(Answering):
                 f"shape (first: {sorted(shapes)[:1]}). Give model.adapter the kind, rank, heads and targets "
                 "it was trained with."
             )
+
+
+@contextmanager
+def _clear_when_absent(name: str) -> Iterator[None]:
+    """Say which key to set where transformers finds no checkpoint: it raises one of two bare errors then."""
+    try:
+        yield
+    except (OSError, HFValidationError) as err:
+        if isinstance(err, OSError) and (type(err) is not OSError or err.errno is not None):
+            raise
+        raise FileNotFoundError(
+            f"model.pretrained {name}: no checkpoint could be read there or on the hub ({err}). "
+            "Give the folder of one"
+        ) from err

@@ -163,3 +163,9 @@ def test_command_writes_the_folder_of_a_published_checkpoint(
 def test_missing_file_says_which_is_wanted(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="BEATs_iter3_plus_AS2M"):
         load_beats(tmp_path / "none.pt")
+
+
+def test_text_in_place_of_weights_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "beats.pt").write_text("rubbish\n", encoding="utf-8")
+    with pytest.raises(BeatsFileError, match="cannot be read"):
+        load_beats(tmp_path / "beats.pt")

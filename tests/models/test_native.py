@@ -281,3 +281,10 @@ def test_module_is_a_lightning_module_with_no_saved_arguments(build: Build) -> N
     module = build()
     assert isinstance(module, LightningModule)
     assert not module.hparams  # a checkpoint's arguments would silently win over the run's config
+
+
+@pytest.mark.parametrize("part", ["weights", "processor"])
+def test_absent_checkpoint_is_named(tmp_path: Path, part: str) -> None:
+    module = OmniModule(pretrained=str(tmp_path / "absent"))
+    with pytest.raises(FileNotFoundError, match=r"model\.pretrained .*absent"):
+        module.configure_model() if part == "weights" else module.processor
