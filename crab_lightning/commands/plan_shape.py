@@ -133,7 +133,7 @@ def measure(pretrained: str, adapter: AdapterConfig | None) -> Shape:
     with torch.device("meta"):
         model: Any = Qwen2_5OmniThinkerForConditionalGeneration._from_config(config)
         decoder: Any = model.get_decoder()
-        inner = getattr(model, "model", model)
+        inner = model.model if hasattr(model.model, "visual") else model  # beside the decoder in 5.17
         towers = [inner.visual, inner.audio_tower]
         stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
         layer = max(count(part.parameters()) for stack in stacks for part in stack)

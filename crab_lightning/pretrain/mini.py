@@ -13,10 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from crab_lightning.models.losses import last_hidden_states
 from crab_lightning.models.tiny import TinyNativeConfig, make_tiny_native
 from crab_lightning.pretrain.corpus import Corpus, corpus_texts
 from crab_lightning.pretrain.optimizers import Optimizers
-from crab_lightning.pretrain.towers import pretrain_audio, pretrain_vision
+from crab_lightning.pretrain.towers import pretrain_audio, pretrain_vision, towers_of
 from crab_lightning.processing import NativeProcessor
 from crab_lightning.structures import Batch
 
@@ -148,8 +149,8 @@ def pretrain_mini(out: Path | str, config: PretrainConfig | None = None) -> Path
     work.mkdir(exist_ok=True)
     model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     for name, tower, steps, train in (
-        ("vision", model.model.visual, config.vision_steps, pretrain_vision),
-        ("audio", model.model.audio_tower, config.audio_steps, pretrain_audio),
+        ("vision", towers_of(model)[0], config.vision_steps, pretrain_vision),
+        ("audio", towers_of(model)[1], config.audio_steps, pretrain_audio),
     ):
         done = work / f"{name}.pt"
         if done.exists():
@@ -178,11 +179,12 @@ def _train_leg(
 ) -> None:
     leg = config.legs[number]
     model.config.text_config.rope_parameters["rope_theta"] = leg.rope_theta
-    rotary = model.model.language_model.rotary_emb
-    model.model.language_model.rotary_emb = type(rotary)(model.config.text_config)
+    decoder = model.get_decoder()
+    decoder.rotary_emb = type(decoder.rotary_emb)(model.config.text_config)
     named = list(model.named_parameters())
-    towers = [(n, p) for n, p in named if n.startswith(("model.visual.", "model.audio_tower."))]
-    rest = [(n, p) for n, p in named if not n.startswith(("model.visual.", "model.audio_tower."))]
+    mine = {id(p) for tower in towers_of(model) for p in tower.parameters()}
+    towers = [(n, p) for n, p in named if id(p) in mine]
+    rest = [(n, p) for n, p in named if id(p) not in mine]
     optimizer = Optimizers([(rest, leg.lr), (towers, leg.tower_lr)], leg.steps)
     first = 0
     if state_file.exists():
@@ -197,7 +199,7 @@ def _train_leg(
         corpus, batch_size=None, num_workers=config.workers, prefetch_factor=3 if config.workers else None
     )
     model.train()
-    for tower in (model.model.visual, model.model.audio_tower):
+    for tower in towers_of(model):
         _in_full_precision(tower)
     started, losses = time.monotonic(), dict[str, list[float]]()
     for step, batch in zip(range(first, leg.steps), loader, strict=False):
@@ -237,7 +239,7 @@ def _in_full_precision(tower: nn.Module) -> None:
 def target_loss(model: Any, batch: Batch) -> torch.Tensor:
     """Return the mean cross-entropy of the target tokens; logits are made only where something is learnt."""
     assert batch.labels is not None
-    hidden = model.model(**batch.inputs, use_cache=False).last_hidden_state[:, :-1]
+    hidden = last_hidden_states(model, **batch.inputs, use_cache=False)[:, :-1]
     labels = batch.labels[:, 1:]
     kept = labels != -100
     loss: torch.Tensor = F.cross_entropy(model.lm_head(hidden[kept]).float(), labels[kept])

@@ -238,15 +238,21 @@ def train_task(
             )
 
 
+def towers_of(model: Any) -> tuple[Any, Any]:
+    """Return the vision and the audio tower of a thinker, which transformers has moved between releases."""
+    inner = model.model if hasattr(model.model, "visual") else model
+    return inner.visual, inner.audio_tower
+
+
 def pretrain_vision(model: Any, *, steps: int, seed: int = 1, lr: float = 2e-3) -> None:
     """Train the vision tower of a thinker in place."""
     torch.manual_seed(seed)
-    task = PictureTask(model.model.visual, model.config.text_config.hidden_size)
+    task = PictureTask(towers_of(model)[0], model.config.text_config.hidden_size)
     train_task(task, PictureBatches(seed), steps=steps, lr=lr)
 
 
 def pretrain_audio(model: Any, *, steps: int, seed: int = 1, lr: float = 2e-3) -> None:
     """Train the audio tower of a thinker in place."""
     torch.manual_seed(seed)
-    task = SoundTask(model.model.audio_tower, model.config.text_config.hidden_size)
+    task = SoundTask(towers_of(model)[1], model.config.text_config.hidden_size)
     train_task(task, SoundBatches(seed), steps=steps, lr=lr)
