@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HFValidationError
 from tokenizers import pre_tokenizers
 from transformers import (
     AutoConfig,
@@ -53,11 +54,18 @@ def load_text_model(source: str | Path) -> tuple[Any, Any]:
 
     Raises:
         ImportError: If SmolLM2 is asked for and not installed.
+        FileNotFoundError: If there is no such model, here or on the hub.
         ValueError: If the tokenizer has no chat template.
     """
     if str(source) == SMOLLM2:
         return _smollm2(smollm2_file())
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, HFValidationError) as err:
+        raise FileNotFoundError(
+            f"--text {source}: no text model could be read there or on the hub ({err}). Give smollm2 or the "
+            "folder of a causal language model with its tokenizer"
+        ) from err
     if not tokenizer.chat_template:
         raise ValueError(f"{source}: its tokenizer has no chat template; name a chat model")
     if AutoConfig.from_pretrained(source).model_type in ("qwen2_5_omni", "qwen2_5_omni_thinker"):

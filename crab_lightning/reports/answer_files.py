@@ -81,7 +81,7 @@ def read_answers(path: Path) -> list[Record]:
         except json.JSONDecodeError as err:
             raise JoinError(
                 f"{path}, line {number} of {len(lines)}: not JSON ({err.msg})."
-                + (" The run was cut off there: remove the line." if number == len(lines) else "")
+                + (" The run was cut off there: remove the line." if number == len(lines) > 1 else "")
             ) from err
         if not isinstance(record, dict) or not isinstance(answer_text(record), str):
             raise JoinError(

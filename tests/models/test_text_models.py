@@ -182,3 +182,8 @@ def test_smollm2_itself_answers_in_both_paradigms(tmp_path: Path) -> None:
     )
     said = model.generate(**prompt, max_new_tokens=12, do_sample=False)
     assert "Paris" in tokenizer.decode(said[0, prompt["input_ids"].shape[1] :])
+
+
+def test_absent_text_model_is_an_error_that_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no text model could be read there"):
+        load_text_model(tmp_path / "nope" / "deeper" / "still")
