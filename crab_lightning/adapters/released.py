@@ -127,16 +127,13 @@ def open_released(path: Path | str) -> dict[str, Tensor]:
     """Open a file of tensors by name without comparing them with anything."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"there is no file or adapter folder {path}; give the released finetune_weights.bin"
-        )
+        raise FileNotFoundError(f"there is no file or folder {path}; give the released finetune_weights.bin")
     try:
         # weights_only: a file from elsewhere must not run code. Files older than the zip form are read whole.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as err:  # torch raises many types here, EOFError and KeyError among them
-        raise AdapterError(
-            f"{path} is no file of weights that torch can read safely ({type(err).__name__}: {err})"
-        ) from err
+        why = f"{type(err).__name__}: {err}"
+        raise AdapterError(f"{path} is no file of weights that torch can read safely ({why})") from err
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise AdapterError(f"{path} holds a {type(state).__name__}, not a flat dictionary of tensors by name")
     return state

@@ -128,13 +128,13 @@ def measure(pretrained: str, adapter: AdapterConfig | None) -> Shape:
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
     from crab_lightning.adapters import LoRALinear, insert_adapters
+    from crab_lightning.models.checkpoints import towers_of
 
     config, source = thinker_config(pretrained)
     with torch.device("meta"):
         model: Any = Qwen2_5OmniThinkerForConditionalGeneration._from_config(config)
         decoder: Any = model.get_decoder()
-        inner = model.model if hasattr(model.model, "visual") else model  # beside the decoder in 5.17
-        towers = [inner.visual, inner.audio_tower]
+        towers = towers_of(model)
         stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
         layer = max(count(part.parameters()) for stack in stacks for part in stack)
         base, in_towers = count(model.parameters()), count(p for t in towers for p in t.parameters())

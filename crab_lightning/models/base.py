@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import HFValidationError
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
@@ -28,6 +26,7 @@ from crab_lightning.adapters import (
     share_choice,
 )
 from crab_lightning.models.answering import Answering
+from crab_lightning.models.checkpoints import clear_when_absent
 from crab_lightning.models.participation import Unread, with_unread
 from crab_lightning.models.reports import parameter_table, print_tables
 from crab_lightning.models.schedule import cosine_with_warmup, total_optimizer_steps
@@ -116,7 +115,7 @@ class AVModule(Answering):
     def processor(self) -> Processor:
         """The processor of this model; built at first use, without loading weights."""
         if self._processor is None:
-            with _clear_when_absent(self.base_name):
+            with clear_when_absent(f"model.pretrained {self.base_name}: no checkpoint"):
                 self._processor = self.make_processor()
         return self._processor
 
@@ -125,7 +124,7 @@ class AVModule(Answering):
         if hasattr(self, "model"):
             return  # Lightning calls this for each of fit, validate, test and predict
         check_strategy(self._trainer)
-        with _clear_when_absent(self.base_name):
+        with clear_when_absent(f"model.pretrained {self.base_name}: no checkpoint"):
             self.model = self.load_base()
         if self.adapter is not None:
             self._fill_tasks()
@@ -400,17 +399,3 @@ class AVModule(Answering):
                 f"shape (first: {sorted(shapes)[:1]}). Give model.adapter the kind, rank, heads and targets "
                 "it was trained with."
             )
-
-
-@contextmanager
-def _clear_when_absent(name: str) -> Iterator[None]:
-    """Say which key to set where transformers finds no checkpoint: it raises one of two bare errors then."""
-    try:
-        yield
-    except (OSError, HFValidationError) as err:
-        if isinstance(err, OSError) and (type(err) is not OSError or err.errno is not None):
-            raise
-        raise FileNotFoundError(
-            f"model.pretrained {name}: no checkpoint could be read there or on the hub ({err}). "
-            "Give the folder of one"
-        ) from err

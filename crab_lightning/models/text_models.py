@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import HFValidationError
 from tokenizers import pre_tokenizers
 from transformers import (
     AutoConfig,
@@ -18,6 +17,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
+
+from crab_lightning.models.checkpoints import clear_when_absent
 
 SMOLLM2 = "smollm2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -59,13 +60,9 @@ def load_text_model(source: str | Path) -> tuple[Any, Any]:
     """
     if str(source) == SMOLLM2:
         return _smollm2(smollm2_file())
-    try:
+    remedy = "Give smollm2 or the folder of a causal language model with its tokenizer"
+    with clear_when_absent(f"--text {source}: no text model", remedy):
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, HFValidationError) as err:
-        raise FileNotFoundError(
-            f"--text {source}: no text model could be read there or on the hub ({err}). Give smollm2 or the "
-            "folder of a causal language model with its tokenizer"
-        ) from err
     if not tokenizer.chat_template:
         raise ValueError(f"{source}: its tokenizer has no chat template; name a chat model")
     if AutoConfig.from_pretrained(source).model_type in ("qwen2_5_omni", "qwen2_5_omni_thinker"):

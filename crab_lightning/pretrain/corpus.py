@@ -229,12 +229,12 @@ def go_on(processor: NativeProcessor, first: Encoded, rest: Sequence[QA]) -> Enc
     """Append turns to an encoded example; every answer of the conversation is learnt."""
     assert first.labels is not None
     ids, labels = [first.inputs["input_ids"]], [first.labels]
+    end = processor.tokenizer("\n")["input_ids"]
     for question, answer in rest:
         head = processor.tokenizer(f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant")[
             "input_ids"
         ]
         tail = processor.tokenizer(f"\n{answer}<|im_end|>")["input_ids"]
-        end = processor.tokenizer("\n")["input_ids"]
         ids.append(torch.tensor(head + tail + end))
         nothing = [IGNORED_LABEL]
         labels.append(torch.tensor(nothing * len(head) + tail + nothing * len(end)))

@@ -13,11 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from crab_lightning.models.checkpoints import towers_of
 from crab_lightning.models.losses import last_hidden_states
 from crab_lightning.models.tiny import TinyNativeConfig, make_tiny_native
 from crab_lightning.pretrain.corpus import Corpus, corpus_texts
 from crab_lightning.pretrain.optimizers import Optimizers
-from crab_lightning.pretrain.towers import pretrain_audio, pretrain_vision, towers_of
+from crab_lightning.pretrain.towers import pretrain_audio, pretrain_vision
 from crab_lightning.processing import NativeProcessor
 from crab_lightning.structures import Batch
 

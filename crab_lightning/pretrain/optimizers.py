@@ -1,4 +1,4 @@
-"""Muon for the matrices inside, AdamW for the rest: twice the progress a step for a model this small."""
+"""Muon for the matrices between hidden states, AdamW for tables, heads, convolutions and norms."""
 
 from __future__ import annotations
 

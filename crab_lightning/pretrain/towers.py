@@ -26,6 +26,7 @@ from crab_lightning.mini.sounds import SOUNDS
 from crab_lightning.mini.sprites import BACKGROUNDS, SPRITES
 from crab_lightning.mini.vocabulary import CATEGORIES
 from crab_lightning.mini.world import FRAME_PX, Motion, Scene, SceneObject, place_objects, rng_for
+from crab_lightning.models.checkpoints import towers_of
 from crab_lightning.pretrain.optimizers import Optimizers
 from crab_lightning.processing.patches import patchify
 
@@ -236,12 +237,6 @@ def train_task(
                 f"{type(task).__name__} {step:5d}/{steps} {time.monotonic() - started:5.0f} s {line}",
                 flush=True,
             )
-
-
-def towers_of(model: Any) -> tuple[Any, Any]:
-    """Return the vision and the audio tower of a thinker, which transformers has moved between releases."""
-    inner = model.model if hasattr(model.model, "visual") else model
-    return inner.visual, inner.audio_tower
 
 
 def pretrain_vision(model: Any, *, steps: int, seed: int = 1, lr: float = 2e-3) -> None:
