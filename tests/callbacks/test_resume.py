@@ -62,6 +62,15 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute on one thread in every run: sums over several threads are made in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def whole(small: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("whole") / "run"
@@ -84,7 +93,6 @@ def test_run_killed_stopped_and_interrupted_ends_as_the_one_that_was_not(
     again = f"--ckpt_path={folder}"
     child = os.fork()
     if child == 0:  # pragma: no cover - killed before it could say so
-        torch.set_num_threads(1)
         fit(small, folder, *stop_at(2, "SIGKILL"), "--checkpoint.every_n_steps=1")
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
