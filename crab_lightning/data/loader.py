@@ -7,6 +7,7 @@ distributed sampler, or its own batch sampler when predicting), which would undo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -71,11 +72,26 @@ class BatchLoader(Iterable[Batch]):
         # A generator: workers start with the first batch that is asked for, after the epoch has been set.
         if self._loader is None:
             raise RuntimeError("this loader was closed; ask the data module for a new one")
-        yield from self._loader
+        batches: Iterator[Batch] = iter(self._loader)
+        # Page-locked batches are taken over by a thread of torch's own.
+        by_thread = self._loader.num_workers > 0 and not self._loader.pin_memory
+        yield from _taken_ahead(batches) if by_thread else batches
 
     def close(self) -> None:
         """Let go of persistent workers."""
         self._loader = None
+
+
+def _taken_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Take each batch over from its worker while the one before it is in use.
+
+    Unpickling and mapping the tensors, a file descriptor each, takes milliseconds that a step would wait.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+        upcoming = thread.submit(next, batches, None)
+        while (batch := upcoming.result()) is not None:
+            upcoming = thread.submit(next, batches, None)
+            yield batch
 
 
 class TrainLoader(BatchLoader):
