@@ -42,20 +42,17 @@ def log_mel(audio: Tensor) -> Tensor:
         raise ValueError(
             f"log_mel needs a mono waveform (S,) of at least one sample, got {tuple(audio.shape)}."
         )
-    frames = mel_frames(audio.numel())
+    frames, margin = mel_frames(audio.numel()), _FFT // 2
     # Two frames behind the clip still overlap it. They are not returned, but may hold the maximum that the
     # lower bound below is measured from.
-    padded = functional.pad(audio.float(), (0, (frames + 2) * _HOP + _FFT // 2 - audio.numel()))
+    padded = functional.pad(audio.float(), (margin, (frames + 2) * _HOP + margin - audio.numel()))
     # The start is mirrored, as by stft(center=True) on the padded clip.
-    mirrored = torch.cat([padded[1 : _FFT // 2 + 1].flip(0), padded])
-    spectrum = torch.stft(
-        mirrored, _FFT, _HOP, window=_window(), center=False, return_complex=True
-    )  # (201, M + 2)
-    parts = torch.view_as_real(spectrum)
-    # A sum over the last axis of two gives the same values and takes three times as long.
-    power = parts[..., 0].square().add_(parts[..., 1].square())
+    padded[:margin] = padded[margin + 1 : _FFT + 1].flip(0)
+    spectrum = torch.stft(padded, _FFT, _HOP, window=_window(), center=False, return_complex=True).numpy()
+    # numpy takes two thirds of torch's time to the same values.
+    power = torch.from_numpy(spectrum.real**2 + spectrum.imag**2)  # (201, M + 2)
     log = (_mel_filters() @ power).clamp_(min=_FLOOR).log10_()
-    return torch.maximum(log, log.max() - 8.0)[:, :frames].add_(4.0).div_(4.0)
+    return log.clamp_(min=log.max() - 8.0)[:, :frames].add_(4.0).div_(4.0)
 
 
 @cache
