@@ -14,11 +14,9 @@ import torch
 from torch import Tensor
 
 _LANES = 1 << 16
-# A block stays in a core's second-level cache between its draw, its comparison and its use; a panel is small
-# enough for the allocator to hand out memory that is mapped already.
-_BLOCK_ELEMENTS = 1 << 18
-_PANEL_ELEMENTS = 1 << 22
-_MIN_PANEL_COLUMNS = 1 << 10
+# Wide enough for a matrix product of its own, small enough to stay in a core's caches between the draw, the
+# comparison and the product.
+_BLOCK_COLUMNS = 1 << 10
 
 
 def drop_count(p: float) -> int:
@@ -40,33 +38,18 @@ def draw_seed() -> int:
     return int(torch.empty((), dtype=torch.int64, device="cpu").random_())
 
 
-class MaskPanel:
-    """The mask of a few neighbouring columns: int16 blocks of rows, 1 keeps and 0 drops.
-
-    Args:
-        columns: The columns.
-        blocks: Slices of rows, each with its part of the mask.
-    """
-
-    def __init__(self, columns: slice, blocks: list[tuple[slice, Tensor]]) -> None:
-        self.columns = columns
-        self._blocks = blocks
-
-    def apply(self, x: Tensor, out: Tensor) -> None:
-        """Write ``x`` ``(L, columns)`` where it is kept and 0 elsewhere to ``out``, which may be ``x``."""
-        for rows, keep in self._blocks:
-            _mask(x[rows], keep, out[rows])
-
-    def add(self, x: Tensor, to: Tensor) -> None:
-        """Zero the dropped elements of ``x`` in place and add it to ``to``, block by block."""
-        for rows, keep in self._blocks:
-            block = x[rows]
-            _mask(block, keep, block)
-            to[rows].add_(block)
+def dropped(x: Tensor, keep: Tensor) -> Tensor:
+    """Return ``x`` with zeros where ``keep`` (int16) is 0."""
+    if x.element_size() == 2:
+        # Integer product of the bit patterns: one vectorised pass and no conversion of the mask.
+        return (x.view(torch.int16) * keep).view(x.dtype)
+    return x * keep
 
 
-def mask_panels(rows: int, columns: int, p: float, seed: int, device: torch.device) -> Iterator[MaskPanel]:
-    """Draw the mask of ``seed`` over ``(rows, columns)``, one panel of columns after the other.
+def mask_blocks(
+    rows: int, columns: int, p: float, seed: int, device: torch.device
+) -> Iterator[tuple[slice, Tensor]]:
+    """Draw the mask of ``seed`` over ``(rows, columns)``, one block of neighbouring columns after the other.
 
     Args:
         rows: Tokens L.
@@ -74,6 +57,9 @@ def mask_panels(rows: int, columns: int, p: float, seed: int, device: torch.devi
         p: Share of elements to drop, taken to the nearest 1/65536.
         seed: As drawn by ``draw_seed``. The same seed gives the same mask for the same shape and device.
         device: Where the mask is used.
+
+    Yields:
+        The columns c and their mask, int16 ``(L, c)``: 1 keeps and 0 drops.
     """
     threshold = drop_count(p) - _LANES // 2
     if device.type != "cpu":
@@ -81,30 +67,15 @@ def mask_panels(rows: int, columns: int, p: float, seed: int, device: torch.devi
         generator = torch.Generator(device=device).manual_seed(seed)
         words = torch.empty(-(-rows * columns // 4), dtype=torch.int64, device=device)
         words.random_(-(2**63), None, generator=generator)
-        yield MaskPanel(slice(0, columns), [(slice(0, rows), _lanes(words, rows, columns).ge_(threshold))])
+        yield slice(0, columns), _lanes(words, rows, columns).ge_(threshold)
         return
     # numpy's SFC64 gives its raw words in half the time of torch's Mersenne twister.
     raw = np.random.SFC64(seed).random_raw
-    panels = max(1, -(-columns // max(_PANEL_ELEMENTS // max(rows, 1), _MIN_PANEL_COLUMNS)))
-    width = -(-columns // panels // 64) * 64
-    height = max(1, _BLOCK_ELEMENTS // max(width, 1))
-    for left in range(0, columns, max(width, 1)):
-        here = min(width, columns - left)
-        blocks: list[tuple[slice, Tensor]] = []
-        for top in range(0, rows, height):
-            high = min(height, rows - top)
-            words = torch.from_numpy(raw(-(-high * here // 4)).view(np.int64))
-            blocks.append((slice(top, top + high), _lanes(words, high, here).ge_(threshold)))
-        yield MaskPanel(slice(left, left + here), blocks)
+    for left in range(0, columns, _BLOCK_COLUMNS):
+        width = min(_BLOCK_COLUMNS, columns - left)
+        words = torch.from_numpy(raw(-(-rows * width // 4)).view(np.int64))
+        yield slice(left, left + width), _lanes(words, rows, width).ge_(threshold)
 
 
 def _lanes(words: Tensor, rows: int, columns: int) -> Tensor:
     return words.view(torch.int16)[: rows * columns].view(rows, columns)
-
-
-def _mask(x: Tensor, keep: Tensor, out: Tensor) -> None:
-    if x.element_size() == 2:
-        # Integer product of the bit patterns: one vectorised pass and no conversion of the mask.
-        torch.mul(x.view(torch.int16), keep, out=out.view(torch.int16))
-    else:
-        torch.mul(x, keep.to(x.dtype), out=out)

@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from crab_lightning.adapters import ADAPTERS, AdapterConfig, ILoRALinear, LoRALinear, MultiLoRALinear
-from crab_lightning.adapters.dropout import draw_seed, drop_count, keep_scale, mask_panels
+from crab_lightning.adapters.dropout import draw_seed, drop_count, dropped, keep_scale, mask_blocks
 from tests.adapters.statement import make_layer, stated
 
 KINDS = [("lora", "latent"), ("ilora", "latent"), ("ilora", "input")]
 BF16 = torch.bfloat16
 
 
-def dropped(x: Tensor, p: float, seed: int) -> Tensor:
+def masked(x: Tensor, p: float, seed: int) -> Tensor:
     out = torch.full_like(x, torch.nan)
-    for panel in mask_panels(*x.shape, p, seed, x.device):
-        panel.apply(x[:, panel.columns], out[:, panel.columns])
+    for columns, keep in mask_blocks(*x.shape, p, seed, x.device):
+        out[:, columns] = dropped(x[:, columns], keep)
     return out
 
 
@@ -28,7 +28,7 @@ def mask_of(layer: LoRALinear, x: Tensor, seed: int) -> Tensor:
     """Return the mask that the layer draws next after ``torch.manual_seed(seed)``."""
     torch.manual_seed(seed)
     ones = torch.ones_like(x).reshape(-1, x.shape[-1])
-    return dropped(ones, layer.config.dropout, draw_seed()).view_as(x)
+    return masked(ones, layer.config.dropout, draw_seed()).view_as(x)
 
 
 @pytest.mark.parametrize("kind", sorted(ADAPTERS))
@@ -71,15 +71,13 @@ def test_dropout_acts_on_the_way_to_a_alone_and_backward_sees_the_same_mask(kind
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, BF16])
-def test_wide_inputs_are_masked_in_panels_with_the_same_result(
+def test_wide_inputs_are_masked_in_blocks_with_the_same_result(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crab_lightning.adapters.dropout._PANEL_ELEMENTS", 1 << 10)
-    monkeypatch.setattr("crab_lightning.adapters.dropout._MIN_PANEL_COLUMNS", 64)
-    monkeypatch.setattr("crab_lightning.adapters.dropout._BLOCK_ELEMENTS", 1 << 9)
+    monkeypatch.setattr("crab_lightning.adapters.dropout._BLOCK_COLUMNS", 128)
     layer = make_layer(inputs=300, dropout=0.4).to(dtype)
     x = torch.randn(30, 300, dtype=dtype, requires_grad=True)
-    assert len(list(mask_panels(30, 300, 0.4, 1, x.device))) > 2
+    assert len(list(mask_blocks(30, 300, 0.4, 1, x.device))) == 3
     keep = mask_of(layer, x.detach(), seed=1)
     torch.manual_seed(1)
     got = torch.autograd.grad(layer(x).sum(), [x, layer.lora_A])
@@ -140,7 +138,7 @@ def test_dropout_is_off_in_evaluation() -> None:
 
 def test_mask_drops_the_stated_share_independently() -> None:
     p = 0.1
-    keep = dropped(torch.ones(2000, 501), p, seed=7)
+    keep = masked(torch.ones(2000, 501), p, seed=7)
     count = keep.numel()
     spread = (p * (1 - p) / count) ** 0.5
     assert abs((1 - keep).mean().item() - p) < 4 * spread
@@ -159,11 +157,11 @@ def test_rescaling_belongs_to_the_mask_really_drawn(p: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, BF16, torch.float16, torch.float64])
-def test_mask_is_the_same_in_every_dtype_and_size_of_block(dtype: torch.dtype) -> None:
-    x = torch.randn(700, 1001)
-    wanted = x.to(dtype) * (dropped(torch.ones_like(x), 0.25, seed=5) != 0).to(dtype)
-    assert torch.equal(dropped(x.to(dtype), 0.25, seed=5), wanted)
-    assert not torch.equal(dropped(x.to(dtype), 0.25, seed=6), wanted)
+def test_mask_is_the_same_in_every_dtype(dtype: torch.dtype) -> None:
+    x = torch.randn(70, 1501)
+    wanted = x.to(dtype) * (masked(torch.ones_like(x), 0.25, seed=5) != 0).to(dtype)
+    assert torch.equal(masked(x.to(dtype), 0.25, seed=5), wanted)
+    assert not torch.equal(masked(x.to(dtype), 0.25, seed=6), wanted)
 
 
 def test_two_calls_draw_two_masks_and_a_seed_repeats_them() -> None:
