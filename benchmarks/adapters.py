@@ -2,37 +2,31 @@
 
     python benchmarks/adapters.py projections [--dropout 0.1]   seven projections of one 7B decoder layer
     python benchmarks/adapters.py grid                          72 shapes: width, rank, heads, tokens, dtype
-    python benchmarks/adapters.py step [--dropout 0.1]          a training step of real thinker classes
 
 Variants run in one process, in shuffled order within every round; a figure is the median over rounds and a
 ratio is the median of the ratios within rounds, so that a slow spell of a shared machine meets all variants.
 ``--clock cpu`` counts the processor time of this process instead of wall time: with ``--threads 1`` it is
 steady on a busy machine. Kept bytes are the storages that autograd holds between forward and backward,
-without the layer's input and the weights.
+without the layer's input and the weights. ``products`` are the matrix products of ``ilora`` alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import itertools
-import math
-import platform
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crab_lightning.adapters import ADAPTERS, AdapterConfig
+from crab_lightning.adapters.function import add_product
 
 # Qwen2.5-7B: hidden 3584, 4 key-value heads of 128, MLP 18944.
 PROJECTIONS = {
@@ -72,6 +66,42 @@ class HeadLoop(nn.Module):
         return y
 
 
+class _Products(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, u: Tensor, dz: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight, a, b, u, dz)
+        y = x @ weight.t()
+        x @ a.t()
+        add_product(y, u, b, 1.0)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, a, b, u, dz = ctx.saved_tensors
+        g @ b
+        return (g @ weight).addmm_(dz, a), None, dz.t() @ x, g.t() @ u, None, None
+
+
+class ProductsAlone(nn.Module):
+    """The matrix products of an I-LoRA layer and nothing between them: a floor that a machine sets."""
+
+    def __init__(self, base: nn.Linear, config: AdapterConfig) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.config = config
+        place: dict[str, Any] = {"dtype": base.weight.dtype, "device": base.weight.device}
+        self.lora_A = nn.Parameter(torch.randn(config.rank, base.in_features, **place))
+        self.lora_B = nn.Parameter(torch.randn(base.out_features, config.heads * config.rank, **place))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the base output plus an update that belongs to no input."""
+        tokens = x.view(-1, x.shape[-1])
+        u = tokens.new_ones(len(tokens), self.lora_B.shape[1])
+        dz = tokens.new_ones(len(tokens), self.config.rank)
+        y: Tensor = _Products.apply(tokens, self.base.weight, self.lora_A, self.lora_B, u, dz)
+        return y.view(*x.shape[:-1], -1)
+
+
 def peft_layer(base: nn.Linear, config: AdapterConfig) -> nn.Module:
     from peft import LoraConfig
     from peft.tuners.lora import Linear as PeftLinear
@@ -98,6 +128,7 @@ def variants() -> dict[str, Callable[[nn.Linear, AdapterConfig], nn.Module]]:
     found["our lora"] = partial(our_layer, "lora")
     found["head loop"] = HeadLoop
     found["ilora"] = partial(our_layer, "ilora")
+    found["products"] = ProductsAlone
     return found
 
 
@@ -239,151 +270,17 @@ def median_ratio(times: list[float], others: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(times, others, strict=True))
 
 
-def thinker(args: argparse.Namespace) -> nn.Module:
-    """Return a small Qwen2.5-Omni thinker with random weights."""
-    from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
-
-    width, layers = args.width, args.layers
-    text = {
-        "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": width // 64,
-        "num_key_value_heads": max(1, width // 256), "intermediate_size": width * 37 // 7,
-        "vocab_size": 4096, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6,
-        "mrope_section": [8, 12, 12]}, "use_sliding_window": False,
-    }  # fmt: skip
-    audio = {"d_model": 64, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 64,
-             "output_dim": width}  # fmt: skip
-    vision = {
-        "depth": 1,
-        "hidden_size": 64,
-        "intermediate_size": 64,
-        "num_heads": 2,
-        "out_hidden_size": width,
-    }
-    config = Qwen2_5OmniThinkerConfig(
-        text_config=text, audio_config=audio, vision_config=vision, vision_start_token_id=4090
-    )
-    torch.manual_seed(0)
-    model: nn.Module = Qwen2_5OmniThinkerForConditionalGeneration(config)
-    return model.to(args.device, DTYPES[args.dtype])
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--router", choices=("latent", "input"), default="latent")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
 
-def step_variant(name: str, args: argparse.Namespace) -> nn.Module:
-    """Return the decoder of a thinker with one variant in its seven projections."""
-    decoder: Any = thinker(args).get_decoder()  # type: ignore[operator]
-    decoder.requires_grad_(False)
-    config = AdapterConfig(
-        rank=args.rank, alpha=2 * args.rank, heads=args.heads, dropout=args.dropout, router=args.router
-    )
-    if name != "frozen":
-        for path, module in list(decoder.named_modules()):
-            if path.rpartition(".")[2] in PROJECTIONS:
-                decoder.set_submodule(path, variants()[name](module, config))
-    if args.checkpointing:
-        decoder.gradient_checkpointing_enable({"use_reentrant": False})
-    trained: nn.Module = decoder.train()
-    return trained
-
-
-def peak_mib(run: Callable[[], object], device: str) -> float:
-    """Return the peak memory of ``run`` over what was held before it; NaN where that cannot be read."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        idle = torch.cuda.memory_allocated()
-        run()
-        return (torch.cuda.max_memory_allocated() - idle) / 2**20
-    if platform.system() != "Linux":
-        run()
-        return math.nan
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
-    idle = memory_kib("VmRSS")
-    run()
-    return (memory_kib("VmHWM") - idle) / 2**10
-
-
-def memory_kib(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1])
-
-
-def step(args: argparse.Namespace) -> None:
-    names = list(variants())
-    models = {name: step_variant(name, args) for name in names}
-    place: dict[str, Any] = {"dtype": DTYPES[args.dtype], "device": args.device}
-    embeds = torch.randn(args.batch, args.tokens, args.width, **place).requires_grad_()
-    head = torch.randn(4096, args.width, **place)
-    labels = torch.randint(4096, (args.batch, args.tokens), device=args.device)
-    optimizers = {}
-    for name, model in models.items():
-        start_from_nonzero(model)
-        trainable = [p for p in model.parameters() if p.requires_grad]
-        optimizers[name] = torch.optim.AdamW(trainable, lr=1e-4, fused=True) if trainable else None
-    times: dict[str, list[float]] = {name: [] for name in names}
-    kept: dict[str, float] = {}
-
-    def run(name: str) -> float:
-        started = clock(args)
-        hidden = models[name](inputs_embeds=embeds, use_cache=False).last_hidden_state
-        F.cross_entropy((hidden @ head.t()).float().flatten(0, 1), labels.flatten()).backward()  # type: ignore[no-untyped-call]
-        if (optimizer := optimizers[name]) is not None:
-            optimizer.step()
-            optimizer.zero_grad()
-        embeds.grad = None
-        return clock(args) - started
-
-    peak: dict[str, float] = {}
-    for name in names:
-        with kept_for_backward([embeds], [models[name]]) as found:
-            run(name)
-        kept[name] = sum(found.values()) / 2**20
-        peak[name] = peak_mib(partial(run, name), args.device)
-    for _ in range(args.rounds):
-        random.shuffle(names)
-        for name in names:
-            times[name].append(run(name))
-    print(
-        f"step: width {args.width}, {args.layers} layers, {args.batch}x{args.tokens} tokens, {args.dtype}, "
-        f"r={args.rank}, n={args.heads}, dropout={args.dropout}, checkpointing={args.checkpointing}"
-    )
-    print("variant           ms   best ms  x frozen   x loop  kept MiB  peak MiB")
-    for name in models:
-        to = {other: median_ratio(times[name], times[other]) for other in models}
-        print(
-            f"{name:<10} {1e3 * statistics.median(times[name]):9.1f} {1e3 * min(times[name]):9.1f} "
-            f"{to['frozen']:9.3f} {to['head loop']:8.3f} {kept[name]:9.1f} {peak[name]:9.1f}"
-        )
-        if name == "ilora" and "peft lora" in models:
-            print(f"ilora x peft lora {to['peft lora']:.3f}")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    for run in (projections, grid, step):
-        command = commands.add_parser(run.__name__)
-        command.set_defaults(run=run)
-        command.add_argument("--dropout", type=float, default=0.0)
-        command.add_argument("--router", choices=("latent", "input"), default="latent")
-        command.add_argument("--threads", type=int, default=2)
-        command.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-        command.add_argument("--rounds", type=int, default=7)
-        command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-        if run is grid:
-            command.add_argument("--widths", type=int, nargs="+", default=[576, 2048, 3584])
-            continue
-        command.add_argument("--rank", type=int, default=128 if run is projections else 16)
-        command.add_argument("--heads", type=int, default=3)
-        command.add_argument("--tokens", type=int, default=1024 if run is projections else 784)
-        command.add_argument("--dtype", choices=tuple(DTYPES), default="bf16")
-        if run is step:
-            command.add_argument("--batch", type=int, default=2)
-            command.add_argument("--width", type=int, default=512)
-            command.add_argument("--layers", type=int, default=8)
-            command.add_argument("--checkpointing", action="store_true")
+def prepare(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Read the command line, set threads and seeds, and print the conditions of the measurement."""
     args = parser.parse_args()
     if args.clock == "cpu" and args.device != "cpu":
         parser.error("--clock cpu measures this process alone; use --clock wall with a GPU")
@@ -392,6 +289,26 @@ def main() -> None:
     random.seed(0)
     print(f"torch {torch.__version__}, {args.device}, {args.threads} threads, {args.clock} clock, "
           f"{args.rounds} rounds")  # fmt: skip
+    return args
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for run in (projections, grid):
+        command = commands.add_parser(run.__name__)
+        command.set_defaults(run=run)
+        add_common_arguments(command)
+        if run is grid:
+            command.add_argument("--widths", type=int, nargs="+", default=[576, 2048, 3584])
+            continue
+        command.add_argument("--rank", type=int, default=128)
+        command.add_argument("--heads", type=int, default=3)
+        command.add_argument("--tokens", type=int, default=1024)
+        command.add_argument("--dtype", choices=tuple(DTYPES), default="bf16")
+    args = prepare(parser)
     args.run(args)
 
 
