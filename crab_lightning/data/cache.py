@@ -82,7 +82,7 @@ class MediaCache:
         if state is None:
             return recipe.decode(path, limits)  # which says what is wrong
         name = recipe.name()
-        file_key = _key(f"{Path(path).absolute()}\0{state}\0{name}")
+        file_key = _key(f"{path.absolute()}\0{state}\0{name}")
         if (found := self._load(file_key, path)) is not None:
             self.stats.hits += 1
             return found
@@ -103,7 +103,7 @@ class MediaCache:
     def holds(self, path: Path, recipe: Recipe) -> bool:
         """Tell whether a file is known to be in the cache, without reading either."""
         state = _state(path)
-        key = _key(f"{Path(path).absolute()}\0{state}\0{recipe.name()}")
+        key = _key(f"{path.absolute()}\0{state}\0{recipe.name()}")
         return state is not None and self._store.find(key) is not None
 
     def _load(self, key: Key, path: Path) -> Decoded | None:
@@ -166,7 +166,7 @@ class MediaCache:
 def _state(path: Path) -> str | None:
     """Return what changes when a file does; ``None`` for a missing file."""
     try:
-        stat = Path(path).stat()
+        stat = path.stat()
     except OSError:
         return None
     # The time of change is kept by the system: tools that restore an old modification time cannot hide.
