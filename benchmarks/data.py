@@ -28,7 +28,9 @@ from rich.table import Table
 
 from crab_lightning.data.cache import MediaCache
 from crab_lightning.data.cache_recipes import VideoRecipe
+from crab_lightning.data.cache_shards import ShardStore
 from crab_lightning.data.loading import load_media
+from crab_lightning.media import read_video
 from crab_lightning.processing import NativeProcessor
 from crab_lightning.structures import DatasetSpec, Example, Media, Sample
 
@@ -50,7 +52,15 @@ def sample_of(path: Path) -> Sample:
 
 def variants(args: argparse.Namespace, checkpoint: Path, folder: Path) -> dict[str, Callable[[Path], Any]]:
     decord, librosa = load("decord", args.decord), load("librosa", args.librosa)
-    processor, cache = NativeProcessor(checkpoint), MediaCache(folder)
+    processor, cache, store = NativeProcessor(checkpoint), MediaCache(folder), ShardStore(folder / "bare")
+
+    def bare(path: Path) -> Any:
+        key = (hash(path) % 2**64, 0)
+        if store.find(key) is None:
+            store.append([key], read_video(path, FRAMES, SIZE_PX).frames, 0.0)
+        record = store.find(key)
+        assert record is not None
+        return store.load(record)
 
     def sample(path: Path, kept: MediaCache | None) -> Any:
         loaded = load_media(sample_of(path), SPEC, "released", kept)
@@ -70,6 +80,7 @@ def variants(args: argparse.Namespace, checkpoint: Path, folder: Path) -> dict[s
         "released, frames alone": released_frames(decord),
         "disk, media alone": lambda path: load_media(sample_of(path), SPEC, "released"),
         "disk, whole sample": lambda path: sample(path, None),
+        "cache, bare read of frames": bare,
         "cache, frames alone": lambda path: cache.read(path, VideoRecipe(FRAMES, SIZE_PX)),
         "cache, media alone": lambda path: load_media(sample_of(path), SPEC, "released", cache),
         "cache, whole sample": lambda path: sample(path, cache),

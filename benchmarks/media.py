@@ -161,6 +161,7 @@ def sample_variants(decord: Any | None, librosa: Any | None, checkpoint: Path) -
         "released": released,
         "index, torch (default)": lean("torch"),
         "index, torch_uint8": lean("torch_uint8"),
+        "index, swscale": lean("swscale"),
     }
 
 
