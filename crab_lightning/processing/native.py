@@ -235,7 +235,7 @@ class NativeProcessor:
         )
         repeats = np.ones_like(prompt)
         visual: list[tuple[int, tuple[int, int, int], float]] = []
-        for place in np.flatnonzero(np.isin(prompt, (ids.video, ids.image, ids.audio))):
+        for place in np.flatnonzero((prompt == ids.video) | (prompt == ids.image) | (prompt == ids.audio)):
             if prompt[place] == ids.audio:
                 repeats[place] = audio_tokens(mel_frames(next(audio).shape[-1]))
                 continue

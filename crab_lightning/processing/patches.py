@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,6 +11,8 @@ from crab_lightning.processing.geometry import MERGE, PATCH_PX, TEMPORAL_PATCH
 # CLIP's statistics, which Qwen2.5-Omni kept.
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+_SCALE = 1.0 / (1 / 255)  # as the stock processor rounds it
+_MEANS, _STDS = ((torch.tensor(values) * _SCALE).view(1, -1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
 
 
 def patchify(frames: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
@@ -36,12 +36,4 @@ def patchify(frames: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
     runs = runs.reshape(t, TEMPORAL_PATCH, channels, h // MERGE, MERGE, PATCH_PX, w // MERGE, MERGE)
     ordered = np.ascontiguousarray(runs.transpose(0, 3, 6, 4, 7, 2, 1, 5)).view(np.uint8)
     cells = torch.from_numpy(ordered.reshape(t * h * w, channels, -1))
-    return normalise(cells).reshape(t * h * w, -1), (t, h, w)
-
-
-def normalise(cells: Tensor, mean: Sequence[float] = IMAGE_MEAN, std: Sequence[float] = IMAGE_STD) -> Tensor:
-    """Scale bytes ``(P, 3, N)`` to zero mean and unit variance by channel."""
-    scale = 1.0 / (1 / 255)  # as the stock processor rounds it
-    means = (torch.tensor(mean) * scale).view(1, -1, 1)
-    stds = (torch.tensor(std) * scale).view(1, -1, 1)
-    return cells.to(torch.float32).sub_(means).div_(stds)
+    return cells.to(torch.float32).sub_(_MEANS).div_(_STDS).reshape(t * h * w, -1), (t, h, w)
