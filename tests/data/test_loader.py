@@ -19,7 +19,7 @@ def batches(taken: list[threading.Event], broken: int | None = None) -> Iterator
 
 def test_next_batch_is_taken_over_while_one_is_in_use() -> None:
     taken = [threading.Event() for _ in range(3)]
-    ahead = _taken_ahead(batches(taken))
+    ahead: Any = _taken_ahead(batches(taken))
     assert next(ahead) == 0
     assert taken[1].wait(10)  # nobody has asked for it yet
     assert not taken[2].is_set()
@@ -27,7 +27,7 @@ def test_next_batch_is_taken_over_while_one_is_in_use() -> None:
 
 
 def test_broken_batch_raises_where_it_is_asked_for() -> None:
-    ahead = _taken_ahead(batches([threading.Event() for _ in range(3)], broken=1))
+    ahead: Any = _taken_ahead(batches([threading.Event() for _ in range(3)], broken=1))
     assert next(ahead) == 0
     with pytest.raises(ValueError, match="broken batch"):
         next(ahead)
@@ -35,8 +35,8 @@ def test_broken_batch_raises_where_it_is_asked_for() -> None:
 
 def test_no_thread_outlives_an_epoch_that_is_left_early() -> None:
     before = threading.active_count()
-    ahead = _taken_ahead(batches([threading.Event() for _ in range(3)]))
+    ahead: Any = _taken_ahead(batches([threading.Event() for _ in range(3)]))
     next(ahead)
     assert threading.active_count() == before + 1
-    ahead.close()  # type: ignore[attr-defined]
+    ahead.close()
     assert threading.active_count() == before
