@@ -39,12 +39,49 @@ def _event_counts(pred: Tensor, true: Tensor) -> Tensor:
 
 
 def _video_scores(counts: Tensor) -> Tensor:
-    """Average F over the classes present on either side; 1 where there is none. ``(3, N, C)`` to ``(N,)``."""
+    """Average F over the classes of either side; 1 where there is none. ``(3, ..., C)`` to ``(...)``."""
     hits, false, missed = counts
     present = hits + false + missed > 0
     f_scores = torch.where(present, 2 * hits / (2 * hits + false + missed).clamp(min=1), 0.0)
     classes = present.sum(dim=-1)
     return torch.where(classes > 0, f_scores.sum(dim=-1) / classes.clamp(min=1), 1.0)
+
+
+def clip_f_scores(pred_a: Tensor, pred_v: Tensor, true_a: Tensor, true_v: Tensor) -> Tensor:
+    """Return F of each clip by level (segment, event) and kind (a, v, av, event).
+
+    Args:
+        pred_a: bool ``(N, C, S)``, what is said to be heard.
+        pred_v: What is said to be seen.
+        true_a: What is heard.
+        true_v: What is seen.
+
+    Returns:
+        int64 ``(2, 4, N)``, in the units of :func:`to_units`.
+    """
+    # Heard, seen and both in one call: calls cost more than the few numbers in them.
+    pred, true = (torch.stack([a, v, a & v]) for a, v in ((pred_a, pred_v), (true_a, true_v)))
+    # (3 counts, 2 levels, 3 kinds, N, C)
+    counts = torch.stack([_segment_counts(pred, true), _event_counts(pred, true)], dim=1)
+    events = (counts[:, :, 0] + counts[:, :, 1]).unsqueeze(2)
+    return to_units(_video_scores(torch.cat([counts, events], dim=2)))
+
+
+def named_f_scores(units: Tensor, clips: Tensor | int) -> dict[str, Tensor]:
+    """Return the twelve scores by name.
+
+    Args:
+        units: int64 ``(2, 4)``, what :func:`clip_f_scores` returned, summed over clips.
+        clips: How many.
+    """
+    scores: dict[str, Tensor] = {}
+    for level, row in zip(_LEVELS, mean_of(units, torch.as_tensor(clips)), strict=True):
+        named = dict(zip(_KINDS, row, strict=True))
+        named["type"] = (named["a"] + named["v"] + named["av"]) / 3
+        five = [named[kind] for kind in ("a", "v", "av", "type", "event")]
+        named["mean5"] = torch.stack(five).mean()
+        scores |= {f"{level}_{kind}": value for kind, value in named.items()}
+    return scores
 
 
 class EventParsingF(BenchmarkMetric):
@@ -98,22 +135,9 @@ class EventParsingF(BenchmarkMetric):
                 )
             if not bool(((matrix == 0) | (matrix == 1)).all()):
                 raise ValueError(f"{name} holds values other than 0 and 1; threshold it first")
-        pred_a, pred_v, true_a, true_v = (matrix.bool() for matrix in matrices.values())
-        levels = []
-        for count in (_segment_counts, _event_counts):
-            audio, visual = count(pred_a, true_a), count(pred_v, true_v)
-            both = count(pred_a & pred_v, true_a & true_v)
-            levels.append(torch.stack([_video_scores(c) for c in (audio, visual, both, audio + visual)]))
-        self.f_units += to_units(torch.stack(levels)).sum(dim=-1)
+        self.f_units += clip_f_scores(*(matrix.bool() for matrix in matrices.values())).sum(dim=-1)
         self.videos += true_audio.shape[0]
 
     def compute(self) -> dict[str, Tensor]:
         """Return twelve scores by name."""
-        scores: dict[str, Tensor] = {}
-        for level, row in zip(_LEVELS, mean_of(self.f_units, self.videos), strict=True):
-            named = dict(zip(_KINDS, row, strict=True))
-            named["type"] = (named["a"] + named["v"] + named["av"]) / 3
-            five = [named[kind] for kind in ("a", "v", "av", "type", "event")]
-            named["mean5"] = torch.stack(five).mean()
-            scores |= {f"{level}_{kind}": value for kind, value in named.items()}
-        return scores
+        return named_f_scores(self.f_units, self.videos)

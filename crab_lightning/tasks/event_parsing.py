@@ -9,6 +9,7 @@ import torch
 from torchmetrics import MetricCollection
 
 from crab_lightning.metrics import EventParsingF
+from crab_lightning.metrics.event_parsing import clip_f_scores, named_f_scores
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks.answers import class_index, distinct_names
 from crab_lightning.tasks.base import VIDEO_AND_AUDIO, Task, around, classes_of, describe
@@ -148,9 +149,8 @@ class EventParsing(Task[ModalEvents]):
 
     def score(self, answer: ModalEvents | None, sample: Sample, spec: DatasetSpec) -> float:
         """Return this clip's mean of the five segment-level scores."""
-        metric = EventParsingF()
-        metric.update(*self._matrices(answer, sample, spec))
-        return float(metric.compute()["segment_mean5"])
+        units = clip_f_scores(*self._matrices(answer, sample, spec))[..., 0]
+        return float(named_f_scores(units, 1)["segment_mean5"])
 
     def headline(self, spec: DatasetSpec) -> str:
         """Return ``segment_mean5``, the number that papers print."""

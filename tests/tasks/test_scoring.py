@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from crab_lightning.structures import Sample
-from crab_lightning.tasks import AVE_CLASSES, LLP_CLASSES
+from crab_lightning.tasks import AVE_CLASSES, LLP_CLASSES, event_parsing
 from tests.tasks.released import question, samples_of, spec_of, task_of
 
 
@@ -147,7 +147,7 @@ def test_ave_answers_score_as_in_the_official_code(oracles: Path) -> None:
     assert checked >= 5
 
 
-def test_parsing_answers_score_as_in_the_official_code(oracles: Path) -> None:
+def parsing_pairs(case: dict[str, Any]) -> list[tuple[str, Sample]]:
     def tags(video: dict[str, Any], side: str) -> str:
         return "".join(
             f"<{modality}>{LLP_CLASSES[c]},({s} {e})</{modality}>"
@@ -155,13 +155,26 @@ def test_parsing_answers_score_as_in_the_official_code(oracles: Path) -> None:
             for c, s, e in events
         )
 
+    return [(tags(v, "pred"), question({"annotation": tags(v, "gt")})) for v in case["inputs"]["videos"]]
+
+
+def test_parsing_answers_score_as_in_the_official_code(oracles: Path) -> None:
     for case in cases(oracles, "avvp_f_scores"):
-        videos = case["inputs"]["videos"]
-        pairs = [(tags(video, "pred"), question({"annotation": tags(video, "gt")})) for video in videos]
-        found = compute("avvp", pairs)
+        found = compute("avvp", parsing_pairs(case))
         for level, scores in case["expected"]["dataset_percent"].items():
             for name, value in scores.items():
                 assert same(found[f"{level}_{name.lower()}"], value, 100), (case["name"], level, name)
+
+
+def test_score_of_a_parsed_clip_is_its_metric_alone_without_building_one(
+    oracles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [pair for case in cases(oracles, "avvp_f_scores") for pair in parsing_pairs(case)]
+    expected = [compute("avvp", [pair])["segment_mean5"] for pair in pairs]
+    assert len(set(expected)) > 3
+    monkeypatch.setattr(event_parsing, "EventParsingF", None)  # too dear to build for every answer
+    task, spec = task_of("avvp"), spec_of("avvp")
+    assert [task.score(task.parse(text, s, spec), s, spec) for text, s in pairs] == expected
 
 
 def test_boxes_in_answers_score_as_in_the_localization_code(oracles: Path) -> None:
