@@ -175,8 +175,9 @@ def data_faults(root: Path, work: Path, kills: int) -> Iterator[tuple[str, Found
 
 def run_faults(root: Path, work: Path, kills: int) -> Iterator[tuple[str, Found]]:
     import run_faults as faults
+    from short_runs import Runs
 
-    runs = faults.Runs(root, work)
+    runs = Runs(root, work)
     for where in ("training", "saving"):
         yield f"SIGKILL in {where}, {kills} times", faults.kill_runs(runs, where, kills)
     yield f"SIGKILL in testing, {kills} times", faults.kill_tests(runs, kills)
@@ -186,8 +187,9 @@ def run_faults(root: Path, work: Path, kills: int) -> Iterator[tuple[str, Found]
 
 def rank_faults(root: Path, work: Path, kills: int) -> Iterator[tuple[str, Found]]:
     import run_faults as faults
+    from short_runs import Runs
 
-    runs = faults.Runs(root, work)
+    runs = Runs(root, work)
     for strategy in ("ddp", "fsdp2"):
         yield from faults.kill_ranks(runs, strategy)
 

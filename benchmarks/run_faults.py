@@ -2,202 +2,25 @@
 
 from __future__ import annotations
 
-import faulthandler
+import math
 import os
 import random
 import resource
 import shutil
 import signal
-import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch  # noqa: F401 - before the forks, which then have it
 import torch
+from short_runs import Runs, cpu_of_children_s, differing
 
-import crab_lightning.models
 from crab_lightning.adapters import checkpoint as adapter_files
 from crab_lightning.callbacks.checkpoint_files import damage_of
 from crab_lightning.callbacks.run_folder import ADAPTER, LAST, PREVIOUS
-from crab_lightning.commands import main as cli
-
-crab_lightning.models.OmniModule  # noqa: B018 - loads transformers
 
 Found = tuple[str, str]
-DECIDES = ("state_dict", "optimizer_states", "lr_schedulers", "crab_lightning_random", "AVDataModule")
-LONGEST_S = 600
-
-
-class Runs:
-    """Short runs in forked processes: 2 epochs of 6 optimizer steps with dropout and a validation.
-
-    Args:
-        root: Data root; only read.
-        work: Folder for runs and logs.
-        tiny: A tiny checkpoint; made in ``work`` when left out.
-    """
-
-    def __init__(self, root: Path, work: Path, tiny: Path | None = None) -> None:
-        self.root, self.work = root, work
-        self.tiny = work / "tiny" if tiny is None else tiny
-        if tiny is None:
-            cli(["model", "tiny", "--out", str(self.tiny)])
-
-    @cached_property
-    def whole_s(self) -> float:
-        """Time of a run that nothing happens to; it is made now and lies under ``whole``."""
-        began = time.monotonic()
-        assert self.wait(self.fit(self.folder("whole"))) == 0, self.log("whole")
-        return time.monotonic() - began
-
-    @cached_property
-    def whole(self) -> dict[str, Any]:
-        """The last checkpoint of that run."""
-        assert self.whole_s
-        return self.state("whole")
-
-    def folder(self, name: str) -> Path:
-        """Return a run's folder."""
-        return self.work / "runs" / name
-
-    def log(self, name: str) -> str:
-        """Return what a run has said so far."""
-        path = self.work / "runs" / f"{name}.log"
-        return path.read_text(errors="replace") if path.is_file() else ""
-
-    def state(self, name: str) -> dict[str, Any]:
-        """Return a run's last checkpoint."""
-        found: dict[str, Any] = torch.load(self.folder(name) / LAST, weights_only=True)
-        return found
-
-    def fit(
-        self,
-        folder: Path,
-        *words: str,
-        rank: int = 0,
-        port: int = 0,
-        before: Callable[[], None] | None = None,
-    ) -> int:
-        """Start a run, or take it up where it was left; with a port, as one of two processes."""
-        options = {
-            "data.root": self.root,
-            "model.init_args.pretrained": self.tiny,
-            "model.init_args.adapter.dropout": 0.1,
-            "data.num_workers": 0,
-            "data.batch_size": 1,
-            "data.epoch_size": 12 if port else 6,
-            "data.val_share": 0.3,
-            "data.val_generate_per_dataset": 0,
-            "trainer.max_epochs": 2,
-            "trainer.enable_progress_bar": "false",
-            "trainer.callbacks": "[]",
-            "evaluator.print_table": "false",
-            "checkpoint.every_n_steps": 1,
-            "run.folder": folder,
-            "only": "ave,ref_avs,a2v",
-            "ckpt_path": "auto",
-        }
-        line = ["fit", "--config", "demo.yaml", *(f"--{k}={v}" for k, v in options.items()), *words]
-        return self.start(line, folder, rank, port, before)
-
-    def test(self, folder: Path) -> int:
-        """Start the test of a run, or take it up."""
-        return self.start(["test", "--ckpt_path", str(folder), "--trainer.enable_progress_bar=false"], folder)
-
-    def start(
-        self,
-        line: list[str],
-        folder: Path,
-        rank: int = 0,
-        port: int = 0,
-        before: Callable[[], None] | None = None,
-    ) -> int:
-        """Fork a process that runs a command line; return its id."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        sys.stdout.flush()
-        child = os.fork()
-        if child:
-            return child
-        status = 1
-        try:
-            # Two ranks write two logs; what one wrote last must not be lost in the other's.
-            name = f"{folder.name}.{rank}.log" if port else f"{folder.name}.log"
-            log = os.open(folder.parent / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            # A test's capture has put others in the place of these two.
-            sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
-            torch.set_num_threads(1)
-            faulthandler.dump_traceback_later(100)
-            if port:
-                ranks = {
-                    "RANK": rank,
-                    "LOCAL_RANK": rank,
-                    "WORLD_SIZE": 2,
-                    "LOCAL_WORLD_SIZE": 2,
-                    "GROUP_RANK": 0,
-                }
-                place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "faults"}
-                os.environ.update({key: str(value) for key, value in (ranks | place).items()})
-            if before is not None:
-                before()
-            status = cli(line)
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else 1
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-
-    def pair(self, name: str, strategy: str) -> list[int]:
-        """Start a run of two processes."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        words = ["--trainer.devices=2", f"--trainer.strategy={strategy}"]
-        return [self.fit(self.folder(name), *words, rank=rank, port=port) for rank in (0, 1)]
-
-    def wait_for_saves(self, name: str) -> None:
-        """Wait until a run has saved twice."""
-        until = time.monotonic() + LONGEST_S
-        while not (self.folder(name) / PREVIOUS).is_file() and time.monotonic() < until:
-            time.sleep(0.01)
-
-    @staticmethod
-    def wait(child: int, longest_s: float = LONGEST_S) -> int | None:
-        """Return a process's exit status, negative for a signal; ``None`` if it had to be stopped."""
-        until = time.monotonic() + longest_s
-        while time.monotonic() < until:
-            pid, status = os.waitpid(child, os.WNOHANG)
-            if pid:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.02)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        return None
-
-    def differs(self, name: str, whole: dict[str, Any] | None = None) -> bool:
-        """Tell whether a run ended in another state than the one that was left alone, to the last bit."""
-        whole, state = whole or self.whole, self.state(name)
-        return not all(same(state[key], whole[key]) for key in DECIDES)
-
-
-def same(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return isinstance(other, torch.Tensor) and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
 
 
 def kill_runs(runs: Runs, where: str, times: int) -> Found:
@@ -209,17 +32,19 @@ def kill_runs(runs: Runs, where: str, times: int) -> Found:
             saves, drawn at random).
         times: Kills.
     """
-    killed = finished = wrong = unreadable = 0
+    finished = wrong = unreadable = 0
+    reached: list[int] = []
     assert runs.whole
     while True:
         name = f"{where}_{finished}"
         folder = runs.folder(name)
-        in_a_save = where == "saving" and killed < times
-        longest = LONGEST_S if in_a_save or killed >= times else random.uniform(0.1, 1.2) * runs.whole_s
-        child = runs.fit(folder, before=in_save(random.randrange(1, 50)) if in_a_save else None)
-        status = runs.wait(child, longest)
+        doomed = len(reached) < times
+        before = in_save(random.randrange(1, 50)) if doomed and where == "saving" else None
+        cpu_s = random.uniform(0, runs.whole_s) if doomed and where == "training" else math.inf
+        status = runs.wait(runs.fit(folder, before=before), cpu_s=cpu_s)
         if status in (None, -signal.SIGKILL):
-            killed += 1
+            saved = (folder / LAST).is_file() and damage_of(folder / LAST) is None
+            reached.append(runs.state(name)["global_step"] if saved else 0)
             for part in (LAST, PREVIOUS):
                 unreadable += (folder / part).is_file() and damage_of(folder / part) is not None
             if (folder / ADAPTER / "adapter.json").is_file():
@@ -228,10 +53,14 @@ def kill_runs(runs: Runs, where: str, times: int) -> Found:
         assert status == 0, runs.log(name)[-3000:]
         wrong += runs.differs(name)
         finished += 1
-        if killed >= times:
+        if not doomed:
             break
-    what = f"{killed} runs killed, each taken up by the same command; {finished} finished so; "
-    return f"{what}{unreadable} unreadable checkpoints", f"{wrong} of {finished} ended in other weights"
+    steps = ", ".join(map(str, sorted(reached)))
+    what = (
+        f"killed with {steps} of 12 steps saved, each taken up by the same command; {finished} finished so; "
+        f"{unreadable} unreadable checkpoints"
+    )
+    return what, f"{wrong} of {finished} ended in other weights"
 
 
 def in_save(count: int) -> Callable[[], None]:
@@ -276,25 +105,29 @@ def kill_tests(runs: Runs, times: int) -> Found:
         return {path.name: path.read_bytes() for path in sorted((of / "predictions").glob("*.jsonl"))}
 
     shutil.copytree(folder, kept)
-    began = time.monotonic()
+    before = cpu_of_children_s()
     assert runs.wait(runs.test(kept)) == 0, runs.log("tested")[-3000:]
-    whole_s, right = time.monotonic() - began, outputs(kept)
+    whole_s, right = cpu_of_children_s() - before, outputs(kept)
     killed = finished = wrong = 0
     while True:
         run = runs.folder(f"test_{finished}")
         if not run.exists():
             shutil.copytree(folder, run)
-        longest = random.uniform(0.2, 1.1) * whole_s if killed < times else LONGEST_S
-        status = runs.wait(runs.test(run), longest)
+        doomed = killed < times
+        status = runs.wait(runs.test(run), cpu_s=random.uniform(0, whole_s) if doomed else math.inf)
         if status is None:
             killed += 1
             continue
         assert status == 0, runs.log(run.name)[-3000:]
         wrong += outputs(run) != right
         finished += 1
-        if killed >= times:
+        if not doomed:
             break
-    what = f"{killed} tests killed, each taken up by the same command; {finished} finished so"
+    resumed = sum(runs.log(f"test_{i}").count("of an interrupted test are kept") for i in range(finished))
+    what = (
+        f"{killed} tests killed, each taken up by the same command, {resumed} times with answers kept; "
+        f"{finished} finished so"
+    )
     return what, f"{wrong} of {finished} wrote other answers"
 
 
@@ -379,7 +212,7 @@ def kill_ranks(runs: Runs, strategy: str) -> Iterator[tuple[str, Found]]:
         finish(name)
         message = "saying how to go on" if clear else "WITHOUT a clear message"
         what = f"all processes ended within {took:.0f} s, {message}; resumed from step {saved}"
-        lost = "weights differ" if runs.differs(name, whole) else "nothing"
+        lost = "weights differ" if differing(runs.state(name), whole) else "nothing"
         yield f"{how.name} to rank {victim} of 2, {strategy}", (what, lost)
     alone = runs.folder(f"{strategy}_1_SIGKILL_alone")
     shutil.copytree(runs.folder(f"{strategy}_1_SIGKILL"), alone)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -38,3 +41,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     assert main(["model", "tiny", "--out", str(made["tiny"])]) == 0
     assert main(["data", "mini", "--root", str(made["mini"]), "--clips", "40", "--workers", "0"]) == 0
     return made
+
+
+@pytest.fixture(scope="session")
+def faults() -> ModuleType:
+    """``benchmarks/run_faults.py``: short runs, the faults put into them, and what tells two runs apart."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+    try:
+        return import_module("run_faults")
+    finally:
+        sys.path.pop(0)

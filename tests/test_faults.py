@@ -5,21 +5,10 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-
-@pytest.fixture(scope="module")
-def faults() -> ModuleType:
-    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-    try:
-        return import_module("run_faults")
-    finally:
-        sys.path.pop(0)
 
 
 @pytest.mark.ddp

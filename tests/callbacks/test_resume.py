@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,7 +14,6 @@ import torch
 
 from crab_lightning.commands import main
 
-DECIDES = ("state_dict", "optimizer_states", "lr_schedulers", "crab_lightning_random", "AVDataModule")
 SIGNAL_AT = "tests.callbacks.interrupters.SignalAt"
 
 
@@ -51,17 +51,6 @@ def state(folder: Path) -> dict[str, Any]:
     return found
 
 
-def same(one: Any, other: Any) -> bool:
-    """Compare nested values, tensors bit for bit."""
-    if isinstance(one, torch.Tensor):
-        return isinstance(other, torch.Tensor) and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Compute on one thread in every run: sums over several threads are made in another order."""
@@ -87,7 +76,7 @@ def ctrl_c() -> Iterator[None]:
 
 @pytest.mark.usefixtures("ctrl_c")
 def test_run_killed_stopped_and_interrupted_ends_as_the_one_that_was_not(
-    small: dict[str, Path], tmp_path: Path, whole: dict[str, Any]
+    small: dict[str, Path], tmp_path: Path, whole: dict[str, Any], faults: ModuleType
 ) -> None:
     folder = tmp_path / "run"
     again = f"--ckpt_path={folder}"
@@ -109,8 +98,7 @@ def test_run_killed_stopped_and_interrupted_ends_as_the_one_that_was_not(
     assert state(folder)["global_step"] == 7, "the step that was going on is finished first"
 
     assert fit(small, folder, again) == 0
-    resumed = state(folder)
-    assert [key for key in DECIDES if not same(resumed[key], whole[key])] == []
+    assert faults.differing(state(folder), whole) == []
 
 
 def test_no_frozen_weight_is_in_any_file(small: dict[str, Path], whole: dict[str, Any]) -> None:
