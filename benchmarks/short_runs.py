@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -125,8 +126,9 @@ class Runs:
             log = os.open(folder.parent / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
-            # A test's capture has put others in the place of these two.
+            # A test's capture has put others in the place of these three.
             sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+            warnings.showwarning = lambda text, *_, **__: print(text, file=sys.stderr)
             torch.set_num_threads(1)
             faulthandler.dump_traceback_later(100)
             if port:
