@@ -11,6 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crab_lightning.data.manifest_files import ANNOTATIONS
+
 if TYPE_CHECKING:
     from crab_lightning.data import AVDataModule
     from crab_lightning.reports.answer_files import Joined
@@ -59,13 +61,15 @@ def run(words: Sequence[str]) -> None:
     args = parser().parse_args(list(words[1:]))
     if not args.predictions.is_file():
         raise FileNotFoundError(f"--predictions {args.predictions} is not a file")
+    if not (args.root / ANNOTATIONS).is_dir():
+        raise FileNotFoundError(f"--root {args.root} holds no {ANNOTATIONS}/; give the folder that does")
     from crab_lightning.callbacks.scores import DatasetScores
     from crab_lightning.callbacks.weighing import scores_of
     from crab_lightning.reports.answer_files import answer_text, join_answers, read_answers
     from crab_lightning.structures import Prediction
 
-    records = read_answers(args.predictions)
     data = load_dataset(args.data_config, args.root, args.dataset, args.protocol, args.lenient)
+    records = read_answers(args.predictions)  # after the options are checked: it may be large
     spec, task = data.datasets[args.dataset], data.tasks[data.datasets[args.dataset].task]
     ids = [str(r["id"]) for r in records if "id" in r]
     of_train = bool(ids) and all(name.startswith(f"{args.dataset}/train/") for name in ids)
@@ -161,7 +165,6 @@ def read_rows_of(
         asked: of the test file, or of the training file where asked or where there is no other.
     """
     from crab_lightning.data import has_test, read_manifest
-    from crab_lightning.data.manifest_files import ANNOTATIONS
     from crab_lightning.data.rows import limited
 
     spec = data.datasets[dataset]

@@ -197,6 +197,7 @@ def test_order_alone_needs_equal_counts(root: Path, capsys: pytest.CaptureFixtur
         (["--lenient"], "--lenient: task event_localization (EventLocalization) has one way"),
         (["--protocol", "framewise"], "--protocol framewise: task event_localization"),
         (["--predictions", "gone.jsonl"], "--predictions gone.jsonl is not a file"),
+        (["--root", "gone"], "--root gone holds no AVUIE_2/"),
     ],
 )
 def test_errors_name_the_option(
@@ -205,6 +206,18 @@ def test_errors_name_the_option(
     records = [says(row, "Cat", 1) for row in AVE]
     with pytest.raises(AssertionError, match=said.replace("(", r"\(").replace(")", r"\)")):
         score(root, "ave", records, capsys, *words)
+
+
+@pytest.mark.parametrize("words", [["--dataset", "avee"], ["--root", "gone"]])
+def test_options_are_checked_before_the_answers_are_read(
+    root: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    (root / "answers.jsonl").write_text("no JSON")
+    given = ["--root", str(root), "--dataset", "ave", "--predictions", str(root / "answers.jsonl")]
+    assert main(["score", *given, *words]) == 1
+    said = capsys.readouterr().err
+    assert " ".join(words) in said
+    assert "JSON" not in said
 
 
 def test_out_writes_what_compare_reads(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
