@@ -67,6 +67,8 @@ def find_config(name: str | Path) -> Path:
     """
     path = Path(name)
     roots = [Path("configs"), PACKAGE_CONFIGS]
+    if roots[0].resolve() == PACKAGE_CONFIGS:  # called in a checkout
+        roots.pop()
     # By the text: Path("./mine.yaml") has one part, yet says where it is.
     bare = not {"/", os.sep} & set(str(name))
     inside = [root / path for root in roots]

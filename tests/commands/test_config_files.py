@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from crab_lightning.commands.config_files import ConfigError, compose, find_config, merge
+from crab_lightning.commands.config_files import PACKAGE_CONFIGS, ConfigError, compose, find_config, merge
 
 
 def write(folder: Path, **files: str) -> Path:
@@ -73,6 +73,18 @@ def test_unknown_interpolation_is_an_error(tmp_path: Path) -> None:
 def test_missing_config_names_the_configs_there_are() -> None:
     with pytest.raises(ConfigError, match=r"omnni\.yaml: no such file in .*configs/ has: .*omni\.yaml"):
         find_config("omnni.yaml")
+
+
+def test_missing_config_names_each_folder_that_was_searched_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(PACKAGE_CONFIGS.parent)
+    with pytest.raises(ConfigError, match=r"no such file in configs, \.; configs/ has"):
+        find_config("nope.yaml")
+    (tmp_path / "configs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"no such file in configs, {PACKAGE_CONFIGS}, \.; configs/ has"):
+        find_config("nope.yaml")
 
 
 def test_bare_name_means_the_one_in_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
