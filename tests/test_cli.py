@@ -100,6 +100,43 @@ def test_misspelt_section_is_refused_by_name(capsys: pytest.CaptureFixture[str],
     assert "modle" in said
 
 
+@pytest.mark.parametrize("function", ["fit", "validate", "test", "predict"])
+def test_unknown_flag_is_one_line_with_the_closest_key_and_where_to_look(
+    function: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert error_of(capsys, [function, "--data.batch_sizee", "3"]) == (
+        "error: there is no key 'data.batch_sizee' (did you mean 'data.batch_size'?); "
+        f"`python cli.py {function} --help` lists the keys\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--mistyped.key=1"], "there is no key 'mistyped.key'; `python"),
+        (["--batch_size=3"], "no key 'batch_size' (did you mean 'data.batch_size'?)"),
+        (
+            ["--config", "demo.yaml", "--model.init_args.adapter.rnak=3"],
+            "'rnak' (did you mean 'rank'?); it has",
+        ),
+        (
+            ["--config", "{trainer: {max_epoch: 3}}"],
+            "'trainer.max_epoch' (did you mean 'trainer.max_epochs'?)",
+        ),
+        (["--config", "{modle: {class_path: x}}"], "'modle.class_path' (did you mean 'model'?)"),
+    ],
+)
+def test_misspelt_key_is_answered_with_the_closest_one(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    if words[-1].startswith("{"):
+        (tmp_path / "typo.yaml").write_text(words[-1])
+        words = ["--config", str(tmp_path / "typo.yaml")]
+    answer = error_of(capsys, ["fit", *words])
+    assert said in answer
+    assert "usage:" not in answer
+
+
 def test_unknown_dataset_in_only_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     said = error_of(capsys, ["fit", "--config", "demo.yaml", "--only", "ave,av"])
     assert "--only ave,av: there is no av; data.datasets has: a2v, v2a" in said

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 import warnings
+from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from crab_lightning.callbacks import (
 )
 from crab_lightning.callbacks.run_folder import AUTO, LAST, PREVIOUS
 from crab_lightning.commands.config_files import ConfigError
+from crab_lightning.commands.mistakes import explained
 from crab_lightning.data import AVDataModule, CaptionDataModule
 from crab_lightning.models import AVModule
 
@@ -113,6 +116,7 @@ class CrabCLI(LightningCLI):
             parser_kwargs={
                 "prog": f"cli.py {function}",
                 "description": f"Run `{function}` on a model and a mixture of datasets.",
+                "exit_on_error": False,  # parse_arguments says what is wrong, without a page of usage
             },
             subclass_mode_model=True,
             args=list(args),
@@ -158,7 +162,11 @@ class CrabCLI(LightningCLI):
         """Parse, and turn a folder given as checkpoint into what it holds."""
         # parse_args on its own: the inherited method warns whenever sys.argv is not empty, as it always is
         # here.
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as err:
+            print(f"error: {explained(str(err), parser)}", file=sys.stderr)
+            raise SystemExit(2) from err
         if self.config.only is not None:
             if "datasets" in self.config.data:
                 # The rows stay in the run's config: `ask` puts questions as any of them.
