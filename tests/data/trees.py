@@ -20,6 +20,8 @@ import numpy as np
 from PIL import Image
 
 from crab_lightning.data.layouts import LAYOUTS
+from crab_lightning.data.manifests import read_manifest
+from crab_lightning.structures import DatasetSpec, Sample
 
 SECONDS, FPS, RATE_HZ = 2, 10, 16_000
 Rows = list[dict[str, Any]]
@@ -349,3 +351,21 @@ def write_tree(root: Path, layouts: Iterable[str] = LAYOUTS, *, media: bool = Tr
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(media_bytes(path.suffix[1:]))
     return root
+
+
+def read(
+    root: Path, layout: str, split: Any = "train", check_media: bool = False, **spec: Any
+) -> list[Sample]:
+    row = DatasetSpec(task="t", layout=layout, **spec)
+    return read_manifest(root, layout, row, split, check_media=check_media)
+
+
+def read_rows(root: Path, layout: str, rows: Any, split: str = "train", **spec: Any) -> list[Sample]:
+    write_file(root, layout, split, rows)
+    return read(root, layout, split, **spec)
+
+
+def changed(layout: str, split: str = "train", **change: Any) -> list[dict[str, Any]]:
+    rows = manifest(layout, split)
+    rows[1] |= change
+    return rows
