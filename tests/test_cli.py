@@ -70,6 +70,31 @@ def test_help_of_a_command_names_its_options(name: str, capsys: pytest.CaptureFi
     assert {"ask": "--question", "data mini": "--clips"}[name] in capsys.readouterr().out
 
 
+PLAIN = ("data mini", "data cache", "data check", "data points", "data caption", "segment", "showcase")
+
+
+@pytest.mark.parametrize("name", [*PLAIN, "score", "compare", "report", "model sam2-mini"])
+def test_help_shows_defaults_that_say_something(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*name.split(), "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "(default: " in shown
+    for nothing in ("None", "False", "[]", ""):
+        assert f"(default: {nothing})" not in shown
+
+
+@pytest.mark.parametrize("function", ["fit", "validate", "test", "predict"])
+def test_help_of_a_function_says_what_it_does_before_the_keys(
+    function: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([function, "--help"])
+    usage, _, about, *_ = capsys.readouterr().out.splitlines()
+    source = "--config FILE" if function == "fit" else "--ckpt_path RUN"
+    assert usage == f"usage: cli.py {function} {source} [--KEY VALUE ...]"
+    assert about.startswith({"fit": "Train", "validate": "Loss"}.get(function, "Answer the test splits"))
+
+
 def test_group_alone_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data"]) == 0
     out = capsys.readouterr().out

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crab_lightning.commands.help_text import DefaultsShown
+
 if TYPE_CHECKING:
     from crab_lightning.captioners import Captioner
 
@@ -22,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
         description="Write a caption of each sound in a folder: a JSONL file with id, audio and caption, in a"
         " fixed order, which configs/stage1_audio.yaml reads (`--data.sources.captions.file`). An interrupted"
         " call is taken up again by the same call.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsShown,
     )
     add = made.add_argument
     add("--audio", type=Path, required=True, metavar="DIR", help="folder of sound files, with sub-folders")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from crab_lightning.commands.help_text import DefaultsShown
+
 if TYPE_CHECKING:
     from crab_lightning.reports.published import PublishedFigure
     from crab_lightning.reports.runs import FinishedRun
@@ -24,10 +26,11 @@ def parser() -> argparse.ArgumentParser:
         prog="cli.py compare",
         description="Show the scores of runs side by side. Every further run is compared with the first, over"
         " the samples that both answered, with a paired bootstrap interval.",
+        formatter_class=DefaultsShown,
     )
     add = made.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of version_N folders")
-    add("--split", choices=["test", "val"], default="test", help="which results (default: test)")
+    add("--split", choices=["test", "val"], default="test", help="which results")
     add(
         "--protocol",
         choices=["strict", "valid_only", "likelihood"],

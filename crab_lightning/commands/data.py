@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crab_lightning.commands.help_text import DefaultsShown
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
@@ -27,7 +29,7 @@ def mini(words: Sequence[str]) -> None:
         description="Write Mini AV-UIE: a synthetic audio-visual world as a genuine AV-UIE v2 tree, with"
         " all 19 manifests and encoded media. The same seed gives the same manifests, byte for byte; an"
         " interrupted call is taken up again by the same call.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsShown,
     )
     add = parser.add_argument
     add("--root", type=Path, required=True, help="data root to fill; new, empty, or interrupted earlier")
@@ -60,7 +62,7 @@ def check(words: Sequence[str]) -> None:
         description="Check a data root before a run: every manifest, key, path, media header, mask, answer"
         " and class name, clips that are both in training and test (by recording and by content), and"
         " lengths. All problems are listed. Exit status 1 if there is an error; warnings alone leave it 0.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsShown,
     )
     add = parser.add_argument
     _add_selection(parser)
@@ -120,13 +122,19 @@ def cache(words: Sequence[str]) -> None:
         prog="cli.py data cache",
         description="Decode every clip of a data root once, ahead of runs with --data.cache FOLDER. An"
         " interrupted call is taken up again by the same call; calls on several machines may share a folder.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsShown,
     )
     add = parser.add_argument
     _add_selection(parser)
     add("--cache", type=Path, default=None, metavar="FOLDER", help="the cache; ROOT/media_cache if left out")
     add("--workers", type=int, default=2, help="processes that decode; 0 works in this one, unguarded")
-    add("--max-gb", type=float, default=None, metavar="GB", help="largest size of the folder")
+    add(
+        "--max-gb",
+        type=float,
+        default=None,
+        metavar="GB",
+        help="largest size of the folder; no limit when left out",
+    )
     add("--timeout", type=float, default=300.0, metavar="S", help="seconds that one file may take")
     add(
         "--geometry",

@@ -31,7 +31,13 @@ from crab_lightning.commands.mistakes import explained
 from crab_lightning.data import AVDataModule, CaptionDataModule
 from crab_lightning.models import AVModule
 
-_SECTIONS = ("seed_everything", "model", "data", "trainer", "evaluator", "checkpoint")
+_ABOUT = {
+    "fit": "Train adapters on a mixture of datasets and write a run folder, e.g. python cli.py fit --config"
+    " demo.yaml --data.root mini_avuie. FILE is one of configs/, or a path. Keys win over it.",
+    "validate": "Loss and scored answers of a run on its validation split.",
+    "test": "Answer the test splits with a run, score the answers, and write both into its folder.",
+    "predict": "Answer the test splits with a run, without scores, into its folder's predictions/predict/.",
+}
 _SPEED_ONLY = {
     "batch_size",
     "batch_tokens",
@@ -107,6 +113,7 @@ class CrabCLI(LightningCLI):
     def __init__(self, function: str, args: Sequence[str], run_name: str | None = None) -> None:
         self.function = function
         self.run_name = run_name
+        source = "--config FILE" if function == "fit" else "--ckpt_path RUN"
         super().__init__(
             AVModule,
             self.data_class,
@@ -115,7 +122,8 @@ class CrabCLI(LightningCLI):
             seed_everything_default=0,
             parser_kwargs={
                 "prog": f"cli.py {function}",
-                "description": f"Run `{function}` on a model and a mixture of datasets.",
+                "usage": f"cli.py {function} {source} [--KEY VALUE ...]",
+                "description": _ABOUT[function],
                 "exit_on_error": False,  # parse_arguments says what is wrong, without a page of usage
             },
             subclass_mode_model=True,

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crab_lightning.commands.help_text import DefaultsShown
+
 if TYPE_CHECKING:
     from crab_lightning.segmentation import Prompt
     from crab_lightning.structures import Sample
@@ -62,7 +64,7 @@ def run(words: Sequence[str]) -> None:
         " their masks: the smallest box, and the centres of the three largest inscribed circles. A text keeps"
         " its words; one without coordinates is replaced by a plain sentence. Shows what would change unless"
         " --write is given.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsShown,
     )
     add = parser.add_argument
     add("--root", type=Path, required=True, help="data root, the folder that holds AVUIE_2/")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from crab_lightning.commands.help_text import DefaultsShown
+
 if TYPE_CHECKING:
     from crab_lightning.reports.page import Card, DatasetPart, Still
     from crab_lightning.reports.runs import FinishedRun
@@ -25,11 +27,12 @@ def parser() -> argparse.ArgumentParser:
         prog="cli.py report",
         description="Write a run's results as one HTML page that needs no network: table, training curves,"
         " confusion matrices, breakdowns, and answers that went wrong with pictures of their clips.",
+        formatter_class=DefaultsShown,
     )
     add = made.add_argument
     add("run", type=Path, metavar="RUN", help="a run folder, or a folder of version_N folders")
     add("--out", type=Path, help="file to write (default: report.html in the run folder)")
-    add("--split", choices=["test", "val"], default="test", help="which results (default: test)")
+    add("--split", choices=["test", "val"], default="test", help="which results")
     add("--failures", type=int, default=6, help="answers shown of each dataset, the worst first")
     add("--root", type=Path, help="data root for the pictures (default: that of the run's config)")
     return made

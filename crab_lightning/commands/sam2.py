@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from crab_lightning.commands.help_text import DefaultsShown
+
 
 def mini(words: Sequence[str]) -> None:
     """Train the tiny SAM2 of Mini AV-UIE.
@@ -18,7 +20,7 @@ def mini(words: Sequence[str]) -> None:
         prog="cli.py model sam2-mini",
         description="Train a tiny SAM2 (the real Sam2Model class) on shapes of Mini AV-UIE, drawn in memory,"
         " with boxes and points as prompts. It knows nothing else.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsShown,
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="decides weights and pictures")

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crab_lightning.commands.help_text import DefaultsShown
 from crab_lightning.data.manifest_files import ANNOTATIONS
 
 if TYPE_CHECKING:
@@ -26,17 +27,22 @@ def parser() -> argparse.ArgumentParser:
         prog="cli.py score",
         description="Score an answer file without a model: predictions/<dataset>.jsonl of a run, or"
         " inference_<task>.jsonl of the released scripts. No media are needed.",
+        formatter_class=DefaultsShown,
     )
     add = made.add_argument
     add("--root", required=True, type=Path, help="data root, the folder that holds AVUIE_2/")
     add("--dataset", required=True, help="key of the dataset in the data config, e.g. ave")
     add("--predictions", required=True, type=Path, help="the answer file, JSON lines")
-    add("--data-config", default="data/av_uie_v2.yaml", help="data section, or a run's config.yaml")
+    add(
+        "--data-config",
+        default="data/av_uie_v2.yaml",
+        help="config with `tasks` and `datasets`, at its top or under `data`, e.g. a run's config.yaml",
+    )
     add("--protocol", help="protocol of masks: crabplus, avsbench, framewise or refavs")
     add(
         "--lenient",
         action="store_true",
-        help="read answers that the released scripts reject; say so with scores",
+        help="read answers that the released scripts reject, too; such scores are not comparable with theirs",
     )
     add(
         "--duplicates",

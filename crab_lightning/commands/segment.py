@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crab_lightning.commands.help_text import DefaultsShown
+
 if TYPE_CHECKING:
     from crab_lightning.structures import Prediction
     from crab_lightning.tasks.segmentation import Segmentation
@@ -32,7 +34,7 @@ def run(words: Sequence[str]) -> None:
         " it points at through all of them, and writes overlay.mp4 with sound, masks/NNNNN.png and"
         " answer.json. What sounds may change, so there an answer holds for the frames nearest to it; what an"
         " expression names is one thing, followed from all answers.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsShown,
     )
     add = parser.add_argument
     add("--checkpoint", required=True, type=Path, help="a run folder, a .ckpt file or an adapter folder")

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crab_lightning.commands.help_text import DefaultsShown
+
 if TYPE_CHECKING:
     from crab_lightning.commands.showcase_page import Lane, Panel, Showcase
     from crab_lightning.data import AVDataModule
@@ -32,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
         description="Ask a trained run everything it was taught about one clip: action, emotion, events on a"
         " timeline, matching, masks, a caption, a question. Writes one page as showcase.png and as"
         " showcase.html, which plays the clip and needs no network, and showcase.json with every answer.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsShown,
     )
     add = made.add_argument
     add("--video", required=True, type=Path, help="the clip")
