@@ -81,7 +81,7 @@ def test_every_strategy_is_one_key() -> None:
     from lightning.pytorch.strategies import StrategyRegistry
 
     named = [line.split()[1] for line in (CONFIGS / "omni.yaml").read_text().splitlines() if "  #   " in line]
-    assert named == ["auto", "fsdp2", "fsdp2_hybrid", "fsdp2_offload"]
+    assert named == ["auto", "fsdp2", "fsdp2_hybrid", "fsdp2_offload", "fsdp1"]
     for name in named:
         config = parse(["--config", "omni.yaml", f"--trainer.strategy={name}"])
         assert config.trainer.strategy == name

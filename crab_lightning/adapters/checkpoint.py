@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from crab_lightning.adapters.config import AdapterConfig
 from crab_lightning.adapters.files import replace_file
 from crab_lightning.adapters.layers import LoRALinear
-from crab_lightning.adapters.names import portable_name
+from crab_lightning.adapters.names import portable_name, unwrapped_name
 from crab_lightning.adapters.registry import ADAPTERS
 
 WEIGHTS_FILE = "adapter.safetensors"
@@ -42,7 +42,7 @@ def _adapter_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     for module_name, module in model.named_modules():
         if isinstance(module, LoRALinear):
             for name, parameter in module.named_parameters(recurse=False):
-                yield f"{module_name}.{name}" if module_name else name, parameter
+                yield unwrapped_name(f"{module_name}.{name}") if module_name else name, parameter
 
 
 def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:

@@ -11,6 +11,18 @@ _RENAMED = (
 )
 
 
+_FSDP1_WRAPPER = "_fsdp_wrapped_module."
+
+
+def unwrapped_name(name: str) -> str:
+    """Return the name of a module or weight as it is without the wrappers that FSDP1 puts around layers.
+
+    >>> unwrapped_name("layers.0._fsdp_wrapped_module._fsdp_wrapped_module.mlp.up_proj")
+    'layers.0.mlp.up_proj'
+    """
+    return name.replace(_FSDP1_WRAPPER, "")
+
+
 def portable_name(name: str) -> str:
     """Return the name of a module or weight as files have it, whatever the live model calls it.
 

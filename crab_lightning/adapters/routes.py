@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from crab_lightning.adapters.layers import ILoRALinear
+from crab_lightning.adapters.names import unwrapped_name
 
 RouteReducer = Callable[[str, Tensor], Tensor]
 
@@ -89,7 +90,8 @@ def scale_heads(model: nn.Module, scale: Sequence[float], *, modules: str = "*")
 
 
 def _routed_layers(model: nn.Module, modules: str) -> dict[str, ILoRALinear]:
-    routed = {name: layer for name, layer in model.named_modules() if isinstance(layer, ILoRALinear)}
+    named = ((unwrapped_name(name), layer) for name, layer in model.named_modules())
+    routed = {name: layer for name, layer in named if isinstance(layer, ILoRALinear)}
     layers = {name: layer for name, layer in routed.items() if fnmatchcase(name, modules)}
     if not layers:
         known = ", ".join(list(routed)[:3]) or "none"

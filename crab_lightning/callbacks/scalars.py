@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from crab_lightning.models.sharding import gradient_norm
 from crab_lightning.structures import Batch, DatasetSpec
 
 Layout = dict[str, dict[str, list[Any]]]
@@ -62,8 +62,7 @@ class TrainScalars(Callback):
             grads = [
                 p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
             ]
-            norm = torch.nn.utils.get_total_norm(grads) if grads else None
-            self._grad_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            self._grad_norm = gradient_norm(grads, trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int

@@ -133,17 +133,20 @@ def _setting(config: Any, args: argparse.Namespace) -> Setting:
 def _sharding(strategy: Any, processes: int) -> Sharding:
     """Return how weights lie under a strategy of Lightning's or of ours."""
     name = strategy if isinstance(strategy, str) else strategy.class_path.rpartition(".")[2]
-    if name == "Fsdp2Strategy":
+    if name in ("Fsdp1Strategy", "Fsdp2Strategy"):
         init = strategy.init_args
-        name = "fsdp2_offload" if init.cpu_offload else "fsdp2_hybrid" if init.hybrid else "fsdp2"
-    match name:
-        case "fsdp2" | "fsdp2_offload" | "fsdp2_hybrid":
-            return name
+        name = (
+            "fsdp2_offload" if init.get("cpu_offload") else "fsdp2_hybrid" if init.get("hybrid") else "fsdp2"
+        )
+    match name.replace("fsdp1", "fsdp2"):  # the same units hold, gather and send the same
+        case "fsdp2" | "fsdp2_offload" | "fsdp2_hybrid" as sharding:
+            return sharding
         case "auto" | "ddp" | "DDPStrategy":
             return "ddp" if processes > 1 else "none"
         case _:
             raise ValueError(
-                f"trainer.strategy is {name!r}; plan knows: auto, ddp, fsdp2, fsdp2_hybrid, fsdp2_offload"
+                f"trainer.strategy is {name!r}; plan knows: auto, ddp, fsdp2, fsdp2_hybrid, fsdp2_offload, "
+                "fsdp1"
             )
 
 

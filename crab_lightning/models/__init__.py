@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from crab_lightning.models.llm_va import LlmVaModule
     from crab_lightning.models.native import OmniModule
     from crab_lightning.models.pocket import PocketTowers, make_pocket
-    from crab_lightning.models.strategies import Fsdp2Strategy
+    from crab_lightning.models.strategies import Fsdp1Strategy, Fsdp2Strategy
     from crab_lightning.models.tiny import TinyNativeConfig, make_tiny_native
     from crab_lightning.models.tiny_composite import (
         TinyLlmVaConfig,
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AVModule",
+    "Fsdp1Strategy",
     "Fsdp2Strategy",
     "LlmVaModule",
     "OmniModule",
@@ -41,6 +42,7 @@ __all__ = [
 # All of them import lightning or transformers, which takes seconds: only when they are asked for.
 _LAZY = {
     "AVModule": "crab_lightning.models.base",
+    "Fsdp1Strategy": "crab_lightning.models.strategies",
     "Fsdp2Strategy": "crab_lightning.models.strategies",
     "LlmVaModule": "crab_lightning.models.llm_va",
     "OmniModule": "crab_lightning.models.native",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -25,12 +25,13 @@ from crab_lightning.adapters import (
     save_adapters,
     share_choice,
 )
+from crab_lightning.adapters.names import unwrapped_name
 from crab_lightning.models.answering import Answering
-from crab_lightning.models.checkpoints import clear_when_absent
+from crab_lightning.models.checkpoints import check_fit, clear_when_absent
 from crab_lightning.models.participation import Unread, with_unread
 from crab_lightning.models.reports import parameter_table, print_tables
 from crab_lightning.models.schedule import cosine_with_warmup, total_optimizer_steps
-from crab_lightning.models.sharding import check_strategy, shard
+from crab_lightning.models.sharding import check_strategy, readable_weights, shard
 from crab_lightning.models.token_mean import TokenMean
 from crab_lightning.models.window import LossWindow
 from crab_lightning.processing import Geometry, Processor
@@ -137,12 +138,16 @@ class AVModule(Answering):
             self.load_saved(self.load_adapter)
         if self.gradient_checkpointing:
             self._checkpoint_layers()
-        shard(self.model, self._trainer)
-        self.fill_shards()
+        shard(self.model, self._trainer, self.fill_shards)
         self.train(self.training)
 
-    def fill_shards(self) -> None:
-        """Read the weights that ``load_base`` has left without storage, once they are sharded."""
+    def fill_shards(self, part: nn.Module) -> None:
+        """Read the weights of a part of the model that ``load_base`` has left without storage."""
+
+    def named_parameters(self, *args: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield names and weights, named as they are without FSDP1."""
+        for name, weight in super().named_parameters(*args, **options):
+            yield unwrapped_name(name), weight
 
     def _fill_tasks(self) -> None:
         """Let Multi-LoRA have an adapter for each task of the data, unless its tasks are given."""
@@ -215,7 +220,8 @@ class AVModule(Answering):
             raise ValueError(
                 "this model has no adapters to save: model.adapter is null, every weight is trained"
             )
-        save_adapters(self.model, Path(folder), self.metadata())
+        with readable_weights(self._trainer):
+            save_adapters(self.model, Path(folder), self.metadata())
 
     # Learning
 
@@ -388,14 +394,5 @@ class AVModule(Answering):
                     f"the checkpoint was trained with {name} {found!r}, this run has {wanted!r}. "
                     f"Set model.{name} to the checkpoint's."
                 )
-        state, kept = checkpoint["state_dict"], self.trainable_names()
-        missing, unknown = sorted(kept - state.keys()), sorted(state.keys() - kept)
-        own = dict(self.named_parameters())
-        shapes = [n for n in kept & state.keys() if own[n].shape != state[n].shape]
-        if missing or unknown or shapes:
-            raise ValueError(
-                f"the checkpoint does not fit the model: {len(missing)} weights missing (first: "
-                f"{missing[:1]}), {len(unknown)} unknown (first: {unknown[:1]}), {len(shapes)} of another "
-                f"shape (first: {sorted(shapes)[:1]}). Give model.adapter the kind, rank, heads and targets "
-                "it was trained with."
-            )
+        trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        check_fit(checkpoint["state_dict"], trained)

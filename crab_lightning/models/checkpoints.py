@@ -1,12 +1,15 @@
-"""Published checkpoints: what is said where one is absent, and where a thinker keeps its towers."""
+"""What is said where a checkpoint is absent or does not fit, and where a thinker keeps its towers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from huggingface_hub.errors import HFValidationError
+from torch import Tensor
+
+from crab_lightning.models.shares import whole_shape
 
 
 @contextmanager
@@ -26,6 +29,25 @@ def clear_when_absent(what: str, remedy: str = "Give the folder of one") -> Iter
         if isinstance(err, OSError) and (type(err) is not OSError or err.errno is not None):
             raise
         raise FileNotFoundError(f"{what} could be read there or on the hub ({err}). {remedy}") from err
+
+
+def check_fit(saved: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> None:
+    """Compare the weights of a checkpoint with those that a model trains.
+
+    Raises:
+        ValueError: If weights are missing, unknown or of another shape.
+    """
+    missing, unknown = sorted(trained.keys() - saved.keys()), sorted(saved.keys() - trained.keys())
+    shapes = sorted(
+        name for name in trained.keys() & saved.keys() if whole_shape(trained[name]) != saved[name].shape
+    )
+    if missing or unknown or shapes:
+        raise ValueError(
+            f"the checkpoint does not fit the model: {len(missing)} weights missing (first: "
+            f"{missing[:1]}), {len(unknown)} unknown (first: {unknown[:1]}), {len(shapes)} of another "
+            f"shape (first: {shapes[:1]}). Give model.adapter the kind, rank, heads and targets "
+            "it was trained with."
+        )
 
 
 def towers_of(model: Any) -> tuple[Any, Any]:

@@ -22,6 +22,7 @@ from crab_lightning.models.connectors import Connector
 from crab_lightning.models.likelihood import PromptReader
 from crab_lightning.models.losses import target_losses
 from crab_lightning.models.participation import Unread
+from crab_lightning.models.sharding import readable_weights
 from crab_lightning.processing import Geometry
 from crab_lightning.processing.llm_va import AUDIO
 from crab_lightning.structures import Batch
@@ -177,7 +178,8 @@ class CompositeModule(AVModule):
             super().save_adapter(folder)
         for modality in self.train_connectors:
             connector = self.connectors()[modality]
-            state = connector_state(connector)
+            with readable_weights(self._trainer):
+                state = connector_state(connector)
             if not (is_available() and is_initialized()) or get_rank() == 0:
                 save_connector(state, connector, modality, folder / f"{modality}_connector.safetensors")
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from crab_lightning.adapters.names import unwrapped_name
 from crab_lightning.models.connectors import Connector
 
 _FORMAT = "crab_lightning.connector/1"
@@ -24,7 +25,7 @@ class ConnectorFileError(ValueError):
 
 def connector_state(connector: Connector) -> dict[str, Tensor]:
     """Return a connector's weights on the CPU; sharded ones are gathered, so every rank has to call this."""
-    state = connector.state_dict()
+    state = {unwrapped_name(name): weight for name, weight in connector.named_parameters()}
     return {
         name: (v.full_tensor() if isinstance(v, DTensor) else v).detach().cpu().contiguous()
         for name, v in state.items()

@@ -154,10 +154,10 @@ class OmniModule(AVModule):
         if self._fills_shards:
             draw_adapters(self.model)
 
-    def fill_shards(self) -> None:
-        """Read this process's share of the base."""
+    def fill_shards(self, part: nn.Module) -> None:
+        """Read this process's share of a part of the base."""
         if self._fills_shards:
-            fill_shards(self.model, self.pretrained, shard_device(self._trainer))
+            fill_shards(self.model, part, self.pretrained, shard_device(self._trainer))
 
     def decoder(self) -> nn.Module:
         """Return the language model."""

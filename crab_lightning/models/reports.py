@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from crab_lightning.models.shares import whole_shape
+
 
 def parameter_table(module: nn.Module, depth: int = 3) -> Table:
     """Return a table of parameters by part: how many, how many trained, in which types.
@@ -31,8 +33,8 @@ def parameter_table(module: nn.Module, depth: int = 3) -> Table:
 
 
 def _figures(parameters: list[nn.Parameter]) -> tuple[str, str, str]:
-    total = sum(p.numel() for p in parameters)
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    total = sum(whole_shape(p).numel() for p in parameters)
+    trained = sum(whole_shape(p).numel() for p in parameters if p.requires_grad)
     types = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
     return f"{total:,}", f"{trained:,}", " ".join(types)
 

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from crab_lightning.adapters import LoRALinear
+from crab_lightning.adapters.names import unwrapped_name
 from crab_lightning.models.shares import copy_share
 
 _LEFT_ON_DISK = ("talker.", "token2wav.")
@@ -55,19 +56,21 @@ def draw_adapters(model: nn.Module) -> None:
         module.reset_parameters()
 
 
-def fill_shards(model: nn.Module, pretrained: str, device: torch.device) -> None:
+def fill_shards(model: nn.Module, part: nn.Module, pretrained: str, device: torch.device) -> None:
     """Read this process's share of every weight that has no storage yet.
 
     Args:
-        model: A sharded thinker, its adapters in place.
+        model: A thinker, its adapters in place.
+        part: The part of it to fill, sharded under FSDP2 and about to be under FSDP1.
         pretrained: Folder or hub name of its checkpoint, in safetensors.
         device: Where the shares lie.
 
     Raises:
         ValueError: If weights are missing or of another shape.
     """
-    empty = {name for name, p in model.named_parameters() if p.is_meta}
-    model._apply(  # type: ignore[no-untyped-call]
+    inside = {id(p) for p in part.parameters()}
+    empty = {name for name, p in model.named_parameters() if p.is_meta and id(p) in inside}
+    part._apply(  # type: ignore[no-untyped-call]
         lambda t: torch.empty_like(t, device=device) if t.is_meta else t
     )
     wanted: dict[str, list[nn.Parameter]] = {}
@@ -98,6 +101,7 @@ def plain_name(name: str) -> str:
     >>> plain_name("model.language_model.layers.0.self_attn.q_proj.base.weight")
     'layers.0.self_attn.q_proj.weight'
     """
+    name = unwrapped_name(name)
     for prefix in ("thinker.", "model.", "language_model."):
         name = name.removeprefix(prefix)
     return name.replace(".base.", ".")

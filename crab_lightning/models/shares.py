@@ -5,9 +5,37 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+
+def layers(model: nn.Module) -> list[tuple[nn.ModuleList, int]]:
+    """Return where the layers stand that are gathered one by one, outer ones before their own layers.
+
+    They are what transformers recomputes one by one: every stack is a list of them.
+    """
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return [
+        (stack, place)
+        for stack in stacks
+        for place, layer in enumerate(stack)
+        if any(True for _ in layer.parameters())
+    ]
+
+
+def mark_whole_shape(weight: nn.Parameter) -> bool:
+    """Keep the shape of a weight of which FSDP1 will leave a flat share; tell whether that was new."""
+    new = not hasattr(weight, "whole_shape")
+    if new:
+        weight.whole_shape = weight.shape  # type: ignore[attr-defined]
+    return new
+
+
+def whole_shape(weight: Tensor) -> torch.Size:
+    """Return the shape of a weight that may lie on several processes."""
+    shape: torch.Size = getattr(weight, "whole_shape", weight.shape)
+    return shape
 
 
 @torch.no_grad()

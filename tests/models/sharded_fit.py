@@ -6,21 +6,25 @@ import json
 import sys
 import types
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.utils.data import DataLoader
 
 from crab_lightning.adapters import AdapterConfig
 from crab_lightning.models import OmniModule
+from crab_lightning.models.shares import whole_shape
 from crab_lightning.processing import NativeProcessor
 from crab_lightning.structures import Batch, Conversation, Example, Media
 from tests.processing.examples import frames, sample, sound
 
 SIDE = 28
 PROCESSES = 2
+RESUMED = (("ddp", "fsdp1"), ("fsdp1", "fsdp2"))
 
 
 def example(key: str, kinds: str, target: str | None = "here", seed: int = 0) -> Example:
@@ -58,9 +62,12 @@ class Recording(OmniModule):
 
     def configure_gradient_clipping(self, *args: Any, **options: Any) -> None:
         found = {}
-        for name, p in self.named_parameters():
-            if p.grad is not None:
-                found[name] = (p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad).clone()
+        root = getattr(self, "fsdp1_root", (None,))[0]
+        whole = FSDP.summon_full_params(root, writeback=False, with_grads=True) if root else nullcontext()
+        with whole:
+            for name, p in self.named_parameters():
+                if p.grad is not None:
+                    found[name] = (p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad).clone()
         self.gradients = [*getattr(self, "gradients", []), found]
         super().configure_gradient_clipping(*args, **options)
 
@@ -88,7 +95,7 @@ def fit(
     module = Recording(
         tiny,
         AdapterConfig(rank=4, within=None),
-        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+        lambda p: torch.optim.AdamW(p, lr=0.01, eps=0.1),  # a large eps keeps noise small
         warmup_share=0.0,
         dtype="float32",
         geometry="plain",
@@ -121,14 +128,17 @@ def fit(
     train, val = (DataLoader(list(b), batch_size=None) for b in (batches, prompts))  # type: ignore[arg-type]
     trainer.fit(module, train, val, ckpt_path=ckpt)
     trainer.save_checkpoint(folder / "state.ckpt")
-    held = sum((p.to_local() if hasattr(p, "to_local") else p).numel() for p in module.parameters())
+    if hasattr(module, "fsdp1_root"):  # its padding counts
+        held = sum(flat.numel() for unit in FSDP.fsdp_modules(module.fsdp1_root[0]) for flat in unit.params)
+    else:
+        held = sum((p.to_local() if hasattr(p, "to_local") else p).numel() for p in module.parameters())
     return {
         "rank": trainer.global_rank,
         "gradients": module.gradients,
         "answers": recorder.answers,
         "loss": float(trainer.callback_metrics["train/loss"]),
         "read_whole": len(read_whole),
-        "share": held / sum(p.numel() for p in module.parameters()),
+        "share": held / sum(whole_shape(p).numel() for p in module.parameters()),
     }
 
 
@@ -146,10 +156,11 @@ def main(tiny: str, out: Path, strategies: Sequence[str]) -> None:
         seen = fit(tiny, folder, own, prompts, strategy=strategy, devices=PROCESSES)
         torch.save(seen.pop("gradients"), folder / f"gradients_{rank}.pt")
         (folder / f"seen_{rank}.json").write_text(json.dumps(seen))
-    folder = out / "resumed"
-    folder.mkdir(exist_ok=True)
-    ckpt = out / "ddp" / "state.ckpt"
-    fit(tiny, folder, own, prompts, ckpt=ckpt, strategy="fsdp2", devices=PROCESSES)
+    for before, after in RESUMED:
+        folder = out / f"{before}_{after}"
+        folder.mkdir(exist_ok=True)
+        ckpt = out / before / "state.ckpt"
+        fit(tiny, folder, own, prompts, ckpt=ckpt, strategy=after, devices=PROCESSES)
 
 
 if __name__ == "__main__":

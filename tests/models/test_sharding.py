@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from crab_lightning.processing import NativeProcessor
-from tests.models.sharded_fit import ASKED, LEARNT, PROCESSES, fit
+from tests.models.sharded_fit import ASKED, LEARNT, PROCESSES, RESUMED, fit
 
-STRATEGIES = ("ddp", "fsdp2", "fsdp2_offload")
+STRATEGIES = ("ddp", "fsdp2", "fsdp2_offload", "fsdp1")
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,18 @@ def same_gradients(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) ->
             )
 
 
+def state_of(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the trained weights of a checkpoint, and what the optimizer has beside them."""
+    found = torch.load(folder / "state.ckpt", weights_only=True)
+    moments = found["optimizer_states"][0]["state"].items()
+    return found["state_dict"] | {f"{n}.{name}": v for n, values in moments for name, v in values.items()}
+
+
+def assert_close(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.ddp
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_unlike_media_on_two_processes_give_the_gradients_of_one(
@@ -93,14 +105,14 @@ def test_processes_with_unequal_prompts_finish_with_the_answers_of_one(
 
 @pytest.mark.ddp
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_checkpoint_holds_the_trained_weights_of_one_process(
+def test_checkpoint_holds_the_trained_weights_and_moments_of_one_process(
     strategy: str, together: Path, alone: dict[str, Any]
 ) -> None:
-    files = [folder / "state.ckpt" for folder in (together / strategy, alone["folder"])]
-    two, one = (torch.load(file, weights_only=True)["state_dict"] for file in files)
+    two, one = (state_of(folder) for folder in (together / strategy, alone["folder"]))
     assert two.keys() == one.keys()
-    for name, weight in one.items():
-        torch.testing.assert_close(two[name], weight, atol=1e-5, rtol=1e-4)
+    assert_close(two, one)
+    file = together / strategy / "state.ckpt"
+    assert file.stat().st_size <= 1.15 * sum(4 * value.numel() for value in one.values())
 
 
 @pytest.mark.ddp
@@ -122,11 +134,10 @@ def test_run_resumed_under_another_strategy_goes_on_as_one_process_does(
     encode, collate = processor_of.encode, processor_of.collate
     steps = [collate([encode(e) for batch in step for e in batch]) for step in LEARNT]
     fit(str(tiny), tmp_path, steps, [], ckpt=alone["folder"] / "state.ckpt")
-    files = [folder / "state.ckpt" for folder in (together / "resumed", tmp_path, alone["folder"])]
-    two, one, before = (torch.load(file, weights_only=True)["state_dict"] for file in files)
+    one, before = state_of(tmp_path), state_of(alone["folder"])
     assert any(not torch.equal(one[name], before[name]) for name in one)
-    for name, weight in one.items():
-        torch.testing.assert_close(two[name], weight, atol=1e-5, rtol=1e-4)
+    for first, then in RESUMED:
+        assert_close(state_of(together / f"{first}_{then}"), one)
 
 
 def test_accumulated_micro_batches_give_the_gradients_of_one_batch(
@@ -141,12 +152,12 @@ def test_accumulated_micro_batches_give_the_gradients_of_one_batch(
     same_gradients(seen["gradients"], alone["gradients"])
 
 
-def test_fsdp1_is_refused_by_name(tiny: Path) -> None:
+def test_fsdp_of_lightning_is_refused_by_name(tiny: Path) -> None:
     from types import SimpleNamespace
 
     from lightning.pytorch.strategies import FSDPStrategy
 
     from crab_lightning.models.sharding import check_strategy
 
-    with pytest.raises(ValueError, match=r"FSDP1.*Use trainer\.strategy fsdp2"):
+    with pytest.raises(ValueError, match=r"FSDPStrategy.*Use trainer\.strategy fsdp1"):
         check_strategy(SimpleNamespace(strategy=FSDPStrategy()))
