@@ -157,7 +157,7 @@ class OmniModule(AVModule):
     def fill_shards(self, part: nn.Module) -> None:
         """Read this process's share of a part of the base."""
         if self._fills_shards:
-            fill_shards(self.model, part, self.pretrained, shard_device(self._trainer))
+            fill_shards(self.model, self.pretrained, shard_device(self._trainer), part)
 
     def decoder(self) -> nn.Module:
         """Return the language model."""

@@ -56,18 +56,22 @@ def draw_adapters(model: nn.Module) -> None:
         module.reset_parameters()
 
 
-def fill_shards(model: nn.Module, part: nn.Module, pretrained: str, device: torch.device) -> None:
+def fill_shards(
+    model: nn.Module, pretrained: str, device: torch.device, part: nn.Module | None = None
+) -> None:
     """Read this process's share of every weight that has no storage yet.
 
     Args:
         model: A thinker, its adapters in place.
-        part: The part of it to fill, sharded under FSDP2 and about to be under FSDP1.
         pretrained: Folder or hub name of its checkpoint, in safetensors.
         device: Where the shares lie.
+        part: The part of the thinker to fill, all of it when left out. FSDP1 shares out what is filled, FSDP2
+            fills what is shared out.
 
     Raises:
         ValueError: If weights are missing or of another shape.
     """
+    part = model if part is None else part
     inside = {id(p) for p in part.parameters()}
     empty = {name for name, p in model.named_parameters() if p.is_meta and id(p) in inside}
     part._apply(  # type: ignore[no-untyped-call]
