@@ -91,10 +91,12 @@ def gathered(unit: FSDP, *, first_only: bool = False) -> AbstractContextManager[
         first_only: On the first process alone, in host memory, to be read only.
     """
     shared = unit.sharding_strategy != ShardingStrategy.NO_SHARD  # what one process has is whole
+    # FSDP frees what it has moved: on a CPU that is the very memory that is to be read.
+    moves = first_only and shared and unit.compute_device.type != "cpu"
     return FSDP.summon_full_params(
         unit,
         recurse=False,
         writeback=not first_only,
         rank0_only=first_only,
-        offload_to_cpu=first_only and shared,
+        offload_to_cpu=moves,
     )
