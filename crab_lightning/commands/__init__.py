@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "model tiny": ("model:tiny", "Write a tiny checkpoint folder that the real loading path reads."),
     "model beats-convert": ("model:beats", "Write a published BEATs checkpoint as a safetensors folder."),
     "model pocket": ("model:pocket", "Write a native checkpoint around a small text model that speaks."),
+    "model encoders": ("model:encoders", "Teach a tiny CLIP and BEATs to see and hear Mini AV-UIE."),
     "model pretrain": ("model:pretrain", "Pre-train the mini base model that the demo fine-tunes."),
     "model sam2-mini": ("sam2:mini", "Train the tiny SAM2 that segments Mini AV-UIE."),
     "model sam2-convert": ("sam2:convert", "Write an official SAM2.1 .pt file as a transformers folder."),

@@ -39,13 +39,23 @@ def mini(words: Sequence[str]) -> None:
     add("--seed", type=int, default=0, help="decides everything")
     add("--workers", type=int, default=2, help="processes that draw and encode; 0 works in this one")
     add("--overwrite", action="store_true", help="replace a Mini tree that was made with other settings")
+    add(
+        "--captions",
+        type=int,
+        default=0,
+        metavar="N",
+        help="add N captioned pictures and N captioned sounds of other scenes, in ROOT/captions, for stage 1",
+    )
     args = parser.parse_args(list(words))
 
-    from crab_lightning.mini import write_mini
+    from crab_lightning.mini import write_captions, write_mini
 
     counts = write_mini(args.root, args.clips, args.seed, args.workers, overwrite=args.overwrite)
     train, test = (sum(pair[i] for pair in counts.values()) for i in (0, 1))
     print(f"{args.root}: {len(counts)} datasets, {train:,} training and {test:,} test rows")
+    if args.captions:
+        folder = write_captions(args.root, args.captions, args.seed)
+        print(f"{folder}: {args.captions:,} captioned pictures and as many sounds")
 
 
 def check(words: Sequence[str]) -> None:

@@ -144,3 +144,35 @@ def pretrain(words: Sequence[str]) -> None:
     args = parser.parse_args(list(words))
     folder = pretrain_mini(args.out, parser.instantiate_classes(args).how)
     print(f"Wrote {folder}. Use it with --model.init_args.pretrained {folder}")
+
+
+def encoders(words: Sequence[str]) -> None:
+    """Train the encoders of a tiny LLM+V+A.
+
+    Args:
+        words: Options after ``model encoders``.
+    """
+    parser = argparse.ArgumentParser(
+        prog="cli.py model encoders",
+        description="Train the random CLIP and BEATs of a folder of `model tiny --paradigm llm_va` on "
+        "labelled scenes of the synthetic world, in place: a connector can only pass on what is there.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--folder", type=Path, required=True, help="folder that holds clip and beats")
+    add("--vision-steps", type=int, default=800, help="optimizer steps of CLIP, 12 pictures each")
+    add("--audio-steps", type=int, default=300, help="optimizer steps of BEATs, 10 clips of 4 s each")
+    add("--seed", type=int, default=1, help="decides what they are shown")
+    add("--workers", type=int, default=0, help="processes that draw beside the training one")
+    args = parser.parse_args(list(words))
+
+    from crab_lightning.pretrain import pretrain_encoders
+
+    pretrain_encoders(
+        args.folder,
+        vision_steps=args.vision_steps,
+        audio_steps=args.audio_steps,
+        seed=args.seed,
+        workers=args.workers,
+    )
+    print(f"Trained {args.folder / 'clip'} and {args.folder / 'beats'}")

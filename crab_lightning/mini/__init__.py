@@ -21,6 +21,7 @@ _HOMES = {
     "make_item": "datasets",
     "row_of": "datasets",
     "share_out": "datasets",
+    "write_captions": "captioned",
     "write_mini": "tree",
     "render_audio": "render",
     "render_frames": "render",

@@ -83,7 +83,9 @@ class LlmVaModel(nn.Module):
         """
         embeds = self.language_model.get_input_embeddings()(input_ids)
         if frames is not None:
-            tokens = self.visual_connector(self.patch_features(frames))
+            with torch.no_grad():  # frozen in both stages
+                features = patch_features(self.vision, frames)
+            tokens = self.visual_connector(features)
             embeds = splice(embeds, media_kind, VISUAL, tokens)
         if fbank is not None and fbank_frames is not None:
             heard = audio_features(self.audio, {"fbank": fbank, "fbank_frames": fbank_frames})
@@ -95,15 +97,23 @@ class LlmVaModel(nn.Module):
         states: Tensor = found.last_hidden_state
         return states
 
-    @torch.no_grad()  # frozen in both stages
-    def patch_features(self, frames: Tensor) -> Tensor:
-        """Return CLIP's patches of the layer before the last, class token dropped, ``(F, P, E)``."""
-        mean = torch.tensor(IMAGE_MEAN, device=frames.device).view(1, 3, 1, 1)
-        std = torch.tensor(IMAGE_STD, device=frames.device).view(1, 3, 1, 1)
-        pixels = ((frames.float() / 255 - mean) / std).to(self.vision.dtype)
-        states = self.vision(pixel_values=pixels, output_hidden_states=True).hidden_states
-        features: Tensor = states[-2][:, 1:]
-        return features
+
+def patch_features(vision: Any, frames: Tensor) -> Tensor:
+    """Return CLIP's patches of the layer before the last, class token dropped.
+
+    Args:
+        vision: CLIP's vision model.
+        frames: uint8 ``(F, 3, H, W)``.
+
+    Returns:
+        ``(F, P, E)``.
+    """
+    mean = torch.tensor(IMAGE_MEAN, device=frames.device).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGE_STD, device=frames.device).view(1, 3, 1, 1)
+    pixels = ((frames.float() / 255 - mean) / std).to(vision.dtype)
+    states = vision(pixel_values=pixels, output_hidden_states=True).hidden_states
+    features: Tensor = states[-2][:, 1:]
+    return features
 
 
 class LlmVaModule(CompositeModule):

@@ -5,7 +5,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_HOMES = {"pretrain_towers": "towers", "pretrain_mini": "mini", "PretrainConfig": "mini"}
+_HOMES = {
+    "pretrain_encoders": "encoders",
+    "pretrain_towers": "towers",
+    "pretrain_mini": "mini",
+    "PretrainConfig": "mini",
+}
 
 __all__ = sorted(_HOMES)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -97,23 +97,24 @@ class PictureBatches(IterableDataset[dict[str, Tensor]]):
     Args:
         seed: Start of the random stream; workers get streams of their own.
         size: Pictures in a batch.
+        still: Show one moment twice instead of two.
     """
 
-    def __init__(self, seed: int, size: int = 12) -> None:
-        self.seed, self.size = seed, size
+    def __init__(self, seed: int, size: int = 12, *, still: bool = False) -> None:
+        self.seed, self.size, self.still = seed, size, still
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         rng = rng_for(self.seed, "pictures", _worker())
         while True:
-            patches, looks, boxes = [], [], []
+            pictures, looks, boxes = [], [], []
             for _ in range(self.size):
                 scene, first, second = random_picture(rng)
-                frames = render_frames(scene, (first, second))
-                patches.append(patchify(roughen(frames, rng))[0])
+                second = first if self.still else second
+                pictures.append(roughen(render_frames(scene, (first, second)), rng))
                 look, box = picture_labels(scene, first, second)
                 looks.append(look)
                 boxes.append(box)
-            yield {"patches": torch.cat(patches), "looks": torch.stack(looks), "boxes": torch.stack(boxes)}
+            yield {"frames": torch.stack(pictures), "looks": torch.stack(looks), "boxes": torch.stack(boxes)}
 
 
 class SoundBatches(IterableDataset[dict[str, Tensor]]):
@@ -122,18 +123,20 @@ class SoundBatches(IterableDataset[dict[str, Tensor]]):
     Args:
         seed: Start of the random stream; workers get streams of their own.
         size: Clips of four seconds in a batch.
+        features: What the tower reads of a clip.
     """
 
-    def __init__(self, seed: int, size: int = 10) -> None:
-        self.seed, self.size = seed, size
+    def __init__(self, seed: int, size: int = 10, features: Callable[[Tensor], Tensor] = log_mel) -> None:
+        self.seed, self.size, self.features = seed, size, features
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         rng = rng_for(self.seed, "sounds", _worker())
         while True:
             scenes = [random_sound(rng) for _ in range(self.size)]
             waves = [torch.from_numpy(render_audio(scene)) for scene, _ in scenes]
-            mel = torch.stack([log_mel(w + 3e-4 * torch.from_numpy(noise(rng, len(w)))) for w in waves])
-            yield {"mel": mel, "sounds": torch.stack([labels for _, labels in scenes])}
+            rough = [wave + 3e-4 * torch.from_numpy(noise(rng, len(wave))) for wave in waves]
+            features = torch.stack([self.features(wave) for wave in rough])
+            yield {"features": features, "sounds": torch.stack([labels for _, labels in scenes])}
 
 
 def noise(rng: np.random.Generator, samples: int) -> NDArray[np.float32]:
@@ -169,11 +172,17 @@ class PictureTask(nn.Module):
         self.place: Tensor
         self.register_buffer("place", (torch.stack((row, column), -1).reshape(-1, 2) + 0.5) / CELLS)
 
+    def seen(self, frames: Tensor) -> Tensor:
+        """Return the tower's tokens of pairs of frames ``(B, 2, 3, H, W)``, ``(B, cells, D)``."""
+        patches = torch.cat([patchify(pair)[0] for pair in frames])
+        out = self.tower(patches, grid_thw=torch.tensor([[1, 16, 16]] * len(frames)))
+        tokens: Tensor = getattr(out, "pooler_output", out).reshape(len(frames), CELLS * CELLS, -1)
+        return tokens
+
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, str]:
         """Return the loss and a line of figures."""
         count = len(batch["looks"])
-        out = self.tower(batch["patches"], grid_thw=torch.tensor([[1, 16, 16]] * count))
-        seen = getattr(out, "pooler_output", out).reshape(count, CELLS * CELLS, -1)
+        seen = self.seen(batch["frames"])
         shown = batch["looks"] > 0
         scores = self.look(seen)
         # One cell in eight shows something: without the weight, "nothing" is learnt first and long.
@@ -199,7 +208,7 @@ class SoundTask(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, str]:
         """Return the loss and a line of figures."""
-        mel = batch["mel"]
+        mel = batch["features"]
         lengths = torch.full((len(mel),), mel.shape[-1])
         after = (lengths - 1) // 2 + 1
         out = self.tower(mel.transpose(0, 1).flatten(1), feature_lens=lengths, aftercnn_lens=after)

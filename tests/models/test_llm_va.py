@@ -14,6 +14,7 @@ from crab_lightning.adapters import AdapterConfig, LoRALinear
 from crab_lightning.models import LlmVaModule, make_tiny_llm_va
 from crab_lightning.models.composite import splice
 from crab_lightning.models.connectors import ConnectorConfig
+from crab_lightning.models.llm_va import patch_features
 from crab_lightning.models.tiny_composite import TinyLlmVaConfig
 from crab_lightning.processing import LlmVaProcessor
 from crab_lightning.structures import Example, Media
@@ -89,7 +90,7 @@ def test_media_stand_where_the_conversation_has_them(build: Build) -> None:
     inputs = processor.collate([processor.encode(e) for e in examples(None)]).inputs
     found = module.hidden_states(module._positioned(inputs))
     ids, kind, mask = inputs["input_ids"], inputs["media_kind"], inputs["attention_mask"]
-    seen = model.visual_connector(model.patch_features(inputs["frames"]))
+    seen = model.visual_connector(patch_features(model.vision, inputs["frames"]))
     features, own = model.audio(inputs["fbank"], inputs["fbank_frames"])
     heard = model.audio_connector(features, own)
     embeds = model.language_model.get_input_embeddings()(ids)
@@ -112,7 +113,7 @@ def test_patches_are_those_of_the_layer_before_the_last(build: Build, tiny: Path
     clip = CLIPVisionModel.from_pretrained(tiny / "clip")
     states = clip(pixel_values=pixels, output_hidden_states=True).hidden_states
     assert len(states) == 3
-    torch.testing.assert_close(model.patch_features(picture), states[1][:, 1:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(patch_features(model.vision, picture), states[1][:, 1:], atol=1e-5, rtol=0)
 
 
 def test_loss_is_that_of_the_answer_and_its_end_alone(build: Build, tiny: Path) -> None:
