@@ -91,6 +91,7 @@ def gathered(unit: FSDP, *, first_only: bool = False) -> AbstractContextManager[
         first_only: On the first process alone, in host memory, to be read only.
     """
     shared = unit.sharding_strategy != ShardingStrategy.NO_SHARD  # what one process has is whole
+    assert unit.compute_device is not None  # known since the unit was made
     # FSDP frees what it has moved: on a CPU that is the very memory that is to be read.
     moves = first_only and shared and unit.compute_device.type != "cpu"
     return FSDP.summon_full_params(
