@@ -99,6 +99,47 @@ LEGS = (
             "two_sounds": 0.02,
         },
     ),
+    Leg(
+        1500,
+        6,
+        2e-3,
+        4e-4,
+        0.1,
+        {
+            "spot": 0.5,
+            "picture": 0.08,
+            "moment": 0.22,
+            "sound": 0.02,
+            "clip": 0.02,
+            "face": 0.02,
+            "action": 0.02,
+            "events": 0.06,
+            "music": 0.02,
+            "two_videos": 0.02,
+            "two_sounds": 0.02,
+        },
+    ),
+    # at last everything again, and much that follows from words
+    Leg(
+        700,
+        8,
+        2e-3,
+        2e-4,
+        0.3,
+        {
+            "spot": 0.15,
+            "picture": 0.08,
+            "moment": 0.25,
+            "sound": 0.04,
+            "clip": 0.06,
+            "face": 0.03,
+            "action": 0.03,
+            "events": 0.14,
+            "music": 0.05,
+            "two_videos": 0.09,
+            "two_sounds": 0.08,
+        },
+    ),
 )
 
 
