@@ -35,6 +35,13 @@ def see_places(scene: Scene, time_s: float) -> str:
     return f"I see {join([f'{a(name(o))} {at(o.place)}' for o in objects])}."
 
 
+def places_of(objects: Sequence[SceneObject]) -> str:
+    """Return ``The dog is on the left and the cat in the middle.``: where each of the objects is."""
+    first, *others = objects
+    told = join([f"{name(first)} is {at(first.place)}", *(f"the {name(o)} {at(o.place)}" for o in others)])
+    return f"The {told}."
+
+
 def at(place: str) -> str:
     """Return ``on the left``, ``in the middle`` or ``on the right``."""
     return "in the middle" if place == "middle" else f"on the {place}"
@@ -65,6 +72,11 @@ def hear_spans(scene: Scene) -> str:
 def sounding(scene: Scene) -> list[SceneObject]:
     """Return the objects that ever sound, in order of onset, then of category."""
     return sorted((o for o in scene.objects if o.heard), key=lambda o: (o.heard, o.category))
+
+
+def both_spans(events: Sequence[tuple[SceneObject, Sequence[Interval]]]) -> str:
+    """Return ``I see and hear a cat from 0 to 2.``: when each object is seen and heard at once."""
+    return f"I see and hear {join([f'{a(name(o))} {spans(times)}' for o, times in events])}."
 
 
 def tuples(intervals: Iterable[Interval], before: str = "", between: str = "") -> str:

@@ -28,11 +28,12 @@ from crab_lightning.mini.describe import (
     random_scene,
 )
 from crab_lightning.mini.item import FPS
+from crab_lightning.mini.phrases import at, name, see_places
 from crab_lightning.mini.render import render_audio, render_frames
 from crab_lightning.mini.sprites import BACKGROUNDS
 from crab_lightning.mini.vocabulary import CATEGORIES
 from crab_lightning.mini.world import Rng, Scene, place_objects, rng_for
-from crab_lightning.pretrain.dialogue import numbers, relate, turns, words
+from crab_lightning.pretrain.dialogue import matches, numbers, recalls, relate, turns, words
 from crab_lightning.pretrain.towers import noise, roughen
 from crab_lightning.processing import NativeProcessor
 from crab_lightning.processing.base import IGNORED_LABEL
@@ -107,16 +108,26 @@ def _picture(draft: Draft, seed: int) -> None:
 
 
 def _spot(draft: Draft, seed: int) -> None:
-    """One to three things and nothing asked but where they are: read first, then told apart by name."""
+    """Few things and nothing asked but where they are: by name, among others, or not there at all."""
     rng = draft.rng
-    count = (1, 1, 2, 3)[int(rng.integers(4))]
-    drawn = [int(c) for c in rng.choice(len(CATEGORIES), count, replace=False)]
+    count = (1, 2, 3, 3)[int(rng.integers(4))]
+    drawn, absent = np.split(rng.permutation(len(CATEGORIES))[: count + 2], [count])
     background = BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))]
-    scene = Scene(place_objects(rng, drawn, duration_s=10), 10, background)
+    scene = Scene(place_objects(rng, [int(c) for c in drawn], duration_s=10), 10, background)
     draft.picture(scene, 0.5)
-    asked = describe_picture(scene, 0.5, rng)
-    words = ("Where is", "side", "box", "corners", "Mark", "points")
-    draft.questions = [qa for qa in asked if any(w in qa[0] for w in words) and not qa[0].startswith("What")]
+    asked = [qa for qa in describe_picture(scene, 0.5, rng) if not qa[0].startswith("What")]
+    sides = [qa for qa in asked if "Where is" in qa[0] or "side" in qa[0]]
+    sides += [(f"Where is the {CATEGORIES[int(c)].name}?", "it is not here") for c in absent]
+    exact = [qa for qa in asked if any(w in qa[0] for w in ("box", "corners", "Mark", "points"))]
+    there = see_places(scene, 0.5)
+    # all places told first, then that of the thing asked for, then its box: each step follows from the last
+    after = [
+        (f"Who is where? And the {name(o)}? Then: {q}", f"{there} The {name(o)} is {at(o.place)}. {told}")
+        for o in scene.objects
+        for q, told in exact
+        if f"the {name(o)}" in q
+    ]
+    draft.questions = sides + exact + after + after
 
 
 def _moment(draft: Draft, seed: int) -> None:
@@ -128,8 +139,17 @@ def _moment(draft: Draft, seed: int) -> None:
     else:
         units = 10 if item.dataset == "ref_avs" else 5
         draft.play(scene, window=AudioWindow("one_unit", units=units), unit=item.unit)
-    draft.questions = describe_moment(scene, moment, draft.rng)
-    draft.questions += describe_picture(scene, moment, draft.rng)[:4]
+    asked = describe_moment(scene, moment, draft.rng)
+    seen = describe_picture(scene, moment, draft.rng)[:4]
+    draft.questions = asked + seen
+    loud = [i for i in scene.seen_at(moment) if i in scene.heard_at(moment)]
+    if len(loud) == 1:
+        told, noun = asked[0][1], name(scene.objects[loud[0]])
+        exact = [qa for qa in asked if {"[", "("} & {*qa[1]}]
+        where = f"{told} The {noun} is {at(scene.objects[loud[0]].place)}."
+        draft.questions += [
+            (f"Who is seen and heard, and where? Then: {q}", f"{where} {box}") for q, box in exact
+        ]
 
 
 def _sound(draft: Draft, seed: int) -> None:
@@ -195,6 +215,18 @@ def _two_sounds(draft: Draft, seed: int) -> None:
     draft.questions = describe_pair(item.audios[0], item.audios[1], draft.rng, "heard", item.videos[0])
 
 
+def _match(draft: Draft, seed: int) -> None:
+    draft.questions = matches(draft.rng, 12)
+
+
+def _recall(draft: Draft, seed: int) -> None:
+    draft.questions = recalls(draft.rng, 10)
+
+
+def _terse(draft: Draft, seed: int) -> None:
+    draft.questions = recalls(draft.rng, 10, terse=True)
+
+
 def _text(draft: Draft, seed: int) -> None:
     draft.questions = words(draft.rng, seed, 10)
 
@@ -211,6 +243,9 @@ KINDS: dict[str, tuple[Callable[[Draft, int], None], float]] = {
     "two_videos": (_two_videos, 0.07),
     "two_sounds": (_two_sounds, 0.07),
     "spot": (_spot, 0.0),
+    "match": (_match, 0.0),
+    "terse": (_terse, 0.0),
+    "recall": (_recall, 0.0),
     "text": (_text, 0.0),
 }
 """Kind of example -> who drafts it, and the chance that a batch is made of it; that of text is a setting."""
@@ -297,8 +332,8 @@ def corpus_texts(seed: int, count: int) -> list[str]:
     rng = rng_for(seed, "texts")
     texts: list[str] = []
     for index in range(count):
-        for name in DATASETS:
-            item = make_item(name, "train", index, seed)
+        for dataset in DATASETS:
+            item = make_item(dataset, "train", index, seed)
             texts += [item.target, *(str(v) for v in item.fields.values() if isinstance(v, str) and " " in v)]
             for scene in (*item.videos, *item.audios):
                 asked = describe(scene, rng) + relate(scene, rng) + numbers(scene, rng)

@@ -12,7 +12,18 @@ from collections.abc import Sequence
 from crab_lightning.mini.datasets import DATASETS, make_item
 from crab_lightning.mini.describe import QA, random_scene
 from crab_lightning.mini.item import Item
-from crab_lightning.mini.phrases import a, at, hear_spans, join, name, see_places, see_spans, spans, tuples
+from crab_lightning.mini.phrases import (
+    a,
+    at,
+    box_text,
+    hear_spans,
+    join,
+    name,
+    see_places,
+    see_spans,
+    spans,
+    tuples,
+)
 from crab_lightning.mini.vocabulary import CATEGORIES, NUMBERS, PLACES
 from crab_lightning.mini.world import Rng, Scene, SceneObject, intersect
 
@@ -144,6 +155,7 @@ def numbers(scene: Scene, rng: Rng) -> list[QA]:
 
 
 def _fit(rng: Rng) -> QA:
+    """Which of two told things is the third: asked about what is told, or told in the answer itself."""
     one, two = (_WORDS[int(i)] for i in rng.choice(len(_WORDS), 2, replace=False))
     asked = one if rng.random() < 0.5 else two
     low, high = (("one", "two"), ("first", "second"))[int(rng.integers(2))]
@@ -151,10 +163,68 @@ def _fit(rng: Rng) -> QA:
     told = [f"I {other} {a(asked)}.", f"I {verb} {a(one)} first and {a(two)} second."]
     if rng.random() < 0.3:
         told.reverse()
+    fits = low if asked == one else high
+    if rng.random() < 0.5:
+        ask = f"You {other}: {asked}. You {verb}: {one}, {two}. Say so and which fits, {low} or {high}."
+        order = "first" if asked == one else "second"
+        return ask, f"{' '.join(told)} The {asked} is {order}. {fits}"
     ask = _one(
         rng, f"Which fits, {low} or {high}?", f"Is it {low} or {high}?", f"Match them: {low} or {high}?"
     )
-    return f"{' '.join(told)} {ask}", low if asked == one else high
+    return f"{' '.join(told)} {ask}", fits
+
+
+def matches(rng: Rng, count: int) -> list[QA]:
+    """Return turns without a clip that ask nothing but which of two fits a third, plain or in tags.
+
+    Args:
+        rng: Chooses.
+        count: Number of turns.
+    """
+    return [_framed(*_fit(rng), rng) if rng.random() < 0.5 else _fit(rng) for _ in range(count)]
+
+
+def _framed(question: str, answer: str, rng: Rng) -> QA:
+    """Put the last word of an answer into tags."""
+    told, _, fits = answer.rpartition(" ")
+    asked, tagged = _tagged(question, fits, rng)
+    return asked, f"{told} {tagged}".strip()
+
+
+def recalls(rng: Rng, count: int, terse: bool = False) -> list[QA]:
+    """Return turns without a clip: where things are is told, in any order, and asked by name or by place.
+
+    Args:
+        rng: Chooses.
+        count: Number of turns.
+        terse: Only the form in which a place stands right behind its name. From this form alone a small model
+            finds out in a hundred steps how to look up what was told, and takes it over to the others; from
+            the others, or from a mixture, it does not.
+    """
+    return [_recall(rng, terse) for _ in range(count)]
+
+
+def _recall(rng: Rng, terse: bool) -> QA:
+    places = [PLACES[int(i)] for i in rng.permutation(3)[: 2 + int(rng.random() < 0.5)]]
+    nouns = [_WORDS[int(i)] for i in rng.choice(len(_WORDS), len(places), replace=False)]
+    boxes = [box_text(_box(rng)) for _ in places]
+    pick = int(rng.integers(len(nouns)))
+    noun, place = nouns[pick], places[pick]
+    short = ", ".join(f"{n} {p}" for n, p in zip(nouns, places, strict=True))
+    if terse:
+        return f"{short}. {noun}?", place
+    told = f"I see {join([f'{a(n)} {at(p)}' for n, p in zip(nouns, places, strict=True)])}."
+    listed = " ".join(f"{n} {box}" for n, box in zip(nouns, boxes, strict=True))
+    where = _one(rng, f"Where is the {noun}?", f"On which side is the {noun}?")
+    forms = (
+        (f"{short}. {where}", at(place)),
+        (f"{told} {where}", at(place)),
+        (f"{told} {where}", at(place)),
+        (f"{told} What is {at(place)}?", a(noun)),
+        (f"{listed} Give the box of the {noun}.", boxes[pick]),
+        (f"Things: {short}. Who is where? Then: {where}", f"{told} The {noun} is {at(place)}."),
+    )
+    return forms[int(rng.integers(len(forms)))]
 
 
 def _stated(rng: Rng) -> QA:
@@ -200,9 +270,13 @@ def _told(question: str) -> bool:
     return not any(word in question for word in ("left", "right", "side", "drown", "come from"))
 
 
-def _coordinates(rng: Rng) -> QA:
+def _box(rng: Rng) -> list[int]:
     x, y = (int(v) for v in rng.integers(0, 160, 2))
-    box = [x, y, x + int(rng.integers(30, 64)), y + int(rng.integers(30, 64))]
+    return [x, y, x + int(rng.integers(30, 64)), y + int(rng.integers(30, 64))]
+
+
+def _coordinates(rng: Rng) -> QA:
+    box = _box(rng)
     flat = "[" + ",".join(map(str, box)) + "]"
     corners = f"({box[0]},{box[1]})({box[2]},{box[3]})"
     way = int(rng.integers(3))
@@ -230,7 +304,7 @@ def words(rng: Rng, seed: int, count: int) -> list[QA]:
         pick = int(rng.integers(len(makers) + len(plain)))
         qa = makers[pick](rng, seed) if pick < len(makers) else plain[pick - len(makers)](rng)
         if pick >= len(makers) and rng.random() < 0.4:
-            qa = _tagged(qa[0], bare(qa[1]), rng)
+            qa = (_framed if "fits" in qa[0] else _tagged)(qa[0], bare(qa[1]), rng)
         found.append(qa)
     return found
 

@@ -113,8 +113,8 @@ def test_unknown_dataset_is_refused_by_name() -> None:
 
 @pytest.mark.parametrize("dataset", SPEC)
 def test_targets_are_short(dataset: str) -> None:
-    assert max(len(item.target.split()) for item in items(dataset)) <= 70
-    assert sum(len(item.target.split()) for item in items(dataset)) / MANY <= 50
+    assert max(len(item.target.split()) for item in items(dataset)) <= 75
+    assert sum(len(item.target.split()) for item in items(dataset)) / MANY <= 60
 
 
 @pytest.mark.parametrize("dataset", sorted(set(SPEC) - {"a2v", "v2a", "ref_avs"}))

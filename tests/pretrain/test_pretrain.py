@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 import crab_lightning
 from crab_lightning.mini.world import rng_for
 from crab_lightning.pretrain.corpus import KINDS, Corpus, draw, go_on
-from crab_lightning.pretrain.dialogue import bare, turns, words
+from crab_lightning.pretrain.dialogue import bare, matches, recalls, turns, words
 from crab_lightning.pretrain.mini import SIZES, Leg, PretrainConfig, pretrain_mini
 from crab_lightning.pretrain.towers import CELLS, LOOKS, picture_labels, random_picture, random_sound
 from crab_lightning.processing import NativeProcessor
@@ -79,6 +80,31 @@ def test_what_is_said_of_two_clips_fits_the_one_that_is_asked() -> None:
         first = noun in pair.split("first and")[0]
         assert ("one" in answer or "first" in answer) == first
         assert ("two" in answer or "second" in answer) != first
+
+
+def test_what_is_recalled_was_told() -> None:
+    for question, answer in recalls(rng_for(5, "recall"), 60):
+        if "[" in answer:
+            noun = question.removesuffix(".").rsplit(" ", 1)[1]
+            assert f"{noun} {answer}" in question
+        elif question.endswith("?") and "What is" in question:
+            place = question.rsplit("What is ", 1)[1].removesuffix("?")
+            assert f"{answer} {place}" in question
+        else:
+            noun = question.removesuffix("?").rsplit(" ", 1)[1]
+            side = answer.removesuffix(".").rsplit(" ", 1)[1]
+            assert re.search(rf"{noun} (on the |in the )?{side}", question)
+
+
+def test_what_is_matched_was_told() -> None:
+    for question, answer in matches(rng_for(6, "match"), 60):
+        fits = re.sub(r"</?\w+>", "", answer).rsplit(" ", 1)[-1]
+        told = answer if " first and " in answer else question
+        asked = re.search(r"I (?:see|hear) an? (\w+)\.", told)
+        order = re.search(r"an? (\w+) first and an? (\w+) second", told)
+        assert asked
+        assert order
+        assert order[1 if fits in ("one", "first") else 2] == asked[1]
 
 
 def test_kinds_and_text_of_a_leg_are_followed() -> None:

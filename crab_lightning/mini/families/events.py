@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from crab_lightning.mini.item import Item, clip_files, clip_name
-from crab_lightning.mini.phrases import hear_spans, see_spans, sounding, tuples
+from crab_lightning.mini.phrases import both_spans, hear_spans, see_spans, sounding, tuples
 from crab_lightning.mini.vocabulary import CATEGORIES
 from crab_lightning.mini.world import (
     Interval,
@@ -75,7 +75,10 @@ def build_ave(split: str, index: int, seed: int) -> Item:
     vid = clip_name(seed, "ave", split, index)
     files = clip_files("ave", vid, scene)
     event = CATEGORIES[category]
-    target = f"{see_spans(scene)} {hear_spans(scene)} {_ENDING} <event>{event.ave}, {tuples([span])}</event>."
+    target = (
+        f"{see_spans(scene)} {hear_spans(scene)} {both_spans([(scene.objects[0], [span])])} "
+        f"{_ENDING} <event>{event.ave}, {tuples([span])}</event>."
+    )
     fields = {
         "video_path": f"{vid}.mp4",
         "audio_path": f"{vid}.mp3",
@@ -113,7 +116,7 @@ def build_unav(split: str, index: int, seed: int) -> Item:
     events = [(o, intersect(o.seen, o.heard)) for o in sounding(scene)]
     events = sorted(((o, e) for o, e in events if e), key=lambda pair: (pair[1], pair[0].category))
     label = "".join(f"<event>{o.kind.unav}, {tuples(e)}</event>" for o, e in events)
-    target = f"{see_spans(scene)} {hear_spans(scene)} {_ENDING} {label}."
+    target = f"{see_spans(scene)} {hear_spans(scene)} {both_spans(events)} {_ENDING} {label}."
     vid = clip_name(seed, "unav", split, index)
     fields = {
         "video_path": f"{vid}.mp4",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from crab_lightning.mini.item import Item, MediaFile, clip_name
-from crab_lightning.mini.phrases import box_text, hear, join, name, points_text, see_places
+from crab_lightning.mini.phrases import box_text, hear, join, name, places_of, points_text, see_places
 from crab_lightning.mini.render import Box, Point, box_of, points_in, render_masks
 from crab_lightning.mini.vocabulary import CATEGORIES
 from crab_lightning.mini.world import Interval, Rng, Scene, balanced, place_objects, rng_for
@@ -66,7 +66,8 @@ def build_s4(split: str, index: int, seed: int) -> Item:
     box, points = outline(scene, moment(frame), [0])
     noun = name(scene.objects[0])
     target = (
-        f"{hear([noun])} {see_places(scene, moment(frame))} The object making the sound is the {noun}. "
+        f"{hear([noun])} {see_places(scene, moment(frame))} {places_of(scene.objects[:1])} "
+        f"The object making the sound is the {noun}. "
         f"Its bounding box is {box_text(box)} and its points are {points_text(points)}."
     )
     folder = f"AVS/v1s/{clip}"
@@ -95,7 +96,7 @@ def build_arig(split: str, index: int, seed: int) -> Item:
     noun = name(scene.objects[0])
     corners = f"<obj>({box[0]},{box[1]})({box[2]},{box[3]})</obj>"
     target = (
-        f"{hear([noun])} {see_places(scene, moment(frame))} "
+        f"{hear([noun])} {see_places(scene, moment(frame))} {places_of(scene.objects[:1])} "
         f"The sounding object is {noun}. Its coordinates are {corners}."
     )
     folder = f"AVS/v1s/{clip}"
@@ -134,7 +135,8 @@ def build_ms3(split: str, index: int, seed: int) -> Item:
     box, points = outline(scene, time_s, indices)
     many = len(nouns) > 1
     target = (
-        f"{hear(nouns)} {see_places(scene, time_s)} The object{'s' if many else ''} making the sound "
+        f"{hear(nouns)} {see_places(scene, time_s)} {places_of([scene.objects[i] for i in indices])} "
+        f"The object{'s' if many else ''} making the sound "
         f"{'are' if many else 'is'} {join([f'the {n}' for n in nouns])}. "
         f"{'Their' if many else 'Its'} bounding box is {box_text(box)} "
         f"and {'their' if many else 'its'} points are {points_text(points)}."

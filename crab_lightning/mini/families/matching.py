@@ -39,7 +39,7 @@ def build_a2v(split: str, index: int, seed: int) -> Item:
     stems = [clip_name(seed, "a2v", split, index, part) for part in ("audio", "first", "second")]
     target = (
         f"{hear([names[correct]])} I see {a(names[0])} first and {a(names[1])} second. "
-        f"<answer>{_ANSWERS[correct]}</answer>."
+        f"The {names[correct]} is {('first', 'second')[correct]}. <answer>{_ANSWERS[correct]}</answer>."
     )
     fields = {
         "video1_path": f"{stems[1]}.mp4",
@@ -70,7 +70,7 @@ def build_v2a(split: str, index: int, seed: int) -> Item:
     stems = [clip_name(seed, "v2a", split, index, part) for part in ("video", "first", "second")]
     target = (
         f"I see {a(names[correct])}. I hear {a(names[0])} first and {a(names[1])} second. "
-        f"<answer>{_ANSWERS[correct]}</answer>."
+        f"The {names[correct]} is {('first', 'second')[correct]}. <answer>{_ANSWERS[correct]}</answer>."
     )
     fields = {
         "video_path": f"{stems[0]}.mp4",

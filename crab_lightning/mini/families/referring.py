@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from crab_lightning.mini.families.grounding import moment, outline
 from crab_lightning.mini.item import Item, MediaFile, clip_name
-from crab_lightning.mini.phrases import at, box_text, hear, name, points_text, see_places
+from crab_lightning.mini.phrases import at, box_text, hear, name, places_of, points_text, see_places
 from crab_lightning.mini.vocabulary import CATEGORIES, PLACES
 from crab_lightning.mini.world import Rng, Scene, balanced, hidden_sound, place_objects, rng_for
 
@@ -123,7 +123,8 @@ def build_ref_avs(split: str, index: int, seed: int) -> Item:
         box, points = outline(scene, time_s, [chosen.referent])
         answer = "true"
         target = (
-            f"{reasoning} <answer>true</answer>. The object is the {name(scene.objects[chosen.referent])}. "
+            f"{reasoning} <answer>true</answer>. {places_of([scene.objects[chosen.referent]])} "
+            f"The object is the {name(scene.objects[chosen.referent])}. "
             f"Its bounding box is {box_text(box)} and its points are {points_text(points)}."
         )
     folder = f"REFAVS/media/{clip}"
