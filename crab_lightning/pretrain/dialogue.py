@@ -270,14 +270,14 @@ def _told(question: str) -> bool:
     return not any(word in question for word in ("left", "right", "side", "drown", "come from"))
 
 
-def _box(rng: Rng) -> list[int]:
+def _box(rng: Rng) -> tuple[int, int, int, int]:
     x, y = (int(v) for v in rng.integers(0, 160, 2))
-    return [x, y, x + int(rng.integers(30, 64)), y + int(rng.integers(30, 64))]
+    return x, y, x + int(rng.integers(30, 64)), y + int(rng.integers(30, 64))
 
 
 def _coordinates(rng: Rng) -> QA:
     box = _box(rng)
-    flat = "[" + ",".join(map(str, box)) + "]"
+    flat = box_text(box)
     corners = f"({box[0]},{box[1]})({box[2]},{box[3]})"
     way = int(rng.integers(3))
     if way == 0:
