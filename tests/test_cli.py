@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 # Not in a test: lightning's log handler keeps the stderr it finds, and a test's captured one gets closed.
 import lightning.pytorch  # noqa: F401
 import pytest
+import torch
 
 from crab_lightning.commands import COMMANDS, main
+from crab_lightning.commands.lightning_cli import quieten
+from crab_lightning.data.loading import SampleError
 
 REPO = Path(__file__).resolve().parents[1]
 KEPT = "ave,avqa_thu,ref_avs,a2v"
@@ -335,3 +340,39 @@ def test_real_clips_need_only_another_root_and_dataset_list(
     assert len(list((run / "predictions/predict").glob("*.jsonl"))) == 6
     video = next((real_clips / "AVUIE_2/ave/video").glob("*.mp4"))
     assert main(["ask", "--checkpoint", str(run), "--video", str(video), "--task", "ave"]) == 0
+
+
+def test_error_of_a_loader_process_is_what_it_says(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    class Broken(torch.utils.data.Dataset[int]):
+        def __getitem__(self, index: int) -> int:
+            raise SampleError("clip.mp4: it is empty\nWrite it again.")
+
+        def __len__(self) -> int:
+            return 1
+
+    def run(words: Sequence[str]) -> None:
+        list(torch.utils.data.DataLoader(Broken(), num_workers=1))
+
+    monkeypatch.setattr("crab_lightning.commands.score.run", run)
+    assert main(["score"]) == 1
+    assert capsys.readouterr().err == (
+        "error: clip.mp4: it is empty\nWrite it again.\n(--debug shows where)\n"
+    )
+
+
+def test_ctrl_c_ends_a_command_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def run(words: Sequence[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("crab_lightning.commands.score.run", run)
+    assert main(["score"]) == 130
+    assert capsys.readouterr().err == "\nscore: stopped by Ctrl-C\n"
+
+
+def test_warning_that_nobody_can_act_on_is_left_out() -> None:
+    name = "'val/mean/headline'"
+    said = f"It is recommended to use `self.log({name}, ..., sync_dist=True)` when logging on epoch level"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quieten()
+        warnings.warn(said, UserWarning, stacklevel=1)

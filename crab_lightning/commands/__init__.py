@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -73,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Words after the program's name; those of this process when left out.
 
     Returns:
-        0 after success, 1 after an error in what the user gave, 2 after a mistake in the command line.
+        0 after success, 1 after an error in what the user gave, 2 after a mistake in the command line, 130
+        after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("CRAB_DEBUG", "0") not in ("", "0")
@@ -106,6 +108,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {_one_text(err)}\n(--debug shows where)", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # what trains or tests has said by itself how to go on
+        if debug:
+            raise
+        print(f"\n{name}: stopped by Ctrl-C", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -113,4 +120,8 @@ def _one_text(err: BaseException) -> str:
     """Return what an error says; FileNotFoundError's own text leads with an errno that helps nobody."""
     if isinstance(err, OSError) and err.filename is not None and err.strerror:
         return f"{err.strerror}: {err.filename}"
-    return str(err) or type(err).__name__
+    text = str(err)
+    if text.startswith("Caught ") and "Traceback (most recent call last):" in text:
+        # A loader process sends its traceback as text; what was said stands behind the error's name, last.
+        text = re.split(rf"^(?:[\w.]+\.)?{type(err).__name__}: ", text, flags=re.MULTILINE)[-1].rstrip()
+    return text or type(err).__name__
