@@ -104,8 +104,7 @@ def usable_checkpoint(path: Path) -> Path:
             "from an adapter folder with --model.load_adapter"
         )
     warnings.warn(
-        f"{path} is damaged ({damage}); going on from {previous}. What was learnt since then is learnt "
-        "again.",
+        f"{path} is damaged ({damage}); going on from {previous}. What was learnt since then is not in it.",
         stacklevel=2,
     )
     return previous

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser
 
+from crab_lightning.callbacks.checkpoint_files import usable_checkpoint
 from crab_lightning.callbacks.run_folder import find_checkpoint, find_run
 from crab_lightning.commands.config_files import ConfigError, compose
 from crab_lightning.data import AVDataModule
@@ -32,7 +33,10 @@ def load_run(
     Raises:
         ConfigError: If no config is given and none lies beside the checkpoint.
         FileNotFoundError: If there is no checkpoint.
+        CheckpointError: If it is damaged and no earlier one can take its place.
+        ValueError: If this machine has no such device.
     """
+    device = device_of(device)
     found = find_checkpoint(checkpoint)
     if config is None:
         run = find_run(found)
@@ -49,14 +53,30 @@ def load_run(
         model.adapter = replace(model.adapter, tasks=sorted(data.tasks))  # as a run with a Trainer does
     model.configure_model()
     if found.is_file() and trained:
-        state = torch.load(found, map_location="cpu", weights_only=True)
+        state = torch.load(usable_checkpoint(found), map_location="cpu", weights_only=True)
         model.on_load_checkpoint(state)  # strict about the trained weights
         model.load_state_dict(state["state_dict"], strict=False)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device).eval()
     data.processor = model.processor
     return model, data
+
+
+def device_of(name: str) -> str:
+    """Return the device that ``--device`` means.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as err:
+        raise ValueError(f"--device {name}: there is no such device; use cpu, cuda or cuda:1") from err
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        has = f"has CUDA devices 0 to {count - 1}" if count else "has no CUDA device; use --device cpu"
+        raise ValueError(f"--device {name}: this machine {has}")
+    return name
 
 
 def _instantiate(content: dict[str, Any], adapter: Path | None) -> tuple[AVModule, AVDataModule]:
