@@ -27,7 +27,7 @@ from crab_lightning.callbacks import (
 )
 from crab_lightning.callbacks.run_folder import AUTO, LAST, PREVIOUS
 from crab_lightning.commands.config_files import ConfigError
-from crab_lightning.commands.mistakes import explained
+from crab_lightning.commands.mistakes import explained, useful
 from crab_lightning.data import AVDataModule, CaptionDataModule
 from crab_lightning.models import AVModule
 
@@ -59,7 +59,7 @@ _NOISE = re.compile(
             r"`isinstance\(treespec",  # Lightning's own deprecation, at every batch transfer
             r"Found \d+ module\(s\) in eval mode",  # the frozen base is meant to be in it
             r"The number of training batches .* is smaller than the logging interval",
-            r"It is recommended to use `self.log\(.*sync_dist=True`",  # values are already synchronised
+            r"It is recommended to use `self.log\(.*sync_dist=True\)`",  # values are already synchronised
             r"Trainer already configured with model summary",
             r"Total length of `BatchLoader` across ranks is zero",  # the mixture table says so
             r"Loading `train_dataloader` to estimate",
@@ -124,6 +124,7 @@ class CrabCLI(LightningCLI):
                 "prog": f"cli.py {function}",
                 "usage": f"cli.py {function} {source} [--KEY VALUE ...]",
                 "description": _ABOUT[function],
+                "allow_abbrev": False,  # a misspelt key must not be taken for another
                 "exit_on_error": False,  # parse_arguments says what is wrong, without a page of usage
             },
             subclass_mode_model=True,
@@ -173,7 +174,7 @@ class CrabCLI(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as err:
-            print(f"error: {explained(str(err), parser)}", file=sys.stderr)
+            print(f"error: {explained(str(err), parser, args)}", file=sys.stderr)
             raise SystemExit(2) from err
         if self.config.only is not None:
             if "datasets" in self.config.data:
@@ -218,6 +219,15 @@ class CrabCLI(LightningCLI):
         source = self.ckpt_path or self.adapter_folder
         run = Path(given) if given else (find_run(source) if source is not None else None)
         self.run_folder = run
+
+    def instantiate_classes(self) -> None:
+        """Build everything; of an error over several types, keep what the right one says."""
+        try:
+            super().instantiate_classes()
+        except ValueError as err:
+            if (said := useful(str(err))) != str(err):
+                raise ValueError(said) from err
+            raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the run folder's logger, progress and scalars, each where the config leaves room for it."""

@@ -1,34 +1,55 @@
-"""What the command line says about a wrong key: its name, the closest one there is, and where to look."""
+"""What the command line says about a wrong key or value: its name, what comes closest, and where to look."""
 
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+import yaml
+
+from crab_lightning.structures import DatasetSpec
 
 # Of a flag, of a section, and of a key inside a section.
 _UNKNOWN = re.compile(
-    r"unrecognized arguments: -*([^\s=]+)"
+    r"^unrecognized arguments: -*([^\s=]+)"
     r"|^Option '(.+?)' is not"
     r"|^Group '(\w+)' does not accept option '(.+?)'"
 )
-_UNKNOWN_OF_CLASS = re.compile(r"given class_path '(\S+)':\s+Option '(.+?)' is not accepted")
+_UNKNOWN_OF_CLASS = re.compile(
+    r"given class_path '(\S+)':\s+(?:Option '(.+?)' is not accepted|unrecognized arguments: -*([^\s=]+))"
+)
+_LACKING = re.compile(r"^the following arguments are required: (.+)")
+_LACKING_OF_ROW = re.compile(r"DatasetSpec':\s+the following arguments are required: (.+)")
+_ROWS = "data.datasets."
+
+# Lines of jsonargparse about the types that it has tried and the object that it has tried them with.
+_TRIED = re.compile(r"Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Problem with")
+_KEY = re.compile(r'Parser key "(.+)":')
+_GIVEN = re.compile(r"Given value: (.*)")
+_GOT = re.compile(r"\. Got value: ")
 
 
-def explained(message: str, parser: Any) -> str:
-    """Return what a user can act on in a parser's message; the message itself where no key is unknown.
+def explained(message: str, parser: Any, words: Sequence[str] = ()) -> str:
+    """Return what a user can act on in a parser's message.
 
     Args:
         message: Of jsonargparse, which lists every type that it has tried.
         parser: Knows the keys.
+        words: The command line that was parsed; at most one ``--config``, as text.
     """
     if found := _UNKNOWN_OF_CLASS.search(message):
-        place, name = found.groups()
+        place = found[1]
         module, _, kind = place.rpartition(".")
         accepted = list(inspect.signature(getattr(import_module(module), kind)).parameters)
+        name = found[2] or found[3]
+        name = name if name.partition(".")[0] in accepted else name.partition(".")[0]
         return f"{place} has no key '{name}'{_closest(name, accepted)}; it has: {', '.join(accepted)}"
     if found := _UNKNOWN.search(message):
         name = ".".join(part for part in found.groups() if part)
@@ -36,15 +57,101 @@ def explained(message: str, parser: Any) -> str:
         return (
             f"there is no key '{name}'{_closest(name, known)}; `python {parser.prog} --help` lists the keys"
         )
-    return f"{message}\n`python {parser.prog} --help` says what each key takes"
+    if (found := _LACKING_OF_ROW.search(message)) and (said := _unknown_row(words)):
+        return said
+    if (found := _LACKING.search(message)) and "--config" not in words:
+        return _no_config(words, parser.prog, found[1])
+    return f"{useful(message)}\n`python {parser.prog} --help` says what each key takes"
 
 
-def _closest(name: str, known: Sequence[str]) -> str:
-    """Suggest that key of another section, else the most similar key or section, if any is."""
-    section, leaf = name.partition(".")[0], name.rpartition(".")[2]
+def useful(message: str) -> str:
+    """Return the lines of a parser's message that say what is wrong, each behind the key that it is about.
+
+    Args:
+        message: Of jsonargparse; returned as it is where it has not tried several types.
+    """
+    if "Does not validate against" not in message:
+        return message
+    path: list[tuple[int, str]] = []
+    kept: list[str] = []
+    given = ""
+    for line in message.splitlines():
+        text = line.strip().removeprefix("- ")
+        depth = len(line) - len(line.lstrip())
+        if found := _KEY.match(text):
+            path = [*((at, key) for at, key in path if at < depth), (depth, found[1])]
+        elif found := _GIVEN.match(text):
+            given = given or found[1]  # the innermost comes first
+        elif text and not _TRIED.match(text) and not text.startswith("Given value type:"):
+            where = ".".join(key for at, key in path if at < depth).replace(_ROWS, f"{_ROWS}ROW.")
+            # A check of our own names its key itself.
+            kept.append(f"{where}: {text}" if where and text.startswith("Expected a") else text)
+    kept = [
+        line if _GOT.search(line) or "Expected a" not in line else f"{line}. Got value: {given}"
+        for line in kept
+    ]
+    plain = "\n".join(dict.fromkeys(kept)).replace("Expected a typing.Literal", "Expected one of ")
+    return re.sub(r"a <class '(?:\w+\.)*(\w+)'>", r"\1", plain) or message
+
+
+def _unknown_row(words: Sequence[str]) -> str | None:
+    """Name the dataset rows that lack a field they need, which a misspelt key makes."""
+    needed = [
+        field.name for field in fields(DatasetSpec) if MISSING is field.default is field.default_factory
+    ]
+    rows: dict[str, set[str]] = {}
+    if "--config" in words:
+        data = (yaml.safe_load(words[words.index("--config") + 1]) or {}).get("data") or {}
+        rows = {name: set(row or ()) for name, row in (data.get("datasets") or {}).items()}
+    for word in words:
+        name, _, key = word.partition("=")[0].removeprefix("--").removeprefix(_ROWS).partition(".")
+        if word.startswith(f"--{_ROWS}") and key:
+            rows.setdefault(name, set()).add(key)
+    known = [name for name, row in rows.items() if row.issuperset(needed)]
+    lacking = [name for name in rows if name not in known]
+    if not lacking:
+        return None
+    name = lacking[0]
+    return (
+        f"there is no dataset '{name}' in data.datasets{_closest(name, known)}; there are:"
+        f" {', '.join(known)}. A new one needs {' and '.join(needed)}"
+    )
+
+
+def _no_config(words: Sequence[str], prog: str, lacking: str) -> str:
+    """Say how to give what a run needs and no config gave."""
+    function = prog.rpartition(" ")[2]
+    given = dict(itertools.pairwise(words))
+    given |= {word.partition("=")[0]: word.partition("=")[2] for word in words if "=" in word}
+    config = "--config demo.yaml (or another of configs/)"
+    if path := given.get("--ckpt_path"):
+        if Path(path).is_file() and Path(path).suffix != ".ckpt":
+            return f"--ckpt_path {path}: this is no run folder and no checkpoint"
+        return f"--ckpt_path {path} belongs to no run folder with a config.yaml; give {config} too"
+    if function == "fit":
+        return f"fit has no {lacking}; give {config}"
+    return f"{function} has no {lacking}; give --ckpt_path RUN, whose own config is used, or {config} as well"
+
+
+def _closest(name: str, known: Iterable[str]) -> str:
+    """Suggest what comes closest to the first part that differs, at its level; else that key elsewhere."""
+    known = list(known)
+    leaf = name.rpartition(".")[2]
     close = (
-        [key for key in known if key.rpartition(".")[2] == leaf]
+        _closest_at_level(name, known)
+        or [key for key in known if key.rpartition(".")[2] == leaf]
         or get_close_matches(name, known, 1)
-        or get_close_matches(section, {key.partition(".")[0] for key in known}, 1)
     )
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _closest_at_level(name: str, known: Sequence[str]) -> list[str]:
+    above = ""
+    for part in name.split("."):
+        level = dict.fromkeys(k[len(above) :].partition(".")[0] for k in known if k.startswith(above))
+        if part not in level:
+            rest = name[len(above) + len(part) :]
+            found = [above + like for like in get_close_matches(part, level, 1)]
+            return [key + rest if key + rest in known else key for key in found]
+        above += f"{part}."
+    return []
