@@ -174,9 +174,13 @@ def make_sample(
         raise AskError(f"task {spec.task} ({dataset}) needs --{' and --'.join(missing)}")
     if extra := sorted(set(texts) - need_texts):
         raise AskError(f"task {spec.task} ({dataset}) takes no --{' and no --'.join(extra)}")
+    if image is not None and not need_images:
+        raise AskError(f"task {spec.task} ({dataset}) takes no --image")
     if not audios:
         if len(videos) < need_audios:
-            raise AskError(f"task {spec.task} ({dataset}) needs {need_audios} --audio, or videos with sound")
+            raise AskError(
+                f"task {spec.task} ({dataset}) needs {_media(need_videos, need_images, need_audios)}"
+            )
         audios = videos[:need_audios]
     images: list[Path] = []
     unit = None
@@ -203,6 +207,16 @@ def make_sample(
         unit=unit,
         fields=fields,
     )
+
+
+def _media(videos: int, images: int, audios: int) -> str:
+    """Return which files a task is asked with."""
+    if images:
+        return "--video, or --image with --audio"
+    seen, heard = (
+        f"{n} --{kind}" if n > 1 else f"--{kind}" for n, kind in ((videos, "video"), (audios, "audio"))
+    )
+    return f"{seen} and {heard}" if audios > videos else f"{seen}, and {heard} where it has no sound"
 
 
 def _picture(

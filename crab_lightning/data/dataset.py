@@ -131,6 +131,9 @@ class AVDataset(Dataset[Encoded]):
     def _named(self, index: int, err: Exception) -> SampleError:
         sample = self.samples[index]
         notes = "".join(f" ({note})" for note in getattr(err, "__notes__", ()))
+        if sample.row < 0:  # a user's own clip: no manifest holds it
+            kind = "" if isinstance(err, ValueError) else f"{type(err).__name__}: "
+            return SampleError(f"{kind}{err}{notes}")
         spec = self.specs[sample.dataset]
         manifest = f"{spec.folder or spec.layout}/{'test' if sample.split == 'test' else 'train'}.json"
         return SampleError(
