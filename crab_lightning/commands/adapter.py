@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from crab_lightning.commands.help_text import Options
 
 if TYPE_CHECKING:
     from crab_lightning.adapters.released import ThinkerSizes
@@ -28,7 +29,7 @@ def convert(words: Sequence[str]) -> None:
         export_released,
     )
 
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="cli.py adapter convert",
         description="Write the released Crab+ weights (a flat .bin of 1940 tensors) as an adapter folder for"
         " --model.init_args.load_adapter, or such a folder as a .bin. Names and shapes are checked in full.",
@@ -85,12 +86,14 @@ def inspect(words: Sequence[str]) -> None:
     Args:
         words: Options after ``adapter inspect``.
     """
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="cli.py adapter inspect",
         description="Show what adapter weights hold: kind, ranks, routers, the largest values in each tower"
         " of the model, and adapters that are dead (B is zero) or not finite.",
     )
-    parser.add_argument("source", type=Path, help="an adapter folder, or a file with the released names")
+    parser.add_argument(
+        "source", type=Path, help="an adapter or run folder, or a file with the released names"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(list(words))
 
@@ -102,9 +105,11 @@ def inspect(words: Sequence[str]) -> None:
     )
     from crab_lightning.adapters.figures import folder_figures, tower_figures
     from crab_lightning.adapters.released import open_released, released_figures
+    from crab_lightning.callbacks.run_folder import find_adapter
 
     about: dict[str, Any]
-    if args.source.is_dir():
+    if not args.source.is_file():
+        args.source = find_adapter(args.source)
         config = read_adapter_config(args.source)
         layers = folder_figures(read_weights(args.source), config)
         about = {"kind": config.kind, "alpha": config.alpha, "dtype": config.dtype}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crab_lightning.commands.help_text import DefaultsShown
+from crab_lightning.commands.help_text import DefaultsShown, Options
 
 if TYPE_CHECKING:
     from crab_lightning.captioners import Captioner
@@ -19,7 +19,7 @@ class CaptionsMissing(ValueError):
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``data caption``."""
-    made = argparse.ArgumentParser(
+    made = Options(
         prog="cli.py data caption",
         description="Write a caption of each sound in a folder: a JSONL file with id, audio and caption, in a"
         " fixed order, which configs/stage1_audio.yaml reads (`--data.sources.captions.file`). An interrupted"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from crab_lightning.commands.help_text import DefaultsShown
+from crab_lightning.commands.help_text import DefaultsShown, Options
 
 if TYPE_CHECKING:
     from crab_lightning.reports.published import PublishedFigure
@@ -22,7 +22,7 @@ _ROWS = ("Crab+", "Crab")
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``compare``."""
-    made = argparse.ArgumentParser(
+    made = Options(
         prog="cli.py compare",
         description="Show the scores of runs side by side. Every further run is compared with the first, over"
         " the samples that both answered, with a paired bootstrap interval.",

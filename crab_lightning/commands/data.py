@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crab_lightning.commands.help_text import DefaultsShown
+from crab_lightning.commands.help_text import DefaultsShown, Options
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -24,7 +24,7 @@ def mini(words: Sequence[str]) -> None:
     Args:
         words: Options after ``data mini``.
     """
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="cli.py data mini",
         description="Write Mini AV-UIE: a synthetic audio-visual world as a genuine AV-UIE v2 tree, with"
         " all 19 manifests and encoded media. The same seed gives the same manifests, byte for byte; an"
@@ -67,7 +67,7 @@ def check(words: Sequence[str]) -> None:
     Raises:
         CheckFailed: If anything is wrong; so that the exit status is 1.
     """
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="cli.py data check",
         description="Check a data root before a run: every manifest, key, path, media header, mask, answer"
         " and class name, clips that are both in training and test (by recording and by content), and"
@@ -128,7 +128,7 @@ def cache(words: Sequence[str]) -> None:
     Raises:
         CheckFailed: If some files cannot be decoded; the others are in the cache.
     """
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="cli.py data cache",
         description="Decode every clip of a data root once, ahead of runs with --data.cache FOLDER. An"
         " interrupted call is taken up again by the same call; calls on several machines may share a folder.",

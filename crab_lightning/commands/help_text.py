@@ -1,8 +1,30 @@
-"""How the commands show their options."""
+"""How the commands take and show their options."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+
+class Options(argparse.ArgumentParser):
+    """A parser that takes no shortened option, and answers an unknown one with the closest."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
+
+    def parse_args(self, args: Sequence[str], namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parse; an unknown option is named before what is missing, which it may be meant for."""
+        for word in args:
+            name = word.partition("=")[0]
+            if name.startswith("--") and name not in self._option_string_actions:
+                if name == "--":
+                    break
+                close = get_close_matches(name, self._option_string_actions, 1)
+                hint = f" (did you mean {close[0]}?)" if close else ""
+                self.error(f"there is no option {name}{hint}; `python {self.prog} --help` lists them")
+        return super().parse_args(args, namespace)
 
 
 class DefaultsShown(argparse.ArgumentDefaultsHelpFormatter):

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from crab_lightning.commands.help_text import Options
+
 # Sizes, maker, and how the folder is named in a config, of each paradigm.
 _TINY = {
     "native": ("TinyNativeConfig", "make_tiny_native", "--model.init_args.pretrained {0}"),
@@ -35,10 +37,11 @@ def tiny(words: Sequence[str]) -> None:
     from crab_lightning import models
 
     # The sizes differ between paradigms, so the choice is read before the parser is made.
-    first = argparse.ArgumentParser(add_help=False)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--paradigm", choices=list(_TINY), default="native")
     sizes_name, maker_name, usage = _TINY[first.parse_known_args(list(words))[0].paradigm]
     parser = ArgumentParser(
+        allow_abbrev=False,
         prog="cli.py model tiny",
         description="Write a tiny checkpoint folder: config, weights, tokenizer and processor.",
     )
@@ -73,6 +76,7 @@ def pocket(words: Sequence[str]) -> None:
     from crab_lightning.models import PocketTowers, make_pocket
 
     parser = ArgumentParser(
+        allow_abbrev=False,
         prog="cli.py model pocket",
         description="Write a checkpoint of the native paradigm whose text model has the weights of a small "
         "text model, exactly. Its sight and hearing are random: fine-tune it before asking about clips.",
@@ -100,7 +104,7 @@ def beats(words: Sequence[str]) -> None:
     Raises:
         FileExistsError: If the folder holds a model already.
     """
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="cli.py model beats-convert",
         description="Write a published BEATs checkpoint (.pt) as a folder of config.json and "
         "model.safetensors, which loads without pickle: --model.init_args.beats FOLDER. Strict: every weight "
@@ -133,6 +137,7 @@ def pretrain(words: Sequence[str]) -> None:
     from crab_lightning.pretrain import PretrainConfig, pretrain_mini
 
     parser = ArgumentParser(
+        allow_abbrev=False,
         prog="cli.py model pretrain",
         description="Train the mini base model that the demo fine-tunes, from random weights on described "
         "scenes of the synthetic world. Takes about 1.5 hours of one CPU core.",
@@ -152,7 +157,7 @@ def encoders(words: Sequence[str]) -> None:
     Args:
         words: Options after ``model encoders``.
     """
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="cli.py model encoders",
         description="Train the random CLIP and BEATs of a folder of `model tiny --paradigm llm_va` on "
         "labelled scenes of the synthetic world, in place: a connector can only pass on what is there.",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from crab_lightning.commands.help_text import Options
 from crab_lightning.commands.trainer import one_config
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ steps, and put what you measure there.
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``plan``."""
-    made = argparse.ArgumentParser(
+    made = Options(
         prog="cli.py plan", description=_EXPLANATION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = made.add_argument

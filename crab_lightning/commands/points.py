@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections import Counter
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crab_lightning.commands.help_text import DefaultsShown
+from crab_lightning.commands.help_text import DefaultsShown, Options
 
 if TYPE_CHECKING:
     from crab_lightning.segmentation import Prompt
@@ -58,7 +57,7 @@ def run(words: Sequence[str]) -> None:
     """
     from crab_lightning.segmentation.prompts import MAX_IOU
 
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="cli.py data points",
         description="Make the boxes and points in the training text of s4, ms3, ref_avs and arig anew from"
         " their masks: the smallest box, and the centres of the three largest inscribed circles. A text keeps"

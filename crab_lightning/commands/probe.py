@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crab_lightning.commands.help_text import Options
+
 if TYPE_CHECKING:
     from crab_lightning.reports.runs import FinishedRun
     from crab_lightning.reports.tables import PlainTable
@@ -26,7 +28,7 @@ CONDITIONS: dict[str, tuple[str, ...]] = {
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``probe``."""
-    made = argparse.ArgumentParser(
+    made = Options(
         prog="cli.py probe",
         description="Test a run four times: as it is, with silence for sound, with grey for pictures, and"
         " with the sound of other clips. What a dataset's score loses is how much its answers depend on it."

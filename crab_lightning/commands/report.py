@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from crab_lightning.commands.help_text import DefaultsShown
+from crab_lightning.commands.help_text import DefaultsShown, Options
 
 if TYPE_CHECKING:
     from crab_lightning.reports.page import Card, DatasetPart, Still
@@ -23,7 +23,7 @@ _FRAMES, _SIDE_PX = 4, 112
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``report``."""
-    made = argparse.ArgumentParser(
+    made = Options(
         prog="cli.py report",
         description="Write a run's results as one HTML page that needs no network: table, training curves,"
         " confusion matrices, breakdowns, and answers that went wrong with pictures of their clips.",

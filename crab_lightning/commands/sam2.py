@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from crab_lightning.commands.help_text import DefaultsShown
+from crab_lightning.commands.help_text import DefaultsShown, Options
 
 
 def mini(words: Sequence[str]) -> None:
@@ -16,7 +15,7 @@ def mini(words: Sequence[str]) -> None:
     Args:
         words: Options after ``model sam2-mini``.
     """
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="cli.py model sam2-mini",
         description="Train a tiny SAM2 (the real Sam2Model class) on shapes of Mini AV-UIE, drawn in memory,"
         " with boxes and points as prompts. It knows nothing else.",
@@ -45,7 +44,7 @@ def convert(words: Sequence[str]) -> None:
     Args:
         words: Options after ``model sam2-convert``.
     """
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="cli.py model sam2-convert",
         description="Write an official SAM2.1 checkpoint (.pt, any of the four sizes) as a transformers"
         " folder that the image and the video predictor read. Strict: every tensor must have its place.",

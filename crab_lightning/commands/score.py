@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crab_lightning.commands.help_text import DefaultsShown
+from crab_lightning.commands.help_text import DefaultsShown, Options
 from crab_lightning.data.manifest_files import ANNOTATIONS
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``score``."""
-    made = argparse.ArgumentParser(
+    made = Options(
         prog="cli.py score",
         description="Score an answer file without a model: predictions/<dataset>.jsonl of a run, or"
         " inference_<task>.jsonl of the released scripts. No media are needed.",
