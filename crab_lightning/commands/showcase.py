@@ -169,7 +169,7 @@ def run(words: Sequence[str]) -> None:
         asker = Asker(model, data, args, Path(scratch))
         for key, dataset in sorted(chosen, key=lambda pair: order.get(pair[0], len(order))):
             panels.append(asker.panel(key, dataset))
-            print(f"{key} as {dataset}: {panels[-1].said or panels[-1].why_not}", file=sys.stderr, flush=True)
+            print(f"{key} as {dataset}: {panels[-1].told}", file=sys.stderr, flush=True)
         if all(panel.why_not for panel in panels):
             raise ValueError(f"no task could be asked about {args.video}: {panels[0].why_not}")
         show = gather(args, panels)

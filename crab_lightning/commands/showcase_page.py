@@ -98,10 +98,15 @@ class Panel:
             return "cut off at the token limit"
         return self.said or "cannot be read"
 
+    @property
+    def told(self) -> str:
+        """What is said in one line of text: the read answer, the raw one, or why there is none."""
+        return self.why_not or self.said or f"{self.answer.strip()} ({self.short})".strip()
+
     def record(self) -> dict[str, Any]:
         """Return what is written as JSON."""
         names = ("task", "dataset", "asked", "answer", "said", "truncated", "seconds", "why_not", "note")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"said": "" if self.why_not else self.told}
 
 
 @dataclass

@@ -141,6 +141,19 @@ def test_what_cannot_be_asked_says_what_it_needs(tmp_path: Path, asked: dict[str
     assert "needs --expression" in page
 
 
+def test_an_unreadable_answer_is_shown_as_it_is(
+    tmp_path: Path,
+    asked: dict[str, Sample],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(SAYS, "ave", "a dog, I think")
+    answers, page = showcase(tmp_path)
+    assert answers["ave"]["said"] == "a dog, I think (cannot be read)"
+    assert "event_localization as ave: a dog, I think (cannot be read)\n" in capsys.readouterr().err
+    assert '<p class="bad">cannot be read</p>' in page
+
+
 def test_datasets_are_chosen_by_name(
     tmp_path: Path, asked: dict[str, Sample], capsys: pytest.CaptureFixture[str]
 ) -> None:
