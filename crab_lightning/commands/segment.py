@@ -38,7 +38,11 @@ def run(words: Sequence[str]) -> None:
     )
     add = parser.add_argument
     add("--checkpoint", required=True, type=Path, help="a run folder, a .ckpt file or an adapter folder")
-    add("--sam2", required=True, help="SAM2 folder in the transformers layout, hub name, or mini_sam2")
+    add(
+        "--sam2",
+        required=True,
+        help="SAM2 folder in the transformers layout or hub name; mini_sam2 for pictures and --at_s",
+    )
     add("--image", type=Path, help="picture; left out, the video is segmented")
     add("--video", type=Path, help="video; all of it without --at_s")
     add("--audio", type=Path, help="sound file; the video's own track when left out")

@@ -129,9 +129,10 @@ def _load(pretrained: str, device: str, dtype: str) -> _Loaded:
     loaded, missing = load_folder(Sam2VideoModel, pretrained, device, dtype)
     if memory := [name for name in missing if name.startswith(("memory_", "object_pointer"))]:
         raise ValueError(
-            f"the SAM2 weights at {pretrained} segment pictures alone: {len(memory)} tensors of the video "
-            f"predictor's memory are not there, first {memory[0]!r}. Take an official SAM2.1 model, such as "
-            "facebook/sam2.1-hiera-tiny, or convert an official .pt with `python cli.py model sam2-convert`"
+            f"the SAM2 weights at {pretrained} segment pictures alone (one moment of a video with --at_s): "
+            f"{len(memory)} tensors of the video predictor's memory are not there, first {memory[0]!r}. "
+            "Take an official SAM2.1 model, such as facebook/sam2.1-hiera-tiny, or convert an official .pt "
+            "with `python cli.py model sam2-convert`"
         )
     if missing:
         raise ValueError(

@@ -102,7 +102,7 @@ def test_weights_without_memory_are_told_before_the_run_is_loaded(
     write_video(tmp_path / "clip.mp4", np.zeros((2, 48, 64, 3), np.uint8), 6)
     assert segment(tmp_path, tmp_path / "clip.mp4", "mini_sam2")[0] == 1
     said = capsys.readouterr().err
-    assert "the SAM2 weights at mini_sam2 segment pictures alone" in said
+    assert "the SAM2 weights at mini_sam2 segment pictures alone (one moment of a video with --at_s)" in said
     assert "facebook/sam2.1-hiera-tiny" in said
 
 
