@@ -255,6 +255,9 @@ def pretrain_mini(out: Path | str, config: PretrainConfig | None = None) -> Path
 
     Returns:
         The folder: config, safetensors weights in float16, tokenizer, processor and ``pretraining.json``.
+
+    Raises:
+        FileExistsError: If the folder holds anything else than a stopped pre-training.
     """
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
@@ -262,7 +265,12 @@ def pretrain_mini(out: Path | str, config: PretrainConfig | None = None) -> Path
     torch.set_num_threads(config.threads)
     folder = Path(out)
     work = folder / "work"
-    if not (folder / "config.json").exists():
+    own = work.is_dir() and (folder / "config.json").is_file()
+    if not own and folder.exists() and (folder.is_file() or any(folder.iterdir())):
+        raise FileExistsError(
+            f"--out {folder} holds something else than a stopped pre-training; choose another"
+        )
+    if not own:
         make_tiny_native(
             folder, texts=corpus_texts(config.seed, config.vocabulary_items), config=SIZES, seed=config.seed
         )

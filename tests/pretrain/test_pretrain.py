@@ -126,3 +126,10 @@ def test_a_stopped_pretraining_is_taken_up_and_gives_a_loadable_folder(tmp_path:
     assert model.config.text_config.rope_parameters["rope_theta"] == config.legs[-1].rope_theta
     assert model.config.text_config.hidden_size == SIZES.hidden
     NativeProcessor(folder)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FileExistsError, match=f"--out {tmp_path} holds something else .*; choose another"):
+        pretrain_mini(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
