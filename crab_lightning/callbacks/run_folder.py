@@ -53,8 +53,7 @@ def find_checkpoint(path: Path) -> Path:
             f"no checkpoint at {path}: it does not exist. Give a run folder, a .ckpt file or an adapter"
             " folder"
         )
-    versions = sorted(path.glob("version_*"), key=lambda p: p.stat().st_mtime, reverse=True)
-    for run in (path, *versions):
+    for run in _runs(path):
         for place in (run / LAST, run / PREVIOUS, run / ADAPTER, run / BEST):
             if place.is_file() or (place / "adapter.json").is_file():
                 return place
@@ -62,3 +61,25 @@ def find_checkpoint(path: Path) -> Path:
         f"no checkpoint in {path}: looked for {LAST}, {ADAPTER}/adapter.json and {BEST}, also in its"
         " version_* folders"
     )
+
+
+def find_adapter(path: Path) -> Path:
+    """Return the adapter folder that a user means: this one, or that of a run folder or its newest version.
+
+    Raises:
+        FileNotFoundError: If there is no such path, or none in it.
+    """
+    wanted = "give an adapter folder, a run folder or a file with the released names"
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file or folder {path}; {wanted}")
+    for place in (path, *(run / ADAPTER for run in _runs(path))):
+        if (place / "adapter.json").is_file():
+            return place
+    raise FileNotFoundError(
+        f"no adapter.json in {path}, nor in {ADAPTER}/ of it or of a version_* folder in it; {wanted}"
+    )
+
+
+def _runs(path: Path) -> list[Path]:
+    """Return a folder and the runs in it, the newest first."""
+    return [path, *sorted(path.glob("version_*"), key=lambda p: p.stat().st_mtime, reverse=True)]

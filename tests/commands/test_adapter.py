@@ -74,6 +74,21 @@ def test_convert_inspect_and_back(
     assert all(torch.equal(again[n], v) for n, v in state.items())
 
 
+def test_inspect_finds_the_adapters_of_a_run_folder(
+    base: Path, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    out = run / "version_0" / "adapter"
+    assert main(["adapter", "convert", str(file), "--out", str(out), "--base", str(base), *SETTINGS]) == 0
+    for source in (run, run / "version_0"):
+        capsys.readouterr()
+        assert main(["adapter", "inspect", str(source), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["source"] == str(out)
+    (out / "adapter.json").unlink()
+    assert main(["adapter", "inspect", str(run)]) == 1
+    assert f"no adapter.json in {run}, nor in adapter/ of it" in capsys.readouterr().err
+
+
 def test_inspect_reads_a_released_file_as_it_is(
     file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -127,4 +142,4 @@ def test_alpha_must_be_said_for_another_rank(
 
 def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["adapter", "inspect", str(tmp_path / "none.bin")]) == 1
-    assert "there is no file" in capsys.readouterr().err
+    assert f"there is no file or folder {tmp_path / 'none.bin'}; give" in capsys.readouterr().err
