@@ -93,6 +93,8 @@ def check(words: Sequence[str]) -> None:
 
     from crab_lightning.data.check import check_root
 
+    if not args.root.is_dir():
+        raise CheckFailed(f"--root {args.root}: there is no such folder; give the one that holds AVUIE_2/")
     tasks, datasets = _selection(args.config, args.datasets)
     with _Bar() as bar:
         report = check_root(
@@ -111,8 +113,13 @@ def check(words: Sequence[str]) -> None:
     errors, warnings = report.count("error"), report.count("warning")
     if errors:
         where = f"; all of them are in {args.json}" if args.json else "; --json FILE writes all of them"
-        raise CheckFailed(f"{errors:,} errors and {warnings:,} warnings in {args.root}{where}")
-    print(f"{args.root}: no error, {warnings:,} warnings")
+        found = f"{_counted(errors, 'error')} and {_counted(warnings, 'warning')}"
+        raise CheckFailed(f"{found} in {args.root}{where}")
+    print(f"{args.root}: no error, {_counted(warnings, 'warning')}")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 class CheckFailed(ValueError):

@@ -44,6 +44,20 @@ def test_a_bad_root_exits_with_1_and_lists_everything_in_json(
     ]
 
 
+def test_a_single_error_is_counted_as_one(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    next((root / "AVUIE_2/mer24/audio").glob("*.wav")).write_bytes(b"no sound")
+    assert check(root, "--datasets", "mer24", "avcap") == 1
+    assert "1 error and " in capsys.readouterr().err
+
+
+def test_a_missing_root_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(tmp_path / "gone") == 1
+    printed = capsys.readouterr()
+    assert printed.err.count("gone") == 1
+    assert "there is no such folder" in printed.err
+    assert printed.out == ""
+
+
 def test_an_unknown_dataset_is_refused_with_the_known_ones(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
