@@ -30,3 +30,11 @@ def test_other_paradigms_and_strategies_are_refused_by_name(capsys: pytest.Captu
     assert "plan knows the sizes of OmniModule alone" in capsys.readouterr().err
     assert main([*OMNI, "--trainer.strategy=deepspeed"]) == 1
     assert "plan knows: auto, ddp, fsdp2" in capsys.readouterr().err
+
+
+def test_small_model_is_counted_in_millions_and_minutes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--config", "demo.yaml"]) == 0
+    text = capsys.readouterr().out
+    assert " M weights, " in text
+    assert " minutes, evaluation left out" in text
+    assert "0.00 B" not in text
