@@ -59,7 +59,7 @@ def run(words: Sequence[str]) -> None:
         words: The command's name and its options.
 
     Raises:
-        ValueError: If a run has no such results, or a method is not in the paper's tables.
+        ValueError: If a run has no such results or is given twice, or a method is not in the paper's tables.
     """
     args = parser().parse_args(list(words[1:]))
     if args.resamples < 100:
@@ -68,6 +68,9 @@ def run(words: Sequence[str]) -> None:
     from crab_lightning.reports.tables import FORMATS
 
     found = [find_results(path, args.split) for path in args.runs]
+    folders = [run.folder.resolve() for run in found]
+    if twice := [run.folder for run in found if folders.count(run.folder.resolve()) > 1]:
+        raise ValueError(f"{twice[0]} is given twice; a run has no difference to itself")
     runs = _named([replace(run, synthetic=is_synthetic(run.folder)) for run in found])
     methods = None if args.published is None else (args.published or list(_ROWS))
     table = comparison(

@@ -82,13 +82,22 @@ def find_results(path: Path, split: Split = "test") -> FinishedRun:
         raise FileNotFoundError(
             f"no metrics.json in {path} or its version_* folders; run `cli.py test --ckpt_path {path}` first"
         )
-    content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    content = _results_in(folder)
     if split not in content:
+        older = next((p for p in versions if p != folder and split in _results_in(p)), None)
         raise ValueError(
             f"{folder / 'metrics.json'} has results of {', '.join(content) or 'nothing'}, not of '{split}';"
             f" run `cli.py {'test' if split == 'test' else 'validate'} --ckpt_path {folder}`, or give --split"
+            + (f", or {older}, which has them" if older is not None else "")
         )
     return FinishedRun(folder, _name(folder), split, content[split])
+
+
+def _results_in(folder: Path) -> dict[str, Any]:
+    """Return the results of a run folder by split."""
+    path = folder / "metrics.json"
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return content
 
 
 def _name(folder: Path) -> str:

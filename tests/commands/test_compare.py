@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -135,3 +136,18 @@ def test_errors_say_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "--published Crba: the paper's tables have: TimeChat" in compare(
         capsys, str(run), "--published", "Crba"
     )
+
+
+def test_one_run_given_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "a/version_0", "ave", [0.5])
+    assert "version_0 is given twice" in compare(capsys, str(tmp_path / "a"), str(run))
+
+
+def test_older_version_with_the_results_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    older = write_run(tmp_path / "a/version_0", "ave", [0.5])
+    newer = write_run(tmp_path / "a/version_1", "ave", [0.5])
+    (newer / "metrics.json").write_text(json.dumps({"val": {"datasets": {}}}))
+    os.utime(older, (1, 1))
+    said = compare(capsys, str(tmp_path / "a"))
+    assert f"has results of val, not of 'test'; run `cli.py test --ckpt_path {newer}`" in said
+    assert f"or {older}, which has them" in said
