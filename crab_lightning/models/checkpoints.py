@@ -38,15 +38,17 @@ def check_fit(saved: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> Non
         ValueError: If weights are missing, unknown or of another shape.
     """
     missing, unknown = sorted(trained.keys() - saved.keys()), sorted(saved.keys() - trained.keys())
-    shapes = sorted(
-        name for name in trained.keys() & saved.keys() if whole_shape(trained[name]) != saved[name].shape
-    )
-    if missing or unknown or shapes:
+    shapes = [
+        f"{name}: {tuple(saved[name].shape)} in the checkpoint,"
+        f" {tuple(whole_shape(trained[name]))} in the model"
+        for name in sorted(trained.keys() & saved.keys())
+        if whole_shape(trained[name]) != saved[name].shape
+    ]
+    kinds = {"missing": missing, "unknown": unknown, "of another shape": shapes}
+    if found := [f"{len(names)} {kind} (first: {names[0]})" for kind, names in kinds.items() if names]:
         raise ValueError(
-            f"the checkpoint does not fit the model: {len(missing)} weights missing (first: "
-            f"{missing[:1]}), {len(unknown)} unknown (first: {unknown[:1]}), {len(shapes)} of another "
-            f"shape (first: {shapes[:1]}). Give model.adapter the kind, rank, heads and targets "
-            "it was trained with."
+            f"the checkpoint does not fit the model; of its weights, {', '.join(found)}. Give model.adapter"
+            " the kind, rank, heads and targets it was trained with."
         )
 
 
