@@ -20,6 +20,7 @@ from crab_lightning.data.keys import check_datasets, check_numbers, chosen_datas
 from crab_lightning.data.lengths import DIRECT_CHARACTERS, guess_tokens
 from crab_lightning.data.loader import BatchLoader, TrainLoader
 from crab_lightning.data.loading import DropModality, heard_window
+from crab_lightning.data.manifests import manifest_path
 from crab_lightning.data.mixture import Mixture
 from crab_lightning.data.mixture_table import MixtureRow, mixture_rows, mixture_table
 from crab_lightning.data.packed import PackedSamples
@@ -314,8 +315,13 @@ class AVDataModule(lightning.LightningDataModule):
         return self._rows
 
     def _mixture(self) -> Mixture:
+        rows = {name: len(samples) for name, samples in self._read().splits["train"].items()}
+        if not any(rows.values()):
+            files = [str(manifest_path(self.root, spec, "train")) for spec in self.datasets.values()]
+            more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+            raise ValueError(f"nothing to train on: no row to learn from in {', '.join(files[:3])}{more}")
         return Mixture(
-            rows={name: len(samples) for name, samples in self._read().splits["train"].items()},
+            rows=rows,
             weights={name: spec.weight for name, spec in self.datasets.items() if spec.weight is not None},
             temperature=self.temperature,
             epoch_size=self.epoch_size,

@@ -29,7 +29,7 @@ from crab_lightning.data.manifest_files import (
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks.answers import class_index
 
-__all__ = ["ANNOTATIONS", "ManifestError", "RowError", "read_manifest", "survey_manifest"]
+__all__ = ["ANNOTATIONS", "ManifestError", "RowError", "manifest_path", "read_manifest", "survey_manifest"]
 
 _log = logging.getLogger(__name__)
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -118,9 +118,13 @@ def _open(
             f"{where}: layout {layout.name!r} has no {split}.json (none was released); "
             "evaluate it on a part of train.json kept aside"
         )
-    base = root / ANNOTATIONS / (spec.folder or layout.name)
-    path = base / f"{split}.json"
-    return load_rows(path, where, root), _RowReader(path, base, dataset, spec, split, layout, columns)
+    path = manifest_path(root, spec, split)
+    return load_rows(path, where, root), _RowReader(path, path.parent, dataset, spec, split, layout, columns)
+
+
+def manifest_path(root: Path, spec: DatasetSpec, split: Literal["train", "test"]) -> Path:
+    """Return where the manifest of a row under ``data.datasets`` lies."""
+    return root / ANNOTATIONS / (spec.folder or spec.layout) / f"{split}.json"
 
 
 class _RowReader:

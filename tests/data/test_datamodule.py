@@ -41,6 +41,15 @@ def test_training_epoch_is_every_training_row_once(root: Path) -> None:
     assert all(batch.labels is not None and not any(batch.repeated) for batch in batches)
 
 
+def test_nothing_to_train_on_names_the_files(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path / "root")
+    name = next(iter(DATASETS))
+    path = tmp_path / "root/AVUIE_2" / (DATASETS[name].folder or DATASETS[name].layout) / "train.json"
+    path.write_text("[]")
+    with pytest.raises(ValueError, match=f"nothing to train on.*{path}"):
+        ready(tmp_path / "root", name).mixture_table()
+
+
 def test_workers_change_nothing(root: Path) -> None:
     def ids(workers: int) -> list[list[str]]:
         loader = ready(root, "ks s4", num_workers=workers).train_dataloader()
