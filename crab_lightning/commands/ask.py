@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crab_lightning.commands.help_text import Options
+
 if TYPE_CHECKING:
     from crab_lightning.data import AVDataModule
     from crab_lightning.structures import DatasetSpec, Prediction, Sample
@@ -23,7 +25,7 @@ class AskError(ValueError):
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``ask``."""
-    made = argparse.ArgumentParser(
+    made = Options(
         prog="cli.py ask",
         description="Ask a trained run about your own clip, through the code path that trained it.",
     )

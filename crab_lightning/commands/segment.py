@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crab_lightning.commands.help_text import DefaultsShown
+from crab_lightning.commands.help_text import DefaultsShown, Options
 
 if TYPE_CHECKING:
     from crab_lightning.structures import Prediction
@@ -26,7 +25,7 @@ def run(words: Sequence[str]) -> None:
         AskError: If the run knows no such task, or a file is missing or too many.
         ValueError: If the run's task for it is none that points.
     """
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="cli.py segment",
         description="Segment what sounds in a picture or a video, or what an expression names: the trained"
         " run points, SAM2 makes masks at the picture's own size. Of a picture, and of a video with --at_s:"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crab_lightning.commands.help_text import DefaultsShown
+from crab_lightning.commands.help_text import DefaultsShown, Options
 
 if TYPE_CHECKING:
     from crab_lightning.commands.showcase_page import Lane, Panel, Showcase
@@ -29,7 +29,7 @@ _STILLS = 7
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``showcase``."""
-    made = argparse.ArgumentParser(
+    made = Options(
         prog="cli.py showcase",
         description="Ask a trained run everything it was taught about one clip: action, emotion, events on a"
         " timeline, matching, masks, a caption, a question. Writes one page as showcase.png and as"

@@ -15,6 +15,7 @@ from crab_lightning.commands import main
         (["compare", "a", "--form=csv"], "there is no option --form (did you mean --format?)"),
         (["report", "--zzzz"], "there is no option --zzzz; `python cli.py report --help` lists them"),
         (["model", "tiny", "--ou", "x"], "--ou"),
+        (["ask", "--vide=x"], "there is no option --vide (did you mean --video?)"),
         (["plan", "--config", "demo.yaml", "--sample=3"], "there is no key 'sample'"),
     ],
 )
