@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from crab_lightning.commands.config_files import compose
+from crab_lightning.configuration.files import compose
 from crab_lightning.data import AVDataModule
-from crab_lightning.data.mixture import Mixture
-from crab_lightning.data.samplers import TrainBatches
+from crab_lightning.data.sampling.mixture import Mixture
+from crab_lightning.data.sampling.samplers import TrainBatches
 
 WINDOW = 32
 

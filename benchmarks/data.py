@@ -26,9 +26,9 @@ from media import ANSWER, FRAMES, PROMPT, SIZE_PX, load, make_clip, released_fra
 from rich.console import Console
 from rich.table import Table
 
-from crab_lightning.data.cache import MediaCache
-from crab_lightning.data.cache_recipes import VideoRecipe
-from crab_lightning.data.cache_shards import ShardStore
+from crab_lightning.data.cache.recipes import VideoRecipe
+from crab_lightning.data.cache.shards import ShardStore
+from crab_lightning.data.cache.store import MediaCache
 from crab_lightning.data.loading import load_media
 from crab_lightning.media import read_video
 from crab_lightning.processing import NativeProcessor
@@ -106,7 +106,7 @@ def main() -> None:
             make_clip(clips[0], "360p_10s")
         checkpoint = args.checkpoint
         if checkpoint is None:
-            from crab_lightning.models.tiny import make_tiny_native
+            from crab_lightning.mini.checkpoints.native import make_tiny_native
 
             checkpoint = work / "tiny"
             make_tiny_native(checkpoint)

@@ -36,10 +36,10 @@ from rich.console import Console
 from rich.table import Table
 
 from crab_lightning.commands import main as cli
-from crab_lightning.commands.config_files import compose
+from crab_lightning.configuration.files import compose
 from crab_lightning.data import AVDataModule
-from crab_lightning.data.cache_recipes import AudioRecipe, Decoded, ImageRecipe, VideoRecipe
-from crab_lightning.data.manifest_files import ExistingFiles
+from crab_lightning.data.cache.recipes import AudioRecipe, Decoded, ImageRecipe, VideoRecipe
+from crab_lightning.data.manifests.files import ExistingFiles
 from crab_lightning.processing import NativeProcessor
 from crab_lightning.structures import Batch
 

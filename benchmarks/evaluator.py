@@ -29,16 +29,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from crab_lightning.adapters import AdapterConfig, insert_adapters
-from crab_lightning.callbacks import Evaluator, Pictures, RunCheckpoint, RunProgress, TrainScalars
-from crab_lightning.callbacks.figures.matrices import routes_figure
-from crab_lightning.callbacks.figures.sheet import png
-from crab_lightning.callbacks.prediction_files import PredictionFiles
-from crab_lightning.callbacks.routing import RouteMeans
-from crab_lightning.callbacks.scores import DatasetScores
 from crab_lightning.commands import main as command
-from crab_lightning.commands.config_files import compose
+from crab_lightning.configuration.files import compose
+from crab_lightning.dashboards import Pictures, RunProgress, TrainScalars
+from crab_lightning.dashboards.figures.matrices import routes_figure
+from crab_lightning.dashboards.figures.sheet import png
+from crab_lightning.dashboards.routing import RouteMeans
 from crab_lightning.data import AVDataModule
+from crab_lightning.evaluation import Evaluator
+from crab_lightning.evaluation.prediction_files import PredictionFiles
+from crab_lightning.evaluation.scores import DatasetScores
 from crab_lightning.metrics import MaskJF
+from crab_lightning.runs import RunCheckpoint
 from crab_lightning.structures import Batch, Prediction, Sample
 from crab_lightning.tasks.masks import ProtocolJF
 

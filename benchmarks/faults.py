@@ -30,11 +30,11 @@ from rich.console import Console
 from rich.table import Table
 
 from crab_lightning.commands import main as cli
-from crab_lightning.data.cache import MediaCache
-from crab_lightning.data.cache_build import build_cache
-from crab_lightning.data.cache_recipes import plan
+from crab_lightning.data.cache.build import build_cache
+from crab_lightning.data.cache.recipes import plan
+from crab_lightning.data.cache.store import MediaCache
 from crab_lightning.data.loading import LoadedMedia, load_media
-from crab_lightning.data.manifests import read_manifest
+from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.structures import AudioWindow, DatasetSpec, Sample
 
 ROWS = {

@@ -255,7 +255,7 @@ def main() -> None:
         root = Path(folder)
         checkpoint = None
         if args.what == "sample":
-            from crab_lightning.models import make_tiny_native
+            from crab_lightning.mini import make_tiny_native
 
             checkpoint = make_tiny_native(root / "tiny")
         if args.clips:

@@ -26,18 +26,15 @@ from typing import Any
 import torch
 
 from crab_lightning.adapters import AdapterConfig
-from crab_lightning.models import (
-    AVModule,
-    LlmVaModule,
-    OmniModule,
+from crab_lightning.mini import (
     TinyLlmVaConfig,
     TinyNativeConfig,
     TinyVllmAConfig,
-    VllmAModule,
     make_tiny_llm_va,
     make_tiny_native,
     make_tiny_vllm_a,
 )
+from crab_lightning.models import AVModule, LlmVaModule, OmniModule, VllmAModule
 from crab_lightning.models.connectors import ConnectorConfig
 from crab_lightning.structures import Batch, Example, Media, Sample
 

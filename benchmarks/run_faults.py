@@ -17,8 +17,8 @@ import torch
 from short_runs import Runs, cpu_of_children_s, differing
 
 from crab_lightning.adapters import checkpoint as adapter_files
-from crab_lightning.callbacks.checkpoint_files import damage_of
-from crab_lightning.callbacks.run_folder import ADAPTER, LAST, PREVIOUS
+from crab_lightning.runs.checkpoint_files import damage_of
+from crab_lightning.runs.run_folder import ADAPTER, LAST, PREVIOUS
 
 Found = tuple[str, str]
 

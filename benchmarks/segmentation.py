@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from crab_lightning.mini.world import rng_for
+from crab_lightning.mini.pretrain.sam2 import draw_case
+from crab_lightning.mini.world.scenes import rng_for
 from crab_lightning.segmentation import MaskRequest, Sam2Decoder, prompt_of
-from crab_lightning.segmentation.mini_sam2 import draw_case
 
 
 def seconds(run: Callable[[], Any], rounds: int) -> float:
@@ -72,7 +72,7 @@ def scored(decoder: Sam2Decoder, cases: list[Any], folder: Path) -> tuple[float,
         image = place / "frames" / "0.png"
         sample = Sample(f"s4/{i}", "s4", "segmentation", "test", str(i), images=(image,), fields=fields)
         predictions.append(Prediction(sample, text))
-    from crab_lightning.callbacks.scores import DatasetScores
+    from crab_lightning.evaluation.scores import DatasetScores
 
     scores = DatasetScores("s4", task, spec)
     scores.folder = folder / "run"

@@ -20,8 +20,8 @@ import lightning.pytorch  # noqa: F401 - before the forks, which then have it
 import torch
 
 import crab_lightning.models
-from crab_lightning.callbacks.run_folder import LAST, PREVIOUS
 from crab_lightning.commands import main as cli
+from crab_lightning.runs.run_folder import LAST, PREVIOUS
 
 crab_lightning.models.OmniModule  # noqa: B018 - loads transformers
 

@@ -24,9 +24,10 @@ import torch
 from torch import nn
 
 from crab_lightning.adapters import AdapterConfig, LoRALinear
-from crab_lightning.models import OmniModule, TinyNativeConfig
-from crab_lightning.models.tiny import thinker_config
-from crab_lightning.models.tokenizer import train_tokenizer
+from crab_lightning.mini import TinyNativeConfig
+from crab_lightning.mini.checkpoints.native import thinker_config
+from crab_lightning.mini.checkpoints.tokenizer import train_tokenizer
+from crab_lightning.models import OmniModule
 from crab_lightning.structures import Batch, Sample
 
 # Dense bf16 rates of the data sheets, without sparsity.

@@ -204,7 +204,7 @@ def test_fit_fills_the_run_folder(trained: Path) -> None:
 
 
 def test_resolved_config_holds_the_closed_sets(trained: Path) -> None:
-    from crab_lightning.commands.config_files import compose
+    from crab_lightning.configuration.files import compose
 
     data = compose([trained / "config.yaml"])["data"]
     assert data["only"] == ["a2v", "avqa_thu", "ave", "ref_avs"]
@@ -212,7 +212,7 @@ def test_resolved_config_holds_the_closed_sets(trained: Path) -> None:
 
 
 def test_resolved_config_keeps_the_rows_left_out_for_later_questions(trained: Path) -> None:
-    from crab_lightning.commands.config_files import compose
+    from crab_lightning.configuration.files import compose
 
     assert len(compose([trained / "config.yaml"])["data"]["datasets"]) == 19
 

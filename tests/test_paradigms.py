@@ -11,20 +11,13 @@ import pytest
 import torch
 
 from crab_lightning.adapters import AdapterConfig
-from crab_lightning.callbacks import Evaluator, RunCheckpoint
 from crab_lightning.commands import main
 from crab_lightning.data import AVDataModule, CaptionDataModule, CaptionSource
-from crab_lightning.models import (
-    AVModule,
-    LlmVaModule,
-    OmniModule,
-    TinyLlmVaConfig,
-    VllmAModule,
-    make_tiny_llm_va,
-    make_tiny_native,
-    make_tiny_vllm_a,
-)
+from crab_lightning.evaluation import Evaluator
+from crab_lightning.mini import TinyLlmVaConfig, make_tiny_llm_va, make_tiny_native, make_tiny_vllm_a
+from crab_lightning.models import AVModule, LlmVaModule, OmniModule, VllmAModule
 from crab_lightning.models.connectors import ConnectorConfig
+from crab_lightning.runs import RunCheckpoint
 from tests.data.world import DATASETS, SIZE_PX, TASKS, write_root
 
 SEGMENTS = ConnectorConfig(queries=2, hidden=16, heads=2, ffn=24)

@@ -105,7 +105,7 @@ def inspect(words: Sequence[str]) -> None:
     )
     from crab_lightning.adapters.figures import folder_figures, tower_figures
     from crab_lightning.adapters.released import open_released, released_figures
-    from crab_lightning.callbacks.run_folder import find_adapter
+    from crab_lightning.runs.run_folder import find_adapter
 
     about: dict[str, Any]
     if not args.source.is_file():

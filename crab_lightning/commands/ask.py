@@ -6,21 +6,18 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from crab_lightning.commands.help_text import Options
+from crab_lightning.inference import question
 
 if TYPE_CHECKING:
     from crab_lightning.data import AVDataModule
-    from crab_lightning.structures import DatasetSpec, Prediction, Sample
+    from crab_lightning.structures import Prediction
 
 _TEXT_FIELDS = ("question", "options", "expression")
-
-
-class AskError(ValueError):
-    """A question that cannot be put: a file, text or task is missing, or there is one too many."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -64,7 +61,7 @@ def run(words: Sequence[str]) -> None:
     for path in (*args.video, *args.audio, *([args.image] if args.image else [])):
         if not path.is_file():
             raise FileNotFoundError(f"{path} is not a file")
-    from crab_lightning.commands.loading import load_run
+    from crab_lightning.inference.loading import load_run
 
     texts = {name: value for name in _TEXT_FIELDS if (value := getattr(args, name)) is not None}
     moments = {"before training": False, "after training": True} if args.before else {"": True}
@@ -73,204 +70,18 @@ def run(words: Sequence[str]) -> None:
         if args.max_new_tokens is not None:
             model.max_new_tokens = args.max_new_tokens
         with tempfile.TemporaryDirectory() as scratch:
-            name = choose_dataset(data, args.task, args.dataset, len(args.video), len(args.audio), texts)
+            name = question.choose_dataset(
+                data, args.task, args.dataset, len(args.video), len(args.audio), texts
+            )
             spec, at_s = data.datasets[name], args.at_s
-            sample = make_sample(name, spec, args.video, args.image, args.audio, at_s, texts, Path(scratch))
+            sample = question.make_sample(
+                name, spec, args.video, args.image, args.audio, at_s, texts, Path(scratch)
+            )
             began = time.perf_counter()
-            answer = put(model, data, sample)
+            answer = question.put(model, data, sample)
             seconds = time.perf_counter() - began
         show(data, answer, seconds, as_json=args.json, moment=moment)
         del model
-
-
-def choose_dataset(
-    data: AVDataModule,
-    task: str,
-    dataset: str | None,
-    videos: int,
-    audios: int,
-    texts: Mapping[str, Any],
-) -> str:
-    """Return the dataset whose row and layout fit what was given.
-
-    Args:
-        data: Holds tasks and rows.
-        task: Key of a task or dataset, the start of one task's key, or its initials.
-        dataset: Key of a dataset, when the user named one.
-        videos: Number of videos given.
-        audios: Number of sound files given.
-        texts: Question, options and expression, those that were given.
-
-    Raises:
-        AskError: If nothing fits; the message says what is there.
-    """
-    if dataset is None and task in data.datasets:
-        dataset = task
-    if dataset is not None:
-        if dataset not in data.datasets:
-            raise AskError(f"--dataset {dataset}: this run has {', '.join(data.datasets)}")
-        return dataset
-    key = _task_key(task, list(data.tasks))
-    rows = [name for name, spec in data.datasets.items() if spec.task == key]
-    if not rows:
-        raise AskError(f"--task {task}: no dataset of this run has the task {key}")
-
-    def misfit(name: str) -> tuple[bool, bool]:
-        needs_videos, _, needs_audios, needs_texts = needs(data.datasets[name])
-        return needs_texts != set(texts), (needs_videos > 1) != (videos > 1) or (needs_audios > 1) != (
-            audios > 1
-        )
-
-    return min(rows, key=misfit)
-
-
-def _task_key(task: str, known: list[str]) -> str:
-    for matches in (
-        [key for key in known if key == task],
-        [key for key in known if "".join(word[0] for word in key.split("_")) == task],
-        [key for key in known if key.startswith(task)],
-    ):
-        if len(matches) == 1:
-            return matches[0]
-    raise AskError(f"--task {task}: this run has {', '.join(known)}")
-
-
-def needs(spec: DatasetSpec) -> tuple[int, int, int, set[str]]:
-    """Return how many videos, images and sounds a row's samples have, and which texts they are asked with."""
-    from crab_lightning.data.layouts import LAYOUTS
-
-    columns = LAYOUTS[spec.layout].train
-    texts = {column.field for column in columns.columns if column.field in _TEXT_FIELDS}
-    return len(columns.videos), len(columns.images), len(columns.audios), texts
-
-
-def make_sample(
-    dataset: str,
-    spec: DatasetSpec,
-    videos: Sequence[Path],
-    image: Path | None,
-    audios: Sequence[Path],
-    at_s: float | None,
-    texts: Mapping[str, Any],
-    scratch: Path,
-) -> Sample:
-    """Return a sample of a dataset made from a user's files.
-
-    Args:
-        dataset: Key of the dataset.
-        spec: Its row.
-        videos: Video files, in order.
-        image: Picture for an image task; a frame of the first video when ``None``.
-        audios: Sound files, in order; the videos' own tracks when empty.
-        at_s: Second of the clip that an image task looks at and listens to; its middle when ``None``.
-        texts: Question, options and expression.
-        scratch: Folder for a frame taken out of a video; has to outlive the sample.
-
-    Raises:
-        AskError: If files or texts do not fit the task.
-    """
-    from crab_lightning.structures import Sample
-
-    need_videos, need_images, need_audios, need_texts = needs(spec)
-    if missing := sorted(need_texts - set(texts)):
-        raise AskError(f"task {spec.task} ({dataset}) needs --{' and --'.join(missing)}")
-    if extra := sorted(set(texts) - need_texts):
-        raise AskError(f"task {spec.task} ({dataset}) takes no --{' and no --'.join(extra)}")
-    if image is not None and not need_images:
-        raise AskError(f"task {spec.task} ({dataset}) takes no --image")
-    if not audios:
-        if len(videos) < need_audios:
-            raise AskError(
-                f"task {spec.task} ({dataset}) needs {_media(need_videos, need_images, need_audios)}"
-            )
-        audios = videos[:need_audios]
-    images: list[Path] = []
-    unit = None
-    if need_images:
-        images, unit = _picture(spec, image, videos, audios[0], at_s, scratch)
-        videos = []
-    for kind, given, needed in (("video", videos, need_videos), ("audio", audios, need_audios)):
-        if len(given) != needed:
-            raise AskError(
-                f"task {spec.task} ({dataset}) takes {needed} --{kind} file(s); {len(given)} given"
-            )
-    fields = dict(texts)
-    if "options" in fields:
-        fields["options_text"] = str(list(fields["options"]))  # the way training prompts print them
-    return Sample(
-        id=f"{dataset}/ask",
-        dataset=dataset,
-        task=spec.task,
-        split="test",
-        clip="ask",
-        videos=tuple(videos),
-        images=tuple(images),
-        audios=tuple(audios),
-        unit=unit,
-        fields=fields,
-    )
-
-
-def _media(videos: int, images: int, audios: int) -> str:
-    """Return which files a task is asked with."""
-    if images:
-        return "--video, or --image with --audio"
-    seen, heard = (
-        f"{n} --{kind}" if n > 1 else f"--{kind}" for n, kind in ((videos, "video"), (audios, "audio"))
-    )
-    return f"{seen} and {heard}" if audios > videos else f"{seen}, and {heard} where it has no sound"
-
-
-def _picture(
-    spec: DatasetSpec,
-    image: Path | None,
-    videos: Sequence[Path],
-    audio: Path,
-    at_s: float | None,
-    scratch: Path,
-) -> tuple[list[Path], int | None]:
-    """Return the picture of an image task, and the audio unit that belongs to it."""
-    from crab_lightning.media import probe, read_audio
-    from crab_lightning.structures import SAMPLE_RATE_HZ
-
-    if image is None and not videos:
-        raise AskError(f"task {spec.task} needs --image or --video")
-    duration_s = probe(audio).duration_s
-    if duration_s is None:  # the header does not say: count
-        duration_s = len(read_audio(audio)) / SAMPLE_RATE_HZ
-    moment_s = duration_s / 2 if at_s is None else at_s
-    if not 0 <= moment_s <= duration_s:
-        raise AskError(f"--at_s {moment_s:g}: the clip lasts {duration_s:g} s")
-    if image is None:
-        image = _frame(videos[0], moment_s, scratch)
-    if spec.audio.kind != "one_unit":
-        return [image], None
-    return [image], min(int(moment_s / duration_s * spec.audio.units), spec.audio.units - 1)
-
-
-def _frame(video: Path, moment_s: float, scratch: Path) -> Path:
-    """Write the frame nearest to a moment, at full size, and return its path."""
-    from PIL import Image
-
-    from crab_lightning.media import read_video
-
-    clip = read_video(video, frames=32, size_px=None)
-    nearest = int((clip.times_s - moment_s).abs().argmin())
-    path = scratch / "frame.png"
-    Image.fromarray(clip.frames[nearest].permute(1, 2, 0).numpy()).save(path)
-    return path
-
-
-def put(model: Any, data: AVDataModule, sample: Sample) -> Prediction:
-    """Answer one sample through the data set and processor that training uses."""
-    from crab_lightning.data.dataset import AVDataset
-
-    dataset = AVDataset(
-        [sample], data.tasks, data.datasets, data.processor, geometry=data.geometry, with_target=False
-    )
-    batch = data.processor.collate([dataset[0]])
-    prediction: Prediction = model.generate(batch.to(model.device))[0]
-    return prediction
 
 
 def show(data: AVDataModule, answer: Prediction, seconds: float, *, as_json: bool, moment: str = "") -> None:

@@ -71,7 +71,7 @@ def run(words: Sequence[str]) -> None:
 
     from crab_lightning.captioners import find_clips, write_captions
     from crab_lightning.commands.data import _Bar
-    from crab_lightning.data.stage1_files import read_segments
+    from crab_lightning.data.captions.files import read_segments
 
     listed = None
     if args.audioset is not None:

@@ -108,7 +108,7 @@ def comparison(
     Raises:
         ValueError: If a method is in none of the paper's tables.
     """
-    from crab_lightning.callbacks.tables import DISPLAY_NAMES
+    from crab_lightning.evaluation.tables import DISPLAY_NAMES
     from crab_lightning.reports.published import published_figures, published_source
     from crab_lightning.reports.tables import PlainTable, percent
 

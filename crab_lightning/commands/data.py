@@ -91,7 +91,7 @@ def check(words: Sequence[str]) -> None:
 
     from rich.console import Console
 
-    from crab_lightning.data.check import check_root
+    from crab_lightning.data.check.run import check_root
 
     if not args.root.is_dir():
         raise CheckFailed(f"--root {args.root}: there is no such folder; give the one that holds AVUIE_2/")
@@ -173,7 +173,7 @@ def cache(words: Sequence[str]) -> None:
     )
     args = parser.parse_args(list(words))
 
-    from crab_lightning.data.cache_build import build_cache
+    from crab_lightning.data.cache.build import build_cache
 
     _, datasets = _selection(args.config, args.datasets)
     folder = args.root / "media_cache" if args.cache is None else args.cache
@@ -220,8 +220,8 @@ def _selection(
     """Return the tasks and the chosen rows of a config."""
     from jsonargparse import ArgumentParser
 
-    from crab_lightning.commands.config_files import ConfigError, compose
-    from crab_lightning.data.keys import check_datasets
+    from crab_lightning.configuration.files import ConfigError, compose
+    from crab_lightning.data.manifests.keys import check_datasets
     from crab_lightning.structures import DatasetSpec
     from crab_lightning.tasks.base import Task
 

@@ -17,19 +17,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
-from crab_lightning.callbacks import (
-    Evaluator,
-    RunCheckpoint,
-    RunProgress,
-    TrainScalars,
-    find_checkpoint,
-    find_run,
-)
-from crab_lightning.callbacks.run_folder import AUTO, LAST, PREVIOUS
-from crab_lightning.commands.config_files import ConfigError
 from crab_lightning.commands.mistakes import explained, useful
+from crab_lightning.configuration.files import ConfigError
+from crab_lightning.dashboards import RunProgress, TrainScalars
 from crab_lightning.data import AVDataModule, CaptionDataModule
+from crab_lightning.evaluation import Evaluator
 from crab_lightning.models import AVModule
+from crab_lightning.runs import RunCheckpoint, find_checkpoint, find_run
+from crab_lightning.runs.run_folder import AUTO, LAST, PREVIOUS
 
 _ABOUT = {
     "fit": "Train adapters on a mixture of datasets and write a run folder, e.g. python cli.py fit --config"

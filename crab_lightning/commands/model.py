@@ -73,7 +73,7 @@ def pocket(words: Sequence[str]) -> None:
     """
     from jsonargparse import ArgumentParser
 
-    from crab_lightning.models import PocketTowers, make_pocket
+    from crab_lightning.mini import PocketTowers, make_pocket
 
     parser = ArgumentParser(
         allow_abbrev=False,
@@ -134,7 +134,7 @@ def pretrain(words: Sequence[str]) -> None:
     """
     from jsonargparse import ArgumentParser
 
-    from crab_lightning.pretrain import PretrainConfig, pretrain_mini
+    from crab_lightning.mini import PretrainConfig, pretrain_mini
 
     parser = ArgumentParser(
         allow_abbrev=False,
@@ -172,7 +172,7 @@ def encoders(words: Sequence[str]) -> None:
     add("--workers", type=int, default=0, help="processes that draw beside the training one")
     args = parser.parse_args(list(words))
 
-    from crab_lightning.pretrain import pretrain_encoders
+    from crab_lightning.mini import pretrain_encoders
 
     pretrain_encoders(
         args.folder,

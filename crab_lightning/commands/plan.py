@@ -11,8 +11,8 @@ from crab_lightning.commands.help_text import Options
 from crab_lightning.commands.trainer import one_config
 
 if TYPE_CHECKING:
-    from crab_lightning.commands.plan_memory import Setting, Sharding
-    from crab_lightning.commands.plan_shape import Shape
+    from crab_lightning.planning.memory import Setting, Sharding
+    from crab_lightning.planning.shape import Shape
 
 _EXPLANATION = """\
 Says what one device has to hold, how long a step and the run take, and which key to turn when it does not
@@ -81,7 +81,7 @@ def run(words: Sequence[str]) -> None:
         )
     init = config.model.init_args
     from crab_lightning.adapters import AdapterConfig
-    from crab_lightning.commands.plan_shape import measure
+    from crab_lightning.planning.shape import measure
 
     adapter = None if init.adapter is None else AdapterConfig(**dict(init.adapter))
     shape = measure(str(init.pretrained), adapter)
@@ -103,7 +103,7 @@ def _parsed(words: list[str]) -> Any:
 
 
 def _setting(config: Any, args: argparse.Namespace) -> Setting:
-    from crab_lightning.commands.plan_memory import Setting
+    from crab_lightning.planning.memory import Setting
 
     init, data, trainer = config.model.init_args, config.data, config.trainer
     optimizer = str(init.optimizer.class_path).rpartition(".")[2] if init.optimizer else "AdamW"
@@ -155,7 +155,7 @@ def _print(shape: Shape, setting: Setting, limit: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from crab_lightning.commands.plan_memory import knobs, memory, pace
+    from crab_lightning.planning.memory import knobs, memory, pace
 
     s = setting
     console = Console()

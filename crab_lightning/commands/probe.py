@@ -57,8 +57,8 @@ def run(words: Sequence[str]) -> None:
     taken = ("--data.drop_modality", "--data.audio_swap", "--run.", "--ckpt_path")
     if wrong := [word for word in rest if word.startswith(taken)]:
         raise ValueError(f"{wrong[0].split('=')[0]} is set by `probe` itself; leave it out")
-    from crab_lightning.callbacks.run_folder import find_checkpoint, find_run
     from crab_lightning.commands import trainer
+    from crab_lightning.runs.run_folder import find_checkpoint, find_run
 
     checkpoint = find_checkpoint(args.run)
     home = args.out or ((found := find_run(checkpoint)) and found / "probe")
@@ -95,7 +95,7 @@ def summarise(home: Path) -> None:
 
 def _add_majority(table: PlainTable, intact: FinishedRun) -> None:
     """Add the score of the most frequent training answer: a condition near it leaves nothing to go by."""
-    from crab_lightning.callbacks.tables import DISPLAY_NAMES
+    from crab_lightning.evaluation.tables import DISPLAY_NAMES
     from crab_lightning.reports.tables import percent
 
     known = {

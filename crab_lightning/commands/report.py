@@ -105,7 +105,7 @@ def _root(run: FinishedRun, config: Path | None, notes: list[str]) -> Path | Non
 
 
 def _part(run: FinishedRun, dataset: str, config: Path | None, root: Path | None, most: int) -> DatasetPart:
-    from crab_lightning.callbacks.tables import DISPLAY_NAMES
+    from crab_lightning.evaluation.tables import DISPLAY_NAMES
     from crab_lightning.reports.page import DatasetPart
 
     entry, records = run.datasets[dataset], run.records(dataset)

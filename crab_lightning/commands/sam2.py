@@ -27,7 +27,7 @@ def mini(words: Sequence[str]) -> None:
     parser.add_argument("--steps", type=int, default=1500, help="steps after which training ends")
     args = parser.parse_args(list(words))
 
-    from crab_lightning.segmentation.mini_sam2 import MiniSam2Recipe, train_mini_sam2
+    from crab_lightning.mini.pretrain.sam2 import MiniSam2Recipe, train_mini_sam2
 
     if (args.out / "config.json").exists():
         raise FileExistsError(f"--out {args.out} holds a model already; name a new folder")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.help_text import DefaultsShown, Options
-from crab_lightning.data.manifest_files import ANNOTATIONS
+from crab_lightning.data.manifests.files import ANNOTATIONS
 
 if TYPE_CHECKING:
     from crab_lightning.data import AVDataModule
@@ -69,8 +69,8 @@ def run(words: Sequence[str]) -> None:
         raise FileNotFoundError(f"--predictions {args.predictions} is not a file")
     if not (args.root / ANNOTATIONS).is_dir():
         raise FileNotFoundError(f"--root {args.root} holds no {ANNOTATIONS}/; give the folder that does")
-    from crab_lightning.callbacks.scores import DatasetScores
-    from crab_lightning.callbacks.weighing import scores_of
+    from crab_lightning.evaluation.likelihoods import scores_of
+    from crab_lightning.evaluation.scores import DatasetScores
     from crab_lightning.reports.answer_files import answer_text, join_answers, read_answers
     from crab_lightning.structures import Prediction
 
@@ -128,7 +128,7 @@ def load_dataset(
     """
     from jsonargparse import ArgumentParser
 
-    from crab_lightning.commands.config_files import ConfigError, compose
+    from crab_lightning.configuration.files import ConfigError, compose
     from crab_lightning.data import AVDataModule
 
     content = compose([config])
@@ -171,7 +171,7 @@ def read_rows_of(
         asked: of the test file, or of the training file where asked or where there is no other.
     """
     from crab_lightning.data import has_test, read_manifest
-    from crab_lightning.data.rows import limited
+    from crab_lightning.data.manifests.rows import limited
 
     spec = data.datasets[dataset]
     task = data.tasks[spec.task]
@@ -205,7 +205,7 @@ def write_run(
     whole: bool,
 ) -> None:
     """Add a dataset's scores to a folder that reads like a run folder."""
-    from crab_lightning.callbacks.scores import mean_headline
+    from crab_lightning.evaluation.scores import mean_headline
 
     path = folder / "metrics.json"
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -238,7 +238,7 @@ def _majority(task: Task[Any], train: Sequence[Sample], spec: DatasetSpec) -> An
 
 
 def _print(args: argparse.Namespace, result: dict[str, Any], joined: Joined) -> None:
-    from crab_lightning.callbacks.tables import print_results
+    from crab_lightning.evaluation.tables import print_results
 
     print_results({args.dataset: result}, str(args.predictions))
     print(f"Joined by {joined.by}: {len(joined.answers):,} of {joined.records:,} records.", end=" ")

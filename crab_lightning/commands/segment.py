@@ -62,7 +62,7 @@ def run(words: Sequence[str]) -> None:
             f"--asks {args.asks} and --fps {args.fps}: the first begins at 1, the second above 0"
         )
     whole = args.video is not None and args.image is None and args.at_s is None
-    from crab_lightning.commands.loading import device_of, load_run
+    from crab_lightning.inference.loading import device_of, load_run
 
     args.device = device_of(args.device)
     if whole:
@@ -70,7 +70,7 @@ def run(words: Sequence[str]) -> None:
 
         Sam2Tracker(args.sam2, args.device).load()  # weights that cannot do it are told before anything else
 
-    from crab_lightning.commands.ask import choose_dataset, make_sample, put
+    from crab_lightning.inference.question import choose_dataset, make_sample, put
     from crab_lightning.segmentation import Sam2Decoder, save_figure
     from crab_lightning.tasks import Segmentation
     from crab_lightning.tasks.masks import MaskMaker
@@ -85,7 +85,7 @@ def run(words: Sequence[str]) -> None:
             f"dataset {name} has the task {data.datasets[name].task}, which gives no points to segment by"
         )
     if whole:
-        from crab_lightning.commands.segment_video import follow
+        from crab_lightning.inference.segment_video import follow
 
         follow(args, model, data, name, task)
         return

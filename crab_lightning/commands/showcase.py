@@ -63,8 +63,8 @@ class Asker:
 
     def panel(self, key: str, dataset: str) -> Panel:
         """Ask one task and return what the page shows of it."""
-        from crab_lightning.commands.ask import AskError, put
         from crab_lightning.commands.showcase_page import Panel
+        from crab_lightning.inference.question import AskError, put
         from crab_lightning.media import MediaError
 
         task, spec = self.data.tasks[key], self.data.datasets[dataset]
@@ -95,7 +95,7 @@ class Asker:
         return panel
 
     def _sample(self, dataset: str, spec: DatasetSpec) -> Sample:
-        from crab_lightning.commands.ask import AskError, make_sample, needs
+        from crab_lightning.inference.question import AskError, make_sample, needs
 
         args = self.args
         videos, _, audios, wanted = needs(spec)
@@ -157,9 +157,9 @@ def run(words: Sequence[str]) -> None:
     for path in (args.video, args.audio, args.other):
         if path is not None and not path.is_file():
             raise FileNotFoundError(f"{path} is not a file")
-    from crab_lightning.commands.loading import load_run
     from crab_lightning.commands.showcase_html import html_page
     from crab_lightning.commands.showcase_page import TITLES, page_figure
+    from crab_lightning.inference.loading import load_run
     from crab_lightning.segmentation import save_figure
 
     model, data = load_run(args.checkpoint, args.config, args.device)
@@ -205,7 +205,7 @@ def datasets_of(data: AVDataModule, wanted: Sequence[str]) -> list[tuple[str, st
 
 
 def _texts(spec: DatasetSpec) -> set[str]:
-    from crab_lightning.commands.ask import needs
+    from crab_lightning.inference.question import needs
 
     return needs(spec)[3]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from crab_lightning.callbacks.run_folder import AUTO, find_checkpoint, find_run
-from crab_lightning.commands.config_files import ConfigError, compose, find_config
+from crab_lightning.configuration.files import ConfigError, compose, find_config
+from crab_lightning.runs.run_folder import AUTO, find_checkpoint, find_run
 
 
 def run(words: Sequence[str]) -> None:

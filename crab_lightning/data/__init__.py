@@ -1,75 +1,30 @@
 """AV-UIE v2 on disk to batches: manifests, splits, the mixture and the one DataModule."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from crab_lightning.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from crab_lightning.data.datamodule import AVDataModule
-    from crab_lightning.data.dataset import AVDataset
-    from crab_lightning.data.layouts import LAYOUTS, has_test
-    from crab_lightning.data.loader import BatchLoader, TrainLoader
-    from crab_lightning.data.loading import LoadedMedia, SampleError, load_media
-    from crab_lightning.data.manifests import ManifestError, read_manifest
-    from crab_lightning.data.mixture import Mixture
-    from crab_lightning.data.mixture_table import MixtureRow
-    from crab_lightning.data.samplers import Draw, EvalBatches, TrainBatches
-    from crab_lightning.data.split import carve_validation
-    from crab_lightning.data.stage1 import CaptionDataModule
-    from crab_lightning.data.stage1_files import CaptionSource, read_captions, read_segments
+    from crab_lightning.data.captions.datamodule import CaptionDataModule as CaptionDataModule
+    from crab_lightning.data.captions.files import CaptionSource as CaptionSource
+    from crab_lightning.data.captions.files import read_captions as read_captions
+    from crab_lightning.data.captions.files import read_segments as read_segments
+    from crab_lightning.data.datamodule import AVDataModule as AVDataModule
+    from crab_lightning.data.dataset import AVDataset as AVDataset
+    from crab_lightning.data.loader import BatchLoader as BatchLoader
+    from crab_lightning.data.loader import TrainLoader as TrainLoader
+    from crab_lightning.data.loading import LoadedMedia as LoadedMedia
+    from crab_lightning.data.loading import SampleError as SampleError
+    from crab_lightning.data.loading import load_media as load_media
+    from crab_lightning.data.manifests.layouts import LAYOUTS as LAYOUTS
+    from crab_lightning.data.manifests.layouts import has_test as has_test
+    from crab_lightning.data.manifests.reader import ManifestError as ManifestError
+    from crab_lightning.data.manifests.reader import read_manifest as read_manifest
+    from crab_lightning.data.manifests.split import carve_validation as carve_validation
+    from crab_lightning.data.sampling.mixture import Mixture as Mixture
+    from crab_lightning.data.sampling.mixture_table import MixtureRow as MixtureRow
+    from crab_lightning.data.sampling.samplers import Draw as Draw
+    from crab_lightning.data.sampling.samplers import EvalBatches as EvalBatches
+    from crab_lightning.data.sampling.samplers import TrainBatches as TrainBatches
 
-# The DataModule imports Lightning, which takes seconds: only when it is asked for.
-_HOMES = {
-    "AVDataModule": "datamodule",
-    "AVDataset": "dataset",
-    "BatchLoader": "loader",
-    "CaptionDataModule": "stage1",
-    "CaptionSource": "stage1_files",
-    "Draw": "samplers",
-    "EvalBatches": "samplers",
-    "LAYOUTS": "layouts",
-    "LoadedMedia": "loading",
-    "ManifestError": "manifests",
-    "Mixture": "mixture",
-    "MixtureRow": "mixture_table",
-    "SampleError": "loading",
-    "TrainBatches": "samplers",
-    "TrainLoader": "loader",
-    "carve_validation": "split",
-    "has_test": "layouts",
-    "load_media": "loading",
-    "read_captions": "stage1_files",
-    "read_manifest": "manifests",
-    "read_segments": "stage1_files",
-}
-
-__all__ = [
-    "LAYOUTS",
-    "AVDataModule",
-    "AVDataset",
-    "BatchLoader",
-    "CaptionDataModule",
-    "CaptionSource",
-    "Draw",
-    "EvalBatches",
-    "LoadedMedia",
-    "ManifestError",
-    "Mixture",
-    "MixtureRow",
-    "SampleError",
-    "TrainBatches",
-    "TrainLoader",
-    "carve_validation",
-    "has_test",
-    "load_media",
-    "read_captions",
-    "read_manifest",
-    "read_segments",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __all__ = lazy_exports(__name__, __file__)

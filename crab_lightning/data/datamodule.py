@@ -13,21 +13,21 @@ import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from numpy.typing import NDArray
 
-from crab_lightning.data.cache import MediaCache
+from crab_lightning.data.cache.store import MediaCache
 from crab_lightning.data.dataset import AVDataset, target_policy
-from crab_lightning.data.epoch_limits import renew_limits
-from crab_lightning.data.keys import check_datasets, check_numbers, chosen_datasets
-from crab_lightning.data.lengths import DIRECT_CHARACTERS, guess_tokens
 from crab_lightning.data.loader import BatchLoader, TrainLoader
 from crab_lightning.data.loading import DropModality, heard_window
-from crab_lightning.data.manifests import manifest_path
-from crab_lightning.data.mixture import Mixture
-from crab_lightning.data.mixture_table import MixtureRow, mixture_rows, mixture_table
-from crab_lightning.data.packed import PackedSamples
+from crab_lightning.data.manifests.keys import check_datasets, check_numbers, chosen_datasets
+from crab_lightning.data.manifests.reader import manifest_path
+from crab_lightning.data.manifests.rows import Rows, read_rows
 from crab_lightning.data.quarantine import FILE_NAME, OnError, Quarantine
-from crab_lightning.data.rows import Rows, read_rows
-from crab_lightning.data.samplers import EvalBatches, TrainBatches
-from crab_lightning.data.subset import balanced_subset
+from crab_lightning.data.sampling.epoch_limits import renew_limits
+from crab_lightning.data.sampling.lengths import DIRECT_CHARACTERS, guess_tokens
+from crab_lightning.data.sampling.mixture import Mixture
+from crab_lightning.data.sampling.mixture_table import MixtureRow, mixture_rows, mixture_table
+from crab_lightning.data.sampling.packed import PackedSamples
+from crab_lightning.data.sampling.samplers import EvalBatches, TrainBatches
+from crab_lightning.data.sampling.subset import balanced_subset
 from crab_lightning.media import MediaLimits, Resizer
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.structures import DatasetSpec, Sample, Split

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Dataset
 
-from crab_lightning.data.cache import MediaCache
+from crab_lightning.data.cache.store import MediaCache
 from crab_lightning.data.deadline import deadline
 from crab_lightning.data.loading import (
     DropModality,
@@ -18,8 +18,8 @@ from crab_lightning.data.loading import (
     without,
 )
 from crab_lightning.data.quarantine import BROKEN_CLIP, Quarantine
-from crab_lightning.data.samplers import Draw
-from crab_lightning.data.seeding import Indices, unit_hash
+from crab_lightning.data.sampling.samplers import Draw
+from crab_lightning.data.sampling.seeding import Indices, unit_hash
 from crab_lightning.data.swap import swapped_audio, with_sound_of
 from crab_lightning.media import MediaLimits, Resizer
 from crab_lightning.processing import Geometry

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from crab_lightning.data.dataset import AVDataset
-from crab_lightning.data.samplers import EvalBatches, TrainBatches
+from crab_lightning.data.sampling.samplers import EvalBatches, TrainBatches
 from crab_lightning.structures import Batch, Encoded
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from crab_lightning import media
-from crab_lightning.data.cache import MediaCache
-from crab_lightning.data.cache_recipes import Decoded, Recipe, plan
+from crab_lightning.data.cache.recipes import Decoded, Recipe, plan
+from crab_lightning.data.cache.store import MediaCache
 from crab_lightning.processing import Geometry
 from crab_lightning.structures import (
     AudioWindow,

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from crab_lightning.data.deadline import LoadTimeout
-from crab_lightning.data.seeding import Indices, stable_hash
+from crab_lightning.data.sampling.seeding import Indices, stable_hash
 from crab_lightning.media import AudioWindowError, MediaError
 from crab_lightning.structures import Sample
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crab_lightning.data.seeding import Indices, stable_hash
+from crab_lightning.data.sampling.seeding import Indices, stable_hash
 from crab_lightning.structures import Sample
 
 

@@ -1,40 +1,17 @@
 """Audio encoders that transformers does not have; they know no language model."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from crab_lightning.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from crab_lightning.encoders.beats import Beats, BeatsConfig
-    from crab_lightning.encoders.beats_files import BeatsFileError, load_beats, save_beats
-    from crab_lightning.encoders.fbank import beats_fbank, beats_tokens, fbank_frames
+    from crab_lightning.encoders.beats import Beats as Beats
+    from crab_lightning.encoders.beats import BeatsConfig as BeatsConfig
+    from crab_lightning.encoders.beats_files import BeatsFileError as BeatsFileError
+    from crab_lightning.encoders.beats_files import load_beats as load_beats
+    from crab_lightning.encoders.beats_files import save_beats as save_beats
+    from crab_lightning.encoders.fbank import beats_fbank as beats_fbank
+    from crab_lightning.encoders.fbank import beats_tokens as beats_tokens
+    from crab_lightning.encoders.fbank import fbank_frames as fbank_frames
 
-__all__ = [
-    "Beats",
-    "BeatsConfig",
-    "BeatsFileError",
-    "beats_fbank",
-    "beats_tokens",
-    "fbank_frames",
-    "load_beats",
-    "save_beats",
-]
-
-# torchaudio takes a second to import: only when a name that needs it is used.
-_HOMES = {
-    "Beats": "beats",
-    "BeatsConfig": "beats",
-    "BeatsFileError": "beats_files",
-    "beats_fbank": "fbank",
-    "beats_tokens": "fbank",
-    "fbank_frames": "fbank",
-    "load_beats": "beats_files",
-    "save_beats": "beats_files",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __all__ = lazy_exports(__name__, __file__)

@@ -1,39 +1,43 @@
-"""Mini AV-UIE: a synthetic audio-visual world with exact truth, in memory or as an AV-UIE v2 tree."""
+"""Mini AV-UIE: a synthetic audio-visual world with exact truth, its tiny checkpoints and its base model."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-from importlib import import_module
-from typing import Any
+from crab_lightning.lazy import lazy_exports
 
-_HOMES = {
-    "DATASETS": "datasets",
-    "Item": "item",
-    "MediaFile": "item",
-    "Motion": "world",
-    "Scene": "world",
-    "SceneObject": "world",
-    "describe_audio": "describe",
-    "describe_moment": "describe",
-    "describe_pair": "describe",
-    "describe_picture": "describe",
-    "describe_video": "describe",
-    "random_scene": "describe",
-    "make_item": "datasets",
-    "row_of": "datasets",
-    "share_out": "datasets",
-    "write_captions": "captioned",
-    "write_mini": "tree",
-    "render_audio": "render",
-    "render_frames": "render",
-    "render_masks": "render",
-    "box_of": "render",
-    "points_in": "render",
-}
+if TYPE_CHECKING:
+    from crab_lightning.mini.checkpoints.composite import TinyLlmVaConfig as TinyLlmVaConfig
+    from crab_lightning.mini.checkpoints.composite import TinyVllmAConfig as TinyVllmAConfig
+    from crab_lightning.mini.checkpoints.composite import make_tiny_llm_va as make_tiny_llm_va
+    from crab_lightning.mini.checkpoints.composite import make_tiny_vllm_a as make_tiny_vllm_a
+    from crab_lightning.mini.checkpoints.native import TinyNativeConfig as TinyNativeConfig
+    from crab_lightning.mini.checkpoints.native import make_tiny_native as make_tiny_native
+    from crab_lightning.mini.checkpoints.pocket import PocketTowers as PocketTowers
+    from crab_lightning.mini.checkpoints.pocket import make_pocket as make_pocket
+    from crab_lightning.mini.checkpoints.tokenizer import train_tokenizer as train_tokenizer
+    from crab_lightning.mini.pretrain.base import PretrainConfig as PretrainConfig
+    from crab_lightning.mini.pretrain.base import pretrain_mini as pretrain_mini
+    from crab_lightning.mini.pretrain.encoders import pretrain_encoders as pretrain_encoders
+    from crab_lightning.mini.world.captioned import write_captions as write_captions
+    from crab_lightning.mini.world.datasets import DATASETS as DATASETS
+    from crab_lightning.mini.world.datasets import make_item as make_item
+    from crab_lightning.mini.world.datasets import row_of as row_of
+    from crab_lightning.mini.world.datasets import share_out as share_out
+    from crab_lightning.mini.world.describe import describe_audio as describe_audio
+    from crab_lightning.mini.world.describe import describe_moment as describe_moment
+    from crab_lightning.mini.world.describe import describe_pair as describe_pair
+    from crab_lightning.mini.world.describe import describe_picture as describe_picture
+    from crab_lightning.mini.world.describe import describe_video as describe_video
+    from crab_lightning.mini.world.describe import random_scene as random_scene
+    from crab_lightning.mini.world.item import Item as Item
+    from crab_lightning.mini.world.item import MediaFile as MediaFile
+    from crab_lightning.mini.world.render import box_of as box_of
+    from crab_lightning.mini.world.render import points_in as points_in
+    from crab_lightning.mini.world.render import render_audio as render_audio
+    from crab_lightning.mini.world.render import render_frames as render_frames
+    from crab_lightning.mini.world.render import render_masks as render_masks
+    from crab_lightning.mini.world.scenes import Motion as Motion
+    from crab_lightning.mini.world.scenes import Scene as Scene
+    from crab_lightning.mini.world.scenes import SceneObject as SceneObject
+    from crab_lightning.mini.world.tree import write_mini as write_mini
 
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"crab_lightning.mini has no {name!r}; it has: {', '.join(__all__)}")
-    return getattr(import_module(f"crab_lightning.mini.{_HOMES[name]}"), name)
+__getattr__, __all__ = lazy_exports(__name__, __file__)

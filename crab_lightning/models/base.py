@@ -26,12 +26,12 @@ from crab_lightning.adapters import (
     share_choice,
 )
 from crab_lightning.adapters.names import unwrapped_name
+from crab_lightning.distributed.participation import Unread, with_unread
+from crab_lightning.distributed.sharding import check_strategy, readable_weights, shard
 from crab_lightning.models.answering import Answering
 from crab_lightning.models.checkpoints import check_fit, clear_when_absent
-from crab_lightning.models.participation import Unread, with_unread
 from crab_lightning.models.reports import parameter_table, print_tables
 from crab_lightning.models.schedule import cosine_with_warmup, total_optimizer_steps
-from crab_lightning.models.sharding import check_strategy, readable_weights, shard
 from crab_lightning.models.token_mean import TokenMean
 from crab_lightning.models.window import LossWindow
 from crab_lightning.processing import Geometry, Processor

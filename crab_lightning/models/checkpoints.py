@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 
-from crab_lightning.models.shares import whole_shape
+from crab_lightning.distributed.shares import whole_shape
 
 
 @contextmanager

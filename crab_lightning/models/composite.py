@@ -14,6 +14,8 @@ from torch.distributed import get_rank, is_available, is_initialized
 from transformers import DynamicCache
 
 from crab_lightning.adapters import AdapterConfig, LoRALinear
+from crab_lightning.distributed.participation import Unread
+from crab_lightning.distributed.sharding import readable_weights
 from crab_lightning.encoders import Beats, beats_tokens
 from crab_lightning.encoders.fbank import FBANK_BINS, PATCH
 from crab_lightning.models.base import AVModule
@@ -21,8 +23,6 @@ from crab_lightning.models.connector_files import connector_state, load_connecto
 from crab_lightning.models.connectors import Connector
 from crab_lightning.models.likelihood import PromptReader
 from crab_lightning.models.losses import target_losses
-from crab_lightning.models.participation import Unread
-from crab_lightning.models.sharding import readable_weights
 from crab_lightning.processing import Geometry
 from crab_lightning.processing.llm_va import AUDIO
 from crab_lightning.structures import Batch

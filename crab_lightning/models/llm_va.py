@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, CLIPVisionModel
 
 from crab_lightning.adapters import AdapterConfig
+from crab_lightning.distributed.participation import Unread
 from crab_lightning.encoders import Beats, load_beats
 from crab_lightning.models.composite import (
     CompositeModule,
@@ -22,7 +23,6 @@ from crab_lightning.models.composite import (
     unread_fbank,
 )
 from crab_lightning.models.connectors import Connector, ConnectorConfig
-from crab_lightning.models.participation import Unread
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.processing.llm_va import AUDIO, VISUAL
 from crab_lightning.processing.patches import IMAGE_MEAN, IMAGE_STD

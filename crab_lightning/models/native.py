@@ -13,13 +13,13 @@ from transformers import AutoConfig, DynamicCache, Qwen2_5OmniThinkerForConditio
 
 from crab_lightning.adapters import AdapterConfig
 from crab_lightning.adapters.quantized import four_bit_config
+from crab_lightning.distributed.participation import Unread, unread_patches
+from crab_lightning.distributed.shard_files import draw_adapters, fill_shards, parameters_on_meta
+from crab_lightning.distributed.sharding import shard_device, shards_at_load
 from crab_lightning.media import MEL_BINS
 from crab_lightning.models.base import AVModule
 from crab_lightning.models.likelihood import PromptReader
 from crab_lightning.models.losses import last_hidden_states, target_losses
-from crab_lightning.models.participation import Unread, unread_patches
-from crab_lightning.models.shard_files import draw_adapters, fill_shards, parameters_on_meta
-from crab_lightning.models.sharding import shard_device, shards_at_load
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.structures import Batch
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from crab_lightning.adapters import AdapterConfig
+from crab_lightning.distributed.participation import Unread, unread_patches
 from crab_lightning.encoders import Beats, load_beats
 from crab_lightning.models.composite import (
     CompositeModule,
@@ -24,7 +25,6 @@ from crab_lightning.models.composite import (
 from crab_lightning.models.connectors import Connector, ConnectorConfig, audio_connector_config
 from crab_lightning.models.llm_va import Attention, Dtype
 from crab_lightning.models.losses import last_hidden_states
-from crab_lightning.models.participation import Unread, unread_patches
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.processing.llm_va import AUDIO
 from crab_lightning.structures import Media

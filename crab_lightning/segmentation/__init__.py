@@ -1,35 +1,26 @@
 """Boxes and points to masks and back: prompts from masks, and SAM2 behind one protocol."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-import importlib
-from typing import Any
+from crab_lightning.lazy import lazy_exports
 
-# transformers takes seconds to import, so every name is looked up when it is first used.
-_HOMES = {
-    "MaskDecoder": "decoder",
-    "Overlay": "overlays",
-    "best_median_worst": "overlays",
-    "contact_sheet": "overlays",
-    "overlay_figure": "overlays",
-    "save_figure": "overlays",
-    "MaskRequest": "decoder",
-    "Sam2Decoder": "sam2",
-    "Sam2Tracker": "tracker",
-    "Sam2PackageDecoder": "sam2_package",
-    "convert_checkpoint": "convert",
-    "Prompt": "prompts",
-    "circle_iou": "prompts",
-    "enclosing_box": "prompts",
-    "inscribed_circles": "prompts",
-    "prompt_of": "prompts",
-    "prompt_text": "prompts",
-}
+if TYPE_CHECKING:
+    from crab_lightning.segmentation.convert import convert_checkpoint as convert_checkpoint
+    from crab_lightning.segmentation.decoder import MaskDecoder as MaskDecoder
+    from crab_lightning.segmentation.decoder import MaskRequest as MaskRequest
+    from crab_lightning.segmentation.overlays import Overlay as Overlay
+    from crab_lightning.segmentation.overlays import best_median_worst as best_median_worst
+    from crab_lightning.segmentation.overlays import contact_sheet as contact_sheet
+    from crab_lightning.segmentation.overlays import overlay_figure as overlay_figure
+    from crab_lightning.segmentation.overlays import save_figure as save_figure
+    from crab_lightning.segmentation.prompts import Prompt as Prompt
+    from crab_lightning.segmentation.prompts import circle_iou as circle_iou
+    from crab_lightning.segmentation.prompts import enclosing_box as enclosing_box
+    from crab_lightning.segmentation.prompts import inscribed_circles as inscribed_circles
+    from crab_lightning.segmentation.prompts import prompt_of as prompt_of
+    from crab_lightning.segmentation.prompts import prompt_text as prompt_text
+    from crab_lightning.segmentation.sam2 import Sam2Decoder as Sam2Decoder
+    from crab_lightning.segmentation.sam2_package import Sam2PackageDecoder as Sam2PackageDecoder
+    from crab_lightning.segmentation.tracker import Sam2Tracker as Sam2Tracker
 
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __all__ = lazy_exports(__name__, __file__)

@@ -15,7 +15,7 @@ import pytest
 
 from crab_lightning.captioners import CaptionerError, EndpointCaptioner, find_clips, write_captions
 from crab_lightning.commands import main
-from crab_lightning.data.stage1_files import CaptionSource, read_captions
+from crab_lightning.data.captions.files import CaptionSource, read_captions
 from tests.captioners.conftest import Endpoint, spoken
 
 

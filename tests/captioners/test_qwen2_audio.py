@@ -17,7 +17,7 @@ from transformers import (
 
 from crab_lightning.captioners import Qwen2AudioCaptioner
 from crab_lightning.commands import main
-from crab_lightning.models import train_tokenizer
+from crab_lightning.mini import train_tokenizer
 
 
 @pytest.fixture(scope="module")

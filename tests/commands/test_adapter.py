@@ -10,7 +10,7 @@ import torch
 
 from crab_lightning.adapters.released import ThinkerSizes, released_table
 from crab_lightning.commands import main
-from crab_lightning.models import TinyNativeConfig, make_tiny_native
+from crab_lightning.mini import TinyNativeConfig, make_tiny_native
 from tests.adapters.test_released import write
 
 SMALL = TinyNativeConfig(hidden=32, layers=1, heads=4, kv_heads=2)

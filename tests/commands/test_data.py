@@ -77,7 +77,7 @@ def test_a_cache_is_built_ahead_and_taken_up_again(root: Path, capsys: pytest.Ca
 def test_a_built_cache_serves_every_row_without_decoding(root: Path) -> None:
     from crab_lightning.commands.data import _selection
     from crab_lightning.data import read_manifest
-    from crab_lightning.data.cache import MediaCache
+    from crab_lightning.data.cache.store import MediaCache
     from crab_lightning.data.loading import load_media
 
     assert build(root, "--cache", str(root / "elsewhere")) == 0

@@ -78,8 +78,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Sample]:
         samples[sample.dataset] = sample
         return Prediction(sample, SAYS[sample.dataset])
 
-    monkeypatch.setattr("crab_lightning.commands.loading.load_run", lambda *_: (None, data))
-    monkeypatch.setattr("crab_lightning.commands.ask.put", put)
+    monkeypatch.setattr("crab_lightning.inference.loading.load_run", lambda *_: (None, data))
+    monkeypatch.setattr("crab_lightning.inference.question.put", put)
     return samples
 
 

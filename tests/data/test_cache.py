@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from crab_lightning import media
-from crab_lightning.data import cache_shards
-from crab_lightning.data.cache import CacheError, MediaCache
-from crab_lightning.data.cache_recipes import AudioRecipe, Decoded, ImageRecipe, VideoRecipe
-from crab_lightning.data.cache_shards import CacheFull, CorruptRecord, ShardStore
+from crab_lightning.data.cache import shards as cache_shards
+from crab_lightning.data.cache.recipes import AudioRecipe, Decoded, ImageRecipe, VideoRecipe
+from crab_lightning.data.cache.shards import CacheFull, CorruptRecord, ShardStore
+from crab_lightning.data.cache.store import CacheError, MediaCache
 from crab_lightning.data.loading import LoadedMedia, load_media
-from crab_lightning.data.manifests import read_manifest
+from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.structures import AudioWindow
 from tests.data.world import DATASETS
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from crab_lightning.data.cache import MediaCache
-from crab_lightning.data.cache_build import build_cache
-from crab_lightning.data.cache_ray import run_on_ray
+from crab_lightning.data.cache.build import build_cache
+from crab_lightning.data.cache.ray_build import run_on_ray
+from crab_lightning.data.cache.store import MediaCache
 from tests.data.world import DATASETS
 
 ROWS = {name: DATASETS[name] for name in ("ks", "s4")}

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from crab_lightning.data.check import check_root
-from crab_lightning.data.check_files import FileJob, Findings, inspect_file
-from crab_lightning.data.check_pool import Failure, run_isolated
-from crab_lightning.data.check_report import CheckReport
+from crab_lightning.data.check.files import FileJob, Findings, inspect_file
+from crab_lightning.data.check.pool import Failure, run_isolated
+from crab_lightning.data.check.report import CheckReport
+from crab_lightning.data.check.run import check_root
 from crab_lightning.structures import AudioWindow, DatasetSpec
 from crab_lightning.tasks import ActionRecognition, EventLocalization, Segmentation
 from tests.data.trees import manifest, write_file, write_tree

@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from crab_lightning.data import AVDataModule, ManifestError
-from crab_lightning.data.split import clips_of
-from crab_lightning.data.subset import balanced_subset
+from crab_lightning.data.manifests.split import clips_of
+from crab_lightning.data.sampling.subset import balanced_subset
 from crab_lightning.structures import DatasetSpec
 from tests.data.world import DATASETS, TASKS, Letters
 

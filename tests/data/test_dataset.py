@@ -11,7 +11,7 @@ import torch
 from crab_lightning import media
 from crab_lightning.data.dataset import AVDataset, target_policy
 from crab_lightning.data.loading import SampleError
-from crab_lightning.data.manifests import read_manifest
+from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.data.swap import swapped_audio
 from crab_lightning.structures import DatasetSpec, Media, Sample
 from tests.data.world import DATASETS, HZ, TASKS, Letters, Pair

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from crab_lightning import media
-from crab_lightning.data.check_files import FileJob, inspect_file
-from crab_lightning.data.check_pool import Failure, run_isolated
-from crab_lightning.data.manifests import ManifestError, read_manifest, survey_manifest
+from crab_lightning.data.check.files import FileJob, inspect_file
+from crab_lightning.data.check.pool import Failure, run_isolated
+from crab_lightning.data.manifests.reader import ManifestError, read_manifest, survey_manifest
 from crab_lightning.structures import DatasetSpec
 from crab_lightning.tasks import ActionRecognition
 from tests.data.damage import DAMAGES, damaged

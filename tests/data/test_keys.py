@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crab_lightning.data.keys import chosen_datasets
+from crab_lightning.data.manifests.keys import chosen_datasets
 from crab_lightning.structures import DatasetSpec
 
 ROWS = {name: DatasetSpec(task="t", layout=name) for name in ("ave", "avvp", "ks")}

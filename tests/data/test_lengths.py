@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from crab_lightning.data.lengths import guess_tokens
+from crab_lightning.data.sampling.lengths import guess_tokens
 from crab_lightning.structures import AudioWindow, DatasetSpec, Sample
 
 MUSIC_AVQA = AudioWindow("strided", units=60)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from crab_lightning.data.manifests import ManifestError, read_manifest
+from crab_lightning.data.manifests.reader import ManifestError, read_manifest
 from crab_lightning.structures import DatasetSpec
 from tests.data.trees import changed, manifest, read, write_file, write_tree
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from crab_lightning.data.layouts import LAYOUTS, has_test
-from crab_lightning.data.manifests import ManifestError
+from crab_lightning.data.manifests.layouts import LAYOUTS, has_test
+from crab_lightning.data.manifests.reader import ManifestError
 from crab_lightning.structures import AudioWindow
 from tests.data.trees import changed, files, manifest, media_paths, read, read_rows, write_file, write_tree
 

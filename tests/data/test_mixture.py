@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from crab_lightning.data.mixture import Mixture
+from crab_lightning.data.sampling.mixture import Mixture
 
 ROWS = {"big": 700, "small": 30, "tiny": 3}
 

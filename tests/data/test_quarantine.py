@@ -14,9 +14,9 @@ from jsonargparse import ArgumentParser
 from crab_lightning.data import AVDataModule, SampleError
 from crab_lightning.data.dataset import AVDataset
 from crab_lightning.data.deadline import LoadTimeout, deadline
-from crab_lightning.data.manifests import read_manifest
+from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.data.quarantine import OnError, Quarantine, QuarantineError
-from crab_lightning.data.samplers import Draw
+from crab_lightning.data.sampling.samplers import Draw
 from crab_lightning.structures import Example, Sample
 from tests.data.world import DATASETS, TASKS, Letters
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crab_lightning.data.mixture import Mixture
-from crab_lightning.data.samplers import EvalBatches, TrainBatches
+from crab_lightning.data.sampling.mixture import Mixture
+from crab_lightning.data.sampling.samplers import EvalBatches, TrainBatches
 
 
 def items(batches: TrainBatches | EvalBatches) -> list[list[int]]:

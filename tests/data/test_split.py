@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from crab_lightning.data.split import carve_validation, clips_of
+from crab_lightning.data.manifests.split import carve_validation, clips_of
 from crab_lightning.structures import Sample
 
 

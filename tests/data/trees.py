@@ -19,8 +19,8 @@ import av
 import numpy as np
 from PIL import Image
 
-from crab_lightning.data.layouts import LAYOUTS
-from crab_lightning.data.manifests import read_manifest
+from crab_lightning.data.manifests.layouts import LAYOUTS
+from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.structures import DatasetSpec, Sample
 
 SECONDS, FPS, RATE_HZ = 2, 10, 16_000

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from crab_lightning.commands import main
-from crab_lightning.data.stage1_files import CaptionSource, read_captions
+from crab_lightning.data.captions.files import CaptionSource, read_captions
 from crab_lightning.media import read_audio, read_image
 from crab_lightning.mini import write_captions
-from crab_lightning.mini.captioned import CLIP_S, caption_picture, caption_sound, draw_scene
-from crab_lightning.mini.world import rng_for
+from crab_lightning.mini.world.captioned import CLIP_S, caption_picture, caption_sound, draw_scene
+from crab_lightning.mini.world.scenes import rng_for
 
 
 def test_both_files_are_read_whole_by_the_readers_of_stage_1(tmp_path: Path) -> None:
@@ -46,6 +46,6 @@ def test_the_same_seed_gives_the_same_captions(tmp_path: Path) -> None:
 
 
 def test_data_mini_writes_them_into_the_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crab_lightning.mini.tree.write_mini", lambda *_, **__: {"ks": (1, 1)})
+    monkeypatch.setattr("crab_lightning.mini.world.tree.write_mini", lambda *_, **__: {"ks": (1, 1)})
     assert main(["data", "mini", "--root", str(tmp_path), "--captions", "2"]) == 0
     assert len(json.loads((tmp_path / "captions/pictures.json").read_text())) == 2

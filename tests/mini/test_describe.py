@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from crab_lightning.mini import Scene, SceneObject, box_of, make_item, render_masks
-from crab_lightning.mini.describe import (
+from crab_lightning.mini.world.describe import (
     describe,
     describe_audio,
     describe_moment,
@@ -13,7 +13,7 @@ from crab_lightning.mini.describe import (
     describe_video,
     random_scene,
 )
-from crab_lightning.mini.world import place_objects
+from crab_lightning.mini.world.scenes import place_objects
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """Questions about a scene made by hand, with answers worked out by hand."""
 
 from crab_lightning.mini import Scene, SceneObject, make_item
-from crab_lightning.mini.families.general_qa import choices
-from crab_lightning.mini.families.music_qa import music_questions
+from crab_lightning.mini.world.families.general_qa import choices
+from crab_lightning.mini.world.families.music_qa import music_questions
 
 ALL, EARLY, LATE = ((0, 12),), ((0, 6),), ((6, 12),)
 

@@ -14,10 +14,10 @@ from crab_lightning.mini import (
     render_frames,
     render_masks,
 )
-from crab_lightning.mini.sounds import PEAK, SOUNDS, loop
-from crab_lightning.mini.sprites import SPRITES
-from crab_lightning.mini.vocabulary import CATEGORIES
-from crab_lightning.mini.world import place_objects
+from crab_lightning.mini.world.scenes import place_objects
+from crab_lightning.mini.world.sounds import PEAK, SOUNDS, loop
+from crab_lightning.mini.world.sprites import SPRITES
+from crab_lightning.mini.world.vocabulary import CATEGORIES
 
 RATE = 16_000
 

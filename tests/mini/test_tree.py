@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crab_lightning.data.manifests import read_manifest
+from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.media import probe, read_audio, read_image, read_mask, read_video
-from crab_lightning.mini import DATASETS, make_item, render_frames, render_masks, row_of, tree, write_mini
-from crab_lightning.mini.families.grounding import moment
-from crab_lightning.mini.vocabulary import CATEGORIES
+from crab_lightning.mini import DATASETS, make_item, render_frames, render_masks, row_of, write_mini
+from crab_lightning.mini.world import tree
+from crab_lightning.mini.world.families.grounding import moment
+from crab_lightning.mini.world.vocabulary import CATEGORIES
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks import (
     AVE_CLASSES,

@@ -3,7 +3,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from crab_lightning.mini.world import (
+from crab_lightning.mini.world.scenes import (
     Motion,
     Scene,
     SceneObject,

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from crab_lightning.adapters import AdapterConfig
-from crab_lightning.models import OmniModule, make_tiny_native
+from crab_lightning.mini import make_tiny_native
+from crab_lightning.models import OmniModule
 from crab_lightning.processing import NativeProcessor
 from crab_lightning.structures import Batch
 from tests.processing.examples import image_example, video_example

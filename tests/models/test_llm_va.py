@@ -11,11 +11,12 @@ import torch
 from transformers import CLIPVisionModel, LlamaForCausalLM
 
 from crab_lightning.adapters import AdapterConfig, LoRALinear
-from crab_lightning.models import LlmVaModule, make_tiny_llm_va
+from crab_lightning.mini import make_tiny_llm_va
+from crab_lightning.mini.checkpoints.composite import TinyLlmVaConfig
+from crab_lightning.models import LlmVaModule
 from crab_lightning.models.composite import splice
 from crab_lightning.models.connectors import ConnectorConfig
 from crab_lightning.models.llm_va import patch_features
-from crab_lightning.models.tiny_composite import TinyLlmVaConfig
 from crab_lightning.processing import LlmVaProcessor
 from crab_lightning.structures import Example, Media
 from tests.processing.examples import frames, sample, sound

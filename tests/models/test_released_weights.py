@@ -17,7 +17,8 @@ from crab_lightning.adapters import ILoRALinear
 from crab_lightning.adapters.names import portable_name
 from crab_lightning.adapters.released import convert_released, open_released, released_table
 from crab_lightning.commands.adapter import _sizes
-from crab_lightning.models import OmniModule, TinyNativeConfig, make_tiny_native
+from crab_lightning.mini import TinyNativeConfig, make_tiny_native
+from crab_lightning.models import OmniModule
 from crab_lightning.processing import NativeProcessor
 from crab_lightning.structures import Batch
 from tests.processing.examples import video_example

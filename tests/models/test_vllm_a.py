@@ -12,7 +12,8 @@ import torch
 import transformers
 
 from crab_lightning.adapters import AdapterConfig
-from crab_lightning.models import VllmAModule, make_tiny_vllm_a
+from crab_lightning.mini import make_tiny_vllm_a
+from crab_lightning.models import VllmAModule
 from crab_lightning.models.connectors import ConnectorConfig
 from crab_lightning.structures import Example, Media
 from tests.processing.examples import frames, sample, sound

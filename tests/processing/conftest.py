@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crab_lightning.models import make_tiny_native
+from crab_lightning.mini import make_tiny_native
 from crab_lightning.processing import NativeProcessor
 
 

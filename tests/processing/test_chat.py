@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from crab_lightning.encoders.fbank import SHORTEST_SAMPLES
-from crab_lightning.models.tiny_composite import llama_tokenizer
-from crab_lightning.models.tokenizer import DEFAULT_TEXTS
+from crab_lightning.mini.checkpoints.composite import llama_tokenizer
+from crab_lightning.mini.checkpoints.tokenizer import DEFAULT_TEXTS
 from crab_lightning.processing.chat import ChatWriter
 from crab_lightning.processing.llm_va import audio_segments
 from crab_lightning.structures import Example, Media

@@ -10,11 +10,11 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from crab_lightning.callbacks import Evaluator, SwappedAudioFloor
+from crab_lightning.evaluation import Evaluator, SwappedAudioFloor
 from crab_lightning.media import write_audio
 from crab_lightning.structures import Batch, DatasetSpec, Encoded, Example, Prediction, Sample
 from crab_lightning.tasks import Segmentation
-from tests.callbacks.fakes import Parrot, Rows
+from tests.evaluation.fakes import Parrot, Rows
 from tests.segmentation.test_test_loop import Rectangle, box_mask, row
 
 BOXES = [[20, 30, 100, 120], [120, 130, 200, 210]]

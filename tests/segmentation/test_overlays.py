@@ -9,13 +9,14 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
-from crab_lightning.callbacks import Evaluator, MaskSheets
 from crab_lightning.commands import main
+from crab_lightning.dashboards import MaskSheets
+from crab_lightning.evaluation import Evaluator
 from crab_lightning.segmentation import Overlay, Prompt, best_median_worst, contact_sheet, overlay_figure
 from crab_lightning.segmentation.overlays import figure_png
 from crab_lightning.structures import DatasetSpec
 from crab_lightning.tasks import Segmentation
-from tests.callbacks.fakes import Parrot, Rows
+from tests.evaluation.fakes import Parrot, Rows
 from tests.segmentation.test_test_loop import Rectangle, box_mask, row
 
 

@@ -24,8 +24,8 @@ KEYS = {"s4": "label_content", "ms3": "label_content", "arig": "label_content", 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with the spatial datasets of Mini AV-UIE alone."""
-    from crab_lightning.mini.datasets import make_item, row_of
-    from crab_lightning.mini.tree import write_files
+    from crab_lightning.mini.world.datasets import make_item, row_of
+    from crab_lightning.mini.world.tree import write_files
 
     base = tmp_path_factory.mktemp("points") / "AVUIE_2"
     for name in SPATIAL:

@@ -34,8 +34,8 @@ def says(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         assert sample.images[0].is_file()
         return Prediction(sample, answers[0])
 
-    monkeypatch.setattr("crab_lightning.commands.loading.load_run", lambda *_: (None, data))
-    monkeypatch.setattr("crab_lightning.commands.ask.put", put)
+    monkeypatch.setattr("crab_lightning.inference.loading.load_run", lambda *_: (None, data))
+    monkeypatch.setattr("crab_lightning.inference.question.put", put)
     monkeypatch.setattr(Sam2Decoder, "decode", lambda self, requests: Rectangle().decode(requests))
     return answers
 

@@ -14,12 +14,12 @@ from lightning.pytorch import Trainer
 from PIL import Image
 from torch import Tensor
 
-from crab_lightning.callbacks import Evaluator
+from crab_lightning.evaluation import Evaluator
 from crab_lightning.segmentation import MaskRequest
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks import ImageGrounding, ReferringSegmentation, Segmentation
 from crab_lightning.tasks.segmentation import NO_MASKS
-from tests.callbacks.fakes import Parrot, Rows
+from tests.evaluation.fakes import Parrot, Rows
 from tests.metrics.oracle import approx, mask, oracle_cases
 
 VALID = "<answer>true</answer> [0,0,9,9],[1,1],[2,2],[3,3]"

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from crab_lightning.data.layouts import has_test
-from crab_lightning.data.manifests import read_manifest
+from crab_lightning.data.manifests.layouts import has_test
+from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.structures import AudioWindow, DatasetSpec, Sample
 from crab_lightning.tasks import Task
 from tests.data.trees import write_tree

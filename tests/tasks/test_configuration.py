@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from crab_lightning.data.layouts import LAYOUTS
-from crab_lightning.data.manifests import read_manifest
+from crab_lightning.data.manifests.layouts import LAYOUTS
+from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.structures import AudioWindow, DatasetSpec
 from crab_lightning.tasks import AVE_CLASSES, LLP_CLASSES
 from tests.tasks.released import datasets, spec_of, task_of

@@ -1,0 +1,1 @@
+"""Config files before the parser sees them."""

@@ -1,0 +1,13 @@
+"""What a run shows while it works: scalars, progress, pictures and mask sheets."""
+
+from typing import TYPE_CHECKING
+
+from crab_lightning.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from crab_lightning.dashboards.mask_sheets import MaskSheets as MaskSheets
+    from crab_lightning.dashboards.pictures import Pictures as Pictures
+    from crab_lightning.dashboards.progress import RunProgress as RunProgress
+    from crab_lightning.dashboards.scalars import TrainScalars as TrainScalars
+
+__getattr__, __all__ = lazy_exports(__name__, __file__)

@@ -1,0 +1,292 @@
+"""The dashboard's pictures: fixed samples of each task, confusion matrices, routing, answers as text."""
+
+from __future__ import annotations
+
+import html
+import re
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from crab_lightning.dashboards.figures import clips, matrices, spatial
+from crab_lightning.dashboards.figures.media import ClipMedia, load
+from crab_lightning.dashboards.figures.sheet import png, verdict
+from crab_lightning.dashboards.routing import RouteMeans
+from crab_lightning.data.loading import heard_window
+from crab_lightning.data.sampling.seeding import stable_hash
+from crab_lightning.evaluation.evaluator import Evaluator
+from crab_lightning.evaluation.prediction_files import Record, read_records
+from crab_lightning.media import read_mask
+from crab_lightning.segmentation import enclosing_box
+from crab_lightning.structures import Batch, DatasetSpec, Sample
+from crab_lightning.tasks.masks import MaskMaker, find_mask
+from crab_lightning.tasks.spatial_text import FRAME_PX, SpatialPrompt
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
+
+
+class Pictures(Callback):
+    """Draws what the model sees, hears and answers, after each validation and each test.
+
+    To TensorBoard, and as PNG under ``figures/<split>/step-<step>/`` of the run folder (a test:
+    ``figures/test/``): a sheet of samples for each task, the same samples every time; confusion matrices of
+    datasets with a closed set; a heat map of the routers. Answers of those samples also as a text table.
+
+    The first process draws, when a validation has ended, from the answers that the Evaluator wrote; training
+    steps pay nothing. The sheets of ten tasks and the heat map take 3 s of one CPU core, measured by
+    ``benchmarks/evaluator.py``, and decoding the chosen clips once; the time is logged as
+    ``<split>/pictures_s``.
+
+    Args:
+        per_task: Samples drawn of each task, from as many of its datasets as there are.
+        routes: Samples of each dataset whose routes are recorded while their loss is computed; 0 for none.
+        seed: Chooses the samples.
+    """
+
+    def __init__(self, per_task: int = 3, routes: int = 8, seed: int = 0) -> None:
+        if per_task < 0 or routes < 0:
+            raise ValueError(f"per_task is {per_task} and routes is {routes}; both start at 0")
+        self.per_task, self.routes, self.seed = per_task, routes, seed
+        self._media: dict[str, ClipMedia] = {}
+        self._means: RouteMeans | None = None
+        self._folder = Path()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the run folder, and make sure that there will be answers to draw.
+
+        Raises:
+            ValueError: If no Evaluator writes them.
+        """
+        # Here, on every process: asking the trainer for the folder is a collective call.
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
+        evaluators = [c for c in trainer.callbacks if isinstance(c, Evaluator)]
+        if not any(e.predictions for e in evaluators):
+            raise ValueError(
+                "Pictures draws the answers that the Evaluator writes: set evaluator.predictions to true, or"
+                " take Pictures out of trainer.callbacks"
+            )
+
+    # Routes, while the validation loss is computed
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the routes of the validation before."""
+        wanted = self.routes and self._draws(trainer)
+        self._means = RouteMeans(self.routes) if wanted else None
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Record routes of datasets that have not been seen often enough."""
+        if self._means is not None and isinstance(batch, Batch) and batch.labels is not None:
+            self._means.start(pl_module, batch)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take in the routes."""
+        if self._means is not None and isinstance(batch, Batch) and batch.labels is not None:
+            self._means.stop(batch)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the layers as they were."""
+        if self._means is not None:
+            self._means.close()
+
+    # Drawing
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the validation."""
+        if self._draws(trainer):
+            self._draw(trainer, "val")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the test."""
+        if self._draws(trainer):
+            self._draw(trainer, "test")
+
+    @staticmethod
+    def _draws(trainer: Trainer) -> bool:
+        quick = trainer.sanity_checking or getattr(trainer, "fast_dev_run", False)
+        return bool(trainer.is_global_zero and not quick)
+
+    def _draw(self, trainer: Trainer, split: str) -> None:
+        began = time.perf_counter()
+        data: Any = trainer.datamodule
+        folder = self._folder
+        place = folder / "figures" / (split if split == "test" else f"{split}/step-{trainer.global_step:06d}")
+        answers = folder / "predictions" / ("" if split == "test" else split)
+        count = 0
+        found: list[Any] = [getattr(logger, "experiment", None) for logger in trainer.loggers]
+        boards = [board for board in found if hasattr(board, "add_image")]
+        for tag, figure in self._figures(data, answers, split):
+            _write(
+                figure,
+                place / f"{tag.partition('/')[2].replace('/', '-')}.png",
+                tag,
+                boards,
+                trainer.global_step,
+            )
+            count += 1
+        for tag, text in self._tables(data, answers, split):
+            for board in boards:
+                board.add_text(tag, text, trainer.global_step)
+        seconds = time.perf_counter() - began
+        for logger in trainer.loggers:
+            logger.log_metrics({f"{split}/pictures_s": seconds}, step=trainer.global_step)
+        if count:
+            rank_zero_info(f"{count} pictures of this {split} are in {place} ({seconds:.1f} s)")
+
+    def _figures(self, data: Any, answers: Path, split: str) -> Iterator[tuple[str, Any]]:
+        """Yield tags and figures, one at a time."""
+        for name, spec in data.datasets.items():
+            if (file := answers / f"{name}.jsonl").is_file():
+                confusion = matrices.confusion_of(read_records(file))
+                if confusion is not None:
+                    title = f"{name} ({spec.task}), {split}"
+                    yield f"{split}/{spec.task}/{name}/confusion", matrices.confusion_figure(title, confusion)
+        chosen = self._chosen(data, answers)
+        wanted = {record["id"] for records in chosen.values() for record in records}
+        samples = {s.id: s for s in data.samples(split) if s.id in wanted}
+        for task, records in chosen.items():
+            if figure := self._samples(
+                data, task, [r for r in records if r["id"] in samples], samples, split
+            ):
+                yield f"{split}/{task}/samples", figure
+        if split == "val" and self._means is not None and (routes := self._means.result()):
+            ordered = {name: routes[name] for name in data.datasets if name in routes}
+            groups = {name: spec.task for name, spec in data.datasets.items()}
+            yield (
+                f"{split}/routes",
+                matrices.routes_figure("How routers share the work among heads", ordered, groups),
+            )
+
+    def _samples(
+        self, data: Any, task: str, records: Sequence[Record], samples: dict[str, Sample], split: str
+    ) -> Any:
+        """Return a sheet of one task's samples; ``None`` without any."""
+        if not records:
+            return None
+        title = f"{task}, {split}{_altered(data)}"
+        if samples[records[0]["id"]].images:
+            frames = [self._frame_card(data, record, samples[record["id"]]) for record in records]
+            return spatial.frame_sheet(title, frames)
+        cards = []
+        for record in records:
+            sample, spec = samples[record["id"]], data.datasets[record["dataset"]]
+            window = heard_window(spec, data.geometry)
+            cards.append(
+                clips.ClipCard(
+                    record,
+                    self._clip(sample),
+                    window.head_s if window.kind == "head" else None,
+                    getattr(data.tasks[spec.task], "clip_s", None),
+                )
+            )
+        return clips.clip_sheet(title, cards)
+
+    def _clip(self, sample: Sample) -> ClipMedia:
+        """Decode a sample's clip once in a run; a few hundred kilobytes each are kept."""
+        if sample.id not in self._media:
+            self._media[sample.id] = load(sample)
+        return self._media[sample.id]
+
+    def _frame_card(self, data: Any, record: Record, sample: Sample) -> spatial.FrameCard:
+        spec: DatasetSpec = data.datasets[record["dataset"]]
+        task = data.tasks[spec.task]
+        card = spatial.FrameCard(record, self._clip(sample), asked=sample.fields.get("expression", ""))
+        if sample.fields.get("subset") == "test_n":
+            card.record = {**record, "truth": {"absent": True}}
+        elif (file := find_mask(sample)) is not None:
+            true = read_mask(file, FRAME_PX)
+            card.true_mask = true.numpy()
+            if record["truth"] is None and (box := enclosing_box(true.numpy())) is not None:
+                # A test manifest has no box; the one around the true mask is what is scored.
+                card.record = {**record, "truth": {"box_xyxy_px": list(box), "points_xy_px": []}}
+        maker = getattr(task, "masks", None)
+        answer = None if record["truncated"] else task.parse(record["answer"], sample, spec)
+        if isinstance(maker, MaskMaker) and isinstance(answer, SpatialPrompt):
+            like = torch.zeros(FRAME_PX, FRAME_PX, dtype=torch.bool)
+            mask = maker.mask(answer, sample, like)
+            card.pred_mask = np.asarray(mask if mask.dtype == torch.bool else mask > 0)
+        return card
+
+    def _chosen(self, data: Any, answers: Path) -> dict[str, list[Record]]:
+        """Return each task's samples to show: from its datasets in turn, by a hash that the seed decides."""
+        found: dict[str, list[list[Record]]] = {}
+        for name, spec in data.datasets.items():
+            if (file := answers / f"{name}.jsonl").is_file():
+                ranked = sorted(read_records(file), key=lambda r: stable_hash(self.seed, "pictures", r["id"]))
+                found.setdefault(spec.task, []).append(ranked[: self.per_task])
+        chosen = {}
+        for task, ranked_sets in found.items():
+            turns = [(turn, r) for records in ranked_sets for turn, r in enumerate(records)]
+            turns.sort(key=lambda pair: pair[0])  # stable: within a turn, datasets keep their order
+            chosen[task] = [record for _, record in turns[: self.per_task]]
+        return chosen
+
+    def _tables(self, data: Any, answers: Path, split: str) -> Iterator[tuple[str, str]]:
+        for task, records in self._chosen(data, answers).items():
+            if records:
+                yield f"{split}/{task}/answers", answers_table(records)
+
+
+def _altered(data: Any) -> str:
+    """Say what the model was kept from; the pictures show the clips as they are."""
+    dropped = data.drop_modality
+    if data.audio_swap:
+        return "; the model heard the sound of other clips"
+    return "" if dropped is None else f"; the model got no {dropped}"
+
+
+def answers_table(records: Sequence[Record]) -> str:
+    """Return answers as a Markdown table: sample, question, answer, true answer, verdict."""
+    lines = ["| sample | asked | answer | true | verdict |", "|---|---|---|---|---|"]
+    for record in records:
+        cells = (
+            record["id"],
+            record["prompt"],
+            record["answer"],
+            record["truth"]
+            if isinstance(record["truth"], str)
+            else record["reference"] or clips.true_text(record),
+            verdict(record)[0],
+        )
+        lines.append("| " + " | ".join(map(_cell, cells)) + " |")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Escape text for a Markdown cell: answers hold tags, brackets and underscores."""
+    flat = html.escape(" ".join(str(text).split()), quote=False)
+    return _MARKDOWN.sub(lambda m: f"&#{ord(m[1])};", flat)
+
+
+def _write(figure: Any, path: Path, tag: str, boards: Sequence[Any], step: int) -> None:
+    """Write a figure as PNG and hand the same bytes to TensorBoard, which would draw it a second time."""
+    content = png(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    if boards:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        width, height = (int(size) for size in figure.canvas.get_width_height())
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
+        for board in boards:
+            board._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)

@@ -1,0 +1,1 @@
+"""Decoded media kept on disk."""

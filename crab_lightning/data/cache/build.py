@@ -1,0 +1,129 @@
+"""Filling a media cache ahead of a run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from crab_lightning.data.cache.ray_build import run_on_ray
+from crab_lightning.data.cache.recipes import Recipe, plan
+from crab_lightning.data.cache.store import MediaCache
+from crab_lightning.data.check.pool import Failure, run_isolated
+from crab_lightning.data.loading import heard_window
+from crab_lightning.data.manifests.layouts import has_test
+from crab_lightning.data.manifests.reader import read_manifest
+from crab_lightning.media import AudioWindowError, MediaError, MediaLimits, Resizer
+from crab_lightning.processing import Geometry
+from crab_lightning.structures import DatasetSpec
+
+Job = tuple[Path, Recipe]
+
+
+@dataclass
+class BuildReport:
+    """What a build did.
+
+    Args:
+        known: Media that were in the cache before.
+        added: Media that are in it now.
+        unstored: Media for which there was no room.
+        broken: What is wrong with the others, by file.
+    """
+
+    known: int
+    added: int
+    unstored: int
+    broken: dict[Path, str]
+
+
+def build_cache(
+    root: Path,
+    datasets: Mapping[str, DatasetSpec],
+    folder: Path,
+    *,
+    geometry: Geometry = "released",
+    resize: Resizer = "torch",
+    max_bytes: int | None = None,
+    workers: int = 0,
+    ray: bool = False,
+    timeout_s: float = 300.0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> BuildReport:
+    """Decode the media of every row that are not yet in a cache.
+
+    An interrupted build is taken up by the same call; several may run at once, on one folder.
+
+    Args:
+        root: Folder that holds ``AVUIE_2/``.
+        datasets: The rows, as a run uses them.
+        folder: The cache.
+        geometry: As a run uses it; it decides which part of a clip is heard.
+        resize: As a run uses it.
+        max_bytes: Largest size of the folder.
+        workers: Processes that decode, each with a shard of its own; 0 decodes in this one.
+        ray: Decode as a Ray Data job instead, on every machine of the cluster that this one belongs to. Root
+            and folder have to be on a file system that all of them share.
+        timeout_s: Time that one file may take.
+        progress: Told about every file.
+
+    Raises:
+        ManifestError: If a manifest cannot be read or names missing media.
+        CacheError: If the folder holds something else.
+        ModuleNotFoundError: If ``ray`` is asked for and not installed.
+    """
+    _cache_of.cache_clear()
+    cache = _cache_of(folder, max_bytes)  # before the fork: children begin with its index
+    todo: dict[Job, None] = {}
+    known: set[Job] = set()
+    for name, spec in datasets.items():
+        window = heard_window(spec, geometry)
+        splits: list[Literal["train", "test"]] = ["train", "test"] if has_test(spec.layout) else ["train"]
+        for split in splits:
+            for sample in read_manifest(root, name, spec, split):
+                needed = plan(sample, spec, window, resize)
+                jobs: list[Job] = [*needed.videos, *needed.images, *needed.audios]
+                for job in jobs:
+                    if job in todo or job in known:
+                        continue
+                    if cache.holds(*job):
+                        known.add(job)
+                    else:
+                        todo[job] = None
+    report = BuildReport(len(known), 0, 0, {})
+    work = functools.partial(_build, folder=folder, max_bytes=max_bytes)
+    results = (
+        run_on_ray(work, todo, timeout_s) if ray else run_isolated(work, todo, workers, timeout_s=timeout_s)
+    )
+    for done, ((path, _), result) in enumerate(results, start=1):
+        if isinstance(result, Failure):
+            report.broken[path] = f"{path}: {result.message}"
+        elif isinstance(result, str):
+            report.broken[path] = result
+        elif result:
+            report.added += 1
+        else:
+            report.unstored += 1
+        if progress is not None:
+            progress("files", done, len(todo))
+    return report
+
+
+def _build(job: Job, folder: Path, max_bytes: int | None) -> bool | str:
+    """Return whether a medium is in the cache now, or what is wrong with its file."""
+    cache = _cache_of(folder, max_bytes)
+    before = cache.stats.unstored
+    try:
+        cache.read(*job, MediaLimits())
+    except (MediaError, AudioWindowError, OSError) as err:
+        path = job[0]
+        return str(err) if str(path) in str(err) else f"{path}: {err}"
+    return cache.stats.unstored == before
+
+
+@functools.lru_cache(maxsize=1)
+def _cache_of(folder: Path, max_bytes: int | None) -> MediaCache:
+    """Return this process's view of a cache."""
+    return MediaCache(folder, max_bytes)

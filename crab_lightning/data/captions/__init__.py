@@ -1,0 +1,1 @@
+"""Captioned sounds and pictures for stage 1."""

@@ -1,0 +1,154 @@
+"""Data of stage 1: captions to align a connector with the language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torchmetrics import MetricCollection
+
+from crab_lightning.data.captions.files import PLACEHOLDER, TASK, CaptionSource, read_captions
+from crab_lightning.data.datamodule import AVDataModule
+from crab_lightning.data.manifests.rows import Rows, limited
+from crab_lightning.data.manifests.split import carve_validation
+from crab_lightning.data.sampling.packed import PackedSamples
+from crab_lightning.processing import Geometry
+from crab_lightning.structures import AudioWindow, Conversation, DatasetSpec, Media, Sample, Split
+from crab_lightning.tasks.base import Task
+
+
+class Describe(Task[str]):
+    """Asks what a row asks, and learns what it answers; nothing is scored but the loss."""
+
+    def prompt(self, sample: Sample) -> Conversation:
+        """Return the row's question, a medium in the place of each placeholder."""
+        parts: list[str | Media] = []
+        for i, text in enumerate(PLACEHOLDER.split(sample.fields["asked"])):
+            if i % 2:  # what the placeholder names
+                parts.append(Media(text))
+            elif text:
+                parts.append(text)
+        return tuple(parts)
+
+    def direct(self, sample: Sample) -> str:
+        """Return the caption."""
+        return sample.target or ""
+
+    def truth(self, sample: Sample, spec: DatasetSpec) -> None:
+        """Return nothing: a caption is one of many right ones."""
+
+    def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> str | None:
+        """Return the answer."""
+        return text or None
+
+    def metrics(self, spec: DatasetSpec) -> MetricCollection:
+        """Return no metric."""
+        return MetricCollection({})
+
+    def update(
+        self, metrics: MetricCollection, answer: str | None, sample: Sample, spec: DatasetSpec
+    ) -> None:
+        """Do nothing."""
+
+
+class CaptionDataModule(AVDataModule):
+    """Mixes caption sources for connector pre-training; split, order, loaders and resuming as in stage 2.
+
+    Args:
+        root: Folder that the sources' paths are relative to.
+        sources: The files of captions, by a key of your choice.
+        batch_size: Training samples of one process in a step.
+        eval_batch_size: Samples of one process in a step of validation.
+        num_workers: Processes that load samples beside each training process.
+        prefetch_batches: Batches that each worker prepares ahead.
+        epoch_size: Samples drawn in an epoch; as many as there are rows when left out.
+        temperature: Sources are drawn with chance ``weight ** (1 / temperature)``.
+        val_share: Share of the clips set aside for the validation loss.
+        val_generate_per_dataset: Validation samples of each source that the model answers in words.
+        geometry: Has to be the model's; captions are shown whole under both.
+        seed: Decides order, validation split and row limits.
+
+    Raises:
+        ManifestError: If a source cannot be read or has more unusable rows than it allows.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        sources: dict[str, CaptionSource],
+        batch_size: int = 8,
+        eval_batch_size: int = 8,
+        num_workers: int = 0,
+        prefetch_batches: int = 2,
+        epoch_size: int | None = None,
+        temperature: float = 1.0,
+        val_share: float = 0.01,
+        val_generate_per_dataset: int = 0,
+        geometry: Geometry = "released",
+        seed: int = 42,
+    ) -> None:
+        if not sources:
+            raise ValueError(
+                "data.sources is empty; give it at least one row, e.g. pretrain: {file: x.json, ...}"
+            )
+        self.sources = dict(sources)
+        super().__init__(
+            root,
+            {TASK: Describe()},
+            # No row of these reads a manifest; the layout only has to be a known one.
+            {
+                name: DatasetSpec(
+                    TASK,
+                    "avcap",
+                    weight=s.weight,
+                    limit=s.limit,
+                    frames=s.frames,
+                    size_px=s.size_px,
+                    audio=AudioWindow("all"),
+                )
+                for name, s in self.sources.items()
+            },
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            prefetch_batches=prefetch_batches,
+            epoch_size=epoch_size,
+            temperature=temperature,
+            val_share=val_share,
+            val_generate_per_dataset=val_generate_per_dataset,
+            geometry=geometry,
+            seed=seed,
+        )
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the sources, once, report their unusable rows, and print the mixture before training."""
+        if self._rows is None:
+            self._rows = self._read_sources()
+        super().setup(stage)
+
+    def _read_sources(self) -> Rows:
+        rows: dict[str, list[Sample]] = {}
+        for name, source in self.sources.items():
+            found = read_captions(name, source, self.root)
+            rows[name] = found.samples
+            if found.broken or found.unlisted:
+                shown = "".join(f"\n  {line}" for line in found.broken[:3])
+                rank_zero_info(
+                    f"data.sources.{name}: {len(found.samples):,} samples; {len(found.broken)} unusable rows "
+                    f"left out, {found.unlisted:,} not in the segment list{shown}"
+                )
+        carved = carve_validation(rows, self.val_share, self.seed)
+        splits: dict[Split, dict[str, PackedSamples]] = {"train": {}, "val": {}, "test": {}}
+        for name, samples in rows.items():
+            sides = carved.validation[name]
+            kept = [s for s, aside in zip(samples, sides, strict=True) if not aside]
+            aside = [replace(s, split="val") for s, out in zip(samples, sides, strict=True) if out]
+            limit = self.sources[name].limit
+            splits["train"][name] = PackedSamples(limited(kept, limit, self.seed))
+            splits["val"][name] = splits["test"][name] = PackedSamples(limited(aside, limit, self.seed))
+        return Rows(splits, dict(self.datasets), carved.unsplit)
+
+    def _answers(self, samples: Sequence[Sample]) -> list[str]:
+        return [sample.id for sample in samples]  # no two captions are alike, and none is to be balanced

@@ -1,0 +1,111 @@
+"""Whether the annotations of samples can be read, learnt from and scored."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from crab_lightning.data.check.report import Problem
+from crab_lightning.structures import DatasetSpec, Sample
+from crab_lightning.tasks.base import Task
+
+
+def readable_classes(
+    task: Task[Any], samples: Sequence[Sample]
+) -> tuple[list[str] | None, dict[str, list[Sample]]]:
+    """Return the closed set of the samples whose annotation can be read, and who holds each class."""
+    holders: dict[str, list[Sample]] = defaultdict(list)
+    kept: list[Sample] = []
+    for sample in samples:
+        try:
+            names = task.class_names([sample])
+        except ValueError:
+            continue  # check_annotations reports it
+        kept.append(sample)
+        for name in names or ():
+            holders[name].append(sample)
+    return task.class_names(kept), holders
+
+
+def check_annotations(task: Task[Any], samples: Sequence[Sample], spec: DatasetSpec) -> Iterator[Problem]:
+    """Yield what is wrong with the true answers and the texts to be learnt.
+
+    Args:
+        task: The dataset's task.
+        samples: Its rows.
+        spec: Its row in the config, closed set filled in.
+    """
+    for sample in samples:
+        try:
+            truth = task.truth(sample, spec)
+            if sample.target is not None:
+                task.direct(sample)
+        except ValueError as err:
+            yield _problem(sample, "annotation", str(err))
+            continue
+        if sample.target is None:
+            continue
+        answer = task.parse(sample.target, sample, spec)
+        if answer is None:
+            # Without a truth to compare (coordinates that the released scripts reject) the row may stay.
+            yield _problem(
+                sample,
+                "grammar",
+                f"row {sample.row}: no answer can be read from the target {_cut(sample.target)}; a model "
+                "that writes exactly this would be scored as wrong. Correct its tags, or train with "
+                "target: direct",
+                level="warning" if truth is None else "error",
+            )
+        elif truth is not None:
+            # Compared with the truth's own score: a clip without events scores 0 even when nothing is named.
+            score, best = (task.score(given, sample, spec) for given in (answer, truth))
+            if score is not None and best is not None and score < best:
+                yield _problem(
+                    sample,
+                    "contradiction",
+                    f"row {sample.row}: the target {_cut(sample.target)} gives "
+                    f"{_cut(task.jsonable(answer))}, the annotation {_cut(task.jsonable(truth))}",
+                    level="warning",
+                )
+
+
+def check_classes(
+    dataset: str, train: dict[str, list[Sample]], test: dict[str, list[Sample]]
+) -> Iterator[Problem]:
+    """Yield what is odd about the class names of a dataset.
+
+    Args:
+        dataset: Its key.
+        train: Training samples of each class.
+        test: Test samples of each class.
+    """
+    for name in sorted(test.keys() - train.keys()) if train else ():
+        yield Problem(
+            "warning",
+            "classes",
+            dataset,
+            "test",
+            f"class {name!r} of {len(test[name])} test rows is in no training row: it cannot be learnt. "
+            "Is it spelt differently there?",
+            test[name][0].row,
+        )
+    spellings: dict[str, set[str]] = defaultdict(set)
+    for name in (*train, *test):
+        spellings["".join(c for c in name.casefold() if c.isalnum())].add(name)
+    for names in spellings.values():
+        if len(names) > 1:
+            shown = ", ".join(map(repr, sorted(names)))
+            yield Problem(
+                "warning", "classes", dataset, "train", f"classes {shown} may be one; spell them alike"
+            )
+
+
+def _problem(sample: Sample, kind: str, message: str, level: Any = "error") -> Problem:
+    split = "test" if sample.split == "test" else "train"
+    return Problem(level, kind, sample.dataset, split, message, sample.row)
+
+
+def _cut(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 100 else f"{shown[:60]} ... {shown[-35:]}"

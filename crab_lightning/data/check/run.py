@@ -1,0 +1,281 @@
+"""A whole data root, checked before a run: every problem is collected, not only the first."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from crab_lightning.data.check.files import FileFacts, FileJob, FileKind, Findings
+from crab_lightning.data.check.report import CheckReport, FileTotals, Problem
+from crab_lightning.data.check.rows import check_annotations, check_classes, readable_classes
+from crab_lightning.data.manifests.files import ExistingFiles, ManifestError
+from crab_lightning.data.manifests.layouts import has_test
+from crab_lightning.data.manifests.reader import survey_manifest
+from crab_lightning.data.sampling.lengths import guess_tokens
+from crab_lightning.structures import DatasetSpec, Sample
+from crab_lightning.tasks.base import Task
+
+__all__ = ["CheckReport", "Problem", "check_root"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is done, how many of it and of how many."""
+
+# Sound and pictures of one clip may differ by this much without either being the wrong file.
+_DRIFT_S, _DRIFT_SHARE = 1.0, 0.2
+_Manifest = tuple[str, Literal["train", "test"]]
+
+
+def check_root(
+    root: Path,
+    tasks: Mapping[str, Task[Any]],
+    datasets: Mapping[str, DatasetSpec],
+    *,
+    decode: bool = False,
+    workers: int = 0,
+    findings: Path | None = None,
+    timeout_s: float = 120.0,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Check manifests, annotations, media and the border between training and test.
+
+    Args:
+        root: Folder that holds ``AVUIE_2/``.
+        tasks: The tasks, by key.
+        datasets: The rows to check, by key.
+        decode: Decode what a run would read of every file, instead of reading headers.
+        workers: Processes that look at files; a file that crashes or hangs one is reported. 0 works in this
+            process, without that guard.
+        findings: File in which findings about media are kept, so that an interrupted check goes on where it
+            stopped and later ones look at changed files only.
+        timeout_s: Time that one file may take.
+        progress: Told about every step.
+    """
+    check = _Check(root, tasks, datasets, decode, progress or (lambda *_: None))
+    check.read_manifests()
+    check.look_at_files(Findings(findings), workers, timeout_s)
+    check.find_leaks(Findings(findings), workers, timeout_s)
+    order: dict[tuple[str, str], int] = {manifest: place for place, manifest in enumerate(check.totals)}
+    problems = sorted(check.problems, key=lambda p: (order[p.dataset, p.split], p.row))
+    return CheckReport(root, decode, problems, list(check.totals.values()))
+
+
+class _Check:
+    """One check in progress."""
+
+    def __init__(
+        self,
+        root: Path,
+        tasks: Mapping[str, Task[Any]],
+        datasets: Mapping[str, DatasetSpec],
+        decode: bool,
+        progress: Progress,
+    ) -> None:
+        self.root, self.tasks, self.datasets = root, tasks, dict(datasets)
+        self.decode, self.progress = decode, progress
+        self.problems: list[Problem] = []
+        self.totals: dict[_Manifest, FileTotals] = {}
+        self.samples: dict[_Manifest, list[Sample]] = {}
+        self.facts: dict[Path, FileFacts] = {}
+
+    def add(self, level: Any, kind: str, manifest: _Manifest, message: str, row: int = -1) -> None:
+        self.problems.append(Problem(level, kind, *manifest, message, row))
+
+    # Annotations
+
+    def read_manifests(self) -> None:
+        for done, (name, spec) in enumerate(self.datasets.items()):
+            self.progress("manifests", done, len(self.datasets))
+            splits: list[Literal["train", "test"]] = ["train", "test"] if has_test(spec.layout) else ["train"]
+            for split in splits:
+                self.totals[name, split] = FileTotals(name, split)
+                self.samples[name, split] = self._survey(name, spec, split)
+            self._check_dataset(name, spec)
+        self.progress("manifests", len(self.datasets), len(self.datasets))
+
+    def _survey(self, name: str, spec: DatasetSpec, split: Literal["train", "test"]) -> list[Sample]:
+        try:
+            samples, errors = survey_manifest(self.root, name, spec, split)
+        except ManifestError as err:
+            self.add("error", "manifest", (name, split), str(err))
+            return []
+        for error in errors:
+            self.add("error", "row", (name, split), str(error), error.row)
+        if not samples and not errors:
+            self.add("error", "manifest", (name, split), f"{split}.json of {name} is empty")
+        return samples
+
+    def _check_dataset(self, name: str, spec: DatasetSpec) -> None:
+        task = self.tasks[spec.task]
+        train, test = self.samples[name, "train"], self.samples.get((name, "test"), [])
+        names, _ = readable_classes(task, [*train, *test])
+        if spec.classes is None:
+            spec = self.datasets[name] = replace(spec, classes=names)
+        _, holders = readable_classes(task, train)
+        _, test_holders = readable_classes(task, test)
+        self.problems += check_classes(name, holders, test_holders)
+        for manifest, samples in (((name, "train"), train), ((name, "test"), test)):
+            # Without a single readable annotation there is no closed set to check the others against.
+            if names or names is None:
+                self.problems += check_annotations(task, samples, spec)
+            if not samples:
+                continue
+            totals = self.totals[manifest]  # type: ignore[index]
+            totals.rows = len(samples)
+            for sample in samples:
+                written = len(sample.target or "")
+                prompt = task.prompt(sample)
+                totals.tokens.append(guess_tokens(sample, spec, spec.audio, prompt, written))
+                if sample.target is not None:
+                    totals.target_characters.append(written)
+
+    # Media
+
+    def look_at_files(self, findings: Findings, workers: int, timeout_s: float) -> None:
+        existing = ExistingFiles()
+        users: dict[FileJob, list[tuple[_Manifest, Sample]]] = defaultdict(list)
+        for manifest, samples in self.samples.items():
+            spec = self.datasets[manifest[0]]
+            named: set[Path] = set()
+            for sample in samples:
+                for path, kind in _media(sample):
+                    named.add(path)
+                    if path not in existing:
+                        text = f"row {sample.row}: {path} does not exist. Add it, or correct the row"
+                        self.add("error", "missing", manifest, text, sample.row)
+                        continue
+                    frames = (spec.frames if kind == "video" else 1) if self.decode else 0
+                    users[FileJob(path, kind, frames)].append((manifest, sample))
+                if manifest[1] == "test":
+                    self._mask(manifest, sample, existing, users)
+            self.totals[manifest].files = len(named)
+        for done, (job, facts) in enumerate(findings.inspect(users, workers, timeout_s), start=1):
+            self.progress("files", done, len(users))
+            self.facts[job.path] = facts
+            self._file_problems(job, facts, users[job])
+        for manifest, samples in self.samples.items():
+            for sample in samples:
+                self._check_durations(manifest, sample)
+
+    def _mask(
+        self,
+        manifest: _Manifest,
+        sample: Sample,
+        existing: ExistingFiles,
+        users: dict[FileJob, list[tuple[_Manifest, Sample]]],
+    ) -> None:
+        """Note the mask of a test row; only tests are scored against masks."""
+        candidates = sample.fields.get("mask_candidates")
+        if candidates is None:
+            return
+        mask = next((path for path in candidates if path in existing), None)
+        if mask is not None:
+            users[FileJob(mask, "mask", 1)].append((manifest, sample))
+            return
+        looked = " nor ".join(map(str, candidates)) or "a place that follows from its image"
+        text = f"row {sample.row}: its mask is not at {looked}. Add it; without, the row cannot be scored"
+        self.add("error", "mask", manifest, text, sample.row)
+
+    def _file_problems(
+        self, job: FileJob, facts: FileFacts, users: Sequence[tuple[_Manifest, Sample]]
+    ) -> None:
+        if facts.error is not None:
+            kind = "mask" if job.kind == "mask" else "media"
+            for manifest, sample in users:
+                self.add("error", kind, manifest, f"row {sample.row}: {facts.error}", sample.row)
+        for manifest in dict.fromkeys(manifest for manifest, _ in users):
+            if job.kind == "video" and facts.duration_s is not None:
+                self.totals[manifest].seconds.append(facts.duration_s)
+
+    def _check_durations(self, manifest: _Manifest, sample: Sample) -> None:
+        def seconds(paths: Sequence[Path]) -> float | None:
+            known = [self.facts[p].duration_s for p in paths if p in self.facts]
+            return known[0] if len(known) == len(paths) == 1 else None
+
+        shown, heard = seconds(sample.videos), seconds(sample.audios)
+        if shown is not None and heard is not None:
+            drift = abs(shown - heard)
+            if drift > _DRIFT_S and drift > _DRIFT_SHARE * max(shown, heard):
+                text = f"row {sample.row}: {sample.videos[0]} lasts {shown:.1f} s, its sound {heard:.1f} s"
+                self.add("warning", "duration", manifest, text, sample.row)
+        end_s = sample.fields.get("end_s")
+        length_s = shown if shown is not None else heard
+        if end_s is not None and length_s is not None and end_s > length_s + _DRIFT_S:
+            text = f"row {sample.row}: its event ends at {end_s} s, the clip at {length_s:.1f} s"
+            self.add("warning", "duration", manifest, text, sample.row)
+
+    # Leakage
+
+    def find_leaks(self, findings: Findings, workers: int, timeout_s: float) -> None:
+        learnt: dict[str, dict[str, Sample]] = defaultdict(dict)
+        for (name, split), samples in self.samples.items():
+            if split == "train":
+                for sample in samples:
+                    for clip in _clips(sample):
+                        learnt[clip].setdefault(name, sample)
+        reported: set[tuple[str, str, str]] = set()
+        for manifest, samples in self.samples.items():
+            for sample in samples if manifest[1] == "test" else ():
+                for clip in _clips(sample):
+                    for name, other in learnt.get(clip, {}).items():
+                        if (key := (manifest[0], name, clip)) not in reported:
+                            reported.add(key)
+                            self._leak("leak_clip", manifest, sample, other, f"recording {clip!r}")
+        self._find_copies(findings, workers, timeout_s)
+
+    def _find_copies(self, findings: Findings, workers: int, timeout_s: float) -> None:
+        """Find equal files under different names; only files of equal length are read."""
+        sides: dict[tuple[str, int], dict[str, dict[Path, tuple[_Manifest, Sample]]]] = {}
+        for manifest, samples in self.samples.items():
+            for sample in samples:
+                for path, kind in _media(sample):
+                    if path in self.facts and self.facts[path].error is None:
+                        places = sides.setdefault((kind, path.stat().st_size), {"train": {}, "test": {}})
+                        places[manifest[1]].setdefault(path, (manifest, sample))
+        both = [places for places in sides.values() if places["train"] and places["test"]]
+        jobs = {
+            FileJob(p, "image", content=True) for places in both for side in places.values() for p in side
+        }
+        contents: dict[Path, str | None] = {}
+        for done, (job, facts) in enumerate(
+            findings.inspect(sorted(jobs, key=lambda job: job.path), workers, timeout_s), start=1
+        ):
+            self.progress("equal files", done, len(jobs))
+            contents[job.path] = facts.content
+        for places in both:
+            learnt: dict[str, tuple[Path, Sample]] = {}
+            for path, (_, sample) in places["train"].items():
+                if (content := contents[path]) is not None:
+                    learnt.setdefault(content, (path, sample))
+            for path, (manifest, sample) in places["test"].items():
+                found = learnt.get(contents[path] or "")
+                if found is None or set(_clips(sample)) & set(_clips(found[1])):
+                    continue  # the same recording was reported by its name
+                sort = "leak_sound" if path in sample.audios else "leak_content"
+                self._leak(sort, manifest, sample, found[1], f"{path}, a copy of {found[0]},")
+
+    def _leak(self, kind: str, manifest: _Manifest, sample: Sample, other: Sample, what: str) -> None:
+        # Sets that were published separately share recordings (AVE, UnAV-100 and LLP all come from
+        # AudioSet); the user has to know, but has no other files to use. Equal sound alone may be silence
+        # or a jingle.
+        same = sample.dataset == other.dataset and kind != "leak_sound"
+        text = (
+            f"row {sample.row}: {what} is also learnt from (row {other.row} of {other.dataset}'s train.json)."
+            " Scores on it say nothing of new clips"
+        )
+        self.add("error" if same else "warning", kind, manifest, text, sample.row)
+
+
+def _media(sample: Sample) -> Iterator[tuple[Path, FileKind]]:
+    for path in sample.videos:
+        yield path, "video"
+    for path in sample.images:
+        yield path, "image"
+    for path in sample.audios:
+        yield path, "audio"
+
+
+def _clips(sample: Sample) -> tuple[str, ...]:
+    return sample.clips or (sample.clip,)

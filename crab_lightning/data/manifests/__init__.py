@@ -1,0 +1,1 @@
+"""Manifest files to samples: column layouts, the reader, dataset rows and splits."""

@@ -1,0 +1,83 @@
+"""Checks of the data section, with every key named as the user wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from crab_lightning.data.manifests.layouts import LAYOUTS
+from crab_lightning.structures import DatasetSpec
+
+
+def chosen_datasets(
+    datasets: Mapping[str, DatasetSpec], only: Sequence[str] | None
+) -> dict[str, DatasetSpec]:
+    """Return the rows of ``data.datasets`` that ``data.only`` names, in the order of the rows.
+
+    Raises:
+        ValueError: If a name is no key of ``data.datasets``, or if none is left.
+    """
+    if only is None:
+        return dict(datasets)
+    if unknown := [name for name in only if name not in datasets]:
+        raise ValueError(
+            f"data.only names {', '.join(map(repr, unknown))}; data.datasets has: {', '.join(datasets)}"
+        )
+    if not only:
+        raise ValueError("data.only is empty; name at least one dataset, or leave it out to use all")
+    return {name: spec for name, spec in datasets.items() if name in only}
+
+
+def check_datasets(tasks: Mapping[str, Any], datasets: Mapping[str, DatasetSpec]) -> None:
+    """Check every row of ``data.datasets`` by itself and against ``data.tasks``.
+
+    Raises:
+        ValueError: At the first key that makes no sense.
+    """
+    if not datasets:
+        raise ValueError(
+            "data.datasets is empty; give it at least one row, e.g. ave: {task: ..., layout: ave}"
+        )
+    for name, spec in datasets.items():
+        where = f"data.datasets.{name}"
+        if not name or "/" in name:
+            raise ValueError(
+                f"data.datasets has the key '{name}'; a key becomes a file name, so no '/' and not empty"
+            )
+        if spec.task not in tasks:
+            raise ValueError(
+                f"{where}.task is '{spec.task}'; data.tasks has: {', '.join(sorted(tasks)) or 'nothing'}"
+            )
+        if spec.layout not in LAYOUTS:
+            raise ValueError(f"{where}.layout is '{spec.layout}'; there are: {', '.join(sorted(LAYOUTS))}")
+        for key, value, least in (
+            ("limit", spec.limit, 1),
+            ("frames", spec.frames, 1),
+            ("size_px", spec.size_px, 1),
+            ("allow_missing", spec.allow_missing, 0),
+            ("weight", spec.weight, 0),
+        ):
+            if value is not None and not least <= value < float("inf"):
+                raise ValueError(f"{where}.{key} is {value}; it starts at {least}")
+        if not isinstance(spec.target, str) and not 0 <= spec.target <= 1:
+            raise ValueError(
+                f"{where}.target is {spec.target}; it is 'reasoning', 'direct', or the share from 0 to 1 of "
+                "samples that keep their reasoning"
+            )
+
+
+def check_numbers(val_share: float, counts: Mapping[str, tuple[int | None, int]]) -> None:
+    """Check the plain numbers of the data section.
+
+    Args:
+        val_share: Share of the recordings set aside.
+        counts: For each key, its value and the least that is allowed; ``None`` is always allowed.
+
+    Raises:
+        ValueError: At the first number that is out of range.
+    """
+    if not 0 <= val_share < 1:
+        raise ValueError(f"data.val_share is {val_share}; it is a share from 0 to below 1, e.g. 0.05")
+    for key, (value, least) in counts.items():
+        if value is not None and value < least:
+            raise ValueError(f"data.{key} is {value}; it starts at {least}")

@@ -1,0 +1,91 @@
+"""Manifests to the three splits of a mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from crab_lightning.data.manifests.layouts import has_test
+from crab_lightning.data.manifests.reader import read_manifest
+from crab_lightning.data.manifests.split import carve_validation
+from crab_lightning.data.sampling.packed import PackedSamples
+from crab_lightning.data.sampling.seeding import stable_hash
+from crab_lightning.structures import DatasetSpec, Sample, Split
+from crab_lightning.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The samples of every dataset and split.
+
+    Args:
+        splits: For each split and dataset, its samples. ``test`` of a dataset without a test manifest is
+            its validation split.
+        specs: The datasets' rows, closed sets filled in.
+        unsplit: Rows that stayed in training because two-clip questions tie their recordings into one
+            large group, by dataset.
+    """
+
+    splits: Mapping[Split, Mapping[str, PackedSamples]]
+    specs: Mapping[str, DatasetSpec]
+    unsplit: Mapping[str, int]
+
+
+def read_rows(
+    root: Path,
+    tasks: Mapping[str, Task[Any]],
+    datasets: Mapping[str, DatasetSpec],
+    val_share: float,
+    seed: int,
+) -> Rows:
+    """Read every dataset's manifests, carve validation rows out of training, apply the row limits.
+
+    Limits come last: they thin every split out without moving a clip from one side to the other.
+
+    The true answers of the rows that will be scored are read too: better now than after a night of training.
+
+    Raises:
+        ManifestError: If a manifest cannot be read.
+        ValueError: If a task cannot read an annotation.
+    """
+    train = {name: read_manifest(root, name, spec, "train") for name, spec in datasets.items()}
+    tested = {
+        name: read_manifest(root, name, spec, "test") if has_test(spec.layout) else []
+        for name, spec in datasets.items()
+    }
+    specs = {
+        name: _with_classes(spec, tasks[spec.task], [*train[name], *tested[name]])
+        for name, spec in datasets.items()
+    }
+    carved = carve_validation(train, val_share, seed)
+    splits: dict[Split, dict[str, PackedSamples]] = {"train": {}, "val": {}, "test": {}}
+    for name, spec in specs.items():
+        sides = carved.validation[name]
+        kept = [sample for sample, val in zip(train[name], sides, strict=True) if not val]
+        aside = [replace(sample, split="val") for sample, val in zip(train[name], sides, strict=True) if val]
+        del train[name]  # a packed copy follows: never hold two of every dataset
+        scored = tested.pop(name)
+        for samples in (aside, scored):
+            tasks[spec.task].check(samples, spec)
+        splits["train"][name] = PackedSamples(limited(kept, spec.limit, seed))
+        splits["val"][name] = PackedSamples(limited(aside, spec.limit, seed))
+        own = has_test(spec.layout)
+        splits["test"][name] = (
+            PackedSamples(limited(scored, spec.limit, seed)) if own else splits["val"][name]
+        )
+    return Rows(splits, specs, carved.unsplit)
+
+
+def _with_classes(spec: DatasetSpec, task: Task[Any], samples: Sequence[Sample]) -> DatasetSpec:
+    """Fill in the closed set of a row that leaves it out, for tasks that have one."""
+    return spec if spec.classes is not None else replace(spec, classes=task.class_names(samples))
+
+
+def limited(samples: Sequence[Sample], limit: int | None, seed: int) -> Sequence[Sample]:
+    """Keep the rows whose ids hash lowest, in manifest order; a smaller limit keeps a part of these."""
+    if limit is None or len(samples) <= limit:
+        return samples
+    ranked = sorted(range(len(samples)), key=lambda i: stable_hash(seed, "limit", samples[i].id))
+    return [samples[i] for i in sorted(ranked[:limit])]

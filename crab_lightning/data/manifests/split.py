@@ -1,0 +1,108 @@
+"""Carving a validation split out of the training rows, clip by clip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from crab_lightning.data.sampling.seeding import unit_hash
+from crab_lightning.structures import Sample
+
+
+@dataclass(frozen=True)
+class Carve:
+    """Which training rows become validation rows.
+
+    Args:
+        validation: For each dataset, whether each of its rows is a validation row.
+        unsplit: For each dataset, rows kept in training because two-clip questions tie their recordings
+            into one large group; only datasets with such rows are named.
+    """
+
+    validation: dict[str, list[bool]]
+    unsplit: dict[str, int] = field(default_factory=dict)
+
+
+class _Groups:
+    """Disjoint sets of clips (union by attaching, paths halved)."""
+
+    def __init__(self) -> None:
+        self._parent: dict[str, str] = {}
+
+    def root(self, clip: str) -> str:
+        parent = self._parent
+        parent.setdefault(clip, clip)
+        while parent[clip] != clip:
+            parent[clip] = parent[parent[clip]]
+            clip = parent[clip]
+        return clip
+
+    def join(self, clips: Sequence[str]) -> None:
+        # The smallest name is the root, so that the same clips always give the same group name.
+        roots = sorted({self.root(clip) for clip in clips})
+        for other in roots[1:]:
+            self._parent[other] = roots[0]
+
+    def sizes(self) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for clip in self._parent:
+            root = self.root(clip)
+            counts[root] = counts.get(root, 0) + 1
+        return counts
+
+
+def clips_of(sample: Sample) -> tuple[str, ...]:
+    """Return the identities of every recording that a sample shows or plays."""
+    return sample.clips or (sample.clip,)
+
+
+def carve_validation(rows: Mapping[str, Sequence[Sample]], val_share: float, seed: int) -> Carve:
+    """Choose validation rows so that no recording is on both sides, in whatever dataset it appears.
+
+    Recordings that one question shows together form a group, and a group goes to one side as a whole. The
+    side is a hash of the seed and of the group's name: it does not depend on the order of rows, and for
+    single-clip datasets not on which other datasets are mixed in.
+
+    Two exceptions keep small and tangled data usable. A dataset that the hash left without training rows
+    takes its group with the largest hash back; one without validation rows gives its group with the smallest
+    hash, if no dataset loses its last training rows by that. A group of more than
+    ``max(8, val_share * clips)`` recordings, as many random pairs over few clips make, stays in training:
+    drawn for validation, it would take a whole dataset with it.
+
+    Args:
+        rows: Training rows of each dataset.
+        val_share: Share of the clips to set aside, in [0, 1).
+        seed: Seed of the hash.
+
+    Returns:
+        The chosen side of every row.
+    """
+    groups = _Groups()
+    for samples in rows.values():
+        for sample in samples:
+            groups.join(clips_of(sample))
+    sizes = groups.sizes()
+    largest = max(8, int(val_share * sum(sizes.values())))
+    rank = {root: unit_hash(seed, "val", root) for root, size in sizes.items() if size <= largest}
+    chosen = {root for root, value in rank.items() if value < val_share}
+
+    where = {name: [groups.root(clips_of(s)[0]) for s in samples] for name, samples in rows.items()}
+    if val_share > 0:
+        _serve_every_dataset({name: set(where[name]) for name in sorted(where)}, rank, chosen)
+    unsplit = {name: sum(root not in rank for root in roots) for name, roots in where.items()}
+    return Carve(
+        validation={name: [root in chosen for root in roots] for name, roots in where.items()},
+        unsplit={name: count for name, count in unsplit.items() if count},
+    )
+
+
+def _serve_every_dataset(groups: Mapping[str, set[str]], rank: Mapping[str, float], chosen: set[str]) -> None:
+    """Move single groups until every dataset has training rows, and validation rows where it can."""
+    for here in groups.values():
+        if here and here <= chosen:
+            chosen.discard(max(here, key=rank.__getitem__))
+    for here in groups.values():
+        if not here & chosen:
+            last = {next(iter(left)) for other in groups.values() if len(left := other - chosen) == 1}
+            if free := sorted((here & rank.keys()) - last, key=rank.__getitem__):
+                chosen.add(free[0])

@@ -1,0 +1,1 @@
+"""Which samples are drawn, in which order and batches."""

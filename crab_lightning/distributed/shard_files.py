@@ -1,0 +1,132 @@
+"""A base whose weights are never whole on any process: built empty, sharded, then filled share by share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from crab_lightning.adapters import LoRALinear
+from crab_lightning.adapters.names import unwrapped_name
+from crab_lightning.distributed.shares import copy_share
+
+_LEFT_ON_DISK = ("talker.", "token2wav.")
+
+
+@contextmanager
+def parameters_on_meta() -> Iterator[None]:
+    """Give modules that are built in this block parameters without storage; buffers keep their values.
+
+    (Under ``torch.device("meta")`` rotary frequencies and position tables would lose theirs, and no
+    checkpoint holds them.)
+    """
+    original = nn.Module.register_parameter
+
+    def register(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and not param.is_meta:
+            param = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
+        original(module, name, param)
+
+    nn.Module.register_parameter = register  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = original  # type: ignore[method-assign]
+
+
+def draw_adapters(model: nn.Module) -> None:
+    """Give adapters around a base without storage theirs, and draw them, the same on every process.
+
+    They are small enough to be whole for a moment, and are then what one process would draw.
+    """
+    for module in model.modules():
+        if not isinstance(module, LoRALinear):
+            continue
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.is_meta:
+                value = nn.Parameter(torch.empty_like(parameter, device="cpu"), parameter.requires_grad)
+                setattr(module, name, value)
+        if module.head_scale is not None:
+            module.head_scale = torch.empty_like(module.head_scale, device="cpu")
+        module.reset_parameters()
+
+
+def fill_shards(
+    model: nn.Module, pretrained: str, device: torch.device, part: nn.Module | None = None
+) -> None:
+    """Read this process's share of every weight that has no storage yet.
+
+    Args:
+        model: A thinker, its adapters in place.
+        pretrained: Folder or hub name of its checkpoint, in safetensors.
+        device: Where the shares lie.
+        part: The part of the thinker to fill, all of it when left out. FSDP1 shares out what is filled, FSDP2
+            fills what is shared out.
+
+    Raises:
+        ValueError: If weights are missing or of another shape.
+    """
+    part = model if part is None else part
+    inside = {id(p) for p in part.parameters()}
+    empty = {name for name, p in model.named_parameters() if p.is_meta and id(p) in inside}
+    part._apply(  # type: ignore[no-untyped-call]
+        lambda t: torch.empty_like(t, device=device) if t.is_meta else t
+    )
+    wanted: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if name in empty:
+            wanted.setdefault(plain_name(name), []).append(parameter)
+    if len(wanted) != len(empty):
+        raise ValueError(f"{pretrained}: {len(empty)} weights have only {len(wanted)} names between them")
+    for file in _files(pretrained):
+        with safe_open(file, framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118 - not a mapping
+                if name.startswith(_LEFT_ON_DISK):
+                    continue
+                for parameter in wanted.pop(plain_name(name), ()):
+                    _fill(parameter, stored.get_slice(name), f"{file}: {name}")
+    if wanted:
+        raise ValueError(
+            f"{pretrained}: {len(wanted)} weights of the thinker are missing (first: {sorted(wanted)[:1]}). "
+            "They would stay random; use a complete Qwen2.5-Omni checkpoint in safetensors"
+        )
+
+
+def plain_name(name: str) -> str:
+    """Return what a weight is called both on disk and in memory, adapters and library releases left aside.
+
+    >>> plain_name("thinker.model.layers.0.self_attn.q_proj.weight")
+    'layers.0.self_attn.q_proj.weight'
+    >>> plain_name("model.language_model.layers.0.self_attn.q_proj.base.weight")
+    'layers.0.self_attn.q_proj.weight'
+    """
+    name = unwrapped_name(name)
+    for prefix in ("thinker.", "model.", "language_model."):
+        name = name.removeprefix(prefix)
+    return name.replace(".base.", ".")
+
+
+def _fill(parameter: Tensor, stored: Any, where: str) -> None:
+    if list(parameter.shape) != stored.get_shape():
+        raise ValueError(f"{where} has shape {stored.get_shape()}; the model wants {list(parameter.shape)}")
+    copy_share(parameter, stored)
+
+
+def _files(pretrained: str) -> list[Path]:
+    folder = Path(pretrained)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(pretrained, allow_patterns=["*.safetensors", "*.json"]))
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ValueError(
+            f"{pretrained}: no .safetensors file; sharded loading reads no other. Save the checkpoint anew "
+            "with save_pretrained, or use trainer.strategy ddp"
+        )
+    return files

@@ -1,0 +1,309 @@
+"""Sharded weights by name: ``trainer.strategy: fsdp2`` and its kin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.device_dtype_mixin import _update_properties
+from lightning.pytorch import Trainer
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.distributed.fsdp import FullOptimStateDictConfig, ShardingStrategy, StateDictType
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from crab_lightning.distributed.flat_shards import flatten, gathered, trained_units, trained_weights
+
+TIMEOUT_S = 1800.0
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """What both ways to share weights have in common: their settings, and one file for each checkpoint."""
+
+    def __init__(self, cpu_offload: bool, reshard_after_forward: bool, timeout_s: float) -> None:
+        # One file for each checkpoint: with the frozen base left out it is small, and any number of
+        # processes can read it.
+        super().__init__(save_distributed_checkpoint=False, timeout=timedelta(seconds=timeout_s))
+        self.cpu_offload = cpu_offload
+        self.reshard_after_forward = reshard_after_forward
+
+    def setup_environment(self) -> None:
+        """Start the processes' group; all of them are data parallel."""
+        if self.cpu_offload and self.root_device.type == "cuda":
+            # Gradients lie in host memory, and so does the sum of their squares that clipping asks for.
+            self._process_group_backend = "cpu:gloo,cuda:nccl"
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        self._tensor_parallel_size = 1
+        super().setup_environment()
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Let Lightning restore in its usual order: look at the checkpoint first, then load its parts."""
+        return True
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Return a checkpoint, read on every process; the parts are loaded by the subclasses' methods.
+
+        Lightning's own takes the weights out of it before the model has compared them with its own.
+        """
+        path = Path(self.broadcast(checkpoint_path))
+        found: dict[str, Any] = self.checkpoint_io.load_checkpoint(path, weights_only=True)
+        return found
+
+
+class Fsdp2Strategy(ShardedStrategy):
+    """Every process holds its share of all weights, gradients and optimizer state (FSDP2).
+
+    As names for ``trainer.strategy``: ``fsdp2``, ``fsdp2_offload`` (``cpu_offload``) and ``fsdp2_hybrid``
+    (``hybrid``). Works on one process too, on CUDA and, for tests, on CPU.
+
+    Args:
+        cpu_offload: Keep shares, gradients and optimizer state in host memory: the least GPU memory, and
+            every layer travels over PCIe.
+        hybrid: Shard within a node and copy between nodes, so that only gradients leave a node. Needs nodes
+            with equally many devices, and room for the whole model in one node.
+        reshard_after_forward: Let go of a layer's weights after its forward. ``false`` keeps them until
+            backward: a third less traffic, for the memory of the whole base.
+        timeout_s: Seconds that a process waits for the others before it gives up.
+    """
+
+    def __init__(
+        self,
+        cpu_offload: bool = False,
+        hybrid: bool = False,
+        reshard_after_forward: bool = True,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        super().__init__(cpu_offload, reshard_after_forward, timeout_s)
+        self.hybrid = hybrid
+        self._shard_mesh: Any = None
+
+    @property
+    def shard_mesh(self) -> Any:
+        """Mesh along which weights are sharded; two-dimensional when copied between nodes."""
+        if not self.hybrid or self.num_nodes == 1:
+            return self.device_mesh["data_parallel"]
+        if self._shard_mesh is None:
+            self._shard_mesh = torch.distributed.device_mesh.init_device_mesh(
+                self.root_device.type,
+                (self.num_nodes, self.num_processes),
+                mesh_dim_names=("replicate", "shard"),
+            )
+        return self._shard_mesh
+
+    def model_to_device(self) -> None:
+        """Move what is not kept in host memory."""
+        if not self.cpu_offload:
+            super().model_to_device()
+            return
+        assert self.model is not None
+        for buffer in self.model.buffers():
+            buffer.data = buffer.data.to(self.root_device)
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Return the trained weights on rank 0, nothing elsewhere; the frozen base is not even gathered."""
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        assert self.model is not None
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        return dict(get_model_state_dict(self.model, options=options))
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Return the whole state on rank 0, nothing elsewhere, as an optimizer on one process writes it.
+
+        Lightning numbers the weights of all the model here, and an optimizer elsewhere those that it holds:
+        a checkpoint of one strategy would not fit the other.
+        """
+        saved = _unwrapped(optimizer).state_dict()
+        first = self.global_rank == 0
+        state: dict[int, dict[str, Any]] = {}
+        for number, values in saved[
+            "state"
+        ].items():  # in the same order on all ranks: gathering is collective
+            whole = {name: _gathered(value) for name, value in values.items()}
+            if first:
+                state[number] = {k: v.cpu() if isinstance(v, Tensor) else v for k, v in whole.items()}
+        return {"state": state, "param_groups": saved["param_groups"]} if first else {}
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Give every process its share of the weights."""
+        assert self.lightning_module is not None
+        own = dict(self.lightning_module.named_parameters())
+        with torch.no_grad():
+            for name, value in checkpoint["state_dict"].items():
+                own[name].copy_(_share(value, own[name]))
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Give every process its share of the optimizer's state."""
+        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            state = {
+                number: {name: _share(value, weights[number]) for name, value in values.items()}
+                for number, values in saved["state"].items()
+            }
+            optimizer.load_state_dict({**saved, "state": state})
+
+
+class Fsdp1Strategy(ShardedStrategy):
+    """Every process holds its share of all weights, gradients and optimizer state (FSDP1), ``fsdp1`` by name.
+
+    For runs that are to be compared with others under FSDP1; FSDP2 does the same with less. The units are
+    FSDP2's, see ``flatten`` for the types of weights in them. Optimizers see flat parts of the weights, so
+    one that asks for their shapes (Muon, Adafactor) will not do.
+
+    Args:
+        reshard_after_forward: Let go of a layer's weights after its forward. ``false`` keeps them until
+            backward: a third less traffic, for the memory of the whole base.
+        timeout_s: Seconds that a process waits for the others before it gives up.
+
+    Raises:
+        ValueError: If ``trainer.precision`` would change the types of weights, or scale losses.
+    """
+
+    def __init__(self, reshard_after_forward: bool = True, timeout_s: float = TIMEOUT_S) -> None:
+        super().__init__(False, reshard_after_forward, timeout_s)
+
+    def unit_options(self) -> dict[str, Any]:
+        """Return how every unit is to be made."""
+        return {"device_id": self.root_device}
+
+    def setup(self, trainer: Trainer) -> None:
+        """Share out what ``configure_model`` has left, in one unit around everything; then as Lightning does.
+
+        Loss and answers read the head by itself, so the steps run inside of that unit's forward.
+        """
+        module, plugin = self.lightning_module, self.precision_plugin
+        assert module is not None
+        assert self.accelerator is not None
+        if plugin.precision not in ("32-true", "bf16-mixed"):
+            raise ValueError(
+                f"trainer.precision is {plugin.precision}; under fsdp1 it can be 32-true or bf16-mixed. The "
+                "type of the base is model.init_args.dtype, bfloat16 at first"
+            )
+        self.accelerator.setup(trainer)
+        if not hasattr(module, "fsdp1_root"):
+            kept = ShardingStrategy.SHARD_GRAD_OP  # embedding and head are asked for again at once
+            # In a tuple, lest it becomes a part of the module that it wraps.
+            module.fsdp1_root = (flatten(module, sharding_strategy=kept, **self.unit_options()),)
+            module.fsdp1_root[0].check_is_root()  # told now: it may be a layer that is gathered first
+            _update_properties(module, device=self.root_device)
+        self.model = module.fsdp1_root[0]
+        # Each process would clip by the norm of its own shares.
+        plugin.clip_grad_by_norm = self._clip_by_norm
+        for loop in (trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop):
+            loop.inference_mode = False  # flat tensors from there cannot be trained on (pytorch issue 95957)
+        trainer.predict_loop.inference_mode = False
+        self.barrier()
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.setup_optimizers(trainer)
+        self.setup_precision_plugin()
+
+    def gradient_norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Return the norm of the gradients of which every process holds its shares."""
+        squares = torch.zeros((), device=self.root_device)
+        if gradients:
+            squares += torch.nn.utils.get_total_norm(gradients).float() ** 2
+        torch.distributed.all_reduce(squares)
+        return squares.sqrt()
+
+    def _clip_by_norm(self, optimizer: Optimizer, clip_val: float) -> None:
+        weights = list(self.precision_plugin.main_params(optimizer))
+        norm = self.gradient_norm([weight.grad for weight in weights if weight.grad is not None])
+        torch.nn.utils.clip_grads_with_norm_(weights, clip_val, norm)
+
+    def trained_weights(self) -> AbstractContextManager[None]:
+        """Return a context in which the first process has the trained weights whole, in host memory."""
+        assert self.model is not None
+        return trained_weights(self.model)
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Return the trained weights on rank 0, nothing elsewhere; the frozen base is not even gathered."""
+        assert self.lightning_module is not None
+        with self.trained_weights():
+            if self.global_rank != 0:
+                return {}
+            named = self.lightning_module.named_parameters()
+            return {name: weight.detach().cpu().clone() for name, weight in named if weight.requires_grad}
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Return the whole state on rank 0, nothing elsewhere, as an optimizer on one process writes it."""
+        own = _unwrapped(optimizer)
+        with self._whole_states(first_only=True):
+            named = FSDP.optim_state_dict(self.model, own)
+        if self.global_rank != 0:
+            return {}
+        numbers = {name: number for number, name in enumerate(self._names(own))}
+        state = {numbers[name]: values for name, values in named["state"].items()}
+        return {"state": state, "param_groups": own.state_dict()["param_groups"]}
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Give every process its share of the weights."""
+        assert self.lightning_module is not None
+        assert self.model is not None
+        saved = checkpoint["state_dict"]
+        for unit in trained_units(self.model):  # one by one, so that no process has more than a layer whole
+            with gathered(unit), torch.no_grad():
+                for name, weight in self.lightning_module.named_parameters():
+                    if name in saved and weight.shape == saved[name].shape:
+                        weight.copy_(saved[name])
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Give every process its share of the optimizer's state."""
+        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            names = self._names(optimizer)
+            state = {names[number]: values for number, values in saved["state"].items()}
+            groups = [{**g, "params": [names[n] for n in g["params"]]} for g in saved["param_groups"]]
+            with self._whole_states(first_only=False):
+                named = {"state": state, "param_groups": groups}
+                optimizer.load_state_dict(FSDP.optim_state_dict_to_load(self.model, optimizer, named))
+
+    def _names(self, optimizer: Optimizer) -> list[str]:
+        """Return the names of an optimizer's weights in its order."""
+        assert self.lightning_module is not None
+        names = {id(weight): name for name, weight in self.lightning_module.named_parameters()}
+        return [names[id(weight)] for group in optimizer.param_groups for weight in group["params"]]
+
+    def _whole_states(self, *, first_only: bool) -> AbstractContextManager[Any]:
+        # Moved to where it is, a moment would stay in the buffer that the next moment is gathered in.
+        offload = first_only and self.root_device.type != "cpu"
+        options = FullOptimStateDictConfig(offload_to_cpu=offload, rank0_only=first_only)
+        return FSDP.state_dict_type(
+            self.model, StateDictType.FULL_STATE_DICT, optim_state_dict_config=options
+        )
+
+
+def _unwrapped(optimizer: Optimizer | LightningOptimizer) -> Optimizer:
+    return optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+
+
+def _gathered(value: Any) -> Any:
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _share(value: Any, weight: Tensor) -> Any:
+    """Return this process's share of a value that belongs to a weight; steps and the like as they are."""
+    if not isinstance(weight, DTensor) or not isinstance(value, Tensor) or value.shape != weight.shape:
+        return value
+    return distribute_tensor(value.to(weight.device), weight.device_mesh, weight.placements)
+
+
+def _register() -> None:
+    for name, strategy, description, options in (
+        ("fsdp2", Fsdp2Strategy, "weights sharded over all processes", {}),
+        ("fsdp2_offload", Fsdp2Strategy, "weights sharded, kept in host memory", {"cpu_offload": True}),
+        ("fsdp2_hybrid", Fsdp2Strategy, "sharded within a node, copied between nodes", {"hybrid": True}),
+        ("fsdp1", Fsdp1Strategy, "weights sharded over all processes, by the older FSDP", {}),
+    ):
+        if name not in StrategyRegistry:
+            StrategyRegistry.register(name, strategy, description=description, **options)
+
+
+_register()

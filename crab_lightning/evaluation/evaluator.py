@@ -1,0 +1,395 @@
+"""The Evaluator: reads answers, feeds metrics, writes predictions and ``metrics.json``, prints the table."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from crab_lightning.evaluation.earlier_tests import set_aside
+from crab_lightning.evaluation.likelihoods import (
+    CandidateScore,
+    likelihood_values,
+    offer_candidates,
+    scores_of,
+)
+from crab_lightning.evaluation.prediction_files import PredictionFiles, Record
+from crab_lightning.evaluation.scores import DatasetScores, asked, mean_headline
+from crab_lightning.evaluation.tables import print_results
+from crab_lightning.structures import Batch, Decoding, Prediction, Sample
+
+HEADLINE = "mean/headline"
+LOSS = "mean/loss"
+
+
+class Evaluator(Callback):
+    """Scores generated answers and losses of every dataset; models know none of it.
+
+    Writes ``metrics.json`` and ``predictions/`` into the run folder and logs
+    ``<split>/<task>/<dataset>/<metric>``, ``<split>/mean/headline`` and ``<split>/mean/loss``. A ``test``
+    that was killed goes on where it stopped: answers already on disk are scored and their samples left out.
+    A test that ended is repeated; its files are set aside in ``earlier/`` where settings or weights differ.
+
+    Args:
+        majority: Score each dataset's most frequent training answer beside the model.
+        predictions: Write every answer to ``predictions/<dataset>.jsonl``.
+        print_table: Print the table of results after each pass.
+        decoding: ``generate`` lets the model write every answer. ``likelihood`` takes, for a question with a
+            closed set (classes, options, two candidates), the answer that it finds likeliest: one pass over
+            the prompt, and no answer that cannot be read. ``both`` does both and shows them side by side,
+            with the calibration of the probabilities.
+        candidate_score: ``sum`` compares whole answers by probability, ``mean`` by that of a token.
+    """
+
+    def __init__(
+        self,
+        majority: bool = True,
+        predictions: bool = True,
+        print_table: bool = True,
+        decoding: Decoding = "generate",
+        candidate_score: CandidateScore = "sum",
+    ) -> None:
+        self.majority = majority
+        self.predictions = predictions
+        self.print_table = print_table
+        self.decoding: Decoding = decoding
+        self.candidate_score: CandidateScore = candidate_score
+        self.identity: dict[str, Any] = {}
+        """What decides the answers of a run; set by the command line, compared before a test is resumed."""
+        self.results: dict[str, dict[str, Any]] = {}
+        self._scores: dict[str, DatasetScores] = {}
+        self._constant: dict[str, Any] = {}
+        self._files: PredictionFiles | None = None
+        self._resumed: list[Record] = []
+        self._folder = Path()
+        self._seconds = 0.0
+        self._answered = 0
+
+    # Setup
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the run folder and, before a test, the answers that an interrupted one left."""
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
+        self._resumed = []
+        offer_candidates(pl_module, trainer.datamodule, self.decoding)
+        if stage == "test" and self._writes(trainer):
+            files = PredictionFiles(self._folder, "test", trainer.global_rank)
+            self._resumed = files.resume(self._identity(trainer))
+            self._files = files
+            answered = {record["id"] for record in self._resumed}
+            if self._resumed and all(s.id in answered for s in trainer.datamodule.samples("test")):
+                # Killed behind the last answer. With nothing left to do Lightning would skip the loop and its
+                # hooks, so that one answer is made again.
+                self._resumed = self._resumed[:-1]
+            if self._resumed:
+                rank_zero_info(f"Resuming: {len(self._resumed):,} answers of an interrupted test are kept.")
+            trainer.datamodule.test_skip_ids = frozenset(r["id"] for r in self._resumed)
+
+    def _writes(self, trainer: Trainer) -> bool:
+        return self.predictions and not getattr(trainer, "fast_dev_run", False)
+
+    def _identity(self, trainer: Trainer) -> dict[str, Any]:
+        identity = dict(self.identity)
+        if self.decoding != "generate":
+            identity |= {
+                "evaluator.decoding": self.decoding,
+                "evaluator.candidate_score": self.candidate_score,
+            }
+        if trainer.ckpt_path is not None and (path := Path(trainer.ckpt_path)).is_file():
+            identity["checkpoint"] = [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
+        plain: dict[str, Any] = json.loads(json.dumps(identity, default=str))
+        return plain
+
+    # A pass over a split
+
+    def _start(self, trainer: Trainer, split: str) -> None:
+        data = trainer.datamodule
+        if data is None:
+            raise ValueError(
+                "Evaluator needs a datamodule with `tasks`, `datasets` and `samples(split)`; pass one"
+            )
+        if self.majority and not self._constant and split != "predict":
+            self._constant = self._majority_answers(data)
+        self._scores = {
+            name: DatasetScores(name, data.tasks[spec.task], spec, self._constant.get(name))
+            for name, spec in data.datasets.items()  # the config's order, the same on every rank
+        }
+        for scores in self._scores.values():
+            scores.candidate_score = self.candidate_score
+            scores.choice_is_answer = self.decoding == "likelihood"
+        self._seconds, self._answered = -time.perf_counter(), 0
+        if not self._writes(trainer) or trainer.sanity_checking:
+            self._files = None
+            return
+        if split != "test" or self._files is None:
+            self._files = PredictionFiles(self._folder, split, trainer.global_rank)
+        if self._resumed:
+            self._files.check(self._identity(trainer))  # now with the checkpoint, which setup does not know
+        if trainer.is_global_zero:
+            if split == "test":
+                place = set_aside(self._folder, self._identity(trainer), whole=_is_whole(trainer))
+                if place is not None:
+                    rank_zero_info(f"This folder holds a test with other settings; it is now in {place}")
+            self._files.start(self._identity(trainer), fresh=not self._resumed)
+        trainer.strategy.barrier("prediction files")
+        if split == "test":
+            for scores in self._scores.values():
+                scores.folder = self._folder
+        if split == "test" and trainer.is_global_zero:
+            self._score_resumed(data)
+
+    def _majority_answers(self, data: Any) -> dict[str, Any]:
+        """Ask each task for its most frequent training answer; no training rows, no baseline."""
+        rows: dict[str, list[Sample]] = {name: [] for name in data.datasets}
+        try:
+            for sample in data.samples("train"):
+                rows[sample.dataset].append(sample)
+        except (OSError, ValueError) as err:
+            rank_zero_info(f"No majority baseline: the training rows cannot be read ({err})")
+            return {}
+        answers = {}
+        for name, spec in data.datasets.items():
+            # Some manifests hold no true answer to count (captions): no baseline, shown as a dash.
+            with contextlib.suppress(ValueError):
+                answers[name] = data.tasks[spec.task].majority(rows[name], spec)
+        return answers
+
+    def _score_resumed(self, data: Any) -> None:
+        """Score kept answers from their raw text; one process does it, so each counts once."""
+        samples = {sample.id: sample for sample in data.samples("test")}
+        for record in self._resumed:
+            if (sample := samples.get(record["id"])) is not None:
+                answer = Prediction(
+                    sample, record["answer"], record["tokens"], record["truncated"], scores_of(record)
+                )
+                self._scores[sample.dataset].add(answer)
+
+    def _add(self, outputs: Any, batch: Batch) -> None:
+        """Take in what a validation or test step returned."""
+        if not isinstance(outputs, Mapping):
+            return
+        if "predictions" in outputs:
+            predictions = outputs["predictions"]
+            kept = [p for p, repeated in _paired(predictions, batch) if not repeated]
+            for name in dict.fromkeys(p.sample.dataset for p in kept):
+                self._scores[name].prepare([p for p in kept if p.sample.dataset == name])
+            records = [self._scores[p.sample.dataset].add(p) for p in kept]
+            self._answered += len(kept)
+            if self._files is not None:
+                self._files.append(records)
+        elif "loss_sum" in outputs:
+            sums = outputs["loss_sum"].double().tolist()
+            tokens = outputs["target_tokens"].tolist()
+            for (sample, repeated), loss, count in zip(
+                _paired(batch.samples, batch), sums, tokens, strict=True
+            ):
+                if not repeated:
+                    self._scores[sample.dataset].add_loss(loss, int(count))
+
+    def _end(self, trainer: Trainer, split: str) -> None:
+        """Exchange sums, compute in one fixed order on every process, log, write and print."""
+        self._seconds += time.perf_counter()
+        data = trainer.datamodule
+        expected = _ids(data.samples("test")) if split == "test" else {}
+        if self._files is not None:
+            self._files.close()
+            trainer.strategy.barrier("predictions written")
+            if trainer.is_global_zero:
+                answered = self._files.merge(expected)
+                if split == "test" and _is_whole(trainer):
+                    for sample in data.samples("test"):
+                        if sample.id not in answered.get(sample.dataset, ()):
+                            self._scores[sample.dataset].add_missing(sample)
+        self._resumed = []
+        total = _sum_over_processes(trainer, [*(s.sums() for s in self._scores.values())], self._answered)
+        device = trainer.strategy.root_device if _needs_device() else None
+        self.results = {}
+        for (name, scores), sums in zip(self._scores.items(), total[0], strict=True):
+            result = scores.result(sums, device)
+            if result["counts"]["scored"] or result["counts"]["loss_samples"]:
+                self.results[name] = result
+        if trainer.sanity_checking:
+            return
+        self._log(split)
+        if trainer.is_global_zero:
+            speed = total[1] / self._seconds if self._seconds > 0 else 0.0
+            if not getattr(trainer, "fast_dev_run", False):
+                self._write(trainer, split, speed)
+            if self.print_table and self.results:
+                # While training, one line a dataset; the rest is in TensorBoard and metrics.json.
+                print_results(self.results, split, speed, headlines=trainer.state.fn == "fit")
+                if trainer.state.fn != "fit":
+                    for name, result in self.results.items():
+                        if result["note"] is not None:
+                            rank_zero_info(f"{name}: {result['note']}")
+
+    def _log(self, split: str) -> None:
+        """Log every dataset's values on every rank in one order (values are already the same everywhere)."""
+        for name, result in self.results.items():
+            prefix = f"{split}/{result['task']}/{name}"
+            values = {k: v for k, v in result["strict"].items() if isinstance(v, float)}
+            values |= {
+                k: result[k] for k in ("unparsed_rate", "truncated_rate", "loss") if result[k] is not None
+            }
+            values |= likelihood_values(result)
+            for key, value in values.items():
+                self.log(
+                    f"{prefix}/{key}", value, on_step=False, on_epoch=True, batch_size=1, sync_dist=False
+                )
+        losses = [r["loss"] for r in self.results.values() if r["loss"] is not None]
+        means = {HEADLINE: mean_headline(self.results), LOSS: sum(losses) / len(losses) if losses else None}
+        for key, mean in means.items():
+            if mean is not None:
+                self.log(f"{split}/{key}", mean, on_step=False, on_epoch=True, batch_size=1, sync_dist=False)
+
+    def _write(self, trainer: Trainer, split: str, answers_per_s: float) -> None:
+        path = self._folder / "metrics.json"
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        content[split] = {
+            "step": trainer.global_step,
+            "epoch": trainer.current_epoch,
+            "processes": trainer.world_size,
+            "whole_split": _is_whole(trainer),
+            "answers_per_s": round(answers_per_s, 3),
+            "identity": self._identity(trainer),
+            "mean": {
+                "headline": mean_headline(self.results),
+                "headline_valid_only": mean_headline(self.results, "valid_only"),
+                "headline_majority": mean_headline(self.results, "majority"),
+            },
+            "datasets": self.results,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".json.tmp")
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+    # Hooks
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with empty metrics."""
+        self._start(trainer, "val")
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take in losses or answers."""
+        self._add(outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log and write the validation's results."""
+        self._end(trainer, "val")
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with empty metrics, or with the answers of an interrupted test."""
+        self._start(trainer, "test")
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take in answers and write them."""
+        self._add(outputs, batch)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log, write and print the test's results."""
+        self._end(trainer, "test")
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin prediction files."""
+        self._start(trainer, "predict")
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write answers, read but not scored."""
+        if self._files is None or not isinstance(outputs, Mapping):
+            return
+        records = []
+        for p, repeated in _paired(outputs["predictions"], batch):
+            if not repeated:
+                scores = self._scores[p.sample.dataset]
+                answer = scores.task.parse(p.text, p.sample, scores.spec)
+                parsed = None if answer is None else scores.task.jsonable(answer)
+                said = {"answer": p.text, "parsed": parsed, "truncated": p.truncated, "tokens": p.tokens}
+                records.append(asked(scores.task, p.sample) | said)
+        self._files.append(records)
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Merge prediction files."""
+        if self._files is not None:
+            self._files.close()
+            trainer.strategy.barrier("predictions written")
+            if trainer.is_global_zero:
+                self._files.merge({})
+                rank_zero_info(f"Answers are in {self._files.folder}")
+
+
+def _paired(items: Sequence[Any], batch: Batch) -> Iterable[tuple[Any, bool]]:
+    """Pair a step's items with the marks of repeated samples.
+
+    Raises:
+        ValueError: If the step returned another number of items than the batch has samples.
+    """
+    if len(items) != len(batch.samples):
+        raise ValueError(
+            f"the model answered {len(items)} of {len(batch.samples)} samples in a batch; it must answer each"
+        )
+    return zip(items, batch.repeated, strict=True)
+
+
+def _ids(samples: Iterable[Sample]) -> dict[str, list[str]]:
+    ids: dict[str, list[str]] = {}
+    for sample in samples:
+        ids.setdefault(sample.dataset, []).append(sample.id)
+    return ids
+
+
+def _is_whole(trainer: Trainer) -> bool:
+    """Return whether the trainer may see the whole split; a limited one leaves nothing 'missing'."""
+    limit = trainer.limit_test_batches if trainer.testing else trainer.limit_val_batches
+    return not getattr(trainer, "fast_dev_run", False) and limit == 1.0 and isinstance(limit, float)
+
+
+def _needs_device() -> bool:
+    """Return whether metric states must move to the accelerator: NCCL exchanges no CPU tensors."""
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == "nccl"
+
+
+def _sum_over_processes(
+    trainer: Trainer, rows: list[list[float]], count: int
+) -> tuple[list[list[float]], float]:
+    """Add up sums and a count over processes; float64, so that counts stay exact."""
+    flat = torch.tensor([*(v for row in rows for v in row), count], dtype=torch.float64)
+    if trainer.world_size > 1:
+        flat = flat.to(trainer.strategy.root_device)
+        torch.distributed.all_reduce(flat)
+    values = flat.tolist()
+    width = len(rows[0]) if rows else 0
+    return [values[i : i + width] for i in range(0, len(values) - 1, width)] if width else [], values[-1]

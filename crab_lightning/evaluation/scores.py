@@ -1,0 +1,206 @@
+"""What the Evaluator counts for one dataset: answers read, metrics in two protocols, baseline, losses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crab_lightning.evaluation.likelihoods import CandidateScore, Choice, choice_record, choose
+from crab_lightning.metrics import Calibration
+from crab_lightning.structures import DatasetSpec, Media, Prediction, Sample
+from crab_lightning.tasks.base import Task
+
+COUNTS = (
+    "scored",
+    "from_val",
+    "unparsed",
+    "truncated",
+    "missing",
+    "tokens",
+    "loss_sum",
+    "loss_tokens",
+    "loss_samples",
+    "weighed",
+)
+"""Sums over samples that processes add up, in the order of :meth:`DatasetScores.sums`."""
+
+
+class DatasetScores:
+    """Metrics of one dataset during one pass over a split.
+
+    ``strict`` scores every sample: an answer that is unreadable, cut off at the token limit or missing counts
+    as wrong. ``valid_only`` scores the readable answers alone, as most published scripts do. ``majority`` is
+    fed the most frequent training answer for every sample that ``strict`` is fed, ``likelihood`` the
+    likeliest candidate where candidates were weighed.
+
+    Args:
+        dataset: Key of the dataset.
+        task: Reads its answers.
+        spec: Its row under ``data.datasets``, with classes filled in.
+        majority: The constant answer of the baseline; ``None`` for no baseline.
+    """
+
+    def __init__(self, dataset: str, task: Task[Any], spec: DatasetSpec, majority: Any = None) -> None:
+        self.dataset = dataset
+        self.task = task
+        self.spec = spec
+        self.majority_answer = majority
+        self.strict = task.metrics(spec)
+        self.valid_only = task.metrics(spec)
+        self.majority = task.metrics(spec)
+        self.likelihood = task.metrics(spec)
+        self.calibration = Calibration()
+        self.candidate_score: CandidateScore = "sum"
+        """How the log-probability of an answer is made of those of its tokens."""
+        self.choice_is_answer = False
+        """Whether the likeliest candidate is the answer, where the model wrote none."""
+        self.folder: Path | None = None
+        """Run folder for the files of answers; ``None`` writes none."""
+        self._sums = dict.fromkeys(COUNTS, 0.0)
+
+    def prepare(self, predictions: Sequence[Prediction]) -> None:
+        """Let the task work on several answers at once, before each is added."""
+        pairs = [(self.task.parse(p.text, p.sample, self.spec), p.sample) for p in predictions]
+        if self.majority_answer is not None:
+            pairs += [(self.majority_answer, p.sample) for p in predictions]
+        self.task.prepare(pairs, self.spec)
+
+    def add(self, prediction: Prediction) -> dict[str, Any]:
+        """Score one answer and return its record for the prediction file."""
+        sample = prediction.sample
+        weighed = prediction.candidates
+        choice = None
+        if weighed is not None:
+            choice = choose(self.task, sample, self.spec, weighed, self.candidate_score)
+            self._add_choice(choice, sample)
+            if self.choice_is_answer:
+                prediction = replace(prediction, text=choice.text)
+        answer = self.task.parse(prediction.text, sample, self.spec)
+        truth = self.task.truth(sample, self.spec)
+        counted = None if prediction.truncated else answer
+        self._update(counted, sample)
+        if answer is not None:
+            self.task.update(self.valid_only, answer, sample, self.spec)
+        if self.folder is not None:
+            self.task.save(counted, sample, self.spec, self.folder)
+        self._sums["unparsed"] += answer is None
+        self._sums["truncated"] += prediction.truncated
+        self._sums["tokens"] += prediction.tokens
+        record = {
+            **asked(self.task, sample),
+            "reference": sample.reference or sample.target or "",
+            "truth": None if truth is None else self.task.jsonable(truth),
+            "answer": prediction.text,
+            "parsed": None if answer is None else self.task.jsonable(answer),
+            "score": self.task.score(counted, sample, self.spec),
+            "truncated": prediction.truncated,
+            "tokens": prediction.tokens,
+        }
+        if choice is not None and weighed is not None:
+            record |= choice_record(choice, weighed, self.task.jsonable(choice.answer))
+        return record
+
+    def _add_choice(self, choice: Choice, sample: Sample) -> None:
+        self.task.update(self.likelihood, choice.answer, sample, self.spec)
+        self.calibration.update(torch.tensor([choice.confidence]), torch.tensor([choice.right]))
+        self._sums["weighed"] += 1
+
+    def add_missing(self, sample: Sample) -> None:
+        """Count a sample that was never answered as wrong."""
+        self._update(None, sample)
+        if self.folder is not None:
+            self.task.save(None, sample, self.spec, self.folder)
+        self._sums["missing"] += 1
+
+    def add_loss(self, loss_sum: float, tokens: int) -> None:
+        """Add one sample's summed token losses (nats) and its number of target tokens."""
+        self._sums["loss_sum"] += loss_sum
+        self._sums["loss_tokens"] += tokens
+        self._sums["loss_samples"] += 1
+
+    def sums(self) -> list[float]:
+        """Return the sums named in :data:`COUNTS`, in that order."""
+        return [self._sums[name] for name in COUNTS]
+
+    def result(self, sums: list[float], device: torch.device | None) -> dict[str, Any]:
+        """Compute everything; every process must call this, in the same order of datasets.
+
+        Args:
+            sums: :meth:`sums`, added up over processes.
+            device: Where to move metric states before they are exchanged; ``None`` leaves them.
+
+        Returns:
+            The dataset's entry in ``metrics.json``. Scores are fractions; ``None`` where nothing was scored.
+        """
+        total = dict(zip(COUNTS, sums, strict=True))
+        counts = {
+            name: int(total[name])
+            for name in ("scored", "unparsed", "truncated", "missing", "loss_samples", "weighed")
+        }
+        # Every process sees the same sums, so all of them take the same branches below.
+        scored = counts["scored"] > 0
+        baseline = scored and self.majority_answer is not None
+        headline = self.task.headline(self.spec)
+        from_val = int(total["from_val"])  # all of them, for a dataset without a test file
+        return {
+            "task": self.spec.task,
+            "layout": self.spec.layout,
+            "splits": [s for s, n in (("val", from_val), ("test", counts["scored"] - from_val)) if n],
+            "headline": headline,
+            "note": self.task.note(self.spec),
+            "strict": _compute(self.strict, device) if scored else {},
+            "valid_only": _compute(self.valid_only, device) if scored else {},
+            "majority": _compute(self.majority, device) if baseline else {},
+            "likelihood": _compute(self.likelihood, device) if counts["weighed"] else {},
+            "calibration": _compute(self.calibration, device) if counts["weighed"] else None,
+            "majority_answer": self.task.jsonable(self.majority_answer) if baseline else None,
+            "counts": counts,
+            "unparsed_rate": counts["unparsed"] / counts["scored"] if scored else None,
+            "truncated_rate": counts["truncated"] / counts["scored"] if scored else None,
+            "answer_tokens": total["tokens"] / counts["scored"] if scored else None,
+            "loss": total["loss_sum"] / total["loss_tokens"] if total["loss_tokens"] else None,
+        }
+
+    def _update(self, answer: Any, sample: Sample) -> None:
+        self.task.update(self.strict, answer, sample, self.spec)
+        if self.majority_answer is not None:
+            self.task.update(self.majority, self.majority_answer, sample, self.spec)
+        self._sums["scored"] += 1
+        self._sums["from_val"] += sample.split == "val"
+
+
+def asked(task: Task[Any], sample: Sample) -> dict[str, Any]:
+    """Return the part of a prediction record that is known before the answer."""
+    parts = [f"<{part.value}>" if isinstance(part, Media) else part for part in task.prompt(sample)]
+    return {"id": sample.id, "dataset": sample.dataset, "task": sample.task, "prompt": "".join(parts)}
+
+
+def mean_headline(results: dict[str, dict[str, Any]], protocol: str = "strict") -> float | None:
+    """Macro mean over datasets of their headline metric, each clipped to [0, 1] so that none dominates.
+
+    Clipping matters for CIDEr alone, whose range ends at 10. Datasets without a headline are left out.
+    """
+    values = [r[protocol].get(r["headline"]) for r in results.values() if r["headline"] is not None]
+    known = [min(max(value, 0.0), 1.0) for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _compute(metrics: Callable[[], Any], device: torch.device | None) -> dict[str, Any]:
+    """Compute a collection, its values as floats and lists; not a number becomes ``None``."""
+    if device is not None:
+        metrics.to(device)  # type: ignore[attr-defined]
+    values: dict[str, Tensor] = metrics.compute()  # type: ignore[attr-defined]
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Tensor | float) -> Any:
+    if isinstance(value, Tensor) and value.numel() > 1:
+        return value.tolist()
+    number = float(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,151 @@
+"""The table of results that a pass over a split ends with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from crab_lightning.evaluation.scores import mean_headline
+
+DISPLAY_NAMES = {
+    "a2v": "VGG-CM a2v",
+    "v2a": "VGG-CM v2a",
+    "ks": "Kinetics-Sounds",
+    "ucf": "UCF51",
+    "meld": "MELD",
+    "mer24": "MER2024",
+    "cremad": "CREMA-D",
+    "mafw": "MAFW",
+    "dfew": "DFEW",
+    "avqa": "MUSIC-AVQA",
+    "avqa_thu": "AVQA",
+    "ave": "AVE",
+    "unav": "UnAV-100",
+    "avvp": "LLP",
+    "ms3": "AVSBench MS3",
+    "s4": "AVSBench S4",
+    "ref_avs": "Ref-AVS",
+    "arig": "ARIG",
+    "avcap": "AVCap",
+}
+"""Layout -> name of the benchmark as papers print it."""
+
+
+def results_table(
+    results: dict[str, dict[str, Any]],
+    split: str,
+    answers_per_s: float | None = None,
+    *,
+    headlines: bool = False,
+) -> Table:
+    """Lay out every dataset's metrics beside its majority baseline.
+
+    Args:
+        results: Dataset -> its entry in ``metrics.json``.
+        split: Named in the title.
+        answers_per_s: Throughput for the caption.
+        headlines: Show only each dataset's headline metric.
+
+    Returns:
+        A rich table; scores are percentages, the headline metric of a dataset stands first.
+    """
+    table = Table(
+        title=f"{split}: scores in percent, strict (unreadable, cut-off and missing answers are wrong)"
+    )
+    for name in ("dataset", "task", "metric"):
+        table.add_column(name, no_wrap=name != "task")
+    weighed = any(r.get("likelihood") for r in results.values())
+    protocols = ["strict", "valid_only", "majority", *(["likelihood"] if weighed else [])]
+    extra = ("likelihood", "calib. error") if weighed else ()
+    shown = ("strict", "valid only", "majority", *extra)
+    for name in (*shown, "answers", "unparsed", "cut off", "missing", "loss"):
+        table.add_column(name, justify="right")
+    for dataset, result in results.items():
+        names = [k for k, v in result["strict"].items() if not isinstance(v, list)]
+        names.sort(key=lambda name: name != result["headline"])
+        if headlines:
+            names = names[:1]
+        for row, metric in enumerate(names or [None]):
+            first = row == 0
+            cells = [_percent(result.get(p, {}).get(metric)) for p in protocols]
+            if weighed:
+                calibration = result.get("calibration") if first else None
+                cells.append(_percent(calibration["error"]) if calibration else "")
+            title = DISPLAY_NAMES.get(result["layout"], dataset)
+            counts = result["counts"]
+            table.add_row(
+                (title if title.lower() == dataset else f"{title} [dim]{dataset}[/dim]") if first else "",
+                result["task"] if first else "",
+                _metric(metric, result["headline"]),
+                *cells,
+                *(_counts(counts, result) if first else ("",) * 5),
+                end_section=not headlines and row >= len(names) - 1,
+            )
+    _add_mean(table, results, len(extra))
+    if answers_per_s:
+        table.caption = f"{answers_per_s:.2f} answers per second"
+    return table
+
+
+def print_results(
+    results: dict[str, dict[str, Any]],
+    split: str,
+    answers_per_s: float | None = None,
+    *,
+    headlines: bool = False,
+) -> None:
+    """Print :func:`results_table`, at full width when the output is not a terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=190 if any(r.get("likelihood") for r in results.values()) else 160)
+    console.print(results_table(results, split, answers_per_s, headlines=headlines))
+
+
+def _add_mean(table: Table, results: dict[str, dict[str, Any]], empty: int = 0) -> None:
+    """Add the macro mean of the headlines; with one dataset it would repeat it."""
+    scored = [r for r in results.values() if r["counts"]["scored"] and r["headline"] is not None]
+    if len(scored) < 2:
+        return
+    means = [_percent(mean_headline(results, p)) for p in ("strict", "valid_only", "majority")]
+    answers = sum(r["counts"]["scored"] for r in results.values())
+    unparsed = sum(r["counts"]["unparsed"] for r in results.values())
+    rate = f"{unparsed} ({100 * unparsed / answers:.0f}%)" if unparsed else "0"
+    table.add_section()
+    table.add_row(
+        "[bold]mean[/bold]",
+        f"{len(scored)} datasets",
+        "headline",
+        *means,
+        *[""] * empty,
+        f"{answers:,}",
+        rate,
+    )
+
+
+def _metric(name: str | None, headline: str | None) -> str:
+    if name is None:
+        return "[dim]none[/dim]"
+    return f"[bold]{name}[/bold]" if name == headline else name
+
+
+def _counts(counts: dict[str, int], result: dict[str, Any]) -> tuple[str, ...]:
+    if not counts["scored"]:
+        return "", "", "", "", _number(result["loss"])
+    rate = f"{counts['unparsed']} ({100 * counts['unparsed'] / counts['scored']:.0f}%)"
+    return (
+        f"{counts['scored']:,}",
+        rate if counts["unparsed"] else "0",
+        str(counts["truncated"]),
+        str(counts["missing"]),
+        _number(result["loss"]),
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

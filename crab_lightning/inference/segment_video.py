@@ -1,0 +1,182 @@
+"""The part of ``segment`` that follows things through a video."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from crab_lightning.inference.question import make_sample, put
+from crab_lightning.media import VideoClip, probe, read_audio, read_video, write_video
+from crab_lightning.segmentation import Prompt, Sam2Tracker
+from crab_lightning.segmentation.overlays import painted
+from crab_lightning.tasks.masks import MaskMaker
+
+if TYPE_CHECKING:
+    from crab_lightning.tasks.segmentation import Segmentation
+
+_SHOWN_S = 0.2
+"""How long before and after its frame a prompt is drawn."""
+
+
+def follow(args: argparse.Namespace, model: Any, data: Any, name: str, task: Segmentation) -> None:
+    """Ask on some frames, follow through all, and write what came of it.
+
+    Args:
+        args: Options of ``segment``.
+        model: Trained model.
+        data: Its data module.
+        name: Dataset whose task is asked.
+        task: That task.
+    """
+    clip = read_clip(args.video, args.fps)
+    frames = clip.frames
+    asked = asked_frames(len(frames), args.asks)
+    with tempfile.TemporaryDirectory() as scratch:
+        records = [_ask(args, model, data, name, task, clip, i, Path(scratch)) for i in asked]
+    prompts = {r["frame"]: _prompt(r) for r in records if r["box_xyxy_px"] or r["points_xy_px"]}
+    parts = [range(len(frames))] if args.expression is not None else nearest_parts(asked, len(frames))
+    tracker = Sam2Tracker(args.sam2, args.device)
+    masks = masks_of(frames, prompts, parts, tracker)
+    for record in records:
+        part = next(part for part in parts if record["frame"] in part)
+        record["holds_for_frames"] = [part.start, part.stop - 1]
+    _write(args, clip, masks, prompts)
+    content = {
+        "video": str(args.video),
+        "expression": args.expression,
+        "task": data.datasets[name].task,
+        "dataset": name,
+        "sam2": args.sam2,
+        "width_px": frames.shape[3],
+        "height_px": frames.shape[2],
+        "times_s": [round(t, 4) for t in clip.times_s.tolist()],
+        "asked": records,
+        "mask_pixels": masks.flatten(1).sum(1).tolist(),
+    }
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    (args.out / "answer.json").write_text(text + "\n", encoding="utf-8")
+    for record in records:
+        print(f"{record['time_s']:.1f} s: {record['answer']}" + _remark(record))
+    found = int(masks.flatten(1).any(1).sum())
+    print(f"{args.out}: overlay.mp4, masks/ ({len(masks)} frames, something found in {found}), answer.json")
+
+
+def read_clip(video: Path, fps: float | None) -> VideoClip:
+    """Read all frames of a video at their own size, or about ``fps`` of them a second."""
+    total = read_video(video, 1, 8).total_frames
+    wanted = total
+    if fps is not None:
+        duration_s = probe(video).duration_s or read_video(video, 1, 8).duration_s
+        wanted = min(total, max(1, round(duration_s * fps)))
+    return read_video(video, wanted, None)
+
+
+def asked_frames(frames: int, asks: int) -> list[int]:
+    """Return the middles of equal parts of a video; fewer where it has fewer frames."""
+    return sorted({int((i + 0.5) * frames / asks) for i in range(asks)})
+
+
+def nearest_parts(asked: Sequence[int], frames: int) -> list[range]:
+    """Cut a video so that every frame lies in the part of the asked frame nearest to it."""
+    cuts = [0, *((a + b) // 2 + 1 for a, b in pairwise(asked)), frames]
+    return [range(a, b) for a, b in pairwise(cuts)]
+
+
+def masks_of(
+    frames: Tensor, prompts: Mapping[int, Prompt], parts: Sequence[range], tracker: Sam2Tracker
+) -> Tensor:
+    """Return a mask for every frame, bool ``(F, H, W)``; empty in parts without a prompt.
+
+    Args:
+        frames: uint8 ``(F, 3, H, W)``.
+        prompts: Frame number -> prompt in its pixels.
+        parts: Parts of the video in which one thing is followed.
+        tracker: Follows.
+    """
+    masks = torch.zeros(len(frames), *frames.shape[-2:], dtype=torch.bool)
+    done = 0
+    for part in parts:
+        here = {i - part.start: prompt for i, prompt in prompts.items() if i in part}
+        if not here:
+            continue
+        for i, mask in tracker.track(frames[part.start : part.stop], here):
+            masks[part.start + i] = mask
+            done += 1
+            if done % 25 == 0:
+                print(f"{done} frames", file=sys.stderr, flush=True)
+    return masks
+
+
+def _ask(
+    args: argparse.Namespace,
+    model: Any,
+    data: Any,
+    name: str,
+    task: Segmentation,
+    clip: VideoClip,
+    number: int,
+    scratch: Path,
+) -> dict[str, Any]:
+    """Ask about one frame and return what is written of it."""
+    picture = clip.frames[number]
+    file = scratch / f"{number}.png"
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(file)
+    sound = args.audio or args.video
+    # A track may end a few milliseconds before the last frame.
+    moment_s = min(float(clip.times_s[number]), probe(sound).duration_s or float("inf"))
+    texts = {} if args.expression is None else {"expression": args.expression}
+    spec = data.datasets[name]
+    answer = put(model, data, make_sample(name, spec, [], file, [sound], moment_s, texts, scratch))
+    parsed = None if answer.truncated else task.parse(answer.text, answer.sample, spec)
+    prompt = None if parsed is None or parsed.absent else MaskMaker.prompt(parsed, picture)
+    return {
+        "frame": number,
+        "time_s": round(float(clip.times_s[number]), 4),
+        "answer": answer.text,
+        "status": "cut off at the token limit" if answer.truncated else task.read(answer.text).status,
+        "box_xyxy_px": None if prompt is None or prompt.box_xyxy_px is None else list(prompt.box_xyxy_px),
+        "points_xy_px": [] if prompt is None else [list(point) for point in prompt.points_xy_px],
+    }
+
+
+def _prompt(record: Mapping[str, Any]) -> Prompt:
+    box = record["box_xyxy_px"]
+    return Prompt(None if box is None else tuple(box), tuple(tuple(p) for p in record["points_xy_px"]))
+
+
+def _remark(record: Mapping[str, Any]) -> str:
+    return "" if record["box_xyxy_px"] or record["points_xy_px"] else f" ({record['status']}: no mask)"
+
+
+def _write(args: argparse.Namespace, clip: VideoClip, masks: Tensor, prompts: Mapping[int, Prompt]) -> None:
+    """Write the video with masks over it, and every mask."""
+    folder = args.out / "masks"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("[0-9]*.png"):  # of a longer video before
+        old.unlink()
+    times = clip.times_s - clip.times_s[0]
+    shown = clip.frames.permute(0, 2, 3, 1).numpy().copy()
+    for i, mask in enumerate(masks.numpy()):
+        near = [n for n in prompts if abs(float(times[n] - times[i])) <= _SHOWN_S]
+        prompt = prompts[min(near, key=lambda n: abs(n - i))] if near else None
+        shown[i] = painted(shown[i], mask, prompt)
+        Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"{i:05d}.png", compress_level=1)
+    info = probe(args.video)
+    sound = args.audio or args.video
+    rate_hz = probe(sound).sample_rate_hz
+    audio = read_audio(sound, rate_hz) if rate_hz else None
+    write_video(
+        args.out / "overlay.mp4", shown, args.fps or info.fps or 25.0, audio, rate_hz or 16_000,
+        times_s=times.tolist(),
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Tiny checkpoints that the real loading code reads."""

@@ -1,0 +1,214 @@
+"""A complete Qwen2.5-Omni checkpoint folder of a few million parameters, with random weights.
+
+The classes, file layout and loading path are those of the published 7B model; only the sizes differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    Qwen2_5OmniProcessor,
+    Qwen2_5OmniThinkerConfig,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+    WhisperFeatureExtractor,
+)
+
+from crab_lightning.mini.checkpoints.tokenizer import DEFAULT_TEXTS, train_tokenizer
+
+# Renders system and user turns as Qwen2.5-Omni's published template does (AV-UIE v2 section 2).
+CHAT_TEMPLATE = """\
+{%- macro clip(bos, token, eos) -%}<|{{ bos }}|><|{{ token }}|><|{{ eos }}|>{%- endmacro -%}
+{%- for message in messages -%}
+<|im_start|>{{ message.role }}{{ '\\n' }}
+{%- if message.content is string -%}
+{{ message.content }}
+{%- else -%}
+{%- for part in message.content -%}
+{%- if part.type == 'video' -%}{{ clip('vision_bos', 'VIDEO', 'vision_eos') }}
+{%- elif part.type == 'image' -%}{{ clip('vision_bos', 'IMAGE', 'vision_eos') }}
+{%- elif part.type == 'audio' -%}{{ clip('audio_bos', 'AUDIO', 'audio_eos') }}
+{%- elif part.type == 'text' -%}{{ part.text }}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+<|im_end|>{{ '\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}<|im_start|>assistant{{ '\\n' }}{%- endif -%}
+"""
+
+
+@dataclass(frozen=True)
+class TinyNativeConfig:
+    """Sizes of a tiny thinker.
+
+    Args:
+        hidden: Width of the language model.
+        layers: Its decoder layers.
+        heads: Its attention heads; ``hidden / heads`` must be even.
+        kv_heads: Its key and value heads.
+        ffn: Width of its feed-forward layers; 3 x ``hidden`` when left out.
+        vision_hidden: Width of the vision tower.
+        vision_layers: Its blocks; every second one attends to whole frames, the others to windows.
+        vision_heads: Its heads; ``vision_hidden / vision_heads`` must be a multiple of 4.
+        audio_hidden: Width of the audio tower.
+        audio_layers: Its layers.
+        audio_heads: Its heads.
+        vocab: Upper bound of the vocabulary.
+        tie_embeddings: Share the input and output embeddings.
+        rope_theta: Base of the rotary wavelengths; too small leaves none to find a word by what it names.
+    """
+
+    hidden: int = 128
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    ffn: int | None = None
+    vision_hidden: int = 64
+    vision_layers: int = 2
+    vision_heads: int = 4
+    audio_hidden: int = 64
+    audio_layers: int = 2
+    audio_heads: int = 4
+    vocab: int = 600
+    tie_embeddings: bool = False
+    rope_theta: float = 1e6
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that the rotary positions cannot be laid over."""
+        for name, width, heads, step in (
+            ("hidden", self.hidden, self.heads, 2),
+            ("vision_hidden", self.vision_hidden, self.vision_heads, 4),
+            ("audio_hidden", self.audio_hidden, self.audio_heads, 1),
+        ):
+            if width % (heads * step):
+                raise ValueError(
+                    f"{name} is {width}; with {heads} heads it must be a multiple of {heads * step}"
+                )
+        if self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads is {self.kv_heads}; it must divide heads ({self.heads})")
+
+
+def thinker_config(sizes: TinyNativeConfig, tokenizer: Any) -> Qwen2_5OmniThinkerConfig:
+    """Return a thinker config of these sizes whose token ids are the tokenizer's."""
+    half = sizes.hidden // sizes.heads // 2
+    time = half // 4  # the published 16 : 24 : 24
+    height = (half - time) // 2
+    ids = {name: int(tokenizer.convert_tokens_to_ids(f"<|{name}|>")) for name in _TOKENS_IN_CONFIG}
+    vision_full = tuple(i for i in range(sizes.vision_layers) if i % 2 == 1)
+    config = Qwen2_5OmniThinkerConfig(
+        audio_config={
+            "d_model": sizes.audio_hidden,
+            "encoder_layers": sizes.audio_layers,
+            "encoder_attention_heads": sizes.audio_heads,
+            "encoder_ffn_dim": 4 * sizes.audio_hidden,
+            "output_dim": sizes.hidden,
+        },
+        vision_config={
+            "hidden_size": sizes.vision_hidden,
+            "depth": sizes.vision_layers,
+            "num_heads": sizes.vision_heads,
+            "intermediate_size": 3 * sizes.vision_hidden,
+            "out_hidden_size": sizes.hidden,
+            "fullatt_block_indexes": vision_full,
+        },
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": sizes.hidden,
+            "intermediate_size": sizes.ffn or 3 * sizes.hidden,
+            "num_hidden_layers": sizes.layers,
+            "num_attention_heads": sizes.heads,
+            "num_key_value_heads": sizes.kv_heads,
+            "max_position_embeddings": 32768,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": sizes.rope_theta,
+                "mrope_section": [time, height, half - time - height],
+            },
+            "tie_word_embeddings": sizes.tie_embeddings,
+        },
+        audio_token_index=ids["AUDIO"],
+        image_token_index=ids["IMAGE"],
+        video_token_index=ids["VIDEO"],
+        audio_start_token_id=ids["audio_bos"],
+        audio_end_token_id=ids["audio_eos"],
+        vision_start_token_id=ids["vision_bos"],
+        vision_end_token_id=ids["vision_eos"],
+        tie_word_embeddings=sizes.tie_embeddings,
+        pad_token_id=ids["endoftext"],
+        bos_token_id=ids["im_start"],
+        eos_token_id=ids["im_end"],
+    )
+    return config
+
+
+_TOKENS_IN_CONFIG = (
+    "endoftext",
+    "im_start",
+    "im_end",
+    "AUDIO",
+    "IMAGE",
+    "VIDEO",
+    "audio_bos",
+    "audio_eos",
+    "vision_bos",
+    "vision_eos",
+)
+
+
+def make_processor(tokenizer: Any) -> Qwen2_5OmniProcessor:
+    """Return the published processor around another tokenizer."""
+    size = {"shortest_edge": 56 * 56, "longest_edge": 12_845_056}
+    return Qwen2_5OmniProcessor(
+        image_processor=Qwen2VLImageProcessor(size=size),
+        # said out loud: left unset, newer transformers warn at every load
+        video_processor=Qwen2VLVideoProcessor(size=size, cap_pixels_per_frame=False),
+        feature_extractor=WhisperFeatureExtractor(
+            feature_size=128, sampling_rate=16000, hop_length=160, n_fft=400, chunk_length=300
+        ),
+        tokenizer=tokenizer,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def make_tiny_native(
+    out: Path | str,
+    *,
+    texts: Iterable[str] | None = None,
+    config: TinyNativeConfig | None = None,
+    seed: int = 0,
+) -> Path:
+    """Write a tiny checkpoint folder: config, weights, tokenizer, processor.
+
+    Args:
+        out: Folder to write; made when absent.
+        texts: What the tokenizer learns its words from; the words of the AV-UIE v2 prompts when left out.
+        config: Sizes; the defaults give about 1.5 million parameters.
+        seed: Fixes the random weights.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: If the folder already holds a checkpoint.
+    """
+    folder = Path(out)
+    if (folder / "config.json").exists():
+        raise FileExistsError(
+            f"{folder} already holds a config.json; name an empty folder or remove it first"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = config or TinyNativeConfig()
+    tokenizer = train_tokenizer(DEFAULT_TEXTS if texts is None else texts, sizes.vocab)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2_5OmniThinkerForConditionalGeneration(thinker_config(sizes, tokenizer))
+    model.save_pretrained(folder)
+    make_processor(tokenizer).save_pretrained(folder)
+    return folder

@@ -1,0 +1,164 @@
+"""A thinker of Qwen2.5-Omni around the weights of a small text model that speaks.
+
+Its sight and hearing are random, so what it says of a clip means nothing before it has been fine-tuned; but
+it writes sentences, which the tiny checkpoint cannot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerFast, Qwen2_5OmniThinkerForConditionalGeneration
+
+from crab_lightning.mini.checkpoints.native import TinyNativeConfig, make_processor, thinker_config
+from crab_lightning.mini.checkpoints.text_models import SMOLLM2, load_text_model
+from crab_lightning.mini.checkpoints.tokenizer import NAMED_TOKENS, SPECIAL_TOKENS
+
+_ABSENT_BIASES = ("q_proj.bias", "k_proj.bias", "v_proj.bias")
+
+
+@dataclass(frozen=True)
+class PocketTowers:
+    """Sizes of the random towers.
+
+    Args:
+        vision_hidden: Width of the vision tower.
+        vision_layers: Its blocks.
+        vision_heads: Its heads; ``vision_hidden / vision_heads`` must be a multiple of 4.
+        audio_hidden: Width of the audio tower.
+        audio_layers: Its layers.
+        audio_heads: Its heads.
+    """
+
+    vision_hidden: int = 64
+    vision_layers: int = 2
+    vision_heads: int = 4
+    audio_hidden: int = 64
+    audio_layers: int = 2
+    audio_heads: int = 4
+
+
+def make_pocket(
+    out: Path | str,
+    text: str | Path = SMOLLM2,
+    *,
+    config: PocketTowers | None = None,
+    seed: int = 0,
+) -> Path:
+    """Write a checkpoint folder of the native paradigm whose text model has a text model's weights, exactly.
+
+    Args:
+        out: Folder to write; made when absent.
+        text: ``smollm2``, or the folder or hub name of a model that is built as Llama or Qwen2 is.
+        config: Sizes of the towers.
+        seed: Fixes their random weights.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: If the folder already holds a checkpoint.
+        ImportError: If SmolLM2 is asked for and not installed.
+        ValueError: If the text model is built otherwise, so that its weights would not mean the same.
+    """
+    folder = Path(out)
+    if (folder / "config.json").exists():
+        raise FileExistsError(
+            f"{folder} already holds a config.json; name an empty folder or remove it first"
+        )
+    source, tokenizer = load_text_model(text)
+    refuse_other_builds(str(text), source.config)
+    tokenizer = with_media_tokens(tokenizer)
+    thinker = thinker_around(source, tokenizer, config or PocketTowers(), seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    thinker.save_pretrained(folder)
+    make_processor(tokenizer).save_pretrained(folder)
+    return folder
+
+
+def refuse_other_builds(name: str, text: Any) -> None:
+    """Refuse a text model that a thinker cannot hold.
+
+    Args:
+        name: Its folder or hub name.
+        text: Its config.
+
+    Raises:
+        ValueError: If it is not built as Llama or Qwen2 is.
+    """
+    heads = int(text.num_attention_heads)
+    wide = int(getattr(text, "head_dim", None) or text.hidden_size // heads) * heads
+    found = {
+        "model_type": (text.model_type, ("llama", "qwen2")),
+        "hidden_act": (text.hidden_act, ("silu",)),
+        "rope_parameters.rope_type": (text.rope_parameters["rope_type"], ("default",)),
+        "num_attention_heads x head_dim": (wide, (int(text.hidden_size),)),
+        "attention_bias": (bool(getattr(text, "attention_bias", False)), (False,)),
+        "mlp_bias": (bool(getattr(text, "mlp_bias", False)), (False,)),
+        "use_sliding_window": (bool(getattr(text, "use_sliding_window", False)), (False,)),
+    }
+    for key, (value, allowed) in found.items():
+        if value not in allowed:
+            raise ValueError(
+                f"{name}: {key} is {value!r}; the text model of Qwen2.5-Omni can hold only "
+                f"{' or '.join(map(repr, allowed))}. Take another text model, or LLM+V+A, which takes any"
+            )
+
+
+def with_media_tokens(tokenizer: Any) -> Any:
+    """Return a tokenizer of the same words with Qwen2.5-Omni's markup behind them, where it is missing."""
+    raw = tokenizer.backend_tokenizer
+    known = raw.get_vocab(with_added_tokens=True)
+    raw.add_special_tokens([token for token in SPECIAL_TOKENS if token not in known])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        padding_side="left",
+        extra_special_tokens=NAMED_TOKENS,
+    )
+
+
+def thinker_around(source: Any, tokenizer: Any, towers: PocketTowers, seed: int) -> Any:
+    """Return a thinker with the weights of ``source`` and random towers.
+
+    A token that the text model does not know gets the mean of its embeddings: it then is never the likeliest,
+    and takes its chance from none in particular.
+    """
+    text = source.config
+    sizes = TinyNativeConfig(
+        hidden=text.hidden_size,
+        layers=text.num_hidden_layers,
+        heads=text.num_attention_heads,
+        kv_heads=text.num_key_value_heads,
+        ffn=text.intermediate_size,
+        tie_embeddings=text.tie_word_embeddings,
+        rope_theta=text.rope_parameters["rope_theta"],
+        **vars(towers),
+    )
+    config = thinker_config(sizes, tokenizer)
+    config.text_config.rms_norm_eps = text.rms_norm_eps
+    config.text_config.max_position_embeddings = text.max_position_embeddings
+    vocabulary = max(len(tokenizer), text.vocab_size)  # some models have more rows than tokens
+    config.text_config.vocab_size = vocabulary
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        thinker: Any = Qwen2_5OmniThinkerForConditionalGeneration(config)
+    state = dict(source.get_decoder().state_dict())
+    state["embed_tokens.weight"] = _lengthened(state["embed_tokens.weight"], vocabulary)
+    own = thinker.get_decoder().state_dict()
+    for name in own.keys() - state.keys():
+        if name.endswith(_ABSENT_BIASES):
+            state[name] = torch.zeros_like(own[name])  # Llama has none
+    thinker.get_decoder().load_state_dict(state)  # strict: nothing stays random, nothing is left over
+    if not text.tie_word_embeddings:
+        head = {"weight": _lengthened(source.get_output_embeddings().weight.data, vocabulary)}
+        thinker.lm_head.load_state_dict(head)
+    return thinker
+
+
+def _lengthened(rows: torch.Tensor, count: int) -> torch.Tensor:
+    return torch.cat((rows, rows.mean(0, keepdim=True).expand(count - len(rows), -1)))

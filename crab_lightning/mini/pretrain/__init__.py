@@ -1,0 +1,1 @@
+"""How the mini base model and its mask decoder are trained."""

@@ -1,0 +1,150 @@
+"""The 19 task files: who builds their rows, which keys they have, how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from crab_lightning.mini.world.families.actions import build_action
+from crab_lightning.mini.world.families.captions import build_avcap
+from crab_lightning.mini.world.families.emotions import build_emotion
+from crab_lightning.mini.world.families.events import build_ave, build_avvp, build_unav
+from crab_lightning.mini.world.families.general_qa import build_avqa_thu
+from crab_lightning.mini.world.families.grounding import build_arig, build_ms3, build_s4
+from crab_lightning.mini.world.families.matching import build_a2v, build_v2a
+from crab_lightning.mini.world.families.music_qa import QUESTIONS_PER_CLIP, build_avqa
+from crab_lightning.mini.world.families.referring import build_ref_avs
+from crab_lightning.mini.world.item import Item
+
+Builder = Callable[[str, int, int], Item]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One of the 19.
+
+    Args:
+        build: ``(split, index, seed)`` to an item.
+        train: Keys of a row of ``train.json``, as released.
+        test: Keys of a row of ``test.json``; empty where none was released.
+        rows_per_clip: Rows that share one recording.
+        share: Part of the clips, relative to the others; 0 for a set that uses another one's clips.
+    """
+
+    build: Builder
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    rows_per_clip: int = 1
+    share: float = 1.0
+
+
+_AV = ("video_path", "audio_path")
+
+
+def _keys(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+def _emotion(name: str, key: str, *, test: bool = True) -> Dataset:
+    return Dataset(partial(build_emotion, name), (*_AV, key, "label"), (*_AV, key) if test else ())
+
+
+_A2V = _keys("video1_path video2_path audio_path correct_video")
+_V2A = _keys("video_path audio1_path audio2_path correct_audio")
+_AVQA = (*_AV, *_keys("video_id question_id type question answer"))
+_THU = (
+    *_AV,
+    *_keys("id video_name video_id question_relation question_type multi_choice question_text answer"),
+)
+_AVE = (*_AV, *_keys("event vid start_time end_time"))
+_AVVP = (*_AV, *_keys("filename vid event"))
+
+DATASETS: dict[str, Dataset] = {
+    "a2v": Dataset(build_a2v, (*_A2V, "audio_event", "video1_event", "video2_event", "label"), _A2V),
+    "v2a": Dataset(build_v2a, (*_V2A, "audio1_event", "audio2_event", "video_event", "label"), _V2A),
+    "ks": Dataset(partial(build_action, "ks"), (*_AV, "action", "label"), (*_AV, "action")),
+    "ucf": Dataset(partial(build_action, "ucf"), (*_AV, "label", "new_label"), (*_AV, "label")),
+    "meld": _emotion("meld", "Emotion"),
+    "mer24": _emotion("mer24", "discrete", test=False),
+    "cremad": _emotion("cremad", "emotion"),
+    "mafw": _emotion("mafw", "emotion"),
+    "dfew": _emotion("dfew", "emotion"),
+    "avqa": Dataset(build_avqa, (*_AVQA, "label"), _AVQA, rows_per_clip=QUESTIONS_PER_CLIP),
+    "avqa_thu": Dataset(build_avqa_thu, (*_THU, "label"), _THU),
+    "ave": Dataset(build_ave, (*_AVE, "label_content"), _AVE),
+    "unav": Dataset(build_unav, (*_AV, *_keys("vid original_label label_content")), ()),
+    "avvp": Dataset(build_avvp, (*_AVVP, "label_content"), _AVVP),
+    "ms3": Dataset(
+        build_ms3,
+        _keys("image_path audio_path vid uid a_obj frame_idx label_content"),
+        _keys("visual_path audio_path vid uid a_obj frame_idx"),
+    ),
+    "s4": Dataset(
+        build_s4,
+        _keys("image_path audio_path vid uid a_obj label_content"),
+        _keys("visual_path audio_path vid uid a_obj frame_idx"),
+    ),
+    "ref_avs": Dataset(
+        build_ref_avs,
+        _keys("image_path audio_path vid fid uid idx description output"),
+        _keys("visual_path audio_path object split vid uid fid frame_idx"),
+    ),
+    "arig": Dataset(
+        build_arig,
+        _keys("image_path audio_path a_obj label_content"),
+        _keys("visual_path audio_path top_left bottom_right a_obj frame_idx"),
+        share=0.0,
+    ),
+    "avcap": Dataset(build_avcap, (*_AV, "video_id", "label_content"), ()),
+}
+"""Released task id -> how its rows are made. ``arig`` asks about the clips of ``s4``."""
+
+TEST_SHARE = 0.2
+
+
+def make_item(dataset: str, split: str, index: int, seed: int = 0) -> Item:
+    """Return one question; the same for the same four arguments, whatever else is made.
+
+    Raises:
+        ValueError: If there is no such dataset or split.
+    """
+    if dataset not in DATASETS:
+        raise ValueError(f"Mini AV-UIE has no dataset {dataset!r}; it has: {', '.join(DATASETS)}")
+    if split not in ("train", "test") or (split == "test" and not DATASETS[dataset].test):
+        raise ValueError(f"{dataset} has no split {split!r}")
+    return DATASETS[dataset].build(split, index, seed)
+
+
+def row_of(item: Item) -> dict[str, Any]:
+    """Return an item as the released manifest of its split spells it."""
+    entry = DATASETS[item.dataset]
+    return {key: item.fields[key] for key in (entry.train if item.split == "train" else entry.test)}
+
+
+def share_out(clips: int) -> dict[str, tuple[int, int]]:
+    """Share a number of clips out over all datasets.
+
+    Returns:
+        For each dataset, its clips in train and test. Those of ``arig`` are the clips of ``s4`` again.
+
+    Raises:
+        ValueError: If some split would be empty.
+    """
+    asked = {name: entry for name, entry in DATASETS.items() if entry.share}
+    total = sum(entry.share for entry in asked.values())
+    least = sum(1 + bool(entry.test) for entry in asked.values())
+    if clips < least:
+        raise ValueError(f"clips is {clips}; every split of every dataset needs a clip: at least {least}")
+    counts = dict.fromkeys(DATASETS, (0, 0))
+    passed, given = 0.0, 0
+    for name, entry in asked.items():
+        passed += entry.share
+        more = round((clips - least) * passed / total) - given  # running totals, so that the sum is exact
+        given += more
+        mine = more + 1 + bool(entry.test)
+        test = max(1, round(mine * TEST_SHARE)) if entry.test else 0
+        counts[name] = (mine - test, test)
+    counts["arig"] = counts["s4"]
+    return counts

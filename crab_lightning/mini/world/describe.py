@@ -1,0 +1,409 @@
+"""Questions about any scene, in other words than the 19 tasks', to teach a base model to see and hear.
+
+The answers use the tasks' phrases, so a model that has learnt these perceives; it has seen no task's prompt,
+and nothing of which emotion or action a look and a sound stand for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from crab_lightning.mini.world.families.captions import caption
+from crab_lightning.mini.world.phrases import (
+    a,
+    at,
+    box_text,
+    join,
+    name,
+    points_text,
+    see_places,
+    sounding,
+    spans,
+)
+from crab_lightning.mini.world.render import box_of, points_in, render_masks
+from crab_lightning.mini.world.scenes import (
+    FRAME_PX,
+    Interval,
+    Rng,
+    Scene,
+    SceneObject,
+    hidden_sound,
+    intersect,
+    place_objects,
+)
+from crab_lightning.mini.world.vocabulary import (
+    ACTION_SOUNDS,
+    CATEGORIES,
+    FACES,
+    LOOKS,
+    NUMBERS,
+    PLACES,
+    VOICES,
+)
+
+QA = tuple[str, str]
+
+_MOTIONS = {
+    "still": "it stays still",
+    "hop": "it hops left and right",
+    "left_right": "it moves left and right",
+    "up_down": "it moves up and down",
+    "circle": "it moves in a circle",
+    "shake": "it shakes",
+}
+
+
+def _ask(rng: Rng, *wordings: str) -> str:
+    return wordings[int(rng.integers(len(wordings)))]
+
+
+def _known(objects: Sequence[SceneObject]) -> list[SceneObject]:
+    return [o for o in objects if o.category is not None]
+
+
+def _other(rng: Rng, objects: Sequence[SceneObject]) -> str:
+    """Return the name of a category that none of the objects has."""
+    free = [c.name for i, c in enumerate(CATEGORIES) if all(o.category != i for o in objects)]
+    return free[int(rng.integers(len(free)))]
+
+
+def _nouns(objects: Sequence[SceneObject]) -> str:
+    return join([a(name(o)) for o in objects])
+
+
+def describe_picture(scene: Scene, time_s: float, rng: Rng, size_px: int = FRAME_PX) -> list[QA]:
+    """Return questions about one frame: what, where, which colour, box, points, how many.
+
+    Args:
+        scene: The scene.
+        time_s: Moment of the frame.
+        rng: Chooses the wordings.
+        size_px: Side of the frame that boxes and points refer to.
+    """
+    indices = scene.seen_at(time_s)
+    seen = [scene.objects[i] for i in indices]
+    pairs = _face_and_tool(seen, rng)
+    seen_known = _known(seen)
+    if len(seen_known) < len(seen):
+        return pairs
+    ask = _ask(rng, "What is in the picture?", "Name what you see and its place.", "Who is where?")
+    pairs += [
+        (ask, see_places(scene, time_s)),
+        (_ask(rng, "How many things are seen?", "Count what you see."), NUMBERS[len(seen)]),
+    ]
+    masks = render_masks(scene, time_s, size_px, size_px)
+    nouns = [name(o) for o in seen]
+    for i, obj in zip(indices, seen, strict=True):
+        noun = name(obj)
+        pairs.append((f"What colour is the {noun}?", obj.kind.colour))
+        pairs.append((f"Is there {a(noun)} in the picture?", "yes"))
+        if nouns.count(noun) > 1:
+            continue
+        box, points = box_of(masks[i]), points_in(masks[i])
+        pairs += [
+            (_ask(rng, f"Where is the {noun}?", f"On which side is the {noun}?"), at(obj.place)),
+            (_ask(rng, f"Give the box of the {noun}.", f"Put a box around the {noun}."), box_text(box)),
+            (_ask(rng, f"Mark the {noun}.", f"Give three points on the {noun}."), points_text(points)),
+            (
+                f"Give box and points of the {obj.kind.colour} thing.",
+                f"{box_text(box)} {points_text(points)}",
+            ),
+            (f"Give the corners of the {noun}.", "({},{})({},{})".format(*box)),
+            (f"What is in the box {box_text(box)}?", a(noun)),
+            (f"What is at {points_text(points[:1])}?", a(noun)),
+        ]
+    everywhere = " ".join(
+        f"{name(o)} {box_text(box_of(masks[i]))}" for i, o in zip(indices, seen, strict=True)
+    )
+    if seen:
+        pairs.append((_ask(rng, "Give all boxes.", "Put a box around each thing."), everywhere))
+    missing = _other(rng, seen)
+    pairs.append((f"Is there {a(missing)} in the picture?", "no"))
+    pairs.append((f"Where is the {missing}?", "it is not here"))
+    for place in PLACES:
+        there = [o for o in seen if o.place == place]
+        pairs.append((_ask(rng, f"What is {at(place)}?", f"Look {at(place)}: what is it?"), _nouns(there)))
+    if scene.background in ("indoor", "outdoor"):
+        pairs.append((_ask(rng, "What place is it?", "Is this indoor or outdoor?"), scene.background))
+    return pairs
+
+
+def _face_and_tool(seen: Sequence[SceneObject], rng: Rng) -> list[QA]:
+    pairs = []
+    for obj in seen:
+        if obj.sprite.startswith("face_"):
+            look = obj.sprite.split("_")[1]
+            ask = _ask(rng, "How does the face look?", "Describe the face.", "What do eyes and mouth show?")
+            pairs.append((ask, FACES[look]))
+        elif obj.category is None:
+            pairs.append((_ask(rng, "What tool is it?", "Name the thing."), a(obj.sprite)))
+    return pairs
+
+
+def describe_video(scene: Scene, rng: Rng, clock: bool | None = None) -> list[QA]:
+    """Return questions about the frames in time: when things are seen, how they move.
+
+    Args:
+        scene: The scene.
+        rng: Chooses wordings and moments.
+        clock: Whether seconds may be asked for; by default for all but the music scenes, whose sound
+            reaches the model in cut windows.
+    """
+    shown = [o for o in scene.objects if o.seen]
+    pairs = _face_and_tool(shown, rng)
+    for obj in shown:
+        thing = name(obj) if obj.category is not None else "thing"
+        ask = _ask(rng, f"How does the {thing} move?", f"What is the motion of the {thing}?")
+        pairs.append((ask, _MOTIONS[obj.motion.kind]))
+        if obj.category is None:
+            look = "face" if obj.sprite.startswith("face_") else obj.sprite
+            if scene.family == "action":
+                pairs.append(
+                    (_ask(rng, "What do you see?", "Describe what is shown."), f"I see {LOOKS[look]}.")
+                )
+    if any(o.category is None for o in shown):
+        return pairs
+    shown.sort(key=lambda o: o.x)
+    pairs.append((_ask(rng, "What does the video show?", "Name everything shown."), _nouns(shown)))
+    missing = _other(rng, shown)
+    pairs.append((f"Is {a(missing)} ever seen?", "no"))
+    pairs += [(f"Is {a(name(o))} ever seen?", "yes") for o in shown]
+    if _has_clock(scene, clock):
+        pairs += _timeline(scene, shown, rng, "seen")
+    return pairs
+
+
+def describe_audio(scene: Scene, rng: Rng, clock: bool | None = None) -> list[QA]:
+    """Return questions about the sound: what is heard, when, how loud, how a voice speaks.
+
+    Args:
+        scene: The scene.
+        rng: Chooses wordings and moments.
+        clock: As for :func:`describe_video`.
+    """
+    voices = [o for o in scene.objects if o.heard and o.category is None]
+    if voices:
+        return [_uncategorised_sound(o, rng) for o in voices]
+    heard = sounding(scene)
+    ordered = sorted(heard, key=lambda o: o.category or 0)
+    pairs: list[QA] = [
+        (_ask(rng, "What is heard?", "Listen: what sounds?", "Name every sound."), _nouns(ordered)),
+        (_ask(rng, "How many things are heard?", "Count the sounds."), NUMBERS[len(heard)]),
+    ]
+    missing = _other(rng, heard)
+    pairs.append((_ask(rng, f"Is {a(missing)} heard?", f"Does {a(missing)} sound?"), "no"))
+    for obj in heard:
+        noun = name(obj)
+        pairs.append((_ask(rng, f"Is {a(noun)} heard?", f"Does {a(noun)} sound?"), "yes"))
+        if len({o.loudness for o in heard}) > 1:
+            pairs.append((f"Is the {noun} loud or soft?", "loud" if obj.loudness >= 1 else "soft"))
+    if len(heard) > 1 and heard[0].heard[0][0] < heard[1].heard[0][0]:
+        pairs.append((_ask(rng, "Which sound starts first?", "Who is heard first?"), a(name(heard[0]))))
+        pairs.append(("In which order do the sounds start?", ", ".join(name(o) for o in heard)))
+    if _has_clock(scene, clock):
+        pairs += _timeline(scene, heard, rng, "heard")
+    return pairs
+
+
+def _uncategorised_sound(obj: SceneObject, rng: Rng) -> QA:
+    if obj.sound.startswith("voice_"):
+        ask = _ask(rng, "How does the voice sound?", "Describe the voice.", "How is it said?")
+        return ask, VOICES[obj.sound.removeprefix("voice_")]
+    return _ask(rng, "What is heard?", "Listen: what sounds?"), ACTION_SOUNDS[obj.sound]
+
+
+def _has_clock(scene: Scene, clock: bool | None) -> bool:
+    return scene.family != "music" if clock is None else clock
+
+
+def _timeline(scene: Scene, objects: Sequence[SceneObject], rng: Rng, sense: str) -> list[QA]:
+    """Questions about seconds; ``sense`` is ``seen`` or ``heard``."""
+
+    def at_second(second: int) -> list[SceneObject]:
+        return [o for o in objects if (o.seen_at if sense == "seen" else o.heard_at)(second + 0.5)]
+
+    second = int(rng.integers(scene.duration_s))
+    dense = ", ".join(
+        f"{t} {' '.join(name(o) for o in at_second(t)) or 'nothing'}" for t in range(scene.duration_s)
+    )
+    pairs = [
+        (_ask(rng, f"What is {sense} in each second?", f"Second by second, what is {sense}?"), dense),
+        (
+            _ask(rng, f"What is {sense} at second {second}?", f"At {second}, what is {sense}?"),
+            _nouns(at_second(second)),
+        ),
+    ]
+    whole = join([f"{a(name(o))} {spans(o.seen if sense == 'seen' else o.heard)}" for o in objects])
+    pairs.append(
+        (_ask(rng, f"What is {sense} and when?", f"Give all times at which something is {sense}."), whole)
+    )
+    for obj in objects:
+        noun = name(obj)
+        times = obj.seen if sense == "seen" else obj.heard
+        pairs += [
+            (
+                _ask(rng, f"When is the {noun} {sense}?", f"From when to when is the {noun} {sense}?"),
+                spans(times),
+            ),
+            (f"At which second is the {noun} first {sense}?", str(times[0][0])),
+            (f"Until which second is the {noun} {sense}?", str(times[-1][1])),
+            (f"Is the {noun} {sense} at second {second}?", "yes" if obj in at_second(second) else "no"),
+        ]
+    return pairs
+
+
+def describe_moment(scene: Scene, time_s: float, rng: Rng, size_px: int = FRAME_PX) -> list[QA]:
+    """Return questions that need one frame and the second of sound around it: who sounds, and where."""
+    seen = [scene.objects[i] for i in scene.seen_at(time_s)]
+    if len(_known(seen)) < len(seen):
+        return []
+    heard = [scene.objects[i] for i in scene.heard_at(time_s)]
+    heard.sort(key=lambda o: o.category or 0)
+    loud = [o for o in seen if o in heard]
+    pairs = [
+        (_ask(rng, "Who is seen and who is heard?", "What do eyes and ears tell?"),
+         f"{see_places(scene, time_s)} I hear {_nouns(heard)}."),
+        (_ask(rng, "Which thing in the picture sounds?", "Who makes the noise?"), _nouns(loud)),
+        (_ask(rng, "Which thing in the picture is silent?", "Who is quiet?"),
+         _nouns([o for o in seen if o not in heard])),
+        ("What is heard but not in the picture?", _nouns([o for o in heard if o not in seen])),
+    ]  # fmt: skip
+    for obj in seen:
+        pairs.append((f"Does the {name(obj)} {at(obj.place)} sound?", "yes" if obj in heard else "no"))
+    if len(loud) == 1:
+        masks = render_masks(scene, time_s, size_px, size_px)
+        mask = masks[scene.objects.index(loud[0])]
+        pairs += [
+            (
+                _ask(rng, "Where does the sound come from?", "On which side is the noise made?"),
+                at(loud[0].place),
+            ),
+            (
+                _ask(rng, "Put a box around what sounds.", "Give the box of the noise maker."),
+                box_text(box_of(mask)),
+            ),
+            ("Give the corners of what sounds.", "({},{})({},{})".format(*box_of(mask))),
+            ("Mark what sounds with three points.", points_text(points_in(mask))),
+        ]
+    return pairs
+
+
+def describe(scene: Scene, rng: Rng, clock: bool | None = None) -> list[QA]:
+    """Return questions about a whole clip with its sound: those of each sense, and those that need both.
+
+    Args:
+        scene: The scene.
+        rng: Chooses wordings and moments.
+        clock: As for :func:`describe_video`.
+
+    Returns:
+        ``(instruction, answer)`` pairs; every answer is exact.
+    """
+    pairs = describe_video(scene, rng, clock) + describe_audio(scene, rng, clock)
+    people = [o for o in scene.objects if o.sprite.startswith("face_") and o.sound.startswith("voice_")]
+    for person in people:
+        look, voice = FACES[person.sprite.split("_")[1]], VOICES[person.sound.removeprefix("voice_")]
+        pairs.append(
+            (_ask(rng, "Describe the person.", "How does the person look and sound?"), f"{look} and {voice}")
+        )
+    if any(o.category is None for o in scene.objects):
+        if scene.family == "action":
+            obj = scene.objects[0]
+            look = "face" if obj.sprite.startswith("face_") else obj.sprite
+            pairs.append(
+                ("What do you see and hear?", f"I see {LOOKS[look]}. I hear {ACTION_SOUNDS[obj.sound]}.")
+            )
+        return pairs
+    shown = sorted((o for o in scene.objects if o.seen), key=lambda o: o.x)
+    both = [o for o in shown if o.heard]
+    if all(o.seen == ((0, scene.duration_s),) for o in shown):
+        pairs.append((_ask(rng, "Sum the clip up.", "Tell in a sentence what happens."), caption(scene)))
+        pairs += [
+            (q, answer) for q, answer in describe_picture(scene, 0.0, rng) if not {"[", "("} & {*q, *answer}
+        ]
+    pairs += [
+        (_ask(rng, "Which things are seen and also heard?", "What is both seen and heard?"), _nouns(both)),
+        (_ask(rng, "What is seen but silent?", "Which things never sound?"),
+         _nouns([o for o in shown if not o.heard])),
+        (_ask(rng, "What is heard but never seen?", "Which sound has no picture?"),
+         _nouns(sorted((o for o in scene.objects if o.heard and not o.seen), key=lambda o: o.category or 0))),
+    ]  # fmt: skip
+    if _has_clock(scene, clock):
+        for obj in _known(shown):
+            common = intersect(obj.seen, obj.heard)
+            ask = _ask(
+                rng,
+                f"When is the {name(obj)} seen and heard?",
+                f"When do eyes and ears both meet the {name(obj)}?",
+            )
+            pairs.append((ask, spans(common) if common else "never"))
+    return pairs
+
+
+def describe_pair(first: Scene, second: Scene, rng: Rng, sense: str, query: Scene | None = None) -> list[QA]:
+    """Return questions about two clips in a row, and about which of them fits a third.
+
+    Args:
+        first: The clip that comes first.
+        second: The clip that follows.
+        rng: Chooses wordings.
+        sense: ``seen`` for two videos, ``heard`` for two sounds.
+        query: A clip of the other sense that shows or plays what exactly one of the two holds.
+    """
+
+    def content(scene: Scene, of: str) -> list[SceneObject]:
+        return [o for o in scene.objects if (o.seen if of == "seen" else o.heard)]
+
+    ones, twos = content(first, sense), content(second, sense)
+    what = "videos" if sense == "seen" else "sounds"
+    pairs = [
+        (
+            _ask(rng, f"What do the two {what} hold?", f"Compare the {what}."),
+            f"{_nouns(ones)} first and {_nouns(twos)} second",
+        ),
+        (_ask(rng, f"What is {sense} first?", f"What is {sense} in the first of the {what}?"), _nouns(ones)),
+        (
+            _ask(rng, f"What is {sense} second?", f"What is {sense} in the second of the {what}?"),
+            _nouns(twos),
+        ),
+    ]
+    for mine, others, place in ((ones, twos, "first"), (twos, ones, "second")):
+        for obj in mine:
+            if all(o.category != obj.category for o in others):
+                pairs.append((f"Is the {name(obj)} {sense} first or second?", place))
+    if query is not None:
+        asked = content(query, "heard" if sense == "seen" else "seen")
+        in_first = any(o.category == q.category for q in asked for o in ones)
+        verb = "heard" if sense == "seen" else "seen"
+        ask = _ask(rng, f"Does what is {verb} belong to first or second?", f"Which fits what is {verb}?")
+        pairs.append((ask, "first" if in_first else "second"))
+        other = "hear" if sense == "seen" else "see"
+        pairs.append((_ask(rng, f"What do you {other}?", f"What is {verb}?"), _nouns(asked)))
+    return pairs
+
+
+def random_scene(rng: Rng, duration_s: int = 10, step_s: int = 1) -> Scene:
+    """Draw a scene freer than any task's: up to three things seen, up to two of them and one more heard.
+
+    Args:
+        rng: Random stream.
+        duration_s: Length of the clip.
+        step_s: Spans start and end on multiples of this.
+    """
+
+    def span() -> tuple[Interval, ...]:
+        if rng.random() < 0.3:
+            return ((0, duration_s),)
+        start, end = sorted(int(i) for i in rng.choice(duration_s // step_s + 1, 2, replace=False))
+        return ((start * step_s, end * step_s),)
+
+    count = int(rng.integers(1, 4))
+    drawn = [int(c) for c in rng.choice(len(CATEGORIES), count + 1, replace=False)]
+    steady = rng.random() < 0.3
+    seen = [((0, duration_s),) if steady else span() for _ in range(count)]
+    heard = [span() if i < 2 and rng.random() < 0.6 else () for i in range(count)]
+    objects = list(place_objects(rng, drawn[:count], duration_s=duration_s, seen=seen, heard=heard))
+    if rng.random() < 0.3:
+        objects.append(hidden_sound(rng, drawn[count], span()))
+    background = ("grey", "indoor", "outdoor", "sky", "lilac", "rose", "mint", "sand")[int(rng.integers(8))]
+    return Scene(tuple(objects), duration_s, background, "objects", seed=int(rng.integers(1 << 30)))

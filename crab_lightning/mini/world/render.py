@@ -1,0 +1,155 @@
+"""Scenes to pixels and samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crab_lightning.mini.world.scenes import FRAME_PX, Scene, SceneObject
+from crab_lightning.mini.world.sounds import loop, noise_floor, time_tone
+from crab_lightning.mini.world.sprites import background, sprite
+from crab_lightning.structures import SAMPLE_RATE_HZ
+
+Frames = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Box = tuple[int, int, int, int]
+Point = tuple[int, int]
+
+_FADE_S = 0.01
+_BAR_INK = (60, 60, 70)
+_BAR_SHARE = 1 / 32
+"""Height of the time bar along the lower edge: 7 of 224 px."""
+
+
+def _corner(obj: SceneObject, time_s: float, height: int, width: int) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the square that an object fills."""
+    dx, dy = obj.motion.offset(time_s)
+    high, wide = round(obj.size * height), round(obj.size * width)
+    return round((obj.y + dy) * height - high / 2), round((obj.x + dx) * width - wide / 2), high, wide
+
+
+def _clip(start: int, length: int, limit: int) -> tuple[slice, slice]:
+    """Slices of the frame and of the sprite along one axis."""
+    low, high = max(start, 0), min(start + length, limit)
+    high = max(low, high)
+    return slice(low, high), slice(low - start, high - start)
+
+
+def render_frames(
+    scene: Scene, times_s: Sequence[float], height: int = FRAME_PX, width: int = FRAME_PX
+) -> Frames:
+    """Draw a scene at some times.
+
+    Args:
+        scene: What to draw.
+        times_s: F times.
+        height: Frame height in pixels.
+        width: Frame width in pixels; the scene is stretched.
+
+    Returns:
+        uint8 ``(F, H, W, 3)``.
+    """
+    frames = np.empty((len(times_s), height, width, 3), np.uint8)
+    frames[:] = background(scene.background, width, height)
+    bar_top = height - max(1, round(height * _BAR_SHARE))
+    for frame, time_s in zip(frames, times_s, strict=True):
+        # Ten sampled frames carry no time stamp; the bar fills as the clip runs, as in a video player.
+        frame[bar_top:, : round(width * min(time_s / scene.duration_s, 1.0))] = _BAR_INK
+        for obj in scene.objects:
+            if not obj.sprite or not obj.seen_at(time_s):
+                continue
+            top, left, high, wide = _corner(obj, time_s, height, width)
+            colour, clear, _ = sprite(obj.sprite, wide, high)
+            rows, sprite_rows = _clip(top, high, height)
+            columns, sprite_columns = _clip(left, wide, width)
+            under = frame[rows, columns]
+            frame[rows, columns] = (
+                colour[sprite_rows, sprite_columns] + clear[sprite_rows, sprite_columns] * under + 127
+            ) // 255
+    return frames
+
+
+def render_masks(scene: Scene, time_s: float, height: int = FRAME_PX, width: int = FRAME_PX) -> list[Mask]:
+    """Return the visible part of every object at a time, bool ``(H, W)`` each; empty where it is not seen."""
+    masks = [np.zeros((height, width), bool) for _ in scene.objects]
+    covered = np.zeros((height, width), bool)
+    for mask, obj in zip(reversed(masks), reversed(scene.objects), strict=True):
+        if not obj.sprite or not obj.seen_at(time_s):
+            continue
+        top, left, high, wide = _corner(obj, time_s, height, width)
+        rows, sprite_rows = _clip(top, high, height)
+        columns, sprite_columns = _clip(left, wide, width)
+        mask[rows, columns] = sprite(obj.sprite, wide, high)[2][sprite_rows, sprite_columns]
+        mask &= ~covered
+        covered |= mask
+    return masks
+
+
+def render_audio(scene: Scene, sample_rate_hz: int = SAMPLE_RATE_HZ) -> NDArray[np.float32]:
+    """Mix the sounds of a scene.
+
+    Args:
+        scene: What to play.
+        sample_rate_hz: The timbres are made at 16 kHz; other rates are resampled.
+
+    Returns:
+        float32 ``(S,)`` in [-1, 1].
+    """
+    samples = scene.duration_s * SAMPLE_RATE_HZ
+    noise = noise_floor()
+    shift = (scene.seed * 7919) % len(noise)
+    mix = np.resize(np.roll(noise, shift), samples).astype(np.float32)
+    mix += time_tone(scene.duration_s)
+    fade = np.linspace(0.0, 1.0, int(_FADE_S * SAMPLE_RATE_HZ), dtype=np.float32)
+    for obj in scene.objects:
+        for start, end in obj.heard:
+            first, last = start * SAMPLE_RATE_HZ, min(end * SAMPLE_RATE_HZ, samples)
+            # Loops start with the interval: a bark cut in the middle would click.
+            wave = np.resize(loop(obj.sound, obj.pitch), last - first) * np.float32(obj.loudness)
+            wave[: len(fade)] *= fade
+            wave[-len(fade) :] *= fade[::-1]
+            mix[first:last] += wave
+    np.clip(mix, -1.0, 1.0, out=mix)
+    if sample_rate_hz == SAMPLE_RATE_HZ:
+        return mix
+    from scipy.signal import resample_poly
+
+    return np.asarray(resample_poly(mix, sample_rate_hz, SAMPLE_RATE_HZ), np.float32).clip(-1.0, 1.0)
+
+
+def box_of(mask: Mask) -> Box:
+    """Return the smallest box around a mask: x1, y1, x2, y2, first and last pixel inside.
+
+    Raises:
+        ValueError: If the mask is empty.
+    """
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        raise ValueError("an empty mask has no box; ask only for objects that are seen")
+    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
+
+
+def points_in(mask: Mask, count: int = 3) -> list[Point]:
+    """Return points well inside a mask: the deepest pixel, then the deepest away from those before.
+
+    Raises:
+        ValueError: If the mask is empty.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    x1, y1, x2, y2 = box_of(mask)
+    depth = distance_transform_edt(np.pad(mask[y1 : y2 + 1, x1 : x2 + 1], 1))[1:-1, 1:-1]
+    rows, columns = np.mgrid[: depth.shape[0], : depth.shape[1]]
+    apart = (min(depth.shape) / 3) ** 2
+    points: list[Point] = []
+    open_to_choice = np.ones(depth.shape, bool)
+    for _ in range(count):
+        candidates = np.where(open_to_choice, depth, 0.0)
+        if candidates.max() < 1.0:
+            candidates = depth
+        row, column = divmod(int(candidates.argmax()), depth.shape[1])
+        points.append((x1 + column, y1 + row))
+        open_to_choice &= (rows - row) ** 2 + (columns - column) ** 2 >= apart
+    return points

@@ -1,0 +1,231 @@
+"""The miniature world written out as an AV-UIE v2 tree."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from crab_lightning.media import write_audio, write_video
+from crab_lightning.mini.world.annotations import official_annotations
+from crab_lightning.mini.world.datasets import DATASETS, make_item, row_of, share_out
+from crab_lightning.mini.world.item import FPS, Item, MediaFile
+from crab_lightning.mini.world.render import render_audio, render_frames, render_masks
+from crab_lightning.mini.world.scenes import FRAME_PX, Scene
+from crab_lightning.structures import SAMPLE_RATE_HZ
+
+MARK = "mini.json"
+"""Lies in the root of a finished or unfinished Mini tree and says how it was made."""
+VERSION = 1
+"""Raised whenever the same seed would give other rows or other media."""
+
+Counts = dict[str, tuple[int, int]]
+
+
+def write_mini(
+    root: str | Path,
+    clips: int = 400,
+    seed: int = 0,
+    workers: int = 2,
+    *,
+    counts: Mapping[str, tuple[int, int]] | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[str, tuple[int, int]]:
+    """Write Mini AV-UIE: 19 train and 16 test manifests, their media, official-style annotations.
+
+    The same seed gives the same manifests, byte for byte; clip k of a split is the same however many there
+    are. An interrupted call is taken up again by the same call.
+
+    Args:
+        root: Data root to fill; new, empty, or a Mini tree of the same seed and size that was interrupted.
+        clips: Number of recordings, shared out over all datasets and splits.
+        seed: Seed of everything.
+        workers: Processes that draw and encode; 0 works in this one.
+        counts: Recordings in train and test for some datasets, in place of their share of ``clips``.
+        overwrite: Replace a Mini tree made with other settings. Never touches a folder that is none.
+        progress: Show a progress bar.
+
+    Returns:
+        Rows in train and test for each dataset.
+
+    Raises:
+        FileExistsError: If ``root`` holds anything else, or a Mini tree with other settings.
+        ValueError: If there are too few clips, or ``counts`` names an unknown dataset.
+    """
+    root = Path(root)
+    plan = _plan(clips, counts)
+    claim = {"made_by": "crab_lightning data mini", "version": VERSION, "seed": seed, "clips": plan}
+    _claim_root(root, claim, overwrite)
+    items = {
+        (name, split): [make_item(name, split, i, seed) for i in range(count * DATASETS[name].rows_per_clip)]
+        for name, both in plan.items()
+        for split, count in zip(("train", "test"), both, strict=True)
+        if count
+    }
+    base = root / "AVUIE_2"
+    files = _unique_files(row for rows in items.values() for row in rows)
+    for folder in {(base / f.path).parent for group in files for f in group}:
+        folder.mkdir(parents=True, exist_ok=True)
+    _write_media(base, files, workers, progress)
+    _share_clips(base)
+    for name, text in official_annotations(items).items():
+        _write_text(root / "annotations" / name, text)
+    for (name, split), rows in items.items():
+        _write_text(base / name / f"{split}.json", _json([row_of(item) for item in rows]))
+    # Last of all: a tree without this entry was interrupted.
+    _write_text(root / MARK, _json({**claim, "finished": True}))
+    return {name: (len(items.get((name, "train"), ())), len(items.get((name, "test"), ()))) for name in plan}
+
+
+def _plan(clips: int, counts: Mapping[str, tuple[int, int]] | None) -> Counts:
+    plan = share_out(clips)
+    for name, (train, test) in (counts or {}).items():
+        if name not in DATASETS:
+            raise ValueError(f"counts names {name!r}; Mini AV-UIE has: {', '.join(DATASETS)}")
+        if train < 1 or test < 0 or (test > 0) != bool(DATASETS[name].test):
+            needs = (
+                "at least 1 in train and in test" if DATASETS[name].test else "at least 1 in train, 0 in test"
+            )
+            raise ValueError(f"counts[{name!r}] is ({train}, {test}); it needs {needs}")
+        plan[name] = (train, test)
+    if counts and "s4" in counts and "arig" not in counts:
+        plan["arig"] = plan["s4"]
+    return plan
+
+
+def _claim_root(root: Path, claim: dict[str, Any], overwrite: bool) -> None:
+    """Make sure that the folder may be written to, and mark it."""
+    mark = root / MARK
+    if root.exists() and not root.is_dir():
+        raise FileExistsError(f"root {root} is a file; name a folder")
+    if mark.is_file():
+        found = json.loads(mark.read_text(encoding="utf-8"))
+        same = {k: found.get(k) for k in claim} == json.loads(json.dumps(claim))
+        if not same and not overwrite:
+            raise FileExistsError(
+                f"root {root} holds a Mini tree with seed {found.get('seed')} and other settings "
+                f"(see {mark.name}); name another folder or pass overwrite"
+            )
+        if overwrite:
+            for part in ("AVUIE_2", "annotations"):
+                shutil.rmtree(root / part, ignore_errors=True)
+            mark.unlink()
+    elif root.is_dir() and any(root.iterdir()):
+        raise FileExistsError(
+            f"root {root} is not empty and no Mini tree ({MARK} is absent); name a new folder"
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    _write_text(mark, _json(claim))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode())  # not write_text: the same line ends on every system
+
+
+def _unique_files(items: Iterable[Item]) -> list[tuple[MediaFile, ...]]:
+    """Return each clip's files once, in groups that share one scene."""
+    groups: dict[str, tuple[MediaFile, ...]] = {}
+    for item in items:
+        if item.files:
+            groups.setdefault(item.files[0].path, item.files)
+    return list(groups.values())
+
+
+def _share_clips(base: Path) -> None:
+    """Give ``arig`` the clips of ``s4``: by a relative link, or a copy where links cannot be made."""
+    link = base / "arig" / "AVS"
+    if link.exists():
+        return
+    link.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        link.symlink_to(Path("..") / "s4" / "AVS", target_is_directory=True)
+    except OSError:
+        shutil.copytree(base / "s4" / "AVS", link)
+
+
+def _write_media(base: Path, groups: list[tuple[MediaFile, ...]], workers: int, progress: bool) -> None:
+    for half_written in base.rglob(".*"):  # what a killed worker left; see write_files
+        half_written.unlink()
+    todo = [g for g in groups if not all((base / f.path).exists() for f in g)]
+    with _bar(progress, len(groups), len(groups) - len(todo)) as advance:
+        if workers < 1:
+            for group in todo:
+                write_files(base, group)
+                advance()
+            return
+        # spawn: encoder threads of the parent must not be copied into a child.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            queue = iter(todo)
+            running = {pool.submit(write_files, base, g) for g in islice(queue, 4 * workers)}
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                    advance()
+                    following = next(queue, None)
+                    if following is not None:
+                        running.add(pool.submit(write_files, base, following))
+
+
+@contextmanager
+def _bar(progress: bool, total: int, done: int) -> Iterator[Any]:
+    if not progress:
+        yield lambda: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as bar:
+        task = bar.add_task("Mini AV-UIE: clips", total=total, completed=done)
+        yield lambda: bar.advance(task)
+
+
+def write_files(base: Path, files: tuple[MediaFile, ...]) -> None:
+    """Draw, play and encode the files of one clip. A file is there whole or not at all."""
+    for file in files:
+        path = base / file.path
+        if path.exists():
+            continue
+        part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+        _write_file(part, file)
+        part.replace(path)
+
+
+def _write_file(path: Path, file: MediaFile) -> None:
+    scene = file.scene
+    if file.kind == "video":
+        times_s = np.arange(scene.duration_s * FPS) / FPS
+        write_video(path, render_frames(scene, times_s.tolist()), FPS, render_audio(scene))
+    elif file.kind == "audio":
+        write_audio(path, render_audio(scene), SAMPLE_RATE_HZ)
+    elif file.kind == "image":
+        Image.fromarray(render_frames(scene, [file.time_s])[0]).save(path, quality=92)
+    else:
+        Image.fromarray(_painted(scene, file)).save(path, compress_level=1)
+
+
+def _painted(scene: Scene, file: MediaFile) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return a mask in colour (H, W, 3), or in category numbers from 1 on (H, W)."""
+    masks = render_masks(scene, file.time_s)
+    painted = np.zeros((FRAME_PX, FRAME_PX, 3) if file.kind == "mask" else (FRAME_PX, FRAME_PX), np.uint8)
+    for index in file.objects:
+        obj = scene.objects[index]
+        painted[masks[index]] = np.array(obj.kind.rgb) if file.kind == "mask" else (obj.category or 0) + 1
+    return painted

@@ -1,0 +1,286 @@
+"""Checkpoints of a run: when they are written, and how a run stops without losing a step."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
+
+from crab_lightning.runs.checkpoint_files import CheckpointError, CheckpointFiles
+from crab_lightning.runs.interruption import REQUEUE, StopSignals, requeue
+from crab_lightning.runs.random_state import random_states, set_random_state
+from crab_lightning.runs.run_folder import ADAPTER, ADAPTER_BEST, BEST, LAST
+
+_RANDOM = "crab_lightning_random"
+# What the libraries for collective calls say on the processes that are left when one has died.
+_PEER_LOST = (
+    "connection closed",
+    "connection reset",
+    "broken pipe",
+    "socket timeout",
+    "timed out",
+    "nccl",
+    "gloo",
+)
+
+
+class RunCheckpoint(Checkpoint):
+    """Keeps the last and the best state of a run, each as Lightning checkpoint and as adapter folder.
+
+    ``checkpoints/last.ckpt`` and ``adapter/`` are written after every epoch, before every validation, every
+    ``every_n_steps`` steps, and when training ends, by itself or by a signal; ``checkpoints/best.ckpt`` and
+    ``adapter/best/`` after a validation that improved the monitored value. Lightning's own ModelCheckpoint
+    writes ``last.ckpt`` only together with a new best.
+
+    A checkpoint is always of a whole optimizer step. On Ctrl-C and SIGTERM (and SIGUSR1 under SLURM, which
+    hands the job back to the queue) the step that is going on is finished, its state is saved on all
+    processes, and the run ends with the command to go on. A state holds the trained weights, the optimizer,
+    the schedule, the position in the data and all random number generators, so that the resumed run is the
+    uninterrupted one.
+
+    Args:
+        monitor: Logged value that decides what is best: any ``val/<task>/<dataset>/<metric>`` or a mean over
+            datasets. ``null`` keeps no best.
+        mode: Whether a higher (``max``) or lower (``min``) value is better.
+        every_n_steps: Optimizer steps between two saves within an epoch: what a power cut may cost.
+    """
+
+    def __init__(
+        self,
+        monitor: str | None = "val/mean/headline",
+        mode: Literal["min", "max"] = "max",
+        every_n_steps: int | None = None,
+    ) -> None:
+        self.monitor = monitor
+        self.mode = mode
+        self.every_n_steps = every_n_steps
+        self.best_score: float | None = None
+        self.best_model_path = ""
+        self.resume_command = ""
+        """Printed after an interruption, completed with the checkpoint's path; set by the command line."""
+        self._folder = Path()
+        self._saved_at = 0  # nothing to keep before the first step
+        self._step = 0
+        self._told = False
+        self._signals = StopSignals()
+        self._loaded_random: list[Any] | None = None
+        self._before_validation = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the run folder, and have checkpoints written whole and read with their checksums."""
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # else the user's own
+            trainer.strategy.checkpoint_io = CheckpointFiles()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on with the random numbers of the checkpoint, and take over the signals.
+
+        Raises:
+            CheckpointError: If the optimizer's state is not of the trained weights.
+        """
+        self._step = self._saved_at = trainer.global_step
+        for optimizer in trainer.optimizers:
+            for weight, state in optimizer.state.items():
+                for name, value in state.items():
+                    if isinstance(value, Tensor) and value.ndim and value.shape != weight.shape:
+                        raise CheckpointError(
+                            f"the checkpoint's optimizer state {name} has shape {tuple(value.shape)} for a "
+                            "weight of "
+                            f"shape {tuple(weight.shape)}: it was not written by this run. Resume from "
+                            "another one"
+                        )
+        states, self._loaded_random = self._loaded_random, None
+        if states is not None and len(states) == trainer.world_size:
+            set_random_state(states[trainer.global_rank], pl_module.device)
+        elif states is not None:
+            rank_zero_info(
+                f"The checkpoint is of {len(states)} processes, this run has {trainer.world_size}: dropout "
+                "draws other "
+                "numbers than the uninterrupted run would."
+            )
+        self._signals.install()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the last state when it is time within an epoch, or when the run is to stop."""
+        step = trainer.global_step
+        if step == self._step:  # gradients are being accumulated: a state of now could not be gone on from
+            return
+        self._step = step
+        asked = self._signals.asked()
+        # After an epoch's last step Lightning would take its validation for done: the hooks that follow save.
+        if trainer.is_last_batch:
+            return
+        if asked or (self.every_n_steps and step % self.every_n_steps == 0):
+            self._save_last(trainer, pl_module)
+        if asked:
+            self._stop(trainer, asked)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the last state: a validation takes long, and a run that is killed in it repeats it."""
+        if trainer.sanity_checking or not _may_save(trainer):
+            return
+        self._saved_at = -1
+        self._before_validation = True
+        try:
+            self._save_last(trainer, pl_module)
+        finally:
+            self._before_validation = False
+        self._stop_if_asked(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        """Stop when asked; the state is saved already."""
+        if not trainer.sanity_checking and trainer.state.fn == "fit":
+            self._stop_if_asked(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the state when the monitored value has improved."""
+        if trainer.sanity_checking or not _may_save(trainer):
+            return
+        self._saved_at = -1  # the state that is kept is to know of this validation
+        if self.monitor is None:
+            return
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is None:
+            self._tell_missing(trainer)
+            return
+        score = float(value) if isinstance(value, Tensor) else value
+        sign = 1 if self.mode == "max" else -1
+        if self.best_score is None or sign * score > sign * self.best_score:
+            self.best_score = score
+            self.best_model_path = str(self._folder / BEST)
+            self._save(trainer, self._folder / BEST)
+            self._save_adapters(pl_module, self._folder / ADAPTER_BEST)
+
+    def _tell_missing(self, trainer: Trainer) -> None:
+        if not self._told:
+            self._told = True
+            known = (
+                ", ".join(sorted(k for k in trainer.callback_metrics if k.startswith("val/"))) or "nothing"
+            )
+            rank_zero_info(
+                f"No best checkpoint is kept: checkpoint.monitor is '{self.monitor}', logged are: {known}"
+            )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the last state."""
+        self._save_last(trainer, pl_module)
+        self._stop_if_asked(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the last state, also when training stopped within an epoch."""
+        self._save_last(trainer, pl_module)
+        self._signals.restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Say how to go on; nothing is saved here, where a step may be half done."""
+        self._signals.restore()
+        if trainer.testing or trainer.state.fn == "test":
+            if isinstance(exception, (KeyboardInterrupt, SIGTERMException)):
+                rank_zero_info("Interrupted. The same command again goes on where this test stopped.")
+            return
+        if not _may_save(trainer):
+            return
+        if isinstance(exception, (KeyboardInterrupt, SIGTERMException)):
+            rank_zero_info(f"Interrupted after step {trainer.global_step:,}{self._how_to_go_on()}")
+        elif trainer.world_size > 1 and any(word in str(exception).lower() for word in _PEER_LOST):
+            # On every process: the one that died may be the first.
+            print(
+                f"[rank {trainer.global_rank}] Another process of this run has ended or does not answer, "
+                "after step "
+                f"{trainer.global_step:,}{self._how_to_go_on()}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back, whatever happened."""
+        self._signals.restore()
+
+    def _how_to_go_on(self) -> str:
+        path = self._folder / LAST
+        if not path.is_file():
+            return "; nothing is saved yet."
+        command = (
+            self.resume_command
+            or f"python cli.py fit --config {shlex.quote(str(self._folder / 'config.yaml'))}"
+        )
+        saved = f"; {path} is of step {self._saved_at:,}." if self._saved_at > 0 else f"; there is {path}."
+        return f"{saved} Resume with:\n\n    {command} --ckpt_path {shlex.quote(str(path))}\n"
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        if (asked := self._signals.asked()) is not None:
+            self._stop(trainer, asked)
+
+    def _stop(self, trainer: Trainer, asked: signal.Signals) -> None:
+        """End the run, on every process, as Lightning ends it for this signal."""
+        if asked == REQUEUE and trainer.is_global_zero:
+            requeue()
+        raise KeyboardInterrupt if asked == signal.SIGINT else SIGTERMException
+
+    def _save_last(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not _may_save(trainer) or trainer.global_step == self._saved_at or trainer.global_step == 0:
+            return
+        self._save(trainer, self._folder / LAST)
+        self._save_adapters(pl_module, self._folder / ADAPTER)
+        self._saved_at = trainer.global_step
+
+    @staticmethod
+    def _save(trainer: Trainer, path: Path) -> None:
+        """Write a checkpoint, or stop all processes if that fails on the one that writes."""
+        trainer.save_checkpoint(path, weights_only=False)
+        files = trainer.strategy.checkpoint_io
+        if isinstance(files, CheckpointFiles) and (error := trainer.strategy.broadcast(files.error)):
+            raise CheckpointError(error)
+
+    @staticmethod
+    def _save_adapters(pl_module: LightningModule, folder: Path) -> None:
+        # A model without adapters (full fine-tuning) has its weights in the Lightning checkpoint alone.
+        if pl_module.saves_parts:
+            pl_module.save_adapter(folder)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the random numbers of every process; before a validation, see that a resumed run repeats it."""
+        checkpoint[_RANDOM] = random_states(pl_module.device)
+        if self._before_validation:
+            # Lightning takes a validation up again that has begun a batch and not ended it, at the batch that
+            # ``current`` says. Without this it would leave the validation out.
+            begun = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+            begun["total"].update(ready=1, started=1, processed=0, completed=0)
+            begun["current"].update(ready=0, started=0, processed=0, completed=0)
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the random numbers until training starts."""
+        self._loaded_random = checkpoint.get(_RANDOM) if trainer.state.fn == "fit" else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run must know."""
+        return {
+            "monitor": self.monitor,
+            "best_score": self.best_score,
+            "best_model_path": self.best_model_path,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint; a best value of another monitor means nothing here."""
+        if state_dict["monitor"] == self.monitor:
+            self.best_score = state_dict["best_score"]
+            self.best_model_path = state_dict["best_model_path"]
+
+
+def _may_save(trainer: Trainer) -> bool:
+    return not getattr(trainer, "fast_dev_run", False) and trainer.state.fn == "fit"

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crab_lightning.configuration.files import PACKAGE_CONFIGS, ConfigError, compose, find_config, merge
+
+
+def write(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = folder / f"{name.replace('__', '/')}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def test_section_named_as_a_file_is_that_file(tmp_path: Path) -> None:
+    write(tmp_path, main="trainer: parts/cpu.yaml\n", parts__cpu="max_epochs: 2\n")
+    assert compose([tmp_path / "main.yaml"]) == {"trainer": {"max_epochs": 2}}
+
+
+def test_include_is_relative_to_the_including_file(tmp_path: Path) -> None:
+    write(tmp_path, sub__main="include: ../base.yaml\n", base="data: parts/d.yaml\n", parts__d="root: x\n")
+    assert compose([tmp_path / "sub/main.yaml"]) == {"data": {"root": "x"}}
+
+
+def test_keys_beside_an_include_win(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        main="data: {include: d.yaml, root: mine}\n",
+        d="{root: theirs, datasets: {a: {weight: 1}}}\n",
+    )
+    assert compose([tmp_path / "main.yaml"]) == {"data": {"root": "mine", "datasets": {"a": {"weight": 1}}}}
+
+
+def test_overlay_with_one_dataset_keeps_the_others(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        main="data: {datasets: {a: {weight: 1}, b: {weight: 1}}}\n",
+        over="data: {datasets: {a: {weight: 2}}}\n",
+    )
+    merged = compose([tmp_path / "main.yaml", tmp_path / "over.yaml"])
+    assert merged == {"data": {"datasets": {"a": {"weight": 2}, "b": {"weight": 1}}}}
+
+
+def test_another_class_path_replaces_the_arguments() -> None:
+    below = {"model": {"class_path": "A", "init_args": {"x": 1}}}
+    assert merge(below, {"model": {"class_path": "B"}}) == {"model": {"class_path": "B"}}
+
+
+def test_same_class_path_merges_the_arguments() -> None:
+    below = {"class_path": "A", "init_args": {"x": 1, "y": 1}}
+    assert merge(below, {"class_path": "A", "init_args": {"y": 2}})["init_args"] == {"x": 1, "y": 2}
+
+
+def test_number_with_an_exponent_is_a_number(tmp_path: Path) -> None:
+    write(tmp_path, main="values: [1e-4, 1.5e3, 2E+2]\nname: 1e-x\n")
+    assert compose([tmp_path / "main.yaml"]) == {"values": [1e-4, 1500.0, 200.0], "name": "1e-x"}
+
+
+def test_interpolation_is_filled_in_after_merging(tmp_path: Path) -> None:
+    write(tmp_path, main="data: {seed: 1}\nmodel: {seed: '${data.seed}'}\n", over="data: {seed: 7}\n")
+    assert compose([tmp_path / "main.yaml", tmp_path / "over.yaml"])["model"] == {"seed": 7}
+
+
+def test_unknown_interpolation_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path, main="model: {seed: '${data.sead}'}\n")
+    with pytest.raises(ConfigError, match="data"):
+        compose([tmp_path / "main.yaml"])
+
+
+def test_missing_config_names_the_configs_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"omnni\.yaml: no such file in .*configs/ has: .*omni\.yaml"):
+        find_config("omnni.yaml")
+
+
+def test_missing_config_names_each_folder_that_was_searched_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(PACKAGE_CONFIGS.parent)
+    with pytest.raises(ConfigError, match=r"no such file in configs, \.; configs/ has"):
+        find_config("nope.yaml")
+    (tmp_path / "configs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"no such file in configs, {PACKAGE_CONFIGS}, \.; configs/ has"):
+        find_config("nope.yaml")
+
+
+def test_bare_name_means_the_one_in_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, demo="own: true\n")
+    monkeypatch.chdir(tmp_path)
+    assert find_config("demo.yaml").parent.name == "configs"
+
+
+def test_name_with_a_folder_means_that_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, demo="own: true\n")
+    monkeypatch.chdir(tmp_path)
+    assert find_config("./demo.yaml").resolve() == tmp_path / "demo.yaml"
+
+
+def test_missing_include_names_both_files(tmp_path: Path) -> None:
+    write(tmp_path, main="data: gone.yaml\n")
+    with pytest.raises(ConfigError, match=r"main\.yaml: includes .*gone\.yaml, which is not there"):
+        compose([tmp_path / "main.yaml"])
+
+
+def test_config_that_includes_itself_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path, main="include: other.yaml\n", other="include: main.yaml\n")
+    with pytest.raises(ConfigError, match=r"main\.yaml -> other\.yaml -> main\.yaml"):
+        compose([tmp_path / "main.yaml"])
+
+
+def test_repeated_key_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path, main="data: {seed: 1, seed: 2}\n")
+    with pytest.raises(ConfigError, match="'seed' occurs twice"):
+        compose([tmp_path / "main.yaml"])
+
+
+def test_malformed_yaml_names_the_file(tmp_path: Path) -> None:
+    write(tmp_path, main="data: {seed: 1\n")
+    with pytest.raises(ConfigError, match=r"main\.yaml: not readable as YAML"):
+        compose([tmp_path / "main.yaml"])
+
+
+def test_list_as_config_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path, main="- 1\n")
+    with pytest.raises(ConfigError, match="holds a list"):
+        compose([tmp_path / "main.yaml"])

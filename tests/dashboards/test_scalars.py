@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from crab_lightning.dashboards.scalars import TrainScalars, resident_gib, scalar_layout
+from crab_lightning.structures import DatasetSpec
+from tests.evaluation.fakes import Parrot, Rows, sample
+
+
+def test_layout_shows_the_run_first_and_then_each_dataset() -> None:
+    rows = {"a": DatasetSpec("x", "ks"), "b": DatasetSpec("y", "avcap")}
+    layout = scalar_layout(rows, {"a": "accuracy", "b": None})
+    assert next(iter(layout)) == "Overview"
+    assert list(layout["Headline scores, validation"]) == ["a: accuracy"]
+    ((pattern,),) = (chart[1] for chart in layout["Headline scores, validation"].values())
+    assert re.match(pattern, "val/x/a/accuracy")
+    assert not re.match(pattern, "val/x/a/accuracy_of_more")
+    assert list(layout["Loss, training"]) == ["a", "b"]
+
+
+def test_charts_of_the_overview_exist(tmp_path: Path) -> None:
+    """The tags of a real run are in ``tests/models``; here those that this callback and Lightning write."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = TensorBoardLogger(tmp_path, name="", version="run")
+    trainer = Trainer(
+        accelerator="cpu", logger=logger, callbacks=[TrainScalars()], max_epochs=1, log_every_n_steps=1,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        limit_val_batches=0,
+    )  # fmt: skip
+    train = [sample("a", i, "train", "bell", "bell") for i in range(4)]
+    trainer.fit(Parrot(), datamodule=Rows({"train": train, "val": train, "test": train}))
+    board = EventAccumulator(str(tmp_path / "run")).Reload()
+    assert "custom_scalars__config__" in board.Tags()["tensors"]
+    assert [e.value for e in board.Scalars("train/naming/a/drawn")] == [2, 4]
+    shown = {"train/grad_norm", "train/padding_share", "train/memory_rss_gib", "train/naming/a/drawn_share"}
+    assert shown <= set(board.Tags()["scalars"])
+
+
+def test_what_was_drawn_is_counted_over_a_resume() -> None:
+    first, second = TrainScalars(), TrainScalars()
+    first._drawn = Counter({"x/a": 3})
+    second.load_state_dict(first.state_dict())
+    assert second._drawn == {"x/a": 3}
+
+
+def test_resident_memory_is_that_of_this_process() -> None:
+    before = resident_gib()
+    block = torch.ones(20_000_000)
+    assert 0.06 < resident_gib() - before < 0.2
+    del block

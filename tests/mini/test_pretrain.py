@@ -1,0 +1,135 @@
+"""The mini base model can be made again, by the script that made it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+
+import crab_lightning
+from crab_lightning.mini.pretrain.base import SIZES, Leg, PretrainConfig, pretrain_mini
+from crab_lightning.mini.pretrain.corpus import KINDS, Corpus, draw, go_on
+from crab_lightning.mini.pretrain.dialogue import bare, matches, recalls, turns, words
+from crab_lightning.mini.pretrain.towers import CELLS, LOOKS, picture_labels, random_picture, random_sound
+from crab_lightning.mini.world.scenes import rng_for
+from crab_lightning.processing import NativeProcessor
+
+ASSET = Path(crab_lightning.__file__).parent / "assets" / "mini_omni"
+
+
+def test_a_picture_is_labelled_where_it_shows_something() -> None:
+    scene, first, second = random_picture(rng_for(1, "test"))
+    looks, boxes = picture_labels(scene, first, second)
+    assert looks.shape == (CELLS * CELLS,)
+    assert 0 < int((looks > 0).sum()) < CELLS * CELLS
+    assert int(looks.max()) <= len(LOOKS)
+    shown = boxes[looks > 0]
+    assert bool((shown[:, 0] < shown[:, 2]).all())
+    assert bool((shown[:, 1] < shown[:, 3]).all())
+
+
+def test_a_sound_is_labelled_only_while_it_is_heard() -> None:
+    scene, labels = random_sound(rng_for(2, "test"))
+    seconds = labels.reshape(scene.duration_s, -1, labels.shape[1])
+    for second in range(scene.duration_s):
+        heard = len(scene.heard_at(second + 0.5))
+        assert seconds[second].sum(-1).tolist() == [float(heard)] * seconds.shape[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_example_fits_the_released_geometry(kind: str) -> None:
+    processor = NativeProcessor(ASSET)
+    example, rest = draw(kind, rng_for(3, kind), seed=9)
+    encoded = go_on(processor, processor.encode(example), rest)
+    assert encoded.labels is not None
+    assert int((encoded.labels != -100).sum()) > 1
+    assert encoded.inputs["position_ids"].shape == (3, len(encoded.labels))
+
+
+def test_every_answer_of_a_conversation_is_learnt_and_no_question() -> None:
+    processor = NativeProcessor(ASSET)
+    example, rest = draw("text", rng_for(4, "turns"), seed=9, most=6)
+    encoded = go_on(processor, processor.encode(example), rest)
+    assert encoded.labels is not None
+    learnt = processor.tokenizer.decode(encoded.labels[encoded.labels != -100])
+    assert example.target is not None
+    assert learnt == "".join(f"\n{answer}<|im_end|>" for answer in (example.target, *(a for _, a in rest)))
+    whole = processor.tokenizer.decode(encoded.inputs["input_ids"])
+    for question, answer in rest:
+        assert f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n" in whole
+
+
+def test_turns_keep_the_answer_in_whatever_form() -> None:
+    answers = {"Who?": "a dog", "Where?": "on the left"}
+    for question, answer in turns(list(answers.items()), rng_for(5, "forms"), 40):
+        last = max(answers, key=question.rfind)
+        assert bare(answers[last]) in answer, (question, answer)
+
+
+def test_what_is_said_of_two_clips_fits_the_one_that_is_asked() -> None:
+    asked = [qa for qa in words(rng_for(6, "fit"), 9, 200) if "first and" in qa[0] and "Repeat" not in qa[0]]
+    fits = [(q, a) for q, a in asked if " or " in q]
+    assert len(fits) > 20
+    for question, answer in fits:
+        alone = next(s for s in question.split(". ") if "first and" not in s)
+        pair = next(s for s in question.split(". ") if "first and" in s)
+        noun = alone.split()[-1].strip(".")
+        first = noun in pair.split("first and")[0]
+        assert ("one" in answer or "first" in answer) == first
+        assert ("two" in answer or "second" in answer) != first
+
+
+def test_what_is_recalled_was_told() -> None:
+    for question, answer in recalls(rng_for(5, "recall"), 60):
+        if "[" in answer:
+            noun = question.removesuffix(".").rsplit(" ", 1)[1]
+            assert f"{noun} {answer}" in question
+        elif question.endswith("?") and "What is" in question:
+            place = question.rsplit("What is ", 1)[1].removesuffix("?")
+            assert f"{answer} {place}" in question
+        else:
+            noun = question.removesuffix("?").rsplit(" ", 1)[1]
+            side = answer.removesuffix(".").rsplit(" ", 1)[1]
+            assert re.search(rf"{noun} (on the |in the )?{side}", question)
+
+
+def test_what_is_matched_was_told() -> None:
+    for question, answer in matches(rng_for(6, "match"), 60):
+        fits = re.sub(r"</?\w+>", "", answer).rsplit(" ", 1)[-1]
+        told = answer if " first and " in answer else question
+        asked = re.search(r"I (?:see|hear) an? (\w+)\.", told)
+        order = re.search(r"an? (\w+) first and an? (\w+) second", told)
+        assert asked
+        assert order
+        assert order[1 if fits in ("one", "first") else 2] == asked[1]
+
+
+def test_kinds_and_text_of_a_leg_are_followed() -> None:
+    processor = NativeProcessor(ASSET)
+    only = {kind: float(kind == "sound") for kind in KINDS}
+    for text, kinds, expected in ((1.0, None, "text"), (0.0, only, "sound")):
+        batch = next(iter(Corpus(processor, 1, 700, 2, text, kinds)))
+        assert {sample.dataset for sample in batch.samples} == {expected}
+
+
+def test_a_stopped_pretraining_is_taken_up_and_gives_a_loadable_folder(tmp_path: Path) -> None:
+    config = PretrainConfig(
+        vision_steps=1, audio_steps=1, legs=(Leg(1, 2, 1e-3, 1e-4, 0.0), Leg(1, 1, 1e-3, 1e-4, 1.0)),
+        tokens=600, workers=0, vocabulary_items=2,
+    )  # fmt: skip
+    folder = pretrain_mini(tmp_path / "mini", config)
+    assert not (folder / "work").exists()
+    model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    assert model.config.text_config.rope_parameters["rope_theta"] == config.legs[-1].rope_theta
+    assert model.config.text_config.hidden_size == SIZES.hidden
+    NativeProcessor(folder)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FileExistsError, match=f"--out {tmp_path} holds something else .*; choose another"):
+        pretrain_mini(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
