@@ -7,6 +7,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -51,3 +52,35 @@ def faults() -> ModuleType:
         return import_module("run_faults")
     finally:
         sys.path.pop(0)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from crab_lightning.mini import make_tiny_native
+
+    return make_tiny_native(tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def processor(tiny: Path) -> Any:
+    from crab_lightning.processing import NativeProcessor
+
+    return NativeProcessor(tiny)
+
+
+@pytest.fixture
+def build(tiny: Path) -> Any:
+    """Return a function that builds a module on the tiny checkpoint, with adapters of rank 4 by default."""
+    import torch
+
+    from crab_lightning.adapters import AdapterConfig
+    from crab_lightning.models import OmniModule
+
+    def make(**options: Any) -> OmniModule:
+        torch.manual_seed(0)
+        options = {"adapter": AdapterConfig(rank=4), "dtype": "float32", "max_new_tokens": 6} | options
+        module = OmniModule(str(options.pop("pretrained", tiny)), **options)
+        module.configure_model()
+        return module
+
+    return make

@@ -34,7 +34,7 @@ def tiny(words: Sequence[str]) -> None:
     """
     from jsonargparse import ArgumentParser
 
-    from crab_lightning import models
+    from crab_lightning import mini
 
     # The sizes differ between paradigms, so the choice is read before the parser is made.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -50,7 +50,7 @@ def tiny(words: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="Fixes the random weights.")
     text_help = "Text model of llm_va instead of a random one: 'smollm2' (from its package), or a folder."
     parser.add_argument("--text", type=str, default=None, help=text_help)
-    parser.add_class_arguments(getattr(models, sizes_name), "sizes")
+    parser.add_class_arguments(getattr(mini, sizes_name), "sizes")
     args = parser.parse_args(list(words))
     sizes = parser.instantiate_classes(args).sizes
     options: dict[str, Any] = {"config": sizes, "seed": args.seed}
@@ -61,7 +61,7 @@ def tiny(words: Sequence[str]) -> None:
                 "into a checkpoint of the native paradigm"
             )
         options["text"] = args.text
-    folder = getattr(models, maker_name)(args.out, **options)
+    folder = getattr(mini, maker_name)(args.out, **options)
     print(f"Wrote {folder}. Use it with {usage.format(folder)}")
 
 

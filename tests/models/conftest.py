@@ -3,45 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-from crab_lightning.adapters import AdapterConfig
-from crab_lightning.mini import make_tiny_native
 from crab_lightning.models import OmniModule
 from crab_lightning.processing import NativeProcessor
 from crab_lightning.structures import Batch
 from tests.processing.examples import image_example, video_example
 
 Build = Callable[..., OmniModule]
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_native(tmp_path_factory.mktemp("checkpoint") / "tiny")
-
-
-@pytest.fixture(scope="session")
-def processor(tiny: Path) -> NativeProcessor:
-    return NativeProcessor(tiny)
-
-
-@pytest.fixture
-def build(tiny: Path) -> Build:
-    """Return a function that builds a module on the tiny checkpoint, adapters of rank 4 unless told "
-    "otherwise."""
-
-    def make(**options: Any) -> OmniModule:
-        torch.manual_seed(0)
-        options = {"adapter": AdapterConfig(rank=4), "dtype": "float32", "max_new_tokens": 6} | options
-        module = OmniModule(str(options.pop("pretrained", tiny)), **options)
-        module.configure_model()
-        return module
-
-    return make
 
 
 @pytest.fixture(scope="session")
