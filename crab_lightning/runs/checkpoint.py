@@ -74,6 +74,7 @@ class RunCheckpoint(Checkpoint):
         self._signals = StopSignals()
         self._loaded_random: list[Any] | None = None
         self._before_validation = False
+        self._stop_postponed = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the run folder, and have checkpoints written whole and read with their checksums."""
@@ -115,8 +116,12 @@ class RunCheckpoint(Checkpoint):
         """Keep the last state when it is time within an epoch, or when the run is to stop."""
         step = trainer.global_step
         if step == self._step:  # gradients are being accumulated: a state of now could not be gone on from
+            if trainer.should_stop:  # max_time, say: the run stops when this step is whole
+                trainer.should_stop, self._stop_postponed = False, True
             return
         self._step = step
+        if self._stop_postponed:
+            trainer.should_stop, self._stop_postponed = True, False
         asked = self._signals.asked()
         # After an epoch's last step Lightning would take its validation for done: the hooks that follow save.
         if trainer.is_last_batch:
@@ -252,8 +257,13 @@ class RunCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the random numbers of every process; before a validation, see that a resumed run repeats it."""
+        """Add the random numbers of every process, and see that Lightning resumes where this run has stopped.
+
+        A validation that has not been done is repeated, and an epoch that was cut short is ended.
+        """
         checkpoint[_RANDOM] = random_states(pl_module.device)
+        if trainer.state.fn == "fit" and not trainer.fit_loop.epoch_loop._num_ready_batches_reached():
+            _reopen_epoch(checkpoint["loops"]["fit_loop"])
         if self._before_validation:
             # Lightning takes a validation up again that has begun a batch and not ended it, at the batch that
             # ``current`` says. Without this it would leave the validation out.
@@ -280,6 +290,22 @@ class RunCheckpoint(Checkpoint):
         if state_dict["monitor"] == self.monitor:
             self.best_score = state_dict["best_score"]
             self.best_model_path = state_dict["best_model_path"]
+
+
+def _reopen_epoch(loops: dict[str, Any]) -> None:
+    """Let the state of an epoch that was cut short say that this epoch is not over.
+
+    Where ``max_steps``, ``max_time`` or an early stop ends a run within an epoch, Lightning counts the epoch
+    as done before its last hooks, and a longer run from there would leave the rest of it out. The counts are
+    set to those at the end of a training batch, from where Lightning resumes within the epoch.
+    """
+    epoch, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
+    if epoch["current"]["processed"] < epoch["current"]["ready"]:
+        return
+    for counts in (epoch["total"], epoch["current"]):
+        counts["processed"] = counts["completed"] = counts["ready"] - 1
+    for counts in (batches["total"], batches["current"]):
+        counts["completed"] = counts["processed"] - 1
 
 
 def _may_save(trainer: Trainer) -> bool:

@@ -31,3 +31,18 @@ class SignalAt(Callback):
     def on_validation_batch_start(self, trainer: Any, *_: Any) -> None:
         if self.in_validation and not trainer.sanity_checking and trainer.global_step >= self.step:
             self._send()
+
+
+class StopAfter(Callback):
+    """Asks the trainer to stop after a training batch, as ``max_time`` does.
+
+    Args:
+        batches: Batches done before, which may be within the accumulation of a step.
+    """
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.fit_loop.total_batch_idx + 1 >= self.batches:
+            trainer.should_stop = True

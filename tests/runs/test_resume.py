@@ -101,6 +101,26 @@ def test_run_killed_stopped_and_interrupted_ends_as_the_one_that_was_not(
     assert faults.differing(state(folder), whole) == []
 
 
+def test_run_that_was_stopped_within_an_epoch_goes_on_with_the_rest_of_it(
+    small: dict[str, Path], tmp_path: Path, whole: dict[str, Any], faults: ModuleType
+) -> None:
+    # Within the accumulation of the second step of five: the run stops when this step is whole.
+    stop = ["--trainer.callbacks+=tests.runs.interrupters.StopAfter", "--trainer.callbacks.batches=3"]
+    folder = tmp_path / "run"
+    assert fit(small, folder, *stop) == 0
+    assert state(folder)["global_step"] == 2
+    assert fit(small, folder, "--ckpt_path=auto") == 0
+    assert faults.differing(state(folder), whole) == []
+
+
+def test_longer_max_steps_lose_no_part_of_an_epoch(small: dict[str, Path], tmp_path: Path) -> None:
+    for words, steps in ((["--trainer.max_steps=3"], 3), (["--trainer.max_steps=7"], 7), ([], 10)):
+        assert fit(small, tmp_path / "run", *words, "--ckpt_path=auto") == 0
+        assert state(tmp_path / "run")["global_step"] == steps
+    position = state(tmp_path / "run")["AVDataModule"]["position"]
+    assert (position["epoch"], position["step"]) == (1, 9), "both epochs were drawn whole"
+
+
 def test_no_frozen_weight_is_in_any_file(small: dict[str, Path], whole: dict[str, Any]) -> None:
     assert all(".lora_" in name for name in whole["state_dict"])
     weights = sum(value.numel() for value in whole["state_dict"].values())
