@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -237,7 +237,7 @@ class AVDataModule(lightning.LightningDataModule):
             drawn_from["lengths"] = zlib.crc32(lengths.tobytes())
         self._training = self._track(
             TrainLoader(
-                self._dataset(samples, with_target=True),
+                self._split_dataset(samples, with_target=True),
                 TrainBatches(
                     mixture, self.batch_size, rank, world, self.length_window, lengths, self.batch_tokens
                 ),
@@ -335,7 +335,25 @@ class AVDataModule(lightning.LightningDataModule):
     def _answers(self, samples: Sequence[Sample]) -> list[str]:
         return [self.tasks[sample.task].target(sample, "direct") for sample in samples]
 
-    def _dataset(self, samples: PackedSamples, with_target: bool) -> AVDataset:
+    def dataset(
+        self,
+        samples: Sequence[Sample],
+        *,
+        with_target: bool = False,
+        audio_swap: bool = False,
+        quarantine: Quarantine | None = None,
+    ) -> AVDataset:
+        """Return samples as this module loads them: every setting of the data section applies.
+
+        Use it for any sample beside the splits, for example a user's own question, so that a model is asked
+        with the input that it was trained on.
+
+        Args:
+            samples: The samples, of any datasets under ``data.datasets``.
+            with_target: Encode the text to be learnt; ``False`` gives prompts.
+            audio_swap: Give every clip the sound of another clip of its dataset.
+            quarantine: Where broken samples are listed and replaced; without it they raise.
+        """
         return AVDataset(
             samples,
             self.tasks,
@@ -343,16 +361,25 @@ class AVDataModule(lightning.LightningDataModule):
             self.processor,
             geometry=self.geometry,
             drop_modality=self.drop_modality,
-            audio_swap=self.audio_swap,
+            audio_swap=audio_swap,
             with_target=with_target,
             seed=self.seed,
-            cache=self._media_cache(),
+            cache=self._media_cache,
             limits=self.limits,
             resize=self.resize,
             timeout_s=self.load_timeout_s,
+            quarantine=quarantine,
+        )
+
+    def _split_dataset(self, samples: PackedSamples, with_target: bool) -> AVDataset:
+        return self.dataset(
+            samples,
+            with_target=with_target,
+            audio_swap=self.audio_swap,
             quarantine=self._quarantine(samples),
         )
 
+    @cached_property
     def _media_cache(self) -> MediaCache | None:
         if self.cache is None:
             return None
@@ -376,7 +403,9 @@ class AVDataModule(lightning.LightningDataModule):
         lengths = self._lengths(samples, with_target)
         batches = EvalBatches(list(groups.values()), lengths, self.eval_batch_size, rank, world)
         return self._track(
-            BatchLoader(self._dataset(samples, with_target), batches, self.num_workers, self.prefetch_batches)
+            BatchLoader(
+                self._split_dataset(samples, with_target), batches, self.num_workers, self.prefetch_batches
+            )
         )
 
     def _lengths(self, samples: PackedSamples, with_target: bool) -> NDArray[np.int32]:

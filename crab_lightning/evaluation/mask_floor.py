@@ -8,7 +8,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from crab_lightning.data.dataset import AVDataset
 from crab_lightning.data.swap import swapped_audio, with_sound_of
 from crab_lightning.structures import Sample
 from crab_lightning.tasks.segmentation import Segmentation
@@ -73,10 +72,7 @@ class SwappedAudioFloor(Callback):
         if not asked:
             return
         swapped = [with_sound_of(sample, self._donors[sample.id]) for sample in asked]
-        rows = AVDataset(
-            swapped, data.tasks, data.datasets, data.processor, geometry=data.geometry,
-            drop_modality=data.drop_modality, with_target=False,
-        )  # fmt: skip
+        rows = data.dataset(swapped)
         items = [rows[i] for i in range(len(swapped))]
         answers = model.generate(data.processor.collate(items).to(model.device))
         for sample, answer in zip(asked, answers, strict=True):

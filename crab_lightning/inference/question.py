@@ -196,12 +196,7 @@ def _frame(video: Path, moment_s: float, scratch: Path) -> Path:
 
 
 def put(model: Any, data: AVDataModule, sample: Sample) -> Prediction:
-    """Answer one sample through the data set and processor that training uses."""
-    from crab_lightning.data.dataset import AVDataset
-
-    dataset = AVDataset(
-        [sample], data.tasks, data.datasets, data.processor, geometry=data.geometry, with_target=False
-    )
-    batch = data.processor.collate([dataset[0]])
+    """Answer one sample, loaded and encoded with the settings that training used."""
+    batch = data.processor.collate([data.dataset([sample])[0]])
     prediction: Prediction = model.generate(batch.to(model.device))[0]
     return prediction

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+import crab_lightning
 from crab_lightning.data import AVDataModule, ManifestError
 from crab_lightning.data.manifests.split import clips_of
 from crab_lightning.data.sampling.subset import balanced_subset
+from crab_lightning.media import MediaLimits
 from crab_lightning.structures import DatasetSpec
 from tests.data.world import DATASETS, TASKS, Letters
 
@@ -226,3 +228,29 @@ def test_processor_is_asked_for_without_a_trainer(root: Path) -> None:
         _ = data.processor
     with pytest.raises(RuntimeError, match=r"call datamodule\.setup"):
         data.samples("train")
+
+
+def test_samples_beside_the_splits_are_loaded_with_every_setting_of_the_data_section(
+    root: Path, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {
+        "resize": "swscale",
+        "limits": MediaLimits(pixels=2**20),
+        "load_timeout_s": 7.0,
+        "geometry": "plain",
+        "drop_modality": "audio",
+        "seed": 3,
+    }
+    data = ready(root, "ks", cache=tmp_path / "cache", **settings)
+    (test, split) = data.dataset(data.samples("test")), data.test_dataloader().dataset
+    names = "resize limits timeout_s geometry drop_modality seed cache with_target"
+    for name in names.split():
+        assert getattr(test, name) is getattr(split, name), name
+    assert test.cache is not None
+    assert test[0].inputs["facts"][0] == 0  # silence: the dropped modality is dropped here too
+
+
+def test_only_the_data_module_builds_its_dataset() -> None:
+    source = Path(crab_lightning.__file__).parent
+    built = [path.name for path in source.rglob("*.py") if "AVDataset(" in path.read_text(encoding="utf-8")]
+    assert sorted(built) == ["datamodule.py", "dataset.py"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 
+from crab_lightning.data.dataset import AVDataset
 from crab_lightning.metrics import Accuracy
 from crab_lightning.structures import Batch, Conversation, DatasetSpec, Media, Prediction, Sample
 from crab_lightning.tasks.base import Task
@@ -91,6 +92,7 @@ class Rows(LightningDataModule):
         self.geometry = "released"
         self.drop_modality: str | None = None
         self.audio_swap = False
+        self.processor: Any = None
         self.tasks: dict[str, Task[Any]] = {"naming": Naming()}
         names = sorted({s.dataset for rows in splits.values() for s in rows})
         self.datasets = {name: DatasetSpec(task="naming", layout=name) for name in names}
@@ -98,6 +100,9 @@ class Rows(LightningDataModule):
 
     def samples(self, split: str, dataset: str | None = None) -> list[Sample]:
         return [s for s in self.splits[split] if dataset in (None, s.dataset)]
+
+    def dataset(self, samples: Sequence[Sample]) -> AVDataset:
+        return AVDataset(samples, self.tasks, self.datasets, self.processor, with_target=False)
 
     def _loader(self, split: str, prompts: bool) -> DataLoader[Any]:
         rows: list[Any] = [

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from crab_lightning.data import AVDataModule
 from crab_lightning.inference.question import AskError, make_sample, put
 from crab_lightning.structures import AudioWindow, DatasetSpec
 from crab_lightning.tasks import ActionRecognition
@@ -43,8 +44,7 @@ def test_a_clip_that_cannot_be_read_is_named_and_no_manifest(tmp_path: Path) -> 
     video.touch()
     asked = sample("ks", videos=[video])
     tasks, specs = {"ks": ActionRecognition()}, {"ks": DatasetSpec("ks", "ks", audio=UNITS)}
-    data: Any = SimpleNamespace(
-        tasks=tasks, datasets=specs, processor=SimpleNamespace(encode=None, collate=None), geometry="plain"
-    )
+    data = AVDataModule(tmp_path, tasks, specs, geometry="plain")
+    data.processor = SimpleNamespace(encode=None, collate=None, geometry="plain")
     with pytest.raises(ValueError, match=rf"^{video}: has zero bytes"):
         put(None, data, asked)

@@ -58,7 +58,7 @@ def data(tmp_path: Path) -> Any:
     rows = Rows({"train": [], "val": [], "test": [sounding(tmp_path, i) for i in range(2)]})
     rows.tasks = {"spatial": Segmentation(mask_decoder=Rectangle(), ceiling=True)}
     rows.datasets = {"spatial": DatasetSpec(task="spatial", layout="s4")}
-    rows.processor, rows.geometry, rows.drop_modality, rows.seed = Loudness(), "released", None, 0  # type: ignore[attr-defined]
+    rows.processor, rows.seed = Loudness(), 0  # type: ignore[attr-defined]
     return rows
 
 
