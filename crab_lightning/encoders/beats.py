@@ -100,11 +100,22 @@ class GatedAttention(nn.Module):
 
     def __init__(self, config: BeatsConfig) -> None:
         super().__init__()
+        self.max_distance = config.max_distance
+        self.relative_attention_bias: nn.Embedding | None = None  # the first layer's serves all
         width, self.heads = config.encoder_embed_dim, config.encoder_attention_heads
         self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
         self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
         self.grep_linear = nn.Linear(width // self.heads, 8)
         self.grep_a = nn.Parameter(torch.ones(1, self.heads, 1, 1))
+
+    def position_bias(self, tokens: int) -> Tensor:
+        """Return the bias of every pair of tokens, ``(1, heads, N, N)``, out of this layer's table."""
+        table = self.relative_attention_bias
+        assert table is not None  # the first layer is asked, and has it
+        places = torch.arange(tokens, device=table.weight.device)
+        found = distance_buckets(places[None] - places[:, None], table.num_embeddings, self.max_distance)
+        bias: Tensor = table(found).permute(2, 0, 1)[None]
+        return bias
 
     def forward(self, x: Tensor, bias: Tensor, hidden: Tensor | None) -> Tensor:
         """Attend.
@@ -141,11 +152,17 @@ class BeatsLayer(nn.Module):
         self.fc1, self.fc2 = nn.Linear(width, inner), nn.Linear(inner, width)
         self.final_layer_norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, bias: Tensor, hidden: Tensor | None) -> Tensor:
-        """Return ``(B, N, D)``."""
+    def forward(self, x: Tensor, bias: Tensor | None, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return ``(B, N, D)`` and the position bias for the layers behind this one.
+
+        The first layer gets no bias and reads it from its table here, in its own forward: when the weights
+        are spread over processes, a layer's weights are whole only while that layer runs.
+        """
+        if bias is None:
+            bias = self.self_attn.position_bias(x.shape[1])
         x = self.self_attn_layer_norm(self.alpha * x + self.self_attn(x, bias, hidden))
         out: Tensor = self.final_layer_norm(self.alpha * x + self.fc2(functional.gelu(self.fc1(x))))
-        return out
+        return out, bias
 
 
 class _Encoder(nn.Module):
@@ -222,10 +239,11 @@ class Beats(nn.Module):
         x = encoder.layer_norm(x + functional.gelu(position(x)))
         hidden = None if whole else torch.zeros_like(own, dtype=x.dtype).masked_fill(~own, -math.inf)
         mask = None if hidden is None else hidden[:, None, None]
-        bias = self._position_bias(x.shape[1])
+        bias: Tensor | None = None
         states = [x]
         for layer in encoder.layers:
-            states.append(layer(states[-1], bias, mask))
+            x, bias = layer(x, bias, mask)
+            states.append(x)
         return states
 
     def patches(self, fbank: Tensor) -> Tensor:
@@ -238,16 +256,6 @@ class Beats(nn.Module):
     def projected(self, patches: Tensor) -> Tensor:
         """Return the patches in the layers' width."""
         return patches if self.post_extract_proj is None else self.post_extract_proj(patches)
-
-    def _position_bias(self, tokens: int) -> Tensor:
-        first: Any = self.encoder.layers[0]
-        table: nn.Embedding = first.self_attn.relative_attention_bias
-        places = torch.arange(tokens, device=table.weight.device)
-        found = distance_buckets(
-            places[None] - places[:, None], self.config.num_buckets, self.config.max_distance
-        )
-        bias: Tensor = table(found).permute(2, 0, 1)[None]
-        return bias
 
 
 def distance_buckets(distance: Tensor, buckets: int, longest: int) -> Tensor:

@@ -178,10 +178,10 @@ class CompositeModule(AVModule):
             super().save_adapter(folder)
         for modality in self.train_connectors:
             connector = self.connectors()[modality]
-            with readable_weights(self._trainer):
+            with readable_weights(self._trainer):  # outside of it their memory is no longer there
                 state = connector_state(connector)
-            if not (is_available() and is_initialized()) or get_rank() == 0:
-                save_connector(state, connector, modality, folder / f"{modality}_connector.safetensors")
+                if not (is_available() and is_initialized()) or get_rank() == 0:
+                    save_connector(state, connector, modality, folder / f"{modality}_connector.safetensors")
 
     def load_saved(self, folder: Path) -> None:
         """Load adapters and the connectors that are trained beside them; each has to be there."""

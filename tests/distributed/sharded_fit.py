@@ -1,12 +1,19 @@
-"""Run by test_sharding on two CPU processes, and by the test itself on one: a short fit on mixed media."""
+"""Run by test_sharding on two CPU processes, and by the test itself on one: short fits on mixed media.
+
+A case is a paradigm in one of its stages. Each is trained for two steps, answers prompts, is saved, and is
+taken up again under another strategy.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 import types
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +21,77 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.utils.data import DataLoader
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from crab_lightning.adapters import AdapterConfig
 from crab_lightning.distributed.shares import whole_shape
-from crab_lightning.models import OmniModule
-from crab_lightning.processing import NativeProcessor
+from crab_lightning.mini import TinyLlmVaConfig, make_tiny_llm_va, make_tiny_native, make_tiny_vllm_a
+from crab_lightning.models import AVModule, LlmVaModule, OmniModule, VllmAModule
+from crab_lightning.models.connectors import ConnectorConfig
 from crab_lightning.structures import Batch, Conversation, Example, Media
 from tests.processing.examples import frames, sample, sound
 
 SIDE = 28
 PROCESSES = 2
-RESUMED = (("ddp", "fsdp1"), ("fsdp1", "fsdp2"))
+RESUMED = (("ddp", "fsdp1"), ("fsdp1", "fsdp2"))  # strategies to begin with and to go on with
+SIZES: dict[str, Any] = {"queries": 2, "hidden": 16, "heads": 2, "ffn": 24, "dropout": 0.0}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A paradigm in one stage.
+
+    Args:
+        paradigm: Folder of its tiny checkpoint.
+        options: What its module is built with, beside what all have.
+        adapted: Whether the language model has adapters (stage 2).
+        strategies: What it is trained under.
+        slow: Whether the default test run leaves it out.
+    """
+
+    paradigm: str
+    options: dict[str, Any] = field(default_factory=dict)
+    adapted: bool = True
+    strategies: tuple[str, ...] = ("ddp", "fsdp2", "fsdp1")
+    slow: bool = False
+
+    @property
+    def rounded(self) -> bool:
+        """Whether the base has the shipped type, in which other batches give other last digits."""
+        return bool(self.options.get("dtype") == "bfloat16")
+
+
+CASES = {
+    "native": Case("native", strategies=("ddp", "fsdp2", "fsdp2_offload", "fsdp1")),
+    # gradient checkpointing, as the shipped configs of these have it
+    "llm_va": Case("llm_va", {"train_connectors": ["visual", "audio"], "gradient_checkpointing": True}),
+    "llm_va_visual": Case("llm_va", {"train_connectors": ["visual"]}, adapted=False, slow=True),
+    "llm_va_audio": Case("llm_va", {"train_connectors": ["audio"]}, adapted=False, slow=True),
+    "vllm_a": Case("vllm_a", {"audio_connector": "connector.safetensors", "gradient_checkpointing": True}),
+    "vllm_a_audio": Case("vllm_a", {"train_connectors": ["audio"]}, adapted=False),
+    # One table for reading and writing words, as small models have it; the shipped types of weights.
+    "llm_va_tied": Case(
+        "llm_va_tied", {"train_connectors": ["visual", "audio"], "dtype": "bfloat16"}, slow=True
+    ),
+    "vllm_a_bfloat16": Case(
+        "vllm_a", {"audio_connector": "connector.safetensors", "dtype": "bfloat16"}, slow=True
+    ),
+    "native_bfloat16": Case("native", {"dtype": "bfloat16", "gradient_checkpointing": True}, slow=True),
+}
+
+
+def write_checkpoints(folder: Path) -> None:
+    """Write a tiny checkpoint of each paradigm, and a connector as a stage 1 run of V-LLM+A leaves it."""
+    make_tiny_native(folder / "native")
+    make_tiny_llm_va(folder / "llm_va", config=TinyLlmVaConfig(image_px=SIDE, patch_px=14))
+    shutil.copytree(folder / "llm_va", folder / "llm_va_tied")
+    config = LlamaConfig.from_pretrained(folder / "llm_va_tied" / "llm", tie_word_embeddings=True)
+    LlamaForCausalLM(config).save_pretrained(folder / "llm_va_tied" / "llm")
+    make_tiny_vllm_a(folder / "vllm_a")
+    first = build(folder, CASES["vllm_a_audio"])
+    first.configure_model()
+    first.save_adapter(folder / "vllm_a")
+    (folder / "vllm_a" / "audio_connector.safetensors").rename(folder / "vllm_a" / "connector.safetensors")
 
 
 def example(key: str, kinds: str, target: str | None = "here", seed: int = 0) -> Example:
@@ -57,8 +124,8 @@ ASKED = [
 ]
 
 
-class Recording(OmniModule):
-    """Keeps gradients as they are before clipping."""
+class Recording(AVModule):
+    """Keeps gradients as they are before clipping; mixed into a paradigm's module."""
 
     def configure_gradient_clipping(self, *args: Any, **options: Any) -> None:
         found = {}
@@ -72,6 +139,18 @@ class Recording(OmniModule):
         super().configure_gradient_clipping(*args, **options)
 
 
+class RecordingOmni(Recording, OmniModule):
+    """Native."""
+
+
+class RecordingLlmVa(Recording, LlmVaModule):
+    """LLM+V+A."""
+
+
+class RecordingVllmA(Recording, VllmAModule):
+    """V-LLM+A."""
+
+
 class Recorder(Callback):
     """Keeps answers."""
 
@@ -83,33 +162,55 @@ class Recorder(Callback):
             self.answers[prediction.sample.id] = [prediction.text, prediction.tokens]
 
 
+def build(checkpoints: Path, case: Case, **changed: Any) -> Any:
+    """Return the module of a case, its weights not loaded yet."""
+    torch.manual_seed(0)
+    folder = checkpoints / case.paradigm
+    options: dict[str, Any] = {
+        "adapter": AdapterConfig(rank=4, within=None if case.paradigm == "native" else "language_model")
+        if case.adapted
+        else None,
+        "optimizer": lambda p: torch.optim.AdamW(p, lr=0.01, eps=0.1),  # a large eps keeps noise small
+        "warmup_share": 0.0,
+        "dtype": "float32",
+        "geometry": "plain",
+        "max_new_tokens": 4,
+    }
+    options |= case.options
+    if "audio_connector" in options:
+        options["audio_connector"] = folder / options["audio_connector"]
+    options |= changed
+    if case.paradigm == "native":
+        return RecordingOmni(str(folder), **options)
+    options["beats"] = str(folder / "beats")
+    if case.paradigm.startswith("llm_va"):
+        return RecordingLlmVa(
+            str(folder / "llm"), str(folder / "clip"), connector=ConnectorConfig(**SIZES), **options
+        )
+    windows = ConnectorConfig("window_qformer", **SIZES)
+    return RecordingVllmA(str(folder / "vllm"), connector=windows, **options)
+
+
 def fit(
-    tiny: str,
+    checkpoints: Path,
+    case: Case,
     folder: Path,
     batches: Sequence[Batch],
     prompts: Sequence[Batch],
     ckpt: Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    torch.manual_seed(0)
-    module = Recording(
-        tiny,
-        AdapterConfig(rank=4, within=None),
-        lambda p: torch.optim.AdamW(p, lr=0.01, eps=0.1),  # a large eps keeps noise small
-        warmup_share=0.0,
-        dtype="float32",
-        geometry="plain",
-        max_new_tokens=4,
-    )
+    """Train, answer and save; return what was seen."""
+    module = build(checkpoints, case)
     read_whole: list[str] = []
-    original = OmniModule.load_base
+    original = type(module).load_base
 
-    def load_base(self: OmniModule) -> torch.nn.Module:
-        base = original(self)
+    def load_base(self: Any) -> torch.nn.Module:
+        base: torch.nn.Module = original(self)
         read_whole.extend(name for name, p in base.named_parameters() if not p.is_meta)
         return base
 
-    module.load_base = types.MethodType(load_base, module)  # type: ignore[method-assign]
+    module.load_base = types.MethodType(load_base, module)
     recorder = Recorder()
     trainer = Trainer(
         accelerator="cpu",
@@ -128,6 +229,7 @@ def fit(
     train, val = (DataLoader(list(b), batch_size=None) for b in (batches, prompts))  # type: ignore[arg-type]
     trainer.fit(module, train, val, ckpt_path=ckpt)
     trainer.save_checkpoint(folder / "state.ckpt")
+    module.save_adapter(folder / "adapter")
     if hasattr(module, "fsdp1_root"):  # its padding counts
         held = sum(flat.numel() for unit in FSDP.fsdp_modules(module.fsdp1_root[0]) for flat in unit.params)
     else:
@@ -142,26 +244,26 @@ def fit(
     }
 
 
-def main(tiny: str, out: Path, strategies: Sequence[str]) -> None:
-    """Fit under each strategy; every process writes what it saw."""
-    import os
-
+def main(checkpoints: Path, out: Path, names: Sequence[str]) -> None:
+    """Fit cases under all of their strategies; every process writes what it saw."""
     rank = int(os.environ["RANK"])
-    processor = NativeProcessor(tiny, "plain")
-    own = [processor.collate([processor.encode(e) for e in step[rank]]) for step in LEARNT]
-    prompts = [processor.collate([processor.encode(e) for e in batch]) for batch in ASKED[rank]]
-    for strategy in strategies:
-        folder = out / strategy
-        folder.mkdir(exist_ok=True)
-        seen = fit(tiny, folder, own, prompts, strategy=strategy, devices=PROCESSES)
-        torch.save(seen.pop("gradients"), folder / f"gradients_{rank}.pt")
-        (folder / f"seen_{rank}.json").write_text(json.dumps(seen))
-    for before, after in RESUMED:
-        folder = out / f"{before}_{after}"
-        folder.mkdir(exist_ok=True)
-        ckpt = out / before / "state.ckpt"
-        fit(tiny, folder, own, prompts, ckpt=ckpt, strategy=after, devices=PROCESSES)
+    for name in names:
+        case = CASES[name]
+        processor = build(checkpoints, case).processor
+        own = [processor.collate([processor.encode(e) for e in step[rank]]) for step in LEARNT]
+        prompts = [processor.collate([processor.encode(e) for e in batch]) for batch in ASKED[rank]]
+        for strategy in case.strategies:
+            folder = out / name / strategy
+            folder.mkdir(parents=True, exist_ok=True)
+            seen = fit(checkpoints, case, folder, own, prompts, strategy=strategy, devices=PROCESSES)
+            torch.save(seen.pop("gradients"), folder / f"gradients_{rank}.pt")
+            (folder / f"seen_{rank}.json").write_text(json.dumps(seen))
+        for before, after in RESUMED if not case.rounded else ():
+            folder = out / name / f"{before}_{after}"
+            folder.mkdir(exist_ok=True)
+            ckpt = out / name / before / "state.ckpt"
+            fit(checkpoints, case, folder, own, prompts, ckpt=ckpt, strategy=after, devices=PROCESSES)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
