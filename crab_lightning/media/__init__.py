@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from crab_lightning.media.container import MediaLimits as MediaLimits
     from crab_lightning.media.container import decoder_versions as decoder_versions
     from crab_lightning.media.container import probe as probe
+    from crab_lightning.media.cut import cut_video as cut_video
+    from crab_lightning.media.cut import read_audio_piece as read_audio_piece
     from crab_lightning.media.errors import AudioWindowError as AudioWindowError
     from crab_lightning.media.errors import EmptyMedia as EmptyMedia
     from crab_lightning.media.errors import MediaError as MediaError

@@ -19,7 +19,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
-class _Format:
+class Format:
+    """Codecs of a container, and the options of its video encoder; ``video`` is ``None`` for bare sound."""
+
     video: str | None
     audio: str
     options: Mapping[str, str]
@@ -30,15 +32,15 @@ _BITEXACT = {"fflags": "+bitexact"}
 _X264 = {"preset": "ultrafast", "crf": "23"}
 _VP9 = {"deadline": "realtime", "cpu-used": "8", "crf": "33", "b": "0"}
 _FORMATS = {
-    ".mp4": _Format("libx264", "aac", _X264),
-    ".mov": _Format("libx264", "aac", _X264),
-    ".mkv": _Format("libx264", "aac", _X264),
+    ".mp4": Format("libx264", "aac", _X264),
+    ".mov": Format("libx264", "aac", _X264),
+    ".mkv": Format("libx264", "aac", _X264),
     # PCM, since MP3's encoder delay would shift the pictures of an avi by empty frames.
-    ".avi": _Format("mpeg4", "pcm_s16le", {"qscale": "4"}),
-    ".webm": _Format("libvpx-vp9", "libopus", _VP9),
-    ".mp3": _Format(None, "libmp3lame", {}),
-    ".wav": _Format(None, "pcm_s16le", {}),
-    ".m4a": _Format(None, "aac", {}),
+    ".avi": Format("mpeg4", "pcm_s16le", {"qscale": "4"}),
+    ".webm": Format("libvpx-vp9", "libopus", _VP9),
+    ".mp3": Format(None, "libmp3lame", {}),
+    ".wav": Format(None, "pcm_s16le", {}),
+    ".m4a": Format(None, "aac", {}),
 }
 
 
@@ -73,13 +75,13 @@ def write_video(
         ValueError: If ``frames``, ``times_s`` or ``audio`` has the wrong shape.
     """
     path = Path(path)
-    form = _format(path, video=True)
+    form = container_format(path, video=True)
     pictures = _numpy(frames)
     if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8 or len(pictures) == 0:
         raise ValueError(f"frames must be uint8 (F, H, W, 3), got {pictures.dtype} {pictures.shape}.")
     if times_s is not None and len(times_s) != len(pictures):
         raise ValueError(f"times_s has {len(times_s)} entries for {len(pictures)} frames.")
-    with av.open(str(path), "w", options=_muxer_options(path)) as container:
+    with av.open(str(path), "w", options=muxer_options(path)) as container:
         rate = Fraction(fps).limit_denominator(1001)
         video = container.add_stream(form.video, rate=rate, options={**form.options, **(options or {})})
         video.height, video.width = pictures.shape[1:3]
@@ -94,7 +96,7 @@ def write_video(
         if times_s is not None:
             time_base = Fraction(1, 90_000)
             context.time_base = time_base
-        sound = None if audio is None else _Sound(container, form.audio, _channels(audio), sample_rate_hz)
+        sound = None if audio is None else SoundTrack(container, form.audio, _channels(audio), sample_rate_hz)
         for number, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             frame.time_base = time_base
@@ -121,13 +123,20 @@ def write_audio(path: str | Path, samples: Tensor | Array, sample_rate_hz: int =
         ValueError: If ``samples`` has the wrong shape or is empty.
     """
     path = Path(path)
-    form = _format(path, video=False)
-    with av.open(str(path), "w", options=_muxer_options(path)) as container:
-        _Sound(container, form.audio, _channels(samples), sample_rate_hz).finish()
+    form = container_format(path, video=False)
+    with av.open(str(path), "w", options=muxer_options(path)) as container:
+        SoundTrack(container, form.audio, _channels(samples), sample_rate_hz).finish()
 
 
-class _Sound:
-    """An audio stream that is being written."""
+class SoundTrack:
+    """An audio stream that is being written.
+
+    Args:
+        container: Opened for writing.
+        codec: Name of the encoder.
+        samples: float ``(channels, S)`` in [-1, 1].
+        rate_hz: Their rate.
+    """
 
     def __init__(self, container: Any, codec: str, samples: Array, rate_hz: int) -> None:
         self._container, self._samples, self._rate_hz = container, samples, rate_hz
@@ -162,7 +171,12 @@ class _Sound:
         self._container.mux(self._stream.encode(None))
 
 
-def _format(path: Path, *, video: bool) -> _Format:
+def container_format(path: Path, *, video: bool) -> Format:
+    """Return the codecs that the extension of a file stands for.
+
+    Raises:
+        MediaError: If the extension is not known.
+    """
     form = _FORMATS.get(path.suffix.lower())
     if form is None or (form.video is not None) != video:
         known = ", ".join(k for k, f in _FORMATS.items() if (f.video is not None) == video)
@@ -170,7 +184,8 @@ def _format(path: Path, *, video: bool) -> _Format:
     return form
 
 
-def _muxer_options(path: Path) -> dict[str, str]:
+def muxer_options(path: Path) -> dict[str, str]:
+    """Return the options of the container that is written."""
     # The header in front, as in files made for the web: a download cut short can then be named as such.
     return _BITEXACT | ({"movflags": "+faststart"} if path.suffix.lower() in (".mp4", ".mov", ".m4a") else {})
 

@@ -1,0 +1,164 @@
+"""Cutting the annotated piece out of a longer recording: pictures and sound on one clock."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from crab_lightning.media.container import DEFAULT_LIMITS, MediaLimits, audio_stream, open_media, video_stream
+from crab_lightning.media.errors import EmptyMedia, NoAudioTrack, UnreadableMedia
+from crab_lightning.media.write import SoundTrack, container_format, muxer_options
+from crab_lightning.structures import SAMPLE_RATE_HZ
+
+_CLOCK = Fraction(1, 90_000)
+_ENCODER = {
+    "libx264": {"preset": "veryfast", "crf": "18"},
+    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "6", "crf": "24", "b": "0"},
+    "mpeg4": {"qscale": "2"},
+}
+"""Near the quality of the source: what is lost here is lost for every model."""
+_EARLIER_S = 1.0
+"""Sound is decoded from this much before the piece: the first packet after a jump may be incomplete."""
+
+
+def read_audio_piece(
+    path: str | Path,
+    start_s: float,
+    end_s: float,
+    sample_rate_hz: int = SAMPLE_RATE_HZ,
+    *,
+    limits: MediaLimits = DEFAULT_LIMITS,
+) -> Tensor:
+    """Read a piece of the first audio track as mono, without decoding what lies before it.
+
+    Args:
+        path: Any container with an audio track.
+        start_s: First second of the piece.
+        end_s: End of the piece; the result is shorter where the track ends earlier.
+        sample_rate_hz: Rate of the result.
+        limits: Bounds on what is read.
+
+    Returns:
+        float32 ``(S,)``, nominally in [-1, 1]. Where the track begins after ``start_s`` or has a gap, there
+        is silence, so that sound and pictures stay on one clock.
+
+    Raises:
+        NoAudioTrack: If the file has none.
+        EmptyMedia: If the piece holds no sample.
+        UnreadableMedia: If a packet cannot be decoded.
+    """
+    path = Path(path)
+    with open_media(path, limits) as container:
+        track = audio_stream(container)
+        if track is None:
+            raise NoAudioTrack(path, "has no audio track; silence is not put in its place.")
+        piece = np.zeros(round((end_s - start_s) * sample_rate_hz), np.float32)
+        resampler = av.AudioResampler(format="fltp", layout=None, rate=sample_rate_hz)
+        last, begin_s = 0, None
+        at = 0
+        container.seek(int(max(0.0, start_s - _EARLIER_S) * av.time_base), backward=True)
+        try:
+            for frame in container.decode(track):
+                if frame.pts is None or frame.time is None:
+                    raise UnreadableMedia(path, "has sound without time stamps. Convert it.")
+                if frame.time >= end_s:
+                    break
+                if begin_s is None:
+                    begin_s = frame.time
+                for part in resampler.resample(frame):
+                    samples = part.to_ndarray().mean(axis=0)
+                    first = round((begin_s - start_s) * sample_rate_hz) + at
+                    at += len(samples)
+                    low, high = max(first, 0), min(first + len(samples), len(piece))
+                    if low < high:
+                        piece[low:high] = samples[low - first : high - first]
+                        last = max(last, high)
+        except (av.FFmpegError, ValueError) as err:
+            raise UnreadableMedia(
+                path, f"cannot be decoded from {start_s:g} to {end_s:g} s ({err}). Fetch it again."
+            ) from err
+    if last == 0:
+        raise EmptyMedia(path, f"has no sound from {start_s:g} to {end_s:g} s.")
+    return torch.from_numpy(piece[:last])
+
+
+def cut_video(
+    source: str | Path,
+    target: str | Path,
+    start_s: float,
+    end_s: float,
+    *,
+    limits: MediaLimits = DEFAULT_LIMITS,
+) -> None:
+    """Encode a piece of a video anew, with its sound where it has some; times begin at 0.
+
+    Frames keep the distances that they have in the source. Stream copies would be faster, but begin at the
+    nearest key frame, which may lie seconds away from the annotated start.
+
+    Args:
+        source: Longer recording.
+        target: File to write; its extension chooses container and codecs, its folder must exist.
+        start_s: First second of the piece.
+        end_s: End of the piece.
+        limits: Bounds on what is read.
+
+    Raises:
+        EmptyMedia: If no frame lies in the piece.
+        MediaError: If the source cannot be read, or the extension of ``target`` is not known.
+    """
+    source, target = Path(source), Path(target)
+    form = container_format(target, video=True)
+    try:
+        sound = read_audio_piece(source, start_s, end_s, limits=limits).numpy()[None]
+    except NoAudioTrack:
+        sound = None
+    with (
+        open_media(source, limits) as container,
+        av.open(str(target), "w", options=muxer_options(target)) as out,
+    ):
+        track = video_stream(container)
+        if track is None:
+            raise UnreadableMedia(source, "has no video track.")
+        rate = Fraction(track.average_rate or 25).limit_denominator(1001)
+        # An avi has no times: it fills every tick between two frames with an empty one.
+        clock = 1 / rate if target.suffix.lower() == ".avi" else _CLOCK
+        stream: Any = None
+        heard: SoundTrack | None = None
+        container.seek(int(start_s * av.time_base), backward=True)
+        try:
+            for frame in container.decode(track):
+                if frame.time is None or frame.time < start_s - 1e-6:
+                    continue
+                if frame.time >= end_s - 1e-6:
+                    break
+                if stream is None:
+                    encoder = _ENCODER.get(form.video or "", {})
+                    stream = out.add_stream(form.video, rate=rate, options=encoder)
+                    stream.height, stream.width = frame.height, frame.width
+                    is_odd = bool(frame.height % 2 or frame.width % 2)
+                    stream.pix_fmt = "yuv444p" if is_odd and form.video == "libx264" else "yuv420p"
+                    stream.codec_context.time_base = clock
+                    stream.codec_context.thread_count = 1
+                    if sound is not None:
+                        heard = SoundTrack(out, form.audio, sound, SAMPLE_RATE_HZ)
+                picture = frame.reformat(format=stream.pix_fmt)
+                picture.time_base, picture.pts = clock, round((frame.time - start_s) / clock)
+                picture.pict_type = av.video.frame.PictureType.NONE
+                out.mux(stream.encode(picture))
+                if heard is not None:
+                    heard.write_until(frame.time - start_s)
+        except (av.FFmpegError, ValueError) as err:
+            raise UnreadableMedia(
+                source, f"cannot be decoded from {start_s:g} to {end_s:g} s ({err}). Fetch it again."
+            ) from err
+        if stream is None:
+            raise EmptyMedia(source, f"has no frame from {start_s:g} to {end_s:g} s.")
+        out.mux(stream.encode(None))
+        if heard is not None:
+            heard.finish()

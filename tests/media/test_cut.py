@@ -1,0 +1,77 @@
+"""Pieces of longer recordings: right pictures, right sound, one clock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crab_lightning.media import (
+    EmptyMedia,
+    MediaError,
+    NoAudioTrack,
+    cut_video,
+    probe,
+    read_audio,
+    read_audio_piece,
+    read_video,
+    write_video,
+)
+
+HZ = 16_000
+
+
+def recording(path: Path, *, sound: bool = True, fps: float = 5.0, side: int = 32) -> Path:
+    """Twelve seconds: second k is grey 20 k and sounds at 200 + 100 k Hz; a key frame each 4 s."""
+    frames = np.repeat(np.arange(12), int(fps))[:, None, None, None] * np.full((1, side, side, 3), 20)
+    t = np.arange(12 * HZ) / HZ
+    tone = 0.5 * np.sin(2 * np.pi * (200 + 100 * np.floor(t)) * t)
+    write_video(
+        path, frames.astype(np.uint8), fps, tone.astype(np.float32) if sound else None, keyframe_every=20
+    )
+    return path
+
+
+def pitch(samples: np.ndarray) -> float:
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    return float(np.argmax(spectrum) * HZ / len(samples))
+
+
+@pytest.mark.parametrize("ending", ["mp4", "webm", "avi", "mkv"])
+def test_a_piece_shows_and_plays_its_own_seconds(tmp_path: Path, ending: str) -> None:
+    whole = recording(tmp_path / f"long.{ending}")
+    piece = tmp_path / f"piece.{ending}"
+    cut_video(whole, piece, 3, 9)  # three seconds behind a key frame
+    assert probe(piece).duration_s == pytest.approx(6, abs=0.3)
+    clip = read_video(piece, 30)
+    greys = clip.frames.float().mean((1, 2, 3)).numpy()
+    assert np.abs(greys - 20 * np.repeat(np.arange(3, 9), 5)).max() < 6
+    for samples in (read_audio_piece(whole, 3, 9).numpy(), read_audio(piece).numpy()):
+        assert len(samples) == pytest.approx(6 * HZ, abs=0.1 * HZ)
+        for second in range(6):
+            inside = samples[int((second + 0.25) * HZ) : int((second + 0.75) * HZ)]
+            assert pitch(inside) == pytest.approx(200 + 100 * (second + 3), abs=4)
+
+
+def test_a_piece_at_the_end_is_as_long_as_what_there_is(tmp_path: Path) -> None:
+    whole = recording(tmp_path / "long.mp4", side=33)  # odd sizes keep
+    cut_video(whole, tmp_path / "end.mp4", 10, 20)
+    assert probe(tmp_path / "end.mp4").duration_s == pytest.approx(2, abs=0.3)
+    assert probe(tmp_path / "end.mp4").width == 33
+
+
+def test_a_silent_recording_is_cut_without_sound_and_has_no_piece_of_it(tmp_path: Path) -> None:
+    whole = recording(tmp_path / "long.mp4", sound=False)
+    cut_video(whole, tmp_path / "piece.mp4", 2, 4)
+    assert not probe(tmp_path / "piece.mp4").has_audio
+    with pytest.raises(NoAudioTrack):
+        read_audio_piece(whole, 2, 4)
+
+
+def test_a_piece_behind_the_end_is_an_error(tmp_path: Path) -> None:
+    whole = recording(tmp_path / "long.mp4")
+    with pytest.raises(EmptyMedia, match="from 30 to 40 s"):
+        cut_video(whole, tmp_path / "piece.mp4", 30, 40)
+    with pytest.raises(MediaError, match="extension must be one of"):
+        cut_video(whole, tmp_path / "piece.flv", 3, 4)
