@@ -70,7 +70,7 @@ def run(words: Sequence[str]) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; at least 1 is needed")
 
     from crab_lightning.captioners import find_clips, write_captions
-    from crab_lightning.commands.data import _Bar
+    from crab_lightning.commands.step_bar import StepBar
     from crab_lightning.data.captions.files import read_segments
 
     listed = None
@@ -81,7 +81,7 @@ def run(words: Sequence[str]) -> None:
         print(f"{absent:,} recordings of {args.audioset} have no file in {args.audio}")
     clips = clips[: args.limit]
     captioner = _captioner(args)
-    with _Bar() as bar:
+    with StepBar() as bar:
         report = write_captions(clips, captioner, args.out, bar)
     print(f"{args.out}: {report.added:,} captions added to {report.known:,}")
     if report.refused:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.commands.step_bar import StepBar
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
     from crab_lightning.structures import DatasetSpec
     from crab_lightning.tasks.base import Task
 
@@ -96,7 +93,7 @@ def check(words: Sequence[str]) -> None:
     if not args.root.is_dir():
         raise CheckFailed(f"--root {args.root}: there is no such folder; give the one that holds AVUIE_2/")
     tasks, datasets = _selection(args.config, args.datasets)
-    with _Bar() as bar:
+    with StepBar() as bar:
         report = check_root(
             args.root,
             tasks,
@@ -177,7 +174,7 @@ def cache(words: Sequence[str]) -> None:
 
     _, datasets = _selection(args.config, args.datasets)
     folder = args.root / "media_cache" if args.cache is None else args.cache
-    with _Bar() as bar:
+    with StepBar() as bar:
         report = build_cache(
             args.root,
             datasets,
@@ -238,37 +235,3 @@ def _selection(
     if unknown := [name for name in chosen or () if name not in datasets]:
         raise ConfigError(f"--datasets names {', '.join(unknown)}; {config} has: {', '.join(datasets)}")
     return tasks, {name: row for name, row in datasets.items() if chosen is None or name in chosen}
-
-
-class _Bar:
-    """A progress bar for each step; nothing where the output is no terminal."""
-
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-        # Drawn by calls only: workers are forked, and a fork must not copy a thread that holds a lock.
-        self._bar = Progress(
-            "{task.description}",
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            auto_refresh=False,
-            disable=not sys.stdout.isatty(),
-        )
-        self._steps: dict[str, TaskID] = {}
-        self._next = 0.0
-
-    def __enter__(self) -> _Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, step: str, done: int, total: int) -> None:
-        if step not in self._steps:
-            self._steps[step] = self._bar.add_task(step, total=total)
-        self._bar.update(self._steps[step], completed=done, total=total)
-        if done == total or time.monotonic() >= self._next:
-            self._bar.refresh()
-            self._next = time.monotonic() + 0.1

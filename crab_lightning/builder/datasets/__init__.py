@@ -1,0 +1,32 @@
+"""The importers, one file each: only what is special to a dataset stands there."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from crab_lightning.builder.datasets import ave
+from crab_lightning.builder.rows import Importer
+
+IMPORTERS: dict[str, Importer] = {
+    "ave": ave.IMPORTER,
+}
+"""Name on the command line -> importer, in the order of the paper's Table 1."""
+
+
+def get_importer(name: str) -> Importer:
+    """Return an importer by its name.
+
+    Raises:
+        ValueError: If there is none; the message names the dataset that is meant, or all of them.
+    """
+    if name in IMPORTERS:
+        return IMPORTERS[name]
+    owner = next((key for key, one in IMPORTERS.items() if name in one.tasks), None)
+    close = get_close_matches(name, IMPORTERS, 1)
+    if owner is not None:
+        hint = f"the task {name} is filled by --dataset {owner}"
+    elif close:
+        hint = f"did you mean {close[0]}?"
+    else:
+        hint = f"there are: {', '.join(IMPORTERS)}"
+    raise ValueError(f"--dataset {name}: there is no such dataset; {hint}")

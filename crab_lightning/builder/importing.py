@@ -1,0 +1,328 @@
+"""From an owner's folders to a task folder of the data root: media first, then the manifests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crab_lightning.builder.datasets import get_importer
+from crab_lightning.builder.media_jobs import PART, Done, Link, MediaJob, do_job
+from crab_lightning.builder.report import ImportReport, Lost, SplitCount
+from crab_lightning.builder.rows import Imported, Importer, Row, Settings
+from crab_lightning.builder.source import Source
+
+if TYPE_CHECKING:
+    from crab_lightning.segmentation import Prompt
+
+RECORD = "import.json"
+"""Lies in the folder of each task and says how it was imported, and what the manifests were."""
+MISSING = "import_missing.tsv"
+"""Lists every official row that is in no manifest."""
+_ANNOTATIONS = "AVUIE_2"
+
+Progress = Callable[[str, int, int], None]
+"""Told the name of a step, how many of its parts are done, and how many there are."""
+
+
+@dataclass(frozen=True)
+class _MaskJob:
+    path: Path
+    max_iou: float
+
+
+def import_dataset(
+    name: str,
+    sources: Sequence[Path],
+    root: Path,
+    settings: Settings | None = None,
+    *,
+    link: Link = "hard",
+    workers: int = 2,
+    timeout_s: float = 300.0,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    progress: Progress = lambda *_: None,
+) -> ImportReport:
+    """Import one dataset into ``root/AVUIE_2/<task>/``.
+
+    Rows whose media are missing or unreadable are in no manifest; they are counted and listed in a file. The
+    manifests are written last, each at once, so that an interrupted call leaves none half written; the same
+    call goes on with the files that are not there yet.
+
+    Args:
+        name: Name of the importer, for example ``ave``.
+        sources: Folders that hold the owner's annotation files and media.
+        root: Data root; made where it does not exist.
+        settings: What can be chosen; the defaults when left out.
+        link: How a file is taken that needs no change.
+        workers: Processes that read and write media; 0 works in this one, unguarded.
+        timeout_s: Time that one file may take.
+        dry_run: Count only; nothing is written.
+        overwrite: Replace manifests that this command did not write, or that were changed since; the old ones
+            are kept beside them.
+        progress: Shows how far the work is.
+
+    Raises:
+        FileExistsError: If a manifest would be lost.
+        FileNotFoundError: If an annotation file is not there.
+        ValueError: If there is no such dataset, a setting is none of its own, an annotation file cannot be
+            read, or files cannot be linked.
+    """
+    importer = get_importer(name)
+    settings = settings or Settings()
+    _check_settings(name, importer, settings)
+    found = importer.read(Source(sources), settings)
+    report = _count(name, importer, found)
+    report.dry_run = dry_run
+    base = root / _ANNOTATIONS
+    if not dry_run:
+        _guard(base, importer, overwrite)
+    _note_leaks(found, report)
+    whole = [row for row in found.rows if _missing_of(row) is None]
+    jobs = _jobs(base, whole, link)
+    if dry_run:
+        report.media = Counter(
+            {"link": "to be linked", "sound": "to be extracted or cut"}.get(j.action, "to be made")
+            for j in jobs.values()
+        )
+        return report
+    bad = _make_media(base, importer, jobs, workers, timeout_s, report, progress)
+    kept = _without_unreadable(whole, base, bad, report)
+    kept = _finish(kept, workers, timeout_s, report, progress)
+    _write(base, importer, kept, sources, settings, report)
+    return report
+
+
+def _check_settings(name: str, importer: Importer, settings: Settings) -> None:
+    if strange := [key for key in settings.given() if key not in importer.options and key != "seed"]:
+        takes = ", ".join(importer.options) or "no options of its own"
+        raise ValueError(f"{strange[0]} is no option of {name}, which takes: {takes}")
+
+
+def _missing_of(row: Row) -> str | None:
+    """Return the first file of a row that was not found."""
+    return next((media.wanted for media in row.media if media.source is None), None)
+
+
+def _count(name: str, importer: Importer, found: Imported) -> ImportReport:
+    report = ImportReport(name, importer.title, notes=found.notes)
+    splits: dict[tuple[str, str], SplitCount] = {
+        key: SplitCount(*key, expected=count) for key, count in importer.expected.items()
+    }
+
+    def at(task: str, split: str) -> SplitCount:
+        return splits.setdefault((task, split), SplitCount(task, split))
+
+    for row in found.rows:
+        count = at(row.task, row.split)
+        count.rows += 1
+        lost = _missing_of(row)
+        count.found += lost is None
+        count.missing += lost is not None
+        if lost is not None:
+            report.lost.append(Lost(row.task, row.split, row.name, "missing", lost))
+    for out in found.rejected:
+        count = at(out.task, out.split)
+        count.rows += 1
+        count.rejected += 1
+        report.lost.append(Lost(out.task, out.split, out.name, "unusable", out.reason))
+    order = {task: i for i, task in enumerate(importer.tasks)}
+    report.splits = sorted(splits.values(), key=lambda s: (order[s.task], s.split != "train", s.split))
+    return report
+
+
+def _note_leaks(found: Imported, report: ImportReport) -> None:
+    """Count the clips that the official split has on both sides."""
+    sides: dict[str, set[Path]] = {"train": set(), "test": set()}
+    for row in found.rows:
+        if row.split in sides:
+            sides[row.split].update(m.source for m in row.media if m.source and m.action == "link")
+    if both := len(sides["train"] & sides["test"]):
+        report.notes["media files of a clip that is in training and in test, as published"] = both
+
+
+def _jobs(base: Path, rows: Sequence[Row], link: Link) -> dict[Path, MediaJob]:
+    """Return the files to make, each once.
+
+    Raises:
+        ValueError: If two of the owner's files belong to one place.
+    """
+    jobs: dict[Path, MediaJob] = {}
+    for row in rows:
+        for media in row.media:
+            assert media.source is not None
+            target = base / row.task / media.place
+            job = MediaJob(target, media.source, media.action, media.piece, link)
+            if (other := jobs.setdefault(target, job)) != job:
+                raise ValueError(
+                    f"{other.source} and {media.source} both belong to {target}; "
+                    "remove one of them from the source"
+                )
+    return jobs
+
+
+def _make_media(
+    base: Path,
+    importer: Importer,
+    jobs: dict[Path, MediaJob],
+    workers: int,
+    timeout_s: float,
+    report: ImportReport,
+    progress: Progress,
+) -> dict[Path, str]:
+    """Make every file; return why some cannot be read."""
+    from crab_lightning.data.check.pool import Failure, run_isolated
+
+    for folder in {target.parent for target in jobs}:
+        folder.mkdir(parents=True, exist_ok=True)
+    for task in importer.tasks:
+        for half_written in (base / task).rglob(f"{PART}*"):  # what a killed call left
+            half_written.unlink()
+    bad: dict[Path, str] = {}
+    results = run_isolated(do_job, jobs.values(), workers, timeout_s=timeout_s)
+    for number, (job, result) in enumerate(results, 1):
+        done = Done("unreadable", f"{job.source} {result.message}") if isinstance(result, Failure) else result
+        if done.kind == "stop":
+            raise ValueError(done.reason)
+        report.media[done.kind] += 1
+        if done.kind == "unreadable":
+            bad[job.target] = done.reason
+        progress(f"{report.dataset}: media", number, len(jobs))
+    return bad
+
+
+def _without_unreadable(
+    rows: Sequence[Row], base: Path, bad: dict[Path, str], report: ImportReport
+) -> list[Row]:
+    kept = []
+    counts = {(s.task, s.split): s for s in report.splits}
+    for row in rows:
+        places = (base / row.task / media.place for media in row.media)
+        reason = next((bad[place] for place in places if place in bad), None)
+        if reason is None:
+            kept.append(row)
+        else:
+            counts[row.task, row.split].unreadable += 1
+            report.lost.append(Lost(row.task, row.split, row.name, "unreadable", reason))
+    return kept
+
+
+def _read_prompt(job: _MaskJob) -> Prompt | None:
+    from crab_lightning.media import read_mask
+    from crab_lightning.segmentation import prompt_of
+    from crab_lightning.tasks.spatial_text import FRAME_PX
+
+    return prompt_of(read_mask(job.path, FRAME_PX).numpy(), max_iou=job.max_iou)
+
+
+def _finish(
+    rows: Sequence[Row], workers: int, timeout_s: float, report: ImportReport, progress: Progress
+) -> list[Row]:
+    """Complete the rows whose text needs a mask."""
+    from crab_lightning.data.check.pool import Failure, run_isolated
+    from crab_lightning.segmentation.prompts import MAX_IOU
+
+    masks = list(dict.fromkeys(row.mask for row in rows if row.finish is not None and row.mask is not None))
+    prompts: dict[Path, Prompt | Failure | None] = {}
+    jobs = [_MaskJob(path, MAX_IOU) for path in masks]
+    for job, result in run_isolated(_read_prompt, jobs, workers, timeout_s=timeout_s):
+        prompts[job.path] = result
+        progress(f"{report.dataset}: masks", len(prompts), len(jobs))
+    kept = []
+    counts = {(s.task, s.split): s for s in report.splits}
+    for row in rows:
+        if row.finish is not None:
+            prompt = None if row.mask is None else prompts[row.mask]
+            if isinstance(prompt, Failure):
+                kind, reason = "unreadable", f"its mask {row.mask} {prompt.message}"
+            else:
+                kind, reason = "unusable", row.finish(row.values, prompt) or ""
+            if reason:
+                count = counts[row.task, row.split]
+                count.unreadable += kind == "unreadable"
+                count.rejected += kind == "unusable"
+                report.lost.append(Lost(row.task, row.split, row.name, kind, reason))
+                continue
+        kept.append(row)
+    return kept
+
+
+def _guard(base: Path, importer: Importer, overwrite: bool) -> None:
+    """Refuse to replace a manifest that somebody else wrote or changed."""
+    for task in importer.tasks:
+        record = base / task / RECORD
+        known = json.loads(record.read_text())["manifests"] if record.is_file() else {}
+        for path in sorted((base / task).glob("*.json")):
+            if path.name == RECORD or path.stem not in ("train", "test", "weak"):
+                continue
+            if known.get(path.name) == _digest(path) or overwrite:
+                continue
+            changed = path.name in known
+            what = "was changed since it was imported" if changed else "was not written by this command"
+            raise FileExistsError(
+                f"{path} {what}; nothing was done. Use another --root, or --overwrite, which keeps the file "
+                f"as {path.name}.before_import"
+            )
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _write(
+    base: Path,
+    importer: Importer,
+    rows: Sequence[Row],
+    sources: Sequence[Path],
+    settings: Settings,
+    report: ImportReport,
+) -> None:
+    """Write the manifests, the list of lost rows and the record of each task."""
+    counts = {(s.task, s.split): s for s in report.splits}
+    for task in importer.tasks:
+        folder = base / task
+        folder.mkdir(parents=True, exist_ok=True)
+        record = folder / RECORD
+        known = json.loads(record.read_text())["manifests"] if record.is_file() else {}
+        manifests: dict[str, str] = {}
+        for split in ("train", "test", "weak"):
+            mine = [row.values for row in rows if row.task == task and row.split == split]
+            path = folder / f"{split}.json"
+            if (task, split) in counts:
+                counts[task, split].written = len(mine)
+            stale = path.is_file() and known.get(path.name) != _digest(path)
+            if stale and mine:
+                path.replace(path.with_name(f"{path.name}.before_import"))
+            if mine:
+                _replace(path, (json.dumps(mine, indent=1, ensure_ascii=False) + "\n").encode())
+                manifests[path.name] = _digest(path)
+            elif path.is_file() and not stale:
+                path.unlink()  # an earlier import had rows for it
+        lost = [one for one in report.lost if one.task == task]
+        cells = [("manifest", "id", "what", "reason")]
+        cells += [(f"{one.split}.json", one.name, one.kind, one.reason) for one in lost]
+        text = "".join("\t".join(" ".join(cell.split()) for cell in line) + "\n" for line in cells)
+        if lost:
+            _replace(folder / MISSING, text.encode())
+        else:
+            (folder / MISSING).unlink(missing_ok=True)
+        # Last of all: a folder without this record, or with another one, was interrupted.
+        written: dict[str, Any] = {
+            "made_by": "crab_lightning build import",
+            "sources": [str(folder.resolve()) for folder in sources],
+            "settings": {key: str(value) for key, value in settings.given().items()},
+            "manifests": manifests,
+            **report.jsonable(),
+        }
+        _replace(record, (json.dumps(written, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    part = path.with_name(f"{PART}{path.name}")
+    part.write_bytes(content)
+    part.replace(path)

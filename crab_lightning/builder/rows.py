@@ -1,0 +1,200 @@
+"""What an importer makes of an owner's files: rows in the released spelling, and the media that they need."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from crab_lightning.builder.source import Source
+    from crab_lightning.segmentation import Prompt
+
+Action = Literal["link", "sound", "empty_mask"]
+Finish = Callable[[dict[str, Any], "Prompt | None"], "str | None"]
+
+
+@dataclass(frozen=True)
+class Media:
+    """One file that a row needs.
+
+    Args:
+        place: Where it belongs, below the folder of the task.
+        source: The owner's file that it is made of; ``None`` where it was not found.
+        wanted: What was looked for, for messages.
+        action: ``link`` takes the file as it is, ``sound`` writes its sound track, ``empty_mask`` writes a
+            black picture of the size of ``source``.
+        piece: Start and end in seconds, where the owner's file may be a longer recording: it is cut if it is.
+    """
+
+    place: str
+    source: Path | None
+    wanted: str
+    action: Action = "link"
+    piece: tuple[float, float] | None = None
+
+
+@dataclass
+class Row:
+    """One row of a manifest.
+
+    Args:
+        task: Released task id, the folder below ``AVUIE_2/``.
+        split: Stem of the manifest: ``train``, ``test``, or ``weak`` for rows that wait for their intervals.
+        name: The official id, for messages.
+        values: The row in the released spelling.
+        media: Files that it needs.
+        mask: Mask that the coordinates of its text come from.
+        finish: Completes the values from box and points of the mask; returns why the row cannot be used, or
+            ``None``.
+    """
+
+    task: str
+    split: str
+    name: str
+    values: dict[str, Any]
+    media: tuple[Media, ...]
+    mask: Path | None = None
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An official row that no manifest can hold, and why."""
+
+    task: str
+    split: str
+    name: str
+    reason: str
+
+
+@dataclass
+class Imported:
+    """What an importer found in the annotation files.
+
+    Args:
+        rows: Rows for the manifests, in official order.
+        rejected: Official rows that cannot be used.
+        notes: What is irregular, with the number of times.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def reject(self, task: str, split: str, name: str, reason: str) -> None:
+        """Set an official row aside."""
+        self.rejected.append(Rejected(task, split, name, reason))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be chosen about an import; each importer takes some of these.
+
+    Args:
+        seed: Seed of everything that is drawn.
+        val: What becomes of the official validation rows: ``released`` does as the sizes that the paper gives
+            suggest, ``train`` adds them to the training rows, ``leave`` leaves them out.
+        classes: File with the class names to keep, one a line.
+        pairs: Training pairs of VGG-CM, both directions together.
+        test_pairs: Test pairs of VGG-CM, both directions together.
+        synonyms: YAML file, a list of lists of class names that are too alike to tell apart.
+        shortest_event: UnAV-100: least length that every event of a training clip must have, in tenths of the
+            clip after rounding.
+        most_changes: UnAV-100: largest number of moments inside a training clip at which an event starts or
+            ends; any number when left out.
+        all_clips: UnAV-100: keep every training clip.
+        frames: Frames of each training clip or expression (MS3, Ref-AVS).
+        whole_clip: LLP: let every weak label of a training clip fill the whole clip, seen and heard.
+        test_labels: MER2024: csv with the columns name and discrete of a labelled test set.
+        lists: Kinetics-Sounds: take the split from ``kinetics`` or from the ``ogm`` lists.
+    """
+
+    seed: int = 0
+    val: Literal["released", "train", "leave"] = "released"
+    classes: Path | None = None
+    pairs: int = 10_300
+    test_pairs: int = 2_000
+    synonyms: Path | None = None
+    shortest_event: int = 1
+    most_changes: int | None = None
+    all_clips: bool = False
+    frames: int = 2
+    whole_clip: bool = False
+    test_labels: Path | None = None
+    lists: Literal["kinetics", "ogm"] = "kinetics"
+
+    def __post_init__(self) -> None:
+        for name, least in (("pairs", 0), ("test_pairs", 0), ("frames", 1), ("shortest_event", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it starts at {least}")
+
+    def given(self) -> dict[str, Any]:
+        """Return what differs from the defaults."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+
+
+@dataclass(frozen=True)
+class Importer:
+    """How one dataset is imported.
+
+    Args:
+        title: Name of the dataset.
+        tasks: Task ids that it fills.
+        read: Reads the owner's files.
+        expected: Official number of rows by task and split; what is not known is left out.
+        paper_k: Training samples in the paper's Table 1, in thousands.
+        access: Where it is to be had and under which licence.
+        files: Annotation files and media folders that are looked for, in words.
+        options: Names of the settings that it takes.
+    """
+
+    title: str
+    tasks: tuple[str, ...]
+    read: Callable[[Source, Settings], Imported]
+    expected: Mapping[tuple[str, str], int]
+    paper_k: float
+    access: str
+    files: str
+    options: tuple[str, ...] = ()
+
+
+def clip_media(
+    source: Path | None,
+    video: str,
+    audio: str,
+    wanted: str,
+    *,
+    sound: Path | None = None,
+    piece: tuple[float, float] | None = None,
+) -> tuple[dict[str, str], tuple[Media, Media]]:
+    """Return the path columns and the files of a row with one video and one audio file.
+
+    The video keeps the ending of the owner's file: a reader tells a container by its content, and a file that
+    is named after another one misleads its users.
+
+    Args:
+        source: The owner's video; ``None`` where it was not found.
+        video: Place below ``video/``, with the released ending.
+        audio: Place below ``audio/``, with the released ending.
+        wanted: What was looked for.
+        sound: The owner's audio file, where there is one of its own.
+        piece: Start and end, where the owner's file may be a longer recording.
+    """
+    if source is not None:
+        video = str(Path(video).with_suffix("")) if not Path(video).suffix else video.rpartition(".")[0]
+        video += source.suffix.lower()
+    audio_file = Media(f"audio/{audio}", source, wanted, "sound", piece)
+    if sound is not None:
+        ending = sound.suffix.lower()
+        audio = audio.rpartition(".")[0] + ending
+        audio_file = Media(f"audio/{audio}", sound, wanted, "link", piece)
+    media = (Media(f"video/{video}", source, wanted, "link", piece), audio_file)
+    return {"video_path": video, "audio_path": audio}, media
+
+
+def answer(text: str, stop: str = ".") -> str:
+    """Return the bare tagged answer, the shortest text that a task's parser reads."""
+    return f"<answer>{text}</answer>{stop}"

@@ -1,0 +1,260 @@
+"""The folders in which a dataset lies as its owner publishes it: what is there, found by name."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+VIDEO = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv")
+AUDIO = (".wav", ".mp3", ".m4a", ".flac", ".ogg")
+
+
+class AnnotationError(ValueError):
+    """An annotation file that is not what its owner publishes; the message names file, line and remedy."""
+
+
+class Source:
+    """What lies under the folders of one dataset.
+
+    Files are found by their name, with as many folders before it as are needed to tell them apart, so that
+    it does not matter how deep the owner's archive was unpacked. Names are compared with their case: YouTube
+    ids that differ in case alone are different clips.
+
+    Args:
+        folders: Folders that hold the annotation files and the media.
+
+    Raises:
+        NotADirectoryError: If one of them is no folder.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = tuple(folders)
+        self._files: dict[str, list[str]] = {}
+        self._stems: dict[str, list[str]] = {}
+        for folder in folders:
+            if not folder.is_dir():
+                raise NotADirectoryError(f"--source {folder}: there is no such folder")
+            for path in _walk(folder):
+                name = path.rpartition("/")[2]
+                self._files.setdefault(name, []).append(path)
+                stem, dot, _ = name.rpartition(".")
+                self._stems.setdefault(stem if dot else name, []).append(path)
+
+    def file(self, tail: str, inside: str = "") -> Path | None:
+        """Return the file whose path ends in ``tail``; the least deep one of several.
+
+        Args:
+            tail: File name, with folders before it where they tell files apart.
+            inside: Name of a folder that has to stand somewhere in the path; any when empty.
+        """
+        name = tail.rpartition("/")[2]
+        return _best(p for p in self._files.get(name, ()) if _fits(p, tail, inside))
+
+    def media(self, stem: str, endings: Sequence[str] = VIDEO, inside: str = "") -> Path | None:
+        """Return the media file whose path without its ending ends in ``stem``.
+
+        Args:
+            stem: File name without ending, with folders before it where they tell files apart.
+            endings: Endings in the order of preference, in lower case.
+            inside: Name of a folder that has to stand somewhere in the path; any when empty.
+        """
+        name = stem.rpartition("/")[2]
+        found: dict[str, list[str]] = {}
+        for path in self._stems.get(name, ()):
+            root, _, ending = path.rpartition(".")
+            if _fits(root, stem, inside):
+                found.setdefault("." + ending.lower(), []).append(path)
+        return next((_best(found[ending]) for ending in endings if ending in found), None)
+
+    def annotation(self, *tails: str) -> Path:
+        """Return the first of some annotation files that is there.
+
+        Raises:
+            FileNotFoundError: If none is.
+        """
+        for tail in tails:
+            if (path := self.file(tail)) is not None:
+                return path
+        where = ", ".join(map(str, self.folders))
+        raise FileNotFoundError(
+            f"--source {where}: there is no {' and no '.join(tails)} in it or in a folder below. "
+            "Give the folder of the annotation files too: --source takes several folders."
+        )
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """Yield every file below a folder; links to folders are followed, each folder once."""
+    seen: set[tuple[int, int]] = set()
+    for where, folders, files in os.walk(folder, followlinks=True):
+        info = os.stat(where)  # noqa: PTH116 - a Path for each of a million folders is slow
+        if (info.st_dev, info.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((info.st_dev, info.st_ino))
+        folders.sort()
+        yield from (f"{where}/{name}" for name in files)
+
+
+def _fits(path: str, tail: str, inside: str) -> bool:
+    return (path == tail or path.endswith("/" + tail)) and (not inside or f"/{inside}/" in path)
+
+
+def _best(paths: Iterable[str]) -> Path | None:
+    ranked = sorted(paths, key=lambda path: (path.count("/"), path))
+    return Path(ranked[0]) if ranked else None
+
+
+def read_text(path: Path) -> str:
+    """Return the text of an annotation file; a byte order mark is dropped.
+
+    Raises:
+        AnnotationError: If it is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as err:
+        raise AnnotationError(
+            f"{path} is not UTF-8 (byte {err.object[err.start]:#04x} at offset {err.start}). "
+            "Fetch the file again, or save it as UTF-8."
+        ) from err
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield number (from 1) and text of each line that is not blank, whatever its line end."""
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if line.strip():
+            yield number, line
+
+
+def read_table(
+    path: Path, separator: str = ",", columns: Sequence[str] | None = None, *, skip_blank: bool = False
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the rows of a table with a head line.
+
+    Args:
+        path: The file.
+        separator: Between two cells.
+        columns: Names that the head must hold, in any order and any case; more columns are allowed.
+        skip_blank: Drop a blank after each separator.
+
+    Yields:
+        Line number (from 1) and the cells by their name in ``columns`` (all by their own name if left out).
+
+    Raises:
+        AnnotationError: If the head lacks a column, or a row has not as many cells as the head.
+    """
+    lines = read_text(path).splitlines()
+    if separator == "\t":  # tables with tabs quote nothing
+        reader = csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(lines, delimiter=separator, skipinitialspace=skip_blank)
+    head = [cell.strip() for cell in next(reader, [])]
+    at = {name.lower(): i for i, name in enumerate(head)}
+    wanted = list(columns or head)
+    if lost := [name for name in wanted if name.lower() not in at]:
+        raise AnnotationError(
+            f"{path}: the head line is {separator.join(head)!r}; it must name {', '.join(lost)}. "
+            "Is it another file of the same name, or was its head line removed?"
+        )
+    for cells in reader:
+        if not cells or cells == [""]:
+            continue
+        if len(cells) != len(head):
+            raise AnnotationError(
+                f"{path}, line {reader.line_num}: {len(cells)} cells, but the head line has {len(head)}. "
+                "Correct the line, or fetch the file again."
+            )
+        yield reader.line_num, {name: cells[at[name.lower()]] for name in wanted}
+
+
+def read_bare(path: Path, count: int, separator: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and cells of a table without a head line.
+
+    Raises:
+        AnnotationError: If a row has not ``count`` cells.
+    """
+    reader = csv.reader(read_text(path).splitlines(), delimiter=separator)
+    for cells in reader:
+        if not cells or cells == [""]:
+            continue
+        if len(cells) != count:
+            raise AnnotationError(
+                f"{path}, line {reader.line_num}: {len(cells)} cells instead of {count}. "
+                "Correct the line, or fetch the file again."
+            )
+        yield reader.line_num, cells
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        AnnotationError: If it is not JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as err:
+        raise AnnotationError(
+            f"{path} is not JSON: {err.msg} at line {err.lineno}, column {err.colno}. "
+            "Was it cut off while it was fetched?"
+        ) from err
+
+
+def read_objects(path: Path, keys: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield number (from 0) and content of each object of a JSON array.
+
+    Args:
+        path: The file.
+        keys: Keys that each object must have.
+
+    Raises:
+        AnnotationError: If the file is no array of objects with these keys.
+    """
+    rows = read_json(path)
+    if not isinstance(rows, list):
+        raise AnnotationError(f"{path} holds no JSON array. Is it another file of the same name?")
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or (lost := [key for key in keys if key not in row]):
+            what = f"has no {', '.join(lost)}" if isinstance(row, dict) else "is no object"
+            raise AnnotationError(f"{path}, entry {number} (counted from 0) {what}. Correct the file.")
+        yield number, row
+
+
+def whole(path: Path, line: int, name: str, text: Any) -> int:
+    """Return a cell that holds a whole number.
+
+    Raises:
+        AnnotationError: If it does not.
+    """
+    try:
+        return int(text)
+    except (TypeError, ValueError):
+        raise AnnotationError(
+            f"{path}, line {line}: {name} is {text!r}; a whole number is expected. Correct the line."
+        ) from None
+
+
+def number(path: Path, line: int, name: str, text: Any) -> float:
+    """Return a cell that holds a finite number.
+
+    Raises:
+        AnnotationError: If it does not.
+    """
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        value = float("nan")
+    if not abs(value) < float("inf"):
+        raise AnnotationError(
+            f"{path}, line {line}: {name} is {text!r}; a number is expected. Correct the line."
+        )
+    return value
+
+
+def stem_of(path: str) -> str:
+    """Return a path without its ending, folders included."""
+    return str(PurePosixPath(path).with_suffix(""))

@@ -1,0 +1,153 @@
+"""``build ...``: from the datasets as their owners publish them to a data root that a run can train on."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.commands.step_bar import StepBar
+
+
+class ImportIncomplete(ValueError):
+    """An import after which a manifest has no rows at all."""
+
+
+def import_(words: Sequence[str]) -> None:
+    """Import one dataset.
+
+    Args:
+        words: Options after ``build import``.
+
+    Raises:
+        ImportIncomplete: If no row could be imported; so that the exit status is 1.
+    """
+    from crab_lightning.builder.datasets import IMPORTERS
+
+    known = "\n".join(
+        f"  {name:<9} {one.title}\n            files: {one.files}\n            access: {one.access}"
+        + (f"\n            options: {', '.join('--' + _flag(o) for o in one.options)}" if one.options else "")
+        for name, one in IMPORTERS.items()
+    )
+    parser = Options(
+        prog="cli.py build import",
+        description="Import one dataset from the annotation files and media that its owner publishes\n"
+        "into ROOT/AVUIE_2/<task>/, in the released layout. Media are linked; the sound track of a video\n"
+        "is written beside it; a piece is cut where the owner's file is a longer recording. Rows whose\n"
+        "media are missing or unreadable are left out and listed in import_missing.tsv. An interrupted\n"
+        "call is taken up again by the same call. Nothing is downloaded.",
+        epilog=f"datasets:\n{known}",
+        formatter_class=_Plain,
+    )
+    add = parser.add_argument
+    add("--dataset", required=True, metavar="NAME", help="one of the datasets below")
+    add(
+        "--source",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="folders of the owner's annotation files and media; files are found in folders below them too",
+    )
+    add("--root", type=Path, required=True, help="data root; AVUIE_2/<task>/ is made in it")
+    add("--dry-run", action="store_true", help="tell what would be done; write nothing")
+    add("--symlink", action="store_true", help="link symbolically; the source may lie on another disk then")
+    add("--copy", action="store_true", help="copy the media instead of linking them")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace manifests that this command did not write, or that were changed since; the old ones"
+        " are kept",
+    )
+    add("--workers", type=int, default=2, help="processes that read and write media; 0 works in this one")
+    add("--timeout", type=float, default=300.0, metavar="S", help="seconds that one file may take")
+    add("--seed", type=int, default=0, help="seed of what is drawn (VGG-CM pairs)")
+    _add_settings(parser)
+    args = parser.parse_args(list(words))
+    if args.symlink and args.copy:
+        parser.error("--symlink and --copy exclude each other; choose one")
+
+    from rich.console import Console
+
+    from crab_lightning.builder import Settings, import_dataset
+
+    given = {f.name: getattr(args, f.name) for f in fields(Settings) if getattr(args, f.name) is not None}
+    with StepBar() as bar:
+        report = import_dataset(
+            args.dataset,
+            args.source,
+            args.root,
+            Settings(**given),
+            link="copy" if args.copy else "symbolic" if args.symlink else "hard",
+            workers=args.workers,
+            timeout_s=args.timeout,
+            dry_run=args.dry_run,
+            overwrite=args.overwrite,
+            progress=bar,
+        )
+    report.print(Console())
+    if args.dry_run:
+        print("Nothing was written: this was a dry run.")
+        return
+    folders = dict.fromkeys(args.root / "AVUIE_2" / split.task for split in report.splits)
+    if report.lost:
+        files = _listed(folder / "import_missing.tsv" for folder in folders)
+        print(f"Rows that are in no manifest: {len(report.lost):,}, all listed in {files}")
+    if not any(split.written for split in report.splits):
+        raise ImportIncomplete(
+            f"no row of {args.dataset} could be imported from {_listed(args.source)}; "
+            "the table above says what is missing"
+        )
+    print(f"Wrote {_listed(folders)}")
+
+
+def _listed(paths: Any) -> str:
+    return ", ".join(map(str, paths))
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the options that only some datasets take."""
+    group = parser.add_argument_group("options of single datasets (see the list below)")
+
+    def add(name: str, **more: Any) -> None:
+        group.add_argument(f"--{_flag(name)}", dest=name, default=None, **more)
+
+    add(
+        "val",
+        choices=("released", "train", "leave"),
+        help="official validation rows: as the sizes in the paper suggest (MELD and LLP add them to"
+        " training), always added to training, or left out (default: released)",
+    )
+    add("classes", type=Path, metavar="FILE", help="class names to keep, one a line")
+    add("pairs", type=int, metavar="N", help="training pairs, both directions together (default: 10300)")
+    add("test_pairs", type=int, metavar="N", help="test pairs, both directions together (default: 2000)")
+    add("synonyms", type=Path, metavar="FILE", help="YAML list of lists of class names that are too alike")
+    add(
+        "shortest_event",
+        type=int,
+        metavar="N",
+        help="UnAV-100: every event of a training clip must last N tenths of the clip after rounding"
+        " (default: 1)",
+    )
+    add(
+        "most_changes",
+        type=int,
+        metavar="N",
+        help="UnAV-100: at most N moments inside a training clip at which an event starts or ends",
+    )
+    add("all_clips", action="store_true", help="UnAV-100: keep every training clip")
+    add("frames", type=int, metavar="N", help="frames of each training clip or expression (default: 2)")
+    add("whole_clip", action="store_true", help="LLP: let every weak training label fill the whole clip")
+    add("test_labels", type=Path, metavar="FILE", help="MER2024: csv with name and discrete of a test set")
+    add("lists", choices=("kinetics", "ogm"), help="Kinetics-Sounds: whose split (default: kinetics)")
+
+
+class _Plain(DefaultsShown, argparse.RawDescriptionHelpFormatter):
+    """Keeps the line ends of the list of datasets."""
