@@ -8,7 +8,7 @@ DEMO_SEED ?= 0
 DEMO_ROOT ?= mini_avuie
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint docs clean
 
 help:  ## List what can be made.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -46,6 +46,9 @@ lint: $(VENV)/.installed-dev  ## Lint, check formats and types, and the import c
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy crab_lightning cli.py
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.installed-dev  ## Build the documentation in build/site; a warning is an error.
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/site
 
 clean:  ## Remove the virtual environment and what the demo made.
 	rm -rf $(VENV) $(DEMO_ROOT) runs/demo

@@ -1,0 +1,68 @@
+"""Commands on the pages of the documentation and in the README exist, with all their options."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from crab_lightning.commands import COMMANDS, main
+
+REPO = Path(__file__).resolve().parents[1]
+PAGES = [REPO / "README.md", *sorted((REPO / "docs").rglob("*.md"))]
+TRAINER = ("fit", "validate", "test", "predict")
+
+
+def commands(page: Path) -> list[str]:
+    """Return the commands on a page, with continued lines joined and comments taken off."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line.strip() for line in re.findall(r"python cli\.py [^\n`]*", text)]
+    return [re.split(r"\s+#|\s+&&|\s+\|\s|; done", line)[0] for line in lines]
+
+
+ALL = sorted(
+    {
+        (page.relative_to(REPO).as_posix(), line)
+        for page in PAGES
+        if "reference" not in page.parts
+        for line in commands(page)
+    }
+)
+
+
+@cache
+def help_of(command: str, paradigm: str) -> str:
+    """Return what ``--help`` of a command prints; the options of ``model tiny`` depend on the paradigm."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        main([*command.split(), *(["--paradigm", paradigm] if paradigm else []), "--help"])
+    return out.getvalue()
+
+
+def test_the_pages_hold_commands() -> None:
+    assert len(ALL) > 50
+
+
+@pytest.mark.parametrize(("page", "line"), ALL)
+def test_command_on_a_page_exists_with_its_options(page: str, line: str) -> None:
+    words = shlex.split(line)[2:]
+    name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in COMMANDS), None)
+    if name is None:  # `python cli.py --help`, `python cli.py COMMAND --help`
+        assert words[0] in ("--help", "--version", "COMMAND"), f"there is no command {words[:2]}"
+        return
+    paradigm = words[words.index("--paradigm") + 1] if "--paradigm" in words else ""
+    known = set(re.findall(r"--[\w.+-]+", help_of(name, paradigm)))
+    for config in re.findall(r"--config (\w+\.yaml)", line):
+        assert (REPO / "configs" / config).is_file() or config == "mine.yaml", f"{page}: {config}"
+    for option in (word.split("=")[0] for word in words if re.match(r"--[a-z]", word)):
+        if name in TRAINER and re.match(r"--(model|data|trainer)\.", option):
+            # Keys below a class or a dictionary are not in the help of their parent.
+            parents = {option.rsplit(".", n)[0] for n in range(option.count("."))}
+            assert parents & known or option.startswith("--model."), f"{page}: {option}"
+        else:
+            assert option in known or option == "--debug", f"{page}: {name} has no option {option}"
