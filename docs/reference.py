@@ -107,8 +107,8 @@ def dataset_cards() -> str:
     lines = [
         "# Datasets",
         "",
-        "The 19 task files of AV-UIE v2, as `configs/data/av_uie_v2.yaml` reads them. The column *sound* says",
-        "which part of the sound a model hears.",
+        "The 19 task files of AV-UIE v2, as `configs/data/av_uie_v2.yaml` reads them. The column *sound*",
+        "says which part of the sound a model hears.",
         "",
         "| key | task | frames | sound | classes listed | metrics |",
         "|---|---|---:|---|---:|---|",
@@ -126,8 +126,8 @@ def dataset_cards() -> str:
 def config_page(text: str) -> str:
     """Return the page of the config keys: all options that ``fit`` has, section by section."""
     return (
-        "# Config keys\n\nEvery key of a config file is also an option of the command line: `data.root` in a\n"
-        "file is `--data.root` on the command line. This is what `python cli.py fit --help` prints.\n\n"
+        "# Config keys\n\nEvery key of a config file is also an option of the command line: `data.root` in\n"
+        "a file is `--data.root` on the command line. This is what `python cli.py fit --help` prints.\n\n"
         f"```text\n{text}\n```\n"
     )
 
