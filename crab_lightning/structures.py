@@ -29,6 +29,10 @@ Decoding = Literal["generate", "likelihood", "both"]
 """How a question is answered: in the model's own words, by the likeliest answer of a closed set, or both."""
 
 
+TEXT, VISUAL, AUDIO = 0, 1, 2
+"""Modalities: what stands at a place of a language model's sequence."""
+
+
 class Media(Enum):
     """A place in a conversation where a clip goes."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,13 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from crab_lightning.adapters.config import AdapterConfig
 from crab_lightning.adapters.files import replace_file
-from crab_lightning.adapters.layers import LoRALinear
+from crab_lightning.adapters.kinds import ADAPTERS, all_keys, own_keys
+from crab_lightning.adapters.kinds.lora import LoRALinear
 from crab_lightning.adapters.names import portable_name, unwrapped_name
-from crab_lightning.adapters.registry import ADAPTERS
 
 WEIGHTS_FILE = "adapter.safetensors"
 CONFIG_FILE = "adapter.json"
 _FORMAT = 1
-# Settings that change what the same weights compute. Dropout acts in training only, heads are scaled by
-# choice, targets show in names.
-_DECISIVE = {
-    "lora": ("kind", "rank", "alpha"),
-    "multi_lora": ("kind", "rank", "alpha", "tasks"),
-    "ilora": ("kind", "rank", "alpha", "heads", "router"),
-}
 
 
 class AdapterError(ValueError):
@@ -214,15 +207,15 @@ def read_adapter_config(folder: Path | str) -> AdapterConfig:
     """
     folder = Path(folder)
     values = _read_description(folder)["adapter"]
-    known = {f.name for f in fields(AdapterConfig)}
-    if unknown := sorted(set(values) - known):
+    if unknown := sorted(set(values) - set(all_keys())):
         raise AdapterError(f"{folder / CONFIG_FILE}: adapter has unknown keys {', '.join(unknown)}")
     if values.get("kind") not in ADAPTERS:
         raise AdapterError(
             f"{folder / CONFIG_FILE}: adapter.kind is {values.get('kind')!r}; known: {', '.join(ADAPTERS)}"
         )
     try:
-        return AdapterConfig(**values)
+        # Folders written before each kind had its own keys hold those of all kinds.
+        return AdapterConfig(**own_keys(values))
     except (TypeError, ValueError) as err:
         raise AdapterError(f"{folder / CONFIG_FILE}: {err}") from err
 
@@ -252,16 +245,17 @@ def load_adapters(
         The saved metadata.
 
     Raises:
-        AdapterError: If kind, rank, alpha, heads or router differ, the metadata differ from ``expect``,
+        AdapterError: If decisive settings of the kind differ, the metadata differ from ``expect``,
             the two files are of different saves, or the weights do not fit.
     """
     folder = Path(folder)
     description = _read_description(folder)
-    saved, own = asdict(read_adapter_config(folder)), asdict(_common_config(model))
+    config = read_adapter_config(folder)
+    saved, own = asdict(config), asdict(_common_config(model))
     differences = [
-        f"adapter.{key} is {saved[key]!r} in the checkpoint, {own[key]!r} in the model"
-        for key in _DECISIVE[saved["kind"]]
-        if saved[key] != own[key]
+        f"adapter.{key} is {saved[key]!r} in the checkpoint, {own.get(key)!r} in the model"
+        for key in config.decisive
+        if saved[key] != own.get(key)
     ]
     differences += _differences(description["metadata"], expect or {})
     if differences:

@@ -2,63 +2,71 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal
 
-AdapterKind = Literal["lora", "multi_lora", "ilora"]
-RouterInput = Literal["latent", "input"]
 AdapterDtype = Literal["float32", "bfloat16"]
 
 LANGUAGE_MODEL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
+class _ByKind(type):
+    """Makes ``AdapterConfig(kind="lora", ...)`` an object of the config class of that kind."""
+
+    def __call__(cls, *args: Any, **values: Any) -> Any:
+        if cls is not AdapterConfig:
+            return super().__call__(*args, **values)
+        from crab_lightning.adapters.kinds import make_config
+
+        return make_config(*args, **values)
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        whole = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return whole.replace(parameters=list(whole.parameters.values())[1:])
+
+
 @dataclass
-class AdapterConfig:
+class AdapterConfig(metaclass=_ByKind):
     """Kind, size and targets of the adapters of one model.
 
+    Called with a kind, it returns that kind's own config, a subclass of this one. It takes the keys of every
+    kind. A key that the chosen kind does not read may only have its default value, and is then dropped, so
+    that a config which lists all keys stays valid when its kind is changed.
+
     Args:
-        kind: ``ilora`` routes every token over ``heads`` B matrices; ``lora`` has one and no router;
-            ``multi_lora`` has one LoRA for each of ``tasks`` and takes that of the sample's task.
-        rank: Width r of the shared low-rank activation.
+        kind: Kind of the adapters.
+        rank: Width r of the low-rank activation.
         alpha: The update is scaled by ``alpha / rank``.
         dropout: Share of the layer input zeroed before A while training, in [0, 1).
-        heads: Number n of B matrices of ``ilora``; ``lora`` does not read it.
-        router: What the router of ``ilora`` reads: ``latent`` the low-rank activation (equation 5 of the
-            paper), ``input`` the layer's own input, as the released weights need it.
         target_modules: Linear layers to adapt, by the end of their dotted name (``q_proj``,
             ``self_attn.q_proj``); ``*`` and ``?`` are wildcards.
         within: Only layers below a module of this name are searched; ``null`` searches the whole model.
         dtype: Type in which adapter weights are stored. 32-bit weights take the small steps that bfloat16
             rounds away; they are cast to the activations' type where they are used.
-        tasks: Task keys of ``multi_lora``; left out, all tasks of the run's data. Other kinds do not read it.
-        head_scale: Factor of each head's contribution, for ``ilora``: ``[1, 0, 1]`` drops the second head.
-            The routes are not normalised again. It may differ from what the weights were trained with.
 
     Raises:
-        ValueError: If a value is out of range or names an unknown kind or router.
+        ValueError: If a value is out of range, the kind is unknown, or a key is not read by the kind.
     """
 
-    kind: AdapterKind = "ilora"
+    decisive: ClassVar[tuple[str, ...]] = ("kind", "rank", "alpha")
+    """Settings that change what the same weights compute. Saved adapters load only where these are equal."""
+
+    kind: str = "ilora"
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
-    heads: int = 3
-    router: RouterInput = "latent"
     target_modules: list[str] = field(default_factory=lambda: list(LANGUAGE_MODEL_PROJECTIONS))
     within: str | None = "language_model"
     dtype: AdapterDtype = "float32"
-    tasks: list[str] | None = None
-    head_scale: list[float] | None = None
 
     def __post_init__(self) -> None:
-        _one_of("kind", self.kind, get_args(AdapterKind))
-        _one_of("router", self.router, ("latent", "input"))
-        _one_of("dtype", self.dtype, ("float32", "bfloat16"))
-        for name in ("rank", "heads"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"adapter.{name} is {value!r}; it must be a whole number of at least 1")
+        one_of("kind", self.kind, (type(self).kind,))
+        one_of("dtype", self.dtype, ("float32", "bfloat16"))
+        at_least_one("rank", self.rank)
         if not math.isfinite(self.alpha) or self.alpha <= 0:
             raise ValueError(f"adapter.alpha is {self.alpha!r}; it must be a finite number above 0")
         if not 0 <= self.dropout < 1:
@@ -68,22 +76,42 @@ class AdapterConfig:
                 f"adapter.target_modules is {self.target_modules!r}; "
                 "give a list of layer names such as [q_proj, v_proj]"
             )
-        self._check_tasks_and_heads()
 
-    def _check_tasks_and_heads(self) -> None:
-        if self.tasks is not None and (not self.tasks or len(set(self.tasks)) < len(self.tasks)):
-            raise ValueError(f"adapter.tasks is {self.tasks!r}; give task keys, each once, or leave it out")
-        if self.head_scale is None:
-            return
-        if self.kind != "ilora":
-            raise ValueError(f"adapter.head_scale is for kind ilora; adapter.kind is {self.kind!r}")
-        if len(self.head_scale) != self.heads or not all(map(math.isfinite, self.head_scale)):
-            raise ValueError(
-                f"adapter.head_scale is {self.head_scale!r}; adapter.heads is {self.heads}, so give "
-                f"{self.heads} finite numbers"
-            )
+    def details(self) -> dict[str, Any]:
+        """Return what a reader should know beside kind, rank, alpha and dropout: heads, router, tasks."""
+        return {}
+
+    def completed(self, saved: AdapterConfig | None, tasks: Sequence[str] | None) -> AdapterConfig:
+        """Return the config with what only the run knows; most kinds need nothing.
+
+        Args:
+            saved: Config of the adapters that the run loads, if it loads some.
+            tasks: Task keys of the run's data, if it has data.
+        """
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return settings that a Lightning checkpoint has to agree with, because no weight shows them."""
+        return {}
+
+    def __str__(self) -> str:
+        parts = [f"rank {self.rank}", f"alpha {self.alpha:g}", f"dropout {self.dropout:g}"]
+        return f"{self.kind}: " + ", ".join(parts + [f"{k} {_short(v)}" for k, v in self.details().items()])
 
 
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def one_of(name: str, value: str, known: Sequence[str]) -> None:
+    """Refuse a value of a key that is none of the known ones."""
     if value not in known:
         raise ValueError(f"adapter.{name} is {value!r}; known: {', '.join(known)}")
+
+
+def at_least_one(name: str, value: int, most: int | None = None) -> None:
+    """Refuse a value of a key that is not a whole number of at least 1, and of at most ``most``."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < 1 or (most is not None and value > most):
+        limit = "" if most is None else f" and at most {most}"
+        raise ValueError(f"adapter.{name} is {value!r}; it must be a whole number of at least 1{limit}")

@@ -98,7 +98,7 @@ def folder_figures(state: Mapping[str, Tensor], config: AdapterConfig) -> tuple[
     layers: dict[str, dict[str, Tensor]] = {}
     for name, value in state.items():
         layers.setdefault(portable_name(name).rpartition(".")[0], {})[name] = value
-    return tuple(layer_figures(name, parts, config.router) for name, parts in layers.items())
+    return tuple(layer_figures(name, parts, config.details().get("router")) for name, parts in layers.items())
 
 
 def _largest(value: Tensor) -> float:

@@ -62,13 +62,13 @@ def adapted_linear(
     if torch.is_grad_enabled():
         out: Tensor = _AdaptedLinear.apply(x, weight, bias, a, b, route, call)
         return out
-    with _no_autocast(x.device.type):
+    with no_autocast(x.device.type):
         return _forward(x, weight, bias, a, b, route, call)[0]
 
 
 def low_rank_update(x: Tensor, a: Tensor, b: Tensor, route: Tensor | None, call: Call) -> Tensor:
     """Return the update alone, by plain autograd, for base layers whose forward is not ``F.linear``."""
-    with _no_autocast(x.device.type):
+    with no_autocast(x.device.type):
         x, a, b = x.to(call.dtype), a.to(call.dtype), b.to(call.dtype)
         z = F.dropout(x, call.dropout) @ a.t()
         if route is None:
@@ -77,17 +77,18 @@ def low_rank_update(x: Tensor, a: Tensor, b: Tensor, route: Tensor | None, call:
         routes = torch.softmax(logits, -1, dtype=torch.promote_types(call.dtype, torch.float32))
         if call.sink is not None:
             call.sink(routes.detach())
-        return _spread((routes * call.gain).to(call.dtype), z) @ b.t()
+        return spread((routes * call.gain).to(call.dtype), z) @ b.t()
 
 
-def _no_autocast(device_type: str) -> AbstractContextManager[Any]:
+def no_autocast(device_type: str) -> AbstractContextManager[Any]:
+    """Return a context without autocast."""
     # All casts are explicit here; autocast would cast the float32 routes down once more.
     if torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
 
 
-def _spread(coefficients: Tensor, z: Tensor) -> Tensor:
+def spread(coefficients: Tensor, z: Tensor) -> Tensor:
     """Outer product over heads: ``(L, n)`` and ``(L, r)`` to ``(L, n*r)``."""
     return (coefficients.contiguous().unsqueeze(-1) * z.unsqueeze(-2)).flatten(-2)
 
@@ -126,7 +127,7 @@ def _forward(
         routes = torch.softmax(logits.t(), 0, dtype=torch.promote_types(dtype, torch.float32)).t()
         if call.sink is not None:
             call.sink(routes)
-        update, gain = _spread((routes * call.gain).to(dtype), z), 1.0
+        update, gain = spread((routes * call.gain).to(dtype), z), 1.0
     add_product(y.view(-1, y.shape[-1]), update, b.to(dtype), gain)
     return y, z, routes, seed
 
@@ -146,7 +147,7 @@ class _AdaptedLinear(torch.autograd.Function):
         route: Tensor | None,
         call: Call,
     ) -> Tensor:
-        with _no_autocast(x.device.type):
+        with no_autocast(x.device.type):
             y, z, routes, ctx.seed = _forward(x, weight, bias, a, b, route, call)
         ctx.call = call
         ctx.save_for_backward(x, weight, bias, a, b, route, z, routes)
@@ -155,7 +156,7 @@ class _AdaptedLinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        with _no_autocast(grad.device.type):
+        with no_autocast(grad.device.type):
             return _backward(ctx, grad)
 
 
@@ -175,7 +176,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         d_route = torch.zeros_like(route) if need_route else None
     else:
         coefficients = (routes * call.gain).to(dtype)
-        update = _spread(coefficients, z)
+        update = spread(coefficients, z)
         heads = du.view(-1, routes.shape[-1], rank)
         dz = torch.bmm(coefficients.unsqueeze(1), heads).squeeze(1)
         d_routes = (heads * z.unsqueeze(1)).sum(-1).to(routes.dtype) * call.gain

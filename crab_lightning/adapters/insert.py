@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from crab_lightning.adapters.batch import AnnouncedBatch, share_batch
 from crab_lightning.adapters.config import AdapterConfig
-from crab_lightning.adapters.layers import LoRALinear
-from crab_lightning.adapters.multi_lora import share_choice
+from crab_lightning.adapters.kinds import ADAPTERS
+from crab_lightning.adapters.kinds.lora import LoRALinear
 from crab_lightning.adapters.names import portable_name
-from crab_lightning.adapters.registry import ADAPTERS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,12 +48,14 @@ class AdapterReport:
         groups: Adapted layers by pattern and shape.
         names: Dotted names of all adapted layers, in the model's order.
         base_parameters: Parameters of the model without adapters.
+        batch: Where the batch that runs next is announced to the adapters.
     """
 
     config: AdapterConfig
     groups: tuple[AdaptedGroup, ...]
     names: tuple[str, ...]
     base_parameters: int
+    batch: AnnouncedBatch
 
     @property
     def parameters(self) -> int:
@@ -64,7 +66,7 @@ class AdapterReport:
         """Return the groups as a rich table."""
         from rich.table import Table
 
-        table = Table(title=self._title())
+        table = Table(title=str(self.config))
         table.add_column("target")
         table.add_column("first layer")
         for heading in ("layers", "in", "out", "parameters"):
@@ -78,13 +80,6 @@ class AdapterReport:
             "all", f"{share:.2%} of the base", f"{len(self.names):,}", "", "", f"{self.parameters:,}"
         )
         return table
-
-    def _title(self) -> str:
-        c = self.config
-        heads = f", {c.heads} heads, {c.router} router" if c.kind == "ilora" else ""
-        heads += f", {len(c.tasks)} tasks" if c.kind == "multi_lora" and c.tasks else ""
-        heads += f", head scale {c.head_scale}" if c.head_scale is not None else ""
-        return f"{c.kind}: rank {c.rank}, alpha {c.alpha:g}, dropout {c.dropout:g}{heads}"
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -143,8 +138,7 @@ def insert_adapters(
         groups[key] = AdaptedGroup(
             group.pattern, group.example, group.count + 1, *key[1:], group.parameters + added
         )
-    share_choice(model)
-    return AdapterReport(config, tuple(groups.values()), names, base_parameters)
+    return AdapterReport(config, tuple(groups.values()), names, base_parameters, share_batch(model))
 
 
 def _search_space(model: nn.Module, config: AdapterConfig, root: nn.Module | None) -> dict[str, nn.Module]:

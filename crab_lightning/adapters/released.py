@@ -31,6 +31,7 @@ from crab_lightning.adapters.checkpoint import (
 from crab_lightning.adapters.config import LANGUAGE_MODEL_PROJECTIONS, AdapterConfig
 from crab_lightning.adapters.figures import LayerFigures, layer_figures
 from crab_lightning.adapters.files import replace_file
+from crab_lightning.adapters.kinds.ilora import ILoRAConfig
 from crab_lightning.adapters.names import portable_name
 from crab_lightning.adapters.safetensors_stream import write_safetensors
 
@@ -308,8 +309,7 @@ def convert_released(
         raise AdapterError(f"{source}: every B matrix is zero, so nothing is left after dropping zeros")
     bfloat16 = all(value.dtype is torch.bfloat16 for value in state.values())
     dtype = torch.bfloat16 if bfloat16 else torch.float32
-    config = AdapterConfig(
-        kind="ilora",
+    config = ILoRAConfig(
         rank=rank,
         alpha=alpha,
         dropout=RELEASED_DROPOUT,
@@ -358,7 +358,7 @@ def _targets(kept: list[str], layers: list[str]) -> dict[str, Any]:
 
 def export_released(
     folder: Path | str, path: Path | str, *, sizes: ThinkerSizes | None = None
-) -> tuple[AdapterConfig, list[str]]:
+) -> tuple[ILoRAConfig, list[str]]:
     """Write an adapter folder as a file under the released names; all of it is in memory once.
 
     A layer that the folder leaves out is written as zeros: it then changes nothing, as before.
@@ -374,9 +374,10 @@ def export_released(
     if path.exists():
         raise FileExistsError(f"{path} exists; name another file or remove it first")
     config = read_adapter_config(folder)
-    if config.kind != "ilora" or config.router != "input":
+    if not isinstance(config, ILoRAConfig) or config.router != "input":
+        router = config.details().get("router")
         raise AdapterError(
-            f"{folder} holds {config.kind} adapters with router {config.router!r}; the released form is "
+            f"{folder} holds {config.kind} adapters with router {router!r}; the released form is "
             "I-LoRA with a router that reads the layer's input, and cannot express others"
         )
     table = released_table(sizes, config.rank, config.heads)

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from crab_lightning.adapters.layers import ILoRALinear
+from crab_lightning.adapters.kinds.lora import LoRALinear
 from crab_lightning.adapters.names import unwrapped_name
 
 RouteReducer = Callable[[str, Tensor], Tensor]
@@ -21,7 +21,7 @@ RouteReducer = Callable[[str, Tensor], Tensor]
 def record_routes(
     model: nn.Module, *, modules: str = "*", reduce: Literal["none", "tokens"] | RouteReducer = "none"
 ) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect the routes of every I-LoRA layer while the context is open; layers pay nothing outside it.
+    """Collect the routes of every layer with a router while the context is open; it costs nothing else.
 
     Args:
         model: Holds the layers.
@@ -36,7 +36,7 @@ def record_routes(
         forward run of gradient checkpointing is not recorded.
 
     Raises:
-        ValueError: If no I-LoRA layer matches ``modules`` or ``reduce`` is unknown.
+        ValueError: If no layer with a router matches ``modules`` or ``reduce`` is unknown.
     """
     if not callable(reduce) and reduce not in ("none", "tokens"):
         raise ValueError(f"reduce is {reduce!r}; known: none, tokens, or a function (name, routes) -> tensor")
@@ -73,7 +73,7 @@ def scale_heads(model: nn.Module, scale: Sequence[float], *, modules: str = "*")
         modules: Wildcard pattern over the layers' dotted names in ``model``.
 
     Raises:
-        ValueError: If no I-LoRA layer matches ``modules``, or one has another number of heads.
+        ValueError: If no layer with a router matches ``modules``, or one has another number of heads.
     """
     layers = _routed_layers(model, modules)
     for name, layer in layers.items():
@@ -89,11 +89,11 @@ def scale_heads(model: nn.Module, scale: Sequence[float], *, modules: str = "*")
             layer.head_scale = before[name]
 
 
-def _routed_layers(model: nn.Module, modules: str) -> dict[str, ILoRALinear]:
+def _routed_layers(model: nn.Module, modules: str) -> dict[str, LoRALinear]:
     named = ((unwrapped_name(name), layer) for name, layer in model.named_modules())
-    routed = {name: layer for name, layer in named if isinstance(layer, ILoRALinear)}
+    routed = {name: layer for name, layer in named if isinstance(layer, LoRALinear) and layer.routed}
     layers = {name: layer for name, layer in routed.items() if fnmatchcase(name, modules)}
     if not layers:
         known = ", ".join(list(routed)[:3]) or "none"
-        raise ValueError(f"no I-LoRA layer matches {modules!r}; I-LoRA layers of this model: {known}")
+        raise ValueError(f"no layer with a router matches {modules!r}; this model has: {known}")
     return layers

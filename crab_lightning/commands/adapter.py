@@ -113,7 +113,7 @@ def inspect(words: Sequence[str]) -> None:
         config = read_adapter_config(args.source)
         layers = folder_figures(read_weights(args.source), config)
         about = {"kind": config.kind, "alpha": config.alpha, "dtype": config.dtype}
-        about |= {"router": config.router, "heads": config.heads} if config.kind == "ilora" else {}
+        about |= config.details()
         about["metadata"] = read_adapter_metadata(args.source)
     else:
         layers = released_figures(open_released(args.source))
@@ -127,7 +127,8 @@ def inspect(words: Sequence[str]) -> None:
     for name, value in about.items():
         if name != "metadata":
             print(f"{name}: {value}")
-    for name, value in about.get("metadata", {}).items():
+    metadata: dict[str, Any] = about.get("metadata", {})
+    for name, value in metadata.items():
         print(f"{name}: {value}")
     for tower, row in tower_figures(layers).items():
         for what in ("dead", "not_finite"):

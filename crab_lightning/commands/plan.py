@@ -84,6 +84,8 @@ def run(words: Sequence[str]) -> None:
     from crab_lightning.planning.shape import measure
 
     adapter = None if init.adapter is None else AdapterConfig(**dict(init.adapter))
+    if adapter is not None:
+        adapter = adapter.completed(None, list(config.data.tasks or ()) or None)
     shape = measure(str(init.pretrained), adapter)
     _print(shape, _setting(config, args), args.memory * 1e9)
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from crab_lightning.adapters import ILoRALinear, record_routes
+from crab_lightning.adapters import LoRALinear, record_routes
 from crab_lightning.structures import Batch
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.([0-9]+)\.")
@@ -83,4 +83,4 @@ class RouteMeans:
 
 
 def _has_routes(model: Any) -> bool:
-    return any(isinstance(module, ILoRALinear) and module.heads > 1 for module in model.modules())
+    return any(isinstance(m, LoRALinear) and m.routed and m.heads > 1 for m in model.modules())

@@ -114,7 +114,7 @@ class Fsdp2Strategy(ShardedStrategy):
 
         assert self.model is not None
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-        return dict(get_model_state_dict(self.model, options=options))
+        return {k: _host(v) for k, v in get_model_state_dict(self.model, options=options).items()}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Return the whole state on rank 0, nothing elsewhere, as an optimizer on one process writes it.
@@ -130,7 +130,7 @@ class Fsdp2Strategy(ShardedStrategy):
         ].items():  # in the same order on all ranks: gathering is collective
             whole = {name: _gathered(value) for name, value in values.items()}
             if first:
-                state[number] = {k: v.cpu() if isinstance(v, Tensor) else v for k, v in whole.items()}
+                state[number] = {k: _host(v) for k, v in whole.items()}
         return {"state": state, "param_groups": saved["param_groups"]} if first else {}
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
@@ -282,6 +282,15 @@ class Fsdp1Strategy(ShardedStrategy):
 
 def _unwrapped(optimizer: Optimizer | LightningOptimizer) -> Optimizer:
     return optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+
+
+def _host(value: Any) -> Any:
+    """Return a value in host memory that takes no more room in a file than its own values need."""
+    if not isinstance(value, Tensor):
+        return value
+    # What does not divide by the number of processes was gathered with padding, and a view drags it along.
+    padded = value.untyped_storage().nbytes() > value.nbytes
+    return value.cpu().clone() if padded else value.cpu()
 
 
 def _gathered(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +48,8 @@ def load_run(
     if not trained and isinstance(content.get("seed_everything"), int):
         torch.manual_seed(content["seed_everything"])
     model, data = _instantiate(content, found if found.is_dir() and trained else None)
-    if model.adapter is not None and model.adapter.kind == "multi_lora" and model.adapter.tasks is None:
-        model.adapter = replace(model.adapter, tasks=sorted(data.tasks))  # as a run with a Trainer does
+    if model.adapter is not None:
+        model.adapter = model.adapter.completed(None, list(data.tasks))  # as a run with a Trainer does
     model.configure_model()
     if found.is_file() and trained:
         state = torch.load(usable_checkpoint(found), map_location="cpu", weights_only=True)

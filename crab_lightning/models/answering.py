@@ -53,8 +53,8 @@ class Answering(LightningModule, ABC):
         """Return what reads a batch of left-padded prompts; nothing is read yet."""
 
     @abstractmethod
-    def _choose_tasks(self, batch: Batch) -> None:
-        """Tell adapters that differ by task which task each row is of."""
+    def announce(self, batch: Batch) -> None:
+        """Tell the adapters which batch runs next."""
 
     @torch.no_grad()
     def generate(self, batch: Batch) -> Predictions:
@@ -68,7 +68,7 @@ class Answering(LightningModule, ABC):
         if batch.labels is not None:
             raise ValueError("generate got a batch with labels; collate prompts (examples without a target)")
         training = self.training
-        self._choose_tasks(batch)
+        self.announce(batch)
         self.eval()
         try:
             offered = [self._candidates_of(sample) for sample in batch.samples]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,13 @@ from torch import Tensor, nn
 
 from crab_lightning.adapters import (
     AdapterConfig,
-    ILoRALinear,
+    AnnouncedBatch,
     LoRALinear,
-    TaskChoice,
+    Places,
     insert_adapters,
     load_adapters,
     read_adapter_config,
     save_adapters,
-    share_choice,
 )
 from crab_lightning.adapters.names import unwrapped_name
 from crab_lightning.distributed.participation import Unread, with_unread
@@ -35,6 +33,7 @@ from crab_lightning.models.schedule import cosine_with_warmup, total_optimizer_s
 from crab_lightning.models.token_mean import TokenMean
 from crab_lightning.models.window import LossWindow
 from crab_lightning.processing import Geometry, Processor
+from crab_lightning.processing.base import IGNORED_LABEL
 from crab_lightning.structures import Batch
 
 _METADATA = "crab_lightning"
@@ -82,7 +81,7 @@ class AVModule(Answering):
         self.strict_loading = False
         self._processor: Processor | None = None
         self._adapter_report: Any = None
-        self._task_choice: TaskChoice | None = None
+        self._announced: AnnouncedBatch | None = None
         self._window = LossWindow()
         self._token_mean = TokenMean()
         self._val_totals = [0.0, 0.0]
@@ -128,11 +127,11 @@ class AVModule(Answering):
         with clear_when_absent(f"model.pretrained {self.base_name}: no checkpoint"):
             self.model = self.load_base()
         if self.adapter is not None:
-            self._fill_tasks()
+            self._complete_adapter()
             # Model families name their decoder differently; ``language_model`` means it in all of them.
             root = self.decoder() if self.adapter.within == "language_model" else None
             self._adapter_report = insert_adapters(self.model, self.adapter, root=root)
-            self._task_choice = share_choice(self.model)
+            self._announced = self._adapter_report.batch
         self.set_trainable()
         if self.load_adapter is not None:
             self.load_saved(self.load_adapter)
@@ -149,21 +148,27 @@ class AVModule(Answering):
         for name, weight in super().named_parameters(*args, **options):
             yield unwrapped_name(name), weight
 
-    def _fill_tasks(self) -> None:
-        """Let Multi-LoRA have an adapter for each task of the data, unless its tasks are given."""
+    def _complete_adapter(self) -> None:
+        """Give the adapters' config what only the run knows, such as the tasks of its data."""
         assert self.adapter is not None
-        if self.adapter.kind != "multi_lora" or self.adapter.tasks is not None:
-            return
         datamodule: Any = getattr(self._trainer, "datamodule", None)
-        if self.load_adapter is not None:
-            self.adapter = replace(self.adapter, tasks=read_adapter_config(self.load_adapter).tasks)
-        elif datamodule is not None:
-            self.adapter = replace(self.adapter, tasks=sorted(datamodule.tasks))
+        saved = None if self.load_adapter is None else read_adapter_config(self.load_adapter)
+        self.adapter = self.adapter.completed(saved, None if datamodule is None else list(datamodule.tasks))
 
-    def _choose_tasks(self, batch: Batch) -> None:
-        """Tell Multi-LoRA, if the model has it, which task each row is of."""
-        if self._task_choice is not None:
-            self._task_choice.choose([sample.task for sample in batch.samples])
+    def announce(self, batch: Batch) -> None:
+        """Tell the adapters which batch runs next: its tasks, and what stands at its places."""
+        if self._announced is not None:
+            self._announced.tell([sample.task for sample in batch.samples], lambda: self.places(batch))
+
+    def places(self, batch: Batch) -> Places:
+        """Return what stands at each place of the language model's sequences."""
+        present = batch.inputs["attention_mask"].bool()
+        prompt = present if batch.labels is None else present & (batch.labels == IGNORED_LABEL)
+        return Places(self.modalities(batch), prompt, present)
+
+    @abstractmethod
+    def modalities(self, batch: Batch) -> Tensor:
+        """Return ``TEXT``, ``VISUAL`` or ``AUDIO`` of ``structures`` for each place, ``(B, T)``."""
 
     def set_trainable(self) -> None:
         """Freeze what is not trained, beyond the base, which ``insert_adapters`` has frozen already."""
@@ -194,7 +199,7 @@ class AVModule(Answering):
             return self
         self.model.eval()
         for module in self.model.modules():
-            if isinstance(module, LoRALinear | ILoRALinear):
+            if isinstance(module, LoRALinear):
                 module.train(mode)
             elif getattr(module, "gradient_checkpointing", False):
                 # transformers recomputes only layers whose own flag says training; their parts stay frozen
@@ -207,8 +212,7 @@ class AVModule(Answering):
 
     def _expectations(self) -> dict[str, Any]:
         wanted: dict[str, Any] = {"geometry": self.geometry, "paradigm": type(self).__name__}
-        # The weights of a task are known by its place alone.
-        return wanted | ({} if self._task_choice is None else {"tasks": list(self._task_choice.tasks)})
+        return wanted | ({} if self.adapter is None else self.adapter.identity())
 
     def save_adapter(self, folder: Path | str) -> None:
         """Write the adapters to a folder that ``load_adapter`` reads.
@@ -259,13 +263,15 @@ class AVModule(Answering):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return what gives the mean loss over the target tokens of the optimizer step, see ``TokenMean``."""
         batch = self.on_all_towers(batch)
-        self._choose_tasks(batch)
+        self.announce(batch)
         loss_sum, tokens = self.losses(batch)
         if any(batch.repeated):  # they only keep this process in step with the others
             counted = torch.tensor([not again for again in batch.repeated], device=loss_sum.device)
             loss_sum, tokens = loss_sum * counted, tokens * counted
         names = [f"{s.task}/{s.dataset}" for s in batch.samples]
         self._window.add(names, loss_sum, tokens, batch.inputs["attention_mask"])
+        if self._announced is not None and (own := self._announced.take_loss()) is not None:
+            loss_sum = loss_sum + own * tokens  # the mean over the target tokens then holds it once
         trainer = self._trainer
         processes, accumulate = (1, 1) if trainer is None else (trainer.world_size, self._accumulated())
         return self._token_mean.loss(loss_sum, tokens, processes, accumulate)
@@ -332,7 +338,7 @@ class AVModule(Answering):
         if batch.labels is None:
             return {"predictions": self.generate(self.on_all_towers(batch))}
         batch = self.on_all_towers(batch)
-        self._choose_tasks(batch)
+        self.announce(batch)
         loss_sum, tokens = self.losses(batch)
         for loss, count, again in zip(loss_sum.tolist(), tokens.tolist(), batch.repeated, strict=True):
             if not again:

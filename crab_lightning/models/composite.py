@@ -24,8 +24,7 @@ from crab_lightning.models.connectors import Connector
 from crab_lightning.models.likelihood import PromptReader
 from crab_lightning.models.losses import target_losses
 from crab_lightning.processing import Geometry
-from crab_lightning.processing.llm_va import AUDIO
-from crab_lightning.structures import Batch
+from crab_lightning.structures import AUDIO, Batch
 
 Modality = Literal["visual", "audio"]
 _TEXT_INPUTS = ("input_ids", "media_kind", "attention_mask", "position_ids")
@@ -85,6 +84,10 @@ class CompositeModule(AVModule):
         """Return what maps hidden states to logits."""
 
     # Construction
+
+    def modalities(self, batch: Batch) -> Tensor:
+        """Return what stands at each place, as the processor has noted it."""
+        return batch.inputs["media_kind"]
 
     @property
     def freezes_base(self) -> bool:

@@ -24,8 +24,8 @@ from crab_lightning.models.composite import (
 )
 from crab_lightning.models.connectors import Connector, ConnectorConfig
 from crab_lightning.processing import Geometry, Processor
-from crab_lightning.processing.llm_va import AUDIO, VISUAL
 from crab_lightning.processing.patches import IMAGE_MEAN, IMAGE_STD
+from crab_lightning.structures import AUDIO, VISUAL
 
 Dtype = Literal["bfloat16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]

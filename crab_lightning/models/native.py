@@ -21,7 +21,7 @@ from crab_lightning.models.base import AVModule
 from crab_lightning.models.likelihood import PromptReader
 from crab_lightning.models.losses import last_hidden_states, target_losses
 from crab_lightning.processing import Geometry, Processor
-from crab_lightning.structures import Batch
+from crab_lightning.structures import AUDIO, TEXT, VISUAL, Batch
 
 Dtype = Literal["bfloat16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
@@ -186,6 +186,12 @@ class OmniModule(AVModule):
             "pixel_values": unread_patches(("pixel_values", "image_grid_thw"), places.image),
             "pixel_values_videos": unread_patches(("pixel_values_videos", "video_grid_thw"), places.video),
         }
+
+    def modalities(self, batch: Batch) -> Tensor:
+        """Return what stands at each place, by the tokens that stand for media."""
+        ids, places = batch.inputs["input_ids"], self.processor.placeholders  # type: ignore[attr-defined]
+        seen = (ids == places.image) | (ids == places.video)
+        return torch.where(seen, VISUAL, torch.where(ids == places.audio, AUDIO, TEXT))
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return summed target loss, fp32 ``(B,)``, and number of target tokens, int64 ``(B,)``."""

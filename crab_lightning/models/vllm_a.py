@@ -26,8 +26,7 @@ from crab_lightning.models.connectors import Connector, ConnectorConfig, audio_c
 from crab_lightning.models.llm_va import Attention, Dtype
 from crab_lightning.models.losses import last_hidden_states
 from crab_lightning.processing import Geometry, Processor
-from crab_lightning.processing.llm_va import AUDIO
-from crab_lightning.structures import Media
+from crab_lightning.structures import AUDIO, VISUAL, Batch, Media
 
 
 class VllmAModel(nn.Module):
@@ -194,6 +193,13 @@ class VllmAModule(CompositeModule):
             )
         }
         return {"fbank": unread_fbank(processor, self.connector.tokens), **pictures}
+
+    def modalities(self, batch: Batch) -> Tensor:
+        """Return what stands at each place: sound by the processor's note, pictures by their tokens."""
+        processor: Any = self.processor
+        ids = batch.inputs["input_ids"]
+        seen = torch.isin(ids, torch.tensor(list(processor.visual_ids.values()), device=ids.device))
+        return torch.where(seen, VISUAL, batch.inputs["media_kind"])
 
     def hidden_states(self, inputs: dict[str, Tensor], **options: Any) -> Tensor:
         """Return the last hidden states ``(B, T, D)``."""

@@ -166,7 +166,7 @@ def measure(pretrained: str, adapter: AdapterConfig | None) -> Shape:
         layer_adapters=count(p for m in first for p in m.parameters(recurse=False)),
         adapted=len(first),
         rank=0 if adapter is None else adapter.rank,
-        routes=adapter.heads if adapter is not None and adapter.kind == "ilora" else 0,
+        routes=next((m.heads for m in first if m.routed), 0),
         adapter_bytes=2 if adapter is not None and adapter.dtype == "bfloat16" else 4,
         trains_towers=trains_towers,
     )

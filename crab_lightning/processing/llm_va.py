@@ -14,10 +14,7 @@ from crab_lightning.encoders.fbank import SHORTEST_SAMPLES
 from crab_lightning.processing.base import IGNORED_LABEL, labels_present, pad_rows
 from crab_lightning.processing.chat import ChatWriter, check_length, expanded
 from crab_lightning.processing.geometry import GEOMETRIES, Geometry, GeometryError
-from crab_lightning.structures import SAMPLE_RATE_HZ, Batch, Encoded, Example, Media
-
-TEXT, VISUAL, AUDIO = 0, 1, 2
-"""Values of ``media_kind``: what stands at each place of a sequence."""
+from crab_lightning.structures import AUDIO, SAMPLE_RATE_HZ, TEXT, VISUAL, Batch, Encoded, Example, Media
 
 SEGMENT_SAMPLES = SAMPLE_RATE_HZ
 """The audio encoder hears one second at a time."""

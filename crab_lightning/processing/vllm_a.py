@@ -24,10 +24,10 @@ from crab_lightning.processing.geometry import (
     seconds_per_grid,
     visual_tokens,
 )
-from crab_lightning.processing.llm_va import AUDIO, TEXT, joined_fbank, padded_text, whole_fbank
+from crab_lightning.processing.llm_va import joined_fbank, padded_text, whole_fbank
 from crab_lightning.processing.patches import patchify
 from crab_lightning.processing.positions import PAD_POSITION, Block, rope_positions
-from crab_lightning.structures import Batch, Encoded, Example, Media
+from crab_lightning.structures import AUDIO, TEXT, Batch, Encoded, Example, Media
 
 _VISION = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
 

@@ -15,7 +15,7 @@ def stated(layer: LoRALinear, x: Tensor, keep: Tensor | None = None, keep_scale:
     if layer.lora_route is None:
         routes = torch.ones(*x.shape[:-1], 1, dtype=x.dtype)
     else:
-        router_input = x if layer.config.router == "input" else z
+        router_input = x if layer.route_reads_x else z
         routes = torch.softmax(router_input @ layer.lora_route.T, -1)
     y = x @ layer.base.weight.T
     if layer.base.bias is not None:
@@ -35,8 +35,10 @@ def make_layer(
     **settings: object,
 ) -> LoRALinear:
     """Return a layer whose B matrices are not zero, so that every parameter has a gradient."""
-    defaults: dict[str, object] = {"rank": 4, "alpha": 6.0, "heads": 3}
-    config = AdapterConfig(kind=kind, **(defaults | settings))  # type: ignore[arg-type]
+    defaults: dict[str, object] = {"rank": 4, "alpha": 6.0, "heads": 3, "kind": kind}
+    if kind == "lora":
+        settings = {key: value for key, value in settings.items() if key not in ("heads", "router")}
+    config = AdapterConfig(**(defaults | settings))
     layer = ADAPTERS[kind](nn.Linear(inputs, outputs, bias=bias, dtype=base_dtype), config)
     nn.init.normal_(layer.lora_B)
     return layer

@@ -97,7 +97,7 @@ def test_report_counts_every_parameter() -> None:
 
 def test_table_says_what_where_and_how_many() -> None:
     text = str(insert_adapters(Thinker(), config(dropout=0.1)))
-    assert "ilora: rank 2, alpha 32, dropout 0.1, 3 heads, latent router" in text
+    assert "ilora: rank 2, alpha 32, dropout 0.1, heads 3, router latent" in text
     row = next(line for line in text.splitlines() if "k_proj" in line)
     for cell in ("k_proj", "language_model.layers.0.k_proj", " 2 ", " 8 ", " 4 ", " 92 "):
         assert cell in row
@@ -137,7 +137,7 @@ def test_adapters_are_not_put_on_adapters() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "dora"}, "adapter.kind is 'dora'; known: lora, multi_lora, ilora"),
+        ({"kind": "dora"}, "adapter.kind is 'dora'; known: hydra_lora, ilora, lora, moka, multi_lora"),
         ({"router": "output"}, "adapter.router is 'output'; known: latent, input"),
         ({"dtype": "int8"}, "adapter.dtype is 'int8'; known: float32, bfloat16"),
         ({"rank": 0}, "adapter.rank is 0"),

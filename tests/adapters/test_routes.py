@@ -82,7 +82,7 @@ def test_one_head_has_routes_of_one() -> None:
 def test_a_model_without_routed_layers_cannot_be_recorded() -> None:
     plain = Thinker()
     insert_adapters(plain, AdapterConfig(kind="lora", target_modules=["q_proj"]))
-    with pytest.raises(ValueError, match="no I-LoRA layer matches"), record_routes(plain):
+    with pytest.raises(ValueError, match="no layer with a router matches"), record_routes(plain):
         pass
     with pytest.raises(ValueError, match="reduce is 'head'"), record_routes(plain, reduce="head"):  # type: ignore[arg-type]
         pass

@@ -72,7 +72,8 @@ def test_new_row_with_task_and_layout_is_taken() -> None:
         ("adapter.rank=x", "error: model.adapter.rank: Expected int. Got value: x\n"),
         (
             "adapter.kind=foo",
-            "model.adapter.kind: Expected one of ['lora', 'multi_lora', 'ilora']. Got value: foo\n",
+            "model.adapter.kind: Expected one of ['hydra_lora', 'ilora', 'lora', 'moka', 'multi_lora']. Got "
+            "value: foo\n",
         ),
     ],
 )

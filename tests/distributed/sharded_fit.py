@@ -23,7 +23,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from crab_lightning.adapters import AdapterConfig
+from crab_lightning.adapters import ADAPTERS, AdapterConfig
 from crab_lightning.distributed.shares import whole_shape
 from crab_lightning.mini import TinyLlmVaConfig, make_tiny_llm_va, make_tiny_native, make_tiny_vllm_a
 from crab_lightning.models import AVModule, LlmVaModule, OmniModule, VllmAModule
@@ -56,6 +56,17 @@ class Case:
     slow: bool = False
 
     @property
+    def apart(self) -> bool:
+        """Whether the loss of a batch is not the sum of its samples' losses: a balance loss is a product."""
+        return bool(getattr(self.options.get("adapter"), "balance", 0))
+
+    @property
+    def resumed(self) -> tuple[tuple[str, str], ...]:
+        """Strategies to begin with and to go on with."""
+        both = set(RESUMED[0] + RESUMED[1]) <= set(self.strategies)
+        return RESUMED if both and not self.rounded else ()
+
+    @property
     def rounded(self) -> bool:
         """Whether the base has the shipped type, in which other batches give other last digits."""
         return bool(self.options.get("dtype") == "bfloat16")
@@ -78,6 +89,15 @@ CASES = {
     ),
     "native_bfloat16": Case("native", {"dtype": "bfloat16", "gradient_checkpointing": True}, slow=True),
 }
+
+
+def of_kind(kind: str) -> AdapterConfig:
+    """Return adapters of a kind, with the keys that it needs."""
+    needed = {"multi_lora": {"tasks": ["event_localization", "captioning"]}, "hydra_lora": {"balance": 0.1}}
+    return AdapterConfig(kind=kind, rank=4, **needed.get(kind, {}))
+
+
+CASES |= {kind: Case("native", {"adapter": of_kind(kind)}, strategies=("fsdp2",)) for kind in ADAPTERS}
 
 
 def write_checkpoints(folder: Path) -> None:
@@ -258,7 +278,7 @@ def main(checkpoints: Path, out: Path, names: Sequence[str]) -> None:
             seen = fit(checkpoints, case, folder, own, prompts, strategy=strategy, devices=PROCESSES)
             torch.save(seen.pop("gradients"), folder / f"gradients_{rank}.pt")
             (folder / f"seen_{rank}.json").write_text(json.dumps(seen))
-        for before, after in RESUMED if not case.rounded else ():
+        for before, after in case.resumed:
             folder = out / name / f"{before}_{after}"
             folder.mkdir(exist_ok=True)
             ckpt = out / name / before / "state.ckpt"

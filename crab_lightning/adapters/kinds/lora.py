@@ -1,15 +1,27 @@
-"""LoRA and interaction-aware LoRA (I-LoRA) around a frozen linear layer."""
+"""LoRA around a frozen linear layer; the base of every other kind."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from crab_lightning.adapters.batch import AnnouncedBatch
 from crab_lightning.adapters.config import AdapterConfig
-from crab_lightning.adapters.function import Call, RouteSink, adapted_linear, low_rank_update
+from crab_lightning.adapters.function import Call, RouteSink, adapted_linear, low_rank_update, no_autocast
+
+
+@dataclass
+class LoRAConfig(AdapterConfig):
+    """one A and one B matrix, no router."""
+
+    kind: Literal["lora"] = "lora"
 
 
 class LoRALinear(nn.Module):
@@ -31,8 +43,10 @@ class LoRALinear(nn.Module):
     Source: Hu et al., ICLR 2022 (arXiv:2106.09685).
     """
 
+    config_class: ClassVar[type[AdapterConfig]] = LoRAConfig
     lora_route: nn.Parameter | None
     head_scale: Tensor | None
+    batch: AnnouncedBatch
 
     def __init__(self, base: nn.Linear, config: AdapterConfig) -> None:
         super().__init__()
@@ -43,15 +57,16 @@ class LoRALinear(nn.Module):
         self.in_features, self.out_features = base.in_features, base.out_features
         self.rank, self.heads = config.rank, self._heads(config)
         self.scaling = config.alpha / config.rank
+        self.batch = AnnouncedBatch()
         # Both are also set by record_routes and scale_heads, for as long as they are active.
         self.route_sinks: tuple[RouteSink, ...] = ()
         # A buffer, so that it follows the model to its device; not persistent, since it is no weight.
-        scale = config.head_scale
+        scale = self._head_scale()
         values = None if scale is None else torch.empty(len(scale), device=self.base.weight.device)
         self.register_buffer("head_scale", values, persistent=False)
         stack = self._stack(config)
         self.lora_A = self._parameter(*stack, self.rank, self.in_features)
-        self.lora_B = self._parameter(*stack, self.out_features, self.heads * self.rank)
+        self.lora_B = self._new_b(stack)
         self.register_parameter("lora_route", self._route(config))
         self.reset_parameters()
 
@@ -64,8 +79,25 @@ class LoRALinear(nn.Module):
         """Leading sizes of A and B, where a layer holds several LoRAs."""
         return ()
 
+    def _new_b(self, stack: tuple[int, ...]) -> nn.Parameter:
+        return self._parameter(*stack, self.out_features, self.heads * self.rank)
+
     def _route(self, config: AdapterConfig) -> nn.Parameter | None:
         return None
+
+    def _head_scale(self) -> Sequence[float] | None:
+        """Factor of each head, where the config gives some."""
+        return None
+
+    @property
+    def route_reads_x(self) -> bool:
+        """Whether the router reads the layer's input instead of the low-rank activation."""
+        return False
+
+    @property
+    def routed(self) -> bool:
+        """Whether the layer weighs several heads token by token; such layers show routes."""
+        return self.lora_route is not None
 
     def _parameter(self, *shape: int) -> nn.Parameter:
         dtype = getattr(torch, self.config.dtype)
@@ -77,8 +109,13 @@ class LoRALinear(nn.Module):
         nn.init.zeros_(self.lora_B)
         if self.lora_route is not None:
             nn.init.kaiming_uniform_(self.lora_route, a=math.sqrt(5))
-        if self.config.head_scale is not None and self.head_scale is not None:
-            self.head_scale.copy_(torch.tensor(self.config.head_scale))
+        if (scale := self._head_scale()) is not None and self.head_scale is not None:
+            self.head_scale.copy_(torch.tensor(scale))
+
+    @property
+    def gain(self) -> float | Tensor:
+        """Scale of the update; a tensor ``(n,)`` where heads are scaled one by one."""
+        return self.scaling if self.head_scale is None else self.head_scale * self.scaling
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the base output plus the update: ``(..., h)`` to ``(..., d)``.
@@ -86,21 +123,45 @@ class LoRALinear(nn.Module):
         Raises:
             TypeError: If the input's type is not the base weight's, outside autocast.
         """
-        return self._adapted(x, self.lora_A, self.lora_B, self.lora_route)
+        if type(self).update is LoRALinear.update:
+            return self._adapted(x, self.lora_A, self.lora_B, self.lora_route)
+        out: Tensor = self.base(x)
+        dtype = self._dtype(x)
+        with no_autocast(x.device.type):
+            return out + self.update(x.to(dtype)).to(out.dtype)
+
+    def update(self, x: Tensor) -> Tensor:
+        """Return what is added to the base output; a kind whose update autograd may derive overrides this.
+
+        Args:
+            x: ``(..., h)`` in the type to compute in, autocast off.
+
+        Returns:
+            ``(..., d)`` in the same type.
+        """
+        raise NotImplementedError
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """Return the input under dropout while training."""
+        return F.dropout(x, self.config.dropout, self.training)
+
+    def _dtype(self, x: Tensor) -> torch.dtype:
+        """Return the type to compute in: autocast's where it is on."""
+        autocast = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+        return torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
 
     def _adapted(self, x: Tensor, a: Tensor, b: Tensor, route: Tensor | None) -> Tensor:
         base = self.base
-        autocast = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
-        dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
+        dtype = self._dtype(x)
         call = Call(
-            gain=self.scaling if self.head_scale is None else self.head_scale * self.scaling,
+            gain=self.gain,
             dropout=self.config.dropout if self.training else 0.0,
-            route_reads_x=self.config.router == "input",
+            route_reads_x=self.route_reads_x,
             dtype=dtype,
             sink=partial(self._record, x.shape[:-1]) if self.route_sinks else None,
         )
         if type(base) is nn.Linear and not base._forward_hooks and not base._forward_pre_hooks:
-            if not autocast and dtype != base.weight.dtype:
+            if dtype == x.dtype != base.weight.dtype and not torch.is_autocast_enabled(x.device.type):
                 raise TypeError(
                     f"the input is {dtype}, the base weight {base.weight.dtype}; cast one or run in autocast"
                 )
@@ -109,6 +170,11 @@ class LoRALinear(nn.Module):
         update = low_rank_update(x, a, b, route, call)
         out: Tensor = base(x)
         return out + update.to(out.dtype)
+
+    def record(self, routes: Tensor) -> None:
+        """Hand the routes ``(..., n)`` of a call to those who look at them."""
+        if self.route_sinks:
+            self._record(routes.shape[:-1], routes)
 
     def _record(self, leading: torch.Size, routes: Tensor) -> None:
         # Checkpointing runs the forward again inside backward; those tokens have been seen.
@@ -123,29 +189,4 @@ class LoRALinear(nn.Module):
         )
 
 
-class ILoRALinear(LoRALinear):
-    """A frozen linear layer plus n low-rank heads that share A and are mixed token by token.
-
-    With ``z = drop(x) Aᵀ`` and ``S = softmax(logits)`` in float32, the output is
-    ``x Wᵀ + b + alpha/r * sum_i S_i * (z B_iᵀ)``. The logits are ``z Rᵀ`` with ``R`` ``(n, r)`` for the
-    ``latent`` router, which so sees the dropped activation (there is no other), and ``x Rᵀ`` with ``R``
-    ``(n, h)`` and x undropped for the ``input`` router.
-
-    Args:
-        base: The layer to adapt; its parameters are frozen.
-        config: Rank, alpha, dropout, heads, router and dtype are read here.
-
-    Shapes: as ``LoRALinear``, and ``lora_route`` ``(n, r)`` or ``(n, h)``.
-
-    Raises:
-        TypeError: If ``base`` is not an ``nn.Linear``.
-
-    Source: equations 4 to 7 of arXiv:2603.04128; the ``input`` router is that of the released weights.
-    """
-
-    @staticmethod
-    def _heads(config: AdapterConfig) -> int:
-        return config.heads
-
-    def _route(self, config: AdapterConfig) -> nn.Parameter | None:
-        return self._parameter(config.heads, self.in_features if config.router == "input" else self.rank)
+LAYER = LoRALinear

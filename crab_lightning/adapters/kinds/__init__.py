@@ -1,0 +1,155 @@
+"""Adapter kinds by the name that configs and checkpoints use: one file of this folder for each.
+
+A file holds the kind's config class, its layer class, and ``LAYER``, the layer class to register. Another
+package adds a kind with an entry point in the group ``crab_lightning.adapters`` that names its layer class,
+or in Python with :func:`register_adapter`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields
+from importlib import import_module
+from importlib.metadata import entry_points
+from pkgutil import iter_modules
+from typing import Any, Literal, get_type_hints
+
+from docstring_parser import parse
+
+from crab_lightning.adapters.config import AdapterConfig, one_of
+from crab_lightning.adapters.kinds.lora import LoRALinear
+
+ADAPTERS: dict[str, type[LoRALinear]] = {}
+ENTRY_POINTS = "crab_lightning.adapters"
+
+
+def register_adapter(layer: type[LoRALinear]) -> type[LoRALinear]:
+    """Add a kind of adapters, so that configs, checkpoints and commands know it.
+
+    Args:
+        layer: The layer class; its ``config_class`` holds the kind's name and keys.
+
+    Raises:
+        ValueError: If the name is taken by another class, or a key of the config is also a key of another
+            kind with another default.
+    """
+    name = layer.config_class.kind
+    if ADAPTERS.get(name, layer) is not layer:
+        raise ValueError(f"adapter kind {name!r} is {ADAPTERS[name].__name__} already; choose another name")
+    known = all_keys()
+    for key in fields(layer.config_class):
+        if key.name != "kind" and key.name in known and _default(key) != _default(known[key.name]):
+            raise ValueError(
+                f"adapter kind {name!r}: the default of {key.name} is {_default(key)!r}; another kind has "
+                f"{_default(known[key.name])!r}. Give it the same default or another name"
+            )
+    ADAPTERS[name] = layer
+    describe()
+    return layer
+
+
+def make_config(kind: str = "ilora", **values: Any) -> AdapterConfig:
+    """Return the config of a kind; ``AdapterConfig(kind=..., ...)`` is this.
+
+    Raises:
+        TypeError: If no kind has such a key.
+        ValueError: If a key that the kind does not read has another value than its default.
+    """
+    own = own_keys({"kind": kind} | values)
+    known = all_keys()
+    for key, value in values.items():
+        if key not in known:
+            raise TypeError(f"there is no adapter.{key}; known: {', '.join(known)}")
+        if key not in own and value != _default(known[key]):
+            readers = [name for name, layer in ADAPTERS.items() if key in _names(layer.config_class)]
+            raise ValueError(
+                f"adapter.{key} is for kind {', '.join(readers)}; adapter.kind is {kind!r}, which does not "
+                f"read it (its value is {value!r}). Leave adapter.{key} out, or choose another kind"
+            )
+    made: AdapterConfig = ADAPTERS[kind].config_class(**own)
+    return made
+
+
+def own_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of some keys that their kind reads.
+
+    Raises:
+        ValueError: If the kind is unknown.
+    """
+    kind = values.get("kind", AdapterConfig.kind)
+    one_of("kind", kind, tuple(ADAPTERS))
+    names = _names(ADAPTERS[kind].config_class)
+    return {key: value for key, value in values.items() if key in names}
+
+
+def all_keys() -> dict[str, Field[Any]]:
+    """Return the keys of every kind, those that all kinds have first."""
+    found = {key.name: key for key in fields(AdapterConfig)}
+    for layer in ADAPTERS.values():
+        found |= {key.name: key for key in fields(layer.config_class) if key.name not in found}
+    return found
+
+
+def _names(config: type[AdapterConfig]) -> set[str]:
+    return {key.name for key in fields(config)}
+
+
+def _default(key: Field[Any]) -> Any:
+    return key.default if key.default_factory is MISSING else key.default_factory()
+
+
+def describe() -> None:
+    """Give ``AdapterConfig`` the keys of all kinds, for config files, options and help.
+
+    jsonargparse reads signature, annotations and docstring of a class; that is all it is told.
+    """
+    hints: dict[str, Any] = {}
+    notes: dict[str, str] = {}
+    summaries = []
+    for name, layer in ADAPTERS.items():
+        config = layer.config_class
+        hints = get_type_hints(config) | hints
+        doc = parse(inspect.getdoc(config) or "")
+        summaries.append(f"``{name}``: {doc.short_description}")
+        for item in doc.params:
+            readers = [n for n, la in ADAPTERS.items() if item.arg_name in _names(la.config_class)]
+            notes.setdefault(item.arg_name, f"For kind {', '.join(readers)}: {item.description}")
+    hints["kind"] = Literal[tuple(ADAPTERS)]
+    common = inspect.cleandoc(_DOC)
+    general = {item.arg_name: item.description or "" for item in parse(common).params}
+    general["kind"] = " ".join(summaries)
+    lines = [f"    {key}: {' '.join(text.split())}" for key, text in (general | notes).items()]
+    AdapterConfig.__doc__ = common.partition("Args:")[0] + "Args:\n" + "\n".join(lines) + "\n"
+    parameters = [
+        inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=_default(v), annotation=hints[k])
+        for k, v in all_keys().items()
+    ]
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    init: Any = AdapterConfig.__init__
+    init.__signature__ = inspect.Signature([own, *parameters])
+    init.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+
+
+_DOC = AdapterConfig.__doc__ or ""
+
+
+def register_entry_points() -> None:
+    """Add the kinds of installed packages.
+
+    Raises:
+        ImportError: If one cannot be loaded.
+    """
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            register_adapter(point.load())
+        except Exception as err:
+            raise ImportError(
+                f"the adapter kind {point.name!r} of the installed package that names {point.value!r} cannot "
+                f"be loaded ({type(err).__name__}: {err}); mend or remove that package"
+            ) from err
+
+
+for _module in sorted(iter_modules(__path__), key=lambda m: m.name):
+    register_adapter(import_module(f"{__name__}.{_module.name}").LAYER)
+register_entry_points()

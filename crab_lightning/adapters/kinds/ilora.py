@@ -1,0 +1,95 @@
+"""Interaction-aware LoRA (I-LoRA): heads that share A and are mixed token by token."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from crab_lightning.adapters.config import AdapterConfig, at_least_one, one_of
+from crab_lightning.adapters.kinds.lora import LoRALinear
+
+RouterInput = Literal["latent", "input"]
+
+
+@dataclass
+class ILoRAConfig(AdapterConfig):
+    """routes every token over ``heads`` B matrices that share one A.
+
+    Args:
+        heads: Number n of B matrices.
+        router: What the router reads: ``latent`` the low-rank activation (equation 5 of the paper),
+            ``input`` the layer's own input, as the released weights need it.
+        head_scale: Factor of each head's contribution: ``[1, 0, 1]`` drops the second head. The routes are
+            not normalised again. It may differ from what the weights were trained with.
+    """
+
+    decisive = ("kind", "rank", "alpha", "heads", "router")
+
+    kind: Literal["ilora"] = "ilora"
+    heads: int = 3
+    router: RouterInput = "latent"
+    head_scale: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("router", self.router, ("latent", "input"))
+        at_least_one("heads", self.heads)
+        if self.head_scale is None:
+            return
+        if len(self.head_scale) != self.heads or not all(map(math.isfinite, self.head_scale)):
+            raise ValueError(
+                f"adapter.head_scale is {self.head_scale!r}; adapter.heads is {self.heads}, so give "
+                f"{self.heads} finite numbers"
+            )
+
+    def details(self) -> dict[str, Any]:
+        """Return heads, router, and the heads' factors where they are given."""
+        scale = {} if self.head_scale is None else {"head_scale": self.head_scale}
+        return {"heads": self.heads, "router": self.router} | scale
+
+
+class ILoRALinear(LoRALinear):
+    """A frozen linear layer plus n low-rank heads that share A and are mixed token by token.
+
+    With ``z = drop(x) Aᵀ`` and ``S = softmax(logits)`` in float32, the output is
+    ``x Wᵀ + b + alpha/r * sum_i S_i * (z B_iᵀ)``. The logits are ``z Rᵀ`` with ``R`` ``(n, r)`` for the
+    ``latent`` router, which so sees the dropped activation (there is no other), and ``x Rᵀ`` with ``R``
+    ``(n, h)`` and x undropped for the ``input`` router.
+
+    Args:
+        base: The layer to adapt; its parameters are frozen.
+        config: Rank, alpha, dropout, heads, router and dtype are read here.
+
+    Shapes: as ``LoRALinear``, and ``lora_route`` ``(n, r)`` or ``(n, h)``.
+
+    Raises:
+        TypeError: If ``base`` is not an ``nn.Linear``.
+
+    Source: equations 4 to 7 of arXiv:2603.04128; the ``input`` router is that of the released weights.
+    """
+
+    config_class = ILoRAConfig
+    config: ILoRAConfig
+
+    @staticmethod
+    def _heads(config: AdapterConfig) -> int:
+        assert isinstance(config, ILoRAConfig)
+        return config.heads
+
+    def _route(self, config: AdapterConfig) -> nn.Parameter | None:
+        return self._parameter(self.heads, self.in_features if self.route_reads_x else self.rank)
+
+    def _head_scale(self) -> Sequence[float] | None:
+        return self.config.head_scale
+
+    @property
+    def route_reads_x(self) -> bool:
+        """Whether the router reads the layer's input instead of the low-rank activation."""
+        return self.config.router == "input"
+
+
+LAYER = ILoRALinear

@@ -1,0 +1,138 @@
+"""MokA: one A matrix for each modality, one B for all, and media that attend to the question."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crab_lightning.adapters.batch import Places
+from crab_lightning.adapters.config import AdapterConfig
+from crab_lightning.adapters.kinds.lora import LoRALinear
+from crab_lightning.structures import TEXT
+
+_MODALITIES = 3
+
+
+@dataclass
+class MokAConfig(AdapterConfig):
+    """one A for text, one for pictures and one for sound; media attend to the prompt's text.
+
+    Args:
+        mixing: Weight of what pictures and sound take from the text of the prompt.
+    """
+
+    decisive = ("kind", "rank", "alpha", "mixing")
+
+    kind: Literal["moka"] = "moka"
+    mixing: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not math.isfinite(self.mixing):
+            raise ValueError(f"adapter.mixing is {self.mixing!r}; it must be a finite number")
+
+    def details(self) -> dict[str, Any]:
+        """Return the weight of the mixing."""
+        return {"mixing": self.mixing}
+
+
+class MokALinear(LoRALinear):
+    """A frozen linear layer plus a low-rank update that knows the modality of each token.
+
+    With ``z_i = A_m x_i`` for a token i of modality m (text, pictures or sound), a token of text has
+    ``u_i = z_i``. A token of pictures or sound attends to the text Q of the prompt,
+    ``u_i = z_i + mixing * sum_{j in Q} softmax_j(z_i · z_j / sqrt r) z_j``. The output is
+    ``W x_i + b + alpha/r * B u_i``. Q holds all text of the prompt: instruction, question and the chat
+    template's words, and no token of the answer, which would tell pictures what is to be written. Tokens
+    written after the prompt are text.
+
+    The released code scales z by alpha/r before the attention in one of its variants and after it in
+    another; the paper's equation has no scale inside, and so has this.
+
+    Args:
+        base: The layer to adapt; its parameters are frozen.
+        config: Rank, alpha, dropout, mixing and dtype are read here.
+
+    Shapes: input ``(B, T, h)`` to output ``(B, T, d)``; ``lora_A`` ``(3, r, h)`` in the order text, pictures,
+    sound, and ``lora_B`` ``(d, r)``.
+
+    Raises:
+        TypeError: If ``base`` is not an ``nn.Linear``.
+
+    Source: Wei et al., NeurIPS 2025 (arXiv:2506.05191), section 3; ``mixing`` is 0.5 in the released code.
+    """
+
+    config_class = MokAConfig
+    config: MokAConfig
+
+    @staticmethod
+    def _stack(config: AdapterConfig) -> tuple[int, ...]:
+        return (_MODALITIES,)
+
+    def _new_b(self, stack: tuple[int, ...]) -> nn.Parameter:
+        return self._parameter(self.out_features, self.rank)
+
+    def reset_parameters(self) -> None:
+        """Draw every A again and zero B, after which the layer computes what its base computes."""
+        for a in self.lora_A.detach().unbind():
+            nn.init.kaiming_uniform_(a, a=math.sqrt(5))
+        nn.init.zeros_(self.lora_B)
+
+    def update(self, x: Tensor) -> Tensor:
+        """Return the update of ``x`` ``(B, T, h)``, in its type.
+
+        Raises:
+            RuntimeError: If no batch was announced.
+            ValueError: If the input's places are not those of the announced batch.
+        """
+        a = self.lora_A.to(x.dtype)
+        if self._continues():
+            z = self.dropped(x) @ a[TEXT].t()
+        else:
+            places = self.batch.places("moka")
+            if x.shape[:-1] != places.modality.shape:
+                raise ValueError(
+                    f"moka got an input {tuple(x.shape)} for a batch of {tuple(places.modality.shape)} "
+                    "places; it adapts layers that read the whole sequence. Set adapter.within to "
+                    "language_model, and let the prompt be read at once"
+                )
+            all_z = (self.dropped(x) @ a.flatten(0, 1).t()).view(*x.shape[:-1], _MODALITIES, self.rank)
+            own = places.modality[..., None, None].expand(-1, -1, 1, self.rank).long()
+            z = all_z.gather(-2, own).squeeze(-2)
+            z = z + self.config.mixing * self._mixed(z, places)
+        return (z * self.scaling) @ self.lora_B.to(x.dtype).t()
+
+    def _continues(self) -> bool:
+        """Whether this reading goes on behind an announced prompt: then all of it is text."""
+        if torch.is_grad_enabled():  # a batch to learn from is read once, and again by checkpointing
+            return False
+        before, self._read = getattr(self, "_read", -1), self.batch.number
+        return before == self.batch.number
+
+    def _mixed(self, z: Tensor, places: Places) -> Tensor:
+        """Return what tokens of pictures and sound take from the prompt's text; zero for text."""
+        index, known, media = self.batch.once(("moka", z.device), lambda: _question(places))
+        question = z.gather(1, index[..., None].expand(-1, -1, self.rank))
+        taken = F.scaled_dot_product_attention(z, question, question, attn_mask=known[:, None, :])
+        return taken * media[..., None].to(z.dtype)
+
+
+def _question(places: Places) -> tuple[Tensor, Tensor, Tensor]:
+    """Return where the text of each prompt stands, which of that is filling, and which places take from it.
+
+    Returns:
+        int64 and bool ``(B, Q)`` for the longest text Q, and bool ``(B, T)``.
+    """
+    text = places.prompt & (places.modality == TEXT)
+    counts = text.sum(1)
+    index = torch.argsort(~text, dim=1, stable=True)[:, : max(1, int(counts.max()))]
+    known = torch.arange(index.shape[1], device=text.device) < counts.clamp(min=1)[:, None]
+    return index, known, (places.modality != TEXT) & (counts > 0)[:, None]
+
+
+LAYER = MokALinear

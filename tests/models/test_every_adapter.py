@@ -1,0 +1,227 @@
+"""Every registered kind of adapter does what a kind has to do; a new one is tested by being registered."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from torch import nn
+
+from crab_lightning.adapters import (
+    ADAPTERS,
+    AdapterConfig,
+    LoRALinear,
+    announce_batch,
+    insert_adapters,
+    read_adapter_config,
+    record_routes,
+)
+from crab_lightning.adapters.kinds import all_keys, register_adapter
+from crab_lightning.commands import main
+from crab_lightning.models import OmniModule
+from crab_lightning.structures import Batch
+from tests.adapters.test_insert import Thinker, config
+from tests.distributed.sharded_fit import of_kind
+from tests.models.conftest import Build
+
+KINDS = sorted(ADAPTERS)
+
+
+def filled(module: OmniModule, seed: int = 1) -> OmniModule:
+    """Give the adapters weights that change something."""
+    torch.manual_seed(seed)
+    for name, parameter in module.named_parameters():
+        if "lora_" in name:
+            nn.init.normal_(parameter, std=0.1)
+    return module
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fresh_adapters_change_nothing_and_training_moves_them_alone(
+    kind: str, build: Build, batch: Batch
+) -> None:
+    module = build(adapter=of_kind(kind)).train()
+    bare = build(adapter=AdapterConfig(kind="lora", rank=1))
+    module.announce(batch)
+    with torch.no_grad():
+        assert torch.equal(module.losses(batch)[0], bare.losses(batch)[0])
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=1.0)
+    for _ in range(2):  # A has no gradient before B has moved
+        optimizer.zero_grad()
+        module.training_step(batch, 0).backward()
+        optimizer.step()
+    for name, parameter in module.named_parameters():
+        assert torch.equal(parameter, before[name]) == ("lora_" not in name), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_adapters_answer_and_learn_the_same_and_can_be_inspected(
+    kind: str,
+    build: Build,
+    batch: Batch,
+    prompts: list[Batch],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = filled(build(adapter=of_kind(kind)))
+    module.save_adapter(tmp_path)
+    again = build(adapter=None, load_adapter=tmp_path)
+    assert again.adapter == module.adapter
+    assert [p.text for p in module.generate(prompts[0])] == [p.text for p in again.generate(prompts[0])]
+    losses = [m.validation_step(batch, 0)["loss_sum"] for m in (module, again)]
+    assert torch.equal(*losses)
+    assert (losses[0] - build(adapter=of_kind(kind)).validation_step(batch, 0)["loss_sum"]).abs().max() > 1e-3
+    assert main(["adapter", "inspect", str(tmp_path), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["kind"] == kind
+    trained = [p for p in module.parameters() if p.requires_grad]
+    assert shown["towers"]["language"]["parameters"] == sum(p.numel() for p in trained)
+    assert shown["towers"]["language"]["dead"] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prompts_of_a_batch_are_answered_as_each_alone(kind: str, build: Build, prompts: list[Batch]) -> None:
+    module = filled(build(adapter=of_kind(kind)))
+    together = [p.text for p in module.generate(prompts[0])]
+    assert together == [module.generate(alone)[0].text for alone in prompts[1:]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_checkpointing_gives_the_same_gradients(kind: str, build: Build, batch: Batch) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        module = filled(build(adapter=of_kind(kind), gradient_checkpointing=checkpointing)).train()
+        module.training_step(batch, 0).backward()
+        gradients.append([p.grad for p in module.parameters() if p.requires_grad])
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, again, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_routes_are_shown_where_a_kind_routes(kind: str, build: Build, prompts: list[Batch]) -> None:
+    module = filled(build(adapter=of_kind(kind)))
+    if not any(m.routed for m in module.modules() if isinstance(m, LoRALinear)):
+        with pytest.raises(ValueError, match="no layer with a router"), record_routes(module):
+            pass
+        return
+    with record_routes(module) as found:
+        module.generate(prompts[1])
+    for calls in found.values():
+        assert calls[0].shape[:2] == prompts[1].inputs["input_ids"].shape
+        torch.testing.assert_close(calls[0].sum(-1), torch.ones(calls[0].shape[:2]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_is_planned_trained_and_asked(
+    kind: str, small: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = [f"--model.init_args.adapter.kind={kind}", f"--model.init_args.pretrained={small['tiny']}"]
+    assert main(["plan", "--config", "demo.yaml", *model]) == 0
+    run = tmp_path / "run"
+    words = ["--trainer.limit_train_batches=1", "--trainer.max_epochs=1", "--trainer.limit_val_batches=1"]
+    words += [f"--data.root={small['mini']}", "--only=ave", f"--run.folder={run}", "--data.num_workers=0"]
+    words += ["--data.val_generate_per_dataset=0", "--model.init_args.max_new_tokens=3"]
+    assert main(["fit", "--config", "demo.yaml", *model, *words]) == 0
+    capsys.readouterr()
+    video = next((small["mini"] / "AVUIE_2").rglob("*.mp4"))
+    assert main(["ask", "--checkpoint", str(run), "--video", str(video), "--task", "ave", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["task"] == "event_localization"
+
+
+def test_a_key_that_the_kind_does_not_read_is_refused_unless_it_has_its_default() -> None:
+    with pytest.raises(ValueError, match=r"adapter\.heads is for kind .*adapter\.kind is 'lora', which"):
+        AdapterConfig(kind="lora", heads=7)
+    with pytest.raises(ValueError, match=r"adapter\.router is for kind ilora; adapter\.kind is 'moka'"):
+        AdapterConfig(kind="moka", router="input")
+    with pytest.raises(TypeError, match=r"there is no adapter\.head; known: kind, rank"):
+        AdapterConfig(head=7)
+    every = {key.name: key.default for key in all_keys().values() if key.default is not MISSING}
+    for kind in KINDS:
+        assert AdapterConfig(**(every | {"kind": kind})) == AdapterConfig(kind=kind)
+
+
+def test_a_folder_that_holds_the_keys_of_all_kinds_still_loads(tmp_path: Path, build: Build) -> None:
+    build(adapter=AdapterConfig(kind="lora", rank=4)).save_adapter(tmp_path)
+    written = json.loads((tmp_path / "adapter.json").read_text())
+    written["adapter"] |= {"heads": 5, "router": "input", "tasks": None, "head_scale": None}
+    (tmp_path / "adapter.json").write_text(json.dumps(written))
+    assert read_adapter_config(tmp_path) == AdapterConfig(kind="lora", rank=4)
+
+
+def test_another_package_adds_a_kind_with_one_file_and_an_entry_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "their_package.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from typing import Literal\n"
+        "from crab_lightning.adapters import AdapterConfig, LoRALinear\n"
+        "@dataclass\n"
+        "class ScaledConfig(AdapterConfig):\n"
+        '    """adds its update several times.\n\n'
+        "    Args:\n"
+        "        times: How often.\n"
+        '    """\n'
+        '    kind: Literal["scaled"] = "scaled"\n'
+        "    times: int = 2\n"
+        "class ScaledLinear(LoRALinear):\n"
+        "    config_class = ScaledConfig\n"
+        "    def update(self, x):\n"
+        "        return self.config.times * self.scaling * self.dropped(x) @ self.lora_A.T @ self.lora_B.T\n"
+    )
+    info = tmp_path / "their_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their_package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[crab_lightning.adapters]\nscaled = their_package:ScaledLinear\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = dict(ADAPTERS)
+    from crab_lightning.adapters import kinds
+
+    try:
+        kinds.register_entry_points()
+        assert AdapterConfig(kind="scaled", times=3).times == 3
+        assert "scaled" in (AdapterConfig.__doc__ or "")
+        made = insert_adapters(model := Thinker(), config(kind="scaled", times=3))
+        assert made.config.kind == "scaled"
+        assert model(torch.randn(2, 3, 8)).shape == (2, 3, 20)
+    finally:
+        ADAPTERS.clear()
+        ADAPTERS.update(before)
+        kinds.describe()
+        sys.modules.pop("their_package", None)
+
+
+def test_a_name_or_a_default_that_is_taken_is_refused() -> None:
+    class Other(LoRALinear):
+        pass
+
+    with pytest.raises(ValueError, match="adapter kind 'lora' is LoRALinear already"):
+        register_adapter(Other)
+
+    @dataclass
+    class OtherConfig(AdapterConfig):
+        kind: Literal["other"] = "other"  # type: ignore[assignment]
+        heads: int = 9
+
+    Other.config_class = OtherConfig
+    with pytest.raises(ValueError, match="default of heads is 9; another kind has 3"):
+        register_adapter(Other)
+    assert "other" not in ADAPTERS
+
+
+def test_a_config_can_be_changed_and_written_out() -> None:
+    for kind in KINDS:
+        made = of_kind(kind)
+        assert replace(made, rank=9).rank == 9
+        assert set(asdict(made)) == {key.name for key in fields(made)}
+        assert type(made) is ADAPTERS[kind].config_class
+
+
+def test_a_batch_can_be_announced_to_adapters_only() -> None:
+    with pytest.raises(ValueError, match="Thinker has no adapters to announce a batch to"):
+        announce_batch(Thinker())
