@@ -80,7 +80,7 @@ class Asker:
         panel.seconds = round(time.perf_counter() - began, 2)
         panel.answer, panel.truncated = answer.text, answer.truncated
         try:
-            parsed = None if answer.truncated else task.parse(answer.text, sample, spec)
+            parsed = task.parse(answer.text, sample, spec)
         except ValueError as err:  # no classes in the config
             parsed, panel.note = None, str(err)
         if parsed is not None:

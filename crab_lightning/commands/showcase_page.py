@@ -94,9 +94,7 @@ class Panel:
     @property
     def short(self) -> str:
         """What is shown large."""
-        if self.truncated:
-            return "cut off at the token limit"
-        return self.said or "cannot be read"
+        return self.said or ("cut off at the token limit" if self.truncated else "cannot be read")
 
     @property
     def told(self) -> str:

@@ -93,7 +93,7 @@ def overlay_of(record: dict[str, Any], sample: Sample, task: Segmentation, spec:
     """
     if task.masks is None:
         raise ValueError("the task has no mask_decoder; there is no mask to draw")
-    answer = None if record["truncated"] else task.parse(record["answer"], sample, spec)
+    answer = task.parse(record["answer"], sample, spec)
     picture, truth = task.masks.picture(sample), task.masks.truth(sample)
     pred = task.masks.mask(answer, sample, truth)
     pred = pred if pred.dtype == torch.bool else pred > 0

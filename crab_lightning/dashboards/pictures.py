@@ -220,7 +220,7 @@ class Pictures(Callback):
                 # A test manifest has no box; the one around the true mask is what is scored.
                 card.record = {**record, "truth": {"box_xyxy_px": list(box), "points_xy_px": []}}
         maker = getattr(task, "masks", None)
-        answer = None if record["truncated"] else task.parse(record["answer"], sample, spec)
+        answer = task.parse(record["answer"], sample, spec)
         if isinstance(maker, MaskMaker) and isinstance(answer, SpatialPrompt):
             like = torch.zeros(FRAME_PX, FRAME_PX, dtype=torch.bool)
             mask = maker.mask(answer, sample, like)

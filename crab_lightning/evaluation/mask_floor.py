@@ -21,8 +21,8 @@ class SwappedAudioFloor(Callback):
     questions; ``probe`` does the same for all datasets, as a test of its own. A dataset with one recording,
     and answers kept from a test that was interrupted, have no floor.
 
-    Raises:
-        ValueError: If the test runs on several processes.
+    On several processes each asks for the samples of its own batches. Where one has such samples in a batch,
+    all of them ask: under strategies that spread the weights, every pass is a collective call.
     """
 
     def __init__(self) -> None:
@@ -32,12 +32,6 @@ class SwappedAudioFloor(Callback):
         """Open the tasks for it, before the Evaluator asks them for metrics."""
         if stage != "test":
             return
-        if trainer.world_size > 1:
-            # Ranks see unequal numbers of spatial samples; with sharded weights they would wait for ever.
-            raise ValueError(
-                "SwappedAudioFloor runs on one process; leave it out of trainer.callbacks and use "
-                "`python cli.py probe RUN`"
-            )
         data: Any = trainer.datamodule
         for task in data.tasks.values():
             if isinstance(task, Segmentation) and task.masks is not None:
@@ -67,20 +61,18 @@ class SwappedAudioFloor(Callback):
     ) -> None:
         """Answer the spatial questions of the batch with other sounds."""
         data: Any = trainer.datamodule
-        model: Any = pl_module
         asked = [sample for sample in batch.samples if sample.id in self._donors]
-        if not asked:
+        if not trainer.strategy.reduce_boolean_decision(bool(asked), all=False):
             return
-        swapped = [with_sound_of(sample, self._donors[sample.id]) for sample in asked]
-        rows = data.dataset(swapped)
-        items = [rows[i] for i in range(len(swapped))]
-        answers = model.generate(data.processor.collate(items).to(model.device))
-        for sample, answer in zip(asked, answers, strict=True):
+        # A process without such questions puts another one, whose answer nobody reads.
+        put = [with_sound_of(sample, self._donors[sample.id]) for sample in asked] or batch.samples[:1]
+        rows = data.dataset(put)
+        prompts = data.processor.collate([rows[i] for i in range(len(put))]).to(pl_module.device)
+        # As the trainer calls a step: fsdp1 gathers the outermost weights in there.
+        answers: Any = trainer.strategy.predict_step(prompts, batch_idx)
+        for sample, answer in zip(asked, answers["predictions"][: len(asked)], strict=True):
             task = data.tasks[sample.task]
-            found = (
-                None if answer.truncated else task.parse(answer.text, sample, data.datasets[sample.dataset])
-            )
-            task.masks.floor[sample.id] = found
+            task.masks.floor[sample.id] = task.parse(answer.text, sample, data.datasets[sample.dataset])
 
 
 def _masks(data: Any, sample: Sample) -> Any:

@@ -34,8 +34,9 @@ COUNTS = (
 class DatasetScores:
     """Metrics of one dataset during one pass over a split.
 
-    ``strict`` scores every sample: an answer that is unreadable, cut off at the token limit or missing counts
-    as wrong. ``valid_only`` scores the readable answers alone, as most published scripts do. ``majority`` is
+    ``strict`` scores every sample: an answer that is unreadable or missing counts as an empty prediction. An
+    answer that was cut off at the token limit is scored as it reads, as in the official loops, and counted.
+    ``valid_only`` scores the readable answers alone, as most published scripts do. ``majority`` is
     fed the most frequent training answer for every sample that ``strict`` is fed, ``likelihood`` the
     likeliest candidate where candidates were weighed.
 
@@ -83,12 +84,11 @@ class DatasetScores:
                 prediction = replace(prediction, text=choice.text)
         answer = self.task.parse(prediction.text, sample, self.spec)
         truth = self.task.truth(sample, self.spec)
-        counted = None if prediction.truncated else answer
-        self._update(counted, sample)
+        self._update(answer, sample)
         if answer is not None:
             self.task.update(self.valid_only, answer, sample, self.spec)
         if self.folder is not None:
-            self.task.save(counted, sample, self.spec, self.folder)
+            self.task.save(answer, sample, self.spec, self.folder)
         self._sums["unparsed"] += answer is None
         self._sums["truncated"] += prediction.truncated
         self._sums["tokens"] += prediction.tokens
@@ -98,7 +98,7 @@ class DatasetScores:
             "truth": None if truth is None else self.task.jsonable(truth),
             "answer": prediction.text,
             "parsed": None if answer is None else self.task.jsonable(answer),
-            "score": self.task.score(counted, sample, self.spec),
+            "score": self.task.score(answer, sample, self.spec),
             "truncated": prediction.truncated,
             "tokens": prediction.tokens,
         }

@@ -52,7 +52,7 @@ def results_table(
         A rich table; scores are percentages, the headline metric of a dataset stands first.
     """
     table = Table(
-        title=f"{split}: scores in percent, strict (unreadable, cut-off and missing answers are wrong)"
+        title=f"{split}: scores in percent, strict (unreadable and missing answers are empty predictions)"
     )
     for name in ("dataset", "task", "metric"):
         table.add_column(name, no_wrap=name != "task")

@@ -138,13 +138,14 @@ def _ask(
     texts = {} if args.expression is None else {"expression": args.expression}
     spec = data.datasets[name]
     answer = put(model, data, make_sample(name, spec, [], file, [sound], moment_s, texts, scratch))
-    parsed = None if answer.truncated else task.parse(answer.text, answer.sample, spec)
+    parsed = task.parse(answer.text, answer.sample, spec)
+    cut_off = answer.truncated and parsed is None
     prompt = None if parsed is None or parsed.absent else MaskMaker.prompt(parsed, picture)
     return {
         "frame": number,
         "time_s": round(float(clip.times_s[number]), 4),
         "answer": answer.text,
-        "status": "cut off at the token limit" if answer.truncated else task.read(answer.text).status,
+        "status": "cut off at the token limit" if cut_off else task.read(answer.text).status,
         "box_xyxy_px": None if prompt is None or prompt.box_xyxy_px is None else list(prompt.box_xyxy_px),
         "points_xy_px": [] if prompt is None else [list(point) for point in prompt.points_xy_px],
     }

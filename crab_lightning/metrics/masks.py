@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +14,7 @@ from crab_lightning.metrics.base import BenchmarkMetric, mean_of, to_units
 
 BETA_SQUARED = 0.3
 _LEVELS = 255
+_LOOSE_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,48 @@ def _batches(frames: int, protocol: MaskProtocol) -> list[int]:
     """Sizes of the protocol's batches that F frames of one update make; the last may be short."""
     size = protocol.frames_per_batch or frames
     return [min(size, frames - first) for first in range(0, frames, size)] if frames else []
+
+
+class _ByClip(BenchmarkMetric):
+    """Keeps a row of whole numbers for each clip, to which its frames add, on whichever process they are.
+
+    A clip's frames may reach several processes, or one process before and after it was killed, so a batch
+    that is a clip is settled when all rows are together.
+    """
+
+    width: int
+    """Numbers of a row, the clip's key at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_list("clips", torch.int64)
+
+    def _add_rows(self, clips: Sequence[str], numbers: Sequence[Tensor]) -> None:
+        """Add the numbers of F frames: each ``(F,)`` or ``(F, N)``."""
+        keys = torch.tensor([_clip_key(clip) for clip in clips], device=numbers[0].device)
+        columns = [n.to(torch.int64).reshape(len(clips), -1) for n in (keys, *numbers)]
+        self.append("clips", torch.cat(columns, dim=1).flatten())
+        state: list[Tensor] = self.clips  # type: ignore[has-type]
+        if len(state) > _LOOSE_ROWS:  # a clip's frames become one row: memory grows with clips, not frames
+            self.clips = [self._rows().flatten()]
+
+    def _rows(self) -> Tensor:
+        """Return one row a clip, int64 ``(clips, width)``, in the order of keys."""
+        loose = self.joined("clips").view(-1, self.width)
+        keys, place = torch.unique(loose[:, 0], return_inverse=True)
+        rows = torch.zeros(len(keys), self.width, dtype=torch.int64, device=loose.device)
+        rows.index_add_(0, place, loose)
+        rows[:, 0] = keys
+        return rows
+
+
+def _clip_key(clip: str) -> int:
+    return int.from_bytes(hashlib.blake2b(clip.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def _check_clips(clips: Sequence[str], pred: Tensor) -> None:
+    if len(clips) != len(pred):
+        raise ValueError(f"{len(clips)} clips are named for {len(pred)} frames; name one for each frame")
 
 
 def _pixels(masks: Tensor) -> Tensor:
@@ -161,7 +206,7 @@ def _histogram(probability: Tensor, truth: Tensor) -> Tensor:
     return torch.bincount(cell, minlength=2 * _LEVELS).view(_LEVELS, 2)
 
 
-class MaskJF(BenchmarkMetric):
+class MaskJF(_ByClip):
     """Jaccard index J and F-measure (beta squared 0.3) of masks, in [0, 1]; higher is better.
 
     Keys: ``j``, ``f``, and for protocols with batches ``frames_per_batch``, the mean that was met.
@@ -177,8 +222,9 @@ class MaskJF(BenchmarkMetric):
       default; the published runner has 40.
 
     Values under different protocols are not comparable. An answer without a mask is given as an empty one. No
-    frames: NaN. Only the division of an ``update`` into batches depends on the caller: hand over all frames
-    of a batch in one update; several batches are cut off in order, the last may be short and weighs as much.
+    frames: NaN. What is a batch depends on the caller. With ``clips`` each clip is one, whatever the order,
+    the number of updates and of processes that its frames come in. Without, hand over all frames of a batch
+    in one update; several batches are cut off in order, the last may be short and weighs as much.
 
     Source: see ``PROTOCOLS``.
 
@@ -190,6 +236,7 @@ class MaskJF(BenchmarkMetric):
         ValueError: If there is no such protocol, or it has no batches to choose.
     """
 
+    width = 4 + _LEVELS  # key, frames, J, frames whose truth is not empty, F at each threshold
     j_units: Tensor
     f_units: Tensor
     batches: Tensor
@@ -202,17 +249,20 @@ class MaskJF(BenchmarkMetric):
         for name in ("j_units", "f_units", "batches", "frames"):
             self.add_sum(name)
 
-    def update(self, pred: Tensor, target: Tensor) -> None:
+    def update(self, pred: Tensor, target: Tensor, clips: Sequence[str] | None = None) -> None:
         """Add F frames.
 
         Args:
             pred: bool masks ``(F, H, W)``; all protocols but ``crabplus`` also take logits.
             target: bool ``(F, H, W)``.
+            clips: The clip of each frame; its frames are one batch, under protocols that have batches.
 
         Raises:
             ValueError: If shapes or types are others.
         """
         _check(pred, self.protocol)
+        if clips is not None:
+            _check_clips(clips, pred)
         if target.dtype != torch.bool or target.shape != pred.shape:
             raise ValueError(
                 f"target is {target.dtype} {tuple(target.shape)}; it must be bool and {tuple(pred.shape)}"
@@ -225,6 +275,13 @@ class MaskJF(BenchmarkMetric):
         elif self.protocol.frames_per_batch == 1:
             jaccard = self._jaccard(pred, target)
             f_score = f_curves(pred, target).amax(dim=1) * target.flatten(1).any(dim=1)
+        elif clips is not None:
+            seen = target.flatten(1).any(dim=1)
+            curves = to_units(f_curves(pred, target) * seen[:, None])
+            self._add_rows(
+                clips, [torch.ones_like(seen), to_units(self._jaccard(pred, target)), seen, curves]
+            )
+            return
         else:
             jaccard, f_score = self._batch_scores(pred, target)
         self.j_units += to_units(jaccard).sum()
@@ -250,13 +307,20 @@ class MaskJF(BenchmarkMetric):
 
     def compute(self) -> dict[str, Tensor]:
         """Return ``j`` and ``f``, and where the protocol has batches ``frames_per_batch``."""
-        scores = {"j": mean_of(self.j_units, self.batches), "f": mean_of(self.f_units, self.batches)}
+        rows = self._rows()
+        frames, jaccard, seen, curves = rows[:, 1], rows[:, 2], rows[:, 3], rows[:, 4:]
+        # Frames whose truth is empty are left out of F; a clip of such frames alone counts as 0.
+        best = mean_of(curves, seen.clamp(min=1)[:, None]).amax(dim=1)
+        j_units = self.j_units + to_units(mean_of(jaccard, frames)).sum()
+        f_units = self.f_units + to_units(best).sum()
+        batches = self.batches + len(rows)
+        scores = {"j": mean_of(j_units, batches), "f": mean_of(f_units, batches)}
         if self.has_batches:
-            scores["frames_per_batch"] = self.frames.to(torch.float64) / self.batches
+            scores["frames_per_batch"] = self.frames.to(torch.float64) / batches
         return scores
 
 
-class NullMaskS(BenchmarkMetric):
+class NullMaskS(_ByClip):
     """S on frames where nothing is to be segmented (Ref-AVS null set); 0 is best, lower is better.
 
     Keys: ``s``; for ``crabplus`` also ``s_infinite``, for ``refavs`` also ``frames_per_batch`` as it was met.
@@ -268,7 +332,7 @@ class NullMaskS(BenchmarkMetric):
       default).
 
     An answer without a mask scores 0 as an empty mask, so read S beside the count of unread answers. No
-    frames: NaN.
+    frames: NaN. With ``clips`` each clip is a batch, as in :class:`MaskJF`.
 
     Source: ``calculate_s_metric`` in GeWu-Lab/Crab_Plus seg/scripts/inference_ref_3.py, ``metric_s_for_null``
     in GeWu-Lab/Crab utils/avss_utils.py and GeWu-Lab/Ref-AVS utils/metric/utility.py.
@@ -282,6 +346,7 @@ class NullMaskS(BenchmarkMetric):
     """
 
     higher_is_better = False
+    width = 4  # key, frames, predicted pixels, all pixels
     s_units: Tensor
     scored: Tensor
     infinite: Tensor
@@ -296,12 +361,13 @@ class NullMaskS(BenchmarkMetric):
         for name in ("s_units", "scored", "infinite", "frames"):
             self.add_sum(name)
 
-    def update(self, pred: Tensor) -> None:
+    def update(self, pred: Tensor, clips: Sequence[str] | None = None) -> None:
         """Add F frames.
 
         Args:
             pred: bool masks ``(F, H, W)``; all protocols but ``crabplus`` also take logits (a pixel is set
                 where its probability is above 0.5).
+            clips: The clip of each frame; its frames are one batch, under protocols that have batches.
 
         Raises:
             ValueError: If shape or type is another.
@@ -309,6 +375,12 @@ class NullMaskS(BenchmarkMetric):
         _check(pred, self.protocol)
         mask = pred if pred.dtype == torch.bool else torch.sigmoid(pred.float()) > 0.5
         positive, area = _pixels(mask), float(pred.shape[1] * pred.shape[2])
+        if clips is not None:
+            _check_clips(clips, pred)
+        if clips is not None and self.has_batches:
+            self._add_rows(clips, [torch.ones_like(positive), positive, torch.full_like(positive, area)])
+            self.frames += pred.shape[0]
+            return
         sizes = _batches(pred.shape[0], self.protocol)
         pooled = [part.sum() / (area * len(part)) for part in torch.split(positive, sizes)] if sizes else []
         share = torch.stack(pooled) if pooled else positive
@@ -326,7 +398,10 @@ class NullMaskS(BenchmarkMetric):
             nothing_finite = (self.scored == 0) & (self.frames > 0)
             scores = {"s": torch.where(nothing_finite, 0.0, mean_of(self.s_units, self.scored))}
             return {**scores, "s_infinite": self.infinite}
-        scores = {"s": mean_of(self.s_units, self.scored)}
+        rows = self._rows()
+        pooled = rows[:, 2].to(torch.float64) / rows[:, 3]
+        scored = self.scored + len(rows)
+        scores = {"s": mean_of(self.s_units + to_units(pooled.sqrt()).sum(), scored)}
         if self.has_batches:
-            scores["frames_per_batch"] = self.frames.to(torch.float64) / self.scored
+            scores["frames_per_batch"] = self.frames.to(torch.float64) / scored
         return scores

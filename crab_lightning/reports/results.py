@@ -70,7 +70,7 @@ def results(parts: Sequence[Part], summary: Mapping[str, Any]) -> str:
         rows.append('<tr class="mean">' + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
     header = "".join(f"<th>{name}</th>" for name in head)
     about = (
-        "Percent. Strict: unreadable, cut-off and missing answers are wrong. Valid only: over readable"
+        "Percent. Strict: unreadable and missing answers are empty predictions. Valid only: over readable"
         " answers alone, as most papers report. Majority: the most frequent training answer, a line on the"
         " bar."
     )

@@ -174,49 +174,21 @@ def save_mask(mask: Tensor, sample: Sample, folder: Path) -> Path:
     return path
 
 
-class _ByClip:
-    """Gathers frames until metrics are computed: protocols with batches score one clip as one batch.
-
-    How many frames that is depends on what is tested; ``..._frames_per_batch`` tells the mean.
-    """
-
-    def __init__(self) -> None:
-        self.waiting: dict[str, list[tuple[Tensor, ...]]] = {}
-
-    def batches(self) -> list[tuple[Tensor, ...]]:
-        """Hand over the clips in order, and forget them."""
-        done = [
-            tuple(torch.stack(column) for column in zip(*frames, strict=True))
-            for _, frames in sorted(self.waiting.items())
-        ]
-        self.waiting = {}
-        return done
-
-
 class ProtocolJF(MaskJF):
-    """J and F under one named protocol, fed frame by frame; keys begin with ``label``."""
+    """J and F under one named protocol, fed frame by frame; keys begin with ``label``.
+
+    Protocols with batches take each clip as one; ``..._frames_per_batch`` tells how many frames that was.
+    """
 
     def __init__(self, protocol: str, label: str) -> None:
         super().__init__(protocol)
-        if self.has_batches:
-            super().__init__(protocol, frames_per_batch=0)
         self.label = label
-        self.clips = _ByClip()
 
     def add(self, clip: str, pred: Tensor, target: Tensor) -> None:
         """Add one frame; bool or logits ``(H, W)`` and bool ``(H, W)``."""
         if self.protocol.binary and pred.dtype != torch.bool:
             pred = pred > 0
-        if self.has_batches:
-            self.clips.waiting.setdefault(clip, []).append((pred, target))
-        else:
-            self.update(pred[None], target[None])
-
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Score the clips gathered so far, then synchronise. Called by every ``compute``."""
-        for pred, target in self.clips.batches():
-            self.update(pred, target)
-        super().sync(*args, **kwargs)
+        self.update(pred[None], target[None], [clip])
 
     def compute(self) -> dict[str, Tensor]:
         """Return the keys of :class:`MaskJF` after the label."""
@@ -236,25 +208,13 @@ class ProtocolS(NullMaskS):
 
     def __init__(self, protocol: str, label: str) -> None:
         super().__init__(protocol)
-        if self.has_batches:
-            super().__init__(protocol, frames_per_batch=0)
         self.label = label
-        self.clips = _ByClip()
 
     def add(self, clip: str, pred: Tensor) -> None:
         """Add one frame; bool or logits ``(H, W)``."""
         if self.protocol.binary and pred.dtype != torch.bool:
             pred = pred > 0
-        if self.has_batches:
-            self.clips.waiting.setdefault(clip, []).append((pred,))
-        else:
-            self.update(pred[None])
-
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Score the clips gathered so far, then synchronise. Called by every ``compute``."""
-        for (pred,) in self.clips.batches():
-            self.update(pred)
-        super().sync(*args, **kwargs)
+        self.update(pred[None], [clip])
 
     def compute(self) -> dict[str, Tensor]:
         """Return the keys of :class:`NullMaskS` after the label."""

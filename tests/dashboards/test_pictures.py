@@ -157,7 +157,8 @@ def test_verdict_says_what_the_score_counts() -> None:
     assert verdict(record(score=0.0))[0] == "✗ wrong"
     assert verdict(record(score=0.25))[0] == "≈ partly right, 25 of 100"
     assert verdict(record(score=0.0, parsed=None))[0] == "✗ unreadable"
-    assert verdict(record(score=0.0, truncated=True))[0].startswith("✗ cut off")
+    assert verdict(record(score=0.0, parsed=None, truncated=True))[0].startswith("✗ cut off")
+    assert verdict(record(score=1.0, truncated=True))[0] == "✓ right"
     assert verdict(record(score=None))[0].startswith("–")
 
 

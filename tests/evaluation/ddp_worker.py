@@ -3,30 +3,75 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from crab_lightning.evaluation import Evaluator
+from crab_lightning.segmentation import MaskRequest
+from crab_lightning.structures import DatasetSpec, Sample
+from crab_lightning.tasks import ReferringSegmentation, Segmentation
 from tests.evaluation.fakes import Rows, collate
 from tests.evaluation.test_evaluator import splits
 from tests.evaluation.test_likelihoods import Closed, Weigher
+from tests.segmentation.test_test_loop import row
+
+
+class Gradual:
+    """Makes logits that fall off from the middle of the box, another way for each frame."""
+
+    def decode(self, requests: Sequence[MaskRequest]) -> list[Tensor]:
+        made = []
+        for request in requests:
+            assert request.prompt.box_xyxy_px is not None
+            x1, y1, x2, y2 = request.prompt.box_xyxy_px
+            y, x = torch.meshgrid(torch.arange(224.0), torch.arange(224.0), indexing="ij")
+            far = ((x - (x1 + x2) / 2) / (x2 - x1)).abs() + ((y - (y1 + y2) / 2) / (y2 - y1)).abs()
+            made.append((1 - far) * (2 + float(request.image[0, 0, 0]) % 3))
+        return made
+
+
+def masked(folder: Path) -> list[Sample]:
+    """Return frames of three clips in the order in which no two of a clip are neighbours, asked twice."""
+    rows = []
+    for i in range(9):
+        truth = torch.zeros(224, 224, dtype=torch.bool)
+        truth[20 + i : 120, 30 : 150 - 5 * i] = i != 4
+        says = f"<answer>true</answer> [{5 * i},{9 + i},{90 + 7 * i},{100 + i}],[20,20],[21,21],[22,22]"
+        subset = "test_n" if i % 3 == 2 else "test_s"
+        rows.append(row(folder / "media", i, says, truth, clip=f"clip{i % 3}", subset=subset))
+    return [replace(r, id=f"{name}/{i}", dataset=name, task=name)
+            for name in ("avs", "ref") for i, r in enumerate(rows)]  # fmt: skip
 
 
 class Shares(Rows):
-    """Gives each rank its own samples; padded with repeats, as samplers do that keep ranks equal.
+    """Gives each rank its own samples, one to a batch; padded with repeats, as samplers do for equal ranks.
 
     Args:
+        folder: Where media lie.
         shares: Indices into the test samples for each rank.
     """
 
-    def __init__(self, shares: list[list[int]]) -> None:
-        super().__init__(splits())
-        self.tasks = {"naming": Closed()}
+    def __init__(self, folder: Path, shares: list[list[int]]) -> None:
+        rows = splits()
+        super().__init__({**rows, "test": rows["test"] + masked(folder)})
+        self.tasks = {
+            "naming": Closed(),
+            "avs": Segmentation(mask_decoder=Gradual()),
+            "ref": ReferringSegmentation(mask_decoder=Gradual()),
+        }
+        self.datasets |= {
+            "avs": DatasetSpec(task="avs", layout="s4", metrics=["crabplus", "avsbench", "framewise"]),
+            "ref": DatasetSpec(task="ref", layout="ref_avs", metrics=["crabplus", "refavs", "framewise"]),
+        }
         self.shares = shares
 
     def test_dataloader(self) -> Any:
@@ -34,7 +79,7 @@ class Shares(Rows):
         rows, longest = self.splits["test"], max(map(len, self.shares))
         own = self.shares[self.trainer.global_rank]
         padded = [(rows[i], False) for i in own] + [(rows[0], True)] * (longest - len(own))
-        batches: Any = [collate([s], True, [again]) for s, again in padded]
+        batches: Any = [collate([s], True, [again]) for s, again in padded if s.id not in self.test_skip_ids]
         return DataLoader(batches, batch_size=None)
 
 
@@ -52,7 +97,7 @@ def main(folder: Path, shares: list[list[int]]) -> None:
         enable_progress_bar=False,
         use_distributed_sampler=False,
     )
-    trainer.test(Weigher(), datamodule=Shares(shares), verbose=False)
+    trainer.test(Weigher(), datamodule=Shares(folder.parent, shares), verbose=False)
 
 
 if __name__ == "__main__":

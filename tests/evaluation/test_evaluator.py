@@ -52,10 +52,10 @@ def records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_strict_counts_unreadable_and_cut_off_answers_as_wrong(tmp_path: Path) -> None:
+def test_strict_counts_unreadable_answers_as_wrong_and_reads_those_cut_off(tmp_path: Path) -> None:
     _, evaluator = run_test(tmp_path / "run", Rows(splits()))
     result = evaluator.results["a"]
-    assert result["strict"] == {"accuracy": 1 / 4}
+    assert result["strict"] == {"accuracy": 2 / 4}
     assert result["valid_only"] == {"accuracy": 2 / 3}
     counts = {k: result["counts"][k] for k in ("scored", "unparsed", "truncated", "missing")}
     assert counts == {"scored": 4, "unparsed": 1, "truncated": 1, "missing": 0}
@@ -70,10 +70,10 @@ def test_majority_baseline_is_the_most_frequent_training_answer(tmp_path: Path) 
 def test_every_value_is_logged_under_split_task_dataset_metric(tmp_path: Path) -> None:
     run, _ = run_test(tmp_path / "run", Rows(splits()))
     logged = {key: value.item() for key, value in run.callback_metrics.items()}
-    assert logged["test/naming/a/accuracy"] == pytest.approx(1 / 4)
+    assert logged["test/naming/a/accuracy"] == pytest.approx(2 / 4)
     assert logged["test/naming/b/accuracy"] == 1
     assert logged["test/naming/a/unparsed_rate"] == pytest.approx(1 / 4)
-    assert logged["test/mean/headline"] == pytest.approx((1 / 4 + 1) / 2)
+    assert logged["test/mean/headline"] == pytest.approx((2 / 4 + 1) / 2)
 
 
 def test_repeated_samples_are_neither_scored_nor_written(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_prediction_record_holds_prompt_reference_raw_and_parsed_answer(tmp_path
         "truncated": False,
         "tokens": 3,
     }
-    assert (last["parsed"], last["score"], last["truncated"]) == ("dog", 0.0, True)
+    assert (last["parsed"], last["score"], last["truncated"]) == ("dog", 1.0, True)
 
 
 def test_metrics_json_holds_every_dataset_and_the_mean(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_metrics_json_holds_every_dataset_and_the_mean(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "run/metrics.json").read_text())["test"]
     assert content["whole_split"] is True
     assert list(content["datasets"]) == ["a", "b"]
-    assert content["mean"]["headline"] == pytest.approx((1 / 4 + 1) / 2)
+    assert content["mean"]["headline"] == pytest.approx((2 / 4 + 1) / 2)
     assert content["datasets"]["a"]["headline"] == "accuracy"
 
 
@@ -207,7 +207,7 @@ def test_sample_without_an_answer_is_missing_and_wrong(tmp_path: Path) -> None:
     data._loader = loader  # type: ignore[method-assign]
     _, evaluator = run_test(tmp_path / "run", data)
     assert evaluator.results["a"]["counts"]["missing"] == 1
-    assert evaluator.results["a"]["strict"] == {"accuracy": 0.0}
+    assert evaluator.results["a"]["strict"] == {"accuracy": 1 / 4}
 
 
 def test_model_that_leaves_out_an_answer_stops_the_run(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_table_shows_percent_beside_the_baseline(tmp_path: Path, capsys: pytest.
     evaluator = Evaluator()
     trainer(tmp_path / "run", evaluator).test(Parrot(), datamodule=Rows(splits()), verbose=False)
     row = next(line for line in capsys.readouterr().out.splitlines() if "naming" in line and " a " in line)
-    assert all(text in row for text in ("accuracy", "25.00", "66.67", "50.00", "1 (25%)"))
+    assert all(text in row for text in ("accuracy", "50.00", "66.67", "50.00", "1 (25%)"))
 
 
 def test_fast_dev_run_writes_nothing(tmp_path: Path) -> None:

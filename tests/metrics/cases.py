@@ -73,6 +73,15 @@ def _masks(count: int, frames: int = 1) -> list[tuple[Any, ...]]:
     return pairs
 
 
+def _clips(count: int, *, truths: bool = True) -> list[tuple[Any, ...]]:
+    """Single frames of four clips, in no order; one of the clips has no truth at all."""
+    frames: list[tuple[Any, ...]] = []
+    for i, (logits, truth) in enumerate(_masks(count)):
+        clip = f"clip {(7 * i) % 4}"
+        frames.append((logits, truth & (i % 4 > 0), [clip]) if truths else (logits, [clip]))
+    return frames
+
+
 def _videos(count: int) -> list[tuple[Any, ...]]:
     """Videos with events that overlap by chance; every other one without scores."""
     generator = torch.Generator().manual_seed(6)
@@ -115,9 +124,12 @@ CASES: dict[str, Case] = {
     "jf_framewise": Case(lambda: metrics.MaskJF("framewise"), _masks(9)),
     "jf_avsbench": Case(lambda: metrics.MaskJF("avsbench"), _masks(6, frames=5)),
     "jf_refavs": Case(lambda: metrics.MaskJF("refavs"), _masks(6, frames=10)),
+    "jf_avsbench_clips": Case(lambda: metrics.MaskJF("avsbench"), _clips(17)),
+    "jf_refavs_clips": Case(lambda: metrics.MaskJF("refavs"), _clips(17)),
     "s_crabplus": Case(metrics.NullMaskS, [(logits > 0,) for logits, _ in _masks(9)]),
     "s_framewise": Case(lambda: metrics.NullMaskS("framewise"), [pair[:1] for pair in _masks(9)]),
     "s_refavs": Case(lambda: metrics.NullMaskS("refavs"), [pair[:1] for pair in _masks(6, frames=10)]),
+    "s_refavs_clips": Case(lambda: metrics.NullMaskS("refavs"), _clips(17, truths=False)),
     "unav": Case(lambda: metrics.EventMeanAP(3), _videos(12), batched=False),
     "captions": Case(lambda: metrics.CaptionScores("python", with_meteor=False), _captions(9)),
 }

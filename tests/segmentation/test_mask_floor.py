@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,9 +42,10 @@ class Loudness:
 class Listener(Parrot):
     """Says what it hears."""
 
-    def generate(self, batch: Batch) -> list[Prediction]:
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         numbers = batch.inputs["input_ids"][:, 0].tolist()
-        return [Prediction(s, told(BOXES[n])) for s, n in zip(batch.samples, numbers, strict=True)]
+        said = [Prediction(s, told(BOXES[n])) for s, n in zip(batch.samples, numbers, strict=True)]
+        return {"predictions": said}
 
 
 def sounding(tmp_path: Path, index: int) -> Sample:
@@ -80,9 +82,7 @@ def test_who_listens_falls_to_nothing_with_the_sound_of_another_clip(tmp_path: P
 def test_who_does_not_listen_reaches_the_same_with_any_sound(
     tmp_path: Path, data: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        Listener, "generate", lambda self, batch: [Prediction(s, s.fields["says"]) for s in batch.samples]
-    )
+    monkeypatch.setattr(Listener, "predict_step", Parrot.predict_step)
     found = outcome(tmp_path, data)["strict"]
     assert found["crabplus_floor_j"] == found["crabplus_j"] == 1.0
 
@@ -99,10 +99,27 @@ def test_one_recording_alone_has_no_floor(tmp_path: Path, data: Any) -> None:
     assert found["crabplus_j"] == 1.0
 
 
-def test_several_processes_are_refused(data: Any) -> None:
-    class Two:
-        world_size = 2
-        datamodule = data
+def test_process_without_such_questions_asks_when_another_process_does(data: Any) -> None:
+    asked: list[Batch] = []
 
-    with pytest.raises(ValueError, match="SwappedAudioFloor runs on one process; leave it out"):
-        SwappedAudioFloor().setup(Two(), Listener(), "test")  # type: ignore[arg-type]
+    class Other:
+        """A strategy of several processes, of which another one has a question."""
+
+        def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
+            assert (decision, all) == (False, False)
+            return True
+
+        def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+            asked.append(batch)
+            return model.predict_step(batch, batch_idx)
+
+    trainer, model, floor = (
+        SimpleNamespace(datamodule=data, strategy=Other()),
+        Listener(),
+        SwappedAudioFloor(),
+    )
+    floor.setup(trainer, model, "test")  # type: ignore[arg-type]
+    own = data.samples("test")
+    floor.on_test_batch_start(trainer, model, Batch({}, None, own, [False] * len(own)), 0)  # type: ignore[arg-type]
+    assert [batch.samples for batch in asked] == [own[:1]]
+    assert data.tasks["spatial"].masks.floor == {}

@@ -207,9 +207,9 @@ def test_strict_scores_what_valid_only_leaves_out(tmp_path: Path) -> None:
         row(tmp_path, 2, good, truth, truncated=True),
     ]
     result = run_test(tmp_path, Segmentation(mask_decoder=Rectangle()), rows)
-    assert result["strict"]["crabplus_j"] == pytest.approx(1 / 3)
+    assert result["strict"]["crabplus_j"] == pytest.approx(2 / 3)
     assert result["valid_only"]["crabplus_j"] == 1.0
-    assert result["strict"]["iou"] == pytest.approx(1 / 3)
+    assert result["strict"]["iou"] == pytest.approx(2 / 3)
     assert result["headline"] == "crabplus_j"
     assert result["note"] is None
 

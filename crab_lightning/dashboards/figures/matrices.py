@@ -50,7 +50,7 @@ def confusion_of(records: Iterable[Record], most: int = 60) -> Confusion | None:
             return None
         if len(str(truth)) > _LONGEST_NAME:
             return None
-        pairs[str(truth), UNREAD if said is None or record.get("truncated") else str(said)] += 1
+        pairs[str(truth), UNREAD if said is None else str(said)] += 1
     names = sorted({truth for truth, _ in pairs})
     if not 2 <= len(names) <= most or pairs.total() < _FEWEST:
         return None

@@ -140,10 +140,8 @@ def height_of(text: str, size: float = 8.0) -> float:
 def verdict(record: Record) -> tuple[str, str]:
     """Return how an answer was scored, and the colour to say it in; a sign stands before the words."""
     score = record.get("score")
-    if record.get("truncated"):
-        return "✗ cut off at the token limit", SAID
     if record.get("parsed") is None:
-        return "✗ unreadable", SAID
+        return "✗ cut off at the token limit" if record.get("truncated") else "✗ unreadable", SAID
     if score is None:
         return "– scored over all clips together", GREY
     if score >= 1:
