@@ -69,6 +69,26 @@ class AudioWindow:
     after: float = 1.5
 
 
+@dataclass(frozen=True)
+class MaskColours:
+    """Which pixels of a dataset's mask files are the object; give one of the two.
+
+    A value is a whole number (an entry of the palette, or a level of grey) or a colour such as ``#ff0000``.
+
+    Args:
+        object: The values of the object; everything else is background.
+        background: The values of the background, for example 0 and the border 255; everything else is the
+            object.
+    """
+
+    object: tuple[int | str, ...] | None = None
+    background: tuple[int | str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.object is None) == (self.background is None):
+            raise ValueError("mask: give either `object` or `background`, a list of values or colours")
+
+
 @dataclass
 class DatasetSpec:
     """One dataset of the mixture: a row under ``data.datasets``.
@@ -90,6 +110,9 @@ class DatasetSpec:
         target: Text the model learns to write: ``reasoning`` (the manifest's), ``direct`` (answer only),
             or the share of samples between 0 and 1 that keeps its reasoning.
         allow_missing: Number of training rows whose media may be missing.
+        allow_refused: Number of rows of each manifest that may be left out because they cannot be read as
+            they stand.
+        mask: Which colours of the mask files are the object. Left out: whatever is not black.
     """
 
     task: str
@@ -104,6 +127,8 @@ class DatasetSpec:
     metrics: list[str] | None = None
     target: TargetPolicy | float = "reasoning"
     allow_missing: int = 0
+    allow_refused: int = 0
+    mask: MaskColours | None = None
 
 
 @dataclass(frozen=True)

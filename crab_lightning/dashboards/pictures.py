@@ -22,10 +22,9 @@ from crab_lightning.data.loading import heard_window
 from crab_lightning.data.sampling.seeding import stable_hash
 from crab_lightning.evaluation.evaluator import Evaluator
 from crab_lightning.evaluation.prediction_files import Record, read_records
-from crab_lightning.media import read_mask
 from crab_lightning.segmentation import enclosing_box
 from crab_lightning.structures import Batch, DatasetSpec, Sample
-from crab_lightning.tasks.masks import MaskMaker, find_mask
+from crab_lightning.tasks.masks import MaskMaker, find_mask, true_mask
 from crab_lightning.tasks.spatial_text import FRAME_PX, SpatialPrompt
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
@@ -214,7 +213,7 @@ class Pictures(Callback):
         if sample.fields.get("subset") == "test_n":
             card.record = {**record, "truth": {"absent": True}}
         elif (file := find_mask(sample)) is not None:
-            true = read_mask(file, FRAME_PX)
+            true = true_mask(file, sample)
             card.true_mask = true.numpy()
             if record["truth"] is None and (box := enclosing_box(true.numpy())) is not None:
                 # A test manifest has no box; the one around the true mask is what is scored.

@@ -164,7 +164,7 @@ def _picture(
     scratch: Path,
 ) -> tuple[list[Path], int | None]:
     """Return the picture of an image task, and the audio unit that belongs to it."""
-    from crab_lightning.media import probe, read_audio
+    from crab_lightning.media import probe, read_audio, write_upright
     from crab_lightning.structures import SAMPLE_RATE_HZ
 
     if image is None and not videos:
@@ -177,21 +177,22 @@ def _picture(
         raise AskError(f"--at_s {moment_s:g}: the clip lasts {duration_s:g} s")
     if image is None:
         image = _frame(videos[0], moment_s, scratch)
+    else:  # as the user's own viewer shows it; manifests name pictures as they are stored
+        image = write_upright(image, scratch / "upright.png")
     if spec.audio.kind != "one_unit":
         return [image], None
     return [image], min(int(moment_s / duration_s * spec.audio.units), spec.audio.units - 1)
 
 
 def _frame(video: Path, moment_s: float, scratch: Path) -> Path:
-    """Write the frame nearest to a moment, at full size, and return its path."""
+    """Write the frame that is shown at a moment, at full size, and return its path."""
     from PIL import Image
 
-    from crab_lightning.media import read_video
+    from crab_lightning.media import read_frame_at
 
-    clip = read_video(video, frames=32, size_px=None)
-    nearest = int((clip.times_s - moment_s).abs().argmin())
+    frame, _ = read_frame_at(video, moment_s)
     path = scratch / "frame.png"
-    Image.fromarray(clip.frames[nearest].permute(1, 2, 0).numpy()).save(path)
+    Image.fromarray(frame.permute(1, 2, 0).numpy()).save(path)
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import av
 import PIL
+import soxr
 
 from crab_lightning.media.errors import (
     EmptyMedia,
@@ -19,7 +21,27 @@ from crab_lightning.media.errors import (
     TruncatedMedia,
     UnreadableMedia,
 )
-from crab_lightning.media.whole import missing_bytes
+from crab_lightning.media.formats import CONTAINER_FORMATS, OPEN_OPTIONS, refusal
+from crab_lightning.media.whole import cut_off
+
+# Their headers guess a length from the size and the rate of the first packets, unless every packet is alike.
+_GUESSED_LENGTH = frozenset({"mp3", "aac"})
+# Tracks that accompany the clip and are not its sound or its picture.
+_BESIDE = (
+    av.stream.Disposition.comment
+    | av.stream.Disposition.hearing_impaired
+    | av.stream.Disposition.visual_impaired
+    | av.stream.Disposition.karaoke
+    | av.stream.Disposition.clean_effects
+    | av.stream.Disposition.timed_thumbnails
+    | av.stream.Disposition.still_image
+)
+# Containers whose packets carry times of one clock; those of the others only count what came before.
+_TIMED = frozenset({"mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "asf"})
+# Containers in which time 0 is the beginning of the clip also where there is sound alone.
+_FROM_ZERO = frozenset({"mov", "mp4", "matroska", "webm"})
+# Decoders of compressed sound want a run-up, which some writers put in front of the first picture.
+_RUN_UP_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -32,12 +54,18 @@ class MediaLimits:
         streams: Largest number of streams in a container.
         index_bytes: Largest file whose compressed packets are held in memory; a larger one is decoded from
             its start.
+        open_s: Time that reading the header of a file may take.
+        least_hz: Lowest sample rate of sound. A file of a few bytes could last for hours at 1 Hz.
+        most_hz: Highest sample rate of sound.
     """
 
     pixels: int = 8192 * 8192
     duration_s: float = 4 * 3600.0
     streams: int = 64
     index_bytes: int = 256 * 2**20
+    open_s: float = 20.0
+    least_hz: int = 1000
+    most_hz: int = 768_000
 
 
 DEFAULT_LIMITS = MediaLimits()
@@ -50,7 +78,8 @@ class MediaInfo:
     Args:
         path: The file.
         container: Container format as ffmpeg names it, e.g. ``mov,mp4,m4a,3gp,3g2,mj2``.
-        duration_s: Declared duration of the whole file; ``None`` where the header has none.
+        duration_s: Declared duration of the whole file; ``None`` where the header has none. Of mp3 and aac,
+            whose headers only guess, the packets are counted.
         has_video: Whether there is a track of moving pictures (cover art does not count).
         has_audio: Whether there is an audio track.
         video_codec: Codec of the video track.
@@ -109,17 +138,29 @@ def open_media(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> Iterat
         MediaTooLarge: If its header declares more than ``limits`` allow.
     """
     path = check_file(path)
+    began = time.monotonic()
     try:
-        container = av.open(str(path), metadata_errors="ignore")
+        # "file:" in front: "a:b.mp4" would be taken for an address, and "-" for the standard input.
+        container = av.open(
+            f"file:{path}", metadata_errors="ignore", options=OPEN_OPTIONS, timeout=(limits.open_s, None)
+        )
     except (av.FFmpegError, OSError) as err:
-        if missing := missing_bytes(path):
+        if time.monotonic() - began >= limits.open_s:
+            raise UnreadableMedia(
+                path,
+                f"was not opened within MediaLimits.open_s = {limits.open_s:g} s: its header has no end. "
+                f"Fetch it again or convert it.",
+            ) from err
+        if missing := cut_off(path):
             raise TruncatedMedia(
                 path,
-                f"is cut off: at least {missing} bytes are missing at its end, the header among them, so "
-                f"that 0 frames can be decoded. Fetch it again.",
+                f"is cut off: at least {missing}, the header among them, so that 0 frames can be decoded. "
+                f"Fetch it again.",
             ) from err
         raise UnreadableMedia(
-            path, f"cannot be opened as audio or video ({err.strerror or err}). Fetch it again or convert it."
+            path,
+            f"cannot be opened as audio or video ({err.strerror or err}): it is damaged, or it "
+            f"{refusal(path, CONTAINER_FORMATS)}. Fetch it again or convert it.",
         ) from err
     try:
         _check_limits(path, container, limits)
@@ -129,16 +170,52 @@ def open_media(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> Iterat
 
 
 def video_stream(container: Any) -> Any | None:
-    """Return the first track of moving pictures; cover art of a music file is none."""
+    """Return the track of moving pictures that players show; cover art of a music file is none."""
     cover_art = av.stream.Disposition.attached_pic
     # A track of a codec that nobody knows (often a damaged header) has no context to decode with.
     known = (s for s in container.streams.video if s.codec_context is not None)
-    return next((s for s in known if not s.disposition & cover_art), None)
+    return max((s for s in known if not s.disposition & cover_art), key=_preference, default=None)
 
 
 def audio_stream(container: Any) -> Any | None:
-    """Return the first audio track of a known codec."""
-    return next((s for s in container.streams.audio if s.codec_context is not None), None)
+    """Return the audio track of a known codec that players play.
+
+    That is the track that is marked as the default one; a commentary or a track for people who do not see or
+    hear only where there is no other. Of equal tracks it is the first.
+    """
+    known = (s for s in container.streams.audio if s.codec_context is not None)
+    return max(known, key=_preference, default=None)
+
+
+def _preference(stream: Any) -> tuple[bool, bool]:
+    marks = stream.disposition
+    return not marks & _BESIDE, bool(marks & av.stream.Disposition.default)
+
+
+def is_timed(container: Any) -> bool:
+    """Tell whether the packets of a container carry times, so that sound may begin late or pause."""
+    return not _TIMED.isdisjoint(container.format.name.split(","))
+
+
+def clock_zero_s(container: Any) -> float:
+    """Return the time, on the clock of a container with times, at which its clip begins.
+
+    The clip begins with its picture, or with its sound where that begins earlier by more than 0.1 s. Sound
+    alone begins at time 0 in mp4, mov, mkv and webm (so that a track that was copied out of a video keeps the
+    silence before it), and elsewhere with its first sample.
+    """
+    shown, heard = (_start_s(track) for track in (video_stream(container), audio_stream(container)))
+    if shown is not None:
+        return heard if heard is not None and heard < shown - _RUN_UP_S else shown
+    if heard is None or not _FROM_ZERO.isdisjoint(container.format.name.split(",")):
+        return 0.0
+    return heard
+
+
+def _start_s(stream: Any | None) -> float | None:
+    if stream is None:
+        return None
+    return 0.0 if stream.start_time is None else float(stream.start_time * stream.time_base)
 
 
 def probe(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
@@ -150,10 +227,13 @@ def probe(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInf
     with open_media(path, limits) as container:
         video = video_stream(container)
         audio = audio_stream(container)
+        duration_s = _duration_s(container)
+        if audio is not None and container.format.name in _GUESSED_LENGTH:
+            duration_s = _counted_s(container, audio, limits.duration_s)
         return MediaInfo(
             path=Path(path),
             container=container.format.name,
-            duration_s=_duration_s(container),
+            duration_s=duration_s,
             has_video=video is not None,
             has_audio=audio is not None,
             video_codec=video.codec_context.name if video is not None else None,
@@ -172,7 +252,17 @@ def decoder_versions() -> str:
     """Name the libraries that decode: another version of one may give other values for the same file."""
     names = ("libavcodec", "libswscale", "libswresample")
     libraries = [".".join(map(str, av.library_versions[name])) for name in names]
-    return " ".join([*libraries, PIL.__version__])
+    return " ".join([*libraries, PIL.__version__, soxr.__version__])
+
+
+def _counted_s(container: Any, audio: Any, longest_s: float) -> float:
+    """Return the length of all packets of a track, none of them decoded; it stops beyond the longest."""
+    units, longest = 0, longest_s / audio.time_base
+    for packet in container.demux(audio):
+        units += packet.duration or 0
+        if units > longest:
+            break
+    return float(units * audio.time_base)
 
 
 def _duration_s(container: Any) -> float | None:
@@ -185,7 +275,8 @@ def _check_limits(path: Path, container: Any, limits: MediaLimits) -> None:
             path, f"has {len(container.streams)} streams, more than MediaLimits.streams = {limits.streams}."
         )
     duration_s = _duration_s(container)
-    if duration_s is not None and duration_s > limits.duration_s:
+    guessed = container.format.name in _GUESSED_LENGTH  # its true length is bounded where it is read
+    if duration_s is not None and duration_s > limits.duration_s and not guessed:
         raise MediaTooLarge(
             path,
             f"declares {duration_s:.1f} s, more than MediaLimits.duration_s = {limits.duration_s:.1f}. "
@@ -194,6 +285,14 @@ def _check_limits(path: Path, container: Any, limits: MediaLimits) -> None:
     for stream in container.streams.video:
         if stream.codec_context is not None:
             check_pixels(path, stream.codec_context.width, stream.codec_context.height, limits)
+    for stream in container.streams.audio:
+        rate_hz = stream.codec_context.sample_rate if stream.codec_context is not None else 0
+        if rate_hz and not limits.least_hz <= rate_hz <= limits.most_hz:
+            raise UnreadableMedia(
+                path,
+                f"states a sample rate of {rate_hz} Hz; sound has {limits.least_hz} to {limits.most_hz} Hz. "
+                f"Fetch it again or convert it.",
+            )
 
 
 def check_pixels(path: str | Path, width: int, height: int, limits: MediaLimits) -> None:

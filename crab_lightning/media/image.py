@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from crab_lightning.media.container import DEFAULT_LIMITS, MediaLimits, check_file, check_pixels
 from crab_lightning.media.errors import MediaError, MediaTooLarge, UnreadableMedia
+from crab_lightning.media.formats import PICTURE_FORMATS, refusal
+from crab_lightning.structures import MaskColours
+
+Made = TypeVar("Made")
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_ORIENTATION = 0x0112  # tag of EXIF; 1 is upright
+_COLOUR = re.compile(r"#([0-9a-fA-F]{6})")
 
 
 def read_image(
@@ -19,11 +30,13 @@ def read_image(
 ) -> Tensor:
     """Read a picture as RGB, transparency over white, stretched bicubically to a square.
 
+    16 bits a channel become 8 (the upper ones); a picture of floating-point numbers goes from 0 (black) to 1.
+
     An EXIF orientation is not applied: the released loader shows the pixels as stored, and the boxes of the
-    annotations were drawn on those.
+    annotations were drawn on those. For a user's own picture, see :func:`write_upright`.
 
     Args:
-        path: Any format Pillow reads.
+        path: A picture in one of ``PICTURE_FORMATS``.
         size_px: Side of the square; ``None`` keeps the size.
         limits: Bounds on what is read.
 
@@ -33,47 +46,111 @@ def read_image(
     Raises:
         MissingMedia: If there is no such file.
         EmptyMedia: If it has zero bytes.
-        UnreadableMedia: If it is no picture, or its data end early.
+        UnreadableMedia: If it is no picture of a format that is read, its data end early, or its values have
+            no stated range.
         MediaTooLarge: If it has more pixels than ``limits.pixels``.
     """
-    picture = _over_white(_load(path, limits))
+    picture = _read(path, limits, _rgb)
     if size_px is not None and picture.size != (size_px, size_px):
         picture = picture.resize((size_px, size_px), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 
-def read_mask(path: str | Path, size_px: int | None = 224, *, limits: MediaLimits = DEFAULT_LIMITS) -> Tensor:
-    """Read a mask: grey, nearest neighbour, foreground where the value is above 0 (AV-UIE v2 section 6).
+def write_upright(path: Path, to: Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> Path:
+    """Write a picture as viewers show it, where it has an EXIF orientation other than upright.
 
     Args:
-        path: Any format Pillow reads.
+        path: The picture.
+        to: PNG file to write; its folder must exist.
+        limits: Bounds on what is read.
+
+    Returns:
+        ``to`` where it was written, ``path`` where the picture is upright as it is stored.
+
+    Raises:
+        MediaError: As :func:`read_image`.
+    """
+
+    def turn(picture: Image.Image) -> Image.Image | None:
+        if picture.getexif().get(_ORIENTATION, 1) not in range(2, 9):
+            return None
+        turned = ImageOps.exif_transpose(picture)
+        turned.format = picture.format  # which says what 32 bits of grey mean
+        return _rgb(turned)
+
+    upright = _read(path, limits, turn)
+    if upright is None:
+        return Path(path)
+    upright.save(to)
+    return to
+
+
+def picture_size(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> tuple[int, int]:
+    """Return width and height of a picture from its header alone.
+
+    Raises:
+        MediaError: As :func:`read_image`, as far as the header tells.
+    """
+    return _read(path, limits, lambda picture: picture.size, decode=False)
+
+
+def read_mask(
+    path: str | Path,
+    size_px: int | None = 224,
+    *,
+    colours: MaskColours | None = None,
+    limits: MediaLimits = DEFAULT_LIMITS,
+) -> Tensor:
+    """Read a mask: nearest neighbour, foreground where the value is above 0 (AV-UIE v2 section 6).
+
+    A colour is above 0 unless it is black. In a palette whose entry 0 is black, every other entry is
+    foreground, however dark it is. Where the transparency varies, transparent pixels are background, and the
+    visible ones foreground if all of them are black.
+
+    Args:
+        path: A picture in one of ``PICTURE_FORMATS``.
         size_px: Side of the square; ``None`` keeps the size.
+        colours: Which values are the object, where the dataset states it; then nothing else is looked at.
         limits: Bounds on what is read.
 
     Returns:
         bool ``(H, W)``.
 
     Raises:
-        MediaError: As ``read_image``.
+        ValueError: If ``colours`` names something that is no value or colour.
+        MediaError: As :func:`read_image`.
     """
-    grey = _load(path, limits).convert("L")
-    if size_px is not None and grey.size != (size_px, size_px):
-        grey = grey.resize((size_px, size_px), Image.Resampling.NEAREST)
-    return torch.from_numpy(np.array(grey)) > 0
+    inside = _read(
+        path, limits, lambda picture: _foreground(picture) if colours is None else _stated(picture, colours)
+    )
+    if size_px is not None and inside.shape != (size_px, size_px):
+        grey = Image.fromarray(inside.astype(np.uint8) * 255)
+        inside = np.array(grey.resize((size_px, size_px), Image.Resampling.NEAREST)) > 0
+    return torch.from_numpy(np.ascontiguousarray(inside))
 
 
-def _load(path: str | Path, limits: MediaLimits) -> Image.Image:
+def _read(
+    path: str | Path, limits: MediaLimits, make: Callable[[Image.Image], Made], *, decode: bool = True
+) -> Made:
+    """Open a picture of a listed format and make something of it; whatever goes wrong names the file."""
     path = check_file(path)
     try:
         with warnings.catch_warnings():
             # The limit below decides; Pillow's own warning would name neither the file nor a remedy.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
+            with Image.open(path, formats=PICTURE_FORMATS) as picture:
                 check_pixels(path, *picture.size, limits)
-                picture.load()
-                return picture
+                if decode:
+                    picture.load()
+                return make(picture)
     except MediaError:
         raise
+    except UnidentifiedImageError as err:
+        raise UnreadableMedia(
+            path,
+            f"cannot be read as a picture: it {refusal(path, PICTURE_FORMATS)}. Fetch or extract it again, "
+            "or convert it to JPEG or PNG.",
+        ) from err
     except Image.DecompressionBombError as err:
         raise MediaTooLarge(path, f"is refused by Pillow ({err}) Scale it down.") from err
     # Pillow raises any of these on damaged data.
@@ -84,10 +161,85 @@ def _load(path: str | Path, limits: MediaLimits) -> Image.Image:
         ) from err
 
 
-def _over_white(picture: Image.Image) -> Image.Image:
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+def _rgb(picture: Image.Image) -> Image.Image:
+    """Return a picture as RGB, transparency over white."""
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
+        picture = _eight_bits(picture)
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         rgba = picture.convert("RGBA")
         white = Image.new("RGB", rgba.size, (255, 255, 255))
         white.paste(rgba, mask=rgba.getchannel("A"))
         return white
     return picture.convert("RGB")
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Return a grey picture of more than 8 bits in 8 bits."""
+    values = np.asarray(picture)
+    if picture.mode == "F":
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+            raise ValueError("its floating-point values do not lie between 0 and 1")
+        return Image.fromarray(np.rint(values * 255).astype(np.uint8))
+    if picture.mode == "I" and picture.format not in ("PNG", "PPM"):
+        raise ValueError("it has 32 bits of grey, of which nothing says how bright the largest is")
+    grey = Image.fromarray((values >> 8).astype(np.uint8))
+    transparent = picture.info.get("transparency")
+    if isinstance(transparent, int):  # the one value that is see-through
+        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _foreground(picture: Image.Image) -> Array:
+    """Return where a mask is not background, by the rules of :func:`read_mask`; bool ``(H, W)``."""
+    if picture.mode in ("P", "PA"):
+        index = np.asarray(picture.getchannel("P") if picture.mode == "PA" else picture)
+        palette = _palette(picture)
+        coloured: Array = np.asarray(palette[index].any(axis=-1) if palette[0].any() else index != 0)
+    else:
+        colour, _ = _channels(picture)
+        coloured = np.asarray(colour != 0 if colour.ndim == 2 else colour.any(axis=-1))
+    has_alpha = picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
+    if not has_alpha or picture.mode.startswith("I"):
+        return coloured
+    visible: Array = np.asarray(picture.convert("RGBA").getchannel("A")) > 0
+    if visible.all() or not visible.any():
+        return coloured
+    both: Array = visible & coloured
+    return both if both.any() else visible
+
+
+def _stated(picture: Image.Image, colours: MaskColours) -> Array:
+    """Return where a mask has the stated values; bool ``(H, W)``."""
+    if picture.mode in ("P", "PA"):
+        values = np.asarray(picture.getchannel("P") if picture.mode == "PA" else picture)
+        colour: Array | None = _palette(picture)[values]
+    else:
+        values, colour = _channels(picture)
+    named = colours.object if colours.object is not None else colours.background or ()
+    found = np.zeros(values.shape[:2], dtype=bool)
+    for name in named:
+        if isinstance(name, int):
+            found |= values == name if values.ndim == 2 else (values == name).all(axis=-1)
+        elif (match := _COLOUR.fullmatch(name)) is not None:
+            wanted = np.frombuffer(bytes.fromhex(match[1]), np.uint8)
+            rgb = colour if colour is not None else np.repeat(values[..., None], 3, axis=-1)
+            found |= (rgb == wanted).all(axis=-1)
+        else:
+            raise ValueError(f"a mask's value is {name!r}; write a whole number, or a colour such as #ff0000")
+    return found if colours.object is not None else ~found
+
+
+def _channels(picture: Image.Image) -> tuple[Array, Array | None]:
+    """Return the values of a picture without a palette, grey ``(H, W)`` or colour twice; alpha left out."""
+    if picture.mode in ("RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "LAB"):
+        picture = picture.convert("RGBA").convert("RGB") if picture.mode == "RGBa" else picture.convert("RGB")
+    elif picture.mode in ("LA", "La"):
+        picture = picture.getchannel("L")
+    values = np.asarray(picture)
+    return values, values if values.ndim == 3 else None
+
+
+def _palette(picture: Image.Image) -> Array:
+    """Return the colours of a palette, uint8 ``(256, 3)``; entries that it does not have are black."""
+    listed = np.asarray(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    return np.concatenate([listed, np.zeros((256 - len(listed), 3), np.uint8)])

@@ -72,9 +72,9 @@ class PacketIndex:
         """Number of frames shown."""
         return len(self.shown_pts)
 
-    def time_s(self, pts: int) -> float:
-        """Return the time of a timestamp, counted from the first frame."""
-        return (pts - self.shown_pts[0]) * self.time_base
+    def time_s(self, pts: int, zero_s: float) -> float:
+        """Return the time of a timestamp, counted from the beginning of the clip."""
+        return pts * self.time_base - zero_s
 
     @classmethod
     def of(cls, path: Path, container: Any, stream: Any) -> PacketIndex:

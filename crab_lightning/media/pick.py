@@ -15,6 +15,7 @@ wanted frame needs goes unnoticed on the index path.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,12 +25,21 @@ from typing import Any, Literal
 import av
 from torch import Tensor
 
-from crab_lightning.media.container import DEFAULT_LIMITS, MediaLimits, check_file, open_media, video_stream
+from crab_lightning.media.container import (
+    DEFAULT_LIMITS,
+    MediaLimits,
+    check_file,
+    clock_zero_s,
+    open_media,
+    video_stream,
+)
 from crab_lightning.media.errors import EmptyMedia, NoVideoTrack, TruncatedMedia, UnreadableMedia
 from crab_lightning.media.index import CONTAINERS, NotIndexable, PacketIndex, Segment
-from crab_lightning.media.whole import missing_bytes
+from crab_lightning.media.whole import cut_off
 
 LOST_SHARE = 0.02
+# Times are fractions as floating-point numbers: a frame at 2/3 s is shown at 0.6667 s, and at 0.666666666 s.
+_ROUNDING_S = 1e-6
 
 
 @dataclass
@@ -39,7 +49,7 @@ class Picked:
     Args:
         indices: The chosen indices in the order asked, with repeats.
         pictures: Converted frame by index.
-        times_s: Time by index, counted from the file's first frame.
+        times_s: Time by index, counted from the beginning of the clip (``clock_zero_s``).
         total: Number of frames in the file.
         duration_s: From the first frame's start to the last frame's end.
         through_index: Whether the packet index was used.
@@ -73,18 +83,75 @@ def pick_frames(
     if access not in ("index", "sequential"):
         raise ValueError(f"access is {access!r}; allowed: 'index', 'sequential'.")
     path = check_file(Path(path))
-    if missing := missing_bytes(path):
-        with _open_video(path, limits) as (container, stream):
-            raise TruncatedMedia(
-                path,
-                f"is cut off: {missing} bytes are missing at its end; only {_count(container, stream)} of "
-                f"{_declared_frames(container, stream)} declared frames could be decoded. Fetch it again.",
-            )
+    _refuse_cut(path, limits)
     if access == "index" and path.stat().st_size <= limits.index_bytes:
         # Where rule 1, 2 or 3 fails, decoding from the start gives the frames, or reports the damage.
         with suppress(NotIndexable, av.FFmpegError), _open_video(path, limits) as (container, stream):
-            return _pick_indexed(PacketIndex.of(path, container, stream), stream, choose, convert)
+            zero_s = clock_zero_s(container)
+            return _pick_indexed(PacketIndex.of(path, container, stream), stream, choose, convert, zero_s)
     return _pick_sequential(path, choose, convert, limits)
+
+
+def pick_shown(
+    path: str | Path,
+    moment_s: float,
+    convert: Callable[[Any], Tensor],
+    *,
+    access: Literal["index", "sequential"] = "index",
+    limits: MediaLimits = DEFAULT_LIMITS,
+) -> tuple[Tensor, float]:
+    """Decode and convert the one frame that is shown at a moment of the clip.
+
+    That is the last frame whose time is not after the moment; the first one before all of them.
+
+    Returns:
+        The converted frame, and its time.
+
+    Raises:
+        MediaError: As ``read_video``.
+    """
+    path = check_file(Path(path))
+    _refuse_cut(path, limits)
+    if access == "index" and path.stat().st_size <= limits.index_bytes:
+        with suppress(NotIndexable, av.FFmpegError), _open_video(path, limits) as (container, stream):
+            zero_s = clock_zero_s(container)
+            index = PacketIndex.of(path, container, stream)
+            times_s = [index.time_s(pts, zero_s) for pts in index.shown_pts]
+            at = max(0, bisect_right(times_s, moment_s + _ROUNDING_S) - 1)
+            picked = _pick_indexed(index, stream, lambda _: [at], convert, zero_s)
+            return picked.pictures[at], picked.times_s[at]
+    shown: tuple[Any, float] | None = None
+    with _open_video(path, limits) as (container, stream):
+        for frame, time_s in _timed_frames(container, stream):
+            if shown is not None and time_s > moment_s + _ROUNDING_S:
+                break
+            shown = frame, time_s
+    if shown is None:
+        raise EmptyMedia(path, "has a video track without a single frame. Fetch it again.")
+    return convert(shown[0]), shown[1]
+
+
+def _refuse_cut(path: Path, limits: MediaLimits) -> None:
+    if missing := cut_off(path):
+        with _open_video(path, limits) as (container, stream):
+            raise TruncatedMedia(
+                path,
+                f"is cut off: {missing}; only {_count(container, stream)} of "
+                f"{_declared_frames(container, stream)} declared frames could be decoded. Fetch it again.",
+            )
+
+
+def _timed_frames(container: Any, stream: Any) -> Iterator[tuple[Any, float]]:
+    """Yield the frames of a track with their times, those that cannot be decoded left out."""
+    zero_s, end_s = clock_zero_s(container), 0.0
+    step_s = 1.0 / float(stream.average_rate or stream.guessed_rate or 25)
+    for packet in container.demux(stream):
+        with suppress(av.FFmpegError):
+            for frame in packet.decode():
+                # Without a timestamp a frame follows the one before it.
+                time_s = end_s if frame.pts is None else float(frame.pts * frame.time_base) - zero_s
+                end_s = time_s + step_s
+                yield frame, time_s
 
 
 @contextmanager
@@ -102,7 +169,11 @@ def _open_video(path: Path, limits: MediaLimits) -> Iterator[tuple[Any, Any]]:
 
 
 def _pick_indexed(
-    index: PacketIndex, stream: Any, choose: Callable[[int], Sequence[int]], convert: Callable[[Any], Tensor]
+    index: PacketIndex,
+    stream: Any,
+    choose: Callable[[int], Sequence[int]],
+    convert: Callable[[Any], Tensor],
+    zero_s: float,
 ) -> Picked:
     indices = list(choose(index.total))
     rank = {index.shown_pts[i]: i for i in set(indices)}
@@ -114,7 +185,7 @@ def _pick_indexed(
     return Picked(
         indices=indices,
         pictures=pictures,
-        times_s={i: index.time_s(pts) for pts, i in rank.items()},
+        times_s={i: index.time_s(pts, zero_s) for pts, i in rank.items()},
         total=index.total,
         duration_s=index.duration_s,
         through_index=True,
@@ -183,12 +254,13 @@ def _pass(path: Path, indices: list[int], convert: Callable[[Any], Tensor], limi
     wanted = set(indices)
     pictures: dict[int, Tensor] = {}
     times_s: dict[int, float] = {}
-    total, first_pts, end_s = 0, 0, 0.0
+    total, first_pts, first_s, end_s = 0, 0, 0.0, 0.0
     fed_pts: set[int] = set()
     shown_pts: set[int | None] = set()
     errors: list[av.FFmpegError] = []
     with _open_video(path, limits) as (container, stream):
         step_s = 1.0 / float(stream.average_rate or stream.guessed_rate or 25)
+        zero_s = clock_zero_s(container)
         for packet in container.demux(stream):
             if packet.size and packet.pts is not None and not packet.is_discard:
                 fed_pts.add(packet.pts)
@@ -201,7 +273,8 @@ def _pass(path: Path, indices: list[int], convert: Callable[[Any], Tensor], limi
                 if total == 0 and frame.pts is not None:
                     first_pts = frame.pts
                 # Without a timestamp a frame follows the one before it.
-                time_s = end_s if frame.pts is None else float((frame.pts - first_pts) * frame.time_base)
+                time_s = end_s if frame.pts is None else float(frame.pts * frame.time_base) - zero_s
+                first_s = time_s if total == 0 else first_s
                 end_s = time_s + step_s
                 shown_pts.add(frame.pts)
                 if total in wanted:
@@ -221,7 +294,7 @@ def _pass(path: Path, indices: list[int], convert: Callable[[Any], Tensor], limi
         ) from (errors[0] if errors else None)
     if total == 0:
         raise EmptyMedia(path, "has a video track without a single frame. Fetch it again.")
-    return Picked(indices, pictures, times_s, total, end_s, through_index=False, lost_frames=lost)
+    return Picked(indices, pictures, times_s, total, end_s - first_s, through_index=False, lost_frames=lost)
 
 
 def _one_to_one(container: Any, stream: Any) -> bool:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from crab_lightning.media.container import DEFAULT_LIMITS, MediaLimits
 from crab_lightning.media.errors import UnreadableMedia
-from crab_lightning.media.pick import pick_frames
+from crab_lightning.media.pick import pick_frames, pick_shown
 from crab_lightning.media.resize import stretch
 
 Resizer = Literal["torch", "torch_uint8", "swscale"]
@@ -26,7 +28,8 @@ class VideoClip:
 
     Args:
         frames: uint8 RGB ``(F, 3, H, W)``.
-        times_s: float64 ``(F,)``; when each frame is shown, counted from the first frame of the file.
+        times_s: float64 ``(F,)``; when each frame is shown, counted from the beginning of the clip, which is
+            also the first sample of ``read_audio``. That is the first frame, unless the sound begins earlier.
         duration_s: From the first frame's start to the last frame's end.
         total_frames: Number of frames in the file.
         lost_frames: Damaged frames that the decoder left out, as far as they were noticed; at most 2 %.
@@ -56,7 +59,8 @@ def read_video(
 ) -> VideoClip:
     """Read frames spread evenly over the whole file (AV-UIE v2 section 3).
 
-    A clip with fewer frames than asked repeats some of them. A rotation in the header is applied.
+    A clip with fewer frames than asked repeats some of them. Of several tracks, the one that players show is
+    read. A display matrix in the header (a phone that was turned, a mirrored picture) is applied.
 
     Args:
         path: Any container with a video track.
@@ -102,6 +106,31 @@ def read_video(
     )
 
 
+def read_frame_at(
+    path: str | Path,
+    moment_s: float,
+    *,
+    access: Access = "index",
+    limits: MediaLimits = DEFAULT_LIMITS,
+) -> tuple[Tensor, float]:
+    """Read the frame that is shown at a moment, at the size that it has.
+
+    Args:
+        path: Any container with a video track.
+        moment_s: Time in seconds from the beginning of the clip. Before the first frame that one is taken,
+            behind the last frame that one.
+        access: As for :func:`read_video`.
+        limits: Bounds on what is read.
+
+    Returns:
+        uint8 RGB ``(3, H, W)``, and the time at which this frame appears.
+
+    Raises:
+        MediaError: As :func:`read_video`.
+    """
+    return pick_shown(path, moment_s, _converter(None, "torch"), access=access, limits=limits)
+
+
 def _converter(size_px: int | None, resize: Resizer) -> Callable[[Any], Tensor]:
     """Return a function from a decoded frame to uint8 ``(3, H, W)``; it keeps one scaler for all frames."""
     if resize not in get_args(Resizer):
@@ -119,11 +148,27 @@ def _converter(size_px: int | None, resize: Resizer) -> Callable[[Any], Tensor]:
         )
         # Channels stay last in memory until stretched: torch's kernels are fastest on that.
         picture = torch.from_numpy(rgb.to_ndarray()).permute(2, 0, 1)
-        quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise
-        if quarter_turns:
-            picture = torch.rot90(picture, quarter_turns, (1, 2))
+        picture = _upright(picture, frame)
         if size_px is not None:
             picture = stretch(picture[None], size_px, exact=resize == "torch")[0]
         return picture.contiguous()
 
     return convert
+
+
+def _upright(picture: Tensor, frame: Any) -> Tensor:
+    """Turn and mirror a picture ``(3, H, W)`` as the frame's display matrix says.
+
+    The matrix takes a place (x, y) of the stored picture to (a x + c y, b x + d y) on the screen. Players
+    know the eight orientations of a picture; what lies between them is taken for the nearest one.
+    """
+    side = frame.side_data.get(SideData.DISPLAYMATRIX)
+    if side is None or len(data := bytes(side)) < 20:
+        return picture
+    a, b, _, c, d = struct.unpack("=5i", data[:20])
+    if max(abs(b), abs(c)) > max(abs(a), abs(d)):  # rows become columns
+        picture, from_x, from_y = picture.transpose(1, 2), c, b
+    else:
+        from_x, from_y = a, d
+    mirrored = [dim for dim, sign in ((2, from_x), (1, from_y)) if sign < 0]
+    return picture.flip(mirrored) if mirrored else picture

@@ -109,7 +109,9 @@ class MaskMaker:
             FileNotFoundError: If there is no mask file.
         """
         file = find_mask(sample)
-        prompt = prompt_of((self.truth(sample) if file is None else read_mask(file, FRAME_PX)).numpy())
+        prompt = prompt_of(
+            (self.truth(sample) if file is None else true_mask(file, sample, FRAME_PX)).numpy()
+        )
         if prompt is None or prompt.box_xyxy_px is None:
             return SpatialPrompt(absent=True)
         x1, y1, x2, y2 = (int(side) for side in prompt.box_xyxy_px)
@@ -131,7 +133,7 @@ class MaskMaker:
                 "the masks of the dataset, or leave mask_decoder out of the task to score boxes alone."
             )
         if self._true is None or self._true[0] != sample.id:
-            self._true = sample.id, read_mask(found, FRAME_PX if self.size == "frame" else None)
+            self._true = sample.id, true_mask(found, sample, FRAME_PX if self.size == "frame" else None)
         return self._true[1]
 
     def picture(self, sample: Sample) -> Tensor:
@@ -142,6 +144,23 @@ class MaskMaker:
         # Lanczos, as the released script; the language model saw the bicubic stretch.
         image = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize(_FRAME, Image.Resampling.LANCZOS)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def true_mask(file: Path, sample: Sample, size_px: int | None = FRAME_PX) -> Tensor:
+    """Read a sample's mask file with the colours that its dataset states.
+
+    Args:
+        file: From :func:`find_mask`.
+        sample: The sample.
+        size_px: Side of the square; ``None`` keeps the size.
+
+    Returns:
+        bool ``(H, W)``.
+
+    Raises:
+        MediaError: If the file cannot be read.
+    """
+    return read_mask(file, size_px, colours=sample.fields.get("mask_colours"))
 
 
 def find_mask(sample: Sample) -> Path | None:

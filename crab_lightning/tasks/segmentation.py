@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from crab_lightning.media import read_mask
 from crab_lightning.metrics import BoxIoU, box_iou
 from crab_lightning.metrics.masks import binary_scores
 from crab_lightning.segmentation import MaskDecoder, enclosing_box
@@ -27,9 +26,9 @@ from crab_lightning.tasks.masks import (
     label_of,
     save_mask,
     scored_by,
+    true_mask,
 )
 from crab_lightning.tasks.spatial_text import (
-    FRAME_PX,
     Box,
     Reading,
     SpatialPrompt,
@@ -181,7 +180,7 @@ class Segmentation(Task[SpatialPrompt]):
     def _true_box(self, sample: Sample) -> Box | None:
         """Return the box around the true mask, else the one taught; ``None`` where nothing is to be found."""
         if (file := find_mask(sample)) is not None:
-            box: Box | None = enclosing_box(read_mask(file, FRAME_PX).numpy())
+            box: Box | None = enclosing_box(true_mask(file, sample).numpy())
             return box
         return None if sample.target is None else _box_or_none(self.read(sample.target).prompt)
 

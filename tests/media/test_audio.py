@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import soxr
 import torch
 
 from crab_lightning.media import (
@@ -18,6 +19,7 @@ from crab_lightning.media import (
     NoAudioTrack,
     TruncatedMedia,
     UnreadableMedia,
+    log_mel,
     read_audio,
     write_audio,
     write_video,
@@ -164,3 +166,50 @@ def test_real_audio_files_are_read(real_clips: Path) -> None:
         heard = read_audio(path)
         assert 4.9 < heard.numel() / 16_000 < 10.2
         assert 0.001 < heard.abs().mean() < 0.5
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_resampled_sound_has_the_mel_of_the_released_loader(
+    rate_hz: int, channels: int, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(rate_hz)
+    samples = rng.uniform(-0.5, 0.5, (channels, 5 * rate_hz + 7)).astype(np.float32)
+    write_audio(tmp_path / "a.wav", samples, rate_hz)
+    # librosa.load(path, sr=16000): the mean of the channels, soxr at its quality soxr_hq, and zeros up to the
+    # rounded-up length.
+    stored = (samples.clip(-1, 1) * 32767).round().astype(np.int16) / np.float32(32768)
+    expected = soxr.resample(stored.mean(axis=0), rate_hz, 16_000, quality="soxr_hq")
+    length = -(-samples.shape[1] * 16_000 // rate_hz)
+    expected = np.pad(expected, (0, max(0, length - len(expected))))[:length]
+    heard = read_audio(tmp_path / "a.wav")
+    assert heard.shape == (length,)
+    assert (log_mel(heard) - log_mel(torch.from_numpy(expected))).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("codec", "kind"),
+    [
+        ("pcm_u8", "u8"),
+        ("pcm_s16le", "s16"),
+        ("pcm_s32le", "s32"),
+        ("pcm_f32le", "flt"),
+        ("pcm_f64le", "dbl"),
+    ],
+)
+def test_every_sample_format_has_the_same_scale(codec: str, kind: str, tmp_path: Path) -> None:
+    wave = np.stack([tone(1.0), -0.5 * tone(1.0)])
+    scale = {"u8": 128, "s16": 32768, "s32": 2**31}.get(kind)
+    types = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "flt": np.float32, "dbl": np.float64}
+    values = (
+        wave if scale is None else np.rint(wave.astype(np.float64) * scale) + (128 if kind == "u8" else 0)
+    )
+    packed = np.ascontiguousarray(values.T.astype(types[kind]).reshape(1, -1))
+    with av.open(str(tmp_path / "a.wav"), "w") as out:
+        stream = out.add_stream(codec, rate=16_000, layout="stereo")
+        frame = av.AudioFrame.from_ndarray(packed, format=kind, layout="stereo")
+        frame.sample_rate = 16_000
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            out.mux(packet)
+    heard = read_audio(tmp_path / "a.wav")
+    assert (heard - torch.from_numpy(wave.mean(axis=0))).abs().max() < (0.01 if kind == "u8" else 1e-4)

@@ -11,12 +11,16 @@ from typing import Literal
 
 from crab_lightning import media
 from crab_lightning.data.check.pool import Failure, run_isolated
-from crab_lightning.structures import SAMPLE_RATE_HZ
+from crab_lightning.structures import SAMPLE_RATE_HZ, MaskColours
 
 FileKind = Literal["video", "image", "audio", "mask"]
 
 # Raise when the meaning of a remembered finding changes.
-_VERSION = 1
+_VERSION = 2
+# A track that begins or pauses by more than this is worth a look: nobody notices a tenth of a second.
+_LARGE_GAP_S = 0.5
+# No object fills a picture to its last pixels.
+_FULL_SHARE = 0.98
 _CHUNK_BYTES = 2**20
 
 
@@ -29,12 +33,14 @@ class FileJob:
         kind: What it has to be.
         frames: Frames to decode; 0 reads headers only.
         content: Hash the content instead.
+        colours: Which colours of a mask are the object, where the dataset states it.
     """
 
     path: Path
     kind: FileKind
     frames: int = 0
     content: bool = False
+    colours: MaskColours | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class FileFacts:
         duration_s: Length of a clip; ``None`` where its header has none, and for pictures.
         size_px: Width and height of pictures.
         content: Hash of the bytes, when asked for.
+        remarks: What is worth a look though the file can be used.
+        foreground: Share of a mask's pixels that are the object.
     """
 
     error: str | None = None
@@ -54,6 +62,8 @@ class FileFacts:
     duration_s: float | None = None
     size_px: tuple[int, int] | None = None
     content: str | None = None
+    remarks: tuple[str, ...] = ()
+    foreground: float | None = None
 
 
 def inspect_file(job: FileJob) -> FileFacts:
@@ -68,8 +78,9 @@ def inspect_file(job: FileJob) -> FileFacts:
         if job.kind == "image":
             return FileFacts(size_px=_picture(job))
         if job.kind == "mask":
-            return FileFacts(size_px=_shape(media.read_mask(job.path, None).shape))
-        return FileFacts(duration_s=_duration_s(job))
+            return _mask(job)
+        remarks = _sound_remarks(job.path) if job.kind == "audio" else ()
+        return FileFacts(duration_s=_duration_s(job), remarks=remarks)
     except (media.MediaError, OSError) as err:
         return FileFacts(error=str(err), kind=type(err).__name__)
 
@@ -77,13 +88,36 @@ def inspect_file(job: FileJob) -> FileFacts:
 def _picture(job: FileJob) -> tuple[int, int]:
     if job.frames:
         return _shape(media.read_image(job.path, None).shape)
-    from PIL import Image, UnidentifiedImageError
+    return media.picture_size(job.path)
 
-    try:
-        with Image.open(job.path) as picture:
-            return picture.size
-    except (UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return _shape(media.read_image(job.path, None).shape)  # for its message
+
+def _mask(job: FileJob) -> FileFacts:
+    mask = media.read_mask(job.path, None, colours=job.colours)
+    share = float(mask.float().mean())
+    remarks: tuple[str, ...] = ()
+    if share >= _FULL_SHARE:
+        remarks = (
+            f"{job.path}: {100 * share:.0f} % of this mask is the object, which no object is. Are its "
+            "colours reversed, or is its background not black? State them under `mask` of the dataset's row",
+        )
+    return FileFacts(size_px=_shape(mask.shape), remarks=remarks, foreground=share)
+
+
+def _sound_remarks(path: Path) -> tuple[str, ...]:
+    gaps = media.sound_gaps(path)
+    remarks = []
+    if gaps.start_s > _LARGE_GAP_S:
+        remarks.append(
+            f"{path}: the sound begins {gaps.start_s:.1f} s after the clip does; until then there is silence"
+        )
+    large = [hole for hole in gaps.holes if hole[1] > _LARGE_GAP_S]
+    if large:
+        at_s, length_s = large[0]
+        remarks.append(
+            f"{path}: the sound pauses {len(large)} times, first at {at_s:.1f} s for {length_s:.1f} s; there "
+            "is silence in them"
+        )
+    return tuple(remarks)
 
 
 def _shape(shape: Iterable[int]) -> tuple[int, int]:
@@ -132,7 +166,8 @@ class Findings:
             try:
                 key, facts = json.loads(line)
                 size_px = facts.pop("size_px")
-                self._known[key] = FileFacts(size_px=size_px and tuple(size_px), **facts)
+                remarks = tuple(facts.pop("remarks"))
+                self._known[key] = FileFacts(size_px=size_px and tuple(size_px), remarks=remarks, **facts)
             except (ValueError, TypeError, AttributeError, KeyError):
                 continue  # the last line of a killed check; its file is looked at again
 
@@ -177,4 +212,4 @@ def _key(job: FileJob) -> str:
         state = f"{stat.st_size}:{stat.st_mtime_ns}"
     except OSError:
         state = "none"
-    return f"{_VERSION}:{job.kind}:{job.frames}:{int(job.content)}:{state}:{job.path}"
+    return f"{_VERSION}:{job.kind}:{job.frames}:{int(job.content)}:{job.colours}:{state}:{job.path}"

@@ -26,9 +26,9 @@ class Problem:
     Args:
         level: ``error`` stops or falsifies a run; ``warning`` is worth a look.
         kind: What sort of thing: ``manifest``, ``row``, ``missing``, ``media``, ``mask``, ``annotation``,
-            ``grammar``, ``contradiction``, ``classes``, ``duration``, ``leak_clip`` (same recording in
-            training and test), ``leak_content`` (same bytes under two names), ``leak_sound`` (same sound
-            file under two names).
+            ``grammar``, ``contradiction``, ``classes``, ``duration``, ``sound`` (it begins late or pauses),
+            ``repeated`` (one question twice), ``leak_clip`` (same recording in training and test),
+            ``leak_content`` (same bytes under two names), ``leak_sound`` (same sound file under two names).
         dataset: Key of the dataset.
         split: ``train`` or ``test``.
         message: What was found and what to do.

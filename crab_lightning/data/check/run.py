@@ -79,6 +79,7 @@ class _Check:
         self.totals: dict[_Manifest, FileTotals] = {}
         self.samples: dict[_Manifest, list[Sample]] = {}
         self.facts: dict[Path, FileFacts] = {}
+        self.foregrounds: dict[_Manifest, list[float]] = defaultdict(list)
 
     def add(self, level: Any, kind: str, manifest: _Manifest, message: str, row: int = -1) -> None:
         self.problems.append(Problem(level, kind, *manifest, message, row))
@@ -155,6 +156,13 @@ class _Check:
             self.progress("files", done, len(users))
             self.facts[job.path] = facts
             self._file_problems(job, facts, users[job])
+        for manifest, shares in self.foregrounds.items():
+            if not any(shares):
+                text = (
+                    f"all {len(shares)} masks are empty: no pixel of them is the object. State its colours "
+                    "under `mask` of the dataset's row"
+                )
+                self.add("warning", "mask", manifest, text)
         for manifest, samples in self.samples.items():
             for sample in samples:
                 self._check_durations(manifest, sample)
@@ -172,7 +180,8 @@ class _Check:
             return
         mask = next((path for path in candidates if path in existing), None)
         if mask is not None:
-            users[FileJob(mask, "mask", 1)].append((manifest, sample))
+            colours = self.datasets[manifest[0]].mask
+            users[FileJob(mask, "mask", 1, colours=colours)].append((manifest, sample))
             return
         looked = " nor ".join(map(str, candidates)) or "a place that follows from its image"
         text = f"row {sample.row}: its mask is not at {looked}. Add it; without, the row cannot be scored"
@@ -185,7 +194,13 @@ class _Check:
             kind = "mask" if job.kind == "mask" else "media"
             for manifest, sample in users:
                 self.add("error", kind, manifest, f"row {sample.row}: {facts.error}", sample.row)
+        for remark in facts.remarks:
+            for manifest, sample in users:
+                kind = "mask" if job.kind == "mask" else "sound"
+                self.add("warning", kind, manifest, f"row {sample.row}: {remark}", sample.row)
         for manifest in dict.fromkeys(manifest for manifest, _ in users):
+            if facts.foreground is not None:
+                self.foregrounds[manifest].append(facts.foreground)
             if job.kind == "video" and facts.duration_s is not None:
                 self.totals[manifest].seconds.append(facts.duration_s)
 

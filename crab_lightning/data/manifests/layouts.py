@@ -27,6 +27,7 @@ field               meaning
 ``frame``           zero-based frame number (s4: 0 in train; ms3, ref_avs, arig)
 ``box_xyxy_px``     corners of the object in the 224-pixel frame (arig; test only)
 ``mask_candidates``  where the mask may lie, first match wins (s4, ms3, ref_avs)
+``mask_colours``  which colours of a mask are the object, where the dataset's row says so
 ``uid`` ``video_id``  names that the source dataset uses
 ==================  =========================================================================================
 """

@@ -223,6 +223,8 @@ class _RowReader:
                 layout.finish(fields, image, self.place)
             except ColumnError as err:
                 self.fail(index, f"key {columns.images[0]!r}", f"is {image!r}", str(err))
+        if self.spec.mask is not None and "mask_candidates" in fields:
+            fields["mask_colours"] = self.spec.mask
         target = None if self.target is None else self.value(index, data, self.target)
         self._check_class(index, fields)
 
