@@ -184,8 +184,7 @@ def clip_media(
         piece: Start and end, where the owner's file may be a longer recording.
     """
     if source is not None:
-        video = str(Path(video).with_suffix("")) if not Path(video).suffix else video.rpartition(".")[0]
-        video += source.suffix.lower()
+        video = video.rpartition(".")[0] + source.suffix.lower()
     audio_file = Media(f"audio/{audio}", source, wanted, "sound", piece)
     if sound is not None:
         ending = sound.suffix.lower()

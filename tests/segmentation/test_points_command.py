@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crab_lightning.builder.points import SPATIAL
 from crab_lightning.commands import main
-from crab_lightning.commands.points import SPATIAL
 from crab_lightning.data import read_manifest
 from crab_lightning.media import read_mask
 from crab_lightning.segmentation import prompt_of

@@ -4,11 +4,44 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from crab_lightning.builder.datasets import ave
+from crab_lightning.builder.datasets import (
+    avcap,
+    ave,
+    avqa,
+    avqa_thu,
+    avsbench,
+    avvp,
+    cremad,
+    dfew,
+    ks,
+    mafw,
+    meld,
+    mer24,
+    ref_avs,
+    ucf,
+    unav,
+    vgg_cm,
+)
 from crab_lightning.builder.rows import Importer
 
 IMPORTERS: dict[str, Importer] = {
+    "ks": ks.IMPORTER,
+    "ucf": ucf.IMPORTER,
+    "meld": meld.IMPORTER,
+    "mafw": mafw.IMPORTER,
+    "dfew": dfew.IMPORTER,
+    "mer24": mer24.IMPORTER,
+    "cremad": cremad.IMPORTER,
+    "vgg_cm": vgg_cm.IMPORTER,
+    "unav": unav.IMPORTER,
     "ave": ave.IMPORTER,
+    "avvp": avvp.IMPORTER,
+    "arig": avsbench.BOXES,
+    "avs": avsbench.MASKS,
+    "ref_avs": ref_avs.IMPORTER,
+    "avcap": avcap.IMPORTER,
+    "avqa": avqa.IMPORTER,
+    "avqa_thu": avqa_thu.IMPORTER,
 }
 """Name on the command line -> importer, in the order of the paper's Table 1."""
 

@@ -1,0 +1,80 @@
+"""MUSIC-AVQA (task ``avqa``): questions from templates about one-minute performances."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from crab_lightning.builder.rows import Imported, Importer, Row, Settings, answer, clip_media
+from crab_lightning.builder.source import Source, read_objects
+
+_KEYS = ("video_id", "question_id", "type", "question_content", "templ_values", "anser")
+_PLACE = re.compile(r"<[^<>]*>")
+
+
+def read(source: Source, settings: Settings) -> Imported:
+    """Read the corrected files of ``json_update/``, or those of the first release where these are absent."""
+    found = Imported()
+    splits = [("train", "train"), ("test", "test")]
+    if settings.val == "train":
+        splits.insert(1, ("train", "val"))
+    for split, name in splits:
+        path = source.annotation(f"json_update/avqa-{name}.json", f"avqa-{name}.json")
+        if path.parent.name == "json":
+            found.notes[f"{name}: read from json/, the first release; json_update/ corrects it"] = 1
+        answers: dict[int, str] = {}
+        for _, entry in read_objects(path, _KEYS):
+            label = f"question {entry['question_id']} of {entry['video_id']}"
+            question = _filled(entry)
+            if question is None:
+                values = entry["templ_values"]
+                reason = f"{entry['question_content']!r} has not as many places as {values} has values"
+                found.reject("avqa", split, label, reason)
+            elif entry.get("question_deleted"):
+                found.reject("avqa", split, label, "its owner marked it as deleted")
+            elif answers.setdefault(entry["question_id"], entry["anser"]) != entry["anser"]:
+                first = answers[entry["question_id"]]
+                reason = f"it has the answer {first!r} already, and a second time {entry['anser']!r}"
+                found.reject("avqa", split, label, reason)
+            else:
+                found.rows.append(_row(source, split, entry, question))
+    return found
+
+
+def _filled(entry: dict[str, Any]) -> str | None:
+    """Return the question with its values in place, ending in a plain question mark."""
+    values = json.loads(entry["templ_values"])
+    text = entry["question_content"].strip().replace("\uff1f", "?")
+    if len(_PLACE.findall(text)) != len(values):
+        return None
+    waiting = iter(values)
+    return _PLACE.sub(lambda _: str(next(waiting)), text)
+
+
+def _row(source: Source, split: str, entry: dict[str, Any], question: str) -> Row:
+    vid = str(entry["video_id"])
+    paths, media = clip_media(source.media(vid), f"{vid}.mp4", f"{vid}.mp3", f"{vid}.mp4")
+    values = {
+        **paths,
+        "video_id": vid,
+        "question_id": entry["question_id"],
+        "type": entry["type"],
+        "question": question,
+        "answer": entry["anser"],
+    }
+    if split == "train":
+        values["label"] = answer(entry["anser"])
+    return Row("avqa", split, f"question {entry['question_id']} of {vid}", values, media)
+
+
+IMPORTER = Importer(
+    title="MUSIC-AVQA",
+    tasks=("avqa",),
+    read=read,
+    expected={("avqa", "test"): 9129},
+    paper_k=31.9,
+    access="open, Drive and Baidu (GeWu-Lab/MUSIC-AVQA); LICENSE says MIT, its README GPL v3",
+    files="json_update/avqa-train.json, avqa-test.json (else those of json/); <video_id>.mp4",
+    options=("val",),
+)

@@ -1,0 +1,64 @@
+"""AVQA (task ``avqa_thu``): multiple choice about VGGSound clips; papers test on its validation file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crab_lightning.builder.datasets.youtube import find_vggsound
+from crab_lightning.builder.rows import Imported, Importer, Row, Settings, answer, clip_media
+from crab_lightning.builder.source import Source, read_objects
+
+_KEYS = (
+    "id",
+    "video_name",
+    "video_id",
+    "question_relation",
+    "question_type",
+    "multi_choice",
+    "question_text",
+)
+
+
+def read(source: Source, settings: Settings) -> Imported:
+    """Read both files; rows keep their keys, the answer stays the index of a choice."""
+    found = Imported()
+    for split, file in (("train", "train_qa.json"), ("test", "val_qa.json")):
+        for _, entry in read_objects(source.annotation(file), (*_KEYS, "answer")):
+            name = str(entry["video_name"])
+            options, index = _options(entry["multi_choice"], found), entry["answer"]
+            if not isinstance(index, int) or not 0 <= index < len(options) or len(options) < 2:
+                reason = f"answer {index!r} is no index of its {len(options)} choices"
+                found.reject("avqa_thu", split, f"{name} question {entry['id']}", reason)
+                continue
+            video_id, _, start = name.rpartition("_")
+            if start.isdigit():
+                path, piece = find_vggsound(source, video_id, int(start))
+            else:
+                path, piece = source.media(name), None
+            paths, media = clip_media(path, f"{name}.mp4", f"{name}.mp3", f"{name}.mp4", piece=piece)
+            values = {**paths, **{key: entry[key] for key in _KEYS}, "multi_choice": options, "answer": index}
+            if split == "train":
+                values["label"] = answer(options[index])
+            found.rows.append(Row("avqa_thu", split, f"{name} question {entry['id']}", values, media))
+    return found
+
+
+def _options(choices: Any, found: Imported) -> list[str]:
+    """Return the choices as text; an empty one becomes NULL, so that the indices keep."""
+    listed = choices if isinstance(choices, list) else []
+    if len(listed) != 4:
+        found.notes["questions with another number of choices than 4"] += 1
+    if any(choice is None for choice in listed):
+        found.notes["questions with an empty choice, written as NULL"] += 1
+    return ["NULL" if choice is None else str(choice) for choice in listed]
+
+
+IMPORTER = Importer(
+    title="AVQA",
+    tasks=("avqa_thu",),
+    read=read,
+    expected={},
+    paper_k=40.2,
+    access="open, OneDrive and Baidu (AlyssaYoung/AVQA); no licence is stated",
+    files="train_qa.json, val_qa.json; <video_name>.mp4 or the VGGSound videos",
+)

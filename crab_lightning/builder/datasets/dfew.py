@@ -1,0 +1,47 @@
+"""DFEW (task ``dfew``): single labels by number, first split."""
+
+from __future__ import annotations
+
+from crab_lightning.builder.rows import Imported, Importer, Row, Settings, answer, clip_media
+from crab_lightning.builder.source import AnnotationError, Source, read_table, whole
+
+CLASSES = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")
+"""Labels 1 to 7."""
+
+
+def read(source: Source, settings: Settings) -> Imported:
+    """Read the two tables. Only the original clips have sound; the others are frames or silent."""
+    found = Imported()
+    for split in ("train", "test"):
+        path = source.annotation(f"{split}(single-labeled)/set_1.csv", f"single_{split}set_1.csv")
+        for line, row in read_table(path, ",", ("video_name", "label")):
+            number = whole(path, line, "video_name", row["video_name"].removesuffix(".mp4"))
+            label = whole(path, line, "label", row["label"])
+            if label == 0:
+                found.reject(
+                    "dfew", split, str(number), "label 0: its annotators do not agree on one emotion"
+                )
+                continue
+            if not 1 <= label <= len(CLASSES):
+                raise AnnotationError(
+                    f"{path}, line {line}: label is {label}; 1 to {len(CLASSES)} is expected"
+                )
+            video = source.media(str(number), inside="original")
+            wanted = f"original/part_*/{number}.mp4"
+            paths, media = clip_media(video, f"{number}.mp4", f"{number}.wav", wanted)
+            values = {**paths, "emotion": CLASSES[label - 1]}
+            if split == "train":
+                values["label"] = answer(CLASSES[label - 1])
+            found.rows.append(Row("dfew", split, str(number), values, media))
+    return found
+
+
+IMPORTER = Importer(
+    title="DFEW",
+    tasks=("dfew",),
+    read=read,
+    expected={},
+    paper_k=9.3,
+    access="on request (dfew-dataset.github.io)",
+    files="EmoLabel_DataSplit/{train,test}(single-labeled)/set_1.csv; Clip/original/part_*/<n>.mp4",
+)
