@@ -13,6 +13,7 @@ import yaml
 from crab_lightning.commands.help_text import DefaultsShown, Options
 
 if TYPE_CHECKING:
+    from crab_lightning.metrics.scale import Scale
     from crab_lightning.reports.published import PublishedFigure
     from crab_lightning.reports.runs import FinishedRun
     from crab_lightning.reports.tables import PlainTable
@@ -109,8 +110,9 @@ def comparison(
         ValueError: If a method is in none of the paper's tables.
     """
     from crab_lightning.evaluation.tables import DISPLAY_NAMES
+    from crab_lightning.metrics.scale import PERCENT, read_scale
     from crab_lightning.reports.published import published_figures, published_source
-    from crab_lightning.reports.tables import PlainTable, percent
+    from crab_lightning.reports.tables import PlainTable
 
     figures = _figures(methods or (), published_figures())
     first = runs[0]
@@ -118,7 +120,7 @@ def comparison(
     columns = ["dataset", "metric", "answers", *(run.name for run in runs)]
     columns += [f"Δ {other.name} [95 % CI]" for other in others]
     columns += [f"{method} (paper)" for method in methods or ()]
-    table = PlainTable(f"{first.split} scores in percent, {protocol}", columns)
+    table = PlainTable(f"{first.split}: shares in percent, {protocol}", columns)
     notes = _Notes(table)
     for dataset in dict.fromkeys(name for run in runs for name in run.datasets):
         entries = [run.datasets.get(dataset) for run in runs]
@@ -126,12 +128,16 @@ def comparison(
         scores = [run.scores(dataset, protocol) for run in runs] if others else []
         for metric in _metrics(entries, figures, dataset, known["layout"], protocol, all_metrics):
             values = [None if e is None else e.get(protocol, {}).get(metric) for e in entries]
-            cells = [DISPLAY_NAMES.get(known["layout"], dataset), metric]
+            scale = read_scale(known, metric)
+            cells = [DISPLAY_NAMES.get(known["layout"], dataset), scale.label(metric)]
             cells.append("/".join(dict.fromkeys(str(e["counts"]["scored"]) if e else "–" for e in entries)))
-            cells += [percent(v) for v in values]
+            cells += [scale.text(v) for v in values]
             for i in range(1, len(others) + 1):
                 if metric != known["headline"]:
                     cells.append("")
+                    continue
+                if scale.unit != PERCENT:  # the samples' scores are shares, the metric's value is not
+                    cells.append(_plain_difference(scale, values[0], values[i], notes))
                     continue
                 cells.append(_difference(scores, i, [values[0], values[i]], notes, seed, resamples))
             for method in methods or ():
@@ -237,6 +243,13 @@ def _difference(
         marks += notes.mark("the metric is no mean over samples; Δ is that of the mean sample score")
     star = "*" if found.differs else ""
     return f"{signed(found.mean)} [{signed(found.low)}, {signed(found.high)}]{star}{marks}"
+
+
+def _plain_difference(scale: Scale, a: float | None, b: float | None, notes: _Notes) -> str:
+    """Return the difference of two values of a metric that is no share."""
+    if a is None or b is None:
+        return "–"
+    return scale.signed(b - a) + notes.mark("the metric is no share, so this is the difference of its values")
 
 
 def _printed(

@@ -24,6 +24,7 @@ from crab_lightning.evaluation.likelihoods import (
 from crab_lightning.evaluation.prediction_files import PredictionFiles, Record
 from crab_lightning.evaluation.scores import DatasetScores, asked, mean_headline
 from crab_lightning.evaluation.tables import print_results
+from crab_lightning.metrics.scale import read_scale
 from crab_lightning.structures import Batch, Decoding, Prediction, Sample
 
 HEADLINE = "mean/headline"
@@ -65,6 +66,10 @@ class Evaluator(Callback):
         self.identity: dict[str, Any] = {}
         """What decides the answers of a run; set by the command line, compared before a test is resumed."""
         self.results: dict[str, dict[str, Any]] = {}
+        self.lower_is_better: set[str] = set()
+        """Logged keys of metrics where less is better."""
+        self.stands_for_mean: str | None = None
+        """Logged key to watch where no dataset is part of the mean of the headlines."""
         self._scores: dict[str, DatasetScores] = {}
         self._constant: dict[str, Any] = {}
         self._files: PredictionFiles | None = None
@@ -233,8 +238,13 @@ class Evaluator(Callback):
 
     def _log(self, split: str) -> None:
         """Log every dataset's values on every rank in one order (values are already the same everywhere)."""
+        self.lower_is_better = set()
+        heads = []
         for name, result in self.results.items():
             prefix = f"{split}/{result['task']}/{name}"
+            worse = [k for k in result["scales"] if not read_scale(result, k).higher_is_better]
+            self.lower_is_better |= {f"{prefix}/{key}" for key in worse}
+            heads += [f"{prefix}/{result['headline']}"] if result["headline"] in result["strict"] else []
             values = {k: v for k, v in result["strict"].items() if isinstance(v, float)}
             values |= {
                 k: result[k] for k in ("unparsed_rate", "truncated_rate", "loss") if result[k] is not None
@@ -245,7 +255,10 @@ class Evaluator(Callback):
                     f"{prefix}/{key}", value, on_step=False, on_epoch=True, batch_size=1, sync_dist=False
                 )
         losses = [r["loss"] for r in self.results.values() if r["loss"] is not None]
-        means = {HEADLINE: mean_headline(self.results), LOSS: sum(losses) / len(losses) if losses else None}
+        mean_score = mean_headline(self.results)
+        # One dataset whose metric has no bounded range: there is no mean, and none is needed.
+        self.stands_for_mean = heads[0] if mean_score is None and len(heads) == 1 else None
+        means = {HEADLINE: mean_score, LOSS: sum(losses) / len(losses) if losses else None}
         for key, mean in means.items():
             if mean is not None:
                 self.log(f"{split}/{key}", mean, on_step=False, on_epoch=True, batch_size=1, sync_dist=False)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from crab_lightning.evaluation.likelihoods import CandidateScore, Choice, choice_record, choose
 from crab_lightning.metrics import Calibration
+from crab_lightning.metrics.scale import entry_scales, read_scale
 from crab_lightning.structures import DatasetSpec, Media, Prediction, Sample
 from crab_lightning.tasks.base import Task
 
@@ -153,6 +154,7 @@ class DatasetScores:
             "layout": self.spec.layout,
             "splits": [s for s, n in (("val", from_val), ("test", counts["scored"] - from_val)) if n],
             "headline": headline,
+            "scales": entry_scales(self.strict) if scored else {},
             "note": self.task.note(self.spec),
             "strict": _compute(self.strict, device) if scored else {},
             "valid_only": _compute(self.valid_only, device) if scored else {},
@@ -182,12 +184,14 @@ def asked(task: Task[Any], sample: Sample) -> dict[str, Any]:
 
 
 def mean_headline(results: dict[str, dict[str, Any]], protocol: str = "strict") -> float | None:
-    """Macro mean over datasets of their headline metric, each clipped to [0, 1] so that none dominates.
+    """Macro mean over datasets of their headline metric, each as a share in [0, 1] where 1 is best.
 
-    Clipping matters for CIDEr alone, whose range ends at 10. Datasets without a headline are left out.
+    What that share is says the metric (``Scale.share``). Datasets without a headline, or whose headline has
+    no bounded range and states no normalisation, are left out.
     """
-    values = [r[protocol].get(r["headline"]) for r in results.values() if r["headline"] is not None]
-    known = [min(max(value, 0.0), 1.0) for value in values if value is not None]
+    named = [(r, r["headline"]) for r in results.values() if r["headline"] is not None]
+    shares = [read_scale(r, key).share(r[protocol].get(key)) for r, key in named]
+    known = [share for share in shares if share is not None]
     return sum(known) / len(known) if known else None
 
 

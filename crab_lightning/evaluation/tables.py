@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from crab_lightning.evaluation.scores import mean_headline
+from crab_lightning.metrics.scale import Scale, read_scale
 
 DISPLAY_NAMES = {
     "a2v": "VGG-CM a2v",
@@ -49,10 +51,10 @@ def results_table(
         headlines: Show only each dataset's headline metric.
 
     Returns:
-        A rich table; scores are percentages, the headline metric of a dataset stands first.
+        A rich table; shares are percentages, the headline metric of a dataset stands first.
     """
     table = Table(
-        title=f"{split}: scores in percent, strict (unreadable and missing answers are empty predictions)"
+        title=f"{split}: shares in percent, strict (unreadable and missing answers are empty predictions)"
     )
     for name in ("dataset", "task", "metric"):
         table.add_column(name, no_wrap=name != "task")
@@ -69,7 +71,8 @@ def results_table(
             names = names[:1]
         for row, metric in enumerate(names or [None]):
             first = row == 0
-            cells = [_percent(result.get(p, {}).get(metric)) for p in protocols]
+            scale = read_scale(result, metric)
+            cells = [scale.text(result.get(p, {}).get(metric)) for p in protocols]
             if weighed:
                 calibration = result.get("calibration") if first else None
                 cells.append(_percent(calibration["error"]) if calibration else "")
@@ -78,7 +81,7 @@ def results_table(
             table.add_row(
                 (title if title.lower() == dataset else f"{title} [dim]{dataset}[/dim]") if first else "",
                 result["task"] if first else "",
-                _metric(metric, result["headline"]),
+                _metric(metric, result["headline"], scale),
                 *cells,
                 *(_counts(counts, result) if first else ("",) * 5),
                 end_section=not headlines and row >= len(names) - 1,
@@ -105,7 +108,11 @@ def print_results(
 
 def _add_mean(table: Table, results: dict[str, dict[str, Any]], empty: int = 0) -> None:
     """Add the macro mean of the headlines; with one dataset it would repeat it."""
-    scored = [r for r in results.values() if r["counts"]["scored"] and r["headline"] is not None]
+    scored = [
+        r
+        for r in results.values()
+        if read_scale(r, r["headline"]).share(r["strict"].get(r["headline"])) is not None
+    ]
     if len(scored) < 2:
         return
     means = [_percent(mean_headline(results, p)) for p in ("strict", "valid_only", "majority")]
@@ -116,7 +123,7 @@ def _add_mean(table: Table, results: dict[str, dict[str, Any]], empty: int = 0) 
     table.add_row(
         "[bold]mean[/bold]",
         f"{len(scored)} datasets",
-        "headline",
+        "headline, 0 to 100",
         *means,
         *[""] * empty,
         f"{answers:,}",
@@ -124,10 +131,11 @@ def _add_mean(table: Table, results: dict[str, dict[str, Any]], empty: int = 0) 
     )
 
 
-def _metric(name: str | None, headline: str | None) -> str:
+def _metric(name: str | None, headline: str | None, scale: Scale) -> str:
     if name is None:
         return "[dim]none[/dim]"
-    return f"[bold]{name}[/bold]" if name == headline else name
+    label = escape(scale.label(name))
+    return f"[bold]{label}[/bold]" if name == headline else label
 
 
 def _counts(counts: dict[str, int], result: dict[str, Any]) -> tuple[str, ...]:

@@ -22,8 +22,10 @@ from crab_lightning.metrics.event_localization import SegmentAccuracy, decode_se
 from crab_lightning.metrics.event_parsing import EventParsingF
 from crab_lightning.metrics.masks import PROTOCOLS, MaskJF, MaskProtocol, NullMaskS
 from crab_lightning.metrics.question_answering import AVQAAccuracy, GroupedAccuracy, MusicAVQAAccuracy
+from crab_lightning.metrics.scale import COUNT, Scale
 
 __all__ = [
+    "COUNT",
     "INVALID",
     "PROTOCOLS",
     "AVQAAccuracy",
@@ -41,6 +43,7 @@ __all__ = [
     "MaskProtocol",
     "MusicAVQAAccuracy",
     "NullMaskS",
+    "Scale",
     "SegmentAccuracy",
     "UnweightedAverageRecall",
     "WeightedAverageRecall",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+from crab_lightning.metrics.scale import Scale
 
 _UNIT = 2.0**-40
 
@@ -49,8 +51,12 @@ class BenchmarkMetric(Metric):
     write no file). It neither raises, which would end a Lightning run because of one empty dataset, nor
     returns 0, which would read as "all wrong".
 
-    All scores are fractions in float64; percent is a matter of printing.
+    Scores are fractions in float64 unless ``scale`` (or ``scales``, by key) says otherwise; percent is a
+    matter of printing. Direction is ``higher_is_better``.
     """
+
+    scale: ClassVar[Scale] = Scale()
+    scales: ClassVar[Mapping[str, Scale]] = {}
 
     is_differentiable = False
     higher_is_better = True

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from crab_lightning.metrics.base import BenchmarkMetric, mean_of, to_units
+from crab_lightning.metrics.scale import Scale
 
 
 class Calibration(BenchmarkMetric):
@@ -22,6 +26,7 @@ class Calibration(BenchmarkMetric):
     """
 
     higher_is_better = False
+    scales: ClassVar[Mapping[str, Scale]] = {"accuracy": Scale(), "confidence": Scale()}
     answers: Tensor
     right: Tensor
     confidence: Tensor

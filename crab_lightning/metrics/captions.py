@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
-from typing import get_args
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from crab_lightning.metrics.caption_tools import (
     ptb_tokenize,
     python_tokenize,
 )
+from crab_lightning.metrics.scale import Scale
 
 
 class CaptionScores(BenchmarkMetric):
@@ -46,6 +47,9 @@ class CaptionScores(BenchmarkMetric):
     Raises:
         ValueError: If there is no such tokenizer.
     """
+
+    # CIDEr ends at 10; papers print it in percent, and beyond 100 it counts as 1 in a mean over datasets.
+    scales: ClassVar[Mapping[str, Scale]] = {"cider": Scale(high=10.0, counts_as=(0.0, 1.0))}
 
     def __init__(self, tokenizer: Tokenizer = "auto", with_meteor: bool = True) -> None:
         super().__init__()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from crab_lightning.metrics.base import BenchmarkMetric, mean_of, to_units
+from crab_lightning.metrics.scale import COUNT, Scale
 
 BETA_SQUARED = 0.3
 _LEVELS = 255
@@ -236,6 +238,7 @@ class MaskJF(_ByClip):
         ValueError: If there is no such protocol, or it has no batches to choose.
     """
 
+    scales: ClassVar[Mapping[str, Scale]] = {"frames_per_batch": COUNT}
     width = 4 + _LEVELS  # key, frames, J, frames whose truth is not empty, F at each threshold
     j_units: Tensor
     f_units: Tensor
@@ -346,6 +349,12 @@ class NullMaskS(_ByClip):
     """
 
     higher_is_better = False
+    # The square root of a share of the frame, or of its rest, which has no upper end.
+    scales: ClassVar[Mapping[str, Scale]] = {
+        "s": Scale(higher_is_better=False, high=None),
+        "s_infinite": COUNT,
+        "frames_per_batch": COUNT,
+    }
     width = 4  # key, frames, predicted pixels, all pixels
     s_units: Tensor
     scored: Tensor

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, Protocol
 
+from crab_lightning.metrics.scale import read_scale
 from crab_lightning.reports.tables import percent
 
 _PROTOCOLS = ("strict", "valid_only", "majority", "likelihood")
@@ -41,18 +42,19 @@ def results(parts: Sequence[Part], summary: Mapping[str, Any]) -> str:
     for part in parts:
         entry, counts = part.entry, part.entry["counts"]
         metric = entry["headline"] or next(iter(single_metrics(entry)), "")
+        scale = read_scale(entry, metric)
         values = {p: (entry.get(p) or {}).get(metric) for p in _PROTOCOLS}
         cells = [
             f'<a href="#{escape(part.key)}">{escape(part.title)}</a>',
-            escape(metric or "none"),
-            _bar(values["strict"], values["majority"]),
-            f"<b>{percent(values['strict'])}</b>",
-            percent(values["valid_only"]),
-            percent(values["majority"]),
+            escape(scale.label(metric) if metric else "none"),
+            _bar(scale.share(values["strict"]), scale.share(values["majority"])),
+            f"<b>{scale.text(values['strict'])}</b>",
+            scale.text(values["valid_only"]),
+            scale.text(values["majority"]),
         ]
         if weighed:
             calibration = entry.get("calibration")
-            cells += [percent(values["likelihood"]), percent(calibration["error"]) if calibration else "–"]
+            cells += [scale.text(values["likelihood"]), percent(calibration["error"]) if calibration else "–"]
         cells += [f"{counts[k]:,}" for k in ("scored", "unparsed", "truncated", "missing")]
         if losses:
             cells.append("" if entry.get("loss") is None else f"{entry['loss']:.3f}")
@@ -62,7 +64,7 @@ def results(parts: Sequence[Part], summary: Mapping[str, Any]) -> str:
         means = [percent(mean.get(k)) for k in ("headline", "headline_valid_only", "headline_majority")]
         cells = [
             "mean",
-            "headline, at most 100",
+            "headline, 0 to 100",
             _bar(mean["headline"], mean.get("headline_majority")),
             *means,
         ]
@@ -70,9 +72,9 @@ def results(parts: Sequence[Part], summary: Mapping[str, Any]) -> str:
         rows.append('<tr class="mean">' + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
     header = "".join(f"<th>{name}</th>" for name in head)
     about = (
-        "Percent. Strict: unreadable and missing answers are empty predictions. Valid only: over readable"
-        " answers alone, as most papers report. Majority: the most frequent training answer, a line on the"
-        " bar."
+        "Shares are in percent. Strict: unreadable and missing answers are empty predictions. Valid only:"
+        " over readable answers alone, as most papers report. Majority: the most frequent training answer,"
+        " a line on the bar."
     )
     if weighed:
         about += (
@@ -89,8 +91,9 @@ def metric_table(entry: Mapping[str, Any]) -> str:
     )
     rows = []
     for metric, value in single_metrics(entry).items():
-        cells = [escape(metric), _bar(value, (entry.get("majority") or {}).get(metric))]
-        cells += [percent(entry[p].get(metric)) for p in protocols]
+        scale, majority = read_scale(entry, metric), (entry.get("majority") or {}).get(metric)
+        cells = [escape(scale.label(metric)), _bar(scale.share(value), scale.share(majority))]
+        cells += [scale.text(entry[p].get(metric)) for p in protocols]
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     return _table(header, rows, " narrow")
 

@@ -20,6 +20,7 @@ from crab_lightning.runs.interruption import REQUEUE, StopSignals, requeue
 from crab_lightning.runs.random_state import random_states, set_random_state
 from crab_lightning.runs.run_folder import ADAPTER, ADAPTER_BEST, BEST, LAST
 
+MEAN = "val/mean/headline"
 _RANDOM = "crab_lightning_random"
 # What the libraries for collective calls say on the processes that are left when one has died.
 _PEER_LOST = (
@@ -50,14 +51,15 @@ class RunCheckpoint(Checkpoint):
     Args:
         monitor: Logged value that decides what is best: any ``val/<task>/<dataset>/<metric>`` or a mean over
             datasets. ``null`` keeps no best.
-        mode: Whether a higher (``max``) or lower (``min``) value is better.
+        mode: Whether a higher (``max``) or lower (``min``) value is better; left out, what the metric says.
+            Losses are better when lower.
         every_n_steps: Optimizer steps between two saves within an epoch: what a power cut may cost.
     """
 
     def __init__(
         self,
-        monitor: str | None = "val/mean/headline",
-        mode: Literal["min", "max"] = "max",
+        monitor: str | None = MEAN,
+        mode: Literal["min", "max"] | None = None,
         every_n_steps: int | None = None,
     ) -> None:
         self.monitor = monitor
@@ -155,17 +157,29 @@ class RunCheckpoint(Checkpoint):
         self._saved_at = -1  # the state that is kept is to know of this validation
         if self.monitor is None:
             return
-        value = trainer.callback_metrics.get(self.monitor)
+        key, sign = self._watched(trainer)
+        value = trainer.callback_metrics.get(key)
         if value is None:
             self._tell_missing(trainer)
             return
         score = float(value) if isinstance(value, Tensor) else value
-        sign = 1 if self.mode == "max" else -1
         if self.best_score is None or sign * score > sign * self.best_score:
             self.best_score = score
             self.best_model_path = str(self._folder / BEST)
             self._save(trainer, self._folder / BEST)
             self._save_adapters(pl_module, self._folder / ADAPTER_BEST)
+
+    def _watched(self, trainer: Trainer) -> tuple[str, int]:
+        """Return the logged key that decides, and 1 where more is better, else -1."""
+        key = str(self.monitor)
+        less: set[str] = set()
+        for callback in trainer.callbacks:
+            if key == MEAN and (other := getattr(callback, "stands_for_mean", None)) is not None:
+                key = other
+            less |= getattr(callback, "lower_is_better", set())
+        if self.mode is not None:
+            return key, 1 if self.mode == "max" else -1
+        return key, -1 if key in less or key.endswith("loss") else 1
 
     def _tell_missing(self, trainer: Trainer) -> None:
         if not self._told:
@@ -174,7 +188,8 @@ class RunCheckpoint(Checkpoint):
                 ", ".join(sorted(k for k in trainer.callback_metrics if k.startswith("val/"))) or "nothing"
             )
             rank_zero_info(
-                f"No best checkpoint is kept: checkpoint.monitor is '{self.monitor}', logged are: {known}"
+                f"No best checkpoint is kept: checkpoint.monitor is '{self.monitor}', which is not logged; "
+                f"logged are: {known}"
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,0 +1,207 @@
+"""A metric's range, direction and unit are honoured from the validation to the comparison."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torchmetrics import MeanAbsoluteError, MetricCollection
+from torchmetrics.classification import BinaryAccuracy
+
+from crab_lightning.commands import main
+from crab_lightning.evaluation import Evaluator
+from crab_lightning.evaluation.scores import mean_headline
+from crab_lightning.evaluation.tables import results_table
+from crab_lightning.metrics import Accuracy, CaptionScores, NullMaskS, Scale
+from crab_lightning.metrics.base import BenchmarkMetric, mean_of, to_units
+from crab_lightning.metrics.scale import scale_of
+from crab_lightning.reports.results import metric_table
+from crab_lightning.runs import RunCheckpoint
+from crab_lightning.structures import DatasetSpec, Sample
+from tests.evaluation.fakes import Naming, Parrot, Rows, sample
+
+
+class MeanError(BenchmarkMetric):
+    """Mean absolute error in seconds, from 0 without an end; lower is better."""
+
+    higher_is_better = False
+    scale = Scale(high=None, unit="s")
+    sum_units: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_sum("sum_units")
+        self.add_sum("count")
+
+    def update(self, error_s: Tensor) -> None:
+        self.sum_units += to_units(error_s).sum()
+        self.count += error_s.numel()
+
+    def compute(self) -> Tensor:
+        return mean_of(self.sum_units, self.count)
+
+
+class Moment(Naming):
+    """Names a second; an answer that cannot be read has an error of 5 s."""
+
+    def truth(self, sample: Sample, spec: DatasetSpec) -> int:
+        return int(sample.fields["label"])
+
+    def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> int | None:
+        return int(text) if text.isdigit() else None
+
+    def metrics(self, spec: DatasetSpec) -> MetricCollection:
+        return MetricCollection({"error": MeanError()})
+
+    def update(
+        self, metrics: MetricCollection, answer: int | None, sample: Sample, spec: DatasetSpec
+    ) -> None:
+        error = 5 if answer is None else abs(answer - self.truth(sample, spec))
+        metrics.update(torch.tensor([float(error)]))
+
+    def headline(self, spec: DatasetSpec) -> str:
+        return "error"
+
+    def jsonable(self, answer: int) -> Any:
+        return answer
+
+
+class Better(Parrot):
+    """Answers worse from validation to validation: 1 s off, then 2, then 3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.validations = 0
+
+    def on_validation_epoch_start(self) -> None:
+        self.validations += not self.trainer.sanity_checking
+
+    def _answer(self, batch: Any) -> dict[str, Any]:
+        moved = [
+            replace(s, fields={**s.fields, "says": str(int(s.fields["label"]) + self.validations)})
+            if s.task == "moment"
+            else s
+            for s in batch.samples
+        ]
+        return super()._answer(replace(batch, samples=moved))
+
+
+def moments(others: dict[str, list[Any]] | None = None) -> Rows:
+    rows = {
+        split: [replace(sample("a", i, split, str(i), str(i)), task="moment") for i in range(3)]
+        for split in ("train", "val", "test")
+    }
+    data = Rows({split: rows[split] + (others or {}).get(split, []) for split in rows})
+    data.tasks = {"moment": Moment(), "naming": Naming()}
+    data.datasets["a"] = DatasetSpec(task="moment", layout="a")
+    return data
+
+
+def fitted(folder: Path, data: Rows, **options: Any) -> tuple[RunCheckpoint, Evaluator, Trainer]:
+    kept, evaluator = RunCheckpoint(**options), Evaluator(print_table=False)
+    run = Trainer(
+        accelerator="cpu",
+        logger=TensorBoardLogger(folder.parent, name="", version=folder.name),
+        callbacks=[evaluator, kept],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        max_epochs=3,
+        num_sanity_val_steps=0,
+    )
+    run.fit(Better(), datamodule=data)
+    return kept, evaluator, run
+
+
+def test_the_smallest_error_is_kept_as_the_best_and_printed_unscaled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept, evaluator, run = fitted(tmp_path / "run", moments())
+    assert kept.best_score == 1.0
+    best = torch.load(kept.best_model_path, weights_only=False)
+    assert best["epoch"] == 0
+    assert "val/mean/headline" not in run.callback_metrics
+    table = results_table(evaluator.results, "val")
+    assert [list(table.columns[i].cells) for i in (2, 3)] == [
+        ["[bold]error (s, lower is better)[/bold]"],
+        ["3.00"],
+    ]
+    for folder, off in (("one", 1), ("two", 3)):
+        model = Better()
+        model.validations = off
+        tester = Trainer(
+            accelerator="cpu",
+            logger=TensorBoardLogger(tmp_path, name="", version=folder),
+            callbacks=[Evaluator(print_table=False)],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        tester.test(model, datamodule=moments(), verbose=False)
+    written = json.loads((tmp_path / "one" / "metrics.json").read_text())["test"]
+    assert written["mean"]["headline"] is None
+    assert "<td>1.00</td>" in metric_table(written["datasets"]["a"])
+    words = [str(tmp_path / "one"), str(tmp_path / "two"), "--format", "csv", "--resamples", "100"]
+    assert main(["compare", *words]) == 0
+    assert 'a,"error (s, lower is better)",3,1.00,3.00,+2.00(1)' in capsys.readouterr().out
+
+
+def test_a_metric_without_a_bounded_range_stays_out_of_the_mean_of_the_others(tmp_path: Path) -> None:
+    others = {
+        s: [sample("b", i, s, "dog", "dog" if i else "bell") for i in range(2)] for s in ("train", "test")
+    }
+    others["val"] = others["test"]
+    _, evaluator, run = fitted(tmp_path / "run", moments(others), monitor=None)
+    assert run.callback_metrics["val/mean/headline"].item() == evaluator.results["b"]["strict"]["accuracy"]
+    evaluator.results["a"]["scales"]["error"]["counts_as"] = [5.0, 0.0]
+    share = 1 - evaluator.results["a"]["strict"]["error"] / 5
+    assert mean_headline(evaluator.results) == pytest.approx((share + 0.0) / 2)
+
+
+def test_a_direction_that_is_given_wins(tmp_path: Path) -> None:
+    kept, _, _ = fitted(tmp_path / "run", moments(), monitor="val/moment/a/error", mode="max")
+    assert kept.best_score == 3.0
+    kept, _, _ = fitted(tmp_path / "other", moments(), monitor="val/moment/a/error")
+    assert kept.best_score == 1.0
+
+
+def test_a_headline_beyond_its_end_counts_as_one_and_below_as_none() -> None:
+    scales = {"cider": {"high": 10.0, "counts_as": [0.0, 1.0]}, "d": {"low": None, "counts_as": [0.0, 1.0]}}
+    results = {
+        "a": {"headline": "cider", "strict": {"cider": 3.2}, "scales": scales},
+        "b": {"headline": "accuracy", "strict": {"accuracy": 0.5}},
+        "c": {"headline": "d", "strict": {"d": -2.0}, "scales": scales},
+    }
+    assert mean_headline(results) == pytest.approx((1.0 + 0.5 + 0.0) / 3)
+
+
+@pytest.mark.parametrize(
+    ("metric", "key", "wanted"),
+    [
+        (Accuracy(), "accuracy", Scale()),
+        (MeanError(), "error", Scale(higher_is_better=False, high=None, unit="s")),
+        (CaptionScores("none"), "cider", Scale(high=10.0, counts_as=(0.0, 1.0))),
+        (CaptionScores("none"), "bleu_1", Scale()),
+        (NullMaskS(), "crabplus_s", Scale(higher_is_better=False, high=None)),
+        (NullMaskS("framewise"), "framewise_frames_per_batch", Scale(high=None, unit="")),
+        (MeanAbsoluteError(), "error", Scale(higher_is_better=False, high=None, unit="")),
+        (BinaryAccuracy(), "accuracy", Scale()),
+    ],
+)
+def test_what_a_metric_says_is_read(metric: Any, key: str, wanted: Scale) -> None:
+    assert scale_of(metric, key) == wanted
+
+
+def test_shares_and_texts_follow_the_direction() -> None:
+    assert Scale(higher_is_better=False).share(0.25) == 0.75
+    assert Scale(high=None).share(0.5) is None
+    assert Scale(unit="s").text(2.5) == "2.50"
+    assert Scale().text(0.5) == "50.00"
+    assert Scale(unit="s").signed(-0.5) == "−0.50"
+    assert Scale().text(None) == "–"
