@@ -92,6 +92,8 @@ class AVDataModule(lightning.LightningDataModule):
             ``swscale`` while decoding, the fastest, with other pictures where a frame is made smaller.
         seed: Decides order, validation split, row limits, mixed targets and subsets, on any number of
             processes and workers.
+        order_seed: Decides the order of the training samples in the place of ``seed``, so that runs in
+            another order keep the validation split and the rows.
 
     Raises:
         ValueError: If a key or number in the rows makes no sense; the message names it.
@@ -124,6 +126,7 @@ class AVDataModule(lightning.LightningDataModule):
         limits: MediaLimits | None = None,
         resize: Resizer = "torch",
         seed: int = 42,
+        order_seed: int | None = None,
     ) -> None:
         super().__init__()
         datasets = chosen_datasets(datasets, only)
@@ -160,6 +163,7 @@ class AVDataModule(lightning.LightningDataModule):
         self.load_timeout_s, self.limits = load_timeout_s, limits
         self.resize: Resizer = resize
         self.seed = seed
+        self.order_seed = seed if order_seed is None else order_seed
         self.run_folder: Path | None = None
         """Where broken clips are listed; the Trainer's run folder when left alone."""
         self.test_skip_ids: frozenset[str] = frozenset()
@@ -231,7 +235,7 @@ class AVDataModule(lightning.LightningDataModule):
             "rows": dict(mixture.rows),
             "shares": mixture.shares,
             "epoch": len(mixture),
-            "seed": self.seed,
+            "seed": self.order_seed,
         }
         if lengths is not None:  # they decide the order too
             drawn_from["lengths"] = zlib.crc32(lengths.tobytes())
@@ -325,7 +329,7 @@ class AVDataModule(lightning.LightningDataModule):
             weights={name: spec.weight for name, spec in self.datasets.items() if spec.weight is not None},
             temperature=self.temperature,
             epoch_size=self.epoch_size,
-            seed=self.seed,
+            seed=self.order_seed,
         )
 
     def _pack(self, split: Split) -> PackedSamples:

@@ -254,3 +254,13 @@ def test_only_the_data_module_builds_its_dataset() -> None:
     source = Path(crab_lightning.__file__).parent
     built = [path.name for path in source.rglob("*.py") if "AVDataset(" in path.read_text(encoding="utf-8")]
     assert sorted(built) == ["datamodule.py", "dataset.py"]
+
+
+def test_another_order_keeps_rows_and_split(root: Path) -> None:
+    plain, other = ready(root), ready(root, order_seed=7)
+    assert plain.samples("val") == other.samples("val")
+    orders = [[s.id for batch in data.train_dataloader() for s in batch.samples] for data in (plain, other)]
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
+    same = ready(root, order_seed=plain.seed)
+    assert [s.id for batch in same.train_dataloader() for s in batch.samples] == orders[0]
