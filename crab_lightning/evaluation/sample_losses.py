@@ -1,0 +1,82 @@
+"""The loss of every validation sample on disk, so that runs can be paired sample by sample."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.distributed
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from crab_lightning.structures import Batch
+
+FILE_NAME = "sample_losses.json"
+
+
+class SampleLosses(Callback):
+    """Writes the loss of every validation sample to ``sample_losses.json`` of the run folder.
+
+    The file maps a dataset to ``{sample id: [summed target loss in nats, target tokens]}``, as the last
+    validation found them. Metrics on few questions cannot tell two runs apart that their losses tell apart.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, dict[str, tuple[float, int]]] = {}
+        self._folder = Path()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the run folder; on every process, since that is a collective call."""
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the validation before."""
+        self._found = {}
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the losses of a batch with labels."""
+        if not isinstance(outputs, Mapping) or "loss_sum" not in outputs or not isinstance(batch, Batch):
+            return
+        losses = outputs["loss_sum"].double().tolist()
+        tokens = outputs["target_tokens"].tolist()
+        for sample, again, loss, count in zip(batch.samples, batch.repeated, losses, tokens, strict=True):
+            if not again:
+                self._found.setdefault(sample.dataset, {})[sample.id] = (loss, int(count))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring the losses of all processes together and write them."""
+        parts: list[Any] = [self._found]
+        if trainer.world_size > 1:
+            parts = [None] * trainer.world_size
+            torch.distributed.all_gather_object(parts, self._found)
+        quick = trainer.sanity_checking or getattr(trainer, "fast_dev_run", False)
+        if quick or not trainer.is_global_zero:
+            return
+        merged: dict[str, dict[str, tuple[float, int]]] = {}
+        for part in parts:
+            for dataset, found in part.items():
+                merged.setdefault(dataset, {}).update(found)
+        content = {name: dict(sorted(merged[name].items())) for name in sorted(merged)}
+        path = self._folder / FILE_NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".json.tmp")
+        temporary.write_text(json.dumps(content, indent=0) + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+
+def read_sample_losses(folder: Path) -> dict[str, dict[str, tuple[float, int]]]:
+    """Return what :class:`SampleLosses` wrote into a run folder; empty where it wrote nothing."""
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return {}
+    content: dict[str, dict[str, tuple[float, int]]] = json.loads(path.read_text(encoding="utf-8"))
+    return content
