@@ -25,12 +25,21 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of ``compare``."""
     made = Options(
         prog="cli.py compare",
-        description="Show the scores of runs side by side. Every further run is compared with the first, over"
-        " the samples that both answered, with a paired bootstrap interval.",
+        description="Show the scores of runs side by side. Every further run is compared with the first, or"
+        " every run with those of --against, over the samples that both answered, with a paired bootstrap"
+        " interval.",
         formatter_class=DefaultsShown,
     )
     add = made.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of version_N folders")
+    add(
+        "--against",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="the run that all others are compared with; several runs on different datasets stand for one, so"
+        " that a run on all datasets can be set against runs on one dataset each",
+    )
     add("--split", choices=["test", "val"], default="test", help="which results")
     add(
         "--protocol",
@@ -65,14 +74,18 @@ def run(words: Sequence[str]) -> None:
     args = parser().parse_args(list(words[1:]))
     if args.resamples < 100:
         raise ValueError(f"--resamples is {args.resamples}; an interval needs at least 100, better 10,000")
-    from crab_lightning.reports.runs import find_results
+    from crab_lightning.reports.runs import JoinedRuns, find_results
     from crab_lightning.reports.tables import FORMATS
 
-    found = [find_results(path, args.split) for path in args.runs]
+    baseline = args.against or []
+    found = [find_results(path, args.split) for path in (*baseline, *args.runs)]
     folders = [run.folder.resolve() for run in found]
     if twice := [run.folder for run in found if folders.count(run.folder.resolve()) > 1]:
         raise ValueError(f"{twice[0]} is given twice; a run has no difference to itself")
     runs = _named([replace(run, synthetic=is_synthetic(run.folder)) for run in found])
+    if len(baseline) > 1:
+        name = f"{len(baseline)} runs from {runs[0].name}"
+        runs = [JoinedRuns(runs[: len(baseline)], name), *runs[len(baseline) :]]
     methods = None if args.published is None else (args.published or list(_ROWS))
     table = comparison(
         runs, args.protocol, methods, all_metrics=args.all_metrics, seed=args.seed, resamples=args.resamples

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 _CHUNK = 2_000_000
+_COUNT_COST = 10
 
 
 @dataclass(frozen=True)
@@ -73,16 +75,29 @@ def bootstrap_mean(
     data = np.asarray(values, dtype=np.float64)
     if data.size == 0:
         raise ValueError("no values to resample")
-    rng = np.random.default_rng(seed)
-    # A resample is fully told by how often each distinct value is drawn; right and wrong give but three.
+    means = _resampled_means(data, resamples, np.random.default_rng(seed))
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return Difference(float(data.mean()), float(low), float(high), int(data.size))
+
+
+def _resampled_means(
+    data: NDArray[np.float64], resamples: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Return the means of resamples ``(resamples,)``, drawn in whichever of two ways is the faster."""
     distinct, counts = np.unique(data, return_counts=True)
+    means = np.empty(resamples)
+    # A resample is fully told by how often each distinct value is drawn; right and wrong give but three.
+    # Drawing a count takes about as long as drawing ten indices.
+    few = _COUNT_COST * len(distinct) <= data.size
     share = counts / data.size
     share /= share.sum()
-    means = []
-    step = max(1, _CHUNK // len(distinct))
+    step = max(1, _CHUNK // (len(distinct) if few else data.size))
     for start in range(0, resamples, step):
-        drawn = rng.multinomial(data.size, share, size=min(step, resamples - start))
-        means.append(drawn @ distinct / data.size)
-    tail = 100 * (1 - level) / 2
-    low, high = np.percentile(np.concatenate(means), [tail, 100 - tail])
-    return Difference(float(data.mean()), float(low), float(high), int(data.size))
+        size = min(step, resamples - start)
+        if few:
+            means[start : start + size] = rng.multinomial(data.size, share, size=size) @ distinct / data.size
+        else:
+            drawn = rng.integers(0, data.size, (size, data.size), dtype=np.int32)
+            means[start : start + size] = data[drawn].mean(axis=1)
+    return means

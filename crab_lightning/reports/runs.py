@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,44 @@ class FinishedRun:
         """
         key = "choice_right" if protocol == "likelihood" else "score"
         return {r["id"]: float(r[key]) for r in self.records(dataset) if r.get(key) is not None}
+
+
+class JoinedRuns(FinishedRun):
+    """Several runs read as one, each giving the datasets that it was tested on.
+
+    Args:
+        parts: The runs; results of one split.
+        name: Name of the whole.
+
+    Raises:
+        ValueError: If two of them were tested on the same dataset.
+    """
+
+    def __init__(self, parts: Sequence[FinishedRun], name: str) -> None:
+        home: dict[str, FinishedRun] = {}
+        for part in parts:
+            for dataset in part.datasets:
+                if dataset in home:
+                    raise ValueError(
+                        f"{home[dataset].folder} and {part.folder} were both tested on {dataset}; give runs"
+                        " on"
+                        " different datasets, of which each stands for its own"
+                    )
+                home[dataset] = part
+        entries = {dataset: part.datasets[dataset] for dataset, part in home.items()}
+        synthetic = {part.synthetic for part in parts}
+        super().__init__(
+            parts[0].folder,
+            name,
+            parts[0].split,
+            {"datasets": entries},
+            synthetic.pop() if len(synthetic) == 1 else None,
+        )
+        self.home = home
+
+    def records(self, dataset: str) -> list[dict[str, Any]]:
+        """Return the answers of a dataset, from the run that was tested on it."""
+        return self.home[dataset].records(dataset) if dataset in self.home else []
 
 
 def find_results(path: Path, split: Split = "test") -> FinishedRun:

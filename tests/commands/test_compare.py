@@ -151,3 +151,24 @@ def test_older_version_with_the_results_is_named(tmp_path: Path, capsys: pytest.
     said = compare(capsys, str(tmp_path / "a"))
     assert f"has results of val, not of 'test'; run `cli.py test --ckpt_path {newer}`" in said
     assert f"or {older}, which has them" in said
+
+
+def test_a_run_on_all_datasets_is_set_against_runs_on_one_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ks = write_run(tmp_path / "single_ks", "ks", [0.0] * 40, "accuracy")
+    ave = write_run(tmp_path / "single_ave", "ave", [1.0] * 40)
+    multi = write_run(tmp_path / "multi", "ks", [1.0] * 40, "accuracy")
+    entries = json.loads((multi / "metrics.json").read_text())
+    write_run(multi, "ave", [0.5] * 40)
+    entries["test"]["datasets"] |= json.loads((multi / "metrics.json").read_text())["test"]["datasets"]
+    (multi / "metrics.json").write_text(json.dumps(entries))
+    out = compare(capsys, str(multi), "--against", str(ks), str(ave), "--format", "markdown")
+    assert "Δ multi [95 % CI]" in out
+    assert "| 40 | 0.00 | 100.00 | +100.00 [+100.00, +100.00]* |" in out
+    assert "| 40 | 100.00 | 50.00 | −50.00 [−50.00, −50.00]* |" in out
+    # Any pair: the second as the baseline of the first.
+    assert "−100.00 [−100.00, −100.00]*" in compare(capsys, str(ks), "--against", str(multi))
+    again = write_run(tmp_path / "again", "ks", [0.0], "accuracy")
+    assert "were both tested on ks" in compare(capsys, str(multi), "--against", str(ks), str(again))
+    assert "is given twice" in compare(capsys, str(multi), "--against", str(multi))

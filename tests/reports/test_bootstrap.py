@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -45,3 +47,22 @@ def test_same_seed_gives_the_same_interval() -> None:
     values = list(np.random.default_rng(5).random(50))
     assert bootstrap_mean(values, seed=3) == bootstrap_mean(values, seed=3)
     assert bootstrap_mean(values, seed=3) != bootstrap_mean(values, seed=4)
+
+
+@pytest.mark.parametrize("distinct", [3, 40, 1000])
+def test_both_ways_of_drawing_give_the_interval_of_scipy(distinct: int) -> None:
+    from scipy.stats import bootstrap
+
+    rng = np.random.default_rng(7)
+    values = rng.choice(rng.normal(size=distinct), 1000)
+    wanted = bootstrap((values,), np.mean, n_resamples=10_000, batch=500, method="percentile", rng=1)
+    found = bootstrap_mean(values)
+    interval = wanted.confidence_interval
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=0.004)
+
+
+def test_an_interval_of_nine_thousand_distinct_scores_takes_a_moment() -> None:
+    values = np.random.default_rng(0).random(9000)
+    began = time.process_time()
+    bootstrap_mean(values)
+    assert time.process_time() - began < 5  # 0.5 s where drawing counts took 6 to 10
