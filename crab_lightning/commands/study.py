@@ -1,0 +1,167 @@
+"""``study``: a grid of runs that shows whether tasks help or hurt each other."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crab_lightning.commands.help_text import DefaultsShown, Options
+
+if TYPE_CHECKING:
+    from crab_lightning.studies.study import Study
+
+PRELOAD = (
+    "crab_lightning.commands.lightning_cli",
+    "crab_lightning.models.native",
+    "crab_lightning.processing.native",
+)
+"""What takes seconds to import and every cell needs."""
+
+
+def _parser(action: str, about: str) -> argparse.ArgumentParser:
+    made = Options(prog=f"cli.py study {action}", description=about, formatter_class=DefaultsShown)
+    made.add_argument("study", help="file of the study, or the name of one in configs/studies/")
+    made.add_argument("--root", type=Path, help="folder under which the study's folder lies")
+    return made
+
+
+def _cells(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--cells",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="only cells whose names match, e.g. 'lora.*.seed0' (names: ARM.REGIME[.DATASET].seedN)",
+    )
+
+
+def _read(args: argparse.Namespace) -> Study:
+    from crab_lightning.studies.study import read_study
+
+    return read_study(args.study, root=args.root)
+
+
+def run_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``study run``."""
+    made = _parser(
+        "run",
+        "Make the cells of a study. Finished cells are kept, an interrupted one is taken up where it was, a"
+        " failed"
+        " one is tried again and does not stop the others. The same command goes on after whatever stopped"
+        " it.",
+    )
+    _cells(made)
+    add = made.add_argument
+    add("--jobs", type=int, default=1, help="cells at a time on this machine")
+    add("--threads", type=int, default=1, help="CPU threads of each cell")
+    add("--devices", help="CUDA devices for the jobs, comma-separated, one each, e.g. 0,1,2,3")
+    add("--engine", choices=["local", "ray"], default="local", help="where cells run")
+    add("--ray-address", help="address of a Ray cluster; `auto` for the one this machine belongs to")
+    add("--ray-gpus", type=float, default=0.0, help="GPUs that each cell asks Ray for")
+    add("--ray-cpus", type=float, default=1.0, help="CPU cores that each cell asks Ray for")
+    add("--replace", action="store_true", help="make cells again that were made with other settings")
+    return made
+
+
+def run(words: Sequence[str]) -> None:
+    """Run a study.
+
+    Args:
+        words: Options after ``study run``.
+
+    Raises:
+        ValueError: If cells failed; the text lists them with their errors.
+    """
+    args = run_parser().parse_args(list(words))
+    for name in ("jobs", "threads"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} is {getattr(args, name)}; at least 1 is needed")
+    from crab_lightning.commands import trainer
+    from crab_lightning.studies.engines import engine
+    from crab_lightning.studies.runner import chosen_cells, run_study
+
+    study = _read(args)
+    options: dict[str, Any] = {"jobs": args.jobs, "threads": args.threads, "preload": PRELOAD}
+    if args.devices:
+        options["devices"] = args.devices.split(",")
+    if args.engine == "ray":
+        options = {"address": args.ray_address, "gpus": args.ray_gpus, "cpus": args.ray_cpus}
+    cells = chosen_cells(study, args.cells)
+    failed = run_study(cells, engine(args.engine, **options), trainer.run, replace=args.replace)
+    if failed:
+        rows = "\n".join(f"  {name}: {error.splitlines()[0]}" for name, error in failed.items())
+        raise ValueError(
+            f"{len(failed)} of {len(cells)} cells failed; their cell.log says more, and the same command"
+            " tries them"
+            f" again:\n{rows}"
+        )
+    print(f"Cells: {study.folder / 'cells'}")
+
+
+def status_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``study status``."""
+    made = _parser("status", "Show how far the cells of a study are.")
+    _cells(made)
+    return made
+
+
+def status(words: Sequence[str]) -> None:
+    """Print how far a study is.
+
+    Args:
+        words: Options after ``study status``.
+    """
+    args = status_parser().parse_args(list(words))
+    from crab_lightning.studies.cells import state_of
+    from crab_lightning.studies.runner import chosen_cells
+
+    study = _read(args)
+    states = [state_of(cell) for cell in chosen_cells(study, args.cells)]
+    for state in states:
+        first = state.detail.splitlines()[0] if state.detail else ""
+        time = f"{state.seconds:.1f} s" if state.status == "done" else ""
+        print(f"{state.cell.name:<44} {state.status:<14} {time}{first}".rstrip())
+    counts = Counter(state.status for state in states)
+    seconds = sum(state.seconds for state in states)
+    print(
+        f"{', '.join(f'{n} {name}' for name, n in counts.items())}; {seconds / 3600:.2f} hours of cells so"
+        " far"
+    )
+
+
+def report_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``study report``."""
+    made = _parser(
+        "report",
+        "Compare the regimes of a study: gains, gain share, harmed share and net score with intervals. Writes"
+        " tables (CSV, LaTeX, Markdown), pictures (PNG), one HTML page and TensorBoard events into report/.",
+    )
+    add = made.add_argument
+    add("--out", type=Path, help="folder of the report (default: report/ in the study's folder)")
+    add("--resamples", type=int, default=2000, help="resamples of the bootstrap")
+    add("--seed", type=int, default=0, help="seed of the bootstrap")
+    return made
+
+
+def report(words: Sequence[str]) -> None:
+    """Write the report of a study.
+
+    Args:
+        words: Options after ``study report``.
+
+    Raises:
+        ValueError: If nothing can be compared yet.
+    """
+    args = report_parser().parse_args(list(words))
+    if args.resamples < 100:
+        raise ValueError(f"--resamples is {args.resamples}; an interval needs at least 100")
+    from crab_lightning.studies.report import write_report
+
+    study = _read(args)
+    out = args.out or study.folder / "report"
+    text = write_report(study, out, resamples=args.resamples, seed=args.seed)
+    print(text)
+    print(f"\nWrote {out / 'index.html'}")

@@ -1,0 +1,233 @@
+"""The cells of a study on disk: what they were made with, how far they are, and who works on them."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from crab_lightning import __version__
+from crab_lightning.configuration.files import ConfigError
+from crab_lightning.studies.study import Cell
+
+CONFIG, STATE, LOCK, LOG = "cell.yaml", "cell.json", "cell.lock", "cell.log"
+
+Status = Literal["done", "running", "interrupted", "failed", "new", "other settings"]
+Command = Callable[[Sequence[str]], None]
+"""Runs one command of the command line, given as words; raises when it fails."""
+
+# They change how fast a cell is made, not what it is.
+_SPEED_ONLY = {
+    "data.num_workers", "data.prefetch_batches", "data.cache", "data.cache_gb", "data.load_timeout_s",
+    "data.eval_batch_size", "trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.logger",
+    "trainer.devices", "trainer.num_nodes", "checkpoint.every_n_steps", "evaluator.print_table",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CellState:
+    """How far a cell is.
+
+    Args:
+        cell: The cell.
+        status: ``done``; ``running`` in a living process; ``interrupted`` and to be taken up again;
+            ``failed``; ``new``; or made with ``other settings``.
+        detail: The error of a failed cell, or what differs.
+        seconds: Time that a finished cell took, over all its attempts.
+    """
+
+    cell: Cell
+    status: Status
+    detail: str = ""
+    seconds: float = 0.0
+
+
+def identity(cell: Cell) -> dict[str, Any]:
+    """Return what decides the result of a cell: settings, version of the package, base weights, manifests."""
+    flat = {k: v for k, v in _flat(cell.config) if not _is_speed(k)}
+    content: dict[str, Any] = {"version": __version__, "settings": json.loads(json.dumps(flat, default=str))}
+    data = cell.config["data"]
+    root = str(data.get("root"))
+    folders = {name: _folder_of(data["datasets"][name]) for name in cell.datasets}
+    content["manifests"] = {name: _manifests(root, folder) for name, folder in folders.items()}
+    pretrained = ((cell.config.get("model") or {}).get("init_args") or {}).get("pretrained")
+    content["weights"] = None if pretrained is None else _weights(str(pretrained))
+    content["hash"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return content
+
+
+def state_of(cell: Cell) -> CellState:
+    """Return how far a cell is, without changing anything."""
+    content = _read(cell)
+    if content is None:
+        return CellState(cell, "new")
+    if differing := difference(content["identity"], identity(cell)):
+        return CellState(cell, "other settings", differing)
+    if content["state"] in ("done", "failed"):
+        return CellState(cell, content["state"], content.get("error", ""), content.get("seconds", 0.0))
+    return CellState(cell, "running" if _is_locked(cell) else "interrupted", "", content.get("seconds", 0.0))
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say in which keys two identities differ; empty where they are the same."""
+    if before.get("hash") == now.get("hash"):
+        return ""
+    old, new = dict(_flat(before)), dict(_flat(now))
+    keys = [key for key in sorted({*old, *new} - {"hash"}) if old.get(key) != new.get(key)]
+    shown = [
+        f"{key.removeprefix('settings.')}: made with {old.get(key)!r}, now {new.get(key)!r}"
+        for key in keys[:3]
+    ]
+    return "; ".join(shown) + (f"; and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def run_cell(cell: Cell, command: Command) -> None:
+    """Train and test a cell, or take it up where it was interrupted.
+
+    The error of a cell that fails is written into its folder and raised again. A finished cell is left as
+    it is.
+
+    Args:
+        cell: The cell.
+        command: Runs ``fit`` and ``test``.
+
+    Raises:
+        ConfigError: If the folder holds a cell that was made with other settings.
+        BlockingIOError: If another process works on the cell.
+    """
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    with _locked(cell):
+        content = _read(cell)
+        own = identity(cell)
+        if content is not None and (differing := difference(content["identity"], own)):
+            raise ConfigError(f"{cell.folder} was made with other settings: {differing}")
+        if content is not None and content["state"] == "done":
+            return
+        before = 0.0 if content is None else float(content.get("seconds", 0.0))
+        config = yaml.safe_dump(dict(cell.config), sort_keys=False, allow_unicode=True)
+        (cell.folder / CONFIG).write_text(config, encoding="utf-8")
+        began = time.perf_counter()
+
+        def write(state: str, **more: Any) -> None:
+            seconds = round(before + time.perf_counter() - began, 3)
+            _write(cell, {"state": state, "seconds": seconds, "identity": own} | more)
+
+        write("running", process=os.getpid(), machine=platform.node())
+        try:
+            words = ["--config", str(cell.folder / CONFIG), "--run.folder", str(cell.folder)]
+            command(["fit", *words, "--ckpt_path", "auto"])
+            command(["test", *words, "--ckpt_path", str(cell.folder)])
+        except BaseException as err:
+            # Lightning ends an interrupted run by SystemExit; status 2 is the parser's, for a wrong key.
+            stopped = isinstance(err, KeyboardInterrupt) or (isinstance(err, SystemExit) and err.code != 2)
+            if stopped:
+                write("interrupted")
+            else:
+                write("failed", error=f"{type(err).__name__}: {err}", traceback=traceback.format_exc())
+            raise
+        write("done")
+
+
+def fail(cell: Cell, error: str) -> None:
+    """Write down that a cell's process ended without a word, as one that was killed for memory does."""
+    content = _read(cell)
+    if content is not None and content["state"] == "running":
+        _write(cell, content | {"state": "failed", "error": error})
+
+
+def set_aside(cell: Cell) -> Path:
+    """Move the folder of a cell away, so that the cell can be made again; return where it is now."""
+    home = cell.folder.parents[1] / "replaced"
+    number = 0
+    while (place := home / f"{cell.name}-{number}").exists():
+        number += 1
+    home.mkdir(parents=True, exist_ok=True)
+    with _locked(cell):
+        cell.folder.rename(place)
+    return place
+
+
+@contextmanager
+def _locked(cell: Cell) -> Iterator[None]:
+    """Keep other processes away from a cell; the system takes the lock back from a process that dies."""
+    with (cell.folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            raise BlockingIOError(f"another process works on {cell.folder}") from err
+        yield
+
+
+def _is_locked(cell: Cell) -> bool:
+    try:
+        with _locked(cell):
+            return False
+    except BlockingIOError:
+        return True
+
+
+def _read(cell: Cell) -> dict[str, Any] | None:
+    path = cell.folder / STATE
+    if not path.is_file():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _write(cell: Cell, content: Mapping[str, Any]) -> None:
+    path = cell.folder / STATE
+    temporary = path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _folder_of(row: Mapping[str, Any]) -> str:
+    return str(row.get("folder") or row["layout"])
+
+
+@lru_cache(maxsize=256)
+def _manifests(root: str, folder: str) -> dict[str, str]:
+    """Return a checksum of each manifest of a dataset."""
+    found = sorted((Path(root) / "AVUIE_2" / folder).glob("*.json"))
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in found}
+
+
+@lru_cache(maxsize=16)
+def _weights(pretrained: str) -> str:
+    """Return a checksum of a folder's names, sizes and small files; a name of the hub stands for itself."""
+    folder = Path(pretrained)
+    if not folder.is_dir():
+        return pretrained
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder)} {size}\n".encode())
+        if size < 10_000_000:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _is_speed(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in _SPEED_ONLY)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            pairs += _flat(value, f"{prefix}{key}.")
+        else:
+            pairs.append((f"{prefix}{key}", value))
+    return pairs

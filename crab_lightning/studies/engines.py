@@ -1,0 +1,197 @@
+"""Where cells run: processes of this machine, or tasks of a Ray cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import multiprocessing
+import multiprocessing.connection
+import os
+import sys
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
+from typing import Any, Literal, Protocol
+
+from crab_lightning.studies.cells import LOG, Command, fail, run_cell
+from crab_lightning.studies.study import Cell
+
+Report = Callable[[Cell, str], None]
+"""Told of a cell that ended, with its error or an empty text."""
+
+
+class Engine(Protocol):
+    """Runs cells; one that fails does not stop the others."""
+
+    def __call__(self, cells: Sequence[Cell], command: Command, report: Report) -> None:
+        """Run the cells and tell of each as it ends."""
+
+
+def run_locally(
+    cells: Sequence[Cell],
+    command: Command,
+    report: Report,
+    *,
+    jobs: int = 1,
+    threads: int = 1,
+    preload: Sequence[str] = (),
+    devices: Sequence[str] | None = None,
+) -> None:
+    """Run cells in processes of this machine, several at a time.
+
+    One server process imports what every cell needs, once; each cell is a fork of it, so that starting one
+    costs milliseconds and a cell that crashes takes nothing with it. What a cell prints goes to
+    ``cell.log`` of its folder.
+
+    Args:
+        cells: The cells, in the order in which they start.
+        command: Runs a command; has to be a function of a module, since its name travels.
+        report: Told of each cell that ends.
+        jobs: Cells at a time.
+        threads: CPU threads of each cell; the last digits of a result may depend on it, never on ``jobs``.
+        preload: Modules that the server imports.
+        devices: Indices of CUDA devices, of which each job sees one; left out, every job sees all.
+
+    Raises:
+        ValueError: If there are fewer devices than jobs.
+    """
+    if devices is not None and len(devices) < jobs:
+        raise ValueError(f"--jobs {jobs} needs as many --devices, {len(devices)} are given")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", *preload])
+    free = [(None if devices is None else devices[i]) for i in range(jobs)]
+    waiting = list(cells)
+    running: dict[int, tuple[BaseProcess, Cell, str | None]] = {}
+    try:
+        while waiting or running:
+            while waiting and free:
+                cell, device = waiting.pop(0), free.pop(0)
+                process = context.Process(
+                    target=_child, args=(cell, command, threads, device), name=cell.name
+                )
+                process.start()
+                running[process.sentinel] = (process, cell, device)
+            ended = multiprocessing.connection.wait(list(running))
+            for sentinel in ended:
+                over, cell, device = running.pop(sentinel)  # type: ignore[arg-type]
+                over.join()
+                free.append(device)
+                report(cell, _outcome(cell, over.exitcode))
+                over.close()
+    except BaseException:
+        for left, _, _ in running.values():
+            left.terminate()  # a run finishes its step, saves and ends
+        for left, _, _ in running.values():
+            left.join()
+        raise
+
+
+def _outcome(cell: Cell, status: int | None) -> str:
+    """Return the error of a cell whose process has ended; empty when it went well."""
+    if status == 0:
+        return ""
+    from crab_lightning.studies.cells import state_of
+
+    if status is not None and status < 0:
+        fail(cell, f"its process was ended by signal {-status}; with signal 9 most often for lack of memory")
+    found = state_of(cell)
+    return found.detail or f"its process ended with status {status}; see {cell.folder / LOG}"
+
+
+def _child(cell: Cell, command: Command, threads: int, device: str | None) -> None:
+    """Run one cell in a process of its own, its output in a file."""
+    os.setpgid(0, 0)  # Ctrl-C reaches the study alone, which then asks every cell once to save and end
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    with (cell.folder / LOG).open("a", buffering=1, encoding="utf-8") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        sys.stdout = sys.stderr = io.TextIOWrapper(
+            os.fdopen(1, "wb", 0), encoding="utf-8", write_through=True
+        )
+        if "torch" in sys.modules:  # it was imported, with another number, by the server
+            sys.modules["torch"].set_num_threads(threads)
+        try:
+            run_cell(cell, command)
+        except BaseException as err:
+            print(f"{type(err).__name__}: {err}", file=sys.stderr)
+            sys.exit(1)
+
+
+def run_on_ray(
+    cells: Sequence[Cell],
+    command: Command,
+    report: Report,
+    *,
+    address: str | None = None,
+    gpus: float = 0.0,
+    cpus: float = 1.0,
+) -> None:
+    """Run cells as tasks of a Ray cluster; the study's folder has to lie on a disk that all nodes share.
+
+    Args:
+        cells: The cells.
+        command: Runs a command.
+        report: Told of each cell that ends.
+        address: Address of the cluster, ``auto`` for the one that this machine belongs to; a local Ray is
+            started when left out.
+        gpus: GPUs that each cell asks for.
+        cpus: CPU cores that each cell asks for.
+
+    Raises:
+        ImportError: If Ray is not installed.
+    """
+    try:
+        import ray
+    except ImportError as err:
+        raise ImportError("--engine ray needs the package ray: pip install 'crab_lightning[ray]'") from err
+    started = not ray.is_initialized()
+    if started:
+        ray.init(address=address, log_to_driver=False, configure_logging=False)
+    try:
+        # One worker process runs cell after cell and so imports once; a crash costs it alone.
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_ray_cell)
+        waiting = {task.remote(cell, command, str(os.getcwd())): cell for cell in cells}  # noqa: PTH109
+        while waiting:
+            (done,), _ = ray.wait(list(waiting), num_returns=1)
+            cell = waiting.pop(done)
+            try:
+                error = ray.get(done)
+            except ray.exceptions.RayError as err:
+                error = f"its Ray worker ended: {err}"
+                fail(cell, error)
+            report(cell, error)
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _ray_cell(cell: Cell, command: Command, folder: str) -> str:
+    """Run one cell in a Ray worker; return its error, or an empty text."""
+    os.chdir(folder)
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    with (
+        (cell.folder / LOG).open("a", buffering=1, encoding="utf-8") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        try:
+            run_cell(cell, command)
+        except BaseException as err:
+            return f"{type(err).__name__}: {err}"
+    return ""
+
+
+EngineName = Literal["local", "ray"]
+
+
+def engine(name: EngineName, **options: Any) -> Engine:
+    """Return an engine with its options set."""
+    kinds: dict[str, Any] = {"local": run_locally, "ray": run_on_ray}
+    chosen = kinds[name]
+
+    def run(cells: Sequence[Cell], command: Command, report: Report) -> None:
+        chosen(cells, command, report, **options)
+
+    return run

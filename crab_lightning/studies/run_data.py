@@ -1,0 +1,37 @@
+"""The data of a finished run, from its own config, without its model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from crab_lightning.configuration.files import ConfigError, compose
+from crab_lightning.data import AVDataModule
+
+
+def data_of(run: Path, datasets: Sequence[str] | None = None) -> AVDataModule:
+    """Return the data module of a run, its manifests read.
+
+    Args:
+        run: A run folder with ``config.yaml``.
+        datasets: The datasets to read; left out, those of the run.
+
+    Raises:
+        ConfigError: If the folder has no config, or the config no data.
+        FileNotFoundError: If the manifests are gone.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{run} has no config.yaml")
+    section = compose([path]).get("data")
+    if not isinstance(section, dict):
+        raise ConfigError(f"{path} has no section data")
+    if datasets is not None:
+        section = section | {"only": list(datasets)}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(AVDataModule, "data", fail_untyped=False)
+    data: AVDataModule = parser.instantiate_classes(parser.parse_object({"data": section})).data
+    data.setup()
+    return data

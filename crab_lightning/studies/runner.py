@@ -1,0 +1,104 @@
+"""A study as a whole: what is left to do, running it, and finding its finished runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from crab_lightning.configuration.files import ConfigError
+from crab_lightning.reports.runs import FinishedRun, find_results
+from crab_lightning.studies.cells import CellState, Command, set_aside, state_of
+from crab_lightning.studies.engines import Engine
+from crab_lightning.studies.study import Cell, Study
+
+
+def chosen_cells(study: Study, patterns: Sequence[str] = ()) -> list[Cell]:
+    """Return the cells whose names match one of some wildcard patterns; all without patterns.
+
+    Raises:
+        ConfigError: If a pattern matches no cell.
+    """
+    cells = study.cells()
+    for pattern in patterns:
+        if not any(fnmatchcase(cell.name, pattern) for cell in cells):
+            names = ", ".join(cell.name for cell in cells[:4])
+            raise ConfigError(
+                f"--cells {pattern}: no cell of {study.name} has such a name; the first are: {names}"
+            )
+    return [c for c in cells if not patterns or any(fnmatchcase(c.name, p) for p in patterns)]
+
+
+def run_study(
+    cells: Sequence[Cell], engine: Engine, command: Command, *, replace: bool = False
+) -> dict[str, str]:
+    """Make the cells that are not made yet; cells that fail do not stop the others.
+
+    Args:
+        cells: The cells that are wanted.
+        engine: Where they run.
+        command: Runs ``fit`` and ``test``.
+        replace: Move cells that were made with other settings away and make them again.
+
+    Returns:
+        The names of the cells that failed in this call, with their errors.
+
+    Raises:
+        ConfigError: If a cell was made with other settings and ``replace`` is not set.
+    """
+    states = [state_of(cell) for cell in cells]
+    other = [s for s in states if s.status == "other settings"]
+    if other and not replace:
+        raise ConfigError(
+            f"{len(other)} cells were made with other settings, first {other[0].cell.name}:"
+            f" {other[0].detail}."
+            " Give the study another name, or let them be made again with --replace, which moves the old ones"
+            " to replaced/"
+        )
+    for state in other:
+        print(f"{state.cell.name}: made with other settings; moved to {set_aside(state.cell)}", flush=True)
+    waiting = [s.cell for s in states if s.status not in ("done", "running")]
+    kept = Counter(s.status for s in states)
+    print(
+        f"{len(waiting)} cells to make, {kept['done']} done, {kept['running']} in work elsewhere", flush=True
+    )
+    failed: dict[str, str] = {}
+    ended = 0
+
+    def report(cell: Cell, error: str) -> None:
+        nonlocal ended
+        ended += 1
+        if error:
+            failed[cell.name] = error
+        seconds = state_of(cell).seconds
+        outcome = f"failed: {error.splitlines()[0]}" if error else f"done in {seconds:.1f} s"
+        print(f"[{ended}/{len(waiting)}] {cell.name}: {outcome}", flush=True)
+
+    if waiting:
+        engine(waiting, command, report)
+    return failed
+
+
+class FinishedCells:
+    """The finished runs of a study, by arm, regime, dataset and seed.
+
+    Args:
+        study: The study.
+        split: ``test`` or ``val``.
+    """
+
+    def __init__(self, study: Study, split: str = "test") -> None:
+        self.study = study
+        self.states: list[CellState] = [state_of(cell) for cell in study.cells()]
+        self._runs: dict[tuple[str, str, str, int], FinishedRun] = {}
+        for state in self.states:
+            cell = state.cell
+            if state.status == "done":
+                run = find_results(cell.folder, split)
+                for dataset in cell.datasets:
+                    # A dataset of several cells of a regime (pairs) has its runs told apart by `partners`.
+                    self._runs.setdefault((cell.arm, cell.regime, dataset, cell.seed), run)
+
+    def of(self, regime: str, arm: str, dataset: str, seed: int) -> FinishedRun | None:
+        """Return the run of a regime that trained on a dataset, if it is finished."""
+        return self._runs.get((arm, regime, dataset, seed))

@@ -1,0 +1,329 @@
+"""What a dataset's headline metric is on any resample of a run's answers.
+
+A metric that is a mean of the scores of the answers needs those scores alone, and all resamples are one
+matrix product. Any other is computed anew from the answers: each answer is given to the metric once and
+what the metric keeps of it is remembered, so that a resample adds up (or joins) what is remembered and
+computes.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crab_lightning.metrics.scale import read_scale
+from crab_lightning.reports.runs import FinishedRun
+
+Counts = NDArray[np.float64]
+"""How often each of N questions is drawn in each of R resamples, ``(R, N)``."""
+Values = NDArray[np.float64]
+
+_EQUAL = 1e-6
+_CHUNK = 4_000_000
+
+
+class Statistic(ABC):
+    """A metric as a function of how often each question counts.
+
+    Args:
+        ids: The questions, in the order of the counts' columns.
+    """
+
+    how = ""
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self.ids = tuple(ids)
+
+    @abstractmethod
+    def at(self, counts: Counts) -> Values:
+        """Return the metric on each of R resamples ``(R, N)`` as ``(R,)``."""
+
+    @abstractmethod
+    def of(self, ids: Sequence[str]) -> Statistic:
+        """Return the same metric on these questions, in this order."""
+
+    def value(self) -> float:
+        """Return the metric with every question counted once."""
+        return float(self.at(np.ones((1, len(self.ids))))[0])
+
+
+class RatioStatistic(Statistic):
+    """A sum over questions divided by another: a mean of scores, or a loss per token.
+
+    Args:
+        ids: The questions.
+        parts: What each question adds above the line.
+        weights: What each adds below it; ones give a mean.
+    """
+
+    how = "mean of the answers' scores"
+
+    def __init__(
+        self, ids: Sequence[str], parts: Sequence[float], weights: Sequence[float] | None = None
+    ) -> None:
+        super().__init__(ids)
+        self.parts = np.asarray(parts, dtype=np.float64)
+        self.weights = np.ones(len(self.ids)) if weights is None else np.asarray(weights, dtype=np.float64)
+
+    def at(self, counts: Counts) -> Values:
+        """Return the ratio on each resample."""
+        below = counts @ self.weights
+        result: Values = np.divide(
+            counts @ self.parts, below, out=np.full(len(below), np.nan), where=below > 0
+        )
+        return result
+
+    def of(self, ids: Sequence[str]) -> RatioStatistic:
+        """Return the same ratio on these questions."""
+        place = {name: i for i, name in enumerate(self.ids)}
+        chosen = [place[name] for name in ids]
+        return RatioStatistic(ids, self.parts[chosen].tolist(), self.weights[chosen].tolist())
+
+
+class MetricStatistic(Statistic):
+    """A torchmetrics metric, computed anew from what it keeps of each answer.
+
+    Args:
+        ids: The questions.
+        metric: A metric of ours, its states those of no answer.
+        key: Which of its values.
+        states: For each question the states of the metric after that answer alone.
+    """
+
+    how = "computed anew from the answers of each resample"
+
+    def __init__(
+        self, ids: Sequence[str], metric: Any, key: str, states: Sequence[Mapping[str, Any]]
+    ) -> None:
+        super().__init__(ids)
+        self.metric, self.key, self.states = metric, key, list(states)
+        names = list(self.states[0]) if self.states else []
+        self.sums = [name for name in names if not isinstance(self.states[0][name], list)]
+        self.lists = [name for name in names if name not in self.sums]
+        self.shapes = {name: self.states[0][name].shape for name in self.sums}
+        rows = [[float(v) for name in self.sums for v in s[name].reshape(-1).tolist()] for s in self.states]
+        self.matrix = np.asarray(rows, dtype=np.float64).reshape(len(self.states), -1)
+
+    def at(self, counts: Counts) -> Values:
+        """Return the metric on each resample."""
+        import torch
+
+        totals = torch.from_numpy(counts @ self.matrix).round().to(torch.int64)
+        values = []
+        for row, drawn in zip(totals, counts, strict=True):
+            start = 0
+            for name in self.sums:
+                size = math.prod(self.shapes[name])
+                setattr(self.metric, name, row[start : start + size].reshape(self.shapes[name]))
+                start += size
+            for name in self.lists:
+                times = drawn.astype(int)
+                joined = [part for s, n in zip(self.states, times, strict=True) for part in s[name] * n]
+                setattr(self.metric, name, joined)
+            values.append(_value_of(self.metric, self.key))
+        return np.asarray(values, dtype=np.float64)
+
+    def of(self, ids: Sequence[str]) -> MetricStatistic:
+        """Return the same metric on these questions."""
+        place = {name: i for i, name in enumerate(self.ids)}
+        return MetricStatistic(ids, self.metric, self.key, [self.states[place[name]] for name in ids])
+
+
+class CiderStatistic(Statistic):
+    """CIDEr of captions that have been cut into tokens once.
+
+    Args:
+        ids: The questions.
+        items: Tokens of the answer and of its references, for each.
+    """
+
+    how = MetricStatistic.how
+
+    def __init__(self, ids: Sequence[str], items: Sequence[Any]) -> None:
+        super().__init__(ids)
+        self.items = list(items)
+
+    def at(self, counts: Counts) -> Values:
+        """Return CIDEr on each resample."""
+        from crab_lightning.metrics.caption_scores import cider
+
+        drawn = [[self.items[i] for i in np.repeat(np.arange(len(row)), row.astype(int))] for row in counts]
+        return np.asarray([cider(items) if items else math.nan for items in drawn], dtype=np.float64)
+
+    def of(self, ids: Sequence[str]) -> CiderStatistic:
+        """Return the same metric on these captions."""
+        place = {name: i for i, name in enumerate(self.ids)}
+        return CiderStatistic(ids, [self.items[place[name]] for name in ids])
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A run's headline metric on one dataset.
+
+    Args:
+        metric: Name of the metric.
+        value: Its value in ``metrics.json``.
+        higher_is_better: Its direction.
+        statistic: The metric on any resample; ``None`` where the answers do not give it.
+        note: Why not; empty otherwise.
+        task: Key of the dataset's task.
+    """
+
+    metric: str
+    value: float
+    higher_is_better: bool
+    statistic: Statistic | None
+    note: str
+    task: str
+
+
+def headline_of(run: FinishedRun, dataset: str) -> Headline | None:
+    """Return a run's headline on a dataset; ``None`` where the run has none.
+
+    Args:
+        run: A finished run.
+        dataset: Key of the dataset.
+    """
+    entry = run.datasets.get(dataset)
+    if entry is None or entry["headline"] is None:
+        return None
+    metric = str(entry["headline"])
+    value = entry["strict"].get(metric)
+    if value is None:
+        return None
+    found: Statistic | None = None
+    note = ""
+    scores = run.scores(dataset)
+    records = run.records(dataset)
+    if scores and len(scores) == len(records) == entry["counts"]["scored"]:
+        mean = RatioStatistic(list(scores), list(scores.values()))
+        found = mean if abs(mean.value() - value) < _EQUAL else None
+    if found is None:
+        found, note = _recomputed(run, dataset, metric, float(value), records)
+    higher = read_scale(entry, metric).higher_is_better
+    return Headline(metric, float(value), higher, found, note, str(entry["task"]))
+
+
+def loss_of(losses: Mapping[str, tuple[float, int]]) -> RatioStatistic | None:
+    """Return the validation loss per target token of one dataset; ``None`` without samples.
+
+    Args:
+        losses: Sample id -> summed loss in nats and target tokens.
+    """
+    if not losses:
+        return None
+    return RatioStatistic(
+        list(losses), [loss for loss, _ in losses.values()], [n for _, n in losses.values()]
+    )
+
+
+def _recomputed(
+    run: FinishedRun, dataset: str, metric: str, value: float, records: Sequence[Mapping[str, Any]]
+) -> tuple[Statistic | None, str]:
+    """Return the metric as computed from the answers, or the reason why that is not possible."""
+    if not records:
+        return None, "the run wrote no answers"
+    try:
+        task, spec, samples = _questions(run.folder, dataset)
+    except (OSError, ValueError) as err:
+        return None, f"the manifests are needed to score resamples, and cannot be read: {err}"
+    if getattr(task, "masks", None) is not None:
+        found = _without_null(records, samples)
+        if found is not None and abs(found.value() - value) < _EQUAL:
+            return found, ""
+        return None, f"{metric} is computed from masks, which are not made again for resamples"
+    collection = task.metrics(spec)
+    states: dict[str, list[dict[str, Any]]] = {}
+    ids = []
+    for record in records:
+        sample = samples.get(str(record["id"]))
+        if sample is None:
+            return None, f"{record['id']} is not in the manifests that the run's config names"
+        answer = task.parse(str(record["answer"]), sample, spec)
+        collection.reset()
+        task.update(collection, answer, sample, spec)
+        ids.append(sample.id)
+        for name, one in collection.items(copy_state=False):
+            states.setdefault(str(name), []).append({k: _copied(getattr(one, k)) for k in one._defaults})
+    collection.reset()
+    for name, one in collection.items():
+        made = _statistic(one, str(name), metric, ids, states[str(name)])
+        if made is not None:
+            if abs((again := made.value()) - value) < _EQUAL:
+                return made, ""
+            return None, f"{metric} of the answers on disk is {again:.6f}, metrics.json says {value:.6f}"
+    return None, f"no metric of the task gives {metric}"
+
+
+def _statistic(
+    metric: Any, name: str, key: str, ids: Sequence[str], states: Sequence[Mapping[str, Any]]
+) -> Statistic | None:
+    """Return the statistic of a metric if one of its values is the one that is looked for."""
+    from crab_lightning.metrics import CaptionScores
+
+    if isinstance(metric, CaptionScores):
+        if key != "cider":
+            return None
+        import json
+
+        texts = [json.loads(state["lines"][0].numpy().tobytes()) for state in states]
+        return CiderStatistic(ids, metric._tokenized(texts))
+    made = MetricStatistic(ids, metric, key, states)
+    made.at(np.ones((1, len(ids))))
+    values = metric.compute()
+    return made if (key in values if isinstance(values, Mapping) else name == key) else None
+
+
+def _value_of(metric: Any, key: str) -> float:
+    metric._computed, metric._update_count = None, 1
+    found = metric.compute()
+    return float(found[key] if isinstance(found, Mapping) else found)
+
+
+def _copied(state: Any) -> Any:
+    return [part.clone() for part in state] if isinstance(state, list) else state.clone()
+
+
+def _without_null(records: Sequence[Mapping[str, Any]], samples: Mapping[str, Any]) -> Statistic | None:
+    """Return the mean over questions whose object is there: J of Ref-AVS leaves the null ones out."""
+    kept = []
+    for record in records:
+        sample = samples.get(str(record["id"]))
+        null = sample is None or sample.fields.get("subset") == "test_n"
+        if record.get("score") is None and not null:
+            return None
+        kept.append(0.0 if null else 1.0)
+    scores = [float(r.get("score") or 0.0) * k for r, k in zip(records, kept, strict=True)]
+    return RatioStatistic([str(r["id"]) for r in records], scores, kept)
+
+
+@lru_cache(maxsize=64)
+def _questions(folder: Path, dataset: str) -> tuple[Any, Any, dict[str, Any]]:
+    """Return a dataset's task, its row and its test samples by id, from the config of a run."""
+    from crab_lightning.studies.run_data import data_of
+
+    data = data_of(folder, (dataset,))
+    spec = data.datasets[dataset]
+    return data.tasks[spec.task], spec, {sample.id: sample for sample in data.samples("test", dataset)}
+
+
+def drawn_counts(questions: int, resamples: int, rng: np.random.Generator) -> Counts:
+    """Return how often each question is drawn with replacement, ``(resamples, questions)``."""
+    rows = np.empty((resamples, questions))
+    step = max(1, _CHUNK // max(questions, 1))
+    for start in range(0, resamples, step):
+        count = min(step, resamples - start)
+        drawn = rng.integers(0, questions, (count, questions), dtype=np.int64)
+        drawn += np.arange(count)[:, None] * questions
+        rows[start : start + count] = np.bincount(drawn.ravel(), minlength=count * questions).reshape(
+            count, -1
+        )
+    return rows

@@ -1,0 +1,265 @@
+"""The file that describes a study: arms, regimes and seeds, and the cells that they make."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from crab_lightning.configuration.files import ConfigError, compose, find_config, merge
+
+EVERY_ROW = "*"
+"""As a key of ``data.datasets`` in an arm: what it holds is laid over every row."""
+
+_KEYS = ("name", "root", "base", "overlay", "datasets", "arms", "regimes", "seeds", "equal", "compare")
+_SECTIONS = ("model", "data", "trainer", "evaluator", "checkpoint", "run", "seed_everything", "only")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_LOSSES = "crab_lightning.evaluation.SampleLosses"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study.
+
+    Args:
+        name: Name of its run folder.
+        arm: Key of its arm.
+        regime: Key of its regime.
+        datasets: Datasets that it trains on, in the order of the study.
+        seed: Seed of its first weights, its dropout and its order of samples.
+        folder: Its run folder.
+        config: Its whole config, for ``fit``.
+    """
+
+    name: str
+    arm: str
+    regime: str
+    datasets: tuple[str, ...]
+    seed: int
+    folder: Path
+    config: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A grid of runs.
+
+    Args:
+        name: Name of the study.
+        folder: Folder that holds ``cells/`` and ``report/``.
+        datasets: Datasets that are compared.
+        arms: Arm -> its whole config, with nothing of a regime or seed in it.
+        regimes: Regime -> the sets of datasets of its cells.
+        seeds: Seeds.
+        equal: What is held equal: ``("epochs", n)`` or ``("steps", n)``.
+        compare: The regime that is the baseline, and the one that is set against it.
+    """
+
+    name: str
+    folder: Path
+    datasets: tuple[str, ...]
+    arms: Mapping[str, Mapping[str, Any]]
+    regimes: Mapping[str, tuple[tuple[str, ...], ...]]
+    seeds: tuple[int, ...]
+    equal: tuple[str, int]
+    compare: tuple[str, str] = ("single", "multi")
+
+    def cells(self) -> list[Cell]:
+        """Return every cell, seed by seed, so that a study that is stopped early has whole seeds."""
+        return [
+            self._cell(arm, regime, sets, seed)
+            for seed in self.seeds
+            for arm in self.arms
+            for regime, groups in self.regimes.items()
+            for sets in groups
+        ]
+
+    def _cell(self, arm: str, regime: str, sets: tuple[str, ...], seed: int) -> Cell:
+        alone = len(self.regimes[regime]) == 1
+        name = ".".join([arm, regime, *([] if alone else ["+".join(sets)]), f"seed{seed}"])
+        config = dict(self.arms[arm])
+        data = dict(config.get("data", {}))
+        data |= {"only": list(sets), "order_seed": seed}
+        trainer = dict(config.get("trainer", {})) | _length(*self.equal)
+        callbacks = list(trainer.get("callbacks") or [])
+        if not any(_class_path(entry) == _LOSSES for entry in callbacks):
+            callbacks.append(_LOSSES)
+        trainer["callbacks"] = callbacks
+        config |= {"data": data, "trainer": trainer, "seed_everything": seed}
+        config["run"] = dict(config.get("run") or {}) | {"name": name}
+        return Cell(name, arm, regime, sets, seed, self.folder / "cells" / name, config)
+
+
+def read_study(path: str | Path, *, root: Path | None = None) -> Study:
+    """Read the file of a study.
+
+    Args:
+        path: The file, or the name of one in ``configs/studies/``.
+        root: Folder under which the study's folder lies, in the place of what the file says.
+
+    Raises:
+        ConfigError: If a key is unknown or missing, or a value makes no sense; the text names it.
+    """
+    found = _find(path)
+    content = compose([found])
+    _refuse_unknown(found, content, _KEYS)
+    if missing := [key for key in ("base", "arms", "regimes", "equal") if key not in content]:
+        raise ConfigError(f"{found}: the study has no {' and no '.join(missing)}")
+    if not isinstance(content["base"], dict):
+        raise ConfigError(
+            f"{found}: base is {content['base']!r}; give the path of a config, relative to this file, or keys"
+        )
+    base = merge(content["base"], content.get("overlay") or {})
+    rows = (base.get("data") or {}).get("datasets") or {}
+    if not rows:
+        raise ConfigError(f"{found}: base has no data.datasets to study")
+    datasets = _datasets(found, "datasets", content.get("datasets") or list(rows), rows)
+    name = str(content.get("name") or found.stem)
+    return Study(
+        name=_checked_name(found, "name", name),
+        folder=(root or Path(content.get("root") or "studies")) / name,
+        datasets=datasets,
+        arms=_arms(found, content["arms"], base),
+        regimes=_regimes(found, content["regimes"], datasets),
+        seeds=_seeds(found, content.get("seeds", [0])),
+        equal=_equal(found, content["equal"]),
+        compare=_compare(found, content.get("compare"), content["regimes"]),
+    )
+
+
+def _find(path: str | Path) -> Path:
+    try:
+        return find_config(path)
+    except ConfigError as err:
+        try:
+            return find_config(Path("studies") / path)
+        except ConfigError:
+            raise err from None
+
+
+def _refuse_unknown(path: Path, content: Mapping[str, Any], known: Sequence[str], where: str = "") -> None:
+    for key in content:
+        if key not in known:
+            close = get_close_matches(str(key), known, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ConfigError(f"{path}: there is no key {where}{key}{hint} There are: {', '.join(known)}")
+
+
+def _checked_name(path: Path, key: str, name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{path}: {key} is {name!r}; folders are named by it, so use letters, digits, - and _ only"
+        )
+    return name
+
+
+def _datasets(path: Path, key: str, names: Any, known: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(names, list) or not names:
+        raise ConfigError(f"{path}: {key} is {names!r}; give a list of dataset keys")
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{path}: {key}: there is no dataset {name!r}; there are: {', '.join(known)}")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{path}: {key}: a dataset is named twice in {names}")
+    return tuple(names)
+
+
+def _arms(path: Path, arms: Any, base: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    if not isinstance(arms, dict) or not arms:
+        raise ConfigError(f"{path}: arms is {arms!r}; give a name and a part of a config for each arm")
+    made = {}
+    for name, overlay in arms.items():
+        _checked_name(path, "an arm", str(name))
+        if overlay is not None and not isinstance(overlay, dict):
+            raise ConfigError(f"{path}: arms.{name} is {overlay!r}; give the keys in which it differs")
+        _refuse_unknown(path, overlay or {}, _SECTIONS, f"arms.{name}.")
+        made[str(name)] = _with_rows(merge(base, overlay or {}))
+    return made
+
+
+def _with_rows(config: dict[str, Any]) -> dict[str, Any]:
+    """Lay what ``data.datasets.*`` holds over every row."""
+    rows = dict(config["data"]["datasets"])
+    over = rows.pop(EVERY_ROW, None)
+    if over is None:
+        return config
+    return config | {
+        "data": config["data"] | {"datasets": {key: merge(row, over) for key, row in rows.items()}}
+    }
+
+
+def _regimes(path: Path, regimes: Any, datasets: tuple[str, ...]) -> dict[str, tuple[tuple[str, ...], ...]]:
+    if not isinstance(regimes, dict) or not regimes:
+        raise ConfigError(f"{path}: regimes is {regimes!r}; give at least one, e.g. single: each")
+    return {
+        _checked_name(path, "a regime", str(name)): _groups(path, f"regimes.{name}", value, datasets)
+        for name, value in regimes.items()
+    }
+
+
+def _groups(path: Path, key: str, value: Any, datasets: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    if value == "each":
+        return tuple((name,) for name in datasets)
+    if value == "all":
+        return (datasets,)
+    if isinstance(value, list):
+        return (_datasets(path, key, value, datasets),)
+    if isinstance(value, dict) and list(value) == ["pairs_of"]:
+        return tuple(combinations(_datasets(path, f"{key}.pairs_of", value["pairs_of"], datasets), 2))
+    raise ConfigError(
+        f"{path}: {key} is {value!r}; it may be `each` (a run for each dataset), `all` (one run on all), a"
+        " list"
+        " of dataset keys (one run on these), or {pairs_of: [dataset keys]} (a run for every two of them)"
+    )
+
+
+def _seeds(path: Path, seeds: Any) -> tuple[int, ...]:
+    numbers = seeds if isinstance(seeds, list) else [seeds]
+    whole = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in numbers)
+    if not numbers or not whole or len(set(numbers)) < len(numbers):
+        raise ConfigError(f"{path}: seeds is {seeds!r}; give a list of different whole numbers from 0 up")
+    return tuple(numbers)
+
+
+def _equal(path: Path, value: Any) -> tuple[str, int]:
+    if isinstance(value, dict) and len(value) == 1:
+        kind, count = next(iter(value.items()))
+        if kind in ("epochs", "steps") and isinstance(count, int) and count > 0:
+            return kind, count
+    raise ConfigError(
+        f"{path}: equal is {value!r}; say what every cell has the same number of: {{epochs: 2}} or"
+        f" {{steps: 300}}"
+    )
+
+
+def _compare(path: Path, value: Any, regimes: Mapping[str, Any]) -> tuple[str, str]:
+    pair = ["single", "multi"] if value is None else value
+    if not isinstance(pair, list) or len(pair) != 2 or len(set(pair)) != 2:
+        raise ConfigError(f"{path}: compare is {value!r}; give two regimes, the baseline first")
+    if value is not None and (unknown := [name for name in pair if name not in regimes]):
+        raise ConfigError(
+            f"{path}: compare: there is no regime {unknown[0]!r}; there are: {', '.join(regimes)}"
+        )
+    return str(pair[0]), str(pair[1])
+
+
+def _length(kind: str, count: int) -> dict[str, Any]:
+    """Return the trainer's keys for an equal number of epochs or of steps."""
+    if kind == "epochs":
+        return {"max_epochs": count, "max_steps": -1}
+    # One validation, behind the last step: a small dataset would otherwise be validated at each of many
+    # epochs.
+    return {
+        "max_epochs": -1,
+        "max_steps": count,
+        "val_check_interval": count,
+        "check_val_every_n_epoch": None,
+    }
+
+
+def _class_path(entry: Any) -> Any:
+    return entry.get("class_path") if isinstance(entry, dict) else entry

@@ -1,0 +1,380 @@
+"""Does learning tasks together help or hurt: gains, shares, and how certain they are.
+
+A gain is the score of the joint run minus that of the run on the dataset alone, its sign turned where
+lower is better. The gain share is the share of datasets whose gain is above zero, the harmed share that of
+those below, and the net score their difference (Figure 6 of arXiv:2603.04128); ties count for neither.
+
+Intervals come from a bootstrap on two levels: seeds are drawn with replacement, and questions are, the
+same ones for both runs, all seeds and all arms, since they were asked the same questions. Everything is
+computed anew in each resample: the metrics from the answers, the gains, their shares.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crab_lightning.evaluation.sample_losses import read_sample_losses
+from crab_lightning.reports.runs import FinishedRun
+from crab_lightning.studies.statistics import Headline, Statistic, drawn_counts, headline_of, loss_of
+
+Draws = NDArray[np.float64]
+TIE = 1e-12
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval.
+
+    Args:
+        value: The number.
+        low: Lower end of the 95 % interval; ``None`` where there is no interval.
+        high: Upper end.
+        p: Two-sided p value of its being zero, from the bootstrap.
+        p_holm: The same, corrected by Holm over the datasets of the arm.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+
+    @property
+    def certain(self) -> bool:
+        """Whether it differs from zero after Holm's correction."""
+        return self.p_holm is not None and self.p_holm < LEVEL
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A quantity of one dataset under two regimes.
+
+    Args:
+        before: Mean over seeds under the baseline.
+        after: Mean over seeds under the other regime.
+        gain: What is gained; above zero is better whatever the direction of the quantity.
+        questions: Number of questions or samples.
+        seeds: Seeds that both have results of.
+        note: What the reader has to know; empty when there is nothing.
+    """
+
+    before: float
+    after: float
+    gain: Estimate
+    questions: int
+    seeds: tuple[int, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class DatasetTransfer:
+    """Transfer to one dataset.
+
+    Args:
+        dataset: Key of the dataset.
+        task: Key of its task.
+        metric: Name of its headline metric.
+        score: The metric, as a fraction.
+        loss: The validation loss per target token, in nats; ``None`` where a run wrote none.
+    """
+
+    dataset: str
+    task: str
+    metric: str
+    score: Comparison
+    loss: Comparison | None
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How many datasets gain and how many are harmed.
+
+    Args:
+        gain: Share of datasets that gain.
+        harmed: Share that is harmed.
+        net: Their difference.
+        certain_gain: Share whose gain is certain.
+        certain_harmed: Share whose harm is certain.
+        certain_net: Their difference.
+        sign_p: p value of the exact sign test over the datasets, ties left out.
+        ties: Datasets that neither gain nor are harmed.
+        datasets: Number of datasets.
+    """
+
+    gain: Estimate
+    harmed: Estimate
+    net: Estimate
+    certain_gain: float
+    certain_harmed: float
+    certain_net: float
+    sign_p: float
+    ties: tuple[str, ...]
+    datasets: int
+
+
+@dataclass(frozen=True)
+class ArmTransfer:
+    """Transfer in one arm.
+
+    Args:
+        arm: Key of the arm.
+        rows: The datasets.
+        shares: Shares by the metric.
+        loss_shares: Shares by the validation loss; ``None`` without losses.
+        missing: Datasets without results under both regimes.
+    """
+
+    arm: str
+    rows: tuple[DatasetTransfer, ...]
+    shares: Shares
+    loss_shares: Shares | None
+    missing: tuple[str, ...] = ()
+
+
+RunOf = Callable[[str, str, int], FinishedRun | None]
+"""Arm, dataset and seed -> the finished run of a regime that has it; ``None`` where there is none."""
+
+
+@dataclass
+class Resampling:
+    """Resamples of seeds and of questions that all comparisons share.
+
+    Args:
+        resamples: Number of resamples.
+        seed: Seed of the drawing.
+    """
+
+    resamples: int = 2000
+    seed: int = 0
+    _counts: dict[tuple[str, ...], Draws] = field(default_factory=dict, repr=False)
+
+    def questions(self, ids: tuple[str, ...]) -> Draws:
+        """Return how often each question is drawn; the same questions are always drawn alike."""
+        if ids not in self._counts:
+            self._counts.clear()  # one dataset at a time: this may be large
+            rng = np.random.default_rng([self.seed, zlib.crc32("\n".join(ids).encode())])
+            self._counts[ids] = drawn_counts(len(ids), self.resamples, rng)
+        return self._counts[ids]
+
+    def seeds(self, seeds: Sequence[int]) -> Draws:
+        """Return the weight of each seed in each resample, ``(R, seeds)``; rows add up to 1."""
+        rng = np.random.default_rng([self.seed, *sorted(seeds)])
+        return drawn_counts(len(seeds), self.resamples, rng) / len(seeds)
+
+
+def compared(
+    before: Mapping[int, tuple[float, Statistic | None]],
+    after: Mapping[int, tuple[float, Statistic | None]],
+    higher_is_better: bool,
+    resampling: Resampling,
+    note: str = "",
+) -> tuple[Comparison, Draws | None]:
+    """Compare two regimes on one dataset.
+
+    Args:
+        before: Seed -> value and statistic of the baseline.
+        after: Seed -> value and statistic of the other.
+        higher_is_better: Direction of the quantity.
+        resampling: The resamples.
+        note: Why there is no statistic, where there is none.
+
+    Returns:
+        The comparison, and the gain in each resample ``(R,)``; ``None`` without statistics.
+    """
+    seeds = tuple(sorted(before.keys() & after.keys()))
+    sign = 1.0 if higher_is_better else -1.0
+    statistics = [(before[s][1], after[s][1]) for s in seeds]
+    pairs = [(a, b) for a, b in statistics if a is not None and b is not None]
+    means = [float(np.mean([side[s][0] for s in seeds])) for side in (before, after)]
+    if len(pairs) < len(seeds):
+        gain = Estimate(sign * (means[1] - means[0]))
+        return Comparison(means[0], means[1], gain, 0, seeds, note or "no interval"), None
+    ids = tuple(sorted(set.intersection(*(set(s.ids) for pair in pairs for s in pair))))
+    known = {s.ids for pair in pairs for s in pair}
+    if not ids:
+        gain = Estimate(sign * (means[1] - means[0]))
+        return Comparison(means[0], means[1], gain, 0, seeds, "no question is common to the runs"), None
+    if any(set(own) != set(ids) for own in known):
+        note = f"only the {len(ids)} questions that all runs answered"
+        values = [(a.of(ids).value(), b.of(ids).value()) for a, b in pairs]
+        means = [float(np.mean([pair[i] for pair in values])) for i in (0, 1)]
+    counts = resampling.questions(ids)
+    weights = resampling.seeds(seeds)
+    gains = np.stack([b.of(ids).at(counts) - a.of(ids).at(counts) for a, b in pairs], axis=1)
+    drawn: Draws = sign * (gains * weights).sum(1)
+    drawn = np.where(np.abs(drawn) < TIE, 0.0, drawn)
+    value = sign * (means[1] - means[0])
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    gain = Estimate(value, float(low), float(high), p_value(drawn, len(ids)))
+    return Comparison(means[0], means[1], gain, len(ids), seeds, note), drawn
+
+
+def p_value(drawn: Draws, questions: int) -> float:
+    """Return the two-sided p value of a quantity's being zero from its bootstrap draws.
+
+    Resamples of a few questions all look alike, so the value is never below that of the exact sign-flip test
+    at its most extreme, ``2 ** (1 - questions)``: three questions can make nothing certain.
+
+    Args:
+        drawn: The quantity in each resample.
+        questions: Number of questions that are resampled.
+    """
+    known = drawn[np.isfinite(drawn)]
+    below, above = int((known <= 0).sum()), int((known >= 0).sum())
+    least = 2.0 ** (1 - min(questions, 1000))
+    return min(1.0, max(least, 2 * (1 + min(below, above)) / (len(known) + 1)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values corrected by Holm's step-down method (Scandinavian Journal of Statistics, 1979)."""
+    order = np.argsort(p_values, kind="stable")
+    corrected = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = highest
+    return corrected
+
+
+def sign_test(gains: Sequence[float]) -> float:
+    """Return the p value of the exact two-sided sign test, ties left out; 1 where only ties are left."""
+    from scipy.stats import binomtest
+
+    up, down = sum(g > TIE for g in gains), sum(g < -TIE for g in gains)
+    return 1.0 if up + down == 0 else float(binomtest(up, up + down, 0.5).pvalue)
+
+
+def _corrected(found: Sequence[Comparison]) -> list[Comparison]:
+    """Correct the p values of several comparisons together."""
+    from dataclasses import replace
+
+    known = [i for i, one in enumerate(found) if one.gain.p is not None]
+    corrected = holm([float(found[i].gain.p or 0.0) for i in known])
+    result = list(found)
+    for i, p in zip(known, corrected, strict=True):
+        result[i] = replace(found[i], gain=replace(found[i].gain, p_holm=p))
+    return result
+
+
+def shares_of(names: Sequence[str], found: Sequence[Comparison], drawn: Sequence[Draws | None]) -> Shares:
+    """Count who gains and who is harmed.
+
+    Args:
+        names: The datasets.
+        found: Their comparisons, corrected.
+        drawn: Their gains in each resample; one without draws keeps its sign in all of them.
+    """
+    gains = [one.gain.value for one in found]
+    count = len(gains)
+    up, down = (np.array([s * g > TIE for g in gains]) for s in (1, -1))
+    size = next((len(d) for d in drawn if d is not None), 1)
+    columns = [np.full(size, g) if d is None else d for g, d in zip(gains, drawn, strict=True)]
+    table = np.stack(columns, axis=1) if columns else np.zeros((size, 0))
+    ups, downs = (table > TIE).mean(1), (table < -TIE).mean(1)
+
+    def share(value: float, draws: Draws) -> Estimate:
+        low, high = np.percentile(draws, [2.5, 97.5])
+        return Estimate(value, float(low), float(high))
+
+    sure = [one.gain.certain for one in found]
+    certain_gain, certain_harmed = (float(np.mean(side & np.array(sure))) for side in (up, down))
+    return Shares(
+        gain=share(float(up.mean()), ups),
+        harmed=share(float(down.mean()), downs),
+        net=share(float(up.mean() - down.mean()), ups - downs),
+        certain_gain=certain_gain,
+        certain_harmed=certain_harmed,
+        certain_net=certain_gain - certain_harmed,
+        sign_p=sign_test(gains),
+        ties=tuple(n for n, g in zip(names, gains, strict=True) if abs(g) <= TIE),
+        datasets=count,
+    )
+
+
+def arm_transfer(
+    arm: str,
+    datasets: Sequence[str],
+    seeds: Sequence[int],
+    before: RunOf,
+    after: RunOf,
+    resampling: Resampling,
+) -> ArmTransfer | None:
+    """Compare two regimes in one arm, dataset by dataset.
+
+    Args:
+        arm: Key of the arm.
+        datasets: The datasets.
+        seeds: The seeds.
+        before: Finds runs of the baseline.
+        after: Finds runs of the other regime.
+        resampling: The resamples.
+
+    Returns:
+        ``None`` where no dataset has results under both regimes.
+    """
+    names, tasks, metrics = [], [], []
+    scores: list[tuple[Comparison, Draws | None]] = []
+    losses: list[tuple[Comparison, Draws | None] | None] = []
+    missing = []
+    for dataset in datasets:
+        runs = {
+            seed: pair
+            for seed in seeds
+            if (pair := (before(arm, dataset, seed), after(arm, dataset, seed))) and None not in pair
+        }
+        heads: dict[int, tuple[Headline, Headline]] = {}
+        for seed, (first, second) in runs.items():
+            assert first is not None
+            assert second is not None
+            found = headline_of(first, dataset), headline_of(second, dataset)
+            if found[0] is not None and found[1] is not None:
+                heads[seed] = found[0], found[1]
+        if not heads:
+            missing.append(dataset)
+            continue
+        some = next(iter(heads.values()))[0]
+        sides = [{s: (pair[i].value, pair[i].statistic) for s, pair in heads.items()} for i in (0, 1)]
+        note = next((h.note for pair in heads.values() for h in pair if h.note), "")
+        names.append(dataset)
+        tasks.append(some.task)
+        metrics.append(some.metric)
+        scores.append(compared(sides[0], sides[1], some.higher_is_better, resampling, note))
+        losses.append(_loss_compared(dataset, runs, resampling))
+    if not names:
+        return None
+    corrected = _corrected([one for one, _ in scores])
+    shares = shares_of(names, corrected, [d for _, d in scores])
+    known = [i for i, one in enumerate(losses) if one is not None]
+    both = [one for one in losses if one is not None]
+    loss_corrected = dict(zip(known, _corrected([one for one, _ in both]), strict=True))
+    loss_shares = (
+        shares_of([names[i] for i in known], [loss_corrected[i] for i in known], [d for _, d in both])
+        if known
+        else None
+    )
+    rows = tuple(
+        DatasetTransfer(names[i], tasks[i], metrics[i], corrected[i], loss_corrected.get(i))
+        for i in range(len(names))
+    )
+    return ArmTransfer(arm, rows, shares, loss_shares, tuple(missing))
+
+
+def _loss_compared(
+    dataset: str, runs: Mapping[int, tuple[FinishedRun | None, FinishedRun | None]], resampling: Resampling
+) -> tuple[Comparison, Draws | None] | None:
+    sides: tuple[dict[int, tuple[float, Statistic | None]], ...] = ({}, {})
+    for seed, pair in runs.items():
+        for side, run in zip(sides, pair, strict=True):
+            assert run is not None
+            found = loss_of(read_sample_losses(run.folder).get(dataset, {}))
+            if found is not None:
+                side[seed] = found.value(), found
+    if not sides[0].keys() & sides[1].keys():
+        return None
+    return compared(sides[0], sides[1], False, resampling)

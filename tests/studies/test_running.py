@@ -1,0 +1,192 @@
+"""Cells that run, fail, are interrupted, kept, made again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from crab_lightning.commands import main
+from crab_lightning.configuration.files import ConfigError
+from crab_lightning.studies.cells import run_cell, state_of
+from crab_lightning.studies.engines import engine
+from crab_lightning.studies.runner import run_study
+from crab_lightning.studies.study import Study, read_study
+from tests.studies import fake_cells
+from tests.studies.conftest import study_file
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return read_study(study_file(tmp_path, {"tiny": tmp_path / "tiny", "mini": tmp_path / "mini"}))
+
+
+def statuses(study: Study) -> dict[str, str]:
+    return {cell.name.removesuffix(".seed0"): state_of(cell).status for cell in study.cells()}
+
+
+def test_failed_and_dead_cells_do_not_stop_the_others(study: Study) -> None:
+    failed = run_study(study.cells(), engine("local", jobs=2), fake_cells.faulty)
+    assert failed["lora.single.avqa.seed0"] == "ValueError: the rows are gone"
+    assert "ended by signal 9" in failed["lora.single.dfew.seed0"]
+    assert len(failed) == 2
+    assert statuses(study) == {
+        "lora.single.avqa": "failed",
+        "lora.single.dfew": "failed",
+        "lora.multi": "done",
+        "ilora.single.avqa": "done",
+        "ilora.single.dfew": "done",
+        "ilora.multi": "done",
+    }
+    log = (study.folder / "cells/lora.single.avqa.seed0/cell.log").read_text()
+    assert "the rows are gone" in log
+    # The next call tries those two again and leaves the others as they are.
+    before = (study.folder / "cells/lora.multi.seed0/calls").read_text()
+    assert run_study(study.cells(), engine("local"), fake_cells.quick) == {}
+    assert set(statuses(study).values()) == {"done"}
+    assert (study.folder / "cells/lora.multi.seed0/calls").read_text() == before
+
+
+def test_every_cell_has_a_process_of_its_own(study: Study) -> None:
+    run_study(study.cells(), engine("local", jobs=2), fake_cells.quick)
+    pids = {(c.folder / "calls").read_text().split()[1] for c in study.cells()}
+    assert len(pids) == 6
+    assert str(os.getpid()) not in pids
+
+
+def test_an_extended_study_keeps_its_cells(tmp_path: Path, study: Study) -> None:
+    run_study(study.cells(), engine("local"), fake_cells.quick)
+    places = {"tiny": tmp_path / "tiny", "mini": tmp_path / "mini"}
+    longer = read_study(study_file(tmp_path, places, seeds=[0, 1]))
+    assert [state_of(cell).status for cell in longer.cells()] == ["done"] * 6 + ["new"] * 6
+
+
+def test_a_cell_of_other_settings_is_refused_and_moved_on_request(tmp_path: Path, study: Study) -> None:
+    run_study(study.cells(), engine("local"), fake_cells.quick)
+    places = {"tiny": tmp_path / "tiny", "mini": tmp_path / "mini"}
+    other = read_study(study_file(tmp_path, places, equal={"epochs": 2}))
+    with pytest.raises(
+        ConfigError, match=r"6 cells were made with other settings.*trainer.max_epochs: made with 1, now 2"
+    ):
+        run_study(other.cells(), engine("local"), fake_cells.quick)
+    with pytest.raises(ConfigError, match="was made with other settings"):
+        run_cell(other.cells()[0], fake_cells.quick)
+    assert run_study(other.cells(), engine("local"), fake_cells.quick, replace=True) == {}
+    assert set(statuses(other).values()) == {"done"}
+    assert len(list((study.folder / "replaced").iterdir())) == 6
+
+
+def test_other_rows_other_weights_and_another_version_are_other_settings(
+    tmp_path: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crab_lightning.studies import cells
+
+    cell = study.cells()[0]
+    run_cell(_made(cell), fake_cells.quick)
+    monkeypatch.setattr(cells, "__version__", "0.0.other")
+    assert "version: made with" in state_of(cell).detail
+    monkeypatch.undo()
+    assert state_of(cell).status == "done"
+    manifest = tmp_path / "mini/AVUIE_2/avqa/train.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("[]")
+    cells._manifests.cache_clear()
+    assert "manifests.avqa" in state_of(cell).detail
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny/config.json").write_text("{}")
+    cells._weights.cache_clear()
+    assert "weights" in state_of(cell).detail
+
+
+def _made(cell: object) -> object:
+    cell.folder.mkdir(parents=True)  # type: ignore[attr-defined]
+    return cell
+
+
+def test_an_interrupted_cell_is_no_failed_one(study: Study) -> None:
+    cell = study.cells()[0]
+    with pytest.raises(SystemExit):
+        run_cell(cell, fake_cells.interrupted)
+    assert state_of(cell).status == "interrupted"
+
+
+def test_only_one_process_works_on_a_cell(study: Study) -> None:
+    from crab_lightning.studies.cells import _locked
+
+    cell = study.cells()[0]
+    run_cell(cell, fake_cells.quick)
+    with _locked(cell), pytest.raises(BlockingIOError, match="another process works on"):
+        run_cell(cell, fake_cells.quick)
+
+
+def outcome(folder: Path) -> dict[str, bytes]:
+    """Return what a cell leaves that has no clock, no path and no number of a save in it."""
+    files = [*sorted((folder / "predictions").glob("*.jsonl")), *folder.glob("sample_losses.json")]
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    weights = load_file(folder / "adapter" / "adapter.safetensors")
+    return found | {name: value.numpy().tobytes() for name, value in weights.items()}
+
+
+def test_two_jobs_leave_what_one_job_leaves_and_a_second_call_makes_nothing(
+    finished: Path, tmp_path: Path, small: dict[str, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = read_study(finished)
+    assert set(statuses(made).values()) == {"done"}
+    stamps = {cell.name: (cell.folder / "metrics.json").stat().st_mtime_ns for cell in made.cells()}
+    assert main(["study", "run", str(finished)]) == 0
+    assert "0 cells to make, 6 done" in capfd.readouterr().out
+    assert stamps == {cell.name: (cell.folder / "metrics.json").stat().st_mtime_ns for cell in made.cells()}
+    alone = study_file(tmp_path, small)
+    assert main(["study", "run", str(alone), "--cells", "ilora.multi.*", "lora.single.avqa.*"]) == 0
+    for cell in read_study(alone).cells():
+        if cell.name in ("ilora.multi.seed0", "lora.single.avqa.seed0"):
+            assert outcome(cell.folder) == outcome(made.folder / "cells" / cell.name)
+            assert outcome(cell.folder)
+    assert main(["study", "status", str(alone)]) == 0
+    assert "2 done, 4 new" in capfd.readouterr().out.replace("4 new, 2 done", "2 done, 4 new")
+
+
+def test_a_killed_study_is_taken_up_and_ends_with_the_same_bytes(
+    finished: Path, tmp_path: Path, small: dict[str, Path]
+) -> None:
+    made = read_study(finished)
+    path = study_file(tmp_path, small)
+    cell = next(c for c in read_study(path).cells() if c.name == "ilora.multi.seed0")
+    words = [sys.executable, "cli.py", "study", "run", str(path), "--cells", cell.name]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    limit = time.monotonic() + 120
+    while not (cell.folder / "checkpoints/last.ckpt").is_file():
+        assert time.monotonic() < limit
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    os.killpg(json.loads((cell.folder / "cell.json").read_text())["process"], signal.SIGKILL)
+    while state_of(cell).status == "running":  # the system is slow to end it
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    assert state_of(cell).status == "interrupted"
+    assert main(["study", "run", str(path), "--cells", cell.name]) == 0
+    assert state_of(cell).status == "done"
+    assert outcome(cell.folder) == outcome(made.folder / "cells" / cell.name)
+
+
+def test_a_finished_cell_is_a_run_that_other_commands_read(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = read_study(finished).folder / "cells"
+    a, b = cells / "lora.multi.seed0", cells / "ilora.multi.seed0"
+    assert main(["compare", str(a), str(b), "--resamples", "100"]) == 0
+    assert "ilora.multi.seed0" in capsys.readouterr().out
+    assert main(["report", str(a), "--out", str(tmp_path / "page.html")]) == 0
+    shutil.rmtree(tmp_path)
+    content = json.loads((a / "sample_losses.json").read_text())
+    assert set(content) == {"dfew"}  # all rows of the other are trained on

@@ -1,0 +1,93 @@
+"""The file of a study, and the cells that it makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crab_lightning.configuration.files import ConfigError
+from crab_lightning.studies.study import read_study
+from tests.studies.conftest import study_file
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> dict[str, Path]:
+    return {"tiny": tmp_path / "tiny", "mini": tmp_path / "mini"}
+
+
+def test_a_grid_becomes_cells_seed_by_seed(tmp_path: Path, places: dict[str, Path]) -> None:
+    study = read_study(study_file(tmp_path, places, seeds=[3, 1]))
+    names = [cell.name for cell in study.cells()]
+    assert names[:6] == [
+        *(f"lora.single.{name}.seed3" for name in ("avqa", "dfew")),
+        "lora.multi.seed3",
+        *(f"ilora.single.{name}.seed3" for name in ("avqa", "dfew")),
+        "ilora.multi.seed3",
+    ]
+    assert len(names) == 12
+    single, multi = study.cells()[0], study.cells()[2]
+    assert single.config["data"]["only"] == ["avqa"]
+    assert multi.config["data"]["only"] == ["avqa", "dfew"]
+    assert single.config["seed_everything"] == single.config["data"]["order_seed"] == 3
+    # Every row is asked for direct answers in the one arm, and the other arm keeps the reasoning.
+    assert {row["target"] for row in single.config["data"]["datasets"].values()} == {"direct"}
+    assert all("target" not in row for row in study.cells()[3].config["data"]["datasets"].values())
+
+
+def test_what_is_held_equal_sets_the_length_of_every_cell(tmp_path: Path, places: dict[str, Path]) -> None:
+    epochs = read_study(study_file(tmp_path, places, equal={"epochs": 2})).cells()
+    steps = read_study(study_file(tmp_path, places, equal={"steps": 30})).cells()
+    assert {(c.config["trainer"]["max_epochs"], c.config["trainer"]["max_steps"]) for c in epochs} == {
+        (2, -1)
+    }
+    assert {(c.config["trainer"]["max_epochs"], c.config["trainer"]["max_steps"]) for c in steps} == {
+        (-1, 30)
+    }
+    assert {c.config["trainer"]["val_check_interval"] for c in steps} == {30}
+
+
+def test_pairs_and_subsets_are_regimes(tmp_path: Path, places: dict[str, Path]) -> None:
+    three = ["avqa", "dfew", "ave"]
+    regimes = {"pairs": {"pairs_of": three}, "events": ["ave", "avqa"], "all": "all"}
+    study = read_study(study_file(tmp_path, places, datasets=three, regimes=regimes, arms={"lora": {}}))
+    assert [cell.name for cell in study.cells()] == [
+        "lora.pairs.avqa+dfew.seed0",
+        "lora.pairs.avqa+ave.seed0",
+        "lora.pairs.dfew+ave.seed0",
+        "lora.events.seed0",
+        "lora.all.seed0",
+    ]
+    assert study.cells()[3].datasets == ("ave", "avqa")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"regime": {}}, "there is no key regime; did you mean regimes?"),
+        ({"arms": {"a": {"modl": {}}}}, r"there is no key arms\.a\.modl; did you mean model?"),
+        ({"arms": {"a b": {}}}, "an arm is 'a b'"),
+        ({"datasets": ["avqa", "kss"]}, "there is no dataset 'kss'; there are: a2v"),
+        ({"datasets": ["avqa", "avqa"]}, "named twice"),
+        ({"regimes": {"single": "every"}}, "regimes.single is 'every'; it may be `each`"),
+        ({"regimes": {"x": ["ave"]}}, "there is no dataset 'ave'; there are: avqa, dfew"),
+        ({"equal": {"hours": 2}}, "equal is {'hours': 2}"),
+        ({"equal": {"steps": 0}}, "equal is {'steps': 0}"),
+        ({"seeds": [0, 0]}, "different whole numbers"),
+        ({"seeds": [True]}, "different whole numbers"),
+        ({"compare": ["single", "joint"]}, "compare: there is no regime 'joint'"),
+        ({"base": "nothing"}, "base is 'nothing'"),
+    ],
+)
+def test_what_makes_no_sense_is_named(
+    tmp_path: Path, places: dict[str, Path], changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said.replace("?", r"\?").replace("{", r"\{").replace("[", r"\[")):
+        read_study(study_file(tmp_path, places, **changes))
+
+
+def test_a_study_without_a_section_says_which(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("arms: {a: {}}\n")
+    with pytest.raises(ConfigError, match="has no base and no regimes and no equal"):
+        read_study(tmp_path / "s.yaml")
