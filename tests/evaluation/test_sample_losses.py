@@ -27,7 +27,10 @@ def test_every_sample_is_written_once_and_the_last_validation_counts(tmp_path: P
     assert read_sample_losses(tmp_path) == {}
     for scale in (9.0, 1.0):
         losses.on_validation_epoch_start(trainer, module)
-        outputs = {"loss_sum": torch.tensor([2.5, 0.5, 0.5]) * scale, "target_tokens": torch.tensor([5, 2, 2])}
+        outputs = {
+            "loss_sum": torch.tensor([2.5, 0.5, 0.5]) * scale,
+            "target_tokens": torch.tensor([5, 2, 2]),
+        }
         rows = batch("ave/1", "ks/1", "ks/1", repeated=[False, False, True])
         losses.on_validation_batch_end(trainer, module, outputs, rows, 0)
         losses.on_validation_batch_end(trainer, module, {"predictions": []}, rows, 0, 1)
