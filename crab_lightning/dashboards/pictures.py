@@ -24,7 +24,7 @@ from crab_lightning.evaluation.evaluator import Evaluator
 from crab_lightning.evaluation.prediction_files import Record, read_records
 from crab_lightning.segmentation import enclosing_box
 from crab_lightning.structures import Batch, DatasetSpec, Sample
-from crab_lightning.tasks.masks import MaskMaker, find_mask, true_mask
+from crab_lightning.tasks.masks import MaskMaker, find_mask, is_null, true_mask
 from crab_lightning.tasks.spatial_text import FRAME_PX, SpatialPrompt
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
@@ -210,7 +210,7 @@ class Pictures(Callback):
         spec: DatasetSpec = data.datasets[record["dataset"]]
         task = data.tasks[spec.task]
         card = spatial.FrameCard(record, self._clip(sample), asked=sample.fields.get("expression", ""))
-        if sample.fields.get("subset") == "test_n":
+        if is_null(sample):
             card.record = {**record, "truth": {"absent": True}}
         elif (file := find_mask(sample)) is not None:
             true = true_mask(file, sample)

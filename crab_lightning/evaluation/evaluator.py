@@ -22,7 +22,7 @@ from crab_lightning.evaluation.likelihoods import (
     scores_of,
 )
 from crab_lightning.evaluation.prediction_files import PredictionFiles, Record
-from crab_lightning.evaluation.scores import DatasetScores, asked, mean_headline
+from crab_lightning.evaluation.scores import DatasetScores, asked, make_ready, mean_headline
 from crab_lightning.evaluation.tables import print_results
 from crab_lightning.metrics.scale import read_scale
 from crab_lightning.structures import Batch, Decoding, Prediction, Sample
@@ -84,6 +84,9 @@ class Evaluator(Callback):
         """Find the run folder and, before a test, the answers that an interrupted one left."""
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
         self._resumed = []
+        if (data := trainer.datamodule) is not None:
+            used = {name: data.tasks[name] for name in sorted({s.task for s in data.datasets.values()})}
+            make_ready(used, lambda here: trainer.strategy.reduce_boolean_decision(here, all=False))
         offer_candidates(pl_module, trainer.datamodule, self.decoding)
         if stage == "test" and self._writes(trainer):
             files = PredictionFiles(self._folder, "test", trainer.global_rank)
@@ -231,10 +234,6 @@ class Evaluator(Callback):
             if self.print_table and self.results:
                 # While training, one line a dataset; the rest is in TensorBoard and metrics.json.
                 print_results(self.results, split, speed, headlines=trainer.state.fn == "fit")
-                if trainer.state.fn != "fit":
-                    for name, result in self.results.items():
-                        if result["note"] is not None:
-                            rank_zero_info(f"{name}: {result['note']}")
 
     def _log(self, split: str) -> None:
         """Log every dataset's values on every rank in one order (values are already the same everywhere)."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from crab_lightning.evaluation.likelihoods import CandidateScore, Choice, choice_record, choose
@@ -175,6 +176,23 @@ class DatasetScores:
             self.task.update(self.majority, self.majority_answer, sample, self.spec)
         self._sums["scored"] += 1
         self._sums["from_val"] += sample.split == "val"
+
+
+def make_ready(tasks: Mapping[str, Task[Any]], anywhere: Callable[[bool], bool] = bool) -> None:
+    """Load what scoring needs, before anything is answered, and say in one line where it cannot be had.
+
+    Args:
+        tasks: The tasks by name, in the same order on every process.
+        anywhere: Tells whether a fact holds on any process; scores of several have to be of one kind.
+
+    Raises:
+        OSError: If it cannot be had and the task cannot do without it.
+    """
+    for name, task in tasks.items():
+        reason = task.ready()
+        if anywhere(reason is not None):
+            said = task.do_without(reason or "on another process")
+            rank_zero_info(f"data.tasks.{name}: {said}")
 
 
 def asked(task: Task[Any], sample: Sample) -> dict[str, Any]:

@@ -99,11 +99,17 @@ def print_results(
     *,
     headlines: bool = False,
 ) -> None:
-    """Print :func:`results_table`, at full width when the output is not a terminal."""
+    """Print :func:`results_table`, at full width when the output is not a terminal, and the notes."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=190 if any(r.get("likelihood") for r in results.values()) else 160)
     console.print(results_table(results, split, answers_per_s, headlines=headlines))
+    of_note: dict[str, list[str]] = {}
+    for dataset, result in results.items():
+        if result.get("note"):
+            of_note.setdefault(result["note"], []).append(dataset)
+    for note, datasets in of_note.items():
+        console.print(f"{', '.join(datasets)}: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _add_mean(table: Table, results: dict[str, dict[str, Any]], empty: int = 0) -> None:

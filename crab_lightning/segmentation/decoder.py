@@ -28,7 +28,11 @@ class MaskRequest:
 
 @runtime_checkable
 class MaskDecoder(Protocol):
-    """Turns requests into masks. It is pickled to loader workers, so it loads weights when first used."""
+    """Turns requests into masks. It is pickled to loader workers, so it loads weights when first used.
+
+    A decoder may also have a method ``load()``, which loads its weights before anything is answered and
+    raises ``OSError`` where they cannot be had.
+    """
 
     def decode(self, requests: Sequence[MaskRequest]) -> list[Tensor]:
         """Return one mask a request, at its image's size and in the same order.

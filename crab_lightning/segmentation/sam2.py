@@ -70,6 +70,15 @@ class Sam2Decoder:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_embeddings": LastUsed(self.cache_size)}
 
+    def load(self) -> None:
+        """Load the weights, which else happens at the first mask.
+
+        Raises:
+            OSError: If there are no such weights.
+            ValueError: If the folder's weights do not fill the model.
+        """
+        _load(self.pretrained, self.device, self.dtype)
+
     @property
     def cache_hits(self) -> float:
         """Share of requests whose image was embedded before."""

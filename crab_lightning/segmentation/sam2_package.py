@@ -54,6 +54,15 @@ class Sam2PackageDecoder:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_embeddings": LastUsed(self.cache_size)}
 
+    def load(self) -> None:
+        """Load the weights, which else happens at the first mask.
+
+        Raises:
+            ImportError: If the package is absent.
+            FileNotFoundError: If there is no such file.
+        """
+        _load(self.checkpoint, self.config, self.device, self.overrides)
+
     @torch.no_grad()
     def decode(self, requests: Sequence[MaskRequest]) -> list[Tensor]:
         """Return one mask a request, at its image's size; see :class:`MaskDecoder`.

@@ -96,6 +96,21 @@ class Task(ABC, Generic[AnswerT]):
     def prepare(self, answers: Sequence[tuple[AnswerT | None, Sample]], spec: DatasetSpec) -> None:
         """Do at once what :meth:`update` and :meth:`score` would do for each of these answers."""
 
+    def ready(self) -> str | None:
+        """Load what scoring needs beside the answers, before any is made; most tasks need nothing.
+
+        Returns:
+            Why it cannot be had, where the task can do without it; ``None`` when all is there.
+
+        Raises:
+            OSError: If it cannot be had, and the task cannot do without it.
+        """
+        return None
+
+    def do_without(self, reason: str) -> str:
+        """Score without what :meth:`ready` could not load, and return what :meth:`note` says from now on."""
+        raise NotImplementedError(f"{type(self).__name__} needs what it loads: {reason}")
+
     def save(self, answer: AnswerT | None, sample: Sample, spec: DatasetSpec, folder: Path) -> None:
         """Write the files that belong to a tested answer into the run folder; most tasks have none."""
 

@@ -18,7 +18,7 @@ from crab_lightning.media import read_image, read_mask
 from crab_lightning.metrics import MaskJF, NullMaskS
 from crab_lightning.segmentation import MaskDecoder, MaskRequest, Prompt, prompt_of
 from crab_lightning.structures import Sample
-from crab_lightning.tasks.spatial_text import FRAME_PX, SpatialPrompt
+from crab_lightning.tasks.spatial_text import ABSENT, FRAME_PX, SpatialPrompt
 
 MaskSize = Literal["frame", "native"]
 _FRAME = (FRAME_PX, FRAME_PX)
@@ -45,6 +45,17 @@ class MaskMaker:
         self._made: OrderedDict[Hashable, Tensor] = OrderedDict()
         # One answer is scored by several collections in a row; its true mask is read once.
         self._true: tuple[str, Tensor] | None = None
+
+    def load(self) -> None:
+        """Load the decoder's weights now, if it has a method for that; else they load at the first mask.
+
+        Raises:
+            OSError: If they cannot be had.
+            ImportError: If the decoder's package is absent.
+        """
+        load = getattr(self.decoder, "load", None)
+        if load is not None:
+            load()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_made": OrderedDict(), "_true": None}
@@ -123,7 +134,7 @@ class MaskMaker:
         Raises:
             FileNotFoundError: If there is no mask file.
         """
-        if sample.fields.get("subset") == "test_n":
+        if is_null(sample):
             return torch.zeros(tuple(self.picture(sample).shape[-2:]), dtype=torch.bool)
         found = find_mask(sample)
         if found is None:
@@ -161,6 +172,12 @@ def true_mask(file: Path, sample: Sample, size_px: int | None = FRAME_PX) -> Ten
         MediaError: If the file cannot be read.
     """
     return read_mask(file, size_px, colours=sample.fields.get("mask_colours"))
+
+
+def is_null(sample: Sample) -> bool:
+    """Tell whether nothing is to be segmented: the null subset of a test, a target text that says so."""
+    subset = sample.fields.get("subset")
+    return bool(subset == "test_n" or (sample.target is not None and ABSENT in sample.target))
 
 
 def find_mask(sample: Sample) -> Path | None:

@@ -10,16 +10,17 @@ from torchmetrics import MetricCollection
 
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks.base import IMAGE_AND_AUDIO, around
-from crab_lightning.tasks.masks import ProtocolJF, ProtocolS, scored_by
+from crab_lightning.tasks.masks import ProtocolJF, ProtocolS, is_null, scored_by
 from crab_lightning.tasks.segmentation import Segmentation
 from crab_lightning.tasks.spatial_text import (
+    ABSENT,
     Reading,
     SpatialPrompt,
     read_referred_object,
 )
 
 _ENDS = {"test_s": "_seen", "test_u": "_unseen"}
-_TRUE, _FALSE = "<answer>true</answer>", "<answer>false</answer>"
+_TRUE, _FALSE = "<answer>true</answer>", ABSENT
 
 
 class ReferringSegmentation(Segmentation):
@@ -27,9 +28,10 @@ class ReferringSegmentation(Segmentation):
 
     Reads the field ``expression``. Truth and boxes as in :class:`Segmentation`. With a mask decoder: J and F
     over all samples whose object may be there (``<protocol>_j``), of the seen and the unseen subset alone
-    (``<protocol>_seen_j``, ``<protocol>_unseen_j``), and S over the null subset (``<protocol>_null_s``,
-    lower is better). Protocols: ``crabplus`` (when the row names none), ``framewise``, ``refavs``; the
-    latter takes each clip as one batch.
+    (``<protocol>_seen_j``, ``<protocol>_unseen_j``), and S over samples whose object does not exist
+    (``<protocol>_null_s``, lower is better): the null subset of a test, and validation rows whose target says
+    so. Protocols: ``crabplus`` (when the row names none), ``framewise``, ``refavs``; the latter takes each
+    clip as one batch.
     """
 
     protocols = ("crabplus", "framewise", "refavs")
@@ -68,7 +70,7 @@ class ReferringSegmentation(Segmentation):
     def _add_mask(self, metrics: MetricCollection, pred: Tensor, truth: Tensor, sample: Sample) -> None:
         subset = sample.fields.get("subset")
         clip = f"{sample.clip}/{sample.fields.get('object_id')}"
-        if subset == "test_n":
+        if is_null(sample):
             for null in scored_by(metrics, ProtocolS):
                 null.add(clip, pred)
             return
@@ -81,7 +83,7 @@ class ReferringSegmentation(Segmentation):
 
     def score(self, answer: SpatialPrompt | None, sample: Sample, spec: DatasetSpec) -> float | None:
         """Return J as :class:`Segmentation`; without a mask decoder, absence that is true scores 1."""
-        if self.masks is None and sample.fields.get("subset") == "test_n":
+        if self.masks is None and is_null(sample):
             return float(answer is not None and answer.absent)
         return super().score(answer, sample, spec)
 

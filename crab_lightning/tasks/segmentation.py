@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median_low
@@ -23,6 +24,7 @@ from crab_lightning.tasks.masks import (
     MaskSize,
     ProtocolJF,
     find_mask,
+    is_null,
     label_of,
     save_mask,
     scored_by,
@@ -36,7 +38,8 @@ from crab_lightning.tasks.spatial_text import (
     read_box_and_points,
 )
 
-NO_MASKS = "boxes are scored, masks were not made: set mask_decoder of the task to get J and F"
+BOXES_ALONE = "boxes alone are scored, no J and F"
+NO_MASKS = f"{BOXES_ALONE}: the task has no mask_decoder"
 
 
 class Segmentation(Task[SpatialPrompt]):
@@ -59,6 +62,8 @@ class Segmentation(Task[SpatialPrompt]):
             image and mask files as they are, and says so in the keys (``crabplus_native_j``).
         ceiling: Also score the masks of true prompts (``<protocol>_ceiling_j``): what the decoder lets any
             model reach. One more mask for each answer.
+        mask_decoder_optional: Go on with boxes alone where the decoder's weights cannot be had; the results
+            then say so. Left out, the run ends at its start.
     """
 
     protocols = ("crabplus", "avsbench", "framewise")
@@ -74,8 +79,12 @@ class Segmentation(Task[SpatialPrompt]):
         mask_decoder: MaskDecoder | None = None,
         mask_size: MaskSize = "frame",
         ceiling: bool = False,
+        mask_decoder_optional: bool = False,
     ) -> None:
         self.lenient = lenient
+        self.mask_decoder_optional = mask_decoder_optional
+        self.without_masks: str | None = None if mask_decoder is not None else NO_MASKS
+        """Why boxes alone are scored; ``None`` where masks are made."""
         self.ceiling = ceiling and mask_decoder is not None
         self.masks = None if mask_decoder is None else MaskMaker(mask_decoder, mask_size)
 
@@ -169,7 +178,7 @@ class Segmentation(Task[SpatialPrompt]):
     def _beside(self, sample: Sample) -> list[tuple[type, SpatialPrompt | None]]:
         """Return what is scored beside the answer: the true prompt, and the answer to another sound."""
         found: list[tuple[type, SpatialPrompt | None]] = []
-        if self.masks is None or sample.fields.get("subset") == "test_n":
+        if self.masks is None or is_null(sample):
             return found
         if self.ceiling:
             found.append((CeilingJF, self.masks.true_prompt(sample)))
@@ -200,9 +209,31 @@ class Segmentation(Task[SpatialPrompt]):
             return "iou"
         return f"{label_of(chosen(spec, self.protocols, ['crabplus'])[0], self.masks.size)}_j"
 
+    def ready(self) -> str | None:
+        """Load the mask decoder; return why it cannot be loaded where boxes alone will do.
+
+        Raises:
+            OSError: If its weights cannot be had and are not optional.
+        """
+        if self.masks is None:
+            return None
+        try:
+            self.masks.load()
+        except (OSError, ImportError) as err:
+            if not self.mask_decoder_optional:
+                raise
+            return textwrap.shorten(str(err), 200, placeholder=" ...")
+        return None
+
+    def do_without(self, reason: str) -> str:
+        """Score boxes alone, and return the line that says so."""
+        self.masks = None
+        self.without_masks = f"{BOXES_ALONE}: the weights of the mask decoder cannot be had ({reason})"
+        return self.without_masks
+
     def note(self, spec: DatasetSpec) -> str | None:
         """Say when no masks were made."""
-        return NO_MASKS if self.masks is None else None
+        return self.without_masks
 
     def prepare(self, answers: Sequence[tuple[SpatialPrompt | None, Sample]], spec: DatasetSpec) -> None:
         """Make the masks of several answers in one call of the decoder."""
@@ -221,12 +252,12 @@ class Segmentation(Task[SpatialPrompt]):
 
         Raises:
             ValueError: At the first annotation that cannot be read.
-            FileNotFoundError: At the first test row without a mask.
+            FileNotFoundError: At the first row for validation or test that has no mask.
         """
         super().check(samples, spec)
         if self.masks is not None:
             for sample in samples:
-                if sample.split == "test" and find_mask(sample) is None:
+                if sample.split != "train" and find_mask(sample) is None and not is_null(sample):
                     self.masks.truth(sample)
 
     def majority(self, samples: Sequence[Sample], spec: DatasetSpec) -> SpatialPrompt:

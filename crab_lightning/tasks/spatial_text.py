@@ -14,6 +14,7 @@ from typing import Literal
 from crab_lightning.tasks.answers import tag_bodies
 
 FRAME_PX = 224
+ABSENT = "<answer>false</answer>"
 
 Box = tuple[int, int, int, int]
 Point = tuple[int, int]
@@ -91,7 +92,7 @@ def read_referred_object(text: str, *, lenient: bool = False) -> Reading:
         text: A model's answer.
         lenient: As in :func:`read_box_and_points`.
     """
-    if "<answer>false</answer>" in text:
+    if ABSENT in text:
         return Reading("empty_mask", SpatialPrompt(absent=True))
     if "<answer>true</answer>" not in text:
         return Reading("coordinate_extraction_failed")

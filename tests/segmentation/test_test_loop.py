@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from crab_lightning.evaluation import Evaluator
+from crab_lightning.evaluation.scores import make_ready
 from crab_lightning.segmentation import MaskRequest
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks import ImageGrounding, ReferringSegmentation, Segmentation
-from crab_lightning.tasks.segmentation import NO_MASKS
+from crab_lightning.tasks.segmentation import BOXES_ALONE, NO_MASKS
 from tests.evaluation.fakes import Parrot, Rows
 from tests.metrics.oracle import approx, mask, oracle_cases
 
@@ -92,14 +94,22 @@ def row(
     )  # fmt: skip
 
 
-def run_test(folder: Path, task: Any, rows: list[Sample], metrics: list[str] | None = None) -> dict[str, Any]:
+def run_test(
+    folder: Path,
+    task: Any,
+    rows: list[Sample],
+    metrics: list[str] | None = None,
+    *,
+    print_table: bool = False,
+) -> dict[str, Any]:
     """Return the dataset's entry in metrics.json after ``Trainer.test``."""
     data = Rows({"train": [], "val": [], "test": rows})
     data.tasks = {"spatial": task}
     data.datasets = {"spatial": DatasetSpec(task="spatial", layout="s4", metrics=metrics)}
     trainer = Trainer(
         default_root_dir=folder, logger=False, accelerator="cpu", enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False, callbacks=[Evaluator(print_table=False)],
+        enable_model_summary=False, enable_checkpointing=False,
+        callbacks=[Evaluator(print_table=print_table)],
     )  # fmt: skip
     trainer.test(Parrot(), data, verbose=False)
     content = json.loads((folder / "metrics.json").read_text())
@@ -242,6 +252,57 @@ def test_without_a_decoder_boxes_are_scored_and_the_result_says_so(tmp_path: Pat
     assert result["headline"] == "iou"
     assert result["note"] == NO_MASKS
     assert not (tmp_path / "masks").exists()
+
+
+def absent(reason: str = "no such weights") -> Any:
+    """Return a decoder whose weights are not there."""
+
+    class Absent(Rectangle):
+        def load(self) -> None:
+            raise FileNotFoundError(reason)
+
+    return Absent()
+
+
+def test_without_weights_boxes_are_scored_where_that_is_allowed_and_the_table_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [row(tmp_path, 0, "[20,30,100,120],[50,50]", box_mask([20, 30, 100, 120]))]
+    task = Segmentation(mask_decoder=absent(), mask_decoder_optional=True)
+    with caplog.at_level("INFO"):
+        result = run_test(tmp_path, task, rows, print_table=True)
+    assert result["strict"] == {"iou": 1.0, "auc": 1.0, "success_at_50": 1.0}
+    assert result["headline"] == "iou"
+    said = f"{BOXES_ALONE}: the weights of the mask decoder cannot be had (no such weights)"
+    assert result["note"] == said
+    assert [r.message for r in caplog.records if BOXES_ALONE in r.message] == [f"data.tasks.spatial: {said}"]
+    assert f"spatial: {said}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_weights_that_one_process_lacks_are_used_by_none() -> None:
+    task = Segmentation(mask_decoder=Rectangle(), mask_decoder_optional=True)
+    make_ready({"spatial": task}, lambda here: True)
+    assert task.masks is None
+    assert "on another process" in str(task.note(DatasetSpec(task="spatial", layout="s4")))
+
+
+def test_weights_that_are_needed_end_the_run_before_it_begins(tmp_path: Path) -> None:
+    rows = [row(tmp_path, 0, "[20,30,100,120],[50,50]", box_mask([20, 30, 100, 120]))]
+    with pytest.raises(FileNotFoundError, match="no such weights"):
+        run_test(tmp_path, Segmentation(mask_decoder=absent()), rows)
+
+
+def test_validation_row_that_teaches_absence_is_scored_by_s_without_a_mask_file(tmp_path: Path) -> None:
+    sample = row(tmp_path, 0, "<answer>true</answer> [20,30,100,120],[50,50]", None)
+    sample = replace(sample, split="val", target="<answer>false</answer>")
+    spec = DatasetSpec(task="spatial", layout="ref_avs")
+    task = ReferringSegmentation(mask_decoder=Rectangle())
+    task.check([sample], spec)
+    metrics = task.metrics(spec)
+    task.update(metrics, task.parse(sample.fields["says"], sample, spec), sample, spec)
+    found = metrics.compute()
+    assert found["crabplus_null_s"] > 0
+    assert found["crabplus_j"].isnan()
 
 
 def test_prompts_of_the_frame_are_scaled_to_a_native_image(tmp_path: Path) -> None:
