@@ -334,7 +334,7 @@ def convert_released(
     metadata: dict[str, Any] = {
         "base_model": base_model,
         "geometry": "released",
-        "paradigm": "OmniModule",
+        "paradigm": "native",
         "source": Path(source).name,
     }
     parameters = sum(prod(shape) for shape in shapes.values())

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -15,19 +15,28 @@ from torch import Tensor, nn
 
 from crab_lightning.adapters import (
     AdapterConfig,
+    AdapterError,
     AnnouncedBatch,
     LoRALinear,
     Places,
     insert_adapters,
     load_adapters,
     read_adapter_config,
+    read_adapter_metadata,
     save_adapters,
 )
 from crab_lightning.adapters.names import unwrapped_name
 from crab_lightning.distributed.participation import Unread, with_unread
 from crab_lightning.distributed.sharding import check_strategy, readable_weights, shard
 from crab_lightning.models.answering import Answering
-from crab_lightning.models.checkpoints import check_fit, clear_when_absent
+from crab_lightning.models.checkpoints import (
+    check_fit,
+    clear_when_absent,
+    given_arguments,
+    plain_arguments,
+    same_paradigm,
+    typed_arguments,
+)
 from crab_lightning.models.reports import parameter_table, print_tables
 from crab_lightning.models.schedule import cosine_with_warmup, total_optimizer_steps
 from crab_lightning.models.token_mean import TokenMean
@@ -56,6 +65,18 @@ class AVModule(Answering):
 
     Shapes: B samples, T text tokens, M mel frames (10 ms each), P image patches. See ``Batch``.
     """
+
+    paradigm: ClassVar[str] = ""
+    """Short name of the paradigm in files that outlive the code, inherited; empty for the class's name."""
+
+    init_arguments: dict[str, Any]
+    """What the module was made with, by argument."""
+
+    def __new__(cls, *args: Any, **values: Any) -> Self:
+        """Keep the arguments, for checkpoints that can be loaded without repeating them."""
+        made: Self = super().__new__(cls)
+        object.__setattr__(made, "init_arguments", given_arguments(cls, args, values))
+        return made
 
     def __init__(
         self,
@@ -185,7 +206,16 @@ class AVModule(Answering):
 
     def load_saved(self, folder: Path) -> None:
         """Load what ``save_adapter`` wrote."""
-        load_adapters(self.model, folder, expect=self._expectations())
+        wanted = self._expectations()
+        found = read_adapter_metadata(folder)
+        # Folders written before paradigms had short names hold a class name.
+        own = wanted.pop("paradigm")
+        if same_paradigm(found.get("paradigm")) != own:
+            raise AdapterError(
+                f"the adapters in {folder} are not for this run: paradigm is {found.get('paradigm')!r} in "
+                f"the checkpoint, {own!r} in the run"
+            )
+        load_adapters(self.model, folder, expect=wanted)
 
     def _checkpoint_layers(self) -> None:
         # Only the language model: the frozen towers build no graph, so there is nothing to recompute.
@@ -211,7 +241,7 @@ class AVModule(Answering):
         return {"base_model": self.base_name} | self._expectations()
 
     def _expectations(self) -> dict[str, Any]:
-        wanted: dict[str, Any] = {"geometry": self.geometry, "paradigm": type(self).__name__}
+        wanted: dict[str, Any] = {"geometry": self.geometry, "paradigm": self.paradigm or type(self).__name__}
         return wanted | ({} if self.adapter is None else self.adapter.identity())
 
     def save_adapter(self, folder: Path | str) -> None:
@@ -373,7 +403,63 @@ class AVModule(Answering):
         """Keep the trained weights only, and note what they belong to."""
         kept = self.trainable_names()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
-        checkpoint[_METADATA] = self.metadata()
+        checkpoint[_METADATA] = self.metadata() | {"init": self._stored_arguments()}
+
+    def _stored_arguments(self) -> dict[str, Any]:
+        """Return the arguments that a file can hold; the optimizer, a function, is left out."""
+        given = {name: value for name, value in self.init_arguments.items() if name != "optimizer"}
+        # The weights of the checkpoint take the place of those that the run started from.
+        return plain_arguments(given | {"adapter": self.adapter, "load_adapter": None})
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        hparams_file: None = None,
+        strict: bool | None = None,
+        weights_only: bool = True,
+        **values: Any,
+    ) -> Self:
+        """Return the module of a ``.ckpt`` file with its trained weights, ready to answer.
+
+        The base weights are read from where the run read them. ``load_run`` of the run folder does the same
+        and brings tasks and datasets too.
+
+        Args:
+            checkpoint_path: A ``.ckpt`` file of a run.
+            map_location: Device of the trained weights; the CPU when left out.
+            hparams_file: Not used.
+            strict: Not used: weights have to fit.
+            weights_only: Not used: no code of a file is ever run.
+            values: Arguments that win over those in the file, such as ``pretrained`` if the base has moved.
+
+        Raises:
+            FileNotFoundError: If there is no file, or the base weights are not where they were.
+            ValueError: If the file is of another paradigm, holds no arguments, or its weights do not fit.
+        """
+        path = Path(checkpoint_path)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file {path}; give the .ckpt file of a run")
+        state = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        about = state.get(_METADATA, {})
+        own = cls.paradigm or cls.__name__
+        if (found := same_paradigm(about.get("paradigm"))) != own:
+            raise ValueError(
+                f"{path} is of paradigm {found!r}, {cls.__name__} is of paradigm {own!r}. Use its class, or "
+                "crab_lightning.load_run on the run folder, which finds the class"
+            )
+        if "init" not in about and not values:
+            raise ValueError(
+                f"{path} was written before checkpoints held their module's arguments. Give them: "
+                f"{cls.__name__}.load_from_checkpoint(path, pretrained=..., adapter=..., ...), or use "
+                "crab_lightning.load_run on the run folder, whose config.yaml has them"
+            )
+        module: Self = cls(**(typed_arguments(cls, about.get("init", {})) | values))
+        module.on_load_checkpoint(state)  # strict about the trained weights
+        module.load_state_dict(state["state_dict"], strict=False)
+        module.eval()
+        return module
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -395,6 +481,8 @@ class AVModule(Answering):
         self.configure_model()
         for name, wanted in self._expectations().items():
             found = checkpoint.get(_METADATA, {}).get(name)
+            if name == "paradigm":
+                found = same_paradigm(found)
             if found != wanted:
                 raise ValueError(
                     f"the checkpoint was trained with {name} {found!r}, this run has {wanted!r}. "

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 from huggingface_hub.errors import HFValidationError
 from torch import Tensor
@@ -29,6 +32,78 @@ def clear_when_absent(what: str, remedy: str = "Give the folder of one") -> Iter
         if isinstance(err, OSError) and (type(err) is not OSError or err.errno is not None):
             raise
         raise FileNotFoundError(f"{what} could be read there or on the hub ({err}). {remedy}") from err
+
+
+_OLD_PARADIGMS = {"OmniModule": "native", "LlmVaModule": "llm_va", "VllmAModule": "vllm_a"}
+
+
+def same_paradigm(name: str | None) -> str | None:
+    """Return the short name of a paradigm as a file names it: older files hold the class's name."""
+    return None if name is None else _OLD_PARADIGMS.get(name, name)
+
+
+def _inits(owner: type) -> Iterator[tuple[type, dict[str, inspect.Parameter]]]:
+    """Yield the classes whose ``__init__`` takes the owner's arguments: one that takes any passes them on."""
+    for kind in owner.__mro__:
+        if "__init__" not in vars(kind):
+            continue
+        parameters = dict(inspect.signature(vars(kind)["__init__"]).parameters)
+        del parameters[next(iter(parameters))]  # self
+        yield kind, parameters
+        if not any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values()):
+            return
+
+
+def given_arguments(owner: type, args: Sequence[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by name, those passed on to a parent class too."""
+    found: dict[str, Any] = {}
+    for _, parameters in _inits(owner):
+        bound = inspect.Signature(list(parameters.values())).bind_partial(*args, **values).arguments
+        args, values = (), {}
+        for name, value in bound.items():
+            if parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
+                args = value
+            elif parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+                values = value
+            else:
+                found[name] = value
+    return found
+
+
+def plain_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of a module as values that JSON, and a checkpoint that runs no code, can hold."""
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain_arguments(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def typed_arguments(owner: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo :func:`plain_arguments`: build the dataclasses that the owner's arguments are of.
+
+    Raises:
+        ValueError: If the owner has no such argument, since the file is of another version or class.
+    """
+    hints: dict[str, Any] = {}
+    for kind, _ in _inits(owner):
+        hints = get_type_hints(kind.__init__) | hints  # type: ignore[misc]
+    known = {name for _, parameters in _inits(owner) for name in parameters}
+    if unknown := [name for name in values if name not in known]:
+        raise ValueError(f"{owner.__name__} has no argument {', '.join(unknown)}, which the checkpoint holds")
+    found = dict(values)
+    for name, value in values.items():
+        kinds = [kind for kind in (hints.get(name), *get_args(hints.get(name))) if is_dataclass(kind)]
+        if isinstance(value, Mapping) and kinds:
+            made: Any = kinds[0]
+            found[name] = made(**value)
+    return found
 
 
 def check_fit(saved: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> None:

@@ -148,6 +148,8 @@ class LlmVaModule(CompositeModule):
     Sources: arXiv:2603.04128 (4.2, 5.2, 5.3); CLIP arXiv:2103.00020; BEATs arXiv:2212.09058.
     """
 
+    paradigm = "llm_va"
+
     def __init__(
         self,
         pretrained: str = "meta-llama/Llama-2-7b-chat-hf",

@@ -61,6 +61,8 @@ class OmniModule(AVModule):
     Sources: base model arXiv:2503.20215; I-LoRA arXiv:2603.04128.
     """
 
+    paradigm = "native"
+
     def __init__(
         self,
         pretrained: str = "Qwen/Qwen2.5-Omni-7B",

@@ -99,6 +99,8 @@ class VllmAModule(CompositeModule):
     Sources: arXiv:2603.04128 (4.2, 5.2, 5.3); Qwen2.5-VL arXiv:2502.13923; BEATs arXiv:2212.09058.
     """
 
+    paradigm = "vllm_a"
+
     def __init__(
         self,
         pretrained: str = "Qwen/Qwen2.5-VL-7B-Instruct",

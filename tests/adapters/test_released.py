@@ -109,7 +109,7 @@ def test_settings_that_the_file_lacks_are_stored(tmp_path: Path) -> None:
     assert (config.kind, config.router, config.rank, config.alpha) == ("ilora", "input", 2, 4.0)
     assert (config.within, config.dtype, config.dropout) == (None, "bfloat16", 0.1)
     metadata = read_adapter_metadata(tmp_path / "own")
-    assert (metadata["geometry"], metadata["paradigm"]) == ("released", "OmniModule")
+    assert (metadata["geometry"], metadata["paradigm"]) == ("released", "native")
 
 
 def test_the_released_run_is_the_default() -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from crab_lightning.adapters import AdapterConfig, ILoRALinear
-from crab_lightning.models import OmniModule
+from crab_lightning.models import LlmVaModule, OmniModule
 from crab_lightning.processing import NativeProcessor
 from crab_lightning.structures import Batch
 from tests.models.conftest import Build
@@ -170,10 +170,66 @@ def test_checkpoint_holds_trained_weights_alone_and_resumes(
     trainer(tmp_path, max_steps=3).fit(fresh, loader(batch, batch, batch), ckpt_path=path, weights_only=True)
     assert fresh.global_step == 3
     assert not torch.equal(fresh.losses(batch)[0], build().losses(batch)[0])
-    loaded = OmniModule.load_from_checkpoint(
-        path, pretrained=module.pretrained, adapter=AdapterConfig(rank=4), dtype="float32", weights_only=True
-    )
+    loaded = OmniModule.load_from_checkpoint(path)
     assert torch.equal(loaded.losses(batch)[0], module.losses(batch)[0])
+    assert loaded.adapter == module.adapter
+    assert (loaded.dtype_name, loaded.max_new_tokens) == ("float32", 6)
+    assert OmniModule.load_from_checkpoint(path, max_new_tokens=3).max_new_tokens == 3
+
+
+def test_checkpoint_that_cannot_be_loaded_alone_names_the_right_call(
+    build: Build, batch: Batch, tmp_path: Path
+) -> None:
+    runner = trainer(tmp_path, max_steps=1)
+    module = build()
+    runner.fit(module, loader(batch))
+    path = tmp_path / "last.ckpt"
+    runner.save_checkpoint(path)
+    with pytest.raises(ValueError, match=r"is of paradigm 'native', LlmVaModule is of .*load_run on the run"):
+        LlmVaModule.load_from_checkpoint(path)
+    old = torch.load(path, weights_only=True)
+    del old["crab_lightning"]["init"]
+    old["crab_lightning"]["paradigm"] = "OmniModule"  # as older versions wrote it
+    torch.save(old, path)
+    with pytest.raises(ValueError, match=r"Give them: OmniModule\.load_from_checkpoint\(path, pretrained="):
+        OmniModule.load_from_checkpoint(path)
+    given = {"pretrained": module.pretrained, "adapter": AdapterConfig(rank=4), "dtype": "float32"}
+    loaded = OmniModule.load_from_checkpoint(path, **given)
+    assert torch.equal(loaded.losses(batch)[0], module.losses(batch)[0])
+
+
+class Own(OmniModule):
+    """A user's subclass, with an argument of its own."""
+
+    def __init__(self, *args: Any, scale: float = 1.0, **values: Any) -> None:
+        super().__init__(*args, **values)
+        self.scale = scale
+
+
+def test_a_subclass_loads_adapters_and_checkpoints_of_its_parent_and_back(
+    build: Build, tiny: Path, batch: Batch, tmp_path: Path
+) -> None:
+    module = build()
+    module.save_adapter(tmp_path)
+    assert json.loads((tmp_path / "adapter.json").read_text())["metadata"]["paradigm"] == "native"
+    own = Own(str(tiny), load_adapter=tmp_path, dtype="float32", scale=2.0)
+    own.configure_model()
+    assert torch.equal(own.losses(batch)[0], module.losses(batch)[0])
+    runner = trainer(tmp_path, max_steps=1)
+    runner.fit(own, loader(batch))
+    runner.save_checkpoint(tmp_path / "own.ckpt")
+    again = Own.load_from_checkpoint(tmp_path / "own.ckpt")
+    assert again.scale == 2.0
+    assert torch.equal(own.losses(batch)[0], again.losses(batch)[0])
+    written = json.loads((tmp_path / "adapter.json").read_text())
+    written["metadata"]["paradigm"] = "OmniModule"  # as older versions wrote it
+    (tmp_path / "adapter.json").write_text(json.dumps(written))
+    old = Own(str(tiny), load_adapter=tmp_path, dtype="float32")
+    old.configure_model()
+    written["metadata"]["paradigm"] = "llm_va"
+    (tmp_path / "adapter.json").write_text(json.dumps(written))
+    with pytest.raises(ValueError, match=r"paradigm is 'llm_va' in the checkpoint, 'native' in the run"):
+        Own(str(tiny), load_adapter=tmp_path, dtype="float32").configure_model()
 
 
 @pytest.mark.parametrize(
