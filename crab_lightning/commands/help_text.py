@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 
@@ -16,6 +17,13 @@ class Options(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str], namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse; an unknown option is named before what is missing, which it may be meant for."""
+        # A file whose name begins with a dash is no option.
+        args = [
+            f"./{word}"
+            if word.startswith("-") and word not in self._option_string_actions and Path(word).is_file()
+            else word
+            for word in args
+        ]
         for word in args:
             name = word.partition("=")[0]
             if name.startswith("--") and name not in self._option_string_actions:

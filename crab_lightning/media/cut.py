@@ -120,7 +120,7 @@ def cut_video(
         sound = None
     with (
         open_media(source, limits) as container,
-        av.open(str(target), "w", options=muxer_options(target)) as out,
+        av.open(f"file:{target}", "w", options=muxer_options(target)) as out,
     ):
         track = video_stream(container)
         if track is None:

@@ -81,7 +81,7 @@ def write_video(
         raise ValueError(f"frames must be uint8 (F, H, W, 3), got {pictures.dtype} {pictures.shape}.")
     if times_s is not None and len(times_s) != len(pictures):
         raise ValueError(f"times_s has {len(times_s)} entries for {len(pictures)} frames.")
-    with av.open(str(path), "w", options=muxer_options(path)) as container:
+    with av.open(f"file:{path}", "w", options=muxer_options(path)) as container:
         rate = Fraction(fps).limit_denominator(1001)
         video = container.add_stream(form.video, rate=rate, options={**form.options, **(options or {})})
         video.height, video.width = pictures.shape[1:3]
@@ -124,7 +124,7 @@ def write_audio(path: str | Path, samples: Tensor | Array, sample_rate_hz: int =
     """
     path = Path(path)
     form = container_format(path, video=False)
-    with av.open(str(path), "w", options=muxer_options(path)) as container:
+    with av.open(f"file:{path}", "w", options=muxer_options(path)) as container:
         SoundTrack(container, form.audio, _channels(samples), sample_rate_hz).finish()
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from crab_lightning.data.manifests.repeats import ASKED_AGAIN
 from crab_lightning.structures import Sample
 
 Record = dict[str, Any]
@@ -72,17 +73,22 @@ def read_answers(path: Path) -> list[Record]:
     """
     records = []
     # By line feeds alone: splitlines would also part an answer at the line separators Unicode has.
-    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    lines = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
         except json.JSONDecodeError as err:
+            hint = " The run was cut off there: remove the line." if number == len(lines) > 1 else ""
+            if number == 1 and line.lstrip()[:1] in ("[", "{"):
+                hint = " The file has to hold one object in each line, not one JSON text over several lines."
+            raise JoinError(f"{path}, line {number} of {len(lines)}: not JSON ({err.msg}).{hint}") from err
+        if isinstance(record, list):
             raise JoinError(
-                f"{path}, line {number} of {len(lines)}: not JSON ({err.msg})."
-                + (" The run was cut off there: remove the line." if number == len(lines) > 1 else "")
-            ) from err
+                f"{path}, line {number}: a JSON array; the file has to hold one object in each line, without "
+                "brackets around them"
+            )
         if not isinstance(record, dict) or not isinstance(answer_text(record), str):
             raise JoinError(
                 f"{path}, line {number}: expected an object with 'answer' (ours) or 'predict'"
@@ -292,7 +298,12 @@ def _by_reference(records: Sequence[Record], samples: Sequence[Sample], layout: 
             " Is --root the data that was answered?"
         )
     runs = {len(group) / len(rows[text]) for text, group in groups.items()}
-    over = next((text for text, group in groups.items() if len(group) > len(rows[text])), None)
+    # The released scripts answer a question as often as the manifest asks it.
+    most = {
+        text: len(own) + sum(sample.fields.get(ASKED_AGAIN, 0) for sample in own)
+        for text, own in rows.items()
+    }
+    over = next((text for text, group in groups.items() if len(group) > most[text]), None)
     if over is not None and not (
         runs == {float(round(max(runs)))} and len(groups) == len(rows)
     ):  # only a whole number of whole runs can be told apart

@@ -21,6 +21,11 @@ TWO_VIDEOS_AND_AUDIO = "These are two videos and an audio:"
 VIDEO_AND_TWO_AUDIOS = "This is a video and two audio clips:"
 IMAGE_AND_AUDIO = "This is an image and an audio:"
 
+LENIENT = (
+    "answers were read leniently: the released scripts reject some of them, so these scores are not "
+    "comparable with theirs"
+)
+
 
 class Task(ABC, Generic[AnswerT]):
     """One task of the unified interface.

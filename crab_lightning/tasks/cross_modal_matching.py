@@ -10,6 +10,7 @@ from crab_lightning.metrics import INVALID, Accuracy
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks.answers import read_choice
 from crab_lightning.tasks.base import (
+    LENIENT,
     TWO_VIDEOS_AND_AUDIO,
     VIDEO_AND_TWO_AUDIOS,
     Task,
@@ -29,7 +30,14 @@ class CrossModalMatching(Task[int]):
 
     Whether the candidates are videos or audio clips follows from the number of files of the sample. Reads the
     fields ``match`` and ``match_text``. Scored by accuracy; chance is one half.
+
+    Args:
+        lenient: Also read what untrained models put around an answer: emphasis, "The answer is"
+            in front of it, and brackets. Results with it have to be named as such.
     """
+
+    def __init__(self, lenient: bool = False) -> None:
+        self.lenient = lenient
 
     def prompt(self, sample: Sample) -> Conversation:
         """Return opening, query, first candidate, second candidate, instruction.
@@ -66,7 +74,7 @@ class CrossModalMatching(Task[int]):
 
     def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> int | None:
         """Read ``1``, ``one``, ``first`` (so for two), with or without words such as "video" around it."""
-        return read_choice(text)
+        return read_choice(text, lenient=self.lenient)
 
     def metrics(self, spec: DatasetSpec) -> MetricCollection:
         """Return the accuracy."""
@@ -79,6 +87,10 @@ class CrossModalMatching(Task[int]):
         metrics.update(
             index_tensor(INVALID if answer is None else answer), index_tensor(self.truth(sample, spec))
         )
+
+    def note(self, spec: DatasetSpec) -> str | None:
+        """Say when answers were read leniently."""
+        return LENIENT if self.lenient else None
 
     def headline(self, spec: DatasetSpec) -> str:
         """Return ``accuracy``."""

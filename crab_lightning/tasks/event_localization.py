@@ -10,7 +10,7 @@ from torchmetrics import Metric, MetricCollection
 
 from crab_lightning.metrics import EventMeanAP, SegmentAccuracy
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
-from crab_lightning.tasks.answers import class_index, distinct_names, tag_bodies
+from crab_lightning.tasks.answers import class_index, distinct_names, plain, tag_bodies
 from crab_lightning.tasks.base import VIDEO_AND_AUDIO, Task, around, chosen, classes_of, describe
 from crab_lightning.tasks.event_text import EventSpan, read_events, segment_classes, whole_span
 
@@ -124,7 +124,7 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
 
         A name outside the closed set is kept as it is written: it is wrong wherever it lies.
         """
-        return tuple(read_events(text, self.clip_s)) or None
+        return tuple(read_events(plain(text), self.clip_s)) or None
 
     def metrics(self, spec: DatasetSpec) -> MetricCollection:
         """Return the metrics that the row names."""

@@ -11,7 +11,7 @@ from torchmetrics import MetricCollection
 from crab_lightning.metrics import EventParsingF
 from crab_lightning.metrics.event_parsing import clip_f_scores, named_f_scores
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
-from crab_lightning.tasks.answers import class_index, distinct_names
+from crab_lightning.tasks.answers import class_index, distinct_names, plain
 from crab_lightning.tasks.base import VIDEO_AND_AUDIO, Task, around, classes_of, describe
 from crab_lightning.tasks.event_text import (
     EventSpan,
@@ -126,7 +126,7 @@ class EventParsing(Task[ModalEvents]):
 
     def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> ModalEvents | None:
         """Read what is seen and heard; ``None`` without one event of a known class inside the clip."""
-        events = self._merge(read_modal_events(text, self.clip_s), classes_of(spec))
+        events = self._merge(read_modal_events(plain(text), self.clip_s), classes_of(spec))
         return events if events.visual or events.audio else None
 
     def metrics(self, spec: DatasetSpec) -> MetricCollection:

@@ -10,7 +10,7 @@ from torchmetrics import Metric, MetricCollection
 from crab_lightning.metrics import Accuracy, AVQAAccuracy, GroupedAccuracy, MusicAVQAAccuracy
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks.answers import normalise, read_answer, read_option
-from crab_lightning.tasks.base import VIDEO_AND_AUDIO, Task, around, chosen, describe, index_tensor
+from crab_lightning.tasks.base import LENIENT, VIDEO_AND_AUDIO, Task, around, chosen, describe, index_tensor
 
 _METRICS: dict[str, Callable[[], Metric]] = {
     "accuracy": Accuracy,
@@ -29,7 +29,14 @@ class QuestionAnswering(Task[str | int]):
 
     A row's ``metrics`` name one of ``accuracy`` (overall only), ``music_avqa`` (overall, by modality and by
     type) and ``avqa`` (overall and by type).
+
+    Args:
+        lenient: Also read what untrained models put around an answer: emphasis, "The answer is", and a letter
+            before the text of an option. Results with it have to be named as such.
     """
+
+    def __init__(self, lenient: bool = False) -> None:
+        self.lenient = lenient
 
     def prompt(self, sample: Sample) -> Conversation:
         """Return opening, video, audio, question."""
@@ -100,8 +107,8 @@ class QuestionAnswering(Task[str | int]):
         one outside that vocabulary.
         """
         if "options" in sample.fields:
-            return read_option(text, sample.fields["options"])
-        answer = read_answer(text)
+            return read_option(text, sample.fields["options"], lenient=self.lenient)
+        answer = read_answer(text, lenient=self.lenient)
         if answer is not None and spec.classes and answer not in {normalise(name) for name in spec.classes}:
             return None
         return answer
@@ -132,6 +139,10 @@ class QuestionAnswering(Task[str | int]):
         kind = sample.fields["question_type"]
         name = f"{sample.fields['modality']}/{kind}" if "modality" in sample.fields else kind
         return metric.index(name) if name in metric.groups else -1
+
+    def note(self, spec: DatasetSpec) -> str | None:
+        """Say when answers were read leniently."""
+        return LENIENT if self.lenient else None
 
     def headline(self, spec: DatasetSpec) -> str:
         """Return ``accuracy``."""

@@ -17,6 +17,7 @@ from crab_lightning.metrics import (
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks.answers import class_index, distinct_names, read_answer
 from crab_lightning.tasks.base import (
+    LENIENT,
     VIDEO_AND_AUDIO,
     Task,
     around,
@@ -40,10 +41,17 @@ class Recognition(Task[str]):
 
     An answer that names no class reads as ``None`` and is scored as class -1: wrong, with no row or column of
     its own.
+
+    Args:
+        lenient: Also read what untrained models put around an answer: emphasis, "The answer is"
+            in front of it. Results with it have to be named as such.
     """
 
     instruction: ClassVar[str]
     default_metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+
+    def __init__(self, lenient: bool = False) -> None:
+        self.lenient = lenient
 
     def prompt(self, sample: Sample) -> Conversation:
         """Return opening, video, audio, instruction."""
@@ -75,7 +83,7 @@ class Recognition(Task[str]):
 
     def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> str | None:
         """Read the class name; ``None`` for an answer that equals no class name."""
-        answer = read_answer(text)
+        answer = read_answer(text, lenient=self.lenient)
         classes = classes_of(spec)
         index = None if answer is None else class_index(answer, classes)
         return None if index is None else classes[index]
@@ -96,6 +104,10 @@ class Recognition(Task[str]):
         assert index is not None  # parse and truth return names of the closed set
         assert truth is not None
         metrics.update(index_tensor(index), index_tensor(truth))
+
+    def note(self, spec: DatasetSpec) -> str | None:
+        """Say when answers were read leniently."""
+        return LENIENT if self.lenient else None
 
     def headline(self, spec: DatasetSpec) -> str:
         """Return the first metric that the row names."""

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from crab_lightning.metrics import Accuracy
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
-from crab_lightning.tasks.base import IMAGE_AND_AUDIO, around
+from crab_lightning.tasks.base import IMAGE_AND_AUDIO, around, index_tensor
 from crab_lightning.tasks.masks import ProtocolJF, ProtocolS, is_null, scored_by
 from crab_lightning.tasks.segmentation import Segmentation
 from crab_lightning.tasks.spatial_text import (
@@ -23,15 +24,23 @@ _ENDS = {"test_s": "_seen", "test_u": "_unseen"}
 _TRUE, _FALSE = "<answer>true</answer>", ABSENT
 
 
+NULL_ROWS = (
+    "in the null subset an answer that cannot be read is an empty mask, which is the right one there "
+    "(S = 0): read S beside null_unread, the share of such answers"
+)
+
+
 class ReferringSegmentation(Segmentation):
     """Says whether a described object exists, and if so gives its box and three points.
 
     Reads the field ``expression``. Truth and boxes as in :class:`Segmentation`. With a mask decoder: J and F
     over all samples whose object may be there (``<protocol>_j``), of the seen and the unseen subset alone
     (``<protocol>_seen_j``, ``<protocol>_unseen_j``), and S over samples whose object does not exist
-    (``<protocol>_null_s``, lower is better): the null subset of a test, and validation rows whose target says
-    so. Protocols: ``crabplus`` (when the row names none), ``framewise``, ``refavs``; the latter takes each
-    clip as one batch.
+    (``<protocol>_null_s``, lower is better), with the share of them whose answer could not be read
+    (``null_unread``): the null subset of a test, and validation rows whose target says so.
+
+    Protocols: ``crabplus`` (when the row names none), ``framewise``, ``refavs``; the latter takes each clip
+    as one batch.
     """
 
     protocols = ("crabplus", "framewise", "refavs")
@@ -64,8 +73,21 @@ class ReferringSegmentation(Segmentation):
     def _mask_metrics(self, protocol: str, label: str) -> dict[str, Any]:
         names = (label, f"{label}_seen", f"{label}_unseen")
         return {name: ProtocolJF(protocol, name) for name in names} | {
-            f"{label}_null": ProtocolS(protocol, f"{label}_null")
+            f"{label}_null": ProtocolS(protocol, f"{label}_null"),
+            "null_unread": Accuracy(),
         }
+
+    def update(
+        self, metrics: MetricCollection, answer: SpatialPrompt | None, sample: Sample, spec: DatasetSpec
+    ) -> None:
+        """Add one answer as :class:`Segmentation` does; of the null subset, note whether it could be read."""
+        super().update(metrics, answer, sample, spec)
+        if is_null(sample):
+            for unread in scored_by(metrics, Accuracy):
+                unread.update(index_tensor(int(answer is None)), index_tensor(1))
+
+    def _notes(self) -> list[str]:
+        return super()._notes() + [NULL_ROWS] * (self.masks is not None)
 
     def _add_mask(self, metrics: MetricCollection, pred: Tensor, truth: Tensor, sample: Sample) -> None:
         subset = sample.fields.get("subset")

@@ -16,7 +16,7 @@ from crab_lightning.metrics import BoxIoU, box_iou
 from crab_lightning.metrics.masks import binary_scores
 from crab_lightning.segmentation import MaskDecoder, enclosing_box
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
-from crab_lightning.tasks.base import IMAGE_AND_AUDIO, Task, around, chosen, describe
+from crab_lightning.tasks.base import IMAGE_AND_AUDIO, LENIENT, Task, around, chosen, describe
 from crab_lightning.tasks.masks import (
     CeilingJF,
     FloorJF,
@@ -232,8 +232,12 @@ class Segmentation(Task[SpatialPrompt]):
         return self.without_masks
 
     def note(self, spec: DatasetSpec) -> str | None:
-        """Say when no masks were made."""
-        return self.without_masks
+        """Say when no masks were made, and when answers were read leniently."""
+        return "; ".join(self._notes()) or None
+
+    def _notes(self) -> list[str]:
+        without = [] if self.without_masks is None else [self.without_masks]
+        return without + [LENIENT] * self.lenient
 
     def prepare(self, answers: Sequence[tuple[SpatialPrompt | None, Sample]], spec: DatasetSpec) -> None:
         """Make the masks of several answers in one call of the decoder."""

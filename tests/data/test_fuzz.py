@@ -127,7 +127,7 @@ def survey(root: Path, data: bytes, layout: str = "ks") -> str:
     (root / f"AVUIE_2/{layout}/train.json").write_bytes(data)
     spec = DatasetSpec("task", layout)
     try:
-        samples, errors = survey_manifest(root, layout, spec, "train")
+        samples, errors, _ = survey_manifest(root, layout, spec, "train")
     except ManifestError as err:
         return "file refused" if "train.json" in str(err) else f"refused without a name: {err}"
     task, scored = ActionRecognition(), replace(spec, classes=["playing drums", "chopping wood"])

@@ -357,3 +357,12 @@ def test_grounded_boxes_leave_masks_and_the_box_score(tmp_path: Path) -> None:
     folder = tmp_path / "run" / "masks" / "spatial" / "AVS" / "v1s" / "clip" / "labels_rgb"
     assert np.array_equal(np.array(Image.open(folder / "0.png")) > 0, box_mask([20, 30, 100, 120]).numpy())
     assert not np.array(Image.open(folder / "1.png")).any()
+
+
+def test_share_of_unread_answers_in_the_null_subset_is_shown(tmp_path: Path) -> None:
+    said = ["no idea", "<answer>false</answer>", "nothing", "<answer>true</answer> [10,10,50,50]"]
+    rows = [row(tmp_path, i, text, None, subset="test_n") for i, text in enumerate(said)]
+    result = run_test(tmp_path, ReferringSegmentation(mask_decoder=Rectangle()), rows)
+    assert result["strict"]["null_unread"] == 0.5
+    assert result["counts"]["unparsed"] == 2
+    assert "read S beside null_unread" in result["note"]

@@ -10,6 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crab_lightning.structures import DatasetSpec, Sample
+from crab_lightning.tasks import (
+    CrossModalMatching,
+    EmotionRecognition,
+    EventLocalization,
+    EventParsing,
+    QuestionAnswering,
+    Segmentation,
+)
 from crab_lightning.tasks.answers import (
     class_index,
     distinct_names,
@@ -160,3 +169,93 @@ def test_hostile_tags_cost_no_more_than_their_length() -> None:
         read_answer(text)
         read_option(text, ("a", "b"))
     assert time.process_time() - before < 5
+
+
+ALIKE = [
+    ("baby’s cry", "baby's cry"),
+    ("baby´s cry", "baby's cry"),
+    ("happy。", "happy"),
+    ("ｈａｐｐｙ！", "happy"),
+    ("cafe\u0301", "café"),
+    ("two – three", "two - three"),
+    ("non‑stop", "non-stop"),
+    ("„Joy“", "joy"),
+    ("\ufeffjoy\u200b", "joy"),
+    ("ﬁddle", "fiddle"),
+    ("violin，fiddle", "violin, fiddle"),
+    ("１２", "12"),
+    ("yes…", "yes"),
+]
+
+
+@pytest.mark.parametrize(("written", "meant"), ALIKE)
+def test_characters_that_only_look_different_are_alike(written: str, meant: str) -> None:
+    assert normalise(written) == normalise(meant) == meant
+    assert read_answer(f"＜answer＞{written}＜/answer＞") == meant
+    assert class_index(written, ["other", meant.upper()]) == 1
+    assert class_index(meant, ["other", written]) == 1
+    assert read_option(written, [meant, "other"]) == 0
+    assert read_option(f"<answer>{meant}</answer>", [written, "other"]) == 0
+
+
+def test_events_of_other_keyboards_are_read() -> None:
+    spec = DatasetSpec("event", "ave", classes=["Baby's cry"])
+    (event,) = EventLocalization().parse("<event>Baby’s cry，（０　３）</event>", _sample(), spec) or ()
+    assert (class_index(event.name, spec.classes or []), event.start_s, event.end_s) == (0, 0, 3)
+    spec = DatasetSpec("parsing", "avvp", classes=["Baby's cry"])
+    found = EventParsing().parse("<audio>Baby’s cry,(0–3)</audio>", _sample(), spec)
+    assert found is not None
+    assert [(e.start_s, e.end_s) for e in found.audio] == [(0, 3)]
+
+
+OPTIONS = ("dog barking", "a cat", "rain", "a bus")
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "lenient"),
+    [
+        ("A. dog barking", None, 0),
+        ("(B) a cat", None, 1),
+        ("(B)", 1, 1),
+        ("**B**", None, 1),
+        ("**B. a cat**", None, 1),
+        ("The answer is B.", None, 1),
+        ("The correct answer is: **(C) rain**", None, 2),
+        ("Answer: rain", None, 2),
+        ("\\boxed{C}", None, 2),
+        ("B) because a cat is seen", None, 1),
+        ("A. a cat", None, None),
+        ("A dog barking", None, None),
+        ("E. a train", None, None),
+        ("I cannot tell", None, None),
+        ("D. a bus\n\nThe clip shows a bus.", None, 3),
+    ],
+)
+def test_habits_of_untrained_models_are_read_only_leniently(
+    text: str, strict: int | None, lenient: int | None
+) -> None:
+    assert read_option(text, OPTIONS) == strict
+    assert read_option(text, OPTIONS, lenient=True) == lenient
+
+
+def test_lenient_tasks_say_so() -> None:
+    sample = _sample(options=OPTIONS)
+    spec = DatasetSpec("t", "ks", classes=["happy", "sad"])
+    assert QuestionAnswering(lenient=True).parse("A. dog barking", sample, spec) == 0
+    assert EmotionRecognition(lenient=True).parse("**Happy**", sample, spec) == "happy"
+    assert EmotionRecognition().parse("**Happy**", sample, spec) is None
+    assert CrossModalMatching(lenient=True).parse("**Video (1)**", sample, spec) == 1
+    for kind in (QuestionAnswering, EmotionRecognition, CrossModalMatching, Segmentation):
+        assert "read leniently" in str(kind(lenient=True).note(spec))
+        assert "read leniently" not in str(kind().note(spec))
+
+
+@given(st.text())
+def test_lenient_reading_never_fails(text: str) -> None:
+    assert read_answer(text, lenient=True) != ""
+    read_choice(text, lenient=True)
+    read_option(text, OPTIONS, lenient=True)
+
+
+def _sample(**fields: object) -> Sample:
+    return Sample(id="x", dataset="x", task="x", split="test", clip="x", fields=fields)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from crab_lightning.data.check.files import FileFacts, FileJob, FileKind, Findings
 from crab_lightning.data.check.report import CheckReport, FileTotals, Problem
 from crab_lightning.data.check.rows import check_annotations, check_classes, readable_classes
-from crab_lightning.data.manifests.files import ExistingFiles, ManifestError
+from crab_lightning.data.manifests.files import ExistingFiles, ManifestError, near_name
 from crab_lightning.data.manifests.layouts import has_test
 from crab_lightning.data.manifests.reader import survey_manifest
 from crab_lightning.data.sampling.lengths import guess_tokens
@@ -25,6 +25,8 @@ Progress = Callable[[str, int, int], None]
 
 # Sound and pictures of one clip may differ by this much without either being the wrong file.
 _DRIFT_S, _DRIFT_SHARE = 1.0, 0.2
+# Missing files for which another name is looked for.
+_HINTS = 100
 _Manifest = tuple[str, Literal["train", "test"]]
 
 
@@ -98,12 +100,16 @@ class _Check:
 
     def _survey(self, name: str, spec: DatasetSpec, split: Literal["train", "test"]) -> list[Sample]:
         try:
-            samples, errors = survey_manifest(self.root, name, spec, split)
+            samples, errors, repeats = survey_manifest(self.root, name, spec, split)
         except ManifestError as err:
             self.add("error", "manifest", (name, split), str(err))
             return []
+        level = "warning" if len({error.row for error in errors}) <= spec.allow_refused else "error"
         for error in errors:
-            self.add("error", "row", (name, split), str(error), error.row)
+            self.add(level, "row", (name, split), str(error), error.row)
+        for repeat in repeats:
+            level = "warning" if repeat.agrees or not repeat.same_id else "error"
+            self.add(level, "repeated", (name, split), repeat.message, repeat.row)
         if not samples and not errors:
             self.add("error", "manifest", (name, split), f"{split}.json of {name} is empty")
         return samples
@@ -145,6 +151,8 @@ class _Check:
                     named.add(path)
                     if path not in existing:
                         text = f"row {sample.row}: {path} does not exist. Add it, or correct the row"
+                        if len(self.problems) < _HINTS:  # each lists a folder
+                            text += near_name(path)
                         self.add("error", "missing", manifest, text, sample.row)
                         continue
                     frames = (spec.frames if kind == "video" else 1) if self.decode else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
@@ -70,6 +71,11 @@ def load_rows(path: Path, where: str, root: Path) -> list[Any]:
     try:
         rows = json.loads(text, object_pairs_hook=refuse_twins, parse_constant=refuse_constant)
     except json.JSONDecodeError as err:
+        if _is_json_lines(text):
+            raise ManifestError(
+                f"{where}: {path} holds JSON lines (one object in each line). One JSON array of objects is "
+                "expected: put a comma between the lines, and [ and ] around them."
+            ) from err
         raise ManifestError(
             f"{where}: {path} is not JSON: {err.msg} at line {err.lineno}, column {err.colno}. "
             "Was it cut off while copying? One JSON array of objects is expected."
@@ -81,6 +87,40 @@ def load_rows(path: Path, where: str, root: Path) -> list[Any]:
     if not isinstance(rows, list):
         raise ManifestError(f"{where}: {path} holds {kind_of(rows)}; one JSON array of objects is expected.")
     return rows
+
+
+def _is_json_lines(text: str) -> bool:
+    """Whether the first two lines are objects, each by itself."""
+    lines = [line for line in text.lstrip()[:10_000_000].split("\n", 2)[:2] if line.strip()]
+    try:
+        return len(lines) > 0 and all(isinstance(json.loads(line), dict) for line in lines)
+    except (ValueError, RecursionError):
+        return False
+
+
+def near_name(path: Path) -> str:
+    """Say what a missing file may be called instead; empty where nothing is near.
+
+    A name with back-slashes is one name here; the same letters can be written in two ways in Unicode (NFC and
+    NFD), which look alike; and most systems tell small letters from capitals.
+    """
+    if "\\" in path.name:
+        return " Its name has back-slashes; write / between folders and file."
+    for place in reversed((path, *path.parents)):
+        if place.exists() or not place.parent.is_dir():
+            continue
+        wanted = unicodedata.normalize("NFC", place.name)
+        for entry in sorted(child.name for child in place.parent.iterdir()):
+            found = unicodedata.normalize("NFC", entry)
+            if found == wanted:
+                return (
+                    f" {place.parent} has {entry!r}, whose letters look the same and are written in another "
+                    "form of Unicode: rename it, or write the manifest in that form."
+                )
+            if found.casefold() == wanted.casefold():
+                return f" {place.parent} has {entry!r}: small letters and capitals differ."
+        break
+    return ""
 
 
 def _hint(path: Path, root: Path) -> str:

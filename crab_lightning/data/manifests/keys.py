@@ -55,6 +55,7 @@ def check_datasets(tasks: Mapping[str, Any], datasets: Mapping[str, DatasetSpec]
             ("frames", spec.frames, 1),
             ("size_px", spec.size_px, 1),
             ("allow_missing", spec.allow_missing, 0),
+            ("allow_refused", spec.allow_refused, 0),
             ("weight", spec.weight, 0),
         ):
             if value is not None and not least <= value < float("inf"):

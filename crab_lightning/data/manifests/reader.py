@@ -20,12 +20,14 @@ from crab_lightning.data.manifests.files import (
     RowError,
     kind_of,
     load_rows,
+    near_name,
     show,
 )
 from crab_lightning.data.manifests.layout import Columns, Layout
 from crab_lightning.data.manifests.layout_columns import Column, ColumnError
 from crab_lightning.data.manifests.layout_paths import stem_clip
 from crab_lightning.data.manifests.layouts import get_layout
+from crab_lightning.data.manifests.repeats import Repeat, asked_once, find_repeats
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks.answers import class_index
 
@@ -59,7 +61,8 @@ def read_manifest(
 
     Returns:
         One sample per row. Rows of the training file with missing media are left out and their number is
-        logged, as far as ``spec.allow_missing`` permits it.
+        logged, as far as ``spec.allow_missing`` permits it; so are rows that cannot be read, as far as
+        ``spec.allow_refused`` permits it. A row of the test file that repeats an earlier one is left out.
 
     Raises:
         ManifestError: If the file is missing or is not a UTF-8 JSON array of objects; if a key is missing or
@@ -67,17 +70,20 @@ def read_manifest(
             than allowed name missing media.
     """
     rows, reader = _open(Path(root), dataset, spec, split)
-    samples = _with_unique_ids([reader.read(i, row) for i, row in enumerate(rows)])
+    where = f"data.datasets.{dataset}"
+    samples = _readable(rows, reader, where)
+    if split == "test":
+        samples = asked_once(samples, reader.path, where)
+    samples = _with_unique_ids(samples)
     if check_media:
         allowed = spec.allow_missing if split == "train" else 0
-        where = f"data.datasets.{dataset}"
         samples = _present(samples, reader.path, Path(reader.base), where, allowed)
     return samples
 
 
 def survey_manifest(
     root: Path | str, dataset: str, spec: DatasetSpec, split: Literal["train", "test"]
-) -> tuple[list[Sample], list[RowError]]:
+) -> tuple[list[Sample], list[RowError], list[Repeat]]:
     """Read one manifest as far as it can be read, media unseen.
 
     Args:
@@ -87,7 +93,8 @@ def survey_manifest(
         split: Which file to read.
 
     Returns:
-        The samples of the rows that can be read, and an error for every value that cannot.
+        The samples of the rows that can be read, an error for every value that cannot, and in a test file
+        the rows that repeat an earlier one.
 
     Raises:
         ManifestError: If the file as a whole cannot be read.
@@ -100,7 +107,32 @@ def survey_manifest(
             samples.append(reader.read(index, row))
         except RowError as err:
             errors += reader.errors(index, row) or [err]
-    return _with_unique_ids(samples), errors
+    return _with_unique_ids(samples), errors, find_repeats(samples) if split == "test" else []
+
+
+def _readable(rows: list[Any], reader: _RowReader, where: str) -> list[Sample]:
+    """Read the rows; as many as the dataset's row allows may be left out."""
+    allowed = reader.spec.allow_refused
+    samples: list[Sample] = []
+    refused: list[RowError] = []
+    for index, row in enumerate(rows):
+        try:
+            samples.append(reader.read(index, row))
+        except RowError as err:
+            refused.append(err)
+            if not allowed:
+                raise
+    if len(refused) > allowed:
+        raise ManifestError(
+            f"{where}: {len(refused):,} of {len(rows):,} rows of {reader.path} cannot be read, and "
+            f"allow_refused is {allowed}. The first: {refused[0]}"
+        ) from refused[0]
+    if refused:
+        _log.warning(
+            "%s: %d of %d rows of %s cannot be read and are left out (allow_refused: %d). The first: %s",
+            where, len(refused), len(rows), reader.path, allowed, refused[0],
+        )  # fmt: skip
+    return samples
 
 
 def _open(
@@ -381,7 +413,7 @@ def _present(samples: list[Sample], path: Path, base: Path, where: str, allowed:
         return kept
     what = (
         f"{where}: {missing:,} of {len(samples):,} rows of {path} name missing media, first row {first[0]} "
-        f"(counted from 0) {str(first[1].relative_to(base))!r} under {str(base)!r}."
+        f"(counted from 0) {str(first[1].relative_to(base))!r} under {str(base)!r}.{near_name(first[1])}"
     )
     if missing > allowed:
         remedy = (

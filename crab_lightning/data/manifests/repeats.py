@@ -1,0 +1,111 @@
+"""Questions that stand more than once in a test manifest."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from crab_lightning.structures import Sample
+
+ASKED_AGAIN = "asked_again"
+"""Field of a sample: how many later rows of its manifest ask the same; only where there are some."""
+
+_log = logging.getLogger(__name__)
+# What a row asks, beside its media. Every other field belongs to the answer, or names the row.
+_ASKED = ("question", "options", "options_text", "expression")
+_NAMES = frozenset({"question_id", "video_id", "uid", ASKED_AGAIN})
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A row that asks what an earlier row asks.
+
+    Args:
+        row: Zero-based row.
+        first: The earlier row.
+        same_id: Whether the dataset's own keys do not tell the two apart; then only the first one is asked.
+        agrees: Whether both have the same answer.
+    """
+
+    row: int
+    first: int
+    same_id: bool
+    agrees: bool
+
+    @property
+    def message(self) -> str:
+        """What is wrong and what becomes of it."""
+        answers = "" if self.agrees else ", and has another answer"
+        counted = (
+            f"Row {self.first} alone is asked and scored. Remove one of the two"
+            if self.same_id
+            else "Both are asked and scored, since their ids differ. Remove one if that is a mistake"
+        )
+        return f"row {self.row}: it asks the same about the same clip as row {self.first}{answers}. {counted}"
+
+
+def find_repeats(samples: Sequence[Sample]) -> list[Repeat]:
+    """Return the rows that ask what an earlier row asks.
+
+    Args:
+        samples: The rows of one manifest, with ids that are not numbered yet.
+    """
+    first: dict[Hashable, Sample] = {}
+    own: dict[Hashable, Sample] = {}
+    repeats = []
+    for sample in samples:
+        asked: Hashable = (
+            sample.videos,
+            sample.images,
+            sample.audios,
+            sample.unit,
+            *(sample.fields.get(name) for name in _ASKED),
+        )
+        same_id = (sample.id, asked) in own
+        earlier = own.setdefault((sample.id, asked), sample) if same_id else first.get(asked)
+        first.setdefault(asked, sample)
+        own.setdefault((sample.id, asked), sample)
+        if earlier is not None:
+            repeats.append(Repeat(sample.row, earlier.row, same_id, _answer(sample) == _answer(earlier)))
+    return repeats
+
+
+def asked_once(samples: list[Sample], path: Path, where: str) -> list[Sample]:
+    """Leave out rows that repeat the question of an earlier row with the same id; the log names them.
+
+    A question that is asked twice would count twice, and an answer file that names questions by what they ask
+    could never answer both.
+
+    Args:
+        samples: The rows of a test manifest.
+        path: The manifest.
+        where: Names the dataset in the message.
+    """
+    repeats = [repeat for repeat in find_repeats(samples) if repeat.same_id]
+    if not repeats:
+        return samples
+    contradictory = sum(not repeat.agrees for repeat in repeats)
+    _log.warning(
+        "%s: %d of %d rows of %s ask again what an earlier row asks (first: row %d as row %d, counted from "
+        "0), %d of them with another answer. Each question is asked and scored once, with the answer that "
+        "comes first. Remove the others.",
+        where, len(repeats), len(samples), path, repeats[0].row, repeats[0].first, contradictory,
+    )  # fmt: skip
+    again: dict[int, int] = {}
+    for repeat in repeats:
+        again[repeat.first] = again.get(repeat.first, 0) + 1
+    left_out = {repeat.row for repeat in repeats}
+    return [
+        replace(sample, fields={**sample.fields, ASKED_AGAIN: again[sample.row]})
+        if sample.row in again
+        else sample
+        for sample in samples
+        if sample.row not in left_out
+    ]
+
+
+def _answer(sample: Sample) -> tuple[object, ...]:
+    told = {name: value for name, value in sample.fields.items() if name not in _NAMES}
+    return sample.reference, told
