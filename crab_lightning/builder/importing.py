@@ -101,7 +101,8 @@ def import_dataset(
 def _check_settings(name: str, importer: Importer, settings: Settings) -> None:
     if strange := [key for key in settings.given() if key not in importer.options and key != "seed"]:
         takes = ", ".join(importer.options) or "no options of its own"
-        raise ValueError(f"{strange[0]} is no option of {name}, which takes: {takes}")
+        flag = "--" + strange[0].replace("_", "-")
+        raise ValueError(f"{flag} is no option of {name}, which takes: {takes}")
 
 
 def _missing_of(row: Row) -> str | None:

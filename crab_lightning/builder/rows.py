@@ -106,7 +106,7 @@ class Settings:
         most_changes: UnAV-100: largest number of moments inside a training clip at which an event starts or
             ends; any number when left out.
         all_clips: UnAV-100: keep every training clip.
-        frames: Frames of each training clip or expression (MS3, Ref-AVS).
+        frames: Frames of each training clip or expression (MS3 and Ref-AVS: 2 when left out; ARIG: 1).
         whole_clip: LLP: let every weak label of a training clip fill the whole clip, seen and heard.
         test_labels: MER2024: csv with the columns name and discrete of a labelled test set.
         lists: Kinetics-Sounds: take the split from ``kinetics`` or from the ``ogm`` lists.
@@ -121,15 +121,16 @@ class Settings:
     shortest_event: int = 1
     most_changes: int | None = None
     all_clips: bool = False
-    frames: int = 2
+    frames: int | None = None
     whole_clip: bool = False
     test_labels: Path | None = None
     lists: Literal["kinetics", "ogm"] = "kinetics"
 
     def __post_init__(self) -> None:
         for name, least in (("pairs", 0), ("test_pairs", 0), ("frames", 1), ("shortest_event", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it starts at {least}")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"--{name.replace('_', '-')} is {value}; it starts at {least}")
 
     def given(self) -> dict[str, Any]:
         """Return what differs from the defaults."""

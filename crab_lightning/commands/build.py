@@ -143,7 +143,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         help="UnAV-100: at most N moments inside a training clip at which an event starts or ends",
     )
     add("all_clips", action="store_true", help="UnAV-100: keep every training clip")
-    add("frames", type=int, metavar="N", help="frames of each training clip or expression (default: 2)")
+    add(
+        "frames",
+        type=int,
+        metavar="N",
+        help="frames of each training clip or expression (default: 2; ARIG: 1)",
+    )
     add("whole_clip", action="store_true", help="LLP: let every weak training label fill the whole clip")
     add("test_labels", type=Path, metavar="FILE", help="MER2024: csv with name and discrete of a test set")
     add("lists", choices=("kinetics", "ogm"), help="Kinetics-Sounds: whose split (default: kinetics)")

@@ -159,7 +159,7 @@ def test_what_cannot_work_is_said_at_once(
         import_dataset("avee", [source], root)
     with pytest.raises(NotADirectoryError, match="there is no such folder"):
         import_dataset("ave", [tmp_path / "nowhere"], root)
-    with pytest.raises(ValueError, match="pairs is no option of ave, which takes: val"):
+    with pytest.raises(ValueError, match="--pairs is no option of ave, which takes: val"):
         import_dataset("ave", [source], root, Settings(pairs=3))
     (source / "testSet.txt").rename(source / "test.txt")
     with pytest.raises(FileNotFoundError, match=r"there is no testSet\.txt in it"):

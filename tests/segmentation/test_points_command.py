@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 folder.mkdir(parents=True, exist_ok=True)
             write_files(base, files)
         (base / name).mkdir(parents=True, exist_ok=True)
-        (base / name / "train.json").write_text(json.dumps([row_of(item) for item in items]))
+        # As released: in the right form, but not the points that the masks give.
+        text = re.sub(r"\[\d+,\d+\]", "[1,1]", json.dumps([row_of(item) for item in items]))
+        (base / name / "train.json").write_text(text)
     shutil.copytree(base / "s4" / "AVS", base / "arig" / "AVS", dirs_exist_ok=True)
     return base.parent
 

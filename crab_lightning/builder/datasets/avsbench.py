@@ -53,14 +53,17 @@ def _read(source: Source, settings: Settings, tasks: tuple[str, ...]) -> Importe
     return found
 
 
-def frames_of(task: str, split: str, frames: int) -> list[int]:
+def frames_of(task: str, split: str, frames: int | None) -> list[int]:
     """Return the frames of a clip that become rows.
 
-    Training: the first one of S4, the only one with a mask; evenly spread ones of MS3. Test: all five.
+    Training: the first one of S4, the only one with a mask and the one whose sound the released layout takes;
+    evenly spread ones of MS3; the first ones of ARIG. Test: all five.
     """
     if split == "test":
         return list(range(FRAMES))
-    return [0] if _LABELS[task] == "v1s" else spread(frames, FRAMES)
+    if task == "ms3":
+        return spread(frames or 2, FRAMES)
+    return [0] if task == "s4" else list(range(min(frames or 1, FRAMES)))
 
 
 def spread(count: int, of: int) -> list[int]:
@@ -137,5 +140,5 @@ BOXES = Importer(
     paper_k=3.4,
     access=_ACCESS,
     files=_FILES.format("v1s"),
-    options=("val",),
+    options=("val", "frames"),
 )

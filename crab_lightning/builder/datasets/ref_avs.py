@@ -46,7 +46,7 @@ def read(source: Source, settings: Settings) -> Imported:
             found.reject("ref_avs", split, row["uid"], f"its expression is no description: {expression!r}")
             continue
         object_id = whole(path, line, "fid", row["fid"])
-        frames = range(FRAMES) if split == "test" else spread(settings.frames, FRAMES)
+        frames = range(FRAMES) if split == "test" else spread(settings.frames or 2, FRAMES)
         for frame in frames:
             found.rows.append(_row(source, split, row, parts[0], parts[1], object_id, expression, frame))
     return found

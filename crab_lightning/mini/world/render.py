@@ -132,24 +132,12 @@ def box_of(mask: Mask) -> Box:
 
 
 def points_in(mask: Mask, count: int = 3) -> list[Point]:
-    """Return points well inside a mask: the deepest pixel, then the deepest away from those before.
+    """Return the centres of the largest inscribed circles of a mask: what the training texts tell (eq. 1).
 
     Raises:
         ValueError: If the mask is empty.
     """
-    from scipy.ndimage import distance_transform_edt
+    from crab_lightning.segmentation.prompts import inscribed_circles
 
-    x1, y1, x2, y2 = box_of(mask)
-    depth = distance_transform_edt(np.pad(mask[y1 : y2 + 1, x1 : x2 + 1], 1))[1:-1, 1:-1]
-    rows, columns = np.mgrid[: depth.shape[0], : depth.shape[1]]
-    apart = (min(depth.shape) / 3) ** 2
-    points: list[Point] = []
-    open_to_choice = np.ones(depth.shape, bool)
-    for _ in range(count):
-        candidates = np.where(open_to_choice, depth, 0.0)
-        if candidates.max() < 1.0:
-            candidates = depth
-        row, column = divmod(int(candidates.argmax()), depth.shape[1])
-        points.append((x1 + column, y1 + row))
-        open_to_choice &= (rows - row) ** 2 + (columns - column) ** 2 >= apart
-    return points
+    box_of(mask)
+    return [(x, y) for x, y, _ in inscribed_circles(mask, count)]

@@ -26,7 +26,7 @@ from crab_lightning.structures import SAMPLE_RATE_HZ
 
 MARK = "mini.json"
 """Lies in the root of a finished or unfinished Mini tree and says how it was made."""
-VERSION = 1
+VERSION = 2
 """Raised whenever the same seed would give other rows or other media."""
 
 Counts = dict[str, tuple[int, int]]

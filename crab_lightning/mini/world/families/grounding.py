@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from crab_lightning.mini.world.item import Item, MediaFile, clip_name
 from crab_lightning.mini.world.phrases import box_text, hear, join, name, places_of, points_text, see_places
 from crab_lightning.mini.world.render import Box, Point, box_of, points_in, render_masks
@@ -18,15 +20,10 @@ def moment(frame: int) -> float:
 
 
 def outline(scene: Scene, time_s: float, objects: list[int]) -> tuple[Box, list[Point]]:
-    """Return the box around some objects and three points on them, shared out between them."""
+    """Return the box around some objects and three points on them, as ``data points`` makes them (eq. 1)."""
     masks = render_masks(scene, time_s)
-    chosen = [masks[i] for i in objects]
-    union = chosen[0].copy()
-    for mask in chosen[1:]:
-        union |= mask
-    share = [3 // len(chosen) + (i < 3 % len(chosen)) for i in range(len(chosen))]
-    points = [p for mask, count in zip(chosen, share, strict=True) for p in points_in(mask, count)]
-    return box_of(union), points
+    union = np.any([masks[i] for i in objects], axis=0)
+    return box_of(union), points_in(union)
 
 
 def avs_files(folder: str, scene: Scene, *, classes: bool) -> tuple[MediaFile, ...]:
