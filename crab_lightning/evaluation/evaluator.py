@@ -184,15 +184,10 @@ class Evaluator(Callback):
         """Take in what a validation or test step returned."""
         if not isinstance(outputs, Mapping):
             return
-        if "predictions" in outputs:
-            predictions = outputs["predictions"]
-            kept = [p for p, repeated in _paired(predictions, batch) if not repeated]
-            for name in dict.fromkeys(p.sample.dataset for p in kept):
-                self._scores[name].prepare([p for p in kept if p.sample.dataset == name])
-            records = [self._scores[p.sample.dataset].add(p) for p in kept]
-            self._answered += len(kept)
-            if self._files is not None:
-                self._files.append(records)
+        if "answers" in outputs:  # of whichever batch, and none that only repeats another
+            self._add_answers(outputs["answers"])
+        elif "predictions" in outputs:
+            self._add_answers([p for p, again in _paired(outputs["predictions"], batch) if not again])
         elif "loss_sum" in outputs:
             sums = outputs["loss_sum"].double().tolist()
             tokens = outputs["target_tokens"].tolist()
@@ -201,6 +196,15 @@ class Evaluator(Callback):
             ):
                 if not repeated:
                     self._scores[sample.dataset].add_loss(loss, int(count))
+
+    def _add_answers(self, answers: Sequence[Prediction]) -> None:
+        """Score answers and write them down."""
+        for name in dict.fromkeys(p.sample.dataset for p in answers):
+            self._scores[name].prepare([p for p in answers if p.sample.dataset == name])
+        records = [self._scores[p.sample.dataset].add(p) for p in answers]
+        self._answered += len(answers)
+        if self._files is not None:
+            self._files.append(records)
 
     def _end(self, trainer: Trainer, split: str) -> None:
         """Exchange sums, compute in one fixed order on every process, log, write and print."""
@@ -323,7 +327,10 @@ class Evaluator(Callback):
         self._add(outputs, batch)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log, write and print the test's results."""
+        """Finish the answers that are still being written; log, write and print the test's results."""
+        drain = getattr(pl_module, "drain", None)
+        if drain is not None:
+            self._add_answers(drain())
         self._end(trainer, "test")
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

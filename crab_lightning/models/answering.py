@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from transformers import DynamicCache
 
 from crab_lightning.models.decoding import Answers
+from crab_lightning.models.engine import Answer, AnswerEngine, Sampling
 from crab_lightning.models.likelihood import PromptReader
 from crab_lightning.processing import Processor
 from crab_lightning.structures import Batch, CandidateScores, Decoding, Prediction, Sample
@@ -17,6 +21,22 @@ from crab_lightning.structures import Batch, CandidateScores, Decoding, Predicti
 Candidates = Callable[[Sample], Sequence[str] | None]
 
 _REMEMBERED = 10_000
+
+
+class PromptInputs(NamedTuple):
+    """B left-padded prompts.
+
+    Args:
+        ids: ``(B, T)``.
+        mask: ``(B, T)``, 0 where padded.
+        positions: ``(3, B, T)``.
+        media: What the placeholders stand for, as the model's forward takes it.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    positions: Tensor
+    media: Mapping[str, Tensor]
 
 
 class Predictions(list[Prediction]):
@@ -42,6 +62,7 @@ class Answering(LightningModule, ABC):
         self.candidates: Candidates | None = None
         """The answers that a question leaves open, as texts; the Evaluator asks the tasks for them."""
         self._answer_tokens: dict[str, list[int]] = {}
+        self._stream: AnswerEngine | None = None
 
     @property
     @abstractmethod
@@ -49,8 +70,34 @@ class Answering(LightningModule, ABC):
         """The processor of this model."""
 
     @abstractmethod
-    def prompt_reader(self, batch: Batch) -> PromptReader:
-        """Return what reads a batch of left-padded prompts; nothing is read yet."""
+    def prompt_inputs(self, batch: Batch) -> PromptInputs:
+        """Return the tokens of a batch of left-padded prompts, and its media."""
+
+    @abstractmethod
+    def read_tokens(
+        self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Any, media: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Read tokens behind what the cache holds and return their hidden states ``(B, T, D)``.
+
+        Args:
+            ids: ``(B, T)``.
+            positions: ``(3, B, T)``.
+            mask: ``(B, past + T)``, or ``(B, 1, T, past + T)`` to be added to the attention scores.
+            cache: Holds what was read before, and takes in what is read now.
+            media: What the placeholders among ``ids`` stand for; empty where there are none.
+        """
+
+    @abstractmethod
+    def answer_head(self) -> nn.Module:
+        """Return the layer that maps hidden states to logits."""
+
+    @abstractmethod
+    def text_config(self) -> Any:
+        """Return the config of the language model."""
+
+    @abstractmethod
+    def announce_step(self, samples: Sequence[Sample]) -> None:
+        """Tell the adapters that one more token of text follows for each of these samples."""
 
     @abstractmethod
     def announce(self, batch: Batch) -> None:
@@ -67,30 +114,127 @@ class Answering(LightningModule, ABC):
         """
         if batch.labels is not None:
             raise ValueError("generate got a batch with labels; collate prompts (examples without a target)")
-        training = self.training
-        self.announce(batch)
-        self.eval()
-        try:
+        if self.decoding == "generate" and self._streams():
+            engine = self.engine(slots=len(batch))
+            with self._answering():
+                answers = self.queue(engine, batch)
+                while engine.busy:
+                    engine.step()
+            return Predictions(map(self.prediction, answers))
+        with self._answering():
+            self.announce(batch)
             offered = [self._candidates_of(sample) for sample in batch.samples]
             reader = self.prompt_reader(batch)
             writes = self.decoding != "likelihood" or not all(offered)
             weighs = any(offered)
             if self._shards_weights():  # every process has to read as often as the others
                 writes, weighs = self._on_any_process(writes, weighs)
-            answers = self._written(reader) if writes else None
+            written = self._written(reader) if writes else None
             weights = self._weighed(reader, offered) if weighs else [None] * len(batch)
-        finally:
-            self.train(training)
         made = Predictions()
         for row, sample in enumerate(batch.samples):
             found = weights[row]
-            if answers is None or (self.decoding == "likelihood" and found is not None):
+            if written is None or (self.decoding == "likelihood" and found is not None):
                 made.append(Prediction(sample, "", candidates=found))
             else:
-                tokens = answers.tokens[row]
+                tokens = written.tokens[row]
                 text = self.processor.decode(tokens)
-                made.append(Prediction(sample, text, len(tokens), answers.truncated[row], found))
+                made.append(Prediction(sample, text, len(tokens), written.truncated[row], found))
         return made
+
+    # Answers that are written while other prompts come and go
+
+    @torch.no_grad()
+    def stream(self, batch: Batch) -> Predictions | None:
+        """Take in a batch of prompts and return the answers that are finished by now, of whichever batch.
+
+        Returns ``None`` where answers cannot be given out of order: where weights are sharded, or candidates
+        are weighed. Call :meth:`drain` after the last batch. Samples that only repeat another are left out.
+        """
+        if self.decoding != "generate" or not self._streams():
+            return None
+        if self._stream is None:
+            self._stream = self.engine(slots=len(batch))
+        engine = self._stream
+        with self._answering():
+            answers = self.queue(engine, batch)
+            for answer, repeated in zip(answers, batch.repeated, strict=True):
+                answer.cancelled = repeated
+            while engine.waiting:  # keep the slots full: the rest is written beside the next batch
+                engine.step()
+        return Predictions(self.prediction(answer) for answer in engine.take() if not answer.cancelled)
+
+    @torch.no_grad()
+    def drain(self) -> Predictions:
+        """Finish the answers that :meth:`stream` has begun, and return them."""
+        engine, self._stream = self._stream, None
+        if engine is None:
+            return Predictions()
+        with self._answering():
+            while engine.busy:
+                engine.step()
+        return Predictions(self.prediction(answer) for answer in engine.take() if not answer.cancelled)
+
+    def engine(self, slots: int) -> AnswerEngine:
+        """Return what writes up to ``slots`` answers of this model side by side."""
+
+        def read(ids: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Tensor:
+            return self.read_tokens(ids, positions, mask, cache, {})
+
+        return AnswerEngine(read, self.answer_head(), self.processor.end_token, self.announce_step, slots)
+
+    @torch.no_grad()
+    def queue(
+        self, engine: AnswerEngine, batch: Batch, sampling: Sequence[Sampling] | None = None
+    ) -> list[Answer]:
+        """Read a batch of prompts and let their answers wait for slots of an engine.
+
+        Args:
+            engine: What writes the answers.
+            batch: B prompts.
+            sampling: How the tokens of each answer are chosen; the likeliest ones when left out.
+        """
+        self.announce(batch)
+        inputs = self.prompt_inputs(batch)
+        chosen = sampling or [Sampling()] * len(batch)
+        answers = [Answer(s, self.max_new_tokens, how) for s, how in zip(batch.samples, chosen, strict=True)]
+
+        def read(ids: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Tensor:
+            return self.read_tokens(ids, positions, mask, cache, inputs.media)
+
+        engine.add(answers, inputs.ids, inputs.mask, inputs.positions, read)
+        return answers
+
+    def prediction(self, answer: Answer) -> Prediction:
+        """Return an answer as text."""
+        text = self.processor.decode(answer.tokens)
+        return Prediction(answer.sample, text, len(answer.tokens), answer.truncated)
+
+    def prompt_reader(self, batch: Batch) -> PromptReader:
+        """Return what reads a batch of left-padded prompts; nothing is read yet."""
+        inputs = self.prompt_inputs(batch)
+        cache = DynamicCache(config=self.text_config())
+
+        def read(ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+            media = inputs.media if cache.get_seq_length() == 0 else {}  # read once, with the prompt
+            return self.read_tokens(ids, positions, mask, cache, media)
+
+        return PromptReader(read, self.answer_head(), inputs.ids, inputs.mask, inputs.positions)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Put the model in evaluation mode for a while."""
+        training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(training)
+
+    def _streams(self) -> bool:
+        """Whether each row may be answered at its own pace."""
+        # flash_attention_2 takes no mask of its own for each row, and sharded weights need equal steps.
+        return not self._shards_weights() and getattr(self, "attention", None) != "flash_attention_2"
 
     def answer(self, batch: Batch) -> Answers:
         """Return the generated tokens of a batch of left-padded prompts."""

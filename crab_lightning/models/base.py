@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -43,7 +43,7 @@ from crab_lightning.models.token_mean import TokenMean
 from crab_lightning.models.window import LossWindow
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.processing.base import IGNORED_LABEL
-from crab_lightning.structures import Batch
+from crab_lightning.structures import TEXT, Batch, Sample
 
 _METADATA = "crab_lightning"
 
@@ -180,6 +180,18 @@ class AVModule(Answering):
         """Tell the adapters which batch runs next: its tasks, and what stands at its places."""
         if self._announced is not None:
             self._announced.tell([sample.task for sample in batch.samples], lambda: self.places(batch))
+
+    def announce_step(self, samples: Sequence[Sample]) -> None:
+        """Tell the adapters that one more token of text follows for each of these samples."""
+        if self._announced is None:
+            return
+
+        def places() -> Places:
+            modality = torch.full((len(samples), 1), TEXT, device=self.device)
+            present = torch.ones_like(modality, dtype=torch.bool)
+            return Places(modality, ~present, present)
+
+        self._announced.tell([sample.task for sample in samples], places)
 
     def places(self, batch: Batch) -> Places:
         """Return what stands at each place of the language model's sequences."""
@@ -386,8 +398,10 @@ class AVModule(Answering):
             self.log("val/loss", (totals[0] / totals[1]).float(), prog_bar=True, batch_size=1)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Return ``{"predictions": [...]}``."""
-        return {"predictions": self.generate(self.on_all_towers(batch))}
+        """Return ``{"answers": [...]}`` of any batch so far, or ``{"predictions": [...]}`` of this one."""
+        batch = self.on_all_towers(batch)
+        answers = self.stream(batch)
+        return {"predictions": self.generate(batch)} if answers is None else {"answers": answers}
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Return ``{"predictions": [...]}``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,17 +11,16 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.distributed import get_rank, is_available, is_initialized
-from transformers import DynamicCache
 
 from crab_lightning.adapters import AdapterConfig, LoRALinear
 from crab_lightning.distributed.participation import Unread
 from crab_lightning.distributed.sharding import readable_weights
 from crab_lightning.encoders import Beats, beats_tokens
 from crab_lightning.encoders.fbank import FBANK_BINS, PATCH
+from crab_lightning.models.answering import PromptInputs
 from crab_lightning.models.base import AVModule
 from crab_lightning.models.connector_files import connector_state, load_connector, save_connector
 from crab_lightning.models.connectors import Connector
-from crab_lightning.models.likelihood import PromptReader
 from crab_lightning.models.losses import target_losses
 from crab_lightning.processing import Geometry
 from crab_lightning.structures import AUDIO, Batch
@@ -202,33 +201,37 @@ class CompositeModule(AVModule):
         hidden = self.hidden_states(self._positioned(batch.inputs), use_cache=False)
         return target_losses(hidden, batch.labels, self.head())
 
-    def prompt_reader(self, batch: Batch) -> PromptReader:
-        """Return what reads a batch of left-padded prompts."""
-        model: Any = self.model
+    def prompt_inputs(self, batch: Batch) -> PromptInputs:
+        """Return the tokens of a batch of left-padded prompts, and its media."""
         inputs = self._positioned(batch.inputs)
-        cache = DynamicCache(config=model.language_model.config.get_text_config())
-        media = {k: v for k, v in inputs.items() if k not in _TEXT_INPUTS}
-
-        def read(ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-            # media are read once, with the prompt
-            first = cache.get_seq_length() == 0
-            kind = inputs["media_kind"] if first else torch.zeros_like(ids)
-            step = {
-                "input_ids": ids,
-                "media_kind": kind,
-                "attention_mask": mask,
-                "position_ids": self._model_positions(positions),
-            }
-            return self.hidden_states(step | (media if first else {}), past_key_values=cache, use_cache=True)
-
         positions = inputs["position_ids"]
-        return PromptReader(
-            read,
-            self.head(),
+        return PromptInputs(
             inputs["input_ids"],
             inputs["attention_mask"],
             positions if positions.ndim == 3 else positions.expand(3, -1, -1),
+            {k: v for k, v in inputs.items() if k not in _TEXT_INPUTS} | {"media_kind": inputs["media_kind"]},
         )
+
+    def read_tokens(
+        self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Any, media: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Read tokens behind what the cache holds; see :class:`Answering`."""
+        step = {"media_kind": torch.zeros_like(ids)} | dict(media)
+        step |= {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "position_ids": self._model_positions(positions),
+        }
+        return self.hidden_states(step, past_key_values=cache, use_cache=True)
+
+    def answer_head(self) -> nn.Module:
+        """Return the layer that maps hidden states to logits."""
+        return self.head()
+
+    def text_config(self) -> Any:
+        """Return the config of the language model."""
+        model: Any = self.model
+        return model.language_model.config.get_text_config()
 
     def _positioned(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the inputs with ``position_ids``: those of the processor, else counted from the mask."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
-from transformers import AutoConfig, DynamicCache, Qwen2_5OmniThinkerForConditionalGeneration
+from transformers import AutoConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 from crab_lightning.adapters import AdapterConfig
 from crab_lightning.adapters.quantized import four_bit_config
@@ -17,8 +18,8 @@ from crab_lightning.distributed.participation import Unread, unread_patches
 from crab_lightning.distributed.shard_files import draw_adapters, fill_shards, parameters_on_meta
 from crab_lightning.distributed.sharding import shard_device, shards_at_load
 from crab_lightning.media import MEL_BINS
+from crab_lightning.models.answering import PromptInputs
 from crab_lightning.models.base import AVModule
-from crab_lightning.models.likelihood import PromptReader
 from crab_lightning.models.losses import last_hidden_states, target_losses
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.structures import AUDIO, TEXT, VISUAL, Batch
@@ -203,26 +204,33 @@ class OmniModule(AVModule):
         hidden = last_hidden_states(model, **batch.inputs, use_cache=False)
         return target_losses(hidden, batch.labels, model.lm_head)
 
-    def prompt_reader(self, batch: Batch) -> PromptReader:
-        """Return what reads a batch of left-padded prompts."""
-        model: Any = self.model
-        cache = DynamicCache(config=model.config.get_text_config())
-        media = {k: v for k, v in batch.inputs.items() if k not in _NOT_MEDIA}
-
-        def read(ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-            # Media are read once, with the prompt.
-            clips = media if cache.get_seq_length() == 0 else {}
-            return last_hidden_states(
-                model,
-                input_ids=ids,
-                position_ids=positions,
-                attention_mask=mask,
-                past_key_values=cache,
-                use_cache=True,
-                **clips,
-            )
-
+    def prompt_inputs(self, batch: Batch) -> PromptInputs:
+        """Return the tokens of a batch of left-padded prompts, and its media."""
         inputs = batch.inputs
-        return PromptReader(
-            read, model.lm_head, inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"]
+        media = {k: v for k, v in inputs.items() if k not in _NOT_MEDIA}
+        return PromptInputs(inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"], media)
+
+    def read_tokens(
+        self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Any, media: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Read tokens behind what the cache holds; see :class:`Answering`."""
+        return last_hidden_states(
+            self.model,
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            **media,
         )
+
+    def answer_head(self) -> nn.Module:
+        """Return the layer that maps hidden states to logits."""
+        model: Any = self.model
+        head: nn.Module = model.lm_head
+        return head
+
+    def text_config(self) -> Any:
+        """Return the config of the language model."""
+        model: Any = self.model
+        return model.config.get_text_config()

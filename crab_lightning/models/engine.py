@@ -1,0 +1,295 @@
+"""Continuous batching: an answer that is finished makes room for the next prompt at once.
+
+Prompts are read in the batches in which they come. Their rows then wait, with what was read, until one of a
+fixed number of slots is free. Every decoding step writes one token for each slot that is in use, so that a
+short answer does not wait for a long one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from crab_lightning.structures import Sample
+
+BLOCK = 256
+"""Cache columns by which the buffers of the slots grow."""
+
+
+# Reads tokens behind what a cache holds: (input_ids (B, T), position_ids (3, B, T), mask, cache) -> hidden
+# states (B, T, D). The mask is (B, past + T), or (B, 1, T, past + T) to be added to the attention scores.
+ReadTokens = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Args:
+        temperature: 0 takes the likeliest token; larger values make unlikely tokens more frequent.
+        top_p: Only the likeliest tokens whose probabilities sum to this share are considered.
+        seed: Fixes the random choice of one answer, whatever else is answered beside it.
+
+    Raises:
+        ValueError: If a value is out of its range.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature <= 100:
+            raise ValueError(f"temperature is {self.temperature}; it must be between 0 and 100")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+
+
+@dataclass(eq=False)
+class Answer:
+    """One answer that is being written.
+
+    Args:
+        sample: The question.
+        limit: Largest number of tokens.
+        sampling: How its tokens are chosen.
+        tokens: The tokens so far, without the end token.
+        finished: True once the end token or the limit was reached.
+        truncated: True if the limit came before the end token.
+        cancelled: Set this to drop the answer at the next step.
+    """
+
+    sample: Sample
+    limit: int
+    sampling: Sampling = Sampling()
+    tokens: list[int] = field(default_factory=list)
+    finished: bool = False
+    truncated: bool = False
+    cancelled: bool = False
+    generator: torch.Generator | None = None
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A prompt that has been read and waits for a slot."""
+
+    answer: Answer
+    cache: Any
+    row: int
+    start: int
+    following: int
+    token: int
+
+
+class SlotCache(DynamicCache):
+    """Keys and values of S slots in buffers that stay where they are.
+
+    ``columns`` says where each slot writes its next token; ``used`` how many columns attention reads.
+    """
+
+    def __init__(self, slots: int) -> None:
+        super().__init__()
+        self.slots = slots
+        self.stored: list[tuple[Tensor, Tensor]] = []
+        self.used = 0
+        self.columns: Tensor | None = None
+        self._rows: Tensor | None = None
+
+    def put(self, slot: int, cache: Any, row: int, start: int) -> int:
+        """Copy one row of a prompt's cache, from column ``start`` on, into a slot; return its length."""
+        layers = [(layer.keys, layer.values) for layer in cache.layers]
+        length = int(layers[0][0].shape[2]) - start
+        if not self.stored:
+            self.stored = [(self._room(k, BLOCK), self._room(v, BLOCK)) for k, v in layers]
+            self._rows = torch.arange(self.slots, device=layers[0][0].device)
+        self.reserve(length + 1)
+        for (keys, values), (k, v) in zip(self.stored, layers, strict=True):
+            keys[slot, :, :length] = k[row, :, start:]
+            values[slot, :, :length] = v[row, :, start:]
+        return length
+
+    def reserve(self, columns: int) -> None:
+        """Make room for this many columns."""
+        have = int(self.stored[0][0].shape[2])
+        if columns <= have:
+            return
+        size = max(-(-columns // BLOCK) * BLOCK, have + have // 2)
+        grown = []
+        for pair in self.stored:
+            new = tuple(self._room(old, size) for old in pair)
+            for old, fresh in zip(pair, new, strict=True):
+                fresh[:, :, :have] = old
+            grown.append((new[0], new[1]))
+        self.stored = grown
+
+    def _room(self, like: Tensor, columns: int) -> Tensor:
+        return like.new_zeros(self.slots, like.shape[1], columns, like.shape[3])
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write one token's keys and values ``(S, H, 1, D)``; return those of all columns in use."""
+        keys, values = self.stored[layer_idx]
+        keys[self._rows, :, self.columns] = key_states[:, :, 0]
+        values[self._rows, :, self.columns] = value_states[:, :, 0]
+        return keys[:, :, : self.used], values[:, :, : self.used]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the number of columns that were read before this step."""
+        return self.used - 1
+
+
+class AnswerEngine:
+    """Answers prompts in S slots, each as it would be answered alone.
+
+    Args:
+        read: Reads tokens and returns hidden states.
+        head: Maps hidden states to logits.
+        end_token: Ends an answer.
+        announce: Told the samples of the slots before each step; adapters that differ by task need it.
+        slots: Number S of answers that are written side by side.
+    """
+
+    def __init__(
+        self,
+        read: ReadTokens,
+        head: nn.Module,
+        end_token: int,
+        announce: Callable[[Sequence[Sample]], None] | None = None,
+        slots: int = 32,
+    ) -> None:
+        if slots < 1:
+            raise ValueError(f"the number of slots is {slots}; it must be at least 1")
+        self.read, self.head, self.end_token, self.announce = read, head, end_token, announce
+        self.slots = slots
+        self.waiting: deque[_Waiting] = deque()
+        self.active: list[Answer | None] = [None] * slots
+        self.finished: list[Answer] = []
+        self._cache = SlotCache(slots)
+        self._tokens = [0] * slots
+        self._following = [0] * slots
+        self._columns = [0] * slots
+        self._device: torch.device | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether any prompt waits or any answer is being written."""
+        return bool(self.waiting) or any(answer is not None for answer in self.active)
+
+    def add(
+        self,
+        answers: Sequence[Answer],
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        read: ReadTokens | None = None,
+    ) -> None:
+        """Read B left-padded prompts and let their answers wait for slots.
+
+        Args:
+            answers: The B answers, in the order of the rows.
+            input_ids: ``(B, T)``.
+            attention_mask: ``(B, T)``, 0 where padded.
+            position_ids: ``(3, B, T)``.
+            read: Reads these prompts, their media included; the engine's own reader when left out.
+
+        Raises:
+            ValueError: If a prompt is padded to the right: its answer would continue the padding.
+        """
+        if not bool(attention_mask[:, -1].all()):
+            raise ValueError(
+                "a prompt is padded to the right; generation needs left padding (collate without labels)"
+            )
+        if any(answer.limit < 1 for answer in answers):
+            raise ValueError("the largest number of new tokens is below 1; at least 1 is needed")
+        cache = DynamicCache()
+        hidden = (read or self.read)(input_ids, position_ids, attention_mask, cache)
+        logits = self.head(hidden[:, -1])
+        first = logits.argmax(-1).tolist()
+        starts = (input_ids.shape[1] - attention_mask.sum(-1)).tolist()
+        following = (position_ids[:, :, -1].amax(0) + 1).tolist()
+        self._device = input_ids.device
+        for row, answer in enumerate(answers):
+            token = self._chosen(answer, logits[row], first[row])
+            if not self._written(answer, token):
+                self.waiting.append(
+                    _Waiting(answer, cache, row, int(starts[row]), int(following[row]), token)
+                )
+
+    def step(self) -> None:
+        """Give free slots to waiting prompts, and write one token for each slot in use."""
+        self._drop_cancelled()
+        for slot in range(self.slots):
+            if self.active[slot] is None and self.waiting:
+                self._admit(slot, self.waiting.popleft())
+        rows = [slot for slot, answer in enumerate(self.active) if answer is not None]
+        if not rows:
+            return
+        cache, device = self._cache, self._device
+        for slot in range(self.slots):
+            if self.active[slot] is None:
+                self._columns[slot] = 0  # an empty slot writes where nobody reads
+        cache.used = max(self._columns[slot] for slot in rows) + 1
+        cache.reserve(cache.used)
+        cache.columns = torch.tensor(self._columns, device=device)
+        seen = torch.arange(cache.used, device=device) <= cache.columns[:, None]
+        dtype = cache.stored[0][0].dtype
+        mask = torch.zeros(seen.shape, dtype=dtype, device=device)
+        mask = mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None, None]
+        if self.announce is not None:
+            known = next(answer.sample for answer in self.active if answer is not None)
+            self.announce([known if answer is None else answer.sample for answer in self.active])
+        ids = torch.tensor(self._tokens, device=device)[:, None]
+        positions = torch.tensor(self._following, device=device)[None, :, None].expand(3, -1, -1)
+        logits = self.head(self.read(ids, positions, mask, cache)[:, -1])
+        likeliest = logits.argmax(-1).tolist()
+        for slot in rows:
+            answer = self.active[slot]
+            assert answer is not None
+            token = self._chosen(answer, logits[slot], likeliest[slot])
+            if self._written(answer, token):
+                self.active[slot] = None
+            self._tokens[slot] = token
+            self._following[slot] += 1
+            self._columns[slot] += 1
+
+    def take(self) -> list[Answer]:
+        """Return the answers that were finished since the last call, in the order in which they ended."""
+        found, self.finished = self.finished, []
+        return found
+
+    def _admit(self, slot: int, waiting: _Waiting) -> None:
+        self._columns[slot] = self._cache.put(slot, waiting.cache, waiting.row, waiting.start)
+        self._tokens[slot], self._following[slot] = waiting.token, waiting.following
+        self.active[slot] = waiting.answer
+
+    def _drop_cancelled(self) -> None:
+        self.waiting = deque(one for one in self.waiting if not one.answer.cancelled)
+        self.active = [None if answer is not None and answer.cancelled else answer for answer in self.active]
+
+    def _written(self, answer: Answer, token: int) -> bool:
+        """Add a token to an answer and return whether the answer is finished."""
+        if token != self.end_token:
+            answer.tokens.append(token)
+        answer.finished = token == self.end_token or len(answer.tokens) == answer.limit
+        answer.truncated = answer.finished and token != self.end_token
+        if answer.finished:
+            self.finished.append(answer)
+        return answer.finished
+
+    def _chosen(self, answer: Answer, logits: Tensor, likeliest: int) -> int:
+        how = answer.sampling
+        if how.temperature == 0:
+            return likeliest
+        if answer.generator is None:
+            answer.generator = torch.Generator(device="cpu").manual_seed(how.seed)
+        probabilities, order = (logits.float().cpu() / how.temperature).softmax(-1).sort(descending=True)
+        kept = probabilities.cumsum(0) - probabilities < how.top_p  # the first that reaches the share stays
+        pick = torch.multinomial(probabilities * kept, 1, generator=answer.generator)
+        return int(order[pick])
