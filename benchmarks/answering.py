@@ -1,4 +1,4 @@
-"""Answers in a second: this package's engine, transformers' ``generate``, and the loop that waits for the longest.
+"""Answers in a second: this package's engine, transformers' ``generate``, and a loop that awaits the longest.
 
     python benchmarks/answering.py --run runs/demo --root mini_avuie          # a trained run, its own answers
     python benchmarks/answering.py --hidden 1024 --layers 4                   # random weights of a shape
@@ -38,6 +38,7 @@ class EndsAt(StoppingCriteria):
         self.prompt, self.lengths = prompt, torch.tensor(lengths)
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """Tell which rows have reached their length."""
         return (input_ids.shape[1] - self.prompt) >= self.lengths.to(input_ids.device)
 
 
@@ -107,13 +108,14 @@ def trained(args: argparse.Namespace) -> tuple[Any, list[Batch], None]:
 def random(args: argparse.Namespace, folder: Path) -> tuple[Any, list[Batch], Lengths]:
     """Return random weights of a shape and as many prompts with ten frames and ten seconds of sound."""
     sizes = TinyNativeConfig(hidden=args.hidden, layers=args.layers, heads=args.hidden // 64, kv_heads=2)
-    model = OmniModule(str(make_tiny_native(folder / "model", sizes)), dtype="float32", max_new_tokens=256)
+    folder = make_tiny_native(folder / "model", config=sizes)
+    model = OmniModule(str(folder), dtype="float32", max_new_tokens=256)
     model.configure_model()
     rng = np.random.default_rng(0)
     rows, lengths = [], {}
     for number in range(args.prompts):
         sample = Sample(f"q/{number}", "q", "qa", "test", str(number))
-        frames = torch.from_numpy(rng.integers(0, 255, (10, 3, 112, 112), dtype=np.uint8))
+        frames = torch.from_numpy(rng.integers(0, 255, (10, 3, 224, 224), dtype=np.uint8))
         sound = torch.from_numpy(rng.normal(0, 0.1, 160_000).astype(np.float32))
         talk = ("This is a video and an audio:", Media.VIDEO, Media.AUDIO, "What happens?")
         rows.append(model.processor.encode(Example(sample, talk, None, [frames], [], [sound], [2.0])))
