@@ -32,7 +32,7 @@ def fill(folder: Path, name: str, settings: Settings | None = None, *, leave: Se
     imported = get_importer(name).read(Source([folder]), settings or Settings())
     for row in imported.rows:
         for media in row.media:
-            if media.source is not None or row.name in leave:
+            if media.source is not None or media.action == "empty_mask" or row.name in leave:
                 continue
             path = folder / "media" / media.wanted.split(" or ")[-1].replace("*", "1")
             if path.exists():
