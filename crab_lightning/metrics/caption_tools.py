@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 Tokenizer = Literal["auto", "ptb", "python", "none"]
 
+TOKENIZERS: dict[Tokenizer, str] = {
+    "ptb": "the Java program of published scores",
+    "python": "scores differ slightly from published ones, which take ptb",
+    "none": "captions are tokens joined by spaces already",
+}
+"""What a reader of scores has to know of each tokenizer."""
+
 # What the COCO tools drop after tokenizing. Brackets stand in upper case there while tokens are in lower
 # case, so "-lrb-" and its kin survive; published scores have them, and so do these.
 _DROPPED = frozenset(
@@ -50,6 +57,13 @@ def missing_tool() -> str | None:
     if not missing:
         return None
     return f"METEOR and the PTB tokenizer need {' and '.join(missing)}"
+
+
+def choose_tokenizer(wanted: Tokenizer) -> Tokenizer:
+    """Return the tokenizer that is used: ``auto`` is ``ptb`` where it can run, else ``python``."""
+    if wanted != "auto":
+        return wanted
+    return "ptb" if missing_tool() is None else "python"
 
 
 def _need_tools() -> None:

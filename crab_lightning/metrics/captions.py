@@ -14,6 +14,7 @@ from crab_lightning.metrics.base import BenchmarkMetric
 from crab_lightning.metrics.caption_scores import Items, bleu, cider, rouge_l
 from crab_lightning.metrics.caption_tools import (
     Tokenizer,
+    choose_tokenizer,
     meteor,
     missing_tool,
     ptb_tokenize,
@@ -98,16 +99,13 @@ class CaptionScores(BenchmarkMetric):
         }
 
     def _tokenized(self, texts: list[list[str]]) -> Items:
-        chosen = self.tokenizer
-        if chosen == "auto":
-            missing = missing_tool()
-            chosen = "ptb" if missing is None else "python"
-            if missing is not None:
-                warnings.warn(
-                    f"{missing}. Captions are split by the plain Python tokenizer instead, so scores differ "
-                    "slightly from published ones; set tokenizer: python to accept that without a warning.",
-                    stacklevel=2,
-                )
+        chosen = choose_tokenizer(self.tokenizer)
+        if chosen != self.tokenizer and (missing := missing_tool()) is not None:
+            warnings.warn(
+                f"{missing}. Captions are split by the plain Python tokenizer instead, so scores differ "
+                "slightly from published ones; set tokenizer: python to accept that without a warning.",
+                stacklevel=2,
+            )
         self.tokenizer_used = chosen
         flat = [" ".join(text.split()) for item in texts for text in item]
         if chosen == "ptb":

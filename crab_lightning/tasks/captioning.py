@@ -5,7 +5,7 @@ from __future__ import annotations
 from torchmetrics import MetricCollection
 
 from crab_lightning.metrics import CaptionScores
-from crab_lightning.metrics.caption_tools import Tokenizer
+from crab_lightning.metrics.caption_tools import TOKENIZERS, Tokenizer, choose_tokenizer
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks.answers import cut_end_tokens
 from crab_lightning.tasks.base import VIDEO_AND_AUDIO, Task, around
@@ -57,6 +57,11 @@ class Captioning(Task[str]):
 
     def score(self, answer: str | None, sample: Sample, spec: DatasetSpec) -> None:
         """Return ``None``: CIDEr weighs words over the whole test set, so one caption has no score."""
+
+    def note(self, spec: DatasetSpec) -> str:
+        """Say which tokenizer makes the scores."""
+        used = choose_tokenizer(self.tokenizer)
+        return f"captions are split by the tokenizer {used}: {TOKENIZERS[used]}"
 
     def headline(self, spec: DatasetSpec) -> str:
         """Return ``cider``."""

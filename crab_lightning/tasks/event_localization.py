@@ -46,6 +46,10 @@ AVE_CLASSES = (
 )
 """AVE's event classes in the index order of its labels; background follows as index 28."""
 
+CONSTANT_SCORE = (
+    "mean average precision with the score 1.0 for every event, since the model gives none: events rank by "
+    "their place in the answer; do not set it beside figures of models that score their events"
+)
 _METRICS = ("segment_accuracy", "map")
 
 
@@ -169,6 +173,10 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
         """Return ``segment_accuracy``, or ``map_average`` where the row names ``map`` first."""
         first = chosen(spec, _METRICS, ("segment_accuracy",))[0]
         return "map_average" if first == "map" else first
+
+    def note(self, spec: DatasetSpec) -> str | None:
+        """Say how events are ranked where mean average precision is reported."""
+        return CONSTANT_SCORE if "map" in chosen(spec, _METRICS, ("segment_accuracy",)) else None
 
     def class_names(self, samples: Sequence[Sample]) -> list[str]:
         """Return the event names that these samples hold."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from crab_lightning.tasks.answers import class_index, cut_end_tokens, tag_bodies
 
 # A number is cut off from longer digit runs and from a minus sign, so that neither is read in part.
-_NUMBER = r"(?<![0-9.])([0-9]{1,9}(?:\.[0-9]{1,9})?)(?![0-9])"
+_NUMBER = r"(?<![\d.])(\d{1,9}(?:\.\d{1,9})?)(?!\d)"
 _BETWEEN = r"(?:\s*(?:,|-|–|to)\s*|\s+)"
 _PAIR = re.compile(rf"(?<![-–]){_NUMBER}{_BETWEEN}{_NUMBER}", re.IGNORECASE)
 _INTERVAL = re.compile(rf"[(\[]\s*{_NUMBER}{_BETWEEN}{_NUMBER}\s*[)\]]", re.IGNORECASE)
@@ -24,6 +24,9 @@ _COMPACT_SPAN = re.compile(
     rf"start[_ ]time\s{{0,9}}:\s{{0,9}}{_NUMBER}[\s,;]{{1,9}}end[_ ]time\s{{0,9}}:\s{{0,9}}{_NUMBER}",
     re.IGNORECASE,
 )
+
+_JOINING = re.compile(r"^(?:\s|[,;&]|\band\b)+", re.IGNORECASE)
+"""What joins two intervals of one event, and stands before the name of another."""
 
 Span = tuple[int, int]
 
@@ -153,7 +156,8 @@ def modal_blocks(text: str) -> list[tuple[str, str, str]]:
 def read_modal_events(text: str, clip_s: int) -> list[tuple[str, EventSpan]]:
     """Read what is seen and heard: modality and span, in the order of the text, names as they are written.
 
-    A name ends at its first comma. A body without an interval is dropped.
+    A name ends at its first comma, and what stands between two intervals is the name of the next ones, unless
+    it only joins them. A body without an interval is dropped, as is a stretch without a name.
 
     Args:
         text: A model's answer or an annotation.
@@ -161,12 +165,16 @@ def read_modal_events(text: str, clip_s: int) -> list[tuple[str, EventSpan]]:
     """
     events = []
     for modality, _, body in modal_blocks(text):
-        first = _INTERVAL.search(body)
-        if first is None:
-            continue
-        name = body[: first.start()].split(",", 1)[0].strip()
-        for start, end in _spans(_INTERVAL, body, clip_s):
-            events.append((modality, EventSpan(name, start, end)))
+        name, before = "", 0
+        for interval in _INTERVAL.finditer(body):
+            text_before = body[before : interval.start()]
+            if before:
+                text_before = _JOINING.sub("", text_before)
+            if not before or text_before.strip():
+                name = text_before.split(",", 1)[0].strip()
+            before = interval.end()
+            if name and (span := whole_span(float(interval[1]), float(interval[2]), clip_s)):
+                events.append((modality, EventSpan(name, *span)))
     return events
 
 

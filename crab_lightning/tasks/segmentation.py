@@ -54,8 +54,9 @@ class Segmentation(Task[SpatialPrompt]):
     without a box has IoU 0. ``avsbench`` takes each clip as one batch, whatever frames of it are tested.
 
     Args:
-        lenient: Also read blanks inside brackets, decimals, and 224 as the far side of a box. The released
-            scripts reject those answers, so results with it have to be named as such.
+        lenient: Also read blanks inside brackets, decimals, 224 as the far side of a box, and coordinates
+            from 0 to 1. The released scripts reject those answers, so results with it have to be named as
+            such.
         mask_decoder: Makes masks of prompts, for example ``crab_lightning.segmentation.Sam2Decoder``. Left
             out: no masks, boxes alone are scored.
         mask_size: ``frame`` makes and scores masks on the 224-pixel frame, as published; ``native`` on the

@@ -1,13 +1,15 @@
 """Boxes and points in a model's answer, for segmentation and grounding.
 
-Coordinates are whole pixels of the 224-pixel frame that every image is stretched to. The rules are those of
-the released evaluation scripts (GeWu-Lab/Crab_Plus seg/scripts/inference_3.py and inference_ref_3.py).
+Coordinates are whole pixels of the 224-pixel frame that every image is stretched to, in digits of any script.
+The rules are those of the released evaluation scripts (GeWu-Lab/Crab_Plus seg/scripts/inference_3.py and
+inference_ref_3.py).
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,11 +24,11 @@ Status = Literal[
     "ok", "empty_mask", "coordinate_extraction_failed", "insufficient_coordinates", "invalid_coordinates"
 ]
 
-_STRICT = re.compile(r"\[([0-9]+),([0-9]+)(?:,([0-9]+),([0-9]+))?\]")
-_DECIMAL = r"\s*([0-9]+(?:\.[0-9]+)?)\s*"
+_STRICT = re.compile(r"\[(\d+),(\d+)(?:,(\d+),(\d+))?\]")
+_DECIMAL = r"\s*(\d+(?:\.\d+)?)\s*"
 _LENIENT = re.compile(rf"\[{_DECIMAL},{_DECIMAL}(?:,{_DECIMAL},{_DECIMAL})?\]")
-_SPACED_BOX = re.compile(r"\[" + ",".join([r"\s*([0-9]{1,9})\s*"] * 4) + r"\]")
-_ROUND_PAIR = re.compile(r"\(\s*([0-9]{1,9})\s*,\s*([0-9]{1,9})\s*\)")
+_SPACED_BOX = re.compile(r"\[" + ",".join([r"\s*(\d{1,9})\s*"] * 4) + r"\]")
+_ROUND_PAIR = re.compile(r"\(\s*(\d{1,9})\s*,\s*(\d{1,9})\s*\)")
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,9 @@ def read_box_and_points(text: str, *, lenient: bool = False) -> Reading:
 
     Args:
         text: A model's answer.
-        lenient: Also accept blanks inside the brackets, decimals (rounded half up), and 224 as the far side
-            of a box (taken as 223). Results with it are not those of the released scripts.
+        lenient: Also accept blanks inside the brackets, decimals (rounded half up), 224 as the far side of a
+            box (taken as 223), and decimals from 0 to 1 as shares of the frame's side. Results with it are
+            not those of the released scripts.
     """
     box, points = _coordinates(text, lenient)
     if box is None and not points:
@@ -131,8 +134,15 @@ def _coordinates(text: str, lenient: bool) -> tuple[Box | None, list[Point]]:
     pattern = _LENIENT if lenient else _STRICT
     box: Box | None = None
     points: list[Point] = []
-    for match in pattern.finditer(text.split("</s>", 1)[0]):
-        numbers = [_whole(number) for number in match.groups() if number is not None]
+    groups = [
+        [number for number in match.groups() if number is not None]
+        for match in pattern.finditer(text.split("</s>", 1)[0])
+    ]
+    shares = lenient and any(_are_shares(group) for group in groups)
+    for group in groups:
+        # Whole zeros and ones are shares where another group is, else pixels.
+        scaled = shares and all(float(number) <= 1 for number in group)
+        numbers = [_pixel(float(number)) for number in group] if scaled else [_whole(n) for n in group]
         if len(numbers) == 2:
             points.append((numbers[0], numbers[1]))
         elif box is None:
@@ -140,6 +150,16 @@ def _coordinates(text: str, lenient: bool) -> tuple[Box | None, list[Point]]:
                 numbers[2:] = [FRAME_PX - 1 if number == FRAME_PX else number for number in numbers[2:]]
             box = numbers[0], numbers[1], numbers[2], numbers[3]
     return box, points
+
+
+def _are_shares(group: Sequence[str]) -> bool:
+    """Tell whether coordinates are shares of the frame's side: at most 1, with a decimal point among them."""
+    return any("." in number for number in group) and all(float(number) <= 1 for number in group)
+
+
+def _pixel(share: float) -> int:
+    """Return the pixel at a share of the frame's side, the last one at its end."""
+    return min(math.floor(share * FRAME_PX + 0.5), FRAME_PX - 1)
 
 
 def _whole(number: str) -> int:

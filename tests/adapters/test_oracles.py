@@ -55,10 +55,14 @@ def test_input_router_in_bfloat16_agrees_with_the_released_layer(oracles: Path) 
     layer, values = released_layer(oracles)
     with record_routes(layer) as routes:
         y = layer.bfloat16()(values["input.x"].bfloat16())
-    # The released code rounds to bfloat16 after each head: up to 4 roundings of at most 2^-9 each.
+    # bfloat16 keeps 8 significant bits, so a rounding moves a number by up to 2^-8 of itself. The released
+    # code rounds after each head: up to 4 roundings. Routes are at most 1, and are rounded on both sides.
+    rounding = 2**-8
     scale = values["out.y"].abs().max().item()
-    torch.testing.assert_close(y, values["out.y_bf16"], atol=4 * 2**-9 * scale, rtol=0)
-    torch.testing.assert_close(routes[""][0].bfloat16(), values["out.route_weight_bf16"], atol=2**-8, rtol=0)
+    torch.testing.assert_close(y, values["out.y_bf16"], atol=4 * rounding * scale, rtol=0)
+    assert torch.finfo(torch.bfloat16).eps == 2 * rounding
+    routed = routes[""][0].bfloat16()
+    torch.testing.assert_close(routed, values["out.route_weight_bf16"], atol=2 * rounding, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -98,6 +98,24 @@ def test_a_modality_has_to_close_what_it_opened() -> None:
     assert modal_blocks("<VISUAL>Dog,(0 1)</visual_event>") == [("visual", "visual", "Dog,(0 1)")]
 
 
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("Dog,(2 5);Cat,(6 8)", [("Dog", 2, 5), ("Cat", 6, 8)]),
+        ("Dog,(2 5), Cat,(6 8),(9 10)", [("Dog", 2, 5), ("Cat", 6, 8), ("Cat", 9, 10)]),
+        ("Dog (2 5) Cat (6 8)", [("Dog", 2, 5), ("Cat", 6, 8)]),
+        ("Dog,(2 5),(6 8)", [("Dog", 2, 5), ("Dog", 6, 8)]),
+        ("Dog,(2 5) and (6 8)", [("Dog", 2, 5), ("Dog", 6, 8)]),
+        ("Dog,(2 5) & Cat, loud (6 8)", [("Dog", 2, 5), ("Cat", 6, 8)]),
+        ("(2 5);Cat,(6 8)", [("Cat", 6, 8)]),
+        ("Dog,(２ ５)", [("Dog", 2, 5)]),
+    ],
+)
+def test_interval_belongs_to_the_name_before_it(body: str, expected: list[tuple[str, int, int]]) -> None:
+    found = [(e.name, e.start_s, e.end_s) for _, e in read_modal_events(f"<visual>{body}</visual>", 10)]
+    assert found == expected
+
+
 @given(st.text(alphabet="<>/()[]0123456789 ,.-–toevntragudi_\n", max_size=200))
 def test_reading_never_fails_and_stays_inside_the_clip(text: str) -> None:
     for event in [*read_events(text, 10), *(e for _, e in read_modal_events(text, 10))]:

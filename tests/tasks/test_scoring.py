@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from crab_lightning.structures import Sample
-from crab_lightning.tasks import AVE_CLASSES, LLP_CLASSES, event_parsing
+from crab_lightning.structures import DatasetSpec, Sample
+from crab_lightning.tasks import AVE_CLASSES, LLP_CLASSES, Captioning, EventLocalization, event_parsing
 from tests.tasks.released import question, samples_of, spec_of, task_of
 
 
@@ -215,3 +215,14 @@ def test_an_unknown_event_name_is_wrong_even_over_background() -> None:
     sample = question({"event": "Bus", "start_s": 0, "end_s": 5})
     answer = "<event>Tractor</event><range>5,10</range>"
     assert compute("ave", [(answer, sample)])["segment_accuracy"] == 0
+
+
+def test_results_say_what_their_metric_takes_for_granted() -> None:
+    unav = DatasetSpec(task="event_localization", layout="unav", metrics=["map"], classes=["Dog"])
+    ave = DatasetSpec(task="event_localization", layout="ave", classes=["Dog"])
+    assert "the score 1.0 for every event" in str(EventLocalization().note(unav))
+    assert EventLocalization().note(ave) is None
+    avcap = DatasetSpec(task="captioning", layout="avcap")
+    assert "tokenizer python: scores differ slightly" in Captioning("python").note(avcap)
+    assert "tokenizer ptb" in Captioning("ptb").note(avcap)
+    assert Captioning("auto").note(avcap) in {Captioning(name).note(avcap) for name in ("ptb", "python")}

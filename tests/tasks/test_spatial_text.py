@@ -47,11 +47,22 @@ def test_the_released_pipeline_rejects_the_same_answers(oracles: Path) -> None:
         ("[30, 40, 120, 200] [60, 80]", SpatialPrompt((30, 40, 120, 200), ((60, 80),))),
         ("[30.5,40.4,120,200] [60,80.5]", SpatialPrompt((31, 40, 120, 200), ((60, 81),))),
         ("[30,40,224,224] [60,80]", SpatialPrompt((30, 40, 223, 223), ((60, 80),))),
+        ("[0.1,0.2,0.5,1.0] [0.25,0.5]", SpatialPrompt((22, 45, 112, 223), ((56, 112),))),  # shares of 224
+        ("[0,0.25,1,1] [60,80]", SpatialPrompt((0, 56, 223, 223), ((60, 80),))),
+        ("[0.5,0.5,0.9,0.9] [1,1]", SpatialPrompt((112, 112, 202, 202), ((223, 223),))),
+        ("[1,1,2.0,2] [1,1]", SpatialPrompt((1, 1, 2, 2), ((1, 1),))),  # beyond 1, so pixels
     ],
 )
 def test_lenient_reading_accepts_what_strict_reading_rejects(text: str, expected: SpatialPrompt) -> None:
     assert read_box_and_points(text).prompt is None
     assert read_box_and_points(text, lenient=True) == Reading("ok", expected)
+
+
+def test_digits_of_any_script_are_read_as_the_released_scripts_read_them() -> None:
+    prompt = SpatialPrompt((30, 40, 120, 200), ((60, 80),))
+    for text in ("[３０,４０,１２０,２００] [６０,８０]", "[٣٠,٤٠,١٢٠,٢٠٠] [٦٠,٨٠]"):
+        assert read_box_and_points(text).prompt == prompt
+        assert read_box(text) == prompt.box_xyxy_px
 
 
 @pytest.mark.parametrize(
