@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crab_lightning.commands.help_text import Options
-from crab_lightning.inference import question
 
 if TYPE_CHECKING:
-    from crab_lightning.data import AVDataModule
-    from crab_lightning.structures import Prediction
-
-_TEXT_FIELDS = ("question", "options", "expression")
+    from crab_lightning.inference.answer import Answer
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,60 +56,51 @@ def run(words: Sequence[str]) -> None:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is not a file")
     from crab_lightning.inference.loading import load_run
+    from crab_lightning.inference.question import AskError
 
-    texts = {name: value for name in _TEXT_FIELDS if (value := getattr(args, name)) is not None}
     moments = {"before training": False, "after training": True} if args.before else {"": True}
     for moment, trained in moments.items():  # one after the other: two large models would not fit
-        model, data = load_run(args.checkpoint, args.config, args.device, trained=trained)
+        run = load_run(args.checkpoint, args.config, args.device, trained=trained)
         if args.max_new_tokens is not None:
-            model.max_new_tokens = args.max_new_tokens
-        with tempfile.TemporaryDirectory() as scratch:
-            name = question.choose_dataset(
-                data, args.task, args.dataset, len(args.video), len(args.audio), texts
+            run.model.max_new_tokens = args.max_new_tokens
+        try:
+            answer = run.ask(
+                args.task,
+                video=args.video,
+                audio=args.audio,
+                image=args.image,
+                question=args.question,
+                options=args.options,
+                expression=args.expression,
+                dataset=args.dataset,
+                at_s=args.at_s,
             )
-            spec, at_s = data.datasets[name], args.at_s
-            sample = question.make_sample(
-                name, spec, args.video, args.image, args.audio, at_s, texts, Path(scratch)
-            )
-            began = time.perf_counter()
-            answer = question.put(model, data, sample)
-            seconds = time.perf_counter() - began
-        show(data, answer, seconds, as_json=args.json, moment=moment)
-        del model
+        except AskError as err:
+            raise err.as_options() from err
+        show(answer, args.options, as_json=args.json, moment=moment)
+        del run
 
 
-def show(data: AVDataModule, answer: Prediction, seconds: float, *, as_json: bool, moment: str = "") -> None:
+def show(answer: Answer, options: Sequence[str] | None, *, as_json: bool, moment: str = "") -> None:
     """Print the raw and the parsed answer.
 
     Args:
-        data: Tasks and rows.
-        answer: What the model wrote.
-        seconds: How long it took.
+        answer: The answer.
+        options: Those that the user gave to choose from.
         as_json: Print one JSON object.
         moment: Which of several models it was.
     """
-    sample = answer.sample
-    task, spec = data.tasks[sample.task], data.datasets[sample.dataset]
-    note = ""
-    try:
-        parsed = task.parse(answer.text, sample, spec)
-    except ValueError as err:
-        # A run whose config lists no classes still has an answer worth reading.
-        parsed, note = None, str(err)
-    plain = None if parsed is None else task.jsonable(parsed)
-    if plain is not None and spec.classes and isinstance(plain, int) and "options" not in sample.fields:
-        plain = spec.classes[plain]
     if as_json:
         record = {
-            "task": sample.task,
-            "dataset": sample.dataset,
+            "task": answer.task,
+            "dataset": answer.dataset,
             "answer": answer.text,
-            "parsed": plain,
+            "parsed": answer.value,
             "truncated": answer.truncated,
             "tokens": answer.tokens,
-            "seconds": round(seconds, 3),
+            "seconds": answer.seconds,
         }
-        record |= ({"moment": moment} if moment else {}) | ({"note": note} if note else {})
+        record |= ({"moment": moment} if moment else {}) | ({"note": answer.note} if answer.note else {})
         print(json.dumps(record, ensure_ascii=False))
         return
     from rich.console import Console
@@ -125,11 +110,11 @@ def show(data: AVDataModule, answer: Prediction, seconds: float, *, as_json: boo
     console = Console()
     cut = ", cut off at the token limit" if answer.truncated else ""
     first = f"{moment}: " if moment else ""
-    title = f"{first}{sample.task} as {sample.dataset}: {answer.tokens} tokens in {seconds:.1f} s{cut}"
+    title = f"{first}{answer.task} as {answer.dataset}: {answer.tokens} tokens in {answer.seconds:.1f} s{cut}"
     console.print(Panel(Text(answer.text or "(empty)"), title=title, title_align="left"))
-    if parsed is None:
-        console.print(Text(f"parsed: cannot be read{': ' + note if note else ''}"))
-    elif "options" in sample.fields and isinstance(plain, int):
-        console.print(Text(f"parsed: option {plain}, {sample.fields['options'][plain]}"))
+    if answer.value is None:
+        console.print(Text(f"parsed: cannot be read{': ' + answer.note if answer.note else ''}"))
+    elif options and isinstance(answer.value, int):
+        console.print(Text(f"parsed: option {answer.value}, {options[answer.value]}"))
     else:
-        console.print(Text(f"parsed: {json.dumps(plain, ensure_ascii=False)}"))
+        console.print(Text(f"parsed: {json.dumps(answer.value, ensure_ascii=False)}"))

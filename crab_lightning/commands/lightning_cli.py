@@ -171,8 +171,7 @@ class CrabCLI(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as err:
-            print(f"error: {explained(str(err), parser, args)}", file=sys.stderr)
-            raise SystemExit(2) from err
+            self.refuse(explained(str(err), parser, args))
         if self.config.only is not None:
             if "datasets" in self.config.data:
                 # The rows stay in the run's config: `ask` puts questions as any of them.
@@ -202,6 +201,11 @@ class CrabCLI(LightningCLI):
                 f"{self.config.model.class_path} has no load_adapter argument; give a .ckpt file"
             )
         init.load_adapter = str(found)
+
+    def refuse(self, said: str) -> None:
+        """End the command because of a mistake in what was given."""
+        print(f"error: {said}", file=sys.stderr)
+        raise SystemExit(2)
 
     def _latest(self) -> str | None:
         """Return the state that a run folder was left in, if it was left in one."""

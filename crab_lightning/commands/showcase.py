@@ -75,7 +75,7 @@ class Asker:
             began = time.perf_counter()
             answer = put(self.model, self.data, sample)
         except (AskError, MediaError) as err:
-            panel.why_not = str(err)
+            panel.why_not = str(err.as_options() if isinstance(err, AskError) else err)
             return panel
         panel.seconds = round(time.perf_counter() - began, 2)
         panel.answer, panel.truncated = answer.text, answer.truncated

@@ -2,23 +2,95 @@
 
 from __future__ import annotations
 
+import tempfile
+import time
+from argparse import ArgumentError
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jsonargparse import ArgumentParser
 
 from crab_lightning.configuration.files import ConfigError, compose
 from crab_lightning.data import AVDataModule
+from crab_lightning.inference.answer import Answer, read_answer
+from crab_lightning.inference.question import choose_dataset, make_sample, put
 from crab_lightning.models import AVModule
 from crab_lightning.runs.checkpoint_files import usable_checkpoint
 from crab_lightning.runs.run_folder import find_checkpoint, find_run
 
+Files = str | Path | Sequence[str | Path]
+
+
+class TrainedRun(NamedTuple):
+    """A trained run, ready to be asked.
+
+    Args:
+        model: The model in evaluation mode on its device.
+        data: Tasks and datasets, with the model's processor; no manifest is read.
+    """
+
+    model: AVModule
+    data: AVDataModule
+
+    def ask(
+        self,
+        task: str,
+        *,
+        video: Files = (),
+        audio: Files = (),
+        image: str | Path | None = None,
+        question: str | None = None,
+        options: Sequence[str] | None = None,
+        expression: str | None = None,
+        dataset: str | None = None,
+        at_s: float | None = None,
+    ) -> Answer:
+        """Ask one question about a clip, through the code path that training uses.
+
+        Args:
+            task: Key of a task or dataset of the run, the start of a task's key, or its initials (``qa``).
+            video: A video file, or two where the task compares videos.
+            audio: A sound file or two; the videos' own tracks when left out.
+            image: Picture for an image task; a frame of the video when left out.
+            question: Question to be answered.
+            options: Answers to choose from.
+            expression: What a referring task has to find.
+            dataset: Dataset whose frames, audio window and classes are used; the first that fits when left
+                out.
+            at_s: Second of the clip that an image task looks at; its middle when left out.
+
+        Raises:
+            AskError: If the task needs something that was not given, or takes something that was.
+            FileNotFoundError: If a file is not there.
+        """
+        videos, sounds = _paths(video), _paths(audio)
+        picture = None if image is None else Path(image)
+        for path in (*videos, *sounds, *([picture] if picture else [])):
+            if not path.is_file():
+                raise FileNotFoundError(f"{path} is not a file")
+        given = {"question": question, "options": options, "expression": expression}
+        texts: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if options is not None:
+            texts["options"] = list(options)
+        with tempfile.TemporaryDirectory() as scratch:
+            name = choose_dataset(self.data, task, dataset, len(videos), len(sounds), texts)
+            row = self.data.datasets[name]
+            sample = make_sample(name, row, videos, picture, sounds, at_s, texts, Path(scratch))
+            began = time.perf_counter()
+            prediction = put(self.model, self.data, sample)
+            return read_answer(self.data, prediction, time.perf_counter() - began)
+
+
+def _paths(given: Files) -> list[Path]:
+    return [Path(given)] if isinstance(given, str | Path) else [Path(path) for path in given]
+
 
 def load_run(
-    checkpoint: Path, config: str | None = None, device: str = "auto", *, trained: bool = True
-) -> tuple[AVModule, AVDataModule]:
-    """Load a run's model, ready to answer, and its data module, no manifest read.
+    checkpoint: str | Path, config: str | None = None, device: str = "auto", *, trained: bool = True
+) -> TrainedRun:
+    """Load a trained run, ready to be asked; its manifests are not read.
 
     Args:
         checkpoint: A run folder, a ``.ckpt`` file or an adapter folder.
@@ -27,7 +99,7 @@ def load_run(
         trained: Load what the run has trained; else the model is as the run found it.
 
     Returns:
-        The model in evaluation mode on its device, and the data module with the model's processor.
+        The run; it unpacks into model and data module.
 
     Raises:
         ConfigError: If no config is given and none lies beside the checkpoint.
@@ -36,11 +108,11 @@ def load_run(
         ValueError: If this machine has no such device.
     """
     device = device_of(device)
-    found = find_checkpoint(checkpoint)
+    found = find_checkpoint(Path(checkpoint))
     if config is None:
         run = find_run(found)
         if run is None:
-            raise ConfigError(f"{found} belongs to no run folder with a config.yaml; give --config as well")
+            raise ConfigError(f"{found} belongs to no run folder with a config.yaml; give a config too")
         config = str(run / "config.yaml")
     content = compose([config])
     if missing := [name for name in ("model", "data") if name not in content]:
@@ -57,11 +129,27 @@ def load_run(
         model.load_state_dict(state["state_dict"], strict=False)
     model.to(device).eval()
     data.processor = model.processor
-    return model, data
+    return TrainedRun(model, data)
+
+
+def load_data(config: str | Path, **settings: Any) -> AVDataModule:
+    """Return the data module of a config, for a Trainer of your own.
+
+    Args:
+        config: Config file, or the name of one of ``configs/``: a data part such as ``data/av_uie_v2.yaml``,
+            or a whole config.
+        settings: Arguments of ``AVDataModule`` that win over the file's, such as ``root`` and ``only``.
+
+    Raises:
+        ConfigError: If the file is absent or a value is wrong.
+    """
+    content = compose([str(config)])
+    content = content.get("data", content)
+    return _built({"data": content | settings}).data  # type: ignore[no-any-return]
 
 
 def device_of(name: str) -> str:
-    """Return the device that ``--device`` means.
+    """Return the device of a name; ``auto`` is a GPU where there is one.
 
     Raises:
         ValueError: If there is no such device.
@@ -71,20 +159,29 @@ def device_of(name: str) -> str:
     try:
         device = torch.device(name)
     except RuntimeError as err:
-        raise ValueError(f"--device {name}: there is no such device; use cpu, cuda or cuda:1") from err
+        raise ValueError(f"device {name}: there is no such device; use cpu, cuda or cuda:1") from err
     if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
-        has = f"has CUDA devices 0 to {count - 1}" if count else "has no CUDA device; use --device cpu"
-        raise ValueError(f"--device {name}: this machine {has}")
+        has = f"has CUDA devices 0 to {count - 1}" if count else "has no CUDA device; use cpu"
+        raise ValueError(f"device {name}: this machine {has}")
     return name
 
 
 def _instantiate(content: dict[str, Any], adapter: Path | None) -> tuple[AVModule, AVDataModule]:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(AVModule, "model", fail_untyped=False, required=True)
-    parser.add_class_arguments(AVDataModule, "data", fail_untyped=False)
     # A question may be put as any row of the config, also one that the run did not train on.
-    parsed = parser.parse_object({"model": content["model"], "data": {**content["data"], "only": None}})
-    if adapter is not None:
-        parsed.model.init_args.load_adapter = str(adapter)
-    made = parser.instantiate_classes(parsed)
+    made = _built({"model": content["model"], "data": {**content["data"], "only": None}}, adapter)
     return made.model, made.data
+
+
+def _built(content: dict[str, Any], adapter: Path | None = None) -> Any:
+    """Return what a config describes: its data module and, where it has one, its model."""
+    parser = ArgumentParser(exit_on_error=False)
+    if "model" in content:
+        parser.add_subclass_arguments(AVModule, "model", fail_untyped=False, required=True)
+    parser.add_class_arguments(AVDataModule, "data", fail_untyped=False)
+    try:
+        parsed = parser.parse_object(content)
+        if adapter is not None:
+            parsed.model.init_args.load_adapter = str(adapter)
+        return parser.instantiate_classes(parsed)
+    except ArgumentError as err:
+        raise ConfigError(str(err)) from err

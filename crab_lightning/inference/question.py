@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,14 @@ _TEXT_FIELDS = ("question", "options", "expression")
 
 
 class AskError(ValueError):
-    """A question that cannot be put: a file, text or task is missing, or there is one too many."""
+    """A question that cannot be put: a file, text or task is missing, or there is one too many.
+
+    Its text names what is meant in backquotes, as Python has it; :meth:`as_options` as a command line does.
+    """
+
+    def as_options(self) -> AskError:
+        """Return the error with option names: ``--question``."""
+        return AskError(re.sub(r"`(\w+)`", r"--\1", str(self)))
 
 
 def choose_dataset(
@@ -42,12 +50,12 @@ def choose_dataset(
         dataset = task
     if dataset is not None:
         if dataset not in data.datasets:
-            raise AskError(f"--dataset {dataset}: this run has {', '.join(data.datasets)}")
+            raise AskError(f"`dataset` {dataset}: this run has {', '.join(data.datasets)}")
         return dataset
     key = _task_key(task, list(data.tasks))
     rows = [name for name, spec in data.datasets.items() if spec.task == key]
     if not rows:
-        raise AskError(f"--task {task}: no dataset of this run has the task {key}")
+        raise AskError(f"`task` {task}: no dataset of this run has the task {key}")
 
     def misfit(name: str) -> tuple[bool, bool]:
         needs_videos, _, needs_audios, needs_texts = needs(data.datasets[name])
@@ -66,7 +74,7 @@ def _task_key(task: str, known: list[str]) -> str:
     ):
         if len(matches) == 1:
             return matches[0]
-    raise AskError(f"--task {task}: this run has {', '.join(known)}")
+    raise AskError(f"`task` {task}: this run has {', '.join(known)}")
 
 
 def needs(spec: DatasetSpec) -> tuple[int, int, int, set[str]]:
@@ -107,11 +115,11 @@ def make_sample(
 
     need_videos, need_images, need_audios, need_texts = needs(spec)
     if missing := sorted(need_texts - set(texts)):
-        raise AskError(f"task {spec.task} ({dataset}) needs --{' and --'.join(missing)}")
+        raise AskError(f"task {spec.task} ({dataset}) needs {named(missing)}")
     if extra := sorted(set(texts) - need_texts):
-        raise AskError(f"task {spec.task} ({dataset}) takes no --{' and no --'.join(extra)}")
+        raise AskError(f"task {spec.task} ({dataset}) takes no {named(extra, ' and no ')}")
     if image is not None and not need_images:
-        raise AskError(f"task {spec.task} ({dataset}) takes no --image")
+        raise AskError(f"task {spec.task} ({dataset}) takes no `image`")
     if not audios:
         if len(videos) < need_audios:
             raise AskError(
@@ -126,7 +134,7 @@ def make_sample(
     for kind, given, needed in (("video", videos, need_videos), ("audio", audios, need_audios)):
         if len(given) != needed:
             raise AskError(
-                f"task {spec.task} ({dataset}) takes {needed} --{kind} file(s); {len(given)} given"
+                f"task {spec.task} ({dataset}) takes {needed} `{kind}` file(s); {len(given)} given"
             )
     fields = dict(texts)
     if "options" in fields:
@@ -148,9 +156,9 @@ def make_sample(
 def _media(videos: int, images: int, audios: int) -> str:
     """Return which files a task is asked with."""
     if images:
-        return "--video, or --image with --audio"
+        return "`video`, or `image` with `audio`"
     seen, heard = (
-        f"{n} --{kind}" if n > 1 else f"--{kind}" for n, kind in ((videos, "video"), (audios, "audio"))
+        f"{n} `{kind}`" if n > 1 else f"`{kind}`" for n, kind in ((videos, "video"), (audios, "audio"))
     )
     return f"{seen} and {heard}" if audios > videos else f"{seen}, and {heard} where it has no sound"
 
@@ -168,13 +176,13 @@ def _picture(
     from crab_lightning.structures import SAMPLE_RATE_HZ
 
     if image is None and not videos:
-        raise AskError(f"task {spec.task} needs --image or --video")
+        raise AskError(f"task {spec.task} needs `image` or `video`")
     duration_s = probe(audio).duration_s
     if duration_s is None:  # the header does not say: count
         duration_s = len(read_audio(audio)) / SAMPLE_RATE_HZ
     moment_s = duration_s / 2 if at_s is None else at_s
     if not 0 <= moment_s <= duration_s:
-        raise AskError(f"--at_s {moment_s:g}: the clip lasts {duration_s:g} s")
+        raise AskError(f"`at_s` {moment_s:g}: the clip lasts {duration_s:g} s")
     if image is None:
         image = _frame(videos[0], moment_s, scratch)
     else:  # as the user's own viewer shows it; manifests name pictures as they are stored
@@ -201,3 +209,8 @@ def put(model: Any, data: AVDataModule, sample: Sample) -> Prediction:
     batch = data.processor.collate([data.dataset([sample])[0]])
     prediction: Prediction = model.generate(batch.to(model.device))[0]
     return prediction
+
+
+def named(names: Sequence[str], between: str = " and ") -> str:
+    """Return names in backquotes, joined."""
+    return between.join(f"`{name}`" for name in names)

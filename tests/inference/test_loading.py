@@ -37,12 +37,12 @@ def test_the_state_before_a_damaged_one_answers(run: Path) -> None:
 
 def test_a_device_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(ValueError, match="--device cuda: this machine has no CUDA device; use --device cpu"):
+    with pytest.raises(ValueError, match="device cuda: this machine has no CUDA device; use cpu"):
         device_of("cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert device_of("cuda:1") == "cuda:1"
-    with pytest.raises(ValueError, match="--device cuda:2: this machine has CUDA devices 0 to 1"):
+    with pytest.raises(ValueError, match="device cuda:2: this machine has CUDA devices 0 to 1"):
         device_of("cuda:2")
-    with pytest.raises(ValueError, match="--device gpu: there is no such device"):
+    with pytest.raises(ValueError, match="device gpu: there is no such device"):
         device_of("gpu")
     assert device_of("cpu") == "cpu"

@@ -23,10 +23,10 @@ def sample(layout: str, **given: Any) -> Any:
 @pytest.mark.parametrize(
     ("layout", "needed"),
     [
-        ("avcap", "needs --video, and --audio where it has no sound"),
-        ("a2v", "needs 2 --video, and --audio where it has no sound"),
-        ("v2a", "needs --video and 2 --audio"),
-        ("s4", "needs --video, or --image with --audio"),
+        ("avcap", "needs `video`, and `audio` where it has no sound"),
+        ("a2v", "needs 2 `video`, and `audio` where it has no sound"),
+        ("v2a", "needs `video` and 2 `audio`"),
+        ("s4", "needs `video`, or `image` with `audio`"),
     ],
 )
 def test_a_task_without_media_says_which_it_needs(layout: str, needed: str) -> None:
@@ -35,7 +35,7 @@ def test_a_task_without_media_says_which_it_needs(layout: str, needed: str) -> N
 
 
 def test_a_picture_for_a_task_of_videos_is_refused() -> None:
-    with pytest.raises(AskError, match=r"task ave \(ave\) takes no --image"):
+    with pytest.raises(AskError, match=r"task ave \(ave\) takes no `image`"):
         sample("ave", videos=[Path("clip.mp4")], image=Path("picture.png"))
 
 

@@ -1,0 +1,96 @@
+"""``fit`` and ``run_test`` as Python functions: the commands ``fit`` and ``test``, with exceptions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from crab_lightning.commands.trainer import one_config
+from crab_lightning.configuration.files import ConfigError
+
+
+def fit(
+    config: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    folder: str | Path | None = None,
+    only: str | None = None,
+) -> Path:
+    """Train as ``cli.py fit`` does and return the run folder, which ``load_run`` reads.
+
+    Args:
+        config: Config file, or the name of one of ``configs/``.
+        settings: Keys that win over the config, by their dotted name: ``{"trainer.max_epochs": 3}``.
+        folder: Run folder; a new one under ``runs/`` when left out.
+        only: Keys of the datasets to use, comma-separated.
+
+    Raises:
+        ConfigError: If a key or value is wrong.
+    """
+    more = {"run.folder": folder, "only": only}
+    chosen = {key: value for key, value in more.items() if value is not None}
+    return _run("fit", ["--config", str(config)], dict(settings or {}) | chosen)
+
+
+def run_test(run: str | Path, settings: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+    """Answer the test splits with a run, score the answers and write both into its folder (``cli.py test``).
+
+    Args:
+        run: A run folder, a ``.ckpt`` file or an adapter folder.
+        settings: Keys that win over the run's config: ``{"evaluator.decoding": "both"}``.
+
+    Returns:
+        Dataset -> its entry of ``metrics.json``: ``headline`` names the first metric, ``strict`` holds the
+        scores.
+
+    Raises:
+        ConfigError: If a key or value is wrong.
+        FileNotFoundError: If there is no such run.
+    """
+    folder = _run("test", ["--ckpt_path", str(run)], dict(settings or {}))
+    content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    found: dict[str, dict[str, Any]] = content["test"]["datasets"]
+    return found
+
+
+def write_report(run: str | Path, out: str | Path | None = None) -> Path:
+    """Put the results of a run on one HTML page, as ``cli.py report`` does, and return its path.
+
+    Args:
+        run: A run folder with results.
+        out: The page; ``report.html`` in the run folder when left out.
+
+    Raises:
+        FileNotFoundError: If the run has no results.
+    """
+    from crab_lightning.commands import report
+    from crab_lightning.reports.runs import find_results
+
+    path = Path(out) if out is not None else find_results(Path(run)).folder / "report.html"
+    report.run(["report", str(run), "--out", str(path)])
+    return path
+
+
+def _run(function: str, source: list[str], settings: Mapping[str, Any]) -> Path:
+    from crab_lightning.commands.lightning_cli import cli_for, quieten
+
+    words = [f"--{key}={_word(value)}" for key, value in settings.items()]
+    options, name = one_config([*source, *words])
+    quieten()
+
+    class FromPython(cli_for(options)):  # type: ignore[misc]  # a class made on the spot
+        def refuse(self, said: str) -> None:
+            """Raise what a command line prints."""
+            raise ConfigError(said)
+
+    made = FromPython(function, options, name)
+    made.start()
+    return Path(made.trainer.log_dir)
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value) if isinstance(value, str | Path) else json.dumps(value)
