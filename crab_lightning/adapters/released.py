@@ -34,6 +34,7 @@ from crab_lightning.adapters.files import replace_file
 from crab_lightning.adapters.kinds.ilora import ILoRAConfig
 from crab_lightning.adapters.names import portable_name
 from crab_lightning.adapters.safetensors_stream import write_safetensors
+from crab_lightning.tensor_files import TensorFileError, read_tensors
 
 RELEASED_RANK, RELEASED_HEADS, RELEASED_ALPHA = 128, 3, 256.0
 RELEASED_DROPOUT = 0.1
@@ -130,11 +131,10 @@ def open_released(path: Path | str) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file or folder {path}; give the released finetune_weights.bin")
     try:
-        # weights_only: a file from elsewhere must not run code. Files older than the zip form are read whole.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as err:  # torch raises many types here, EOFError and KeyError among them
-        why = f"{type(err).__name__}: {err}"
-        raise AdapterError(f"{path} is no file of weights that torch can read safely ({why})") from err
+        # Files older than the zip form are read whole.
+        state = read_tensors(path, mmap=zipfile.is_zipfile(path))
+    except TensorFileError as err:
+        raise AdapterError(f"{path} is no file of weights that torch can read safely: {err}") from err
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise AdapterError(f"{path} holds a {type(state).__name__}, not a flat dictionary of tensors by name")
     return state

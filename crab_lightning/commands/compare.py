@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.configuration.files import read_yaml
 
 if TYPE_CHECKING:
     from crab_lightning.metrics.scale import Scale
@@ -173,7 +172,7 @@ def is_synthetic(folder: Path) -> bool | None:
     configs = sorted(folder.glob("config*.yaml"), key=lambda p: p.stat().st_mtime)
     if not configs:
         return None
-    content = yaml.safe_load(configs[-1].read_text(encoding="utf-8")) or {}
+    content = read_yaml(configs[-1]) or {}
     root = Path(str((content.get("data") or {}).get("root", "")))
     return (root / "mini.json").is_file() if root.is_dir() else None
 

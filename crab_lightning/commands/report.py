@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.configuration.files import read_yaml
 
 if TYPE_CHECKING:
     from crab_lightning.reports.page import Card, DatasetPart, Still
@@ -96,7 +95,7 @@ def _root(run: FinishedRun, config: Path | None, notes: list[str]) -> Path | Non
     if config is None:
         notes.append(f"No pictures: {run.folder} has no config.yaml that names a data root; give --root.")
         return None
-    content = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+    content = read_yaml(config) or {}
     root = Path(str((content.get("data") or {}).get("root", "")))
     if not root.is_dir():
         notes.append(f"No pictures: the run's data root {root} is not there; give --root.")

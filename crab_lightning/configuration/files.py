@@ -33,6 +33,12 @@ class ConfigError(ValueError):
     """A config file that is missing, malformed, or includes itself."""
 
 
+# Far beyond any config: what is larger is a mistake, or was made to take time and memory.
+_MOST_BYTES = 2**19
+_MOST_VALUES = 200_000
+_MOST_LEVELS = 60
+
+
 class _Loader(yaml.SafeLoader):
     """YAML whose ``1e-4`` is a number and whose repeated keys are errors."""
 
@@ -112,6 +118,52 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file of plain values, within bounds.
+
+    Args:
+        path: An existing file.
+
+    Raises:
+        ConfigError: If it is no YAML, or larger, deeper or (its aliases followed) longer than any config.
+    """
+    if (size := path.stat().st_size) > _MOST_BYTES:
+        raise ConfigError(f"{path}: has {size:,} bytes; a config has at most {_MOST_BYTES:,}")
+    try:
+        # A local, not remote, file; the loader derives from SafeLoader.
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+        values = _count(content, {}, 0)
+    except RecursionError as err:
+        raise ConfigError(f"{path}: is nested more than {_MOST_LEVELS} levels deep") from err
+    except UnicodeDecodeError as err:
+        raise ConfigError(
+            f"{path}: is not UTF-8 (byte {err.object[err.start]:#04x}); save it as UTF-8"
+        ) from err
+    except yaml.YAMLError as err:
+        raise ConfigError(f"{path}: not readable as YAML: {err}") from err
+    if values > _MOST_VALUES:
+        raise ConfigError(
+            f"{path}: its aliases make {values:,} values of it; a config has at most {_MOST_VALUES:,}"
+        )
+    return content
+
+
+def _count(node: Any, known: dict[int, int], level: int) -> int:
+    """Count the values of a config as if its aliases were written out; each is walked through once.
+
+    Raises:
+        RecursionError: If it is too deep, or holds itself.
+    """
+    if not isinstance(node, (dict, list)):
+        return 1
+    if level > _MOST_LEVELS:
+        raise RecursionError
+    if id(node) not in known:
+        children = node.values() if isinstance(node, dict) else node
+        known[id(node)] = 1 + sum(_count(child, known, level + 1) for child in children)
+    return known[id(node)]
+
+
 def _load(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """Read one file and everything it includes; ``above`` are the files that led here."""
     real = path.resolve()
@@ -120,11 +172,7 @@ def _load(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"{path}: a config includes itself: {route}")
     if not path.is_file():
         raise ConfigError(f"{above[-1] if above else path}: includes {path}, which is not there")
-    try:
-        # A local, not remote, file; the loader derives from SafeLoader.
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except yaml.YAMLError as err:
-        raise ConfigError(f"{path}: not readable as YAML: {err}") from err
+    content = read_yaml(path)
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from crab_lightning.encoders.beats import Beats, BeatsConfig
+from crab_lightning.tensor_files import TensorFileError, read_tensors
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -98,10 +98,9 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _read_published(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        # weights_only: a downloaded file must not run code
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as err:
-        raise BeatsFileError(f"{path} cannot be read as plain tensors and numbers: {err}") from err
+        content = read_tensors(path)
+    except TensorFileError as err:
+        raise BeatsFileError(str(err)) from err
     if not isinstance(content, dict) or not {"cfg", "model"} <= content.keys():
         found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise BeatsFileError(f"{path}: a BEATs checkpoint holds 'cfg' and 'model', found {found[:200]}")

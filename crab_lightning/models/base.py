@@ -44,6 +44,7 @@ from crab_lightning.models.window import LossWindow
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.processing.base import IGNORED_LABEL
 from crab_lightning.structures import TEXT, Batch, Sample
+from crab_lightning.tensor_files import read_tensors
 
 _METADATA = "crab_lightning"
 
@@ -455,7 +456,7 @@ class AVModule(Answering):
         path = Path(checkpoint_path)
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path}; give the .ckpt file of a run")
-        state = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        state = read_tensors(path, map_location or "cpu")
         about = state.get(_METADATA, {})
         own = cls.paradigm or cls.__name__
         if (found := same_paradigm(about.get("paradigm"))) != own:

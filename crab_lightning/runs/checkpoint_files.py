@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from crab_lightning.adapters.files import remove_leftovers, replace_file
 from crab_lightning.runs.run_folder import LAST, PREVIOUS
+from crab_lightning.tensor_files import TensorFileError, UnsafeTensorFile, read_tensors
 
 # What reading a file of other bytes than were written ends in.
 _DAMAGE = (
@@ -114,19 +115,26 @@ def damage_of(path: Path) -> str | None:
     """Return what is wrong with a checkpoint; ``None`` if nothing.
 
     torch does not compare the checksums inside it: a flipped bit would become a weight.
+
+    Raises:
+        CheckpointError: If it asks for more than tensors and plain values: it is not damaged, but made so.
     """
     try:
         with zipfile.ZipFile(path) as parts:
             if (wrong := parts.testzip()) is not None:
                 return f"the checksum of its part {wrong} is wrong"
         _read(path, "cpu", mmap=True)
+    except UnsafeTensorFile as err:
+        raise CheckpointError(str(err)) from err
+    except TensorFileError as err:
+        return _reason(err.__cause__ or err)
     except _DAMAGE as err:
         return _reason(err)
     return None
 
 
 def _read(path: Path, map_location: Any, mmap: bool = False) -> dict[str, Any]:
-    found = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+    found = read_tensors(path, map_location, mmap=mmap)
     if not isinstance(found, dict) or not {"state_dict", "global_step", "loops"} <= found.keys():
         raise ValueError("it holds no state of a run")
     return found

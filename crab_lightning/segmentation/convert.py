@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crab_lightning.tensor_files import TensorFileError, UnsafeTensorFile, read_tensors
+
 # Heads, blocks, window sizes: facebookresearch/sam2, sam2/configs/sam2.1/*.yaml.
 VARIANTS: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 96, "blocks_per_stage": [1, 2, 7, 2], "global_attention_blocks": [5, 7, 9]},
@@ -205,13 +207,18 @@ def convert_checkpoint(checkpoint: Path, out: Path) -> str:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no official SAM2.1 checkpoint.
+        ValueError: If it is no official SAM2.1 checkpoint, cannot be read, or asks for code.
     """
     from transformers import Sam2ImageProcessor, Sam2Processor, Sam2VideoModel
 
     if not checkpoint.is_file():
         raise FileNotFoundError(f"no SAM2 checkpoint at {checkpoint}; give an official .pt file")
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    try:
+        content = read_tensors(checkpoint)
+    except UnsafeTensorFile:
+        raise
+    except TensorFileError as err:
+        raise ValueError(f"{err}; give an official SAM2.1 .pt file") from err
     state = content.get("model") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise ValueError(f"{checkpoint} holds no entry 'model'; official SAM2.1 checkpoints do")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,31 @@ def test_list_as_config_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, main="- 1\n")
     with pytest.raises(ConfigError, match="holds a list"):
         compose([tmp_path / "main.yaml"])
+
+
+def test_configs_that_are_made_to_take_time_are_refused_at_once(tmp_path: Path) -> None:
+    deep = "model: " + "[" * 3000 + "]" * 3000
+    block = "\n".join("  " * level + "a:" for level in range(500))
+    lists = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))
+    merged = "a0: &a0 {x: 1}\n" + "".join(
+        f"a{i}: &a{i} {{<<: [{', '.join(f'*a{i - 1}' for _ in range(10))}]}}\n" for i in range(1, 30)
+    )
+    loop = "a: &a [*a]\n"
+    for name, text, message in (
+        ("deep", deep, "is nested more than"),
+        ("block", block, "is nested more than"),
+        ("lists", lists, r"its aliases make [\d,]+ values of it"),
+        ("merged", merged, "not readable as YAML"),
+        ("loop", loop, "is nested more than"),
+        ("huge", "a: [" + "1, " * 300_000 + "1]", r"has [\d,]+ bytes; a config has at most"),
+    ):
+        write(tmp_path, **{name: text})
+        began = time.monotonic()
+        with pytest.raises(ConfigError, match=rf"{name}\.yaml: .*({message})"):
+            compose([tmp_path / f"{name}.yaml"])
+        assert time.monotonic() - began < 10
+
+
+def test_aliases_of_a_usual_config_are_written_out(tmp_path: Path) -> None:
+    write(tmp_path, main="a: &a {x: 1}\nb: *a\nc: [*a, *a]\n")
+    assert compose([tmp_path / "main.yaml"]) == {"a": {"x": 1}, "b": {"x": 1}, "c": [{"x": 1}] * 2}

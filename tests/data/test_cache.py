@@ -6,10 +6,12 @@ import os
 import shutil
 import signal
 import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -306,3 +308,45 @@ def test_frames_stretched_in_another_way_are_another_record(clip: Path, tmp_path
     fast = VideoRecipe(2, 28, "torch_uint8")
     assert torch.equal(cache.read(clip, fast).tensor, fast.decode(clip, LIMITS).tensor)
     assert cache.stats.stored == 2
+
+
+def test_a_pipe_in_the_place_of_a_shard_or_an_index_does_not_hang(clip: Path, tmp_path: Path) -> None:
+    whole = MediaCache(tmp_path / "cache").read(clip, VIDEO)
+    (shard,) = (tmp_path / "cache/shards").glob("*.bin")
+    shard.unlink()
+    os.mkfifo(shard)
+    os.mkfifo(shard.with_name("0" * 16 + ".idx"))
+    cache = MediaCache(tmp_path / "cache")
+    assert torch.equal(cache.read(clip, VIDEO).tensor, whole.tensor)
+    assert cache.stats.repaired == 1
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"kind": 9},
+        {"shape": (2**32 - 1,) * 4, "bytes": 2**62},
+        {"bytes": 2**63 + 5},
+        {"bytes": 0},
+        {"offset": 2**64 - 1},
+        {"shape": (3, 28, 28, 2)},
+        {"shape": (2 * 3 * 28 * 28, 0, 0, 0), "dims": 1},
+        {"duration_s": float("nan")},
+        {"duration_s": -1.0},
+        {"shard": 12345},
+    ],
+    ids=str,
+)
+def test_entries_that_no_cache_has_written_are_passed_over(
+    forged: dict[str, Any], clip: Path, tmp_path: Path
+) -> None:
+    whole = MediaCache(tmp_path / "cache").read(clip, VIDEO)
+    (index,) = (tmp_path / "cache/shards").glob("*.idx")
+    entries = np.frombuffer(index.read_bytes(), cache_shards._ENTRY).copy()
+    for name, value in forged.items():
+        entries[name] = value
+    bodies = [entry.tobytes()[: cache_shards._BODY_BYTES] for entry in entries]
+    index.write_bytes(b"".join(body + zlib.crc32(body).to_bytes(4, "little") for body in bodies))
+    cache = MediaCache(tmp_path / "cache")
+    assert torch.equal(cache.read(clip, VIDEO).tensor, whole.tensor)
+    assert cache.stats.repaired == 1

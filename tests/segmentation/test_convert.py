@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,11 @@ def test_a_tensor_too_many_or_too_few_is_an_error(official: Path, change: Any, m
         fill_model(Sam2Model(small_config()), state)
 
 
+class Harm:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch harm",)
+
+
 def test_what_is_no_checkpoint_is_named(tmp_path: Path, official: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no SAM2 checkpoint at"):
         convert_checkpoint(tmp_path / "nowhere.pt", tmp_path / "out")
@@ -86,4 +93,18 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path, official: Path) -> None:
         ValueError, match=r"trunk 16 wide with 6 blocks; official SAM2.1 checkpoints are: tiny"
     ):
         convert_checkpoint(official, tmp_path / "out")
+    (tmp_path / "photo.pt").write_bytes(b"\xff\xd8\xff\xe0" + bytes(range(256)))
+    (tmp_path / "cut.pt").write_bytes(official.read_bytes()[:2000])
+    (tmp_path / "empty.pt").touch()
+    for name in ("photo.pt", "cut.pt", "empty.pt"):
+        with pytest.raises(
+            ValueError, match=rf"{name} cannot be read as tensors .*official SAM2\.1 \.pt file"
+        ):
+            convert_checkpoint(tmp_path / name, tmp_path / "out")
+    torch.save({"model": Harm()}, tmp_path / "harm.pt")
+    for protocol in range(6):
+        (tmp_path / f"harm{protocol}.pt").write_bytes(pickle.dumps(Harm(), protocol))
+    for path in sorted(tmp_path.glob("harm*.pt")):
+        with pytest.raises(ValueError, match=rf"{path.name} is refused: .*asks for \w+\.system, .*any code"):
+            convert_checkpoint(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from crab_lightning import media
@@ -47,6 +48,10 @@ class VideoRecipe:
         clip = media.read_video(path, self.frames, self.size_px, resize=self.resize, limits=limits)
         return Decoded(clip.frames, clip.duration_s)
 
+    def fits(self, tensor: Tensor) -> bool:
+        """Tell whether a record can be of this recipe."""
+        return tensor.dtype == torch.uint8 and tensor.shape == (self.frames, 3, self.size_px, self.size_px)
+
     def name(self) -> str:
         """Return what a record depends on beside the file."""
         how = "" if self.resize == "torch" else f" {self.resize}"
@@ -66,6 +71,10 @@ class ImageRecipe:
     def decode(self, path: Path, limits: media.MediaLimits) -> Decoded:
         """Read a file."""
         return Decoded(media.read_image(path, self.size_px, limits=limits))
+
+    def fits(self, tensor: Tensor) -> bool:
+        """Tell whether a record can be of this recipe."""
+        return tensor.dtype == torch.uint8 and tensor.shape == (3, self.size_px, self.size_px)
 
     def name(self) -> str:
         """Return what a record depends on beside the file."""
@@ -87,6 +96,10 @@ class AudioRecipe:
     def decode(self, path: Path, limits: media.MediaLimits) -> Decoded:
         """Read a file."""
         return Decoded(media.apply_window(media.read_audio(path, limits=limits), self.window, self.unit))
+
+    def fits(self, tensor: Tensor) -> bool:
+        """Tell whether a record can be of this recipe."""
+        return tensor.dtype == torch.float32 and tensor.ndim == 1
 
     def name(self) -> str:
         """Return what a record depends on beside the file."""

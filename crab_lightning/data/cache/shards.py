@@ -13,7 +13,9 @@ process.
 
 from __future__ import annotations
 
+import math
 import os
+import stat
 import time
 import zlib
 from collections import OrderedDict
@@ -48,6 +50,7 @@ _ENTRY = np.dtype(
 )
 _BODY_BYTES = _ENTRY.itemsize - 4
 _UINT8, _FLOAT32, _PCM16 = range(3)
+_MOST_DIMS = 4
 _TYPES = {_UINT8: torch.uint8, _FLOAT32: torch.float32, _PCM16: torch.int16}
 _SHARD_BYTES = 2**31
 _OPEN_SHARDS = 64
@@ -154,10 +157,13 @@ class ShardStore:
         Raises:
             CorruptRecord: If it is not as it was written.
         """
-        stored = torch.empty(record.bytes, dtype=torch.uint8)
-        view = _bytes_of(stored)
+        place = (record.shard, record.offset)
         try:
             file, done = self._shard(record.shard), 0
+            if place not in self._sound:
+                _check(record, os.fstat(file).st_size)
+            stored = torch.empty(record.bytes, dtype=torch.uint8)
+            view = _bytes_of(stored)
             while done < record.bytes:
                 count = os.preadv(file, [view[done:]], record.offset + done)
                 if count == 0:
@@ -165,7 +171,6 @@ class ShardStore:
                 done += count
         except OSError as err:
             raise CorruptRecord(f"the shard cannot be read ({err.strerror})") from err
-        place = (record.shard, record.offset)
         if place not in self._sound:
             if zlib.crc32(view) != record.checksum:
                 raise CorruptRecord("its checksum is wrong")
@@ -234,7 +239,12 @@ class ShardStore:
             return self._open[number]
         if len(self._open) >= _OPEN_SHARDS:
             os.close(self._open.popitem(last=False)[1])
-        self._open[number] = file = os.open(self.folder / f"{number:016x}.bin", os.O_RDONLY)
+        # Without O_NONBLOCK a pipe in the place of a shard would wait for its other end for ever.
+        file = os.open(self.folder / f"{number:016x}.bin", os.O_RDONLY | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            raise CorruptRecord("the shard is no file")
+        self._open[number] = file
         return file
 
     def _size(self) -> int:
@@ -252,7 +262,7 @@ class ShardStore:
         found = [np.empty(0, _ENTRY)]
         with suppress(FileNotFoundError), os.scandir(self.folder) as files:
             for file in files:
-                if not file.name.endswith(".idx"):
+                if not file.name.endswith(".idx") or not file.is_file():
                     continue
                 begin = self._read_bytes.get(file.name, 0)
                 # A half entry is being written right now, or its writer was killed.
@@ -273,6 +283,20 @@ class ShardStore:
             entries = entries[newest]
         self._heads = np.ascontiguousarray(entries["key"][:, 0])
         return entries
+
+
+def _check(record: Record, shard_bytes: int) -> None:
+    """Refuse an entry that no append has made, whatever its checksum says.
+
+    Raises:
+        CorruptRecord: If its parts do not fit together, or do not fit into the shard.
+    """
+    if record.kind not in _TYPES or len(record.shape) > _MOST_DIMS or not 0 <= record.duration_s < math.inf:
+        raise CorruptRecord("its entry is none of this cache")
+    if math.prod(record.shape) * _TYPES[record.kind].itemsize != record.bytes:
+        raise CorruptRecord("its length is not that of its shape")
+    if record.offset + record.bytes > shard_bytes:
+        raise CorruptRecord("the shard ends before it")
 
 
 class _Writer:

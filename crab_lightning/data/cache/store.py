@@ -83,14 +83,14 @@ class MediaCache:
             return recipe.decode(path, limits)  # which says what is wrong
         name = recipe.name()
         file_key = _key(f"{path.absolute()}\0{state}\0{name}")
-        if (found := self._load(file_key, path)) is not None:
+        if (found := self._load(file_key, path, recipe)) is not None:
             self.stats.hits += 1
             return found
-        if self._store.refresh() and (found := self._load(file_key, path)) is not None:
+        if self._store.refresh() and (found := self._load(file_key, path, recipe)) is not None:
             self.stats.hits += 1
             return found
         content_key = _key(f"{content_hash(path)}\0{name}")
-        if (found := self._load(content_key, path)) is not None:
+        if (found := self._load(content_key, path, recipe)) is not None:
             self.stats.shared += 1
             self._keep([file_key], found, known=content_key)
             return found
@@ -106,12 +106,15 @@ class MediaCache:
         key = _key(f"{path.absolute()}\0{state}\0{recipe.name()}")
         return state is not None and self._store.find(key) is not None
 
-    def _load(self, key: Key, path: Path) -> Decoded | None:
+    def _load(self, key: Key, path: Path, recipe: Recipe) -> Decoded | None:
         record = self._store.find(key)
         if record is None or (record.shard, record.offset) in self._damaged:
             return None
         try:
-            return Decoded(self._store.load(record), record.duration_s)
+            tensor = self._store.load(record)
+            if not recipe.fits(tensor):
+                raise CorruptRecord("it is of another kind of medium")
+            return Decoded(tensor, record.duration_s)
         except CorruptRecord as err:
             self._damaged.add((record.shard, record.offset))
             self.stats.repaired += 1
