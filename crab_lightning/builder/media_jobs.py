@@ -159,6 +159,7 @@ def _check_readable(path: Path) -> None:
     """
     from crab_lightning.media import NoVideoTrack, UnreadableMedia, probe
     from crab_lightning.media.container import check_file
+    from crab_lightning.media.formats import PICTURE_FORMATS
 
     if path.suffix.lower() not in _PICTURES:
         info = probe(path)
@@ -169,7 +170,7 @@ def _check_readable(path: Path) -> None:
 
     check_file(path)
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=PICTURE_FORMATS) as picture:
             picture.verify()
     except (UnidentifiedImageError, SyntaxError, ValueError) as err:
         raise UnreadableMedia(path, f"is no picture that can be read ({err}). Fetch it again.") from err
@@ -178,5 +179,6 @@ def _check_readable(path: Path) -> None:
 def _write_empty_mask(picture: Path, part: Path) -> None:
     from PIL import Image
 
-    with Image.open(picture) as shown:
-        Image.new("L", shown.size).save(part, format="png")
+    from crab_lightning.media import picture_size
+
+    Image.new("L", picture_size(picture)).save(part, format="png")

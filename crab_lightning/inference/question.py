@@ -177,9 +177,9 @@ def _picture(
 
     if image is None and not videos:
         raise AskError(f"task {spec.task} needs `image` or `video`")
-    duration_s = probe(audio).duration_s
-    if duration_s is None:  # the header does not say: count
-        duration_s = len(read_audio(audio)) / SAMPLE_RATE_HZ
+    samples = len(read_audio(audio))
+    shown_s = [probe(video).duration_s or 0.0 for video in videos[:1]]
+    duration_s = max([samples / SAMPLE_RATE_HZ, *shown_s])
     moment_s = duration_s / 2 if at_s is None else at_s
     if not 0 <= moment_s <= duration_s:
         raise AskError(f"`at_s` {moment_s:g}: the clip lasts {duration_s:g} s")
@@ -189,7 +189,8 @@ def _picture(
         image = write_upright(image, scratch / "upright.png")
     if spec.audio.kind != "one_unit":
         return [image], None
-    return [image], min(int(moment_s / duration_s * spec.audio.units), spec.audio.units - 1)
+    unit_samples = max(samples, SAMPLE_RATE_HZ) // spec.audio.units  # as the window cuts them
+    return [image], min(int(moment_s * SAMPLE_RATE_HZ / unit_samples), spec.audio.units - 1)
 
 
 def _frame(video: Path, moment_s: float, scratch: Path) -> Path:

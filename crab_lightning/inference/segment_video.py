@@ -177,6 +177,8 @@ def _write(args: argparse.Namespace, clip: VideoClip, masks: Tensor, prompts: Ma
     sound = args.audio or args.video
     rate_hz = probe(sound).sample_rate_hz
     audio = read_audio(sound, rate_hz) if rate_hz else None
+    if audio is not None and args.audio is None:
+        audio = audio[round(float(clip.times_s[0]) * rate_hz) :]  # the overlay begins with its first picture
     write_video(
         args.out / "overlay.mp4", shown, args.fps or info.fps or 25.0, audio, rate_hz or 16_000,
         times_s=times.tolist(),
