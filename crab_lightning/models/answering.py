@@ -185,7 +185,11 @@ class Answering(LightningModule, ABC):
 
     @torch.no_grad()
     def queue(
-        self, engine: AnswerEngine, batch: Batch, sampling: Sequence[Sampling] | None = None
+        self,
+        engine: AnswerEngine,
+        batch: Batch,
+        sampling: Sequence[Sampling] | None = None,
+        limits: Sequence[int] | None = None,
     ) -> list[Answer]:
         """Read a batch of prompts and let their answers wait for slots of an engine.
 
@@ -193,11 +197,13 @@ class Answering(LightningModule, ABC):
             engine: What writes the answers.
             batch: B prompts.
             sampling: How the tokens of each answer are chosen; the likeliest ones when left out.
+            limits: Largest number of tokens of each answer; ``max_new_tokens`` when left out.
         """
         self.announce(batch)
         inputs = self.prompt_inputs(batch)
         chosen = sampling or [Sampling()] * len(batch)
-        answers = [Answer(s, self.max_new_tokens, how) for s, how in zip(batch.samples, chosen, strict=True)]
+        most = limits or [self.max_new_tokens] * len(batch)
+        answers = list(map(Answer, batch.samples, most, chosen))
 
         def read(ids: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Tensor:
             return self.read_tokens(ids, positions, mask, cache, inputs.media)

@@ -1,0 +1,105 @@
+"""``serve``: a trained run behind an OpenAI-compatible address."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from ipaddress import ip_address
+from pathlib import Path
+
+from crab_lightning.commands.help_text import DefaultsShown, Options
+
+KEY_VARIABLE = "CRAB_API_KEY"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``serve``."""
+    made = Options(
+        prog="cli.py serve",
+        description="Serve a trained run at an OpenAI-compatible address: POST /v1/chat/completions with "
+        "video, audio and image parts, GET /v1/models and GET /health. Any OpenAI client can ask it. The "
+        "server decodes media as training does, and answers several questions side by side.",
+        formatter_class=DefaultsShown,
+    )
+    add = made.add_argument
+    add("--checkpoint", required=True, type=Path, help="a run folder, a .ckpt file or an adapter folder")
+    add("--config", help="config file; the run's own config.yaml is used when this is left out")
+    add("--host", default="127.0.0.1", help="address to listen on; another one than loopback needs a key")
+    add("--port", type=int, default=8000, help="port to listen on; 0 takes a free one")
+    add("--name", help="name of the model in the list of models; the run's folder name when left out")
+    add(
+        "--api_key_file",
+        type=Path,
+        help=f"file with the key that clients must send; the environment variable {KEY_VARIABLE} works too",
+    )
+    add("--media_root", type=Path, help="folder below which requests may name files; none when left out")
+    add("--slots", type=int, default=16, help="answers that are written side by side")
+    add("--waiting", type=int, default=64, help="questions that may wait; further ones get status 429")
+    add("--max_body_mb", type=float, default=64.0, help="largest request in megabytes")
+    add("--max_new_tokens", type=int, help="longest answer in tokens; the run's setting when left out")
+    add("--timeout_s", type=float, default=300.0, help="longest time for one request in seconds")
+    add("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
+    return made
+
+
+def run(words: Sequence[str]) -> None:
+    """Load the run and serve it until the process is stopped.
+
+    Args:
+        words: Options after ``serve``.
+
+    Raises:
+        ValueError: If the address is open to others and no key is given.
+        ImportError: If the extra ``serve`` is not installed.
+    """
+    args = parser().parse_args(list(words))
+    key = _key(args.api_key_file)
+    if not _is_loopback(args.host) and key is None:
+        raise ValueError(
+            f"--host {args.host} lets other machines connect, so a key is needed: set {KEY_VARIABLE} or give "
+            "--api_key_file"
+        )
+    if args.media_root is not None and not args.media_root.is_dir():
+        raise ValueError(f"--media_root {args.media_root} is not a folder")
+    try:
+        import uvicorn
+
+        from crab_lightning.serving.app import ServerOptions, make_app
+    except ImportError as err:
+        raise ImportError("`serve` needs more packages: pip install 'crab_lightning[serve]'") from err
+    from crab_lightning.inference.loading import load_run
+    from crab_lightning.media import MediaLimits
+    from crab_lightning.serving.worker import Worker
+
+    model, data = load_run(args.checkpoint, args.config, args.device)
+    options = ServerOptions(
+        name=args.name or args.checkpoint.resolve().name,
+        api_key=key,
+        media_root=args.media_root,
+        max_body_mb=args.max_body_mb,
+        max_new_tokens=args.max_new_tokens or model.max_new_tokens,
+        timeout_s=args.timeout_s,
+    )
+    worker = Worker(model, args.slots, args.waiting)
+    app = make_app(model, worker, data.limits or MediaLimits(), options, data.resize)
+    print(
+        f"Serving {options.name} at http://{args.host}:{args.port}/v1 (Ctrl-C stops the server)", flush=True
+    )
+    uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=15)
+
+
+def _key(file: Path | None) -> str | None:
+    if file is not None:
+        key = file.read_text(encoding="utf-8").strip()
+        if not key:
+            raise ValueError(f"--api_key_file {file} is empty")
+        return key
+    return os.environ.get(KEY_VARIABLE) or None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

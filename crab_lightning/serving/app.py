@@ -1,0 +1,259 @@
+"""The web application: OpenAI's chat completions, a list of models, and a health check."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from crab_lightning.media import MediaLimits
+from crab_lightning.serving.requests import ChatRequest, RequestError, load_example, read_request
+from crab_lightning.serving.worker import Job, Overloaded, Worker
+from crab_lightning.structures import Encoded
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Bounds and permissions of a server.
+
+    Args:
+        name: Name of the model in answers and in the list of models.
+        api_key: Every request must carry it as bearer token; ``None`` asks for none.
+        media_root: Folder below which requests may name files.
+        max_body_mb: Largest request in megabytes.
+        max_new_tokens: Longest answer in tokens.
+        timeout_s: Longest time from the arrival of a question to the end of its answer.
+        decoders: Requests whose media are decoded at the same time.
+    """
+
+    name: str
+    api_key: str | None = None
+    media_root: Path | None = None
+    max_body_mb: float = 64.0
+    max_new_tokens: int = 512
+    timeout_s: float = 300.0
+    decoders: int = 2
+
+
+class LimitedBody:
+    """Refuses a body that is larger than allowed, while it comes in."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, counting its bytes."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self.most:
+                raise RequestError(f"the request is larger than {self.most / 1e6:g} MB", 413)
+            return message
+
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self.most:
+            error = RequestError(f"the request is larger than {self.most / 1e6:g} MB", 413)
+            await failed(error)(scope, receive, send)
+            return
+        await self.app(scope, counted, send)
+
+
+def failed(err: RequestError, headers: dict[str, str] | None = None) -> JSONResponse:
+    """Return an error in OpenAI's form."""
+    kind = "invalid_request_error" if err.status < 500 else "server_error"
+    content = {"error": {"message": str(err), "type": kind, "param": err.param, "code": None}}
+    return JSONResponse(content, err.status, headers)
+
+
+def make_app(model: Any, worker: Worker, limits: MediaLimits, options: ServerOptions, resize: Any) -> FastAPI:
+    """Return the application.
+
+    Args:
+        model: The loaded model; its processor encodes, its worker answers.
+        worker: The thread that owns the model.
+        limits: Bounds on each medium, as in training.
+        options: Bounds and permissions of the server.
+        resize: How frames are stretched, as in training.
+    """
+    decoding = asyncio.Semaphore(options.decoders)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(worker.stop)
+
+    app = FastAPI(title="crab_lightning", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(LimitedBody, most=int(options.max_body_mb * 1e6))
+
+    @app.exception_handler(RequestError)
+    async def refused(_: Request, err: RequestError) -> Response:
+        return failed(err)
+
+    @app.middleware("http")
+    async def guard(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
+        if options.api_key is not None and request.url.path != "/health":
+            given = request.headers.get("authorization", "")
+            if not hmac.compare_digest(given.encode(), f"Bearer {options.api_key}".encode()):
+                error = RequestError("the API key is missing or wrong; send 'Authorization: Bearer KEY'", 401)
+                return failed(error, {"WWW-Authenticate": "Bearer"})
+        return await call(request)
+
+    @app.get("/health")
+    async def health() -> Response:
+        writing, waiting = worker.load()
+        content = {"status": "ok" if worker.alive else "failed", "writing": writing, "waiting": waiting}
+        return JSONResponse(content, 200 if worker.alive else 503)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        entry = {"id": options.name, "object": "model", "created": 0, "owned_by": "crab_lightning"}
+        return {"object": "list", "data": [entry]}
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        try:
+            body = json.loads(await request.body())
+        except (ValueError, RecursionError) as err:
+            raise RequestError(f"the body is not JSON: {err}") from err
+        asked = read_request(body)
+        if isinstance(body, dict) and body.get("model") not in (None, options.name):
+            raise RequestError(
+                f"there is no model {body['model']!r}; this server has {options.name!r}", 404, "model"
+            )
+        encoded = await _encoded(asked)
+        changed = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def notify() -> None:
+            loop.call_soon_threadsafe(changed.set)
+
+        job = Job(
+            encoded,
+            min(asked.max_tokens or options.max_new_tokens, options.max_new_tokens),
+            asked.sampling,
+            notify,
+        )
+        try:
+            worker.submit(job)
+        except Overloaded as err:
+            return failed(RequestError(str(err), 429), {"Retry-After": "1"})
+        number = f"chatcmpl-{uuid.uuid4().hex}"
+        if asked.stream:
+            usage = bool((body.get("stream_options") or {}).get("include_usage"))
+            pieces = _pieces(job, changed, number, usage=usage)
+            return StreamingResponse(pieces, media_type="text/event-stream")
+        try:
+            await _finished(job, changed, request)
+        finally:
+            job.cancel()
+        return JSONResponse(_completion(job, number))
+
+    async def _encoded(asked: ChatRequest) -> Encoded:
+        def work() -> Encoded:
+            example = load_example(
+                asked, model.geometry, limits, media_root=options.media_root, resize=resize
+            )
+            try:
+                encoded: Encoded = model.processor.encode(example)
+            except ValueError as err:
+                raise RequestError(f"the question cannot be put to this model: {err}") from err
+            return encoded
+
+        async with decoding:
+            return await asyncio.to_thread(work)
+
+    async def _news(job: Job, changed: asyncio.Event, deadline: float) -> None:
+        """Wait until the job has something new."""
+        left = deadline - time.monotonic()
+        try:
+            await asyncio.wait_for(changed.wait(), max(left, 0))
+        except TimeoutError:
+            job.cancel()
+            raise RequestError(f"no answer within {options.timeout_s:g} s", 504) from None
+        changed.clear()
+        if job.error is not None:
+            raise RequestError(f"the model failed on this question: {job.error}", 500) from job.error
+
+    async def _finished(job: Job, changed: asyncio.Event, request: Request) -> None:
+        deadline = time.monotonic() + options.timeout_s
+        while not job.done:
+            waiter = asyncio.ensure_future(_news(job, changed, deadline))
+            gone = asyncio.ensure_future(_disconnected(request))
+            done, pending = await asyncio.wait({waiter, gone}, return_when=asyncio.FIRST_COMPLETED)
+            for task in pending:
+                task.cancel()
+            if waiter not in done:
+                raise RequestError("the client has gone", 499)
+            waiter.result()
+
+    async def _pieces(job: Job, changed: asyncio.Event, number: str, *, usage: bool) -> AsyncIterator[str]:
+        deadline = time.monotonic() + options.timeout_s
+        sent = ""
+        try:
+            yield _event(number, {"role": "assistant", "content": ""})
+            while not job.done:
+                await _news(job, changed, deadline)
+                assert job.answer is not None
+                text = model.processor.decode(list(job.answer.tokens))
+                # A character may need several tokens: wait until it is whole.
+                if not text.endswith("\ufffd") and text.startswith(sent) and text != sent:
+                    yield _event(number, {"content": text[len(sent) :]})
+                    sent = text
+            assert job.answer is not None
+            text = model.processor.decode(list(job.answer.tokens))
+            if text != sent:
+                yield _event(number, {"content": text[len(sent) :]})
+            yield _event(number, {}, "length" if job.answer.truncated else "stop")
+            if usage:
+                chunk = _head(number, "chat.completion.chunk") | {"choices": [], "usage": _usage(job)}
+                yield f"data: {json.dumps(chunk)}\n\n"
+        except RequestError as err:
+            yield f"data: {bytes(failed(err).body).decode()}\n\n"
+        finally:
+            job.cancel()
+        yield "data: [DONE]\n\n"
+
+    def _head(number: str, kind: str) -> dict[str, Any]:
+        return {"id": number, "object": kind, "created": int(time.time()), "model": options.name}
+
+    def _event(number: str, delta: dict[str, str], finish: str | None = None) -> str:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        chunk = _head(number, "chat.completion.chunk") | {"choices": [choice]}
+        return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
+
+    def _usage(job: Job) -> dict[str, int]:
+        assert job.answer is not None
+        prompt, written = int(job.encoded.inputs["input_ids"].shape[0]), len(job.answer.tokens)
+        return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
+
+    def _completion(job: Job, number: str) -> dict[str, Any]:
+        assert job.answer is not None
+        message = {"role": "assistant", "content": model.processor.decode(list(job.answer.tokens))}
+        finish = "length" if job.answer.truncated else "stop"
+        choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
+        return _head(number, "chat.completion") | {"choices": [choice], "usage": _usage(job)}
+
+    return app
+
+
+async def _disconnected(request: Request) -> None:
+    """Return when the client has closed the connection."""
+    while not await request.is_disconnected():
+        await asyncio.sleep(0.2)

@@ -1,0 +1,299 @@
+"""Chat requests to examples: what a client may send, and what is refused with which words."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import itertools
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from crab_lightning.data import load_media
+from crab_lightning.data.loading import check_placeholders, fused_conversation
+from crab_lightning.media import MediaError, MediaLimits, Resizer
+from crab_lightning.models.engine import Sampling
+from crab_lightning.processing import Geometry
+from crab_lightning.structures import (
+    SYSTEM_MESSAGE,
+    AudioWindow,
+    Conversation,
+    DatasetSpec,
+    Example,
+    Media,
+    Sample,
+)
+
+_NUMBERS = itertools.count()
+_PARTS = {"video_url": Media.VIDEO, "image_url": Media.IMAGE, "audio_url": Media.AUDIO}
+_UNSUPPORTED = {
+    "functions": "functions",
+    "logit_bias": "changed token probabilities",
+    "logprobs": "token probabilities",
+    "stop": "stop sequences",
+    "tools": "tools",
+    "top_logprobs": "token probabilities",
+}
+MAX_FRAMES = 256
+
+
+class RequestError(ValueError):
+    """A request that cannot be answered.
+
+    Args:
+        message: What is wrong and what to do.
+        status: HTTP status.
+        param: The key of the request that is wrong.
+    """
+
+    def __init__(self, message: str, status: int = 400, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.param = status, param
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """What a client asks for.
+
+    Args:
+        conversation: The user's turn in order: texts and places of media.
+        media: The media in the same order, as data addresses or file addresses.
+        sampling: How tokens are chosen; the likeliest ones unless a temperature is given.
+        max_tokens: Largest number of tokens; ``None`` leaves it to the server.
+        stream: Whether the answer is sent piece by piece.
+        frames: Frames sampled from each video.
+        task: Task key for adapters that differ by task.
+    """
+
+    conversation: Conversation
+    media: tuple[tuple[Media, str], ...]
+    sampling: Sampling
+    max_tokens: int | None
+    stream: bool
+    frames: int
+    task: str
+
+
+def read_request(body: Any) -> ChatRequest:
+    """Read the JSON body of ``/v1/chat/completions``.
+
+    Beside OpenAI's keys it reads ``media_io_kwargs`` (``{"video": {"num_frames": 10}}``, as vLLM does) and
+    ``task``, the task key that a run with one adapter for each task needs.
+
+    Raises:
+        RequestError: If something is missing, of the wrong type, or not supported.
+    """
+    if not isinstance(body, dict):
+        raise RequestError("the body must be a JSON object with the key 'messages'")
+    for key, what in _UNSUPPORTED.items():
+        if body.get(key) not in (None, [], {}, False, 0):
+            raise RequestError(f"this server does not support {what}; leave '{key}' out", param=key)
+    if body.get("n") not in (None, 1):
+        raise RequestError("this server gives one answer to a request; leave 'n' out", param="n")
+    if (body.get("response_format") or {"type": "text"}) != {"type": "text"}:
+        raise RequestError(
+            "this server answers in plain text; leave 'response_format' out", param="response_format"
+        )
+    limit_key = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
+    limit = _number(body, limit_key, None, 1, 1_000_000, whole=True)
+    seed = _number(body, "seed", 0, -(2**63), 2**63 - 1, whole=True)
+    sampling = Sampling(
+        float(_number(body, "temperature", 0.0, 0, 2) or 0),
+        float(_number(body, "top_p", 1.0, 1e-9, 1) or 1),
+        int(seed or 0),
+    )
+    stream = body.get("stream") or False
+    if not isinstance(stream, bool):
+        raise RequestError("'stream' must be true or false", param="stream")
+    task = body.get("task", "")
+    if not isinstance(task, str):
+        raise RequestError("'task' must be a task key", param="task")
+    conversation, media = _conversation(body.get("messages"))
+    return ChatRequest(
+        conversation, media, sampling, None if limit is None else int(limit), stream, _frames(body), task
+    )
+
+
+def _number(
+    body: dict[str, Any], key: str, default: float | None, low: float, high: float, *, whole: bool = False
+) -> float | None:
+    value = body.get(key)
+    if value is None:
+        return default
+    fits = isinstance(value, int) if whole else isinstance(value, int | float)
+    if isinstance(value, bool) or not fits or not low <= value <= high:
+        kind = "a whole number" if whole else "a number"
+        raise RequestError(f"'{key}' must be {kind} between {low:g} and {high:g}", param=key)
+    number: float = value
+    return number
+
+
+def _frames(body: dict[str, Any]) -> int:
+    options = body.get("media_io_kwargs") or {}
+    video = options.get("video") if isinstance(options, dict) else None
+    if video is None and options in ({}, None):
+        return DatasetSpec("", "").frames
+    if not isinstance(video, dict):
+        raise RequestError(
+            '\'media_io_kwargs\' must look like {"video": {"num_frames": 10}}', param="media_io_kwargs"
+        )
+    return int(_number(video, "num_frames", DatasetSpec("", "").frames, 1, MAX_FRAMES, whole=True) or 1)
+
+
+def _conversation(messages: Any) -> tuple[Conversation, tuple[tuple[Media, str], ...]]:
+    if not isinstance(messages, list) or not messages:
+        raise RequestError("'messages' must be a list with one user message", param="messages")
+    user: dict[str, Any] | None = None
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise RequestError(f"messages[{number}] must be an object", param="messages")
+        role, content = message.get("role"), message.get("content")
+        if role == "system":
+            if _only_text(content) != SYSTEM_MESSAGE:
+                raise RequestError(
+                    f"messages[{number}]: the model was trained with one fixed system message, which the "
+                    "server adds itself; leave the system message out",
+                    param="messages",
+                )
+        elif role == "user" and user is None:
+            user = message
+        else:
+            raise RequestError(
+                f"messages[{number}] has the role {role!r}; the model was trained on one question and one "
+                "answer, so send one user message and no earlier turns",
+                param="messages",
+            )
+    if user is None:
+        raise RequestError("'messages' holds no message with the role 'user'", param="messages")
+    content = user.get("content")
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if not isinstance(parts, list) or not parts:
+        raise RequestError(
+            "the content of the user message must be a text or a list of parts", param="messages"
+        )
+    turn: list[str | Media] = []
+    media: list[tuple[Media, str]] = []
+    for number, part in enumerate(parts):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            turn.append(part["text"])
+            continue
+        found = _medium(part, kind)
+        if found is None:
+            known = ", ".join(["text", "input_audio", *_PARTS])
+            raise RequestError(f"content part {number} is of type {kind!r}; known: {known}", param="messages")
+        turn.append(found[0])
+        media.append(found)
+    if not any(isinstance(part, str) and part.strip() for part in turn):
+        raise RequestError("the user message holds no text; ask a question", param="messages")
+    return tuple(turn), tuple(media)
+
+
+def _only_text(content: Any) -> Any:
+    if isinstance(content, list) and len(content) == 1 and isinstance(content[0], dict):
+        return content[0].get("text")
+    return content
+
+
+def _medium(part: Any, kind: Any) -> tuple[Media, str] | None:
+    if kind == "input_audio":
+        sound = part.get("input_audio")
+        if not isinstance(sound, dict) or not isinstance(sound.get("data"), str):
+            raise RequestError(
+                'an input_audio part needs {"data": base64, "format": "wav"}', param="messages"
+            )
+        return Media.AUDIO, f"data:audio/{sound.get('format', 'wav')};base64,{sound['data']}"
+    if kind not in _PARTS:
+        return None
+    address = part.get(kind)
+    address = address.get("url") if isinstance(address, dict) else address
+    if not isinstance(address, str):
+        raise RequestError(f'a part of type {kind} needs {{"url": ...}}', param="messages")
+    return _PARTS[kind], address
+
+
+def load_example(
+    request: ChatRequest,
+    geometry: Geometry,
+    limits: MediaLimits,
+    *,
+    media_root: Path | None = None,
+    resize: Resizer = "torch",
+) -> Example:
+    """Decode a request's media as training decodes them.
+
+    Args:
+        request: What was asked.
+        geometry: What the processor expects.
+        limits: Bounds on what is read of one file.
+        media_root: Folder below which files may be named; ``None`` allows none.
+        resize: How frames are stretched.
+
+    Raises:
+        RequestError: If a medium cannot be read, or may not be.
+    """
+    kinds: dict[Media, list[Path]] = {Media.VIDEO: [], Media.IMAGE: [], Media.AUDIO: []}
+    with tempfile.TemporaryDirectory(prefix="crab-serve-") as scratch:
+        for number, (kind, address) in enumerate(request.media):
+            kinds[kind].append(_file(address, Path(scratch) / f"{kind.value}{number}", media_root))
+        sample = Sample(
+            id=f"request/{next(_NUMBERS)}",
+            dataset="request",
+            task=request.task,
+            split="test",
+            clip="request",
+            videos=tuple(kinds[Media.VIDEO]),
+            images=tuple(kinds[Media.IMAGE]),
+            audios=tuple(kinds[Media.AUDIO]),
+        )
+        spec = DatasetSpec(request.task, "", frames=request.frames, audio=AudioWindow("all"))
+        try:
+            loaded = load_media(sample, spec, geometry, limits=limits, resize=resize)
+            conversation = fused_conversation(request.conversation, geometry)
+            check_placeholders(conversation, loaded, request.task)
+        except (MediaError, OSError, ValueError) as err:
+            said = str(err).replace(f"{scratch}/", "")
+            raise RequestError(f"a medium of the request cannot be used: {said}", param="messages") from err
+    return Example(
+        sample=sample,
+        conversation=conversation,
+        target=None,
+        videos=loaded.videos,
+        images=loaded.images,
+        audios=loaded.audios,
+        seconds_per_grid=loaded.seconds_per_grid,
+    )
+
+
+def _file(address: str, place: Path, media_root: Path | None) -> Path:
+    """Return the file that an address means; data addresses are written to ``place``."""
+    if address.startswith("data:"):
+        head, comma, data = address.partition(",")
+        if not comma or not head.endswith(";base64"):
+            raise RequestError("a data address must look like data:video/mp4;base64,...", param="messages")
+        try:
+            place.write_bytes(base64.b64decode(data, validate=True))
+        except (binascii.Error, ValueError) as err:
+            raise RequestError(f"the base64 text of a medium is damaged: {err}", param="messages") from err
+        return place
+    parts = urlsplit(address)
+    if parts.scheme not in ("", "file"):
+        raise RequestError(
+            f"{address[:80]!r}: this server fetches nothing; send the file itself as a data address",
+            param="messages",
+        )
+    if media_root is None:
+        raise RequestError(
+            "this server reads no files by name; send the file itself as a data address, or start the "
+            "server with --media_root FOLDER",
+            param="messages",
+        )
+    root = media_root.resolve()
+    path = (root / unquote(parts.path if parts.scheme else address)).resolve()
+    if not path.is_relative_to(root):
+        raise RequestError(f"{address[:80]!r} is outside the folder of media of this server", 403, "messages")
+    if not path.is_file():
+        raise RequestError(f"{address[:80]!r} is not a file", param="messages")
+    return path

@@ -1,0 +1,173 @@
+"""The thread that owns the model: it takes encoded questions and gives back tokens."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from crab_lightning.models.engine import Answer, Sampling
+from crab_lightning.structures import Encoded
+
+_LOG = logging.getLogger(__name__)
+_IDLE_S = 0.05
+
+
+class Overloaded(RuntimeError):
+    """So many questions wait that another one is refused."""
+
+
+@dataclass(eq=False)
+class Job:
+    """One question on its way through the worker.
+
+    Args:
+        encoded: The question as model inputs.
+        max_tokens: Largest number of tokens.
+        sampling: How tokens are chosen.
+        notify: Called from the worker's thread whenever there is something new to read here.
+        answer: The answer that is being written, once the question was read.
+        error: Why there will be no answer.
+    """
+
+    encoded: Encoded
+    max_tokens: int
+    sampling: Sampling
+    notify: Callable[[], None]
+    answer: Answer | None = None
+    error: Exception | None = None
+    cancelled: bool = False
+    told: int = field(default=0, repr=False)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more will come."""
+        return self.error is not None or (self.answer is not None and self.answer.finished)
+
+    def cancel(self) -> None:
+        """Stop writing the answer."""
+        self.cancelled = True
+        if self.answer is not None:
+            self.answer.cancelled = True
+
+
+class Worker:
+    """Answers jobs with one model, several at a time, each as if it were alone.
+
+    Args:
+        model: A loaded model in evaluation mode.
+        slots: Answers written side by side.
+        waiting: Jobs that may wait beside those; another is refused.
+    """
+
+    def __init__(self, model: Any, slots: int = 16, waiting: int = 64) -> None:
+        self.model, self.slots = model, slots
+        self._jobs: queue.Queue[Job] = queue.Queue(maxsize=waiting)
+        self._running: list[Job] = []
+        self._stop = threading.Event()
+        self._engine = model.engine(slots)
+        self._thread = threading.Thread(target=self._run, name="answers", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread still works."""
+        return self._thread.is_alive()
+
+    def load(self) -> tuple[int, int]:
+        """Return the numbers of answers that are being written and of jobs that wait."""
+        return len(self._running), self._jobs.qsize()
+
+    def submit(self, job: Job) -> None:
+        """Take in a job.
+
+        Raises:
+            Overloaded: If too many wait, or the worker was stopped.
+        """
+        if self._stop.is_set():
+            raise Overloaded("the server is shutting down")
+        try:
+            self._jobs.put_nowait(job)
+        except queue.Full:
+            raise Overloaded(f"{self._jobs.maxsize} questions wait already; try again later") from None
+
+    def stop(self, grace_s: float = 10.0) -> None:
+        """Finish what was begun for at most ``grace_s`` seconds, then end."""
+        self._stop.set()
+        self._thread.join(grace_s)
+
+    def _run(self) -> None:
+        with torch.no_grad():
+            while not (self._stop.is_set() and not self._running and self._jobs.empty()):
+                self._admit()
+                if not self._running:
+                    continue
+                try:
+                    self._engine.step()
+                except Exception as err:
+                    _LOG.exception("a decoding step failed")
+                    self._fail_all(err)
+                self._tell()
+
+    def _admit(self) -> None:
+        """Read the questions that wait, as many at once as slots are free."""
+        new: list[Job] = []
+        free = self.slots - len(self._running)
+        while len(new) < free:
+            try:
+                job = self._jobs.get(timeout=0 if self._running or new else _IDLE_S)
+            except queue.Empty:
+                break
+            if not job.cancelled:
+                new.append(job)
+        if not new:
+            return
+        try:
+            self._read(new)
+        except Exception:
+            if len(new) == 1:
+                self._read_alone(new[0])
+                return
+            for job in new:  # one of them is at fault; the others are answered
+                self._read_alone(job)
+
+    def _read_alone(self, job: Job) -> None:
+        try:
+            self._read([job])
+        except Exception as err:
+            _LOG.exception("a question could not be read")
+            job.error = err
+            job.notify()
+
+    def _read(self, jobs: Sequence[Job]) -> None:
+        batch = self.model.processor.collate([job.encoded for job in jobs]).to(self.model.device)
+        limits = [job.max_tokens for job in jobs]
+        answers = self.model.queue(self._engine, batch, [job.sampling for job in jobs], limits)
+        for job, answer in zip(jobs, answers, strict=True):
+            answer.cancelled = job.cancelled
+            job.answer = answer
+        self._running += jobs
+        self._tell()
+
+    def _tell(self) -> None:
+        for job in self._running:
+            answer = job.answer
+            if answer is not None and (answer.finished or len(answer.tokens) > job.told):
+                job.told = len(answer.tokens)
+                job.notify()
+        self._running = [job for job in self._running if not job.done and not job.cancelled]
+        self._engine.take()
+
+    def _fail_all(self, err: Exception) -> None:
+        for job in self._running:
+            job.error = err
+            job.notify()
+        self._running = []
+        self._engine = self.model.engine(self.slots)  # what the failed step left behind is unknown
+        time.sleep(_IDLE_S)
