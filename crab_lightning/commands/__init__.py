@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "study status": ("study:status", "Show how far the cells of a study are."),
     "study report": ("study:report", "Compare the regimes of a study: does learning together help?"),
     "ask": ("ask:run", "Ask a trained run about your own clip."),
+    "evaluate": ("evaluate:run", "Put the test sets to any model behind an OpenAI-compatible address."),
     "serve": ("serve:run", "Serve a trained run at an OpenAI-compatible address."),
     "adapter convert": ("adapter:convert", "Write released Crab+ weights as an adapter folder, or back."),
     "adapter inspect": ("adapter:inspect", "Show kind, sizes and largest values of adapter weights."),
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # Inside the try: an import may itself report what is wrong (a missing extra, a broken install).
         run = getattr(import_module(f"{__name__}.{module}"), function)
-        run(rest if " " in name or name in ("ask", "serve") else [name, *rest])
+        run(rest if " " in name or name in ("ask", "evaluate", "serve") else [name, *rest])
     except (
         ValueError,
         FileNotFoundError,

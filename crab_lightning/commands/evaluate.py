@@ -1,0 +1,75 @@
+"""``evaluate``: the test sets, put to any model behind an OpenAI-compatible address."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from crab_lightning.commands.help_text import DefaultsShown, Options
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``evaluate``."""
+    made = Options(
+        prog="cli.py evaluate",
+        description="Ask a model behind an OpenAI-compatible address (vLLM, a hosted service, `serve`) every "
+        "question of the test sets, and score its answers with the same metrics as `test`. The run folder is "
+        "like that of a test, so `compare` and `report` read it. A stopped evaluation goes on where it was "
+        "when the same command is given again. Any key of `test` may follow, such as --evaluator.majority.",
+        formatter_class=DefaultsShown,
+    )
+    add = made.add_argument
+    add("--endpoint", required=True, help="base address, such as http://127.0.0.1:8000/v1")
+    add("--model", required=True, help="name of the model there")
+    add("--data.root", dest="root", required=True, help="folder with AVUIE_2/ and the media")
+    add("--config", default="endpoint.yaml", help="config file with the tasks and datasets")
+    add("--only", help="keys of the datasets to use, comma-separated")
+    add(
+        "--video",
+        choices=["frames", "file"],
+        default="frames",
+        help="send sampled frames as pictures, or the video file, which `serve` reads as training does",
+    )
+    add("--parallel", type=int, default=8, help="requests at the same time")
+    add("--max_new_tokens", type=int, default=512, help="longest answer in tokens")
+    add("--folder", help="run folder; runs/endpoint/NAME of the model when left out")
+    return made
+
+
+def run(words: Sequence[str]) -> None:
+    """Turn the options into those of ``test`` and run it.
+
+    Args:
+        words: Options after ``evaluate``.
+    """
+    own = parser()
+    known = {option for action in own._actions for option in action.option_strings}
+    given, rest = _split(list(words), known)
+    args = own.parse_args(given)
+    from crab_lightning.commands.trainer import run as run_trainer
+
+    folder = args.folder or f"runs/endpoint/{args.model.replace('/', '_')}"
+    options = {
+        "--config": args.config,
+        "--model.init_args.url": args.endpoint,
+        "--model.init_args.name": args.model,
+        "--model.init_args.video": args.video,
+        "--model.init_args.parallel": str(args.parallel),
+        "--model.init_args.max_new_tokens": str(args.max_new_tokens),
+        "--data.root": args.root,
+        "--run.folder": folder,
+    } | ({"--only": args.only} if args.only else {})
+    run_trainer(["test", *(word for pair in options.items() for word in pair), *rest])
+
+
+def _split(words: list[str], known: set[str]) -> tuple[list[str], list[str]]:
+    """Split off the dotted keys that belong to ``test``."""
+    own: list[str] = []
+    rest: list[str] = []
+    target = own
+    for word in words:
+        if word.startswith("--"):
+            name = word.partition("=")[0]
+            target = rest if "." in name and name not in known else own
+        target.append(word)
+    return own, rest

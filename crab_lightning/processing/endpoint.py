@@ -1,0 +1,144 @@
+"""Examples to chat messages for a model that is asked over the network."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import wave
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from crab_lightning.processing.geometry import Geometry
+from crab_lightning.structures import SAMPLE_RATE_HZ, Batch, Encoded, Example, Media
+
+SendVideo = Literal["frames", "file"]
+
+_FLOAT_WAV = 3
+
+
+class EndpointProcessor:
+    """Writes an example as the JSON of one user message of OpenAI's chat completions.
+
+    Args:
+        geometry: Which input the data module prepares.
+        video: ``frames`` sends the frames that were sampled, as JPEG pictures, which most models read;
+            ``file`` sends the video file itself with the number of frames, and the sound without loss, for
+            endpoints that read videos as this package does.
+    """
+
+    def __init__(self, geometry: Geometry, video: SendVideo = "frames") -> None:
+        self.geometry: Geometry = geometry
+        self.video: SendVideo = video
+
+    @property
+    def end_token(self) -> int:
+        """Not known: the tokens of an endpoint stay there.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError("an endpoint shows no tokens; answers over the network are whole texts")
+
+    def encode(self, example: Example) -> Encoded:
+        """Return the request as bytes of JSON: ``content`` and, for video files, ``media_io_kwargs``.
+
+        Raises:
+            ValueError: If the example has a target: an endpoint learns nothing.
+        """
+        if example.target is not None:
+            raise ValueError(
+                "a model behind an endpoint cannot be trained or give a loss; use `evaluate` or `test`"
+            )
+        request: dict[str, Any] = {"content": self._content(example)}
+        if self.video == "file" and example.videos:
+            frames = len(example.videos[0]) * len(example.videos) // len(example.sample.videos)
+            request["media_io_kwargs"] = {"video": {"num_frames": frames}}
+        data = np.frombuffer(json.dumps(request).encode(), dtype=np.uint8).copy()
+        return Encoded({"request": torch.from_numpy(data)}, None, example.sample)
+
+    def collate(self, items: Sequence[Encoded], repeated: Sequence[bool] | None = None) -> Batch:
+        """Return the requests of B samples, ``inputs[str(row)]`` for each row."""
+        inputs = {str(row): item.inputs["request"] for row, item in enumerate(items)}
+        marks = list(repeated) if repeated is not None else [False] * len(items)
+        return Batch(inputs, None, [item.sample for item in items], marks)
+
+    def decode(self, token_ids: Sequence[int] | Tensor) -> str:
+        """Not possible: the tokens of an endpoint stay there."""
+        raise ValueError("an endpoint shows no tokens; answers over the network are whole texts")
+
+    def answer_tokens(self, text: str) -> list[int]:
+        """Not possible: the tokens of an endpoint stay there."""
+        raise ValueError("an endpoint shows no tokens; candidates cannot be weighed over the network")
+
+    def _content(self, example: Example) -> list[dict[str, Any]]:
+        parts: list[dict[str, Any]] = []
+        videos, images, audios = iter(example.videos), iter(example.images), iter(example.audios)
+        files = iter(example.sample.videos)
+        joined = len(example.videos) < len(example.sample.videos)
+        for part in example.conversation:
+            if isinstance(part, str):
+                parts.append({"type": "text", "text": part})
+            elif part is Media.VIDEO and self.video == "file":
+                # Two clips that training joins have one place; the server joins them as training does.
+                for file in files if joined else [next(files)]:
+                    parts.append(_url("video_url", f"video/{file.suffix[1:] or 'mp4'}", file.read_bytes()))
+            elif part is Media.VIDEO:
+                parts += [_picture(frame, "JPEG") for frame in next(videos)]
+            elif part is Media.IMAGE:
+                parts.append(_picture(next(images), "PNG"))
+            else:
+                sound = wav_bytes(next(audios), lossless=self.video == "file")
+                data = base64.b64encode(sound).decode("ascii")
+                parts.append({"type": "input_audio", "input_audio": {"data": data, "format": "wav"}})
+        return parts
+
+
+def wav_bytes(samples: Tensor, *, lossless: bool = False) -> bytes:
+    """Return a 16 kHz mono WAV file.
+
+    Args:
+        samples: float ``(S,)`` in [-1, 1].
+        lossless: Store 32-bit floats, which not every reader knows, instead of 16-bit integers.
+    """
+    values = samples.detach().cpu().float().numpy()
+    if lossless:
+        data = values.astype("<f4").tobytes()
+        head = _float_head(len(data))
+        return head + data
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE_HZ)
+        file.writeframes((values.clip(-1, 1) * 32767).round().astype("<i2").tobytes())
+    return out.getvalue()
+
+
+def _float_head(size: int) -> bytes:
+    """Return the header of a WAV file of 32-bit floats; the standard library writes integers only."""
+    fields = (
+        (1, 2),  # channels
+        (SAMPLE_RATE_HZ, 4),
+        (SAMPLE_RATE_HZ * 4, 4),  # bytes a second
+        (4, 2),  # bytes a frame
+        (32, 2),  # bits a sample
+    )
+    form = _FLOAT_WAV.to_bytes(2, "little") + b"".join(v.to_bytes(n, "little") for v, n in fields)
+    chunks = b"fmt " + len(form).to_bytes(4, "little") + form + b"data" + size.to_bytes(4, "little")
+    return b"RIFF" + (4 + len(chunks) + size).to_bytes(4, "little") + b"WAVE" + chunks
+
+
+def _picture(pixels: Tensor, form: Literal["JPEG", "PNG"]) -> dict[str, Any]:
+    out = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()).save(out, form, quality=92)
+    return _url("image_url", f"image/{form.lower()}", out.getvalue())
+
+
+def _url(kind: str, mime: str, data: bytes) -> dict[str, Any]:
+    return {"type": kind, kind: {"url": f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"}}
