@@ -1,4 +1,4 @@
-"""Every config of the repository goes through the real parser; the two recipes run a step."""
+"""Every config of the repository goes through the real parser; test_shipped_configs runs them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from crab_lightning.commands import main
 from crab_lightning.commands.trainer import one_config
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -148,14 +147,3 @@ def test_one_value_of_one_row_is_changed_by_its_key() -> None:
     rows = parse(["--config", "omni.yaml", "--data.datasets.ave.weight=2"]).data.datasets
     assert len(rows) == 19
     assert rows["ave"].weight == 2
-
-
-@pytest.mark.parametrize("name", ["demo.yaml", "omni.yaml"])
-def test_recipe_runs_a_step_with_only_paths_changed(
-    name: str, small: dict[str, Path], caplog: pytest.LogCaptureFixture
-) -> None:
-    paths = [f"--data.root={small['mini']}", f"--model.init_args.pretrained={small['tiny']}"]
-    # Workers change nothing but speed, and eight of them on two cores take longer to start than to work.
-    assert main(["fit", "--config", name, *paths, "--trainer.fast_dev_run=true", "--data.num_workers=0"]) == 0
-    told = [r.message for r in caplog.records if "boxes alone are scored" in r.message]
-    assert len(told) == (2 if name == "omni.yaml" else 0)  # the tests are not to fetch SAM2.1-Large
