@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 _EXPLANATION = """\
 Says what one device has to hold, how long a step and the run take, and which key to turn when it does not
-fit. Nothing is loaded: the model is built without storage, from the config.json in the folder of
-model.init_args.pretrained, or from the published sizes of Qwen/Qwen2.5-Omni-7B. Keys of `fit` may follow and
-count as they do there:
+fit. Nothing is loaded: the model is built without storage, from the config.json in the folders that the
+config names, or from published sizes (Qwen2.5-Omni-7B, Qwen2.5-VL-7B, LLaMA-2-7B, LLaMA-3-8B, CLIP ViT-L/14,
+BEATs). All three paradigms are known, in both stages. Keys of `fit` may follow and count as they do there:
 
   python cli.py plan --config omni.yaml --devices 8 --memory 80
   python cli.py plan --config omni.yaml --devices 4 --memory 24 --trainer.strategy fsdp2
@@ -43,14 +43,13 @@ def parser() -> argparse.ArgumentParser:
     add("--devices", type=int, default=1, help="devices of a node (default: 1)")
     add("--nodes", type=int, default=1, help="nodes (default: 1)")
     add("--memory", type=float, default=80.0, metavar="GB", help="memory of a device (default: 80)")
-    add("--tokens", type=int, default=725, help="mean tokens of a sample (default: 725)")
-    add("--longest", type=int, default=1350, help="tokens of the longest samples (default: 1350)")
+    add("--tokens", type=int, help="mean tokens of a sample (default: AV-UIE v2's; native 725)")
+    add("--longest", type=int, help="tokens of the longest samples (default: likewise; native 1350)")
     add("--targets", type=int, default=120, help="learnt tokens of a sample (default: 120)")
     add(
         "--patches",
         type=int,
-        default=1280,
-        help="vision patches of a sample (default: 1280, 10 frames)",
+        help="vision patches of a sample (default: those of 10 frames; native 1280)",
     )
     add("--audio-tokens", type=int, default=250, help="audio tokens of a sample (default: 250, 10 s)")
     add("--samples", type=int, help="samples of an epoch (default: data.epoch_size, else 222,000: AV-UIE v2)")
@@ -71,23 +70,52 @@ def run(words: Sequence[str]) -> None:
     """
     args, others = parser().parse_known_args(list(words[1:]))
     for name in ("devices", "nodes", "memory", "tokens", "longest", "targets", "tflops", "link", "network"):
-        if getattr(args, name) <= 0:
+        if getattr(args, name) is not None and getattr(args, name) <= 0:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be above 0")
     config = _parsed([word for name in args.config for word in ("--config", name)] + others)
-    if not config.model.class_path.endswith(".OmniModule"):
-        raise ValueError(
-            f"model.class_path is {config.model.class_path}; plan knows the sizes of OmniModule alone. Run "
-            "a few steps with --trainer.max_steps 5 and read the memory that Lightning logs"
+    shape = _shape(config.model, list(config.data.get("tasks") or ()) or None)
+    own = {"tokens": args.tokens, "longest": args.longest, "patches": args.patches, "samples": args.samples}
+    assumed = ", ".join(
+        f"--{name}" for name, value in own.items() if value is None and "sources" in config.data
+    )
+    args.tokens = args.tokens or shape.sample_tokens[0]
+    args.longest = args.longest or shape.sample_tokens[1]
+    args.patches = args.patches or shape.patches
+    _print(shape, _setting(config, args), args.memory * 1e9)
+    if assumed:
+        from rich.console import Console
+
+        text = (
+            f"Assumed of AV-UIE v2, where this config trains on captions: {assumed}. Give them for your data."
         )
-    init = config.model.init_args
+        Console().print(text, highlight=False, soft_wrap=True)
+
+
+def _shape(model: Any, tasks: list[str] | None) -> Shape:
+    """Return the sizes of a config's model.
+
+    Raises:
+        ValueError: If its class is none of the three paradigms'.
+        FileNotFoundError: If the sizes of a checkpoint are not known.
+    """
     from crab_lightning.adapters import AdapterConfig
+    from crab_lightning.planning.composite_shape import measure_llm_va, measure_vllm_a
     from crab_lightning.planning.shape import measure
 
-    adapter = None if init.adapter is None else AdapterConfig(**dict(init.adapter))
-    if adapter is not None:
-        adapter = adapter.completed(None, list(config.data.tasks or ()) or None)
-    shape = measure(str(init.pretrained), adapter)
-    _print(shape, _setting(config, args), args.memory * 1e9)
+    init = model.init_args
+    adapter = None if init.adapter is None else AdapterConfig(**dict(init.adapter)).completed(None, tasks)
+    match model.class_path.rpartition(".")[2]:
+        case "OmniModule":
+            return measure(str(init.pretrained), adapter)
+        case "LlmVaModule":
+            return measure_llm_va(init, adapter)
+        case "VllmAModule":
+            return measure_vllm_a(init, adapter)
+        case _:
+            raise ValueError(
+                f"model.class_path is {model.class_path}; plan knows OmniModule, LlmVaModule, VllmAModule. "
+                "Run a few steps with --trainer.max_steps 5 and read the memory that Lightning logs"
+            )
 
 
 def _parsed(words: list[str]) -> Any:
@@ -116,16 +144,16 @@ def _setting(config: Any, args: argparse.Namespace) -> Setting:
         rows=data.batch_size,
         sample_tokens=args.tokens,
         longest_tokens=max(args.longest, args.tokens),
-        batch_tokens=data.batch_tokens,
+        batch_tokens=data.get("batch_tokens"),
         target_tokens=args.targets,
         patches=args.patches,
         audio_tokens=args.audio_tokens,
         accumulate=trainer.accumulate_grad_batches,
         checkpointing=init.gradient_checkpointing,
         weight_bytes=2 if init.dtype == "bfloat16" else 4,
-        four_bit=init.quantization == "4bit",
+        four_bit=init.get("quantization") == "4bit",
         moments=0 if optimizer == "SGD" else 2,
-        samples=args.samples or data.epoch_size or 222_000,
+        samples=args.samples or data.get("epoch_size") or 222_000,
         epochs=max(1, trainer.max_epochs or 1),
         flops=args.tflops * 1e12,
         link=args.link * 1e9,

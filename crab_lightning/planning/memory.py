@@ -159,6 +159,7 @@ def memory(shape: Shape, setting: Setting) -> dict[str, float]:
         "gradients": gradients,
         "optimizer": trained * s.moments * trained_bytes * on_device,
         "activations": activation_bytes(shape, s.most_tokens, b, s.checkpointing),
+        "connectors": max(s.usual_rows, rows) * sum(c.kept_bytes for c in shape.connectors),
         "logits": logit_bytes(shape, max(s.usual_rows, rows) * s.target_tokens, b),
         "towers": tower_bytes(shape, max(s.usual_rows, rows), s.patches, s.audio_tokens, b),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,53 @@ PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
 
 
 @dataclass(frozen=True)
+class ConnectorShape:
+    """Sizes of a connector that is trained.
+
+    Args:
+        encoder_width: Width of the features that it reads.
+        encoder_tokens: Features of a sample.
+        groups: Frames, seconds or windows that they lie in.
+        queries: Tokens that it makes of each.
+        hidden: Width of its Q-Former.
+        ffn: Width inside its feed-forward layers.
+        heads: Its heads.
+        layers: Its layers.
+        width: Width of the decoder.
+        dropout: Whether it drops activations, whose masks are kept.
+    """
+
+    encoder_width: int
+    encoder_tokens: int
+    groups: int
+    queries: int
+    hidden: int
+    ffn: int
+    heads: int
+    layers: int
+    width: int
+    dropout: bool
+
+    @property
+    def kept_bytes(self) -> float:
+        """Bytes that it keeps of a sample for backward, in float32.
+
+        Once its features, before and after the norm; in each layer keys, values and attention of the
+        features, attention and activations of the queries; what the projection reads and makes.
+        """
+        drop = 8 if self.dropout else 0  # a mask and what it leaves
+        read = self.encoder_tokens * (8 * self.encoder_width + 8)
+        across = self.encoder_tokens * (8 * self.hidden + self.heads * self.queries * (4 + drop))
+        places = self.groups * self.queries
+        among = places * self.heads * self.queries * (4 + drop)
+        within = 4 * places * ((7 + drop) * self.hidden + 2 * self.ffn)
+        projected = 4 * places * (2 * self.hidden + 2 * self.width)
+        return read + self.layers * (across + among + within) + projected
+
+
+@dataclass(frozen=True)
 class Shape:
-    """Numbers of parameters and widths of a native thinker with its adapters.
+    """Numbers of parameters and widths of a model with its adapters.
 
     Args:
         source: Where the sizes come from.
@@ -62,13 +107,16 @@ class Shape:
         rest: Parameters outside of layers: embeddings, head, norms, the towers' ends.
         vision: Width, feed-forward width and parameters of the vision tower.
         audio: Width, feed-forward width and parameters of the audio tower.
-        adapters: Parameters of the adapters.
+        adapters: Parameters of the adapters, and of the connectors that are trained.
         layer_adapters: Adapter parameters of one decoder layer.
         adapted: Adapted linear layers in one decoder layer.
         rank: Width of their low-rank activation.
         routes: Heads that each routes over; 0 without a router.
-        adapter_bytes: Bytes of an adapter weight.
+        adapter_bytes: Bytes of a trained weight beside a frozen base.
         trains_towers: Whether adapters, or everything, train inside the towers too.
+        connectors: Connectors that are trained.
+        sample_tokens: Mean tokens of a sample of AV-UIE v2, and tokens of its longest ones.
+        patches: Vision patches of a sample of ten frames.
     """
 
     source: str
@@ -92,6 +140,9 @@ class Shape:
     routes: int
     adapter_bytes: int
     trains_towers: bool
+    connectors: tuple[ConnectorShape, ...] = ()
+    sample_tokens: tuple[int, int] = (725, 1350)
+    patches: int = 1280
 
     @property
     def base(self) -> int:
@@ -127,7 +178,7 @@ def measure(pretrained: str, adapter: AdapterConfig | None) -> Shape:
     """
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
-    from crab_lightning.adapters import LoRALinear, insert_adapters
+    from crab_lightning.adapters import insert_adapters
     from crab_lightning.models.checkpoints import towers_of
 
     config, source = thinker_config(pretrained)
@@ -142,11 +193,54 @@ def measure(pretrained: str, adapter: AdapterConfig | None) -> Shape:
         vision, audio = (count(tower.parameters()) for tower in towers)
         if adapter is not None:
             insert_adapters(model, adapter, root=decoder if adapter.within == "language_model" else None)
-    text = config.get_text_config()
-    first = [m for m in decoder.layers[0].modules() if isinstance(m, LoRALinear)]
-    trained = [p for p in model.parameters() if p.requires_grad] if adapter is not None else []
-    trains_towers = adapter is None or any(p.requires_grad for t in towers for p in t.parameters())
     vision_sizes, audio_sizes = config.vision_config, config.audio_config
+    return shape_of(
+        source,
+        model,
+        config.get_text_config(),
+        decoder,
+        towers,
+        adapter,
+        base=(base, in_decoder, in_towers, layer),
+        vision=(vision_sizes.hidden_size, vision_sizes.intermediate_size, vision),
+        audio=(audio_sizes.d_model, audio_sizes.encoder_ffn_dim, audio),
+    )
+
+
+def shape_of(
+    source: str,
+    model: nn.Module,
+    text: Any,
+    decoder: Any,
+    towers: Sequence[nn.Module],
+    adapter: AdapterConfig | None,
+    *,
+    base: tuple[int, int, int, int],
+    vision: tuple[int, int, int],
+    audio: tuple[int, int, int],
+    **options: Any,
+) -> Shape:
+    """Put a shape together from a model on the meta device.
+
+    Args:
+        source: Where the sizes come from.
+        model: The model, adapters inserted and frozen weights frozen.
+        text: Config of its language model.
+        decoder: The language model inside it.
+        towers: Its encoders.
+        adapter: Its adapters, if any.
+        base: Parameters of the base, of its decoder layers, its towers and its largest layer.
+        vision: See ``Shape``.
+        audio: See ``Shape``.
+        options: Fields of ``Shape`` that differ from the native paradigm's.
+    """
+    from crab_lightning.adapters import LoRALinear
+
+    whole, in_decoder, in_towers, layer = base
+    first = [m for m in decoder.layers[0].modules() if isinstance(m, LoRALinear)]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    trains_all = len(trained) == len(list(model.parameters())) and adapter is None
+    trains_towers = any(p.requires_grad for t in towers for p in t.parameters())
     return Shape(
         source=source,
         layers=text.num_hidden_layers,
@@ -159,16 +253,17 @@ def measure(pretrained: str, adapter: AdapterConfig | None) -> Shape:
         decoder=in_decoder,
         towers=in_towers,
         layer=layer,
-        rest=base - in_decoder - in_towers,
-        vision=(vision_sizes.hidden_size, vision_sizes.intermediate_size, vision),
-        audio=(audio_sizes.d_model, audio_sizes.encoder_ffn_dim, audio),
-        adapters=count(trained),
+        rest=whole - in_decoder - in_towers,
+        vision=vision,
+        audio=audio,
+        adapters=0 if trains_all else count(trained),
         layer_adapters=count(p for m in first for p in m.parameters(recurse=False)),
         adapted=len(first),
         rank=0 if adapter is None else adapter.rank,
         routes=next((m.heads for m in first if m.routed), 0),
         adapter_bytes=2 if adapter is not None and adapter.dtype == "bfloat16" else 4,
         trains_towers=trains_towers,
+        **options,
     )
 
 

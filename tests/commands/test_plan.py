@@ -25,9 +25,25 @@ def test_run_that_does_not_fit_is_told_what_to_turn(capsys: pytest.CaptureFixtur
     assert "--data.batch_size 2 and trainer.accumulate_grad_batches 4: " in text
 
 
-def test_other_paradigms_and_strategies_are_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "--config", "vllm_a.yaml"]) == 1
-    assert "plan knows the sizes of OmniModule alone" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("vllm_a.yaml", "Qwen/Qwen2.5-VL-7B-Instruct: 8.42 B weights, 679 M trained"),
+        ("llm_va_llama2.yaml", "meta-llama/Llama-2-7b-chat-hf: 7.13 B weights, 747 M trained"),
+        ("stage1_visual.yaml", "meta-llama/Llama-2-7b-chat-hf: 7.17 B weights, 40 M trained"),
+    ],
+)
+def test_other_paradigms_are_planned_in_both_stages(
+    config: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "--config", config, "--devices", "8", "--memory", "80"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert said in text
+    assert "It fits" in text
+    assert ("Assumed of AV-UIE v2" in text) is ("stage1" in config)
+
+
+def test_other_strategies_are_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*OMNI, "--trainer.strategy=deepspeed"]) == 1
     assert "plan knows: auto, ddp, fsdp2" in capsys.readouterr().err
 

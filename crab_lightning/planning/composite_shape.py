@@ -1,0 +1,254 @@
+"""Sizes of the two composite paradigms: a language model, encoders, and connectors between them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from crab_lightning.adapters import AdapterConfig
+from crab_lightning.planning.shape import ConnectorShape, Shape, count, shape_of
+
+FRAMES, SECONDS = 10, 10
+"""Frames and seconds of sound of a usual sample."""
+LONG_SECONDS = 20
+"""Seconds of sound of the longest samples (MUSIC-AVQA)."""
+NATIVE_TOKENS, NATIVE_LONGEST, NATIVE_PER_S = 725, 1350, 25
+"""Tokens of a sample of AV-UIE v2 in the native paradigm, where a second of sound is 25 of them."""
+BEATS_PER_S = 50
+
+# Sizes of published checkpoints (their config.json), so that a plan needs neither network nor weights. What
+# is left out is transformers' default.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "meta-llama/Llama-2-7b-chat-hf": {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "vocab_size": 32000,
+        "tie_word_embeddings": False,
+    },
+    "meta-llama/Meta-Llama-3-8B-Instruct": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "tie_word_embeddings": False,
+    },
+    "openai/clip-vit-large-patch14": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 224,
+        "patch_size": 14,
+    },
+    "Qwen/Qwen2.5-VL-7B-Instruct": {
+        "text_config": {
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "vocab_size": 152064,
+            "tie_word_embeddings": False,
+        },
+        "vision_config": {
+            "hidden_size": 1280,
+            "depth": 32,
+            "num_heads": 16,
+            "intermediate_size": 3420,
+            "out_hidden_size": 3584,
+        },
+        "tie_word_embeddings": False,
+    },
+}
+
+
+def measure_llm_va(init: Any, adapter: AdapterConfig | None) -> Shape:
+    """Build LLM+V+A on the meta device and count.
+
+    Args:
+        init: ``model.init_args`` of the config.
+        adapter: The adapters; ``None`` for stage 1.
+    """
+    from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, LlamaConfig
+
+    from crab_lightning.encoders import Beats
+    from crab_lightning.models.connectors import Connector, ConnectorConfig
+    from crab_lightning.models.llm_va import LlmVaModel
+
+    text, source = _config("model.pretrained", str(init.pretrained), LlamaConfig)
+    seen, _ = _config("model.vision", str(init.vision), CLIPVisionConfig)
+    beats, sizes = _beats_config(str(init.beats)), ConnectorConfig(**dict(init.connector))
+    with torch.device("meta"):
+        language_model: Any = AutoModelForCausalLM.from_config(text)
+        vision: Any = CLIPVisionModel(seen)
+        audio = Beats(beats)
+        width = text.get_text_config().hidden_size
+        connectors = {
+            "visual": Connector(sizes, seen.hidden_size, width),
+            "audio": Connector(sizes, beats.encoder_embed_dim, width),
+        }
+        model = LlmVaModel(language_model, vision, audio, connectors["visual"], connectors["audio"])
+    patches = (seen.image_size // seen.patch_size) ** 2
+    # BEATs makes 48 tokens of a second that it reads alone.
+    features = {"visual": (FRAMES * patches, FRAMES), "audio": (SECONDS * 48, SECONDS)}
+    return _measured(
+        source,
+        model,
+        language_model,
+        [vision, audio],
+        connectors,
+        features,
+        list(init.train_connectors),
+        adapter,
+        vision=(seen.hidden_size, seen.intermediate_size, count(vision.parameters())),
+        per_second=sizes.queries,
+        patches=FRAMES * (patches + 1),
+    )
+
+
+def measure_vllm_a(init: Any, adapter: AdapterConfig | None) -> Shape:
+    """Build V-LLM+A on the meta device and count.
+
+    Args:
+        init: ``model.init_args`` of the config.
+        adapter: The adapters; ``None`` for stage 1.
+    """
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    from crab_lightning.encoders import Beats
+    from crab_lightning.models.connectors import Connector, ConnectorConfig
+    from crab_lightning.models.vllm_a import VllmAModel
+
+    config, source = _config("model.pretrained", str(init.pretrained), Qwen2_5_VLConfig)
+    beats, sizes = _beats_config(str(init.beats)), ConnectorConfig(**dict(init.connector))
+    with torch.device("meta"):
+        language_model: Any = Qwen2_5_VLForConditionalGeneration._from_config(config)
+        audio = Beats(beats)
+        connector = Connector(sizes, beats.encoder_embed_dim, config.get_text_config().hidden_size)
+        model = VllmAModel(language_model, audio, connector)
+    visual = language_model.model.visual
+    windows = SECONDS * BEATS_PER_S // sizes.window_tokens
+    return _measured(
+        source,
+        model,
+        language_model,
+        [visual, audio],
+        {"audio": connector},
+        {"audio": (windows * sizes.window_tokens, windows)},
+        list(init.train_connectors),
+        adapter,
+        vision=(
+            config.vision_config.hidden_size,
+            config.vision_config.intermediate_size,
+            count(visual.parameters()),
+        ),
+        per_second=round(BEATS_PER_S / sizes.window_tokens * sizes.queries),
+        patches=1280,
+    )
+
+
+def _measured(
+    source: str,
+    model: nn.Module,
+    language_model: Any,
+    towers: list[nn.Module],
+    connectors: dict[str, Any],
+    features: dict[str, tuple[int, int]],
+    trained: list[str],
+    adapter: AdapterConfig | None,
+    *,
+    vision: tuple[int, int, int],
+    per_second: int,
+    patches: int,
+) -> Shape:
+    """Freeze and adapt as ``CompositeModule`` does, and count."""
+    from crab_lightning.adapters import insert_adapters
+
+    model.requires_grad_(False)
+    decoder = language_model.get_decoder()
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    layer = max(count(part.parameters()) for stack in stacks for part in stack)
+    for name in trained:
+        connectors[name].requires_grad_(True)
+    frozen = count(p for p in model.parameters() if not p.requires_grad)
+    in_towers = count(p for tower in towers for p in tower.parameters())
+    base = (frozen, count(decoder.layers.parameters()), in_towers, layer)
+    if adapter is not None:
+        with torch.device("meta"):
+            insert_adapters(model, adapter, root=decoder if adapter.within == "language_model" else None)
+        for name in trained:
+            connectors[name].requires_grad_(True)
+    beats: Any = towers[1].config
+    shapes = tuple(_connector_shape(connectors[name], *features[name]) for name in trained)
+    more = per_second - NATIVE_PER_S
+    return shape_of(
+        source,
+        model,
+        language_model.config.get_text_config(),
+        decoder,
+        towers,
+        adapter,
+        base=base,
+        vision=vision,
+        audio=(beats.encoder_embed_dim, beats.encoder_ffn_embed_dim, count(towers[1].parameters())),
+        connectors=shapes,
+        sample_tokens=(NATIVE_TOKENS + SECONDS * more, NATIVE_LONGEST + LONG_SECONDS * more),
+        patches=patches,
+    )
+
+
+def _connector_shape(connector: Any, tokens: int, groups: int) -> ConnectorShape:
+    config = connector.config
+    return ConnectorShape(
+        encoder_width=connector.encoder_width,
+        encoder_tokens=tokens,
+        groups=groups,
+        queries=config.queries,
+        hidden=config.hidden,
+        ffn=config.ffn,
+        heads=config.heads,
+        layers=config.layers,
+        width=connector.width,
+        dropout=config.dropout > 0,
+    )
+
+
+def _config(key: str, name: str, kind: Any) -> tuple[Any, str]:
+    """Return a checkpoint's config and where it comes from: a folder's config.json, or published sizes.
+
+    Raises:
+        FileNotFoundError: If it is neither a folder with a config nor a name whose sizes are known here.
+    """
+    from transformers import AutoConfig
+
+    if (Path(name) / "config.json").is_file():
+        # A folder of CLIP's vision half says so in its config.
+        found = (kind if key == "model.vision" else AutoConfig).from_pretrained(name)
+        return found, f"{name}/config.json"
+    if name in PUBLISHED:
+        return kind(**PUBLISHED[name]), f"published sizes of {name}"
+    raise FileNotFoundError(
+        f"{key} {name}: no such folder with a config.json, and its sizes are not known here "
+        f"(known: {', '.join(PUBLISHED)}). Give a folder; its weights are not read"
+    )
+
+
+def _beats_config(name: str) -> Any:
+    """Return the sizes of a folder of BEATs; those of the published encoders for anything else."""
+    from crab_lightning.encoders import BeatsConfig
+
+    file = Path(name) / "config.json"
+    return (
+        BeatsConfig.from_cfg(json.loads(file.read_text(encoding="utf-8")))
+        if file.is_file()
+        else BeatsConfig()
+    )
