@@ -3,11 +3,13 @@
 python benchmarks/faults.py data                 # the media cache; makes Mini AV-UIE with 40 clips first
 python benchmarks/faults.py run                  # training, saving and testing of a tiny model
 python benchmarks/faults.py ranks                # two processes on a CPU, under DDP and FSDP2
+python benchmarks/faults.py files                # media, configs, caches, checkpoints that were made to harm
 python benchmarks/faults.py all --root ROOT      # on a data root of your own, which is only read
 
 A row is a fault, injected as often as it says. "lost" is what a run would not get back: samples that the
 loader no longer gives, or gives with other values than a plain decode; weights, optimizer state, random
-numbers and data position that differ, in any bit, from those of the run that nothing happened to.
+numbers and data position that differ, in any bit, from those of the run that nothing happened to; for files
+that were made to harm, the time and the memory that one of them took.
 """
 
 from __future__ import annotations
@@ -194,7 +196,13 @@ def rank_faults(root: Path, work: Path, kills: int) -> Iterator[tuple[str, Found
         yield from faults.kill_ranks(runs, strategy)
 
 
-AREAS = {"data": data_faults, "run": run_faults, "ranks": rank_faults}
+def file_faults(root: Path, work: Path, kills: int) -> Iterator[tuple[str, Found]]:
+    import file_faults as faults
+
+    yield from faults.file_faults(root, work, kills)
+
+
+AREAS = {"data": data_faults, "run": run_faults, "ranks": rank_faults, "files": file_faults}
 
 
 def main() -> None:
@@ -213,7 +221,7 @@ def main() -> None:
     table = Table("fault", "what happened", "lost")
     try:
         root = args.root
-        if root is None:
+        if root is None and args.area != "files":
             root = work / "mini"
             cli(["data", "mini", "--root", str(root), "--clips", "40", "--workers", "0"])
         for name in AREAS if args.area == "all" else [args.area]:

@@ -116,7 +116,9 @@ def check_file(path: str | Path) -> Path:
     """
     path = Path(path)
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
+        what = "does not exist"
+        if path.exists():
+            what = "is a folder" if path.is_dir() else "is a pipe or a device, and no file"
         raise MissingMedia(path, f"{what}. Check the manifest's value and the data root, or fetch the file.")
     if path.stat().st_size == 0:
         raise EmptyMedia(path, "has zero bytes. Fetch or extract it again.")
@@ -157,11 +159,8 @@ def open_media(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> Iterat
                 f"is cut off: at least {missing}, the header among them, so that 0 frames can be decoded. "
                 f"Fetch it again.",
             ) from err
-        raise UnreadableMedia(
-            path,
-            f"cannot be opened as audio or video ({err.strerror or err}): it is damaged, or it "
-            f"{refusal(path, CONTAINER_FORMATS)}. Fetch it again or convert it.",
-        ) from err
+        failed = f"cannot be opened as audio or video ({err.strerror or err})"
+        raise UnreadableMedia(path, refusal(path, CONTAINER_FORMATS, failed)) from err
     try:
         _check_limits(path, container, limits)
         yield container

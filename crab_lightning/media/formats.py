@@ -42,16 +42,21 @@ _REFUSED = (
 _HEAD_BYTES = 64
 
 
-def refusal(path: Path, known: tuple[str, ...]) -> str:
-    """Say that the format of a file is not read, by its name where the first bytes tell it.
+def refusal(path: Path, known: tuple[str, ...], failed: str) -> str:
+    """Say why a file is not read: it is of another format, whose name is told where the first bytes tell it.
 
     Args:
         path: An existing file.
         known: The formats that are read.
+        failed: What to say where they do not.
     """
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES).lstrip(b"\xef\xbb\xbf \t\r\n")
     listed = ", ".join(name.lower() for name in known)
     found = next((name for start, name in _REFUSED if head[: len(start)].lower() == start.lower()), None)
-    what = f"is {found}, which is not read" if found else "is in no format that is read"
-    return f"{what} (only {listed} are)"
+    if found is not None:
+        return f"is {found}, which is not read. These formats are: {listed}. Fetch it again or convert it."
+    return (
+        f"{failed}: it is damaged, or in no format that is read. These formats are: {listed}. Fetch it again "
+        "or convert it."
+    )

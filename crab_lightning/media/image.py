@@ -146,11 +146,7 @@ def _read(
     except MediaError:
         raise
     except UnidentifiedImageError as err:
-        raise UnreadableMedia(
-            path,
-            f"cannot be read as a picture: it {refusal(path, PICTURE_FORMATS)}. Fetch or extract it again, "
-            "or convert it to JPEG or PNG.",
-        ) from err
+        raise UnreadableMedia(path, refusal(path, PICTURE_FORMATS, "cannot be read as a picture")) from err
     except Image.DecompressionBombError as err:
         raise MediaTooLarge(path, f"is refused by Pillow ({err}) Scale it down.") from err
     # Pillow raises any of these on damaged data.

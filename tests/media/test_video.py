@@ -191,7 +191,7 @@ def test_zero_bytes_is_named(tmp_path: Path) -> None:
 
 def test_file_that_is_no_media_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"<html>404</html>" * 100)
-    with pytest.raises(UnreadableMedia, match=r"a\.mp4: cannot be opened as audio or video"):
+    with pytest.raises(UnreadableMedia, match=r"a\.mp4: is a web page, which is not read"):
         read_video(tmp_path / "a.mp4", 2)
 
 
