@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("evaluate:run", "Put the test sets to any model behind an OpenAI-compatible address."),
     "serve": ("serve:run", "Serve a trained run at an OpenAI-compatible address."),
     "adapter convert": ("adapter:convert", "Write released Crab+ weights as an adapter folder, or back."),
+    "adapter export": ("adapter:export", "Write a run's plain LoRA as a PEFT folder or a merged checkpoint."),
     "adapter inspect": ("adapter:inspect", "Show kind, sizes and largest values of adapter weights."),
     "segment": ("segment:run", "Segment what sounds in a picture or video, or what an expression names."),
     "showcase": ("showcase:run", "Ask a trained run everything about one clip; writes one page."),

@@ -136,6 +136,49 @@ def inspect(words: Sequence[str]) -> None:
                 print(f"{tower}: {len(row[what])} {what.replace('_', ' ')}, first {row[what][0]}")
 
 
+def export(words: Sequence[str]) -> None:
+    """Write the plain LoRA of a run for other programs.
+
+    Args:
+        words: Options after ``adapter export``.
+
+    Raises:
+        ExportError: If the run's adapters are no plain LoRA.
+        FileExistsError: If the folder exists.
+    """
+    parser = Options(
+        prog="cli.py adapter export",
+        description="Write the adapters of a run of kind lora as a PEFT folder, or with --merge as a whole "
+        "checkpoint in which the update is added to the base weights. Other kinds are refused: their update "
+        "depends on the token or on the task.",
+    )
+    parser.add_argument("checkpoint", type=Path, help="a run folder, a .ckpt file or an adapter folder")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")
+    parser.add_argument(
+        "--merge", action="store_true", help="write a whole checkpoint instead of a PEFT folder"
+    )
+    parser.add_argument("--config", help="config file; the run's own config.yaml is used when left out")
+    args = parser.parse_args(list(words))
+    if args.out.exists():
+        raise FileExistsError(f"{args.out} exists already; name a folder that does not")
+
+    from crab_lightning.adapters.export import write_merged, write_peft
+    from crab_lightning.inference.loading import load_run
+
+    model, _ = load_run(args.checkpoint, args.config, "cpu")
+    if args.merge:
+        from transformers import AutoProcessor
+
+        count = write_merged(model.model, AutoProcessor.from_pretrained(model.base_name), args.out)
+        print(f"Wrote {args.out}: a checkpoint with the update of {count} layers added to its weights")
+        return
+    count = write_peft(model.model, model.base_name, args.out)
+    print(
+        f"Wrote {args.out}: {count} layers. Read it with "
+        f"peft.PeftModel.from_pretrained(base_model, '{args.out}'), where base_model is {model.base_name}"
+    )
+
+
 def _print_figures(layers: Sequence[Any], title: str) -> None:
     from rich.console import Console
 

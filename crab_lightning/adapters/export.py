@@ -1,0 +1,147 @@
+"""Plain LoRA for other programs: a PEFT folder, or its update added to the base weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from crab_lightning.adapters.kinds.lora import LoRALinear
+
+
+class ExportError(ValueError):
+    """Adapters that another program cannot hold."""
+
+
+def plain_lora(model: nn.Module) -> dict[str, LoRALinear]:
+    """Return the plain LoRA layers of a model by the name of the layer that they adapt.
+
+    Raises:
+        ExportError: If the model has no adapters, or adapters of another kind.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
+    if not layers:
+        raise ExportError("the run has no adapters; there is nothing to export")
+    kinds = sorted({layer.config.kind for layer in layers.values()} - {"lora"})
+    if kinds:
+        raise ExportError(
+            f"the adapters are of kind {', '.join(kinds)}. Their update depends on the token or on the task, "
+            "so neither PEFT's LoRA nor a single merged weight can hold it. Export a run of kind lora, or "
+            "serve this one with `serve`"
+        )
+    return layers
+
+
+def library_model(model: nn.Module) -> Any:
+    """Return the transformers model that holds all adapters of a model: the model itself or a part of it.
+
+    Raises:
+        ExportError: If there is none.
+    """
+    from transformers import PreTrainedModel
+
+    count = len(plain_lora(model))
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel) and len(_layers(module)) == count:
+            return module
+    raise ExportError("the adapters do not lie in one transformers model, so PEFT cannot name them")
+
+
+def write_peft(model: nn.Module, base_name: str, out: Path) -> int:
+    """Write plain LoRA as a folder that ``peft.PeftModel.from_pretrained`` reads.
+
+    Args:
+        model: Holds the adapters.
+        base_name: Folder or hub name of the base weights, which the folder names.
+        out: Folder to write; it must not exist.
+
+    Returns:
+        The number of adapted layers.
+
+    Raises:
+        ExportError: If the adapters are no plain LoRA.
+        FileExistsError: If the folder exists.
+    """
+    inner = library_model(model)
+    layers = _layers(inner)
+    first = next(iter(layers.values())).config
+    about = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base_name,
+        "r": first.rank,
+        "lora_alpha": first.alpha,
+        "lora_dropout": first.dropout,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "target_modules": sorted(layers),
+    }
+    state = {}
+    for name, layer in layers.items():
+        state[f"base_model.model.{name}.lora_A.weight"] = layer.lora_A.detach().cpu().contiguous()
+        state[f"base_model.model.{name}.lora_B.weight"] = layer.lora_B.detach().cpu().contiguous()
+    with _new_folder(out) as folder:
+        save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        (folder / "adapter_config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    return len(layers)
+
+
+def write_merged(model: nn.Module, processor: Any, out: Path) -> int:
+    """Add plain LoRA to the base weights and write the whole checkpoint.
+
+    The model is changed: its adapters are gone afterwards. The sum is computed in 32 bits and stored in the
+    type of the base weights, so bfloat16 weights lose the digits that they cannot hold.
+
+    Args:
+        model: Holds the adapters.
+        processor: What ``save_pretrained`` writes beside the weights: a tokenizer or a processor.
+        out: Folder to write; it must not exist.
+
+    Returns:
+        The number of merged layers.
+
+    Raises:
+        ExportError: If the adapters are no plain LoRA.
+        FileExistsError: If the folder exists.
+    """
+    inner = library_model(model)
+    layers = _layers(inner)
+    with _new_folder(out) as folder:
+        for name, layer in layers.items():
+            base = layer.base
+            update = layer.scaling * layer.lora_B.detach().float() @ layer.lora_A.detach().float()
+            with torch.no_grad():
+                base.weight.copy_(base.weight.float() + update)
+            parent, _, leaf = name.rpartition(".")
+            setattr(inner.get_submodule(parent), leaf, base)
+        inner.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    return len(layers)
+
+
+def _layers(model: nn.Module) -> dict[str, LoRALinear]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """Give a folder to write in, which takes its name when all is written."""
+    if out.exists():
+        raise FileExistsError(f"{out} exists already; name a folder that does not")
+    folder = out.with_name(f".{out.name}.partial")
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        folder.rename(out)
+    except BaseException:
+        for file in sorted(folder.rglob("*"), reverse=True):
+            file.rmdir() if file.is_dir() else file.unlink()
+        folder.rmdir()
+        raise
