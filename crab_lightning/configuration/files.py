@@ -37,6 +37,9 @@ class ConfigError(ValueError):
 _MOST_BYTES = 2**19
 _MOST_VALUES = 200_000
 _MOST_LEVELS = 60
+_MOST_FILES = 300
+_MOST_FILLED = 2**20
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 class _Loader(yaml.SafeLoader):
@@ -102,8 +105,9 @@ def compose(names: Sequence[str | Path]) -> dict[str, Any]:
         ConfigError: If a file is missing, malformed or includes itself, or an interpolation has no value.
     """
     merged: dict[str, Any] = {}
+    read: list[Path] = []
     for name in names:
-        merged = merge(merged, _load(find_config(name), ()))
+        merged = merge(merged, _load(find_config(name), (), read))
     return _interpolate(merged)
 
 
@@ -164,9 +168,12 @@ def _count(node: Any, known: dict[int, int], level: int) -> int:
     return known[id(node)]
 
 
-def _load(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    """Read one file and everything it includes; ``above`` are the files that led here."""
+def _load(path: Path, above: tuple[Path, ...], read: list[Path]) -> dict[str, Any]:
+    """Read one file and what it includes; ``above`` led here, ``read`` are all that were read so far."""
     real = path.resolve()
+    read.append(real)
+    if len(read) > _MOST_FILES:
+        raise ConfigError(f"{read[0]}: includes more than {_MOST_FILES} files, {path} among them")
     if real in above:
         route = " -> ".join(p.name for p in (*above, real))
         raise ConfigError(f"{path}: a config includes itself: {route}")
@@ -180,19 +187,19 @@ def _load(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     chain = (*above, real)
     for key, value in content.items():
         if isinstance(value, str) and value.endswith(_SUFFIXES) and key != "include":
-            content[key] = _load(path.parent / value, chain)
-    expanded = _expand(content, path, chain)
+            content[key] = _load(path.parent / value, chain, read)
+    expanded = _expand(content, path, chain, read)
     assert isinstance(expanded, dict)
     return expanded
 
 
-def _expand(node: Any, path: Path, chain: tuple[Path, ...]) -> Any:
+def _expand(node: Any, path: Path, chain: tuple[Path, ...], read: list[Path]) -> Any:
     """Replace every ``include`` key below ``node`` by the contents of its files."""
     if isinstance(node, list):
-        return [_expand(item, path, chain) for item in node]
+        return [_expand(item, path, chain, read) for item in node]
     if not isinstance(node, dict):
         return node
-    own = {key: _expand(value, path, chain) for key, value in node.items() if key != "include"}
+    own = {key: _expand(value, path, chain, read) for key, value in node.items() if key != "include"}
     if "include" not in node:
         return own
     parts = node["include"] if isinstance(node["include"], list) else [node["include"]]
@@ -202,7 +209,7 @@ def _expand(node: Any, path: Path, chain: tuple[Path, ...]) -> Any:
             raise ConfigError(
                 f"{path}: include is {part!r}; give a path relative to this file, or a list of them"
             )
-        base = merge(base, _load(path.parent / part, chain))
+        base = merge(base, _load(path.parent / part, chain, read))
     return merge(base, own)
 
 
@@ -213,8 +220,35 @@ def _interpolate(config: dict[str, Any]) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
+        length = _filled(config, config, {}, ())
+    except RecursionError as err:
+        raise ConfigError("config interpolation: its references lead to one another without end") from err
+    if length > _MOST_FILLED:
+        raise ConfigError(
+            f"config interpolation: filled in, the config has {length:,} characters; at most {_MOST_FILLED:,}"
+        )
+    try:
         filled = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
     except OmegaConfBaseException as err:
         raise ConfigError(f"config interpolation: {err}") from err
     assert isinstance(filled, dict)
     return {str(key): value for key, value in filled.items()}
+
+
+def _filled(node: Any, config: dict[str, Any], known: dict[str, int], above: tuple[str, ...]) -> int:
+    """Count the characters of a node once every ``${section.key}`` in it is filled in."""
+    if isinstance(node, (dict, list)):
+        children = node.values() if isinstance(node, dict) else node
+        return sum(_filled(child, config, known, above) for child in children)
+    text = str(node)
+    length = len(text)
+    for key in _REFERENCE.findall(text):
+        if key in above:
+            continue  # a circle, which OmegaConf names
+        if key not in known:
+            found: Any = config
+            for part in key.split("."):
+                found = found.get(part) if isinstance(found, dict) else None
+            known[key] = _filled(found, config, known, (*above, key))
+        length += known[key]
+    return length

@@ -145,7 +145,8 @@ def sound_gaps(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> Sou
             return SoundGaps()
         zero_s, base = clock_zero_s(container), float(track.time_base)
         # mp4 keeps no end of a packet: its length there reaches up to the next one, over any pause.
-        longest_s = track.codec_context.frame_size / track.codec_context.sample_rate or math.inf
+        rate_hz = track.codec_context.sample_rate or 1
+        longest_s = track.codec_context.frame_size / rate_hz or math.inf
         start_s: float | None = None
         end_s, holes = 0.0, []
         for packet in container.demux(track):

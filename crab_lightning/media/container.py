@@ -192,8 +192,11 @@ def _preference(stream: Any) -> tuple[bool, bool]:
 
 
 def is_timed(container: Any) -> bool:
-    """Tell whether the packets of a container carry times, so that sound may begin late or pause."""
-    return not _TIMED.isdisjoint(container.format.name.split(","))
+    """Tell whether the packets of a container carry times, so that sound may begin late or pause.
+
+    Those of a file with pictures do, whatever its container.
+    """
+    return video_stream(container) is not None or not _TIMED.isdisjoint(container.format.name.split(","))
 
 
 def clock_zero_s(container: Any) -> float:

@@ -153,6 +153,21 @@ def test_configs_that_are_made_to_take_time_are_refused_at_once(tmp_path: Path) 
         assert time.monotonic() - began < 10
 
 
+def test_configs_that_grow_by_includes_or_by_interpolation_are_refused(tmp_path: Path) -> None:
+    for level in range(12):
+        below = ", ".join([f"level{level + 1}.yaml"] * 10)
+        write(tmp_path, **{f"level{level}": f"include: [{below}]\n" if level < 11 else "a: 1\n"})
+    with pytest.raises(ConfigError, match="includes more than 300 files"):
+        compose([tmp_path / "level0.yaml"])
+    text = "a0: xxxx\n" + "".join(f"a{i}: '${{a{i - 1}}}${{a{i - 1}}}'\n" for i in range(1, 60))
+    write(tmp_path, bomb=text)
+    with pytest.raises(ConfigError, match=r"filled in, the config has [\d,]+ characters"):
+        compose([tmp_path / "bomb.yaml"])
+    write(tmp_path, loop="a: ${b}\nb: ${a}\n")
+    with pytest.raises(ConfigError, match="config interpolation"):
+        compose([tmp_path / "loop.yaml"])
+
+
 def test_aliases_of_a_usual_config_are_written_out(tmp_path: Path) -> None:
     write(tmp_path, main="a: &a {x: 1}\nb: *a\nc: [*a, *a]\n")
     assert compose([tmp_path / "main.yaml"]) == {"a": {"x": 1}, "b": {"x": 1}, "c": [{"x": 1}] * 2}
