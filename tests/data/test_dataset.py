@@ -12,7 +12,7 @@ from crab_lightning import media
 from crab_lightning.data.dataset import AVDataset, target_policy
 from crab_lightning.data.loading import SampleError
 from crab_lightning.data.manifests.reader import read_manifest
-from crab_lightning.data.swap import swapped_audio
+from crab_lightning.data.swap import swapped_audio, with_sound_of
 from crab_lightning.structures import DatasetSpec, Media, Sample
 from tests.data.world import DATASETS, HZ, TASKS, Letters, Pair
 
@@ -163,3 +163,11 @@ def test_prompt_that_does_not_fit_the_layout_is_refused(root: Path) -> None:
         SampleError, match=r"data\.tasks\.recognition writes a prompt with 0 audio placeholders for 1"
     ):
         AVDataset(samples, tasks, DATASETS, Letters())[0]
+
+
+def test_swapped_sound_comes_with_the_unit_that_its_donor_hears(tmp_path: Path) -> None:
+    first = Sample("a/1", "a", "t", "test", "1", audios=(tmp_path / "1.wav",), unit=2)
+    second = Sample("a/2", "a", "t", "test", "2", audios=(tmp_path / "2.wav",), unit=7)
+    heard = with_sound_of(first, second)
+    assert (heard.audios, heard.unit) == (second.audios, 7)
+    assert (heard.id, heard.clip) == (first.id, first.clip)

@@ -174,3 +174,12 @@ def test_nothing_is_built_outside_the_meta_device() -> None:
         patch.setattr(nn.Parameter, "__new__", note)
         measure("Qwen/Qwen2.5-Omni-7B", ADAPTER)
     assert set(seen) == {"meta"}
+
+
+def test_ddp_keeps_its_buckets_beside_the_gradients_and_one_process_does_not(published: Shape) -> None:
+    several, alone = (memory(published, setting(devices=n)) for n in (8, 1))
+    gradients = published.adapters * published.adapter_bytes
+    assert alone["gradients"] == gradients
+    assert several["gradients"] == 2 * gradients  # DDP reduces in buckets that are as large as these
+    others = {name: size for name, size in several.items() if name != "gradients"}
+    assert others == {name: size for name, size in alone.items() if name != "gradients"}

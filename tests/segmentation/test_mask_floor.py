@@ -123,3 +123,17 @@ def test_process_without_such_questions_asks_when_another_process_does(data: Any
     floor.on_test_batch_start(trainer, model, Batch({}, None, own, [False] * len(own)), 0)  # type: ignore[arg-type]
     assert [batch.samples for batch in asked] == [own[:1]]
     assert data.tasks["spatial"].masks.floor == {}
+
+
+def test_a_floor_answer_that_was_cut_off_is_read_as_the_score_reads_it(
+    tmp_path: Path, data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(self: Listener, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        numbers = batch.inputs["input_ids"][:, 0].tolist()  # it names the box that it does not hear
+        said = [told(BOXES[1 - number]) for number in numbers]
+        pairs = zip(batch.samples, said, strict=True)
+        return {"predictions": [Prediction(s, text, truncated=True) for s, text in pairs]}
+
+    monkeypatch.setattr(Listener, "predict_step", cut)
+    # Hearing the other clip it so names its own box.
+    assert outcome(tmp_path, data)["strict"]["crabplus_floor_j"] == 1.0
