@@ -150,6 +150,29 @@ def memory_kib(field: str) -> int:
     return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
+def adamw(args: argparse.Namespace) -> None:
+    """Time an optimizer step over the I-LoRA weights by each implementation of AdamW, interleaved."""
+    ways: dict[str, dict[str, Any]] = {"default": {}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+    made: dict[str, torch.optim.Optimizer] = {}
+    for name, options in ways.items():
+        trained = [p for p in adapted_decoder("ilora", args).parameters() if p.requires_grad]
+        for parameter in trained:
+            parameter.grad = torch.randn_like(parameter)
+        made[name] = torch.optim.AdamW(trained, lr=1e-4, **options)
+        made[name].step()
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(args.rounds):
+        for name in random.sample(list(ways), len(ways)):
+            started = clock(args)
+            made[name].step()
+            times[name].append(clock(args) - started)
+    values = sum(p.numel() for group in made["fused"].param_groups for p in group["params"])
+    print(
+        f"AdamW over {values:,} values:",
+        {k: f"{1e3 * statistics.median(v):.2f} ms" for k, v in times.items()},
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -162,7 +185,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--adamw", action="store_true", help="time the implementations of AdamW alone")
     args = prepare(parser)
+    if args.adamw:
+        adamw(args)
+        return
     names = [*variants(), RECOMPUTED]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from crab_lightning.compat import recomputing
+
 ValueT = TypeVar("ValueT")
 
 
@@ -84,7 +86,7 @@ class AnnouncedBatch:
     def add_loss(self, loss: Tensor) -> None:
         """Add a loss of a layer's own to that of the running training batch."""
         # Checkpointing runs the forward again inside backward; that loss has been added.
-        if torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
+        if torch.is_grad_enabled() and not recomputing():
             self._losses.append(loss)
 
     def take_loss(self) -> Tensor | None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from crab_lightning.adapters.dropout import draw_seed, dropped, keep_scale, mask_blocks
+from crab_lightning.compat import softmax_backward
 
 RouteSink = Callable[[Tensor], None]
 
@@ -180,7 +181,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         heads = du.view(-1, routes.shape[-1], rank)
         dz = torch.bmm(coefficients.unsqueeze(1), heads).squeeze(1)
         d_routes = (heads * z.unsqueeze(1)).sum(-1).to(routes.dtype) * call.gain
-        d_logits = torch._softmax_backward_data(d_routes.t(), routes.t(), 0, routes.dtype)
+        d_logits = softmax_backward(d_routes.t(), routes.t(), 0)
         d_logits = d_logits.t().contiguous().to(dtype)
         if need_route:
             d_route = (d_logits.t() @ (tokens if call.route_reads_x else z)).to(route.dtype)

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoProcessor, Qwen2AudioForConditionalGeneration
 
 from crab_lightning.captioners.base import PROMPT, CaptionerError, ClipRefused, heard, tidy
+from crab_lightning.compat import load_with_info
 from crab_lightning.media import MediaError
 from crab_lightning.structures import SAMPLE_RATE_HZ
 
@@ -53,9 +54,7 @@ class Qwen2AudioCaptioner:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         self.processor: Any = AutoProcessor.from_pretrained(pretrained)
-        model, info = Qwen2AudioForConditionalGeneration.from_pretrained(
-            pretrained, dtype=dtype, output_loading_info=True
-        )
+        model, info = load_with_info(Qwen2AudioForConditionalGeneration, pretrained, dtype=dtype)
         if lost := sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"])):
             raise CaptionerError(
                 f"--captioner {pretrained}: {len(lost)} weights are missing or of another shape (first: "

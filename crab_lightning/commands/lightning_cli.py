@@ -19,6 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from crab_lightning.adapters.kinds import own_keys
 from crab_lightning.commands.mistakes import explained, useful
+from crab_lightning.compat import callbacks_of, datamodule_of
 from crab_lightning.configuration.files import ConfigError
 from crab_lightning.dashboards import RunProgress, TrainScalars
 from crab_lightning.data import AVDataModule, CaptionDataModule
@@ -85,8 +86,8 @@ class SaveRunConfig(SaveConfigCallback):
         # With the closed sets that the manifests span: `ask` has no manifests, and a class index must not
         # shift.
         for name, row in content["data"].get("datasets", {}).items():
-            if name in trainer.datamodule.datasets:  # data.only leaves rows out
-                row["classes"] = trainer.datamodule.datasets[name].classes
+            if name in datamodule_of(trainer).datasets:  # data.only leaves rows out
+                row["classes"] = datamodule_of(trainer).datasets[name].classes
         content = {key: value for key, value in content.items() if key not in ("config", "ckpt_path")}
         _drop_foreign_keys(content["model"])
         content["run"].pop("folder", None)  # a run that is copied or moved writes where it is
@@ -263,7 +264,7 @@ class CrabCLI(LightningCLI):
 
     def start(self) -> None:
         """Run the function."""
-        for callback in self.trainer.callbacks:
+        for callback in callbacks_of(self.trainer):
             if isinstance(callback, Evaluator):
                 callback.identity = self.identity()
         arguments: dict[str, Any] = {"datamodule": self.datamodule, "ckpt_path": self.ckpt_path}

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from crab_lightning.compat import datamodule_of
 from crab_lightning.evaluation.prediction_files import read_records
 from crab_lightning.metrics.masks import binary_scores
 from crab_lightning.segmentation import Prompt
@@ -42,7 +43,7 @@ class MaskSheets(Callback):
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # a collective call: on every process
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
-        data: Any = trainer.datamodule
+        data: Any = datamodule_of(trainer)
         samples = {sample.id: sample for sample in data.samples("test")}
         for name, spec in data.datasets.items():
             task, answers = data.tasks[spec.task], folder / "predictions" / f"{name}.jsonl"

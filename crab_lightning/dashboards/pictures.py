@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from crab_lightning.compat import callbacks_of, datamodule_of
 from crab_lightning.dashboards.figures import clips, matrices, spatial
 from crab_lightning.dashboards.figures.media import ClipMedia, load
 from crab_lightning.dashboards.figures.sheet import png, verdict
@@ -64,11 +65,11 @@ class Pictures(Callback):
         """
         # Here, on every process: asking the trainer for the folder is a collective call.
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
-        evaluators = [c for c in trainer.callbacks if isinstance(c, Evaluator)]
+        evaluators = [c for c in callbacks_of(trainer) if isinstance(c, Evaluator)]
         if not any(e.predictions for e in evaluators):
             raise ValueError(
                 "Pictures draws the answers that the Evaluator writes: set evaluator.predictions to true, or"
-                " take Pictures out of trainer.callbacks"
+                " take Pictures out of callbacks_of(trainer)"
             )
 
     # Routes, while the validation loss is computed
@@ -127,7 +128,7 @@ class Pictures(Callback):
 
     def _draw(self, trainer: Trainer, split: str) -> None:
         began = time.perf_counter()
-        data: Any = trainer.datamodule
+        data: Any = datamodule_of(trainer)
         folder = self._folder
         place = folder / "figures" / (split if split == "test" else f"{split}/step-{trainer.global_step:06d}")
         answers = folder / "predictions" / ("" if split == "test" else split)

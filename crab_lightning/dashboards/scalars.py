@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from crab_lightning.compat import datamodule_of, log_interval
 from crab_lightning.distributed.sharding import gradient_norm
 from crab_lightning.structures import Batch, DatasetSpec
 
@@ -45,7 +46,7 @@ class TrainScalars(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the layout."""
-        data: Any = trainer.datamodule
+        data: Any = datamodule_of(trainer)
         if not trainer.is_global_zero or not hasattr(data, "datasets") or not hasattr(data, "tasks"):
             return
         headlines = {name: data.tasks[spec.task].headline(spec) for name, spec in data.datasets.items()}
@@ -58,7 +59,7 @@ class TrainScalars(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         """Take the gradient norm on steps that will be logged; it reads every gradient once."""
-        if trainer.loggers and (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
+        if trainer.loggers and (trainer.global_step + 1) % log_interval(trainer) == 0:
             grads = [
                 p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
             ]
@@ -77,7 +78,7 @@ class TrainScalars(Callback):
             self._slots += mask.numel()
         step = trainer.global_step
         # Accumulation keeps global_step for several batches; log once.
-        if step and step % trainer.log_every_n_steps == 0 and step != self._logged:
+        if step and step % log_interval(trainer) == 0 and step != self._logged:
             self._log(trainer, step)
 
     def _log(self, trainer: Trainer, step: int) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import lightning
 import numpy as np
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
 from crab_lightning.data.cache.store import MediaCache
@@ -186,7 +186,8 @@ class AVDataModule(lightning.LightningDataModule):
         if processor is None:
             if self.trainer is None:
                 raise RuntimeError("set datamodule.processor to use the data module without a Trainer")
-            processor = self.trainer.lightning_module.processor
+            model: Any = self.trainer.lightning_module
+            processor = model.processor
         assert processor is not None
         if processor.geometry != self.geometry:
             raise ValueError(
@@ -307,7 +308,7 @@ class AVDataModule(lightning.LightningDataModule):
         """Return the mixture as a table to print."""
         return mixture_table(self.mixture(), self._read().unsplit, len(self._mixture()), self.temperature)
 
-    @rank_zero_only  # type: ignore[untyped-decorator]
+    @rank_zero_only
     def _print_mixture(self) -> None:
         from rich.console import Console
 

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.device_dtype_mixin import _update_properties
 from lightning.pytorch import Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import FullOptimStateDictConfig, ShardingStrategy, StateDictType
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from crab_lightning.compat import tell_device
 from crab_lightning.distributed.flat_shards import flatten, gathered, trained_units, trained_weights
 
 TIMEOUT_S = 1800.0
@@ -180,7 +180,8 @@ class Fsdp1Strategy(ShardedStrategy):
 
         Loss and answers read the head by itself, so the steps run inside of that unit's forward.
         """
-        module, plugin = self.lightning_module, self.precision_plugin
+        module: Any = self.lightning_module
+        plugin: Any = self.precision_plugin
         assert module is not None
         assert self.accelerator is not None
         if plugin.precision not in ("32-true", "bf16-mixed"):
@@ -194,7 +195,7 @@ class Fsdp1Strategy(ShardedStrategy):
             # In a tuple, lest it becomes a part of the module that it wraps.
             module.fsdp1_root = (flatten(module, sharding_strategy=kept, **self.unit_options()),)
             module.fsdp1_root[0].check_is_root()  # told now: it may be a layer that is gathered first
-            _update_properties(module, device=self.root_device)
+            tell_device(module, self.root_device)
         self.model = module.fsdp1_root[0]
         # Each process would clip by the norm of its own shares.
         plugin.clip_grad_by_norm = self._clip_by_norm
@@ -237,7 +238,7 @@ class Fsdp1Strategy(ShardedStrategy):
         """Return the whole state on rank 0, nothing elsewhere, as an optimizer on one process writes it."""
         own = _unwrapped(optimizer)
         with self._whole_states(first_only=True):
-            named = FSDP.optim_state_dict(self.model, own)
+            named = FSDP.optim_state_dict(self._unit(), own)
         if self.global_rank != 0:
             return {}
         numbers = {name: number for number, name in enumerate(self._names(own))}
@@ -263,7 +264,11 @@ class Fsdp1Strategy(ShardedStrategy):
             groups = [{**g, "params": [names[n] for n in g["params"]]} for g in saved["param_groups"]]
             with self._whole_states(first_only=False):
                 named = {"state": state, "param_groups": groups}
-                optimizer.load_state_dict(FSDP.optim_state_dict_to_load(self.model, optimizer, named))
+                optimizer.load_state_dict(FSDP.optim_state_dict_to_load(self._unit(), optimizer, named))
+
+    def _unit(self) -> nn.Module:
+        assert self.model is not None
+        return self.model
 
     def _names(self, optimizer: Optimizer) -> list[str]:
         """Return the names of an optimizer's weights in its order."""
@@ -276,7 +281,7 @@ class Fsdp1Strategy(ShardedStrategy):
         offload = first_only and self.root_device.type != "cpu"
         options = FullOptimStateDictConfig(offload_to_cpu=offload, rank0_only=first_only)
         return FSDP.state_dict_type(
-            self.model, StateDictType.FULL_STATE_DICT, optim_state_dict_config=options
+            self._unit(), StateDictType.FULL_STATE_DICT, optim_state_dict_config=options
         )
 
 

@@ -14,6 +14,7 @@ import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from crab_lightning.compat import datamodule_of
 from crab_lightning.evaluation.earlier_tests import set_aside
 from crab_lightning.evaluation.likelihoods import (
     CandidateScore,
@@ -84,22 +85,22 @@ class Evaluator(Callback):
         """Find the run folder and, before a test, the answers that an interrupted one left."""
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
         self._resumed = []
-        if (data := trainer.datamodule) is not None:
+        if (data := datamodule_of(trainer)) is not None:
             used = {name: data.tasks[name] for name in sorted({s.task for s in data.datasets.values()})}
             make_ready(used, lambda here: trainer.strategy.reduce_boolean_decision(here, all=False))
-        offer_candidates(pl_module, trainer.datamodule, self.decoding)
+        offer_candidates(pl_module, datamodule_of(trainer), self.decoding)
         if stage == "test" and self._writes(trainer):
             files = PredictionFiles(self._folder, "test", trainer.global_rank)
             self._resumed = files.resume(self._identity(trainer))
             self._files = files
             answered = {record["id"] for record in self._resumed}
-            if self._resumed and all(s.id in answered for s in trainer.datamodule.samples("test")):
+            if self._resumed and all(s.id in answered for s in datamodule_of(trainer).samples("test")):
                 # Killed behind the last answer. With nothing left to do Lightning would skip the loop and its
                 # hooks, so that one answer is made again.
                 self._resumed = self._resumed[:-1]
             if self._resumed:
                 rank_zero_info(f"Resuming: {len(self._resumed):,} answers of an interrupted test are kept.")
-            trainer.datamodule.test_skip_ids = frozenset(r["id"] for r in self._resumed)
+            datamodule_of(trainer).test_skip_ids = frozenset(r["id"] for r in self._resumed)
 
     def _writes(self, trainer: Trainer) -> bool:
         return self.predictions and not getattr(trainer, "fast_dev_run", False)
@@ -119,7 +120,7 @@ class Evaluator(Callback):
     # A pass over a split
 
     def _start(self, trainer: Trainer, split: str) -> None:
-        data = trainer.datamodule
+        data = datamodule_of(trainer)
         if data is None:
             raise ValueError(
                 "Evaluator needs a datamodule with `tasks`, `datasets` and `samples(split)`; pass one"
@@ -209,7 +210,7 @@ class Evaluator(Callback):
     def _end(self, trainer: Trainer, split: str) -> None:
         """Exchange sums, compute in one fixed order on every process, log, write and print."""
         self._seconds += time.perf_counter()
-        data = trainer.datamodule
+        data = datamodule_of(trainer)
         expected = _ids(data.samples("test")) if split == "test" else {}
         if self._files is not None:
             self._files.close()
@@ -242,6 +243,7 @@ class Evaluator(Callback):
     def _log(self, split: str) -> None:
         """Log every dataset's values on every rank in one order (values are already the same everywhere)."""
         self.lower_is_better = set()
+        log: Any = self.log  # type: ignore[attr-defined]  # the trainer gives it to callbacks
         heads = []
         for name, result in self.results.items():
             prefix = f"{split}/{result['task']}/{name}"
@@ -254,9 +256,7 @@ class Evaluator(Callback):
             }
             values |= likelihood_values(result)
             for key, value in values.items():
-                self.log(
-                    f"{prefix}/{key}", value, on_step=False, on_epoch=True, batch_size=1, sync_dist=False
-                )
+                log(f"{prefix}/{key}", value, on_step=False, on_epoch=True, batch_size=1, sync_dist=False)
         losses = [r["loss"] for r in self.results.values() if r["loss"] is not None]
         mean_score = mean_headline(self.results)
         # One dataset whose metric has no bounded range: there is no mean, and none is needed.
@@ -264,7 +264,7 @@ class Evaluator(Callback):
         means = {HEADLINE: mean_score, LOSS: sum(losses) / len(losses) if losses else None}
         for key, mean in means.items():
             if mean is not None:
-                self.log(f"{split}/{key}", mean, on_step=False, on_epoch=True, batch_size=1, sync_dist=False)
+                log(f"{split}/{key}", mean, on_step=False, on_epoch=True, batch_size=1, sync_dist=False)
 
     def _write(self, trainer: Trainer, split: str, answers_per_s: float) -> None:
         path = self._folder / "metrics.json"

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from crab_lightning.compat import datamodule_of
 from crab_lightning.data.swap import swapped_audio, with_sound_of
 from crab_lightning.structures import Sample
 from crab_lightning.tasks.segmentation import Segmentation
@@ -32,14 +33,14 @@ class SwappedAudioFloor(Callback):
         """Open the tasks for it, before the Evaluator asks them for metrics."""
         if stage != "test":
             return
-        data: Any = trainer.datamodule
+        data: Any = datamodule_of(trainer)
         for task in data.tasks.values():
             if isinstance(task, Segmentation) and task.masks is not None:
                 task.masks.floor = {}
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose whose sound each sample is given."""
-        data: Any = trainer.datamodule
+        data: Any = datamodule_of(trainer)
         self._donors = {}
         for name in data.datasets:
             samples = [s for s in data.samples("test", name) if _masks(data, s) is not None]
@@ -60,7 +61,7 @@ class SwappedAudioFloor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Answer the spatial questions of the batch with other sounds."""
-        data: Any = trainer.datamodule
+        data: Any = datamodule_of(trainer)
         asked = [sample for sample in batch.samples if sample.id in self._donors]
         if not trainer.strategy.reduce_boolean_decision(bool(asked), all=False):
             return

@@ -139,7 +139,7 @@ def cut_video(
                     break
                 if stream is None:
                     encoder = _ENCODER.get(form.video or "", {})
-                    stream = out.add_stream(form.video, rate=rate, options=encoder)
+                    stream = out.add_stream(str(form.video), rate=rate, options=encoder)
                     stream.height, stream.width = frame.height, frame.width
                     is_odd = bool(frame.height % 2 or frame.width % 2)
                     stream.pix_fmt = "yuv444p" if is_odd and form.video == "libx264" else "yuv420p"

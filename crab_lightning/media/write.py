@@ -83,7 +83,9 @@ def write_video(
         raise ValueError(f"times_s has {len(times_s)} entries for {len(pictures)} frames.")
     with av.open(f"file:{path}", "w", options=muxer_options(path)) as container:
         rate = Fraction(fps).limit_denominator(1001)
-        video = container.add_stream(form.video, rate=rate, options={**form.options, **(options or {})})
+        video: Any = container.add_stream(
+            str(form.video), rate=rate, options={**form.options, **(options or {})}
+        )
         video.height, video.width = pictures.shape[1:3]
         is_odd = bool(video.height % 2 or video.width % 2)
         video.pix_fmt = "yuv444p" if is_odd and form.video == "libx264" else "yuv420p"

@@ -26,6 +26,7 @@ from crab_lightning.adapters import (
     save_adapters,
 )
 from crab_lightning.adapters.names import unwrapped_name
+from crab_lightning.compat import log_interval
 from crab_lightning.distributed.participation import Unread, with_unread
 from crab_lightning.distributed.sharding import check_strategy, readable_weights, shard
 from crab_lightning.models.answering import Answering
@@ -82,7 +83,9 @@ class AVModule(Answering):
     def __init__(
         self,
         adapter: AdapterConfig | None = None,
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4, weight_decay=0.0),
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(
+            params, lr=1e-4, weight_decay=0.0, fused=True
+        ),
         warmup_share: float = 0.03,
         max_new_tokens: int = 512,
         geometry: Geometry = "released",
@@ -353,7 +356,7 @@ class AVModule(Answering):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the gathered losses every ``trainer.log_every_n_steps`` batches, and at the last one."""
-        if len(self._window) >= max(1, self.trainer.log_every_n_steps) or self.trainer.is_last_batch:
+        if len(self._window) >= max(1, log_interval(self.trainer)) or self.trainer.is_last_batch:
             self._log_window()
 
     def _log_window(self) -> None:
@@ -427,7 +430,7 @@ class AVModule(Answering):
         return plain_arguments(given | {"adapter": self.adapter, "load_adapter": None})
 
     @classmethod
-    def load_from_checkpoint(
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's also takes open files
         cls,
         checkpoint_path: str | Path,
         map_location: Any = None,

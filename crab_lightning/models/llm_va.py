@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, CLIPVisionModel
 
 from crab_lightning.adapters import AdapterConfig
+from crab_lightning.compat import load_with_info
 from crab_lightning.distributed.participation import Unread
 from crab_lightning.encoders import Beats, load_beats
 from crab_lightning.models.composite import (
@@ -156,7 +157,9 @@ class LlmVaModule(CompositeModule):
         vision: str = "openai/clip-vit-large-patch14",
         beats: str = "BEATs_iter3_plus_AS2M.pt",
         adapter: AdapterConfig | None = None,
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4, weight_decay=0.0),
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(
+            params, lr=1e-4, weight_decay=0.0, fused=True
+        ),
         warmup_share: float = 0.03,
         max_new_tokens: int = 512,
         geometry: Geometry = "released",
@@ -219,15 +222,15 @@ class LlmVaModule(CompositeModule):
 
     def load_base(self) -> nn.Module:
         """Return the text model, the encoders and random connectors."""
-        options: dict[str, Any] = {"dtype": getattr(torch, self.dtype_name), "output_loading_info": True}
+        options: dict[str, Any] = {"dtype": getattr(torch, self.dtype_name)}
         language_model: Any
-        language_model, info = AutoModelForCausalLM.from_pretrained(
-            self.pretrained, attn_implementation=self.attention, **options
+        language_model, info = load_with_info(
+            AutoModelForCausalLM, self.pretrained, attn_implementation=self.attention, **options
         )
         refuse_incomplete(self.pretrained, info, "language model")
         refuse_changed_logits(self.pretrained, language_model.config)
         vision: Any
-        vision, info = CLIPVisionModel.from_pretrained(self.vision, **options)
+        vision, info = load_with_info(CLIPVisionModel, self.vision, **options)
         refuse_incomplete(self.vision, info, "vision encoder")
         audio = load_beats(self.beats).to(options["dtype"])
         width = int(language_model.config.get_text_config().hidden_size)

@@ -14,6 +14,7 @@ from transformers import AutoConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 from crab_lightning.adapters import AdapterConfig
 from crab_lightning.adapters.quantized import four_bit_config
+from crab_lightning.compat import from_config, load_with_info
 from crab_lightning.distributed.participation import Unread, unread_patches
 from crab_lightning.distributed.shard_files import draw_adapters, fill_shards, parameters_on_meta
 from crab_lightning.distributed.sharding import shard_device, shards_at_load
@@ -68,7 +69,9 @@ class OmniModule(AVModule):
         self,
         pretrained: str = "Qwen/Qwen2.5-Omni-7B",
         adapter: AdapterConfig | None = None,
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4, weight_decay=0.0),
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(
+            params, lr=1e-4, weight_decay=0.0, fused=True
+        ),
         warmup_share: float = 0.03,
         max_new_tokens: int = 512,
         geometry: Geometry = "released",
@@ -124,10 +127,10 @@ class OmniModule(AVModule):
             config = AutoConfig.from_pretrained(self.pretrained)
             config = getattr(config, "thinker_config", config)
             with parameters_on_meta() if self._fills_shards else nullcontext():
-                model = Qwen2_5OmniThinkerForConditionalGeneration._from_config(config, **options)
+                model = from_config(Qwen2_5OmniThinkerForConditionalGeneration, config, **options)
         else:
-            model, found = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
-                self.pretrained, output_loading_info=True, **options
+            model, found = load_with_info(
+                Qwen2_5OmniThinkerForConditionalGeneration, self.pretrained, **options
             )
             missing, wrong = sorted(found["missing_keys"]), sorted(map(str, found["mismatched_keys"]))
             if missing or wrong:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from crab_lightning.adapters import AdapterConfig
+from crab_lightning.compat import load_with_info
 from crab_lightning.distributed.participation import Unread, unread_patches
 from crab_lightning.encoders import Beats, load_beats
 from crab_lightning.models.composite import (
@@ -106,7 +107,9 @@ class VllmAModule(CompositeModule):
         pretrained: str = "Qwen/Qwen2.5-VL-7B-Instruct",
         beats: str = "BEATs_iter3_plus_AS2M.pt",
         adapter: AdapterConfig | None = None,
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4, weight_decay=0.0),
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(
+            params, lr=1e-4, weight_decay=0.0, fused=True
+        ),
         warmup_share: float = 0.03,
         max_new_tokens: int = 512,
         geometry: Geometry = "released",
@@ -155,11 +158,11 @@ class VllmAModule(CompositeModule):
     def load_base(self) -> nn.Module:
         """Return Qwen2.5-VL, BEATs and a random connector."""
         language_model: Any
-        language_model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        language_model, info = load_with_info(
+            Qwen2_5_VLForConditionalGeneration,
             self.pretrained,
             dtype=getattr(torch, self.dtype_name),
             attn_implementation=self.attention,
-            output_loading_info=True,
         )
         refuse_incomplete(self.pretrained, info, "vision-language model")
         audio = load_beats(self.beats).to(language_model.dtype)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from crab_lightning.adapters import AdapterConfig
+from crab_lightning.compat import from_config
 
 # Sizes of the published thinker (Qwen2.5-Omni technical report, arXiv:2503.20215, and the checkpoint's
 # config.json), so that a plan needs neither network nor weights. What is left out is transformers' default.
@@ -162,7 +163,8 @@ def thinker_config(pretrained: str) -> tuple[Any, str]:
         config = AutoConfig.from_pretrained(pretrained)
         return getattr(config, "thinker_config", config), f"{pretrained}/config.json"
     if pretrained in PUBLISHED:
-        return Qwen2_5OmniThinkerConfig(**PUBLISHED[pretrained]), f"published sizes of {pretrained}"
+        sizes: dict[str, Any] = PUBLISHED[pretrained]
+        return Qwen2_5OmniThinkerConfig(**sizes), f"published sizes of {pretrained}"
     raise FileNotFoundError(
         f"model.pretrained {pretrained}: no such folder with a config.json, and its sizes are not known here "
         f"(known: {', '.join(PUBLISHED)}). Give a folder; its weights are not read"
@@ -183,7 +185,7 @@ def measure(pretrained: str, adapter: AdapterConfig | None) -> Shape:
 
     config, source = thinker_config(pretrained)
     with torch.device("meta"):
-        model: Any = Qwen2_5OmniThinkerForConditionalGeneration._from_config(config)
+        model: Any = from_config(Qwen2_5OmniThinkerForConditionalGeneration, config)
         decoder: Any = model.get_decoder()
         towers = towers_of(model)
         stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList)]

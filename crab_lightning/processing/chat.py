@@ -38,6 +38,10 @@ class Written:
     answer: int
 
 
+def _token_id(tokenizer: Any, token: str) -> int:
+    return int(tokenizer.convert_tokens_to_ids(token))
+
+
 class ChatWriter:
     """Writes conversations with a tokenizer's own chat template.
 
@@ -69,7 +73,7 @@ class ChatWriter:
             )
         self.reserved = tuple(self.tokenizer.all_special_tokens)
         end = self.tokenizer.eos_token if end_token is None else end_token
-        self.end_token = -1 if end is None else int(self.tokenizer.convert_tokens_to_ids(end))
+        self.end_token = -1 if end is None else _token_id(self.tokenizer, end)
         if self.end_token < 0 or self.end_token == self.tokenizer.unk_token_id:
             raise ValueError(f"{pretrained}: end_token {end!r} is no token of its vocabulary")
         # Llama 2 and 3 have no padding token. Any will do: padding is masked by length, never by its id.
@@ -79,7 +83,7 @@ class ChatWriter:
             [AddedToken(mark, special=True, normalized=False) for mark in _MARKS.values()],
             special_tokens=True,
         )
-        self._media = {int(self.tokenizer.convert_tokens_to_ids(mark)): m for m, mark in _MARKS.items()}
+        self._media = {_token_id(self.tokenizer, mark): m for m, mark in _MARKS.items()}
 
     def write(self, example: Example) -> Written:
         """Write one example; of an answer, everything up to the end token.

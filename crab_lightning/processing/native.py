@@ -120,7 +120,7 @@ class NativeProcessor:
             return
         user = [{"type": "text", "text": "a"}, {"type": "video", "video": ""}, {"type": "audio", "audio": ""}]
         user += [{"type": "image", "image": ""}, {"type": "text", "text": "b"}]
-        chat = [
+        chat: Any = [
             {"role": "system", "content": [{"type": "text", "text": SYSTEM_MESSAGE}]},
             {"role": "user", "content": user},
         ]

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from crab_lightning.compat import callbacks_of
 from crab_lightning.runs.checkpoint_files import CheckpointError, CheckpointFiles
 from crab_lightning.runs.interruption import REQUEUE, StopSignals, requeue
 from crab_lightning.runs.random_state import random_states, set_random_state
@@ -173,7 +174,7 @@ class RunCheckpoint(Checkpoint):
         """Return the logged key that decides, and 1 where more is better, else -1."""
         key = str(self.monitor)
         less: set[str] = set()
-        for callback in trainer.callbacks:
+        for callback in callbacks_of(trainer):
             if key == MEAN and (other := getattr(callback, "stands_for_mean", None)) is not None:
                 key = other
             less |= getattr(callback, "lower_is_better", set())
@@ -266,8 +267,9 @@ class RunCheckpoint(Checkpoint):
     @staticmethod
     def _save_adapters(pl_module: LightningModule, folder: Path) -> None:
         # A model without adapters (full fine-tuning) has its weights in the Lightning checkpoint alone.
-        if pl_module.saves_parts:
-            pl_module.save_adapter(folder)
+        module: Any = pl_module
+        if module.saves_parts:
+            module.save_adapter(folder)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from crab_lightning.compat import load_with_info
 from crab_lightning.segmentation.decoder import LastUsed, MaskRequest, check_request, content_key
 
 MINI = "mini_sam2"
@@ -200,7 +201,7 @@ def load_folder(kind: Any, pretrained: str, device: str, dtype: str) -> tuple[_L
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # both kinds read one folder, and what is missing is returned
     try:
-        model, report = kind.from_pretrained(where, dtype=getattr(torch, dtype), output_loading_info=True)
+        model, report = load_with_info(kind, where, dtype=getattr(torch, dtype))
         images = Sam2ImageProcessor.from_pretrained(where)
     finally:
         transformers_logging.set_verbosity(level)

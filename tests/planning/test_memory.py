@@ -181,5 +181,5 @@ def test_ddp_keeps_its_buckets_beside_the_gradients_and_one_process_does_not(pub
     gradients = published.adapters * published.adapter_bytes
     assert alone["gradients"] == gradients
     assert several["gradients"] == 2 * gradients  # DDP reduces in buckets that are as large as these
-    others = {name: size for name, size in several.items() if name != "gradients"}
-    assert others == {name: size for name, size in alone.items() if name != "gradients"}
+    kept = several.keys() - {"gradients", "fragmentation"}  # a share of all that is held
+    assert all(several[name] == alone[name] for name in kept)

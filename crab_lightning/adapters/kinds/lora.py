@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from crab_lightning.adapters.batch import AnnouncedBatch
 from crab_lightning.adapters.config import AdapterConfig
 from crab_lightning.adapters.function import Call, RouteSink, adapted_linear, low_rank_update, no_autocast
+from crab_lightning.compat import recomputing
 
 
 @dataclass
@@ -178,7 +179,7 @@ class LoRALinear(nn.Module):
 
     def _record(self, leading: torch.Size, routes: Tensor) -> None:
         # Checkpointing runs the forward again inside backward; those tokens have been seen.
-        if torch._C._current_graph_task_id() == -1:
+        if not recomputing():
             for sink in self.route_sinks:
                 sink(routes.view(*leading, routes.shape[-1]))
 

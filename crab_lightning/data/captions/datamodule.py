@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 from torchmetrics import MetricCollection
 
 from crab_lightning.data.captions.files import PLACEHOLDER, TASK, CaptionSource, read_captions

@@ -102,7 +102,8 @@ def thinker_config(sizes: TinyNativeConfig, tokenizer: Any) -> Qwen2_5OmniThinke
     height = (half - time) // 2
     ids = {name: int(tokenizer.convert_tokens_to_ids(f"<|{name}|>")) for name in _TOKENS_IN_CONFIG}
     vision_full = tuple(i for i in range(sizes.vision_layers) if i % 2 == 1)
-    config = Qwen2_5OmniThinkerConfig(
+    made: Any = Qwen2_5OmniThinkerConfig  # takes more than its signature says
+    config: Qwen2_5OmniThinkerConfig = made(
         audio_config={
             "d_model": sizes.audio_hidden,
             "encoder_layers": sizes.audio_layers,

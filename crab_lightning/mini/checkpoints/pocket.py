@@ -139,7 +139,7 @@ def thinker_around(source: Any, tokenizer: Any, towers: PocketTowers, seed: int)
         rope_theta=text.rope_parameters["rope_theta"],
         **vars(towers),
     )
-    config = thinker_config(sizes, tokenizer)
+    config: Any = thinker_config(sizes, tokenizer)
     config.text_config.rms_norm_eps = text.rms_norm_eps
     config.text_config.max_position_embeddings = text.max_position_embeddings
     vocabulary = max(len(tokenizer), text.vocab_size)  # some models have more rows than tokens

@@ -106,7 +106,7 @@ def qwen2_of_thinker(thinker: Any) -> Any:
         "tie_word_embeddings",
     )
     rope = {key: text.rope_parameters[key] for key in ("rope_type", "rope_theta")}
-    ids = {
+    ids: dict[str, Any] = {
         key: getattr(thinker.config, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id")
     }
     model = Qwen2ForCausalLM(

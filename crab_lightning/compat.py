@@ -1,0 +1,71 @@
+"""What is private, or has no type, in other libraries and is used here: one function for each use.
+
+Each has a test in ``tests/test_compat.py`` that says which library changed. A new use comes here too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, Trainer
+    from torch import Tensor, nn
+
+
+def datamodule_of(trainer: Trainer) -> Any:
+    """Return a trainer's data module; Lightning adds this public attribute where no type checker sees it."""
+    return trainer.datamodule  # type: ignore[attr-defined]
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """Return a trainer's callbacks; as :func:`datamodule_of`."""
+    found: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return found
+
+
+def log_interval(trainer: Trainer) -> int:
+    """Return ``trainer.log_every_n_steps``; as :func:`datamodule_of`."""
+    return int(trainer.log_every_n_steps)  # type: ignore[attr-defined]
+
+
+def recomputing() -> bool:
+    """Tell whether this forward runs inside backward, as gradient checkpointing runs it again.
+
+    torch has no public question for it (2.11 to 2.14).
+    """
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+def softmax_backward(grad: Tensor, output: Tensor, dim: int) -> Tensor:
+    """Return the gradient of a softmax's input from that of its output, in the output's type.
+
+    The kernel that autograd itself calls; written out in tensors it is three passes.
+    """
+    found: Tensor = torch._softmax_backward_data(grad, output, dim, output.dtype)
+    return found
+
+
+def from_config(kind: Any, config: Any, **options: Any) -> Any:
+    """Return a transformers model of a config with random weights; only Auto classes have it public."""
+    return kind._from_config(config, **options)
+
+
+def load_with_info(kind: Any, name: str, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """Return a transformers model and what its checkpoint lacked.
+
+    With ``output_loading_info`` the return type is a pair, which transformers does not declare.
+    """
+    model, info = kind.from_pretrained(name, output_loading_info=True, **options)
+    return model, info
+
+
+def tell_device(module: nn.Module, device: torch.device) -> None:
+    """Let a LightningModule know its device where it was not moved by ``to``.
+
+    Needed under FSDP1, which moves the weights itself (Lightning 2.6).
+    """
+    from lightning.fabric.utilities.device_dtype_mixin import _update_properties
+
+    _update_properties(module, device=device)

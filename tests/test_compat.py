@@ -1,0 +1,66 @@
+"""What is private in other libraries does what we use it for; a failure here means that a library changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from crab_lightning import compat
+
+SMALL = Qwen2Config(
+    vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+    num_key_value_heads=2,
+)  # fmt: skip
+
+
+def test_lightning_trainer_has_its_data_module_callbacks_and_log_interval() -> None:
+    trainer = Trainer(logger=False, enable_checkpointing=False, log_every_n_steps=7, accelerator="cpu")
+    assert compat.datamodule_of(trainer) is None
+    data = LightningDataModule()
+    trainer.datamodule = data  # type: ignore[attr-defined]
+    assert compat.datamodule_of(trainer) is data
+    assert compat.log_interval(trainer) == 7
+    assert compat.callbacks_of(trainer)
+
+
+def test_torch_tells_a_forward_that_runs_again_inside_backward() -> None:
+    seen: list[bool] = []
+
+    def forward(x: Tensor) -> Tensor:
+        seen.append(compat.recomputing())
+        return x.square()
+
+    checkpoint(forward, torch.ones(2, requires_grad=True), use_reentrant=False).sum().backward()
+    assert seen == [False, True]
+    assert not compat.recomputing()
+
+
+def test_torch_softmax_gradient_is_autograds() -> None:
+    x = torch.randn(4, 3, requires_grad=True)
+    grad = torch.randn(4, 3)
+    y = x.softmax(1)
+    (wanted,) = torch.autograd.grad(y, x, grad)
+    torch.testing.assert_close(compat.softmax_backward(grad, y.detach(), 1), wanted)
+
+
+def test_transformers_builds_a_model_of_a_config_and_says_what_a_checkpoint_lacked(tmp_path: Path) -> None:
+    model = compat.from_config(Qwen2ForCausalLM, SMALL, dtype=torch.bfloat16)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    state = model.state_dict()
+    del state["model.norm.weight"]
+    model.save_pretrained(tmp_path, state_dict=state)
+    loaded, info = compat.load_with_info(Qwen2ForCausalLM, str(tmp_path))
+    assert isinstance(loaded, nn.Module)
+    assert set(info["missing_keys"]) == {"model.norm.weight"}
+    assert not info["mismatched_keys"]
+
+
+def test_lightning_module_is_told_its_device() -> None:
+    module = LightningModule()
+    compat.tell_device(module, torch.device("meta"))
+    assert module.device == torch.device("meta")
