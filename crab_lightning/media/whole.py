@@ -30,6 +30,8 @@ _SEGMENT = b"\x18\x53\x80\x67"
 # More outermost boxes than any clip has: 4 hours in fragments of a tenth of a second have 288,000.
 _MOST_BOXES = 300_000
 # Bytes that are searched for the first frame of an mp3, and for the last frame of a flac or ogg file.
+_MOST_FRAMES = 2_000_000  # of an mp3; 4 hours have 400,000 to 1,200,000
+_MOST_TAGS = 16
 _FIRST_BYTES, _LAST_BYTES = 2**13, 2**17
 
 
@@ -167,7 +169,7 @@ def _mp3_missing(file: BinaryIO, size: int) -> str | None:
         return f"{missing} bytes are missing at its end" if missing > slack else None
     if frames is not None:
         found = _mp3_count(file, start + at, size)
-        if frames - found > 1:
+        if frames - found > 1 and found < _MOST_FRAMES:
             return f"{frames - found} of its {frames} frames are missing at its end"
     return None
 
@@ -192,19 +194,20 @@ def _mp3_statement(frame: bytes, header: _Mp3Frame) -> tuple[int | None, int | N
 def _mp3_count(file: BinaryIO, at: int, size: int) -> int:
     """Count the frames behind the first one, headers only; the last one counts if it is whole."""
     count = -1
-    while True:
+    while count < _MOST_FRAMES:
         file.seek(at)
         frame = _mp3_frame(file.read(4))
         if frame is None or at + frame.bytes > size:
             return count
         at += frame.bytes
         count += 1
+    return count
 
 
 def _after_id3(file: BinaryIO) -> int:
     """Return where the tag at the beginning of a file ends."""
     at = 0
-    while True:
+    for _ in range(_MOST_TAGS):
         file.seek(at)
         tag = file.read(10)
         if tag[:3] != b"ID3" or len(tag) < 10:
@@ -213,6 +216,7 @@ def _after_id3(file: BinaryIO) -> int:
         for byte in tag[6:10]:
             length = length << 7 | byte & 0x7F
         at += 10 + length + (10 if tag[5] & 0x10 else 0)
+    return at
 
 
 # flac

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import av
@@ -86,6 +87,33 @@ def test_edit_list_that_leaves_out_the_beginning_is_obeyed(tmp_path: Path) -> No
     on_a_clock(tmp_path / "a.mp4", white_from(4), 10, [(-1.0, beep(7, 5))])
     heard = read_audio(tmp_path / "a.mp4")
     assert onset_s(heard) == pytest.approx(white_s(tmp_path / "a.mp4"), abs=0.03)
+
+
+def test_pause_that_an_edit_list_makes_is_silence(tmp_path: Path) -> None:
+    # Second 0 to 1 of the track, nothing for 2 s, then the rest: a beep at 2 s of the track is heard at 4 s.
+    on_a_clock(tmp_path / "a.mp4", white_from(4), 10, [(0.0, beep(4, 2))])
+    edit_sound(tmp_path / "a.mp4", [(1000, 0), (2000, -1), (3000, 48_000)])
+    heard = read_audio(tmp_path / "a.mp4")
+    assert onset_s(heard) == pytest.approx(4.0, abs=0.05)
+    assert white_s(tmp_path / "a.mp4") == pytest.approx(4.0, abs=1e-3)
+
+
+def edit_sound(path: Path, edits: list[tuple[int, int]]) -> None:
+    """Give the sound track of an mp4 an edit list: length in ms, and begin in the track (-1: empty)."""
+    data = bytearray(path.read_bytes())
+    trak = data.index(b"trak", data.index(b"trak") + 4) - 4
+    assert b"soun" in data[trak : trak + 1000]
+    if (old := data.find(b"edts", trak)) >= 0:
+        data[old : old + 4] = b"free"
+    entries = b"".join(struct.pack(">IiI", length, begin, 1 << 16) for length, begin in edits)
+    elst = struct.pack(">I4sII", 16 + len(entries), b"elst", 0, len(edits)) + entries
+    edts = struct.pack(">I4s", 8 + len(elst), b"edts") + elst
+    at = trak + 8 + struct.unpack(">I", data[trak + 8 : trak + 12])[0]  # behind the track's header
+    for box in (trak, data.rindex(b"moov") - 4):
+        size = struct.unpack(">I", data[box : box + 4])[0] + len(edts)
+        data[box : box + 4] = struct.pack(">I", size)
+    data[at:at] = edts
+    path.write_bytes(bytes(data))
 
 
 @pytest.mark.parametrize("name", ["a.m4a", "a.mka"])
