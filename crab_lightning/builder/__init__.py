@@ -11,5 +11,8 @@ if TYPE_CHECKING:
     from crab_lightning.builder.report import ImportReport as ImportReport
     from crab_lightning.builder.rows import Settings as Settings
     from crab_lightning.builder.source import Source as Source
+    from crab_lightning.builder.statistics import Statistics as Statistics
+    from crab_lightning.builder.statistics import read_statistics as read_statistics
+    from crab_lightning.builder.statistics_page import write_statistics as write_statistics
 
 __getattr__, __all__ = lazy_exports(__name__, __file__)

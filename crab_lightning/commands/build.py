@@ -104,6 +104,47 @@ def import_(words: Sequence[str]) -> None:
     print(f"Wrote {_listed(folders)}")
 
 
+def stats(words: Sequence[str]) -> None:
+    """Write the statistics of a data root.
+
+    Args:
+        words: Options after ``build stats``.
+    """
+    from crab_lightning.commands.data import _add_selection, _selection
+
+    parser = Options(
+        prog="cli.py build stats",
+        description="Count what a data root holds, beside the paper's Table 1 and Fig. 3 (b): rows by task"
+        " and source dataset, lengths of answers and reasoning, balance of classes, lengths of events, media"
+        " and repeated rows. Writes one HTML page, its pictures as PNG and its numbers as JSON. It opens no"
+        " media.",
+        formatter_class=DefaultsShown,
+    )
+    _add_selection(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="folder to write to; ROOT/statistics if left out",
+    )
+    args = parser.parse_args(list(words))
+
+    from crab_lightning.builder import read_statistics, write_statistics
+
+    tasks, datasets = _selection(args.config, args.datasets)
+    with StepBar() as bar:
+        found = read_statistics(args.root, tasks, datasets, bar)
+    for line in found.composition:
+        paper = f"{line.paper_k:>6.1f} K in the paper" if line.paper_k is not None else "not in the paper"
+        print(f"{line.task:<31}{line.title:<34}{line.train:>9,}  {paper}")
+    print(f"{'all':<65}{found.train:>9,}   222.0 K in the paper")
+    if found.absent:
+        print(f"Not here: {'; '.join(found.absent)}")
+    files = write_statistics(found, args.out if args.out is not None else args.root / "statistics")
+    print(f"Wrote {files[0]} and {len(files) - 1} files beside it")
+
+
 def _listed(paths: Any) -> str:
     return ", ".join(map(str, paths))
 
