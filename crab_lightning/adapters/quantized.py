@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 import torch
+from lightning_utilities.core.imports import RequirementCache
 
 # The output layer is read directly when losses are summed; the encoders feed every token and are small. Their
 # names are matched from the start, so they stand here as every transformers version calls them.
 UNQUANTIZED = ("lm_head", "audio_tower", "visual", "model.audio_tower", "model.visual")
+
+BITSANDBYTES = "bitsandbytes>=0.48"
+"""As the extra ``quantized`` asks for it."""
 
 
 def four_bit_config(compute_dtype: torch.dtype) -> Any:
@@ -19,15 +22,15 @@ def four_bit_config(compute_dtype: torch.dtype) -> Any:
         compute_dtype: Type that a layer's weight is unpacked to when it is used.
 
     Raises:
-        ImportError: If bitsandbytes is not installed.
+        ImportError: If bitsandbytes is not installed, or too old.
         ValueError: If there is no CUDA device.
 
     Source: Dettmers et al., NeurIPS 2023 (arXiv:2305.14314).
     """
-    if find_spec("bitsandbytes") is None:
+    if not (found := RequirementCache(BITSANDBYTES)):
         raise ImportError(
-            "quantization is '4bit' and bitsandbytes is not installed: pip install bitsandbytes, or leave "
-            "quantization out"
+            f"quantization is '4bit' and bitsandbytes is not installed, or too old ({found}): pip install "
+            f"'{BITSANDBYTES}', or leave quantization out"
         )
     if not torch.cuda.is_available():
         raise ValueError("quantization is '4bit' and there is no CUDA device; leave quantization out")

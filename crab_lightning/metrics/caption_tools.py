@@ -7,9 +7,10 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from lightning_utilities.core.imports import RequirementCache
 
 from crab_lightning.metrics.caption_scores import Items
 
@@ -50,7 +51,7 @@ class CaptionToolMissing(RuntimeError):
 def missing_tool() -> str | None:
     """Say what keeps the PTB tokenizer and METEOR from running, and the remedy; ``None`` if nothing does."""
     missing = []
-    if find_spec("pycocoevalcap") is None:
+    if not RequirementCache("pycocoevalcap>=1.2"):
         missing.append("the package pycocoevalcap (pip install 'crab_lightning[metrics]')")
     if shutil.which("java") is None:
         missing.append("a Java runtime, version 8 or later, on PATH")

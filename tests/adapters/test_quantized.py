@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -47,13 +46,13 @@ def test_adapters_train_over_a_packed_base(kind: str) -> None:
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantized, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="pip install bitsandbytes, or leave quantization out"):
+    monkeypatch.setattr(quantized, "RequirementCache", lambda name: False)
+    with pytest.raises(ImportError, match="pip install 'bitsandbytes>=0.48', or leave quantization out"):
         quantized.four_bit_config(torch.bfloat16)
 
 
 def test_a_missing_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantized, "find_spec", lambda name: SimpleNamespace())
+    monkeypatch.setattr(quantized, "RequirementCache", lambda name: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="no CUDA device; leave quantization out"):
         quantized.four_bit_config(torch.bfloat16)
@@ -62,7 +61,7 @@ def test_a_missing_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_base_is_nf4_without_its_output_layer_and_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers.quantizers.quantizers_utils import should_convert_module
 
-    monkeypatch.setattr(quantized, "find_spec", lambda name: SimpleNamespace())
+    monkeypatch.setattr(quantized, "RequirementCache", lambda name: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     made = quantized.four_bit_config(torch.bfloat16)
     assert (made.load_in_4bit, made.bnb_4bit_quant_type, made.bnb_4bit_use_double_quant) == (

