@@ -11,8 +11,9 @@ from torchmetrics import Metric, MetricCollection
 from crab_lightning.metrics import EventMeanAP, SegmentAccuracy
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks.answers import class_index, distinct_names, plain, tag_bodies
-from crab_lightning.tasks.base import VIDEO_AND_AUDIO, Task, around, chosen, classes_of, describe
+from crab_lightning.tasks.base import LENIENT, VIDEO_AND_AUDIO, Task, around, chosen, classes_of, describe
 from crab_lightning.tasks.event_text import EventSpan, read_events, segment_classes, whole_span
+from crab_lightning.tasks.loose_events import json_events, loosened_times
 
 AVE_CLASSES = (
     "Church bell",
@@ -65,6 +66,8 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
 
     Args:
         clip_s: Clip length in seconds; answers are clipped to it.
+        lenient: Also read times as ``0:02`` and ``2 s``, and events written as JSON. Results with it have to
+            be named as such.
 
     Raises:
         ValueError: If ``clip_s`` is not positive.
@@ -72,10 +75,11 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
 
     instruction = "Please describe the events and time range that occurred in the video."
 
-    def __init__(self, clip_s: int = 10) -> None:
+    def __init__(self, clip_s: int = 10, lenient: bool = False) -> None:
         if clip_s < 1:
             raise ValueError(f"clip_s is {clip_s}; a clip lasts at least one second")
         self.clip_s = clip_s
+        self.lenient = lenient
 
     def prompt(self, sample: Sample) -> Conversation:
         """Return opening, video, audio, instruction."""
@@ -128,7 +132,11 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
 
         A name outside the closed set is kept as it is written: it is wrong wherever it lies.
         """
-        return tuple(read_events(plain(text), self.clip_s)) or None
+        text = plain(text)
+        found = read_events(loosened_times(text) if self.lenient else text, self.clip_s)
+        if self.lenient and not found:
+            found = [event for _, event in json_events(text, self.clip_s)]
+        return tuple(found) or None
 
     def metrics(self, spec: DatasetSpec) -> MetricCollection:
         """Return the metrics that the row names."""
@@ -175,8 +183,9 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
         return "map_average" if first == "map" else first
 
     def note(self, spec: DatasetSpec) -> str | None:
-        """Say how events are ranked where mean average precision is reported."""
-        return CONSTANT_SCORE if "map" in chosen(spec, _METRICS, ("segment_accuracy",)) else None
+        """Say how events are ranked under mean average precision, and when answers were read leniently."""
+        scored = "map" in chosen(spec, _METRICS, ("segment_accuracy",))
+        return "; ".join([CONSTANT_SCORE] * scored + [LENIENT] * self.lenient) or None
 
     def class_names(self, samples: Sequence[Sample]) -> list[str]:
         """Return the event names that these samples hold."""

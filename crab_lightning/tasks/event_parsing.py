@@ -12,7 +12,7 @@ from crab_lightning.metrics import EventParsingF
 from crab_lightning.metrics.event_parsing import clip_f_scores, named_f_scores
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks.answers import class_index, distinct_names, plain
-from crab_lightning.tasks.base import VIDEO_AND_AUDIO, Task, around, classes_of, describe
+from crab_lightning.tasks.base import LENIENT, VIDEO_AND_AUDIO, Task, around, classes_of, describe
 from crab_lightning.tasks.event_text import (
     EventSpan,
     ModalEvents,
@@ -21,6 +21,7 @@ from crab_lightning.tasks.event_text import (
     rasterise,
     read_modal_events,
 )
+from crab_lightning.tasks.loose_events import json_events, loosened_times
 
 LLP_CLASSES = (
     "Speech",
@@ -63,6 +64,8 @@ class EventParsing(Task[ModalEvents]):
 
     Args:
         clip_s: Clip length in seconds; answers are clipped to it.
+        lenient: Also read times as ``0:02`` and ``2 s``, and events written as JSON that says what is seen
+            and what is heard. Results with it have to be named as such.
 
     Raises:
         ValueError: If ``clip_s`` is not positive.
@@ -73,10 +76,11 @@ class EventParsing(Task[ModalEvents]):
         "well as the start and end times of these events."
     )
 
-    def __init__(self, clip_s: int = 10) -> None:
+    def __init__(self, clip_s: int = 10, lenient: bool = False) -> None:
         if clip_s < 1:
             raise ValueError(f"clip_s is {clip_s}; a clip lasts at least one second")
         self.clip_s = clip_s
+        self.lenient = lenient
 
     def prompt(self, sample: Sample) -> Conversation:
         """Return opening, video, audio, instruction."""
@@ -126,8 +130,16 @@ class EventParsing(Task[ModalEvents]):
 
     def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> ModalEvents | None:
         """Read what is seen and heard; ``None`` without one event of a known class inside the clip."""
-        events = self._merge(read_modal_events(plain(text), self.clip_s), classes_of(spec))
+        text = plain(text)
+        found = read_modal_events(loosened_times(text) if self.lenient else text, self.clip_s)
+        if self.lenient and not found:
+            found = [(modality, event) for modality, event in json_events(text, self.clip_s) if modality]
+        events = self._merge(found, classes_of(spec))
         return events if events.visual or events.audio else None
+
+    def note(self, spec: DatasetSpec) -> str | None:
+        """Say when answers were read leniently."""
+        return LENIENT if self.lenient else None
 
     def metrics(self, spec: DatasetSpec) -> MetricCollection:
         """Return the ten F-scores and the mean of five at each level."""

@@ -28,6 +28,7 @@ _STRICT = re.compile(r"\[(\d+),(\d+)(?:,(\d+),(\d+))?\]")
 _DECIMAL = r"\s*(\d+(?:\.\d+)?)\s*"
 _LENIENT = re.compile(rf"\[{_DECIMAL},{_DECIMAL}(?:,{_DECIMAL},{_DECIMAL})?\]")
 _SPACED_BOX = re.compile(r"\[" + ",".join([r"\s*(\d{1,9})\s*"] * 4) + r"\]")
+_LOOSE_BOX = re.compile(rf"[\[(]{_DECIMAL},{_DECIMAL}(?:,|[\])]\s*,?\s*[\[(]){_DECIMAL},{_DECIMAL}[\])]")
 _ROUND_PAIR = re.compile(r"\(\s*(\d{1,9})\s*,\s*(\d{1,9})\s*\)")
 
 
@@ -105,7 +106,7 @@ def read_referred_object(text: str, *, lenient: bool = False) -> Reading:
     return _validated(box, points[-3:])
 
 
-def read_box(text: str) -> Box | None:
+def read_box(text: str, *, lenient: bool = False) -> Box | None:
     """Read one box (ARIG): the first bracketed group of four, else two pairs in round brackets.
 
     Blanks are allowed. Where ``<obj>`` tags enclose two pairs, the last such tag pair counts, so that numbers
@@ -113,6 +114,8 @@ def read_box(text: str) -> Box | None:
 
     Args:
         text: A model's answer.
+        lenient: Where there is no such box, also read decimals (rounded half up), and decimals from 0 to 1 as
+            shares of the frame's side.
 
     Returns:
         The corners as written, also when they enclose nothing or lie outside the frame (such a box overlaps
@@ -126,6 +129,11 @@ def read_box(text: str) -> Box | None:
         corners = [(int(m[1]), int(m[2])) for m in _ROUND_PAIR.finditer(part)]
         if len(corners) >= 2:
             return (*corners[0], *corners[1])
+    if lenient and (match := _LOOSE_BOX.search(text)):
+        group = [number for number in match.groups() if number is not None]
+        shares = _are_shares(group)
+        x1, y1, x2, y2 = (_pixel(float(n)) if shares else _whole(n) for n in group)
+        return x1, y1, x2, y2
     return None
 
 

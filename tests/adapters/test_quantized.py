@@ -47,7 +47,7 @@ def test_adapters_train_over_a_packed_base(kind: str) -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantized, "RequirementCache", lambda name: False)
-    with pytest.raises(ImportError, match="pip install 'bitsandbytes>=0.48', or leave quantization out"):
+    with pytest.raises(ImportError, match=r"pip install 'bitsandbytes>=0\.48', or leave quantization out"):
         quantized.four_bit_config(torch.bfloat16)
 
 
