@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crab_lightning.media.container import DEFAULT_LIMITS, MediaLimits, audio_stream, open_media, video_stream
+from crab_lightning.media.container import (
+    DEFAULT_LIMITS,
+    MediaLimits,
+    audio_stream,
+    clock_zero_s,
+    open_media,
+    video_stream,
+)
 from crab_lightning.media.errors import EmptyMedia, NoAudioTrack, UnreadableMedia
 from crab_lightning.media.write import SoundTrack, container_format, muxer_options
 from crab_lightning.structures import SAMPLE_RATE_HZ
@@ -25,6 +32,8 @@ _ENCODER = {
 """Near the quality of the source: what is lost here is lost for every model."""
 _EARLIER_S = 1.0
 """Sound is decoded from this much before the piece: the first packet after a jump may be incomplete."""
+_PAUSE_S = 0.1
+"""Sound that comes later than this behind what went before it follows a pause."""
 
 
 def read_audio_piece(
@@ -62,15 +71,19 @@ def read_audio_piece(
         resampler = av.AudioResampler(format="fltp", layout=None, rate=sample_rate_hz)
         last, begin_s = 0, None
         at = 0
-        container.seek(int(max(0.0, start_s - _EARLIER_S) * av.time_base), backward=True)
+        zero_s = clock_zero_s(container)
+        container.seek(int((zero_s + max(0.0, start_s - _EARLIER_S)) * av.time_base), backward=True)
         try:
             for frame in container.decode(track):
                 if frame.pts is None or frame.time is None:
                     raise UnreadableMedia(path, "has sound without time stamps. Convert it.")
-                if frame.time >= end_s:
+                time_s = frame.time - zero_s
+                if time_s >= end_s:
                     break
                 if begin_s is None:
-                    begin_s = frame.time
+                    begin_s = time_s
+                elif (pause_s := time_s - begin_s - at / sample_rate_hz) > _PAUSE_S:
+                    begin_s += pause_s
                 for part in resampler.resample(frame):
                     samples = part.to_ndarray().mean(axis=0)
                     first = round((begin_s - start_s) * sample_rate_hz) + at
@@ -130,12 +143,16 @@ def cut_video(
         clock = 1 / rate if target.suffix.lower() == ".avi" else _CLOCK
         stream: Any = None
         heard: SoundTrack | None = None
-        container.seek(int(start_s * av.time_base), backward=True)
+        zero_s = clock_zero_s(container)
+        container.seek(int((zero_s + start_s) * av.time_base), backward=True)
         try:
             for frame in container.decode(track):
-                if frame.time is None or frame.time < start_s - 1e-6:
+                if frame.time is None:
                     continue
-                if frame.time >= end_s - 1e-6:
+                time_s = frame.time - zero_s
+                if time_s < start_s - 1e-6:
+                    continue
+                if time_s >= end_s - 1e-6:
                     break
                 if stream is None:
                     encoder = _ENCODER.get(form.video or "", {})
@@ -148,11 +165,11 @@ def cut_video(
                     if sound is not None:
                         heard = SoundTrack(out, form.audio, sound, SAMPLE_RATE_HZ)
                 picture = frame.reformat(format=stream.pix_fmt)
-                picture.time_base, picture.pts = clock, round((frame.time - start_s) / clock)
+                picture.time_base, picture.pts = clock, round((time_s - start_s) / clock)
                 picture.pict_type = av.video.frame.PictureType.NONE
                 out.mux(stream.encode(picture))
                 if heard is not None:
-                    heard.write_until(frame.time - start_s)
+                    heard.write_until(time_s - start_s)
         except (av.FFmpegError, ValueError) as err:
             raise UnreadableMedia(
                 source, f"cannot be decoded from {start_s:g} to {end_s:g} s ({err}). Fetch it again."

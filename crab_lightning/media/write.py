@@ -112,13 +112,20 @@ def write_video(
             sound.finish()
 
 
-def write_audio(path: str | Path, samples: Tensor | Array, sample_rate_hz: int = SAMPLE_RATE_HZ) -> None:
+def write_audio(
+    path: str | Path,
+    samples: Tensor | Array,
+    sample_rate_hz: int = SAMPLE_RATE_HZ,
+    *,
+    bit_rate: int | None = None,
+) -> None:
     """Encode a waveform; the extension (mp3, wav, m4a) chooses the codec. Wav is 16-bit PCM.
 
     Args:
         path: File to write; its folder must exist.
         samples: float ``(S,)`` or ``(channels, S)`` in [-1, 1].
         sample_rate_hz: Rate of ``samples``.
+        bit_rate: Bits per second of a lossy codec; the encoder's own, which is low, when left out.
 
     Raises:
         MediaError: If the extension is not known.
@@ -127,7 +134,7 @@ def write_audio(path: str | Path, samples: Tensor | Array, sample_rate_hz: int =
     path = Path(path)
     form = container_format(path, video=False)
     with av.open(f"file:{path}", "w", options=muxer_options(path)) as container:
-        SoundTrack(container, form.audio, _channels(samples), sample_rate_hz).finish()
+        SoundTrack(container, form.audio, _channels(samples), sample_rate_hz, bit_rate).finish()
 
 
 class SoundTrack:
@@ -138,14 +145,19 @@ class SoundTrack:
         codec: Name of the encoder.
         samples: float ``(channels, S)`` in [-1, 1].
         rate_hz: Their rate.
+        bit_rate: Bits per second of a lossy codec; the encoder's own when left out.
     """
 
-    def __init__(self, container: Any, codec: str, samples: Array, rate_hz: int) -> None:
+    def __init__(
+        self, container: Any, codec: str, samples: Array, rate_hz: int, bit_rate: int | None = None
+    ) -> None:
         self._container, self._samples, self._rate_hz = container, samples, rate_hz
         self._layout = "mono" if len(samples) == 1 else "stereo"
         self._stream = container.add_stream(codec, rate=rate_hz, layout=self._layout)
         self._stream.codec_context.thread_count = 1
         self._stream.codec_context.flags |= av.codec.context.Flags.bitexact
+        if bit_rate is not None and codec != "pcm_s16le":
+            self._stream.codec_context.bit_rate = bit_rate
         self._at = 0
 
     def write_until(self, time_s: float) -> None:

@@ -59,7 +59,8 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
 
     Reads the fields ``event``, ``start_s`` and ``end_s`` (one event), or ``annotation`` (any number, in
     tags). A row's ``metrics`` name ``segment_accuracy`` (AVE; also the default) or ``map`` (UnAV-100). An
-    unreadable answer means no event at all.
+    unreadable answer means no event at all. ``map`` takes the true times from ``events_s`` and ``duration_s``
+    where a row has them: the annotation of UnAV-100 is rounded to tenths of the clip.
 
     Scoring: segment accuracy of Tian et al., ECCV 2018 (arXiv:1803.08842); mean average precision of UnAV-100
     (arXiv:2303.12930), every predicted event with score 1, since a language model gives none.
@@ -161,6 +162,9 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
             if isinstance(metric, EventMeanAP):
                 pred_spans, pred_classes = _as_tensors(answer or (), classes)
                 true_spans, true_classes = _as_tensors(truth, classes)
+                if (timed := _true_times(sample, classes)) is not None:
+                    true_spans, true_classes = timed
+                    pred_spans *= float(sample.fields["duration_s"]) / self.clip_s  # both in seconds
                 scores = torch.ones(len(pred_classes), dtype=torch.float64)
                 metric.update(pred_spans, pred_classes, scores, true_spans, true_classes)
             else:
@@ -201,3 +205,20 @@ def _as_tensors(events: Sequence[EventSpan], classes: Sequence[str]) -> tuple[to
     spans = torch.tensor([[e.start_s, e.end_s] for e in events], dtype=torch.float64).reshape(-1, 2)
     found = [class_index(e.name, classes) for e in events]
     return spans, torch.tensor([-1 if index is None else index for index in found], dtype=torch.int64)
+
+
+def _true_times(sample: Sample, classes: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return the events at their true times in seconds; ``None`` where they are not known.
+
+    Raises:
+        ValueError: If an event is no class.
+    """
+    events = sample.fields.get("events_s")
+    if not events or not sample.fields.get("duration_s"):
+        return None
+    indices = [class_index(event["label"], classes) for event in events]
+    if None in indices:
+        label = events[indices.index(None)]["label"]
+        raise ValueError(f"{describe(sample)}: events_s names {label!r}, which is no class of the dataset")
+    spans = [[event["start_s"], event["end_s"]] for event in events]
+    return torch.tensor(spans, dtype=torch.float64), torch.tensor(indices, dtype=torch.int64)

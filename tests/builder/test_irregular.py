@@ -84,6 +84,8 @@ def test_unav_keeps_stable_clips_and_their_true_times(owner: Path, tmp_path: Pat
     (tested,) = rows_of(tmp_path, "unav", "test")
     assert tested["events_s"][1] == {"label": "sea waves", "start_s": 49.9, "end_s": 50}
     assert "label_content" not in tested
+    told = "<event>dog barking, (3 6)</event><event>sea waves, (9 10)</event>"
+    assert tested["original_label"] == told
     check_answers(tmp_path / "root", "unav")
 
     bring(tmp_path, "unav", Settings(all_clips=True, val="train"))

@@ -75,3 +75,24 @@ def test_a_piece_behind_the_end_is_an_error(tmp_path: Path) -> None:
         cut_video(whole, tmp_path / "piece.mp4", 30, 40)
     with pytest.raises(MediaError, match="extension must be one of"):
         cut_video(whole, tmp_path / "piece.flv", 3, 4)
+
+
+def test_pictures_and_sound_stay_together_where_the_clock_begins_late(tmp_path: Path) -> None:
+    """A copy whose times begin at 2 s: its own second 3 is the recording's second 3."""
+    import av
+
+    whole, late = recording(tmp_path / "long.mkv"), tmp_path / "late.mkv"
+    with av.open(str(whole)) as source, av.open(str(late), "w") as out:
+        streams = {s.index: out.add_stream_from_template(s) for s in source.streams}
+        for packet in source.demux():
+            if packet.pts is None or packet.dts is None:
+                continue
+            shift = round(2 / packet.time_base)
+            packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+            packet.stream = streams[packet.stream.index]
+            out.mux(packet)
+    samples = read_audio_piece(late, 3, 5).numpy()
+    assert pitch(samples[4_000:12_000]) == pytest.approx(500, abs=4)
+    cut_video(late, tmp_path / "piece.mp4", 3, 5)
+    greys = read_video(tmp_path / "piece.mp4", 2).frames.float().mean((1, 2, 3))
+    assert greys.tolist() == pytest.approx([60, 80], abs=8)

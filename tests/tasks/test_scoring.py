@@ -211,6 +211,22 @@ def test_events_of_one_answer_are_found_in_the_dense_set() -> None:
     assert found["map_average"] == pytest.approx((0.5 + 1) / 2)  # one of two eatings, the only bark
 
 
+def test_true_times_are_scored_where_a_row_has_them() -> None:
+    """Tenths 2 to 5 of a clip of 38 s overlap its seconds 9.5 to 19 by 9.5 of 11.4 s; rounded, by 1 of 1."""
+    fields = {"annotation": "<event>dog barking, (2 5)</event>"}
+    events = [{"label": "dog barking", "start_s": 9.5, "end_s": 19.0}]
+    answer = "<event>dog barking, (2 5)</event>"
+    rounded = compute("unav", [(answer, question(fields, dataset="unav"))], classes=["dog barking"])
+    timed = question({**fields, "events_s": events, "duration_s": 38}, dataset="unav")
+    true = compute("unav", [(answer, timed)], classes=["dog barking"])
+    assert (rounded["map_90"], true["map_90"], true["map_80"]) == (1, 0, 1)
+    strange = question(
+        {**fields, "events_s": [{**events[0], "label": "owl"}], "duration_s": 38}, dataset="unav"
+    )
+    with pytest.raises(ValueError, match="events_s names 'owl'"):
+        compute("unav", [(answer, strange)], classes=["dog barking"])
+
+
 def test_an_unknown_event_name_is_wrong_even_over_background() -> None:
     sample = question({"event": "Bus", "start_s": 0, "end_s": 5})
     answer = "<event>Tractor</event><range>5,10</range>"
