@@ -20,6 +20,7 @@ from crab_lightning.media.container import (
     clock_zero_s,
     is_timed,
     open_media,
+    picture_end_s,
     video_stream,
 )
 from crab_lightning.media.errors import (
@@ -52,10 +53,12 @@ class SoundGaps:
     Args:
         start_s: Time between the clip's beginning and the track's first sample.
         holes: Beginning and length of every pause inside the track, in seconds of the clip.
+        tail_s: Time between the track's last sample and the end of the picture.
     """
 
     start_s: float = 0.0
     holes: tuple[tuple[float, float], ...] = ()
+    tail_s: float = 0.0
 
 
 def read_audio(
@@ -65,8 +68,8 @@ def read_audio(
 
     Of several tracks, the one that players play is read (``audio_stream``). The first sample of the result
     is the beginning of the clip, from which the times of its frames are counted, too: silence stands where
-    the track begins later, or pauses for more than 0.05 s. Sound before that beginning (at most the 0.1 s
-    that decoders need as a run-up) is left out.
+    the track begins later, pauses, or ends before the picture, each by more than 0.05 s. Sound before that
+    beginning (at most the 0.1 s that decoders need as a run-up) is left out.
 
     Channels are averaged, then resampled by soxr at the quality ``HQ``, both as librosa's ``load`` does: the
     released checkpoints were trained on that.
@@ -101,6 +104,8 @@ def read_audio(
         whole = declared_s if container.format.name == "flac" else None
         sound = _Mono(sample_rate_hz, limits.duration_s)
         error = _decode(container, track, sound)
+        end_s = picture_end_s(container)
+        missing_s = 0.0 if end_s is None else end_s - clock_zero_s(container) - sound.placed_s
     decoded_s = sound.decoded_s
     heard = f"{decoded_s:.2f} s of sound"
     declared = f" of {float(declared_s):.2f} s declared" if declared_s else ""
@@ -123,6 +128,8 @@ def read_audio(
     # The header of a flac file counts its samples, to the last one.
     if whole is not None and decoded_s < float(whole) - 0.5 / sound.rate_hz:
         raise TruncatedMedia(path, f"is cut off: only {heard}{declared} could be decoded. Fetch it again.")
+    if missing_s > _HOLE_S:
+        sound.add_silence(round(missing_s * sound.rate_hz))
     return torch.from_numpy(sound.finish())
 
 
@@ -158,7 +165,9 @@ def sound_gaps(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> Sou
             elif at_s - end_s > _HOLE_S and packet.duration:
                 holes.append((end_s, at_s - end_s))
             end_s = at_s + min((packet.duration or 0) * base, longest_s)
-        return SoundGaps(max(0.0, start_s or 0.0), tuple(holes))
+        shown_s = picture_end_s(container)
+        tail_s = 0.0 if shown_s is None else max(0.0, shown_s - zero_s - end_s)
+        return SoundGaps(max(0.0, start_s or 0.0), tuple(holes), tail_s)
 
 
 @dataclass

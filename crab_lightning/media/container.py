@@ -40,6 +40,8 @@ _BESIDE = (
 _TIMED = frozenset({"mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "asf"})
 # Containers in which time 0 is the beginning of the clip also where there is sound alone.
 _FROM_ZERO = frozenset({"mov", "mp4", "matroska", "webm"})
+# Containers that state their length and of which it can be told whether they were cut off.
+_ENDS_STATED = frozenset({"mov", "mp4", "matroska", "webm", "avi"})
 # Decoders of compressed sound want a run-up, which some writers put in front of the first picture.
 _RUN_UP_S = 0.1
 
@@ -212,6 +214,22 @@ def clock_zero_s(container: Any) -> float:
     if heard is None or not _FROM_ZERO.isdisjoint(container.format.name.split(",")):
         return 0.0
     return heard
+
+
+def picture_end_s(container: Any) -> float | None:
+    """Return the time, on the clock of a container with times, at which its picture ends.
+
+    ``None`` without a picture, and where the header does not say, or where what it says would also be there
+    if half of the file were lost.
+    """
+    video = video_stream(container)
+    if video is None or _ENDS_STATED.isdisjoint(container.format.name.split(",")):
+        return None
+    if video.duration is not None:
+        return float((video.start_time or 0) + video.duration) * float(video.time_base)
+    # mkv and webm state the length of the whole; subtitles may outlast picture and sound.
+    others = any(stream.type not in ("video", "audio") for stream in container.streams)
+    return None if container.duration is None or others else container.duration / av.time_base
 
 
 def _start_s(stream: Any | None) -> float | None:

@@ -110,6 +110,10 @@ def _sound_remarks(path: Path) -> tuple[str, ...]:
         remarks.append(
             f"{path}: the sound begins {gaps.start_s:.1f} s after the clip does; until then there is silence"
         )
+    if gaps.tail_s > _LARGE_GAP_S:
+        remarks.append(
+            f"{path}: the sound ends {gaps.tail_s:.1f} s before the picture does; then there is silence"
+        )
     large = [hole for hole in gaps.holes if hole[1] > _LARGE_GAP_S]
     if large:
         at_s, length_s = large[0]
