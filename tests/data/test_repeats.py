@@ -193,6 +193,19 @@ def test_masks_that_cannot_be_right_are_named(tmp_path: Path) -> None:
     assert box == (56, 56, 167, 167)
 
 
+def test_clips_that_were_cut_off_are_named_from_their_headers(tmp_path: Path) -> None:
+    write_tree(tmp_path, ["ave"])
+    rows = manifest("ave", "train")
+    for path in media_paths(tmp_path, "ave", rows[:1]):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for decode in (False, True):
+        found = [
+            p for p in problems(tmp_path, "ave", decode=decode) if p.kind == "media" and p.split == "train"
+        ]
+        assert [p.row for p in found] == [0, 0]
+        assert all("is cut off" in p.message for p in found)
+
+
 def test_sound_that_begins_late_or_pauses_is_named(tmp_path: Path) -> None:
     write_tree(tmp_path, ["ave"])
     rows = manifest("ave", "train")

@@ -133,16 +133,24 @@ def _duration_s(job: FileJob) -> float | None:
     if job.kind == "video":
         if job.frames:
             return media.read_video(job.path, job.frames, 32).duration_s
-        info = media.probe(job.path)
+        info = _whole(job.path)
         if not info.has_video:
             raise media.NoVideoTrack(job.path, "has no video track. Give a video file.")
         return info.duration_s
     if job.frames:
         return media.read_audio(job.path).numel() / SAMPLE_RATE_HZ
-    info = media.probe(job.path)
+    info = _whole(job.path)
     if not info.has_audio:
         raise media.NoAudioTrack(job.path, "has no audio track. Give a file with sound.")
     return info.duration_s
+
+
+def _whole(path: Path) -> media.MediaInfo:
+    """Read the header of a clip that is as long as it says, as far as its format says it."""
+    info = media.probe(path)
+    if missing := media.cut_off(path):
+        raise media.TruncatedMedia(path, f"is cut off: {missing}. Fetch it again.")
+    return info
 
 
 def content_hash(path: Path) -> str:
