@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,10 +76,10 @@ def import_dataset(
     importer = get_importer(name)
     settings = settings or Settings()
     _check_settings(name, importer, settings)
-    found = importer.read(Source(sources), settings)
+    base = root / _ANNOTATIONS
+    found = importer.read(Source(sources, without=base), settings)
     report = _count(name, importer, found)
     report.dry_run = dry_run
-    base = root / _ANNOTATIONS
     if not dry_run:
         _guard(base, importer, overwrite)
     _note_leaks(found, report)
@@ -157,6 +157,10 @@ def _jobs(base: Path, rows: Sequence[Row], link: Link) -> dict[Path, MediaJob]:
     for row in rows:
         for media in row.media:
             assert media.source is not None
+            if ".." in Path(media.place).parts or Path(media.place).is_absolute():
+                raise ValueError(
+                    f"{row.name}: {media.place!r} leads out of the data root; correct the annotation"
+                )
             target = base / row.task / media.place
             job = MediaJob(target, media.source, media.action, media.piece, link)
             if (other := jobs.setdefault(target, job)) != job:
@@ -181,6 +185,7 @@ def _make_media(
 
     for folder in {target.parent for target in jobs}:
         folder.mkdir(parents=True, exist_ok=True)
+    _refuse_collisions(base, jobs)
     for task in importer.tasks:
         for half_written in (base / task).rglob(f"{PART}*"):  # what a killed call left
             half_written.unlink()
@@ -195,6 +200,32 @@ def _make_media(
             bad[job.target] = done.reason
         progress(f"{report.dataset}: media", number, len(jobs))
     return bad
+
+
+def _refuse_collisions(base: Path, jobs: Mapping[Path, MediaJob]) -> None:
+    """Refuse names that differ in case alone on a disk that takes them for one: YouTube ids are such names.
+
+    Raises:
+        ValueError: If a file would replace another clip's.
+    """
+    folded: dict[str, Path] = {}
+    for target in jobs:
+        other = folded.setdefault(str(target).casefold(), target)
+        if other != target and _ignores_case(base):
+            raise ValueError(
+                f"{other} and {target} differ in case alone, and the disk of {base} takes them for one file. "
+                "Use a --root on a disk that tells upper from lower case"
+            )
+
+
+def _ignores_case(folder: Path) -> bool:
+    folder.mkdir(parents=True, exist_ok=True)
+    lower = folder / f"{PART}case"
+    lower.touch()
+    try:
+        return (folder / lower.name.upper()).exists()
+    finally:
+        lower.unlink()
 
 
 def _without_unreadable(

@@ -26,19 +26,20 @@ class Source:
 
     Args:
         folders: Folders that hold the annotation files and the media.
+        without: A folder that is not looked into: the data root may lie inside the source.
 
     Raises:
         NotADirectoryError: If one of them is no folder.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], without: Path | None = None) -> None:
         self.folders = tuple(folders)
         self._files: dict[str, list[str]] = {}
         self._stems: dict[str, list[str]] = {}
         for folder in folders:
             if not folder.is_dir():
                 raise NotADirectoryError(f"--source {folder}: there is no such folder")
-            for path in _walk(folder):
+            for path in _walk(folder, without):
                 name = path.rpartition("/")[2]
                 self._files.setdefault(name, []).append(path)
                 stem, dot, _ = name.rpartition(".")
@@ -86,9 +87,12 @@ class Source:
         )
 
 
-def _walk(folder: Path) -> Iterator[str]:
+def _walk(folder: Path, without: Path | None) -> Iterator[str]:
     """Yield every file below a folder; links to folders are followed, each folder once."""
     seen: set[tuple[int, int]] = set()
+    if without is not None and without.is_dir():
+        info = without.stat()
+        seen.add((info.st_dev, info.st_ino))
     for where, folders, files in os.walk(folder, followlinks=True):
         info = os.stat(where)  # noqa: PTH116 - a Path for each of a million folders is slow
         if (info.st_dev, info.st_ino) in seen:

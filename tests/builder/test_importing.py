@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from crab_lightning.media import probe, read_audio
 from crab_lightning.structures import DatasetSpec
 from tests.builder.media import put
 
+KINDS = (".mp3", ".mp4", ".json")
 IDS = ("-9_5_2i4igQ", "aaaaaaaaaaa", "AAAAAAAAAAA", "silentsound", "broken_clip", "lost_clip_0")
 
 
@@ -131,6 +134,64 @@ def test_a_dry_run_writes_nothing(source: Path, tmp_path: Path, capsys: pytest.C
     assert main(words) == 0
     told = capsys.readouterr().out
     assert "Rows that are in no manifest: 4" in told
+
+
+def test_a_killed_import_leaves_nothing_half_written_and_is_taken_up(tmp_path: Path) -> None:
+    owner = tmp_path / "owner"
+    ids = [f"clip_{i:06d}" for i in range(40)]
+    for vid in ids:
+        put(owner / f"{vid}.mp4", 10)
+    (owner / "trainSet.txt").write_text("".join(f"Bus&{vid}&good&1&4\n" for vid in ids))
+    (owner / "testSet.txt").write_text("")
+    whole, root = tmp_path / "whole", tmp_path / "root"
+    import_dataset("ave", [owner], whole, workers=2)
+    cli = str(Path(__file__).parents[2] / "cli.py")
+    words = [
+        "build",
+        "import",
+        "--dataset",
+        "ave",
+        "--source",
+        str(owner),
+        "--root",
+        str(root),
+        "--workers",
+        "1",
+    ]
+    process = subprocess.Popen([sys.executable, cli, *words], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list(root.rglob("*.mp3"))) < 5 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not list(root.rglob("*.json"))
+    report = import_dataset("ave", [owner], root, workers=2)
+    assert report.media["kept"] >= 5
+
+    def content(folder: Path) -> dict[str, bytes]:
+        files = (p for p in folder.rglob("*") if p.suffix in KINDS and p.name != "import.json")
+        return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+    assert content(root) == content(whole)
+    assert not list(root.rglob(".import-*"))
+
+
+def test_a_data_root_inside_the_source_is_not_imported_itself(source: Path) -> None:
+    root = source / "AVE" / "root"
+    import_dataset("ave", [source], root, workers=0)
+    first = manifest(root)
+    (source / "AVE" / "aaaaaaaaaaa.mp4").unlink()  # the linked file in the data root is still there
+    report = import_dataset("ave", [source], root, workers=0)
+    assert report.splits[0].missing == 2
+    assert len(manifest(root)) == len(first) - 1
+
+
+def test_names_that_differ_in_case_alone_need_a_disk_that_tells_them_apart(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crab_lightning.builder.importing._ignores_case", lambda _: True)
+    with pytest.raises(ValueError, match=r"differ in case alone, and the disk of .* takes them for one file"):
+        import_dataset("ave", [source], tmp_path / "root", workers=0)
 
 
 def test_a_manifest_of_somebody_else_is_never_lost(source: Path, tmp_path: Path) -> None:
