@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
-from crab_lightning.adapters.kinds import own_keys
+from crab_lightning.adapters.kinds import drop_foreign_keys
 from crab_lightning.commands.mistakes import explained, useful
 from crab_lightning.compat import callbacks_of, datamodule_of
 from crab_lightning.configuration.files import ConfigError
@@ -89,7 +89,7 @@ class SaveRunConfig(SaveConfigCallback):
             if name in datamodule_of(trainer).datasets:  # data.only leaves rows out
                 row["classes"] = datamodule_of(trainer).datasets[name].classes
         content = {key: value for key, value in content.items() if key not in ("config", "ckpt_path")}
-        _drop_foreign_keys(content["model"])
+        drop_foreign_keys(content["model"])
         content["run"].pop("folder", None)  # a run that is copied or moved writes where it is
         path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
@@ -256,7 +256,7 @@ class CrabCLI(LightningCLI):
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide a run's answers: model and data, not what only changes speed."""
         plain = yaml.safe_load(self.parser.dump(self.config, format="yaml", skip_none=False))
-        _drop_foreign_keys(plain["model"])
+        drop_foreign_keys(plain["model"])
         data = {key: value for key, value in plain["data"].items() if key not in _SPEED_ONLY}
         flat = {f"model.{k}": v for k, v in _flat(plain["model"])} | {f"data.{k}": v for k, v in _flat(data)}
         flat = {key: value for key, value in flat.items() if not key.endswith(".classes")}
@@ -302,13 +302,6 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=_NOISE.pattern)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(lambda record: _NOISE.match(record.getMessage()) is None)
-
-
-def _drop_foreign_keys(model: dict[str, Any]) -> None:
-    """Drop keys of ``model.adapter`` that its kind does not read; the parser lists those of all kinds."""
-    init = model.get("init_args") or {}
-    if init.get("adapter"):
-        init["adapter"] = own_keys(init["adapter"])
 
 
 def _chosen(datasets: dict[str, Any], only: str) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def one_config(words: list[str]) -> tuple[list[str], str | None]:
         The words for the parser, and the name that a run from these configs has.
     """
     names, rest = _take(words, ("--config", "-c"))
+    stored: Path | None = None
     if not names:
         checkpoint = next(iter(_take(words, ("--ckpt_path",))[0]), None)
         checkpoint = None if checkpoint == AUTO else checkpoint
@@ -44,6 +45,10 @@ def one_config(words: list[str]) -> tuple[list[str], str | None]:
         print(f"Using {stored / 'config.yaml'}", file=sys.stderr)
         names = [str(stored / "config.yaml")]
     content = compose(names)
+    if stored is not None:
+        from crab_lightning.adapters.kinds import drop_foreign_keys
+
+        drop_foreign_keys(content.get("model") or {})
     first = find_config(names[0])
     name = content.get("run", {}).get("name") or first.stem
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from jsonargparse import ArgumentParser
 
+from crab_lightning.adapters.kinds import drop_foreign_keys
 from crab_lightning.configuration.files import ConfigError, compose
 from crab_lightning.data import AVDataModule
 from crab_lightning.inference.answer import Answer, read_answer
@@ -115,6 +116,7 @@ def load_run(
             raise ConfigError(f"{found} belongs to no run folder with a config.yaml; give a config too")
         config = str(run / "config.yaml")
     content = compose([config])
+    drop_foreign_keys(content.get("model") or {})
     if missing := [name for name in ("model", "data") if name not in content]:
         raise ConfigError(f"{config} has no section {' and no '.join(missing)}")
     if not trained and isinstance(content.get("seed_everything"), int):

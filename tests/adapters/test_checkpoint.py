@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from crab_lightning.adapters import (
+    ADAPTERS,
     AdapterConfig,
     AdapterError,
     adapter_state_dict,
@@ -217,7 +218,11 @@ def test_damaged_folders_are_named(tmp_path: Path, edit: object, message: str) -
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("kind", "dora", "adapter.kind is 'dora'; known: hydra_lora, ilora, lora, moka, multi_lora"),
+        (
+            "kind",
+            "dora",
+            f"adapter.kind is 'dora'; known: {', '.join(ADAPTERS)}",
+        ),
         ("rank", 0, "adapter.rank is 0"),
         ("ranks", 2, "adapter has unknown keys ranks"),
     ],

@@ -1,4 +1,4 @@
-"""HydraLoRA with top-k routing is what a plain loop over tokens and heads computes."""
+"""HydraLoRA and MoE-LoRA with top-k routing are what a plain loop over tokens and heads computes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from crab_lightning.adapters import AdapterConfig, Places, record_routes
+from crab_lightning.adapters import ADAPTERS, AdapterConfig, Places, record_routes
 from crab_lightning.adapters.kinds.hydra_lora import HydraLoRALinear
 
 HEADS = 4
 
 
-def layer(**settings: object) -> HydraLoRALinear:
+def layer(kind: str = "hydra_lora", **settings: object) -> HydraLoRALinear:
     torch.manual_seed(0)
-    config = AdapterConfig(kind="hydra_lora", rank=3, alpha=5.0, heads=HEADS, **settings)
-    made = HydraLoRALinear(nn.Linear(6, 8), config)
+    config = AdapterConfig(kind=kind, rank=3, alpha=5.0, heads=HEADS, **settings)
+    made = ADAPTERS[kind](nn.Linear(6, 8), config)
+    assert isinstance(made, HydraLoRALinear)
     nn.init.normal_(made.lora_B)
     return made.double()
 
@@ -31,7 +32,8 @@ def by_hand(hydra: HydraLoRALinear, x: Tensor, kept: int) -> Tensor:
         y = hydra.base(token)
         for i in chosen:
             b = hydra.lora_B[:, i * hydra.rank : (i + 1) * hydra.rank]
-            y = y + hydra.config.alpha / hydra.rank * shares[i] / total * (b @ (hydra.lora_A @ token))
+            a = hydra.lora_A if hydra.lora_A.dim() == 2 else hydra.lora_A[i]
+            y = y + hydra.config.alpha / hydra.rank * shares[i] / total * (b @ (a @ token))
         out.append(y)
     return torch.stack(out).view(*x.shape[:-1], -1)
 
@@ -42,9 +44,10 @@ def own_loss(hydra: HydraLoRALinear) -> float:
     return found.item()
 
 
+@pytest.mark.parametrize("kind", ["hydra_lora", "moe_lora"])
 @pytest.mark.parametrize("kept", [1, 2, None])
-def test_output_and_gradients_are_those_of_a_loop_over_tokens(kept: int | None) -> None:
-    hydra = layer(top_k=kept)
+def test_output_and_gradients_are_those_of_a_loop_over_tokens(kept: int | None, kind: str) -> None:
+    hydra = layer(kind, top_k=kept)
     x = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True)
     found, wanted = hydra(x), by_hand(hydra, x, kept or HEADS)
     torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)  # routes are in float32
@@ -107,3 +110,12 @@ def test_recorded_routes_are_zero_for_heads_that_were_not_chosen() -> None:
 def test_values_out_of_range_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         layer(**settings)
+
+
+def test_parameters_are_those_of_one_or_of_all_a_matrices() -> None:
+    count = {
+        kind: sum(p.numel() for p in layer(kind).parameters(recurse=False))
+        for kind in ("hydra_lora", "moe_lora")
+    }
+    shared = 3 * 6 + HEADS * 8 * 3 + HEADS * 6
+    assert count == {"hydra_lora": shared, "moe_lora": shared + (HEADS - 1) * 3 * 6}

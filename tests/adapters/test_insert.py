@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from crab_lightning.adapters import AdapterConfig, ILoRALinear, LoRALinear, insert_adapters
+from crab_lightning.adapters import ADAPTERS, AdapterConfig, ILoRALinear, LoRALinear, insert_adapters
 
 
 class Block(nn.Module):
@@ -137,7 +137,10 @@ def test_adapters_are_not_put_on_adapters() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "dora"}, "adapter.kind is 'dora'; known: hydra_lora, ilora, lora, moka, multi_lora"),
+        (
+            {"kind": "dora"},
+            f"adapter.kind is 'dora'; known: {', '.join(ADAPTERS)}",
+        ),
         ({"router": "output"}, "adapter.router is 'output'; known: latent, input"),
         ({"dtype": "int8"}, "adapter.dtype is 'int8'; known: float32, bfloat16"),
         ({"rank": 0}, "adapter.rank is 0"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from crab_lightning.adapters import ADAPTERS
 from crab_lightning.commands import main
 from crab_lightning.commands.lightning_cli import CrabCLI
 from crab_lightning.commands.trainer import one_config
@@ -72,8 +73,7 @@ def test_new_row_with_task_and_layout_is_taken() -> None:
         ("adapter.rank=x", "error: model.adapter.rank: Expected int. Got value: x\n"),
         (
             "adapter.kind=foo",
-            "model.adapter.kind: Expected one of ['hydra_lora', 'ilora', 'lora', 'moka', 'multi_lora']. Got "
-            "value: foo\n",
+            f"model.adapter.kind: Expected one of {list(ADAPTERS)}. Got value: foo\n",
         ),
     ],
 )

@@ -93,7 +93,9 @@ CASES = {
 
 def of_kind(kind: str) -> AdapterConfig:
     """Return adapters of a kind, with the keys that it needs."""
-    needed = {"multi_lora": {"tasks": ["event_localization", "captioning"]}, "hydra_lora": {"balance": 0.1}}
+    routed = {"balance": 0.1, "top_k": 2}
+    tasks = {"tasks": ["event_localization", "captioning"]}
+    needed = {"multi_lora": tasks, "hydra_lora": routed, "moe_lora": routed}
     return AdapterConfig(kind=kind, rank=4, **needed.get(kind, {}))
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from crab_lightning.adapters import (
@@ -23,6 +24,7 @@ from crab_lightning.adapters import (
 )
 from crab_lightning.adapters.kinds import all_keys, register_adapter
 from crab_lightning.commands import main
+from crab_lightning.inference.loading import load_run
 from crab_lightning.models import OmniModule
 from crab_lightning.structures import Batch
 from tests.adapters.test_insert import Thinker, config
@@ -152,6 +154,33 @@ def test_a_folder_that_holds_the_keys_of_all_kinds_still_loads(tmp_path: Path, b
     written["adapter"] |= {"heads": 5, "router": "input", "tasks": None, "head_scale": None}
     (tmp_path / "adapter.json").write_text(json.dumps(written))
     assert read_adapter_config(tmp_path) == AdapterConfig(kind="lora", rank=4)
+
+
+def test_a_run_config_that_lists_the_keys_of_all_kinds_still_loads(
+    small: dict[str, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = [f"--model.init_args.pretrained={small['tiny']}", f"--data.root={small['mini']}", "--only=ave"]
+    words += [
+        "--trainer.max_steps=1",
+        f"--run.folder={run}",
+        "--data.num_workers=0",
+        "--trainer.callbacks=null",
+    ]
+    assert main(["fit", "--config", "demo.yaml", "--model.init_args.adapter.kind=lora", *words]) == 0
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    adapter = config["model"]["init_args"]["adapter"]
+    assert "heads" not in adapter
+    adapter |= {
+        "heads": 5,
+        "router": "input",
+        "tasks": None,
+        "head_scale": None,
+    }  # as older versions wrote it
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    model, _ = load_run(run, device="cpu")
+    assert model.adapter == AdapterConfig(kind="lora", rank=32, alpha=64.0)
+    assert main(["validate", "--ckpt_path", str(run), "--trainer.limit_val_batches=1"]) == 0
 
 
 def test_another_package_adds_a_kind_with_one_file_and_an_entry_point(

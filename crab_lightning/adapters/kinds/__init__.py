@@ -83,6 +83,19 @@ def own_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key in names}
 
 
+def drop_foreign_keys(model: Mapping[str, Any]) -> None:
+    """Drop keys of a config's ``model.adapter`` that its kind does not read.
+
+    A run's config that an older version wrote lists the keys of all kinds, and the kind never read these.
+
+    Args:
+        model: The section ``model`` of a config; changed in place.
+    """
+    init = model.get("init_args") or {}
+    if init.get("adapter"):
+        init["adapter"] = own_keys(init["adapter"])
+
+
 def all_keys() -> dict[str, Field[Any]]:
     """Return the keys of every kind, those that all kinds have first."""
     found = {key.name: key for key in fields(AdapterConfig)}

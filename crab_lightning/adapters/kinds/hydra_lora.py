@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from crab_lightning.adapters.config import AdapterConfig, at_least_one
-from crab_lightning.adapters.function import spread
 from crab_lightning.adapters.kinds.lora import LoRALinear
 
 
@@ -82,7 +81,7 @@ class HydraLoRALinear(LoRALinear):
     def update(self, x: Tensor) -> Tensor:
         """Return the update of ``x`` ``(..., h)``, in its type."""
         assert self.lora_route is not None
-        z = self.dropped(x) @ self.lora_A.to(x.dtype).t()
+        z = self.latent(self.dropped(x))
         shares = torch.softmax((x @ self.lora_route.to(x.dtype).t()).float(), -1)
         kept = self.config.top_k or self.heads
         routes, chosen = shares, None
@@ -94,7 +93,12 @@ class HydraLoRALinear(LoRALinear):
         if self.training and self.config.balance and torch.is_grad_enabled():
             self.batch.add_loss(self._balance(shares, torch.ones_like(shares) if chosen is None else chosen))
         self.record(routes.detach())
-        return spread((routes * self.gain).to(x.dtype), z) @ self.lora_B.to(x.dtype).t()
+        heads = (routes * self.gain).to(x.dtype).unsqueeze(-1) * z
+        return heads.flatten(-2) @ self.lora_B.to(x.dtype).t()
+
+    def latent(self, x: Tensor) -> Tensor:
+        """Return what the B matrices read: ``(..., h)`` to ``(..., 1, r)``, the same for all of them."""
+        return (x @ self.lora_A.to(x.dtype).t()).unsqueeze(-2)
 
     def _balance(self, shares: Tensor, chosen: Tensor) -> Tensor:
         """Return the weighted balance loss of this layer."""

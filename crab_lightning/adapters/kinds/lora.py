@@ -106,7 +106,8 @@ class LoRALinear(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw A and the router again and zero B, after which the layer computes what its base computes."""
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        for a in self.lora_A.detach().unbind() if self.lora_A.dim() == 3 else [self.lora_A]:
+            nn.init.kaiming_uniform_(a, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B)
         if self.lora_route is not None:
             nn.init.kaiming_uniform_(self.lora_route, a=math.sqrt(5))

@@ -77,12 +77,6 @@ class MokALinear(LoRALinear):
     def _new_b(self, stack: tuple[int, ...]) -> nn.Parameter:
         return self._parameter(self.out_features, self.rank)
 
-    def reset_parameters(self) -> None:
-        """Draw every A again and zero B, after which the layer computes what its base computes."""
-        for a in self.lora_A.detach().unbind():
-            nn.init.kaiming_uniform_(a, a=math.sqrt(5))
-        nn.init.zeros_(self.lora_B)
-
     def update(self, x: Tensor) -> Tensor:
         """Return the update of ``x`` ``(B, T, h)``, in its type.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -83,12 +82,6 @@ class MultiLoRALinear(LoRALinear):
     def _stack(config: AdapterConfig) -> tuple[int, ...]:
         assert isinstance(config, MultiLoRAConfig)
         return (len(config.tasks or ()),)
-
-    def reset_parameters(self) -> None:
-        """Draw every A again and zero B, after which the layer computes what its base computes."""
-        for a in self.lora_A.detach().unbind():
-            nn.init.kaiming_uniform_(a, a=math.sqrt(5))
-        nn.init.zeros_(self.lora_B)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the base output plus each row's update: ``(B, ..., h)`` to ``(B, ..., d)``.

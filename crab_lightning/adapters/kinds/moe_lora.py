@@ -1,0 +1,56 @@
+"""MoE-LoRA: several whole LoRAs as experts, of which a router keeps the best for each token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from crab_lightning.adapters.config import AdapterConfig
+from crab_lightning.adapters.kinds.hydra_lora import HydraLoRAConfig, HydraLoRALinear
+
+
+@dataclass
+class MoELoRAConfig(HydraLoRAConfig):
+    """routes every token to the best ``top_k`` of ``heads`` LoRAs, each with an A of its own."""
+
+    kind: Literal["moe_lora"] = "moe_lora"  # type: ignore[assignment]
+
+
+class MoELoRALinear(HydraLoRALinear):
+    """A frozen linear layer plus the best k of n LoRAs.
+
+    Routes S and balance loss are those of ``HydraLoRALinear``; the output is
+    ``x Wᵀ + b + alpha/r * sum_i S_i * (drop(x) A_iᵀ B_iᵀ)``.
+
+    Args:
+        base: The layer to adapt; its parameters are frozen.
+        config: Rank, alpha, dropout, heads, top_k, balance and dtype are read here.
+
+    Shapes: as ``HydraLoRALinear``, but ``lora_A`` ``(n, r, h)``.
+
+    Raises:
+        TypeError: If ``base`` is not an ``nn.Linear``.
+
+    Sources: LoRAs as experts as in Dou et al., ACL 2024 (arXiv:2312.09979), whose balance loss is another;
+    top-k weights and balance loss as in ``HydraLoRALinear``.
+    """
+
+    config_class = MoELoRAConfig
+
+    @staticmethod
+    def _stack(config: AdapterConfig) -> tuple[int, ...]:
+        assert isinstance(config, MoELoRAConfig)
+        return (config.heads,)
+
+    def _new_b(self, stack: tuple[int, ...]) -> nn.Parameter:
+        return super()._new_b(())
+
+    def latent(self, x: Tensor) -> Tensor:
+        """Return what each B matrix reads: ``(..., h)`` to ``(..., n, r)``."""
+        together = x @ self.lora_A.to(x.dtype).flatten(0, 1).t()
+        return together.view(*x.shape[:-1], self.heads, self.rank)
+
+
+LAYER = MoELoRALinear
