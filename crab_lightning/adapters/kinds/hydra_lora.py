@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +67,7 @@ class HydraLoRALinear(LoRALinear):
     counts divided by k.
     """
 
-    config_class = HydraLoRAConfig
+    config_class: ClassVar[type[AdapterConfig]] = HydraLoRAConfig
     config: HydraLoRAConfig
 
     @staticmethod
