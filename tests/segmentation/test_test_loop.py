@@ -101,6 +101,7 @@ def run_test(
     metrics: list[str] | None = None,
     *,
     print_table: bool = False,
+    model: Parrot | None = None,
 ) -> dict[str, Any]:
     """Return the dataset's entry in metrics.json after ``Trainer.test``."""
     data = Rows({"train": [], "val": [], "test": rows})
@@ -111,7 +112,7 @@ def run_test(
         enable_model_summary=False, enable_checkpointing=False,
         callbacks=[Evaluator(print_table=print_table)],
     )  # fmt: skip
-    trainer.test(Parrot(), data, verbose=False)
+    trainer.test(model or Parrot(), data, verbose=False)
     content = json.loads((folder / "metrics.json").read_text())
     return dict(content["test"]["datasets"]["spatial"])
 
@@ -180,6 +181,25 @@ def test_probabilities_score_as_the_oracle_one_clip_a_batch(case: dict[str, Any]
     assert found["avsbench_native_frames_per_batch"] == pytest.approx(len(rows) / len(inputs["batches"]))
     assert found["framewise_native_j"] == approx(expected["framewise"]["J"], tolerance)
     assert found["framewise_native_f"] == approx(expected["framewise"]["F"], tolerance)
+
+
+def test_test_killed_within_a_clip_scores_the_clip_as_one(tmp_path: Path) -> None:
+    rows = []
+    for i in range(6):
+        truth = torch.zeros(224, 224, dtype=torch.bool)
+        truth[20:100, 30 : 150 - 10 * i] = True
+        rows.append(
+            row(tmp_path / "media", i, f"[{9 * i},9,120,{90 + i}],[20,20]", truth, clip=f"clip{i % 2}")
+        )
+    task = Segmentation(mask_decoder=Rectangle())
+    whole = run_test(tmp_path / "whole", task, rows, ["avsbench"])
+    with pytest.raises(RuntimeError, match="killed"):
+        run_test(tmp_path / "killed", task, rows, ["avsbench"], model=Parrot(die_after=2))
+    again = Parrot()
+    assert run_test(tmp_path / "killed", task, rows, ["avsbench"], model=again) == whole
+    assert len(again.asked) == 4
+    assert whole["strict"]["avsbench_frames_per_batch"] == 3
+    assert 0 < whole["strict"]["avsbench_f"] < 1
 
 
 @pytest.mark.parametrize("case", oracle_cases("refavs_official"))
