@@ -1,4 +1,4 @@
-"""SAM2.1 through transformers: the default mask decoder."""
+"""SAM2.1, SAM3 and EdgeTAM through transformers: the default mask decoder."""
 
 from __future__ import annotations
 
@@ -18,12 +18,23 @@ from crab_lightning.segmentation.decoder import LastUsed, MaskRequest, check_req
 MINI = "mini_sam2"
 """Name of the tiny model that ships with the package and knows Mini AV-UIE alone."""
 
+KINDS = {
+    "sam2": "Sam2Model",
+    "sam2_video": "Sam2Model",
+    "sam3_tracker": "Sam3TrackerModel",
+    "sam3_tracker_video": "Sam3TrackerModel",
+    "sam3_video": "Sam3TrackerModel",
+    "edgetam": "EdgeTamModel",
+    "edgetam_video": "EdgeTamModel",
+}
+"""``model_type`` of a folder's config -> class in transformers. All take the same boxes and points."""
+
 Embedding = list[Tensor]
 """Feature maps of one image, finest first, ``(1, C, h, w)`` each."""
 
 
 class Sam2Decoder:
-    """SAM2.1 image predictor (``transformers.Sam2Model``), frozen.
+    """Image predictor of SAM2.1, frozen; of SAM3 or EdgeTAM where the folder's ``model_type`` says so.
 
     Weights load at the first use; decoders with the same settings share them within a process. The embedding
     of an image is kept, so several prompts on one frame cost one pass of the encoder.
@@ -31,7 +42,8 @@ class Sam2Decoder:
     Args:
         pretrained: Folder in the transformers layout, a hub name such as ``facebook/sam2.1-hiera-large``, or
             ``mini_sam2``, the tiny one that ships with the package and knows Mini AV-UIE alone. An official
-            ``.pt`` file is converted by ``python cli.py model sam2-convert``.
+            ``.pt`` file of SAM2.1 is converted by ``python cli.py model sam2-convert``. ``facebook/sam3`` is
+            under SAM's own licence, and EdgeTAM needs the package timm.
         device: ``auto`` takes a GPU where there is one.
         dtype: ``float32``, or ``bfloat16`` as the released script computes.
         batch_size: Images encoded, and masks decoded, at a time.
@@ -40,9 +52,10 @@ class Sam2Decoder:
 
     Raises:
         FileNotFoundError: At the first use, if there are no such weights.
-        ValueError: At the first use, if the folder's weights do not fill the model.
+        ValueError: At the first use, if the folder's weights do not fill the model, or the folder holds a
+            model that takes no boxes and points.
 
-    Source: arXiv:2408.00714.
+    Sources: SAM2 arXiv:2408.00714, SAM3 arXiv:2511.16719, EdgeTAM arXiv:2501.07256.
     """
 
     def __init__(
@@ -167,23 +180,42 @@ class _Loaded:
 @cache
 def _load(pretrained: str, device: str, dtype: str) -> _Loaded:
     """Load the image predictor once in a process."""
-    from transformers import Sam2Model
+    import transformers
 
+    name = _class_name(find_weights(pretrained))
     # Official folders also hold the video predictor's memory; the image predictor leaves it alone.
-    loaded, missing = load_folder(Sam2Model, pretrained, device, dtype)
+    loaded, missing = load_folder(getattr(transformers, name), pretrained, device, dtype)
     if missing:
         raise ValueError(
-            f"the weights at {pretrained} leave {len(missing)} tensors of Sam2Model unset, first "
+            f"the weights at {pretrained} leave {len(missing)} tensors of {name} unset, first "
             f"{missing[0]!r}; they are those of another model"
         )
     return loaded
 
 
+def _class_name(where: str) -> str:
+    """Return the class for the weights of a folder or hub name.
+
+    Raises:
+        ValueError: If they are of another kind of model.
+    """
+    from transformers import PreTrainedConfig
+
+    found, _ = PreTrainedConfig.get_config_dict(where)
+    kind = found.get("model_type")
+    if kind not in KINDS:
+        raise ValueError(
+            f"{where} holds a model of type {kind!r}, which makes no masks of boxes and points; known types: "
+            f"{', '.join(KINDS)}"
+        )
+    return KINDS[kind]
+
+
 def load_folder(kind: Any, pretrained: str, device: str, dtype: str) -> tuple[_Loaded, list[str]]:
-    """Load a frozen SAM2 and say which of its tensors the weights leave unset.
+    """Load a frozen decoder and say which of its tensors the weights leave unset.
 
     Args:
-        kind: ``Sam2Model`` or ``Sam2VideoModel``.
+        kind: ``Sam2Model``, ``Sam2VideoModel`` or a class like them.
         pretrained: As in :class:`Sam2Decoder`.
         device: ``auto`` takes a GPU where there is one.
         dtype: Name of a torch dtype.
@@ -191,7 +223,7 @@ def load_folder(kind: Any, pretrained: str, device: str, dtype: str) -> tuple[_L
     Raises:
         FileNotFoundError: If there are no such weights.
     """
-    from transformers import Sam2ImageProcessor
+    from transformers import AutoImageProcessor
     from transformers.utils import logging as transformers_logging
 
     where = find_weights(pretrained)
@@ -202,7 +234,7 @@ def load_folder(kind: Any, pretrained: str, device: str, dtype: str) -> tuple[_L
     transformers_logging.set_verbosity_error()  # both kinds read one folder, and what is missing is returned
     try:
         model, report = load_with_info(kind, where, dtype=getattr(torch, dtype))
-        images = Sam2ImageProcessor.from_pretrained(where)
+        images = AutoImageProcessor.from_pretrained(where)
     finally:
         transformers_logging.set_verbosity(level)
         if bars:
