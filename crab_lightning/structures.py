@@ -95,9 +95,21 @@ class DatasetSpec:
 
     Args:
         task: Key of the task under ``data.tasks``.
-        layout: Name of the manifest's column layout; one of the 19 AV-UIE v2 task ids.
-        folder: Folder under ``AVUIE_2/`` with ``train.json``, ``test.json`` and the media; the layout's
-            name when left out.
+        layout: What the columns of the manifest are: ``messages``, ``plain``, one of the 19 AV-UIE v2 task
+            ids, a YAML file with a column map, or the import path of a class derived from
+            ``crab_lightning.data.Layout``. Left out: ``columns`` says it all.
+        columns: Which key of the file is which field, ``{media: {videos: clip}, fields: {event: label}}``: a
+            whole column map, or what differs from the layout's; for ``messages``, ``plain`` and other
+            classes, their settings.
+        folder: Folder with the manifests and the media, under ``AVUIE_2/`` or under ``data.root``. Left out:
+            the name of a released layout, else the key of this row.
+        train_file: Name of the training manifest in that folder; ``train.json``, ``train.jsonl``,
+            ``train.csv`` or ``train.parquet`` when left out.
+        test_file: Name of the test manifest; ``test.json`` and so on when left out.
+        test: Whether there is a test manifest. ``True``: it has to be there. ``False``: it is not read, and
+            the validation rows are tested. Left out: it is read where the file is there.
+        media_folder: Folder that the paths of the media are relative to, under ``data.root``; that of the
+            manifest when left out.
         weight: Sampling weight; ``weight / sum(weights)`` is the chance that a drawn sample is from here.
             Left out: the number of training rows.
         limit: Keep at most this many rows of each split, chosen by the seed.
@@ -116,8 +128,13 @@ class DatasetSpec:
     """
 
     task: str
-    layout: str
+    layout: str = ""
+    columns: dict[str, Any] | None = None
     folder: str | None = None
+    train_file: str | None = None
+    test_file: str | None = None
+    test: bool | None = None
+    media_folder: str | None = None
     weight: float | None = None
     limit: int | None = None
     frames: int = 10

@@ -171,12 +171,13 @@ def read_rows_of(
         asked: of the test file, or of the training file where asked or where there is no other.
     """
     from crab_lightning.data import has_test, read_manifest
+    from crab_lightning.data.manifests.files import manifest_path
     from crab_lightning.data.manifests.rows import limited
 
     spec = data.datasets[dataset]
     task = data.tasks[spec.task]
-    tested = has_test(spec.layout)
-    stored = data.root / ANNOTATIONS / (spec.folder or spec.layout) / "train.json"
+    tested = has_test(data.root, dataset, spec)
+    stored = manifest_path(data.root, dataset, spec, "train")
     needs_train = of_train or not tested
     train = (
         read_manifest(data.root, dataset, spec, "train", check_media=False)

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from crab_lightning.data.loading import LoadedMedia as LoadedMedia
     from crab_lightning.data.loading import SampleError as SampleError
     from crab_lightning.data.loading import load_media as load_media
-    from crab_lightning.data.manifests.layouts import LAYOUTS as LAYOUTS
-    from crab_lightning.data.manifests.layouts import has_test as has_test
+    from crab_lightning.data.manifests.column_types import ColumnError as ColumnError
+    from crab_lightning.data.manifests.files import has_test as has_test
+    from crab_lightning.data.manifests.layout import LAYOUTS as LAYOUTS
+    from crab_lightning.data.manifests.layout import Layout as Layout
+    from crab_lightning.data.manifests.layout import Parts as Parts
     from crab_lightning.data.manifests.reader import ManifestError as ManifestError
     from crab_lightning.data.manifests.reader import read_manifest as read_manifest
     from crab_lightning.data.manifests.split import carve_validation as carve_validation

@@ -49,7 +49,8 @@ class AVDataModule(lightning.LightningDataModule):
         root: Folder that holds ``AVUIE_2/<dataset>/{train,test}.json`` and the media.
         tasks: The tasks, by a key of your choice: ``{captioning: {class_path: ...}}``.
         datasets: The mixture, by a key of your choice (the released task ids, by custom): each row names its
-            ``task`` and ``layout``. One value of one row is changed with ``--data.datasets.ave.weight 2``.
+            ``task`` and ``layout`` or ``columns``. One value of one row is changed with
+            ``--data.datasets.ave.weight 2``.
         only: Keys of the rows to use, e.g. ``[ave, avvp]``; all when left out.
         batch_size: Training samples of one process in a step.
         batch_tokens: Tokens of one process in a step, padding included, in the place of ``batch_size``: short
@@ -322,7 +323,7 @@ class AVDataModule(lightning.LightningDataModule):
     def _mixture(self) -> Mixture:
         rows = {name: len(samples) for name, samples in self._read().splits["train"].items()}
         if not any(rows.values()):
-            files = [str(manifest_path(self.root, spec, "train")) for spec in self.datasets.values()]
+            files = [str(manifest_path(self.root, n, spec, "train")) for n, spec in self.datasets.items()]
             more = f" and {len(files) - 3} more" if len(files) > 3 else ""
             raise ValueError(f"nothing to train on: no row to learn from in {', '.join(files[:3])}{more}")
         return Mixture(

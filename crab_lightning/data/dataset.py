@@ -17,6 +17,7 @@ from crab_lightning.data.loading import (
     load_media,
     without,
 )
+from crab_lightning.data.manifests.files import manifest_name
 from crab_lightning.data.quarantine import BROKEN_CLIP, Quarantine
 from crab_lightning.data.sampling.samplers import Draw
 from crab_lightning.data.sampling.seeding import Indices, unit_hash
@@ -135,7 +136,7 @@ class AVDataset(Dataset[Encoded]):
             kind = "" if isinstance(err, ValueError) else f"{type(err).__name__}: "
             return SampleError(f"{kind}{err}{notes}")
         spec = self.specs[sample.dataset]
-        manifest = f"{spec.folder or spec.layout}/{'test' if sample.split == 'test' else 'train'}.json"
+        manifest = manifest_name(sample.dataset, spec, sample.split)
         return SampleError(
             f"data.datasets.{sample.dataset}: sample '{sample.id}' (row {sample.row} of {manifest}) "
             f"cannot be loaded: {type(err).__name__}: {err}{notes}"

@@ -79,11 +79,11 @@ def _task_key(task: str, known: list[str]) -> str:
 
 def needs(spec: DatasetSpec) -> tuple[int, int, int, set[str]]:
     """Return how many videos, images and sounds a row's samples have, and which texts they are asked with."""
-    from crab_lightning.data.manifests.layouts import LAYOUTS
+    from crab_lightning.data.manifests.layout import layout_of
 
-    columns = LAYOUTS[spec.layout].train
-    texts = {column.field for column in columns.columns if column.field in _TEXT_FIELDS}
-    return len(columns.videos), len(columns.images), len(columns.audios), texts
+    found = layout_of(spec, spec.task).needs()
+    assert found is not None
+    return found.videos, found.images, found.audios, set(found.texts)
 
 
 def make_sample(

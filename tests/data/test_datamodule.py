@@ -190,7 +190,10 @@ def spec(**fields: Any) -> dict[str, DatasetSpec]:
             {"datasets": spec(task="recognise")},
             r"data\.datasets\.ks\.task is 'recognise'; data\.tasks has: listening, localization, recognition",
         ),
-        ({"datasets": spec(layout="kss")}, r"data\.datasets\.ks\.layout is 'kss'; there are: a2v, arig"),
+        (
+            {"datasets": spec(layout="kss")},
+            r"data\.datasets\.ks\.layout is 'kss'; known layouts: .*a2v, arig",
+        ),
         ({"datasets": spec(limit=0)}, r"data\.datasets\.ks\.limit is 0"),
         ({"datasets": spec(frames=0)}, r"data\.datasets\.ks\.frames is 0"),
         ({"datasets": spec(weight=-2.0)}, r"data\.datasets\.ks\.weight is -2"),

@@ -19,7 +19,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from crab_lightning.data.manifests.layouts import LAYOUTS
+from crab_lightning.data.manifests.layout import LAYOUTS
 from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.structures import DatasetSpec, Sample
 
@@ -324,7 +324,7 @@ def write_file(root: Path, layout: str, split: str, rows: Any, folder: str | Non
 def media_paths(root: Path, layout: str, rows: Rows, folder: str | None = None) -> list[Path]:
     """Return where the media of some rows belong, masks not included."""
     base = root / "AVUIE_2" / (folder or layout)
-    under = {"video": base / "video", "audio": base / "audio"} if LAYOUTS[layout].media_folders else {}
+    under = {kind: base / folder for kind, folder in LAYOUTS[layout].folders.items()}
     return [
         under.get(key[:5], base) / value
         for row in rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crab_lightning.data.manifests.layouts import LAYOUTS
+from crab_lightning.data.manifests.layout import LAYOUTS
 from crab_lightning.metrics.boxes import BoxIoU
 from crab_lightning.reports.published import known_test_samples, published_figures
 

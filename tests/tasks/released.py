@@ -11,11 +11,10 @@ from typing import Any
 
 import yaml
 
-from crab_lightning.data.manifests.layouts import has_test
 from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.structures import AudioWindow, DatasetSpec, Sample
 from crab_lightning.tasks import Task
-from tests.data.trees import write_tree
+from tests.data.trees import files, write_tree
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs/data/av_uie_v2.yaml"
 
@@ -62,7 +61,7 @@ def spec_of(dataset: str, **change: Any) -> DatasetSpec:
     spec = replace(_bare_spec(dataset), **change)
     if spec.classes is not None:
         return spec
-    rows = [*samples_of(dataset), *(samples_of(dataset, "test") if has_test(spec.layout) else ())]
+    rows = [*samples_of(dataset), *(samples_of(dataset, "test") if (dataset, "test") in files() else ())]
     return replace(spec, classes=task_of(dataset).class_names(rows))
 
 

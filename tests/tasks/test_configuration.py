@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crab_lightning.data.manifests.layouts import LAYOUTS
+from crab_lightning.data.manifests.layout import LAYOUTS
 from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.structures import AudioWindow, DatasetSpec
 from crab_lightning.tasks import AVE_CLASSES, LLP_CLASSES

@@ -22,5 +22,5 @@ def test_every_concrete_task_has_its_class_in_the_room() -> None:
 
 
 def test_reading_manifests_does_not_load_torchmetrics() -> None:
-    code = "import sys, crab_lightning.data.manifests.layouts; sys.exit('torchmetrics' in sys.modules)"
+    code = "import sys, crab_lightning.data.manifests.layout; sys.exit('torchmetrics' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

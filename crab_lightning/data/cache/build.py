@@ -13,7 +13,7 @@ from crab_lightning.data.cache.recipes import Recipe, plan
 from crab_lightning.data.cache.store import MediaCache
 from crab_lightning.data.check.pool import Failure, run_isolated
 from crab_lightning.data.loading import heard_window
-from crab_lightning.data.manifests.layouts import has_test
+from crab_lightning.data.manifests.files import has_test
 from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.media import AudioWindowError, MediaError, MediaLimits, Resizer
 from crab_lightning.processing import Geometry
@@ -80,7 +80,8 @@ def build_cache(
     known: set[Job] = set()
     for name, spec in datasets.items():
         window = heard_window(spec, geometry)
-        splits: list[Literal["train", "test"]] = ["train", "test"] if has_test(spec.layout) else ["train"]
+        tested = has_test(root, name, spec)
+        splits: list[Literal["train", "test"]] = ["train", "test"] if tested else ["train"]
         for split in splits:
             for sample in read_manifest(root, name, spec, split):
                 needed = plan(sample, spec, window, resize)

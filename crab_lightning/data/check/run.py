@@ -11,8 +11,7 @@ from typing import Any, Literal
 from crab_lightning.data.check.files import FileFacts, FileJob, FileKind, Findings
 from crab_lightning.data.check.report import CheckReport, FileTotals, Problem
 from crab_lightning.data.check.rows import check_annotations, check_classes, readable_classes
-from crab_lightning.data.manifests.files import ExistingFiles, ManifestError, near_name
-from crab_lightning.data.manifests.layouts import has_test
+from crab_lightning.data.manifests.files import ExistingFiles, ManifestError, has_test, near_name
 from crab_lightning.data.manifests.reader import survey_manifest
 from crab_lightning.data.sampling.lengths import guess_tokens
 from crab_lightning.structures import DatasetSpec, Sample
@@ -91,7 +90,8 @@ class _Check:
     def read_manifests(self) -> None:
         for done, (name, spec) in enumerate(self.datasets.items()):
             self.progress("manifests", done, len(self.datasets))
-            splits: list[Literal["train", "test"]] = ["train", "test"] if has_test(spec.layout) else ["train"]
+            tested = has_test(self.root, name, spec)
+            splits: list[Literal["train", "test"]] = ["train", "test"] if tested else ["train"]
             for split in splits:
                 self.totals[name, split] = FileTotals(name, split)
                 self.samples[name, split] = self._survey(name, spec, split)

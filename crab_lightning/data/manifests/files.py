@@ -1,15 +1,22 @@
-"""Manifest files on disk: strict JSON, and which media files exist."""
+"""Manifest files on disk: where they are, what they hold as they stand, and which media files exist."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import unicodedata
 from collections import Counter
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
+
+from crab_lightning.data.manifests.column_types import kind_of, show
+from crab_lightning.data.manifests.layout import LAYOUTS
+from crab_lightning.structures import DatasetSpec
 
 ANNOTATIONS = "AVUIE_2"
+FORMATS = (".json", ".jsonl", ".csv", ".parquet")
 MANIFEST_BYTES = 2**30  # the largest released file has some tens of megabytes
 
 
@@ -34,15 +41,82 @@ class RowError(ManifestError):
         return type(self), (self.row, str(self))
 
 
+def dataset_folder(root: Path, dataset: str, spec: DatasetSpec) -> Path:
+    """Return the folder of a row under ``data.datasets``.
+
+    It is under ``AVUIE_2/``; that of a layout that was not released may also be under the root itself.
+    """
+    name = folder_name(dataset, spec)
+    under, beside = root / ANNOTATIONS / name, root / name
+    own = spec.layout not in LAYOUTS and beside.is_dir() and not under.is_dir()
+    return beside if own else under
+
+
+def folder_name(dataset: str, spec: DatasetSpec) -> str:
+    """Return the name of that folder: a released layout is its own, else it is the row's key."""
+    return spec.folder or (spec.layout if spec.layout in LAYOUTS else dataset)
+
+
+def manifest_path(root: Path, dataset: str, spec: DatasetSpec, split: Literal["train", "test"]) -> Path:
+    """Return where the manifest of a row under ``data.datasets`` lies, or should lie.
+
+    Raises:
+        ManifestError: If the folder holds two files that could be it.
+    """
+    folder = dataset_folder(root, dataset, spec)
+    named = spec.train_file if split == "train" else spec.test_file
+    if named is not None:
+        return folder / named
+    found = [path for ending in FORMATS if (path := folder / f"{split}{ending}").is_file()]
+    if len(found) > 1:
+        raise ManifestError(
+            f"data.datasets.{dataset}: {folder} holds {' and '.join(path.name for path in found)}. Say which "
+            f"one is meant by data.datasets.{dataset}.{split}_file, or remove the other."
+        )
+    return found[0] if found else folder / f"{split}.json"
+
+
+def manifest_name(dataset: str, spec: DatasetSpec, split: str) -> str:
+    """Return what a message calls the manifest of a sample's split."""
+    side, named = ("test", spec.test_file) if split == "test" else ("train", spec.train_file)
+    return f"{folder_name(dataset, spec)}/{named or f'{side}.json'}"
+
+
+def has_test(root: Path, dataset: str, spec: DatasetSpec) -> bool:
+    """Say whether a dataset has test rows of its own: as its row says, else as its folder shows."""
+    if spec.test is not None or spec.test_file is not None:
+        return spec.test is not False
+    return manifest_path(root, dataset, spec, "test").is_file()
+
+
 def load_rows(path: Path, where: str, root: Path) -> list[Any]:
-    """Return the rows of a manifest file."""
+    """Return the rows of a manifest file: a JSON array, JSON lines, CSV with a header line, or Parquet.
+
+    Raises:
+        ManifestError: If the file is missing, or does not hold rows in the form that its name ends with.
+    """
+    if path.suffix == ".parquet" and path.is_file():
+        return _parquet_rows(path, where)
+    text = _text_of(path, where, root)
+    if path.suffix == ".csv":
+        return _csv_rows(text, path, where)
+    if path.suffix == ".jsonl":
+        lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        return [_json(line, path, f"{where}: {path}: line {number}", "") for number, line in lines]
+    rows = _json(text, path, f"{where}: {path}", " One JSON array of objects is expected.")
+    if not isinstance(rows, list):
+        raise ManifestError(f"{where}: {path} holds {kind_of(rows)}; one JSON array of objects is expected.")
+    return rows
+
+
+def _text_of(path: Path, where: str, root: Path) -> str:
     try:
         if (size := path.stat().st_size) > MANIFEST_BYTES:
             raise ManifestError(
                 f"{where}: {path} has {size:,} bytes; a manifest has at most {MANIFEST_BYTES:,}. Is it a "
                 "media file? Split it into several datasets if it is not."
             )
-        text = path.read_bytes().decode("utf-8-sig")  # a byte order mark is harmless: some editors add one
+        return path.read_bytes().decode("utf-8-sig")  # a byte order mark is harmless: some editors add one
     except FileNotFoundError:
         raise ManifestError(f"{where}: {path} does not exist. {_hint(path, root)}") from None
     except OSError as err:
@@ -53,39 +127,59 @@ def load_rows(path: Path, where: str, root: Path) -> list[Any]:
             "Save it as UTF-8."
         ) from err
 
+
+def _json(text: str, path: Path, at: str, expected: str) -> Any:
+    """Return strict JSON: no key twice, no NaN."""
+
     def refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         row = dict(pairs)
         if len(row) != len(pairs):
             twin = next(key for key, count in Counter(k for k, _ in pairs).items() if count > 1)
             raise ManifestError(
-                f"{where}: {path}: key {twin!r} stands twice in one object that begins {show(row)}. "
-                "Keep one of the two."
+                f"{at}: key {twin!r} stands twice in one object that begins {show(row)}. Keep one of the two."
             )
         return row
 
     def refuse_constant(name: str) -> NoReturn:
-        raise ManifestError(
-            f"{where}: {path} holds {name}, which is not JSON. Write a number, or remove the row."
-        )
+        raise ManifestError(f"{at} holds {name}, which is not JSON. Write a number, or remove the row.")
 
     try:
-        rows = json.loads(text, object_pairs_hook=refuse_twins, parse_constant=refuse_constant)
+        return json.loads(text, object_pairs_hook=refuse_twins, parse_constant=refuse_constant)
     except json.JSONDecodeError as err:
-        if _is_json_lines(text):
+        if expected and _is_json_lines(text):
             raise ManifestError(
-                f"{where}: {path} holds JSON lines (one object in each line). One JSON array of objects is "
-                "expected: put a comma between the lines, and [ and ] around them."
+                f"{at} holds JSON lines (one object in each line). One JSON array of objects is "
+                "expected: let the file's name end in .jsonl, or put a comma between the lines, and [ and ] "
+                "around them."
             ) from err
         raise ManifestError(
-            f"{where}: {path} is not JSON: {err.msg} at line {err.lineno}, column {err.colno}. "
-            "Was it cut off while copying? One JSON array of objects is expected."
+            f"{at} is not JSON: {err.msg} at line {err.lineno}, column {err.colno}. "
+            f"Was it cut off while copying?{expected}"
         ) from err
     except ManifestError:
         raise
     except (ValueError, RecursionError) as err:
-        raise ManifestError(f"{where}: {path} is not JSON that can be read: {err}.") from err
-    if not isinstance(rows, list):
-        raise ManifestError(f"{where}: {path} holds {kind_of(rows)}; one JSON array of objects is expected.")
+        raise ManifestError(f"{at} is not JSON that can be read: {err}.") from err
+
+
+def _csv_rows(text: str, path: Path, where: str) -> list[Any]:
+    """Return the rows of a CSV file with a header line; an empty cell is a key that the row does not have."""
+    reader = csv.reader(io.StringIO(text), strict=True)
+    try:
+        header = next(reader, [])
+        if twins := [name for name, count in Counter(header).items() if count > 1]:
+            raise ManifestError(f"{where}: {path}: column {twins[0]!r} stands twice. Rename one of the two.")
+        rows = []
+        for cells in reader:
+            if cells and len(cells) != len(header):
+                raise ManifestError(
+                    f"{where}: {path}: line {reader.line_num} has {len(cells)} cells, the header line "
+                    f"{len(header)}. Put a cell that holds a comma in double quotes."
+                )
+            if cells:
+                rows.append({name: cell for name, cell in zip(header, cells, strict=True) if cell != ""})
+    except csv.Error as err:
+        raise ManifestError(f"{where}: {path}: line {reader.line_num} is not CSV: {err}.") from err
     return rows
 
 
@@ -123,18 +217,39 @@ def near_name(path: Path) -> str:
     return ""
 
 
+def _parquet_rows(path: Path, where: str) -> list[Any]:
+    try:
+        import pyarrow.lib
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise ManifestError(
+            f"{where}: {path} needs pyarrow: pip install 'crab_lightning[parquet]', or save the rows as JSON "
+            "or CSV."
+        ) from None
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.lib.ArrowException, OSError) as err:
+        raise ManifestError(f"{where}: {path} is not Parquet that can be read: {err}.") from err
+    return [{key: value for key, value in row.items() if value is not None} for row in rows]
+
+
 def _hint(path: Path, root: Path) -> str:
     """Say what to change about a manifest that is not where it should be."""
     if not root.is_dir():
         return f"data.root {str(root)!r} is not a folder; set it to the folder that holds {ANNOTATIONS}/."
+    if path.parent.is_dir():
+        found = (
+            ", ".join(sorted(p.name for p in path.parent.iterdir() if p.suffix in FORMATS)) or "no manifest"
+        )
+        return f"Its folder holds: {found}. Add the file, or take the row out of data.datasets."
     if not (root / ANNOTATIONS).is_dir():
         parent = " (its parent folder, it seems)" if root.name == ANNOTATIONS else ""
-        return f"data.root {str(root)!r} holds no {ANNOTATIONS}/; set it to the folder that does{parent}."
-    if not path.parent.is_dir():
-        found = ", ".join(sorted(p.name for p in (root / ANNOTATIONS).iterdir() if p.is_dir())) or "nothing"
-        return f"{ANNOTATIONS}/ holds: {found}. Set `folder`, or take the row out of data.datasets."
-    found = ", ".join(sorted(p.name for p in path.parent.glob("*.json"))) or "no manifest"
-    return f"Its folder holds: {found}. Add the file, or take the row out of data.datasets."
+        return (
+            f"data.root {str(root)!r} holds no {ANNOTATIONS}/; set it to the folder that does{parent}. "
+            f"A dataset of your own may also lie in {root / path.parent.name}."
+        )
+    found = ", ".join(sorted(p.name for p in (root / ANNOTATIONS).iterdir() if p.is_dir())) or "nothing"
+    return f"{ANNOTATIONS}/ holds: {found}. Set `folder`, or take the row out of data.datasets."
 
 
 class ExistingFiles:
@@ -159,18 +274,3 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return entry.is_file()
     except OSError:  # a link that leads in a circle
         return False
-
-
-def show(value: Any) -> str:
-    """Return a value as it is shown in a message, cut to a line."""
-    try:
-        shown = json.dumps(value, ensure_ascii=True, default=str)
-    except RecursionError:
-        return f"{kind_of(value)} nested too deeply to show"
-    return shown if len(shown) <= 80 else shown[:77] + "..."
-
-
-def kind_of(value: Any) -> str:
-    """Return a JSON value's kind as it is shown in a message."""
-    names: dict[type, str] = {dict: "an object", list: "an array", str: "a string", bool: "a truth value"}
-    return "null" if value is None else names.get(type(value), "a number")

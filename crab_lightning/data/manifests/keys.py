@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crab_lightning.data.manifests.layouts import LAYOUTS
+from crab_lightning.data.manifests.layout import layout_of
 from crab_lightning.structures import DatasetSpec
 
 
@@ -48,8 +48,18 @@ def check_datasets(tasks: Mapping[str, Any], datasets: Mapping[str, DatasetSpec]
             raise ValueError(
                 f"{where}.task is '{spec.task}'; data.tasks has: {', '.join(sorted(tasks)) or 'nothing'}"
             )
-        if spec.layout not in LAYOUTS:
-            raise ValueError(f"{where}.layout is '{spec.layout}'; there are: {', '.join(sorted(LAYOUTS))}")
+        if not spec.layout and not spec.columns:
+            raise ValueError(
+                f"{where} has neither layout nor columns; name its manifest's layout, or state the columns"
+            )
+        try:
+            layout_of(spec, name)
+        except ValueError as err:
+            raise ValueError(f"{where}.{err}") from None
+        if spec.test is False and spec.test_file is not None:
+            raise ValueError(
+                f"{where}.test_file is '{spec.test_file}', but {where}.test is false; drop one of them"
+            )
         for key, value, least in (
             ("limit", spec.limit, 1),
             ("frames", spec.frames, 1),

@@ -1,73 +1,280 @@
-"""What a column layout is made of."""
+"""What turns the rows of a manifest into samples, and where it is found by name.
+
+A layout is a column map of YAML (19 are shipped, one for each released file), a class of this package
+(``messages`` and ``plain``), or a class of another package by its import path.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from crab_lightning.data.manifests.layout_columns import Column
-from crab_lightning.data.manifests.layout_paths import stem_clip
+import yaml
 
-Fields = dict[str, Any]
+from crab_lightning.data.manifests.column_types import ColumnError
+from crab_lightning.structures import DatasetSpec
+
+CARDS = Path(__file__).with_name("cards")
 
 
-@dataclass(frozen=True)
-class Columns:
-    """What one split's file holds.
+@dataclass
+class Parts:
+    """What a layout reads out of one row.
 
     Args:
-        columns: Keys that have to be there, in the order they are checked.
-        videos: Keys of the video files, in conversation order.
-        images: Keys of the image files.
-        audios: Keys of the audio files, in conversation order.
-        target: Key of the supervised text.
-        optional: Keys that some releases have; read where present.
-        constants: Fields that are the same in every row.
+        videos: Paths of the video files relative to their folder, in conversation order.
+        images: Paths of the image files.
+        audios: Paths of the sound files, in conversation order.
+        fields: What the task reads.
+        target: Text to be learnt; ``None`` where the row holds none.
+        reference: Reference string of the row, for people and for answer files without ids.
+        masks: Where the true mask may lie; the first that exists counts. ``None`` without masks.
+        query: The media path whose recording is ``Sample.clip``; the first when left out.
+        clip: Name of the recording, where the row gives it.
+        id: Name of the row, where the row gives it.
+        marks: What, beside the files, tells two rows apart.
+        unit: Index of the audio unit that is heard.
     """
 
-    columns: tuple[Column, ...]
-    videos: tuple[str, ...] = ()
-    images: tuple[str, ...] = ()
-    audios: tuple[str, ...] = ()
+    videos: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+    audios: list[str] = field(default_factory=list)
+    fields: dict[str, Any] = field(default_factory=dict)
     target: str | None = None
-    optional: tuple[Column, ...] = ()
-    constants: Mapping[str, Any] = field(default_factory=dict)
+    reference: str = ""
+    masks: list[str] | None = None
+    query: str | None = None
+    clip: str | None = None
+    id: str | None = None
+    marks: tuple[Any, ...] = ()
+    unit: int | None = None
 
 
 @dataclass(frozen=True)
-class Layout:
-    """One column layout.
+class Needs:
+    """What one question of a layout holds: numbers of files, and the names of its text fields."""
 
-    Args:
-        name: Stable name, the released task id.
-        train: Columns of ``train.json``.
-        test: Columns of ``test.json``; ``None`` where none was released.
-        media_folders: True: files lie under ``video/`` and ``audio/``. False: the value holds the sub-path.
-        source: Namespace of clip names that are only file stems; layouts that share it share recordings.
-        clip: Names the recording of one media value.
-        query: Media key whose recording is ``Sample.clip``.
-        key: Fields that, beside the clip's file, tell two rows apart; part of the sample id.
-        reference: Reference string of the released test loader, built from the bridged fields.
-        finish: Adds fields that follow from several columns. Gets the fields, the image value (empty for
-            video tasks) and a function that places a relative path under the dataset folder.
-        one_unit: True where ``frame`` also names the audio unit that is heard.
-        class_field: Field whose values form the closed set ``DatasetSpec.classes``.
+    videos: int
+    images: int
+    audios: int
+    texts: frozenset[str]
+
+
+class Layout(ABC):
+    """How one row of a manifest becomes a sample.
+
+    Subclass it in your own package for rows that no column map can state, and give its import path as the
+    row's ``layout``; the row's ``columns`` are its keyword arguments.
     """
 
-    name: str
-    train: Columns
-    test: Columns | None
-    media_folders: bool = True
+    name: str = ""
     source: str = ""
-    clip: Callable[[str], str] = stem_clip
-    query: str = "video_path"
-    key: tuple[str, ...] = ()
-    reference: Callable[[Fields], str] = lambda _: ""
-    finish: Callable[[Fields, str, Callable[[str], Any]], None] | None = None
-    one_unit: bool = False
+    """Namespace of recording names: layouts that share it share recordings."""
     class_field: str | None = None
+    """Field whose values form the closed set ``DatasetSpec.classes``."""
+    folders: Mapping[str, str] = {}
+    """Folder of each kind of file (``video``, ``image``, ``audio``) below the dataset's folder."""
 
-    def columns(self, split: str) -> Columns | None:
-        """Return the columns of a split's file; ``None`` when the layout has no such file."""
-        return self.train if split == "train" else self.test
+    @abstractmethod
+    def read(self, row: Mapping[str, Any], split: str) -> Parts:
+        """Return what a row holds.
+
+        Raises:
+            ColumnError: If a value cannot be used.
+        """
+
+    def errors(self, row: Mapping[str, Any], split: str) -> Iterator[ColumnError]:
+        """Yield every value of a row that cannot be used; the first one when left alone."""
+        try:
+            self.read(row, split)
+        except ColumnError as err:
+            yield err
+
+    def recording(self, path: str) -> str:
+        """Return the name of the recording that a media file was cut from."""
+        return stem(path)
+
+    def needs(self) -> Needs | None:
+        """Return what a question holds; ``None`` where rows differ."""
+        return None
+
+
+def stem(path: str) -> str:
+    """Return a path without its extension, so that a clip's video and audio file agree."""
+    # Strings, not paths: this runs for each of 222,000 rows.
+    head, _, extension = path.rpartition(".")
+    return head if head and not head.endswith("/") and "/" not in extension else path
+
+
+def clip_folder(image: str) -> str:
+    """Return the folder of a frame's clip: the one that holds ``frames/`` and the audio file."""
+    path = PurePosixPath(image)
+    parent = path.parent
+    return str(parent.parent) if parent.name == "frames" else str(parent)
+
+
+class _Released(Mapping[str, Layout]):
+    """The shipped column maps by name; a card is read when it is asked for."""
+
+    def __getitem__(self, name: str) -> Layout:
+        if name not in _card_names():
+            raise KeyError(name)
+        return layout_of(DatasetSpec("", name), name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_card_names())
+
+    def __len__(self) -> int:
+        return len(_card_names())
+
+
+LAYOUTS: Mapping[str, Layout] = _Released()
+"""The 19 released layouts; their names are the released task ids and never change."""
+
+
+@lru_cache(maxsize=1)
+def _card_names() -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in CARDS.glob("*.yaml")))
+
+
+@lru_cache(maxsize=64)
+def card(name: str) -> dict[str, Any]:
+    """Return the content of a card, with what it is ``like`` filled in.
+
+    Args:
+        name: Name of a shipped card, or the path of a YAML file.
+
+    Raises:
+        ValueError: If there is no such card, or it is no mapping.
+    """
+    path = CARDS / f"{name}.yaml" if name in _card_names() else Path(name)
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    except OSError:
+        raise ValueError(f"{_unknown(name)} There is no file {path}.") from None
+    except yaml.YAMLError as err:
+        raise ValueError(f"{path} is not YAML: {err}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no mapping of columns")
+    return laid_over(card(content.pop("like")), content) if "like" in content else content
+
+
+def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``above`` laid over ``below``: mappings key by key, anything else replaced, ``None`` removes.
+
+    The description of one field is replaced as a whole.
+    """
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        if key == "fields" and isinstance(old, dict) and isinstance(value, dict):
+            result[key] = {name: spec for name, spec in (old | value).items() if spec is not None}
+        elif isinstance(old, dict) and isinstance(value, dict) and key in ("train", "test"):
+            result[key] = laid_over(old, value)
+        elif value is None:
+            result.pop(key, None)
+        else:
+            result[key] = value
+    return result
+
+
+def layout_of(spec: DatasetSpec, dataset: str) -> Layout:
+    """Return the layout of a row under ``data.datasets``.
+
+    Args:
+        spec: The row.
+        dataset: Its key, for messages.
+
+    Raises:
+        ValueError: If there is no such layout, or its ``columns`` make no sense.
+    """
+    return _made(spec.layout, dataset if spec.columns else spec.layout, _frozen(spec.columns))
+
+
+@lru_cache(maxsize=256)
+def _made(layout: str, name: str, columns: Any) -> Layout:
+    from crab_lightning.data.manifests.columns import ColumnMap
+
+    told = _thawed(columns) or {}
+    if layout in _card_names() or layout.endswith((".yaml", ".yml")):
+        return ColumnMap(laid_over(card(layout), told), name)
+    if not layout:
+        return ColumnMap(told, name)
+    if layout not in _CLASSES and "." not in layout:
+        raise ValueError(_unknown(layout))
+    found = _imported(_CLASSES.get(layout, layout))
+    try:
+        made = found(**told)
+    except TypeError as err:
+        raise ValueError(f"columns do not fit layout {layout!r}: {err}") from err
+    made.name = made.name or layout
+    return made
+
+
+_CLASSES: dict[str, str] = {}
+"""Layouts that are classes of this package, by the short name that a config gives."""
+
+
+def _unknown(name: str) -> str:
+    known = ", ".join([*_CLASSES, *_card_names()])
+    return (
+        f"layout is {name!r}; known layouts: {known}. It may also be a YAML file with a column map, or the "
+        "import path of a class derived from crab_lightning.data.Layout."
+    )
+
+
+def _imported(path: str) -> type[Layout]:
+    module, _, attribute = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as err:
+        raise ValueError(f"layout {path!r} cannot be imported: {err}") from err
+    if not (isinstance(found, type) and issubclass(found, Layout)):
+        raise ValueError(f"layout {path!r} is no class derived from crab_lightning.data.Layout")
+    return found
+
+
+def _frozen(value: Any) -> Any:
+    """Return plain values in a form that can be a cache key."""
+    if isinstance(value, Mapping):
+        return ("mapping", tuple((key, _frozen(item)) for key, item in value.items()))
+    return ("list", tuple(_frozen(item) for item in value)) if isinstance(value, list) else value
+
+
+def _thawed(value: Any) -> Any:
+    if not isinstance(value, tuple):
+        return value
+    kind, items = value
+    if kind == "mapping":
+        return {key: _thawed(item) for key, item in items}
+    return [_thawed(item) for item in items]
+
+
+def template(text: str) -> list[str | tuple[str, int | None]]:
+    """Cut ``"a {name} b {box[0]}"`` into texts and places.
+
+    >>> template("is {x}, {y[1]}")
+    ['is ', ('x', None), ', ', ('y', 1)]
+    """
+    parts: list[str | tuple[str, int | None]] = []
+    end = 0
+    for match in re.finditer(r"\{(\w+)(?:\[(\d+)\])?\}", text):
+        parts += [text[end : match.start()], (match[1], None if match[2] is None else int(match[2]))]
+        end = match.end()
+    return [part for part in (*parts, text[end:]) if part != ""]
+
+
+def filled(parts: list[str | tuple[str, int | None]], values: Mapping[str, Any]) -> str:
+    """Return a template with the values in their places."""
+    return "".join(
+        part
+        if isinstance(part, str)
+        else str(values[part[0]] if part[1] is None else values[part[0]][part[1]])
+        for part in parts
+    )

@@ -1,4 +1,4 @@
-"""Manifest files to typed samples: ``<root>/AVUIE_2/<folder>/<split>.json`` through one of the 19 layouts.
+"""Manifest files to typed samples, through the layout that the dataset's row names.
 
 Nothing is skipped or filled in: whatever cannot be read is an error that names file, row, key and remedy.
 Keys that no layout reads are ignored, since the released files hold more than their reader uses.
@@ -7,35 +7,29 @@ Keys that no layout reads are ignored, since the released files hold more than t
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
+from crab_lightning.data.manifests.column_types import ColumnError, kind_of
 from crab_lightning.data.manifests.files import (
-    ANNOTATIONS,
     ExistingFiles,
     ManifestError,
     RowError,
-    kind_of,
+    has_test,
     load_rows,
+    manifest_path,
     near_name,
-    show,
 )
-from crab_lightning.data.manifests.layout import Columns, Layout
-from crab_lightning.data.manifests.layout_columns import Column, ColumnError
-from crab_lightning.data.manifests.layout_paths import stem_clip
-from crab_lightning.data.manifests.layouts import get_layout
+from crab_lightning.data.manifests.layout import Layout, Parts, layout_of, stem
 from crab_lightning.data.manifests.repeats import Repeat, asked_once, find_repeats
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks.answers import class_index
 
-__all__ = ["ANNOTATIONS", "ManifestError", "RowError", "manifest_path", "read_manifest", "survey_manifest"]
+__all__ = ["ManifestError", "RowError", "has_test", "manifest_path", "read_manifest", "survey_manifest"]
 
 _log = logging.getLogger(__name__)
-_DRIVE = re.compile(r"[A-Za-z]:")
-_SEPARATORS = re.compile(r"[/\\]")
 
 
 def read_manifest(
@@ -77,7 +71,7 @@ def read_manifest(
     samples = _with_unique_ids(samples)
     if check_media:
         allowed = spec.allow_missing if split == "train" else 0
-        samples = _present(samples, reader.path, Path(reader.base), where, allowed)
+        samples = _present(samples, reader, where, allowed)
     return samples
 
 
@@ -141,22 +135,12 @@ def _open(
     """Return the rows of a file as they are, and what turns them into samples."""
     where = f"data.datasets.{dataset}"
     try:
-        layout = get_layout(spec.layout)
+        layout = layout_of(spec, dataset)
     except ValueError as err:
         raise ManifestError(f"{where}.{err}") from None
-    columns = layout.columns(split)
-    if columns is None:
-        raise ManifestError(
-            f"{where}: layout {layout.name!r} has no {split}.json (none was released); "
-            "evaluate it on a part of train.json kept aside"
-        )
-    path = manifest_path(root, spec, split)
-    return load_rows(path, where, root), _RowReader(path, path.parent, dataset, spec, split, layout, columns)
-
-
-def manifest_path(root: Path, spec: DatasetSpec, split: Literal["train", "test"]) -> Path:
-    """Return where the manifest of a row under ``data.datasets`` lies."""
-    return root / ANNOTATIONS / (spec.folder or spec.layout) / f"{split}.json"
+    path = manifest_path(root, dataset, spec, split)
+    base = path.parent if spec.media_folder is None else root / spec.media_folder
+    return load_rows(path, where, root), _RowReader(path, base, dataset, spec, split, layout)
 
 
 class _RowReader:
@@ -170,59 +154,29 @@ class _RowReader:
         spec: DatasetSpec,
         split: Literal["train", "test"],
         layout: Layout,
-        columns: Columns,
     ) -> None:
         self.path = path
         self.dataset = dataset
         self.spec = spec
         self.split = split
         self.layout = layout
-        self.columns = columns
         self.base = str(base)
-        under = {"video": "/video/", "audio": "/audio/"} if layout.media_folders else {}
-        kinds = {"video": columns.videos, "image": columns.images, "audio": columns.audios}
-        self.media_columns = [
-            (Column(key, _relative_path), kind, self.base + under.get(kind, "/"))
-            for kind, keys in kinds.items()
-            for key in keys
-        ]
-        self.target = Column(columns.target, _target) if columns.target else None
+        self.folders = {
+            kind: f"{self.base}/{layout.folders[kind]}/" if layout.folders.get(kind) else f"{self.base}/"
+            for kind in ("video", "image", "audio")
+        }
+        self.prefix = f"{layout.source}/" if layout.source else ""
         # One path object for the many questions about one clip: building it is what costs.
         self.paths: dict[str, Path] = {}
         self.units = spec.audio.units if spec.audio.kind == "one_unit" else None
 
-    def place(self, relative: str) -> Path:
-        """Return the path of something under the dataset folder."""
-        return Path(f"{self.base}/{relative}")
-
-    def fail(
-        self, row: int, key: str, found: str, wanted: str, remedy: str = "Correct the row or remove it."
-    ) -> NoReturn:
-        """Raise the error about one value."""
-        raise RowError(
+    def error(self, row: int, err: ColumnError) -> RowError:
+        """Return the error about one value, with everything that names it."""
+        return RowError(
             row,
-            f"data.datasets.{self.dataset}: {self.path}: row {row} (counted from 0): {key} {found}; "
-            f"expected {wanted}. {remedy}",
+            f"data.datasets.{self.dataset}: {self.path}: row {row} (counted from 0): {err.what} {err.found}; "
+            f"expected {err.wanted}. {err.remedy}",
         )
-
-    def value(self, row: int, data: dict[str, Any], column: Column) -> Any:
-        """Return what one column makes of its value."""
-        try:
-            value = data[column.key]
-        except KeyError:
-            self.fail(
-                row,
-                f"key {column.key!r}",
-                f"is missing (the row has: {', '.join(data) or 'nothing'})",
-                f"it in every row of a {self.layout.name} {self.split} file",
-                "Add the key, or choose the layout that the file has.",
-            )
-        try:
-            return column.read(value)
-        except ColumnError as err:
-            self.fail(row, f"key {column.key!r}", f"is {show(value)}", str(err))
-        except RecursionError:
-            self.fail(row, f"key {column.key!r}", "is nested too deeply", "a plain value")
 
     def path_of(self, name: str) -> Path:
         """Return the path of a media file."""
@@ -232,100 +186,72 @@ class _RowReader:
 
     def read(self, index: int, data: Any) -> Sample:
         """Return the sample of one row."""
-        if not isinstance(data, dict):
-            self.fail(index, "the row", f"is {kind_of(data)}", "an object", "Keep one JSON array of objects.")
-        layout, columns = self.layout, self.columns
-        fields: dict[str, Any] = dict(columns.constants)
-        for column in columns.columns:
-            value = self.value(index, data, column)
-            if column.field is not None:
-                fields[column.field] = value
-        for column in columns.optional:
-            if column.key in data:
-                fields[str(column.field)] = self.value(index, data, column)
-
-        values: dict[str, str] = {}
-        paths: dict[str, list[Path]] = {"video": [], "image": [], "audio": []}
-        for column, kind, folder in self.media_columns:
-            values[column.key] = value = self.value(index, data, column)
-            paths[kind].append(self.path_of(folder + value))
-        image = values[columns.images[0]] if columns.images else ""
-        if layout.finish is not None:
-            try:
-                layout.finish(fields, image, self.place)
-            except ColumnError as err:
-                self.fail(index, f"key {columns.images[0]!r}", f"is {image!r}", str(err))
-        if self.spec.mask is not None and "mask_candidates" in fields:
-            fields["mask_colours"] = self.spec.mask
-        target = None if self.target is None else self.value(index, data, self.target)
-        self._check_class(index, fields)
-
-        query = columns.images[0] if columns.images else layout.query
-        clips = self._clips(values, query)
+        try:
+            if not isinstance(data, dict):
+                raise ColumnError(
+                    "an object", "the row", f"is {kind_of(data)}", "Keep one JSON array of objects."
+                )
+            parts = self.layout.read(data, self.split)
+            self._check_class(parts.fields)
+            self._check_unit(parts.unit)
+        except ColumnError as err:
+            raise self.error(index, err) from None
+        if parts.masks is not None:
+            parts.fields["mask_candidates"] = tuple(Path(f"{self.base}/{mask}") for mask in parts.masks)
+            if self.spec.mask is not None:
+                parts.fields["mask_colours"] = self.spec.mask
+        names = self._recordings(parts) or [f"row{index}"]
+        clips = tuple(dict.fromkeys(self.prefix + self.layout.recording(name) for name in names))
+        if parts.clip is not None:
+            clips = (self.prefix + parts.clip,)
+        key = parts.id if parts.id is not None else "+".join(map(stem, names))
+        marks = "".join(f"#{mark}" for mark in parts.marks)
         return Sample(
-            id=self._id(values, query, fields),
+            id=f"{self.dataset}/{self.split}/{key}{marks}",
             dataset=self.dataset,
             task=self.spec.task,
             split=self.split,
             clip=clips[0],
-            videos=tuple(paths["video"]),
-            images=tuple(paths["image"]),
-            audios=tuple(paths["audio"]),
-            unit=self._unit(index, fields) if layout.one_unit else None,
-            target=target,
-            reference=layout.reference(fields),
-            fields=fields,
+            videos=tuple(self.path_of(self.folders["video"] + name) for name in parts.videos),
+            images=tuple(self.path_of(self.folders["image"] + name) for name in parts.images),
+            audios=tuple(self.path_of(self.folders["audio"] + name) for name in parts.audios),
+            unit=parts.unit,
+            target=parts.target,
+            reference=parts.reference,
+            fields=parts.fields,
             row=index,
             clips=clips,
         )
 
     def errors(self, index: int, data: Any) -> list[RowError]:
-        """Return one error for each column of a row that cannot be read by itself."""
+        """Return one error for each value of a row that cannot be read by itself."""
         if not isinstance(data, dict):
             return []
-        columns = [
-            *self.columns.columns,
-            *(column for column in self.columns.optional if column.key in data),
-            *(column for column, _, _ in self.media_columns),
-            *([self.target] if self.target is not None else []),
-        ]
-        found: dict[str, RowError] = {}
-        for column in columns:
-            try:
-                self.value(index, data, column)
-            except RowError as err:
-                found.setdefault(str(err), err)
-        return list(found.values())
+        found = [self.error(index, err) for err in self.layout.errors(data, self.split)]
+        return list({str(err): err for err in found}.values())
 
-    def _clips(self, values: dict[str, str], query: str) -> tuple[str, ...]:
-        """Return the recordings of a row, the query's first."""
-        prefix = f"{self.layout.source}/" if self.layout.source else ""
-        if len(values) == 2:  # a clip and its sound track are one recording
-            return (prefix + self.layout.clip(values[query]),)
-        names = [query, *(key for key in values if key != query)]
-        return tuple(dict.fromkeys(prefix + self.layout.clip(values[key]) for key in names))
+    @staticmethod
+    def _recordings(parts: Parts) -> list[str]:
+        """Return the files that name a row's recordings, the query's first."""
+        seen, files = [*parts.images, *parts.videos], [*parts.images, *parts.videos, *parts.audios]
+        if not files:
+            return []
+        query = parts.query or files[0]
+        if len(seen) == len(parts.audios) == 1:  # a clip and its sound track are one recording
+            return [query]
+        return list(dict.fromkeys([query, *files]))
 
-    def _id(self, values: dict[str, str], query: str, fields: dict[str, Any]) -> str:
-        """Return an id that may still occur twice."""
-        names = [query] if len(values) == 2 else [query, *(key for key in values if key != query)]
-        stem = "+".join(stem_clip(values[key]) for key in names)
-        marks = "".join(f"#{fields[name]}" for name in self.layout.key if name in fields)
-        return f"{self.dataset}/{self.split}/{stem}{marks}"
-
-    def _unit(self, index: int, fields: dict[str, Any]) -> int:
-        """Return the audio unit that a row hears."""
-        unit = int(fields["frame"])
-        if self.units is not None and unit >= self.units:
-            self.fail(
-                index,
-                "the frame number",
-                f"is {unit}",
+    def _check_unit(self, unit: int | None) -> None:
+        """Refuse an audio unit that the clip does not have."""
+        if unit is not None and self.units is not None and unit >= self.units:
+            raise ColumnError(
                 f"0 to {self.units - 1}, since it also names one of the {self.units} audio units; "
                 "a later one would be silence",
+                "the frame number",
+                f"is {unit}",
             )
-        return unit
 
-    def _check_class(self, index: int, fields: dict[str, Any]) -> None:
+    def _check_class(self, fields: dict[str, Any]) -> None:
         """Refuse a class that the configured closed set lacks; it could only ever be scored as wrong."""
         name = self.layout.class_field
         if (
@@ -334,48 +260,12 @@ class _RowReader:
             or class_index(fields[name], self.spec.classes) is not None
         ):
             return
-        self.fail(
-            index,
+        raise ColumnError(
+            f"one of data.datasets.{self.dataset}.classes ({', '.join(self.spec.classes)})",
             f"the {name.replace('_', ' ')}",
             f"is {fields[name]!r}",
-            f"one of data.datasets.{self.dataset}.classes ({', '.join(self.spec.classes)})",
             "Correct the row, or leave `classes` out to take them from the manifests.",
         )
-
-
-def _relative_path(value: Any) -> str:
-    """Accept a path that stays inside the folder it is relative to."""
-    if not isinstance(value, str) or not value or value.isspace():
-        raise ColumnError("a file path that is not empty")
-    if "\0" in value or (not value.isascii() and not _encodes(value)):
-        raise ColumnError("a file path without NUL or half surrogate pairs")
-    if value[0] in "/\\" or _DRIVE.match(value):
-        raise ColumnError("a path relative to the dataset folder, not an absolute one")
-    if ".." in value and ".." in _SEPARATORS.split(value):
-        raise ColumnError(
-            "a path without '..', since media stay under data.root; link the file into it instead"
-        )
-    parts = [part for part in value.split("/") if part not in ("", ".")]
-    if not parts:
-        raise ColumnError("the path of a file")
-    return "/".join(parts)
-
-
-def _encodes(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _target(value: Any) -> str:
-    """Accept the supervised text."""
-    if not isinstance(value, str) or not value.strip():
-        raise ColumnError("the text that the model learns to write")
-    if not _encodes(value):
-        raise ColumnError("a text without half surrogate pairs")
-    return value
 
 
 def _with_unique_ids(samples: list[Sample]) -> list[Sample]:
@@ -397,7 +287,7 @@ def _with_unique_ids(samples: list[Sample]) -> list[Sample]:
     return unique
 
 
-def _present(samples: list[Sample], path: Path, base: Path, where: str, allowed: int) -> list[Sample]:
+def _present(samples: list[Sample], reader: _RowReader, where: str, allowed: int) -> list[Sample]:
     """Return the samples whose media exist; refuse more than ``allowed`` others."""
     files = ExistingFiles()
     first: tuple[int, Path] | None = None
@@ -412,13 +302,14 @@ def _present(samples: list[Sample], path: Path, base: Path, where: str, allowed:
     if first is None:
         return kept
     what = (
-        f"{where}: {missing:,} of {len(samples):,} rows of {path} name missing media, first row {first[0]} "
-        f"(counted from 0) {str(first[1].relative_to(base))!r} under {str(base)!r}.{near_name(first[1])}"
+        f"{where}: {missing:,} of {len(samples):,} rows of {reader.path} name missing media, first row "
+        f"{first[0]} (counted from 0) {str(first[1].relative_to(reader.base))!r} under {reader.base!r}."
+        f"{near_name(first[1])}"
     )
     if missing > allowed:
         remedy = (
             f"Add the files, correct the manifest, or set allow_missing: {missing} to train without them."
-            if path.name == "train.json"
+            if reader.split == "train"
             else "Add the files or remove the rows (a score over fewer rows is not comparable with others')."
         )
         raise ManifestError(f"{what} {remedy}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from crab_lightning.data.manifests.layouts import has_test
+from crab_lightning.data.manifests.files import has_test
 from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.data.manifests.split import carve_validation
 from crab_lightning.data.sampling.packed import PackedSamples
@@ -51,8 +51,9 @@ def read_rows(
         ValueError: If a task cannot read an annotation.
     """
     train = {name: read_manifest(root, name, spec, "train") for name, spec in datasets.items()}
+    own = {name for name, spec in datasets.items() if has_test(root, name, spec)}
     tested = {
-        name: read_manifest(root, name, spec, "test") if has_test(spec.layout) else []
+        name: read_manifest(root, name, spec, "test") if name in own else []
         for name, spec in datasets.items()
     }
     specs = {
@@ -71,9 +72,8 @@ def read_rows(
             tasks[spec.task].check(samples, spec)
         splits["train"][name] = PackedSamples(limited(kept, spec.limit, seed))
         splits["val"][name] = PackedSamples(limited(aside, spec.limit, seed))
-        own = has_test(spec.layout)
         splits["test"][name] = (
-            PackedSamples(limited(scored, spec.limit, seed)) if own else splits["val"][name]
+            PackedSamples(limited(scored, spec.limit, seed)) if name in own else splits["val"][name]
         )
     return Rows(splits, specs, carved.unsplit)
 

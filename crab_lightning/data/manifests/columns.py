@@ -1,0 +1,321 @@
+"""A manifest's columns stated as data: which key is which field, which file, which target.
+
+Keys of a column map:
+
+================  ===========================================================================================
+key               meaning
+================  ===========================================================================================
+``media``         keys of the files by kind: ``{videos: video_path, audios: [audio1, audio2]}``
+``folders``       sub-folder of each kind, ``{video: video, audio: audio}``; none when left out
+``fields``        field of the task -> key of the file, or a mapping (below)
+``target``        key of the text to be learnt
+``required``      keys that have to be there and are not read
+``reference``     the reference string, with fields in braces
+``classes``       field whose values form the closed set
+``id``            fields that, beside the files, tell two rows apart
+``unit``          field that is the index of the audio unit heard with a frame
+``recordings``    ``source``: namespace of recording names; ``name``: ``stem`` of the file (the default),
+                  ``folder`` of the clip's frames, or a regular expression whose group is the name; ``query``:
+                  key of the file whose recording comes first; ``key``: key that holds the recording's name
+``masks``         places of the true mask: ``path`` with fields, ``{image}`` (its path without extension) and
+                  ``{clip}`` (its folder) in braces, then ``replace``; or ``key``
+``train test``    a map of the same form laid over this one for one split
+``like``          name or path of a card that this one is laid over
+================  ===========================================================================================
+
+A field is described by ``key``, ``keys`` (all of them, as a tuple) or ``any_of`` (the first one that the row
+has), by ``value`` (the same in every row), by ``type`` (see ``TYPES``; the field's own when left out), by
+``item`` (one element of what was read) and by ``optional`` (left out where the row has no such key).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from crab_lightning.data.manifests.column_types import (
+    FIELD_TYPES,
+    TYPES,
+    ColumnError,
+    anything,
+    relative_path,
+    show,
+    target_text,
+    word,
+)
+from crab_lightning.data.manifests.layout import (
+    Layout,
+    Needs,
+    Parts,
+    clip_folder,
+    filled,
+    laid_over,
+    stem,
+    template,
+)
+
+_FACTS = {"display", "answers", "test_samples"}
+"""What a card says of a dataset beside its columns."""
+_KEYS = {
+    "media", "folders", "fields", "target", "required", "reference", "classes", "id", "unit", "recordings",
+    "masks",
+}  # fmt: skip
+_FIELD_KEYS = {"key", "keys", "any_of", "value", "type", "item", "optional"}
+_KINDS = ("videos", "images", "audios")
+_TEXTS = frozenset({"question", "options", "expression"})
+
+
+class ColumnMap(Layout):
+    """Reads rows as a column map says.
+
+    Args:
+        content: The map.
+        name: Name for messages.
+
+    Raises:
+        ValueError: If the map has a key that means nothing, or a value of another form.
+    """
+
+    def __init__(self, content: Mapping[str, Any], name: str) -> None:
+        self.name = name
+        _known(content, _KEYS | _FACTS | {"train", "test"}, name)
+        shared = {key: value for key, value in content.items() if key not in ("train", "test")}
+        self._sides = {
+            split: _Side(laid_over(shared, content.get(split) or {}), f"{name}.{split}")
+            for split in ("train", "test")
+        }
+        recordings = content.get("recordings") or {}
+        _known(recordings, {"source", "name", "query", "key"}, f"{name}.recordings")
+        self.source = str(recordings.get("source", ""))
+        self.class_field = content.get("classes")
+        self.folders = content.get("folders") or {}
+        _known(self.folders, {"video", "image", "audio"}, f"{name}.folders")
+        self._recording = _recording(recordings.get("name", "stem"))
+
+    def read(self, row: Mapping[str, Any], split: str) -> Parts:
+        """Return what a row holds."""
+        return self._side(split).read(row, f"it in every row of a {self.name} {split} file")
+
+    def errors(self, row: Mapping[str, Any], split: str) -> Iterator[ColumnError]:
+        """Yield one error for each value that cannot be used."""
+        return self._side(split).errors(row, f"it in every row of a {self.name} {split} file")
+
+    def recording(self, path: str) -> str:
+        """Return the name of the recording that a media file was cut from."""
+        return self._recording(path)
+
+    def needs(self) -> Needs:
+        """Return what a question of the training file holds."""
+        return self._sides["train"].needs()
+
+    def _side(self, split: str) -> _Side:
+        return self._sides["train" if split == "train" else "test"]
+
+
+@dataclass(frozen=True)
+class _Column:
+    """How one field is read.
+
+    Args:
+        field: Its name.
+        keys: Keys of the file.
+        read: Turns a value into the field's value.
+        mode: ``one`` key, ``all`` of them or the ``first`` that is there.
+        item: Which element of the value is kept.
+        optional: Whether it may be missing.
+    """
+
+    field: str
+    keys: tuple[str, ...]
+    read: Callable[[Any], Any]
+    mode: str = "one"
+    item: int | None = None
+    optional: bool = False
+
+    def value(self, row: Mapping[str, Any], rows_of: str) -> Any:
+        """Return the field's value; ``None`` where it may be and is missing."""
+        if self.optional and all(row.get(key) is None for key in self.keys):
+            return None
+        if self.mode == "one":
+            value = _cell(row, self.keys[0], self.read, rows_of)
+        elif self.mode == "first":
+            key = next((key for key in self.keys if key in row), self.keys[-1])
+            value = _cell(row, key, self.read, rows_of)
+        else:
+            values = [_cell(row, key, self.read, rows_of) for key in self.keys]
+            # Tuples are laid end to end: two corners make a box.
+            value = tuple(x for v in values for x in (v if isinstance(v, tuple) else (v,)))
+        return value if self.item is None else value[self.item]
+
+
+class _Side:
+    """The columns of one split's file."""
+
+    def __init__(self, content: Mapping[str, Any], where: str) -> None:
+        _known(content, _KEYS | _FACTS, where)
+        self.constants: dict[str, Any] = {}
+        self.columns: list[_Column] = [
+            _Column("", (key,), anything) for key in _names(content.get("required"), where)
+        ]
+        for name, said in (content.get("fields") or {}).items():
+            self._add_field(name, said, where)
+        media = content.get("media") or {}
+        _known(media, set(_KINDS), f"{where}.media")
+        self.media = [
+            (kind, key) for kind in _KINDS for key in _names(media.get(kind), f"{where}.media.{kind}")
+        ]
+        self.target = content.get("target")
+        self.reference = template(str(content.get("reference") or ""))
+        self.id = _names(content.get("id"), f"{where}.id")
+        self.unit = content.get("unit")
+        recordings = content.get("recordings") or {}
+        images = [key for kind, key in self.media if kind == "images"]
+        self.query = recordings.get("query") if not images else images[0]
+        self.clip_key = recordings.get("key")
+        self.masks = content.get("masks")
+        for mask in self.masks or ():
+            _known(mask, {"path", "replace", "key"}, f"{where}.masks")
+
+    def _add_field(self, name: str, said: Any, where: str) -> None:
+        place = f"{where}.fields.{name}"
+        said = said if isinstance(said, Mapping) else {"key": said}
+        _known(said, _FIELD_KEYS, place)
+        if "value" in said:
+            self.constants[name] = said["value"]
+            return
+        kind = said.get("type") or FIELD_TYPES.get(name, "any")
+        if kind not in TYPES:
+            raise ValueError(f"{place}.type is {kind!r}; there are: {', '.join(sorted(TYPES))}")
+        modes = [(mode, key) for mode, key in _MODES.items() if said.get(key) is not None]
+        if len(modes) != 1:
+            raise ValueError(f"{place} is {show(dict(said))}; give it one of key, keys, any_of and value")
+        mode, key = modes[0]
+        keys = _names(said[key], place)
+        self.columns.append(
+            _Column(name, keys, TYPES[kind], mode, said.get("item"), bool(said.get("optional")))
+        )
+
+    def needs(self) -> Needs:
+        kinds = [kind for kind, _ in self.media]
+        texts = _TEXTS & {column.field for column in self.columns}
+        return Needs(kinds.count("videos"), kinds.count("images"), kinds.count("audios"), texts)
+
+    def read(self, row: Mapping[str, Any], rows_of: str) -> Parts:
+        parts = Parts(fields=dict(self.constants))
+        for column in self.columns:
+            value = column.value(row, rows_of)
+            if column.field and not (value is None and column.optional):
+                parts.fields[column.field] = value
+        for kind, key in self.media:
+            path = _cell(row, key, relative_path, rows_of)
+            getattr(parts, kind).append(path)
+            if key == self.query:
+                parts.query = path
+        if self.target is not None:
+            parts.target = _cell(row, self.target, target_text, rows_of)
+        if self.reference:
+            parts.reference = filled(self.reference, parts.fields)
+        if self.clip_key is not None:
+            parts.clip = _cell(row, self.clip_key, word, rows_of)
+        if self.unit is not None:
+            parts.unit = int(parts.fields[self.unit])
+        if self.masks is not None:
+            parts.masks = list(self._masks(row, parts, rows_of))
+        parts.marks = tuple(parts.fields[name] for name in self.id if name in parts.fields)
+        return parts
+
+    def errors(self, row: Mapping[str, Any], rows_of: str) -> Iterator[ColumnError]:
+        checks: list[Callable[[], Any]] = [
+            *((lambda c=c: c.value(row, rows_of)) for c in self.columns),
+            *((lambda k=k: _cell(row, k, relative_path, rows_of)) for _, k in self.media),
+        ]
+        if self.target is not None:
+            key = self.target
+            checks.append(lambda: _cell(row, key, target_text, rows_of))
+        for check in checks:
+            try:
+                check()
+            except ColumnError as err:
+                yield err
+
+    def _masks(self, row: Mapping[str, Any], parts: Parts, rows_of: str) -> Iterator[str]:
+        image = parts.images[0] if parts.images else ""
+        values = {**parts.fields, "image": stem(image), "clip": clip_folder(image)}
+        for mask in self.masks or ():
+            if "key" in mask:
+                yield _cell(row, mask["key"], relative_path, rows_of)
+                continue
+            path = filled(template(mask["path"]), values)
+            swaps: Mapping[str, str] = mask.get("replace") or {}
+            # An image outside the expected folder would otherwise be taken for its own mask.
+            if all(old in path for old in swaps):
+                for old, new in swaps.items():
+                    path = path.replace(old, new)
+                yield path
+
+
+_MODES = {"one": "key", "all": "keys", "first": "any_of"}
+
+
+def _cell(row: Mapping[str, Any], key: str, read: Callable[[Any], Any], rows_of: str) -> Any:
+    """Return what a reader makes of one value of a row.
+
+    Raises:
+        ColumnError: If the key is missing, or its value cannot be read; the error names both.
+    """
+    try:
+        value = row[key]
+    except KeyError:
+        raise ColumnError(
+            rows_of,
+            f"key {key!r}",
+            f"is missing (the row has: {', '.join(map(str, row)) or 'nothing'})",
+            "Add the key, or choose the layout that the file has.",
+        ) from None
+    try:
+        return read(value)
+    except ColumnError as err:
+        raise ColumnError(err.wanted, f"key {key!r}", f"is {show(value)}", err.remedy) from None
+    except RecursionError:
+        raise ColumnError("a plain value", f"key {key!r}", "is nested too deeply") from None
+
+
+def _recording(rule: str) -> Callable[[str], str]:
+    """Return what names a recording by one of its files."""
+    if rule == "stem":
+        return stem
+    if rule == "folder":
+        return clip_folder
+    try:
+        pattern = re.compile(rule)
+    except re.error as err:
+        raise ValueError(f"recordings.name is {rule!r}, no regular expression: {err}") from None
+    if pattern.groups != 1:
+        raise ValueError(
+            f"recordings.name is {rule!r}; it is 'stem', 'folder', or a regular expression with one group"
+        )
+
+    def named(path: str) -> str:
+        found = pattern.search(stem(path))
+        return found[1] if found else stem(path)
+
+    return named
+
+
+def _names(value: Any, where: str) -> tuple[str, ...]:
+    """Return a name, or a list of names, as a tuple."""
+    if value is None:
+        return ()
+    names = value if isinstance(value, list) else [value]
+    if not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"{where} is {show(value)}; it is the name of a key, or a list of such names")
+    return tuple(names)
+
+
+def _known(content: Any, known: set[str], where: str) -> None:
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{where} is {show(content)}; it is a mapping of: {', '.join(sorted(known))}")
+    if unknown := [str(key) for key in content if key not in known]:
+        raise ValueError(f"{where} has the key {unknown[0]!r}; it knows: {', '.join(sorted(known))}")
