@@ -72,8 +72,8 @@ def test_a_missing_manifest_says_where_to_look(tmp_path: Path) -> None:
         read(tmp_path, "ave", "test")
 
 
-def test_a_layout_without_test_file_says_so(tree: Path) -> None:
-    with pytest.raises(ManifestError, match=r"layout 'unav' has no test\.json"):
+def test_a_missing_test_file_says_so(tree: Path) -> None:
+    with pytest.raises(ManifestError, match=r"unav/test\.json does not exist"):
         read(tree, "unav", "test")
 
 

@@ -135,7 +135,7 @@ def test_arig_takes_its_frame_from_the_file_name_and_hears_the_whole_clip(tree: 
     sample = read(tree, "arig")[1]
     assert (sample.fields["frame"], sample.unit) == (1, None)
     assert read(tree, "arig", "test")[1].fields["box_xyxy_px"] == (11, 20, 110, 120)
-    with pytest.raises(ManifestError, match=r"'image_path' is 'AVS/frames/x.jpg'; expected an image file"):
+    with pytest.raises(ManifestError, match=r"'image_path' is \"AVS/frames/x.jpg\"; expected an image file"):
         read_rows(tmp_path, "arig", changed("arig", image_path="AVS/frames/x.jpg"))
 
 

@@ -1,0 +1,181 @@
+"""Columns of one's own: stated in the dataset's row, in a file, or read by a class of another package."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crab_lightning.data import AVDataModule, Layout, ManifestError, Parts, has_test, read_manifest
+from crab_lightning.structures import DatasetSpec
+from crab_lightning.tasks import EventLocalization
+from tests.data.trees import manifest, media_bytes, write_file
+
+COLUMNS: dict[str, Any] = {
+    "media": {"videos": "clip", "audios": "sound"},
+    "fields": {
+        "event": "label",
+        "start_s": "from",
+        "end_s": "to",
+        "place": {"key": "where", "optional": True},
+    },
+    "target": "text",
+    "recordings": {"key": "tape"},
+    "classes": "event",
+}
+ROWS = [
+    {"clip": f"{i}.mp4", "sound": f"{i}.mp3", "label": name, "from": "0", "to": 2, "tape": i // 2,
+     "text": f"I hear it. <event>{name}, (0 2)</event>"}
+    for i, name in enumerate(("dog", "bell", "dog", "bell"))
+]  # fmt: skip
+
+
+class Tabs(Layout):
+    """A reader of another package: the clip's name and its event in one string."""
+
+    def __init__(self, between: str = "|") -> None:
+        self.between = between
+
+    def read(self, row: Mapping[str, Any], split: str) -> Parts:
+        name, event = row["line"].split(self.between)
+        return Parts(
+            [f"{name}.mp4"], audios=[f"{name}.mp3"], fields={"event": event, "start_s": 0, "end_s": 1}
+        )
+
+
+def own(root: Path, rows: Any, name: str = "mine/train.json") -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(rows if isinstance(rows, str) else json.dumps(rows))
+    for row in ROWS:
+        for key in ("clip", "sound"):
+            media = path.parent / str(row[key])
+            media.write_bytes(media_bytes(media.suffix[1:]))
+    return root
+
+
+def read(root: Path, split: Any = "train", **spec: Any) -> list[Any]:
+    return read_manifest(root, "mine", DatasetSpec("t", **spec), split)
+
+
+def test_a_dataset_with_columns_of_its_own_needs_no_python(tmp_path: Path) -> None:
+    own(tmp_path, [*ROWS[:3], {**ROWS[3], "where": "hall"}])
+    spec = DatasetSpec("events", columns=COLUMNS)
+    data = AVDataModule(tmp_path, {"events": EventLocalization()}, {"mine": spec}, val_share=0.5)
+    data.setup()
+    samples = sorted(data.samples("train") + data.samples("val"), key=lambda sample: sample.row)
+    assert [sample.id for sample in samples] == [f"mine/train/{i}" for i in range(4)]
+    assert [sample.clip for sample in samples] == ["0", "0", "1", "1"]
+    assert samples[0].fields == {"event": "dog", "start_s": 0, "end_s": 2}
+    assert samples[3].fields["place"] == "hall"
+    assert samples[0].target == ROWS[0]["text"]
+    assert data.datasets["mine"].classes == ["bell", "dog"]
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl", "csv"])
+def test_rows_may_be_json_json_lines_or_csv(tmp_path: Path, ending: str) -> None:
+    keys = list(ROWS[0])
+    texts = {
+        "json": json.dumps(ROWS),
+        "jsonl": "".join(json.dumps(row) + "\n" for row in ROWS),
+        "csv": "\n".join([",".join(keys), *(",".join(f'"{row[k]}"' for k in keys) for row in ROWS)]),
+    }
+    own(tmp_path, texts[ending], f"mine/train.{ending}")
+    samples = read(tmp_path, columns=COLUMNS)
+    assert [(s.fields["event"], s.fields["end_s"]) for s in samples] == [("dog", 2), ("bell", 2)] * 2
+
+
+def test_rows_may_be_parquet(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    own(tmp_path, "[]", "mine/x.json")
+    table = pyarrow.Table.from_pylist(ROWS)
+    parquet.write_table(table, tmp_path / "mine/train.parquet")
+    assert len(read(tmp_path, columns=COLUMNS)) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "ending", "message"),
+    [
+        ('{"a": 1}\n{"a"', "jsonl", r"line 2 is not JSON"),
+        ("a,b\n1", "csv", r"line 2 has 1 cells, the header line 2"),
+        ("a,a\n1,2", "csv", r"column 'a' stands twice"),
+        (
+            "clip,sound,label,from,to,tape,text\n0.mp4,0.mp3,dog,soon,2,0,x",
+            "csv",
+            r"row 0 .*key 'from' is \"soon\"",
+        ),
+        (
+            "clip,sound,label,from,to,tape,text\n0.mp4,0.mp3,,0,2,0,x",
+            "csv",
+            r"row 0 .*key 'label' is missing",
+        ),
+    ],
+)
+def test_what_cannot_be_read_names_line_or_row(tmp_path: Path, text: str, ending: str, message: str) -> None:
+    with pytest.raises(ManifestError, match=message):
+        read(own(tmp_path, text, f"mine/train.{ending}"), columns=COLUMNS)
+
+
+def test_two_files_that_could_be_meant_are_refused_and_a_name_decides(tmp_path: Path) -> None:
+    own(tmp_path, ROWS)
+    own(tmp_path, ROWS[:1], "mine/train.jsonl")
+    with pytest.raises(ManifestError, match=r"holds train\.json and train\.jsonl.*mine\.train_file"):
+        read(tmp_path, columns=COLUMNS)
+    assert len(read(tmp_path, columns=COLUMNS, train_file="train.json")) == 4
+
+
+def test_a_row_states_what_differs_from_a_released_layout(tmp_path: Path) -> None:
+    rows = [{**row, "name": row["event"]} for row in manifest("ave", "train")]
+    for row in rows:
+        del row["event"]
+    write_file(tmp_path, "ave", "train", rows)
+    spec = DatasetSpec("t", "ave", columns={"fields": {"event": "name"}})
+    samples = read_manifest(tmp_path, "ave", spec, "train", check_media=False)
+    assert [sample.fields["event"] for sample in samples] == [row["name"] for row in rows]
+
+
+def test_a_class_of_another_package_reads_what_no_map_can_state(tmp_path: Path) -> None:
+    own(tmp_path, [{"line": "0/dog"}, {"line": "1/bell"}])
+    path = f"{Tabs.__module__}.{Tabs.__name__}"
+    samples = read(tmp_path, layout=path, columns={"between": "/"})
+    assert [sample.fields["event"] for sample in samples] == ["dog", "bell"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({}, "neither layout nor columns"),
+        ({"columns": {"fild": {}}}, r"mine has the key 'fild'; it knows: .*fields"),
+        (
+            {"columns": {"fields": {"x": {"key": "x", "type": "float"}}}},
+            r"fields\.x\.type is 'float'; there are",
+        ),
+        ({"columns": {"fields": {"x": {"type": "text"}}}}, "give it one of key, keys"),
+        ({"columns": {"media": {"video": "x"}}}, r"has the key 'video'; it knows: audios, images, videos"),
+        ({"columns": {"recordings": {"name": "("}}}, "no regular expression"),
+        ({"layout": "pathlib.Path"}, "no class derived from"),
+        ({"layout": "nowhere.Layout"}, "cannot be imported"),
+        ({"layout": "cards/none.yaml"}, "There is no file"),
+        ({"layout": "ks", "test": False, "test_file": "t.json"}, "drop one of them"),
+    ],
+)
+def test_a_map_that_makes_no_sense_is_refused_before_anything_is_read(
+    tmp_path: Path, spec: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"data\.datasets\.mine.*{message}"):
+        AVDataModule(tmp_path, {"t": EventLocalization()}, {"mine": DatasetSpec("t", **spec)})
+
+
+def test_a_test_file_is_used_where_it_is_whatever_the_layout(tmp_path: Path) -> None:
+    rows = manifest("unav", "train")
+    write_file(tmp_path, "unav", "train", rows)
+    spec = DatasetSpec("t", "unav")
+    assert not has_test(tmp_path, "unav", spec)
+    write_file(tmp_path, "unav", "test", rows[:1])
+    assert has_test(tmp_path, "unav", spec)
+    assert len(read_manifest(tmp_path, "unav", spec, "test", check_media=False)) == 1
+    assert not has_test(tmp_path, "unav", DatasetSpec("t", "unav", test=False))
+    assert has_test(tmp_path, "ave", DatasetSpec("t", "ave", test=True))  # and reading it is an error
