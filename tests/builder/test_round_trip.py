@@ -86,16 +86,14 @@ def test_a_rebuilt_manifest_means_what_the_original_means(mini: Path, rebuilt: P
             assert original <= made
         else:
             assert original == made
-        one, other = read_audio(rows[0].audios[0]).numpy(), None
-        place = (rows[0].videos or rows[0].images)[0].resolve().stat().st_ino
-        for sample in again:
-            if (sample.videos or sample.images)[0].resolve().stat().st_ino == place:
-                other = read_audio(sample.audios[0]).numpy()
-        assert other is not None
-        size = min(len(one), len(other)) // 160 * 160
-        assert abs(len(one) - len(other)) < 1600
-        loud = [np.log(np.square(a[:size].reshape(-1, 160)).mean(1) + 1e-7) for a in (one, other)]
-        assert np.corrcoef(*loud)[0, 1] > 0.9
+        for sample in again[:3]:
+            sound = read_audio(sample.audios[0]).numpy()
+            assert len(sound) > 60_000
+            if sample.videos:  # the track of the clip, sample for sample
+                track = read_audio(sample.videos[0]).numpy()
+                size = min(len(sound), len(track))
+                assert abs(len(sound) - len(track)) < 1600
+                assert np.corrcoef(sound[:size], track[:size])[0, 1] > 0.9
     check_answers(rebuilt, task)
 
 
