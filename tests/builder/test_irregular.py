@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 from crab_lightning.builder import Settings, import_dataset
 from crab_lightning.media import cut_video, probe, read_audio, read_video
 from tests.builder.media import put, put_mask
-from tests.builder.trees import check_answers, fill, samples
+from tests.builder.trees import check_answers, fill, mixture, samples
 from tests.media.test_cut import recording
 
 
@@ -87,6 +88,16 @@ def test_unav_keeps_stable_clips_and_their_true_times(owner: Path, tmp_path: Pat
     told = "<event>dog barking, (3 6)</event><event>sea waves, (9 10)</event>"
     assert tested["original_label"] == told
     check_answers(tmp_path / "root", "unav")
+    (asked,) = samples(tmp_path / "root", "unav", "test")  # the real reader hands the true times on
+    assert asked.fields["duration_s"] == 50
+    tasks, specs = mixture()
+    task = tasks[specs["unav"].task]
+    spec = replace(specs["unav"], classes=["dog barking", "sea waves"])
+    scores = task.metrics(spec)
+    task.update(scores, task.parse("<event>dog barking, (2.5 6)</event>", asked, spec), asked, spec)
+    # (3 6) tenths are seconds 15 to 30 of 12.5 to 30.04: an overlap of 15 / 17.54; the waves are not found
+    found = scores.compute()
+    assert (float(found["map_80"]), float(found["map_90"])) == (0.5, 0)
 
     bring(tmp_path, "unav", Settings(all_clips=True, val="train"))
     assert [row["vid"] for row in rows_of(tmp_path, "unav")] == [v for v in UNAV if v != "tested_once"]
@@ -300,6 +311,7 @@ def test_dfew_and_mafw_and_mer24(owner: Path, tmp_path: Path) -> None:
     fill(owner, "mer24", settings)
     assert "no test rows" in str(bring(tmp_path, "mer24").notes)
     bring(tmp_path, "mer24", settings)
+    assert len(samples(tmp_path / "root", "mer24", "test")) == 1
     assert rows_of(tmp_path, "mer24", "test") == [
         {"video_path": "sample_00000043.mp4", "audio_path": "sample_00000043.wav", "discrete": "sad"}
     ]
@@ -448,6 +460,7 @@ def test_pieces_are_cut_out_of_whole_videos(owner: Path, tmp_path: Path) -> None
     assert "too long for the piece of 6 s, too short to hold 40 to 46 s" in report.lost[-1].reason
     assert report.media == {"cut": 1, "linked": 1, "extracted": 2, "unreadable": 2}
     cut, trimmed = samples(tmp_path / "root", "avcap")
+    assert samples(tmp_path / "root", "avcap", "test")[0].target == "It hums."
     assert trimmed.videos[0].samefile(owner / "trimmed_one.mp4")
     assert probe(cut.videos[0]).duration_s == pytest.approx(6, abs=0.3)
     greys = read_video(cut.videos[0], 6).frames.float().mean((1, 2, 3))
