@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from crab_lightning.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from crab_lightning.dashboards.gradient_conflict import GradientConflict as GradientConflict
     from crab_lightning.dashboards.mask_sheets import MaskSheets as MaskSheets
     from crab_lightning.dashboards.pictures import Pictures as Pictures
     from crab_lightning.dashboards.progress import RunProgress as RunProgress

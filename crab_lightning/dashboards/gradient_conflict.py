@@ -1,0 +1,320 @@
+"""Why learning together hurts: whether the datasets pull the adapters in the same direction."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from crab_lightning.adapters import LoRALinear
+from crab_lightning.adapters.names import unwrapped_name
+from crab_lightning.data.sampling.seeding import stable_hash
+from crab_lightning.structures import Sample
+
+FOLDER = "conflict"
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.([0-9]+)\.")
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Cosines between the adapter gradients of every two datasets, from the same weights.
+
+    Args:
+        step: Optimizer step after which they were taken.
+        datasets: The D datasets.
+        names: The P parts, each the dotted name of an adapted layer.
+        depths: For each part the number of its layer; -1 where its name holds none.
+        parts: For each part ``A``, ``B1`` to ``Bn`` (the heads) or ``router``.
+        cosines: ``(P, D, D)``, from -1 (opposite) to 1; not a number where a gradient is zero.
+        norms: ``(P, D)``, lengths of the gradients of the mean loss per target token.
+    """
+
+    step: int
+    datasets: tuple[str, ...]
+    names: tuple[str, ...]
+    depths: NDArray[np.int64]
+    parts: tuple[str, ...]
+    cosines: NDArray[np.float64]
+    norms: NDArray[np.float64]
+
+    def save(self, path: Path) -> None:
+        """Write one ``.npz`` file; its arrays have the names of the fields."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(
+            path,
+            step=self.step,
+            datasets=np.array(self.datasets),
+            names=np.array(self.names),
+            depths=self.depths,
+            parts=np.array(self.parts),
+            cosines=self.cosines.astype(np.float32),
+            norms=self.norms.astype(np.float32),
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Conflict:
+        """Read what :meth:`save` wrote."""
+        with np.load(path, allow_pickle=False) as held:
+            return cls(
+                int(held["step"]),
+                tuple(map(str, held["datasets"])),
+                tuple(map(str, held["names"])),
+                held["depths"],
+                tuple(map(str, held["parts"])),
+                held["cosines"].astype(np.float64),
+                held["norms"].astype(np.float64),
+            )
+
+    def mean(self, part: str = "*", depths: Sequence[int] | None = None) -> NDArray[np.float64]:
+        """Return the mean cosine over some parts, ``(D, D)``.
+
+        Args:
+            part: ``A``, ``B`` for all heads, ``B1``, ``router``, or ``*`` for everything.
+            depths: Layers to take; all when left out.
+        """
+        kept = [
+            (part == "*" or name == part or (part == "B" and name.startswith("B")))
+            and (depths is None or int(depth) in depths)
+            for name, depth in zip(self.parts, self.depths, strict=True)
+        ]
+        count = len(self.datasets)
+        if not any(kept):
+            return np.full((count, count), np.nan)
+        chosen = self.cosines[np.array(kept)]
+        known = np.isfinite(chosen)
+        total = np.where(known, chosen, 0.0).sum(0)
+        mean = np.full((count, count), np.nan)
+        np.divide(total, known.sum(0), out=mean, where=known.any(0))
+        return mean
+
+
+class GradientConflict(Callback):
+    """Measures at chosen steps how well the gradients of every two datasets agree, and trains as without it.
+
+    For each dataset the gradient of the mean loss per target token of some fixed training samples is taken,
+    from the same weights and without dropout, for A, for every head's B and for the router of some layers.
+    The cosines between datasets go to ``conflict/step-<step>.npz`` of the run folder; their mean and the
+    share of pairs below zero go to the loggers as ``conflict/<part>/mean`` and
+    ``conflict/<part>/negative_share``. The weights, their gradients, the optimizer and all random numbers
+    are left as they are. With fewer than two datasets there is nothing to measure.
+
+    Measuring costs a forward and a backward pass for each dataset, and memory for one gradient of the chosen
+    layers' adapters for each dataset. Under DDP the first process measures and the others wait.
+
+    Args:
+        at_steps: Optimizer steps after which to measure; 0 is before the first.
+        every_n_steps: Measure after every so many steps as well.
+        layers: Numbers of the layers to look at; left out, the first, the middle and the last.
+        samples: Training samples of each dataset.
+        batch_size: Samples in one pass.
+        seed: Chooses the samples.
+
+    Raises:
+        ValueError: If a number makes no sense, or the weights are sharded over processes.
+    """
+
+    def __init__(
+        self,
+        at_steps: list[int] | None = None,
+        every_n_steps: int | None = None,
+        layers: list[int] | None = None,
+        samples: int = 8,
+        batch_size: int = 4,
+        seed: int = 0,
+    ) -> None:
+        if samples < 1 or batch_size < 1 or (every_n_steps is not None and every_n_steps < 1):
+            raise ValueError(
+                f"samples is {samples}, batch_size {batch_size} and every_n_steps {every_n_steps}; each"
+                " starts"
+                " at 1"
+            )
+        if any(step < 0 for step in at_steps or []):
+            raise ValueError(f"at_steps is {at_steps}; steps count from 0")
+        self.at_steps, self.every_n_steps = frozenset(at_steps or []), every_n_steps
+        self.layers, self.samples, self.batch_size, self.seed = layers, samples, batch_size, seed
+        self._folder = Path()
+        self._seen = -1
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the run folder; on every process, since that is a collective call."""
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse sharded weights, and measure before the first step where that is asked for."""
+        if pl_module._shards_weights():
+            raise ValueError(
+                "GradientConflict needs whole weights on a process; take it out of trainer.callbacks, or use"
+                " trainer.strategy auto or ddp"
+            )
+        self._seen = trainer.global_step
+        if trainer.global_step == 0 and 0 in self.at_steps:
+            self._measure(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure when it is time, once for a step."""
+        step = trainer.global_step
+        if step == self._seen:
+            return
+        self._seen = step
+        if step in self.at_steps or (self.every_n_steps and step % self.every_n_steps == 0):
+            self._measure(trainer, pl_module)
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data: Any = trainer.datamodule
+        names = [name for name in data.datasets if data.samples("train", name)]
+        if not trainer.is_global_zero or len(names) < 2:
+            return
+        chosen = {name: self._chosen(data.samples("train", name)) for name in names}
+        with _untouched(pl_module):
+            found = measured(pl_module, data, chosen, self.layers, self.batch_size, trainer.global_step)
+        found.save(self._folder / FOLDER / f"step-{trainer.global_step:06d}.npz")
+        values: dict[str, float] = {}
+        apart = ~np.eye(len(names), dtype=bool)
+        for part in ("A", "B", "router"):
+            cosines = found.mean(part)[apart]
+            cosines = cosines[np.isfinite(cosines)]
+            if len(cosines):
+                values[f"conflict/{part}/mean"] = float(cosines.mean())
+                values[f"conflict/{part}/negative_share"] = float((cosines < 0).mean())
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)
+        said = ", ".join(
+            f"{key.split('/')[1]} {v:+.3f}" for key, v in values.items() if key.endswith("/mean")
+        )
+        rank_zero_info(
+            f"Gradient conflict after step {trainer.global_step:,}: mean cosine {said or 'unknown'}"
+        )
+
+    def _chosen(self, samples: Sequence[Sample]) -> list[Sample]:
+        return sorted(samples, key=lambda s: stable_hash(self.seed, "conflict", s.id))[: self.samples]
+
+
+def measured(
+    module: Any,
+    data: Any,
+    samples: dict[str, list[Sample]],
+    layers: Sequence[int] | None = None,
+    batch_size: int = 4,
+    step: int = 0,
+) -> Conflict:
+    """Return the cosines between the gradients of datasets from a model's present weights.
+
+    The model should be in evaluation mode, so that no dropout is drawn.
+
+    Args:
+        module: An ``AVModule`` with adapters.
+        data: Its data module.
+        samples: Dataset -> samples with targets.
+        layers: Numbers of the layers to look at; left out, the first, the middle and the last.
+        batch_size: Samples in one pass.
+        step: Noted in the result.
+
+    Raises:
+        ValueError: If no adapter lies in these layers.
+    """
+    chosen = _chosen_layers(module.model, layers)
+    weights = [weight for _, layer in chosen for weight in _weights(layer)]
+    rows: list[list[Tensor]] = []
+    for dataset in samples:
+        total = [torch.zeros_like(weight) for weight in weights]
+        tokens_of_all = 0
+        for start in range(0, len(samples[dataset]), batch_size):
+            rows_of = data.dataset(samples[dataset][start : start + batch_size], with_target=True)
+            batch = data.processor.collate([rows_of[i] for i in range(len(rows_of))]).to(module.device)
+            with torch.enable_grad():
+                module.announce(batch)
+                loss, tokens = module.losses(batch)
+                found = torch.autograd.grad(loss.sum(), weights, allow_unused=True)
+            tokens_of_all += int(tokens.sum())
+            for held, grad in zip(total, found, strict=True):
+                if grad is not None:
+                    held += grad
+        rows.append([held / max(tokens_of_all, 1) for held in total])
+    return _compared(tuple(samples), chosen, rows, step)
+
+
+def _compared(
+    datasets: tuple[str, ...],
+    chosen: Sequence[tuple[str, LoRALinear]],
+    rows: Sequence[Sequence[Tensor]],
+    step: int,
+) -> Conflict:
+    names, depths, parts, cosines, norms = [], [], [], [], []
+    place = 0
+    for name, layer in chosen:
+        held = [row[place : place + len(_weights(layer))] for row in rows]
+        place += len(_weights(layer))
+        for part, vectors in _parts(layer, held):
+            table = torch.stack([v.reshape(-1).double().cpu() for v in vectors])
+            lengths = table.norm(dim=1)
+            gram = table @ table.t()
+            cosine = gram / (lengths[:, None] * lengths[None, :])
+            names.append(name)
+            depths.append(_depth(name))
+            parts.append(part)
+            cosines.append(cosine.clamp(-1, 1).numpy())
+            norms.append(lengths.numpy())
+    return Conflict(
+        step, datasets, tuple(names), np.array(depths), tuple(parts), np.stack(cosines), np.stack(norms)
+    )
+
+
+def _weights(layer: LoRALinear) -> list[nn.Parameter]:
+    found = [layer.lora_A, layer.lora_B]
+    return found if layer.lora_route is None else [*found, layer.lora_route]
+
+
+def _parts(layer: LoRALinear, held: Sequence[Sequence[Tensor]]) -> Iterator[tuple[str, list[Tensor]]]:
+    """Yield a layer's parts, each with the gradient of every dataset."""
+    yield "A", [row[0] for row in held]
+    if held[0][1].dim() == 2:  # heads side by side; one LoRA for each task has them stacked, in one part
+        heads = [torch.split(row[1], layer.rank, dim=1) for row in held]
+        for head in range(layer.heads):
+            yield f"B{head + 1}", [row[head] for row in heads]
+    else:
+        yield "B1", [row[1] for row in held]
+    if layer.lora_route is not None:
+        yield "router", [row[2] for row in held]
+
+
+def _depth(name: str) -> int:
+    found = _LAYER.search(name)
+    return int(found[1]) if found else -1
+
+
+def _chosen_layers(model: nn.Module, layers: Sequence[int] | None) -> list[tuple[str, LoRALinear]]:
+    adapted = [(unwrapped_name(n), m) for n, m in model.named_modules() if isinstance(m, LoRALinear)]
+    depths = sorted({_depth(name) for name, _ in adapted} - {-1})
+    if layers is None:
+        layers = [depths[0], depths[len(depths) // 2], depths[-1]] if depths else [-1]
+    chosen = [(name, layer) for name, layer in adapted if _depth(name) in layers]
+    if not chosen:
+        raise ValueError(
+            f"no adapter lies in layers {list(layers)}; layers with adapters: {depths or 'none'}"
+        )
+    return chosen
+
+
+@contextmanager
+def _untouched(module: LightningModule) -> Iterator[None]:
+    """Switch dropout off, and leave the random numbers and the mode as they were."""
+    training = module.training
+    devices = [module.device] if module.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        module.eval()
+        try:
+            yield
+        finally:
+            module.train(training)

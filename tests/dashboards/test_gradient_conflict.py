@@ -1,0 +1,101 @@
+"""Cosines between the gradients of datasets, and training that does not notice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from crab_lightning.commands import main
+from crab_lightning.dashboards.gradient_conflict import Conflict, GradientConflict, _compared, measured
+from tests.adapters.statement import make_layer
+
+
+def test_planted_gradients_give_their_cosines(tmp_path: Path) -> None:
+    layer = make_layer(heads=2)
+    a, b, route = (torch.zeros_like(w) for w in (layer.lora_A, layer.lora_B, layer.lora_route))
+    a[0, 0], route[0, 0] = 2.0, 1.0
+    b[0, 0], b[0, layer.rank] = 1.0, 1.0  # one value in each head
+    turned = b.clone()
+    turned[0, layer.rank] = -3.0  # the second head is pulled the other way
+    aside = torch.zeros_like(a)
+    aside[0, 1] = 5.0
+    rows = [[a, b, route], [5 * a, turned, route], [aside, b, torch.zeros_like(route)]]
+    found = _compared(("x", "y", "z"), [("model.layers.7.q_proj", layer)], rows, 3)
+    at = dict(zip(found.parts, found.cosines, strict=True))
+    assert list(at) == ["A", "B1", "B2", "router"]
+    assert at["A"][0].tolist() == [1.0, 1.0, 0.0]
+    assert at["B1"].tolist() == [[1.0] * 3] * 3
+    assert at["B2"][1].tolist() == [-1.0, 1.0, -1.0]
+    assert np.isnan(at["router"][0, 2])
+    assert found.norms[0].tolist() == [2.0, 10.0, 5.0]
+    assert found.depths.tolist() == [7] * 4
+    assert found.mean("B")[0, 1] == 0.0  # one head agrees, the other does not
+    assert found.mean("router")[0].tolist()[:2] == [1.0, 1.0]
+    assert np.isnan(found.mean("A", depths=[3])).all()
+    found.save(tmp_path / "conflict/step.npz")
+    again = Conflict.load(tmp_path / "conflict/step.npz")
+    assert (again.step, again.datasets, again.parts) == (3, found.datasets, found.parts)
+    assert np.allclose(again.cosines, found.cosines, equal_nan=True)
+
+
+def test_numbers_that_make_no_sense_are_refused() -> None:
+    for options in ({"samples": 0}, {"every_n_steps": 0}, {"at_steps": [-1]}):
+        with pytest.raises(ValueError, match=r"start|count from"):
+            GradientConflict(**options)  # type: ignore[arg-type]
+
+
+def test_training_is_bit_equal_with_and_without_it(tmp_path: Path, small: dict[str, Path]) -> None:
+    words = [
+        "fit", "--config", "demo.yaml", "--only", "avqa,dfew,ave", f"--data.root={small['mini']}",
+        f"--model.init_args.pretrained={small['tiny']}", "--data.num_workers=0", "--data.epoch_size=8",
+        "--data.batch_size=2", "--model.init_args.adapter.rank=2", "--model.init_args.adapter.dropout=0.1",
+        "--trainer.max_epochs=1", "--trainer.accumulate_grad_batches=2", "--data.val_share=0",
+    ]  # fmt: skip
+    measure = [
+        "--trainer.callbacks=[{class_path: crab_lightning.dashboards.GradientConflict,"
+        " init_args: {at_steps: [0, 1], every_n_steps: 2, samples: 2}}]"
+    ]
+    assert main([*words, "--run.folder", str(tmp_path / "plain"), "--trainer.callbacks=null"]) == 0
+    assert main([*words, "--run.folder", str(tmp_path / "seen"), *measure]) == 0
+    weights = [load_file(tmp_path / name / "adapter/adapter.safetensors") for name in ("plain", "seen")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    files = sorted((tmp_path / "seen/conflict").iterdir())
+    assert [path.name for path in files] == ["step-000000.npz", "step-000001.npz", "step-000002.npz"]
+    found = Conflict.load(files[-1])
+    assert found.datasets == ("dfew", "avqa", "ave")  # as the config has them
+    assert set(found.parts) == {"A", "B1", "B2", "B3", "router"}
+    cosines = found.mean("B")
+    assert np.allclose(np.diagonal(cosines), 1, atol=1e-5)
+    assert np.allclose(cosines, cosines.T, atol=1e-6)
+    assert (np.abs(cosines) <= 1 + 1e-6).all()
+
+
+def test_a_gradient_is_that_of_the_mean_loss_per_target_token(build: object, small: dict[str, Path]) -> None:
+    from crab_lightning.data import AVDataModule
+    from crab_lightning.structures import DatasetSpec
+    from crab_lightning.tasks import QuestionAnswering
+
+    module = build()  # type: ignore[operator]
+    rows = {"avqa": DatasetSpec("question_answering", "avqa", metrics=["music_avqa"])}
+    data = AVDataModule(small["mini"], {"question_answering": QuestionAnswering()}, rows, val_share=0.0)
+    data.processor = module.processor
+    data.setup()
+    module.eval()
+    samples = data.samples("train")
+    found = measured(module, data, {"avqa": samples, "again": samples[::-1]}, batch_size=1)
+    off = found.cosines[:, 0, 1]
+    assert np.allclose(off[np.isfinite(off)], 1, atol=1e-4)  # the order of the samples has no say
+    rows_of = data.dataset(samples, with_target=True)
+    batch = data.processor.collate([rows_of[i] for i in range(len(samples))])
+    module.announce(batch)
+    loss, tokens = module.losses(batch)
+    (loss.sum() / tokens.sum()).backward()
+    layer = dict(module.model.named_modules())[found.names[0]]
+    place = found.parts.index("B1")
+    assert layer.lora_B.grad is not None
+    assert found.norms[place, 0] == pytest.approx(float(layer.lora_B.grad[:, : layer.rank].norm()), rel=1e-3)
