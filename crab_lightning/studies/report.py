@@ -1,124 +1,185 @@
-"""The report of a study."""
+"""The report of a study: tables, pictures, one page, and TensorBoard events."""
 
 from __future__ import annotations
 
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from crab_lightning.reports.tables import PlainTable, percent, signed, to_csv, to_latex, to_markdown, to_text
+import numpy as np
+
+from crab_lightning import __version__
+from crab_lightning.reports.tables import PlainTable, to_csv, to_latex, to_markdown, to_text
+from crab_lightning.studies import figures, tables
+from crab_lightning.studies.conflicts import ArmConflict, PairTransfer, arm_conflicts, pair_transfers
 from crab_lightning.studies.runner import FinishedCells
 from crab_lightning.studies.study import Study
-from crab_lightning.studies.transfer import (
-    ArmTransfer,
-    Comparison,
-    Estimate,
-    Resampling,
-    Shares,
-    arm_transfer,
-)
+from crab_lightning.studies.transfer import TIE, ArmTransfer, DatasetTransfer, Resampling, arm_transfer
 
 
-def transfers(finished: FinishedCells, resampling: Resampling) -> list[ArmTransfer]:
-    """Return the transfer of every arm that has cells under both regimes.
+@dataclass(frozen=True)
+class StudyResults:
+    """What a study has found.
 
     Args:
-        finished: The finished cells of a study.
-        resampling: The resamples.
+        study: The study.
+        transfers: Transfer of every arm with cells under both regimes.
+        deviations: Arm -> its datasets under the joint regime, compared with the first arm.
+        coverage: Arm -> shares of the datasets: ``best`` alone, ``tied`` for the best, ``gain`` over training
+            alone where that is known.
+        conflicts: Gradient conflict of every arm that measured it.
+        pairs: Transfer between pairs of datasets.
+        unfinished: Names of the cells that are not finished, with how far they are.
     """
-    study = finished.study
+
+    study: Study
+    transfers: tuple[ArmTransfer, ...]
+    deviations: Mapping[str, tuple[DatasetTransfer, ...]]
+    coverage: Mapping[str, Mapping[str, float]]
+    conflicts: tuple[ArmConflict, ...]
+    pairs: tuple[PairTransfer, ...]
+    unfinished: Mapping[str, str]
+
+
+def study_results(study: Study, *, resamples: int = 2000, seed: int = 0) -> StudyResults:
+    """Compute what the finished cells of a study show.
+
+    Args:
+        study: The study.
+        resamples: Resamples of the bootstrap.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        ValueError: If no two finished cells can be compared.
+    """
+    finished = FinishedCells(study)
+    resampling = Resampling(resamples, seed)
     before, after = (partial(finished.of, regime) for regime in study.compare)
-    found = (arm_transfer(arm, study.datasets, study.seeds, before, after, resampling) for arm in study.arms)
-    return [one for one in found if one is not None]
-
-
-def gain_table(arm: ArmTransfer, regimes: tuple[str, str]) -> PlainTable:
-    """Lay out the datasets of an arm."""
-    columns = ["dataset", "metric", *regimes, "gain [95 % CI]", "p (Holm)", "questions", "seeds"]
-    columns += [f"loss {regimes[0]}", f"loss {regimes[1]}", "loss gain [95 % CI]", "p loss (Holm)"]
-    table = PlainTable(f"{arm.arm}: scores in percent, validation loss in nats per target token", columns)
-    for row in arm.rows:
-        score, loss = row.score, row.loss
-        mark = _noted(table, score.note)
-        cells = [row.dataset, row.metric, percent(score.before), percent(score.after)]
-        cells += [_gain(score, points=True) + mark, _p(score.gain), str(score.questions or "–")]
-        cells += [",".join(map(str, score.seeds))]
-        if loss is None:
-            cells += ["–"] * 4
-        else:
-            cells += [f"{loss.before:.4f}", f"{loss.after:.4f}"]
-            cells += [_gain(loss, points=False) + _noted(table, loss.note), _p(loss.gain)]
-        table.add(cells)
-    table.notes.append(
-        "Gain: the second regime minus the first, the sign turned where lower is better, so that above 0 is"
-        " better;"
-        " * where it differs from 0 after Holm's correction over the datasets (5 %)."
+    found = [arm_transfer(a, study.datasets, study.seeds, before, after, resampling) for a in study.arms]
+    transfers = [one for one in found if one is not None]
+    first = next(iter(study.arms))
+    joint = _joint(study)
+    deviations = {}
+    for arm in list(study.arms)[1:]:
+        # The same comparison, with the first arm in the place of the baseline.
+        of_first = partial(_of_arm, finished, joint, first)
+        made = arm_transfer(
+            arm, study.datasets, study.seeds, of_first, partial(finished.of, joint), resampling
+        )
+        if made is not None:
+            deviations[arm] = made.rows
+    if not transfers and not deviations:
+        raise ValueError(f"{study.folder}: no two finished cells can be compared yet; see `study status`")
+    return StudyResults(
+        study,
+        tuple(transfers),
+        deviations,
+        _coverage(finished, joint, transfers),
+        tuple(arm_conflicts(finished, transfers)),
+        tuple(pair_transfers(finished, resampling)),
+        {s.cell.name: s.status for s in finished.states if s.status != "done"},
     )
-    if arm.missing:
-        table.notes.append(f"Not finished under both regimes: {', '.join(arm.missing)}.")
-    return table
 
 
-def shares_table(arms: list[ArmTransfer]) -> PlainTable:
-    """Lay out gain share, harmed share and net score of the arms."""
-    columns = ["arm", "by", "datasets", "gain share", "harmed share", "net score", "ties"]
-    columns += ["certain gain", "certain harm", "certain net", "p (sign test)"]
-    table = PlainTable("Shares of datasets that gain or are harmed, in percent", columns)
-    for arm in arms:
-        for by, shares in (("score", arm.shares), ("loss", arm.loss_shares)):
-            if shares is not None:
-                table.add([arm.arm, by, *_shares(shares)])
-    table.notes.append(
-        "Net score: gain share minus harmed share; ties count for neither. Brackets: 95 % interval from"
-        " resampled seeds and questions. Certain: after Holm's correction over the datasets (5 %)."
-    )
-    return table
+def _joint(study: Study) -> str:
+    """Return the regime in which arms are compared with each other."""
+    return study.compare[1] if study.compare[1] in study.regimes else next(iter(study.regimes))
 
 
-def _shares(shares: Shares) -> list[str]:
-    def share(found: Estimate, sign: bool = False) -> str:
-        show = signed if sign else percent
-        low, high = found.low or 0.0, found.high or 0.0
-        return f"{show(found.value)} [{show(low)}, {show(high)}]"
-
-    return [
-        str(shares.datasets),
-        share(shares.gain),
-        share(shares.harmed),
-        share(shares.net, sign=True),
-        ", ".join(shares.ties) or "none",
-        percent(shares.certain_gain),
-        percent(shares.certain_harmed),
-        signed(shares.certain_net),
-        f"{shares.sign_p:.4f}",
-    ]
+def _of_arm(finished: FinishedCells, regime: str, arm: str, _: str, dataset: str, seed: int) -> Any:
+    return finished.of(regime, arm, dataset, seed)
 
 
-def _gain(found: Comparison, points: bool) -> str:
-    show = signed if points else _nats
-    gain = found.gain
-    text = show(gain.value)
-    if gain.low is not None and gain.high is not None:
-        text += f" [{show(gain.low)}, {show(gain.high)}]"
-    return text + ("*" if gain.certain else "")
+def _coverage(
+    finished: FinishedCells, regime: str, transfers: Sequence[ArmTransfer]
+) -> dict[str, dict[str, float]]:
+    """Count in which share of the datasets each arm is the best under the joint regime."""
+    from crab_lightning.metrics.scale import read_scale
+
+    study = finished.study
+    wins = {arm: {"best": 0.0, "tied": 0.0} for arm in study.arms}
+    known = 0
+    for dataset in study.datasets:
+        means = {}
+        for arm in study.arms:
+            runs = [finished.of(regime, arm, dataset, seed) for seed in study.seeds]
+            entries = [run.datasets[dataset] for run in runs if run is not None and dataset in run.datasets]
+            values = [
+                (1 if read_scale(e, e["headline"]).higher_is_better else -1) * e["strict"][e["headline"]]
+                for e in entries
+                if e["strict"].get(e["headline"]) is not None
+            ]
+            if len(values) == len(study.seeds):
+                means[arm] = float(np.mean(values))
+        if len(means) < len(study.arms):
+            continue
+        known += 1
+        top = [arm for arm, value in means.items() if value >= max(means.values()) - TIE]
+        for arm in top:
+            wins[arm]["best" if len(top) == 1 else "tied"] += 1
+    if not known or len(study.arms) < 2:
+        return {}
+    shares = {arm: {key: count / known for key, count in row.items()} for arm, row in wins.items()}
+    for one in transfers:
+        shares[one.arm]["gain"] = one.shares.gain.value
+    return shares
 
 
-def _nats(value: float) -> str:
-    return f"{value:+.4f}".replace("-", "−")
+@dataclass
+class _Part:
+    """A part of the page."""
+
+    title: str
+    texts: list[str] = field(default_factory=list)
+    pictures: list[dict[str, str]] = field(default_factory=list)
+    tables: list[PlainTable] = field(default_factory=list)
 
 
-def _p(gain: Estimate) -> str:
-    return "–" if gain.p_holm is None else f"{gain.p_holm:.4f}"
+def report_tables(results: StudyResults) -> dict[str, PlainTable]:
+    """Return the tables of a report by the name of their files."""
+    found: dict[str, PlainTable] = {}
+    if results.transfers:
+        found["shares"] = tables.shares_table(results.transfers)
+        found |= {
+            f"gains-{one.arm}": tables.gain_table(one, results.study.compare) for one in results.transfers
+        }
+    if results.deviations:
+        first = next(iter(results.study.arms))
+        found["arms"] = tables.deviation_table(first, results.deviations, _joint(results.study))
+    if results.conflicts:
+        found["conflict"] = tables.conflict_table(results.conflicts)
+    if results.pairs:
+        found["pairs"] = tables.pair_table(results.pairs)
+    found["published"] = tables.published_table()
+    return found
 
 
-def _noted(table: PlainTable, text: str) -> str:
-    """Return the mark of a footnote, which is added when it is new."""
-    if not text:
-        return ""
-    starts = [note.partition(") ")[2] for note in table.notes]
-    if f"{text}." not in starts:
-        table.notes.append(f"({len(table.notes) + 1}) {text}.")
-        return f"({len(table.notes)})"
-    return f"({starts.index(f'{text}.') + 1})"
+def report_figures(results: StudyResults) -> dict[str, Any]:
+    """Return the pictures of a report, matplotlib figures, by the name of their files."""
+    found: dict[str, Any] = {}
+    if results.transfers:
+        found["gains"] = figures.gains_figure(results.transfers)
+        if any(row.loss for one in results.transfers for row in one.rows):
+            found["gains-loss"] = figures.gains_figure(results.transfers, "loss")
+        found["shares"] = figures.shares_figure(results.transfers)
+    if results.coverage:
+        found["coverage"] = figures.coverage_figure(results.coverage)
+    if results.deviations:
+        rows = {
+            arm: {row.dataset: row.score.gain.value for row in held}
+            for arm, held in results.deviations.items()
+        }
+        found["deviation"] = figures.deviation_figure(rows, next(iter(results.study.arms)))
+    for one in results.conflicts:
+        title = f"{one.arm}: cosine between the gradients of datasets, after step {one.step:,}"
+        found[f"conflict-{one.arm}"] = figures.conflict_figure(title, one.datasets, one.maps)
+        depths = {f"layer {depth}": table for depth, table in one.depths.items()}
+        found[f"conflict-depth-{one.arm}"] = figures.conflict_figure(title, one.datasets, depths)
+    return found
 
 
 def write_report(study: Study, out: Path, *, resamples: int = 2000, seed: int = 0) -> str:
@@ -126,21 +187,92 @@ def write_report(study: Study, out: Path, *, resamples: int = 2000, seed: int = 
 
     Args:
         study: The study.
-        out: Folder to write into.
+        out: Folder to write into: ``index.html``, and each table as CSV, LaTeX and Markdown, each picture as
+            PNG, every number in ``gains.csv``, and TensorBoard events.
         resamples: Resamples of the bootstrap.
         seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: If no dataset is finished under both regimes.
+        ValueError: If no two finished cells can be compared.
     """
-    finished = FinishedCells(study)
-    arms = transfers(finished, Resampling(resamples, seed))
-    if not arms:
-        raise ValueError(f"{study.folder}: nothing to compare yet; see `study status`")
-    tables = {"shares": shares_table(arms)}
-    tables |= {f"gains-{arm.arm}": gain_table(arm, study.compare) for arm in arms}
+    results = study_results(study, resamples=resamples, seed=seed)
     out.mkdir(parents=True, exist_ok=True)
-    for name, table in tables.items():
+    made = report_tables(results)
+    for name, table in made.items():
         for ending, form in (("csv", to_csv), ("tex", to_latex), ("md", to_markdown)):
             (out / f"{name}.{ending}").write_text(form(table) + "\n", encoding="utf-8")
-    return "\n\n".join(to_text(table) for table in tables.values())
+    (out / "gains.csv").write_text(tables.raw_csv(results.transfers), encoding="utf-8")
+    pictures = {}
+    drawn = report_figures(results)
+    for name, figure in drawn.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=130)
+        pictures[name] = buffer.getvalue()
+        (out / f"{name}.png").write_bytes(pictures[name])
+    page = _page(results, made, pictures, resamples, seed)
+    (out / "index.html").write_text(page, encoding="utf-8")
+    _write_board(results, drawn, out)
+    return "\n\n".join(to_text(table) for table in made.values())
+
+
+_PARTS = (
+    ("Does learning together help?", ("shares", "gains", "gains-loss"), ("shares", "gains-*")),
+    ("Arms against each other", ("coverage", "deviation"), ("arms",)),
+    ("Why: agreement of gradients", ("conflict-*",), ("conflict", "pairs")),
+    ("In the paper", (), ("published",)),
+)
+
+
+def _page(
+    results: StudyResults,
+    made: Mapping[str, PlainTable],
+    pictures: Mapping[str, bytes],
+    resamples: int,
+    seed: int,
+) -> str:
+    from fnmatch import fnmatchcase
+
+    from jinja2 import Environment, PackageLoader
+
+    parts = []
+    for title, images, names in _PARTS:
+        part = _Part(title)
+        shown = [n for pattern in images for n in pictures if fnmatchcase(n, pattern)]
+        part.pictures = [{"data": base64.b64encode(pictures[n]).decode(), "about": n} for n in shown]
+        part.tables = [made[n] for pattern in names for n in made if fnmatchcase(n, pattern)]
+        if part.pictures or part.tables:
+            parts.append(part)
+    study = results.study
+    facts = {
+        "datasets": str(len(study.datasets)),
+        "arms": ", ".join(study.arms),
+        "seeds": ", ".join(map(str, study.seeds)),
+        f"equal {study.equal[0]}": str(study.equal[1]),
+        "bootstrap": f"{resamples:,} resamples, seed {seed}",
+        "version": __version__,
+    }
+    notes = []
+    if results.unfinished:
+        notes.append(
+            f"{len(results.unfinished)} of {len(study.cells())} cells are not finished and left out."
+        )
+    pages = Environment(loader=PackageLoader("crab_lightning.studies", "."), autoescape=True)
+    return pages.get_template("report.html.j2").render(
+        title=f"Study {study.name}", facts=facts, notes=notes, parts=parts
+    )
+
+
+def _write_board(results: StudyResults, drawn: Mapping[str, Any], out: Path) -> None:
+    """Write shares and pictures for TensorBoard, in the place of those of an earlier report."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    for old in out.glob("events.out.tfevents.*"):
+        old.unlink()
+    with SummaryWriter(str(out)) as board:
+        for one in results.transfers:
+            for by, shares in (("score", one.shares), ("loss", one.loss_shares)):
+                if shares is not None:
+                    for name in ("gain", "harmed", "net"):
+                        board.add_scalar(f"transfer/{one.arm}/{by}/{name}", getattr(shares, name).value)
+        for name, figure in drawn.items():
+            board.add_figure(f"study/{name}", figure)

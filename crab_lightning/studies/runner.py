@@ -90,15 +90,31 @@ class FinishedCells:
     def __init__(self, study: Study, split: str = "test") -> None:
         self.study = study
         self.states: list[CellState] = [state_of(cell) for cell in study.cells()]
-        self._runs: dict[tuple[str, str, str, int], FinishedRun] = {}
-        for state in self.states:
-            cell = state.cell
-            if state.status == "done":
-                run = find_results(cell.folder, split)
-                for dataset in cell.datasets:
-                    # A dataset of several cells of a regime (pairs) has its runs told apart by `partners`.
-                    self._runs.setdefault((cell.arm, cell.regime, dataset, cell.seed), run)
+        self._cells = {
+            (c.arm, c.regime, c.datasets, c.seed): c
+            for c in (s.cell for s in self.states if s.status == "done")
+        }
+        self._runs: dict[str, FinishedRun] = {}
+        self._split = split
+
+    def cells(self, arm: str, regime: str, datasets: tuple[str, ...]) -> list[Cell]:
+        """Return the finished cells on a set of datasets, one for each seed that is finished."""
+        keys = [(arm, regime, datasets, seed) for seed in self.study.seeds]
+        return [self._cells[key] for key in keys if key in self._cells]
+
+    def run(self, cell: Cell) -> FinishedRun:
+        """Return the results of a finished cell."""
+        if cell.name not in self._runs:
+            self._runs[cell.name] = find_results(cell.folder, self._split)
+        return self._runs[cell.name]
 
     def of(self, regime: str, arm: str, dataset: str, seed: int) -> FinishedRun | None:
-        """Return the run of a regime that trained on a dataset, if it is finished."""
-        return self._runs.get((arm, regime, dataset, seed))
+        """Return the one run of a regime that trained on a dataset, if it is finished.
+
+        A regime in which several cells train on the dataset, as one of pairs, has no such run.
+        """
+        groups = [group for group in self.study.regimes.get(regime, ()) if dataset in group]
+        if len(groups) != 1:
+            return None
+        cell = self._cells.get((arm, regime, groups[0], seed))
+        return None if cell is None else self.run(cell)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crab_lightning.metrics.scale import read_scale
+from crab_lightning.metrics.scale import Scale, read_scale
 from crab_lightning.reports.runs import FinishedRun
 
 Counts = NDArray[np.float64]
@@ -171,7 +171,7 @@ class Headline:
     Args:
         metric: Name of the metric.
         value: Its value in ``metrics.json``.
-        higher_is_better: Its direction.
+        scale: Its direction, and how it is printed.
         statistic: The metric on any resample; ``None`` where the answers do not give it.
         note: Why not; empty otherwise.
         task: Key of the dataset's task.
@@ -179,7 +179,7 @@ class Headline:
 
     metric: str
     value: float
-    higher_is_better: bool
+    scale: Scale
     statistic: Statistic | None
     note: str
     task: str
@@ -208,8 +208,7 @@ def headline_of(run: FinishedRun, dataset: str) -> Headline | None:
         found = mean if abs(mean.value() - value) < _EQUAL else None
     if found is None:
         found, note = _recomputed(run, dataset, metric, float(value), records)
-    higher = read_scale(entry, metric).higher_is_better
-    return Headline(metric, float(value), higher, found, note, str(entry["task"]))
+    return Headline(metric, float(value), read_scale(entry, metric), found, note, str(entry["task"]))
 
 
 def loss_of(losses: Mapping[str, tuple[float, int]]) -> RatioStatistic | None:

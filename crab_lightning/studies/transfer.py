@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crab_lightning.evaluation.sample_losses import read_sample_losses
+from crab_lightning.metrics.scale import Scale
 from crab_lightning.reports.runs import FinishedRun
 from crab_lightning.studies.statistics import Headline, Statistic, drawn_counts, headline_of, loss_of
 
@@ -80,15 +81,36 @@ class DatasetTransfer:
         dataset: Key of the dataset.
         task: Key of its task.
         metric: Name of its headline metric.
-        score: The metric, as a fraction.
+        scale: How the metric is printed, and its direction.
+        score: The metric.
         loss: The validation loss per target token, in nats; ``None`` where a run wrote none.
     """
 
     dataset: str
     task: str
     metric: str
+    scale: Scale
     score: Comparison
     loss: Comparison | None
+
+
+@dataclass(frozen=True)
+class ComparedRuns:
+    """Pairs of runs compared on one dataset.
+
+    Args:
+        task: Key of its task.
+        metric: Name of its headline metric.
+        scale: How the metric is printed.
+        score: The comparison by the metric, and the gain in each resample.
+        loss: The same by the validation loss; ``None`` without losses.
+    """
+
+    task: str
+    metric: str
+    scale: Scale
+    score: tuple[Comparison, Draws | None]
+    loss: tuple[Comparison, Draws | None] | None
 
 
 @dataclass(frozen=True)
@@ -252,8 +274,6 @@ def sign_test(gains: Sequence[float]) -> float:
 
 def _corrected(found: Sequence[Comparison]) -> list[Comparison]:
     """Correct the p values of several comparisons together."""
-    from dataclasses import replace
-
     known = [i for i, one in enumerate(found) if one.gain.p is not None]
     corrected = holm([float(found[i].gain.p or 0.0) for i in known])
     result = list(found)
@@ -318,34 +338,21 @@ def arm_transfer(
     Returns:
         ``None`` where no dataset has results under both regimes.
     """
-    names, tasks, metrics = [], [], []
-    scores: list[tuple[Comparison, Draws | None]] = []
-    losses: list[tuple[Comparison, Draws | None] | None] = []
-    missing = []
+    names, missing = [], []
+    found: list[ComparedRuns] = []
     for dataset in datasets:
-        runs = {
-            seed: pair
-            for seed in seeds
-            if (pair := (before(arm, dataset, seed), after(arm, dataset, seed))) and None not in pair
-        }
-        heads: dict[int, tuple[Headline, Headline]] = {}
-        for seed, (first, second) in runs.items():
-            assert first is not None
-            assert second is not None
-            found = headline_of(first, dataset), headline_of(second, dataset)
-            if found[0] is not None and found[1] is not None:
-                heads[seed] = found[0], found[1]
-        if not heads:
+        runs: dict[int, tuple[FinishedRun, FinishedRun]] = {}
+        for seed in seeds:
+            first, second = before(arm, dataset, seed), after(arm, dataset, seed)
+            if first is not None and second is not None:
+                runs[seed] = first, second
+        made = compared_runs(dataset, runs, resampling)
+        if made is None:
             missing.append(dataset)
-            continue
-        some = next(iter(heads.values()))[0]
-        sides = [{s: (pair[i].value, pair[i].statistic) for s, pair in heads.items()} for i in (0, 1)]
-        note = next((h.note for pair in heads.values() for h in pair if h.note), "")
-        names.append(dataset)
-        tasks.append(some.task)
-        metrics.append(some.metric)
-        scores.append(compared(sides[0], sides[1], some.higher_is_better, resampling, note))
-        losses.append(_loss_compared(dataset, runs, resampling))
+        else:
+            names.append(dataset)
+            found.append(made)
+    scores, losses = [one.score for one in found], [one.loss for one in found]
     if not names:
         return None
     corrected = _corrected([one for one, _ in scores])
@@ -359,19 +366,47 @@ def arm_transfer(
         else None
     )
     rows = tuple(
-        DatasetTransfer(names[i], tasks[i], metrics[i], corrected[i], loss_corrected.get(i))
+        DatasetTransfer(
+            names[i], found[i].task, found[i].metric, found[i].scale, corrected[i], loss_corrected.get(i)
+        )
         for i in range(len(names))
     )
     return ArmTransfer(arm, rows, shares, loss_shares, tuple(missing))
 
 
+def compared_runs(
+    dataset: str, runs: Mapping[int, tuple[FinishedRun, FinishedRun]], resampling: Resampling
+) -> ComparedRuns | None:
+    """Compare pairs of runs on one dataset.
+
+    Args:
+        dataset: Key of the dataset.
+        runs: Seed -> the run of the baseline and the other.
+        resampling: The resamples.
+
+    Returns:
+        ``None`` where no pair has a headline on the dataset.
+    """
+    heads: dict[int, tuple[Headline, Headline]] = {}
+    for seed, (first, second) in runs.items():
+        a, b = headline_of(first, dataset), headline_of(second, dataset)
+        if a is not None and b is not None:
+            heads[seed] = a, b
+    if not heads:
+        return None
+    some = next(iter(heads.values()))[0]
+    sides = [{s: (pair[i].value, pair[i].statistic) for s, pair in heads.items()} for i in (0, 1)]
+    note = next((h.note for pair in heads.values() for h in pair if h.note), "")
+    score = compared(sides[0], sides[1], some.scale.higher_is_better, resampling, note)
+    return ComparedRuns(some.task, some.metric, some.scale, score, _loss_compared(dataset, runs, resampling))
+
+
 def _loss_compared(
-    dataset: str, runs: Mapping[int, tuple[FinishedRun | None, FinishedRun | None]], resampling: Resampling
+    dataset: str, runs: Mapping[int, tuple[FinishedRun, FinishedRun]], resampling: Resampling
 ) -> tuple[Comparison, Draws | None] | None:
     sides: tuple[dict[int, tuple[float, Statistic | None]], ...] = ({}, {})
     for seed, pair in runs.items():
         for side, run in zip(sides, pair, strict=True):
-            assert run is not None
             found = loss_of(read_sample_losses(run.folder).get(dataset, {}))
             if found is not None:
                 side[seed] = found.value(), found

@@ -1,0 +1,200 @@
+"""Gradient conflict beside the measured gain, and transfer between pairs of datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crab_lightning.dashboards.gradient_conflict import FOLDER, Conflict
+from crab_lightning.studies.runner import FinishedCells
+from crab_lightning.studies.transfer import ArmTransfer, Comparison, Resampling, compared_runs
+
+PARTS = ("A", "B", "router")
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's rank correlation of gradient agreement with gain.
+
+    Args:
+        rho: The correlation; ``None`` with fewer than four points, or where all values are equal.
+        p: Its p value, from permutations of the points.
+        points: Number of points.
+    """
+
+    rho: float | None
+    p: float | None
+    points: int
+
+
+@dataclass(frozen=True)
+class ArmConflict:
+    """Gradient conflict of one arm, a mean over its seeds.
+
+    Args:
+        arm: Key of the arm.
+        step: Optimizer step after which it was measured.
+        datasets: The D datasets.
+        maps: Part -> mean cosines ``(D, D)`` over the measured layers; parts: A, B (all heads), router.
+        depths: Number of a layer -> mean cosines ``(D, D)`` over all parts in it.
+        agreement: Dataset -> mean cosine with the others, over all parts.
+        by_score: Correlation of the agreement with the gain of the score, over the datasets.
+        by_loss: The same with the gain of the validation loss.
+    """
+
+    arm: str
+    step: int
+    datasets: tuple[str, ...]
+    maps: Mapping[str, NDArray[np.float64]]
+    depths: Mapping[int, NDArray[np.float64]]
+    agreement: Mapping[str, float]
+    by_score: Correlation
+    by_loss: Correlation
+
+
+@dataclass(frozen=True)
+class PairTransfer:
+    """What one dataset gains by being trained with one other.
+
+    Args:
+        arm: Key of the arm.
+        dataset: The dataset that is tested.
+        partner: The other one.
+        score: The comparison with training alone.
+        loss: The same by validation loss; ``None`` without losses.
+        cosine: Mean cosine of their gradients in the joint run; ``None`` where it was not measured.
+    """
+
+    arm: str
+    dataset: str
+    partner: str
+    score: Comparison
+    loss: Comparison | None
+    cosine: float | None
+
+
+def correlation(x: Sequence[float], y: Sequence[float], seed: int = 0) -> Correlation:
+    """Return Spearman's correlation and its p value from 10,000 permutations.
+
+    Args:
+        x: Values.
+        y: As many values.
+        seed: Seed of the permutations.
+    """
+    pairs = [(a, b) for a, b in zip(x, y, strict=True) if np.isfinite(a) and np.isfinite(b)]
+    if len(pairs) < 4 or len({a for a, _ in pairs}) == 1 or len({b for _, b in pairs}) == 1:
+        return Correlation(None, None, len(pairs))
+    from scipy.stats import rankdata
+
+    first, second = (rankdata([pair[i] for pair in pairs]) for i in (0, 1))
+    first, second = ((r - r.mean()) / r.std() for r in (first, second))
+    rho = float((first * second).mean())
+    rng = np.random.default_rng(seed)
+    drawn = rng.permuted(np.tile(second, (10_000, 1)), axis=1) @ first / len(pairs)
+    p = (1 + int((np.abs(drawn) >= abs(rho) - 1e-12).sum())) / 10_001
+    return Correlation(rho, p, len(pairs))
+
+
+def arm_conflicts(finished: FinishedCells, arms: Sequence[ArmTransfer]) -> list[ArmConflict]:
+    """Return the conflict of every arm whose joint runs measured it.
+
+    Args:
+        finished: The finished cells.
+        arms: The measured gains.
+    """
+    gains = {arm.arm: arm for arm in arms}
+    found = []
+    for arm in finished.study.arms:
+        held = _last(finished, arm, finished.study.compare[1])
+        if not held:
+            continue
+        first = held[0]
+        maps = {part: _mean([c.mean(part) for c in held]) for part in PARTS}
+        depths = {
+            int(depth): _mean([c.mean(depths=[int(depth)]) for c in held])
+            for depth in sorted(set(first.depths))
+        }
+        agreement = _agreement(first.datasets, _mean([c.mean() for c in held]))
+        rows = gains[arm].rows if arm in gains else ()
+        points = [agreement.get(row.dataset, np.nan) for row in rows]
+        losses = [np.nan if row.loss is None else row.loss.gain.value for row in rows]
+        found.append(
+            ArmConflict(
+                arm,
+                first.step,
+                first.datasets,
+                {part: table for part, table in maps.items() if np.isfinite(table).any()},
+                depths,
+                agreement,
+                correlation(points, [row.score.gain.value for row in rows]),
+                correlation(points, losses),
+            )
+        )
+    return found
+
+
+def pair_transfers(finished: FinishedCells, resampling: Resampling) -> list[PairTransfer]:
+    """Return what every dataset gains from every partner, in regimes whose cells train on two.
+
+    Args:
+        finished: The finished cells.
+        resampling: The resamples.
+    """
+    study = finished.study
+    found = []
+    for regime, groups in study.regimes.items():
+        if len(groups) < 2 or any(len(group) != 2 for group in groups):
+            continue
+        for arm in study.arms:
+            for group in groups:
+                cosines = [
+                    float(c.mean()[0, 1])
+                    for cell in finished.cells(arm, regime, group)
+                    if (c := _last_file(cell.folder)) is not None
+                ]
+                for dataset, partner in (group, group[::-1]):
+                    runs = {
+                        cell.seed: (single, finished.run(cell))
+                        for cell in finished.cells(arm, regime, group)
+                        if (single := finished.of(study.compare[0], arm, dataset, cell.seed)) is not None
+                    }
+                    made = compared_runs(dataset, runs, resampling)
+                    if made is not None:
+                        cosine = float(np.mean(cosines)) if cosines else None
+                        loss = None if made.loss is None else made.loss[0]
+                        found.append(PairTransfer(arm, dataset, partner, made.score[0], loss, cosine))
+    return found
+
+
+def _last(finished: FinishedCells, arm: str, regime: str) -> list[Conflict]:
+    """Return the last measurement of every joint run of an arm."""
+    groups = finished.study.regimes.get(regime, ())
+    if len(groups) != 1:
+        return []
+    files = [_last_file(cell.folder) for cell in finished.cells(arm, regime, groups[0])]
+    found = [one for one in files if one is not None]
+    # A seed that was measured in other layers has no place in a mean.
+    return [c for c in found if (c.datasets, c.names, c.parts) == _shape(found[0])]
+
+
+def _shape(found: Conflict) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    return found.datasets, found.names, found.parts
+
+
+def _last_file(folder: Any) -> Conflict | None:
+    files = sorted((folder / FOLDER).glob("step-*.npz"))
+    return Conflict.load(files[-1]) if files else None
+
+
+def _mean(tables: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    table: NDArray[np.float64] = np.mean(np.stack(tables), axis=0)
+    return table
+
+
+def _agreement(datasets: Sequence[str], table: NDArray[np.float64]) -> dict[str, float]:
+    apart = ~np.eye(len(datasets), dtype=bool)
+    return {name: float(np.nanmean(table[i][apart[i]])) for i, name in enumerate(datasets)}

@@ -1,0 +1,186 @@
+"""Pictures of a study: who gains, shares by arm, coverage, and deviation by number of heads.
+
+Blue is a gain and orange a harm: the two are told apart by colour-blind readers, and the signs stand in
+the cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from crab_lightning.studies.transfer import ArmTransfer, Comparison, Shares
+
+GAIN, HARM, TIE_COLOUR = "#0072b2", "#d55e00", "#999999"
+_ARMS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def gains_figure(arms: Sequence[ArmTransfer], by: str = "score") -> Any:
+    """Draw gains and harms of every dataset in every arm, in the manner of Figure 1.
+
+    Args:
+        arms: The arms.
+        by: ``score`` or ``loss``.
+    """
+    names = list(dict.fromkeys(row.dataset for arm in arms for row in arm.rows))
+    figure = _figure(1.8 + 0.72 * len(names), 1.5 + 0.62 * len(arms))
+    axes = figure.subplots()
+    for line, arm in enumerate(arms):
+        found = {row.dataset: (row.score if by == "score" else row.loss) for row in arm.rows}
+        for column, name in enumerate(names):
+            _cell(axes, column, line, found.get(name), by)
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.set_ylim(len(arms) - 0.5, -0.5)
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8, parse_math=False)
+    axes.set_yticks(range(len(arms)), [arm.arm for arm in arms], fontsize=9, parse_math=False)
+    axes.tick_params(length=0)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    unit = "points" if by == "score" else "nats per target token"
+    axes.set_title(f"Gain of learning together, in {unit}; bold: certain after Holm", fontsize=10, loc="left")
+    return figure
+
+
+def _cell(axes: Any, x: int, y: int, found: Comparison | None, by: str) -> None:
+    from matplotlib.patches import Rectangle
+
+    if found is None:
+        axes.text(x, y, "–", ha="center", va="center", color=TIE_COLOUR)
+        return
+    gain = found.gain
+    colour = GAIN if gain.value > 0 else HARM if gain.value < 0 else TIE_COLOUR
+    alpha = 0.85 if gain.certain else 0.28
+    axes.add_patch(Rectangle((x - 0.47, y - 0.45), 0.94, 0.9, facecolor=colour, alpha=alpha, linewidth=0))
+    text = f"{100 * gain.value:+.1f}" if by == "score" else f"{gain.value:+.3f}"
+    axes.text(
+        x, y, "0" if gain.value == 0 else text.replace("-", "−"), ha="center", va="center", fontsize=8,
+        color="white" if gain.certain else "black", weight="bold" if gain.certain else "normal",
+    )  # fmt: skip
+
+
+def shares_figure(arms: Sequence[ArmTransfer]) -> Any:
+    """Draw gain share and net score of every arm with intervals, in the manner of Figure 6."""
+    parts = [("by score", {a.arm: a.shares for a in arms})]
+    if any(a.loss_shares for a in arms):
+        parts.append(("by validation loss", {a.arm: a.loss_shares for a in arms if a.loss_shares}))
+    figure = _figure(1.6 + 1.5 * len(arms) * len(parts), 3.4)
+    for axes, (title, shares) in zip(np.atleast_1d(figure.subplots(1, len(parts))), parts, strict=True):
+        _bars(axes, title, shares)
+    return figure
+
+
+def _bars(axes: Any, title: str, shares: Mapping[str, Shares]) -> None:
+    for place, found in enumerate(shares.values()):
+        for shift, (estimate, colour, hatch) in enumerate(
+            ((found.gain, GAIN, ""), (found.harmed, HARM, "//"), (found.net, "#555555", ".."))
+        ):
+            x = place + 0.27 * (shift - 1)
+            low, high = estimate.low, estimate.high
+            error = None
+            if low is not None and high is not None:
+                # Resampled shares may lie to one side of the share itself.
+                error = [[100 * max(estimate.value - low, 0)], [100 * max(high - estimate.value, 0)]]
+            axes.bar(
+                x, 100 * estimate.value, 0.25, color=colour, hatch=hatch, edgecolor="white", yerr=error,
+                capsize=2, error_kw={"elinewidth": 0.9},
+                label=("gain share", "harmed share", "net score")[shift] if place == 0 else None,
+            )  # fmt: skip
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xticks(range(len(shares)), list(shares), fontsize=8, parse_math=False)
+    axes.set_ylabel("% of datasets", fontsize=8)
+    axes.set_ylim(-105, 105)
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.legend(fontsize=7, loc="lower right")
+    axes.tick_params(labelsize=8)
+
+
+def coverage_figure(coverage: Mapping[str, Mapping[str, float]]) -> Any:
+    """Draw in which share of the datasets an arm is the best of all, in the manner of Figure 10.
+
+    Args:
+        coverage: Arm -> ``best``, ``tied`` and ``gain``: shares of the datasets.
+    """
+    figure = _figure(1.8 + 1.3 * len(coverage), 3.2)
+    axes = figure.subplots()
+    for place, shares in enumerate(coverage.values()):
+        axes.bar(
+            place - 0.2, 100 * shares["best"], 0.36, color=GAIN, label="alone the best" if not place else None
+        )
+        axes.bar(
+            place - 0.2, 100 * shares["tied"], 0.36, bottom=100 * shares["best"], color="#9ecae1", hatch="..",
+            label="best with others" if not place else None,
+        )  # fmt: skip
+        if "gain" in shares:
+            axes.bar(
+                place + 0.2, 100 * shares["gain"], 0.36, color="#e69f00", hatch="//", edgecolor="white",
+                label="better than alone" if not place else None,
+            )  # fmt: skip
+    axes.set_xticks(range(len(coverage)), list(coverage), fontsize=8, parse_math=False)
+    axes.set_ylabel("% of datasets", fontsize=8)
+    axes.set_ylim(0, 105)
+    axes.legend(fontsize=7)
+    axes.tick_params(labelsize=8)
+    axes.set_title("Datasets that an arm covers best, all trained together", fontsize=10, loc="left")
+    return figure
+
+
+def deviation_figure(deviation: Mapping[str, Mapping[str, float]], baseline: str) -> Any:
+    """Draw how far arms lie from the first one on each dataset, in the manner of Figure 11.
+
+    Args:
+        deviation: Arm -> dataset -> difference of scores as a fraction.
+        baseline: The first arm.
+    """
+    names = list(dict.fromkeys(name for row in deviation.values() for name in row))
+    figure = _figure(2.5 + 0.6 * len(names), 3.2)
+    axes = figure.subplots()
+    width = 0.8 / max(len(deviation), 1)
+    for i, (arm, row) in enumerate(deviation.items()):
+        mean = 100 * float(np.mean([abs(v) for v in row.values()])) if row else 0.0
+        places = [names.index(n) + width * (i + 0.5) - 0.4 for n in row]
+        axes.bar(
+            places, [100 * v for v in row.values()], width, color=_ARMS[i % len(_ARMS)], edgecolor="white",
+            hatch=("", "//", "..", "xx")[i % 4], label=f"{arm}: mean absolute deviation {mean:.1f}",
+        )  # fmt: skip
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8, parse_math=False)
+    axes.set_ylabel("points", fontsize=8)
+    axes.legend(fontsize=7)
+    axes.tick_params(labelsize=8)
+    axes.set_title(f"Deviation from {baseline}, all trained together", fontsize=10, loc="left")
+    return figure
+
+
+def conflict_figure(title: str, names: Sequence[str], maps: Mapping[str, Any]) -> Any:
+    """Draw the cosine between the gradients of every two datasets, a panel for each depth.
+
+    Args:
+        title: Printed above.
+        names: The datasets.
+        maps: Name of a panel -> cosines ``(datasets, datasets)``.
+    """
+    side = max(2.2, 0.32 * len(names))
+    figure = _figure(1.6 + side * len(maps), side + 1.3)
+    figure.suptitle(title, fontsize=10)
+    image = None
+    for axes, (name, values) in zip(np.atleast_1d(figure.subplots(1, len(maps))), maps.items(), strict=True):
+        image = axes.imshow(values, cmap="PuOr_r", vmin=-1, vmax=1)
+        axes.set_title(name, fontsize=9)
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7, parse_math=False)
+        axes.set_yticks(range(len(names)), names, fontsize=7, parse_math=False)
+        for row in range(len(names) if len(names) <= 10 else 0):
+            for column in range(len(names)):
+                axes.text(
+                    column, row, f"{values[row][column]:.2f}", ha="center", va="center", fontsize=6,
+                    color="white" if abs(values[row][column]) > 0.6 else "black",
+                )  # fmt: skip
+    figure.colorbar(image, ax=figure.axes, shrink=0.7)
+    return figure

@@ -1,0 +1,231 @@
+"""Tables of a study's report."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+
+from crab_lightning.reports.tables import PlainTable, percent, signed
+from crab_lightning.studies.conflicts import ArmConflict, Correlation, PairTransfer
+from crab_lightning.studies.transfer import ArmTransfer, Comparison, DatasetTransfer, Estimate, Shares
+
+PUBLISHED = (
+    ("LoRA, two models (Figure 1, section 1)", "tasks that are harmed", "55 to 56 %"),
+    ("LoRA (section 5.4)", "gain share / net score", "45 % / −10 %"),
+    ("I-LoRA with reasoning, three models (Figure 6, section 5.4)", "gain share / net score", "94 % / +88 %"),
+    ("I-LoRA against LoRA (Figure 10, section 5.4)", "tasks in which it is best", "65 to 76 %"),
+    ("5 heads instead of 3, LLaMA 2 (Figure 11, section 5.4)", "total average deviation", "4.6 %"),
+    ("other numbers of heads, Qwen2.5-Omni (Figure 11, section 5.4)", "total average deviation", "1.6 %"),
+)
+"""What the text of the Crab+ paper (arXiv:2603.04128) prints of its figures."""
+
+
+def published_table() -> PlainTable:
+    """Lay out what the paper prints; its pictures show more, without numbers."""
+    table = PlainTable("Printed in the Crab+ paper (arXiv:2603.04128)", ["setting", "quantity", "value"])
+    for row in PUBLISHED:
+        table.add(row)
+    table.notes.append("Of 7B models on real data: not to be read against runs on synthetic ones.")
+    return table
+
+
+def gain_table(arm: ArmTransfer, regimes: tuple[str, str]) -> PlainTable:
+    """Lay out the datasets of an arm.
+
+    Args:
+        arm: The arm.
+        regimes: Names of the baseline and of the other regime.
+    """
+    columns = ["dataset", "metric", *regimes, "gain [95 % CI]", "p (Holm)", "questions", "seeds"]
+    columns += [f"loss {regimes[0]}", f"loss {regimes[1]}", "loss gain [95 % CI]", "p loss (Holm)", "samples"]
+    title = f"{arm.arm}: shares in percent, validation loss in nats per target token"
+    table = PlainTable(title, columns)
+    for row in arm.rows:
+        score, loss = row.score, row.loss
+        cells = [row.dataset, row.scale.label(row.metric), row.scale.text(score.before)]
+        cells += [row.scale.text(score.after), score_gain(row) + noted(table, score.note), _p(score.gain)]
+        cells += [str(score.questions or "–"), ",".join(map(str, score.seeds))]
+        if loss is None:
+            cells += ["–"] * 5
+        else:
+            cells += [f"{loss.before:.4f}", f"{loss.after:.4f}"]
+            cells += [_loss_gain(loss) + noted(table, loss.note), _p(loss.gain), str(loss.questions or "–")]
+        table.add(cells)
+    table.notes.append(
+        f"Gain: {regimes[1]} minus {regimes[0]}, its sign turned where lower is better, so that above 0 is"
+        " better; * where it differs from 0 after Holm's correction over the datasets (5 %)."
+    )
+    if arm.missing:
+        table.notes.append(f"Not finished under both regimes: {', '.join(arm.missing)}.")
+    return table
+
+
+def shares_table(arms: Sequence[ArmTransfer]) -> PlainTable:
+    """Lay out gain share, harmed share and net score of the arms."""
+    columns = ["arm", "by", "datasets", "gain share", "harmed share", "net score", "ties"]
+    columns += ["certain gain", "certain harm", "certain net", "p (sign test)"]
+    table = PlainTable("Shares of datasets that gain or are harmed, in percent", columns)
+    for arm in arms:
+        for by, shares in (("score", arm.shares), ("loss", arm.loss_shares)):
+            if shares is not None:
+                table.add([arm.arm, by, *_shares(shares)])
+    table.notes.append(
+        "Net score: gain share minus harmed share; ties count for neither. Brackets: 95 % interval from"
+        " resampled"
+        " seeds and questions. Certain: after Holm's correction over the datasets (5 %)."
+    )
+    return table
+
+
+def deviation_table(baseline: str, rows: Mapping[str, Sequence[DatasetTransfer]], regime: str) -> PlainTable:
+    """Lay out how far arms lie from the first one.
+
+    Args:
+        baseline: The first arm.
+        rows: Arm -> its datasets, compared with the first arm.
+        regime: The regime in which they are compared.
+    """
+    columns = ["dataset", "metric", baseline, *(f"{arm} − {baseline} [95 % CI]" for arm in rows)]
+    table = PlainTable(f"Arms against {baseline}, regime {regime}: shares in percent", columns)
+    by_arm = {arm: {row.dataset: row for row in found} for arm, found in rows.items()}
+    for name in dict.fromkeys(row.dataset for found in rows.values() for row in found):
+        some = next(found[name] for found in by_arm.values() if name in found)
+        cells = [name, some.scale.label(some.metric), some.scale.text(some.score.before)]
+        for found in by_arm.values():
+            row = found.get(name)
+            cells.append("–" if row is None else score_gain(row) + noted(table, row.score.note))
+        table.add(cells)
+    for arm, held in rows.items():
+        if points := [abs(row.score.gain.value) for row in held]:
+            mean = 100 * sum(points) / len(points)
+            table.notes.append(
+                f"{arm}: mean absolute deviation {mean:.2f} points over {len(points)} datasets."
+            )
+    table.notes.append("Above 0 is better; * after Holm's correction over the datasets (5 %).")
+    return table
+
+
+def conflict_table(found: Sequence[ArmConflict]) -> PlainTable:
+    """Lay out mean cosines, and how they go with the measured gain."""
+    columns = ["arm", "step", "datasets", "A", "B", "router", "pairs below 0"]
+    columns += ["rho with gain (p)", "rho with loss gain (p)"]
+    table = PlainTable("Agreement of the datasets' gradients (mean cosine of pairs)", columns, left=1)
+    for one in found:
+        apart = [(i, j) for i in range(len(one.datasets)) for j in range(i)]
+        cells = [one.arm, f"{one.step:,}", str(len(one.datasets))]
+        for part in ("A", "B", "router"):
+            values = [float(one.maps[part][i][j]) for i, j in apart] if part in one.maps else []
+            known = [v for v in values if math.isfinite(v)]
+            cells.append(f"{sum(known) / len(known):+.3f}" if known else "–")
+        heads = [float(one.maps["B"][i][j]) for i, j in apart] if "B" in one.maps else []
+        cells.append(percent(sum(v < 0 for v in heads) / len(heads)) + " %" if heads else "–")
+        cells += [_rho(one.by_score), _rho(one.by_loss)]
+        table.add(cells)
+    table.notes.append(
+        "rho: Spearman's correlation over the datasets between the mean cosine of a dataset's gradient with"
+        " the"
+        " others' and its measured gain; p from 10,000 permutations; not given for fewer than 4 datasets."
+    )
+    return table
+
+
+def pair_table(found: Sequence[PairTransfer]) -> PlainTable:
+    """Lay out what datasets gain from partners."""
+    columns = ["arm", "dataset", "partner", "alone", "with partner", "gain [95 % CI]", "loss gain [95 % CI]"]
+    table = PlainTable("Trained with one partner", [*columns, "cosine"], left=3)
+    for one in found:
+        gain = one.score.gain
+        table.add(
+            [
+                one.arm,
+                one.dataset,
+                one.partner,
+                percent(one.score.before),
+                percent(one.score.after),
+                _bracketed(gain, signed),
+                "–" if one.loss is None else _bracketed(one.loss.gain, _nats),
+                "–" if one.cosine is None else f"{one.cosine:+.3f}",
+            ]
+        )
+    table.notes.append("Intervals are not corrected for the number of pairs.")
+    return table
+
+
+def raw_csv(arms: Sequence[ArmTransfer]) -> str:
+    """Return every number of the comparison as CSV, a line for each arm and dataset; losses in nats."""
+    columns = ["arm", "dataset", "task", "metric", "seeds"]
+    numbers = ["before", "after", "gain", "low", "high", "p", "p_holm", "certain", "questions"]
+    columns += [f"{kind}_{number}" for kind in ("score", "loss") for number in numbers]
+    out = io.StringIO()
+    write = csv.writer(out, lineterminator="\n").writerow
+    write(columns)
+    for arm in arms:
+        for row in arm.rows:
+            seeds = " ".join(map(str, row.score.seeds))
+            write([arm.arm, row.dataset, row.task, row.metric, seeds, *_raw(row.score), *_raw(row.loss)])
+    return out.getvalue()
+
+
+def score_gain(row: DatasetTransfer) -> str:
+    """Return the gain of a dataset's metric with its interval, as its scale prints it."""
+    return _bracketed(row.score.gain, row.scale.signed)
+
+
+def noted(table: PlainTable, text: str) -> str:
+    """Return the mark of a footnote, which is added when it is new."""
+    if not text:
+        return ""
+    line = f"{text[0].upper()}{text[1:]}."
+    found = [i for i, note in enumerate(table.notes, 1) if note == f"({i}) {line}"]
+    if not found:
+        table.notes.append(f"({len(table.notes) + 1}) {line}")
+        found = [len(table.notes)]
+    return f"({found[0]})"
+
+
+def _raw(found: Comparison | None) -> list[object]:
+    if found is None:
+        return [""] * 9
+    gain = found.gain
+    values = [found.before, found.after, gain.value, gain.low, gain.high, gain.p, gain.p_holm]
+    return ["" if v is None else f"{v:.6g}" for v in values] + [int(gain.certain), found.questions]
+
+
+def _shares(shares: Shares) -> list[str]:
+    return [
+        str(shares.datasets),
+        _bracketed(shares.gain, percent),
+        _bracketed(shares.harmed, percent),
+        _bracketed(shares.net, signed),
+        ", ".join(shares.ties) or "none",
+        percent(shares.certain_gain),
+        percent(shares.certain_harmed),
+        signed(shares.certain_net),
+        f"{shares.sign_p:.4f}",
+    ]
+
+
+def _bracketed(found: Estimate, show: object) -> str:
+    assert callable(show)
+    text = str(show(found.value))
+    if found.low is not None and found.high is not None:
+        text += f" [{show(found.low)}, {show(found.high)}]"
+    return text + ("*" if found.certain else "")
+
+
+def _loss_gain(found: Comparison) -> str:
+    return _bracketed(found.gain, _nats)
+
+
+def _nats(value: float) -> str:
+    return f"{value:+.4f}".replace("-", "−")
+
+
+def _p(gain: Estimate) -> str:
+    return "–" if gain.p_holm is None else f"{gain.p_holm:.4f}"
+
+
+def _rho(found: Correlation) -> str:
+    return "–" if found.rho is None else f"{found.rho:+.2f} ({found.p:.4f})"
