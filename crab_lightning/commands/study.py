@@ -44,6 +44,35 @@ def _read(args: argparse.Namespace) -> Study:
     return read_study(args.study, root=args.root)
 
 
+def plan_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``study plan``."""
+    made = _parser(
+        "plan",
+        "Show the cells of a study, their steps and the trained parameters of every arm, and estimate the"
+        " time"
+        " from a few measured steps. Nothing is written into the study's folder.",
+    )
+    _cells(made)
+    made.add_argument("--jobs", type=int, default=1, help="cells at a time, for the estimate")
+    made.add_argument("--steps", type=int, default=8, help="steps to measure in each arm; 0 measures nothing")
+    return made
+
+
+def plan(words: Sequence[str]) -> None:
+    """Print the plan of a study.
+
+    Args:
+        words: Options after ``study plan``.
+    """
+    args = plan_parser().parse_args(list(words))
+    from crab_lightning.commands import trainer
+    from crab_lightning.studies.planning import print_plan
+    from crab_lightning.studies.runner import chosen_cells
+
+    study = _read(args)
+    print_plan(study, chosen_cells(study, args.cells), trainer.run, args.steps, args.jobs, PRELOAD)
+
+
 def run_parser() -> argparse.ArgumentParser:
     """Return the parser of ``study run``."""
     made = _parser(

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from crab_lightning.studies.cells import LOG, Command, fail, run_cell
@@ -99,12 +100,27 @@ def _outcome(cell: Cell, status: int | None) -> str:
 
 def _child(cell: Cell, command: Command, threads: int, device: str | None) -> None:
     """Run one cell in a process of its own, its output in a file."""
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    watched(run_cell, (cell, command), threads, device, cell.folder / LOG)
+
+
+def watched(
+    work: Callable[..., None], args: tuple[Any, ...], threads: int, device: str | None, log_file: Path
+) -> None:
+    """Do some work in this process, everything that it prints in a file; end with status 1 where it fails.
+
+    Args:
+        work: The work.
+        args: Its arguments.
+        threads: CPU threads.
+        device: The CUDA device that it sees; ``None`` for all.
+        log_file: The file, which is written on.
+    """
     os.setpgid(0, 0)  # Ctrl-C reaches the study alone, which then asks every cell once to save and end
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    with (cell.folder / LOG).open("a", buffering=1, encoding="utf-8") as log:
+    with log_file.open("a", buffering=1, encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         sys.stdout = sys.stderr = io.TextIOWrapper(
@@ -113,7 +129,7 @@ def _child(cell: Cell, command: Command, threads: int, device: str | None) -> No
         if "torch" in sys.modules:  # it was imported, with another number, by the server
             sys.modules["torch"].set_num_threads(threads)
         try:
-            run_cell(cell, command)
+            work(*args)
         except BaseException as err:
             print(f"{type(err).__name__}: {err}", file=sys.stderr)
             sys.exit(1)

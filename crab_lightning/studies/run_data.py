@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
@@ -30,8 +32,15 @@ def data_of(run: Path, datasets: Sequence[str] | None = None) -> AVDataModule:
         raise ConfigError(f"{path} has no section data")
     if datasets is not None:
         section = section | {"only": list(datasets)}
+    return data_from(section)
+
+
+def data_from(section: Mapping[str, Any]) -> AVDataModule:
+    """Return the data module of a config's section ``data``, its manifests read."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(AVDataModule, "data", fail_untyped=False)
-    data: AVDataModule = parser.instantiate_classes(parser.parse_object({"data": section})).data
+    data: AVDataModule = parser.instantiate_classes(
+        parser.parse_object({"data": deepcopy(dict(section))})
+    ).data
     data.setup()
     return data

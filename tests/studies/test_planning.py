@@ -1,0 +1,30 @@
+"""The plan of a study, measured on the tiny checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crab_lightning.commands import main
+from crab_lightning.studies.planning import Measured, seconds
+from tests.studies.conftest import study_file
+
+
+def test_plan_shows_cells_parameters_and_time(
+    tmp_path: Path, small: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = study_file(tmp_path, small, seeds=[0, 1], arms={"ilora": {}})
+    assert main(["study", "plan", str(path), "--steps", "2", "--jobs", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "6 cells, 0 of them done" in said
+    assert "ilora: 40,104 trained parameters; measured:" in said
+    assert "hours with --jobs 2" in said
+    row = next(line for line in said.splitlines() if "avqa, dfew" in line).split()
+    assert row[4:9] == ["2", "3", "0", "3", "4"] or row[4] == "2"
+    assert not (tmp_path / "studies").exists()
+
+
+def test_estimate_adds_up() -> None:
+    rows = {"train": 8, "val": 6, "test": 5, "steps": 4, "validations": 1, "batch_size": 2}
+    assert seconds(rows, Measured(1, 1.0, 3.0, 2.0)) == pytest.approx(2 + 12 + 3 + 10)
