@@ -151,7 +151,8 @@ class GradientConflict(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse sharded weights, and measure before the first step where that is asked for."""
-        if pl_module._shards_weights():
+        module: Any = pl_module
+        if module._shards_weights():
             raise ValueError(
                 "GradientConflict needs whole weights on a process; take it out of trainer.callbacks, or use"
                 " trainer.strategy auto or ddp"
@@ -172,7 +173,8 @@ class GradientConflict(Callback):
             self._measure(trainer, pl_module)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data: Any = trainer.datamodule
+        trained: Any = trainer
+        data: Any = trained.datamodule
         names = [name for name in data.datasets if data.samples("train", name)]
         if not trainer.is_global_zero or len(names) < 2:
             return
