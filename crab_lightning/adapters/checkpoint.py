@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from crab_lightning.adapters.config import AdapterConfig
-from crab_lightning.adapters.files import replace_file
 from crab_lightning.adapters.kinds import ADAPTERS, all_keys, own_keys
 from crab_lightning.adapters.kinds.lora import LoRALinear
 from crab_lightning.adapters.names import portable_name, unwrapped_name
+from crab_lightning.files import replace_file
 
 WEIGHTS_FILE = "adapter.safetensors"
 CONFIG_FILE = "adapter.json"
@@ -142,7 +142,6 @@ def save_adapters(model: nn.Module, folder: Path | str, metadata: Mapping[str, A
     values = sum(value.numel() for value in state.values())
     text = adapter_description(config, metadata, save_id, len(state), values)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     header = {"format": "pt", "save_id": save_id, "description": text}
     replace_file(folder / WEIGHTS_FILE, lambda path: save_file(state, path, metadata=header))
     replace_file(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))

@@ -30,10 +30,10 @@ from crab_lightning.adapters.checkpoint import (
 )
 from crab_lightning.adapters.config import LANGUAGE_MODEL_PROJECTIONS, AdapterConfig
 from crab_lightning.adapters.figures import LayerFigures, layer_figures
-from crab_lightning.adapters.files import replace_file
 from crab_lightning.adapters.kinds.ilora import ILoRAConfig
 from crab_lightning.adapters.names import portable_name
 from crab_lightning.adapters.safetensors_stream import write_safetensors
+from crab_lightning.files import replace_file
 from crab_lightning.tensor_files import TensorFileError, read_tensors
 
 RELEASED_RANK, RELEASED_HEADS, RELEASED_ALPHA = 128, 3, 256.0

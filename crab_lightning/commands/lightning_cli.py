@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
+import tempfile
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
@@ -12,20 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from crab_lightning.adapters.kinds import drop_foreign_keys
+from crab_lightning.commands.loggers import place_loggers, with_save_dir
 from crab_lightning.commands.mistakes import explained, useful
 from crab_lightning.compat import callbacks_of, datamodule_of
 from crab_lightning.configuration.files import ConfigError
 from crab_lightning.dashboards import RunProgress, TrainScalars
 from crab_lightning.data import AVDataModule, CaptionDataModule
 from crab_lightning.evaluation import Evaluator
+from crab_lightning.files import replace_text
 from crab_lightning.models import AVModule
-from crab_lightning.runs import RunCheckpoint, find_checkpoint, find_run
+from crab_lightning.runs import RunCheckpoint, RunFolder, find_checkpoint, find_run
+from crab_lightning.runs.ownership import Ownership, check_vacant, own_new_version, set_run_aside
 from crab_lightning.runs.run_folder import AUTO, LAST, PREVIOUS
 
 _ABOUT = {
@@ -35,6 +41,9 @@ _ABOUT = {
     "test": "Answer the test splits with a run, score the answers, and write both into its folder.",
     "predict": "Answer the test splits with a run, without scores, into its folder's predictions/predict/.",
 }
+ZERO_SHOT = "-zero-shot"
+"""Ends the name of a run that tests a model without a checkpoint."""
+
 _SPEED_ONLY = {
     "batch_size",
     "batch_tokens",
@@ -65,35 +74,6 @@ _NOISE = re.compile(
 )
 
 
-class SaveRunConfig(SaveConfigCallback):
-    """Writes the resolved config into the run folder, without keys that belong to one command line."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the run folder on every process: asking the trainer for it is a collective call."""
-        assert trainer.log_dir is not None
-        self._folder = Path(trainer.log_dir)
-        super().setup(trainer, pl_module, stage)
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write ``config.yaml``, or ``config.<stage>.yaml`` beside that of the run that is evaluated."""
-        folder = self._folder
-        folder.mkdir(parents=True, exist_ok=True)
-        known = folder / "config.yaml"
-        path = (
-            folder / f"config.{TrainerFn(stage).value}.yaml" if stage != "fit" and known.is_file() else known
-        )
-        content = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
-        # With the closed sets that the manifests span: `ask` has no manifests, and a class index must not
-        # shift.
-        for name, row in content["data"].get("datasets", {}).items():
-            if name in datamodule_of(trainer).datasets:  # data.only leaves rows out
-                row["classes"] = datamodule_of(trainer).datasets[name].classes
-        content = {key: value for key, value in content.items() if key not in ("config", "ckpt_path")}
-        drop_foreign_keys(content["model"])
-        content["run"].pop("folder", None)  # a run that is copied or moved writes where it is
-        path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-
 class CrabCLI(LightningCLI):
     """Parses a config and runs one of the trainer's four functions.
 
@@ -111,12 +91,14 @@ class CrabCLI(LightningCLI):
     def __init__(self, function: str, args: Sequence[str], run_name: str | None = None) -> None:
         self.function = function
         self.run_name = run_name
+        self.ownership: Ownership | None = None
+        self.folder_callback: RunFolder | None = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         source = "--config FILE" if function == "fit" else "--ckpt_path RUN"
         super().__init__(
             AVModule,
             self.data_class,
-            save_config_callback=SaveRunConfig,
-            save_config_kwargs={"save_to_log_dir": False},
+            save_config_callback=None,  # the run folder's begin writes it
             seed_everything_default=0,
             parser_kwargs={
                 "prog": f"cli.py {function}",
@@ -126,7 +108,7 @@ class CrabCLI(LightningCLI):
                 "exit_on_error": False,  # parse_arguments says what is wrong, without a page of usage
             },
             subclass_mode_model=True,
-            args=list(args),
+            args=with_save_dir(args),
             run=False,
             auto_configure_optimizers=False,  # it would build the optimizer before the adapters exist
         )
@@ -149,6 +131,12 @@ class CrabCLI(LightningCLI):
             type=str | None,
             default=None,
             help="The run folder itself. Left out: the run that --ckpt_path belongs to, else a new one.",
+        )
+        parser.add_argument(
+            "--run.replace",
+            type=bool,
+            default=False,
+            help="Start anew in a folder that holds a run; what it made is moved to the folder's earlier/.",
         )
         parser.add_argument(
             "--only",
@@ -216,41 +204,117 @@ class CrabCLI(LightningCLI):
         return next((str(place) for place in places if place.is_file()), None)
 
     def before_instantiate_classes(self) -> None:
-        """Decide where the run writes."""
-        given = self.config.run.folder
+        """Decide where the run writes, take that folder, and point the loggers there."""
+        self.run_folder = self._take_folder()
+        place_loggers(self.config.trainer, self.run_folder)
+
+    def _take_folder(self) -> Path:
+        """Return the run folder; the first process owns it from here to :meth:`close`.
+
+        Raises:
+            RunFolderError: If it is in use, holds another run, or cannot be written.
+        """
+        run, train = self.config.run, self.function == "fit"
+        if self.config.trainer.get("fast_dev_run"):  # which is to leave nothing behind
+            self._scratch = tempfile.TemporaryDirectory(prefix="fast_dev_run_")
+            return Path(self._scratch.name)
         source = self.ckpt_path or self.adapter_folder
-        run = Path(given) if given else (find_run(source) if source is not None else None)
-        self.run_folder = run
+        found = Path(run.folder) if run.folder else (find_run(source) if source is not None else None)
+        first = getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0"
+        if found is None:
+            name = run.name or "run"
+            if (
+                not train
+                and source is None
+                and not self.config.model.get("init_args", {}).get("load_adapter")
+            ):
+                name += ZERO_SHOT
+                if first:
+                    print(
+                        f"No checkpoint is given: {self.function} takes the base model as it is (zero-shot),"
+                        f" into {Path(run.root) / name}. For a trained run, give --ckpt_path RUN.",
+                        file=sys.stderr,
+                    )
+            home = Path(run.root) / name
+            if not first:  # whatever it is: the first process says which
+                return home
+            self.ownership = own_new_version(home, self.function)
+            return self.ownership.folder
+        if first:
+            if not (train and run.replace):
+                check_vacant(found, source, train=train)
+            self.ownership = Ownership(found, self.function)
+        return found
+
+    def close(self) -> None:
+        """Give the run folder back; one that was made for a run which never began is removed."""
+        if self.ownership is not None:
+            self.ownership.release(keep=self.folder_callback is not None and self.folder_callback.has_begun)
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    def _begin(self, trainer: Trainer) -> None:
+        """Write ``config.yaml``, or ``config.<function>.yaml`` beside that of the run that is evaluated."""
+        if self._scratch is not None:
+            return
+        folder, known = self.run_folder, self.run_folder / "config.yaml"
+        if self.function == "fit" and self.config.run.replace:
+            place = set_run_aside(folder)
+            if place is not None:
+                print(f"The run that was in {folder} is now in {place}")
+        path = (
+            folder / f"config.{self.function}.yaml" if self.function != "fit" and known.is_file() else known
+        )
+        content = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
+        # With the closed sets that the manifests span: `ask` has no manifests, and a class index must not
+        # shift.
+        for name, row in content["data"].get("datasets", {}).items():
+            if name in datamodule_of(trainer).datasets:  # data.only leaves rows out
+                row["classes"] = datamodule_of(trainer).datasets[name].classes
+        content = {key: value for key, value in content.items() if key not in ("config", "ckpt_path")}
+        drop_foreign_keys(content["model"])
+        # A run that is copied or moved writes where it is.
+        content["run"] = {k: v for k, v in content["run"].items() if k not in ("folder", "replace")}
+        replace_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
     def instantiate_classes(self) -> None:
         """Build everything; of an error over several types, keep what the right one says."""
         try:
             super().instantiate_classes()
-        except ValueError as err:
-            if (said := useful(str(err))) != str(err):
+        except BaseException as err:
+            self.close()
+            if isinstance(err, ValueError) and (said := useful(str(err))) != str(err):
                 raise ValueError(said) from err
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add the run folder's logger, progress and scalars, each where the config leaves room for it."""
+        """Add the run folder with its loggers, progress and scalars, each where the config leaves room."""
         config = self.config_init.trainer
         if config.logger in (None, True):
-            run = self.config.run
-            folder = self.run_folder
-            kwargs["logger"] = (
-                TensorBoardLogger(run.root, name=run.name or "run", default_hp_metric=False)
-                if folder is None
-                else TensorBoardLogger(folder.parent, name="", version=folder.name, default_hp_metric=False)
-            )
-        own: list[Any] = [TrainScalars()]
-        if config.enable_progress_bar is not False:
-            own.append(RunProgress())
-        self.trainer_defaults = {"callbacks": own}
+            # The run folder holds the event files itself.
+            board: dict[str, Any] = {"name": "", "version": "", "default_hp_metric": False}
+            loggers: list[Any] = [TensorBoardLogger(self.run_folder, **board)]
+        else:
+            loggers = config.logger if isinstance(config.logger, list) else [config.logger]
+        # Handed over by the run folder, before which none of them may write.
+        kwargs["logger"] = False
+        quick = self._scratch is not None
+        self.folder_callback = RunFolder(
+            self.run_folder, [] if quick else [one for one in loggers if one], on_begin=self._begin
+        )
+        self.trainer_defaults = {"callbacks": [TrainScalars()]}
         return super().instantiate_trainer(**kwargs)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+        given = config.get("callbacks") or []
+        given = list(given) if isinstance(given, list) else [given]
         if config.get("enable_checkpointing") is False:
             callbacks = [c for c in callbacks if not isinstance(c, RunCheckpoint)]
+        if config.get("enable_progress_bar") is not False and not any(
+            isinstance(c, ProgressBar) for c in given
+        ):
+            callbacks = [*callbacks, RunProgress()]
+        config["callbacks"] = [self.folder_callback, *given]
         return super()._instantiate_trainer(config, callbacks)
 
     def identity(self) -> dict[str, Any]:
@@ -273,10 +337,13 @@ class CrabCLI(LightningCLI):
             arguments["verbose"] = False  # the Evaluator's table says it better
         if self.function == "predict":
             arguments["return_predictions"] = False  # they are written as they come, not kept
-        getattr(self.trainer, self.function)(self.model, **arguments)
-        folder_of_run = self.trainer.log_dir  # on every process: it is a collective call
-        if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
-            print(f"Run folder: {folder_of_run}")
+        try:
+            getattr(self.trainer, self.function)(self.model, **arguments)
+        finally:
+            self.close()
+        began = self.folder_callback is not None and self.folder_callback.has_begun
+        if self.trainer.is_global_zero and self.ownership is not None and began:
+            print(f"Run folder: {self.run_folder}")
 
 
 class ConnectorCLI(CrabCLI):

@@ -12,6 +12,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from crab_lightning.compat import datamodule_of
 from crab_lightning.evaluation.prediction_files import read_records
 from crab_lightning.metrics.masks import binary_scores
+from crab_lightning.runs.boards import log_picture
+from crab_lightning.runs.folder_callback import folder_of
 from crab_lightning.segmentation import Prompt
 from crab_lightning.segmentation.overlays import (
     Overlay,
@@ -28,7 +30,7 @@ class MaskSheets(Callback):
     """Draws overlays after a test, from the predictions that the Evaluator wrote.
 
     Writes ``figures/<dataset>_masks.png`` and the single overlays ``figures/<dataset>/<row>_<number>.png``
-    into the run folder, and the sheet to TensorBoard as ``test/<task>/<dataset>/masks``. Tasks without a
+    into the run folder, and the sheet to the loggers as ``test/<task>/<dataset>/masks``. Tasks without a
     mask decoder have none. The first process draws, when the answers of all are written.
 
     Args:
@@ -40,7 +42,7 @@ class MaskSheets(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw, on the first process."""
-        folder = Path(trainer.log_dir or trainer.default_root_dir)  # a collective call: on every process
+        folder = folder_of(trainer)  # on every process
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
         data: Any = datamodule_of(trainer)
@@ -55,12 +57,8 @@ class MaskSheets(Callback):
             figure = self._sheet(records, samples, task, spec, folder / "figures" / name)
             path = save_figure(figure, folder / "figures" / f"{name}_masks.png")
             rank_zero_info(f"{name}: overlays are in {path}")
-            for logger in trainer.loggers:
-                board: Any = getattr(logger, "experiment", None)
-                if hasattr(board, "add_figure"):
-                    board.add_figure(
-                        f"test/{spec.task}/{name}/masks", figure, trainer.global_step, close=False
-                    )
+            tag = f"test/{spec.task}/{name}/masks"
+            log_picture(trainer.loggers, tag, path.read_bytes(), trainer.global_step)
 
     def _sheet(
         self,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,20 +21,24 @@ from crab_lightning.data.loading import heard_window
 from crab_lightning.data.sampling.seeding import stable_hash
 from crab_lightning.evaluation.evaluator import Evaluator
 from crab_lightning.evaluation.prediction_files import Record, read_records
+from crab_lightning.files import replace_bytes
+from crab_lightning.runs.boards import log_picture, log_table
+from crab_lightning.runs.folder_callback import folder_of
 from crab_lightning.segmentation import enclosing_box
 from crab_lightning.structures import Batch, DatasetSpec, Sample
 from crab_lightning.tasks.masks import MaskMaker, find_mask, is_null, true_mask
 from crab_lightning.tasks.spatial_text import FRAME_PX, SpatialPrompt
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
+ANSWER_COLUMNS = ("sample", "asked", "answer", "true", "verdict")
 
 
 class Pictures(Callback):
     """Draws what the model sees, hears and answers, after each validation and each test.
 
-    To TensorBoard, and as PNG under ``figures/<split>/step-<step>/`` of the run folder (a test:
-    ``figures/test/``): a sheet of samples for each task, the same samples every time; confusion matrices of
-    datasets with a closed set; a heat map of the routers. Answers of those samples also as a text table.
+    To every logger that shows pictures, and as PNG under ``figures/<split>/step-<step>/`` of the run folder
+    (a test: ``figures/test/``): a sheet of samples for each task, the same samples every time; confusion
+    matrices of datasets with a closed set; a heat map of the routers. Answers of those samples also as a
+    table of texts.
 
     The first process draws, when a validation has ended, from the answers that the Evaluator wrote; training
     steps pay nothing. The sheets of ten tasks and the heat map take 3 s of one CPU core, measured by
@@ -64,7 +66,7 @@ class Pictures(Callback):
             ValueError: If no Evaluator writes them.
         """
         # Here, on every process: asking the trainer for the folder is a collective call.
-        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
+        self._folder = folder_of(trainer)
         evaluators = [c for c in callbacks_of(trainer) if isinstance(c, Evaluator)]
         if not any(e.predictions for e in evaluators):
             raise ValueError(
@@ -133,20 +135,14 @@ class Pictures(Callback):
         place = folder / "figures" / (split if split == "test" else f"{split}/step-{trainer.global_step:06d}")
         answers = folder / "predictions" / ("" if split == "test" else split)
         count = 0
-        found: list[Any] = [getattr(logger, "experiment", None) for logger in trainer.loggers]
-        boards = [board for board in found if hasattr(board, "add_image")]
+        step = trainer.global_step
         for tag, figure in self._figures(data, answers, split):
-            _write(
-                figure,
-                place / f"{tag.partition('/')[2].replace('/', '-')}.png",
-                tag,
-                boards,
-                trainer.global_step,
-            )
+            content = png(figure)
+            replace_bytes(place / f"{tag.partition('/')[2].replace('/', '-')}.png", content)
+            log_picture(trainer.loggers, tag, content, step)
             count += 1
-        for tag, text in self._tables(data, answers, split):
-            for board in boards:
-                board.add_text(tag, text, trainer.global_step)
+        for tag, rows in self._tables(data, answers, split):
+            log_table(trainer.loggers, tag, ANSWER_COLUMNS, rows, step)
         seconds = time.perf_counter() - began
         for logger in trainer.loggers:
             logger.log_metrics({f"{split}/pictures_s": seconds}, step=trainer.global_step)
@@ -241,10 +237,10 @@ class Pictures(Callback):
             chosen[task] = [record for _, record in turns[: self.per_task]]
         return chosen
 
-    def _tables(self, data: Any, answers: Path, split: str) -> Iterator[tuple[str, str]]:
+    def _tables(self, data: Any, answers: Path, split: str) -> Iterator[tuple[str, list[list[str]]]]:
         for task, records in self._chosen(data, answers).items():
             if records:
-                yield f"{split}/{task}/answers", answers_table(records)
+                yield f"{split}/{task}/answers", [answer_cells(record) for record in records]
 
 
 def _altered(data: Any) -> str:
@@ -255,38 +251,8 @@ def _altered(data: Any) -> str:
     return "" if dropped is None else f"; the model got no {dropped}"
 
 
-def answers_table(records: Sequence[Record]) -> str:
-    """Return answers as a Markdown table: sample, question, answer, true answer, verdict."""
-    lines = ["| sample | asked | answer | true | verdict |", "|---|---|---|---|---|"]
-    for record in records:
-        cells = (
-            record["id"],
-            record["prompt"],
-            record["answer"],
-            record["truth"]
-            if isinstance(record["truth"], str)
-            else record["reference"] or clips.true_text(record),
-            verdict(record)[0],
-        )
-        lines.append("| " + " | ".join(map(_cell, cells)) + " |")
-    return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    """Escape text for a Markdown cell: answers hold tags, brackets and underscores."""
-    flat = html.escape(" ".join(str(text).split()), quote=False)
-    return _MARKDOWN.sub(lambda m: f"&#{ord(m[1])};", flat)
-
-
-def _write(figure: Any, path: Path, tag: str, boards: Sequence[Any], step: int) -> None:
-    """Write a figure as PNG and hand the same bytes to TensorBoard, which would draw it a second time."""
-    content = png(figure)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    if boards:
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        width, height = (int(size) for size in figure.canvas.get_width_height())
-        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
-        for board in boards:
-            board._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+def answer_cells(record: Record) -> list[str]:
+    """Return an answer as cells below :data:`ANSWER_COLUMNS`."""
+    truth = record["truth"]
+    true = truth if isinstance(truth, str) else record["reference"] or clips.true_text(record)
+    return [record["id"], record["prompt"], record["answer"], true, verdict(record)[0]]

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from crab_lightning.compat import datamodule_of, log_interval
 from crab_lightning.distributed.sharding import gradient_norm
+from crab_lightning.runs.boards import log_scalar_layout
 from crab_lightning.structures import Batch, DatasetSpec
 
 Layout = dict[str, dict[str, list[Any]]]
@@ -50,10 +51,7 @@ class TrainScalars(Callback):
         if not trainer.is_global_zero or not hasattr(data, "datasets") or not hasattr(data, "tasks"):
             return
         headlines = {name: data.tasks[spec.task].headline(spec) for name, spec in data.datasets.items()}
-        for logger in trainer.loggers:
-            board: Any = getattr(logger, "experiment", None)
-            if hasattr(board, "add_custom_scalars"):
-                board.add_custom_scalars(scalar_layout(data.datasets, headlines))
+        log_scalar_layout(trainer.loggers, scalar_layout(data.datasets, headlines))
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer

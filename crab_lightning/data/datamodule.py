@@ -398,7 +398,7 @@ class AVDataModule(lightning.LightningDataModule):
         if folder is None:
             if self.trainer is None:
                 raise RuntimeError("on_error: quarantine lists broken clips: set datamodule.run_folder")
-            folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+            folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)  # without RunFolder
         return Quarantine(folder / FILE_NAME, self.on_error, samples, self.seed)
 
     def _eval_loader(self, samples: PackedSamples, with_target: bool) -> BatchLoader:

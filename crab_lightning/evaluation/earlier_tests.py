@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
+
+from crab_lightning.files import DamagedFileError, read_json, replace_json
+
+METRICS = "metrics.json"
 FOLDER = "earlier"
 
 # Pictures of a test: masks, their sheets and overlays, and the sheets of samples. Those of validations stay.
@@ -28,8 +32,8 @@ def set_aside(folder: Path, identity: Mapping[str, Any], *, whole: bool) -> Path
     Returns:
         Where the earlier test is now; ``None`` when there is none, or when it is to be replaced.
     """
-    path = folder / "metrics.json"
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path = folder / METRICS
+    content = read_metrics(path)
     if "test" not in content:
         return None
     before = content["test"]
@@ -44,10 +48,33 @@ def set_aside(folder: Path, identity: Mapping[str, Any], *, whole: bool) -> Path
         shutil.move(found, target)
     if (folder / "config.yaml").is_file():
         shutil.copy(folder / "config.yaml", place / "config.yaml")
-    _write(place / "metrics.json", {"test": content.pop("test")})
+    replace_json(place / METRICS, {"test": content.pop("test")})
     # Last: a process killed before this line finds the test still listed and sets the rest aside.
-    _write(path, content)
+    replace_json(path, content)
     return place
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """Return what a run's ``metrics.json`` holds; a damaged one is set aside, since a test makes it again.
+
+    Args:
+        path: The file; it may be absent.
+    """
+    try:
+        content = read_json(path, "")
+    except FileNotFoundError:
+        return {}
+    except DamagedFileError:
+        content = None
+    if isinstance(content, dict):
+        return content
+    damaged = path.with_name(f"{path.name}.damaged")
+    path.replace(damaged)
+    rank_zero_warn(
+        f"{path} was damaged, perhaps by a full disk; it is now {damaged}. Results that it held of other"
+        " splits are made again by `validate` and `test`."
+    )
+    return {}
 
 
 def _free(home: Path) -> Path:
@@ -55,9 +82,3 @@ def _free(home: Path) -> Path:
     while (home / f"test-{number}").exists():
         number += 1
     return home / f"test-{number}"
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)

@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from crab_lightning.compat import datamodule_of
-from crab_lightning.evaluation.earlier_tests import set_aside
+from crab_lightning.evaluation.earlier_tests import METRICS, read_metrics, set_aside
 from crab_lightning.evaluation.likelihoods import (
     CandidateScore,
     likelihood_values,
@@ -25,7 +25,9 @@ from crab_lightning.evaluation.likelihoods import (
 from crab_lightning.evaluation.prediction_files import PredictionFiles, Record
 from crab_lightning.evaluation.scores import DatasetScores, asked, make_ready, mean_headline
 from crab_lightning.evaluation.tables import print_results
+from crab_lightning.files import replace_json
 from crab_lightning.metrics.scale import read_scale
+from crab_lightning.runs.folder_callback import folder_of
 from crab_lightning.structures import Batch, Decoding, Prediction, Sample
 
 HEADLINE = "mean/headline"
@@ -83,7 +85,7 @@ class Evaluator(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the run folder and, before a test, the answers that an interrupted one left."""
-        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
+        self._folder = folder_of(trainer)
         self._resumed = []
         if (data := datamodule_of(trainer)) is not None:
             used = {name: data.tasks[name] for name in sorted({s.task for s in data.datasets.values()})}
@@ -267,8 +269,8 @@ class Evaluator(Callback):
                 log(f"{split}/{key}", mean, on_step=False, on_epoch=True, batch_size=1, sync_dist=False)
 
     def _write(self, trainer: Trainer, split: str, answers_per_s: float) -> None:
-        path = self._folder / "metrics.json"
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        path = self._folder / METRICS
+        content = read_metrics(path)
         content[split] = {
             "step": trainer.global_step,
             "epoch": trainer.current_epoch,
@@ -283,10 +285,7 @@ class Evaluator(Callback):
             },
             "datasets": self.results,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        replace_json(path, content)
 
     # Hooks
 

@@ -14,8 +14,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from crab_lightning.files import DamagedFileError, read_json, replace_json, replace_text
 
 Record = dict[str, Any]
 
@@ -51,6 +56,12 @@ class PredictionFiles:
         """
         if not (self.parts / "identity.json").is_file():
             return []
+        if self._identity() is None:
+            rank_zero_warn(
+                f"{self.parts / 'identity.json'} was cut off, perhaps by a full disk: the answers beside it"
+                " cannot be told to be of this test, and are made again."
+            )
+            return []
         self.check(identity, leave_out=("checkpoint",))
         paths = sorted(self.parts.glob("*.jsonl"))
         # A session of its own for what follows: a part that was cut off in mid-line is never appended to.
@@ -67,7 +78,7 @@ class PredictionFiles:
         Raises:
             ValueError: If another value decided the answers in the parts.
         """
-        before = json.loads((self.parts / "identity.json").read_text(encoding="utf-8"))
+        before = self._identity() or {}
         keys = {*before, *identity} - set(leave_out)
         changed = sorted(key for key in keys if before.get(key) != identity.get(key))
         if changed:
@@ -76,6 +87,14 @@ class PredictionFiles:
                 f" ({', '.join(changed)} differ). Delete that folder to start over, or write elsewhere with"
                 " --run.folder DIR."
             )
+
+    def _identity(self) -> dict[str, Any] | None:
+        """Return what the parts were asked to do; ``None`` where a full disk has cut that off."""
+        try:
+            found = read_json(self.parts / "identity.json", "")
+        except DamagedFileError:
+            return None
+        return found if isinstance(found, dict) else None
 
     def start(self, identity: Mapping[str, Any], *, fresh: bool) -> None:
         """Make the parts folder; to be called by one process, with a barrier after it.
@@ -87,9 +106,8 @@ class PredictionFiles:
         if fresh and self.parts.exists():
             shutil.rmtree(self.parts)
         self.parts.mkdir(parents=True, exist_ok=True)
-        (self.parts / "identity.json").write_text(
-            json.dumps(identity, indent=1, default=str), encoding="utf-8"
-        )
+        plain = json.loads(json.dumps(identity, default=str))
+        replace_json(self.parts / "identity.json", plain, indent=1)
 
     def append(self, records: Sequence[Record]) -> None:
         """Add records to this process's parts and hand them to the operating system."""
@@ -102,12 +120,16 @@ class PredictionFiles:
             self._open[dataset].write(json.dumps(record, ensure_ascii=False) + "\n")
             touched.add(dataset)
         for dataset in touched:
-            self._open[dataset].flush()
+            try:
+                self._open[dataset].flush()
+            except OSError as err:  # which does not say which file it is about
+                raise OSError(err.errno, err.strerror, self._open[dataset].name) from err
 
     def close(self) -> None:
         """Close this process's parts."""
         for handle in self._open.values():
-            handle.close()
+            with suppress(OSError):  # a full disk, which the write before has reported
+                handle.close()
         self._open.clear()
 
     def merge(self, order: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
@@ -127,10 +149,8 @@ class PredictionFiles:
             records = {r["id"]: r for r in _unique(record for path in parts for record in read_records(path))}
             wanted = [i for i in order.get(dataset, ()) if i in records]
             rest = sorted(records.keys() - set(wanted))
-            temporary = self.folder / f".{dataset}.jsonl"
-            with temporary.open("w", encoding="utf-8") as out:
-                out.writelines(json.dumps(records[i], ensure_ascii=False) + "\n" for i in [*wanted, *rest])
-            temporary.replace(self.folder / f"{dataset}.jsonl")
+            lines = "".join(json.dumps(records[i], ensure_ascii=False) + "\n" for i in [*wanted, *rest])
+            replace_text(self.folder / f"{dataset}.jsonl", lines)
             answered[dataset] = set(records)
         shutil.rmtree(self.parts, ignore_errors=True)
         return answered

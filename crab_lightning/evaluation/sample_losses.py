@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from crab_lightning.runs.folder_callback import folder_of
 from crab_lightning.structures import Batch
 
 FILE_NAME = "sample_losses.json"
@@ -28,7 +29,7 @@ class SampleLosses(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the run folder; on every process, since that is a collective call."""
-        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
+        self._folder = folder_of(trainer)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the validation before."""

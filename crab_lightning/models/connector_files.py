@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from crab_lightning.adapters.names import unwrapped_name
+from crab_lightning.files import replace_file
 from crab_lightning.models.connectors import Connector
 
 _FORMAT = "crab_lightning.connector/1"
@@ -41,11 +42,8 @@ def save_connector(state: dict[str, Tensor], connector: Connector, modality: str
         modality: ``visual`` or ``audio``.
         path: File to write; complete or absent, never half.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     header = {"format": _FORMAT, "connector": json.dumps(_identity(connector, modality))}
-    temporary = path.with_name(f".{path.name}.partial")
-    save_file(state, temporary, metadata=header)
-    temporary.replace(path)
+    replace_file(path, lambda temporary: save_file(state, temporary, metadata=header))
 
 
 def load_connector(connector: Connector, modality: str, path: Path, key: str) -> None:

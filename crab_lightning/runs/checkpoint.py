@@ -17,12 +17,14 @@ from torch import Tensor
 
 from crab_lightning.compat import callbacks_of
 from crab_lightning.runs.checkpoint_files import CheckpointError, CheckpointFiles
+from crab_lightning.runs.folder_callback import folder_of
 from crab_lightning.runs.interruption import REQUEUE, StopSignals, requeue
 from crab_lightning.runs.random_state import random_states, set_random_state
 from crab_lightning.runs.run_folder import ADAPTER, ADAPTER_BEST, BEST, LAST
 
 MEAN = "val/mean/headline"
 _RANDOM = "crab_lightning_random"
+_FREE_SPACE = "free space on that disk, or set run.root to another one, and resume"
 # What the libraries for collective calls say on the processes that are left when one has died.
 _PEER_LOST = (
     "connection closed",
@@ -81,7 +83,7 @@ class RunCheckpoint(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the run folder, and have checkpoints written whole and read with their checksums."""
-        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
+        self._folder = folder_of(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # else the user's own
             trainer.strategy.checkpoint_io = CheckpointFiles()
 
@@ -168,7 +170,7 @@ class RunCheckpoint(Checkpoint):
             self.best_score = score
             self.best_model_path = str(self._folder / BEST)
             self._save(trainer, self._folder / BEST)
-            self._save_adapters(pl_module, self._folder / ADAPTER_BEST)
+            self._save_adapters(trainer, pl_module, self._folder / ADAPTER_BEST)
 
     def _watched(self, trainer: Trainer) -> tuple[str, int]:
         """Return the logged key that decides, and 1 where more is better, else -1."""
@@ -253,7 +255,7 @@ class RunCheckpoint(Checkpoint):
         if not _may_save(trainer) or trainer.global_step == self._saved_at or trainer.global_step == 0:
             return
         self._save(trainer, self._folder / LAST)
-        self._save_adapters(pl_module, self._folder / ADAPTER)
+        self._save_adapters(trainer, pl_module, self._folder / ADAPTER)
         self._saved_at = trainer.global_step
 
     @staticmethod
@@ -265,11 +267,18 @@ class RunCheckpoint(Checkpoint):
             raise CheckpointError(error)
 
     @staticmethod
-    def _save_adapters(pl_module: LightningModule, folder: Path) -> None:
+    def _save_adapters(trainer: Trainer, pl_module: LightningModule, folder: Path) -> None:
         # A model without adapters (full fine-tuning) has its weights in the Lightning checkpoint alone.
         module: Any = pl_module
-        if module.saves_parts:
+        if not module.saves_parts:
+            return
+        error = None
+        try:
             module.save_adapter(folder)
+        except OSError as err:  # on the process that writes; the others wait for it and have to hear of it
+            error = f"the weights in {folder} could not be written ({err.strerror}); {_FREE_SPACE}"
+        if error := trainer.strategy.broadcast(error):
+            raise CheckpointError(error)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from crab_lightning.adapters.files import remove_leftovers, replace_file
+from crab_lightning.files import replace_file
 from crab_lightning.runs.run_folder import LAST, PREVIOUS
 from crab_lightning.tensor_files import TensorFileError, UnsafeTensorFile, read_tensors
 
@@ -55,8 +55,6 @@ class CheckpointFiles(TorchCheckpointIO):
         path = Path(path)
         self.error = None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(path)
             keep = path.with_name(PREVIOUS.name) if path.name == LAST.name else None
             # Straight to the file: Lightning's own writer holds all bytes in memory a second time first.
             replace_file(path, lambda temporary: torch.save(checkpoint, temporary), keep)

@@ -1,13 +1,15 @@
 """Where things lie in a run folder, and which checkpoint a path means; imports nothing heavy.
 
+.lock                     locked by the process that writes into the folder; see ownership.py
 config.yaml               resolved config, closed sets included; config.test.yaml etc. for later passes
-events.out.tfevents...    TensorBoard
+events.out.tfevents...    TensorBoard; other loggers write into folders of their own names
 metrics.json              results by split
 predictions/              answers, one file per dataset
 checkpoints/last.ckpt     last state: adapters, optimizer, scheduler, random numbers, position in the data
 checkpoints/previous.ckpt the state before it, used when last.ckpt is damaged
 checkpoints/best.ckpt     state with the best monitored value
 adapter/, adapter/best/   the same adapters alone: adapter.safetensors and adapter.json
+earlier/                  tests with other settings, and runs that were replaced
 """
 
 from __future__ import annotations
@@ -78,6 +80,12 @@ def find_adapter(path: Path) -> Path:
     raise FileNotFoundError(
         f"no adapter.json in {path}, nor in {ADAPTER}/ of it or of a version_* folder in it; {wanted}"
     )
+
+
+def newest_version(home: Path) -> int:
+    """Return the highest N of the ``version_N`` folders of a run name; 0 without any."""
+    names = [p.name.removeprefix("version_") for p in home.glob("version_*")]
+    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def _runs(path: Path) -> list[Path]:

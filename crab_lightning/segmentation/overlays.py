@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crab_lightning.files import replace_bytes
 from crab_lightning.segmentation.prompts import Prompt
 
 # Okabe and Ito: told apart by colour-blind readers, also where both overlap.
@@ -211,6 +212,5 @@ def figure_png(figure: Any) -> bytes:
 
 def save_figure(figure: Any, path: Path) -> Path:
     """Write a figure as PNG, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(figure_png(figure))
+    replace_bytes(path, figure_png(figure))
     return path

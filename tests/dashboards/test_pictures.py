@@ -18,9 +18,10 @@ from crab_lightning.dashboards.figures.matrices import confusion_figure, confusi
 from crab_lightning.dashboards.figures.media import ClipMedia, Sound, Strip, mel_row
 from crab_lightning.dashboards.figures.sheet import png, verdict, wrap
 from crab_lightning.dashboards.figures.spatial import FrameCard, frame_sheet
-from crab_lightning.dashboards.pictures import answers_table
+from crab_lightning.dashboards.pictures import ANSWER_COLUMNS, answer_cells
 from crab_lightning.dashboards.routing import RouteMeans
 from crab_lightning.evaluation import Evaluator
+from crab_lightning.runs.boards import markdown
 from tests.evaluation.fakes import Parrot, Rows, collate, sample
 
 
@@ -262,7 +263,8 @@ def test_routes_figure_has_a_row_for_each_dataset(tmp_path: Path) -> None:
 
 
 def test_answers_table_keeps_tags_and_pipes_in_their_cells() -> None:
-    table = answers_table([record(answer="<answer>a|b</answer>\n*c*")])
+    cells = answer_cells(record(answer="<answer>a|b</answer>\n*c*"))
+    table = markdown(ANSWER_COLUMNS, [cells])
     row = table.splitlines()[-1]
     assert row.count("|") == 6
     assert "&lt;answer&gt;a&#124;b&lt;/answer&gt; &#42;c&#42;" in row

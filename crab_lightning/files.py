@@ -1,0 +1,125 @@
+"""Files that are whole or absent, whatever ends the process that writes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+
+class DamagedFileError(ValueError):
+    """A small file of a run that cannot be read; the message names it and says what to do."""
+
+
+def replace_file(path: Path, write: Callable[[Path], object], keep: Path | None = None) -> None:
+    """Write a file under a temporary name and rename it once its bytes are on disk.
+
+    A process that is killed or a disk that is full leaves the old file. What a killed writer has left is
+    removed by the next one; a file has one writer at a time.
+
+    Args:
+        path: The file; its folder is made when it is absent. Temporary names begin with a dot and its name.
+        write: Writes the file it is given.
+        keep: Name under which the file that is replaced stays, in place of what has that name.
+
+    Raises:
+        OSError: If the disk is full or read-only; the error names ``path``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path)
+    temporary = _temporary(path)
+    try:
+        write(temporary)
+        _flush(temporary)
+        if keep is not None and path.is_file():
+            _keep(path, keep)
+        temporary.replace(path)
+    except Exception as err:
+        # Named by the file that is wanted: nobody knows the temporary one.
+        if (number := _errno(err)) is None:
+            raise
+        raise OSError(number, f"{os.strerror(number)}; what it held before is whole", str(path)) from err
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":
+        _flush(path.parent)  # the rename itself
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write a whole small file, as :func:`replace_file` does."""
+    replace_file(path, lambda temporary: temporary.write_bytes(content))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a whole small text file in UTF-8, as :func:`replace_file` does."""
+    replace_bytes(path, text.encode())
+
+
+def replace_json(path: Path, content: Any, indent: int | None = 2) -> None:
+    """Write a whole JSON file, as :func:`replace_file` does.
+
+    Raises:
+        ValueError: If the content holds a number that is not finite, which JSON cannot express.
+    """
+    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
+    replace_text(path, text + "\n")
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """Read a JSON file of a run.
+
+    Args:
+        path: The file.
+        remedy: What to do where it is damaged, as a sentence.
+
+    Raises:
+        DamagedFileError: If it is not whole; it names the file and the remedy.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as err:  # also what is no UTF-8
+        raise DamagedFileError(
+            f"{path} is damaged ({err}); a full disk or a kill may have cut it off. {remedy}"
+        ) from err
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove temporary files that killed writers of a file have left; it must have no other writer now."""
+    for leftover in path.parent.glob(f".{path.name}.[0-9]*.????????"):
+        with suppress(FileNotFoundError):
+            leftover.unlink()
+
+
+def _errno(err: Exception) -> int | None:
+    """Return the operating system's number of an error; safetensors hides it in the text of its own."""
+    if isinstance(err, OSError):
+        return err.errno
+    found = re.search(r"\(os error (\d+)\)", str(err))
+    return int(found[1]) if found else None
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+
+
+def _keep(path: Path, keep: Path) -> None:
+    second = _temporary(path)
+    try:
+        second.hardlink_to(path)
+    except OSError:  # a file system without links: until the new file is renamed there is only the kept one
+        path.replace(keep)
+    else:
+        second.replace(keep)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
