@@ -133,7 +133,8 @@ def _count(name: str, importer: Importer, found: Imported) -> ImportReport:
         count.rejected += 1
         report.lost.append(Lost(out.task, out.split, out.name, "unusable", out.reason))
     order = {task: i for i, task in enumerate(importer.tasks)}
-    report.splits = sorted(splits.values(), key=lambda s: (order[s.task], s.split != "train", s.split))
+    shown = (split for split in splits.values() if split.rows or split.split != "weak")
+    report.splits = sorted(shown, key=lambda s: (order[s.task], s.split != "train", s.split))
     return report
 
 
