@@ -168,6 +168,7 @@ class Sample:
         row: Zero-based row in its manifest, for messages.
         clips: Every recording that the sample uses, ``clip`` first; more than one in two-clip tasks. A split
             that keeps clips apart has to keep all of them on one side.
+        conversation: The question as its own row asks it; the task's prompt where ``None``.
     """
 
     id: str
@@ -184,6 +185,7 @@ class Sample:
     fields: Mapping[str, Any] = field(default_factory=dict)
     row: int = -1
     clips: tuple[str, ...] = ()
+    conversation: Conversation | None = None
 
 
 @dataclass

@@ -213,16 +213,16 @@ def composition(datasets: Iterable[DatasetStatistics]) -> list[Composition]:
 def _statistics_of(
     root: Path, base: Path, name: str, spec: DatasetSpec, task: Task[Any]
 ) -> DatasetStatistics:
-    from crab_lightning.data.manifests.reader import survey_manifest
+    from crab_lightning.data.manifests.reader import has_test, survey_manifest
 
-    samples, errors, *_ = survey_manifest(root, name, spec, "train")
+    samples, errors, *_ = survey_manifest(root, name, spec, "train", task)
     made = DatasetStatistics(name, spec.layout, train=len(samples), unreadable=len({e.row for e in errors}))
     _texts(made, samples, task)
     _classes(made, samples)
     _media(made, samples)
     _repeats(made, samples, task)
-    if (base / (spec.folder or spec.layout) / "test.json").is_file():
-        tested, errors, *_ = survey_manifest(root, name, spec, "test")
+    if has_test(root, name, spec):
+        tested, errors, *_ = survey_manifest(root, name, spec, "test", task)
         made.test, made.unreadable = len(tested), made.unreadable + len({e.row for e in errors})
         both = {c for s in samples for c in _clips(s)} & {c for s in tested for c in _clips(s)}
         made.leaked = len(both)

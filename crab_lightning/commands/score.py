@@ -180,11 +180,11 @@ def read_rows_of(
     stored = manifest_path(data.root, dataset, spec, "train")
     needs_train = of_train or not tested
     train = (
-        read_manifest(data.root, dataset, spec, "train", check_media=False)
+        read_manifest(data.root, dataset, spec, "train", task=task, check_media=False)
         if needs_train or stored.is_file()
         else []
     )
-    test = read_manifest(data.root, dataset, spec, "test", check_media=False) if tested else []
+    test = read_manifest(data.root, dataset, spec, "test", task=task, check_media=False) if tested else []
     if spec.classes is None:
         spec = replace(spec, classes=task.class_names([*train, *test]))
     asked = (

@@ -98,7 +98,10 @@ class Asker:
         from crab_lightning.inference.question import AskError, make_sample, needs
 
         args = self.args
-        videos, _, audios, wanted = needs(spec)
+        needed = needs(spec)
+        if needed is None:
+            raise AskError(f"the questions of layout {spec.layout!r} differ from row to row; use `ask`")
+        videos, _, audios, wanted = needed
         if (videos > 1 or audios > 1) and args.other is None:
             raise AskError("needs --other, another clip")
         given = {"question": args.question, "expression": args.expression}
@@ -207,7 +210,8 @@ def datasets_of(data: AVDataModule, wanted: Sequence[str]) -> list[tuple[str, st
 def _texts(spec: DatasetSpec) -> set[str]:
     from crab_lightning.inference.question import needs
 
-    return needs(spec)[3]
+    needed = needs(spec)
+    return set() if needed is None else needed[3]
 
 
 def question_of(task: Task[Any], sample: Sample) -> str:

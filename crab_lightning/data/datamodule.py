@@ -424,7 +424,7 @@ class AVDataModule(lightning.LightningDataModule):
         if with_target:
             reasons = target_policy(sample, spec, self.seed) == "reasoning"
             written = len(sample.target or "") if reasons else DIRECT_CHARACTERS
-        return guess_tokens(sample, spec, window, self.tasks[sample.task].prompt(sample), written)
+        return guess_tokens(sample, spec, window, self.tasks[sample.task].conversation(sample), written)
 
     def _place(self) -> tuple[int, int]:
         """Return this process's rank and the number of processes that get different samples."""

@@ -152,7 +152,7 @@ class AVDataset(Dataset[Encoded]):
         loaded = load_media(heard, spec, self.geometry, self.cache, self.limits, self.resize)
         if self.drop_modality is not None:
             loaded = without(loaded, self.drop_modality)
-        conversation = fused_conversation(task.prompt(sample), self.geometry)
+        conversation = fused_conversation(task.conversation(sample), self.geometry)
         check_placeholders(conversation, loaded, sample.task)
         return Example(
             sample=sample,

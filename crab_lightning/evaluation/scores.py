@@ -197,7 +197,7 @@ def make_ready(tasks: Mapping[str, Task[Any]], anywhere: Callable[[bool], bool] 
 
 def asked(task: Task[Any], sample: Sample) -> dict[str, Any]:
     """Return the part of a prediction record that is known before the answer."""
-    parts = [f"<{part.value}>" if isinstance(part, Media) else part for part in task.prompt(sample)]
+    parts = [f"<{part.value}>" if isinstance(part, Media) else part for part in task.conversation(sample)]
     return {"id": sample.id, "dataset": sample.dataset, "task": sample.task, "prompt": "".join(parts)}
 
 

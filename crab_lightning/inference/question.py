@@ -58,7 +58,10 @@ def choose_dataset(
         raise AskError(f"`task` {task}: no dataset of this run has the task {key}")
 
     def misfit(name: str) -> tuple[bool, bool]:
-        needs_videos, _, needs_audios, needs_texts = needs(data.datasets[name])
+        needed = needs(data.datasets[name])
+        if needed is None:
+            return False, False
+        needs_videos, _, needs_audios, needs_texts = needed
         return needs_texts != set(texts), (needs_videos > 1) != (videos > 1) or (needs_audios > 1) != (
             audios > 1
         )
@@ -77,12 +80,16 @@ def _task_key(task: str, known: list[str]) -> str:
     raise AskError(f"`task` {task}: this run has {', '.join(known)}")
 
 
-def needs(spec: DatasetSpec) -> tuple[int, int, int, set[str]]:
-    """Return how many videos, images and sounds a row's samples have, and which texts they are asked with."""
+def needs(spec: DatasetSpec) -> tuple[int, int, int, set[str]] | None:
+    """Return how many videos, images and sounds a row's samples have, and which texts they are asked with.
+
+    ``None`` for a layout whose rows differ: what is given is what is needed.
+    """
     from crab_lightning.data.manifests.layout import layout_of
 
     found = layout_of(spec, spec.task).needs()
-    assert found is not None
+    if found is None:
+        return None
     return found.videos, found.images, found.audios, set(found.texts)
 
 
@@ -113,7 +120,9 @@ def make_sample(
     """
     from crab_lightning.structures import Sample
 
-    need_videos, need_images, need_audios, need_texts = needs(spec)
+    need_videos, need_images, need_audios, need_texts = needs(spec) or (
+        len(videos), int(image is not None), len(audios) or len(videos), set(texts),
+    )  # fmt: skip
     if missing := sorted(need_texts - set(texts)):
         raise AskError(f"task {spec.task} ({dataset}) needs {named(missing)}")
     if extra := sorted(set(texts) - need_texts):

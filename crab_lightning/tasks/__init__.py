@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from crab_lightning.tasks.event_text import EventSpan as EventSpan
     from crab_lightning.tasks.event_text import ModalEvents as ModalEvents
     from crab_lightning.tasks.image_grounding import ImageGrounding as ImageGrounding
+    from crab_lightning.tasks.open_answer import OpenAnswer as OpenAnswer
     from crab_lightning.tasks.question_answering import QuestionAnswering as QuestionAnswering
     from crab_lightning.tasks.referring_segmentation import ReferringSegmentation as ReferringSegmentation
     from crab_lightning.tasks.segmentation import Segmentation as Segmentation

@@ -34,6 +34,27 @@ class Task(ABC, Generic[AnswerT]):
     differs between its datasets is a field of the sample or of the dataset's row, never its name.
     """
 
+    def conversation(self, sample: Sample) -> Conversation:
+        """Return the question as the sample's own row asks it, else :meth:`prompt`."""
+        return self.prompt(sample) if sample.conversation is None else sample.conversation
+
+    def plain(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields that this task reads, made of a row that anyone can write.
+
+        Args:
+            row: Some of ``question``, ``options`` (texts), ``answer``, ``expression``, ``events`` (mappings
+                with ``event``, ``start_s``, ``end_s`` and perhaps ``modality``), ``box``, ``points``, and for
+                a row that is a conversation ``text``, the whole answer.
+
+        Returns:
+            The fields; under ``target`` the text to be learnt, where it is not what :meth:`direct` writes.
+
+        Raises:
+            KeyError: If the row lacks what the task needs.
+            ValueError: If a value is of no use to the task.
+        """
+        return row
+
     @abstractmethod
     def prompt(self, sample: Sample) -> Conversation:
         """Return the user's turn: opening text, media in order, instruction."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torchmetrics import MetricCollection
 
 from crab_lightning.metrics import CaptionScores
@@ -32,6 +34,10 @@ class Captioning(Task[str]):
     def prompt(self, sample: Sample) -> Conversation:
         """Return opening, video, audio, instruction."""
         return around(VIDEO_AND_AUDIO, (Media.VIDEO, Media.AUDIO), self.instruction)
+
+    def plain(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer as the caption to be learnt."""
+        return {**row, "target": row.get("text", row["answer"])}
 
     def direct(self, sample: Sample) -> str:
         """Return the manifest's text."""

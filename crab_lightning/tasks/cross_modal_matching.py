@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from torchmetrics import MetricCollection
 
@@ -54,6 +55,13 @@ class CrossModalMatching(Task[int]):
             f"{sample.id} has {counts[0]} videos and {counts[1]} audio files; matching takes two of one kind "
             "and one of the other"
         )
+
+    def plain(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer, 1 or 2, as the fitting candidate."""
+        match = read_choice(str(row["answer"]))
+        if match is None:
+            raise ValueError(f"answer is {row['answer']!r}; expected 1 or 2, or 'one' or 'two'")
+        return {**row, "match": match, "match_text": str(row["answer"])}
 
     def direct(self, sample: Sample) -> str:
         """Return the manifest's own form of the choice in answer tags, then a full stop."""

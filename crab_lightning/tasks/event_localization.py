@@ -86,6 +86,16 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
         """Return opening, video, audio, instruction."""
         return around(VIDEO_AND_AUDIO, (Media.VIDEO, Media.AUDIO), self.instruction)
 
+    def plain(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the events in tags."""
+        if "events" not in row:
+            return {**row, "annotation": row["text"]} if "text" in row else {**row, "events": row["events"]}
+        spans: dict[str, str] = {}
+        for event in row["events"]:
+            spans[event["event"]] = spans.get(event["event"], "") + f"({event['start_s']} {event['end_s']})"
+        tags = "".join(f"<event>{name}, {times}</event>" for name, times in spans.items())
+        return {**row, "annotation": tags}
+
     def direct(self, sample: Sample) -> str:
         """Return ``<event>NAME, (s e)(s e)</event>``, one block per event class."""
         fields = sample.fields

@@ -86,6 +86,17 @@ class EventParsing(Task[ModalEvents]):
         """Return opening, video, audio, instruction."""
         return around(VIDEO_AND_AUDIO, (Media.VIDEO, Media.AUDIO), self.instruction)
 
+    def plain(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the events in tags; one without a modality is both seen and heard."""
+        if "events" not in row:
+            return {**row, "annotation": row["text"]} if "text" in row else {**row, "events": row["events"]}
+        tags = ""
+        for event in row["events"]:
+            body = f"{event['event']},({event['start_s']} {event['end_s']})"
+            for side in [event["modality"]] if "modality" in event else ["visual", "audio"]:
+                tags += f"<{side}>{body}</{side}>"
+        return {**row, "annotation": tags}
+
     def direct(self, sample: Sample) -> str:
         """Return the tags alone, spelled as in the target text where there is one."""
         for text in (sample.target or "", str(sample.fields["annotation"])):

@@ -49,6 +49,10 @@ class ImageGrounding(Task[Box]):
         """Return opening, image, audio, instruction."""
         return around(IMAGE_AND_AUDIO, (Media.IMAGE, Media.AUDIO), self.instruction)
 
+    def plain(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the row's box; a row that is a conversation has it in its text."""
+        return row if "text" in row else {**row, "box_xyxy_px": row["box"]}
+
     def direct(self, sample: Sample) -> str:
         """Return ``<obj>(x1,y1)(x2,y2)</obj>``."""
         x1, y1, x2, y2 = self._annotated(sample)

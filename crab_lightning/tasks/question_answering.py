@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torchmetrics import Metric, MetricCollection
@@ -49,6 +50,11 @@ class QuestionAnswering(Task[str | int]):
         else:
             instruction = f"Please answer this question: {question}"
         return around(VIDEO_AND_AUDIO, (Media.VIDEO, Media.AUDIO), instruction)
+
+    def plain(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the row with its options as the prompt prints them."""
+        row["question"], row["answer"]  # a row without them cannot be asked or scored
+        return {**row, "options_text": str(list(row["options"]))} if "options" in row else row
 
     def direct(self, sample: Sample) -> str:
         """Return the answer's text in answer tags; of a multiple choice, the text of the right option."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torchmetrics import Metric, MetricCollection
 
@@ -56,6 +56,10 @@ class Recognition(Task[str]):
     def prompt(self, sample: Sample) -> Conversation:
         """Return opening, video, audio, instruction."""
         return around(VIDEO_AND_AUDIO, (Media.VIDEO, Media.AUDIO), self.instruction)
+
+    def plain(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer as the class."""
+        return {**row, "class_name": str(row["answer"])}
 
     def direct(self, sample: Sample) -> str:
         """Return the class name in answer tags, with a full stop where the longer text has one."""

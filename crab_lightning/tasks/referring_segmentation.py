@@ -56,6 +56,13 @@ class ReferringSegmentation(Segmentation):
         )
         return around(IMAGE_AND_AUDIO, (Media.IMAGE, Media.AUDIO), instruction)
 
+    def plain(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the expression, and the text to be learnt: no box means that the thing is not there."""
+        row = {**row, "expression": row.get("expression") or row["question"]}
+        if "text" in row:
+            return row
+        return {**row, "target": f"{_TRUE} {self._written(row)}" if "box" in row else _FALSE}
+
     def direct(self, sample: Sample) -> str:
         """Return ``true`` or ``false`` in answer tags, after ``true`` the target's coordinate groups.
 

@@ -93,6 +93,15 @@ class Segmentation(Task[SpatialPrompt]):
         """Return opening, image, audio, instruction."""
         return around(IMAGE_AND_AUDIO, (Media.IMAGE, Media.AUDIO), self.instruction)
 
+    def plain(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the text to be learnt: the box, and its points or its centre."""
+        return row if "text" in row else {**row, "target": self._written(row)}
+
+    def _written(self, row: dict[str, Any]) -> str:
+        x1, y1, x2, y2 = row["box"]
+        points = row.get("points") or (((x1 + x2) // 2, (y1 + y2) // 2),)
+        return ",".join([f"[{x1},{y1},{x2},{y2}]", *(f"[{x},{y}]" for x, y in points)])
+
     def direct(self, sample: Sample) -> str:
         """Return the coordinate groups of the target text, separated by commas.
 

@@ -18,7 +18,7 @@ def test_every_concrete_task_has_its_class_in_the_room() -> None:
     names = [
         n for n in room.__all__ if isinstance(getattr(room, n), type) and issubclass(getattr(room, n), Task)
     ]
-    assert len(names) == 11  # ten tasks and their base
+    assert len(names) == 12  # eleven tasks and their base
 
 
 def test_reading_manifests_does_not_load_torchmetrics() -> None:

@@ -100,7 +100,7 @@ class _Check:
 
     def _survey(self, name: str, spec: DatasetSpec, split: Literal["train", "test"]) -> list[Sample]:
         try:
-            samples, errors, repeats = survey_manifest(self.root, name, spec, split)
+            samples, errors, repeats = survey_manifest(self.root, name, spec, split, self.tasks[spec.task])
         except ManifestError as err:
             self.add("error", "manifest", (name, split), str(err))
             return []
@@ -133,7 +133,7 @@ class _Check:
             totals.rows = len(samples)
             for sample in samples:
                 written = len(sample.target or "")
-                prompt = task.prompt(sample)
+                prompt = task.conversation(sample)
                 totals.tokens.append(guess_tokens(sample, spec, spec.audio, prompt, written))
                 if sample.target is not None:
                     totals.target_characters.append(written)

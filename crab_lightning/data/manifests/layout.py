@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from crab_lightning.data.manifests.column_types import ColumnError
-from crab_lightning.structures import DatasetSpec
+from crab_lightning.structures import Conversation, DatasetSpec
 
 CARDS = Path(__file__).with_name("cards")
 
@@ -40,6 +40,7 @@ class Parts:
         id: Name of the row, where the row gives it.
         marks: What, beside the files, tells two rows apart.
         unit: Index of the audio unit that is heard.
+        conversation: The question as the row itself asks it; the task asks where left out.
     """
 
     videos: list[str] = field(default_factory=list)
@@ -54,6 +55,7 @@ class Parts:
     id: str | None = None
     marks: tuple[Any, ...] = ()
     unit: int | None = None
+    conversation: Conversation | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class Layout(ABC):
     """Namespace of recording names: layouts that share it share recordings."""
     class_field: str | None = None
     """Field whose values form the closed set ``DatasetSpec.classes``."""
+    completes: bool = False
+    """Whether the task makes its fields and its target of what a row holds (:meth:`Task.plain`)."""
     folders: Mapping[str, str] = {}
     """Folder of each kind of file (``video``, ``image``, ``audio``) below the dataset's folder."""
 
@@ -217,7 +221,10 @@ def _made(layout: str, name: str, columns: Any) -> Layout:
     return made
 
 
-_CLASSES: dict[str, str] = {}
+_CLASSES = {
+    "messages": "crab_lightning.data.manifests.own.Messages",
+    "plain": "crab_lightning.data.manifests.own.Plain",
+}
 """Layouts that are classes of this package, by the short name that a config gives."""
 
 

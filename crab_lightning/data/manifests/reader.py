@@ -26,6 +26,7 @@ from crab_lightning.data.manifests.layout import Layout, Parts, layout_of, stem
 from crab_lightning.data.manifests.repeats import Repeat, asked_once, find_repeats
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks.answers import class_index
+from crab_lightning.tasks.base import Task
 
 __all__ = ["ManifestError", "RowError", "has_test", "manifest_path", "read_manifest", "survey_manifest"]
 
@@ -38,6 +39,7 @@ def read_manifest(
     spec: DatasetSpec,
     split: Literal["train", "test"],
     *,
+    task: Task[Any] | None = None,
     check_media: bool = True,
 ) -> list[Sample]:
     """Read one manifest into samples, in file order.
@@ -51,6 +53,8 @@ def read_manifest(
         dataset: Key of the row under ``data.datasets``.
         spec: That row.
         split: Which file to read.
+        task: The dataset's task. Rows of the layouts ``plain`` and ``messages`` get their fields and their
+            target from it; without it they have neither.
         check_media: Whether every named file has to exist. Links are followed.
 
     Returns:
@@ -63,7 +67,7 @@ def read_manifest(
             holds a value the layout cannot use; if a media path leaves the dataset folder; or if more rows
             than allowed name missing media.
     """
-    rows, reader = _open(Path(root), dataset, spec, split)
+    rows, reader = _open(Path(root), dataset, spec, split, task)
     where = f"data.datasets.{dataset}"
     samples = _readable(rows, reader, where)
     if split == "test":
@@ -76,7 +80,11 @@ def read_manifest(
 
 
 def survey_manifest(
-    root: Path | str, dataset: str, spec: DatasetSpec, split: Literal["train", "test"]
+    root: Path | str,
+    dataset: str,
+    spec: DatasetSpec,
+    split: Literal["train", "test"],
+    task: Task[Any] | None = None,
 ) -> tuple[list[Sample], list[RowError], list[Repeat]]:
     """Read one manifest as far as it can be read, media unseen.
 
@@ -85,6 +93,7 @@ def survey_manifest(
         dataset: Key of the row under ``data.datasets``.
         spec: That row.
         split: Which file to read.
+        task: As in :func:`read_manifest`.
 
     Returns:
         The samples of the rows that can be read, an error for every value that cannot, and in a test file
@@ -93,7 +102,7 @@ def survey_manifest(
     Raises:
         ManifestError: If the file as a whole cannot be read.
     """
-    rows, reader = _open(Path(root), dataset, spec, split)
+    rows, reader = _open(Path(root), dataset, spec, split, task)
     samples: list[Sample] = []
     errors: list[RowError] = []
     for index, row in enumerate(rows):
@@ -130,7 +139,11 @@ def _readable(rows: list[Any], reader: _RowReader, where: str) -> list[Sample]:
 
 
 def _open(
-    root: Path, dataset: str, spec: DatasetSpec, split: Literal["train", "test"]
+    root: Path,
+    dataset: str,
+    spec: DatasetSpec,
+    split: Literal["train", "test"],
+    task: Task[Any] | None,
 ) -> tuple[list[Any], _RowReader]:
     """Return the rows of a file as they are, and what turns them into samples."""
     where = f"data.datasets.{dataset}"
@@ -140,7 +153,7 @@ def _open(
         raise ManifestError(f"{where}.{err}") from None
     path = manifest_path(root, dataset, spec, split)
     base = path.parent if spec.media_folder is None else root / spec.media_folder
-    return load_rows(path, where, root), _RowReader(path, base, dataset, spec, split, layout)
+    return load_rows(path, where, root), _RowReader(path, base, dataset, spec, split, layout, task)
 
 
 class _RowReader:
@@ -154,7 +167,9 @@ class _RowReader:
         spec: DatasetSpec,
         split: Literal["train", "test"],
         layout: Layout,
+        task: Task[Any] | None,
     ) -> None:
+        self.task = task if layout.completes else None
         self.path = path
         self.dataset = dataset
         self.spec = spec
@@ -206,7 +221,7 @@ class _RowReader:
             clips = (self.prefix + parts.clip,)
         key = parts.id if parts.id is not None else "+".join(map(stem, names))
         marks = "".join(f"#{mark}" for mark in parts.marks)
-        return Sample(
+        sample = Sample(
             id=f"{self.dataset}/{self.split}/{key}{marks}",
             dataset=self.dataset,
             task=self.spec.task,
@@ -221,7 +236,12 @@ class _RowReader:
             fields=parts.fields,
             row=index,
             clips=clips,
+            conversation=parts.conversation,
         )
+        try:
+            return sample if self.task is None else _completed(sample, self.task)
+        except ColumnError as err:
+            raise self.error(index, err) from None
 
     def errors(self, index: int, data: Any) -> list[RowError]:
         """Return one error for each value of a row that cannot be read by itself."""
@@ -266,6 +286,24 @@ class _RowReader:
             f"is {fields[name]!r}",
             "Correct the row, or leave `classes` out to take them from the manifests.",
         )
+
+
+def _completed(sample: Sample, task: Task[Any]) -> Sample:
+    """Return a sample with the fields and the target that its task makes of a row anyone can write."""
+    try:
+        fields = task.plain(dict(sample.fields))
+        target = sample.target or fields.pop("target", None)
+        sample = replace(sample, fields=fields, target=target)
+        return sample if target is not None else replace(sample, target=task.direct(sample))
+    except KeyError as err:
+        raise ColumnError(
+            f"it in every row of a dataset with the task {sample.task!r}",
+            f"key {err}",
+            "is missing",
+            "Add the key.",
+        ) from err
+    except ValueError as err:
+        raise ColumnError(f"what the task {sample.task!r} reads: {err}") from err
 
 
 def _with_unique_ids(samples: list[Sample]) -> list[Sample]:

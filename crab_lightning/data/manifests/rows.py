@@ -50,10 +50,13 @@ def read_rows(
         ManifestError: If a manifest cannot be read.
         ValueError: If a task cannot read an annotation.
     """
-    train = {name: read_manifest(root, name, spec, "train") for name, spec in datasets.items()}
+    train = {
+        name: read_manifest(root, name, spec, "train", task=tasks[spec.task])
+        for name, spec in datasets.items()
+    }
     own = {name for name, spec in datasets.items() if has_test(root, name, spec)}
     tested = {
-        name: read_manifest(root, name, spec, "test") if name in own else []
+        name: read_manifest(root, name, spec, "test", task=tasks[spec.task]) if name in own else []
         for name, spec in datasets.items()
     }
     specs = {

@@ -1,0 +1,252 @@
+"""Rows that anyone can write: ``plain``, a flat row for each question, and ``messages``, a conversation."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from crab_lightning.data.manifests.column_types import (
+    ColumnError,
+    integer,
+    relative_path,
+    seconds,
+    show,
+    target_text,
+    text,
+    word,
+)
+from crab_lightning.data.manifests.layout import Layout, Parts
+from crab_lightning.structures import Conversation, Media
+from crab_lightning.tasks.answers import extract_answer
+
+_PLACES = {f"<{kind.value}>": kind for kind in Media}
+_KINDS = ("video", "image", "audio")
+
+
+class Plain(Layout):
+    """Flat rows, from which the task makes its prompt, the text to be learnt and the true answer.
+
+    Keys: ``video``, ``image``, ``audio`` (a path or a list of paths); ``question``, ``options``, ``answer``,
+    ``expression``, ``events``, ``box``, ``points``, ``mask``; ``target`` (the text to be learnt, where the
+    answer alone is not enough); ``id`` and ``clip`` (names of the row and of its recording). A row needs what
+    its task asks for. Without ``audio``, the sound track of the videos is heard.
+
+    Args:
+        keys: Name of a key above -> name in the file, where the file has other names.
+        sound: ``track``: without ``audio``, the videos' own sound is heard. ``none``: nothing is heard.
+    """
+
+    completes = True
+
+    def __init__(self, keys: dict[str, str] | None = None, sound: str = "track") -> None:
+        if unknown := [name for name in keys or {} if name not in (*_READ, *_KINDS)]:
+            raise ValueError(f"columns.keys names {unknown[0]!r}; there are: {', '.join((*_KINDS, *_READ))}")
+        if sound not in ("track", "none"):
+            raise ValueError(f"columns.sound is {sound!r}; it is 'track' or 'none'")
+        self.keys, self.sound = keys or {}, sound
+
+    def read(self, row: Mapping[str, Any], split: str) -> Parts:
+        """Return what a row holds."""
+        found: dict[str, Any] = {}
+        for name, reader in _READ.items():
+            key = self.keys.get(name, name)
+            if row.get(key) is not None:
+                found[name] = _read(reader, row[key], key)
+        media = {kind: _paths(row, self.keys.get(kind, kind)) for kind in _KINDS}
+        if not media["audio"] and self.sound == "track":
+            media["audio"] = list(media["video"])
+        mask, given = found.pop("mask", None), found.pop("id", None)
+        return Parts(
+            media["video"],
+            media["image"],
+            media["audio"],
+            target=found.pop("target", None),
+            reference=str(found.get("answer", "")),
+            masks=None if mask is None else [mask],
+            clip=found.pop("clip", None),
+            id=given,
+            marks=(found["question"],) if "question" in found and given is None else (),
+            fields=found,
+        )
+
+
+class Messages(Layout):
+    """Conversations as LLaMA-Factory and ms-swift write them; ``conversations`` of ShareGPT is read too.
+
+    ``messages`` is a list of ``{role, content}``: a question of the user with ``<video>``, ``<image>`` and
+    ``<audio>`` where the files go, and the answer of the assistant. ``videos``, ``images`` and ``audios``
+    list the files. The question is asked as it stands; the task reads the true answer from the assistant's
+    text.
+    """
+
+    completes = True
+
+    def read(self, row: Mapping[str, Any], split: str) -> Parts:
+        """Return what a row holds."""
+        question, answer = _turns(row)
+        asked = tuple(part for part in re.split(r"(<(?:video|image|audio)>)", question) if part)
+        conversation: Conversation = tuple(_PLACES.get(part, part) for part in asked)
+        media = {kind: _paths(row, f"{kind}s") for kind in _KINDS}
+        for kind in Media:
+            places, files = conversation.count(kind), len(media[kind.value])
+            if places != files:
+                raise ColumnError(
+                    f"as many <{kind.value}> in the question as files under '{kind.value}s'",
+                    f"key '{kind.value}s'",
+                    f"names {files} files for {places} places",
+                )
+        said = [part for part in conversation if isinstance(part, str)]
+        return Parts(
+            media["video"],
+            media["image"],
+            media["audio"],
+            fields={
+                "question": " ".join(said).strip(),
+                "text": answer,
+                "answer": extract_answer(answer).strip(),
+            },
+            target=answer,
+            reference=extract_answer(answer).strip(),
+            clip=None if row.get("clip") is None else _read(word, row["clip"], "clip"),
+            id=None if row.get("id") is None else _read(word, row["id"], "id"),
+            marks=() if row.get("id") is not None else (" ".join(said).strip(),),
+            conversation=conversation,
+        )
+
+
+def _turns(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the question and the answer of a conversation."""
+    key = "messages" if "messages" in row or "conversations" not in row else "conversations"
+    turns = row.get(key)
+    if isinstance(turns, str):
+        turns = _read(_literal, turns, key)
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise ColumnError(
+            'a list such as [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]',
+            f"key {key!r}",
+            f"is {show(turns)}",
+        )
+    names = {"human": "user", "gpt": "assistant"}
+    said = []
+    for turn in turns:
+        role = turn.get("role", turn.get("from"))
+        content = _read(target_text, turn.get("content", turn.get("value")), f"{key}.content")
+        said.append((names.get(str(role), str(role)), content))
+    if [role for role, _ in said] != ["user", "assistant"]:
+        raise ColumnError(
+            "one question of the user and one answer of the assistant",
+            f"key {key!r}",
+            f"has the turns {', '.join(role for role, _ in said) or 'none'}",
+            "Write each further question as a row of its own, and take a system message out.",
+        )
+    return said[0][1], said[1][1]
+
+
+def _paths(row: Mapping[str, Any], key: str) -> list[str]:
+    value = row.get(key)
+    if value is None:
+        return []
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = _read(_literal, value, key)
+    return [_read(relative_path, path, key) for path in (value if isinstance(value, list) else [value])]
+
+
+def _read(reader: Callable[[Any], Any], value: Any, key: str) -> Any:
+    try:
+        return reader(value)
+    except ColumnError as err:
+        raise ColumnError(err.wanted, f"key {key!r}", f"is {show(value)}", err.remedy) from None
+
+
+def _literal(value: Any) -> Any:
+    """Return a list or an object, also one that a CSV cell holds as text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        try:
+            return ast.literal_eval(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            raise ColumnError("a list, or a list written as JSON") from None
+
+
+def _options(value: Any) -> tuple[str, ...]:
+    found = (
+        value.split("|") if isinstance(value, str) and not value.lstrip().startswith("[") else _literal(value)
+    )
+    if not isinstance(found, list) or len(found) < 2:
+        raise ColumnError("a list of at least two options (in a CSV cell: split by |)")
+    return tuple(word(option).strip() for option in found)
+
+
+def _events(value: Any) -> tuple[dict[str, Any], ...]:
+    found = _literal(value)
+    wanted = 'a list such as [{"event": "dog", "start_s": 0, "end_s": 2.5}]; also "modality": visual or audio'
+    if not isinstance(found, list):
+        raise ColumnError(wanted)
+    events = []
+    for one in found:
+        if not isinstance(one, dict) or not {"event", "start_s", "end_s"} <= one.keys():
+            raise ColumnError(wanted)
+        event: dict[str, Any] = {
+            "event": text(one["event"]),
+            "start_s": seconds(one["start_s"]),
+            "end_s": seconds(one["end_s"]),
+        }
+        if "modality" in one:
+            if one["modality"] not in ("visual", "audio"):
+                raise ColumnError(wanted)
+            event["modality"] = one["modality"]
+        if event["start_s"] >= event["end_s"]:
+            raise ColumnError("events that end after they start, in seconds")
+        events.append(event)
+    return tuple(events)
+
+
+def _numbers(count: int) -> Callable[[Any], tuple[int, ...]]:
+    def read(value: Any) -> tuple[int, ...]:
+        found = _literal(value)
+        if not isinstance(found, list) or len(found) != count:
+            raise ColumnError(f"a list of {count} whole numbers, in pixels of the 224-pixel frame")
+        return tuple(integer(number) for number in found)
+
+    return read
+
+
+def _box(value: Any) -> tuple[int, ...]:
+    x1, y1, x2, y2 = box = _numbers(4)(value)
+    if not (x1 < x2 < 224 and y1 < y2 < 224):
+        raise ColumnError(
+            "a box [x1, y1, x2, y2] inside the frame of 224 x 224 pixels, with x1 < x2 and y1 < y2"
+        )
+    return box
+
+
+def _points(value: Any) -> tuple[tuple[int, ...], ...]:
+    found = _literal(value)
+    if not isinstance(found, list) or not found:
+        raise ColumnError("a list of points [x, y]")
+    return tuple(_numbers(2)(point) for point in found)
+
+
+def _answer(value: Any) -> str | int | bool:
+    return value if isinstance(value, bool) else word(value)
+
+
+_READ: dict[str, Callable[[Any], Any]] = {
+    "question": text,
+    "options": _options,
+    "answer": _answer,
+    "expression": text,
+    "events": _events,
+    "box": _box,
+    "points": _points,
+    "mask": relative_path,
+    "target": target_text,
+    "id": word,
+    "clip": word,
+}

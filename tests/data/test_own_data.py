@@ -1,0 +1,126 @@
+"""Every example of docs/own_data.md is read, trained on and scored; rows that cannot be used are named."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from crab_lightning.data import AVDataModule, ManifestError
+from crab_lightning.data.check.run import check_root
+from crab_lightning.structures import DatasetSpec, Media
+from tests.data.trees import media_bytes
+from tests.data.world import Letters
+from tests.tasks.released import CONFIG, task_of
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs/own_data.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```json (\w+) (\w+)\n(.*?)```", PAGE, re.DOTALL)
+TASKS = yaml.safe_load(CONFIG.read_text())["tasks"]
+
+
+def task(name: str) -> Any:
+    from crab_lightning import tasks
+
+    if name == "captioning":
+        return task_of("avcap")
+    return getattr(tasks, TASKS[name]["class_path"].rpartition(".")[2])()
+
+
+def root_with(folder: Path, rows: list[dict[str, Any]], split: str = "train") -> Path:
+    mine = folder / "mine"
+    (mine / "clips").mkdir(parents=True, exist_ok=True)
+    for name in ("0.mp4", "1.mp4", "0.wav", "0.jpg", "0.png"):
+        ending = name.rpartition(".")[2]
+        (mine / "clips" / name).write_bytes(media_bytes(ending))
+    (mine / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_the_page_has_an_example_for_every_task() -> None:
+    assert {name for layout, name, _ in EXAMPLES if layout == "plain"} >= set(TASKS) - {"emotion_recognition"}
+    assert {layout for layout, _, _ in EXAMPLES} == {"plain", "messages"}
+
+
+@pytest.mark.parametrize(("layout", "name", "text"), EXAMPLES)
+def test_every_example_is_learnt_from_tested_and_checked(
+    tmp_path: Path, layout: str, name: str, text: str
+) -> None:
+    row = json.loads(text)
+    root_with(tmp_path, [row])
+    root_with(tmp_path, [row], "test")
+    tasks, specs = {name: task(name)}, {"mine": DatasetSpec(name, layout, frames=2, size_px=28)}
+    data = AVDataModule(tmp_path, tasks, specs, val_share=0)
+    if "sound" not in row and "audio" not in row and layout == "plain":  # the small test clip is silent
+        data.datasets["mine"].columns = {"sound": "none"}
+    data.processor = Letters()
+    data.setup()
+    (train,), (test,) = data.samples("train"), data.samples("test")
+    asked, spec = tasks[name], data.datasets["mine"]
+    truth = asked.truth(train, spec)
+    assert truth is not None
+    assert asked.parse(asked.target(train, "reasoning"), train, spec) == truth
+    assert asked.truth(test, spec) is not None
+    metrics = asked.metrics(spec)
+    asked.update(metrics, asked.parse(test.target or "", test, spec), test, spec)
+    prompt = asked.conversation(train)
+    if layout == "messages" or row.get("audio"):
+        assert sum(isinstance(part, Media) for part in prompt) == len(
+            (*train.videos, *train.images, *train.audios)
+        )
+        (batch,) = list(data.train_dataloader())
+        assert batch.labels is not None
+    report = check_root(tmp_path, tasks, specs | {"mine": spec})
+    wrong = [
+        p for p in report.problems if p.kind not in ("leak_clip", "leak_content", "media", "mask", "duration")
+    ]
+    assert wrong == []
+
+
+def test_without_audio_the_track_of_the_video_is_heard(tmp_path: Path) -> None:
+    root_with(tmp_path, [{"video": "clips/0.mp4", "answer": "a"}])
+    data = AVDataModule(tmp_path, {"t": task("action_recognition")}, {"mine": DatasetSpec("t", "plain")})
+    data.setup()
+    (sample,) = data.samples("train")
+    assert sample.audios == sample.videos
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "row", "message"),
+    [
+        ("plain", "action_recognition", {"video": "clips/0.mp4"}, r"row 0 .*key 'answer' is missing"),
+        ("plain", "event_localization", {"video": "clips/0.mp4"}, r"row 0 .*key 'events' is missing"),
+        ("plain", "event_localization", {"events": [{"event": "a"}]}, r"row 0 .*key 'events' is .*start_s"),
+        (
+            "plain",
+            "image_grounding",
+            {"image": "clips/0.jpg", "box": [9, 9, 3, 3]},
+            r"key 'box' is \[9, 9, 3, 3\]",
+        ),
+        ("plain", "cross_modal_matching", {"answer": "both"}, r"row 0 .*answer is 'both'; expected 1 or 2"),
+        ("plain", "open_answer", {"video": "../x.mp4", "answer": "a"}, r"key 'video' is .*without '\.\.'"),
+        ("messages", "open_answer", {"text": "x"}, r"row 0 .*key 'messages' is null; expected a list"),
+        (
+            "messages",
+            "open_answer",
+            {"messages": [{"role": "user", "content": "<video>?"}, {"role": "assistant", "content": "a"}]},
+            r"key 'videos' names 0 files for 1 places",
+        ),
+        (
+            "messages",
+            "open_answer",
+            {"messages": [{"role": "user", "content": "?"}]},
+            r"has the turns user; expected one question .*row of its own",
+        ),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(
+    tmp_path: Path, layout: str, name: str, row: dict[str, Any], message: str
+) -> None:
+    root_with(tmp_path, [row])
+    data = AVDataModule(tmp_path, {name: task(name)}, {"mine": DatasetSpec(name, layout)})
+    with pytest.raises(ManifestError, match=message):
+        data.setup()
