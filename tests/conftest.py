@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports the hub's client
+os.environ["CRAB_ALLOW_CODE_OF"] = "tests"  # configs of the tests name classes of the tests
 
 _SHARED = Path(os.environ.get("CRAB_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 

@@ -53,7 +53,7 @@ class Qwen2AudioCaptioner:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
-        self.processor: Any = AutoProcessor.from_pretrained(pretrained)
+        self.processor: Any = AutoProcessor.from_pretrained(pretrained, trust_remote_code=False)
         model, info = load_with_info(Qwen2AudioForConditionalGeneration, pretrained, dtype=dtype)
         if lost := sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"])):
             raise CaptionerError(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+
+from crab_lightning.commands.errors import is_known, one_text
+from crab_lightning.configuration.allowed_code import OPTION, allow_code_of
 
 __all__ = ["COMMANDS", "main"]
 
@@ -50,7 +53,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Command words -> (module:function in this room, one line of help)."""
 
 _PROG = "cli.py"
-_FOOT = f"`python {_PROG} COMMAND --help` explains a command; CRAB_DEBUG=1 or --debug shows tracebacks."
+_FOOT = (
+    f"`python {_PROG} COMMAND --help` explains a command. --debug (or CRAB_DEBUG=1) shows the traceback of an"
+    " error. --allow-code-of PACKAGE lets a config name classes of your own package."
+)
 
 
 def _help(prefix: str = "") -> str:
@@ -79,58 +85,94 @@ def _find(words: Sequence[str]) -> tuple[str | None, list[str]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command and return the exit status.
 
+    This is the one place where errors become text. What a user can cause is told in one line; the rest is
+    told with its type, since it is probably a fault of this program.
+
     Args:
         argv: Words after the program's name; those of this process when left out.
 
     Returns:
-        0 after success, 1 after an error in what the user gave, 2 after a mistake in the command line, 130
-        after Ctrl-C.
+        0 after success, 1 after an error, 2 after a mistake in the command line, 130 after Ctrl-C, 141 where
+        the reader of the output has gone away, as ``head`` does.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("CRAB_DEBUG", "0") not in ("", "0")
     words = [word for word in words if word != "--debug"]
-    name, rest = _find(words)
-    if name is None:
-        groups = {command.split()[0] for command in COMMANDS if " " in command}
-        prefix = words[0] if words and words[0] in groups else ""
-        asked = words[len(prefix.split()) :]
-        if not asked or asked[0] in ("-h", "--help"):
-            print(_help(prefix))
-            return 0
-        known = ", ".join(command for command in COMMANDS if command.startswith(prefix))
-        print(f"error: there is no command '{' '.join(words[:2])}'; there are: {known}", file=sys.stderr)
-        return 2
-    module, function = COMMANDS[name][0].split(":")
+    name = ""
     try:
+        words, packages = _taken(words, OPTION)
+        name_, rest = _find(words)
+        if name_ is None:
+            return _no_command(words)
+        name = name_
+        allow_code_of(packages)
+        module, function = COMMANDS[name][0].split(":")
         # Inside the try: an import may itself report what is wrong (a missing extra, a broken install).
         run = getattr(import_module(f"{__name__}.{module}"), function)
         run(rest if " " in name or name in ("ask", "evaluate", "serve") else [name, *rest])
-    except (
-        ValueError,
-        FileNotFoundError,
-        NotADirectoryError,
-        FileExistsError,
-        ImportError,
-    ) as err:
-        # What a user can cause raises one of these with a text that says what to do; a traceback buries it.
-        if debug:
-            raise
-        print(f"error: {_one_text(err)}\n(--debug shows where)", file=sys.stderr)
-        return 1
+        sys.stdout.flush()  # a closed pipe has to show here, not when Python ends
     except KeyboardInterrupt:  # what trains or tests has said by itself how to go on
         if debug:
             raise
         print(f"\n{name}: stopped by Ctrl-C", file=sys.stderr)
         return 130
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning ends a run that is interrupted with 1
+            raise SystemExit(130) from stop
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.flush()
+            raise
+        return _reader_is_gone()
+    except BrokenPipeError as err:
+        if err.filename is not None and not debug:
+            print(f"error: {one_text(err)}", file=sys.stderr)
+            return 1
+        return _reader_is_gone()
+    except Exception as err:
+        if debug:
+            raise
+        text = one_text(err)
+        if not is_known(err):
+            text = (
+                f"{type(err).__name__}: {text} (this is probably a fault of the program; --debug shows where)"
+            )
+        print(f"error: {text}", file=sys.stderr)
+        return 1
     return 0
 
 
-def _one_text(err: BaseException) -> str:
-    """Return what an error says; FileNotFoundError's own text leads with an errno that helps nobody."""
-    if isinstance(err, OSError) and err.filename is not None and err.strerror:
-        return f"{err.strerror}: {err.filename}"
-    text = str(err)
-    if text.startswith("Caught ") and "Traceback (most recent call last):" in text:
-        # A loader process sends its traceback as text; what was said stands behind the error's name, last.
-        text = re.split(rf"^(?:[\w.]+\.)?{type(err).__name__}: ", text, flags=re.MULTILINE)[-1].rstrip()
-    return text or type(err).__name__
+def _taken(words: Sequence[str], option: str) -> tuple[list[str], list[str]]:
+    """Split off every ``option VALUE`` and ``option=VALUE``; several values may be joined by commas."""
+    rest: list[str] = []
+    values: list[str] = []
+    following = iter(words)
+    for word in following:
+        name, equals, value = word.partition("=")
+        if name != option:
+            rest.append(word)
+        elif (value := value if equals else next(following, "")) == "":
+            raise ValueError(f"{option} needs the name of a package")
+        else:
+            values += value.split(",")
+    return rest, values
+
+
+def _no_command(words: Sequence[str]) -> int:
+    """Print the commands, or say that there is none of this name."""
+    groups = {command.split()[0] for command in COMMANDS if " " in command}
+    prefix = words[0] if words and words[0] in groups else ""
+    asked = words[len(prefix.split()) :]
+    if not asked or asked[0] in ("-h", "--help"):
+        print(_help(prefix))
+        sys.stdout.flush()
+        return 0
+    known = ", ".join(command for command in COMMANDS if command.startswith(prefix))
+    print(f"error: there is no command '{' '.join(words[:2])}'; there are: {known}", file=sys.stderr)
+    return 2
+
+
+def _reader_is_gone() -> int:
+    """Close the output quietly: whoever read it has enough."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141

@@ -193,7 +193,7 @@ def _sizes(base: str) -> ThinkerSizes:
 
     from crab_lightning.adapters.released import ThinkerSizes
 
-    config: Any = AutoConfig.from_pretrained(base)
+    config: Any = AutoConfig.from_pretrained(base, trust_remote_code=False)
     config = getattr(config, "thinker_config", config)
     for part in ("audio_config", "vision_config", "text_config"):
         if not hasattr(config, part):

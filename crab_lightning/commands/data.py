@@ -217,6 +217,7 @@ def _selection(
     """Return the tasks and the chosen rows of a config."""
     from jsonargparse import ArgumentParser
 
+    from crab_lightning.configuration.allowed_code import parsed_config
     from crab_lightning.configuration.files import ConfigError, compose
     from crab_lightning.data.manifests.keys import check_datasets
     from crab_lightning.structures import DatasetSpec
@@ -229,7 +230,7 @@ def _selection(
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--tasks", type=dict[str, Task])  # type: ignore[type-arg]
     parser.add_argument("--datasets", type=dict[str, DatasetSpec])
-    made = parser.instantiate_classes(parser.parse_object({k: content[k] for k in ("tasks", "datasets")}))
+    made = parser.instantiate_classes(parsed_config(parser, {k: content[k] for k in ("tasks", "datasets")}))
     tasks, datasets = dict(made.tasks), dict(made.datasets)
     check_datasets(tasks, datasets)
     if unknown := [name for name in chosen or () if name not in datasets]:

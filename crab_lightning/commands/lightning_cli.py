@@ -22,9 +22,10 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from crab_lightning.adapters.kinds import drop_foreign_keys
 from crab_lightning.commands.loggers import place_loggers, with_save_dir
-from crab_lightning.commands.mistakes import explained, useful
 from crab_lightning.compat import callbacks_of, datamodule_of
+from crab_lightning.configuration.allowed_code import check_classes, guard_parsers
 from crab_lightning.configuration.files import ConfigError
+from crab_lightning.configuration.parser_messages import explained, useful
 from crab_lightning.dashboards import RunProgress, TrainScalars
 from crab_lightning.data import AVDataModule, CaptionDataModule
 from crab_lightning.evaluation import Evaluator
@@ -157,10 +158,12 @@ class CrabCLI(LightningCLI):
         """Parse, and turn a folder given as checkpoint into what it holds."""
         # parse_args on its own: the inherited method warns whenever sys.argv is not empty, as it always is
         # here.
+        guard_parsers()
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as err:
             self.refuse(explained(str(err), parser, args))
+        check_classes(self.config)
         if self.config.only is not None:
             if "datasets" in self.config.data:
                 # The rows stay in the run's config: `ask` puts questions as any of them.

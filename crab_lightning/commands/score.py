@@ -7,7 +7,6 @@ import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,6 +127,7 @@ def load_dataset(
     """
     from jsonargparse import ArgumentParser
 
+    from crab_lightning.configuration.allowed_code import class_of, parsed_config
     from crab_lightning.configuration.files import ConfigError, compose
     from crab_lightning.data import AVDataModule
 
@@ -138,7 +138,7 @@ def load_dataset(
         raise ConfigError(f"--dataset {dataset}: {config} has: {', '.join(rows) or 'no datasets'}")
     key = rows[dataset]["task"]
     row = dict((section.get("tasks") or {}).get(key) or {})
-    kind = _class_of(str(row["class_path"]))
+    kind = class_of(str(row.get("class_path")))
     if lenient:
         if "lenient" not in inspect.signature(kind).parameters:
             raise ConfigError(f"--lenient: task {key} ({kind.__name__}) has one way of reading answers")
@@ -152,7 +152,7 @@ def load_dataset(
     section.pop("only", None)  # of a run on some of the rows; here it is one row anyway
     made = ArgumentParser(exit_on_error=False)
     made.add_class_arguments(AVDataModule, "data", fail_untyped=False)
-    data: AVDataModule = made.instantiate_classes(made.parse_object({"data": section})).data
+    data: AVDataModule = made.instantiate_classes(parsed_config(made, {"data": section})).data
     return data
 
 
@@ -221,13 +221,6 @@ def write_run(
     if lines:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         (folder / "predictions" / f"{dataset}.jsonl").write_text(text, encoding="utf-8")
-
-
-def _class_of(path: str) -> type:
-    """Return the class that a config names."""
-    module, _, name = path.rpartition(".")
-    kind: type = getattr(import_module(module), name)
-    return kind
 
 
 def _majority(task: Task[Any], train: Sequence[Sample], spec: DatasetSpec) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from crab_lightning.configuration.allowed_code import check_names, without_training
 from crab_lightning.configuration.files import ConfigError, compose, find_config
 from crab_lightning.runs.run_folder import AUTO, find_checkpoint, find_run
 
@@ -18,18 +19,23 @@ def run(words: Sequence[str]) -> None:
     Args:
         words: The function's name and its options.
     """
-    options, name = one_config(list(words[1:]))
+    options, name = one_config(list(words[1:]), words[0])
     from crab_lightning.commands.lightning_cli import cli_for, quieten
 
     quieten()
     cli_for(options)(words[0], options, name).start()
 
 
-def one_config(words: list[str]) -> tuple[list[str], str | None]:
+def one_config(words: list[str], function: str = "fit") -> tuple[list[str], str | None]:
     """Replace all ``--config`` options by one file's worth of text, with parts included and merged.
 
     Flags win over configs wherever they stand. Without a config, the one of the run in ``--ckpt_path`` is
-    taken.
+    taken. Only ``fit`` gets what training needs, see
+    :func:`~crab_lightning.configuration.allowed_code.without_training`.
+
+    Args:
+        words: Options of the function.
+        function: ``fit``, ``validate``, ``test`` or ``predict``.
 
     Returns:
         The words for the parser, and the name that a run from these configs has.
@@ -44,11 +50,20 @@ def one_config(words: list[str]) -> tuple[list[str], str | None]:
             return rest, None
         print(f"Using {stored / 'config.yaml'}", file=sys.stderr)
         names = [str(stored / "config.yaml")]
-    content = compose(names)
+    content = compose(names, of_run=stored is not None)
     if stored is not None:
         from crab_lightning.adapters.kinds import drop_foreign_keys
 
         drop_foreign_keys(content.get("model") or {})
+    if function != "fit":
+        content, taken = without_training(content, of_run=stored is not None)
+        if taken:
+            print(
+                f"Not used of the run's config, since {function} needs none of it: {', '.join(taken)}. Give"
+                " --config to use your own",
+                file=sys.stderr,
+            )
+    check_names(content)
     first = find_config(names[0])
     name = content.get("run", {}).get("name") or first.stem
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

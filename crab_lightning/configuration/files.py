@@ -11,7 +11,8 @@ path.
 - Included paths are relative to the including file.
 - Mappings merge key by key and anything else is replaced. A mapping with another ``class_path`` replaces the
   whole mapping, because arguments of one class mean nothing to another.
-- ``${section.key}`` and ``${oc.env:NAME}`` are filled in by OmegaConf after merging.
+- ``${section.key}`` and ``${oc.env:NAME}`` are filled in by OmegaConf after merging; not in the config of a
+  run, which is complete.
 """
 
 from __future__ import annotations
@@ -92,11 +93,13 @@ def find_config(name: str | Path) -> Path:
     )
 
 
-def compose(names: Sequence[str | Path]) -> dict[str, Any]:
+def compose(names: Sequence[str | Path], *, of_run: bool = False) -> dict[str, Any]:
     """Load config files with everything they include, later ones over earlier ones.
 
     Args:
         names: What was given to ``--config``, in order.
+        of_run: Whether they lie in a run folder. Such a config is complete, so ``${...}`` in it stays text: a
+            run folder from elsewhere must not read environment variables.
 
     Returns:
         The merged config, plain dictionaries and lists.
@@ -108,7 +111,7 @@ def compose(names: Sequence[str | Path]) -> dict[str, Any]:
     read: list[Path] = []
     for name in names:
         merged = merge(merged, _load(find_config(name), (), read))
-    return _interpolate(merged)
+    return merged if of_run else _interpolate(merged)
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +146,7 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(
             f"{path}: is not UTF-8 (byte {err.object[err.start]:#04x}); save it as UTF-8"
         ) from err
-    except yaml.YAMLError as err:
+    except (yaml.YAMLError, ValueError) as err:  # ValueError: a date that does not exist
         raise ConfigError(f"{path}: not readable as YAML: {err}") from err
     if values > _MOST_VALUES:
         raise ConfigError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from crab_lightning.adapters.kinds import drop_foreign_keys
+from crab_lightning.configuration.allowed_code import parsed_config, without_training
 from crab_lightning.configuration.files import ConfigError, compose
 from crab_lightning.data import AVDataModule
 from crab_lightning.inference.answer import Answer, read_answer
@@ -20,6 +20,7 @@ from crab_lightning.inference.question import choose_dataset, make_sample, put
 from crab_lightning.models import AVModule
 from crab_lightning.runs.checkpoint_files import usable_checkpoint
 from crab_lightning.runs.run_folder import find_checkpoint, find_run
+from crab_lightning.tensor_files import read_tensors
 
 Files = str | Path | Sequence[str | Path]
 
@@ -115,7 +116,10 @@ def load_run(
         if run is None:
             raise ConfigError(f"{found} belongs to no run folder with a config.yaml; give a config too")
         config = str(run / "config.yaml")
-    content = compose([config])
+        content = compose([config], of_run=True)
+    else:
+        content = compose([config])
+    content, _ = without_training(content, of_run=True)
     drop_foreign_keys(content.get("model") or {})
     if missing := [name for name in ("model", "data") if name not in content]:
         raise ConfigError(f"{config} has no section {' and no '.join(missing)}")
@@ -126,7 +130,7 @@ def load_run(
         model.adapter = model.adapter.completed(None, list(data.tasks))  # as a run with a Trainer does
     model.configure_model()
     if found.is_file() and trained:
-        state = torch.load(usable_checkpoint(found), map_location="cpu", weights_only=True)
+        state = read_tensors(usable_checkpoint(found))
         model.on_load_checkpoint(state)  # strict about the trained weights
         model.load_state_dict(state["state_dict"], strict=False)
     model.to(device).eval()
@@ -180,10 +184,7 @@ def _built(content: dict[str, Any], adapter: Path | None = None) -> Any:
     if "model" in content:
         parser.add_subclass_arguments(AVModule, "model", fail_untyped=False, required=True)
     parser.add_class_arguments(AVDataModule, "data", fail_untyped=False)
-    try:
-        parsed = parser.parse_object(content)
-        if adapter is not None:
-            parsed.model.init_args.load_adapter = str(adapter)
-        return parser.instantiate_classes(parsed)
-    except ArgumentError as err:
-        raise ConfigError(str(err)) from err
+    parsed = parsed_config(parser, content)
+    if adapter is not None:
+        parsed.model.init_args.load_adapter = str(adapter)
+    return parser.instantiate_classes(parsed)

@@ -225,7 +225,11 @@ class LlmVaModule(CompositeModule):
         options: dict[str, Any] = {"dtype": getattr(torch, self.dtype_name)}
         language_model: Any
         language_model, info = load_with_info(
-            AutoModelForCausalLM, self.pretrained, attn_implementation=self.attention, **options
+            AutoModelForCausalLM,
+            self.pretrained,
+            trust_remote_code=False,
+            attn_implementation=self.attention,
+            **options,
         )
         refuse_incomplete(self.pretrained, info, "language model")
         refuse_changed_logits(self.pretrained, language_model.config)

@@ -124,7 +124,7 @@ class OmniModule(AVModule):
             options["device_map"] = {"": torch.cuda.current_device()}  # bitsandbytes packs weights on the GPU
         model: Any
         if self.init == "random" or self._fills_shards:
-            config = AutoConfig.from_pretrained(self.pretrained)
+            config = AutoConfig.from_pretrained(self.pretrained, trust_remote_code=False)
             config = getattr(config, "thinker_config", config)
             with parameters_on_meta() if self._fills_shards else nullcontext():
                 model = from_config(Qwen2_5OmniThinkerForConditionalGeneration, config, **options)

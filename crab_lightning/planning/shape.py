@@ -160,7 +160,7 @@ def thinker_config(pretrained: str) -> tuple[Any, str]:
     from transformers import AutoConfig, Qwen2_5OmniThinkerConfig
 
     if (Path(pretrained) / "config.json").is_file():
-        config = AutoConfig.from_pretrained(pretrained)
+        config = AutoConfig.from_pretrained(pretrained, trust_remote_code=False)
         return getattr(config, "thinker_config", config), f"{pretrained}/config.json"
     if pretrained in PUBLISHED:
         sizes: dict[str, Any] = PUBLISHED[pretrained]

@@ -63,7 +63,7 @@ class ChatWriter:
         end_token: str | None = None,
     ) -> None:
         self.pretrained, self.system = pretrained, system
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(pretrained)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(pretrained, trust_remote_code=False)
         if chat_template is not None:
             self.tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
         if not self.tokenizer.chat_template:

@@ -54,7 +54,7 @@ class LlmVaProcessor:
         self.geometry: Geometry = geometry
         self.max_length, self.tokens = max_length, tokens
         self.chat = ChatWriter(str(pretrained), system, chat_template, end_token)
-        config = AutoConfig.from_pretrained(str(vision))
+        config = AutoConfig.from_pretrained(str(vision), trust_remote_code=False)
         self.image_px = int(getattr(config, "vision_config", config).image_size)
 
     @property

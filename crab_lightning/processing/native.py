@@ -62,9 +62,9 @@ class NativeProcessor:
         self.pretrained = str(pretrained)
         self.geometry: Geometry = geometry
         self.max_length = max_length
-        self.stock = Qwen2_5OmniProcessor.from_pretrained(self.pretrained)
+        self.stock = Qwen2_5OmniProcessor.from_pretrained(self.pretrained, trust_remote_code=False)
         self.tokenizer: Any = self.stock.tokenizer
-        config = AutoConfig.from_pretrained(self.pretrained)
+        config = AutoConfig.from_pretrained(self.pretrained, trust_remote_code=False)
         self.thinker_config: Any = getattr(config, "thinker_config", config)
         self._check_stock()
         self._check_template()

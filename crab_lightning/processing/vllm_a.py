@@ -67,7 +67,7 @@ class VllmAProcessor:
         self.geometry: Geometry = geometry
         self.max_length, self.audio_tokens = max_length, audio_tokens
         self.chat = ChatWriter(str(pretrained), system, chat_template)
-        config: Any = AutoConfig.from_pretrained(str(pretrained))
+        config: Any = AutoConfig.from_pretrained(str(pretrained), trust_remote_code=False)
         vision = config.vision_config
         found = (vision.patch_size, vision.temporal_patch_size, vision.spatial_merge_size)
         if found != (PATCH_PX, TEMPORAL_PATCH, MERGE):

@@ -9,6 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from crab_lightning.configuration.allowed_code import parsed_config
 from crab_lightning.configuration.files import ConfigError, compose
 from crab_lightning.data import AVDataModule
 
@@ -27,7 +28,7 @@ def data_of(run: Path, datasets: Sequence[str] | None = None) -> AVDataModule:
     path = run / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"{run} has no config.yaml")
-    section = compose([path]).get("data")
+    section = compose([path], of_run=True).get("data")
     if not isinstance(section, dict):
         raise ConfigError(f"{path} has no section data")
     if datasets is not None:
@@ -39,8 +40,7 @@ def data_from(section: Mapping[str, Any]) -> AVDataModule:
     """Return the data module of a config's section ``data``, its manifests read."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(AVDataModule, "data", fail_untyped=False)
-    data: AVDataModule = parser.instantiate_classes(
-        parser.parse_object({"data": deepcopy(dict(section))})
-    ).data
+    parsed = parsed_config(parser, {"data": deepcopy(dict(section))})
+    data: AVDataModule = parser.instantiate_classes(parsed).data
     data.setup()
     return data

@@ -43,7 +43,7 @@ def test_sizes_of_the_published_model_are_the_defaults() -> None:
     vision = {"hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": 3584, "depth": 32}
     config = Qwen2_5OmniThinkerConfig(vision_config=vision)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transformers.AutoConfig.from_pretrained", lambda _: config)
+        patch.setattr("transformers.AutoConfig.from_pretrained", lambda *_, **__: config)
         assert _sizes("published") == ThinkerSizes()
 
 

@@ -95,6 +95,7 @@ def test_run_killed_stopped_and_interrupted_ends_as_the_one_that_was_not(
 
     ended = fit(small, folder, again, *stop_at(6, "SIGINT"), "--data.num_workers=2")
     assert isinstance(ended, SystemExit)
+    assert ended.code == 130
     assert state(folder)["global_step"] == 7, "the step that was going on is finished first"
 
     assert fit(small, folder, again) == 0

@@ -63,12 +63,15 @@ def load_text_model(source: str | Path) -> tuple[Any, Any]:
         return _smollm2(smollm2_file())
     remedy = "Give smollm2 or the folder of a causal language model with its tokenizer"
     with clear_when_absent(f"--text {source}: no text model", remedy):
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if not tokenizer.chat_template:
         raise ValueError(f"{source}: its tokenizer has no chat template; name a chat model")
-    if AutoConfig.from_pretrained(source).model_type in ("qwen2_5_omni", "qwen2_5_omni_thinker"):
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    if config.model_type in ("qwen2_5_omni", "qwen2_5_omni_thinker"):
         return qwen2_of_thinker(Thinker.from_pretrained(source, dtype=torch.float32)), tokenizer
-    return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), tokenizer
+    return AutoModelForCausalLM.from_pretrained(
+        source, trust_remote_code=False, dtype=torch.float32
+    ), tokenizer
 
 
 def _smollm2(file: Path) -> tuple[Any, Any]:

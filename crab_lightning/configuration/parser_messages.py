@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from crab_lightning.configuration.allowed_code import denied
 from crab_lightning.structures import DatasetSpec
 
 # Of a flag, of a section, and of a key inside a section.
@@ -44,6 +45,8 @@ def explained(message: str, parser: Any, words: Sequence[str] = ()) -> str:
         parser: Knows the keys.
         words: The command line that was parsed; at most one ``--config``, as text.
     """
+    if refused := denied(message):
+        return refused
     if found := _UNKNOWN_OF_CLASS.search(message):
         place = found[1]
         module, _, kind = place.rpartition(".")

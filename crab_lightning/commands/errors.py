@@ -1,0 +1,50 @@
+"""What is printed of an error: one line that says what is wrong, and whether a user can have caused it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+_KNOWN = (ValueError, OSError, ImportError, NotImplementedError, MemoryError)
+# Of libraries that are not imported for this: their errors can only come up where they are already.
+_KNOWN_ELSEWHERE = (
+    ("lightning.fabric.utilities.exceptions", "MisconfigurationException"),
+    ("lightning.pytorch.utilities.exceptions", "MisconfigurationException"),
+    ("lightning.fabric.utilities.exceptions", "MPSEnvironmentException"),
+    ("safetensors", "SafetensorError"),
+    ("pickle", "UnpicklingError"),
+    ("zipfile", "BadZipFile"),
+    ("torch", "OutOfMemoryError"),
+    ("yaml", "YAMLError"),
+    ("jsonargparse", "ArgumentError"),
+    ("argparse", "ArgumentTypeError"),
+    ("urllib3.exceptions", "HTTPError"),
+    ("httpx", "HTTPError"),
+)
+
+
+def is_known(err: BaseException) -> bool:
+    """Return whether an error is of a kind that a user's files, options or machine cause."""
+    return isinstance(err, (*_KNOWN, *_elsewhere()))
+
+
+def _elsewhere() -> tuple[type[BaseException], ...]:
+    found: list[Any] = [getattr(sys.modules.get(module), name, None) for module, name in _KNOWN_ELSEWHERE]
+    return tuple(kind for kind in found if isinstance(kind, type))
+
+
+def one_text(err: BaseException) -> str:
+    """Return what an error says, without an error number, and without the traceback of a loader process."""
+    if isinstance(err, OSError) and err.strerror:
+        names = [str(name) for name in (err.filename, err.filename2) if name is not None]
+        return ": ".join([err.strerror, " -> ".join(names)]) if names else err.strerror
+    if isinstance(err, UnicodeDecodeError):
+        return f"a file that has to be text in UTF-8 is none ({err.reason} at byte {err.start})"
+    if isinstance(err, MemoryError) and not str(err):
+        return "there is not enough memory"
+    text = str(err).strip()
+    if text.startswith("Caught ") and "Traceback (most recent call last):" in text:
+        # A loader process sends its traceback as text; what was said stands behind the error's name, last.
+        text = re.split(rf"^(?:[\w.]+\.)?{type(err).__name__}: ", text, flags=re.MULTILINE)[-1].rstrip()
+    return text or type(err).__name__

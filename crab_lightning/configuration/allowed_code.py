@@ -1,0 +1,287 @@
+"""Which code a config may name: classes of a few packages, of the kinds that a run is built from.
+
+A config is a text that people share, and every ``class_path`` in it is imported and called. So three things
+are checked, each before what it guards:
+
+1. Before anything is imported: every import path has to lie in :data:`PACKAGES`, or in a package that the
+   user has named with ``--allow-code-of``. The config itself cannot name one.
+2. Before anything is built: every import path has to be a class, not a function, and a class of another
+   package than this project's has to be one of :func:`_kinds`.
+3. Where a run is only asked or tested, what only training needs is taken out of its config:
+   :func:`without_training`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
+from typing import Any
+
+from crab_lightning.configuration.files import ConfigError
+
+PACKAGES = ("crab_lightning", "lightning", "torch", "torchmetrics", "transformers", "bitsandbytes")
+"""Top-level packages whose classes a config may name."""
+
+OPTION = "--allow-code-of"
+VARIABLE = "CRAB_ALLOW_CODE_OF"
+
+_OWN = "crab_lightning"
+_DENIED = re.compile(r"Importing '([^']+)' is not allowed")  # jsonargparse's words; a test holds them
+_NEVER = {*sys.stdlib_module_names, "builtins", "jsonargparse", "setuptools", "pip"}
+_NEVER_SAID = "a config may never name anything of Python's standard library or of its installers"
+_named: set[str] = set()
+_opened: set[str] = set()
+
+
+class ForbiddenCode(ConfigError):
+    """A config that names code which it may not run."""
+
+
+def allow_code_of(names: Iterable[str]) -> None:
+    """Set the packages beside :data:`PACKAGES` whose code configs may run, in place of those set before.
+
+    Args:
+        names: Top-level packages, those of ``--allow-code-of``; the environment variable
+            ``CRAB_ALLOW_CODE_OF`` adds to them.
+
+    Raises:
+        ConfigError: If one is no name of a package.
+    """
+    names = [name.strip() for name in names]
+    if wrong := [name for name in names if not name.isidentifier()]:
+        raise ConfigError(f"{OPTION} {wrong[0]}: give the name of a top-level package, for example my_tasks")
+    if never := [name for name in names if name in _NEVER]:
+        raise ConfigError(f"{OPTION} {never[0]}: {_NEVER_SAID}")
+    _named.clear()
+    _named.update(names)
+
+
+def allowed_packages() -> tuple[str, ...]:
+    """Return the top-level packages whose code a config may name now."""
+    from_environment = {name.strip() for name in os.environ.get(VARIABLE, "").split(",")} - {""}
+    return (*PACKAGES, *sorted((_named | from_environment) - {*PACKAGES, *_NEVER}))
+
+
+def parsed_config(parser: Any, content: Mapping[str, Any]) -> Any:
+    """Parse a config for classes that are built from it, after checking what it names.
+
+    Args:
+        parser: A jsonargparse parser.
+        content: The composed config.
+
+    Returns:
+        The parsed config, nothing built.
+
+    Raises:
+        ForbiddenCode: If it names code that it may not run.
+        ConfigError: If a key or value does not fit.
+    """
+    from jsonargparse import ArgumentError
+
+    from crab_lightning.configuration.parser_messages import useful
+
+    guard_parsers()
+    check_names(content)
+    try:
+        parsed = parser.parse_object(content)
+    except ArgumentError as err:
+        raise ConfigError(denied(str(err)) or useful(str(err))) from err
+    check_classes(parsed)
+    return parsed
+
+
+def guard_parsers() -> None:
+    """Let jsonargparse import values from the allowed packages alone, and build nothing in untyped places.
+
+    This also covers what :func:`check_names` cannot know to be an import path, such as a callable's text.
+    """
+    from jsonargparse import set_parsing_settings
+
+    allowed = allowed_packages()
+    closed = sorted(_opened - {*allowed})  # named by an earlier call in this process
+    set_parsing_settings(
+        import_path_denylist=["*", *closed],
+        import_path_allowlist=list(allowed),
+        instantiate_subclass_spec_in_any=False,
+        config_read_mode_fsspec_enabled=False,  # LightningCLI turns it on; configs are local files
+    )
+    _opened.update(allowed)
+
+
+def check_names(content: Any) -> None:
+    """Refuse a config that names a class of a package that is not allowed; imports nothing.
+
+    Raises:
+        ForbiddenCode: With the key, the import path and what to do.
+    """
+    allowed = allowed_packages()
+    for where, value in _class_paths(content, ""):
+        if not isinstance(value, str):
+            raise ConfigError(f"{where} is {value!r}; it must be the import path of a class")
+        if "." in value and value.partition(".")[0] not in allowed:
+            raise ForbiddenCode(f"{where}: {_refusal(value)}")
+
+
+def check_classes(parsed: Any) -> None:
+    """Refuse a parsed config that names anything but a class of a kind that runs are built from.
+
+    Raises:
+        ForbiddenCode: With the key, the import path and what is allowed.
+    """
+    allowed = {*allowed_packages()} - {*PACKAGES} | {_OWN}
+    plain = parsed.as_dict() if hasattr(parsed, "as_dict") else parsed
+    for where, value in _class_paths(plain, ""):
+        found = _object(str(value)) if "." in str(value) else None
+        if found is None:
+            continue  # a short name, which the parser has looked up among the subclasses of its type
+        kind = type(found).__name__
+        if not isinstance(found, type):
+            raise ForbiddenCode(f"{where}: {value} is a {kind}; a config may name classes only")
+        if found.__module__.partition(".")[0] not in allowed and not issubclass(found, _kinds()):
+            kinds = ", ".join(sorted({k.__name__ for k in _kinds()}))
+            raise ForbiddenCode(
+                f"{where}: {value} is none of the classes that a run is built from ({kinds}, and the classes"
+                f" of {_OWN})"
+            )
+    for where, leaf in _leaves(plain, ""):
+        if callable(leaf) and not isinstance(leaf, type) and getattr(leaf, "__name__", "") != "<lambda>":
+            # A default of our own is a lambda, which no import path names.
+            name = f"{getattr(leaf, '__module__', '?')}.{getattr(leaf, '__qualname__', leaf)}"
+            raise ForbiddenCode(f"{where}: {name} is a function; a config may name classes only")
+
+
+def class_of(path: str) -> type:
+    """Import a class that a config names, after the same checks.
+
+    Raises:
+        ForbiddenCode: If it may not be named, or is no class.
+        ConfigError: If there is no such class.
+    """
+    check_names({"class_path": path})
+    check_classes({"class_path": path})
+    try:
+        found = _object(path)
+    except (ImportError, AttributeError) as err:
+        raise ConfigError(f"class_path {path}: there is no such class ({err})") from err
+    assert isinstance(found, type)
+    return found
+
+
+def denied(message: str) -> str | None:
+    """Return what to say where jsonargparse has refused to import something; ``None`` for other messages."""
+    found = _DENIED.search(message)
+    return None if found is None else _refusal(found[1])
+
+
+def without_training(content: Mapping[str, Any], *, of_run: bool) -> tuple[dict[str, Any], list[str]]:
+    """Take out of a config what a pass without training does not need.
+
+    Args:
+        content: The composed config.
+        of_run: Whether it is the config that lies in a run folder. Then loggers, profilers and the callbacks
+            of other packages go as well as the optimizer: a run folder from elsewhere is only data.
+
+    Returns:
+        The config, and what was taken out besides the optimizer, in words.
+    """
+    result = {**content}
+    model = result.get("model")
+    if isinstance(model, Mapping) and isinstance(model.get("init_args"), Mapping):
+        kept = {key: value for key, value in model["init_args"].items() if key != "optimizer"}
+        result["model"] = {**model, "init_args": kept}
+    trainer = result.get("trainer")
+    if not of_run or not isinstance(trainer, Mapping):
+        return result, []
+    trainer, taken = {**trainer}, []
+    for key in ("logger", "profiler"):
+        # A name or a switch chooses among Lightning's own; anything else names a class.
+        if isinstance(trainer.get(key), (Mapping, list)) or "." in str(trainer.get(key)):
+            taken.append(f"trainer.{key}")
+            del trainer[key]
+    callbacks = trainer.get("callbacks")
+    if callbacks is not None:
+        listed = callbacks if isinstance(callbacks, list) else [callbacks]
+        own = [entry for entry in listed if _path_of(entry).startswith(f"{_OWN}.")]
+        taken += [_path_of(entry) for entry in listed if entry not in own]
+        trainer["callbacks"] = own or None
+    result["trainer"] = trainer
+    return result, taken
+
+
+def _path_of(entry: Any) -> str:
+    return str(entry.get("class_path", "")) if isinstance(entry, Mapping) else str(entry)
+
+
+def _refusal(path: str) -> str:
+    package = path.partition(".")[0]
+    if package in _NEVER:
+        return f"'{path}': {_NEVER_SAID}"
+    return (
+        f"'{path}' is not in a package whose code a config may run ({', '.join(allowed_packages())}). If you"
+        f" trust this config and the package {package}, add {OPTION} {package}: the config may then run any"
+        " code of that package"
+    )
+
+
+def _class_paths(node: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Yield every ``class_path`` below a node, at any depth, with its key."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            place = f"{where}.{key}" if where else str(key)
+            if key == "class_path":
+                yield place, value
+            yield from _class_paths(value, place)
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from _class_paths(value, f"{where}.{i}" if where else str(i))
+
+
+def _leaves(node: Any, where: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _leaves(value, f"{where}.{key}" if where else str(key))
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from _leaves(value, f"{where}.{i}")
+    else:
+        yield where, node
+
+
+def _object(path: str) -> Any:
+    """Import what a path names: a module, then attributes."""
+    parts = path.split(".")
+    for count in range(len(parts) - 1, 0, -1):
+        try:
+            found: Any = import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[count:]:
+            found = getattr(found, name)
+        return found
+    raise ModuleNotFoundError(f"there is no module for {path}")
+
+
+_cached_kinds: list[type] = []
+
+
+def _kinds() -> tuple[type, ...]:
+    """Return the base classes of everything of other packages that a run is built from."""
+    if not _cached_kinds:
+        for path in (
+            "torch.optim.Optimizer",
+            "torch.optim.lr_scheduler.LRScheduler",
+            "lightning.pytorch.Callback",
+            "lightning.pytorch.loggers.Logger",
+            "lightning.pytorch.profilers.Profiler",
+            "lightning.pytorch.strategies.Strategy",
+            "lightning.pytorch.accelerators.Accelerator",
+            "lightning.pytorch.plugins.Precision",
+            "lightning.pytorch.plugins.CheckpointIO",
+            "lightning.pytorch.plugins.ClusterEnvironment",
+            "lightning.pytorch.plugins.LayerSync",
+        ):
+            _cached_kinds.append(_object(path))
+    return tuple(_cached_kinds)
