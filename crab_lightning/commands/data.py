@@ -204,7 +204,8 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         default="data/av_uie_v2.yaml",
-        help="config with `tasks` and `datasets`, at its top or under `data`",
+        help="config with `datasets`, at its top or under `data`; its `tasks` stand beside those of "
+        "data/av_uie_v2.yaml",
     )
     parser.add_argument(
         "--datasets", nargs="+", default=None, metavar="KEY", help="only these keys of data.datasets"
@@ -225,8 +226,9 @@ def _selection(
 
     content = compose([config])
     content = content.get("data", content)
-    if missing := [key for key in ("tasks", "datasets") if key not in content]:
-        raise ConfigError(f"{config} has no {' and no '.join(missing)}, at its top or under `data`")
+    if "datasets" not in content:
+        raise ConfigError(f"{config} has no datasets, at its top or under `data`")
+    content["tasks"] = compose(["data/av_uie_v2.yaml"])["tasks"] | content.get("tasks", {})
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--tasks", type=dict[str, Task])  # type: ignore[type-arg]
     parser.add_argument("--datasets", type=dict[str, DatasetSpec])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from crab_lightning.commands import main
 from crab_lightning.data import AVDataModule, ManifestError
 from crab_lightning.data.check.run import check_root
 from crab_lightning.structures import DatasetSpec, Media
@@ -124,3 +125,22 @@ def test_a_row_that_cannot_be_used_is_named(
     data = AVDataModule(tmp_path, {name: task(name)}, {"mine": DatasetSpec(name, layout)})
     with pytest.raises(ManifestError, match=message):
         data.setup()
+
+
+def test_the_small_file_of_the_page_is_all_that_check_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"video": f"clips/{i}.mp4", "audio": "clips/0.wav", "question": f"What {i}?", "answer": f"it {i}"}
+        for i in range(2)
+    ]
+    root = root_with(tmp_path / "my_root", rows)
+    (small,) = (text for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) if "# mine.yaml" in text)
+    config = tmp_path / "mine.yaml"
+    config.write_text(small)
+    assert main(["data", "check", "--root", str(root), "--config", str(config), "--workers", "0"]) == 0
+    assert "mine" in capsys.readouterr().out
+    rows[1].pop("answer")
+    root_with(tmp_path / "my_root", rows)
+    assert main(["data", "check", "--root", str(root), "--config", str(config), "--workers", "0"]) == 1
+    assert "key 'answer' is missing" in capsys.readouterr().out.replace("\n", "")
