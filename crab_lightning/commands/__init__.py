@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ask": ("ask:run", "Ask a trained run about your own clip."),
     "evaluate": ("evaluate:run", "Put the test sets to any model behind an OpenAI-compatible address."),
     "serve": ("serve:run", "Serve a trained run at an OpenAI-compatible address."),
+    "demo": ("serve:demo", "Open a web page on which a clip can be dropped and asked about."),
     "adapter convert": ("adapter:convert", "Write released Crab+ weights as an adapter folder, or back."),
     "adapter export": ("adapter:export", "Write a run's plain LoRA as a PEFT folder or a merged checkpoint."),
     "adapter inspect": ("adapter:inspect", "Show kind, sizes and largest values of adapter weights."),
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module, function = COMMANDS[name][0].split(":")
         # Inside the try: an import may itself report what is wrong (a missing extra, a broken install).
         run = getattr(import_module(f"{__name__}.{module}"), function)
-        run(rest if " " in name or name in ("ask", "evaluate", "serve") else [name, *rest])
+        run(rest if " " in name or name in ("ask", "demo", "evaluate", "serve") else [name, *rest])
         sys.stdout.flush()  # a closed pipe has to show here, not when Python ends
     except KeyboardInterrupt:  # what trains or tests has said by itself how to go on
         if debug:

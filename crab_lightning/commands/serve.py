@@ -11,6 +11,7 @@ from pathlib import Path
 from crab_lightning.commands.help_text import DefaultsShown, Options
 
 KEY_VARIABLE = "CRAB_API_KEY"
+_PAGE = "--page"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help=f"file with the key that clients must send; the environment variable {KEY_VARIABLE} works too",
     )
+    add(_PAGE, action="store_true", help="add a web page at / on which a clip can be dropped, as `demo` does")
     add("--media_root", type=Path, help="folder below which requests may name files; none when left out")
     add("--slots", type=int, default=16, help="answers that are written side by side")
     add("--waiting", type=int, default=64, help="questions that may wait; further ones get status 429")
@@ -41,6 +43,15 @@ def parser() -> argparse.ArgumentParser:
     add("--timeout_s", type=float, default=300.0, help="longest time for one request in seconds")
     add("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
     return made
+
+
+def demo(words: Sequence[str]) -> None:
+    """Serve a run with a web page on which a clip can be dropped.
+
+    Args:
+        words: Options after ``demo``.
+    """
+    run([*words, _PAGE])
 
 
 def run(words: Sequence[str]) -> None:
@@ -82,7 +93,9 @@ def run(words: Sequence[str]) -> None:
         timeout_s=args.timeout_s,
     )
     worker = Worker(model, args.slots, args.waiting)
-    app = make_app(model, worker, data.limits or MediaLimits(), options, data.resize)
+    app = make_app(
+        model, worker, data.limits or MediaLimits(), options, data.resize, data if args.page else None
+    )
     print(
         f"Serving {options.name} at http://{args.host}:{args.port}/v1 (Ctrl-C stops the server)", flush=True
     )

@@ -18,9 +18,10 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crab_lightning.media import MediaLimits
+from crab_lightning.models.engine import Sampling
 from crab_lightning.serving.requests import ChatRequest, RequestError, load_example, read_request
 from crab_lightning.serving.worker import Job, Overloaded, Worker
-from crab_lightning.structures import Encoded
+from crab_lightning.structures import Encoded, Prediction
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,14 @@ def failed(err: RequestError, headers: dict[str, str] | None = None) -> JSONResp
     return JSONResponse(content, err.status, headers)
 
 
-def make_app(model: Any, worker: Worker, limits: MediaLimits, options: ServerOptions, resize: Any) -> FastAPI:
+def make_app(
+    model: Any,
+    worker: Worker,
+    limits: MediaLimits,
+    options: ServerOptions,
+    resize: Any,
+    demo: Any = None,
+) -> FastAPI:
     """Return the application.
 
     Args:
@@ -91,6 +99,7 @@ def make_app(model: Any, worker: Worker, limits: MediaLimits, options: ServerOpt
         limits: Bounds on each medium, as in training.
         options: Bounds and permissions of the server.
         resize: How frames are stretched, as in training.
+        demo: Data module of the run, for the web page at ``/``; without it there is no page.
     """
     decoding = asyncio.Semaphore(options.decoders)
 
@@ -104,7 +113,7 @@ def make_app(model: Any, worker: Worker, limits: MediaLimits, options: ServerOpt
 
     @app.exception_handler(RequestError)
     async def refused(_: Request, err: RequestError) -> Response:
-        return failed(err)
+        return failed(err, {"Retry-After": "1"} if err.status == 429 else None)
 
     @app.middleware("http")
     async def guard(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -137,23 +146,8 @@ def make_app(model: Any, worker: Worker, limits: MediaLimits, options: ServerOpt
             raise RequestError(
                 f"there is no model {body['model']!r}; this server has {options.name!r}", 404, "model"
             )
-        encoded = await _encoded(asked)
-        changed = asyncio.Event()
-        loop = asyncio.get_running_loop()
-
-        def notify() -> None:
-            loop.call_soon_threadsafe(changed.set)
-
-        job = Job(
-            encoded,
-            min(asked.max_tokens or options.max_new_tokens, options.max_new_tokens),
-            asked.sampling,
-            notify,
-        )
-        try:
-            worker.submit(job)
-        except Overloaded as err:
-            return failed(RequestError(str(err), 429), {"Retry-After": "1"})
+        most = min(asked.max_tokens or options.max_new_tokens, options.max_new_tokens)
+        job, changed = _submitted(await _encoded(asked), most, asked.sampling)
         number = f"chatcmpl-{uuid.uuid4().hex}"
         if asked.stream:
             usage = bool((body.get("stream_options") or {}).get("include_usage"))
@@ -164,6 +158,20 @@ def make_app(model: Any, worker: Worker, limits: MediaLimits, options: ServerOpt
         finally:
             job.cancel()
         return JSONResponse(_completion(job, number))
+
+    def _submitted(encoded: Encoded, most: int, sampling: Sampling) -> tuple[Job, asyncio.Event]:
+        changed = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def notify() -> None:
+            loop.call_soon_threadsafe(changed.set)
+
+        job = Job(encoded, most, sampling, notify)
+        try:
+            worker.submit(job)
+        except Overloaded as err:
+            raise RequestError(str(err), 429) from err
+        return job, changed
 
     async def _encoded(asked: ChatRequest) -> Encoded:
         def work() -> Encoded:
@@ -250,6 +258,22 @@ def make_app(model: Any, worker: Worker, limits: MediaLimits, options: ServerOpt
         choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
         return _head(number, "chat.completion") | {"choices": [choice], "usage": _usage(job)}
 
+    async def _asked(encoded: Encoded, most: int) -> Prediction:
+        job, changed = _submitted(encoded, most, Sampling())
+        deadline = time.monotonic() + options.timeout_s
+        try:
+            while not job.done:
+                await _news(job, changed, deadline)
+        finally:
+            job.cancel()
+        assert job.answer is not None
+        found: Prediction = model.prediction(job.answer)
+        return found
+
+    if demo is not None:
+        from crab_lightning.serving.demo import add_demo
+
+        add_demo(app, demo, _asked, options.max_new_tokens)
     return app
 
 

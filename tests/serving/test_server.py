@@ -58,7 +58,9 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Server:
     """A real server on a free port of the loopback address."""
 
-    def __init__(self, model: Any, *, slots: int = 3, waiting: int = 64, **options: Any) -> None:
+    def __init__(
+        self, model: Any, *, slots: int = 3, waiting: int = 64, demo: Any = None, **options: Any
+    ) -> None:
         self.worker = Worker(model, slots, waiting)
         app = make_app(
             model,
@@ -66,6 +68,7 @@ class Server:
             MediaLimits(),
             ServerOptions("tiny", **{"max_new_tokens": 12} | options),
             "torch",
+            demo,
         )
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

@@ -1,0 +1,162 @@
+"""A web page on the server: drop a clip, choose a task, and see the answer with its times, box and mask."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from fastapi import FastAPI, Form, UploadFile
+from fastapi.responses import HTMLResponse
+from numpy.typing import NDArray
+from PIL import Image
+
+from crab_lightning.dashboards.figures import media
+from crab_lightning.dashboards.figures.clips import events_of
+from crab_lightning.dashboards.figures.spatial import marks_of
+from crab_lightning.data import AVDataModule
+from crab_lightning.inference.answer import read_answer
+from crab_lightning.inference.question import AskError, choose_dataset, make_sample, needs
+from crab_lightning.segmentation import MaskRequest, Prompt
+from crab_lightning.serving.requests import RequestError
+from crab_lightning.structures import Encoded, Prediction, Sample
+
+_PAGE = Path(__file__).with_name("demo.html")
+_SIDE_PX = 224
+
+Answering = Callable[[Encoded, int], Awaitable[Prediction]]
+
+
+def add_demo(app: FastAPI, data: AVDataModule, answer: Answering, max_new_tokens: int) -> None:
+    """Add the page at ``/`` and what it calls.
+
+    Args:
+        app: The server's application.
+        data: Tasks and datasets of the run, with the model's processor.
+        answer: Puts an encoded question to the model.
+        max_new_tokens: Longest answer.
+    """
+
+    @app.get("/", response_class=HTMLResponse)
+    async def page() -> str:
+        return _PAGE.read_text(encoding="utf-8")
+
+    @app.get("/demo/tasks")
+    async def tasks() -> list[dict[str, Any]]:
+        """List the datasets that can be asked, with what a question of theirs needs."""
+        found = []
+        for name, spec in data.datasets.items():
+            # The rows of some layouts differ; the page then offers what any of them may have.
+            videos, images, audios, texts = needs(spec) or (1, 0, 1, {"question", "options"})
+            if videos <= 1 and audios <= 1:  # the page takes one clip
+                found.append(
+                    {"dataset": name, "task": spec.task, "texts": sorted(texts), "picture": bool(images)}
+                )
+        return found
+
+    @app.post("/demo/ask")
+    async def ask(
+        dataset: Annotated[str, Form()],
+        clip: UploadFile,
+        sound: UploadFile | None = None,
+        question: Annotated[str, Form()] = "",
+        options: Annotated[str, Form()] = "",
+        expression: Annotated[str, Form()] = "",
+        at_s: Annotated[float | None, Form()] = None,
+    ) -> dict[str, Any]:
+        """Answer one question about an uploaded clip."""
+        given = {"question": question.strip(), "expression": expression.strip()}
+        texts: dict[str, Any] = {name: value for name, value in given.items() if value}
+        if choices := [line.strip() for line in options.splitlines() if line.strip()]:
+            texts["options"] = choices
+        with tempfile.TemporaryDirectory(prefix="crab-demo-") as scratch:
+            folder = Path(scratch)
+            video = await _saved(clip, folder / "clip")
+            heard = [await _saved(sound, folder / "sound")] if sound is not None and sound.size else []
+            began = time.perf_counter()
+            try:
+                sample = await asyncio.to_thread(_sample, data, dataset, video, heard, texts, at_s, folder)
+                encoded = await asyncio.to_thread(lambda: data.dataset([sample])[0])
+            except (AskError, ValueError, OSError) as err:
+                raise RequestError(str(err).replace(f"{folder}/", "")) from err
+            prediction = await answer(encoded, max_new_tokens)
+            read = read_answer(data, prediction, time.perf_counter() - began)
+            shown = await asyncio.to_thread(_shown, data, sample, read.value)
+        return {
+            "text": read.text,
+            "value": read.value,
+            "note": read.note,
+            "seconds": read.seconds,
+            "truncated": read.truncated,
+        } | shown
+
+
+async def _saved(upload: UploadFile, stem: Path) -> Path:
+    """Write an upload under a name of ours; only the ending of the client's name is kept, if it is plain."""
+    ending = Path(upload.filename or "").suffix
+    path = stem.with_suffix(ending if ending[1:].isalnum() and len(ending) < 8 else "")
+    path.write_bytes(await upload.read())
+    return path
+
+
+def _sample(
+    data: AVDataModule,
+    dataset: str,
+    clip: Path,
+    sounds: Sequence[Path],
+    texts: dict[str, Any],
+    at_s: float | None,
+    scratch: Path,
+) -> Sample:
+    name = choose_dataset(data, dataset, None, 1, len(sounds), texts)
+    spec = data.datasets[name]
+    return make_sample(name, spec, [clip], None, sounds, at_s, texts, scratch)
+
+
+def _shown(data: AVDataModule, sample: Sample, value: Any) -> dict[str, Any]:
+    """Return what the page draws: frames, spectrogram, lanes of events, or a picture with box and mask."""
+    clip = media.load(sample)
+    found: dict[str, Any] = {"duration_s": 0.0, "lanes": []}
+    if clip.strips:
+        found["frames"] = _picture(clip.strips[0].pixels)
+        found["duration_s"] = clip.strips[0].duration_s
+    if clip.sounds:
+        from matplotlib import colormaps
+
+        mel = colormaps["magma"](clip.sounds[0].mel[::-1])[..., :3]
+        found["spectrogram"] = _picture((mel * 255).astype(np.uint8))
+        found["duration_s"] = max(found["duration_s"], clip.sounds[0].duration_s)
+    lanes: dict[str, list[list[float]]] = {}
+    for name, start, end in events_of(value) or []:
+        lanes.setdefault(name, []).append([start, end])
+        found["duration_s"] = max(found["duration_s"], end)
+    found["lanes"] = [{"name": name, "spans": spans} for name, spans in lanes.items()]
+    if clip.images:
+        found["picture"] = _picture(clip.images[0])
+        box, points, absent = marks_of(value)
+        found |= {"box": box, "points": points, "absent": absent, "side_px": _SIDE_PX}
+        maker = getattr(data.tasks[sample.task], "masks", None)
+        if maker is not None and box is not None:
+            prompt = Prompt((box[0], box[1], box[2], box[3]), tuple((float(x), float(y)) for x, y in points))
+            pixels = torch.from_numpy(clip.images[0]).permute(2, 0, 1).contiguous()
+            mask = maker.decoder.decode([MaskRequest(pixels, prompt)])[0] > 0
+            overlay = np.zeros((*mask.shape, 4), dtype=np.uint8)
+            overlay[mask.numpy()] = (213, 94, 0, 130)
+            found["mask"] = _picture(overlay)
+    return found
+
+
+def _picture(pixels: NDArray[np.uint8]) -> str:
+    """Return pixels as a data address: PNG where they have transparency, else JPEG."""
+    out = io.BytesIO()
+    image = Image.fromarray(pixels)
+    form = "PNG" if image.mode == "RGBA" else "JPEG"
+    image.save(out, form)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
