@@ -8,7 +8,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from crab_lightning import __version__
 from crab_lightning.commands.errors import is_known, one_text
+from crab_lightning.commands.output import keep_output_open
 from crab_lightning.configuration.allowed_code import OPTION, allow_code_of
 
 __all__ = ["COMMANDS", "main"]
@@ -97,6 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         the reader of the output has gone away, as ``head`` does.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    keep_output_open()
+    if words == ["--version"]:
+        print(f"crab_lightning {__version__}")
+        return 0
     debug = "--debug" in words or os.environ.get("CRAB_DEBUG", "0") not in ("", "0")
     words = [word for word in words if word != "--debug"]
     name = ""

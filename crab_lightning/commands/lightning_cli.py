@@ -24,7 +24,7 @@ from crab_lightning.adapters.kinds import drop_foreign_keys
 from crab_lightning.commands.loggers import place_loggers, with_save_dir
 from crab_lightning.compat import callbacks_of, datamodule_of
 from crab_lightning.configuration.allowed_code import check_classes, guard_parsers
-from crab_lightning.configuration.files import ConfigError
+from crab_lightning.configuration.files import ConfigError, found_path
 from crab_lightning.configuration.parser_messages import explained, useful
 from crab_lightning.dashboards import RunProgress, TrainScalars
 from crab_lightning.data import AVDataModule, CaptionDataModule
@@ -44,6 +44,16 @@ _ABOUT = {
 }
 ZERO_SHOT = "-zero-shot"
 """Ends the name of a run that tests a model without a checkpoint."""
+
+_MODEL_PATHS = (
+    "pretrained",
+    "vision",
+    "beats",
+    "load_adapter",
+    "visual_connector",
+    "audio_connector",
+    "chat_template",
+)
 
 _SPEED_ONLY = {
     "batch_size",
@@ -164,6 +174,7 @@ class CrabCLI(LightningCLI):
         except ArgumentError as err:
             self.refuse(explained(str(err), parser, args))
         check_classes(self.config)
+        self._find_paths()
         if self.config.only is not None:
             if "datasets" in self.config.data:
                 # The rows stay in the run's config: `ask` puts questions as any of them.
@@ -198,6 +209,17 @@ class CrabCLI(LightningCLI):
         """End the command because of a mistake in what was given."""
         print(f"error: {said}", file=sys.stderr)
         raise SystemExit(2)
+
+    def _find_paths(self) -> None:
+        """Make relative paths absolute: the stored config is read from other folders too."""
+        init, data = self.config.model.get("init_args") or {}, self.config.data
+        for section, keys in ((init, _MODEL_PATHS), (data, ("root", "cache"))):
+            for key in keys:
+                value = section.get(key)
+                if isinstance(value, str | Path):
+                    section[key] = found_path(str(value))
+        if isinstance(data.get("root"), str | Path):  # it need not be there yet
+            data["root"] = str(Path(data["root"]).absolute())
 
     def _latest(self) -> str | None:
         """Return the state that a run folder was left in, if it was left in one."""

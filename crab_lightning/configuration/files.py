@@ -8,7 +8,7 @@ for everything:
 path.
 - A top-level section that is a string ending in ``.yaml`` (``trainer: trainer/cpu.yaml``) is that file.
 - ``include: part.yaml`` (or a list) inside any mapping puts the file's keys there; keys beside it win.
-- Included paths are relative to the including file.
+- Included paths are relative to the including file, or else to the shipped configs.
 - Mappings merge key by key and anything else is replaced. A mapping with another ``class_path`` replaces the
   whole mapping, because arguments of one class mean nothing to another.
 - ``${section.key}`` and ``${oc.env:NAME}`` are filled in by OmegaConf after merging; not in the config of a
@@ -25,7 +25,11 @@ from typing import Any
 
 import yaml
 
-PACKAGE_CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+_PACKAGE = Path(__file__).resolve().parents[1]
+# In a wheel the configs lie inside the package (setup.py), in a checkout beside it.
+PACKAGE_CONFIGS = _PACKAGE / "configs"
+if not PACKAGE_CONFIGS.is_dir():
+    PACKAGE_CONFIGS = _PACKAGE.parent / "configs"
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -190,10 +194,34 @@ def _load(path: Path, above: tuple[Path, ...], read: list[Path]) -> dict[str, An
     chain = (*above, real)
     for key, value in content.items():
         if isinstance(value, str) and value.endswith(_SUFFIXES) and key != "include":
-            content[key] = _load(path.parent / value, chain, read)
+            content[key] = _load(_part(path, value), chain, read)
     expanded = _expand(content, path, chain, read)
     assert isinstance(expanded, dict)
     return expanded
+
+
+def _part(path: Path, name: str) -> Path:
+    """Return the file that another includes: beside it, or else among the shipped ones."""
+    beside, shipped = path.parent / name, PACKAGE_CONFIGS / name
+    return shipped if not beside.is_file() and shipped.is_file() else beside
+
+
+def found_path(value: str) -> str:
+    """Return a path of a config as an absolute one, so that it is found from every folder.
+
+    A path that is not there is looked for beside the installed package, which ships the mini models as
+    ``crab_lightning/assets`` and the configs as ``configs``. What is at neither place may be a hub name, and
+    is returned as it is.
+
+    Args:
+        value: A path, absolute or relative to the current folder, or a hub name.
+    """
+    if Path(value).exists():
+        return str(Path(value).absolute())
+    first, _, rest = value.partition("/")
+    roots = {"crab_lightning": _PACKAGE, "configs": PACKAGE_CONFIGS}
+    shipped = roots[first] / rest if first in roots and rest else None
+    return str(shipped) if shipped is not None and shipped.exists() else value
 
 
 def _expand(node: Any, path: Path, chain: tuple[Path, ...], read: list[Path]) -> Any:
@@ -212,7 +240,7 @@ def _expand(node: Any, path: Path, chain: tuple[Path, ...], read: list[Path]) ->
             raise ConfigError(
                 f"{path}: include is {part!r}; give a path relative to this file, or a list of them"
             )
-        base = merge(base, _load(path.parent / part, chain, read))
+        base = merge(base, _load(_part(path, part), chain, read))
     return merge(base, own)
 
 

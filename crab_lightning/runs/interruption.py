@@ -20,7 +20,7 @@ REQUEUE = signal.SIGUSR1  # what Lightning's SLURM environment uses too
 
 
 class StopSignals:
-    """Notes SIGINT, SIGTERM and, under SLURM, SIGUSR1 (requeue the job), instead of acting on them.
+    """Notes SIGINT, SIGTERM, SIGHUP and, under SLURM, SIGUSR1 (requeue the job), instead of acting on them.
 
     Lightning raises, or saves, in the middle of whatever is going on: between two weights of an optimizer
     step, or on one of several processes alone. Here the training loop asks after every step, and all
@@ -37,6 +37,9 @@ class StopSignals:
         if self._before or threading.current_thread() is not threading.main_thread():
             return
         signals = [signal.SIGINT, signal.SIGTERM, *([REQUEUE] if SLURMEnvironment.detect() else [])]
+        # A dropped connection; under nohup it is ignored, and is to stay so.
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signals.append(signal.SIGHUP)
         self._before = {number: signal.signal(number, self._note) for number in signals}
         self.received = None
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:

@@ -1,0 +1,42 @@
+"""Output never ends a command, and the configs travel in the wheel."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crab_lightning.configuration.files import compose, found_path
+
+REPO = Path(__file__).resolve().parents[2]
+SAY = (
+    "import sys; from crab_lightning.commands.output import keep_output_open; keep_output_open()\n"
+    "for _ in range(5000): print('a … b ✓')\n"
+    "print('whole', file=sys.stderr)"
+)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_terminal_without_a_character_or_a_reader_ends_nothing(encoding: str) -> None:
+    line = f'"{sys.executable}" -c "$SAY" | head -1; exit ${{PIPESTATUS[0]}}'
+    env = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(REPO), "SAY": SAY}
+    done = subprocess.run(["bash", "-c", line], capture_output=True, env=env, check=False)
+    assert done.returncode == 0
+    assert done.stderr == b"whole\n"
+    assert done.stdout.startswith(b"a ")
+
+
+def test_copied_config_finds_its_parts_among_the_shipped(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text((REPO / "configs/demo.yaml").read_text())
+    assert compose([tmp_path / "mine.yaml"]) == compose([REPO / "configs/demo.yaml"])
+
+
+def test_shipped_model_is_found_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (Path(found_path("crab_lightning/assets/mini_omni")) / "config.json").is_file()
+    assert found_path("Qwen/Qwen2.5-Omni-7B") == "Qwen/Qwen2.5-Omni-7B"
+    (tmp_path / "mine").mkdir()
+    assert found_path("mine") == str(tmp_path / "mine")
