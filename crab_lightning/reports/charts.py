@@ -221,8 +221,14 @@ def boxes_svg(truth: Any, parsed: Any, size_px: int) -> str:
 
 
 def _coordinates(value: Any) -> tuple[list[float] | None, list[list[float]]]:
+    """Return box and points as numbers; what is no number is not drawn, since a file may hold anything."""
     if isinstance(value, dict):
-        return value.get("box_xyxy_px"), value.get("points_xy_px") or []
-    if isinstance(value, list) and len(value) == 4 and all(isinstance(v, (int, float)) for v in value):
-        return value, []
-    return None, []
+        points = value.get("points_xy_px")
+        found = [_numbers(point, 2) for point in points] if isinstance(points, list) else []
+        return _numbers(value.get("box_xyxy_px"), 4), [point for point in found if point is not None]
+    return _numbers(value, 4), []
+
+
+def _numbers(value: Any, count: int) -> list[float] | None:
+    known = isinstance(value, list) and len(value) == count and all(type(v) in (int, float) for v in value)
+    return list(value) if known else None
