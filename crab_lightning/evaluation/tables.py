@@ -8,31 +8,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from crab_lightning.data.manifests.layout import LAYOUTS, card
 from crab_lightning.evaluation.scores import mean_headline
 from crab_lightning.metrics.scale import Scale, read_scale
 
-DISPLAY_NAMES = {
-    "a2v": "VGG-CM a2v",
-    "v2a": "VGG-CM v2a",
-    "ks": "Kinetics-Sounds",
-    "ucf": "UCF51",
-    "meld": "MELD",
-    "mer24": "MER2024",
-    "cremad": "CREMA-D",
-    "mafw": "MAFW",
-    "dfew": "DFEW",
-    "avqa": "MUSIC-AVQA",
-    "avqa_thu": "AVQA",
-    "ave": "AVE",
-    "unav": "UnAV-100",
-    "avvp": "LLP",
-    "ms3": "AVSBench MS3",
-    "s4": "AVSBench S4",
-    "ref_avs": "Ref-AVS",
-    "arig": "ARIG",
-    "avcap": "AVCap",
-}
-"""Layout -> name of the benchmark as papers print it."""
+DISPLAY_NAMES = {name: str(card(name)["display"]) for name in LAYOUTS}
+"""Layout -> name of the benchmark as papers print it, from the dataset's card."""
 
 
 def results_table(

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from crab_lightning.data.manifests.layout import LAYOUTS, card
+
 
 @dataclass(frozen=True)
 class PublishedFigure:
@@ -69,7 +71,7 @@ def published_source() -> str:
 
 def known_test_samples(dataset: str) -> int | None:
     """Return how many test samples the printed numbers of a dataset rest on; ``None`` where unknown."""
-    count = _content()["test_samples"].get(dataset)
+    count = card(dataset).get("test_samples") if dataset in LAYOUTS else None
     return None if count is None else int(count)
 
 
