@@ -48,7 +48,13 @@ def beats_fbank(audio: Tensor) -> Tensor:
     Raises:
         ValueError: If the clip is shorter than a window of 25 ms.
     """
-    from torchaudio.compliance import kaldi
+    try:
+        from torchaudio.compliance import kaldi
+    except OSError as err:  # its compiled library was made for another torch
+        raise ImportError(
+            f"torchaudio cannot be loaded beside torch {torch.__version__}: {str(err).splitlines()[0]}. "
+            "Install the torchaudio that belongs to this torch, such as torchaudio==2.11.0 for torch 2.11"
+        ) from err
 
     if audio.ndim != 1 or audio.shape[0] < _WINDOW:
         raise ValueError(

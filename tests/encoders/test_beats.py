@@ -169,3 +169,18 @@ def test_text_in_place_of_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "beats.pt").write_text("rubbish\n", encoding="utf-8")
     with pytest.raises(BeatsFileError, match="cannot be read"):
         load_beats(tmp_path / "beats.pt")
+
+
+def test_torchaudio_of_another_torch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import builtins
+
+    find = builtins.__import__
+
+    def broken(name: str, *args: Any, **options: Any) -> Any:
+        if name.startswith("torchaudio"):
+            raise OSError("Could not load this library: libtorchaudio.so")
+        return find(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", broken)
+    with pytest.raises(ImportError, match=r"beside torch .*libtorchaudio.*Install the torchaudio"):
+        beats_fbank(torch.zeros(16_000))
