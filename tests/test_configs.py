@@ -11,7 +11,8 @@ from crab_lightning.commands.trainer import one_config
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 WHOLE = sorted(CONFIGS.glob("*.yaml"))
-PARTS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent != CONFIGS)
+PARTS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent not in (CONFIGS, CONFIGS / "studies"))
+STUDIES = sorted((CONFIGS / "studies").glob("*.yaml"))
 
 
 def parse(words: list[str]) -> Any:
@@ -92,7 +93,7 @@ def test_every_strategy_is_one_key() -> None:
         assert given == set(options)
 
 
-@pytest.mark.parametrize("path", [*WHOLE, *PARTS], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*WHOLE, *PARTS, *STUDIES], ids=lambda path: path.name)
 def test_config_begins_with_what_it_is(path: Path) -> None:
     assert path.read_text().startswith("# ")
 
@@ -147,3 +148,25 @@ def test_one_value_of_one_row_is_changed_by_its_key() -> None:
     rows = parse(["--config", "omni.yaml", "--data.datasets.ave.weight=2"]).data.datasets
     assert len(rows) == 19
     assert rows["ave"].weight == 2
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
+def test_every_arm_of_a_study_parses(path: Path, tmp_path: Path) -> None:
+    import yaml
+
+    from crab_lightning.studies.study import read_study
+
+    study = read_study(path)
+    assert len(study.datasets) == 16
+    for arm in study.arms:
+        cell = next(cell for cell in study.cells() if cell.arm == arm)
+        (tmp_path / "cell.yaml").write_text(yaml.safe_dump(dict(cell.config), sort_keys=False))
+        config = parse(["--config", str(tmp_path / "cell.yaml")])
+        assert config.seed_everything == 0
+        assert config.trainer.max_epochs == study.equal[1]
+
+
+def test_every_study_has_a_demo_twin() -> None:
+    assert {path.name for path in STUDIES} >= {
+        f"{prefix}{name}.yaml" for prefix in ("", "demo_") for name in ("transfer", "heads")
+    }

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("compare:run", "Show runs side by side, with intervals and the paper's figures."),
     "report": ("report:run", "Write a run's results as one HTML page."),
     "probe": ("probe:run", "Test a run without sound, without pictures and with swapped sound."),
+    "heads": ("heads:run", "Test an I-LoRA run without each of its heads."),
     "study plan": ("study:plan", "Show the cells of a study and estimate their time."),
     "study run": ("study:run", "Make the runs of a study: arms, regimes and seeds."),
     "study status": ("study:status", "Show how far the cells of a study are."),

@@ -1,0 +1,89 @@
+"""``heads``: what each head of a run is worth, by testing the run without it."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from crab_lightning.commands.help_text import DefaultsShown, Options
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``heads``."""
+    made = Options(
+        prog="cli.py heads",
+        description="Test an I-LoRA run as it is and without each of its heads, and compare each test with"
+        " the intact one, with paired intervals (Table 7 of the Crab+ paper). Further options go to `test`,"
+        " e.g. --only ave,avqa.",
+        formatter_class=DefaultsShown,
+    )
+    add = made.add_argument
+    add("run", type=Path, metavar="RUN", help="a run folder")
+    add("--modules", default="*", help="layers in which heads are dropped: a wildcard, e.g. '*.layers.3.*'")
+    add("--out", type=Path, help="folder of the tests (default: heads/ in the run folder)")
+    add("--reuse", action="store_true", help="keep tests that are complete")
+    return made
+
+
+def run(words: Sequence[str]) -> None:
+    """Run the tests, print the table and write it.
+
+    Args:
+        words: The command's name and its options.
+
+    Raises:
+        ValueError: If the run has no heads to drop, or an option would change what is compared.
+    """
+    args, rest = parser().parse_known_args(list(words[1:]))
+    if wrong := [word for word in rest if word.startswith(("--run.", "--ckpt_path", "--config"))]:
+        raise ValueError(f"{wrong[0].split('=')[0]} is set by `heads` itself; leave it out")
+    from crab_lightning.commands import trainer
+    from crab_lightning.commands.compare import comparison
+    from crab_lightning.commands.probe import _is_complete
+    from crab_lightning.configuration.files import compose
+    from crab_lightning.reports.runs import find_results
+    from crab_lightning.reports.tables import to_csv, to_markdown, to_text
+    from crab_lightning.runs.run_folder import find_checkpoint, find_run
+
+    checkpoint = find_checkpoint(args.run)
+    folder = find_run(checkpoint)
+    if folder is None:
+        raise ValueError(f"{checkpoint} belongs to no run folder with a config.yaml")
+    config = compose([folder / "config.yaml"])
+    adapter = ((config.get("model") or {}).get("init_args") or {}).get("adapter") or {}
+    if adapter.get("kind", "ilora") not in ("ilora", "hydra_lora"):
+        raise ValueError(
+            f"{folder}: its adapters are of kind {adapter.get('kind')}, which has no heads to drop"
+        )
+    count = int(adapter.get("heads", 3))
+    home = args.out or folder / "heads"
+    home.mkdir(parents=True, exist_ok=True)
+    names = ["no drop", *(f"drop head {i}" for i in range(1, count + 1))]
+    for head, name in enumerate(names):
+        place = home / name.replace(" ", "-")
+        if args.reuse and _is_complete(place):
+            print(f"{name}: kept from {place}", file=sys.stderr)
+            continue
+        print(f"{name}: testing", file=sys.stderr)
+        callbacks = list((config.get("trainer") or {}).get("callbacks") or [])
+        if head:
+            drop = {"head": head, "modules": args.modules}
+            callbacks.append({"class_path": "crab_lightning.studies.heads.DropHead", "init_args": drop})
+        path = home / f"{place.name}.yaml"
+        own = config | {"trainer": (config.get("trainer") or {}) | {"callbacks": callbacks or None}}
+        path.write_text(yaml.safe_dump(own, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        where = ["--config", str(path), "--ckpt_path", str(checkpoint), "--run.folder", str(place)]
+        trainer.run(["test", *where, *rest])
+        gc.collect()  # the next test loads the model again
+    table = comparison([replace(find_results(home / n.replace(" ", "-")), name=n) for n in names])
+    table.title = f"{table.title}; heads dropped in {'all layers' if args.modules == '*' else args.modules}"
+    for ending, form in (("md", to_markdown), ("csv", to_csv)):
+        (home / f"heads.{ending}").write_text(form(table) + "\n", encoding="utf-8")
+    print(to_text(table))
+    print(f"\nWrote {home / 'heads.md'} and heads.csv")
