@@ -194,3 +194,46 @@ def report(words: Sequence[str]) -> None:
     text = write_report(study, out, resamples=args.resamples, seed=args.seed)
     print(text)
     print(f"\nWrote {out / 'index.html'}")
+
+
+def submit_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``study submit``."""
+    made = _parser(
+        "submit",
+        "Hand a study to SLURM: an array job with a task for each cell that is not done, and a report job"
+        " that"
+        " waits for it. The scripts are kept in slurm/ of the study's folder.",
+    )
+    _cells(made)
+    add = made.add_argument
+    add("--engine", choices=["slurm"], default="slurm", help="the cluster's scheduler")
+    add("--at-a-time", type=int, help="cells at a time; no limit when left out")
+    add(
+        "--sbatch",
+        nargs="+",
+        default=[],
+        metavar="OPTION",
+        help="options of a cell's task: gres=gpu:1 time=8:00:00",
+    )
+    return made
+
+
+def submit(words: Sequence[str]) -> None:
+    """Submit a study.
+
+    Args:
+        words: Options after ``study submit``.
+    """
+    args = submit_parser().parse_args(list(words))
+    from crab_lightning.studies import slurm
+    from crab_lightning.studies.cells import state_of
+    from crab_lightning.studies.runner import chosen_cells
+
+    study = _read(args)
+    cells = [c for c in chosen_cells(study, args.cells) if state_of(c).status != "done"]
+    if not cells:
+        print("Every cell is done; nothing to submit")
+        return
+    options = [f"--{option.lstrip('-')}" for option in args.sbatch]
+    array, report_job = slurm.submit(study, args.study, cells, options, args.at_a_time)
+    print(f"Submitted {len(cells)} cells as job {array}, and the report as job {report_job}")

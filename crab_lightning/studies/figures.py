@@ -17,7 +17,8 @@ GAIN, HARM, TIE_COLOUR = "#0072b2", "#d55e00", "#999999"
 _ARMS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
 
 
-def _figure(width: float, height: float) -> Any:
+def figure_of(width: float, height: float) -> Any:
+    """Return an empty figure of some inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
@@ -31,7 +32,7 @@ def gains_figure(arms: Sequence[ArmTransfer], by: str = "score") -> Any:
         by: ``score`` or ``loss``.
     """
     names = list(dict.fromkeys(row.dataset for arm in arms for row in arm.rows))
-    figure = _figure(1.8 + 0.72 * len(names), 1.5 + 0.62 * len(arms))
+    figure = figure_of(1.8 + 0.72 * len(names), 1.5 + 0.62 * len(arms))
     axes = figure.subplots()
     for line, arm in enumerate(arms):
         found = {row.dataset: (row.score if by == "score" else row.loss) for row in arm.rows}
@@ -71,7 +72,7 @@ def shares_figure(arms: Sequence[ArmTransfer]) -> Any:
     parts = [("by score", {a.arm: a.shares for a in arms})]
     if any(a.loss_shares for a in arms):
         parts.append(("by validation loss", {a.arm: a.loss_shares for a in arms if a.loss_shares}))
-    figure = _figure(1.6 + 1.5 * len(arms) * len(parts), 3.4)
+    figure = figure_of(1.6 + 1.5 * len(arms) * len(parts), 3.4)
     for axes, (title, shares) in zip(np.atleast_1d(figure.subplots(1, len(parts))), parts, strict=True):
         _bars(axes, title, shares)
     return figure
@@ -108,7 +109,7 @@ def coverage_figure(coverage: Mapping[str, Mapping[str, float]]) -> Any:
     Args:
         coverage: Arm -> ``best``, ``tied`` and ``gain``: shares of the datasets.
     """
-    figure = _figure(1.8 + 1.3 * len(coverage), 3.2)
+    figure = figure_of(1.8 + 1.3 * len(coverage), 3.2)
     axes = figure.subplots()
     for place, shares in enumerate(coverage.values()):
         axes.bar(
@@ -140,7 +141,7 @@ def deviation_figure(deviation: Mapping[str, Mapping[str, float]], baseline: str
         baseline: The first arm.
     """
     names = list(dict.fromkeys(name for row in deviation.values() for name in row))
-    figure = _figure(2.5 + 0.6 * len(names), 3.2)
+    figure = figure_of(2.5 + 0.6 * len(names), 3.2)
     axes = figure.subplots()
     width = 0.8 / max(len(deviation), 1)
     for i, (arm, row) in enumerate(deviation.items()):
@@ -168,7 +169,7 @@ def conflict_figure(title: str, names: Sequence[str], maps: Mapping[str, Any]) -
         maps: Name of a panel -> cosines ``(datasets, datasets)``.
     """
     side = max(2.2, 0.32 * len(names))
-    figure = _figure(1.6 + side * len(maps), side + 1.3)
+    figure = figure_of(1.6 + side * len(maps), side + 1.3)
     figure.suptitle(title, fontsize=10)
     image = None
     for axes, (name, values) in zip(np.atleast_1d(figure.subplots(1, len(maps))), maps.items(), strict=True):

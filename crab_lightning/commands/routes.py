@@ -1,0 +1,82 @@
+"""``routes``: what the routers of a run do with every sample."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from crab_lightning.commands.help_text import DefaultsShown, Options
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``routes``."""
+    made = Options(
+        prog="cli.py routes",
+        description="Record the routes of a run's samples, in every layer, apart for text, audio and visual"
+        " tokens. Writes routes.npz, routes.json and pictures.",
+        formatter_class=DefaultsShown,
+    )
+    add = made.add_argument
+    add("run", type=Path, metavar="RUN", help="a run folder")
+    add("--split", choices=["test", "val", "train"], default="test", help="whose samples")
+    add("--samples", type=int, default=32, help="samples of each dataset")
+    add("--batch-size", type=int, default=8, help="samples in one pass")
+    add("--device", default="auto", help="cpu, cuda, ...; `auto` takes a GPU where there is one")
+    add("--out", type=Path, help="folder to write into (default: routes/SPLIT in the run folder)")
+    return made
+
+
+def run(words: Sequence[str]) -> None:
+    """Record, draw and write.
+
+    Args:
+        words: The command's name and its options.
+
+    Raises:
+        ValueError: If the run has no routers, or its data no samples.
+    """
+    args = parser().parse_args(list(words[1:]))
+    if args.samples < 1 or args.batch_size < 1:
+        raise ValueError(f"--samples is {args.samples} and --batch-size {args.batch_size}; both start at 1")
+    from crab_lightning.inference.loading import load_run
+    from crab_lightning.reports.tables import PlainTable, to_text
+    from crab_lightning.runs.run_folder import find_checkpoint, find_run
+    from crab_lightning.studies.routes import TOKENS, recorded, routes_pictures, silhouette
+    from crab_lightning.studies.run_data import data_of
+
+    folder = find_run(find_checkpoint(args.run))
+    if folder is None:
+        raise ValueError(f"{args.run} belongs to no run folder with a config.yaml")
+    model, _ = load_run(args.run, device=args.device)
+    data = data_of(folder)
+    data.processor = model.processor
+    samples = [s for name in data.datasets for s in data.samples(args.split, name)[: args.samples]]
+    if not samples:
+        raise ValueError(f"{folder}: its data have no samples of split {args.split}")
+    found = recorded(model, data, samples, args.batch_size)
+    out = args.out or folder / "routes" / args.split
+    found.save(out / "routes.npz")
+    scores = {by: silhouette(found.of_samples(), getattr(found, f"{by}s")) for by in ("dataset", "task")}
+    content = {
+        "samples": len(samples),
+        "silhouette": scores,
+        "mean": {
+            kind: {k: v.tolist() for k, v in found.of_groups(found.datasets, kind).items()} for kind in TOKENS
+        },
+        "likeness": found.likeness.mean(0).tolist(),
+        "entropy": {str(k): v for k, v in found.entropy().items()},
+    }
+    (out / "routes.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    for name, figure in routes_pictures(found).items():
+        figure.savefig(out / f"{name}.png", dpi=130)
+    heads = [f"head {i + 1}" for i in range(found.heads)]
+    table = PlainTable(f"Mean routes of {len(samples)} {args.split} samples", ["dataset", "tokens", *heads])
+    for kind in TOKENS:
+        for name, row in found.of_groups(found.datasets, kind).items():
+            table.add([name, kind, *(f"{value:.3f}" for value in row)])
+    for by, score in scores.items():
+        table.notes.append(f"Silhouette by {by}: {'–' if score is None else f'{score:.3f}'}.")
+    print(to_text(table))
+    print(f"\nWrote {out}")

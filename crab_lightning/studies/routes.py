@@ -1,0 +1,269 @@
+"""What the routers of a finished run do: the routes of every sample, and the likeness of the heads.
+
+``routes.npz`` holds, for N samples, P routed layers (a projection of a layer each) and n heads:
+
+=============  ==================  =======================================================================
+array          shape               holds
+=============  ==================  =======================================================================
+``ids``        ``(N,)``            sample ids; ``datasets`` and ``tasks`` likewise
+``modules``    ``(P,)``            dotted names of the routed layers; ``depths`` their layer numbers
+``tokens``     ``(4,)``            which tokens a mean is over: all, text, audio, visual
+``routes``     ``(N, 4, P, n)``    mean routes, float32; not a number where a sample has no such tokens
+``likeness``   ``(P, n, n)``       cosines between the heads' B matrices
+=============  ==================  =======================================================================
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crab_lightning.adapters import LoRALinear, record_routes
+from crab_lightning.adapters.names import unwrapped_name
+from crab_lightning.processing.base import IGNORED_LABEL
+from crab_lightning.structures import AUDIO, TEXT, VISUAL, Sample
+
+TOKENS = ("all", "text", "audio", "visual")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.([0-9]+)\.")
+
+
+@dataclass(frozen=True)
+class Routes:
+    """Recorded routes; the fields are the arrays of ``routes.npz``, see the module."""
+
+    ids: tuple[str, ...]
+    datasets: tuple[str, ...]
+    tasks: tuple[str, ...]
+    modules: tuple[str, ...]
+    depths: NDArray[np.int64]
+    routes: NDArray[np.float32]
+    likeness: NDArray[np.float64]
+
+    @property
+    def heads(self) -> int:
+        """Number of heads."""
+        return int(self.routes.shape[-1])
+
+    def of_samples(self, tokens: str = "all") -> NDArray[np.float64]:
+        """Return the mean routes over all layers ``(N, n)``.
+
+        Args:
+            tokens: One of ``TOKENS``.
+        """
+        mean: NDArray[np.float64] = self.routes[:, TOKENS.index(tokens)].astype(np.float64).mean(1)
+        return mean
+
+    def of_groups(self, by: Sequence[str], tokens: str = "all") -> dict[str, NDArray[np.float64]]:
+        """Return the mean routes of groups of samples.
+
+        Args:
+            by: The group of each sample.
+            tokens: One of ``TOKENS``.
+        """
+        rows = self.of_samples(tokens)
+        found = {}
+        for name in dict.fromkeys(by):
+            own = rows[[group == name for group in by]]
+            own = own[np.isfinite(own).all(1)]
+            if len(own):
+                found[name] = own.mean(0)
+        return found
+
+    def entropy(self) -> dict[int, float]:
+        """Return by layer the entropy of the mean routes of a sample, as a share of its largest value."""
+        routes = self.routes[:, 0].astype(np.float64)
+        each = -(routes * np.log(np.clip(routes, 1e-12, None))).sum(-1) / np.log(max(self.heads, 2))
+        return {int(d): float(each[:, self.depths == d].mean()) for d in sorted(set(self.depths))}
+
+    def save(self, path: Path) -> None:
+        """Write ``routes.npz``."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held: dict[str, Any] = {
+            name: np.array(getattr(self, name)) for name in ("ids", "datasets", "tasks", "modules")
+        }
+        np.savez_compressed(
+            path,
+            tokens=np.array(TOKENS),
+            depths=self.depths,
+            routes=self.routes,
+            likeness=self.likeness,
+            **held,
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Routes:
+        """Read what :meth:`save` wrote."""
+        with np.load(path, allow_pickle=False) as held:
+            names = [tuple(map(str, held[name])) for name in ("ids", "datasets", "tasks", "modules")]
+            return cls(
+                names[0], names[1], names[2], names[3], held["depths"], held["routes"], held["likeness"]
+            )
+
+
+@torch.no_grad()
+def recorded(module: Any, data: Any, samples: Sequence[Sample], batch_size: int = 8) -> Routes:
+    """Record the routes of samples, in one pass over each prompt, with its target where it has one.
+
+    Args:
+        module: An ``AVModule`` in evaluation mode.
+        data: Its data module.
+        samples: The samples; those of a test split have no target.
+        batch_size: Samples in one pass.
+
+    Raises:
+        ValueError: If the model has no routed layer.
+    """
+    rows: list[NDArray[np.float32]] = []
+    names: list[str] = []
+    for start in range(0, len(samples), batch_size):
+        part = list(samples[start : start + batch_size])
+        taught = all(sample.target is not None for sample in part)
+        loaded = data.dataset(part, with_target=taught)
+        batch = data.processor.collate([loaded[i] for i in range(len(part))]).to(module.device)
+        places = module.places(batch)
+        masks = [places.present, *(places.present & (places.modality == m) for m in (TEXT, AUDIO, VISUAL))]
+        weights = torch.stack([m.float() / m.sum(1, keepdim=True).clamp(min=1) for m in masks])
+        absent = torch.stack([~m.any(1) for m in masks], 1)
+
+        def means(name: str, routes: Tensor, weights: Tensor = weights) -> Tensor:
+            if routes.shape[:-1] != weights.shape[1:]:
+                return routes.new_empty(0)  # an encoder's places are not those of the text
+            return torch.einsum("btn,kbt->bkn", routes.float(), weights)
+
+        if batch.labels is None:  # `losses` reads the whole sequence once; what it learns there is not used
+            labels = torch.full_like(batch.inputs["input_ids"], IGNORED_LABEL)
+            labels[:, -1] = batch.inputs["input_ids"][:, -1]
+            batch = replace(batch, labels=labels)
+        module.announce(batch)
+        with record_routes(module.model, reduce=means) as found:
+            module.losses(batch)
+        kept = {name: calls[0] for name, calls in found.items() if calls and calls[0].numel()}
+        names = list(kept)
+        table = torch.stack(list(kept.values()), 2)  # (B, 4, P, n)
+        table[absent] = float("nan")
+        rows.append(table.cpu().numpy().astype(np.float32))
+    layers = {unwrapped_name(n): m for n, m in module.model.named_modules() if isinstance(m, LoRALinear)}
+    depths = np.array([int(m[1]) if (m := _LAYER.search(name)) else -1 for name in names])
+    return Routes(
+        tuple(s.id for s in samples),
+        tuple(s.dataset for s in samples),
+        tuple(s.task for s in samples),
+        tuple(names),
+        depths,
+        np.concatenate(rows),
+        np.stack([head_likeness(layers[name].lora_B, layers[name].heads) for name in names]),
+    )
+
+
+def head_likeness(b: Tensor, heads: int) -> NDArray[np.float64]:
+    """Return the cosines between the heads' B matrices ``(n, n)``; 0 with a head that is zero.
+
+    Args:
+        b: ``(d, n*r)``, head i in columns ``i*r`` to ``(i+1)*r``.
+        heads: Number of heads n.
+    """
+    flat = torch.stack([part.reshape(-1) for part in b.detach().double().cpu().chunk(heads, dim=1)])
+    lengths = flat.norm(dim=1, keepdim=True)
+    unit = torch.where(lengths > 0, flat / lengths.clamp(min=1e-300), torch.zeros_like(flat))
+    cosines: NDArray[np.float64] = (unit @ unit.t()).clamp(-1, 1).numpy()
+    return cosines
+
+
+def silhouette(points: NDArray[np.float64], groups: Sequence[str]) -> float | None:
+    """Return the mean silhouette of grouped points; ``None`` with one group, or groups of one point only.
+
+    Source: Rousseeuw, Journal of Computational and Applied Mathematics, 1987; a point alone in its group
+    scores 0.
+
+    Args:
+        points: ``(N, dimensions)``.
+        groups: The group of each point.
+    """
+    from scipy.spatial.distance import cdist
+
+    kinds = list(dict.fromkeys(groups))
+    member = np.array([[group == kind for kind in kinds] for group in groups])
+    sizes = member.sum(0)
+    if len(kinds) < 2 or sizes.max() < 2:
+        return None
+    sums = cdist(points, points) @ member
+    own = member.argmax(1)
+    index = np.arange(len(points))
+    inside = sums[index, own] / np.maximum(sizes[own] - 1, 1)
+    others = sums / sizes
+    others[index, own] = np.inf
+    nearest = others.min(1)
+    scores = np.where(
+        sizes[own] > 1, (nearest - inside) / np.maximum(np.maximum(nearest, inside), 1e-300), 0.0
+    )
+    return float(scores.mean())
+
+
+def routes_pictures(found: Routes) -> dict[str, Any]:
+    """Draw routes: head pairs by dataset and task, activation of heads, likeness of heads, entropy."""
+    from itertools import combinations
+
+    from crab_lightning.studies.figures import figure_of
+
+    pictures: dict[str, Any] = {}
+    rows = found.of_samples()
+    for by, groups in (("dataset", found.datasets), ("task", found.tasks)):
+        pairs = list(combinations(range(found.heads), 2))
+        kinds = list(dict.fromkeys(groups))
+        figure = figure_of(3.2 * max(len(pairs), 1) + 2.2, 3.2)
+        score = silhouette(rows, groups)
+        figure.suptitle(
+            f"Mean routes by {by}; silhouette {'–' if score is None else f'{score:.3f}'}", fontsize=10
+        )
+        for axes, (a, b) in zip(np.atleast_1d(figure.subplots(1, max(len(pairs), 1))), pairs, strict=False):
+            for i, kind in enumerate(kinds):
+                own = rows[[group == kind for group in groups]]
+                axes.scatter(own[:, a], own[:, b], s=14, marker="osD^vP*X"[i % 8], label=kind, alpha=0.75)
+            axes.set_xlabel(f"head {a + 1}", fontsize=8)
+            axes.set_ylabel(f"head {b + 1}", fontsize=8)
+            axes.tick_params(labelsize=7)
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=6, loc="outside right center")
+        pictures[f"pairs-by-{by}"] = figure
+    means = found.of_groups(found.datasets)
+    table = np.stack(list(means.values()))
+    figure = figure_of(2.6 + 1.1 * found.heads, 1.2 + 0.26 * len(means))
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, values, title in (
+        (left, table, "mean"),
+        (right, table / table.mean(0) - 1, "relative to the head's mean"),
+    ):
+        spread = max(float(np.abs(values - (1 / found.heads if axes is left else 0)).max()), 0.01)
+        middle = 1 / found.heads if axes is left else 0.0
+        axes.imshow(values, cmap="PuOr", vmin=middle - spread, vmax=middle + spread, aspect="auto")
+        for y, x in np.ndindex(values.shape):
+            axes.text(x, y, f"{values[y, x]:.2f}", ha="center", va="center", fontsize=6)
+        axes.set_title(title, fontsize=8)
+        axes.set_xticks(range(found.heads), [f"head {i + 1}" for i in range(found.heads)], fontsize=7)
+    left.set_yticks(range(len(means)), list(means), fontsize=7, parse_math=False)
+    pictures["activation"] = figure
+    figure = figure_of(6.4, 2.8)
+    left, right = figure.subplots(1, 2)
+    left.imshow(found.likeness.mean(0), cmap="PuOr_r", vmin=-1, vmax=1)
+    for y, x in np.ndindex(found.heads, found.heads):
+        left.text(x, y, f"{found.likeness.mean(0)[y, x]:.2f}", ha="center", va="center", fontsize=8)
+    left.set_title("cosine of the heads' B, all layers", fontsize=8)
+    apart = ~np.eye(found.heads, dtype=bool)
+    order = sorted(set(found.depths.tolist()))
+    by_layer = [
+        float(found.likeness[found.depths == d][:, apart].mean()) if found.heads > 1 else 0.0 for d in order
+    ]
+    right.plot(order, by_layer, "o-", color="#0072b2", label="cosine of B")
+    right.plot(order, [found.entropy()[d] for d in order], "s--", color="#d55e00", label="entropy of routes")
+    right.set_xlabel("layer", fontsize=8)
+    right.legend(fontsize=7)
+    right.tick_params(labelsize=7)
+    pictures["likeness"] = figure
+    return pictures
