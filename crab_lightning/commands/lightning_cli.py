@@ -32,6 +32,7 @@ from crab_lightning.evaluation import Evaluator
 from crab_lightning.files import replace_text
 from crab_lightning.models import AVModule
 from crab_lightning.runs import RunCheckpoint, RunFolder, find_checkpoint, find_run
+from crab_lightning.runs.nonfinite import NonFiniteSteps
 from crab_lightning.runs.ownership import Ownership, check_vacant, own_new_version, set_run_aside
 from crab_lightning.runs.run_folder import AUTO, LAST, PREVIOUS
 
@@ -127,6 +128,7 @@ class CrabCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what a run has besides model, data and trainer."""
         parser.add_lightning_class_args(Evaluator, "evaluator")
+        parser.add_lightning_class_args(NonFiniteSteps, "nonfinite")
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_argument(
             "--run.root", type=str, default="runs", help="Folder under which new run folders are made."
@@ -230,8 +232,27 @@ class CrabCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Decide where the run writes, take that folder, and point the loggers there."""
+        self._check_switches()
         self.run_folder = self._take_folder()
         place_loggers(self.config.trainer, self.run_folder)
+
+    def _check_switches(self) -> None:
+        """Refuse the switches of the trainer that cannot do here what they promise.
+
+        Raises:
+            ConfigError: It names what does the same.
+        """
+        trainer = self.config.trainer
+        if str(trainer.get("precision")) in ("bf16-true", "16-true", "64-true", "64"):
+            raise ConfigError(
+                f"trainer.precision {trainer.precision}: the model sets the type of its weights, and its"
+                " adapters stay float32. Use --model.init_args.dtype bfloat16 with precision 32-true"
+            )
+        if trainer.get("overfit_batches"):
+            raise ConfigError(
+                f"trainer.overfit_batches {trainer.overfit_batches}: the data module draws the batches."
+                " To learn a few rows by heart, use --data.datasets.NAME.limit N with --trainer.max_epochs"
+            )
 
     def _take_folder(self) -> Path:
         """Return the run folder; the first process owns it from here to :meth:`close`.

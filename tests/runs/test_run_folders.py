@@ -214,3 +214,17 @@ def test_config_that_no_run_has_written_is_kept(
 def test_fast_dev_run_leaves_nothing(small: dict[str, Path], home: Path) -> None:
     assert quick(small, "fit", "--trainer.fast_dev_run=true") == 0
     assert contents(home).keys() == {"config.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("switch", "said"),
+    [
+        ("--trainer.precision=bf16-true", "--model.init_args.dtype bfloat16"),
+        ("--trainer.overfit_batches=2", "--data.datasets.NAME.limit N"),
+    ],
+)
+def test_switch_that_cannot_work_is_refused_with_what_does_the_same(
+    switch: str, said: str, small: dict[str, Path], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in refused(capsys, small, "fit", switch)
+    assert contents(home).keys() == {"config.yaml"}

@@ -1,0 +1,103 @@
+"""Stops a training at the first loss or gradient that is not finite, before it reaches a weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from crab_lightning.distributed.sharding import gradient_norm
+from crab_lightning.structures import Batch
+
+
+class NonFiniteError(ValueError):
+    """A loss or gradient norm that is not finite; the message names step, datasets and samples."""
+
+
+class NonFiniteSteps(Callback):
+    """Looks at the loss and the gradient norm of every optimizer step before the step is taken.
+
+    All processes decide alike. The weights stay those of the step before, and no later checkpoint or metric
+    replaces the ones on disk. Under ``16-mixed`` gradients may overflow, which its scaler answers; there only
+    the loss counts.
+
+    Args:
+        skip: Number of such steps that are left out, their gradients dropped, before the run ends.
+    """
+
+    def __init__(self, skip: int = 0) -> None:
+        if skip < 0:
+            raise ValueError(f"nonfinite.skip is {skip}; it starts at 0")
+        self.skip = skip
+        self.skipped = 0
+        self._seen: list[tuple[list[tuple[str, str]], Tensor]] = []
+        self._samples: list[tuple[str, str]] = []
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember whom the batch is of."""
+        self._samples = [(s.dataset, s.id) for s in batch.samples] if isinstance(batch, Batch) else []
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Keep the loss on its device; nothing waits for it yet."""
+        self._seen.append((self._samples, loss.detach()))
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Stop, or drop the gradients, if anything of this step is not finite.
+
+        Raises:
+            NonFiniteError: If it is not, and no step may be skipped any more.
+        """
+        seen, self._seen = self._seen, []
+        weights = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        bad = torch.stack([~torch.isfinite(loss).all() for _, loss in seen]).any()
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        if weights and not scaled:
+            gradients: list[Any] = [p.grad for p in weights]
+            bad = bad | ~torch.isfinite(gradient_norm(gradients, trainer)).to(bad.device)
+        flag = bad.to(torch.float32)
+        if dist.is_available() and dist.is_initialized() and trainer.world_size > 1:
+            dist.all_reduce(flag, dist.ReduceOp.MAX)
+        if not flag.item():
+            return
+        said = self._said(trainer, seen)
+        if self.skipped >= self.skip:
+            raise NonFiniteError(
+                f"{said}. The weights of before are kept. Lower the learning rate or look at these"
+                f" samples; --nonfinite.skip N leaves up to N such steps out ({self.skipped} so far)"
+            )
+        self.skipped += 1
+        for weight in weights:
+            weight.grad = None
+        rank_zero_info(f"{said}; this step is left out, {self.skipped} of at most {self.skip}.")
+
+    @staticmethod
+    def _said(trainer: Trainer, seen: list[tuple[list[tuple[str, str]], Tensor]]) -> str:
+        wrong = [samples for samples, loss in seen if not torch.isfinite(loss).all()]
+        what = "loss" if wrong else "gradient norm"
+        found = [pair for samples in wrong or [samples for samples, _ in seen] for pair in samples]
+        shares: list[Any] = [(bool(wrong), found)]
+        if dist.is_available() and dist.is_initialized() and trainer.world_size > 1:
+            shares = shares * trainer.world_size
+            dist.all_gather_object(shares, (bool(wrong), found))
+            if any(own for own, _ in shares):
+                what = "loss"
+                shares = [share for share in shares if share[0]]
+        names = [f"{dataset} {sample}" for _, pairs in shares for dataset, sample in pairs]
+        listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        return f"step {trainer.global_step + 1:,}: the {what} is not finite; samples: {listed}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many steps were left out."""
+        return {"skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count on."""
+        self.skipped = state_dict["skipped"]
