@@ -32,7 +32,7 @@ def gains_figure(arms: Sequence[ArmTransfer], by: str = "score") -> Any:
         by: ``score`` or ``loss``.
     """
     names = list(dict.fromkeys(row.dataset for arm in arms for row in arm.rows))
-    figure = figure_of(1.8 + 0.72 * len(names), 1.5 + 0.62 * len(arms))
+    figure = figure_of(max(6.5, 1.8 + 0.72 * len(names)), 1.5 + 0.62 * len(arms))
     axes = figure.subplots()
     for line, arm in enumerate(arms):
         found = {row.dataset: (row.score if by == "score" else row.loss) for row in arm.rows}
@@ -72,7 +72,7 @@ def shares_figure(arms: Sequence[ArmTransfer]) -> Any:
     parts = [("by score", {a.arm: a.shares for a in arms})]
     if any(a.loss_shares for a in arms):
         parts.append(("by validation loss", {a.arm: a.loss_shares for a in arms if a.loss_shares}))
-    figure = figure_of(1.6 + 1.5 * len(arms) * len(parts), 3.4)
+    figure = figure_of(max(6.5, 1.6 + 1.5 * len(arms) * len(parts)), 3.4)
     for axes, (title, shares) in zip(np.atleast_1d(figure.subplots(1, len(parts))), parts, strict=True):
         _bars(axes, title, shares)
     return figure
@@ -109,7 +109,7 @@ def coverage_figure(coverage: Mapping[str, Mapping[str, float]]) -> Any:
     Args:
         coverage: Arm -> ``best``, ``tied`` and ``gain``: shares of the datasets.
     """
-    figure = figure_of(1.8 + 1.3 * len(coverage), 3.2)
+    figure = figure_of(max(5.5, 1.8 + 1.3 * len(coverage)), 3.2)
     axes = figure.subplots()
     for place, shares in enumerate(coverage.values()):
         axes.bar(
@@ -141,7 +141,7 @@ def deviation_figure(deviation: Mapping[str, Mapping[str, float]], baseline: str
         baseline: The first arm.
     """
     names = list(dict.fromkeys(name for row in deviation.values() for name in row))
-    figure = figure_of(2.5 + 0.6 * len(names), 3.2)
+    figure = figure_of(max(5.5, 2.5 + 0.6 * len(names)), 3.2)
     axes = figure.subplots()
     width = 0.8 / max(len(deviation), 1)
     for i, (arm, row) in enumerate(deviation.items()):
