@@ -3,8 +3,9 @@
 A config is a text that people share, and every ``class_path`` in it is imported and called. So three things
 are checked, each before what it guards:
 
-1. Before anything is imported: every import path has to lie in :data:`PACKAGES`, or in a package that the
-   user has named with ``--allow-code-of``. The config itself cannot name one.
+1. Before anything is imported: every import path, also that of a dataset's ``layout``, has to lie in
+   :data:`PACKAGES`, or in a package that the user has named with ``--allow-code-of``. The config itself
+   cannot name one.
 2. Before anything is built: every import path has to be a class, not a function, and a class of another
    package than this project's has to be one of :func:`_kinds`.
 3. Where a run is only asked or tested, what only training needs is taken out of its config:
@@ -118,7 +119,7 @@ def check_names(content: Any) -> None:
         ForbiddenCode: With the key, the import path and what to do.
     """
     allowed = allowed_packages()
-    for where, value in _class_paths(content, ""):
+    for where, value in (*_class_paths(content, ""), *_layouts(content, "")):
         if not isinstance(value, str):
             raise ConfigError(f"{where} is {value!r}; it must be the import path of a class")
         if "." in value and value.partition(".")[0] not in allowed:
@@ -133,6 +134,7 @@ def check_classes(parsed: Any) -> None:
     """
     allowed = {*allowed_packages()} - {*PACKAGES} | {_OWN}
     plain = parsed.as_dict() if hasattr(parsed, "as_dict") else parsed
+    check_names(dict(_layouts(plain, "")))  # one that came with an argument is in no file
     for where, value in _class_paths(plain, ""):
         found = _object(str(value)) if "." in str(value) else None
         if found is None:
@@ -237,6 +239,14 @@ def _class_paths(node: Any, where: str) -> Iterator[tuple[str, Any]]:
     elif isinstance(node, (list, tuple)):
         for i, value in enumerate(node):
             yield from _class_paths(value, f"{where}.{i}" if where else str(i))
+
+
+def _layouts(node: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Yield every ``layout`` below a node that is an import path, with its key."""
+    for place, leaf in _leaves(node, where):
+        named = place.rpartition(".")[2] == "layout" and isinstance(leaf, str)
+        if named and "." in leaf and not leaf.endswith((".yaml", ".yml")):
+            yield place, leaf
 
 
 def _leaves(node: Any, where: str) -> Iterator[tuple[str, Any]]:

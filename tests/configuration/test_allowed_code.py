@@ -142,6 +142,9 @@ SPECIMENS: dict[str, Callable[[Path], Edit]] = {
     "mask decoder": lambda m: _set(*TASK, "mask_decoder", to=_shell(m)),
     "mask decoder text": lambda m: _set(*TASK, "mask_decoder", to="hostile.call"),
     "dataset row": lambda m: _set("data", "datasets", "ave", "weight", to=_shell(m)),
+    "layout": lambda m: _set("data", "datasets", "ave", "layout", to="hostile.Kind"),
+    "layout of the library": lambda m: _set("data", "datasets", "ave", "layout", to="antigravity.Kind"),
+    "layout a function": lambda m: _set("data", "datasets", "ave", "layout", to="torch.os.system"),
     "by interpolation": lambda m: _set(
         *MODEL, "optimizer", to={"class_path": "${oc.env:HOSTILE}", "init_args": {"command": f"touch {m}"}}
     ),
@@ -204,6 +207,33 @@ def test_a_named_package_is_allowed_for_one_call_only(trap: Path) -> None:
         class_of("hostile.call")
     allow_code_of([])
     assert "hostile" not in allowed_packages()
+
+
+@pytest.mark.parametrize("how", ["file", "argument"])
+def test_the_layout_of_a_dataset_is_imported_from_an_allowed_package_only(
+    how: str, trap: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/train.json").write_text("[]")
+    row = {"task": "question_answering", "layout": "hostile.Kind"}
+    config = tmp_path / "mine.yaml"
+    config.write_text(
+        yaml.safe_dump({"data": {"root": str(tmp_path), "only": ["mine"], "datasets": {"mine": row}}})
+    )
+    command = ["data", "check", "--root", str(tmp_path), "--config", str(config), "--workers", "0"]
+    if how == "argument":
+        row["layout"] = "plain"
+        config.write_text(yaml.safe_dump({"data": {"datasets": {"mine": row}}}))
+        command = ["fit", "--config", "demo.yaml", "--config", str(config), "--data.only", "[mine]"]
+        command += ["--data.root", str(tmp_path), "--data.datasets.mine.layout", "hostile.Kind"]
+    assert main(command) != 0
+    assert "data.datasets.mine.layout" in (said := " ".join(capsys.readouterr().err.split())) or how == "file"
+    assert "add --allow-code-of hostile" in said
+    assert not trap.exists()
+    if how == "file":
+        assert main([*command, "--allow-code-of", "hostile"]) != 0
+        assert "derived from crab_lightning.data.Layout" in " ".join("".join(capsys.readouterr()).split())
+        assert trap.exists()
 
 
 def test_the_config_of_a_run_loses_what_only_training_needs(config: dict[str, Any]) -> None:
