@@ -13,6 +13,8 @@ from crab_lightning.commands.help_text import Options
 if TYPE_CHECKING:
     from crab_lightning.inference.answer import Answer
 
+_SHOWN = 10
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``ask``."""
@@ -28,6 +30,14 @@ def parser() -> argparse.ArgumentParser:
         "--dataset",
         help="dataset whose frames, audio window and classes are used; the first that fits when left out",
     )
+    add("--folder", type=Path, help="ask about every clip of this folder and its sub-folders; needs --out")
+    add(
+        "--out",
+        type=Path,
+        help="file for the answers of --folder, one JSON object a line; it is gone on with",
+    )
+    add("--batch", type=int, default=8, help="with --folder: answers that are written side by side")
+    add("--workers", type=int, default=2, help="with --folder: clips that are decoded at the same time")
     add("--video", nargs="+", default=[], type=Path, help="video file; two where the task compares videos")
     add("--image", type=Path, help="picture; a frame of the video when left out")
     add("--audio", nargs="+", default=[], type=Path, help="sound file; the video's own track when left out")
@@ -52,6 +62,9 @@ def run(words: Sequence[str]) -> None:
         AskError: If the task needs something that was not given.
     """
     args = parser().parse_args(list(words))
+    if args.folder is not None or args.out is not None:
+        run_folder(args)
+        return
     for path in (*args.video, *args.audio, *([args.image] if args.image else [])):
         if not path.is_file():
             raise FileNotFoundError(f"{path} is not a file")
@@ -79,6 +92,61 @@ def run(words: Sequence[str]) -> None:
             raise err.as_options() from err
         show(answer, args.options, as_json=args.json, moment=moment)
         del run
+
+
+def run_folder(args: argparse.Namespace) -> None:
+    """Ask about every clip of a folder.
+
+    Args:
+        args: Options of ``ask``.
+
+    Raises:
+        AskError: If an option is missing, or is not for folders.
+    """
+    from crab_lightning.commands.step_bar import StepBar
+    from crab_lightning.inference.folder import ask_folder
+    from crab_lightning.inference.loading import load_run
+    from crab_lightning.inference.question import AskError
+
+    if args.folder is None or args.out is None:
+        raise AskError("--folder and --out belong together: the clips, and the file for their answers")
+    single = ("video", "audio", "image", "before", "json")
+    if given := [f"--{name}" for name in single if getattr(args, name)]:
+        raise AskError(f"{' and '.join(given)}: these options are for one clip; leave them out with --folder")
+    if not args.folder.is_dir():
+        raise NotADirectoryError(f"--folder {args.folder} is no folder")
+    run = load_run(args.checkpoint, args.config, args.device)
+    if args.max_new_tokens is not None:
+        run.model.max_new_tokens = args.max_new_tokens
+    try:
+        with StepBar() as bar:
+            done = ask_folder(
+                run,
+                args.task,
+                args.folder,
+                args.out,
+                question=args.question,
+                options=args.options,
+                expression=args.expression,
+                dataset=args.dataset,
+                at_s=args.at_s,
+                batch=args.batch,
+                workers=args.workers,
+                report=bar,
+            )
+    except AskError as err:
+        raise err.as_options() from err
+    print(f"{args.out}: {done.answered} clips have an answer, {done.before} of them from an earlier call")
+    if done.broken:
+        print(f"{len(done.broken)} clips could not be asked about; the file says why under `error`:")
+        for name, error in list(done.broken.items())[:_SHOWN]:
+            print(f"  {name}: {error}")
+        if len(done.broken) > _SHOWN:
+            print(f"  and {len(done.broken) - _SHOWN} more")
+    if done.gone:
+        print(f"{done.gone} answers are of clips that are no longer in the folder; they are kept")
+    if done.passed_over:
+        print(f"{done.passed_over} other files are no clips by their names, and were passed over")
 
 
 def show(answer: Answer, options: Sequence[str] | None, *, as_json: bool, moment: str = "") -> None:

@@ -1,0 +1,345 @@
+"""One question to a trained run about every clip of a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from crab_lightning.data.loading import SampleError
+from crab_lightning.data.quarantine import BROKEN_CLIP
+from crab_lightning.files import replace_text
+from crab_lightning.inference.answer import read_answer
+from crab_lightning.inference.loading import TrainedRun
+from crab_lightning.inference.question import AskError, choose_dataset, make_sample, named, needs
+from crab_lightning.structures import Encoded, Prediction
+
+VIDEOS = frozenset(
+    (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp")
+)
+SOUNDS = frozenset((".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus", ".aiff", ".wma"))
+PICTURES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
+
+_UNUSABLE: tuple[type[Exception], ...] = (*BROKEN_CLIP, AskError)
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class FolderClip:
+    """A clip of a folder.
+
+    Args:
+        name: Path below the folder, with forward slashes; of the video, else the picture, else the sound.
+        size: Bytes of its files together.
+        video: Its video.
+        image: A picture that stands alone.
+        audio: The sound file of the same name beside it.
+    """
+
+    name: str
+    size: int
+    video: Path | None = None
+    image: Path | None = None
+    audio: Path | None = None
+
+
+@dataclass(frozen=True)
+class FolderAnswers:
+    """What came of a folder.
+
+    Args:
+        answered: Clips with an answer, those of earlier calls included.
+        before: Clips that earlier calls had answered.
+        broken: Name -> what is wrong, of clips that have no answer.
+        gone: Clips in the answer file that are no longer in the folder; their answers are kept.
+        passed_over: Files whose names end like no medium.
+    """
+
+    answered: int
+    before: int
+    broken: dict[str, str]
+    gone: int
+    passed_over: int
+
+
+def find_clips(folder: Path) -> tuple[list[FolderClip], int]:
+    """Return the clips of a folder and its sub-folders, by name, and how many other files there are.
+
+    A sound file that stands beside a video or a picture of the same name is the sound of that clip.
+
+    Raises:
+        NotADirectoryError: If there is no such folder.
+        ValueError: If it holds no clip.
+    """
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is no folder")
+    places: dict[str, dict[str, list[Path]]] = {}
+    passed_over = 0
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        suffix = path.suffix.lower()
+        kind = next((k for k, known in (("video", VIDEOS), ("image", PICTURES), ("audio", SOUNDS))
+                     if suffix in known), None)  # fmt: skip
+        if kind is None or path.name.startswith("."):
+            passed_over += 1
+            continue
+        place = str(path.relative_to(folder).with_suffix(""))
+        places.setdefault(place, {}).setdefault(kind, []).append(path)
+    clips = []
+    for found in places.values():
+        sounds = found.get("audio", [])
+        sound = sounds[0] if len(sounds) == 1 else None
+        shown = found.get("video") or found.get("image")
+        # Two sounds of one name cannot both be the sound of a clip: they are clips of their own.
+        alone = sounds if not shown or len(sounds) > 1 else []
+        for path in (shown or []) + alone:
+            kind = "audio" if path in alone else "video" if "video" in found else "image"
+            beside = None if kind == "audio" else sound
+            size = path.stat().st_size + (beside.stat().st_size if beside else 0)
+            clips.append(
+                FolderClip(
+                    path.relative_to(folder).as_posix(),
+                    size,
+                    path if kind == "video" else None,
+                    path if kind == "image" else None,
+                    path if kind == "audio" else beside,
+                )
+            )
+    if not clips:
+        endings = ", ".join(sorted(VIDEOS | PICTURES | SOUNDS))
+        raise ValueError(
+            f"{folder} holds no clip. Files whose names end in one of these are clips: {endings}"
+        )
+    return sorted(clips, key=lambda clip: clip.name), passed_over
+
+
+def ask_folder(
+    run: TrainedRun,
+    task: str,
+    folder: str | Path,
+    out: str | Path,
+    *,
+    question: str | None = None,
+    options: Sequence[str] | None = None,
+    expression: str | None = None,
+    dataset: str | None = None,
+    at_s: float | None = None,
+    batch: int = 8,
+    workers: int = 2,
+    report: Callable[[str, int, int], None] | None = None,
+) -> FolderAnswers:
+    """Ask one question about every clip of a folder, several at a time.
+
+    Answers are appended to ``out`` as they come, one JSON object a line, so that a call that was stopped goes
+    on where it was: a clip whose name and size stand there with an answer is not asked again. At the end the
+    file is written once more, by the names of the clips. A clip that cannot be read has ``error`` in place of
+    an answer, and is tried again by the next call.
+
+    Args:
+        run: What :func:`load_run` returns.
+        task: Key of a task or dataset of the run, the start of a task's key, or its initials.
+        folder: The clips, in any sub-folders.
+        out: File of the answers.
+        question: Question to be answered.
+        options: Answers to choose from.
+        expression: What a referring task has to find.
+        dataset: Dataset whose frames, audio window and classes are used.
+        at_s: Second of each clip that an image task looks at; its middle when left out.
+        batch: Clips that are read at once, and answers that are written side by side.
+        workers: Clips that are decoded at the same time.
+        report: Told a name, how many clips are done, and how many there are.
+
+    Raises:
+        AskError: If the task needs something that was not given, or two clips.
+        NotADirectoryError: If there is no such folder.
+        ValueError: If it holds no clip, none can be read, or ``out`` holds answers to something else.
+    """
+    if batch < 1 or workers < 1:
+        raise ValueError(f"batch is {batch} and workers {workers}; both must be at least 1")
+    folder, out = Path(folder), Path(out)
+    clips, passed_over = find_clips(folder)
+    given = {"question": question, "options": options and list(options), "expression": expression}
+    texts = {name: value for name, value in given.items() if value is not None}
+    name = choose_dataset(run.data, task, dataset, 1, 0, texts)
+    _check(run, name, texts)
+    settings = _digest(run, {"dataset": name, "at_s": at_s, "texts": texts})
+    records = _earlier(out, settings)
+    todo = [clip for clip in clips if not _is_answered(records.get(clip.name), clip)]
+    before = done = len(clips) - len(todo)
+
+    def encode(clip: FolderClip) -> Encoded | str:
+        with tempfile.TemporaryDirectory(prefix="crab-ask-") as scratch:
+            videos, sounds = ([p] if p else [] for p in (clip.video, clip.audio))
+            try:
+                sample = make_sample(
+                    name, run.data.datasets[name], videos, clip.image, sounds, at_s, texts, Path(scratch)
+                )
+                return run.data.dataset([replace(sample, id=clip.name, clip=clip.name)])[0]
+            except _UNUSABLE as err:
+                return str(err)
+            except SampleError as err:
+                if isinstance(err.__cause__, (*_UNUSABLE, ValueError)):
+                    return str(err)
+                raise
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sizes = {clip.name: clip.size for clip in todo}
+    with out.open("a", encoding="utf-8") as file, ThreadPoolExecutor(workers) as pool:
+        for found in _answers(run, _ahead(pool, encode, todo, batch + workers), batch):
+            record: Record = {"file": found[0], "bytes": sizes[found[0]], "settings": settings}
+            if isinstance(found[1], str):
+                record["error"] = found[1]
+            else:
+                answer = read_answer(run.data, found[1], 0.0)
+                record |= {
+                    "task": answer.task, "dataset": answer.dataset, "answer": answer.text,
+                    "parsed": answer.value, "truncated": answer.truncated, "tokens": answer.tokens,
+                }  # fmt: skip
+                record |= {"note": answer.note} if answer.note else {}
+            records[found[0]] = record
+            _append(file, record)
+            done += 1
+            if report is not None:
+                report("Clips", done, len(clips))
+    replace_text(out, "".join(_line(records[key]) for key in sorted(records)))
+    here = {clip.name for clip in clips}
+    broken = {key: records[key]["error"] for key in sorted(here) if "error" in records[key]}
+    if len(broken) == len(clips):
+        first = next(iter(broken))
+        raise ValueError(
+            f"none of the {len(clips)} clips in {folder} has an answer. {first}: {broken[first]}"
+        )
+    return FolderAnswers(len(clips) - len(broken), before, broken, len(records.keys() - here), passed_over)
+
+
+def _check(run: TrainedRun, name: str, texts: dict[str, Any]) -> None:
+    """Find what no clip can cure before the first one is decoded."""
+    spec = run.data.datasets[name]
+    needed = needs(spec)
+    if needed is None:
+        return
+    videos, _, audios, wanted = needed
+    if max(videos, audios) > 1:
+        raise AskError(f"task {spec.task} ({name}) compares two clips; a folder is asked about one at a time")
+    if missing := sorted(wanted - set(texts)):
+        raise AskError(f"task {spec.task} ({name}) needs {named(missing)}")
+    if extra := sorted(set(texts) - wanted):
+        raise AskError(f"task {spec.task} ({name}) takes no {named(extra, ' and no ')}")
+
+
+def _digest(run: TrainedRun, settings: Record) -> str:
+    """Return a short name of all that decides an answer beside the clip: question, token limit, weights."""
+    settings["max_new_tokens"] = run.model.max_new_tokens
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, parameter in sorted(run.model.named_parameters()):
+        if parameter.requires_grad:
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _earlier(out: Path, settings: str) -> dict[str, Record]:
+    """Return the records of an answer file; a line that was cut off is taken out of the file, too.
+
+    Raises:
+        ValueError: If it is no such file, or its answers are to something else.
+    """
+    if not out.exists():
+        return {}
+    content = out.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    records: dict[str, Record] = {}
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            record = json.loads(line)
+            name, other = record["file"], record["settings"] != settings
+        except (ValueError, TypeError, KeyError) as err:
+            raise ValueError(
+                f"{out}, line {number}: this is no answer of `ask --folder`; name another file as --out"
+            ) from err
+        if other:
+            raise ValueError(
+                f"{out} holds answers to another question, or of another run or token limit; name another "
+                "file as --out, or remove this one"
+            )
+        records[name] = record
+    if len(whole) < len(content):
+        with out.open("r+b") as file:
+            file.truncate(len(whole))
+    return records
+
+
+def _is_answered(record: Record | None, clip: FolderClip) -> bool:
+    return record is not None and "error" not in record and record["bytes"] == clip.size
+
+
+def _append(file: IO[str], record: Record) -> None:
+    file.write(_line(record))
+    file.flush()
+
+
+def _line(record: Record) -> str:
+    text = json.dumps(record, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # the name of a file need not be text
+        text = json.dumps(record)
+    return text + "\n"
+
+
+def _ahead(
+    pool: ThreadPoolExecutor,
+    encode: Callable[[FolderClip], Encoded | str],
+    clips: Sequence[FolderClip],
+    most: int,
+) -> Iterator[tuple[str, Encoded | str]]:
+    """Yield encoded clips in order, while at most ``most`` of them are decoded or wait."""
+    rest = iter(clips)
+    pending: deque[tuple[str, Future[Encoded | str]]] = deque()
+    try:
+        while True:
+            for clip in islice(rest, most - len(pending)):
+                pending.append((clip.name, pool.submit(encode, clip)))
+            if not pending:
+                return
+            name, future = pending.popleft()
+            yield name, future.result()
+    finally:
+        for _, future in pending:
+            future.cancel()
+
+
+def _answers(
+    run: TrainedRun, encoded: Iterator[tuple[str, Encoded | str]], batch: int
+) -> Iterator[tuple[str, Prediction | str]]:
+    """Yield what the model says of each clip, or why it cannot be asked, as soon as this is known."""
+    model: Any = run.model
+    ready: list[Encoded] = []
+
+    def said(items: list[Encoded]) -> Iterator[tuple[str, Prediction | str]]:
+        asked = run.data.processor.collate(items).to(model.device)
+        found = model.stream(asked)
+        for prediction in model.generate(asked) if found is None else found:
+            yield prediction.sample.id, prediction
+
+    for name, item in encoded:
+        if isinstance(item, str):
+            yield name, item
+            continue
+        ready.append(item)
+        if len(ready) == batch:
+            yield from said(ready)
+            ready = []
+    if ready:
+        yield from said(ready)
+    for prediction in model.drain():
+        yield prediction.sample.id, prediction
