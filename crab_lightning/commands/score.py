@@ -234,7 +234,7 @@ def _majority(task: Task[Any], train: Sequence[Sample], spec: DatasetSpec) -> An
 def _print(args: argparse.Namespace, result: dict[str, Any], joined: Joined) -> None:
     from crab_lightning.evaluation.tables import print_results
 
-    print_results({args.dataset: result}, str(args.predictions))
+    print_results({args.dataset: result}, str(args.predictions), everything=True)
     print(f"Joined by {joined.by}: {len(joined.answers):,} of {joined.records:,} records.", end=" ")
     print(
         f"Records of other tasks {joined.other_tasks:,}, replaced duplicates {joined.duplicates:,}"

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed
@@ -45,7 +45,8 @@ class Evaluator(Callback):
     Args:
         majority: Score each dataset's most frequent training answer beside the model.
         predictions: Write every answer to ``predictions/<dataset>.jsonl``.
-        print_table: Print the table of results after each pass.
+        print_table: Print the table of results after each pass: ``true`` one row for each dataset, ``all``
+            every metric.
         decoding: ``generate`` lets the model write every answer. ``likelihood`` takes, for a question with a
             closed set (classes, options, two candidates), the answer that it finds likeliest: one pass over
             the prompt, and no answer that cannot be read. ``both`` does both and shows them side by side,
@@ -57,13 +58,13 @@ class Evaluator(Callback):
         self,
         majority: bool = True,
         predictions: bool = True,
-        print_table: bool = True,
+        print_table: bool | Literal["all"] = True,
         decoding: Decoding = "generate",
         candidate_score: CandidateScore = "sum",
     ) -> None:
         self.majority = majority
         self.predictions = predictions
-        self.print_table = print_table
+        self.print_table: bool | Literal["all"] = print_table
         self.decoding: Decoding = decoding
         self.candidate_score: CandidateScore = candidate_score
         self.identity: dict[str, Any] = {}
@@ -240,7 +241,11 @@ class Evaluator(Callback):
                 self._write(trainer, split, speed)
             if self.print_table and self.results:
                 # While training, one line a dataset; the rest is in TensorBoard and metrics.json.
-                print_results(self.results, split, speed, headlines=trainer.state.fn == "fit")
+                more = (
+                    f"All metrics: {self._folder / 'metrics.json'}, `report`, or --evaluator.print_table all."
+                )
+                everything = self.print_table == "all"
+                print_results(self.results, split, speed, everything=everything, more=more)
 
     def _log(self, split: str) -> None:
         """Log every dataset's values on every rank in one order (values are already the same everywhere)."""

@@ -22,6 +22,7 @@ COUNTS = (
     "scored",
     "from_val",
     "unparsed",
+    "unparsed_score",
     "truncated",
     "missing",
     "tokens",
@@ -91,7 +92,10 @@ class DatasetScores:
             self.task.update(self.valid_only, answer, sample, self.spec)
         if self.folder is not None:
             self.task.save(answer, sample, self.spec, self.folder)
-        self._sums["unparsed"] += answer is None
+        score = self.task.score(answer, sample, self.spec)
+        if answer is None:
+            self._sums["unparsed"] += 1
+            self._sums["unparsed_score"] += score or 0.0
         self._sums["truncated"] += prediction.truncated
         self._sums["tokens"] += prediction.tokens
         record = {
@@ -100,7 +104,7 @@ class DatasetScores:
             "truth": None if truth is None else self.task.jsonable(truth),
             "answer": prediction.text,
             "parsed": None if answer is None else self.task.jsonable(answer),
-            "score": self.task.score(answer, sample, self.spec),
+            "score": score,
             "truncated": prediction.truncated,
             "tokens": prediction.tokens,
         }
@@ -165,6 +169,8 @@ class DatasetScores:
             "majority_answer": self.task.jsonable(self.majority_answer) if baseline else None,
             "counts": counts,
             "unparsed_rate": counts["unparsed"] / counts["scored"] if scored else None,
+            # What an empty prediction earns: ten seconds of background are right where nothing happens.
+            "unparsed_score": total["unparsed_score"] / counts["unparsed"] if counts["unparsed"] else None,
             "truncated_rate": counts["truncated"] / counts["scored"] if scored else None,
             "answer_tokens": total["tokens"] / counts["scored"] if scored else None,
             "loss": total["loss_sum"] / total["loss_tokens"] if total["loss_tokens"] else None,

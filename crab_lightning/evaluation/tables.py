@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -16,20 +18,66 @@ DISPLAY_NAMES = {name: str(card(name)["display"]) for name in LAYOUTS}
 """Layout -> name of the benchmark as papers print it, from the dataset's card."""
 
 
-def results_table(
-    results: dict[str, dict[str, Any]],
-    split: str,
-    answers_per_s: float | None = None,
-    *,
-    headlines: bool = False,
+def summary_table(
+    results: dict[str, dict[str, Any]], split: str, answers_per_s: float | None = None
 ) -> Table:
-    """Lay out every dataset's metrics beside its majority baseline.
+    """Lay out one row for each dataset, with its first metric, within 80 columns.
 
     Args:
         results: Dataset -> its entry in ``metrics.json``.
         split: Named in the title.
         answers_per_s: Throughput for the caption.
-        headlines: Show only each dataset's headline metric.
+
+    Returns:
+        A rich table; shares are percentages.
+    """
+    weighed = any(r.get("likelihood") for r in results.values())
+    title = f"{split}: the first metric of each dataset, shares in percent"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    longest = max((len(name) for name in results), default=0)
+    table.add_column("dataset", no_wrap=True, min_width=min(longest, 12))
+    table.add_column("metric", no_wrap=True)  # this one gives way where the terminal is narrow
+    protocols = ("strict", "valid_only", "majority", *(("likelihood",) if weighed else ()))
+    for name in (*protocols, "answers", "unread"):
+        heading = name.replace("valid_only", "valid\nonly").replace("likelihood", "likeli-\nhood")
+        table.add_column(
+            heading, justify="right", no_wrap=True, min_width=max(7, *map(len, heading.split("\n")))
+        )
+    for dataset, result in results.items():
+        metric = result["headline"]
+        scale = read_scale(result, metric)
+        counts = result["counts"]
+        table.add_row(
+            dataset,
+            escape(scale.label(metric)) if metric else "[dim]none[/dim]",
+            *(scale.text(result.get(p, {}).get(metric)) for p in protocols),
+            f"{counts['scored']:,}",
+            f"{100 * counts['unparsed'] / counts['scored']:.0f}%" if counts["scored"] else "",
+        )
+    # A mean is compared with the others, so all of them are over the same datasets.
+    same = {name: r for name, r in results.items() if all(_share(r, p) is not None for p in protocols)}
+    if len(same) > 1:
+        table.add_section()
+        table.add_row(
+            "[bold]mean[/bold]",
+            f"of {len(same)} of {len(results)}",
+            *(_percent(mean_headline(same, p)) for p in protocols),
+            f"{sum(r['counts']['scored'] for r in same.values()):,}",
+        )
+    if answers_per_s:
+        table.caption = f"{answers_per_s:.2f} answers per second"
+    return table
+
+
+def results_table(
+    results: dict[str, dict[str, Any]], split: str, answers_per_s: float | None = None
+) -> Table:
+    """Lay out every metric of every dataset beside its majority baseline; this needs about 160 columns.
+
+    Args:
+        results: Dataset -> its entry in ``metrics.json``.
+        split: Named in the title.
+        answers_per_s: Throughput for the caption.
 
     Returns:
         A rich table; shares are percentages, the headline metric of a dataset stands first.
@@ -44,12 +92,10 @@ def results_table(
     extra = ("likelihood", "calib. error") if weighed else ()
     shown = ("strict", "valid only", "majority", *extra)
     for name in (*shown, "answers", "unparsed", "cut off", "missing", "loss"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for dataset, result in results.items():
         names = [k for k, v in result["strict"].items() if not isinstance(v, list)]
         names.sort(key=lambda name: name != result["headline"])
-        if headlines:
-            names = names[:1]
         for row, metric in enumerate(names or [None]):
             first = row == 0
             scale = read_scale(result, metric)
@@ -65,9 +111,8 @@ def results_table(
                 _metric(metric, result["headline"], scale),
                 *cells,
                 *(_counts(counts, result) if first else ("",) * 5),
-                end_section=not headlines and row >= len(names) - 1,
+                end_section=row >= len(names) - 1,
             )
-    _add_mean(table, results, len(extra))
     if answers_per_s:
         table.caption = f"{answers_per_s:.2f} answers per second"
     return table
@@ -78,44 +123,48 @@ def print_results(
     split: str,
     answers_per_s: float | None = None,
     *,
-    headlines: bool = False,
+    everything: bool = False,
+    more: str = "",
 ) -> None:
-    """Print :func:`results_table`, at full width when the output is not a terminal, and the notes."""
+    """Print one row for each dataset, or every metric, and what a reader has to know.
+
+    Args:
+        results: Dataset -> its entry in ``metrics.json``.
+        split: Named in the title.
+        answers_per_s: Throughput for the caption.
+        everything: Print all metrics of each dataset; at full width where the output is no terminal.
+        more: Sentence that says where the other metrics are, printed under the short table.
+    """
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=190 if any(r.get("likelihood") for r in results.values()) else 160)
-    console.print(results_table(results, split, answers_per_s, headlines=headlines))
+    if everything:
+        if not console.is_terminal:
+            console = Console(width=190 if any(r.get("likelihood") for r in results.values()) else 160)
+        console.print(results_table(results, split, answers_per_s))
+    else:
+        console.print(summary_table(results, split, answers_per_s))
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    if any(r["counts"]["scored"] for r in results.values()):
+        say("strict: an answer that cannot be read, or is missing, is scored as an empty prediction.")
+        say("valid only: such answers are left out. majority: always the most frequent training answer.")
+    earned = {name: r["unparsed_score"] for name, r in results.items() if r.get("unparsed_score")}
+    if earned:
+        shares = ", ".join(f"{name} {100 * value:.1f}" for name, value in earned.items())
+        say(f"Unreadable answers earn points as empty predictions, on average (percent): {shares}.")
     of_note: dict[str, list[str]] = {}
     for dataset, result in results.items():
         if result.get("note"):
             of_note.setdefault(result["note"], []).append(dataset)
     for note, datasets in of_note.items():
-        console.print(f"{', '.join(datasets)}: {note}", highlight=False, markup=False, soft_wrap=True)
+        say(f"{', '.join(datasets)}: {note}")
+    if more and not everything:
+        say(more)
 
 
-def _add_mean(table: Table, results: dict[str, dict[str, Any]], empty: int = 0) -> None:
-    """Add the macro mean of the headlines; with one dataset it would repeat it."""
-    scored = [
-        r
-        for r in results.values()
-        if read_scale(r, r["headline"]).share(r["strict"].get(r["headline"])) is not None
-    ]
-    if len(scored) < 2:
-        return
-    means = [_percent(mean_headline(results, p)) for p in ("strict", "valid_only", "majority")]
-    answers = sum(r["counts"]["scored"] for r in results.values())
-    unparsed = sum(r["counts"]["unparsed"] for r in results.values())
-    rate = f"{unparsed} ({100 * unparsed / answers:.0f}%)" if unparsed else "0"
-    table.add_section()
-    table.add_row(
-        "[bold]mean[/bold]",
-        f"{len(scored)} datasets",
-        "headline, 0 to 100",
-        *means,
-        *[""] * empty,
-        f"{answers:,}",
-        rate,
-    )
+def _share(result: dict[str, Any], protocol: str) -> float | None:
+    key = result["headline"]
+    if key is None:
+        return None
+    return read_scale(result, key).share(result.get(protocol, {}).get(key))
 
 
 def _metric(name: str | None, headline: str | None, scale: Scale) -> str:

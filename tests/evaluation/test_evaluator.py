@@ -229,7 +229,7 @@ def test_predict_writes_parsed_answers_without_scores(tmp_path: Path) -> None:
 
 
 def test_table_shows_percent_beside_the_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluator = Evaluator()
+    evaluator = Evaluator(print_table="all")
     trainer(tmp_path / "run", evaluator).test(Parrot(), datamodule=Rows(splits()), verbose=False)
     row = next(line for line in capsys.readouterr().out.splitlines() if "naming" in line and " a " in line)
     assert all(text in row for text in ("accuracy", "50.00", "66.67", "50.00", "1 (25%)"))
