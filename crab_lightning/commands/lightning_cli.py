@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import sys
 import tempfile
@@ -18,7 +17,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning_utilities.core.rank_zero import rank_zero_only
 
 from crab_lightning.adapters.kinds import drop_foreign_keys
 from crab_lightning.commands.loggers import place_loggers, with_save_dir
@@ -33,7 +31,13 @@ from crab_lightning.files import replace_text
 from crab_lightning.models import AVModule
 from crab_lightning.runs import RunCheckpoint, RunFolder, find_checkpoint, find_run
 from crab_lightning.runs.nonfinite import NonFiniteSteps
-from crab_lightning.runs.ownership import Ownership, check_vacant, own_new_version, set_run_aside
+from crab_lightning.runs.ownership import (
+    Ownership,
+    check_vacant,
+    is_first_process,
+    own_new_version,
+    set_run_aside,
+)
 from crab_lightning.runs.run_folder import AUTO, LAST, PREVIOUS
 
 _ABOUT = {
@@ -266,7 +270,7 @@ class CrabCLI(LightningCLI):
             return Path(self._scratch.name)
         source = self.ckpt_path or self.adapter_folder
         found = Path(run.folder) if run.folder else (find_run(source) if source is not None else None)
-        first = getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0"
+        first = is_first_process()
         if found is None:
             name = run.name or "run"
             if (
