@@ -149,6 +149,50 @@ class DatasetSpec:
 
 
 @dataclass(frozen=True)
+class Windows:
+    """How a long clip is asked: window by window.
+
+    Args:
+        length_s: Length of a window in seconds; the length of the training clips is right.
+        hop_s: Seconds from the start of a window to the start of the next one; ``length_s`` when left out.
+
+    Raises:
+        ValueError: If a number is not positive, or ``hop_s`` would leave a gap between two windows.
+    """
+
+    length_s: float = 10.0
+    hop_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.length_s < float("inf"):
+            raise ValueError(f"windows.length_s is {self.length_s}; it must be above 0")
+        if self.hop_s is not None and not 0 < self.hop_s <= self.length_s:
+            raise ValueError(
+                f"windows.hop_s is {self.hop_s}; it must lie above 0 and not above length_s, "
+                f"{self.length_s:g}, so that no part of the clip is left out"
+            )
+
+
+@dataclass(frozen=True)
+class ClipWindow:
+    """The stretch of a long clip that one question is about.
+
+    Args:
+        of: Id of the sample that stands for the whole clip.
+        index: Number of the window in its clip, from 0.
+        start_s: First second.
+        end_s: End.
+        whole_s: Length of the whole clip.
+    """
+
+    of: str
+    index: int
+    start_s: float
+    end_s: float
+    whole_s: float
+
+
+@dataclass(frozen=True)
 class Sample:
     """One question about one clip, before any media are decoded.
 
@@ -169,6 +213,9 @@ class Sample:
         clips: Every recording that the sample uses, ``clip`` first; more than one in two-clip tasks. A split
             that keeps clips apart has to keep all of them on one side.
         conversation: The question as its own row asks it; the task's prompt where ``None``.
+        window: The only stretch of the clip that is seen and heard; ``None`` for all of it.
+        whole_s: Length of a long clip whose answer is stitched from its windows; the times of its truth and
+            of its answer are then seconds of the whole clip. ``None`` for every other sample.
     """
 
     id: str
@@ -186,6 +233,8 @@ class Sample:
     row: int = -1
     clips: tuple[str, ...] = ()
     conversation: Conversation | None = None
+    window: ClipWindow | None = None
+    whole_s: float | None = None
 
 
 @dataclass

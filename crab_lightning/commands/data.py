@@ -43,9 +43,17 @@ def mini(words: Sequence[str]) -> None:
         metavar="N",
         help="add N captioned pictures and N captioned sounds of other scenes, in ROOT/captions, for stage 1",
     )
+    add(
+        "--long",
+        type=int,
+        default=0,
+        metavar="N",
+        help="add N test clips of 40 to 90 s and as many to learn from, in ROOT/AVUIE_2/long_events; they are"
+        " none of the 19 datasets",
+    )
     args = parser.parse_args(list(words))
 
-    from crab_lightning.mini import write_captions, write_mini
+    from crab_lightning.mini import write_captions, write_long_clips, write_mini
 
     counts = write_mini(args.root, args.clips, args.seed, args.workers, overwrite=args.overwrite)
     train, test = (sum(pair[i] for pair in counts.values()) for i in (0, 1))
@@ -53,6 +61,9 @@ def mini(words: Sequence[str]) -> None:
     if args.captions:
         folder = write_captions(args.root, args.captions, args.seed)
         print(f"{folder}: {args.captions:,} captioned pictures and as many sounds")
+    if args.long:
+        folder = write_long_clips(args.root, args.long, args.long, args.seed)
+        print(f"{folder}: {args.long:,} long clips to learn from and as many to test on")
 
 
 def check(words: Sequence[str]) -> None:

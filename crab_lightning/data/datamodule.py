@@ -28,9 +28,10 @@ from crab_lightning.data.sampling.mixture_table import MixtureRow, mixture_rows,
 from crab_lightning.data.sampling.packed import PackedSamples
 from crab_lightning.data.sampling.samplers import EvalBatches, TrainBatches
 from crab_lightning.data.sampling.subset import balanced_subset
+from crab_lightning.data.windows import expanded
 from crab_lightning.media import MediaLimits, Resizer
 from crab_lightning.processing import Geometry, Processor
-from crab_lightning.structures import DatasetSpec, Sample, Split
+from crab_lightning.structures import DatasetSpec, Sample, Split, Windows
 from crab_lightning.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -169,8 +170,11 @@ class AVDataModule(lightning.LightningDataModule):
         """Where broken clips are listed; the Trainer's run folder when left alone."""
         self.test_skip_ids: frozenset[str] = frozenset()
         """Sample ids that ``test`` leaves out: answered before a test that is taken up again."""
+        self.test_windows: Windows | None = None
+        """How ``test`` asks long clips; ``None`` asks every clip as a whole."""
         self._processor: Processor | None = None
         self._rows: Rows | None = None
+        self._asked: tuple[Windows, PackedSamples] | None = None
         self._open: list[BatchLoader] = []
         self._training: TrainLoader | None = None
         self._position: Mapping[str, Any] | None = None
@@ -290,9 +294,29 @@ class AVDataModule(lightning.LightningDataModule):
             self._eval_loader(PackedSamples(chosen), with_target=False),
         ]
 
+    def test_samples(self) -> PackedSamples:
+        """Return what ``test`` asks: every test row, or the windows of it where ``test_windows`` says so.
+
+        Raises:
+            ValueError: If every clip is to have the sound of another one, whose windows are not its own.
+        """
+        if self.test_windows is None:
+            return self._pack("test")
+        if self.audio_swap:
+            raise ValueError(
+                "evaluator.windows and data.audio_swap exclude each other: the other clip may be shorter; "
+                "leave one of them out"
+            )
+        if self._asked is None or self._asked[0] != self.test_windows:
+            samples = expanded(
+                self.samples("test"), self.tasks, self.datasets, self.test_windows, self.limits
+            )
+            self._asked = self.test_windows, PackedSamples(samples)
+        return self._asked[1]
+
     def test_dataloader(self) -> BatchLoader:
-        """Return a loader of prompts over every dataset's test rows."""
-        samples = self._pack("test")
+        """Return a loader of prompts over every dataset's test rows, or the windows of their long clips."""
+        samples = self.test_samples()
         if self.test_skip_ids:
             samples = PackedSamples(sample for sample in samples if sample.id not in self.test_skip_ids)
         return self._eval_loader(samples, with_target=False)

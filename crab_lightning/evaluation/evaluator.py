@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ from crab_lightning.evaluation.tables import print_results
 from crab_lightning.files import replace_json
 from crab_lightning.metrics.scale import read_scale
 from crab_lightning.runs.folder_callback import folder_of
-from crab_lightning.structures import Batch, Decoding, Prediction, Sample
+from crab_lightning.structures import Batch, Decoding, Prediction, Sample, Windows
 
 HEADLINE = "mean/headline"
 LOSS = "mean/loss"
@@ -52,6 +53,9 @@ class Evaluator(Callback):
             the prompt, and no answer that cannot be read. ``both`` does both and shows them side by side,
             with the calibration of the probabilities.
         candidate_score: ``sum`` compares whole answers by probability, ``mean`` by that of a token.
+        windows: ``{length_s: 10, hop_s: 5}`` asks a ``test`` clip that is longer than ``length_s`` window by
+            window and scores one answer, stitched from those of the windows. It is for event datasets whose
+            rows give true times in seconds; others, and shorter clips, are asked as they are.
     """
 
     def __init__(
@@ -61,12 +65,14 @@ class Evaluator(Callback):
         print_table: bool | Literal["all"] = True,
         decoding: Decoding = "generate",
         candidate_score: CandidateScore = "sum",
+        windows: Windows | None = None,
     ) -> None:
         self.majority = majority
         self.predictions = predictions
         self.print_table: bool | Literal["all"] = print_table
         self.decoding: Decoding = decoding
         self.candidate_score: CandidateScore = candidate_score
+        self.windows = windows
         self.identity: dict[str, Any] = {}
         """What decides the answers of a run; set by the command line, compared before a test is resumed."""
         self.results: dict[str, dict[str, Any]] = {}
@@ -78,6 +84,7 @@ class Evaluator(Callback):
         self._constant: dict[str, Any] = {}
         self._files: PredictionFiles | None = None
         self._resumed: list[Record] = []
+        self._parts: list[Prediction] = []
         self._folder = Path()
         self._seconds = 0.0
         self._answered = 0
@@ -92,12 +99,15 @@ class Evaluator(Callback):
             used = {name: data.tasks[name] for name in sorted({s.task for s in data.datasets.values()})}
             make_ready(used, lambda here: trainer.strategy.reduce_boolean_decision(here, all=False))
         offer_candidates(pl_module, datamodule_of(trainer), self.decoding)
+        if stage == "test" and self.windows is not None:
+            datamodule_of(trainer).test_windows = self.windows
         if stage == "test" and self._writes(trainer):
             files = PredictionFiles(self._folder, "test", trainer.global_rank)
-            self._resumed = files.resume(self._identity(trainer))
+            # What was stitched at the end is stitched again, from the answers about its windows.
+            self._resumed = [r for r in files.resume(self._identity(trainer)) if "windows" not in r]
             self._files = files
             answered = {record["id"] for record in self._resumed}
-            if self._resumed and all(s.id in answered for s in datamodule_of(trainer).samples("test")):
+            if self._resumed and all(s.id in answered for s in self._asked(datamodule_of(trainer))):
                 # Killed behind the last answer. With nothing left to do Lightning would skip the loop and its
                 # hooks, so that one answer is made again.
                 self._resumed = self._resumed[:-1]
@@ -115,10 +125,16 @@ class Evaluator(Callback):
                 "evaluator.decoding": self.decoding,
                 "evaluator.candidate_score": self.candidate_score,
             }
+        if self.windows is not None:
+            identity["evaluator.windows"] = asdict(self.windows)
         if trainer.ckpt_path is not None and (path := Path(trainer.ckpt_path)).is_file():
             identity["checkpoint"] = [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
         plain: dict[str, Any] = json.loads(json.dumps(identity, default=str))
         return plain
+
+    def _asked(self, data: Any) -> Iterable[Sample]:
+        """Return what the test asks, long clips as their windows."""
+        return data.samples("test") if self.windows is None else data.test_samples()  # type: ignore[no-any-return]
 
     # A pass over a split
 
@@ -137,6 +153,7 @@ class Evaluator(Callback):
         for scores in self._scores.values():
             scores.candidate_score = self.candidate_score
             scores.choice_is_answer = self.decoding == "likelihood"
+        self._parts = []
         self._seconds, self._answered = -time.perf_counter(), 0
         if not self._writes(trainer) or trainer.sanity_checking:
             self._files = None
@@ -176,13 +193,16 @@ class Evaluator(Callback):
 
     def _score_resumed(self, data: Any) -> None:
         """Score kept answers from their raw text; one process does it, so each counts once."""
-        samples = {sample.id: sample for sample in data.samples("test")}
+        samples = {sample.id: sample for sample in self._asked(data)}
         for record in self._resumed:
             if (sample := samples.get(record["id"])) is not None:
                 answer = Prediction(
                     sample, record["answer"], record["tokens"], record["truncated"], scores_of(record)
                 )
-                self._scores[sample.dataset].add(answer)
+                if sample.window is not None:
+                    self._parts.append(answer)
+                else:
+                    self._scores[sample.dataset].add(answer)
 
     def _add(self, outputs: Any, batch: Batch) -> None:
         """Take in what a validation or test step returned."""
@@ -202,7 +222,13 @@ class Evaluator(Callback):
                     self._scores[sample.dataset].add_loss(loss, int(count))
 
     def _add_answers(self, answers: Sequence[Prediction]) -> None:
-        """Score answers and write them down."""
+        """Score answers and write them down; those about windows are scored at the end, clip by clip."""
+        parts = [p for p in answers if p.sample.window is not None]
+        self._parts += parts
+        if parts and self._files is not None:
+            self._files.append([_window_record(p) for p in parts])
+        self._answered += len(parts)
+        answers = [p for p in answers if p.sample.window is None]
         for name in dict.fromkeys(p.sample.dataset for p in answers):
             self._scores[name].prepare([p for p in answers if p.sample.dataset == name])
         records = [self._scores[p.sample.dataset].add(p) for p in answers]
@@ -215,6 +241,7 @@ class Evaluator(Callback):
         self._seconds += time.perf_counter()
         data = datamodule_of(trainer)
         expected = _ids(data.samples("test")) if split == "test" else {}
+        whole = self._stitch(trainer, data) if split == "test" and self.windows is not None else {}
         if self._files is not None:
             self._files.close()
             trainer.strategy.barrier("predictions written")
@@ -223,7 +250,7 @@ class Evaluator(Callback):
                 if split == "test" and _is_whole(trainer):
                     for sample in data.samples("test"):
                         if sample.id not in answered.get(sample.dataset, ()):
-                            self._scores[sample.dataset].add_missing(sample)
+                            self._scores[sample.dataset].add_missing(whole.get(sample.id, sample))
         self._resumed = []
         total = _sum_over_processes(trainer, [*(s.sums() for s in self._scores.values())], self._answered)
         device = trainer.strategy.root_device if _needs_device() else None
@@ -246,6 +273,37 @@ class Evaluator(Callback):
                 )
                 everything = self.print_table == "all"
                 print_results(self.results, split, speed, everything=everything, more=more)
+
+    def _stitch(self, trainer: Trainer, data: Any) -> dict[str, Sample]:
+        """Score every long clip by the answers about its windows, which may lie on several processes.
+
+        One process does it, so that each clip counts once.
+
+        Returns:
+            The long clips by id, with their length.
+        """
+        parts, self._parts = self._parts, []
+        if trainer.world_size > 1:
+            everywhere: list[list[Prediction]] = [[] for _ in range(trainer.world_size)]
+            torch.distributed.all_gather_object(everywhere, parts)
+            parts = [p for those in everywhere for p in those]
+        answers = {p.sample.id: p for p in parts}
+        asked: dict[str, list[Sample]] = {}
+        for sample in self._asked(data):
+            if sample.window is not None:
+                asked.setdefault(sample.window.of, []).append(sample)
+        whole = {}
+        for clip, samples in asked.items():
+            last = samples[-1].window
+            assert last is not None
+            whole[clip] = replace(samples[0], id=clip, window=None, whole_s=last.whole_s)
+            given = [(s.window, answers.get(s.id)) for s in samples if s.window is not None]
+            asked_all = _is_whole(trainer) or all(p is not None for _, p in given)
+            if trainer.is_global_zero and asked_all and any(p is not None for _, p in given):
+                record = self._scores[whole[clip].dataset].add_windows(whole[clip], given)
+                if self._files is not None:
+                    self._files.append([record])
+        return whole
 
     def _log(self, split: str) -> None:
         """Log every dataset's values on every rank in one order (values are already the same everywhere)."""
@@ -371,6 +429,20 @@ class Evaluator(Callback):
             if trainer.is_global_zero:
                 self._files.merge({})
                 rank_zero_info(f"Answers are in {self._files.folder}")
+
+
+def _window_record(prediction: Prediction) -> Record:
+    """Return what is written down of an answer about a window until its clip is complete."""
+    sample = prediction.sample
+    assert sample.window is not None
+    return {
+        "id": sample.id,
+        "dataset": sample.dataset,
+        "of": sample.window.of,
+        "answer": prediction.text,
+        "truncated": prediction.truncated,
+        "tokens": prediction.tokens,
+    }
 
 
 def _paired(items: Sequence[Any], batch: Batch) -> Iterable[tuple[Any, bool]]:

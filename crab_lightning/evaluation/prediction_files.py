@@ -146,7 +146,11 @@ class PredictionFiles:
         datasets = sorted({path.name.rsplit(".", 2)[0] for path in self.parts.glob("*.jsonl")})
         for dataset in datasets:
             parts = sorted(self.parts.glob(f"{dataset}.*-*.jsonl"))
-            records = {r["id"]: r for r in _unique(record for path in parts for record in read_records(path))}
+            records = {
+                r["id"]: r
+                for r in _unique(record for path in parts for record in read_records(path))
+                if "of" not in r  # an answer about a window; the record of the whole clip holds it
+            }
             wanted = [i for i in order.get(dataset, ()) if i in records]
             rest = sorted(records.keys() - set(wanted))
             lines = "".join(json.dumps(records[i], ensure_ascii=False) + "\n" for i in [*wanted, *rest])

@@ -15,7 +15,7 @@ from torch import Tensor
 from crab_lightning.evaluation.likelihoods import CandidateScore, Choice, choice_record, choose
 from crab_lightning.metrics import Calibration
 from crab_lightning.metrics.scale import entry_scales, read_scale
-from crab_lightning.structures import DatasetSpec, Media, Prediction, Sample
+from crab_lightning.structures import ClipWindow, DatasetSpec, Media, Prediction, Sample
 from crab_lightning.tasks.base import Task
 
 COUNTS = (
@@ -30,6 +30,8 @@ COUNTS = (
     "loss_tokens",
     "loss_samples",
     "weighed",
+    "stitched",
+    "beyond",
 )
 """Sums over samples that processes add up, in the order of :meth:`DatasetScores.sums`."""
 
@@ -86,6 +88,53 @@ class DatasetScores:
             if self.choice_is_answer:
                 prediction = replace(prediction, text=choice.text)
         answer = self.task.parse(prediction.text, sample, self.spec)
+        record = self._scored(answer, prediction)
+        if beyond := self.task.beyond(prediction.text, sample):
+            record["beyond_clip"] = beyond
+            self._sums["beyond"] += len(beyond)
+        if choice is not None and weighed is not None:
+            record |= choice_record(choice, weighed, self.task.jsonable(choice.answer))
+        return record
+
+    def add_windows(
+        self, sample: Sample, parts: Sequence[tuple[ClipWindow, Prediction | None]]
+    ) -> dict[str, Any]:
+        """Score a long clip by the answers about its windows and return its record.
+
+        Args:
+            sample: The whole clip, with its length in ``whole_s``.
+            parts: Every window in order, with its answer; ``None`` where it could not be loaded.
+        """
+        read, windows = [], []
+        for window, prediction in parts:
+            said: dict[str, Any] = {"start_s": window.start_s, "end_s": window.end_s, "answer": None}
+            answer = None
+            if prediction is not None:
+                answer = self.task.parse(prediction.text, prediction.sample, self.spec)
+                said |= {
+                    "answer": prediction.text,
+                    "parsed": None if answer is None else self.task.jsonable(answer),
+                    "truncated": prediction.truncated,
+                }
+                if beyond := self.task.beyond(prediction.text, prediction.sample):
+                    said["beyond_window"] = beyond
+                    self._sums["beyond"] += len(beyond)
+            read.append((window, answer))
+            windows.append(said)
+        given = [prediction for _, prediction in parts if prediction is not None]
+        whole = Prediction(
+            sample,
+            "\n".join(prediction.text for prediction in given),
+            sum(prediction.tokens for prediction in given),
+            any(prediction.truncated for prediction in given),
+        )
+        record = self._scored(self.task.stitch(read, sample, self.spec), whole)
+        self._sums["stitched"] += 1
+        return {**record, "whole_s": sample.whole_s, "windows": windows}
+
+    def _scored(self, answer: Any, prediction: Prediction) -> dict[str, Any]:
+        """Score what was read of an answer and return its record."""
+        sample = prediction.sample
         truth = self.task.truth(sample, self.spec)
         self._update(answer, sample)
         if answer is not None:
@@ -98,7 +147,7 @@ class DatasetScores:
             self._sums["unparsed_score"] += score or 0.0
         self._sums["truncated"] += prediction.truncated
         self._sums["tokens"] += prediction.tokens
-        record = {
+        return {
             **asked(self.task, sample),
             "reference": sample.reference or sample.target or "",
             "truth": None if truth is None else self.task.jsonable(truth),
@@ -108,9 +157,6 @@ class DatasetScores:
             "truncated": prediction.truncated,
             "tokens": prediction.tokens,
         }
-        if choice is not None and weighed is not None:
-            record |= choice_record(choice, weighed, self.task.jsonable(choice.answer))
-        return record
 
     def _add_choice(self, choice: Choice, sample: Sample) -> None:
         self.task.update(self.likelihood, choice.answer, sample, self.spec)
@@ -154,7 +200,11 @@ class DatasetScores:
         baseline = scored and self.majority_answer is not None
         headline = self.task.headline(self.spec)
         from_val = int(total["from_val"])  # all of them, for a dataset without a test file
+        more = {"events_beyond_clip": int(total["beyond"])} if total["beyond"] else {}
+        if total["stitched"]:
+            more["clips_by_window"] = int(total["stitched"])
         return {
+            **more,
             "task": self.spec.task,
             "layout": self.spec.layout,
             "splits": [s for s, n in (("val", from_val), ("test", counts["scored"] - from_val)) if n],
@@ -179,7 +229,11 @@ class DatasetScores:
     def _update(self, answer: Any, sample: Sample) -> None:
         self.task.update(self.strict, answer, sample, self.spec)
         if self.majority_answer is not None:
-            self.task.update(self.majority, self.majority_answer, sample, self.spec)
+            constant = self.majority_answer
+            if sample.whole_s is not None:  # stretched over the clip, as every answer about a whole clip is
+                whole = ClipWindow(sample.id, 0, 0.0, sample.whole_s, sample.whole_s)
+                constant = self.task.stitch([(whole, constant)], sample, self.spec)
+            self.task.update(self.majority, constant, sample, self.spec)
         self._sums["scored"] += 1
         self._sums["from_val"] += sample.split == "val"
 

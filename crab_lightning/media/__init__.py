@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from crab_lightning.media.container import probe as probe
     from crab_lightning.media.cut import cut_video as cut_video
     from crab_lightning.media.cut import read_audio_piece as read_audio_piece
+    from crab_lightning.media.cut import read_video_piece as read_video_piece
     from crab_lightning.media.errors import AudioWindowError as AudioWindowError
     from crab_lightning.media.errors import EmptyMedia as EmptyMedia
     from crab_lightning.media.errors import MediaError as MediaError

@@ -19,7 +19,8 @@ from crab_lightning.media.container import (
     open_media,
     video_stream,
 )
-from crab_lightning.media.errors import EmptyMedia, NoAudioTrack, UnreadableMedia
+from crab_lightning.media.errors import EmptyMedia, NoAudioTrack, NoVideoTrack, UnreadableMedia
+from crab_lightning.media.video import Resizer, frame_converter, frame_indices
 from crab_lightning.media.write import SoundTrack, container_format, muxer_options
 from crab_lightning.structures import SAMPLE_RATE_HZ
 
@@ -32,6 +33,7 @@ _ENCODER = {
 """Near the quality of the source: what is lost here is lost for every model."""
 _EARLIER_S = 1.0
 """Sound is decoded from this much before the piece: the first packet after a jump may be incomplete."""
+_ROUNDING_S = 1e-6
 _PAUSE_S = 0.1
 """Sound that comes later than this behind what went before it follows a pause."""
 
@@ -72,7 +74,8 @@ def read_audio_piece(
         last, begin_s = 0, None
         at = 0
         zero_s = clock_zero_s(container)
-        container.seek(int((zero_s + max(0.0, start_s - _EARLIER_S)) * av.time_base), backward=True)
+        if start_s > _EARLIER_S:  # a jump to the beginning would hear what encoders put in front of it
+            container.seek(int((zero_s + start_s - _EARLIER_S) * av.time_base), backward=True)
         try:
             for frame in container.decode(track):
                 if frame.pts is None or frame.time is None:
@@ -99,6 +102,93 @@ def read_audio_piece(
     if last == 0:
         raise EmptyMedia(path, f"has no sound from {start_s:g} to {end_s:g} s.")
     return torch.from_numpy(piece[:last])
+
+
+def read_video_piece(
+    path: str | Path,
+    start_s: float,
+    end_s: float,
+    frames: int,
+    size_px: int | None = 224,
+    *,
+    resize: Resizer = "torch",
+    limits: MediaLimits = DEFAULT_LIMITS,
+) -> Tensor:
+    """Read frames spread evenly over a piece of a video, without decoding what lies before and behind it.
+
+    They are the frames that :func:`read_video` would choose if the piece were a file of its own. Time and
+    memory depend on the piece and on the distance of key frames, and not on the length of the file.
+
+    Args:
+        path: Any container with a video track whose packets have times.
+        start_s: First second of the piece.
+        end_s: End of the piece.
+        frames: Number of frames F.
+        size_px: As for :func:`read_video`.
+        resize: As for :func:`read_video`.
+        limits: Bounds on what is read.
+
+    Returns:
+        uint8 RGB ``(F, 3, H, W)``.
+
+    Raises:
+        NoVideoTrack: If the file has no moving pictures.
+        EmptyMedia: If no frame lies in the piece.
+        UnreadableMedia: If a frame of the piece cannot be decoded, or the file has no times.
+    """
+    path = Path(path)
+    convert = frame_converter(size_px, resize)
+    pictures: dict[float, Tensor] = {}
+    with open_media(path, limits) as container:
+        track = video_stream(container)
+        if track is None:
+            raise NoVideoTrack(path, "has no video track. Give a video file, or use its sound only.")
+        track.codec_context.thread_count = 1
+        zero_s = clock_zero_s(container)
+
+        def rewind() -> None:
+            container.seek(int((zero_s + max(0.0, start_s - _EARLIER_S)) * av.time_base), backward=True)
+
+        def inside(pts: int) -> bool:
+            time_s = float(pts * track.time_base) - zero_s
+            return start_s - _ROUNDING_S <= time_s < end_s - _ROUNDING_S
+
+        try:
+            rewind()
+            times: set[int] = set()
+            for packet in container.demux(track):  # nothing is decoded yet
+                if packet.pts is None or not packet.size or packet.is_discard:
+                    continue
+                begins = packet.pts if packet.dts is None else min(packet.dts, packet.pts)
+                if begins * track.time_base - zero_s >= end_s:
+                    break
+                if inside(packet.pts):
+                    times.add(packet.pts)
+            if not times:
+                raise EmptyMedia(path, f"has no frame from {start_s:g} to {end_s:g} s.")
+            ordered = sorted(times)
+            chosen = [ordered[index] for index in frame_indices(len(ordered), frames)]
+            rewind()
+            for frame in container.decode(track):
+                if frame.pts in chosen:
+                    pictures[frame.pts] = convert(frame)
+                    if len(pictures) == len(set(chosen)):
+                        break
+                elif frame.pts is not None and frame.pts * track.time_base - zero_s >= end_s:
+                    break
+        except (av.FFmpegError, ValueError) as err:
+            raise UnreadableMedia(
+                path, f"cannot be decoded from {start_s:g} to {end_s:g} s ({err}). Fetch it again."
+            ) from err
+    if missing := len(set(chosen) - set(pictures)):
+        raise UnreadableMedia(
+            path, f"{missing} frames from {start_s:g} to {end_s:g} s cannot be decoded. Fetch it again."
+        )
+    if len({picture.shape for picture in pictures.values()}) > 1:
+        raise UnreadableMedia(
+            path, "changes its picture size midway; give size_px to stretch all frames alike."
+        )
+    return torch.stack([pictures[pts] for pts in chosen])
 
 
 def cut_video(

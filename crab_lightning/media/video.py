@@ -89,7 +89,7 @@ def read_video(
     picked = pick_frames(
         path,
         lambda total: frame_indices(total, frames),
-        _converter(size_px, resize),
+        frame_converter(size_px, resize),
         access=access,
         limits=limits,
     )
@@ -128,10 +128,10 @@ def read_frame_at(
     Raises:
         MediaError: As :func:`read_video`.
     """
-    return pick_shown(path, moment_s, _converter(None, "torch"), access=access, limits=limits)
+    return pick_shown(path, moment_s, frame_converter(None, "torch"), access=access, limits=limits)
 
 
-def _converter(size_px: int | None, resize: Resizer) -> Callable[[Any], Tensor]:
+def frame_converter(size_px: int | None, resize: Resizer) -> Callable[[Any], Tensor]:
     """Return a function from a decoded frame to uint8 ``(3, H, W)``; it keeps one scaler for all frames."""
     if resize not in get_args(Resizer):
         raise ValueError(f"resize is {resize!r}; allowed: {', '.join(get_args(Resizer))}.")

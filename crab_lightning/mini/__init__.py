@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from crab_lightning.mini.world.describe import random_scene as random_scene
     from crab_lightning.mini.world.item import Item as Item
     from crab_lightning.mini.world.item import MediaFile as MediaFile
+    from crab_lightning.mini.world.long_clips import write_long_clips as write_long_clips
     from crab_lightning.mini.world.render import box_of as box_of
     from crab_lightning.mini.world.render import points_in as points_in
     from crab_lightning.mini.world.render import render_audio as render_audio

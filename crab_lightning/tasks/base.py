@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample, TargetPolicy
+from crab_lightning.structures import (
+    ClipWindow,
+    Conversation,
+    DatasetSpec,
+    Media,
+    Sample,
+    TargetPolicy,
+)
 
 AnswerT = TypeVar("AnswerT")
 
@@ -139,6 +146,33 @@ class Task(ABC, Generic[AnswerT]):
 
     def save(self, answer: AnswerT | None, sample: Sample, spec: DatasetSpec, folder: Path) -> None:
         """Write the files that belong to a tested answer into the run folder; most tasks have none."""
+
+    def by_window(self, sample: Sample, spec: DatasetSpec) -> bool:
+        """Tell whether a long clip can be asked window by window: its answers can be stitched and scored."""
+        return False
+
+    def stitch(
+        self, parts: Sequence[tuple[ClipWindow, AnswerT | None]], sample: Sample, spec: DatasetSpec
+    ) -> AnswerT | None:
+        """Return one answer about a long clip, made of the answers about its windows.
+
+        Args:
+            parts: Each window and the answer about it; ``None`` where it could not be read.
+            sample: The whole clip, with its length in ``whole_s``.
+            spec: The dataset's row.
+
+        Returns:
+            The answer, its times in seconds of the whole clip; ``None`` where no window has one.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not stitch the answers of windows")
+
+    def beyond(self, text: str, sample: Sample) -> list[str]:
+        """Return the events of an answer that end behind the clip; reading the answer cuts them off."""
+        return []
+
+    def remarks(self, sample: Sample) -> list[str]:
+        """Return what is odd about an annotation that can be read and scored."""
+        return []
 
     def note(self, spec: DatasetSpec) -> str | None:
         """Return what a reader of the results has to know; shown with them."""

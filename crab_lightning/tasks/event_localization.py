@@ -9,10 +9,20 @@ import torch
 from torchmetrics import Metric, MetricCollection
 
 from crab_lightning.metrics import EventMeanAP, SegmentAccuracy
-from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
+from crab_lightning.structures import ClipWindow, Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks.answers import class_index, distinct_names, plain, tag_bodies
 from crab_lightning.tasks.base import LENIENT, VIDEO_AND_AUDIO, Task, around, chosen, classes_of, describe
-from crab_lightning.tasks.event_text import EventSpan, read_events, segment_classes, whole_span
+from crab_lightning.tasks.event_text import (
+    ANY_LENGTH_S,
+    EventSpan,
+    behind,
+    cut_off_remarks,
+    in_whole_clip,
+    joined,
+    read_events,
+    segment_classes,
+    whole_span,
+)
 from crab_lightning.tasks.loose_events import json_events, loosened_times
 
 AVE_CLASSES = (
@@ -94,7 +104,8 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
         for event in row["events"]:
             spans[event["event"]] = spans.get(event["event"], "") + f"({event['start_s']} {event['end_s']})"
         tags = "".join(f"<event>{name}, {times}</event>" for name, times in spans.items())
-        return {**row, "annotation": tags}
+        timed = [{"label": e["event"], "start_s": e["start_s"], "end_s": e["end_s"]} for e in row["events"]]
+        return {**row, "annotation": tags, "events_s": timed}
 
     def direct(self, sample: Sample) -> str:
         """Return ``<event>NAME, (s e)(s e)</event>``, one block per event class."""
@@ -106,15 +117,45 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
             raise ValueError(f"{describe(sample)}: annotation {fields['annotation']!r} holds no <event> tags")
         return "".join(f"<event>{body}</event>" for body in blocks)
 
+    def by_window(self, sample: Sample, spec: DatasetSpec) -> bool:
+        """Tell whether true times in seconds are known, and nothing but mean average precision is scored."""
+        timed = bool(sample.fields.get("events_s")) or "event" in sample.fields
+        return timed and chosen(spec, _METRICS, ("segment_accuracy",)) == ["map"]
+
+    def stitch(
+        self,
+        parts: Sequence[tuple[ClipWindow, tuple[EventSpan, ...] | None]],
+        sample: Sample,
+        spec: DatasetSpec,
+    ) -> tuple[EventSpan, ...] | None:
+        """Return the events of all windows at their times; those of a class that touch or overlap are one."""
+        found = [in_whole_clip(e, window, self.clip_s) for window, events in parts for e in events or ()]
+        return joined(found, spec.classes or ()) or None
+
+    def beyond(self, text: str, sample: Sample) -> list[str]:
+        """Return the events of an answer that end behind the clip."""
+        return behind(read_events(plain(text), ANY_LENGTH_S), self.clip_s)
+
+    def remarks(self, sample: Sample) -> list[str]:
+        """Name the annotated events that do not lie in the clip."""
+        fields = sample.fields
+        if "event" in fields:
+            found = [EventSpan(fields["event"], float(fields["start_s"]), float(fields["end_s"]))]
+        else:
+            found = read_events(fields["annotation"], ANY_LENGTH_S)
+        return cut_off_remarks(sample, found, self.clip_s)
+
     def truth(self, sample: Sample, spec: DatasetSpec) -> tuple[EventSpan, ...]:
         """Return the annotated events, named as in ``spec.classes``; empty for a span of no length.
+
+        Those of a long clip that is asked in windows are at their true times.
 
         Raises:
             ValueError: If an event is not in the closed set, or the annotation holds no event.
         """
         classes = classes_of(spec)
         named = []
-        for event in self._annotated(sample):
+        for event in self._annotated(sample) if sample.whole_s is None else _timed_events(sample):
             index = class_index(event.name, classes)
             if index is None:
                 raise ValueError(
@@ -172,7 +213,7 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
             if isinstance(metric, EventMeanAP):
                 pred_spans, pred_classes = _as_tensors(answer or (), classes)
                 true_spans, true_classes = _as_tensors(truth, classes)
-                if (timed := _true_times(sample, classes)) is not None:
+                if sample.whole_s is None and (timed := _true_times(sample, classes)) is not None:
                     true_spans, true_classes = timed
                     pred_spans *= float(sample.fields["duration_s"]) / self.clip_s  # both in seconds
                 scores = torch.ones(len(pred_classes), dtype=torch.float64)
@@ -215,6 +256,14 @@ def _as_tensors(events: Sequence[EventSpan], classes: Sequence[str]) -> tuple[to
     spans = torch.tensor([[e.start_s, e.end_s] for e in events], dtype=torch.float64).reshape(-1, 2)
     found = [class_index(e.name, classes) for e in events]
     return spans, torch.tensor([-1 if index is None else index for index in found], dtype=torch.int64)
+
+
+def _timed_events(sample: Sample) -> list[EventSpan]:
+    """Return the events of a long clip at their true times in seconds."""
+    fields = sample.fields
+    if "event" in fields:
+        return [EventSpan(fields["event"], float(fields["start_s"]), float(fields["end_s"]))]
+    return [EventSpan(e["label"], float(e["start_s"]), float(e["end_s"])) for e in fields["events_s"]]
 
 
 def _true_times(sample: Sample, classes: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,12 +11,16 @@ from torchmetrics import MetricCollection
 
 from crab_lightning.metrics import EventParsingF
 from crab_lightning.metrics.event_parsing import clip_f_scores, named_f_scores
-from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
+from crab_lightning.structures import ClipWindow, Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks.answers import class_index, distinct_names, plain
 from crab_lightning.tasks.base import LENIENT, VIDEO_AND_AUDIO, Task, around, classes_of, describe
 from crab_lightning.tasks.event_text import (
+    ANY_LENGTH_S,
     EventSpan,
     ModalEvents,
+    behind,
+    cut_off_remarks,
+    in_whole_clip,
     merged_runs,
     modal_blocks,
     rasterise,
@@ -120,13 +125,20 @@ class EventParsing(Task[ModalEvents]):
                 f"{describe(sample)}: event {unknown[0]!r} is not among its classes: {', '.join(classes)}. "
                 "Correct the row, or leave `classes` out to take them from the manifests."
             )
-        return self._merge(found, classes)
+        return self._merge(found, classes, self._length_s(sample))
 
     def _annotated(self, sample: Sample) -> list[tuple[str, EventSpan]]:
+        return self._read(sample, self._length_s(sample))
+
+    def _length_s(self, sample: Sample) -> int:
+        """Return the number of whole seconds that are scored."""
+        return self.clip_s if sample.whole_s is None else math.ceil(sample.whole_s)
+
+    def _read(self, sample: Sample, clip_s: int) -> list[tuple[str, EventSpan]]:
         annotation = str(sample.fields["annotation"])
         for text in (annotation, sample.target or ""):
             if modal_blocks(text):
-                return read_modal_events(text, self.clip_s)
+                return read_modal_events(text, clip_s)
         if annotation.strip():
             raise ValueError(
                 f"{describe(sample)}: no events can be read from {annotation!r}; expected tags such as "
@@ -134,9 +146,11 @@ class EventParsing(Task[ModalEvents]):
             )
         return []
 
-    def _merge(self, found: Sequence[tuple[str, EventSpan]], classes: Sequence[str]) -> ModalEvents:
-        visual = merged_runs((e for modality, e in found if modality == "visual"), classes, self.clip_s)
-        audio = merged_runs((e for modality, e in found if modality == "audio"), classes, self.clip_s)
+    def _merge(
+        self, found: Sequence[tuple[str, EventSpan]], classes: Sequence[str], clip_s: int
+    ) -> ModalEvents:
+        visual = merged_runs((e for modality, e in found if modality == "visual"), classes, clip_s)
+        audio = merged_runs((e for modality, e in found if modality == "audio"), classes, clip_s)
         return ModalEvents(visual, audio)
 
     def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> ModalEvents | None:
@@ -145,8 +159,34 @@ class EventParsing(Task[ModalEvents]):
         found = read_modal_events(loosened_times(text) if self.lenient else text, self.clip_s)
         if self.lenient and not found:
             found = [(modality, event) for modality, event in json_events(text, self.clip_s) if modality]
-        events = self._merge(found, classes_of(spec))
+        events = self._merge(found, classes_of(spec), self.clip_s)
         return events if events.visual or events.audio else None
+
+    def by_window(self, sample: Sample, spec: DatasetSpec) -> bool:
+        """Return True: an annotation gives the times of a long clip in seconds."""
+        return True
+
+    def stitch(
+        self, parts: Sequence[tuple[ClipWindow, ModalEvents | None]], sample: Sample, spec: DatasetSpec
+    ) -> ModalEvents | None:
+        """Return what is seen and heard in all windows, in whole seconds of the clip, runs merged."""
+        found = [
+            (side, in_whole_clip(event, window, self.clip_s))
+            for window, answer in parts
+            if answer is not None
+            for side, events in (("visual", answer.visual), ("audio", answer.audio))
+            for event in events
+        ]
+        events = self._merge(found, classes_of(spec), self._length_s(sample))
+        return events if events.visual or events.audio else None
+
+    def beyond(self, text: str, sample: Sample) -> list[str]:
+        """Return the events of an answer that end behind the clip."""
+        return behind((e for _, e in read_modal_events(plain(text), ANY_LENGTH_S)), self.clip_s)
+
+    def remarks(self, sample: Sample) -> list[str]:
+        """Name the annotated events that do not lie in the clip."""
+        return cut_off_remarks(sample, [e for _, e in self._read(sample, ANY_LENGTH_S)], self.clip_s)
 
     def note(self, spec: DatasetSpec) -> str | None:
         """Say when answers were read leniently."""
@@ -168,7 +208,8 @@ class EventParsing(Task[ModalEvents]):
         """Return predicted audio and visual, true audio and visual, ``(1, classes, clip_s)`` each."""
         pred, true, classes = answer or ModalEvents(), self.truth(sample, spec), classes_of(spec)
         sides = (pred.audio, pred.visual, true.audio, true.visual)
-        return tuple(torch.tensor([rasterise(side, classes, self.clip_s)]) for side in sides)
+        length_s = self._length_s(sample)
+        return tuple(torch.tensor([rasterise(side, classes, length_s)]) for side in sides)
 
     def score(self, answer: ModalEvents | None, sample: Sample, spec: DatasetSpec) -> float:
         """Return this clip's mean of the five segment-level scores."""

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from crab_lightning.structures import ClipWindow, Sample
 from crab_lightning.tasks.answers import class_index, cut_end_tokens, tag_bodies
 
 # A number is cut off from longer digit runs and from a minus sign, so that neither is read in part.
@@ -25,6 +26,13 @@ _COMPACT_SPAN = re.compile(
     re.IGNORECASE,
 )
 
+_TOUCHING_S = 1e-3
+"""Ends of windows are fractions of a second; a gap below this is none."""
+_ROUNDED_S = 0.5
+"""Lengths of clips are often rounded."""
+ANY_LENGTH_S = 10**9
+"""A clip length that cuts nothing off."""
+
 _JOINING = re.compile(r"^(?:\s|[,;&]|\band\b)+", re.IGNORECASE)
 """What joins two intervals of one event, and stands before the name of another."""
 
@@ -33,11 +41,19 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class EventSpan:
-    """One event over one half-open span of whole seconds, ``[start_s, end_s)``."""
+    """One event over one half-open span ``[start_s, end_s)``.
+
+    Whole seconds, as models write them; of a long clip that was asked in windows, any seconds.
+    """
 
     name: str
-    start_s: int
-    end_s: int
+    start_s: float
+    end_s: float
+
+    @property
+    def seconds(self) -> range:
+        """The whole seconds that the span fills, its ends rounded half up."""
+        return range(math.floor(self.start_s + 0.5), math.floor(self.end_s + 0.5))
 
 
 @dataclass(frozen=True)
@@ -137,7 +153,7 @@ def segment_classes(events: Iterable[EventSpan], classes: Sequence[str], clip_s:
     segments: list[int | None] = [None] * clip_s
     for event in events:
         index = class_index(event.name, classes)
-        for second in range(event.start_s, event.end_s):
+        for second in event.seconds:
             if segments[second] is None:
                 segments[second] = -1 if index is None else index
     return [len(classes) if segment is None else segment for segment in segments]
@@ -184,7 +200,8 @@ def rasterise(events: Iterable[EventSpan], classes: Sequence[str], clip_s: int) 
     for event in events:
         index = class_index(event.name, classes)
         if index is not None:
-            rows[index][event.start_s : event.end_s] = [True] * (event.end_s - event.start_s)
+            for second in event.seconds:
+                rows[index][second] = True
     return rows
 
 
@@ -200,3 +217,52 @@ def merged_runs(events: Iterable[EventSpan], classes: Sequence[str], clip_s: int
                 runs.append(EventSpan(name, start, second))
                 start = None
     return tuple(runs)
+
+
+def in_whole_clip(event: EventSpan, window: ClipWindow, clip_s: int) -> EventSpan:
+    """Return an event of a window at its time in the whole clip.
+
+    Answers count in ``clip_s`` parts of what was shown, which are seconds where the window is as long as the
+    clips of the training.
+    """
+    unit_s = (window.end_s - window.start_s) / clip_s
+    start_s, end_s = (round(window.start_s + time * unit_s, 3) for time in (event.start_s, event.end_s))
+    return EventSpan(event.name, start_s, min(end_s, window.whole_s))
+
+
+def joined(events: Iterable[EventSpan], classes: Sequence[str]) -> tuple[EventSpan, ...]:
+    """Return events by onset, those of one class that touch or overlap made one."""
+    open_events: dict[int | str, EventSpan] = {}
+    done: list[EventSpan] = []
+    for event in sorted(events, key=lambda e: e.start_s):
+        index = class_index(event.name, classes)
+        key = event.name if index is None else index
+        before = open_events.get(key)
+        if before is not None and event.start_s <= before.end_s + _TOUCHING_S:
+            open_events[key] = EventSpan(before.name, before.start_s, max(before.end_s, event.end_s))
+            continue
+        if before is not None:
+            done.append(before)
+        open_events[key] = event
+    return tuple(sorted([*done, *open_events.values()], key=lambda e: (e.start_s, e.end_s, e.name)))
+
+
+def behind(events: Iterable[EventSpan], clip_s: int) -> list[str]:
+    """Return the events that end behind a clip, as text."""
+    return [f"{e.name} ({e.start_s:g} {e.end_s:g})" for e in events if e.end_s > clip_s]
+
+
+def cut_off_remarks(sample: Sample, found: Iterable[EventSpan], clip_s: int) -> list[str]:
+    """Say which annotated events do not lie in the clip, for ``data check``."""
+    remarks = [
+        f"event {event} ends behind the clip of {clip_s} s; what lies behind it is not scored. "
+        "Correct the times, or set the task's clip_s"
+        for event in behind(found, clip_s)
+    ]
+    duration_s = sample.fields.get("duration_s")
+    for event in sample.fields.get("events_s") or ():
+        if duration_s and float(event["end_s"]) > float(duration_s) + _ROUNDED_S:
+            remarks.append(
+                f"event {event['label']} ends at {event['end_s']} s, the clip at {duration_s} s. Correct one"
+            )
+    return remarks

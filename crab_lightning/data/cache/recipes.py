@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from crab_lightning import media
-from crab_lightning.structures import AudioWindow, DatasetSpec, Sample
+from crab_lightning.structures import SAMPLE_RATE_HZ, AudioWindow, DatasetSpec, Sample
 
 # Raise when decoding gives other values for the same file: records made before then miss.
 # 2: sound on the clock of its pictures, resampled by soxr; display matrices; pictures of 16 bits
@@ -37,14 +37,22 @@ class VideoRecipe:
         frames: How many.
         size_px: Side to which they are stretched.
         resize: How; see ``read_video``.
+        span_s: Start and end of the only part that is read; ``None`` for the whole clip.
     """
 
     frames: int
     size_px: int
     resize: media.Resizer = "torch"
+    span_s: tuple[float, float] | None = None
 
     def decode(self, path: Path, limits: media.MediaLimits) -> Decoded:
         """Read a file."""
+        if self.span_s is not None:
+            start_s, end_s = self.span_s
+            frames = media.read_video_piece(
+                path, start_s, end_s, self.frames, self.size_px, resize=self.resize, limits=limits
+            )
+            return Decoded(frames, end_s - start_s)
         clip = media.read_video(path, self.frames, self.size_px, resize=self.resize, limits=limits)
         return Decoded(clip.frames, clip.duration_s)
 
@@ -55,6 +63,7 @@ class VideoRecipe:
     def name(self) -> str:
         """Return what a record depends on beside the file."""
         how = "" if self.resize == "torch" else f" {self.resize}"
+        how += _span_name(self.span_s)
         return f"{_VERSION} {media.decoder_versions()} video {self.frames} {self.size_px}{how}"
 
 
@@ -88,14 +97,21 @@ class AudioRecipe:
     Args:
         window: Which part.
         unit: Index of the unit that ``one_unit`` keeps.
+        span_s: Start and end of the only part that is read, taken as a clip of its own; ``None`` for the
+            whole clip.
     """
 
     window: AudioWindow
     unit: int | None
+    span_s: tuple[float, float] | None = None
 
     def decode(self, path: Path, limits: media.MediaLimits) -> Decoded:
         """Read a file."""
-        return Decoded(media.apply_window(media.read_audio(path, limits=limits), self.window, self.unit))
+        if self.span_s is None:
+            sound = media.read_audio(path, limits=limits)
+        else:
+            sound = _piece(path, *self.span_s, limits)
+        return Decoded(media.apply_window(sound, self.window, self.unit))
 
     def fits(self, tensor: Tensor) -> bool:
         """Tell whether a record can be of this recipe."""
@@ -111,7 +127,21 @@ class AudioRecipe:
             "head": f"head {w.head_s}",
             "strided": f"strided {w.units} {w.every} {w.before} {w.after}",
         }[w.kind]
-        return f"{_VERSION} {media.decoder_versions()} audio {heard}"
+        return f"{_VERSION} {media.decoder_versions()} audio {heard}{_span_name(self.span_s)}"
+
+
+def _span_name(span_s: tuple[float, float] | None) -> str:
+    return "" if span_s is None else f" from {span_s[0]!r} to {span_s[1]!r} s"
+
+
+def _piece(path: Path, start_s: float, end_s: float, limits: media.MediaLimits) -> Tensor:
+    """Read a piece of a sound; behind the end of the track it is silent, as a whole clip is."""
+    samples = round((end_s - start_s) * SAMPLE_RATE_HZ)
+    try:
+        sound = media.read_audio_piece(path, start_s, end_s, limits=limits)
+    except media.EmptyMedia:
+        sound = torch.zeros(0)
+    return torch.nn.functional.pad(sound, (0, max(0, samples - len(sound))))
 
 
 Recipe = VideoRecipe | ImageRecipe | AudioRecipe
@@ -136,8 +166,9 @@ def plan(sample: Sample, spec: DatasetSpec, window: AudioWindow, resize: media.R
         resize: How frames are stretched.
     """
     unit = sample.unit if window.kind == "one_unit" else None
+    span_s = None if sample.window is None else (sample.window.start_s, sample.window.end_s)
     return Plan(
-        tuple((path, VideoRecipe(spec.frames, spec.size_px, resize)) for path in sample.videos),
+        tuple((path, VideoRecipe(spec.frames, spec.size_px, resize, span_s)) for path in sample.videos),
         tuple((path, ImageRecipe(spec.size_px)) for path in sample.images),
-        tuple((path, AudioRecipe(window, unit)) for path in sample.audios),
+        tuple((path, AudioRecipe(window, unit, span_s)) for path in sample.audios),
     )

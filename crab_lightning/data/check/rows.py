@@ -44,6 +44,8 @@ def check_annotations(task: Task[Any], samples: Sequence[Sample], spec: DatasetS
         except ValueError as err:
             yield _problem(sample, "annotation", str(err))
             continue
+        for remark in task.remarks(sample):
+            yield _problem(sample, "annotation", f"row {sample.row}: {remark}", level="warning")
         if sample.target is None:
             continue
         answer = task.parse(sample.target, sample, spec)

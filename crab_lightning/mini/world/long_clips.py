@@ -1,0 +1,130 @@
+"""Clips of 40 to 90 seconds with events at true times, to be asked window by window."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crab_lightning.media import write_audio, write_video
+from crab_lightning.mini.world.families.events import CLIP_S, TIME_STEP_S
+from crab_lightning.mini.world.item import FPS, clip_name
+from crab_lightning.mini.world.phrases import tuples
+from crab_lightning.mini.world.render import render_audio, render_frames
+from crab_lightning.mini.world.scenes import Interval, Rng, Scene, place_objects, rng_for
+from crab_lightning.mini.world.vocabulary import CATEGORIES
+from crab_lightning.structures import SAMPLE_RATE_HZ
+
+FOLDER = "long_events"
+PLANTED: Interval = (25, 35)
+"""Span of the one event of the first test clip: it lies in two windows of ten seconds."""
+
+
+def long_scene(split: str, index: int, seed: int) -> Scene:
+    """Return one to three things, each seen and heard at the same times once or twice in 40 to 90 seconds."""
+    rng = rng_for(seed, FOLDER, split, index)
+    if split == "test" and index == 0:
+        duration_s = 4 * CLIP_S
+        spans: list[tuple[Interval, ...]] = [(PLANTED,)]
+    else:
+        duration_s = CLIP_S * int(rng.integers(4, 10))
+        spans = [_spans(rng, duration_s) for _ in range(int(rng.integers(1, 4)))]
+    categories = [int(c) for c in rng.choice(len(CATEGORIES), len(spans), replace=False)]
+    objects = place_objects(rng, categories, duration_s=duration_s, seen=spans, heard=spans)
+    return Scene(objects, duration_s, "sky", "events", seed=int(rng.integers(1 << 30)))
+
+
+def _spans(rng: Rng, duration_s: int) -> tuple[Interval, ...]:
+    """Return one span of 4 to 14 s, or one in each half of the clip."""
+    halves = (
+        [(0, duration_s)] if rng.random() < 0.5 else [(0, duration_s // 2), (duration_s // 2, duration_s)]
+    )
+    spans = []
+    for first, last in halves:
+        length = TIME_STEP_S * int(rng.integers(2, 8))
+        start = first + TIME_STEP_S * int(rng.integers((last - first - length) // TIME_STEP_S))
+        spans.append((start, start + length))
+    return tuple(spans)
+
+
+def pieces(scene: Scene) -> list[Scene]:
+    """Return a long scene as clips of ten seconds: each has the time bar and the tone of a short one."""
+
+    def within(spans: tuple[Interval, ...], first: int) -> tuple[Interval, ...]:
+        cut = [(max(start - first, 0), min(end - first, CLIP_S)) for start, end in spans]
+        return tuple((start, end) for start, end in cut if start < end)
+
+    return [
+        replace(
+            scene,
+            objects=tuple(
+                replace(o, seen=within(o.seen, first), heard=within(o.heard, first)) for o in scene.objects
+            ),
+            duration_s=CLIP_S,
+        )
+        for first in range(0, scene.duration_s, CLIP_S)
+    ]
+
+
+def write_long_clips(root: Path | str, train: int, test: int, seed: int = 0) -> Path:
+    """Write long clips and their manifests in the layout of UnAV-100, with the true times of their events.
+
+    They are none of the 19 datasets. Files that are there already are kept.
+
+    Args:
+        root: Data root; the clips lie in its folder ``AVUIE_2/long_events``.
+        train: Number of training clips.
+        test: Number of test clips; the first holds one event from 25 to 35 s.
+        seed: Seed of everything.
+
+    Returns:
+        The folder, with ``train.json`` and ``test.json``.
+    """
+    folder = Path(root) / "AVUIE_2" / FOLDER
+    for kind in ("video", "audio"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    for split, count in (("train", train), ("test", test)):
+        rows = []
+        for index in range(count):
+            scene, stem = long_scene(split, index, seed), clip_name(seed, FOLDER, split, index)
+            _write(folder, stem, scene)
+            rows.append(_row(stem, scene))
+        (folder / f"{split}.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def _write(folder: Path, stem: str, scene: Scene) -> None:
+    video, audio = folder / "video" / f"{stem}.mp4", folder / "audio" / f"{stem}.mp3"
+    if video.exists() and audio.exists():
+        return
+    parts = pieces(scene)
+    times_s = (np.arange(CLIP_S * FPS) / FPS).tolist()
+    sound = np.concatenate([render_audio(part) for part in parts])
+    write_video(video, np.concatenate([render_frames(part, times_s) for part in parts]), FPS, sound)
+    write_audio(audio, sound, SAMPLE_RATE_HZ)
+
+
+def _row(stem: str, scene: Scene) -> dict[str, Any]:
+    events = [(o.kind.unav, span) for o in scene.objects for span in o.seen]
+    tags = ""
+    for name in dict.fromkeys(name for name, _ in events):
+        tenths = [_tenths(span, scene.duration_s) for other, span in events if other == name]
+        tags += f"<event>{name}, {tuples(tenths)}</event>"
+    return {
+        "video_path": f"{stem}.mp4",
+        "audio_path": f"{stem}.mp3",
+        "vid": stem,
+        "original_label": tags,
+        "label_content": f"Therefore, the events and time range are {tags}.",
+        "duration_s": float(scene.duration_s),
+        "events_s": [{"label": name, "start_s": float(s), "end_s": float(e)} for name, (s, e) in events],
+    }
+
+
+def _tenths(span: Interval, duration_s: int) -> Interval:
+    """Return a span in tenths of its clip, as UnAV-100 has it in AV-UIE v2."""
+    start, end = (round(10 * time / duration_s) for time in span)
+    return min(start, 9), max(end, min(start, 9) + 1)
