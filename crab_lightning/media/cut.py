@@ -19,7 +19,7 @@ from crab_lightning.media.container import (
     open_media,
     video_stream,
 )
-from crab_lightning.media.errors import EmptyMedia, NoAudioTrack, NoVideoTrack, UnreadableMedia
+from crab_lightning.media.errors import EmptyMedia, MediaError, NoAudioTrack, NoVideoTrack, UnreadableMedia
 from crab_lightning.media.video import Resizer, frame_converter, frame_indices
 from crab_lightning.media.write import SoundTrack, container_format, muxer_options
 from crab_lightning.structures import SAMPLE_RATE_HZ
@@ -176,6 +176,8 @@ def read_video_piece(
                         break
                 elif frame.pts is not None and frame.pts * track.time_base - zero_s >= end_s:
                     break
+        except MediaError:
+            raise
         except (av.FFmpegError, ValueError) as err:
             raise UnreadableMedia(
                 path, f"cannot be decoded from {start_s:g} to {end_s:g} s ({err}). Fetch it again."

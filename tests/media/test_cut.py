@@ -6,16 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from crab_lightning.media import (
     EmptyMedia,
     MediaError,
     NoAudioTrack,
     cut_video,
+    frame_indices,
     probe,
     read_audio,
     read_audio_piece,
     read_video,
+    read_video_piece,
     write_video,
 )
 
@@ -96,3 +99,16 @@ def test_pictures_and_sound_stay_together_where_the_clock_begins_late(tmp_path: 
     cut_video(late, tmp_path / "piece.mp4", 3, 5)
     greys = read_video(tmp_path / "piece.mp4", 2).frames.float().mean((1, 2, 3))
     assert greys.tolist() == pytest.approx([60, 80], abs=8)
+
+
+@pytest.mark.parametrize("ending", ["mp4", "webm", "avi", "mkv"])
+def test_frames_of_a_piece_are_those_of_the_whole_file_at_these_times(tmp_path: Path, ending: str) -> None:
+    whole = recording(tmp_path / f"long.{ending}")
+    every = read_video(whole, 60, 24)
+    assert every.total_frames == 60
+    for start_s, end_s in ((0.0, 12.0), (3.0, 9.0), (4.5, 5.3), (11.0, 20.0)):
+        inside = [i for i, at_s in enumerate(every.times_s.tolist()) if start_s <= at_s + 1e-3 < end_s]
+        wanted = every.frames[[inside[i] for i in frame_indices(len(inside), 7)]]
+        assert torch.equal(read_video_piece(whole, start_s, end_s, 7, 24), wanted)
+    with pytest.raises(EmptyMedia, match="no frame from 13 to 14 s"):
+        read_video_piece(whole, 13, 14, 7, 24)
