@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from crab_lightning.inference.loading import load_run as load_run
     from crab_lightning.models import LlmVaModule as LlmVaModule
     from crab_lightning.models import OmniModule as OmniModule
+    from crab_lightning.models import Qwen3OmniModule as Qwen3OmniModule
     from crab_lightning.models import VllmAModule as VllmAModule
     from crab_lightning.runs import RunCheckpoint as RunCheckpoint
 

@@ -180,4 +180,18 @@ def _nothing_matches(pattern: str, candidates: dict[str, nn.Module], matches: li
     if matches:
         kind = type(candidates[matches[0]]).__name__
         message += f"it matches {len(matches)} other modules, such as {matches[0]!r} ({kind}); "
-    return message + f"linear layers here end with: {', '.join(ends) or 'none'}"
+    message += f"linear layers here end with: {', '.join(ends) or 'none'}"
+    stacked = {
+        key: name
+        for name, m in candidates.items()
+        for key, p in m.named_parameters(recurse=False)
+        if p.ndim == 3
+    }
+    stem = pattern.rpartition(".")[2].removesuffix("_proj")
+    if experts := [key for key in stacked if stem in key.split("_")]:  # gate_proj is in gate_up_proj
+        message += (
+            f". {pattern!r} stands in {stacked[experts[0]]}.{experts[0]}, one parameter of three dimensions "
+            "for all experts, and adapters go around linear layers only. Leave it out of "
+            "adapter.target_modules"
+        )
+    return message

@@ -12,6 +12,7 @@ from crab_lightning.commands.help_text import Options
 # Sizes, maker, and how the folder is named in a config, of each paradigm.
 _TINY = {
     "native": ("TinyNativeConfig", "make_tiny_native", "--model.init_args.pretrained {0}"),
+    "qwen3_omni": ("TinyQwen3OmniConfig", "make_tiny_qwen3_omni", "--model.init_args.pretrained {0}"),
     "llm_va": (
         "TinyLlmVaConfig",
         "make_tiny_llm_va",

@@ -95,7 +95,7 @@ def _shape(model: Any, tasks: list[str] | None) -> Shape:
     """Return the sizes of a config's model.
 
     Raises:
-        ValueError: If its class is none of the three paradigms'.
+        ValueError: If its class is none of the paradigms', or the checkpoint is of another family.
         FileNotFoundError: If the sizes of a checkpoint are not known.
     """
     from crab_lightning.adapters import AdapterConfig
@@ -105,16 +105,17 @@ def _shape(model: Any, tasks: list[str] | None) -> Shape:
     init = model.init_args
     adapter = None if init.adapter is None else AdapterConfig(**dict(init.adapter)).completed(None, tasks)
     match model.class_path.rpartition(".")[2]:
-        case "OmniModule":
-            return measure(str(init.pretrained), adapter)
+        case "OmniModule" | "Qwen3OmniModule" as reader:
+            return measure(str(init.pretrained), adapter, reader)
         case "LlmVaModule":
             return measure_llm_va(init, adapter)
         case "VllmAModule":
             return measure_vllm_a(init, adapter)
         case _:
             raise ValueError(
-                f"model.class_path is {model.class_path}; plan knows OmniModule, LlmVaModule, VllmAModule. "
-                "Run a few steps with --trainer.max_steps 5 and read the memory that Lightning logs"
+                f"model.class_path is {model.class_path}; plan knows OmniModule, Qwen3OmniModule, "
+                "LlmVaModule, VllmAModule. Run a few steps with --trainer.max_steps 5 and read the memory "
+                "that Lightning logs"
             )
 
 

@@ -37,14 +37,15 @@ class Unread:
     media_kind: int = 0
 
 
-def unread_patches(names: tuple[str, str], token: int) -> Unread:
-    """Return the smallest picture of Qwen2.5's vision towers: one merged token.
+def unread_patches(names: tuple[str, str], token: int, patch_px: int = PATCH_PX) -> Unread:
+    """Return the smallest picture of the vision towers of Qwen: one merged token.
 
     Args:
         names: Names of the inputs that hold patches and grid.
         token: Its placeholder.
+        patch_px: Side of a patch.
     """
-    patches = torch.zeros(MERGE * MERGE, 3 * TEMPORAL_PATCH * PATCH_PX * PATCH_PX)
+    patches = torch.zeros(MERGE * MERGE, 3 * TEMPORAL_PATCH * patch_px * patch_px)
     return Unread({names[0]: patches, names[1]: torch.tensor([[1, MERGE, MERGE]])}, 1, token)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from crab_lightning.adapters import LoRALinear
 from crab_lightning.adapters.names import unwrapped_name
 from crab_lightning.distributed.shares import copy_share
 
-_LEFT_ON_DISK = ("talker.", "token2wav.")
+_LEFT_ON_DISK = ("talker.", "token2wav.", "code2wav.")
 
 
 @contextmanager
@@ -77,23 +78,31 @@ def fill_shards(
     part._apply(  # type: ignore[no-untyped-call]
         lambda t: torch.empty_like(t, device=device) if t.is_meta else t
     )
-    wanted: dict[str, list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if name in empty:
-            wanted.setdefault(plain_name(name), []).append(parameter)
+    wanted: dict[str, nn.Parameter] = {
+        plain_name(name): parameter for name, parameter in model.named_parameters() if name in empty
+    }
     if len(wanted) != len(empty):
         raise ValueError(f"{pretrained}: {len(empty)} weights have only {len(wanted)} names between them")
+    blocks = {name: block for key, weight in wanted.items() for name, block in _expert_blocks(key, weight)}
     for file in _files(pretrained):
         with safe_open(file, framework="pt") as stored:
             for name in stored.keys():  # noqa: SIM118 - not a mapping
                 if name.startswith(_LEFT_ON_DISK):
                     continue
-                for parameter in wanted.pop(plain_name(name), ()):
-                    _fill(parameter, stored.get_slice(name), f"{file}: {name}")
+                plain, where = plain_name(name), f"{file}: {name}"
+                if plain in wanted:
+                    _fill(wanted.pop(plain), stored.get_slice(name), where)
+                elif plain in blocks:
+                    whole, corner, shape = blocks.pop(plain)
+                    _fill(wanted[whole], stored.get_slice(name), where, corner, shape)
+    # Experts come in one piece or one by one; those that came one by one are whole when no block is left.
+    in_blocks = {whole for whole, _, _ in blocks.values()}
+    for name in [name for name in wanted if _EXPERTS.fullmatch(name) and name not in in_blocks]:
+        del wanted[name]
     if wanted:
         raise ValueError(
             f"{pretrained}: {len(wanted)} weights of the thinker are missing (first: {sorted(wanted)[:1]}). "
-            "They would stay random; use a complete Qwen2.5-Omni checkpoint in safetensors"
+            "They would stay random; use a complete Omni checkpoint in safetensors"
         )
 
 
@@ -111,10 +120,41 @@ def plain_name(name: str) -> str:
     return name.replace(".base.", ".")
 
 
-def _fill(parameter: Tensor, stored: Any, where: str) -> None:
-    if list(parameter.shape) != stored.get_shape():
-        raise ValueError(f"{where} has shape {stored.get_shape()}; the model wants {list(parameter.shape)}")
-    copy_share(parameter, stored)
+Block = tuple[str, tuple[int, int, int], list[int]]
+"""Name of the weight that a block belongs to, its first index there, and its shape."""
+
+_EXPERTS = re.compile(r"(.*\bexperts)\.(gate_up_proj|down_proj)")
+
+
+def _expert_blocks(name: str, weight: Tensor) -> Iterator[tuple[str, Block]]:
+    """Yield the weights on disk that a weight of all experts is put together from, as transformers does.
+
+    In memory the experts of a layer are ``gate_up_proj (E, 2F, D)`` and ``down_proj (E, D, F)``; published
+    files hold ``gate_proj.weight``, ``up_proj.weight`` and ``down_proj.weight`` of each expert.
+    """
+    match = _EXPERTS.fullmatch(name)
+    if match is None:
+        return
+    count, rows, columns = weight.shape
+    parts = ["down_proj"] if match[2] == "down_proj" else ["gate_proj", "up_proj"]
+    each = rows // len(parts)
+    for expert in range(count):
+        for place, part in enumerate(parts):
+            block = (name, (expert, place * each, 0), [each, columns])
+            yield f"{match[1]}.{expert}.{part}.weight", block
+
+
+def _fill(
+    parameter: Tensor,
+    stored: Any,
+    where: str,
+    corner: tuple[int, int, int] | None = None,
+    shape: list[int] | None = None,
+) -> None:
+    wanted = list(parameter.shape) if shape is None else shape
+    if wanted != stored.get_shape():
+        raise ValueError(f"{where} has shape {stored.get_shape()}; the model wants {wanted}")
+    copy_share(parameter, stored, corner)
 
 
 def _files(pretrained: str) -> list[Path]:

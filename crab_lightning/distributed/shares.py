@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,17 +40,29 @@ def whole_shape(weight: Tensor) -> torch.Size:
 
 
 @torch.no_grad()
-def copy_share(target: Tensor, whole: Any) -> None:
-    """Copy this process's share of a whole tensor; no other process takes part.
+def copy_share(target: Tensor, stored: Any, corner: Sequence[int] | None = None) -> None:
+    """Copy this process's share of a whole tensor, or of a block of it; no other process takes part.
 
     Args:
         target: What is copied to: a tensor, or one that is sharded.
-        whole: A tensor of the same whole shape, or anything that gives parts of one by slices.
+        stored: What is copied from: a slice of a safetensors file, which is read part by part.
+        corner: Where the first value of ``stored`` stands in ``target``, if it is only a block of it: an
+            index for each dimension of ``target``. Dimensions that ``stored`` lacks at its front have length
+            1.
     """
-    if not isinstance(target, DTensor):
-        target.copy_(whole[:])
-        return
-    shape, offset = compute_local_shape_and_global_offset(target.shape, target.device_mesh, target.placements)
-    own = target.to_local()
-    if own.numel():  # fewer rows than processes leave some without
-        own.copy_(whole[tuple(slice(o, o + n) for o, n in zip(offset, shape, strict=True))])
+    sizes = stored.get_shape()
+    lacking = target.ndim - len(sizes)
+    sizes = [1] * lacking + sizes
+    corner = [0] * target.ndim if corner is None else corner
+    own, shape, offset = target, tuple(target.shape), (0,) * target.ndim
+    if isinstance(target, DTensor):
+        own, mesh, placed = target.to_local(), target.device_mesh, target.placements
+        shape, offset = compute_local_shape_and_global_offset(target.shape, mesh, placed)
+    # what the block and this process's share have in common, counted from the front of the whole tensor
+    first = [max(o, c) for o, c in zip(offset, corner, strict=True)]
+    last = [min(o + n, c + s) for o, n, c, s in zip(offset, shape, corner, sizes, strict=True)]
+    if any(a >= b for a, b in zip(first, last, strict=True)):
+        return  # nothing: fewer rows than processes leave some without
+    here = tuple(slice(a - o, b - o) for a, b, o in zip(first, last, offset, strict=True))
+    there = tuple(slice(a - c, b - c) for a, b, c in zip(first, last, corner, strict=True))
+    own[here].copy_(stored[there[lacking:]])

@@ -17,12 +17,17 @@ _HOP = 160  # 10 ms
 _FLOOR = 1e-10
 
 
-def mel_frames(samples: int) -> int:
-    """Return the number of mel frames M of a waveform of S samples: one for every started 10 ms."""
+def mel_frames(samples: int, *, mirrored_end: bool = False) -> int:
+    """Return the number of mel frames M of a waveform of S samples: one for every started 10 ms.
+
+    With ``mirrored_end`` one for every whole 10 ms, and none for a waveform too short to be mirrored.
+    """
+    if mirrored_end:
+        return samples // _HOP if samples > _FFT // 2 else 0
     return -(-samples // _HOP)
 
 
-def log_mel(audio: Tensor) -> Tensor:
+def log_mel(audio: Tensor, *, mirrored_end: bool = False) -> Tensor:
     """Return the Whisper log-mel of a waveform, only as long as the waveform.
 
     Equals the first M frames of ``WhisperFeatureExtractor(feature_size=128)`` on the clip padded with zeros
@@ -31,28 +36,37 @@ def log_mel(audio: Tensor) -> Tensor:
 
     Args:
         audio: float ``(S,)``, 16 kHz, at least one sample.
+        mirrored_end: Mirror the clip at its end instead of adding zeros, as the feature extractor does with
+            ``padding=True`` (Qwen3-Omni). Then ``M = floor(S / 160)``, and S must be above 200.
 
     Returns:
         float32 ``(128, M)`` with ``M = ceil(S / 160)``.
 
     Raises:
-        ValueError: If ``audio`` is empty or not one-dimensional.
+        ValueError: If ``audio`` is empty, not one-dimensional, or too short to be mirrored.
     """
-    if audio.ndim != 1 or audio.numel() == 0:
-        raise ValueError(
-            f"log_mel needs a mono waveform (S,) of at least one sample, got {tuple(audio.shape)}."
-        )
-    frames, margin = mel_frames(audio.numel()), _FFT // 2
+    frames, margin = mel_frames(audio.shape[-1], mirrored_end=mirrored_end), _FFT // 2
+    if audio.ndim != 1 or frames == 0:
+        least = f"{margin + 1} samples" if mirrored_end else "one sample"
+        raise ValueError(f"log_mel needs a mono waveform (S,) of at least {least}, got {tuple(audio.shape)}.")
+    if mirrored_end:
+        sides = functional.pad(audio.float()[None], (margin, margin), mode="reflect")[0]
+        return _log_mel(sides, frames)[:, :frames]
     # Two frames behind the clip still overlap it. They are not returned, but may hold the maximum that the
     # lower bound below is measured from.
     padded = functional.pad(audio.float(), (margin, (frames + 2) * _HOP + margin - audio.numel()))
     # The start is mirrored, as by stft(center=True) on the padded clip.
     padded[:margin] = padded[margin + 1 : _FFT + 1].flip(0)
+    return _log_mel(padded, frames + 2)[:, :frames]
+
+
+def _log_mel(padded: Tensor, counted: int) -> Tensor:
+    """Return the spectrogram of a waveform with its margins; only ``counted`` frames set the lower bound."""
     spectrum = torch.stft(padded, _FFT, _HOP, window=_window(), center=False, return_complex=True).numpy()
     # numpy takes two thirds of torch's time to the same values.
-    power = torch.from_numpy(spectrum.real**2 + spectrum.imag**2)  # (201, M + 2)
+    power = torch.from_numpy(spectrum.real**2 + spectrum.imag**2)[:, :counted]  # (201, counted)
     log = (_mel_filters() @ power).clamp_(min=_FLOOR).log10_()
-    return log.clamp_(min=log.max() - 8.0)[:, :frames].add_(4.0).div_(4.0)
+    return log.clamp_(min=log.max() - 8.0).add_(4.0).div_(4.0)
 
 
 @cache

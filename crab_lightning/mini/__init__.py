@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from crab_lightning.mini.checkpoints.native import make_tiny_native as make_tiny_native
     from crab_lightning.mini.checkpoints.pocket import PocketTowers as PocketTowers
     from crab_lightning.mini.checkpoints.pocket import make_pocket as make_pocket
+    from crab_lightning.mini.checkpoints.qwen3_omni import TinyQwen3OmniConfig as TinyQwen3OmniConfig
+    from crab_lightning.mini.checkpoints.qwen3_omni import make_tiny_qwen3_omni as make_tiny_qwen3_omni
     from crab_lightning.mini.checkpoints.tokenizer import train_tokenizer as train_tokenizer
     from crab_lightning.mini.pretrain.base import PretrainConfig as PretrainConfig
     from crab_lightning.mini.pretrain.base import pretrain_mini as pretrain_mini

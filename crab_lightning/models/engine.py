@@ -83,7 +83,7 @@ class _Waiting:
     cache: Any
     row: int
     start: int
-    following: int
+    following: float
     token: int
 
 
@@ -173,7 +173,7 @@ class AnswerEngine:
         self.finished: list[Answer] = []
         self._cache = SlotCache(slots)
         self._tokens = [0] * slots
-        self._following = [0] * slots
+        self._following: list[float] = [0] * slots  # positions; some families have fractions
         self._columns = [0] * slots
         self._device: torch.device | None = None
 
@@ -218,9 +218,7 @@ class AnswerEngine:
         for row, answer in enumerate(answers):
             token = self._chosen(answer, logits[row], first[row])
             if not self._written(answer, token):
-                self.waiting.append(
-                    _Waiting(answer, cache, row, int(starts[row]), int(following[row]), token)
-                )
+                self.waiting.append(_Waiting(answer, cache, row, int(starts[row]), following[row], token))
 
     def step(self) -> None:
         """Give free slots to waiting prompts, and write one token for each slot in use."""

@@ -25,6 +25,7 @@ from crab_lightning.models.composite import (
 )
 from crab_lightning.models.connectors import Connector, ConnectorConfig
 from crab_lightning.processing import Geometry, Processor
+from crab_lightning.processing.families import check_family
 from crab_lightning.processing.patches import IMAGE_MEAN, IMAGE_STD
 from crab_lightning.structures import AUDIO, VISUAL
 
@@ -222,6 +223,7 @@ class LlmVaModule(CompositeModule):
 
     def load_base(self) -> nn.Module:
         """Return the text model, the encoders and random connectors."""
+        check_family(self.pretrained, "LlmVaModule")
         options: dict[str, Any] = {"dtype": getattr(torch, self.dtype_name)}
         language_model: Any
         language_model, info = load_with_info(

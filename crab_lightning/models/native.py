@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -22,7 +22,8 @@ from crab_lightning.media import MEL_BINS
 from crab_lightning.models.answering import PromptInputs
 from crab_lightning.models.base import AVModule
 from crab_lightning.models.losses import last_hidden_states, target_losses
-from crab_lightning.processing import Geometry, Processor
+from crab_lightning.processing import Geometry, NativeProcessor, Processor
+from crab_lightning.processing.families import check_family
 from crab_lightning.structures import AUDIO, TEXT, VISUAL, Batch
 
 Dtype = Literal["bfloat16", "float32"]
@@ -64,6 +65,8 @@ class OmniModule(AVModule):
     """
 
     paradigm = "native"
+    thinker_class: ClassVar[Any] = Qwen2_5OmniThinkerForConditionalGeneration
+    processor_class: ClassVar[type[NativeProcessor]] = NativeProcessor
 
     def __init__(
         self,
@@ -105,16 +108,16 @@ class OmniModule(AVModule):
 
     def make_processor(self) -> Processor:
         """Return the processor of the checkpoint."""
-        from crab_lightning.processing import NativeProcessor
-
-        return NativeProcessor(self.pretrained, self.geometry, self.max_length)
+        return self.processor_class(self.pretrained, self.geometry, self.max_length)
 
     def load_base(self) -> nn.Module:
         """Return the thinker; of a full Omni checkpoint the talker and the vocoder are left on disk.
 
         Raises:
-            ValueError: If the checkpoint lacks weights of the thinker, or holds some of another shape.
+            ValueError: If the checkpoint is of another family, lacks weights of the thinker, or holds some of
+                another shape.
         """
+        check_family(self.pretrained, self.processor_class.reader)
         options: dict[str, Any] = {
             "dtype": getattr(torch, self.dtype_name),
             "attn_implementation": self.attention,
@@ -127,17 +130,15 @@ class OmniModule(AVModule):
             config = AutoConfig.from_pretrained(self.pretrained, trust_remote_code=False)
             config = getattr(config, "thinker_config", config)
             with parameters_on_meta() if self._fills_shards else nullcontext():
-                model = from_config(Qwen2_5OmniThinkerForConditionalGeneration, config, **options)
+                model = from_config(self.thinker_class, config, **options)
         else:
-            model, found = load_with_info(
-                Qwen2_5OmniThinkerForConditionalGeneration, self.pretrained, **options
-            )
+            model, found = load_with_info(self.thinker_class, self.pretrained, **options)
             missing, wrong = sorted(found["missing_keys"]), sorted(map(str, found["mismatched_keys"]))
             if missing or wrong:
                 raise ValueError(
                     f"{self.pretrained}: {len(missing)} weights of the thinker are missing (first: "
                     f"{missing[:1]}), {len(wrong)} have another shape (first: {wrong[:1]}). They would stay "
-                    "random; use a complete Qwen2.5-Omni checkpoint."
+                    f"random; use a complete {self.processor_class.family} checkpoint."
                 )
         # Never used by this input format; training it would leave a parameter without a gradient.
         for name, parameter in model.named_parameters():
@@ -153,7 +154,9 @@ class OmniModule(AVModule):
             return False
         processor: Any = self.processor
         # A weight that two layers share (in small models) would be parted when storage is given to it.
-        return not processor.thinker_config.get_text_config().tie_word_embeddings
+        config = processor.thinker_config
+        text = config.get_text_config()
+        return not getattr(text, "tie_word_embeddings", config.tie_word_embeddings)  # one of them has it
 
     def set_trainable(self) -> None:
         """Draw the adapters of a base that has no storage yet."""
@@ -183,14 +186,17 @@ class OmniModule(AVModule):
     def unread_media(self) -> dict[str, Unread]:
         """Return the smallest sound, picture and video that the towers read: a token each."""
         places = self.processor.placeholders  # type: ignore[attr-defined]
+        patch_px = self.processor_class.rules.patch_px
         shortest = {  # the fewest mel frames that give a token
             "input_features": torch.zeros(1, MEL_BINS, 3),
             "feature_attention_mask": torch.ones(1, 3, dtype=torch.long),
         }
         return {
             "input_features": Unread(shortest, 1, places.audio),
-            "pixel_values": unread_patches(("pixel_values", "image_grid_thw"), places.image),
-            "pixel_values_videos": unread_patches(("pixel_values_videos", "video_grid_thw"), places.video),
+            "pixel_values": unread_patches(("pixel_values", "image_grid_thw"), places.image, patch_px),
+            "pixel_values_videos": unread_patches(
+                ("pixel_values_videos", "video_grid_thw"), places.video, patch_px
+            ),
         }
 
     def modalities(self, batch: Batch) -> Tensor:

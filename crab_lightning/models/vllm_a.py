@@ -27,6 +27,7 @@ from crab_lightning.models.connectors import Connector, ConnectorConfig, audio_c
 from crab_lightning.models.llm_va import Attention, Dtype
 from crab_lightning.models.losses import last_hidden_states
 from crab_lightning.processing import Geometry, Processor
+from crab_lightning.processing.families import check_family
 from crab_lightning.structures import AUDIO, VISUAL, Batch, Media
 
 
@@ -157,6 +158,7 @@ class VllmAModule(CompositeModule):
 
     def load_base(self) -> nn.Module:
         """Return Qwen2.5-VL, BEATs and a random connector."""
+        check_family(self.pretrained, "VllmAModule")
         language_model: Any
         language_model, info = load_with_info(
             Qwen2_5_VLForConditionalGeneration,

@@ -84,7 +84,7 @@ def measure_llm_va(init: Any, adapter: AdapterConfig | None) -> Shape:
     from crab_lightning.models.connectors import Connector, ConnectorConfig
     from crab_lightning.models.llm_va import LlmVaModel
 
-    text, source = _config("model.pretrained", str(init.pretrained), LlamaConfig)
+    text, source = _config("model.pretrained", str(init.pretrained), LlamaConfig, "LlmVaModule")
     seen, _ = _config("model.vision", str(init.vision), CLIPVisionConfig)
     beats, sizes = _beats_config(str(init.beats)), ConnectorConfig(**dict(init.connector))
     with torch.device("meta"):
@@ -128,7 +128,7 @@ def measure_vllm_a(init: Any, adapter: AdapterConfig | None) -> Shape:
     from crab_lightning.models.connectors import Connector, ConnectorConfig
     from crab_lightning.models.vllm_a import VllmAModel
 
-    config, source = _config("model.pretrained", str(init.pretrained), Qwen2_5_VLConfig)
+    config, source = _config("model.pretrained", str(init.pretrained), Qwen2_5_VLConfig, "VllmAModule")
     beats, sizes = _beats_config(str(init.beats)), ConnectorConfig(**dict(init.connector))
     with torch.device("meta"):
         language_model: Any = Qwen2_5_VLForConditionalGeneration._from_config(config)
@@ -222,15 +222,20 @@ def _connector_shape(connector: Any, tokens: int, groups: int) -> ConnectorShape
     )
 
 
-def _config(key: str, name: str, kind: Any) -> tuple[Any, str]:
+def _config(key: str, name: str, kind: Any, reader: str | None = None) -> tuple[Any, str]:
     """Return a checkpoint's config and where it comes from: a folder's config.json, or published sizes.
 
     Raises:
         FileNotFoundError: If it is neither a folder with a config nor a name whose sizes are known here.
+        ValueError: If the class named by ``reader`` does not read that family.
     """
     from transformers import AutoConfig
 
+    from crab_lightning.processing.families import check_family
+
     if (Path(name) / "config.json").is_file():
+        if reader is not None:
+            check_family(name, reader)
         # A folder of CLIP's vision half says so in its config.
         found = (kind if key == "model.vision" else AutoConfig).from_pretrained(name)
         return found, f"{name}/config.json"

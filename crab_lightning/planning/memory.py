@@ -201,8 +201,9 @@ def pace(shape: Shape, setting: Setting) -> Pace:
     rows = s.usual_rows
     tokens = rows * s.sample_tokens
     attention = 2 * tokens * s.sample_tokens * shape.heads * shape.head_width * shape.layers
-    forward = 2 * (shape.decoder + shape.adapters) * tokens + attention
-    backward = 2 * shape.decoder * tokens * (2 if full else 1) + 4 * shape.adapters * tokens + 2 * attention
+    active = shape.decoder - shape.idle
+    forward = 2 * (active + shape.adapters) * tokens + attention
+    backward = 2 * active * tokens * (2 if full else 1) + 4 * shape.adapters * tokens + 2 * attention
     head = 2 * shape.vocabulary * shape.hidden * rows * s.target_tokens * (3 if full else 2)
     towers = 2 * rows * (shape.vision[2] * s.patches + shape.audio[2] * 2 * s.audio_tokens)
     towers *= 3 if shape.trains_towers else 1

@@ -41,7 +41,42 @@ PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
             "output_dim": 3584,
         },
     },
+    # Written from memory of its config.json; the sum, 30.5 billion weights in the language model, is right.
+    "Qwen/Qwen3-Omni-30B-A3B-Instruct": {
+        "text_config": {
+            "hidden_size": 2048,
+            "intermediate_size": 768,
+            "moe_intermediate_size": 768,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+            "num_hidden_layers": 48,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 4,
+            "head_dim": 128,
+            "vocab_size": 152064,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "mrope_section": [24, 20, 20],
+                "mrope_interleaved": True,
+            },
+        },
+        "vision_config": {"hidden_size": 1152, "depth": 27, "num_heads": 16, "out_hidden_size": 2048},
+        "audio_config": {
+            "d_model": 1280,
+            "encoder_layers": 32,
+            "encoder_attention_heads": 20,
+            "encoder_ffn_dim": 5120,
+            "output_dim": 2048,
+        },
+    },
 }
+
+SAMPLE: dict[str, dict[str, Any]] = {
+    # 49 tokens a pair of frames in the place of 64, 13 a second of sound in the place of 25
+    "Qwen3OmniModule": {"sample_tokens": (530, 1035), "patches": 980}
+}
+"""What a sample of AV-UIE v2 takes where it differs from Qwen2.5-Omni."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +132,7 @@ class Shape:
         source: Where the sizes come from.
         layers: Decoder layers.
         hidden: Width of the decoder.
-        ffn: Width inside its feed-forward layers.
+        ffn: Width inside its feed-forward layers; of experts, of those that a token goes through.
         heads: Query heads.
         kv_heads: Key and value heads.
         head_width: Width of a head.
@@ -118,6 +153,7 @@ class Shape:
         connectors: Connectors that are trained.
         sample_tokens: Mean tokens of a sample of AV-UIE v2, and tokens of its longest ones.
         patches: Vision patches of a sample of ten frames.
+        idle: Parameters of experts that a token does not go through, in all decoder layers.
     """
 
     source: str
@@ -144,6 +180,7 @@ class Shape:
     connectors: tuple[ConnectorShape, ...] = ()
     sample_tokens: tuple[int, int] = (725, 1350)
     patches: int = 1280
+    idle: int = 0
 
     @property
     def base(self) -> int:
@@ -151,41 +188,50 @@ class Shape:
         return self.decoder + self.towers + self.rest
 
 
-def thinker_config(pretrained: str) -> tuple[Any, str]:
+def thinker_config(pretrained: str, reader: str = "OmniModule") -> tuple[Any, str]:
     """Return a thinker's config and where it comes from: a folder's config.json, or published sizes.
+
+    Args:
+        pretrained: Folder or known name of the checkpoint.
+        reader: Name of the module class that reads it.
 
     Raises:
         FileNotFoundError: If it is neither a folder with a config nor a name whose sizes are known here.
+        ValueError: If another class reads that checkpoint.
     """
-    from transformers import AutoConfig, Qwen2_5OmniThinkerConfig
+    from transformers import AutoConfig
+
+    from crab_lightning import models
+    from crab_lightning.processing.families import check_family
 
     if (Path(pretrained) / "config.json").is_file():
+        check_family(pretrained, reader)
         config = AutoConfig.from_pretrained(pretrained, trust_remote_code=False)
         return getattr(config, "thinker_config", config), f"{pretrained}/config.json"
     if pretrained in PUBLISHED:
         sizes: dict[str, Any] = PUBLISHED[pretrained]
-        return Qwen2_5OmniThinkerConfig(**sizes), f"published sizes of {pretrained}"
+        return getattr(models, reader).thinker_class.config_class(**sizes), f"published sizes of {pretrained}"
     raise FileNotFoundError(
         f"model.pretrained {pretrained}: no such folder with a config.json, and its sizes are not known here "
         f"(known: {', '.join(PUBLISHED)}). Give a folder; its weights are not read"
     )
 
 
-def measure(pretrained: str, adapter: AdapterConfig | None) -> Shape:
+def measure(pretrained: str, adapter: AdapterConfig | None, reader: str = "OmniModule") -> Shape:
     """Build a thinker with its adapters on the meta device and count.
 
     Args:
         pretrained: Folder or known name of the checkpoint.
         adapter: The adapters; ``None`` trains every weight.
+        reader: Name of the module class that reads it.
     """
-    from transformers import Qwen2_5OmniThinkerForConditionalGeneration
-
+    from crab_lightning import models
     from crab_lightning.adapters import insert_adapters
     from crab_lightning.models.checkpoints import towers_of
 
-    config, source = thinker_config(pretrained)
+    config, source = thinker_config(pretrained, reader)
     with torch.device("meta"):
-        model: Any = from_config(Qwen2_5OmniThinkerForConditionalGeneration, config)
+        model: Any = from_config(getattr(models, reader).thinker_class, config)
         decoder: Any = model.get_decoder()
         towers = towers_of(model)
         stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
@@ -206,6 +252,7 @@ def measure(pretrained: str, adapter: AdapterConfig | None) -> Shape:
         base=(base, in_decoder, in_towers, layer),
         vision=(vision_sizes.hidden_size, vision_sizes.intermediate_size, vision),
         audio=(audio_sizes.d_model, audio_sizes.encoder_ffn_dim, audio),
+        **SAMPLE.get(reader, {}),
     )
 
 
@@ -243,11 +290,18 @@ def shape_of(
     trained = [p for p in model.parameters() if p.requires_grad]
     trains_all = len(trained) == len(list(model.parameters())) and adapter is None
     trains_towers = any(p.requires_grad for t in towers for p in t.parameters())
+    # The experts of a layer lie in parameters of three dimensions, the first of which counts them.
+    experts = count(p for p in decoder.layers.parameters() if p.ndim == 3)
+    ffn, idle = text.intermediate_size, 0
+    if experts:
+        ffn = text.moe_intermediate_size * text.num_experts_per_tok
+        idle = experts - experts * text.num_experts_per_tok // text.num_experts
     return Shape(
         source=source,
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
-        ffn=text.intermediate_size,
+        ffn=ffn,
+        idle=idle,
         heads=text.num_attention_heads,
         kv_heads=text.num_key_value_heads,
         head_width=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from crab_lightning.processing.geometry import visual_tokens as visual_tokens
     from crab_lightning.processing.llm_va import LlmVaProcessor as LlmVaProcessor
     from crab_lightning.processing.native import NativeProcessor as NativeProcessor
+    from crab_lightning.processing.qwen3_omni import Qwen3OmniProcessor as Qwen3OmniProcessor
     from crab_lightning.processing.vllm_a import VllmAProcessor as VllmAProcessor
 
 __getattr__, __all__ = lazy_exports(__name__, __file__)

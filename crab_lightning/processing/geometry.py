@@ -8,6 +8,7 @@ from the model; hence the guard.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,15 +32,50 @@ class GeometryError(ValueError):
     """The model would see the media at another size, length or speed than it was meant to."""
 
 
-def visual_tokens(frames: int, height_px: int, width_px: int) -> int:
+def visual_tokens(frames: int, height_px: int, width_px: int, patch_px: int = PATCH_PX) -> int:
     """Return the number of language-model tokens of a video, or of an image (one frame)."""
-    side = PATCH_PX * MERGE
+    side = patch_px * MERGE
     return -(-frames // TEMPORAL_PATCH) * (height_px // side) * (width_px // side)
 
 
 def audio_tokens(frames: int) -> int:
     """Return the number of language-model tokens of ``frames`` log-mel frames (25 a second)."""
     return ((frames - 1) // 2 + 1 - 2) // 2 + 1
+
+
+@dataclass(frozen=True)
+class MediaRules:
+    """How a family of models cuts media into tokens.
+
+    Args:
+        patch_px: Side of a patch of the vision tower.
+        tokens_of_mel: Language-model tokens of a number of log-mel frames.
+        mirrored_end: Whether the sound is mirrored at its end for the spectrogram; else zeros follow it.
+        whole_positions: Whether positions in time are rounded down to whole numbers.
+    """
+
+    patch_px: int = PATCH_PX
+    tokens_of_mel: Callable[[int], int] = audio_tokens
+    mirrored_end: bool = False
+    whole_positions: bool = True
+
+    @property
+    def side_px(self) -> int:
+        """Sides of frames and images are multiples of this number of pixels."""
+        return self.patch_px * MERGE
+
+    def sound_tokens(self, samples: int) -> int:
+        """Return the number of language-model tokens of a waveform of this many samples."""
+        frames = mel_frames(samples, mirrored_end=self.mirrored_end)
+        return self.tokens_of_mel(frames) if frames else 0
+
+    def visual_tokens(self, frames: int, height_px: int, width_px: int) -> int:
+        """Return the number of language-model tokens of a video, or of an image (one frame)."""
+        return visual_tokens(frames, height_px, width_px, self.patch_px)
+
+
+QWEN2_5 = MediaRules()
+"""Qwen2.5-Omni and Qwen2.5-VL."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +87,16 @@ class PlaceholderIds:
     audio: int
 
 
-def check_sizes(example: Example, geometry: Geometry) -> None:
+def check_sizes(example: Example, geometry: Geometry, rules: MediaRules = QWEN2_5) -> None:
     """Refuse frames and images that the model's grid cannot hold as they are.
 
     Raises:
-        GeometryError: If a size is not the released one, or not a multiple of 28 pixels in ``plain``.
+        GeometryError: If a size is not the released one, or not a multiple of the merged patch (28 pixels in
+            Qwen2.5, 32 in Qwen3-Omni) in ``plain``.
     """
     sizes = [("video", tuple(v.shape[-2:])) for v in example.videos]
     sizes += [("image", tuple(i.shape[-2:])) for i in example.images]
-    side = PATCH_PX * MERGE
+    side = rules.side_px
     for kind, (height, width) in sizes:
         if geometry == "released" and (height, width) != (RELEASED_SIZE_PX, RELEASED_SIZE_PX):
             raise GeometryError(
@@ -99,7 +136,11 @@ def seconds_per_grid(example: Example, geometry: Geometry) -> list[float]:
 
 
 def check_inputs(
-    inputs: dict[str, Tensor], example: Example, geometry: Geometry, ids: PlaceholderIds
+    inputs: dict[str, Tensor],
+    example: Example,
+    geometry: Geometry,
+    ids: PlaceholderIds,
+    rules: MediaRules = QWEN2_5,
 ) -> None:
     """Compare finished model inputs with the media that they were made of.
 
@@ -108,16 +149,17 @@ def check_inputs(
         example: The media that went in.
         geometry: The geometry that the run trains or evaluates under.
         ids: The placeholder ids in ``inputs["input_ids"]``.
+        rules: How the model cuts media into tokens.
 
     Raises:
         GeometryError: If a token count or a time scale is not the one that the media call for: somewhere on
             the way a processor resized, resampled or cut them. The message names what was expected and found.
     """
     row = inputs["input_ids"].flatten()
-    waves = [audio_tokens(mel_frames(a.shape[-1])) for a in example.audios]
+    waves = [rules.sound_tokens(a.shape[-1]) for a in example.audios]
     expected = {
-        "video": (ids.video, sum(visual_tokens(v.shape[0], *v.shape[-2:]) for v in example.videos)),
-        "image": (ids.image, sum(visual_tokens(1, *i.shape[-2:]) for i in example.images)),
+        "video": (ids.video, sum(rules.visual_tokens(v.shape[0], *v.shape[-2:]) for v in example.videos)),
+        "image": (ids.image, sum(rules.visual_tokens(1, *i.shape[-2:]) for i in example.images)),
         "audio": (ids.audio, sum(waves)),
     }
     for kind, (token_id, count) in expected.items():

@@ -13,6 +13,7 @@ from crab_lightning.encoders import beats_fbank
 from crab_lightning.encoders.fbank import SHORTEST_SAMPLES
 from crab_lightning.processing.base import IGNORED_LABEL, labels_present, pad_rows
 from crab_lightning.processing.chat import ChatWriter, check_length, expanded
+from crab_lightning.processing.families import check_family
 from crab_lightning.processing.geometry import GEOMETRIES, Geometry, GeometryError
 from crab_lightning.structures import AUDIO, SAMPLE_RATE_HZ, TEXT, VISUAL, Batch, Encoded, Example, Media
 
@@ -53,6 +54,7 @@ class LlmVaProcessor:
             raise ValueError(f"geometry is {geometry!r}; allowed: {', '.join(GEOMETRIES)}")
         self.geometry: Geometry = geometry
         self.max_length, self.tokens = max_length, tokens
+        check_family(str(pretrained), "LlmVaModule")
         self.chat = ChatWriter(str(pretrained), system, chat_template, end_token)
         config = AutoConfig.from_pretrained(str(vision), trust_remote_code=False)
         self.image_px = int(getattr(config, "vision_config", config).image_size)

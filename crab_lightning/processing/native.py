@@ -5,29 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoConfig, Qwen2_5OmniProcessor
 
-from crab_lightning.media import MEL_BINS, log_mel, mel_frames
+from crab_lightning.media import MEL_BINS, log_mel
 from crab_lightning.processing.base import IGNORED_LABEL, check_reserved, labels_present, pad_rows
+from crab_lightning.processing.families import check_family
 from crab_lightning.processing.geometry import (
     GEOMETRIES,
     MAX_AUDIO_S,
     MERGE,
-    PATCH_PX,
+    QWEN2_5,
     TEMPORAL_PATCH,
     Geometry,
     GeometryError,
+    MediaRules,
     PlaceholderIds,
-    audio_tokens,
     check_inputs,
     check_sizes,
     seconds_per_grid,
-    visual_tokens,
 )
 from crab_lightning.processing.patches import IMAGE_MEAN, IMAGE_STD, patchify
 from crab_lightning.processing.positions import PAD_POSITION, Block, rope_positions
@@ -52,7 +52,16 @@ class NativeProcessor:
     Raises:
         GeometryError: If the checkpoint's processor works on other patches, colours or spectrograms than the
             published one.
+        ValueError: If the checkpoint is of another family of models.
     """
+
+    reader: ClassVar[str] = "OmniModule"
+    family: ClassVar[str] = "Qwen2.5-Omni"
+    stock_class: ClassVar[Any] = Qwen2_5OmniProcessor
+    rules: ClassVar[MediaRules] = QWEN2_5
+    system_message: ClassVar[str | None] = SYSTEM_MESSAGE
+    token_id_suffix: ClassVar[str] = "token_index"
+    """How the config calls the ids of its placeholders: ``image_token_index`` and so on."""
 
     def __init__(
         self, pretrained: str | Path, geometry: Geometry = "released", max_length: int | None = None
@@ -62,7 +71,8 @@ class NativeProcessor:
         self.pretrained = str(pretrained)
         self.geometry: Geometry = geometry
         self.max_length = max_length
-        self.stock = Qwen2_5OmniProcessor.from_pretrained(self.pretrained, trust_remote_code=False)
+        check_family(self.pretrained, self.reader)
+        self.stock = self.stock_class.from_pretrained(self.pretrained, trust_remote_code=False)
         self.tokenizer: Any = self.stock.tokenizer
         config = AutoConfig.from_pretrained(self.pretrained, trust_remote_code=False)
         self.thinker_config: Any = getattr(config, "thinker_config", config)
@@ -72,8 +82,18 @@ class NativeProcessor:
     @cached_property
     def placeholders(self) -> PlaceholderIds:
         """Ids of the tokens that stand for media."""
-        c = self.thinker_config
-        return PlaceholderIds(image=c.image_token_index, video=c.video_token_index, audio=c.audio_token_index)
+        return PlaceholderIds(
+            **{
+                kind: getattr(self.thinker_config, f"{kind}_{self.token_id_suffix}")
+                for kind in ("image", "video", "audio")
+            }
+        )
+
+    @cached_property
+    def _colours(self) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
+        """Mean and standard deviation of the colours, for pictures and for videos."""
+        parts = {"image": self.stock.image_processor, "video": self.stock.video_processor}
+        return {kind: (tuple(p.image_mean), tuple(p.image_std)) for kind, p in parts.items()}
 
     @cached_property
     def end_token(self) -> int:
@@ -86,33 +106,46 @@ class NativeProcessor:
 
     def _check_stock(self) -> None:
         """Refuse a checkpoint whose processor disagrees with the constants used here."""
-        stock, tok, cfg = self.stock, self.tokenizer, self.thinker_config
+        for name, (found, expected) in self._found_and_expected().items():
+            if found != expected:
+                raise GeometryError(
+                    f"{self.pretrained}: {name} is {found}, expected {expected}. This is not the input that "
+                    f"{self.family}'s thinker is trained on; use a checkpoint with the published processor."
+                )
+
+    def _found_and_expected(self) -> dict[str, tuple[Any, Any]]:
+        """Return what the checkpoint says, and what this code is written for."""
+        stock, tok, ids = self.stock, self.tokenizer, self.placeholders
         found_and_expected: dict[str, tuple[Any, Any]] = {}
         for part in ("image_processor", "video_processor"):
             p = getattr(stock, part)
             found_and_expected |= {
-                f"{part}.patch_size": (p.patch_size, PATCH_PX),
+                f"{part}.patch_size": (p.patch_size, self.rules.patch_px),
                 f"{part}.temporal_patch_size": (p.temporal_patch_size, TEMPORAL_PATCH),
                 f"{part}.merge_size": (p.merge_size, MERGE),
-                f"{part}.image_mean": (tuple(p.image_mean), IMAGE_MEAN),
-                f"{part}.image_std": (tuple(p.image_std), IMAGE_STD),
             }
         mel = stock.feature_extractor
-        found_and_expected |= {
-            "feature_extractor.sampling_rate": (mel.sampling_rate, SAMPLE_RATE_HZ),
-            "feature_extractor.feature_size": (mel.feature_size, MEL_BINS),
-            "feature_extractor.hop_length": (mel.hop_length, 160),
-            "feature_extractor.n_fft": (mel.n_fft, 400),
-            "config.image_token_index": (cfg.image_token_index, tok.image_token_id),
-            "config.video_token_index": (cfg.video_token_index, tok.video_token_id),
-            "config.audio_token_index": (cfg.audio_token_index, tok.audio_token_id),
-        }
-        for name, (found, expected) in found_and_expected.items():
-            if found != expected:
-                raise GeometryError(
-                    f"{self.pretrained}: {name} is {found}, expected {expected}. This is not the input that "
-                    "Qwen2.5-Omni's thinker is trained on; use a checkpoint with the published processor."
-                )
+        return (
+            found_and_expected
+            | {
+                "feature_extractor.sampling_rate": (mel.sampling_rate, SAMPLE_RATE_HZ),
+                "feature_extractor.feature_size": (mel.feature_size, MEL_BINS),
+                "feature_extractor.hop_length": (mel.hop_length, 160),
+                "feature_extractor.n_fft": (mel.n_fft, 400),
+                f"config.image_{self.token_id_suffix}": (ids.image, tok.image_token_id),
+                f"config.video_{self.token_id_suffix}": (ids.video, tok.video_token_id),
+                f"config.audio_{self.token_id_suffix}": (ids.audio, tok.audio_token_id),
+            }
+            | self._expected_of_family()
+        )
+
+    def _expected_of_family(self) -> dict[str, tuple[Any, Any]]:
+        """Return what else is checked in this family."""
+        found: dict[str, tuple[Any, Any]] = {}
+        for kind, (mean, std) in self._colours.items():
+            found[f"{kind}_processor.image_mean"] = (mean, IMAGE_MEAN)
+            found[f"{kind}_processor.image_std"] = (std, IMAGE_STD)
+        return found
 
     def _check_template(self) -> None:
         """Refuse a checkpoint whose chat template would write the conversation in another way."""
@@ -120,17 +153,16 @@ class NativeProcessor:
             return
         user = [{"type": "text", "text": "a"}, {"type": "video", "video": ""}, {"type": "audio", "audio": ""}]
         user += [{"type": "image", "image": ""}, {"type": "text", "text": "b"}]
-        chat: Any = [
-            {"role": "system", "content": [{"type": "text", "text": SYSTEM_MESSAGE}]},
-            {"role": "user", "content": user},
-        ]
+        chat: Any = [{"role": "user", "content": user}]
+        if self.system_message is not None:
+            chat.insert(0, {"role": "system", "content": [{"type": "text", "text": self.system_message}]})
         found = self.stock.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         found = found[0] if isinstance(found, list) else found
         expected = self.render(("a", Media.VIDEO, Media.AUDIO, Media.IMAGE, "b"))
         if found != expected:
             raise ValueError(
                 f"{self.pretrained}: its chat template writes {found!r}, expected {expected!r}. "
-                "Use the chat template of Qwen2.5-Omni."
+                f"Use the chat template of {self.family}."
             )
 
     def render(self, conversation: Sequence[str | Media], target: str | None = None) -> str:
@@ -142,11 +174,8 @@ class NativeProcessor:
             Media.AUDIO: f"{t.audio_bos_token}{t.audio_token}{t.audio_eos_token}",
         }
         user = "".join(media[part] if isinstance(part, Media) else part for part in conversation)
-        head = (
-            f"<|im_start|>system\n{SYSTEM_MESSAGE}{IM_END}\n"
-            f"<|im_start|>user\n{user}{IM_END}\n"
-            "<|im_start|>assistant\n"
-        )
+        system = "" if self.system_message is None else f"<|im_start|>system\n{self.system_message}{IM_END}\n"
+        head = f"{system}<|im_start|>user\n{user}{IM_END}\n<|im_start|>assistant\n"
         return head if target is None else f"{head}{target}{IM_END}\n"
 
     def encode(self, example: Example) -> Encoded:
@@ -154,7 +183,7 @@ class NativeProcessor:
 
         Returns:
             ``input_ids (T,)``, ``position_ids (3, T)``, and for the media that it has ``pixel_values_videos
-            (P, 1176)``, ``video_grid_thw``, ``video_second_per_grid``, ``pixel_values``, ``image_grid_thw``,
+            (P, W)``, ``video_grid_thw``, ``video_second_per_grid``, ``pixel_values``, ``image_grid_thw``,
             ``input_features (clips, 128, M)``, ``feature_attention_mask (clips, M)``. Labels ``(T,)`` hold
             the newline, the target and the end token.
 
@@ -164,7 +193,7 @@ class NativeProcessor:
                 the sample is longer than ``max_length``.
         """
         self._check_example(example)
-        check_sizes(example, self.geometry)
+        check_sizes(example, self.geometry, self.rules)
         seconds = seconds_per_grid(example, self.geometry)
         ids, blocks, answer = self._tokens(example, seconds)
         if self.max_length is not None and len(ids) > self.max_length:
@@ -174,28 +203,36 @@ class NativeProcessor:
             )
         inputs: dict[str, Tensor] = {
             "input_ids": ids,
-            "position_ids": rope_positions(len(ids), blocks, self.thinker_config.position_id_per_seconds),
+            "position_ids": rope_positions(
+                len(ids),
+                blocks,
+                self.thinker_config.position_id_per_seconds,
+                whole=self.rules.whole_positions,
+            ),
         }
         if example.videos:
-            patches = [patchify(v) for v in example.videos]
+            patches = [self._patches(v, "video") for v in example.videos]
             inputs["pixel_values_videos"] = _joined([p for p, _ in patches])
             inputs["video_grid_thw"] = torch.tensor([g for _, g in patches])
             inputs["video_second_per_grid"] = torch.tensor(seconds)
         if example.images:
-            patches = [patchify(i[None]) for i in example.images]
+            patches = [self._patches(i[None], "image") for i in example.images]
             inputs["pixel_values"] = _joined([p for p, _ in patches])
             inputs["image_grid_thw"] = torch.tensor([g for _, g in patches])
         if example.audios:
-            mels = [log_mel(a) for a in example.audios]
+            mels = [log_mel(a, mirrored_end=self.rules.mirrored_end) for a in example.audios]
             inputs["input_features"] = pad_rows(mels, 0.0, left=False)
             ones = [torch.ones(m.shape[-1], dtype=torch.long) for m in mels]
             inputs["feature_attention_mask"] = pad_rows(ones, 0, left=False)
-        check_inputs(inputs, example, self.geometry, self.placeholders)
+        check_inputs(inputs, example, self.geometry, self.placeholders, self.rules)
         labels = None
         if example.target is not None:
             labels = torch.full_like(ids, IGNORED_LABEL)
             labels[answer:-1] = ids[answer:-1]  # the newline after the end token is not learnt
         return Encoded(inputs, labels, example.sample)
+
+    def _patches(self, frames: Tensor, kind: str) -> tuple[Tensor, tuple[int, int, int]]:
+        return patchify(frames, self.rules.patch_px, *self._colours[kind])
 
     def _check_example(self, example: Example) -> None:
         for media, clips in (
@@ -213,7 +250,7 @@ class NativeProcessor:
         check_reserved(example.sample.id, [*texts, example.target or ""], self._reserved)
         for wave in example.audios:
             seconds = wave.shape[-1] / SAMPLE_RATE_HZ
-            if seconds > MAX_AUDIO_S or audio_tokens(mel_frames(wave.shape[-1])) < 1:
+            if seconds > MAX_AUDIO_S or self.rules.sound_tokens(wave.shape[-1]) < 1:
                 raise GeometryError(
                     f"{example.sample.id}: {seconds:.3f} s of audio; the model reads 0.03 s to {MAX_AUDIO_S} "
                     "s. Choose another audio window for the dataset."
@@ -237,15 +274,16 @@ class NativeProcessor:
         visual: list[tuple[int, tuple[int, int, int], float]] = []
         for place in np.flatnonzero((prompt == ids.video) | (prompt == ids.image) | (prompt == ids.audio)):
             if prompt[place] == ids.audio:
-                repeats[place] = audio_tokens(mel_frames(next(audio).shape[-1]))
+                repeats[place] = self.rules.sound_tokens(next(audio).shape[-1])
                 continue
             if prompt[place] == ids.video:
                 clip, span = next(video)
                 frames, height, width = clip.shape[0], *clip.shape[-2:]
             else:
                 frames, (height, width), span = 1, next(image).shape[-2:], 1.0
-            repeats[place] = visual_tokens(frames, height, width)
-            grid = (-(-frames // TEMPORAL_PATCH), height // PATCH_PX, width // PATCH_PX)
+            repeats[place] = self.rules.visual_tokens(frames, height, width)
+            patch_px = self.rules.patch_px
+            grid = (-(-frames // TEMPORAL_PATCH), height // patch_px, width // patch_px)
             visual.append((int(place), grid, span))
         starts = np.cumsum(repeats) - repeats
         blocks = [Block(int(starts[place]), grid, span) for place, grid, span in visual]

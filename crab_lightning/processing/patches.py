@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,28 +14,39 @@ from crab_lightning.processing.geometry import MERGE, PATCH_PX, TEMPORAL_PATCH
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 _SCALE = 1.0 / (1 / 255)  # as the stock processor rounds it
-_MEANS, _STDS = ((torch.tensor(values) * _SCALE).view(1, -1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+Colours = tuple[float, ...]
 
 
-def patchify(frames: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+@cache
+def _scaled(values: Colours) -> Tensor:
+    return (torch.tensor(values) * _SCALE).view(1, -1, 1)
+
+
+def patchify(
+    frames: Tensor, patch_px: int = PATCH_PX, mean: Colours = IMAGE_MEAN, std: Colours = IMAGE_STD
+) -> tuple[Tensor, tuple[int, int, int]]:
     """Cut frames into normalised patches, in the order that the 2 x 2 merger expects.
 
-    The bytes are put in order first and become floats afterwards, and they move by 14 at a time, the longest
-    run that stays together: a quarter of the time of moving single values. Values and order equal those of
-    the stock processor with ``do_resize=False``.
+    The bytes are put in order first and become floats afterwards, and they move by the width of a patch at a
+    time, the longest run that stays together: a quarter of the time of moving single values. Values and order
+    equal those of the stock processor with ``do_resize=False``.
 
     Args:
-        frames: uint8 ``(F, 3, H, W)``, sides multiples of 28; an odd F is filled up with its last frame.
+        frames: uint8 ``(F, 3, H, W)``, sides multiples of two patches; an odd F is filled up with its last
+            frame.
+        patch_px: Side S of a patch.
+        mean: Mean of each colour, in [0, 1].
+        std: Standard deviation of each colour.
 
     Returns:
-        Patches, float32 ``(P, 3 * 2 * 14 * 14)``, and their grid ``(t, h, w)`` with ``P = t * h * w``.
+        Patches, float32 ``(P, 3 * 2 * S * S)``, and their grid ``(t, h, w)`` with ``P = t * h * w``.
     """
     if pad := -frames.shape[0] % TEMPORAL_PATCH:
         frames = torch.cat((frames, frames[-1:].expand(pad, -1, -1, -1)))
     count, channels, height, width = frames.shape
-    t, h, w = count // TEMPORAL_PATCH, height // PATCH_PX, width // PATCH_PX
-    runs = frames.contiguous().numpy().view(f"V{PATCH_PX}")
-    runs = runs.reshape(t, TEMPORAL_PATCH, channels, h // MERGE, MERGE, PATCH_PX, w // MERGE, MERGE)
+    t, h, w = count // TEMPORAL_PATCH, height // patch_px, width // patch_px
+    runs = frames.contiguous().numpy().view(f"V{patch_px}")
+    runs = runs.reshape(t, TEMPORAL_PATCH, channels, h // MERGE, MERGE, patch_px, w // MERGE, MERGE)
     ordered = np.ascontiguousarray(runs.transpose(0, 3, 6, 4, 7, 2, 1, 5)).view(np.uint8)
     cells = torch.from_numpy(ordered.reshape(t * h * w, channels, -1))
-    return cells.to(torch.float32).sub_(_MEANS).div_(_STDS).reshape(t * h * w, -1), (t, h, w)
+    return cells.to(torch.float32).sub_(_scaled(mean)).div_(_scaled(std)).reshape(t * h * w, -1), (t, h, w)

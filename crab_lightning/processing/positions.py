@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,32 +41,39 @@ class Block:
 
 
 def rope_positions(
-    length: int, blocks: Sequence[Block], positions_per_s: float, behind: Behind = "all"
+    length: int,
+    blocks: Sequence[Block],
+    positions_per_s: float,
+    behind: Behind = "all",
+    *,
+    whole: bool = True,
 ) -> Tensor:
-    """Return the positions of ``length`` tokens, int64 ``(3, length)``.
+    """Return the positions of ``length`` tokens, int64 ``(3, length)``, or float32 with ``whole=False``.
 
     Args:
         length: Number of tokens in the prompt.
         blocks: The visual blocks, in order. Audio needs none: its tokens count like text.
-        positions_per_s: Temporal positions in a second (25; 2 in Qwen2.5-VL).
+        positions_per_s: Temporal positions in a second (25; 2 in Qwen2.5-VL, 13 in Qwen3-Omni).
         behind: What the tokens that follow a block count on from.
+        whole: Round positions in time down; Qwen3-Omni keeps their fractions.
     """
-    out = np.empty((3, length), dtype=np.int64)
-    cursor, following = 0, 0  # next token, and the position that it gets
+    kind: type[Any] = np.int64 if whole else np.float32
+    out = np.empty((3, length), dtype=kind)
+    cursor, following = 0, kind(0)  # next token, and the position that it gets
     for block in blocks:
         run = block.start - cursor
-        out[:, cursor : block.start] = np.arange(following, following + run)
+        out[:, cursor : block.start] = following + np.arange(run, dtype=kind)
         following += run
         t, h, w = block.grid[0], block.grid[1] // MERGE, block.grid[2] // MERGE
         # float32 and truncation, as the model rounds it
         times = (
             np.arange(t, dtype=np.float32) * np.float32(block.seconds_per_grid) * positions_per_s
-        ).astype(np.int64)
+        ).astype(kind)
         end = block.start + t * h * w
         out[0, block.start : end] = following + np.repeat(times, h * w)
         out[1, block.start : end] = following + np.tile(np.repeat(np.arange(h), w), t)
         out[2, block.start : end] = following + np.tile(np.arange(w), t * h)
-        following = int(out[:, block.start : end].max()) + 1 if behind == "all" else following + max(h, w)
+        following = out[:, block.start : end].max() + kind(1) if behind == "all" else following + max(h, w)
         cursor = end
-    out[:, cursor:] = np.arange(following, following + length - cursor)
+    out[:, cursor:] = following + np.arange(length - cursor, dtype=kind)
     return torch.from_numpy(out)

@@ -13,6 +13,7 @@ from transformers import AutoConfig
 from crab_lightning.encoders import beats_tokens
 from crab_lightning.processing.base import IGNORED_LABEL, pad_rows
 from crab_lightning.processing.chat import ChatWriter, check_length, expanded
+from crab_lightning.processing.families import check_family
 from crab_lightning.processing.geometry import (
     GEOMETRIES,
     MERGE,
@@ -66,6 +67,7 @@ class VllmAProcessor:
             raise ValueError(f"geometry is {geometry!r}; allowed: {', '.join(GEOMETRIES)}")
         self.geometry: Geometry = geometry
         self.max_length, self.audio_tokens = max_length, audio_tokens
+        check_family(str(pretrained), "VllmAModule")
         self.chat = ChatWriter(str(pretrained), system, chat_template)
         config: Any = AutoConfig.from_pretrained(str(pretrained), trust_remote_code=False)
         vision = config.vision_config

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -48,24 +48,29 @@ DEFAULT_TEXTS = (
 )
 
 
-def train_tokenizer(texts: Iterable[str] = DEFAULT_TEXTS, vocab_size: int = 1500) -> Any:
+def train_tokenizer(
+    texts: Iterable[str] = DEFAULT_TEXTS,
+    vocab_size: int = 1500,
+    special: Sequence[str] = SPECIAL_TOKENS,
+    named: Mapping[str, str] = NAMED_TOKENS,
+) -> Any:
     """Train a tokenizer that cuts text as Qwen2.5's does: digits one by one, any byte representable.
 
     Args:
         texts: What to learn merges from.
         vocab_size: Upper bound of the vocabulary with its special tokens; few texts give fewer tokens.
+        special: Special tokens in the order of their ids; Qwen2.5-Omni's when left out.
+        named: Attribute of the tokenizer -> the special token that it names.
 
     Returns:
-        A ``PreTrainedTokenizerFast`` with the special tokens behind the learnt ones, in Qwen2.5-Omni's order.
+        A ``PreTrainedTokenizerFast`` with the special tokens behind the learnt ones, in their order.
 
     Raises:
         ValueError: If the vocabulary cannot hold the 256 bytes and the special tokens.
     """
-    room = vocab_size - len(SPECIAL_TOKENS)
+    room = vocab_size - len(special)
     if room < _BYTES:
-        raise ValueError(
-            f"vocab_size is {vocab_size}; at least {_BYTES + len(SPECIAL_TOKENS)} tokens are needed"
-        )
+        raise ValueError(f"vocab_size is {vocab_size}; at least {_BYTES + len(special)} tokens are needed")
     raw = Tokenizer(models.BPE())
     raw.normalizer = normalizers.NFC()
     raw.pre_tokenizer = pre_tokenizers.Sequence(
@@ -79,11 +84,11 @@ def train_tokenizer(texts: Iterable[str] = DEFAULT_TEXTS, vocab_size: int = 1500
         vocab_size=room, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     raw.train_from_iterator(texts, trainer)
-    raw.add_special_tokens(list(SPECIAL_TOKENS))
+    raw.add_special_tokens(list(special))
     return PreTrainedTokenizerFast(
         tokenizer_object=raw,
         pad_token="<|endoftext|>",
         eos_token="<|im_end|>",
         padding_side="left",
-        extra_special_tokens=NAMED_TOKENS,
+        extra_special_tokens=dict(named),
     )
