@@ -5,6 +5,11 @@ Each has a test in ``tests/test_compat.py`` that says which library changed. A n
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,13 +57,61 @@ def from_config(kind: Any, config: Any, **options: Any) -> Any:
     return kind._from_config(config, **options)
 
 
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Let transformers draw no progress bar of tensors or files; bars of downloads stay."""
+    from transformers.utils import logging
+
+    previous = logging.set_tqdm_hook(lambda _, args, options: logging.EmptyTqdm(*args, **options))
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(previous)
+
+
+def load_model(kind: Any, name: str | Path, **options: Any) -> Any:
+    """Return a transformers model of a checkpoint, loaded without a progress bar."""
+    with without_bars():
+        return kind.from_pretrained(name, **options)
+
+
 def load_with_info(kind: Any, name: str, **options: Any) -> tuple[Any, dict[str, Any]]:
     """Return a transformers model and what its checkpoint lacked.
 
     With ``output_loading_info`` the return type is a pair, which transformers does not declare.
     """
-    model, info = kind.from_pretrained(name, output_loading_info=True, **options)
+    model, info = load_model(kind, name, output_loading_info=True, **options)
     return model, info
+
+
+def save_model(model: Any, folder: str | Path, **options: Any) -> None:
+    """Write a transformers model as a checkpoint folder, without a progress bar."""
+    with without_bars():
+        model.save_pretrained(folder, **options)
+
+
+def cache_argument(model: nn.Module) -> str:
+    """Return the name under which a transformers model takes the keys and values of past tokens.
+
+    It is ``cache`` in transformers 5.24, which warns at every call about the earlier ``past_key_values``, the
+    only name in 5.17.
+
+    Args:
+        model: A language model; it may be wrapped, as by FSDP1 or ``torch.compile``.
+
+    Raises:
+        TypeError: If neither the model nor a part of it takes past tokens.
+    """
+    for module in model.modules():
+        if name := _cache_name(type(module)):
+            return name
+    raise TypeError(f"{type(model).__name__}.forward takes neither cache nor past_key_values")
+
+
+@lru_cache
+def _cache_name(kind: type[nn.Module]) -> str | None:
+    accepted = inspect.signature(kind.forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in accepted), None)
 
 
 def tell_device(module: nn.Module, device: torch.device) -> None:

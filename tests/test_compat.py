@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
 from crab_lightning import compat
 
@@ -64,3 +67,38 @@ def test_lightning_module_is_told_its_device() -> None:
     module = LightningModule()
     compat.tell_device(module, torch.device("meta"))
     assert module.device == torch.device("meta")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_transformers_takes_past_tokens_under_the_name_that_it_does_not_warn_about(wrapped: bool) -> None:
+    class Wrapper(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, *args: Any, **options: Any) -> Any:
+            return self.inner(*args, **options)
+
+    plain = compat.from_config(Qwen2ForCausalLM, SMALL).eval()
+    model, past = Wrapper(plain) if wrapped else plain, DynamicCache(config=SMALL)
+    ids = torch.tensor([[1, 2, 3]])
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        name = compat.cache_argument(model)
+        model(input_ids=ids[:, :2], use_cache=True, **{name: past})
+        continued = model(input_ids=ids[:, 2:], use_cache=True, **{name: past}).logits
+    torch.testing.assert_close(continued, plain(input_ids=ids).logits[:, 2:])
+    with pytest.raises(TypeError, match=r"Linear\.forward takes neither cache nor past_key_values"):
+        compat.cache_argument(nn.Linear(2, 2))
+
+
+def test_transformers_loads_and_writes_without_a_bar(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from transformers.utils import logging
+
+    compat.save_model(compat.from_config(Qwen2ForCausalLM, SMALL), tmp_path)
+    compat.load_model(Qwen2ForCausalLM, tmp_path)
+    assert capfd.readouterr() == ("", "")
+    list(logging.tqdm(range(2), desc="a user's own"))
+    assert "a user's own" in capfd.readouterr().err

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from crab_lightning.adapters.kinds.lora import LoRALinear
+from crab_lightning.compat import save_model
 
 
 class ExportError(ValueError):
@@ -121,7 +122,7 @@ def write_merged(model: nn.Module, processor: Any, out: Path) -> int:
                 base.weight.copy_(base.weight.float() + update)
             parent, _, leaf = name.rpartition(".")
             setattr(inner.get_submodule(parent), leaf, base)
-        inner.save_pretrained(folder)
+        save_model(inner, folder)
         processor.save_pretrained(folder)
     return len(layers)
 

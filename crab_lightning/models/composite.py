@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed import get_rank, is_available, is_initialized
 
 from crab_lightning.adapters import AdapterConfig, LoRALinear
+from crab_lightning.compat import cache_argument
 from crab_lightning.distributed.participation import Unread
 from crab_lightning.distributed.sharding import readable_weights
 from crab_lightning.encoders import Beats, beats_tokens
@@ -222,7 +223,9 @@ class CompositeModule(AVModule):
             "attention_mask": mask,
             "position_ids": self._model_positions(positions),
         }
-        return self.hidden_states(step, past_key_values=cache, use_cache=True)
+        model: Any = self.model
+        past = {cache_argument(model.language_model): cache}
+        return self.hidden_states(step, use_cache=True, **past)
 
     def answer_head(self) -> nn.Module:
         """Return the layer that maps hidden states to logits."""

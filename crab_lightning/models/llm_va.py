@@ -78,7 +78,7 @@ class LlmVaModel(nn.Module):
             frames: uint8 ``(F, 3, H, W)`` of all samples.
             fbank: Filter banks of all seconds ``(G, M, 128)``.
             fbank_frames: Frames of each of them ``(G,)``.
-            options: ``past_key_values`` and ``use_cache``.
+            options: ``use_cache``, and the cache under :func:`~crab_lightning.compat.cache_argument`.
 
         Returns:
             ``(B, T, D)``.

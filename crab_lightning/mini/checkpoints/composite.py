@@ -18,6 +18,7 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
 )
 
+from crab_lightning.compat import save_model
 from crab_lightning.encoders import Beats, BeatsConfig, save_beats
 from crab_lightning.mini.checkpoints.text_models import load_text_model
 from crab_lightning.mini.checkpoints.tokenizer import DEFAULT_TEXTS, train_tokenizer
@@ -123,8 +124,8 @@ def make_tiny_llm_va(
             model = _tiny_llama(sizes, tokenizer)
         else:
             model, tokenizer = load_text_model(text)
-        model.save_pretrained(folder / "llm")
-        CLIPVisionModel(
+        save_model(model, folder / "llm")
+        vision = CLIPVisionModel(
             CLIPVisionConfig(
                 hidden_size=sizes.vision_hidden,
                 intermediate_size=2 * sizes.vision_hidden,
@@ -133,7 +134,8 @@ def make_tiny_llm_va(
                 image_size=sizes.image_px,
                 patch_size=sizes.patch_px,
             )
-        ).save_pretrained(folder / "clip")
+        )
+        save_model(vision, folder / "clip")
         save_tiny_beats(folder / "beats", sizes.audio_hidden, sizes.audio_layers)
     tokenizer.save_pretrained(folder / "llm")
     return folder
@@ -225,7 +227,7 @@ def make_tiny_vllm_a(
     ids = {name: int(tokenizer.convert_tokens_to_ids(f"<|{name}|>")) for name in _VISION_TOKENS}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        Qwen2_5_VLForConditionalGeneration(
+        model = Qwen2_5_VLForConditionalGeneration(
             Qwen2_5_VLConfig(
                 text_config={
                     "vocab_size": len(tokenizer),
@@ -264,7 +266,8 @@ def make_tiny_vllm_a(
                 vision_end_token_id=ids["vision_end"],
                 tie_word_embeddings=False,
             )
-        ).save_pretrained(folder / "vllm")
+        )
+        save_model(model, folder / "vllm")
         save_tiny_beats(folder / "beats", sizes.audio_hidden, sizes.audio_layers)
     tokenizer.save_pretrained(folder / "vllm")
     return folder

@@ -20,6 +20,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
+from crab_lightning.compat import save_model
 from crab_lightning.mini.checkpoints.tokenizer import DEFAULT_TEXTS, train_tokenizer
 
 # Renders system and user turns as Qwen2.5-Omni's published template does (AV-UIE v2 section 2).
@@ -210,6 +211,6 @@ def make_tiny_native(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2_5OmniThinkerForConditionalGeneration(thinker_config(sizes, tokenizer))
-    model.save_pretrained(folder)
+    save_model(model, folder)
     make_processor(tokenizer).save_pretrained(folder)
     return folder

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen2_5OmniThinkerForConditionalGeneration
 
+from crab_lightning.compat import save_model
 from crab_lightning.mini.checkpoints.native import TinyNativeConfig, make_processor, thinker_config
 from crab_lightning.mini.checkpoints.text_models import SMOLLM2, load_text_model
 from crab_lightning.mini.checkpoints.tokenizer import NAMED_TOKENS, SPECIAL_TOKENS
@@ -74,7 +75,7 @@ def make_pocket(
     tokenizer = with_media_tokens(tokenizer)
     thinker = thinker_around(source, tokenizer, config or PocketTowers(), seed)
     folder.mkdir(parents=True, exist_ok=True)
-    thinker.save_pretrained(folder)
+    save_model(thinker, folder)
     make_processor(tokenizer).save_pretrained(folder)
     return folder
 

@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
+from crab_lightning.compat import load_model
 from crab_lightning.models.checkpoints import clear_when_absent
 
 SMOLLM2 = "smollm2"
@@ -68,16 +69,19 @@ def load_text_model(source: str | Path) -> tuple[Any, Any]:
         raise ValueError(f"{source}: its tokenizer has no chat template; name a chat model")
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     if config.model_type in ("qwen2_5_omni", "qwen2_5_omni_thinker"):
-        return qwen2_of_thinker(Thinker.from_pretrained(source, dtype=torch.float32)), tokenizer
-    return AutoModelForCausalLM.from_pretrained(
-        source, trust_remote_code=False, dtype=torch.float32
-    ), tokenizer
+        return qwen2_of_thinker(load_model(Thinker, source, dtype=torch.float32)), tokenizer
+    options: dict[str, Any] = {"trust_remote_code": False, "dtype": torch.float32}
+    return load_model(AutoModelForCausalLM, source, **options), tokenizer
 
 
 def _smollm2(file: Path) -> tuple[Any, Any]:
     where: dict[str, Any] = {"gguf_file": file.name}
-    model = AutoModelForCausalLM.from_pretrained(
-        file.parent, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **where
+    model = load_model(
+        AutoModelForCausalLM,
+        file.parent,
+        dtype=torch.float32,
+        quantization_config=GgufConfig(dequantize=True),
+        **where,
     )
     # Said by GgufConfig, and no longer so: a folder written with it would be packed again at loading.
     if hasattr(model.config, "quantization_config"):

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from crab_lightning.compat import load_model, save_model
 from crab_lightning.mini.checkpoints.native import TinyNativeConfig, make_tiny_native
 from crab_lightning.mini.pretrain.corpus import KINDS, Corpus, corpus_texts
 from crab_lightning.mini.pretrain.optimizers import Optimizers
@@ -275,7 +276,7 @@ def pretrain_mini(out: Path | str, config: PretrainConfig | None = None) -> Path
             folder, texts=corpus_texts(config.seed, config.vocabulary_items), config=SIZES, seed=config.seed
         )
     work.mkdir(exist_ok=True)
-    model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    model = load_model(Qwen2_5OmniThinkerForConditionalGeneration, folder, dtype=torch.float32)
     for name, tower, steps, train in (
         ("vision", towers_of(model)[0], config.vision_steps, pretrain_vision),
         ("audio", towers_of(model)[1], config.audio_steps, pretrain_audio),
@@ -294,7 +295,7 @@ def pretrain_mini(out: Path | str, config: PretrainConfig | None = None) -> Path
         _train_leg(model, NativeProcessor(folder), config, number, work / "now.pt")
         torch.save(model.state_dict(), done)
         (work / "now.pt").unlink(missing_ok=True)
-    model.half().save_pretrained(folder)
+    save_model(model.half(), folder)
     (folder / "pretraining.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
     for file in work.iterdir():
         file.unlink()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
+from crab_lightning.compat import load_model, save_model
 from crab_lightning.encoders import Beats, load_beats, save_beats
 from crab_lightning.mini.pretrain.towers import (
     CELL_PX,
@@ -76,7 +77,7 @@ def pretrain_encoders(
         ValueError: If CLIP's patches are not the cells that the world's labels are made for.
     """
     folder = Path(folder)
-    vision: Any = CLIPVisionModel.from_pretrained(folder / "clip")
+    vision: Any = load_model(CLIPVisionModel, folder / "clip")
     if vision.config.patch_size != CELL_PX:
         raise ValueError(
             f"{folder / 'clip'} has patches of {vision.config.patch_size} px; labels are made for {CELL_PX}: "
@@ -85,7 +86,7 @@ def pretrain_encoders(
     torch.manual_seed(seed)
     task = ClipTask(vision, vision.config.hidden_size)
     train_task(task, PictureBatches(seed, still=True), steps=vision_steps, lr=2e-3, workers=workers)
-    vision.save_pretrained(folder / "clip")
+    save_model(vision, folder / "clip")
     audio = load_beats(folder / "beats")
     hearing = SoundBatches(seed, features=seconds_of_fbank)
     train_task(BeatsTask(audio), hearing, steps=audio_steps, lr=2e-3, workers=workers)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crab_lightning.compat import save_model
 from crab_lightning.mini import Scene, make_item, points_in, render_frames, render_masks
 from crab_lightning.mini.world.scenes import place_objects, rng_for
 from crab_lightning.mini.world.sprites import BACKGROUNDS
@@ -223,11 +224,11 @@ def train_mini_sam2(
             log(f"step {done}, {spent:.1f} CPU minutes, loss {loss_sum / 100:.4f}")
             loss_sum = 0.0
         if done % 500 == 0:
-            model.save_pretrained(out)
+            save_model(model, out)
     model.eval()
     minutes = (time.process_time() - began) / 60
     scores = {name: round(_unseen_j(model, processor, name, recipe), 4) for name in MASK_SETS}
-    model.save_pretrained(out)
+    save_model(model, out)
     processor.save_pretrained(out)
     card = {
         "made_by": command or "train_mini_sam2",
