@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,14 +103,14 @@ def cache_argument(model: nn.Module) -> str:
         TypeError: If neither the model nor a part of it takes past tokens.
     """
     for module in model.modules():
-        if name := _cache_name(type(module)):
+        if name := _cache_name(type(module).forward):
             return name
     raise TypeError(f"{type(model).__name__}.forward takes neither cache nor past_key_values")
 
 
-@lru_cache
-def _cache_name(kind: type[nn.Module]) -> str | None:
-    accepted = inspect.signature(kind.forward).parameters
+@cache
+def _cache_name(forward: Any) -> str | None:
+    accepted = inspect.signature(forward).parameters
     return next((name for name in ("cache", "past_key_values") if name in accepted), None)
 
 
