@@ -308,10 +308,12 @@ def test_ask_compares_two_videos(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--task", "qa"], "needs --question"),
+        (["--task", "qa"], "needs --options and --question"),
         (["--task", "ave", "--question", "why?"], "takes no --question"),
         (["--task", "dance"], "--task dance: this run has action_recognition"),
         (["--task", "a2v"], "takes 2 --video"),
+        (["--task", "ms3"], "this run was not taught the dataset ms3. It was taught"),
+        (["--task", "captioning"], "not taught the task captioning"),
         (["--task", "ref_avs", "--expression", "x", "--at_s", "99"], "--at_s 99: the clip lasts"),
     ],
 )
@@ -320,6 +322,20 @@ def test_ask_says_what_is_missing(
 ) -> None:
     command = ["ask", "--checkpoint", str(trained), "--video", str(clip(small)), *words]
     assert said in error_of(capsys, command)
+
+
+def test_ask_goes_beyond_what_was_taught_and_heard_when_it_is_told(
+    trained: Path, small: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = ask(trained, capsys, "--video", clip(small), "--task", "captioning", "--untaught", "--silent")
+    assert answer["dataset"] == "avcap"
+    # What cannot be asked is told before any weight is read.
+    monkeypatch.setattr("crab_lightning.models.OmniModule.configure_model", lambda _: pytest.fail("loaded"))
+    picture = next(
+        path for path in (small["mini"] / "AVUIE_2").rglob("*.*") if path.suffix in (".jpg", ".png")
+    )
+    command = ["ask", "--checkpoint", str(trained), "--task", "ave", "--video", str(picture)]
+    assert f"{picture} is a picture and was given as --video" in error_of(capsys, command)
 
 
 def test_ask_names_a_missing_file(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,19 +59,21 @@ def test_a_run_is_asked_and_answers_with_a_typed_object(run: Path, small: dict[s
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"task": "qa"}, r"needs `question`"),
+        ({"task": "qa"}, r"needs `options` and `question`"),
         ({"task": "ave", "question": "why?"}, r"takes no `question`$"),
         ({"task": "dance"}, r"^`task` dance: this run has "),
         ({"task": "ave", "dataset": "x"}, r"^`dataset` x: this run has "),
-        ({"task": "a2v"}, r"takes 2 `video` file\(s\); 1 given"),
+        ({"task": "a2v", "untaught": True}, r"takes 2 `video` file\(s\); 1 given"),
         ({"task": "ave", "image": "x.png"}, "x.png is not a file"),
+        ({"task": "ks"}, r"^this run was not taught the dataset ks\. .* Give `untaught` to ask"),
+        ({"task": "ave", "silent": True, "audio": __file__}, r"`silent` puts silence in the place"),
     ],
 )
 def test_errors_name_arguments_and_no_options(
-    run: Path, small: dict[str, Path], given: dict[str, str], said: str
+    run: Path, small: dict[str, Path], given: dict[str, Any], said: str
 ) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=said) as caught:
-        load_run(run, device="cpu").ask(video=clip(small), **given)  # type: ignore[arg-type]
+        load_run(run, device="cpu").ask(video=clip(small), **given)
     assert "--" not in str(caught.value)
 
 

@@ -41,10 +41,12 @@ def parser() -> argparse.ArgumentParser:
     add("--video", nargs="+", default=[], type=Path, help="video file; two where the task compares videos")
     add("--image", type=Path, help="picture; a frame of the video when left out")
     add("--audio", nargs="+", default=[], type=Path, help="sound file; the video's own track when left out")
+    add("--silent", action="store_true", help="ask with silence in the place of all sound")
     add("--at_s", type=float, help="second of the clip that an image task looks at (default: its middle)")
     add("--question", help="question to be answered")
     add("--options", nargs="+", help="answers to choose from")
     add("--expression", help="what a referring task has to find")
+    add("--untaught", action="store_true", help="ask also a task or dataset that the run was not taught")
     add("--before", action="store_true", help="show what the model said before training, too")
     add("--max_new_tokens", type=int, help="longest answer; the run's setting when left out")
     add("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
@@ -69,27 +71,20 @@ def run(words: Sequence[str]) -> None:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is not a file")
     from crab_lightning.inference.loading import load_run
-    from crab_lightning.inference.question import AskError
+    from crab_lightning.inference.question import Question
 
+    given = {"question": args.question, "options": args.options, "expression": args.expression}
+    texts = {name: value for name, value in given.items() if value is not None}
+    question = Question(
+        args.task, args.video, args.audio, args.image, texts, args.dataset, args.at_s, args.silent,
+        args.untaught,
+    )  # fmt: skip
     moments = {"before training": False, "after training": True} if args.before else {"": True}
     for moment, trained in moments.items():  # one after the other: two large models would not fit
-        run = load_run(args.checkpoint, args.config, args.device, trained=trained)
+        run = load_run(args.checkpoint, args.config, args.device, trained=trained, check=question.check)
         if args.max_new_tokens is not None:
             run.model.max_new_tokens = args.max_new_tokens
-        try:
-            answer = run.ask(
-                args.task,
-                video=args.video,
-                audio=args.audio,
-                image=args.image,
-                question=args.question,
-                options=args.options,
-                expression=args.expression,
-                dataset=args.dataset,
-                at_s=args.at_s,
-            )
-        except AskError as err:
-            raise err.as_options() from err
+        answer = run.put(question)
         show(answer, args.options, as_json=args.json, moment=moment)
         del run
 

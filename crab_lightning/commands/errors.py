@@ -43,7 +43,8 @@ def one_text(err: BaseException) -> str:
         return f"a file that has to be text in UTF-8 is none ({err.reason} at byte {err.start})"
     if isinstance(err, MemoryError) and not str(err):
         return "there is not enough memory"
-    text = str(err).strip()
+    as_options = getattr(err, "as_options", None)  # of ``AskError``, which names arguments as Python has them
+    text = str(err if as_options is None else as_options()).strip()
     if text.startswith("Caught ") and "Traceback (most recent call last):" in text:
         # A loader process sends its traceback as text; what was said stands behind the error's name, last.
         text = re.split(rf"^(?:[\w.]+\.)?{type(err).__name__}: ", text, flags=re.MULTILINE)[-1].rstrip()

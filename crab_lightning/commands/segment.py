@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,7 @@ def run(words: Sequence[str]) -> None:
     add("--fps", type=float, help="frames a second of a video that get a mask; all when left out")
     add("--expression", help="what to find; the sounding object when left out")
     add("--dataset", help="dataset whose task and audio window are used; the first that fits when left out")
+    add("--untaught", action="store_true", help="ask also a task or dataset that the run was not taught")
     add("--out", type=Path, default=Path("segmented"), help="folder to write")
     add("--config", help="config file; the run's own config.yaml when left out")
     add("--device", default="auto", help="cpu, cuda, ...; auto takes a GPU where there is one")
@@ -75,10 +77,14 @@ def run(words: Sequence[str]) -> None:
     from crab_lightning.tasks import Segmentation
     from crab_lightning.tasks.masks import MaskMaker
 
-    model, data = load_run(args.checkpoint, args.config, args.device)
     texts = {} if args.expression is None else {"expression": args.expression}
     kind = "segmentation" if args.expression is None else "referring_segmentation"
-    name = choose_dataset(data, kind, args.dataset, int(args.video is not None), 1, texts)
+    chosen = partial(
+        choose_dataset, task=kind, dataset=args.dataset, videos=int(args.video is not None), audios=1,
+        texts=texts, untaught=args.untaught,
+    )  # fmt: skip
+    model, data = load_run(args.checkpoint, args.config, args.device, check=chosen)
+    name = chosen(data)
     task = data.tasks[data.datasets[name].task]
     if not isinstance(task, Segmentation):
         raise ValueError(

@@ -40,12 +40,14 @@ def parser() -> argparse.ArgumentParser:
     add("--video", required=True, type=Path, help="the clip")
     add("--checkpoint", required=True, type=Path, help="a run folder, a .ckpt file or an adapter folder")
     add("--audio", type=Path, help="sound file; the clip's own track when left out")
+    add("--silent", action="store_true", help="ask with silence in the place of all sound")
     add("--other", type=Path, help="another clip, to be told from this one; without it matching is left out")
     add("--question", default="What makes the sound in this video?", help="question to be answered")
     add("--expression", help="what a referring task has to find; without it that task is left out")
     add("--at_s", type=float, help="second of the picture that is segmented; the middle when left out")
     add("--sam2", help="SAM2 folder, hub name or mini_sam2; the run's own mask decoder when left out")
     add("--dataset", nargs="+", default=[], help="datasets to ask as, instead of the first of each task")
+    add("--untaught", action="store_true", help="ask also the tasks and datasets that the run was not taught")
     add("--out", type=Path, default=Path("showcase"), help="folder to write")
     add("--config", help="config file; the run's own config.yaml when left out")
     add("--device", default="auto", help="cpu, cuda, ...; auto takes a GPU where there is one")
@@ -64,6 +66,7 @@ class Asker:
     def panel(self, key: str, dataset: str) -> Panel:
         """Ask one task and return what the page shows of it."""
         from crab_lightning.commands.showcase_page import Panel
+        from crab_lightning.inference.answer import read_text
         from crab_lightning.inference.question import AskError, put
         from crab_lightning.media import MediaError
 
@@ -79,19 +82,17 @@ class Asker:
             return panel
         panel.seconds = round(time.perf_counter() - began, 2)
         panel.answer, panel.truncated = answer.text, answer.truncated
-        try:
-            parsed = task.parse(answer.text, sample, spec)
-        except ValueError as err:  # no classes in the config
-            parsed, panel.note = None, str(err)
+        parsed, panel.note = read_text(task, spec, sample, answer.text)
         if parsed is not None:
             panel.said = said_of(task, spec, sample, parsed)
-            panel.lanes = lanes_of(parsed)
+        panel.lanes = lanes_of(task, parsed)
+        if dataset not in self.data.taught:
+            panel.note = f"This run was not taught {dataset}. {panel.note}".strip()
         if sample.images:
             self._picture(panel, task, parsed, sample)
         if len(sample.videos) > 1 or len(sample.audios) > 1:
-            panel.note = "One is this clip" + (
-                "" if parsed is None else (": right" if parsed == 1 else ": wrong")
-            )
+            judged = "" if parsed is None else (": right" if parsed == 1 else ": wrong")
+            panel.note = f"{panel.note} One is this clip{judged}".strip()
         return panel
 
     def _sample(self, dataset: str, spec: DatasetSpec) -> Sample:
@@ -108,16 +109,17 @@ class Asker:
         texts = {name: given[name] for name in wanted if given.get(name) is not None}
         if missing := sorted(wanted - set(texts)):
             raise AskError(f"needs --{' and --'.join(missing)}")
-        sound = args.audio or args.video
+        sounds = [args.audio or args.video, *([args.other] if audios > 1 else [])]
         return make_sample(
             dataset,
             spec,
             [args.video, args.other] if videos > 1 else [args.video],
             None,
-            [sound, args.other] if audios > 1 else [sound],
+            [] if args.silent else sounds,
             args.at_s,
             texts,
             self.scratch,
+            silent=args.silent,
         )
 
     def _picture(self, panel: Panel, task: Task[Any], parsed: Any, sample: Sample) -> None:
@@ -138,7 +140,8 @@ class Asker:
             if self.args.sam2 is not None:
                 decoder = Sam2Decoder(self.args.sam2, self.args.device)
             if decoder is None:
-                panel.note = "no mask decoder in this run: --sam2 gives one"
+                panel.note = f"{panel.note} This run has no mask decoder, so no mask is drawn.".strip()
+                print(f"{panel.task}: give --sam2 to draw masks", file=sys.stderr)
         prompt = None if parsed is None or parsed.absent else MaskMaker.prompt(parsed, picture)
         mask = None
         if decoder is not None:
@@ -163,10 +166,17 @@ def run(words: Sequence[str]) -> None:
     from crab_lightning.commands.showcase_html import html_page
     from crab_lightning.commands.showcase_page import TITLES, page_figure
     from crab_lightning.inference.loading import load_run
+    from crab_lightning.inference.question import check_clips
     from crab_lightning.segmentation import save_figure
 
-    model, data = load_run(args.checkpoint, args.config, args.device)
-    chosen = datasets_of(data, args.dataset)
+    def check(data: AVDataModule) -> None:
+        datasets_of(data, args.dataset, untaught=args.untaught)
+        check_clips([args.video, *([args.other] if args.other else [])], args.audio, silent=args.silent)
+
+    model, data = load_run(args.checkpoint, args.config, args.device, check=check)
+    chosen = datasets_of(data, args.dataset, untaught=args.untaught)
+    if left := [key for key in data.tasks if key not in {key for key, _ in chosen}]:
+        print(f"not asked, since this run was not taught them: {', '.join(left)}", file=sys.stderr)
     panels, order = [], {key: place for place, key in enumerate(TITLES)}
     with tempfile.TemporaryDirectory() as scratch:
         asker = Asker(model, data, args, Path(scratch))
@@ -188,18 +198,28 @@ def run(words: Sequence[str]) -> None:
     )
 
 
-def datasets_of(data: AVDataModule, wanted: Sequence[str]) -> list[tuple[str, str]]:
+def datasets_of(
+    data: AVDataModule, wanted: Sequence[str], *, untaught: bool = False
+) -> list[tuple[str, str]]:
     """Return task and dataset of everything that is asked: the first row of a task, both ways of matching.
 
+    Args:
+        data: Tasks and datasets of the run.
+        wanted: Datasets that the user names.
+        untaught: Also what the run was not taught.
+
     Raises:
-        ValueError: If ``wanted`` names a dataset that is not there.
+        ValueError: If ``wanted`` names a dataset that is not there, or that the run was not taught.
     """
-    if unknown := [name for name in wanted if name not in data.datasets]:
-        raise ValueError(f"--dataset {unknown[0]}: this run has {', '.join(data.datasets)}")
+    from crab_lightning.inference.question import choose_dataset
+
+    for name in wanted:
+        choose_dataset(data, name, name, 1, 0, {}, untaught=untaught)
     pairs: list[tuple[str, str]] = []
     for key in data.tasks:
         rows = [name for name, spec in data.datasets.items() if spec.task == key]
-        named = [name for name in rows if name in wanted]
+        rows = [name for name in rows if name in data.taught] or (rows if untaught else [])
+        named = [name for name in wanted if data.datasets[name].task == key]
         if key == "question_answering" and not named:  # a question without options
             named = [name for name in rows if "options" not in _texts(data.datasets[name])][:1]
         count = 2 if key == "cross_modal_matching" else 1
@@ -247,27 +267,32 @@ def _span(event: Any) -> str:
     return f"{event.name} {event.start_s}–{event.end_s} s"
 
 
-def lanes_of(parsed: Any) -> list[Lane]:
-    """Return what an answer draws on the timeline."""
+def lanes_of(task: Task[Any], parsed: Any) -> list[Lane]:
+    """Return what an answer draws on the timeline; one about events always has a row there."""
     from crab_lightning.commands.showcase_page import Lane
+    from crab_lightning.tasks import EventLocalization, EventParsing
     from crab_lightning.tasks.event_text import EventSpan, ModalEvents
 
     sides: Mapping[str, Sequence[EventSpan]] = {}
+    if parsed is None and isinstance(task, EventLocalization | EventParsing):
+        return [Lane("event", [], "The answer about events could not be read.")]
     if isinstance(parsed, ModalEvents):
         sides = {"seen": parsed.visual, "heard": parsed.audio}
-    elif isinstance(parsed, tuple) and parsed and all(isinstance(e, EventSpan) for e in parsed):
+    elif isinstance(parsed, tuple) and all(isinstance(e, EventSpan) for e in parsed):
         sides = {"event": parsed}
     return [Lane(name, [(e.name, e.start_s, e.end_s) for e in side]) for name, side in sides.items()]
 
 
 def gather(args: argparse.Namespace, panels: Sequence[Panel]) -> Showcase:
     """Read what the page shows of the clip itself."""
+    import torch
+
     from crab_lightning.commands.showcase_page import Showcase
     from crab_lightning.media import log_mel, probe, read_audio, read_video
     from crab_lightning.structures import SAMPLE_RATE_HZ
 
-    clip = read_video(args.video, _STILLS, None)
-    sound = read_audio(args.audio or args.video)
+    clip, heard = read_video(args.video, _STILLS, None), args.audio or args.video
+    sound = torch.zeros(round(clip.duration_s * SAMPLE_RATE_HZ)) if args.silent else read_audio(heard)
     played = None
     kind = _PLAYED.get(args.video.suffix.lower())
     if kind is not None and args.video.stat().st_size <= _PLAYED_BYTES:
@@ -279,6 +304,7 @@ def gather(args: argparse.Namespace, panels: Sequence[Panel]) -> Showcase:
             "run": str(args.checkpoint),
             "length": f"{clip.duration_s:.1f} s",
             "size": f"{info.width} × {info.height}",
+            **({"asked": "with silence"} if args.silent else {}),
         },
         stills=clip.frames,
         times_s=clip.times_s.tolist(),

@@ -59,18 +59,19 @@ def html_page(show: Showcase) -> str:
 
 def _html_lanes(show: Showcase) -> str:
     rows = []
-    for lane in show.lanes:
-        for i, row in enumerate(lane.rows()):
-            bars = "".join(
-                f'<b style="left:{100 * start / show.duration_s:.2f}%;'
-                f"width:{100 * (min(end, show.duration_s) - start) / show.duration_s:.2f}%;"
-                f'background:{show.colours[name]}" title="{escape(name)}, {start:g} to {end:g} s">'
-                f"{escape(name)}</b>"
-                for name, start, end in row
-            )
-            label = "" if i else escape(lane.name)
-            rows.append(f'<div class="row"><span>{label}</span><div class="track lane">{bars}</div></div>')
-    return "".join(rows) or '<div class="row"><span></span><div class="track dim">no events</div></div>'
+    for label, row, empty in show.rows:
+        bars = "".join(
+            f'<b style="left:{100 * start / show.duration_s:.2f}%;'
+            f"width:{100 * (min(end, show.duration_s) - start) / show.duration_s:.2f}%;"
+            f'background:{show.colours[name]}" title="{escape(name)}, {start:g} to {end:g} s">'
+            f"{escape(name)}</b>"
+            for name, start, end in row
+        )
+        body = bars or f'<span class="dim">{escape(empty)}</span>'
+        rows.append(
+            f'<div class="row"><span>{escape(label)}</span><div class="track lane">{body}</div></div>'
+        )
+    return "".join(rows)
 
 
 def _html_axis(duration_s: float) -> str:

@@ -39,10 +39,12 @@ class Lane:
     Args:
         name: ``event``, ``seen`` or ``heard``.
         spans: Name, first and last second of each event.
+        empty: What to say where there is none.
     """
 
     name: str
     spans: Sequence[tuple[str, float, float]]
+    empty: str = "no event"
 
     def rows(self) -> list[list[tuple[str, float, float]]]:
         """Share events out so that none covers another."""
@@ -144,6 +146,12 @@ class Showcase:
         return [lane for panel in self.panels for lane in panel.lanes]
 
     @property
+    def rows(self) -> list[tuple[str, list[tuple[str, float, float]], str]]:
+        """Rows of the timeline: label, events, and what to say where there is none."""
+        parts = [(lane, i, row) for lane in self.lanes for i, row in enumerate(lane.rows())]
+        return [("" if i else lane.name, row, "" if row else lane.empty) for lane, i, row in parts]
+
+    @property
     def pictures(self) -> list[Panel]:
         """Panels with a picture."""
         return [panel for panel in self.panels if panel.overlay is not None]
@@ -174,9 +182,9 @@ def page_figure(show: Showcase) -> Any:
     """Return the page as a matplotlib figure."""
     from matplotlib.figure import Figure
 
-    rows = [(lane.name if not i else "", row) for lane in show.lanes for i, row in enumerate(lane.rows())]
+    rows = show.rows
     card_rows = (len(show.cards) + 1) // 2
-    lanes_in = 0.34 * max(1, len(rows)) + 0.1
+    lanes_in = 0.34 * len(rows) + 0.1
     heights = [0.75, 1.35, 1.25, lanes_in, 3.7 if show.pictures else 0.01, max(0.01, 1.62 * card_rows)]
     figure = Figure(figsize=(13, sum(heights) + 1.1), dpi=130)
     top, total = 1.0, sum(heights) + 1.1
@@ -223,18 +231,17 @@ def _draw_stills(figure: Any, show: Showcase, place: tuple[float, float]) -> Non
 
 
 def _draw_lanes(
-    axes: Any, show: Showcase, rows: Sequence[tuple[str, list[tuple[str, float, float]]]]
+    axes: Any, show: Showcase, rows: Sequence[tuple[str, list[tuple[str, float, float]], str]]
 ) -> None:
-    for i, (_, row) in enumerate(rows):
+    for i, (_, row, empty) in enumerate(rows):
+        axes.text(show.duration_s / 2, i, empty, ha="center", va="center", color="#5d6b7a")
         for name, start, end in row:
             axes.barh(i, end - start, left=start, height=0.78, color=show.colours[name], linewidth=0)
             axes.text(
                 (start + end) / 2, i, name, ha="center", va="center", color="white", fontsize=9, clip_on=True
             )
-    if not rows:
-        axes.text(0.5, 0.5, "no events", transform=axes.transAxes, ha="center", va="center", color="#5d6b7a")
     axes.set_ylim(max(1, len(rows)) - 0.5, -0.5)
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=10)
+    axes.set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize=10)
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, show.duration_s)
     axes.set_xlabel("seconds", fontsize=9, labelpad=1)

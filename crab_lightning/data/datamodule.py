@@ -154,6 +154,8 @@ class AVDataModule(lightning.LightningDataModule):
         self.root = Path(root)
         self.tasks = tasks
         self.datasets = dict(datasets)
+        self.taught = list(datasets)
+        """Keys of the rows that the model learns from; a run that is asked holds the other rows, too."""
         self.batch_size, self.batch_tokens = batch_size, batch_tokens
         self.eval_batch_size = eval_batch_size
         self.num_workers, self.prefetch_batches = num_workers, prefetch_batches

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crab_lightning.data import AVDataModule
-    from crab_lightning.structures import Prediction
+    from crab_lightning.structures import DatasetSpec, Prediction, Sample
+    from crab_lightning.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,7 @@ def read_answer(data: AVDataModule, prediction: Prediction, seconds: float) -> A
     """
     sample = prediction.sample
     task, spec = data.tasks[sample.task], data.datasets[sample.dataset]
-    note = ""
-    try:
-        parsed = task.parse(prediction.text, sample, spec)
-    except ValueError as err:
-        # A run whose config lists no classes still has an answer worth reading.
-        parsed, note = None, str(err)
+    parsed, note = read_text(task, spec, sample, prediction.text)
     value = None if parsed is None else task.jsonable(parsed)
     if isinstance(value, int) and spec.classes and "options" not in sample.fields:
         value = spec.classes[value]
@@ -68,3 +64,22 @@ def read_answer(data: AVDataModule, prediction: Prediction, seconds: float) -> A
         round(seconds, 3),
         note,
     )
+
+
+def read_text(task: Task[Any], spec: DatasetSpec, sample: Sample, text: str) -> tuple[Any, str]:
+    """Return what a task reads from an answer (``None``: nothing), and why nothing could be read.
+
+    Args:
+        task: The task that was asked.
+        spec: Row of the dataset.
+        sample: What was asked.
+        text: What the model wrote.
+    """
+    try:
+        return task.parse(text, sample, spec), ""
+    except ValueError as err:
+        if spec.classes:
+            return None, str(err)
+        # A run whose config lists no classes still has an answer worth reading.
+        name = sample.dataset
+        return None, f"The config of this run lists no classes of {name}, so the answer is shown as it is."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,9 @@ from crab_lightning.adapters.kinds import drop_foreign_keys
 from crab_lightning.configuration.allowed_code import parsed_config, without_training
 from crab_lightning.configuration.files import ConfigError, compose
 from crab_lightning.data import AVDataModule
+from crab_lightning.data.manifests.keys import chosen_datasets
 from crab_lightning.inference.answer import Answer, read_answer
-from crab_lightning.inference.question import choose_dataset, make_sample, put
+from crab_lightning.inference.question import Question, put
 from crab_lightning.models import AVModule
 from crab_lightning.runs.checkpoint_files import usable_checkpoint
 from crab_lightning.runs.run_folder import find_checkpoint, find_run
@@ -48,6 +49,8 @@ class TrainedRun(NamedTuple):
         expression: str | None = None,
         dataset: str | None = None,
         at_s: float | None = None,
+        silent: bool = False,
+        untaught: bool = False,
     ) -> Answer:
         """Ask one question about a clip, through the code path that training uses.
 
@@ -62,24 +65,33 @@ class TrainedRun(NamedTuple):
             dataset: Dataset whose frames, audio window and classes are used; the first that fits when left
                 out.
             at_s: Second of the clip that an image task looks at; its middle when left out.
+            silent: Ask with silence in the place of all sound.
+            untaught: Ask also what the run was not taught.
 
         Raises:
-            AskError: If the task needs something that was not given, or takes something that was.
+            AskError: If the task needs something that was not given, takes something not, or was not taught.
             FileNotFoundError: If a file is not there.
+            MediaError: If a file cannot be read.
         """
-        videos, sounds = _paths(video), _paths(audio)
-        picture = None if image is None else Path(image)
-        for path in (*videos, *sounds, *([picture] if picture else [])):
-            if not path.is_file():
-                raise FileNotFoundError(f"{path} is not a file")
         given = {"question": question, "options": options, "expression": expression}
         texts: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if options is not None:
             texts["options"] = list(options)
+        picture = None if image is None else Path(image)
+        asked = Question(task, _paths(video), _paths(audio), picture, texts, dataset, at_s, silent, untaught)
+        return self.put(asked)
+
+    def put(self, question: Question) -> Answer:
+        """Ask a question that was made before; :meth:`ask` makes it from its arguments.
+
+        Args:
+            question: What to ask.
+
+        Raises:
+            AskError: As :meth:`ask`.
+        """
         with tempfile.TemporaryDirectory() as scratch:
-            name = choose_dataset(self.data, task, dataset, len(videos), len(sounds), texts)
-            row = self.data.datasets[name]
-            sample = make_sample(name, row, videos, picture, sounds, at_s, texts, Path(scratch))
+            sample = question.sample(self.data, Path(scratch))
             began = time.perf_counter()
             prediction = put(self.model, self.data, sample)
             return read_answer(self.data, prediction, time.perf_counter() - began)
@@ -90,7 +102,12 @@ def _paths(given: Files) -> list[Path]:
 
 
 def load_run(
-    checkpoint: str | Path, config: str | None = None, device: str = "auto", *, trained: bool = True
+    checkpoint: str | Path,
+    config: str | None = None,
+    device: str = "auto",
+    *,
+    trained: bool = True,
+    check: Callable[[AVDataModule], object] | None = None,
 ) -> TrainedRun:
     """Load a trained run, ready to be asked; its manifests are not read.
 
@@ -99,6 +116,7 @@ def load_run(
         config: Config file; the run's own ``config.yaml`` when left out.
         device: ``auto`` takes a GPU where there is one.
         trained: Load what the run has trained; else the model is as the run found it.
+        check: Called with the tasks and datasets before any weight is read; what it raises ends the loading.
 
     Returns:
         The run; it unpacks into model and data module.
@@ -126,6 +144,8 @@ def load_run(
     if not trained and isinstance(content.get("seed_everything"), int):
         torch.manual_seed(content["seed_everything"])
     model, data = _instantiate(content, found if found.is_dir() and trained else None)
+    if check is not None:
+        check(data)
     if model.adapter is not None:
         model.adapter = model.adapter.completed(None, list(data.tasks))  # as a run with a Trainer does
     model.configure_model()
@@ -173,8 +193,9 @@ def device_of(name: str) -> str:
 
 
 def _instantiate(content: dict[str, Any], adapter: Path | None) -> tuple[AVModule, AVDataModule]:
-    # A question may be put as any row of the config, also one that the run did not train on.
+    # A question may be put as any row of the config, also one that the run was not taught.
     made = _built({"model": content["model"], "data": {**content["data"], "only": None}}, adapter)
+    made.data.taught = list(chosen_datasets(made.data.datasets, content["data"].get("only")))
     return made.model, made.data
 
 

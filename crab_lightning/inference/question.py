@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from crab_lightning.data import AVDataModule
     from crab_lightning.structures import DatasetSpec, Prediction, Sample
 
-_TEXT_FIELDS = ("question", "options", "expression")
+_SILENT_AND_AUDIO = "`silent` puts silence in the place of all sound, so it cannot be given with `audio`"
 
 
 class AskError(ValueError):
@@ -25,6 +27,62 @@ class AskError(ValueError):
         return AskError(re.sub(r"`(\w+)`", r"--\1", str(self)))
 
 
+@dataclass(frozen=True)
+class Question:
+    """What a user asks about files of their own.
+
+    Args:
+        task: Key of a task or dataset of the run, the start of a task's key, or its initials.
+        videos: Video files.
+        audios: Sound files; the videos' own tracks when empty.
+        image: Picture for an image task; a frame of the video when ``None``.
+        texts: Question, options and expression, those that were given.
+        dataset: Dataset whose row is used; the first that fits when ``None``.
+        at_s: Second of the clip that an image task looks at; its middle when ``None``.
+        silent: Ask with silence in the place of all sound.
+        untaught: Ask also what the run was not taught.
+    """
+
+    task: str
+    videos: Sequence[Path] = ()
+    audios: Sequence[Path] = ()
+    image: Path | None = None
+    texts: Mapping[str, Any] = field(default_factory=dict)
+    dataset: str | None = None
+    at_s: float | None = None
+    silent: bool = False
+    untaught: bool = False
+
+    def sample(self, data: AVDataModule, scratch: Path) -> Sample:
+        """Return the sample that is asked.
+
+        Args:
+            data: Tasks and datasets of the run.
+            scratch: Folder for what is made for the question; has to outlive the sample.
+
+        Raises:
+            AskError: If it cannot be put to this run.
+            FileNotFoundError: If a file is not there.
+            MediaError: If a file cannot be read.
+        """
+        for path in (*self.videos, *self.audios, *([self.image] if self.image else [])):
+            if not path.is_file():
+                raise FileNotFoundError(f"{path} is not a file")
+        name = choose_dataset(
+            data, self.task, self.dataset, len(self.videos), len(self.audios), self.texts,
+            untaught=self.untaught,
+        )  # fmt: skip
+        return make_sample(
+            name, data.datasets[name], self.videos, self.image, self.audios, self.at_s, self.texts, scratch,
+            silent=self.silent,
+        )  # fmt: skip
+
+    def check(self, data: AVDataModule) -> None:
+        """Raise what :meth:`sample` raises; nothing of it is kept."""
+        with tempfile.TemporaryDirectory() as scratch:
+            self.sample(data, Path(scratch))
+
+
 def choose_dataset(
     data: AVDataModule,
     task: str,
@@ -32,8 +90,10 @@ def choose_dataset(
     videos: int,
     audios: int,
     texts: Mapping[str, Any],
+    *,
+    untaught: bool = False,
 ) -> str:
-    """Return the dataset whose row and layout fit what was given.
+    """Return the dataset whose row and layout fit what was given; one that the run was taught comes first.
 
     Args:
         data: Holds tasks and rows.
@@ -42,20 +102,27 @@ def choose_dataset(
         videos: Number of videos given.
         audios: Number of sound files given.
         texts: Question, options and expression, those that were given.
+        untaught: Allow a dataset that is in the run's config, but that the run was not taught.
 
     Raises:
-        AskError: If nothing fits; the message says what is there.
+        AskError: If nothing fits, or the run was not taught it; the message says what is there.
     """
     if dataset is None and task in data.datasets:
         dataset = task
     if dataset is not None:
         if dataset not in data.datasets:
             raise AskError(f"`dataset` {dataset}: this run has {', '.join(data.datasets)}")
+        if not untaught and dataset not in data.taught:
+            raise _untaught(data, f"the dataset {dataset}")
         return dataset
     key = _task_key(task, list(data.tasks))
     rows = [name for name, spec in data.datasets.items() if spec.task == key]
     if not rows:
         raise AskError(f"`task` {task}: no dataset of this run has the task {key}")
+    if not untaught:
+        rows = [name for name in rows if name in data.taught]
+        if not rows:
+            raise _untaught(data, f"the task {key}")
 
     def misfit(name: str) -> tuple[bool, bool]:
         needed = needs(data.datasets[name])
@@ -67,6 +134,13 @@ def choose_dataset(
         )
 
     return min(rows, key=misfit)
+
+
+def _untaught(data: AVDataModule, what: str) -> AskError:
+    taught = ", ".join(f"{name} ({data.datasets[name].task})" for name in data.taught)
+    return AskError(
+        f"this run was not taught {what}. It was taught {taught}. Give `untaught` to ask it all the same."
+    )
 
 
 def _task_key(task: str, known: list[str]) -> str:
@@ -102,6 +176,8 @@ def make_sample(
     at_s: float | None,
     texts: Mapping[str, Any],
     scratch: Path,
+    *,
+    silent: bool = False,
 ) -> Sample:
     """Return a sample of a dataset made from a user's files.
 
@@ -113,10 +189,12 @@ def make_sample(
         audios: Sound files, in order; the videos' own tracks when empty.
         at_s: Second of the clip that an image task looks at and listens to; its middle when ``None``.
         texts: Question, options and expression.
-        scratch: Folder for a frame taken out of a video; has to outlive the sample.
+        scratch: Folder for a frame taken out of a video, and for silence; has to outlive the sample.
+        silent: Put silence in the place of all sound.
 
     Raises:
         AskError: If files or texts do not fit the task.
+        MediaError: If a file cannot be read.
     """
     from crab_lightning.structures import Sample
 
@@ -129,12 +207,20 @@ def make_sample(
         raise AskError(f"task {spec.task} ({dataset}) takes no {named(extra, ' and no ')}")
     if image is not None and not need_images:
         raise AskError(f"task {spec.task} ({dataset}) takes no `image`")
+    if silent and audios:
+        raise AskError(_SILENT_AND_AUDIO)
+    if silent and (videos or image is not None):
+        audios = [_silence(videos, spec, scratch)] * need_audios
     if not audios:
         if len(videos) < need_audios:
             raise AskError(
                 f"task {spec.task} ({dataset}) needs {_media(need_videos, need_images, need_audios)}"
             )
         audios = videos[:need_audios]
+    for path in videos:
+        _check_clip(path, "video", "`image`" if need_images else "")
+    for path in audios:
+        _check_clip(path, "audio")
     images: list[Path] = []
     unit = None
     if need_images:
@@ -160,6 +246,60 @@ def make_sample(
         unit=unit,
         fields=fields,
     )
+
+
+def check_clips(videos: Sequence[Path], audio: Path | None, *, silent: bool) -> None:
+    """Refuse what is no clip before anything is loaded.
+
+    Args:
+        videos: Clips that need a picture, and a sound unless ``audio`` or ``silent`` stands for it.
+        audio: Sound file of the first clip.
+        silent: Ask with silence in the place of all sound.
+
+    Raises:
+        AskError: If a file does not hold what is needed.
+    """
+    if silent and audio is not None:
+        raise AskError(_SILENT_AND_AUDIO)
+    for place, path in enumerate(videos):
+        _check_clip(path, "video")
+        if not silent:
+            _check_clip(audio if audio is not None and place == 0 else path, "audio")
+
+
+def _check_clip(path: Path, kind: Literal["video", "audio"], picture_goes_to: str = "") -> None:
+    """Refuse a file that does not hold what it was given for, in the words of what was given."""
+    from crab_lightning.media import UnreadableMedia, is_picture, probe
+
+    try:
+        info = probe(path)
+    except UnreadableMedia:
+        if not is_picture(path):
+            raise
+        remedy = f"give it as {picture_goes_to}" if picture_goes_to else f"this task needs a file with {kind}"
+        raise AskError(f"{path} is a picture and was given as `{kind}`; {remedy}") from None
+    if kind == "video" and not info.has_video:
+        raise AskError(f"{path} holds no moving pictures; give a video as `video`, and sound as `audio`")
+    if kind == "audio" and not info.has_audio:
+        raise AskError(
+            f"{path} has no sound. Give a sound file as `audio`, or give `silent` to ask with silence."
+        )
+
+
+def _silence(videos: Sequence[Path], spec: DatasetSpec, scratch: Path) -> Path:
+    """Write silence as long as the first video, or a second for every unit of sound where there is none."""
+    import torch
+
+    from crab_lightning.media import probe, write_audio
+    from crab_lightning.structures import SAMPLE_RATE_HZ
+
+    length_s = float(spec.audio.units)
+    if videos:
+        _check_clip(videos[0], "video")
+        length_s = probe(videos[0]).duration_s or length_s
+    path = scratch / "silence.wav"
+    write_audio(path, torch.zeros(max(1, round(length_s * SAMPLE_RATE_HZ))))
+    return path
 
 
 def _media(videos: int, images: int, audios: int) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from crab_lightning.media.errors import NoVideoTrack as NoVideoTrack
     from crab_lightning.media.errors import TruncatedMedia as TruncatedMedia
     from crab_lightning.media.errors import UnreadableMedia as UnreadableMedia
+    from crab_lightning.media.image import is_picture as is_picture
     from crab_lightning.media.image import picture_size as picture_size
     from crab_lightning.media.image import read_image as read_image
     from crab_lightning.media.image import read_mask as read_mask

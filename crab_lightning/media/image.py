@@ -56,6 +56,15 @@ def read_image(
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 
+def is_picture(path: str | Path) -> bool:
+    """Return whether a file begins as a still picture of ``PICTURE_FORMATS``; its pixels are not read."""
+    try:
+        with Image.open(path, formats=PICTURE_FORMATS):
+            return True
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return False
+
+
 def write_upright(path: Path, to: Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> Path:
     """Write a picture as viewers show it, where it has an EXIF orientation other than upright.
 

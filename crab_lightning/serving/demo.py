@@ -50,9 +50,10 @@ def add_demo(app: FastAPI, data: AVDataModule, answer: Answering, max_new_tokens
 
     @app.get("/demo/tasks")
     async def tasks() -> list[dict[str, Any]]:
-        """List the datasets that can be asked, with what a question of theirs needs."""
+        """List the datasets that the run was taught, with what a question of theirs needs."""
         found = []
-        for name, spec in data.datasets.items():
+        for name in data.taught:
+            spec = data.datasets[name]
             # The rows of some layouts differ; the page then offers what any of them may have.
             videos, images, audios, texts = needs(spec) or (1, 0, 1, {"question", "options"})
             if videos <= 1 and audios <= 1:  # the page takes one clip

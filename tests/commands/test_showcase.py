@@ -44,9 +44,8 @@ SAYS = {
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Sample]:
-    """What a run is asked that answers every dataset with one sentence."""
-    samples: dict[str, Sample] = {}
+def data() -> Any:
+    """Tasks and rows of a run that was taught all of them."""
     tasks = {
         "question_answering": QuestionAnswering(),
         "action_recognition": ActionRecognition(),
@@ -72,13 +71,23 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Sample]:
         "avcap": ("captioning", UNITS, None),
     }
     specs = {name: DatasetSpec(task, name, audio=audio, classes=c) for name, (task, audio, c) in rows.items()}
-    data = SimpleNamespace(tasks=tasks, datasets=specs)
+    return SimpleNamespace(tasks=tasks, datasets=specs, taught=list(specs))
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, data: Any) -> dict[str, Sample]:
+    """What a run is asked that answers every dataset with one sentence."""
+    samples: dict[str, Sample] = {}
+
+    def load_run(*_: Any, check: Any) -> tuple[None, Any]:
+        check(data)
+        return None, data
 
     def put(model: Any, data: Any, sample: Sample) -> Prediction:
         samples[sample.dataset] = sample
         return Prediction(sample, SAYS[sample.dataset])
 
-    monkeypatch.setattr("crab_lightning.inference.loading.load_run", lambda *_: (None, data))
+    monkeypatch.setattr("crab_lightning.inference.loading.load_run", load_run)
     monkeypatch.setattr("crab_lightning.inference.question.put", put)
     return samples
 
@@ -152,6 +161,68 @@ def test_an_unreadable_answer_is_shown_as_it_is(
     assert answers["ave"]["said"] == "a dog, I think (cannot be read)"
     assert "event_localization as ave: a dog, I think (cannot be read)\n" in capsys.readouterr().err
     assert '<p class="bad">cannot be read</p>' in page
+    assert "The answer about events could not be read." in page
+    assert "no event" not in page
+
+
+def test_no_event_is_an_answer(
+    tmp_path: Path, asked: dict[str, Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SAYS, "avvp", "<visual></visual><audio>Dog,(0 2)</audio>")
+    answers, page = showcase(tmp_path, "--dataset", "avvp")
+    assert answers["avvp"]["said"] == "seen: nothing; heard: Dog 0–2 s"
+    assert page.count("no event") == 1
+    assert "could not be read" not in page
+
+
+def test_what_the_run_was_not_taught_is_asked_only_with_a_word(
+    tmp_path: Path, asked: dict[str, Sample], data: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data.taught = ["ave", "v2a"]
+    other = str(clip(tmp_path / "other.mp4"))
+    answers, _ = showcase(tmp_path, "--other", other)
+    assert set(asked) == set(answers) == {"ave", "v2a"}
+    said = capsys.readouterr().err
+    assert "not asked, since this run was not taught them: question_answering, action_recognition" in said
+    words = ["showcase", "--video", other, "--checkpoint", "run", "--out", str(tmp_path), "--dataset", "ks"]
+    assert main(words) == 1
+    assert "this run was not taught the dataset ks. It was taught ave (event_localization), v2a (cro" in (
+        capsys.readouterr().err
+    )
+    answers, page = showcase(tmp_path, "--untaught", "--expression", "it")
+    assert {"ks", "s4", "ref_avs", "avcap"} <= set(asked)
+    assert answers["ks"]["note"] == "This run was not taught ks."
+    assert answers["ave"]["note"] == ""
+    assert "This run was not taught ks." in page
+
+
+def test_a_card_has_words_for_its_reader(
+    tmp_path: Path, asked: dict[str, Sample], data: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data.datasets["ks"].classes = None
+    data.tasks["segmentation"] = Segmentation()
+    answers, page = showcase(tmp_path)
+    note = "The config of this run lists no classes of ks, so the answer is shown as it is."
+    assert (answers["ks"]["note"], answers["ks"]["answer"]) == (note, SAYS["ks"])
+    assert answers["s4"]["note"] == "This run has no mask decoder, so no mask is drawn."
+    assert "segmentation: give --sam2 to draw masks" in capsys.readouterr().err
+    cards = page.partition('class="cards"')[2].partition("Not asked.")[0]
+    assert not re.search(r"--\w|Task\.|`", cards)
+
+
+def test_a_picture_or_a_clip_without_sound_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, asked: dict[str, Sample], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "picture.jpg")
+    write_video(tmp_path / "mute.mp4", np.full((8, 48, 64, 3), 90, np.uint8), 2, None)
+    words = ["showcase", "--checkpoint", "run", "--out", str(tmp_path / "out"), "--video"]
+    assert main([*words, str(tmp_path / "picture.jpg")]) == 1
+    assert "picture.jpg is a picture and was given as --video; this task" in capsys.readouterr().err
+    assert main([*words, str(tmp_path / "mute.mp4")]) == 1
+    assert "mute.mp4 has no sound. Give a sound file as --audio, or give --silent" in capsys.readouterr().err
+    assert not asked
+    assert main([*words, str(tmp_path / "mute.mp4"), "--silent"]) == 0
+    assert {"ks", "ave"} <= set(asked)
 
 
 def test_datasets_are_chosen_by_name(

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from crab_lightning.data import AVDataModule
-from crab_lightning.inference.question import AskError, make_sample, put
-from crab_lightning.media import read_image, write_audio, write_video
+from crab_lightning.inference.question import AskError, choose_dataset, make_sample, put
+from crab_lightning.media import EmptyMedia, read_audio, read_image, write_audio, write_video
 from crab_lightning.structures import AudioWindow, DatasetSpec
 from crab_lightning.tasks import ActionRecognition
 from tests.media.clips import tone
@@ -47,12 +47,60 @@ def test_a_picture_for_a_task_of_videos_is_refused() -> None:
 def test_a_clip_that_cannot_be_read_is_named_and_no_manifest(tmp_path: Path) -> None:
     video = tmp_path / "empty.mp4"
     video.touch()
+    with pytest.raises(EmptyMedia, match=rf"^{video}: has zero bytes"):
+        sample("ks", videos=[video])
+    write_video(video, np.zeros((4, 32, 32, 3), np.uint8), 2, tone(2.0))
     asked = sample("ks", videos=[video])
+    video.write_bytes(b"")
     tasks, specs = {"ks": ActionRecognition()}, {"ks": DatasetSpec("ks", "ks", audio=UNITS)}
     data = AVDataModule(tmp_path, tasks, specs, geometry="plain")
     data.processor = SimpleNamespace(encode=None, collate=None, geometry="plain")
     with pytest.raises(ValueError, match=rf"^{video}: has zero bytes"):
         put(None, data, asked)
+
+
+def test_a_file_of_another_kind_is_refused_in_the_words_of_what_was_given(tmp_path: Path) -> None:
+    picture, sound, mute = (tmp_path / name for name in ("p.jpg", "a.wav", "mute.mp4"))
+    Image.new("RGB", (40, 30)).save(picture)
+    write_audio(sound, tone(2.0))
+    write_video(mute, np.zeros((6, 32, 32, 3), np.uint8), 2, None)
+    for layout, given, said in (
+        ("ave", {"videos": [picture]}, f"{picture} is a picture and was given as `video`; this task needs"),
+        ("s4", {"videos": [picture]}, f"{picture} is a picture and was given as `video`; give it as `image`"),
+        ("ave", {"videos": [mute], "audios": [picture]}, f"{picture} is a picture and was given as `audio`"),
+        ("ave", {"videos": [sound]}, f"{sound} holds no moving pictures; give a video as `video`"),
+        ("ave", {"videos": [mute]}, f"{mute} has no sound. Give a sound file as `audio`, or give `silent`"),
+        ("a2v", {"videos": [mute, mute]}, f"{mute} has no sound"),
+        ("ave", {"videos": [mute], "audios": [mute]}, f"{mute} has no sound"),
+        ("ave", {"videos": [mute], "audios": [sound], "silent": True}, "cannot be given with `audio`"),
+    ):
+        with pytest.raises(AskError) as caught:
+            sample(layout, **given | {"scratch": tmp_path})
+        assert said in str(caught.value)
+        assert "manifest" not in str(caught.value)
+    (heard,) = sample("a2v", videos=[mute, mute], silent=True, scratch=tmp_path).audios
+    assert float(read_audio(heard).abs().max()) == 0
+    assert len(read_audio(heard)) == 48_000  # the clip's three seconds
+    assert image_sample(tmp_path, image=picture, silent=True).unit == 2
+    sounding = tmp_path / "sounding.mp4"
+    write_video(sounding, np.zeros((6, 32, 32, 3), np.uint8), 2, tone(3.0))
+    (heard,) = sample("ave", videos=[sounding], silent=True, scratch=tmp_path).audios
+    assert float(read_audio(heard).abs().max()) == 0
+
+
+def test_what_was_not_taught_needs_a_word() -> None:
+    rows = {"avqa": "question_answering", "ave": "event_localization", "ks": "action_recognition"}
+    specs = {name: DatasetSpec(task, name) for name, task in rows.items()}
+    specs["avqa_thu"] = DatasetSpec("question_answering", "avqa_thu")
+    data: Any = SimpleNamespace(tasks=dict.fromkeys(rows.values()), datasets=specs, taught=["avqa", "ks"])
+    assert choose_dataset(data, "ks", None, 1, 0, {}) == "ks"
+    # The row of a taught dataset is used, although the other one fits the options.
+    assert choose_dataset(data, "qa", None, 1, 0, {"question": "?", "options": ["a"]}) == "avqa"
+    for task, what in (("ave", "the dataset ave"), ("el", "the task event_lo"), ("avqa_thu", "the dataset")):
+        said = rf"^this run was not taught {what}.*\. It was taught avqa \(question_answering\), ks \(action"
+        with pytest.raises(AskError, match=rf"{said}.*\. Give `untaught` to ask it all the same\.$"):
+            choose_dataset(data, task, None, 1, 0, {})
+        assert choose_dataset(data, task, None, 1, 0, {}, untaught=True) in ("ave", "avqa_thu")
 
 
 def image_sample(tmp_path: Path, **given: Any) -> Any:
