@@ -113,24 +113,23 @@ def run_folder(args: argparse.Namespace) -> None:
     run = load_run(args.checkpoint, args.config, args.device)
     if args.max_new_tokens is not None:
         run.model.max_new_tokens = args.max_new_tokens
-    try:
-        with StepBar() as bar:
-            done = ask_folder(
-                run,
-                args.task,
-                args.folder,
-                args.out,
-                question=args.question,
-                options=args.options,
-                expression=args.expression,
-                dataset=args.dataset,
-                at_s=args.at_s,
-                batch=args.batch,
-                workers=args.workers,
-                report=bar,
-            )
-    except AskError as err:
-        raise err.as_options() from err
+    with StepBar() as bar:
+        done = ask_folder(
+            run,
+            args.task,
+            args.folder,
+            args.out,
+            question=args.question,
+            options=args.options,
+            expression=args.expression,
+            dataset=args.dataset,
+            at_s=args.at_s,
+            silent=args.silent,
+            untaught=args.untaught,
+            batch=args.batch,
+            workers=args.workers,
+            report=bar,
+        )
     print(f"{args.out}: {done.answered} clips have an answer, {done.before} of them from an earlier call")
     if done.broken:
         print(f"{len(done.broken)} clips could not be asked about; the file says why under `error`:")

@@ -133,6 +133,8 @@ def ask_folder(
     expression: str | None = None,
     dataset: str | None = None,
     at_s: float | None = None,
+    silent: bool = False,
+    untaught: bool = False,
     batch: int = 8,
     workers: int = 2,
     report: Callable[[str, int, int], None] | None = None,
@@ -154,6 +156,8 @@ def ask_folder(
         expression: What a referring task has to find.
         dataset: Dataset whose frames, audio window and classes are used.
         at_s: Second of each clip that an image task looks at; its middle when left out.
+        silent: Ask with silence in the place of all sound.
+        untaught: Ask also what the run was not taught.
         batch: Clips that are read at once, and answers that are written side by side.
         workers: Clips that are decoded at the same time.
         report: Told a name, how many clips are done, and how many there are.
@@ -169,9 +173,9 @@ def ask_folder(
     clips, passed_over = find_clips(folder)
     given = {"question": question, "options": options and list(options), "expression": expression}
     texts = {name: value for name, value in given.items() if value is not None}
-    name = choose_dataset(run.data, task, dataset, 1, 0, texts)
+    name = choose_dataset(run.data, task, dataset, 1, 0, texts, untaught=untaught)
     _check(run, name, texts)
-    settings = _digest(run, {"dataset": name, "at_s": at_s, "texts": texts})
+    settings = _digest(run, {"dataset": name, "at_s": at_s, "texts": texts, "silent": silent})
     records = _earlier(out, settings)
     todo = [clip for clip in clips if not _is_answered(records.get(clip.name), clip)]
     before = done = len(clips) - len(todo)
@@ -181,8 +185,9 @@ def ask_folder(
             videos, sounds = ([p] if p else [] for p in (clip.video, clip.audio))
             try:
                 sample = make_sample(
-                    name, run.data.datasets[name], videos, clip.image, sounds, at_s, texts, Path(scratch)
-                )
+                    name, run.data.datasets[name], videos, clip.image, [] if silent else sounds, at_s, texts,
+                    Path(scratch), silent=silent,
+                )  # fmt: skip
                 return run.data.dataset([replace(sample, id=clip.name, clip=clip.name)])[0]
             except _UNUSABLE as err:
                 return str(err)
