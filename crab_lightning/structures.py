@@ -41,8 +41,14 @@ class Media(Enum):
     AUDIO = "audio"
 
 
+class Reply(str):
+    """An earlier answer of the assistant within a conversation; what follows is the user's next turn."""
+
+    __slots__ = ()
+
+
 Conversation = tuple[str | Media, ...]
-"""The user's turn in order: opening text, media, instruction."""
+"""What is asked, in order: opening text, media, instruction; each earlier turn ends with a reply."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,8 @@ class DatasetSpec:
         classes: Class names for closed-set tasks, in the metric's index order. Left out: the sorted
             names found in the manifests.
         metrics: Names of the metrics to report, for tasks that know several.
+        turns: Of rows with several turns (layout ``messages``), whether ``every`` answer of the assistant is
+            learnt or only the ``last``. Tests ask the last question, with the earlier turns before it.
         target: Text the model learns to write: ``reasoning`` (the manifest's), ``direct`` (answer only),
             or the share of samples between 0 and 1 that keeps its reasoning.
         allow_missing: Number of training rows whose media may be missing.
@@ -142,6 +150,7 @@ class DatasetSpec:
     audio: AudioWindow = field(default_factory=AudioWindow)
     classes: list[str] | None = None
     metrics: list[str] | None = None
+    turns: Literal["every", "last"] = "every"
     target: TargetPolicy | float = "reasoning"
     allow_missing: int = 0
     allow_refused: int = 0
@@ -250,6 +259,7 @@ class Example:
         images: uint8 ``(3, H, W)`` each.
         audios: float32 ``(S,)`` each, 16 kHz, in [-1, 1].
         seconds_per_grid: Time that one temporal patch (two frames) spans, for each video.
+        learn_replies: Whether the earlier answers of the conversation are learnt beside the target.
     """
 
     sample: Sample
@@ -259,6 +269,7 @@ class Example:
     images: list[Tensor] = field(default_factory=list)
     audios: list[Tensor] = field(default_factory=list)
     seconds_per_grid: list[float] = field(default_factory=list)
+    learn_replies: bool = False
 
 
 @dataclass

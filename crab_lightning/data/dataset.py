@@ -162,6 +162,7 @@ class AVDataset(Dataset[Encoded]):
             images=loaded.images,
             audios=loaded.audios,
             seconds_per_grid=loaded.seconds_per_grid,
+            learn_replies=self.with_target and spec.turns == "every",
         )
 
 

@@ -20,6 +20,7 @@ from crab_lightning.structures import (
     Conversation,
     DatasetSpec,
     Media,
+    Reply,
     Sample,
     single_placeholder,
 )
@@ -111,8 +112,18 @@ def load_media(
 
 
 def fused_conversation(conversation: Conversation, geometry: Geometry) -> Conversation:
-    """Drop the placeholders of clips that the geometry fuses into one."""
+    """Drop the placeholders of clips that the geometry fuses into one.
+
+    Raises:
+        ValueError: If clips of several turns would be fused.
+    """
     if geometry == "released":
+        several = any(conversation.count(kind) > 1 for kind in (Media.VIDEO, Media.AUDIO))
+        if several and any(isinstance(part, Reply) for part in conversation):
+            raise ValueError(
+                "a conversation of several turns holds several videos or sounds, which the geometry "
+                "'released' joins into one; set data.geometry and the model's geometry to 'plain'"
+            )
         for kind in (Media.VIDEO, Media.AUDIO):
             conversation = single_placeholder(conversation, kind)
     return conversation

@@ -6,8 +6,8 @@ often as there are media tokens, and marks those places, so that no vocabulary h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AddedToken, AutoTokenizer
 
 from crab_lightning.processing.base import check_reserved
-from crab_lightning.structures import Example, Media, Sample
+from crab_lightning.structures import Example, Media, Reply, Sample
 
 # Written where a clip goes, as a token of its own, so that the tokenizer treats the text on either side as it
 # treats text beside any special token. They never reach the model.
@@ -30,12 +30,13 @@ class Written:
     Args:
         ids: Token ids; stand-ins where media go.
         media: The media at each place, ``None`` for text.
-        answer: Index of the answer's first token; the length of ``ids`` for a prompt.
+        learnt: Whether the token at each place is to be learnt: those of the answer and of its end, and of
+            earlier answers where the example asks for it; none for a prompt.
     """
 
     ids: list[int]
     media: list[Media | None]
-    answer: int
+    learnt: list[bool]
 
 
 def _token_id(tokenizer: Any, token: str) -> int:
@@ -100,13 +101,48 @@ class ChatWriter:
         if example.target is not None:
             tail = self._answer(example, prompt, ids)
         all_ids = ids + tail
-        return Written(all_ids, [self._media.get(i) for i in all_ids], len(ids))
+        learnt = [False] * len(ids) + [True] * len(tail)
+        if example.learn_replies and tail:
+            for place in self._reply_places(example, prompt, ids):
+                learnt[place] = True
+        return Written(all_ids, [self._media.get(i) for i in all_ids], learnt)
+
+    def _reply_places(self, example: Example, prompt: str, ids: list[int]) -> Iterator[int]:
+        """Yield the places of the earlier answers and of their ends in a prompt."""
+        offsets = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
+        starts = [start for start, _ in offsets["offset_mapping"]]
+        for count, part in enumerate(example.conversation):
+            if not isinstance(part, Reply):
+                continue
+            before = self.render(
+                replace(example, conversation=example.conversation[:count]), with_target=False
+            )
+            if not prompt.startswith(before) or not prompt[len(before) :].lstrip().startswith(part.strip()):
+                raise ValueError(
+                    f"{self.pretrained}: its chat template does not write an earlier answer as it writes the "
+                    "last one, so that earlier answers cannot be learnt; set `turns: last` in the dataset's "
+                    "entry, or model.chat_template to one that does"
+                )
+            place = next(i for i, start in enumerate(starts) if start >= len(before))
+            end = ids.index(self.end_token, place) if self.end_token in ids[place:] else -1
+            if end < 0 or starts[end] > prompt.index(part.strip(), len(before)) + len(part.strip()) + 1:
+                raise ValueError(
+                    f"{self.pretrained}: its chat template does not end an earlier answer with its end "
+                    "token, so that earlier answers cannot be learnt; set `turns: last` in the entry"
+                )
+            yield from range(place, end + 1)
 
     def render(self, example: Example, *, with_target: bool) -> str:
         """Return the conversation as the chat template has it, a mark in the place of each clip."""
-        user = "".join(_MARKS[p] if isinstance(p, Media) else p for p in example.conversation)
         messages = [] if self.system is None else [{"role": "system", "content": self.system}]
-        messages.append({"role": "user", "content": user})
+        user = {"role": "user", "content": ""}
+        messages.append(user)
+        for part in example.conversation:
+            if isinstance(part, Reply):
+                user = {"role": "user", "content": ""}
+                messages += [{"role": "assistant", "content": part.strip()}, user]
+            else:
+                user["content"] += _MARKS[part] if isinstance(part, Media) else part
         if with_target:
             messages.append({"role": "assistant", "content": (example.target or "").strip()})
         text: str = self.tokenizer.apply_chat_template(
@@ -195,7 +231,5 @@ def check_length(example: Example, tokens: int, max_length: int | None) -> None:
 
 
 def expanded(values: Sequence[int], repeats: Sequence[int]) -> Tensor:
-    """Return each value as often as said, int64 ``(sum(repeats),)``."""
-    return torch.repeat_interleave(
-        torch.tensor(values, dtype=torch.long), torch.tensor(repeats, dtype=torch.long)
-    )
+    """Return each value as often as said, ``(sum(repeats),)``: int64, or bool for truth values."""
+    return torch.repeat_interleave(torch.tensor(values), torch.tensor(repeats, dtype=torch.long))

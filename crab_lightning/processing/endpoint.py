@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from crab_lightning.processing.geometry import Geometry
-from crab_lightning.structures import SAMPLE_RATE_HZ, Batch, Encoded, Example, Media
+from crab_lightning.structures import SAMPLE_RATE_HZ, Batch, Encoded, Example, Media, Reply
 
 SendVideo = Literal["frames", "file"]
 
@@ -49,8 +49,14 @@ class EndpointProcessor:
         """Return the request as bytes of JSON: ``content`` and, for video files, ``media_io_kwargs``.
 
         Raises:
-            ValueError: If the example has a target: an endpoint learns nothing.
+            ValueError: If the example has a target: an endpoint learns nothing; or if its conversation has
+                several turns.
         """
+        if any(isinstance(part, Reply) for part in example.conversation):
+            raise ValueError(
+                "a conversation of several turns is not sent to an endpoint; leave the dataset out "
+                "(data.only), or write each question as a row of its own"
+            )
         if example.target is not None:
             raise ValueError(
                 "a model behind an endpoint cannot be trained or give a loss; use `evaluate` or `test`"

@@ -96,7 +96,6 @@ class LlmVaProcessor:
                 self._check_size(example, clip)
                 frames.append(clip)
                 kinds[place], repeats[place] = VISUAL, len(clip) * self.tokens
-        answer = sum(repeats[: written.answer])
         row = expanded(ids, repeats)
         check_length(example, len(row), self.max_length)
         inputs = {"input_ids": row, "media_kind": expanded(kinds, repeats)}
@@ -107,8 +106,7 @@ class LlmVaProcessor:
             inputs["fbank_frames"] = torch.tensor([len(s) for s in segments])
         labels = None
         if example.target is not None:
-            labels = torch.full_like(row, IGNORED_LABEL)
-            labels[answer:] = row[answer:]
+            labels = row.masked_fill(~expanded(written.learnt, repeats), IGNORED_LABEL)
         return Encoded(inputs, labels, example.sample)
 
     def _check_size(self, example: Example, clip: Tensor) -> None:

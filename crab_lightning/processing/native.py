@@ -31,7 +31,7 @@ from crab_lightning.processing.geometry import (
 )
 from crab_lightning.processing.patches import IMAGE_MEAN, IMAGE_STD, patchify
 from crab_lightning.processing.positions import PAD_POSITION, Block, rope_positions
-from crab_lightning.structures import SAMPLE_RATE_HZ, SYSTEM_MESSAGE, Batch, Encoded, Example, Media
+from crab_lightning.structures import SAMPLE_RATE_HZ, SYSTEM_MESSAGE, Batch, Encoded, Example, Media, Reply
 
 IM_END = "<|im_end|>"
 
@@ -167,16 +167,33 @@ class NativeProcessor:
 
     def render(self, conversation: Sequence[str | Media], target: str | None = None) -> str:
         """Write a conversation as text, one placeholder token for each clip (AV-UIE v2 section 2)."""
+        head = "".join(self._pieces(conversation)) + "\n"
+        return head if target is None else f"{head}{target}{IM_END}\n"
+
+    def _pieces(self, conversation: Sequence[str | Media]) -> list[str]:
+        """Return the prompt cut into what is asked and, between two questions, an earlier answer.
+
+        Every question ends with ``assistant``, every answer begins with the newline after it and ends with
+        the end token. No token of Qwen's pre-tokenizer spans a letter and a newline, so that the pieces
+        tokenized apart equal the whole tokenized at once.
+        """
         t = self.tokenizer
         media = {
             Media.VIDEO: f"{t.vision_bos_token}{t.video_token}{t.vision_eos_token}",
             Media.IMAGE: f"{t.vision_bos_token}{t.image_token}{t.vision_eos_token}",
             Media.AUDIO: f"{t.audio_bos_token}{t.audio_token}{t.audio_eos_token}",
         }
-        user = "".join(media[part] if isinstance(part, Media) else part for part in conversation)
+        asked = f"{IM_END}\n<|im_start|>assistant"
         system = "" if self.system_message is None else f"<|im_start|>system\n{self.system_message}{IM_END}\n"
-        head = f"{system}<|im_start|>user\n{user}{IM_END}\n<|im_start|>assistant\n"
-        return head if target is None else f"{head}{target}{IM_END}\n"
+        pieces = [f"{system}<|im_start|>user\n"]
+        for part in conversation:
+            if isinstance(part, Reply):
+                pieces[-1] += asked
+                pieces += [f"\n{part}{IM_END}", "\n<|im_start|>user\n"]
+            else:
+                pieces[-1] += media[part] if isinstance(part, Media) else part
+        pieces[-1] += asked
+        return pieces
 
     def encode(self, example: Example) -> Encoded:
         """Return one example as model inputs.
@@ -185,7 +202,7 @@ class NativeProcessor:
             ``input_ids (T,)``, ``position_ids (3, T)``, and for the media that it has ``pixel_values_videos
             (P, W)``, ``video_grid_thw``, ``video_second_per_grid``, ``pixel_values``, ``image_grid_thw``,
             ``input_features (clips, 128, M)``, ``feature_attention_mask (clips, M)``. Labels ``(T,)`` hold
-            the newline, the target and the end token.
+            the newline, the target and the end token; earlier answers likewise, where they are learnt.
 
         Raises:
             GeometryError: If the media do not fit the geometry.
@@ -195,7 +212,7 @@ class NativeProcessor:
         self._check_example(example)
         check_sizes(example, self.geometry, self.rules)
         seconds = seconds_per_grid(example, self.geometry)
-        ids, blocks, answer = self._tokens(example, seconds)
+        ids, blocks, learnt = self._tokens(example, seconds)
         if self.max_length is not None and len(ids) > self.max_length:
             raise ValueError(
                 f"{example.sample.id}: {len(ids)} tokens, more than max_length {self.max_length}. Raise "
@@ -227,8 +244,7 @@ class NativeProcessor:
         check_inputs(inputs, example, self.geometry, self.placeholders, self.rules)
         labels = None
         if example.target is not None:
-            labels = torch.full_like(ids, IGNORED_LABEL)
-            labels[answer:-1] = ids[answer:-1]  # the newline after the end token is not learnt
+            labels = ids.masked_fill(~learnt, IGNORED_LABEL)
         return Encoded(inputs, labels, example.sample)
 
     def _patches(self, frames: Tensor, kind: str) -> tuple[Tensor, tuple[int, int, int]]:
@@ -256,14 +272,15 @@ class NativeProcessor:
                     "s. Choose another audio window for the dataset."
                 )
 
-    def _tokens(self, example: Example, seconds: Sequence[float]) -> tuple[Tensor, list[Block], int]:
-        """Return token ids with the media expanded, the visual blocks, and where the answer starts."""
-        # The answer starts at the newline after ``assistant``. No token of Qwen's pre-tokenizer spans a
-        # letter and a newline, so that the two halves tokenized apart equal the whole tokenized at once.
-        head = self.render(example.conversation).removesuffix("\n")
+    def _tokens(self, example: Example, seconds: Sequence[float]) -> tuple[Tensor, list[Block], Tensor]:
+        """Return token ids with the media expanded, the visual blocks, and which places are learnt."""
+        # The answer starts at the newline after ``assistant`` (see _pieces).
+        heads = [_prompt_tokens(self.tokenizer, piece) for piece in self._pieces(example.conversation)]
         answer = "\n" if example.target is None else f"\n{example.target}{IM_END}\n"
-        prompt = np.asarray(_prompt_tokens(self.tokenizer, head), dtype=np.int64)
+        prompt = np.concatenate([np.asarray(head, dtype=np.int64) for head in heads])
         tail = np.asarray(_tokenize(self.tokenizer, answer), dtype=np.int64)
+        # Every other piece is an answer; the newline after the last end token is not learnt.
+        replies = [np.full(len(head), example.learn_replies and i % 2 == 1) for i, head in enumerate(heads)]
         ids = self.placeholders
         video, image, audio = (
             iter(zip(example.videos, seconds, strict=True)),
@@ -287,8 +304,11 @@ class NativeProcessor:
             visual.append((int(place), grid, span))
         starts = np.cumsum(repeats) - repeats
         blocks = [Block(int(starts[place]), grid, span) for place, grid, span in visual]
-        expanded = np.repeat(prompt, repeats)
-        return torch.from_numpy(np.concatenate((expanded, tail))), blocks, len(expanded)
+        expanded = np.concatenate((np.repeat(prompt, repeats), tail))
+        learnt = np.concatenate(
+            (np.repeat(np.concatenate(replies), repeats), np.arange(len(tail)) < len(tail) - 1)
+        )
+        return torch.from_numpy(expanded), blocks, torch.from_numpy(learnt)
 
     def collate(self, items: Sequence[Encoded], repeated: Sequence[bool] | None = None) -> Batch:
         """Return a padded batch: to the right with labels, to the left for prompts.

@@ -114,10 +114,9 @@ class VllmAProcessor:
         kinds: list[int] = []
         repeats: list[int] = []
         blocks: list[Block] = []
-        length = answer = 0
+        learnt: list[bool] = []
+        length = 0
         for place, (token, media) in enumerate(zip(written.ids, written.media, strict=True)):
-            if place == written.answer:
-                answer = length
             if media is None:
                 piece = [(token, TEXT, 1)]
             elif media is Media.AUDIO:
@@ -132,6 +131,7 @@ class VllmAProcessor:
                 piece = [(start, TEXT, 1), (self.visual_ids[media], TEXT, count), (end, TEXT, 1)]
             for token_id, kind, count in piece:
                 ids.append(token_id)
+                learnt.append(written.learnt[place])
                 kinds.append(kind)
                 repeats.append(count)
                 length += count
@@ -155,8 +155,7 @@ class VllmAProcessor:
             inputs["fbank_frames"] = torch.tensor([len(b) for b in banks])
         labels = None
         if example.target is not None:
-            labels = torch.full_like(row, IGNORED_LABEL)
-            labels[answer:] = row[answer:]
+            labels = row.masked_fill(~expanded(learnt, repeats), IGNORED_LABEL)
         return Encoded(inputs, labels, example.sample)
 
     def collate(self, items: Sequence[Encoded], repeated: Sequence[bool] | None = None) -> Batch:

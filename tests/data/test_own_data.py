@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -13,7 +13,8 @@ import yaml
 from crab_lightning.commands import main
 from crab_lightning.data import AVDataModule, ManifestError
 from crab_lightning.data.check.run import check_root
-from crab_lightning.structures import DatasetSpec, Media
+from crab_lightning.data.loading import SampleError
+from crab_lightning.structures import SYSTEM_MESSAGE, DatasetSpec, Media, Reply
 from tests.data.trees import media_bytes
 from tests.data.world import Letters
 from tests.tasks.released import CONFIG, task_of
@@ -81,6 +82,47 @@ def test_every_example_is_learnt_from_tested_and_checked(
     assert wrong == []
 
 
+def _said(*texts: str, system: str = "") -> dict[str, Any]:
+    turns = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+    head = [{"role": "system", "content": system}] if system else []
+    return {"messages": head + turns, "videos": ["clips/0.mp4"]}
+
+
+@pytest.mark.parametrize("turns", ["every", "last"])
+def test_of_several_turns_the_last_is_asked_and_every_one_or_the_last_is_learnt(
+    tmp_path: Path, turns: Literal["every", "last"]
+) -> None:
+    row = _said("<video>What is it?", "a dog", "What colour?", "brown", system=SYSTEM_MESSAGE)
+    other = _said("<video>What is it?", "a cat", "What colour?", "black")
+    root_with(tmp_path, [row, other])
+    root_with(tmp_path, [row, other], "test")
+    spec = DatasetSpec("open_answer", "messages", frames=2, size_px=28, turns=turns)
+    data = AVDataModule(tmp_path, {"open_answer": task("open_answer")}, {"mine": spec}, val_share=0)
+    data.processor = Letters()
+    data.setup()
+    train, test = data.samples("train")[0], data.samples("test")[0]
+    assert len(data.samples("test")) == 2  # another context is another question
+    assert train.conversation == (Media.VIDEO, "What is it?", "a dog", "What colour?")
+    assert [type(part) for part in train.conversation or ()] == [Media, str, Reply, str]
+    assert (test.target, test.fields["answer"]) == ("brown", "brown")
+    learning, asking = data.dataset([train], with_target=True), data.dataset([test])
+    assert (learning.example(0).target, learning.example(0).learn_replies) == ("brown", turns == "every")
+    assert (asking.example(0).target, asking.example(0).learn_replies) == (None, False)
+
+
+def test_clips_of_several_turns_are_never_joined(tmp_path: Path) -> None:
+    row = _said("<video>What is it?", "a dog", "<video>And here?", "a cat")
+    row["videos"] *= 2
+    root_with(tmp_path, [row])
+    data = AVDataModule(
+        tmp_path, {"t": task("open_answer")}, {"mine": DatasetSpec("t", "messages", size_px=28)}, val_share=0
+    )
+    data.processor = Letters()
+    data.setup()
+    with pytest.raises(SampleError, match=r"several turns .*geometry to 'plain'"):
+        data.dataset(data.samples("train"))[0]
+
+
 def test_without_audio_the_track_of_the_video_is_heard(tmp_path: Path) -> None:
     root_with(tmp_path, [{"video": "clips/0.mp4", "answer": "a"}])
     data = AVDataModule(tmp_path, {"t": task("action_recognition")}, {"mine": DatasetSpec("t", "plain")})
@@ -114,7 +156,13 @@ def test_without_audio_the_track_of_the_video_is_heard(tmp_path: Path) -> None:
             "messages",
             "open_answer",
             {"messages": [{"role": "user", "content": "?"}]},
-            r"has the turns user; expected one question .*row of its own",
+            r"has the turns user; expected a question .*Correct the roles",
+        ),
+        (
+            "messages",
+            "open_answer",
+            _said("<video>?", "a", system="Be rude."),
+            r"system message \"Be rude.\"; expected .*You are Qwen.* Take the system message out",
         ),
     ],
 )

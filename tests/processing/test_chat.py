@@ -12,7 +12,7 @@ from crab_lightning.mini.checkpoints.composite import llama_tokenizer
 from crab_lightning.mini.checkpoints.tokenizer import DEFAULT_TEXTS
 from crab_lightning.processing.chat import ChatWriter
 from crab_lightning.processing.llm_va import audio_segments
-from crab_lightning.structures import Example, Media
+from crab_lightning.structures import Example, Media, Reply
 from tests.processing.examples import frames, sample, sound
 
 # As published with Llama-2-7b-chat-hf, without its default system message.
@@ -57,10 +57,41 @@ def test_text_is_the_templates_with_media_in_their_places(folder: Path, template
 def test_prompt_is_what_the_trained_answer_follows(folder: Path, template: str | None) -> None:
     chat = ChatWriter(str(folder), chat_template=template and folder / template)
     trained, asked = chat.write(example()), chat.write(example(None))
-    assert trained.ids[: trained.answer] == asked.ids
-    assert asked.answer == len(asked.ids)
-    assert chat.decode(trained.ids[trained.answer :]) == "a dog barks"
+    count = trained.learnt.index(True)
+    assert trained.ids[:count] == asked.ids
+    assert trained.learnt == [False] * count + [True] * (len(trained.ids) - count)
+    assert not any(asked.learnt)
+    assert chat.decode(trained.ids[count:]) == "a dog barks"
     assert trained.ids[-1] == chat.end_token
+
+
+@pytest.mark.parametrize("template", [None, "llama2.jinja"])
+@pytest.mark.parametrize("every", [True, False])
+def test_earlier_answers_are_learnt_with_their_ends_or_only_read(
+    folder: Path, template: str | None, every: bool
+) -> None:
+    chat = ChatWriter(str(folder), chat_template=template and folder / template)
+    talk = ("See: ", Media.VIDEO, Reply("a dog"), "And now?", Reply("a bell"), "Then ", Media.AUDIO)
+    media = {"videos": [frames(2)], "audios": [sound(1.0)]}
+    written = chat.write(Example(sample("x"), talk, "two cats", **media, learn_replies=every))
+    learnt = [i for i, wanted in zip(written.ids, written.learnt, strict=True) if wanted]
+    end = chat.tokenizer.convert_ids_to_tokens(chat.end_token)
+    said = [part.strip() for part in chat.tokenizer.decode(learnt).split(end)]
+    assert said == [*(["a dog", "a bell"] if every else []), "two cats", ""]
+    asked = chat.write(Example(sample("x"), talk, None, **media))
+    assert asked.ids == written.ids[: len(asked.ids)]
+    assert "a dog" in chat.tokenizer.decode(asked.ids)
+    assert not any(asked.learnt)
+
+
+def test_a_template_that_does_not_end_earlier_answers_is_refused(folder: Path, tmp_path: Path) -> None:
+    text = "{% for m in messages %}{{ m.content }}{% if loop.last and m.role == 'assistant' %}{{ eos_token }}"
+    (tmp_path / "t.jinja").write_text(text + "{% endif %}{% endfor %}")
+    chat = ChatWriter(str(folder), chat_template=tmp_path / "t.jinja")
+    talk = ("See?", Reply("a dog"), "And now?")
+    with pytest.raises(ValueError, match="turns: last"):
+        chat.write(Example(sample("x"), talk, "two", learn_replies=True))
+    assert sum(chat.write(Example(sample("x"), talk, "two")).learnt)
 
 
 def test_tokenizer_without_padding_token_gets_one(folder: Path) -> None:

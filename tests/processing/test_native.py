@@ -13,7 +13,7 @@ import torch
 
 from crab_lightning.processing import GeometryError, NativeProcessor, Processor, audio_tokens, visual_tokens
 from crab_lightning.processing.geometry import check_inputs
-from crab_lightning.structures import SYSTEM_MESSAGE, Example, Media
+from crab_lightning.structures import SYSTEM_MESSAGE, Example, Media, Reply
 from tests.processing.examples import frames, image_example, sample, sound, video_example
 
 
@@ -49,6 +49,34 @@ def test_conversation_is_written_as_the_released_format(processor: NativeProcess
         "<|vision_bos|><|IMAGE|><|vision_eos|>Ask?<|im_end|>\n"
         "<|im_start|>assistant\nAnswer.<|im_end|>\n"
     )
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_several_turns_are_those_of_the_stock_template_and_learnt_as_wanted(
+    processor: NativeProcessor, every: bool
+) -> None:
+    example = video_example(target="two cats")
+    opening, *media, ask = example.conversation
+    example.conversation = (opening, *media, ask, Reply(" a dog\n"), "1 more?", Reply("a bell"), "\nThen?")
+    example.learn_replies = every
+    user = [{"type": "video", "video": ""}, {"type": "audio", "audio": ""}, {"type": "text", "text": ask}]
+    chat: list[dict[str, Any]] = [
+        {"role": "system", "content": [{"type": "text", "text": SYSTEM_MESSAGE}]},
+        {"role": "user", "content": [{"type": "text", "text": opening}, *user]},
+    ]
+    for role, text in zip(
+        ["assistant", "user"] * 2, [" a dog\n", "1 more?", "a bell", "\nThen?"], strict=True
+    ):
+        chat.append({"role": role, "content": [{"type": "text", "text": text}]})
+    text = processor.stock.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    assert processor.render(example.conversation) == (text[0] if isinstance(text, list) else text)
+    encoded = processor.encode(example)
+    learnt = encoded.labels != -100
+    said = processor.tokenizer.decode(encoded.labels[learnt])
+    assert said == ("\n a dog\n<|im_end|>\na bell<|im_end|>" if every else "") + "\ntwo cats<|im_end|>"
+    assert torch.equal(encoded.labels[learnt], encoded.inputs["input_ids"][learnt])
+    whole = stock_inputs(processor, example)["input_ids"][0]
+    assert torch.equal(encoded.inputs["input_ids"], whole)
 
 
 @pytest.mark.parametrize(

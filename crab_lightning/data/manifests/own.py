@@ -19,10 +19,11 @@ from crab_lightning.data.manifests.column_types import (
     word,
 )
 from crab_lightning.data.manifests.layout import Layout, Parts
-from crab_lightning.structures import Conversation, Media
+from crab_lightning.structures import SYSTEM_MESSAGE, Conversation, Media, Reply
 from crab_lightning.tasks.answers import extract_answer
 
 _PLACES = {f"<{kind.value}>": kind for kind in Media}
+_CLIPS = re.compile(r"(<(?:video|image|audio)>)")
 _KINDS = ("video", "image", "audio")
 
 
@@ -76,19 +77,23 @@ class Plain(Layout):
 class Messages(Layout):
     """Conversations as LLaMA-Factory and ms-swift write them; ``conversations`` of ShareGPT is read too.
 
-    ``messages`` is a list of ``{role, content}``: a question of the user with ``<video>``, ``<image>`` and
-    ``<audio>`` where the files go, and the answer of the assistant. ``videos``, ``images`` and ``audios``
-    list the files. The question is asked as it stands; the task reads the true answer from the assistant's
-    text.
+    ``messages`` is a list of ``{role, content}``: questions of the user with ``<video>``, ``<image>`` and
+    ``<audio>`` where the files go, each followed by the answer of the assistant. ``videos``, ``images`` and
+    ``audios`` list the files. The last question is asked as it stands, with the turns before it; the task
+    reads the true answer from the assistant's last text. A system message has to be ``SYSTEM_MESSAGE``.
     """
 
     completes = True
 
     def read(self, row: Mapping[str, Any], split: str) -> Parts:
         """Return what a row holds."""
-        question, answer = _turns(row)
-        asked = tuple(part for part in re.split(r"(<(?:video|image|audio)>)", question) if part)
-        conversation: Conversation = tuple(_PLACES.get(part, part) for part in asked)
+        *earlier, (_, answer) = _turns(row)
+        conversation: Conversation = tuple(
+            Reply(text) if role == "assistant" else _PLACES.get(part, part)
+            for role, text in earlier
+            for part in ([text] if role == "assistant" else _CLIPS.split(text))
+            if part
+        )
         media = {kind: _paths(row, f"{kind}s") for kind in _KINDS}
         for kind in Media:
             places, files = conversation.count(kind), len(media[kind.value])
@@ -117,8 +122,8 @@ class Messages(Layout):
         )
 
 
-def _turns(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the question and the answer of a conversation."""
+def _turns(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return role and text of each turn of a conversation, which ends with an answer."""
     key = "messages" if "messages" in row or "conversations" not in row else "conversations"
     turns = row.get(key)
     if isinstance(turns, str):
@@ -135,14 +140,23 @@ def _turns(row: Mapping[str, Any]) -> tuple[str, str]:
         role = turn.get("role", turn.get("from"))
         content = _read(target_text, turn.get("content", turn.get("value")), f"{key}.content")
         said.append((names.get(str(role), str(role)), content))
-    if [role for role, _ in said] != ["user", "assistant"]:
+    if said and said[0][0] == "system":
+        if said[0][1].strip() != SYSTEM_MESSAGE:
+            raise ColumnError(
+                f"no system message, or the one that is written before every question: {SYSTEM_MESSAGE!r}",
+                f"key {key!r}",
+                f"has the system message {show(said[0][1])}",
+                "Take the system message out, or write what it says into the user's question.",
+            )
+        said = said[1:]
+    if not said or [role for role, _ in said] != ["user", "assistant"] * (len(said) // 2):
         raise ColumnError(
-            "one question of the user and one answer of the assistant",
+            "a question of the user and an answer of the assistant, once or several times",
             f"key {key!r}",
             f"has the turns {', '.join(role for role, _ in said) or 'none'}",
-            "Write each further question as a row of its own, and take a system message out.",
+            "Correct the roles, or remove the turns after the last answer.",
         )
-    return said[0][1], said[1][1]
+    return said
 
 
 def _paths(row: Mapping[str, Any], key: str) -> list[str]:
