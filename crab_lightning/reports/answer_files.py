@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from crab_lightning.data.manifests.layout import LAYOUTS, card
 from crab_lightning.data.manifests.repeats import ASKED_AGAIN
 from crab_lightning.structures import Sample
 
@@ -161,47 +162,29 @@ class _Keys:
 
     def candidates(self) -> list[tuple[str, Callable[[Record], Hashable], Callable[[Sample], Hashable]]]:
         """Return name, key of a record and key of a sample."""
-        sample_id = ("sample id", lambda r: r.get("id"), lambda s: s.id)
-        by_layout: dict[str, Any] = {
-            "avqa": ("question id (qid)", lambda r: _text(r.get("qid")), lambda s: s.fields["question_id"]),
-            "avqa_thu": (
-                "video and question (vid, instruction)",
-                lambda r: (_stem(r.get("vid")), _question(r.get("instruction"))),
-                lambda s: (_stem(s.videos[0]), _question(self.instruction(s))),
-            ),
-            "ucf": (
-                "video file (video_path)",
-                lambda r: _stem(r.get("video_path")),
-                lambda s: _stem(s.videos[0]),
-            ),
-            "arig": (
-                "image file (frame_path)",
-                lambda r: _tail(r.get("frame_path")),
-                lambda s: _tail(s.images[0]),
-            ),
-            "ref_avs": (
-                "expression and frame (uid, fid, idx)",
-                lambda r: (_text(r.get("uid")), _text(r.get("fid")), _text(r.get("idx"))),
-                lambda s: (s.fields["uid"], str(s.fields["object_id"]), str(s.fields["frame"])),
-            ),
+        told = card(self.layout).get("answers", ()) if self.layout in LAYOUTS else ()
+        return [("sample id", lambda r: r.get("id"), lambda s: s.id), *(self._of_card(way) for way in told)]
+
+    def _of_card(
+        self, way: Mapping[str, Any]
+    ) -> tuple[str, Callable[[Record], Hashable], Callable[[Sample], Hashable]]:
+        """Return one way of a card: keys of the record, each with what it is of the sample."""
+        keys: Mapping[str, str] = way["keys"]
+        readers: dict[str, tuple[Callable[[Any], Hashable], Callable[[Sample], Any]]] = {
+            "video stem": (_stem, lambda s: s.videos[0]),
+            "image tail": (_tail, lambda s: s.images[0]),
+            "instruction": (_question, self.instruction),
         }
-        for layout in ("s4", "ms3"):
-            by_layout[layout] = (
-                "image file (image_path)",
-                lambda r: _tail(r.get("image_path")),
-                lambda s: _tail(s.images[0]),
-            )
-        more = []
-        if self.layout == "avqa_thu":
-            # The released record keeps a video's name and its number, and which is which is not published.
-            more = [
-                (
-                    "video and question (name, instruction)",
-                    lambda r: (_stem(r.get("name")), _question(r.get("instruction"))),
-                    lambda s: (_stem(s.videos[0]), _question(self.instruction(s))),
-                )
-            ]
-        return [sample_id, *([by_layout[self.layout]] if self.layout in by_layout else []), *more]
+        parts = [(key, *readers.get(name, (_text, _field(name)))) for key, name in keys.items()]
+        return (
+            way["by"],
+            lambda r: tuple(read(r.get(key)) for key, read, _ in parts),
+            lambda s: tuple(read(of(s)) for _, read, of in parts),
+        )
+
+
+def _field(name: str) -> Callable[[Sample], Any]:
+    return lambda sample: sample.fields[name]
 
 
 def _text(value: Any) -> str | None:

@@ -249,10 +249,14 @@ def chosen(spec: DatasetSpec, known: Sequence[str], default: Sequence[str] | Non
     names = spec.metrics if spec.metrics is not None else list(known if default is None else default)
     if unknown := [name for name in names if name not in known]:
         raise ValueError(
-            f"metrics of a {spec.layout!r} dataset name {', '.join(map(repr, unknown))}; "
+            f"metrics of {_kind_of(spec)} name {', '.join(map(repr, unknown))}; "
             f"task {spec.task!r} knows: {', '.join(known)}"
         )
     return names
+
+
+def _kind_of(spec: DatasetSpec) -> str:
+    return f"a {spec.layout!r} dataset" if spec.layout else "a dataset with columns of its own"
 
 
 def classes_of(spec: DatasetSpec) -> list[str]:
@@ -263,7 +267,7 @@ def classes_of(spec: DatasetSpec) -> list[str]:
     """
     if not spec.classes:
         raise ValueError(
-            f"classes of a {spec.layout!r} dataset are not known: list them under `classes`, or fill them "
+            f"classes of {_kind_of(spec)} are not known: list them under `classes`, or fill them "
             "with Task.class_names from the rows of both manifests"
         )
     return spec.classes

@@ -175,6 +175,19 @@ def test_a_row_that_cannot_be_used_is_named(
         data.setup()
 
 
+def test_validation_rows_that_are_tested_are_named_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"video": f"clips/{i}.mp4", "audio": "clips/0.wav", "answer": "a"} for i in range(2)]
+    root_with(tmp_path, rows)
+    for test, said in ((None, True), (False, False)):
+        caplog.clear()
+        specs = {"mine": DatasetSpec("t", "plain", test=test)}
+        data = AVDataModule(tmp_path, {"t": task("action_recognition")}, specs, val_share=0.5)
+        data.setup()
+        assert ("mine has no test file, so a test scores its 1 validation rows" in caplog.text) is said
+
+
 def test_the_small_file_of_the_page_is_all_that_check_needs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from crab_lightning.data.manifests.files import has_test
+from crab_lightning.data.manifests.layout import LAYOUTS
 from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.data.manifests.split import carve_validation
 from crab_lightning.data.sampling.packed import PackedSamples
 from crab_lightning.data.sampling.seeding import stable_hash
 from crab_lightning.structures import DatasetSpec, Sample, Split
 from crab_lightning.tasks.base import Task
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,12 @@ def read_rows(
             tasks[spec.task].check(samples, spec)
         splits["train"][name] = PackedSamples(limited(kept, spec.limit, seed))
         splits["val"][name] = PackedSamples(limited(aside, spec.limit, seed))
+        if name not in own and spec.test is None and spec.layout not in LAYOUTS and aside:
+            _log.warning(
+                "data.datasets.%s has no test file, so a test scores its %d validation rows, which "
+                "also choose the best checkpoint. Add a test file, or set test: false if this is meant.",
+                name, len(splits["val"][name]),
+            )  # fmt: skip
         splits["test"][name] = (
             PackedSamples(limited(scored, spec.limit, seed)) if name in own else splits["val"][name]
         )
