@@ -57,7 +57,7 @@ class Draft:
     def __init__(self, rng: Rng) -> None:
         self.rng = rng
         self.media: list[Media] = []
-        self.kinds: dict[str, list[Any]] = {"videos": [], "images": [], "audios": [], "seconds_per_grid": []}
+        self.kinds: dict[str, Any] = {"videos": [], "images": [], "audios": [], "seconds_per_grid": []}
         self.questions: list[QA] = []
 
     def show(self, *scenes: Scene, frames: int = 10) -> None:
