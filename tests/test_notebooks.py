@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -15,7 +16,7 @@ NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
 
 
 def test_there_are_notebooks() -> None:
-    assert [path.name for path in NOTEBOOKS] == ["quickstart.ipynb", "transfer.ipynb"]
+    assert [path.name for path in NOTEBOOKS] == ["own_data.ipynb", "quickstart.ipynb", "transfer.ipynb"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -44,3 +45,24 @@ def test_quickstart_runs_from_data_to_an_answer(tmp_path: Path, monkeypatch: pyt
     said = "".join(output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in shown)
     assert "likelihood" in said
     assert "emotion_recognition as cremad" in said
+
+
+def test_own_data_goes_from_ten_rows_to_an_exported_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("configs", "notebooks"):
+        shutil.copytree(REPO / name, tmp_path / name)
+    (tmp_path / "crab_lightning").symlink_to(REPO / "crab_lightning")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")]))
+    notebook = nbformat.read(tmp_path / "notebooks" / "own_data.ipynb", as_version=4)
+    assert len([cell for cell in notebook.cells if cell.cell_type == "code"]) < 20
+    folder = str(tmp_path / "notebooks")
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": folder}}).execute()
+    own = tmp_path / "own_data"
+    lines = [len((own / "mine" / f"{name}.jsonl").read_text().splitlines()) for name in ("train", "test")]
+    assert lines == [8, 2]
+    answers = [json.loads(line) for line in (own / "run/predictions/mine.jsonl").read_text().splitlines()]
+    assert len(answers) == 2
+    assert "Which emotion is it?" in answers[0]["prompt"]
+    assert (own / "peft" / "adapter_model.safetensors").is_file()
+    assert (own / "peft" / "adapter_config.json").is_file()
