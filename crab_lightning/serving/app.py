@@ -15,11 +15,12 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crab_lightning.media import MediaLimits
 from crab_lightning.models.engine import Sampling
-from crab_lightning.serving.requests import ChatRequest, RequestError, load_example, read_request
+from crab_lightning.serving.requests import ChatRequest, RequestError, load_example, read_request, shown
 from crab_lightning.serving.worker import Job, Overloaded, Worker
 from crab_lightning.structures import Encoded, Prediction
 
@@ -36,6 +37,8 @@ class ServerOptions:
         max_new_tokens: Longest answer in tokens.
         timeout_s: Longest time from the arrival of a question to the end of its answer.
         decoders: Requests whose media are decoded at the same time.
+        max_requests: Requests that are held at the same time, their bodies in memory; another is refused.
+        max_prompt_tokens: Longest question in tokens, media included.
     """
 
     name: str
@@ -45,6 +48,8 @@ class ServerOptions:
     max_new_tokens: int = 512
     timeout_s: float = 300.0
     decoders: int = 2
+    max_requests: int = 128
+    max_prompt_tokens: int = 32_768
 
 
 class LimitedBody:
@@ -102,6 +107,7 @@ def make_app(
         demo: Data module of the run, for the web page at ``/``; without it there is no page.
     """
     decoding = asyncio.Semaphore(options.decoders)
+    held = 0
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -114,6 +120,10 @@ def make_app(
     @app.exception_handler(RequestError)
     async def refused(_: Request, err: RequestError) -> Response:
         return failed(err, {"Retry-After": "1"} if err.status == 429 else None)
+
+    @app.exception_handler(Exception)
+    async def broke(_: Request, err: Exception) -> Response:
+        return failed(RequestError("the server failed on this request; its log says why", 500))
 
     @app.middleware("http")
     async def guard(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -137,27 +147,48 @@ def make_app(
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
+        nonlocal held
+        if held >= options.max_requests:
+            raise RequestError(f"{held} requests are being read already; try again later", 429)
+        deadline = time.monotonic() + options.timeout_s
+        held += 1
         try:
-            body = json.loads(await request.body())
-        except (ValueError, RecursionError) as err:
-            raise RequestError(f"the body is not JSON: {err}") from err
-        asked = read_request(body)
-        if isinstance(body, dict) and body.get("model") not in (None, options.name):
-            raise RequestError(
-                f"there is no model {body['model']!r}; this server has {options.name!r}", 404, "model"
-            )
+            asked = await _read(request, deadline)
+            encoded = await _encoded(asked, deadline)
+        finally:
+            held -= 1
         most = min(asked.max_tokens or options.max_new_tokens, options.max_new_tokens)
-        job, changed = _submitted(await _encoded(asked), most, asked.sampling)
+        job, changed = _submitted(encoded, most, asked.sampling)
         number = f"chatcmpl-{uuid.uuid4().hex}"
         if asked.stream:
-            usage = bool((body.get("stream_options") or {}).get("include_usage"))
-            pieces = _pieces(job, changed, number, usage=usage)
+            pieces = _pieces(job, changed, number, deadline, usage=asked.include_usage)
             return StreamingResponse(pieces, media_type="text/event-stream")
         try:
-            await _finished(job, changed, request)
+            await _finished(job, changed, request, deadline)
         finally:
             job.cancel()
         return JSONResponse(_completion(job, number))
+
+    async def _read(request: Request, deadline: float) -> ChatRequest:
+        try:
+            async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
+                data = await request.body()
+        except TimeoutError:
+            raise RequestError(
+                f"the request did not arrive whole within {options.timeout_s:g} s", 408
+            ) from None
+        except ClientDisconnect:
+            raise RequestError("the client has gone", 499) from None
+        try:
+            body = json.loads(data)
+        except (ValueError, RecursionError) as err:
+            raise RequestError(f"the body is not JSON: {err}") from err
+        asked = read_request(body)
+        if body.get("model") not in (None, options.name):
+            raise RequestError(
+                f"there is no model {shown(body['model'])}; this server has {options.name!r}", 404, "model"
+            )
+        return asked
 
     def _submitted(encoded: Encoded, most: int, sampling: Sampling) -> tuple[Job, asyncio.Event]:
         changed = asyncio.Event()
@@ -173,7 +204,9 @@ def make_app(
             raise RequestError(str(err), 429) from err
         return job, changed
 
-    async def _encoded(asked: ChatRequest) -> Encoded:
+    async def _encoded(asked: ChatRequest, deadline: float) -> Encoded:
+        begun = False
+
         def work() -> Encoded:
             example = load_example(
                 asked, model.geometry, limits, media_root=options.media_root, resize=resize
@@ -182,10 +215,33 @@ def make_app(
                 encoded: Encoded = model.processor.encode(example)
             except ValueError as err:
                 raise RequestError(f"the question cannot be put to this model: {err}") from err
+            tokens = int(encoded.inputs["input_ids"].shape[0])
+            if tokens > options.max_prompt_tokens:
+                raise RequestError(
+                    f"the question has {tokens:,} tokens, its media included; this server takes "
+                    f"{options.max_prompt_tokens:,}. Send fewer frames, shorter sound or less text",
+                    param="messages",
+                )
             return encoded
 
-        async with decoding:
-            return await asyncio.to_thread(work)
+        async def in_turn() -> Encoded:
+            nonlocal begun
+            async with decoding:
+                begun = True
+                return await asyncio.to_thread(work)
+
+        turn = asyncio.ensure_future(in_turn())
+        try:
+            await asyncio.wait({turn}, timeout=max(deadline - time.monotonic(), 0))
+        finally:
+            if not turn.done():
+                # A thread cannot be stopped: what has begun to decode keeps its place until it ends.
+                turn.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+                if not begun:
+                    turn.cancel()
+        if not turn.done():
+            raise RequestError(f"no answer within {options.timeout_s:g} s", 504)
+        return turn.result()
 
     async def _news(job: Job, changed: asyncio.Event, deadline: float) -> None:
         """Wait until the job has something new."""
@@ -199,8 +255,7 @@ def make_app(
         if job.error is not None:
             raise RequestError(f"the model failed on this question: {job.error}", 500) from job.error
 
-    async def _finished(job: Job, changed: asyncio.Event, request: Request) -> None:
-        deadline = time.monotonic() + options.timeout_s
+    async def _finished(job: Job, changed: asyncio.Event, request: Request, deadline: float) -> None:
         while not job.done:
             waiter = asyncio.ensure_future(_news(job, changed, deadline))
             gone = asyncio.ensure_future(_disconnected(request))
@@ -211,8 +266,9 @@ def make_app(
                 raise RequestError("the client has gone", 499)
             waiter.result()
 
-    async def _pieces(job: Job, changed: asyncio.Event, number: str, *, usage: bool) -> AsyncIterator[str]:
-        deadline = time.monotonic() + options.timeout_s
+    async def _pieces(
+        job: Job, changed: asyncio.Event, number: str, deadline: float, *, usage: bool
+    ) -> AsyncIterator[str]:
         sent = ""
         try:
             yield _event(number, {"role": "assistant", "content": ""})

@@ -37,6 +37,11 @@ _UNSUPPORTED = {
     "top_logprobs": "token probabilities",
 }
 MAX_FRAMES = 256
+MAX_MEDIA = 16
+"""Media of one request: a small body can name one file many times."""
+MAX_TEXT = 1_000_000
+"""Characters of one request's texts together."""
+_SHOWN = 80
 
 
 class RequestError(ValueError):
@@ -63,6 +68,7 @@ class ChatRequest:
         sampling: How tokens are chosen; the likeliest ones unless a temperature is given.
         max_tokens: Largest number of tokens; ``None`` leaves it to the server.
         stream: Whether the answer is sent piece by piece.
+        include_usage: Whether a streamed answer ends with the numbers of tokens.
         frames: Frames sampled from each video.
         task: Task key for adapters that differ by task.
     """
@@ -72,6 +78,7 @@ class ChatRequest:
     sampling: Sampling
     max_tokens: int | None
     stream: bool
+    include_usage: bool
     frames: int
     task: str
 
@@ -107,13 +114,36 @@ def read_request(body: Any) -> ChatRequest:
     stream = body.get("stream") or False
     if not isinstance(stream, bool):
         raise RequestError("'stream' must be true or false", param="stream")
-    task = body.get("task", "")
-    if not isinstance(task, str):
+    stream_options = body.get("stream_options") or {}
+    usage = stream_options.get("include_usage") if isinstance(stream_options, dict) else stream_options
+    if usage not in (None, True, False):
+        raise RequestError(
+            "'stream_options' must look like {\"include_usage\": true}", param="stream_options"
+        )
+    task = body.get("task") or ""
+    if not isinstance(task, str) or not _is_text(task):
         raise RequestError("'task' must be a task key", param="task")
     conversation, media = _conversation(body.get("messages"))
-    return ChatRequest(
-        conversation, media, sampling, None if limit is None else int(limit), stream, _frames(body), task
-    )
+    most = None if limit is None else int(limit)
+    return ChatRequest(conversation, media, sampling, most, stream, bool(usage), _frames(body), task)
+
+
+def shown(value: Any) -> str:
+    """Return the beginning of what a client sent, for a message."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "a value of many levels"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _is_text(text: str) -> bool:
+    """Whether a text holds whole characters only; JSON can express halves of one."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _number(
@@ -161,8 +191,8 @@ def _conversation(messages: Any) -> tuple[Conversation, tuple[tuple[Media, str],
             user = message
         else:
             raise RequestError(
-                f"messages[{number}] has the role {role!r}; the model was trained on one question and one "
-                "answer, so send one user message and no earlier turns",
+                f"messages[{number}] has the role {shown(role)}; the model was trained on one question and "
+                "one answer, so send one user message and no earlier turns",
                 param="messages",
             )
     if user is None:
@@ -178,14 +208,27 @@ def _conversation(messages: Any) -> tuple[Conversation, tuple[tuple[Media, str],
     for number, part in enumerate(parts):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
+            if not _is_text(part["text"]):
+                raise RequestError(f"content part {number} holds half a character", param="messages")
             turn.append(part["text"])
             continue
         found = _medium(part, kind)
         if found is None:
             known = ", ".join(["text", "input_audio", *_PARTS])
-            raise RequestError(f"content part {number} is of type {kind!r}; known: {known}", param="messages")
+            raise RequestError(
+                f"content part {number} is of type {shown(kind)}; known: {known}", param="messages"
+            )
         turn.append(found[0])
         media.append(found)
+    if len(media) > MAX_MEDIA:
+        raise RequestError(
+            f"the message holds {len(media):,} media; this server takes {MAX_MEDIA} in one request",
+            param="messages",
+        )
+    if (length := sum(len(part) for part in turn if isinstance(part, str))) > MAX_TEXT:
+        raise RequestError(
+            f"the texts have {length:,} characters; this server takes {MAX_TEXT:,}", param="messages"
+        )
     if not any(isinstance(part, str) and part.strip() for part in turn):
         raise RequestError("the user message holds no text; ask a question", param="messages")
     return tuple(turn), tuple(media)
@@ -205,7 +248,7 @@ def _medium(part: Any, kind: Any) -> tuple[Media, str] | None:
                 'an input_audio part needs {"data": base64, "format": "wav"}', param="messages"
             )
         return Media.AUDIO, f"data:audio/{sound.get('format', 'wav')};base64,{sound['data']}"
-    if kind not in _PARTS:
+    if not isinstance(kind, str) or kind not in _PARTS:
         return None
     address = part.get(kind)
     address = address.get("url") if isinstance(address, dict) else address
@@ -278,10 +321,13 @@ def _file(address: str, place: Path, media_root: Path | None) -> Path:
         except (binascii.Error, ValueError) as err:
             raise RequestError(f"the base64 text of a medium is damaged: {err}", param="messages") from err
         return place
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError as err:
+        raise RequestError(f"{shown(address)} is no address: {err}", param="messages") from err
     if parts.scheme not in ("", "file"):
         raise RequestError(
-            f"{address[:80]!r}: this server fetches nothing; send the file itself as a data address",
+            f"{shown(address)}: this server fetches nothing; send the file itself as a data address",
             param="messages",
         )
     if media_root is None:
@@ -291,9 +337,13 @@ def _file(address: str, place: Path, media_root: Path | None) -> Path:
             param="messages",
         )
     root = media_root.resolve()
-    path = (root / unquote(parts.path if parts.scheme else address)).resolve()
-    if not path.is_relative_to(root):
-        raise RequestError(f"{address[:80]!r} is outside the folder of media of this server", 403, "messages")
-    if not path.is_file():
-        raise RequestError(f"{address[:80]!r} is not a file", param="messages")
+    try:
+        path = (root / unquote(parts.path if parts.scheme else address)).resolve()
+        inside, there = path.is_relative_to(root), path.is_file()
+    except (OSError, ValueError, RuntimeError) as err:  # too long, no text, or links in a ring
+        raise RequestError(f"{shown(address)} is no name of a file", param="messages") from err
+    if not inside:
+        raise RequestError(f"{shown(address)} is outside the folder of media of this server", 403, "messages")
+    if not there:
+        raise RequestError(f"{shown(address)} is not a file", param="messages")
     return path

@@ -92,6 +92,10 @@ class Worker:
         """
         if self._stop.is_set():
             raise Overloaded("the server is shutting down")
+        with self._jobs.mutex:  # those whose client has gone leave their places
+            kept = [one for one in self._jobs.queue if not one.cancelled]
+            self._jobs.queue.clear()
+            self._jobs.queue.extend(kept)
         try:
             self._jobs.put_nowait(job)
         except queue.Full:

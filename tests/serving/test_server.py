@@ -259,10 +259,6 @@ def test_key_is_asked_for(model: Any, media: Path) -> None:
 
 
 def test_full_queue_is_a_429_and_a_long_answer_a_504(model: Any, media: Path) -> None:
-    with Server(model, slots=1, waiting=1, timeout_s=0.0) as slow:
-        with pytest.raises(APIStatusError) as late:
-            slow.client().chat.completions.create(model="tiny", messages=message(media))
-        assert late.value.status_code == 504
     held = threading.Event()
     step = model.queue
 
@@ -272,6 +268,12 @@ def test_full_queue_is_a_429_and_a_long_answer_a_504(model: Any, media: Path) ->
 
     model.queue = blocked
     try:
+        with Server(model, slots=1, waiting=1, timeout_s=1.0) as slow:
+            with pytest.raises(APIStatusError) as late:
+                slow.client().chat.completions.create(model="tiny", messages=message(media))
+            assert late.value.status_code == 504
+            held.set()
+        held.clear()
         with Server(model, slots=1, waiting=1) as full, ThreadPoolExecutor(4) as pool:
 
             def ask(_: int) -> int:
