@@ -167,7 +167,12 @@ class AVDataset(Dataset[Encoded]):
 
 
 def target_policy(sample: Sample, spec: DatasetSpec, seed: int) -> TargetPolicy:
-    """Return how a sample's target is written; under a mixing ratio its id and the seed decide for good."""
+    """Return how a sample's target is written; under a mixing ratio its id and the seed decide for good.
+
+    A row of the manifest may say ``"target_policy": "direct"``: it is then never learnt with reasoning.
+    """
+    if sample.fields.get("target_policy") == "direct":
+        return "direct"
     if isinstance(spec.target, str):
         return spec.target
     return "reasoning" if unit_hash(seed, "target", sample.id) < spec.target else "direct"

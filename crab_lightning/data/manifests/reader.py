@@ -32,6 +32,8 @@ __all__ = ["ManifestError", "RowError", "has_test", "manifest_path", "read_manif
 
 _log = logging.getLogger(__name__)
 
+_POLICY = "target_policy"
+
 
 def read_manifest(
     root: Path | str,
@@ -207,6 +209,7 @@ class _RowReader:
                     "an object", "the row", f"is {kind_of(data)}", "Keep one JSON array of objects."
                 )
             parts = self.layout.read(data, self.split)
+            _read_policy(data, parts)
             self._check_class(parts.fields)
             self._check_unit(parts.unit)
         except ColumnError as err:
@@ -304,6 +307,21 @@ def _completed(sample: Sample, task: Task[Any]) -> Sample:
         ) from err
     except ValueError as err:
         raise ColumnError(f"what the task {sample.task!r} reads: {err}") from err
+
+
+def _read_policy(data: dict[str, Any], parts: Parts) -> None:
+    """Keep how a row's target is to be written, where the row says so; ``build reason`` writes it."""
+    policy = data.get(_POLICY)
+    if policy is None:
+        return
+    if policy not in ("reasoning", "direct"):
+        raise ColumnError(
+            "'reasoning' or 'direct'",
+            f"the key {_POLICY!r}",
+            f"is {policy!r}",
+            "Correct it or remove the key.",
+        )
+    parts.fields[_POLICY] = policy
 
 
 def _with_unique_ids(samples: list[Sample]) -> list[Sample]:

@@ -1,0 +1,193 @@
+"""The rows that need a text, what the model is told about each, and when a text is good enough."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from crab_lightning.builder.reasoning.prompts import Length
+from crab_lightning.data.manifests.files import dataset_folder
+from crab_lightning.data.manifests.layout import LAYOUTS, card, laid_over
+from crab_lightning.data.manifests.reader import read_manifest
+from crab_lightning.structures import DatasetSpec, Sample
+from crab_lightning.tasks.base import Task, describe
+from crab_lightning.tasks.event_parsing import EventParsing
+from crab_lightning.tasks.event_text import ModalEvents
+
+Source = Literal["train", "weak"]
+WEAK = "weak.json"
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How long the reasoning before the answer may be.
+
+    Args:
+        least: Fewest words.
+        most: Most words.
+    """
+
+    least: int
+    most: int
+
+
+BOUNDS: Mapping[Length, Bounds] = {"short": Bounds(3, 40), "full": Bounds(8, 200)}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One row that needs a text.
+
+    Args:
+        sample: The row.
+        spec: Its dataset's row.
+        task: Its task.
+        source: Whether it stands in the training manifest, or in that of weakly labelled rows.
+        answer: The right answer in the form that a text must end with; empty for a weakly labelled row.
+        truth: What the task's parser has to read from a text; for a weakly labelled row, the set of classes.
+    """
+
+    sample: Sample
+    spec: DatasetSpec
+    task: Task[Any]
+    source: Source
+    answer: str
+    truth: Any
+
+    def rejection(self, text: str, bounds: Bounds, phrases: Sequence[str]) -> str | None:
+        """Return why a text cannot be used; ``None`` for a good one.
+
+        The first words of the result, up to a colon, are one of a few kinds that can be counted.
+        """
+        lowered = " ".join(text.lower().split())
+        if leak := next((phrase for phrase in phrases if _holds(lowered, phrase)), None):
+            return f"it shows that the answer was told: {leak!r}"
+        found = self.task.parse(text, self.sample, self.spec)
+        if found is None:
+            return "its answer cannot be read"
+        if self.source == "weak":
+            if (wrong := self._wrong_classes(found)) is not None:
+                return f"its classes are not the labelled ones: {wrong}"
+            end = ">"
+        else:
+            if found != self.truth:
+                return "its answer is not the right one"
+            end = self.answer.rstrip(" .")[-1:]
+        if not text.rstrip(" .\n").endswith(end):
+            return "it does not end with the answer"
+        words = self._reasoning_words(text)
+        if words < bounds.least:
+            return f"its reasoning is too short: {words} words"
+        if words > bounds.most:
+            return f"its reasoning is too long: {words} words"
+        return None
+
+    def _wrong_classes(self, found: ModalEvents) -> str | None:
+        named = {event.name for event in (*found.visual, *found.audio)}
+        missing, extra = sorted(self.truth - named), sorted(named - self.truth)
+        parts = [f"{', '.join(missing)} missing"] if missing else []
+        parts += [f"{', '.join(extra)} added"] if extra else []
+        return "; ".join(parts) or None
+
+    def _reasoning_words(self, text: str) -> int:
+        told = (
+            re.split(r"<(?:visual|audio)(?:_event)?>", text, maxsplit=1)[0] if self.source == "weak" else text
+        )
+        return len(told.split()) - len(self.answer.split())
+
+
+def _before_tags(text: str) -> str:
+    return re.split(r"<(?:visual|audio)(?:_event)?>", text, maxsplit=1)[0]
+
+
+def _holds(text: str, phrase: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text) is not None
+
+
+def target_key(spec: DatasetSpec, dataset: str) -> str:
+    """Return the key of the training text in a row of the manifest.
+
+    Raises:
+        ValueError: If the layout names no such key.
+    """
+    known = spec.layout in LAYOUTS or spec.layout.endswith((".yaml", ".yml"))
+    content = laid_over(card(spec.layout), spec.columns or {}) if known else dict(spec.columns or {})
+    found = (content.get("train") or {}).get("target", content.get("target"))
+    if not isinstance(found, str):
+        raise ValueError(
+            f"data.datasets.{dataset}: its layout names no key of the training text, so that no text can be "
+            "written to its rows. State it as `columns: {train: {target: KEY}}`"
+        )
+    return found
+
+
+def with_classes(
+    root: Path, dataset: str, spec: DatasetSpec, task: Task[Any], rows: Sequence[Sample]
+) -> DatasetSpec:
+    """Fill in the closed set of a row that leaves it out, from both manifests."""
+    if spec.classes is not None:
+        return spec
+    from crab_lightning.data.manifests.files import has_test
+
+    more = (
+        read_manifest(root, dataset, spec, "test", check_media=False) if has_test(root, dataset, spec) else []
+    )
+    return replace(spec, classes=task.class_names([*rows, *more]))
+
+
+def known_truth(sample: Sample, spec: DatasetSpec, task: Task[Any]) -> tuple[str, Any]:
+    """Return the right answer of a row as text, and what the parser has to read.
+
+    Raises:
+        ValueError: If the row's own text is read as another answer than its annotation says.
+    """
+    answer, truth = task.direct(sample), task.truth(sample, spec)
+    read = task.parse(answer, sample, spec)
+    if read is None or read != truth:
+        raise ValueError(
+            f"{describe(sample)}: the parser does not read the annotated answer from {answer!r}; correct the "
+            f"row"
+        )
+    return answer, truth
+
+
+def weak_rows(root: Path, dataset: str, spec: DatasetSpec, task: Task[Any]) -> list[Sample]:
+    """Return the rows that have labels for the whole clip and no times; empty without their manifest."""
+    if not isinstance(task, EventParsing) or not (dataset_folder(root, dataset, spec) / WEAK).is_file():
+        return []
+    columns = laid_over(spec.columns or {}, {"train": {"target": "event"}})
+    return read_manifest(root, dataset, replace(spec, train_file=WEAK, columns=columns), "train")
+
+
+def weak_truth(sample: Sample, spec: DatasetSpec) -> frozenset[str]:
+    """Return the labelled classes as ``spec.classes`` spells them.
+
+    Raises:
+        ValueError: If a label is not among the classes, or there is none.
+    """
+    from crab_lightning.tasks.answers import class_index
+    from crab_lightning.tasks.base import classes_of
+
+    classes = classes_of(spec)
+    labels = [name.strip() for name in str(sample.fields["annotation"]).split(",") if name.strip()]
+    places = [class_index(name, classes) for name in labels]
+    if not labels or None in places:
+        raise ValueError(
+            f"{sample.id} (row {sample.row} of {WEAK}): its labels are {labels}; each must be one of "
+            f"{', '.join(classes)}. Correct the row"
+        )
+    return frozenset(classes[place] for place in places if place is not None)
+
+
+def timed_text(text: str, events: ModalEvents) -> tuple[str, str]:
+    """Return a text for a weakly labelled row in the released tag form, and the tags alone."""
+    tags = ""
+    for sense, spans in (("visual", events.visual), ("audio", events.audio)):
+        for name in dict.fromkeys(span.name for span in spans):
+            times = ",".join(f"({s.start_s} {s.end_s})" for s in spans if s.name == name)
+            tags += f"<{sense}_event>{name},{times}</{sense}_event>"
+    told = _before_tags(text).rstrip()
+    return f"{told} {tags}".lstrip(), tags

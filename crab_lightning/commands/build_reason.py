@@ -1,0 +1,234 @@
+"""``build reason``: reasoning texts for the training rows of a data root, written by a multimodal model."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.commands.step_bar import StepBar
+
+if TYPE_CHECKING:
+    from crab_lightning.builder.reasoning import Costs, Estimate, Report
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``build reason``."""
+    made = Options(
+        prog="cli.py build reason",
+        description="Have a multimodal model write the reasoning texts of training rows. The model gets the "
+        "frames,"
+        " the sound, the question and the true answer. A text is kept only if the task's own parser reads "
+        "the true"
+        " answer from it, if it does not show that the answer was told, and if its length is within bounds. "
+        "Rows"
+        " without such a text are left out of the manifest and listed in reasoning/discarded.tsv. The "
+        "manifest as"
+        " it was stays beside the new one. A stopped call is taken up again by the same call.",
+        formatter_class=DefaultsShown,
+    )
+    add = made.add_argument
+    add("--root", type=Path, required=True, help="folder that holds AVUIE_2/")
+    add(
+        "--config",
+        default="data/av_uie_v2.yaml",
+        help="config with `tasks` and `datasets`, at its top or under `data`",
+    )
+    add("--datasets", required=True, metavar="KEYS", help="keys of data.datasets, with commas between them")
+    add("--endpoint", metavar="URL", help="base address, as http://127.0.0.1:8000/v1 (key: OPENAI_API_KEY)")
+    add("--model", required=True, metavar="NAME", help="name of the model at the endpoint")
+    add(
+        "--length",
+        choices=("short", "full", "auto"),
+        default="full",
+        help="length of the reasoning; auto: reasoning only where --answers was wrong or unsure",
+    )
+    add(
+        "--answers",
+        type=Path,
+        metavar="PATH",
+        help="for auto: a cheap model's predictions for the training rows, <dataset>.jsonl or the folder of "
+        "them",
+    )
+    add(
+        "--sure",
+        type=float,
+        default=0.9,
+        metavar="P",
+        help="for auto: an answer is sure from this probability on",
+    )
+    add("--tries", type=int, default=3, metavar="K", help="texts asked for before a row is given up")
+    add("--min-words", type=int, metavar="N", help="fewest words of the reasoning (short: 3, full: 8)")
+    add("--max-words", type=int, metavar="N", help="most words of the reasoning (short: 40, full: 200)")
+    add(
+        "--examples",
+        type=Path,
+        metavar="DIR",
+        help="YAML files that replace shipped instructions and examples",
+    )
+    add("--leakage", type=Path, metavar="FILE", help="phrases that no text may hold, one a line")
+    add(
+        "--discarded",
+        choices=("drop", "direct"),
+        default="drop",
+        help="leave rows without a good text out, or keep them with the bare answer",
+    )
+    add("--frames", type=int, metavar="N", help="frames of each video; as the dataset's row says if left out")
+    add("--size-px", type=int, metavar="N", help="side of the frames; as the dataset's row says if left out")
+    add("--max-new-tokens", type=int, default=512, metavar="N", help="longest text in tokens")
+    add("--temperature", type=float, default=0.0, help="0 takes the likeliest token at each step")
+    add("--parallel", type=int, default=8, metavar="N", help="requests at the same time")
+    add("--timeout", type=float, default=120.0, metavar="S", help="longest time for one request")
+    add("--retries", type=int, default=5, metavar="N", help="how often a request that failed is sent again")
+    add("--cache", type=Path, metavar="DIR", help="where replies are kept; ROOT/reasoning_cache if left out")
+    add(
+        "--limit", type=int, metavar="N", help="first N rows of each dataset, for a trial; writes no manifest"
+    )
+    add(
+        "--shard",
+        metavar="I/N",
+        help="every N-th row from the I-th on, for several machines; writes no manifest",
+    )
+    add(
+        "--merge",
+        action="store_true",
+        help="ask nothing; write the manifests from the verdicts of all shards",
+    )
+    add(
+        "--restart",
+        action="store_true",
+        help="put earlier verdicts aside; replies that were kept are used again",
+    )
+    add(
+        "--dry-run",
+        action="store_true",
+        help="count requests, tokens, seconds and money; ask and write nothing",
+    )
+    group = made.add_argument_group("assumptions of --dry-run")
+    group.add_argument(
+        "--price-in", type=float, default=0.0, metavar="X", help="price of a million tokens read"
+    )
+    group.add_argument(
+        "--price-out", type=float, default=0.0, metavar="X", help="price of a million tokens written"
+    )
+    group.add_argument("--image-tokens", type=float, default=258.0, metavar="N", help="tokens of one frame")
+    group.add_argument(
+        "--audio-tokens", type=float, default=32.0, metavar="N", help="tokens of a second of sound"
+    )
+    group.add_argument("--request-s", type=float, default=4.0, metavar="S", help="seconds of one request")
+    return made
+
+
+def run(words: Sequence[str]) -> None:
+    """Have texts written, or estimate what they cost.
+
+    Args:
+        words: Options after ``build reason``.
+
+    Raises:
+        ValueError: If options do not fit together.
+    """
+    made = parser()
+    args = made.parse_args(list(words))
+    from crab_lightning.builder.reasoning import Costs, EndpointWriter, Settings, estimate, reason
+    from crab_lightning.commands.data import _selection
+
+    if args.merge and (args.shard or args.limit):
+        made.error("--merge joins all shards; leave --shard and --limit out")
+    if args.endpoint is None and not (args.dry_run or args.merge):
+        made.error("--endpoint is needed: the address of the model that writes")
+    keys = [key.strip() for key in args.datasets.split(",") if key.strip()]
+    tasks, datasets = _selection(args.config, keys)
+    settings = Settings(
+        args.length,
+        args.tries,
+        args.min_words,
+        args.max_words,
+        args.examples,
+        args.leakage,
+        args.answers,
+        args.sure,
+        args.frames,
+        args.size_px,
+        args.discarded,
+    )
+    writer = EndpointWriter(
+        args.endpoint or "http://127.0.0.1/v1",
+        args.model,
+        args.max_new_tokens,
+        args.temperature,
+        args.parallel,
+        args.timeout,
+        args.retries,
+    )
+    shard = _shard(args.shard)
+    if args.dry_run:
+        costs = Costs(
+            args.image_tokens,
+            args.audio_tokens,
+            request_s=args.request_s,
+            price_in=args.price_in,
+            price_out=args.price_out,
+        )
+        found = estimate(
+            args.root, tasks, datasets, writer.settings(), settings, costs,
+            parallel=args.parallel, shard=shard, limit=args.limit,
+        )  # fmt: skip
+        _print_estimates(found, costs)
+        return
+    with StepBar() as bar:
+        reports = reason(
+            args.root, tasks, datasets, writer, settings,
+            shard=shard, merge=args.merge, restart=args.restart, limit=args.limit,
+            cache=args.cache, progress=bar,
+        )  # fmt: skip
+    for report in reports:
+        _print_report(report)
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, _, last = text.partition("/")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise ValueError(f"--shard is {text!r}; I/N is expected, such as 1/4, with I from 1 to N")
+    return int(first), int(last)
+
+
+def _print_report(report: Report) -> None:
+    kept = ", ".join(f"{count:,} {length}" for length, count in sorted(report.kept.items()))
+    print(
+        f"{report.dataset}: {report.rows:,} rows, {report.known:,} decided before, {report.asked:,} requests "
+        f"sent;"
+        f" {sum(report.kept.values()):,} texts kept ({kept or 'none'}), {sum(report.discarded.values()):,} "
+        f"rows"
+        f" discarded; {report.prompt_tokens:,} tokens read and {report.completion_tokens:,} written"
+    )
+    for name, counts in (
+        ("rows discarded because", report.discarded),
+        ("tries rejected because", report.rejected),
+    ):
+        for reason, count in counts.most_common():
+            print(f"  {name} {reason}: {count:,}")
+    if report.manifest is not None:
+        print(f"  wrote {report.manifest}")
+
+
+def _print_estimates(found: Sequence[Estimate], costs: Costs) -> None:
+    print(
+        f"{'dataset':<12}{'requests':>10}{'at most':>10}{'tokens read':>14}"
+        f"{'written':>12}{'seconds':>10}{'money':>12}"
+    )
+    for one in found:
+        print(
+            f"{one.dataset:<12}{one.requests:>10,}{one.most_requests:>10,}{one.prompt_tokens:>14,}"
+            f"{one.completion_tokens:>12,}{one.seconds:>10,.0f}{one.price:>12,.2f}"
+        )
+    print(
+        "Tokens, seconds and money are estimates for one try of each row: "
+        f"{costs.image_tokens:g} tokens a frame, {costs.audio_tokens:g} a second of sound, "
+        f"{costs.request_s:g} s a "
+        "request. Nothing was asked and nothing was written."
+    )
