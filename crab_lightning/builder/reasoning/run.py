@@ -13,7 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from crab_lightning.adapters.files import replace_file
 from crab_lightning.builder.reasoning.journal import Journal, Shard, Verdict, journal_name, read_journals
 from crab_lightning.builder.reasoning.prompts import Length, Prompts, read_phrases, read_prompts
 from crab_lightning.builder.reasoning.questions import (
@@ -33,6 +32,7 @@ from crab_lightning.data.loading import load_media
 from crab_lightning.data.manifests.files import dataset_folder, load_rows, manifest_path
 from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.evaluation.prediction_files import read_records
+from crab_lightning.files import replace_file
 from crab_lightning.processing.endpoint import EndpointProcessor
 from crab_lightning.structures import DatasetSpec, Example, Sample
 from crab_lightning.tasks.base import Task

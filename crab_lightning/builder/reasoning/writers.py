@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from crab_lightning.adapters.files import replace_file
 from crab_lightning.builder.reasoning.prompts import Message
+from crab_lightning.files import replace_file
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 _ABOUT_THE_ROW = (400, 413, 415, 422)  # the next row may be fine
