@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from crab_lightning.compat import datamodule_of
 from crab_lightning.evaluation.earlier_tests import METRICS, read_metrics, set_aside
@@ -219,6 +220,11 @@ class Evaluator(Callback):
                 _paired(batch.samples, batch), sums, tokens, strict=True
             ):
                 if not repeated:
+                    if not math.isfinite(loss) and self._scores[sample.dataset].finite_losses:
+                        rank_zero_warn(
+                            f"the validation loss of {sample.id} ({sample.dataset}) is {loss}; this dataset "
+                            "gets no loss. Check the sample, or compute in a type with a larger range"
+                        )
                     self._scores[sample.dataset].add_loss(loss, int(count))
 
     def _add_answers(self, answers: Sequence[Prediction]) -> None:

@@ -176,6 +176,11 @@ class DatasetScores:
         self._sums["loss_tokens"] += tokens
         self._sums["loss_samples"] += 1
 
+    @property
+    def finite_losses(self) -> bool:
+        """Whether all losses so far are numbers."""
+        return math.isfinite(self._sums["loss_sum"])
+
     def sums(self) -> list[float]:
         """Return the sums named in :data:`COUNTS`, in that order."""
         return [self._sums[name] for name in COUNTS]
@@ -223,7 +228,7 @@ class DatasetScores:
             "unparsed_score": total["unparsed_score"] / counts["unparsed"] if counts["unparsed"] else None,
             "truncated_rate": counts["truncated"] / counts["scored"] if scored else None,
             "answer_tokens": total["tokens"] / counts["scored"] if scored else None,
-            "loss": total["loss_sum"] / total["loss_tokens"] if total["loss_tokens"] else None,
+            "loss": _finite(total["loss_sum"] / total["loss_tokens"]) if total["loss_tokens"] else None,
         }
 
     def _update(self, answer: Any, sample: Sample) -> None:
@@ -284,5 +289,9 @@ def _compute(metrics: Callable[[], Any], device: torch.device | None) -> dict[st
 def _plain(value: Tensor | float) -> Any:
     if isinstance(value, Tensor) and value.numel() > 1:
         return value.tolist()
-    number = float(value)
+    return _finite(float(value))
+
+
+def _finite(number: float) -> float | None:
+    """Return a number, or ``None`` where it is not finite: JSON has no word for that."""
     return number if math.isfinite(number) else None

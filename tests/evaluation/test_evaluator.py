@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from crab_lightning.evaluation import Evaluator
+from crab_lightning.structures import Batch
 from tests.evaluation.fakes import Parrot, Rows, sample
 
 
@@ -243,3 +244,23 @@ def test_fast_dev_run_writes_nothing(tmp_path: Path) -> None:
 def test_metrics_stay_on_the_cpu(tmp_path: Path) -> None:
     _, evaluator = run_test(tmp_path / "run", Rows(splits()))
     assert evaluator._scores["a"].strict["accuracy"].device == torch.device("cpu")
+
+
+class Overflowing(Parrot):
+    """Has a validation loss that is not a number for one sample."""
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        found: dict[str, Any] = super().validation_step(batch, batch_idx, dataloader_idx)
+        if "loss_sum" in found:
+            bad = torch.tensor([s.dataset == "a" for s in batch.samples])
+            found["loss_sum"] = found["loss_sum"].masked_fill(bad, float("nan"))
+        return found
+
+
+def test_validation_loss_that_is_not_finite_is_named_and_not_in_json(tmp_path: Path) -> None:
+    evaluator = Evaluator(print_table=False)
+    with pytest.warns(UserWarning, match=r"the validation loss of a/.* \(a\) is nan"):
+        trainer(tmp_path / "run", evaluator).validate(Overflowing(), datamodule=Rows(splits()), verbose=False)
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text())["val"]["datasets"]
+    assert written["a"]["loss"] is None
+    assert written["b"]["loss"] is not None
