@@ -25,7 +25,7 @@ def flatten_layers(model: nn.Module, fill: Fill, *, reshard_after_forward: bool,
         options: Of ``FullyShardedDataParallel``.
     """
     kept = ShardingStrategy.FULL_SHARD if reshard_after_forward else ShardingStrategy.SHARD_GRAD_OP
-    for stack, place in reversed(layers(model)):  # a layer's own layers before it
+    for stack, place in layers(model):
         fill(stack[place])
         stack[place] = flatten(stack[place], sharding_strategy=kept, **options)
 

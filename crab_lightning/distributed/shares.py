@@ -12,17 +12,20 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 
 def layers(model: nn.Module) -> list[tuple[nn.ModuleList, int]]:
-    """Return where the layers stand that are gathered one by one, outer ones before their own layers.
+    """Return where the layers stand that are gathered one by one; stacks inside a layer belong to it.
 
     They are what transformers recomputes one by one: every stack is a list of them.
     """
-    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return [
-        (stack, place)
-        for stack in stacks
-        for place, layer in enumerate(stack)
-        if any(True for _ in layer.parameters())
-    ]
+    found: list[tuple[nn.ModuleList, int]] = []
+    inside: set[int] = set()  # stacks inside a layer that is found already: an outer stack comes first
+    for stack in (module for module in model.modules() if isinstance(module, nn.ModuleList)):
+        if id(stack) in inside:
+            continue
+        for place, layer in enumerate(stack):
+            inside |= {id(part) for part in layer.modules()}
+            if any(True for _ in layer.parameters()):
+                found.append((stack, place))
+    return found
 
 
 def mark_whole_shape(weight: nn.Parameter) -> bool:

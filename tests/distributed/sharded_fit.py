@@ -13,20 +13,27 @@ import sys
 import types
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from crab_lightning.adapters import ADAPTERS, AdapterConfig
 from crab_lightning.distributed.shares import whole_shape
-from crab_lightning.mini import TinyLlmVaConfig, make_tiny_llm_va, make_tiny_native, make_tiny_vllm_a
-from crab_lightning.models import AVModule, LlmVaModule, OmniModule, VllmAModule
+from crab_lightning.mini import (
+    TinyLlmVaConfig,
+    make_tiny_llm_va,
+    make_tiny_native,
+    make_tiny_qwen3_omni,
+    make_tiny_vllm_a,
+)
+from crab_lightning.models import AVModule, LlmVaModule, OmniModule, Qwen3OmniModule, VllmAModule
 from crab_lightning.models.connectors import ConnectorConfig
 from crab_lightning.structures import Batch, Conversation, Example, Media
 from tests.processing.examples import frames, sample, sound
@@ -54,6 +61,11 @@ class Case:
     adapted: bool = True
     strategies: tuple[str, ...] = ("ddp", "fsdp2", "fsdp1")
     slow: bool = False
+
+    @property
+    def side(self) -> int:
+        """Side of its frames in pixels: a merged patch."""
+        return 32 if self.paradigm == "qwen3_omni" else SIDE
 
     @property
     def apart(self) -> bool:
@@ -87,6 +99,14 @@ CASES = {
     "vllm_a_bfloat16": Case(
         "vllm_a", {"audio_connector": "connector.safetensors", "dtype": "bfloat16"}, slow=True
     ),
+    "qwen3_omni": Case(
+        "qwen3_omni",
+        {
+            "adapter": AdapterConfig(rank=4, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]),
+            "gradient_checkpointing": True,
+        },
+        strategies=("fsdp2", "fsdp1"),
+    ),
     "native_bfloat16": Case("native", {"dtype": "bfloat16", "gradient_checkpointing": True}, slow=True),
 }
 
@@ -105,6 +125,7 @@ CASES |= {kind: Case("native", {"adapter": of_kind(kind)}, strategies=("fsdp2",)
 def write_checkpoints(folder: Path) -> None:
     """Write a tiny checkpoint of each paradigm, and a connector as a stage 1 run of V-LLM+A leaves it."""
     make_tiny_native(folder / "native")
+    make_tiny_qwen3_omni(folder / "qwen3_omni")
     make_tiny_llm_va(folder / "llm_va", config=TinyLlmVaConfig(image_px=SIDE, patch_px=14))
     shutil.copytree(folder / "llm_va", folder / "llm_va_tied")
     config = LlamaConfig.from_pretrained(folder / "llm_va_tied" / "llm", tie_word_embeddings=True)
@@ -130,6 +151,13 @@ def example(key: str, kinds: str, target: str | None = "here", seed: int = 0) ->
         audios=[sound(0.5, seed + i) for i in count["a"]],
         seconds_per_grid=[2.0] * len(count["v"]),
     )
+
+
+def sized(made: Example, side: int) -> Example:
+    """Return an example whose pictures have black margins, to be as large as a model's patches want."""
+    room = (0, side - SIDE, 0, side - SIDE)
+    videos, images = ([functional.pad(p, room) for p in kind] for kind in (made.videos, made.images))
+    return replace(made, videos=videos, images=images)
 
 
 # The batches of each process, step by step: no sound on one, no picture on the other, two clips, words alone.
@@ -163,6 +191,10 @@ class Recording(AVModule):
 
 class RecordingOmni(Recording, OmniModule):
     """Native."""
+
+
+class RecordingQwen3(Recording, Qwen3OmniModule):
+    """Native, with experts."""
 
 
 class RecordingLlmVa(Recording, LlmVaModule):
@@ -206,6 +238,8 @@ def build(checkpoints: Path, case: Case, **changed: Any) -> Any:
     options |= changed
     if case.paradigm == "native":
         return RecordingOmni(str(folder), **options)
+    if case.paradigm == "qwen3_omni":
+        return RecordingQwen3(str(folder), **options)
     options["beats"] = str(folder / "beats")
     if case.paradigm.startswith("llm_va"):
         return RecordingLlmVa(
@@ -274,8 +308,9 @@ def main(checkpoints: Path, out: Path, names: Sequence[str]) -> None:
     for name in names:
         case = CASES[name]
         processor = build(checkpoints, case).processor
-        own = [processor.collate([processor.encode(e) for e in step[rank]]) for step in LEARNT]
-        prompts = [processor.collate([processor.encode(e) for e in batch]) for batch in ASKED[rank]]
+        side = case.side
+        own = [processor.collate([processor.encode(sized(e, side)) for e in step[rank]]) for step in LEARNT]
+        prompts = [processor.collate([processor.encode(sized(e, side)) for e in b]) for b in ASKED[rank]]
         for strategy in case.strategies:
             folder = out / name / strategy
             folder.mkdir(parents=True, exist_ok=True)
