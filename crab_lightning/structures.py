@@ -122,6 +122,8 @@ class DatasetSpec:
         frames: Frames sampled from each video.
         size_px: Side to which frames and images are stretched.
         audio: Which part of the waveform is heard.
+        clip_s: Length of the clips in whole seconds, for tasks that name times. Left out: the task's own
+            ``clip_s``, which is 10.
         classes: Class names for closed-set tasks, in the metric's index order. Left out: the sorted
             names found in the manifests.
         metrics: Names of the metrics to report, for tasks that know several.
@@ -148,6 +150,7 @@ class DatasetSpec:
     frames: int = 10
     size_px: int = 224
     audio: AudioWindow = field(default_factory=AudioWindow)
+    clip_s: int | None = None
     classes: list[str] | None = None
     metrics: list[str] | None = None
     turns: Literal["every", "last"] = "every"
@@ -155,6 +158,10 @@ class DatasetSpec:
     allow_missing: int = 0
     allow_refused: int = 0
     mask: MaskColours | None = None
+
+    def __post_init__(self) -> None:
+        if self.clip_s is not None and self.clip_s < 1:
+            raise ValueError(f"clip_s is {self.clip_s}; a clip lasts at least one second")
 
 
 @dataclass(frozen=True)

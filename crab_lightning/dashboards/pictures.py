@@ -192,7 +192,7 @@ class Pictures(Callback):
                     record,
                     self._clip(sample),
                     window.head_s if window.kind == "head" else None,
-                    getattr(data.tasks[spec.task], "clip_s", None),
+                    spec.clip_s or getattr(data.tasks[spec.task], "clip_s", None),
                 )
             )
         return clips.clip_sheet(title, cards)

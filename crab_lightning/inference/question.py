@@ -232,6 +232,8 @@ def make_sample(
                 f"task {spec.task} ({dataset}) takes {needed} `{kind}` file(s); {len(given)} given"
             )
     fields = dict(texts)
+    if spec.clip_s is not None:
+        fields["clip_s"] = spec.clip_s
     if "options" in fields:
         fields["options_text"] = str(list(fields["options"]))  # the way training prompts print them
     return Sample(

@@ -76,7 +76,7 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
     (arXiv:2303.12930), every predicted event with score 1, since a language model gives none.
 
     Args:
-        clip_s: Clip length in seconds; answers are clipped to it.
+        clip_s: Clip length in seconds, where the dataset's entry gives none; answers are clipped to it.
         lenient: Also read times as ``0:02`` and ``2 s``, and events written as JSON. Results with it have to
             be named as such.
 
@@ -91,6 +91,10 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
             raise ValueError(f"clip_s is {clip_s}; a clip lasts at least one second")
         self.clip_s = clip_s
         self.lenient = lenient
+
+    def _clip_s(self, sample: Sample) -> int:
+        """Return the seconds of a clip: those of its dataset's entry, else the task's."""
+        return int(sample.fields.get("clip_s", self.clip_s))
 
     def prompt(self, sample: Sample) -> Conversation:
         """Return opening, video, audio, instruction."""
@@ -129,12 +133,14 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
         spec: DatasetSpec,
     ) -> tuple[EventSpan, ...] | None:
         """Return the events of all windows at their times; those of a class that touch or overlap are one."""
-        found = [in_whole_clip(e, window, self.clip_s) for window, events in parts for e in events or ()]
+        found = [
+            in_whole_clip(e, window, self._clip_s(sample)) for window, events in parts for e in events or ()
+        ]
         return joined(found, spec.classes or ()) or None
 
     def beyond(self, text: str, sample: Sample) -> list[str]:
         """Return the events of an answer that end behind the clip."""
-        return behind(read_events(plain(text), ANY_LENGTH_S), self.clip_s)
+        return behind(read_events(plain(text), ANY_LENGTH_S), self._clip_s(sample))
 
     def remarks(self, sample: Sample) -> list[str]:
         """Name the annotated events that do not lie in the clip."""
@@ -143,7 +149,7 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
             found = [EventSpan(fields["event"], float(fields["start_s"]), float(fields["end_s"]))]
         else:
             found = read_events(fields["annotation"], ANY_LENGTH_S)
-        return cut_off_remarks(sample, found, self.clip_s)
+        return cut_off_remarks(sample, found, self._clip_s(sample))
 
     def truth(self, sample: Sample, spec: DatasetSpec) -> tuple[EventSpan, ...]:
         """Return the annotated events, named as in ``spec.classes``; empty for a span of no length.
@@ -169,9 +175,9 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
     def _annotated(self, sample: Sample) -> list[EventSpan]:
         fields = sample.fields
         if "event" in fields:
-            span = whole_span(fields["start_s"], fields["end_s"], self.clip_s)
+            span = whole_span(fields["start_s"], fields["end_s"], self._clip_s(sample))
             return [EventSpan(fields["event"], *span)] if span else []
-        events = read_events(fields["annotation"], self.clip_s)
+        events = read_events(fields["annotation"], self._clip_s(sample))
         if not events:
             raise ValueError(
                 f"{describe(sample)}: no event can be read from {fields['annotation']!r}; "
@@ -185,9 +191,9 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
         A name outside the closed set is kept as it is written: it is wrong wherever it lies.
         """
         text = plain(text)
-        found = read_events(loosened_times(text) if self.lenient else text, self.clip_s)
+        found = read_events(loosened_times(text) if self.lenient else text, self._clip_s(sample))
         if self.lenient and not found:
-            found = [event for _, event in json_events(text, self.clip_s)]
+            found = [event for _, event in json_events(text, self._clip_s(sample))]
         return tuple(found) or None
 
     def metrics(self, spec: DatasetSpec) -> MetricCollection:
@@ -197,7 +203,7 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
             if name == "map":
                 made[name] = EventMeanAP(len(classes_of(spec)))
             else:
-                made[name] = SegmentAccuracy(self.clip_s)
+                made[name] = SegmentAccuracy(spec.clip_s or self.clip_s)
         return MetricCollection(made, compute_groups=False)
 
     def update(
@@ -215,12 +221,12 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
                 true_spans, true_classes = _as_tensors(truth, classes)
                 if sample.whole_s is None and (timed := _true_times(sample, classes)) is not None:
                     true_spans, true_classes = timed
-                    pred_spans *= float(sample.fields["duration_s"]) / self.clip_s  # both in seconds
+                    pred_spans *= float(sample.fields["duration_s"]) / self._clip_s(sample)  # both in seconds
                 scores = torch.ones(len(pred_classes), dtype=torch.float64)
                 metric.update(pred_spans, pred_classes, scores, true_spans, true_classes)
             else:
-                pred = segment_classes(answer or (), classes, self.clip_s)
-                true = segment_classes(truth, classes, self.clip_s)
+                pred = segment_classes(answer or (), classes, self._clip_s(sample))
+                true = segment_classes(truth, classes, self._clip_s(sample))
                 metric.update(torch.tensor([pred]), torch.tensor([true]))
 
     def score(self, answer: tuple[EventSpan, ...] | None, sample: Sample, spec: DatasetSpec) -> float | None:
@@ -228,9 +234,9 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
         if "segment_accuracy" not in chosen(spec, _METRICS, ("segment_accuracy",)):
             return None
         classes = classes_of(spec)
-        pred = segment_classes(answer or (), classes, self.clip_s)
-        true = segment_classes(self.truth(sample, spec), classes, self.clip_s)
-        return sum(a == b for a, b in zip(pred, true, strict=True)) / self.clip_s
+        pred = segment_classes(answer or (), classes, self._clip_s(sample))
+        true = segment_classes(self.truth(sample, spec), classes, self._clip_s(sample))
+        return sum(a == b for a, b in zip(pred, true, strict=True)) / self._clip_s(sample)
 
     def headline(self, spec: DatasetSpec) -> str:
         """Return ``segment_accuracy``, or ``map_average`` where the row names ``map`` first."""

@@ -68,7 +68,7 @@ class EventParsing(Task[ModalEvents]):
     events.
 
     Args:
-        clip_s: Clip length in seconds; answers are clipped to it.
+        clip_s: Clip length in seconds, where the dataset's entry gives none; answers are clipped to it.
         lenient: Also read times as ``0:02`` and ``2 s``, and events written as JSON that says what is seen
             and what is heard. Results with it have to be named as such.
 
@@ -86,6 +86,10 @@ class EventParsing(Task[ModalEvents]):
             raise ValueError(f"clip_s is {clip_s}; a clip lasts at least one second")
         self.clip_s = clip_s
         self.lenient = lenient
+
+    def _clip_s(self, sample: Sample) -> int:
+        """Return the seconds of a clip: those of its dataset's entry, else the task's."""
+        return int(sample.fields.get("clip_s", self.clip_s))
 
     def prompt(self, sample: Sample) -> Conversation:
         """Return opening, video, audio, instruction."""
@@ -132,7 +136,7 @@ class EventParsing(Task[ModalEvents]):
 
     def _length_s(self, sample: Sample) -> int:
         """Return the number of whole seconds that are scored."""
-        return self.clip_s if sample.whole_s is None else math.ceil(sample.whole_s)
+        return self._clip_s(sample) if sample.whole_s is None else math.ceil(sample.whole_s)
 
     def _read(self, sample: Sample, clip_s: int) -> list[tuple[str, EventSpan]]:
         annotation = str(sample.fields["annotation"])
@@ -155,11 +159,11 @@ class EventParsing(Task[ModalEvents]):
 
     def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> ModalEvents | None:
         """Read what is seen and heard; ``None`` without one event of a known class inside the clip."""
-        text = plain(text)
-        found = read_modal_events(loosened_times(text) if self.lenient else text, self.clip_s)
+        text, clip_s = plain(text), self._clip_s(sample)
+        found = read_modal_events(loosened_times(text) if self.lenient else text, clip_s)
         if self.lenient and not found:
-            found = [(modality, event) for modality, event in json_events(text, self.clip_s) if modality]
-        events = self._merge(found, classes_of(spec), self.clip_s)
+            found = [(modality, event) for modality, event in json_events(text, clip_s) if modality]
+        events = self._merge(found, classes_of(spec), clip_s)
         return events if events.visual or events.audio else None
 
     def by_window(self, sample: Sample, spec: DatasetSpec) -> bool:
@@ -171,7 +175,7 @@ class EventParsing(Task[ModalEvents]):
     ) -> ModalEvents | None:
         """Return what is seen and heard in all windows, in whole seconds of the clip, runs merged."""
         found = [
-            (side, in_whole_clip(event, window, self.clip_s))
+            (side, in_whole_clip(event, window, self._clip_s(sample)))
             for window, answer in parts
             if answer is not None
             for side, events in (("visual", answer.visual), ("audio", answer.audio))
@@ -182,11 +186,11 @@ class EventParsing(Task[ModalEvents]):
 
     def beyond(self, text: str, sample: Sample) -> list[str]:
         """Return the events of an answer that end behind the clip."""
-        return behind((e for _, e in read_modal_events(plain(text), ANY_LENGTH_S)), self.clip_s)
+        return behind((e for _, e in read_modal_events(plain(text), ANY_LENGTH_S)), self._clip_s(sample))
 
     def remarks(self, sample: Sample) -> list[str]:
         """Name the annotated events that do not lie in the clip."""
-        return cut_off_remarks(sample, [e for _, e in self._read(sample, ANY_LENGTH_S)], self.clip_s)
+        return cut_off_remarks(sample, [e for _, e in self._read(sample, ANY_LENGTH_S)], self._clip_s(sample))
 
     def note(self, spec: DatasetSpec) -> str | None:
         """Say when answers were read leniently."""

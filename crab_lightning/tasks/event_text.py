@@ -256,7 +256,7 @@ def cut_off_remarks(sample: Sample, found: Iterable[EventSpan], clip_s: int) -> 
     """Say which annotated events do not lie in the clip, for ``data check``."""
     remarks = [
         f"event {event} ends behind the clip of {clip_s} s; what lies behind it is not scored. "
-        "Correct the times, or set the task's clip_s"
+        "Correct the times, or set clip_s in the dataset's entry"
         for event in behind(found, clip_s)
     ]
     duration_s = sample.fields.get("duration_s")

@@ -188,6 +188,32 @@ def test_validation_rows_that_are_tested_are_named_in_the_log(
         assert ("mine has no test file, so a test scores its 1 validation rows" in caplog.text) is said
 
 
+@pytest.mark.parametrize("name", ["event_localization", "event_parsing"])
+def test_longer_clips_keep_their_seconds(tmp_path: Path, name: str) -> None:
+    events = [{"event": "a", "start_s": 0, "end_s": 4}, {"event": "late", "start_s": 20, "end_s": 30}]
+    rows = [{"video": f"clips/{i}.mp4", "audio": "clips/0.wav", "events": events} for i in range(2)]
+    root_with(tmp_path, rows)
+    asked = task(name)
+    data = AVDataModule(
+        tmp_path, {name: asked}, {"mine": DatasetSpec(name, "plain", clip_s=60)}, val_share=0.5
+    )
+    data.setup()
+    (sample,), spec = data.samples("test"), data.datasets["mine"]
+    assert spec.classes == ["a", "late"]
+    assert asked.remarks(sample) == []
+    truth = asked.truth(sample, spec)
+    shorter = asked.parse(str(sample.target).replace("30", "25"), sample, spec)
+    for answer, right in ((truth, True), (shorter, False)):
+        metrics = asked.metrics(spec)
+        asked.update(metrics, answer, sample, spec)
+        assert (float(metrics.compute()[asked.headline(spec)]) == pytest.approx(1.0)) is right
+        assert (asked.score(answer, sample, spec) == pytest.approx(1.0)) is right
+    if name == "event_localization":
+        assert asked.score(shorter, sample, spec) == pytest.approx(55 / 60)
+    with pytest.raises(ValueError, match="clip_s is 0"):
+        DatasetSpec(name, "plain", clip_s=0)
+
+
 def test_the_small_file_of_the_page_is_all_that_check_needs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

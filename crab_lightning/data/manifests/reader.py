@@ -218,6 +218,8 @@ class _RowReader:
             parts.fields["mask_candidates"] = tuple(Path(f"{self.base}/{mask}") for mask in parts.masks)
             if self.spec.mask is not None:
                 parts.fields["mask_colours"] = self.spec.mask
+        if self.spec.clip_s is not None:
+            parts.fields["clip_s"] = self.spec.clip_s
         names = self._recordings(parts) or [f"row{index}"]
         clips = tuple(dict.fromkeys(self.prefix + self.layout.recording(name) for name in names))
         if parts.clip is not None:

@@ -42,6 +42,7 @@ def guess_tokens(
     size = spec.size_px
     seen = len(sample.videos) * visual_tokens(spec.frames, size, size)
     seen += len(sample.images) * visual_tokens(1, size, size)
-    heard = len(sample.audios) * audio_seconds(window) * AUDIO_TOKENS_PER_S
+    whole = spec.clip_s if window.kind in ("all", "units") else None
+    heard = len(sample.audios) * (whole or audio_seconds(window)) * AUDIO_TOKENS_PER_S
     characters = sum(len(part) for part in prompt if isinstance(part, str)) + target_characters
     return round(seen + heard + characters / CHARACTERS_PER_TOKEN)
