@@ -19,7 +19,7 @@ def batch(*names: str, repeated: list[bool]) -> Batch:
 
 def test_every_sample_is_written_once_and_the_last_validation_counts(tmp_path: Path) -> None:
     trainer: Any = SimpleNamespace(
-        log_dir=str(tmp_path), world_size=1, sanity_checking=False, is_global_zero=True
+        log_dir=str(tmp_path), world_size=1, sanity_checking=False, is_global_zero=True, callbacks=[]
     )
     losses = SampleLosses()
     module: Any = None
