@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 from crab_lightning.commands.help_text import Options
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from crab_lightning.inference.answer import Answer
+    from crab_lightning.structures import Windows
 
 _SHOWN = 10
 
@@ -43,6 +46,12 @@ def parser() -> argparse.ArgumentParser:
     add("--audio", nargs="+", default=[], type=Path, help="sound file; the video's own track when left out")
     add("--silent", action="store_true", help="ask with silence in the place of all sound")
     add("--at_s", type=float, help="second of the clip that an image task looks at (default: its middle)")
+    add(
+        "--windows",
+        metavar="LENGTH[,HOP]",
+        help="ask about a long clip in windows of LENGTH seconds, one each HOP seconds, and draw a timeline;"
+        " for tasks that name events with their times",
+    )
     add("--question", help="question to be answered")
     add("--options", nargs="+", help="answers to choose from")
     add("--expression", help="what a referring task has to find")
@@ -79,14 +88,31 @@ def run(words: Sequence[str]) -> None:
         args.task, args.video, args.audio, args.image, texts, args.dataset, args.at_s, args.silent,
         args.untaught,
     )  # fmt: skip
+    windows = None if args.windows is None else windows_of_text(args.windows)
     moments = {"before training": False, "after training": True} if args.before else {"": True}
     for moment, trained in moments.items():  # one after the other: two large models would not fit
         run = load_run(args.checkpoint, args.config, args.device, trained=trained, check=question.check)
         if args.max_new_tokens is not None:
             run.model.max_new_tokens = args.max_new_tokens
-        answer = run.put(question)
+        answer = run.put(question, windows)
         show(answer, args.options, as_json=args.json, moment=moment)
         del run
+
+
+def windows_of_text(text: str) -> Windows:
+    """Return the windows of ``LENGTH`` or ``LENGTH,HOP``.
+
+    Raises:
+        AskError: If the text is not one or two numbers, or a number makes no sense.
+    """
+    from crab_lightning.inference.question import AskError
+    from crab_lightning.structures import Windows
+
+    try:
+        return Windows(*(float(part) for part in text.split(",", 1)))
+    except ValueError as err:
+        reason = str(err) if str(err).startswith("windows.") else "give LENGTH or LENGTH,HOP in seconds"
+        raise AskError(f"--windows {text}: {reason}") from err
 
 
 def run_folder(args: argparse.Namespace) -> None:
@@ -105,7 +131,7 @@ def run_folder(args: argparse.Namespace) -> None:
 
     if args.folder is None or args.out is None:
         raise AskError("--folder and --out belong together: the clips, and the file for their answers")
-    single = ("video", "audio", "image", "before", "json")
+    single = ("video", "audio", "image", "before", "json", "windows")
     if given := [f"--{name}" for name in single if getattr(args, name)]:
         raise AskError(f"{' and '.join(given)}: these options are for one clip; leave them out with --folder")
     if not args.folder.is_dir():
@@ -162,6 +188,8 @@ def show(answer: Answer, options: Sequence[str] | None, *, as_json: bool, moment
             "tokens": answer.tokens,
             "seconds": answer.seconds,
         }
+        if answer.windows:
+            record |= {"whole_s": answer.whole_s, "windows": list(answer.windows)}
         record |= ({"moment": moment} if moment else {}) | ({"note": answer.note} if answer.note else {})
         print(json.dumps(record, ensure_ascii=False))
         return
@@ -170,6 +198,9 @@ def show(answer: Answer, options: Sequence[str] | None, *, as_json: bool, moment
     from rich.text import Text
 
     console = Console()
+    if answer.windows:
+        _show_windows(console, answer, moment)
+        return
     cut = ", cut off at the token limit" if answer.truncated else ""
     first = f"{moment}: " if moment else ""
     title = f"{first}{answer.task} as {answer.dataset}: {answer.tokens} tokens in {answer.seconds:.1f} s{cut}"
@@ -180,3 +211,28 @@ def show(answer: Answer, options: Sequence[str] | None, *, as_json: bool, moment
         console.print(Text(f"parsed: option {answer.value}, {options[answer.value]}"))
     else:
         console.print(Text(f"parsed: {json.dumps(answer.value, ensure_ascii=False)}"))
+
+
+def _show_windows(console: Console, answer: Answer, moment: str) -> None:
+    """Print what was said of each window, and one timeline of the clip."""
+    from rich.text import Text
+
+    from crab_lightning.inference.long_clip import timeline
+
+    first = f"{moment}: " if moment else ""
+    console.print(
+        Text(
+            f"{first}{answer.task} as {answer.dataset}: {len(answer.windows)} windows of a clip of "
+            f"{answer.whole_s:g} s, {answer.tokens} tokens in {answer.seconds:.1f} s"
+        )
+    )
+    for window in answer.windows:
+        console.print(
+            Text(f"{window['start_s']:g} to {window['end_s']:g} s: {window['answer'] or '(empty)'}")
+        )
+        if beyond := window["beyond_window"]:
+            console.print(Text(f"  behind the end of this window, and cut off: {', '.join(beyond)}"))
+    for line in timeline(answer.value, answer.whole_s):
+        console.print(Text(line), soft_wrap=True)
+    if answer.value is None:
+        console.print(Text(f"No event can be read{': ' + answer.note if answer.note else ''}."))

@@ -25,6 +25,8 @@ class Answer:
         tokens: Number of generated tokens.
         seconds: How long it took.
         note: Why it could not be read, where that is known; else empty.
+        whole_s: Length of a clip that was asked in windows; the times of ``value`` are seconds of it. Else 0.
+        windows: Start, end, text and reading of each window, where the clip was asked in windows.
     """
 
     text: str
@@ -35,6 +37,8 @@ class Answer:
     tokens: int
     seconds: float
     note: str = ""
+    whole_s: float = 0.0
+    windows: tuple[dict[str, Any], ...] = ()
 
     def __str__(self) -> str:
         return self.text

@@ -17,10 +17,12 @@ from crab_lightning.configuration.files import ConfigError, compose
 from crab_lightning.data import AVDataModule
 from crab_lightning.data.manifests.keys import chosen_datasets
 from crab_lightning.inference.answer import Answer, read_answer
+from crab_lightning.inference.long_clip import ask_windows
 from crab_lightning.inference.question import Question, put
 from crab_lightning.models import AVModule
 from crab_lightning.runs.checkpoint_files import usable_checkpoint
 from crab_lightning.runs.run_folder import find_checkpoint, find_run
+from crab_lightning.structures import Windows
 from crab_lightning.tensor_files import read_tensors
 
 Files = str | Path | Sequence[str | Path]
@@ -51,6 +53,7 @@ class TrainedRun(NamedTuple):
         at_s: float | None = None,
         silent: bool = False,
         untaught: bool = False,
+        windows: Windows | None = None,
     ) -> Answer:
         """Ask one question about a clip, through the code path that training uses.
 
@@ -67,6 +70,7 @@ class TrainedRun(NamedTuple):
             at_s: Second of the clip that an image task looks at; its middle when left out.
             silent: Ask with silence in the place of all sound.
             untaught: Ask also what the run was not taught.
+            windows: Ask about a long clip window by window, for tasks that name events with their times.
 
         Raises:
             AskError: If the task needs something that was not given, takes something not, or was not taught.
@@ -79,19 +83,22 @@ class TrainedRun(NamedTuple):
             texts["options"] = list(options)
         picture = None if image is None else Path(image)
         asked = Question(task, _paths(video), _paths(audio), picture, texts, dataset, at_s, silent, untaught)
-        return self.put(asked)
+        return self.put(asked, windows)
 
-    def put(self, question: Question) -> Answer:
+    def put(self, question: Question, windows: Windows | None = None) -> Answer:
         """Ask a question that was made before; :meth:`ask` makes it from its arguments.
 
         Args:
             question: What to ask.
+            windows: As for :meth:`ask`.
 
         Raises:
             AskError: As :meth:`ask`.
         """
         with tempfile.TemporaryDirectory() as scratch:
             sample = question.sample(self.data, Path(scratch))
+            if windows is not None:
+                return ask_windows(self.model, self.data, sample, windows)
             began = time.perf_counter()
             prediction = put(self.model, self.data, sample)
             return read_answer(self.data, prediction, time.perf_counter() - began)

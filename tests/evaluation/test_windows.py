@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +14,18 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 
+from crab_lightning.commands.ask import show, windows_of_text
 from crab_lightning.data import AVDataModule
 from crab_lightning.data.check.rows import check_annotations
 from crab_lightning.data.windows import spans_of
 from crab_lightning.evaluation import Evaluator
+from crab_lightning.inference.loading import TrainedRun
+from crab_lightning.inference.question import AskError
 from crab_lightning.mini import write_long_clips
 from crab_lightning.structures import Batch, ClipWindow, DatasetSpec, Prediction, Sample, Windows
-from crab_lightning.tasks import EventLocalization, EventParsing
+from crab_lightning.tasks import EventLocalization, EventParsing, QuestionAnswering
 from crab_lightning.tasks.event_text import EventSpan
 from tests.data.world import Letters
 
@@ -68,13 +75,18 @@ class Oracle(lightning.LightningModule):
         return said or "Nothing happens."
 
 
-def run(root: Path, out: Path, model: Oracle, windows: Windows | None, **options: Any) -> dict[str, Any]:
+def run(
+    root: Path, out: Path, model: Oracle, windows: Windows | None, processes: int = 1, **options: Any
+) -> dict[str, Any]:
     spec = DatasetSpec("events", "unav", folder="long_events", metrics=["map"], frames=2, size_px=32)
     data = AVDataModule(
         root, {"events": EventLocalization()}, {"long": spec}, eval_batch_size=2, val_share=0.0, **options
     )
     trainer = lightning.Trainer(
         accelerator="cpu",
+        devices=processes,
+        strategy=DDPStrategy(process_group_backend="gloo", start_method="fork") if processes > 1 else "auto",
+        use_distributed_sampler=False,
         logger=TensorBoardLogger(out.parent, name="", version=out.name),
         callbacks=[Evaluator(print_table=False, windows=windows)],
         enable_checkpointing=False,
@@ -131,11 +143,63 @@ def test_killed_test_asks_no_window_twice(long_clips: Path, tmp_path: Path) -> N
     assert killed.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.ddp
+def test_windows_of_a_clip_may_lie_on_several_processes(long_clips: Path, tmp_path: Path) -> None:
+    alone = run(long_clips, tmp_path / "one", Oracle(), Windows(10.0, 5.0))
+    command = [sys.executable, "-m", "tests.evaluation.test_windows", str(long_clips), str(tmp_path / "two")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "two" / "metrics.json").read_text())["test"]
+    assert found["processes"] == 2
+    assert found["datasets"]["long"] == alone
+    one, two = (tmp_path / name / "predictions/long.jsonl" for name in ("one", "two"))
+    assert two.read_bytes() == one.read_bytes()
+
+
 def test_an_event_beyond_its_window_is_written_down(long_clips: Path, tmp_path: Path) -> None:
     result = run(long_clips, tmp_path / "run", Oracle("<event>dog barking, (25 35)</event>"), Windows(10.0))
     planted, _ = records(tmp_path / "run")
     assert {tuple(w["beyond_window"]) for w in planted["windows"]} == {("dog barking (25 35)",)}
     assert result["events_beyond_clip"] == sum(len(r["windows"]) for r in records(tmp_path / "run"))
+
+
+def test_ask_draws_one_timeline_of_a_long_clip(long_clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = json.loads((long_clips / "AVUIE_2/long_events/test.json").read_text())
+    truth = {row["video_path"]: row for row in rows}
+
+    class Asked(Oracle):
+        def generate(self, batch: Batch) -> list[Prediction]:
+            (sample,) = batch.samples
+            fields = truth[sample.videos[0].name]
+            return [Prediction(sample, self.answer(replace(sample, fields=fields)) + self.adds, 3)]
+
+    model: Any = Asked("<event>dog barking, (25 35)</event>")
+    tasks = {"events": EventLocalization(), "qa": QuestionAnswering()}
+    specs = {
+        "long": DatasetSpec("events", "unav", frames=2, size_px=32),
+        "qa": DatasetSpec("qa", "avqa", frames=2, size_px=32),
+    }
+    data = AVDataModule(long_clips, tasks, specs)  # type: ignore[arg-type]
+    data.processor = model.processor
+    run = TrainedRun(model, data)
+    video = long_clips / "AVUIE_2/long_events/video" / rows[0]["video_path"]
+    answer = run.ask("events", video=video, windows=windows_of_text("10,5"))
+    assert answer.value == [{"event": rows[0]["events_s"][0]["label"], "start_s": 25, "end_s": 35}]
+    assert [w["start_s"] for w in answer.windows] == [0, 5, 10, 15, 20, 25, 30]
+    show(answer, None, as_json=False)
+    printed = capsys.readouterr().out
+    assert "·" * 25 + "█" * 10 + "·" * 5 + "  25 to 35 s" in printed
+    assert printed.count("behind the end of this window, and cut off: dog barking (25 35)") == 7
+    show(answer, None, as_json=True)
+    assert len(json.loads(capsys.readouterr().out)["windows"]) == 7
+    with pytest.raises(AskError, match="tasks whose answers have times"):
+        run.ask("qa", video=video, question="What?", windows=Windows(10.0))
+    with pytest.raises(AskError, match="which is one window"):
+        run.ask("events", video=video, windows=Windows(60.0))
+    with pytest.raises(AskError, match=r"--windows 5,9: windows\.hop_s is 9"):
+        windows_of_text("5,9")
+    with pytest.raises(AskError, match="LENGTH or LENGTH,HOP"):
+        windows_of_text("ten")
 
 
 def test_swapped_sounds_and_windows_exclude_each_other(long_clips: Path, tmp_path: Path) -> None:
@@ -189,3 +253,7 @@ def test_check_names_an_annotated_event_beyond_the_clip(
     sample = Sample("x", layout, layout, "test", "c", fields=fields, row=3)
     problems = list(check_annotations(task, [sample], DatasetSpec(layout, layout, classes=["Dog"])))
     assert any("Dog (25 35) ends behind the clip of 10 s" in problem.message for problem in problems)
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), Path(sys.argv[2]), Oracle(), Windows(10.0, 5.0), processes=2)
