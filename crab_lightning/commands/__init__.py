@@ -48,6 +48,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data check": ("data:check", "Check manifests, media, answers and leaks of a data root."),
     "build import": ("build:import_", "Import a dataset as its owner publishes it into a data root."),
     "build reason": ("build_reason:run", "Have a multimodal model write reasoning texts, and check them."),
+    "build review": ("build_review:run", "Let people accept, reject or correct a sample of the texts."),
     "build stats": ("build:stats", "Count what a data root holds, beside the paper's Table 1."),
     "model tiny": ("model:tiny", "Write a tiny checkpoint folder that the real loading path reads."),
     "model beats-convert": ("model:beats", "Write a published BEATs checkpoint as a safetensors folder."),

@@ -1,0 +1,96 @@
+"""Verdicts to manifests: rejected rows go, corrected texts come in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from crab_lightning.builder.reasoning.questions import target_key
+from crab_lightning.builder.review.store import ReviewStore, ReviewVerdict
+from crab_lightning.data.manifests.files import load_rows, manifest_path
+from crab_lightning.files import replace_file
+from crab_lightning.structures import DatasetSpec
+
+
+def apply_verdicts(
+    root: Path, datasets: Mapping[str, DatasetSpec], store: ReviewStore, reviewer: str | None = None
+) -> dict[str, Counter[str]]:
+    """Write the manifests without the rejected rows and with the corrected texts.
+
+    The manifest as it was stays as ``train.before_review.json``, and later calls begin from it.
+
+    Args:
+        root: Data root.
+        datasets: The datasets' rows, by key.
+        store: The review.
+        reviewer: Whose verdicts count; those of all when left out.
+
+    Returns:
+        Number of verdicts by kind, for each dataset with a verdict.
+
+    Raises:
+        ValueError: If reviewers disagree about a row, or a manifest was changed since.
+    """
+    items = store.items()
+    agreed: dict[int, ReviewVerdict] = {}
+    for (number, name), verdict in store.verdicts().items():
+        if reviewer is not None and name != reviewer:
+            continue
+        other = agreed.setdefault(number, verdict)
+        if (other.kind, other.text) != (verdict.kind, verdict.text):
+            raise ValueError(
+                f"{other.reviewer} and {name} disagree about {items[number].id} ({other.kind} and "
+                f"{verdict.kind}). "
+                "Let one of them change the verdict, or say with --reviewer whose verdicts count"
+            )
+    planned: list[tuple[str, Path, str, Path, bytes]] = []
+    counts: dict[str, Counter[str]] = {}
+    for dataset in dict.fromkeys(items[number].dataset for number in sorted(agreed)):
+        spec = datasets[dataset]
+        path = manifest_path(root, dataset, spec, "train")
+        kept = path.with_name(f"{path.stem}.before_review{path.suffix}")
+        begun = kept.is_file() and store.fact(f"applied {dataset}") == _digest(path.read_bytes())
+        source = kept if begun else path
+        key = target_key(spec, dataset)
+        rows: list[dict[str, Any] | None] = list(load_rows(source, f"data.datasets.{dataset}", root))
+        counts[dataset] = Counter()
+        for number, verdict in agreed.items():
+            item = items[number]
+            if item.dataset != dataset:
+                continue
+            row = rows[item.row] if item.row < len(rows) else None
+            if row is None or row.get(key) != item.text:
+                raise ValueError(
+                    f"{path}: row {item.row} ({item.id}) no longer has the text that was reviewed. Begin a "
+                    f"new review "
+                    "with another --database"
+                )
+            counts[dataset][verdict.kind] += 1
+            if verdict.kind == "reject":
+                rows[item.row] = None
+            elif verdict.kind == "correct":
+                rows[item.row] = row | {key: verdict.text}
+        left = [row for row in rows if row is not None]
+        if path.suffix == ".jsonl":
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in left)
+        else:
+            text = json.dumps(left, indent=1, ensure_ascii=False) + "\n"
+        planned.append((dataset, path, text, kept, source.read_bytes()))
+    for dataset, path, text, kept, before in planned:
+        content = text.encode()
+        _write(kept, before)
+        store.note_fact(f"applied {dataset}", _digest(content))
+        _write(path, content)
+    return counts
+
+
+def _write(path: Path, content: bytes) -> None:
+    replace_file(path, lambda part: part.write_bytes(content))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

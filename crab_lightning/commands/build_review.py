@@ -1,0 +1,88 @@
+"""``build review``: people look at a sample of the training texts."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from crab_lightning.commands.help_text import DefaultsShown, Options
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``build review``."""
+    made = Options(
+        prog="cli.py build review",
+        description="Draw a seeded sample of training rows and serve a page on which people accept, reject or"
+        " correct their texts. The page is for this machine only. Every verdict is stored at once. The same"
+        " call goes on with the same review. --apply writes the verdicts to the manifests.",
+        formatter_class=DefaultsShown,
+    )
+    add = made.add_argument
+    add("--root", type=Path, required=True, help="folder that holds AVUIE_2/")
+    add("--config", default="data/av_uie_v2.yaml", help="config with `tasks` and `datasets`")
+    add(
+        "--datasets",
+        metavar="KEYS",
+        help="keys of data.datasets, with commas; all that are there if left out",
+    )
+    add("--sample", type=int, default=200, metavar="N", help="rows of the sample, of each dataset alike")
+    add("--seed", type=int, default=0, help="decides which rows")
+    add("--database", type=Path, metavar="FILE", help="SQLite file; ROOT/review/review.sqlite if left out")
+    add("--port", type=int, default=8765, help="port of the page on 127.0.0.1")
+    add("--summary", action="store_true", help="print the summary and end")
+    add("--apply", action="store_true", help="write the verdicts to the manifests and end")
+    add("--reviewer", metavar="NAME", help="for --apply: whose verdicts count")
+    return made
+
+
+def run(words: Sequence[str]) -> None:
+    """Serve the page, print the summary or apply the verdicts.
+
+    Args:
+        words: Options after ``build review``.
+
+    Raises:
+        ImportError: If the packages of the page are missing.
+        ValueError: If a number is out of its range.
+    """
+    args = parser().parse_args(list(words))
+    if args.sample < 1:
+        raise ValueError(f"--sample is {args.sample}; at least 1 is needed")
+    from crab_lightning.builder.review import ReviewStore, apply_verdicts, draw_sample, kappas, rates
+    from crab_lightning.commands.data import _selection
+    from crab_lightning.data.manifests.files import manifest_path
+
+    keys = [key.strip() for key in args.datasets.split(",")] if args.datasets else None
+    tasks, datasets = _selection(args.config, keys)
+    if keys is None:
+        datasets = {n: s for n, s in datasets.items() if manifest_path(args.root, n, s, "train").is_file()}
+    path = args.database or args.root / "review" / "review.sqlite"
+    if (args.summary or args.apply) and not path.is_file():
+        raise FileNotFoundError(f"there is no review at {path}; start one without --summary and --apply")
+    store = ReviewStore(path)
+    if args.apply:
+        for name, counts in apply_verdicts(args.root, datasets, store, args.reviewer).items():
+            told = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
+            print(f"{name}: {told}; wrote {manifest_path(args.root, name, datasets[name], 'train')}")
+        return
+    if args.summary:
+        said = list(store.verdicts().values())
+        for rate in rates(store.items(), said):
+            print(
+                f"{rate.dataset:<12}{rate.counts.total():>6,} verdicts, {100 * rate.rate:.1f} % accepted"
+                f" (95 % interval {100 * rate.low:.1f} to {100 * rate.high:.1f} %)"
+            )
+        for one, other, count, kappa in kappas(said):
+            print(f"{one} and {other}: Cohen's kappa {kappa:.2f} over {count:,} common rows")
+        return
+    try:
+        import uvicorn
+
+        from crab_lightning.builder.review import make_app
+    except ImportError as err:
+        raise ImportError("`build review` needs more packages: pip install 'crab_lightning[serve]'") from err
+    settings = {"sample": args.sample, "seed": args.seed, "datasets": sorted(datasets)}
+    store.begin(settings, lambda: draw_sample(args.root, tasks, datasets, args.sample, args.seed))
+    print(f"Review at http://127.0.0.1:{args.port}/ (Ctrl-C stops it)", flush=True)
+    uvicorn.run(make_app(store), host="127.0.0.1", port=args.port, log_level="warning")
