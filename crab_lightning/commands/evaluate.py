@@ -30,6 +30,12 @@ def parser() -> argparse.ArgumentParser:
         default="frames",
         help="send sampled frames as pictures, or the video file, which `serve` reads as training does",
     )
+    add(
+        "--explain",
+        action="store_true",
+        help="end each question with an explanation of how to write the answer, and read answers leniently, "
+        "for models that were not trained on these tasks; the results say so",
+    )
     add("--parallel", type=int, default=8, help="requests at the same time")
     add("--max_new_tokens", type=int, default=512, help="longest answer in tokens")
     add("--folder", help="run folder; runs/endpoint/NAME of the model when left out")
@@ -59,6 +65,8 @@ def run(words: Sequence[str]) -> None:
         "--data.root": args.root,
         "--run.folder": folder,
     } | ({"--only": args.only} if args.only else {})
+    if args.explain:
+        options["--data.explain_answers"] = "true"
     run_trainer(["test", *(word for pair in options.items() for word in pair), *rest])
 
 

@@ -94,6 +94,8 @@ class AVDataModule(lightning.LightningDataModule):
             ``swscale`` while decoding, the fastest, with other pictures where a frame is made smaller.
         seed: Decides order, validation split, row limits, mixed targets and subsets, on any number of
             processes and workers.
+        explain_answers: End each question with sentences that tell how to write the answer, and read answers
+            leniently, for models that were not trained on these tasks. Results say so.
         order_seed: Decides the order of the training samples in the place of ``seed``, so that runs in
             another order keep the validation split and the rows.
 
@@ -129,6 +131,7 @@ class AVDataModule(lightning.LightningDataModule):
         resize: Resizer = "torch",
         seed: int = 42,
         order_seed: int | None = None,
+        explain_answers: bool = False,
     ) -> None:
         super().__init__()
         datasets = chosen_datasets(datasets, only)
@@ -168,6 +171,12 @@ class AVDataModule(lightning.LightningDataModule):
         self.resize: Resizer = resize
         self.seed = seed
         self.order_seed = seed if order_seed is None else order_seed
+        self.explain_answers = explain_answers
+        if explain_answers:
+            for task in tasks.values():
+                task.explained = True
+                if hasattr(task, "lenient"):
+                    task.lenient = True
         self.run_folder: Path | None = None
         """Where broken clips are listed; the Trainer's run folder when left alone."""
         self.test_skip_ids: frozenset[str] = frozenset()
@@ -401,6 +410,7 @@ class AVDataModule(lightning.LightningDataModule):
             resize=self.resize,
             timeout_s=self.load_timeout_s,
             quarantine=quarantine,
+            explain=self.explain_answers,
         )
 
     def _split_dataset(self, samples: PackedSamples, with_target: bool) -> AVDataset:

@@ -24,7 +24,7 @@ from crab_lightning.data.sampling.seeding import Indices, unit_hash
 from crab_lightning.data.swap import swapped_audio, with_sound_of
 from crab_lightning.media import MediaLimits, Resizer
 from crab_lightning.processing import Geometry
-from crab_lightning.structures import DatasetSpec, Encoded, Example, Sample, TargetPolicy
+from crab_lightning.structures import Conversation, DatasetSpec, Encoded, Example, Sample, TargetPolicy
 
 if TYPE_CHECKING:
     from crab_lightning.processing import Processor
@@ -50,6 +50,7 @@ class AVDataset(Dataset[Encoded]):
         resize: How frames are stretched.
         timeout_s: Time that one sample may take to load; ``None`` for no bound.
         quarantine: Where broken samples are listed and replaced; without it they raise.
+        explain: Whether each question ends with the task's explanation of how to write the answer.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class AVDataset(Dataset[Encoded]):
         resize: Resizer = "torch",
         timeout_s: float | None = None,
         quarantine: Quarantine | None = None,
+        explain: bool = False,
     ) -> None:
+        self.explain = explain
         self.resize: Resizer = resize
         self.cache, self.limits, self.timeout_s, self.quarantine = cache, limits, timeout_s, quarantine
         self.samples, self.tasks, self.specs, self.processor = samples, tasks, specs, processor
@@ -152,7 +155,10 @@ class AVDataset(Dataset[Encoded]):
         loaded = load_media(heard, spec, self.geometry, self.cache, self.limits, self.resize)
         if self.drop_modality is not None:
             loaded = without(loaded, self.drop_modality)
-        conversation = fused_conversation(task.conversation(sample), self.geometry)
+        conversation = task.conversation(sample)
+        if self.explain and (said := task.explanation(sample, spec)):
+            conversation = _longer(conversation, said)
+        conversation = fused_conversation(conversation, self.geometry)
         check_placeholders(conversation, loaded, sample.task)
         return Example(
             sample=sample,
@@ -164,6 +170,12 @@ class AVDataset(Dataset[Encoded]):
             seconds_per_grid=loaded.seconds_per_grid,
             learn_replies=self.with_target and spec.turns == "every",
         )
+
+
+def _longer(conversation: Conversation, said: str) -> Conversation:
+    """Return a conversation with a text at its end."""
+    last = conversation[-1] if conversation else None
+    return (*conversation[:-1], f"{last}\n{said}") if isinstance(last, str) else (*conversation, said)
 
 
 def target_policy(sample: Sample, spec: DatasetSpec, seed: int) -> TargetPolicy:

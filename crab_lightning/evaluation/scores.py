@@ -16,7 +16,7 @@ from crab_lightning.evaluation.likelihoods import CandidateScore, Choice, choice
 from crab_lightning.metrics import Calibration
 from crab_lightning.metrics.scale import entry_scales, read_scale
 from crab_lightning.structures import ClipWindow, DatasetSpec, Media, Prediction, Sample
-from crab_lightning.tasks.base import Task
+from crab_lightning.tasks.base import EXPLAINED, Task
 
 COUNTS = (
     "scored",
@@ -204,6 +204,7 @@ class DatasetScores:
         scored = counts["scored"] > 0
         baseline = scored and self.majority_answer is not None
         headline = self.task.headline(self.spec)
+        notes = [note for note in (self.task.note(self.spec), EXPLAINED * self.task.explained) if note]
         from_val = int(total["from_val"])  # all of them, for a dataset without a test file
         more = {"events_beyond_clip": int(total["beyond"])} if total["beyond"] else {}
         if total["stitched"]:
@@ -215,7 +216,7 @@ class DatasetScores:
             "splits": [s for s, n in (("val", from_val), ("test", counts["scored"] - from_val)) if n],
             "headline": headline,
             "scales": entry_scales(self.strict) if scored else {},
-            "note": self.task.note(self.spec),
+            "note": "; ".join(notes) or None,
             "strict": _compute(self.strict, device) if scored else {},
             "valid_only": _compute(self.valid_only, device) if scored else {},
             "majority": _compute(self.majority, device) if baseline else {},

@@ -33,6 +33,11 @@ LENIENT = (
     "comparable with theirs"
 )
 
+EXPLAINED = (
+    "the prompts explained the form of the answer, which those of the released model do not, so these scores "
+    "are not comparable with scores under the released prompts"
+)
+
 
 class Task(ABC, Generic[AnswerT]):
     """One task of the unified interface.
@@ -40,6 +45,16 @@ class Task(ABC, Generic[AnswerT]):
     A task knows no model and opens no file. It is pickled to loader workers, so it holds settings only. What
     differs between its datasets is a field of the sample or of the dataset's row, never its name.
     """
+
+    explained: bool = False
+    """Whether prompts end with :meth:`explanation`; reported with the results."""
+
+    def explanation(self, sample: Sample, spec: DatasetSpec) -> str:
+        """Return sentences that tell a model which was not trained here how to write its answer.
+
+        Empty where any text is an answer.
+        """
+        return ""
 
     def conversation(self, sample: Sample) -> Conversation:
         """Return the question as the sample's own row asks it, else :meth:`prompt`."""

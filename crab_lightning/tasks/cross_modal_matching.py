@@ -63,6 +63,10 @@ class CrossModalMatching(Task[int]):
             raise ValueError(f"answer is {row['answer']!r}; expected 1 or 2, or 'one' or 'two'")
         return {**row, "match": match, "match_text": str(row["answer"])}
 
+    def explanation(self, sample: Sample, spec: DatasetSpec) -> str:
+        """Return how to write the answer, in tags."""
+        return "Write one or two inside tags: <answer>one</answer>"
+
     def direct(self, sample: Sample) -> str:
         """Return the manifest's own form of the choice in answer tags, then a full stop."""
         return f"<answer>{sample.fields['match_text']}</answer>."

@@ -111,6 +111,14 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
         timed = [{"label": e["event"], "start_s": e["start_s"], "end_s": e["end_s"]} for e in row["events"]]
         return {**row, "annotation": tags, "events_s": timed}
 
+    def explanation(self, sample: Sample, spec: DatasetSpec) -> str:
+        """Return how to write the answer, in tags."""
+        return (
+            f"Choose the events from: {', '.join(classes_of(spec))}. For each event, write its name and its "
+            f"start and end in whole seconds from 0 to {self.clip_s} inside tags: "
+            f"<event>{classes_of(spec)[0]}, (2 5)</event>"
+        )
+
     def direct(self, sample: Sample) -> str:
         """Return ``<event>NAME, (s e)(s e)</event>``, one block per event class."""
         fields = sample.fields

@@ -106,6 +106,16 @@ class EventParsing(Task[ModalEvents]):
                 tags += f"<{side}>{body}</{side}>"
         return {**row, "annotation": tags}
 
+    def explanation(self, sample: Sample, spec: DatasetSpec) -> str:
+        """Return how to write the answer, in tags."""
+        name = classes_of(spec)[0]
+        return (
+            f"Choose the events from: {', '.join(classes_of(spec))}. For each event that is seen, write its "
+            f"name and its start and end in whole seconds from 0 to {self.clip_s} inside tags: "
+            f"<visual>{name},(2 5)</visual>. For each event that is heard, write: "
+            f"<audio>{name},(2 5)</audio>"
+        )
+
     def direct(self, sample: Sample) -> str:
         """Return the tags alone, spelled as in the target text where there is one."""
         for text in (sample.target or "", str(sample.fields["annotation"])):

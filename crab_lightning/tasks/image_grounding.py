@@ -53,6 +53,13 @@ class ImageGrounding(Task[Box]):
         """Return the row's box; a row that is a conversation has it in its text."""
         return row if "text" in row else {**row, "box_xyxy_px": row["box"]}
 
+    def explanation(self, sample: Sample, spec: DatasetSpec) -> str:
+        """Return how to write the answer, in tags."""
+        return (
+            "Take the picture as 224 pixels wide and 224 pixels high. Write the left, top, right and bottom "
+            "side of the box in pixels inside tags: <obj>(10,20)(110,120)</obj>"
+        )
+
     def direct(self, sample: Sample) -> str:
         """Return ``<obj>(x1,y1)(x2,y2)</obj>``."""
         x1, y1, x2, y2 = self._annotated(sample)

@@ -56,6 +56,15 @@ class QuestionAnswering(Task[str | int]):
         row["question"], row["answer"]  # a row without them cannot be asked or scored
         return {**row, "options_text": str(list(row["options"]))} if "options" in row else row
 
+    def explanation(self, sample: Sample, spec: DatasetSpec) -> str:
+        """Return how to write the answer, in tags."""
+        if "options" in sample.fields:
+            return "Write the text of one option inside tags: <answer>OPTION</answer>"
+        known = (
+            f" Choose one of: {', '.join(spec.classes)}." if spec.classes else " Use one word or a number."
+        )
+        return f"Write the answer inside tags: <answer>ANSWER</answer>{known}"
+
     def direct(self, sample: Sample) -> str:
         """Return the answer's text in answer tags; of a multiple choice, the text of the right option."""
         answer = sample.fields["answer"]

@@ -61,6 +61,11 @@ class Recognition(Task[str]):
         """Return the answer as the class."""
         return {**row, "class_name": str(row["answer"])}
 
+    def explanation(self, sample: Sample, spec: DatasetSpec) -> str:
+        """Return how to write the answer, in tags."""
+        names = ", ".join(classes_of(spec))
+        return f"Choose one of: {names}. Write it inside tags: <answer>{classes_of(spec)[0]}</answer>"
+
     def direct(self, sample: Sample) -> str:
         """Return the class name in answer tags, with a full stop where the longer text has one."""
         return f"<answer>{sample.fields['class_name']}</answer>{_stop(sample)}"

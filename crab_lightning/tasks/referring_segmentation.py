@@ -63,6 +63,11 @@ class ReferringSegmentation(Segmentation):
             return row
         return {**row, "target": f"{_TRUE} {self._written(row)}" if "box" in row else _FALSE}
 
+    def explanation(self, sample: Sample, spec: DatasetSpec) -> str:
+        """Return how to write the answer, in tags."""
+        written = super().explanation(sample, spec)
+        return f"Begin with {_TRUE} or {_FALSE}. {written}"
+
     def direct(self, sample: Sample) -> str:
         """Return ``true`` or ``false`` in answer tags, after ``true`` the target's coordinate groups.
 

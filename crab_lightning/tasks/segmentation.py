@@ -39,6 +39,10 @@ from crab_lightning.tasks.spatial_text import (
 )
 
 BOXES_ALONE = "boxes alone are scored, no J and F"
+_COORDINATES = (
+    "Take the picture as 224 pixels wide and 224 pixels high. Write the box as its left, top, right and "
+    "bottom side in pixels, then the three points: [10,20,110,120],[50,60],[60,70],[70,80]"
+)
 NO_MASKS = f"{BOXES_ALONE}: the task has no mask_decoder"
 
 
@@ -101,6 +105,10 @@ class Segmentation(Task[SpatialPrompt]):
         x1, y1, x2, y2 = row["box"]
         points = row.get("points") or (((x1 + x2) // 2, (y1 + y2) // 2),)
         return ",".join([f"[{x1},{y1},{x2},{y2}]", *(f"[{x},{y}]" for x, y in points)])
+
+    def explanation(self, sample: Sample, spec: DatasetSpec) -> str:
+        """Return how to write the answer, in tags."""
+        return _COORDINATES
 
     def direct(self, sample: Sample) -> str:
         """Return the coordinate groups of the target text, separated by commas.
