@@ -23,7 +23,7 @@ def write_world(folder: Path) -> None:
     root = folder / "mini"
     words = ["--root", str(root), "--clips", "150", "--captions", "8", "--workers", "0"]
     assert main(["data", "mini", *words]) == 0
-    for paradigm in ("native", "llm_va", "vllm_a"):
+    for paradigm in ("native", "qwen3_omni", "llm_va", "vllm_a"):
         out = str(folder / paradigm)
         sizes = ["--sizes.patch_px=56"] if paradigm == "llm_va" else []
         assert main(["model", "tiny", "--paradigm", paradigm, "--out", out, *sizes]) == 0
@@ -37,7 +37,8 @@ def stage_1(name: str) -> bool:
 def paradigm_of(name: str) -> str:
     """Return the paradigm of a config."""
     path = compose([CONFIGS / name])["model"]["class_path"]
-    return {"OmniModule": "native", "LlmVaModule": "llm_va", "VllmAModule": "vllm_a"}[path.rpartition(".")[2]]
+    known = {"OmniModule": "native", "Qwen3OmniModule": "qwen3_omni", "LlmVaModule": "llm_va"}
+    return (known | {"VllmAModule": "vllm_a"})[path.rpartition(".")[2]]
 
 
 def words_of(name: str, world: Path, run: Path) -> list[str]:
@@ -45,14 +46,15 @@ def words_of(name: str, world: Path, run: Path) -> list[str]:
     paradigm = paradigm_of(name)
     folder = world / paradigm
     model: dict[str, object] = {"pretrained": folder, "max_new_tokens": 4}
-    if paradigm != "native":
+    whole = paradigm in ("native", "qwen3_omni")  # one folder holds all
+    if not whole:
         text_model = "llm" if paradigm == "llm_va" else "vllm"
         model |= {"pretrained": folder / text_model, "beats": folder / "beats"}
         # Small, as the checkpoints are; their file is the next config's to load.
         model |= {"connector.hidden": 16, "connector.heads": 2, "connector.ffn": 24, "connector.queries": 1}
     if paradigm == "llm_va":
         model |= {"vision": folder / "clip", "chat_template": "null"}
-    if paradigm != "native" and not stage_1(name):
+    if not whole and not stage_1(name):
         for modality in ("audio", "visual")[: 1 + (paradigm == "llm_va")]:
             model[f"{modality}_connector"] = world / f"stage1_{paradigm}_{modality}.safetensors"
     config = compose([CONFIGS / name])
