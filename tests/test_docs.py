@@ -65,4 +65,5 @@ def test_command_on_a_page_exists_with_its_options(page: str, line: str) -> None
             parents = {option.rsplit(".", n)[0] for n in range(option.count("."))}
             assert parents & known or option.startswith("--model."), f"{page}: {option}"
         else:
-            assert option in known or option == "--debug", f"{page}: {name} has no option {option}"
+            everywhere = ("--debug", "--allow-code-of")
+            assert option in known or option in everywhere, f"{page}: {name} has no option {option}"
