@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crab_lightning.commands.file_arguments import folder_to_write
 from crab_lightning.commands.help_text import Options
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def convert(words: Sequence[str]) -> None:
         parser.error("--rank, --heads, --alpha and --drop-zero are not for --reverse: the folder has them")
     if args.rank not in (None, RELEASED_RANK) and args.alpha is None:
         parser.error("--alpha: give it with --rank, since the file does not hold it")
+    if not args.reverse:
+        folder_to_write(str(args.out))
     sizes = None if args.base is None else _sizes(args.base)
     if args.reverse:
         config, empty = export_released(args.source, args.out, sizes=sizes)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crab_lightning.commands.file_arguments import check_clips, check_picture, config_file
 from crab_lightning.commands.help_text import Options
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("--checkpoint", required=True, type=Path, help="a run folder, a .ckpt file or an adapter folder")
-    add("--config", help="config file; the run's own config.yaml when left out")
+    add("--config", type=config_file, help="config file; the run's own config.yaml when left out")
     add("--task", required=True, help="a task or dataset of the config, or its initials (qa, er, ...)")
     add(
         "--dataset",
@@ -76,9 +77,8 @@ def run(words: Sequence[str]) -> None:
     if args.folder is not None or args.out is not None:
         run_folder(args)
         return
-    for path in (*args.video, *args.audio, *([args.image] if args.image else [])):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is not a file")
+    check_clips(args.video, args.audio)
+    check_picture(args.image)
     from crab_lightning.inference.loading import load_run
     from crab_lightning.inference.question import Question
 

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from crab_lightning.commands.file_arguments import folder_to_write
 from crab_lightning.commands.help_text import DefaultsShown, Options
 from crab_lightning.commands.step_bar import StepBar
 
@@ -52,7 +53,7 @@ def import_(words: Sequence[str]) -> None:
         metavar="DIR",
         help="folders of the owner's annotation files and media; files are found in folders below them too",
     )
-    add("--root", type=Path, required=True, help="data root; AVUIE_2/<task>/ is made in it")
+    add("--root", type=folder_to_write, required=True, help="data root; AVUIE_2/<task>/ is made in it")
     add("--dry-run", action="store_true", help="tell what would be done; write nothing")
     add("--symlink", action="store_true", help="link symbolically; the source may lie on another disk then")
     add("--copy", action="store_true", help="copy the media instead of linking them")
@@ -123,7 +124,7 @@ def stats(words: Sequence[str]) -> None:
     _add_selection(parser)
     parser.add_argument(
         "--out",
-        type=Path,
+        type=folder_to_write,
         default=None,
         metavar="DIR",
         help="folder to write to; ROOT/statistics if left out",

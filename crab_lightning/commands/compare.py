@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crab_lightning.commands.file_arguments import file_to_write
 from crab_lightning.commands.help_text import DefaultsShown, Options
 from crab_lightning.configuration.files import read_yaml
 
@@ -55,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="METHOD",
         help=f"add figures of the Crab+ paper: methods as its tables name them (default: {' '.join(_ROWS)})",
     )
-    add("--out", type=Path, help="write to this file and not to the terminal")
+    add("--out", type=file_to_write, help="write to this file and not to the terminal")
     add("--seed", type=int, default=0, help="seed of the bootstrap")
     add("--resamples", type=int, default=10_000, help="resamples of the bootstrap")
     return made

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crab_lightning.commands.file_arguments import file_to_write
 from crab_lightning.commands.help_text import DefaultsShown, Options
 from crab_lightning.commands.step_bar import StepBar
 
@@ -89,7 +90,7 @@ def check(words: Sequence[str]) -> None:
     add("--timeout", type=float, default=120.0, metavar="S", help="seconds that one file may take")
     add(
         "--json",
-        type=Path,
+        type=file_to_write,
         default=None,
         metavar="FILE",
         help="write everything found to FILE. What was found in each media file is kept in FILE.files, so"

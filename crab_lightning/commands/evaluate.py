@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from crab_lightning.commands.file_arguments import config_file, folder_to_write
 from crab_lightning.commands.help_text import DefaultsShown, Options
 
 
@@ -22,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     add("--endpoint", required=True, help="base address, such as http://127.0.0.1:8000/v1")
     add("--model", required=True, help="name of the model there")
     add("--data.root", dest="root", required=True, help="folder with AVUIE_2/ and the media")
-    add("--config", default="endpoint.yaml", help="config file with the tasks and datasets")
+    add("--config", type=config_file, default="endpoint.yaml", help="config file with the tasks and datasets")
     add("--only", help="keys of the datasets to use, comma-separated")
     add(
         "--video",
@@ -38,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--parallel", type=int, default=8, help="requests at the same time")
     add("--max_new_tokens", type=int, default=512, help="longest answer in tokens")
-    add("--folder", help="run folder; runs/endpoint/NAME of the model when left out")
+    add("--folder", type=folder_to_write, help="run folder; runs/endpoint/NAME of the model when left out")
     return made
 
 
@@ -63,7 +64,7 @@ def run(words: Sequence[str]) -> None:
         "--model.init_args.parallel": str(args.parallel),
         "--model.init_args.max_new_tokens": str(args.max_new_tokens),
         "--data.root": args.root,
-        "--run.folder": folder,
+        "--run.folder": str(folder),
     } | ({"--only": args.only} if args.only else {})
     if args.explain:
         options["--data.explain_answers"] = "true"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from crab_lightning.commands.file_arguments import folder_to_write
 from crab_lightning.commands.help_text import DefaultsShown, Options
 
 
@@ -26,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("run", type=Path, metavar="RUN", help="a run folder")
     add("--modules", default="*", help="layers in which heads are dropped: a wildcard, e.g. '*.layers.3.*'")
-    add("--out", type=Path, help="folder of the tests (default: heads/ in the run folder)")
+    add("--out", type=folder_to_write, help="folder of the tests (default: heads/ in the run folder)")
     add("--reuse", action="store_true", help="keep tests that are complete")
     return made
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 
 class Options(argparse.ArgumentParser):
@@ -31,8 +31,12 @@ class Options(argparse.ArgumentParser):
                     break
                 close = get_close_matches(name, self._option_string_actions, 1)
                 hint = f" (did you mean {close[0]}?)" if close else ""
-                self.error(f"there is no option {name}{hint}; `python {self.prog} --help` lists them")
+                self.error(f"there is no option {name}{hint}")
         return super().parse_args(args, namespace)
+
+    def error(self, message: str) -> Never:
+        """End the command with one line, without the usage of all options."""
+        self.exit(2, f"error: {message}; `python {self.prog} --help` says more\n")
 
 
 class DefaultsShown(argparse.ArgumentDefaultsHelpFormatter):

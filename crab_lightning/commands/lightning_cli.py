@@ -195,6 +195,8 @@ class CrabCLI(LightningCLI):
         if wanted is None:
             return
         found = find_checkpoint(Path(wanted))
+        if found.is_file() and found.suffix != ".ckpt":
+            raise ConfigError(f"--ckpt_path {wanted}: this is no run folder and no checkpoint (.ckpt)")
         if found.is_file():
             self.ckpt_path = found
             return

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from crab_lightning.commands.file_arguments import folder_to_write
 from crab_lightning.commands.help_text import Options
 
 # Sizes, maker, and how the folder is named in a config, of each paradigm.
@@ -43,11 +44,12 @@ def tiny(words: Sequence[str]) -> None:
     sizes_name, maker_name, usage = _TINY[first.parse_known_args(list(words))[0].paradigm]
     parser = ArgumentParser(
         allow_abbrev=False,
+        exit_on_error=False,  # a mistake is one line, without the usage of all options
         prog="cli.py model tiny",
         description="Write a tiny checkpoint folder: config, weights, tokenizer and processor.",
     )
     parser.add_argument("--paradigm", choices=list(_TINY), default="native", help="Kind of model to write.")
-    parser.add_argument("--out", type=Path, required=True, help="Folder to write.")
+    parser.add_argument("--out", type=folder_to_write, required=True, help="Folder to write.")
     parser.add_argument("--seed", type=int, default=0, help="Fixes the random weights.")
     text_help = "Text model of llm_va instead of a random one: 'smollm2' (from its package), or a folder."
     parser.add_argument("--text", type=str, default=None, help=text_help)
@@ -78,11 +80,12 @@ def pocket(words: Sequence[str]) -> None:
 
     parser = ArgumentParser(
         allow_abbrev=False,
+        exit_on_error=False,  # a mistake is one line, without the usage of all options
         prog="cli.py model pocket",
         description="Write a checkpoint of the native paradigm whose text model has the weights of a small "
         "text model, exactly. Its sight and hearing are random: fine-tune it before asking about clips.",
     )
-    parser.add_argument("--out", type=Path, required=True, help="Folder to write.")
+    parser.add_argument("--out", type=folder_to_write, required=True, help="Folder to write.")
     parser.add_argument(
         "--text",
         type=str,
@@ -112,7 +115,7 @@ def beats(words: Sequence[str]) -> None:
         "must have its place; the classifier of a fine-tuned checkpoint is left out.",
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="BEATs_iter3_plus_AS2M.pt or its like")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--out", type=folder_to_write, required=True, help="folder to write")
     args = parser.parse_args(list(words))
 
     from crab_lightning.encoders import load_beats, save_beats
@@ -139,6 +142,7 @@ def pretrain(words: Sequence[str]) -> None:
 
     parser = ArgumentParser(
         allow_abbrev=False,
+        exit_on_error=False,  # a mistake is one line, without the usage of all options
         prog="cli.py model pretrain",
         description="Train the mini base model that the demo fine-tunes, from random weights on described "
         "scenes of the synthetic world. Takes hours of one CPU core: the last 2,750 of its 10,100 "

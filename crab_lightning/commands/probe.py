@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crab_lightning.commands.file_arguments import folder_to_write
 from crab_lightning.commands.help_text import Options
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ def parser() -> argparse.ArgumentParser:
         " Further options go to `test`, e.g. --only ave,avqa or --data.root DIR.",
     )
     made.add_argument("run", type=Path, metavar="RUN", help="a run folder, a .ckpt file or an adapter folder")
-    made.add_argument("--out", type=Path, help="folder of the four tests (default: probe/ in the run folder)")
+    made.add_argument(
+        "--out", type=folder_to_write, help="folder of the tests (default: probe/ in the run folder)"
+    )
     made.add_argument(
         "--reuse",
         action="store_true",

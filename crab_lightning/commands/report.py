@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crab_lightning.commands.file_arguments import file_to_write
 from crab_lightning.commands.help_text import DefaultsShown, Options
 from crab_lightning.configuration.files import read_yaml
 
@@ -30,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("run", type=Path, metavar="RUN", help="a run folder, or a folder of version_N folders")
-    add("--out", type=Path, help="file to write (default: report.html in the run folder)")
+    add("--out", type=file_to_write, help="file to write (default: report.html in the run folder)")
     add("--split", choices=["test", "val"], default="test", help="which results")
     add("--failures", type=int, default=6, help="answers shown of each dataset, the worst first")
     add("--root", type=Path, help="data root for the pictures (default: that of the run's config)")

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from crab_lightning.commands.file_arguments import folder_to_write
 from crab_lightning.commands.help_text import DefaultsShown, Options
 
 
@@ -24,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     add("--samples", type=int, default=32, help="samples of each dataset")
     add("--batch-size", type=int, default=8, help="samples in one pass")
     add("--device", default="auto", help="cpu, cuda, ...; `auto` takes a GPU where there is one")
-    add("--out", type=Path, help="folder to write into (default: routes/SPLIT in the run folder)")
+    add("--out", type=folder_to_write, help="folder to write into (default: routes/SPLIT in the run folder)")
     return made
 
 

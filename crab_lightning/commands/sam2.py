@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from crab_lightning.commands.file_arguments import folder_to_write
 from crab_lightning.commands.help_text import DefaultsShown, Options
 
 
@@ -21,7 +22,7 @@ def mini(words: Sequence[str]) -> None:
         " with boxes and points as prompts. It knows nothing else.",
         formatter_class=DefaultsShown,
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--out", type=folder_to_write, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="decides weights and pictures")
     parser.add_argument("--minutes", type=float, default=20.0, help="CPU minutes after which training ends")
     parser.add_argument("--steps", type=int, default=1500, help="steps after which training ends")
@@ -50,7 +51,7 @@ def convert(words: Sequence[str]) -> None:
         " folder that the image and the video predictor read. Strict: every tensor must have its place.",
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="sam2.1_hiera_*.pt")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--out", type=folder_to_write, required=True, help="folder to write")
     args = parser.parse_args(list(words))
 
     from crab_lightning.segmentation.convert import convert_checkpoint

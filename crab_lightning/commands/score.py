@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crab_lightning.commands.file_arguments import folder_to_write
 from crab_lightning.commands.help_text import DefaultsShown, Options
 from crab_lightning.data.manifests.files import ANNOTATIONS
 
@@ -49,7 +50,11 @@ def parser() -> argparse.ArgumentParser:
         default="last",
         help="several different answers to one sample: the last one counts, or an error",
     )
-    add("--out", type=Path, help="folder that gets metrics.json and predictions/, for `compare` and `report`")
+    add(
+        "--out",
+        type=folder_to_write,
+        help="folder that gets metrics.json and predictions/, for `compare` and `report`",
+    )
     add("--json", action="store_true", help="print JSON only")
     return made
 

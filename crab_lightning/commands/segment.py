@@ -9,6 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crab_lightning.commands.file_arguments import (
+    check_clips,
+    check_picture,
+    config_file,
+    folder_to_write,
+    model_folder,
+)
 from crab_lightning.commands.help_text import DefaultsShown, Options
 
 if TYPE_CHECKING:
@@ -41,6 +48,7 @@ def run(words: Sequence[str]) -> None:
     add(
         "--sam2",
         required=True,
+        type=model_folder,
         help="SAM2 folder in the transformers layout or hub name; mini_sam2 for pictures and --at_s",
     )
     add("--image", type=Path, help="picture; left out, the video is segmented")
@@ -52,13 +60,12 @@ def run(words: Sequence[str]) -> None:
     add("--expression", help="what to find; the sounding object when left out")
     add("--dataset", help="dataset whose task and audio window are used; the first that fits when left out")
     add("--untaught", action="store_true", help="ask also a task or dataset that the run was not taught")
-    add("--out", type=Path, default=Path("segmented"), help="folder to write")
-    add("--config", help="config file; the run's own config.yaml when left out")
+    add("--out", type=folder_to_write, default=Path("segmented"), help="folder to write")
+    add("--config", type=config_file, help="config file; the run's own config.yaml when left out")
     add("--device", default="auto", help="cpu, cuda, ...; auto takes a GPU where there is one")
     args = parser.parse_args(list(words[1:]))
-    for path in (args.image, args.video, args.audio):
-        if path is not None and not path.is_file():
-            raise FileNotFoundError(f"{path} is not a file")
+    check_clips([args.video], [args.audio])
+    check_picture(args.image)
     if args.asks < 1 or (args.fps is not None and args.fps <= 0):
         raise ValueError(
             f"--asks {args.asks} and --fps {args.fps}: the first begins at 1, the second above 0"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
+from crab_lightning.commands.file_arguments import config_file
 from crab_lightning.commands.help_text import DefaultsShown, Options
 
 KEY_VARIABLE = "CRAB_API_KEY"
@@ -25,7 +26,11 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("--checkpoint", required=True, type=Path, help="a run folder, a .ckpt file or an adapter folder")
-    add("--config", help="config file; the run's own config.yaml is used when this is left out")
+    add(
+        "--config",
+        type=config_file,
+        help="config file; the run's own config.yaml when left out",
+    )
     add("--host", default="127.0.0.1", help="address to listen on; another one than loopback needs a key")
     add("--port", type=int, default=8000, help="port to listen on; 0 takes a free one")
     add("--name", help="name of the model in the list of models; the run's folder name when left out")
@@ -104,7 +109,10 @@ def run(words: Sequence[str]) -> None:
 
 def _key(file: Path | None) -> str | None:
     if file is not None:
-        key = file.read_text(encoding="utf-8").strip()
+        try:
+            key = file.read_text(encoding="utf-8").strip()
+        except UnicodeDecodeError as err:
+            raise ValueError(f"--api_key_file {file} is no text in UTF-8; it has to hold the key") from err
         if not key:
             raise ValueError(f"--api_key_file {file} is empty")
         return key

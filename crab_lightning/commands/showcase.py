@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crab_lightning.commands.file_arguments import check_clips, config_file, folder_to_write, model_folder
 from crab_lightning.commands.help_text import DefaultsShown, Options
 
 if TYPE_CHECKING:
@@ -45,11 +46,15 @@ def parser() -> argparse.ArgumentParser:
     add("--question", default="What makes the sound in this video?", help="question to be answered")
     add("--expression", help="what a referring task has to find; without it that task is left out")
     add("--at_s", type=float, help="second of the picture that is segmented; the middle when left out")
-    add("--sam2", help="SAM2 folder, hub name or mini_sam2; the run's own mask decoder when left out")
+    add(
+        "--sam2",
+        type=model_folder,
+        help="SAM2 folder, hub name or mini_sam2; the run's own mask decoder when left out",
+    )
     add("--dataset", nargs="+", default=[], help="datasets to ask as, instead of the first of each task")
     add("--untaught", action="store_true", help="ask also the tasks and datasets that the run was not taught")
-    add("--out", type=Path, default=Path("showcase"), help="folder to write")
-    add("--config", help="config file; the run's own config.yaml when left out")
+    add("--out", type=folder_to_write, default=Path("showcase"), help="folder to write")
+    add("--config", type=config_file, help="config file; the run's own config.yaml when left out")
     add("--device", default="auto", help="cpu, cuda, ...; auto takes a GPU where there is one")
     return made
 
@@ -160,9 +165,7 @@ def run(words: Sequence[str]) -> None:
         ValueError: If no task could be asked, or ``--dataset`` names one that the run does not have.
     """
     args = parser().parse_args(list(words[1:]))
-    for path in (args.video, args.audio, args.other):
-        if path is not None and not path.is_file():
-            raise FileNotFoundError(f"{path} is not a file")
+    check_clips([args.video, args.other], [args.audio])
     from crab_lightning.commands.showcase_html import html_page
     from crab_lightning.commands.showcase_page import TITLES, page_figure
     from crab_lightning.inference.loading import load_run

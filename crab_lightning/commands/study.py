@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crab_lightning.commands.file_arguments import folder_to_write
 from crab_lightning.commands.help_text import DefaultsShown, Options
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def report_parser() -> argparse.ArgumentParser:
         " tables (CSV, LaTeX, Markdown), pictures (PNG), one HTML page and TensorBoard events into report/.",
     )
     add = made.add_argument
-    add("--out", type=Path, help="folder of the report (default: report/ in the study's folder)")
+    add("--out", type=folder_to_write, help="folder of the report (default: report/ in the study's folder)")
     add("--resamples", type=int, default=2000, help="resamples of the bootstrap")
     add("--seed", type=int, default=0, help="seed of the bootstrap")
     return made

@@ -74,7 +74,10 @@ def read_answers(path: Path) -> list[Record]:
     """
     records = []
     # By line feeds alone: splitlines would also part an answer at the line separators Unicode has.
-    lines = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
+    except UnicodeDecodeError as err:
+        raise JoinError(f"{path} is no text in UTF-8, and so no answer file") from err
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

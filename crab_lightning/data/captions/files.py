@@ -6,6 +6,7 @@ Rows that cannot be used are collected with their reason, never dropped without 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -104,6 +105,8 @@ def read_segments(path: Path) -> list[Segment]:
                     '"labels" is expected'
                 ) from err
             segments.append(segment)
+    if not segments:
+        raise ManifestError(f"{path} holds no segment; it has to be a segment list of AudioSet")
     return segments
 
 
@@ -152,9 +155,11 @@ def read_captions(name: str, source: CaptionSource, root: Path) -> Captions:
 
 def _opened(path: Path) -> Any:
     try:
-        return path.open(encoding="utf-8", newline="")
+        return io.StringIO(path.read_bytes().decode("utf-8"), newline="")
     except OSError as err:
         raise ManifestError(f"{path} cannot be read: {err.strerror or err}") from err
+    except UnicodeDecodeError as err:
+        raise ManifestError(f"{path} is no text in UTF-8 ({err.reason} at byte {err.start})") from err
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:

@@ -115,15 +115,16 @@ def make_tiny_llm_va(
         FileExistsError: If it already holds a checkpoint.
         ImportError: If ``text`` is ``smollm2`` and its package is not installed.
     """
+    given = None if text is None else load_text_model(text)
     folder = fresh(out, "llm")
     sizes = config or TinyLlmVaConfig()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if text is None:
+        if given is None:
             tokenizer = llama_tokenizer(DEFAULT_TEXTS if texts is None else texts, sizes.vocab)
             model = _tiny_llama(sizes, tokenizer)
         else:
-            model, tokenizer = load_text_model(text)
+            model, tokenizer = given
         save_model(model, folder / "llm")
         vision = CLIPVisionModel(
             CLIPVisionConfig(

@@ -64,7 +64,10 @@ def load_text_model(source: str | Path) -> tuple[Any, Any]:
         return _smollm2(smollm2_file())
     remedy = "Give smollm2 or the folder of a causal language model with its tokenizer"
     with clear_when_absent(f"--text {source}: no text model", remedy):
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        except ValueError as err:  # what transformers says where there is no tokenizer to be found
+            raise FileNotFoundError(f"--text {source}: there is no tokenizer. {remedy}") from err
     if not tokenizer.chat_template:
         raise ValueError(f"{source}: its tokenizer has no chat template; name a chat model")
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)

@@ -74,9 +74,15 @@ def pretrain_encoders(
         workers: Loader processes.
 
     Raises:
+        FileNotFoundError: If the folder holds no encoders.
         ValueError: If CLIP's patches are not the cells that the world's labels are made for.
     """
     folder = Path(folder)
+    for name in ("clip", "beats"):
+        if not (folder / name / "config.json").is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no {name}/config.json; give a folder of `model tiny --paradigm llm_va`"
+            )
     vision: Any = load_model(CLIPVisionModel, folder / "clip")
     if vision.config.patch_size != CELL_PX:
         raise ValueError(

@@ -1,0 +1,99 @@
+"""Files and folders that options name, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def config_file(text: str) -> str:
+    """Return the name of a config that is there, as ``--config`` takes it.
+
+    Raises:
+        ArgumentTypeError: If there is none, or the file is no config.
+    """
+    from crab_lightning.configuration.files import ConfigError, compose
+
+    try:
+        content = compose([text], of_run=True)
+    except ConfigError as err:
+        raise ArgumentTypeError(str(err)) from err
+    if not content:
+        raise ArgumentTypeError(f"{text} holds no config")
+    return text
+
+
+def folder_to_write(text: str) -> Path:
+    """Return a folder that is there or can be made.
+
+    Raises:
+        ArgumentTypeError: If a file stands in its place.
+    """
+    path = Path(text)
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise ArgumentTypeError(f"{place} is a file and cannot be a folder; name another folder")
+    return path
+
+
+def file_to_write(text: str) -> Path:
+    """Return a file that can be written.
+
+    Raises:
+        ArgumentTypeError: If a folder stands in its place, or a file in the place of its folder.
+    """
+    path = Path(text)
+    if path.is_dir():
+        raise ArgumentTypeError(f"{path} is a folder; name a file in it, such as {path / 'NAME'}")
+    folder_to_write(str(path.parent))
+    return path
+
+
+def model_folder(text: str) -> str:
+    """Return a folder or a name of weights; a name may be one of the hub.
+
+    Raises:
+        ArgumentTypeError: If it is a file.
+    """
+    if Path(text).is_file():
+        raise ArgumentTypeError(f"{text} is a file; give the folder of a model or its name on the hub")
+    return text
+
+
+def check_clips(videos: Iterable[Path | None], sounds: Iterable[Path | None]) -> None:
+    """Look into the headers of a user's media, before a model is loaded for them.
+
+    Raises:
+        FileNotFoundError: If one is no file.
+        ValueError: If a video has no moving pictures, or a sound file no sound.
+    """
+    from crab_lightning.media import probe
+
+    wanted = [(path, True) for path in videos] + [(path, False) for path in sounds]
+    for path, pictures in wanted:
+        if path is None:
+            continue
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not a file")
+        found = probe(path)
+        if pictures and not found.has_video:
+            raise ValueError(f"{path} has no moving pictures; give a video file")
+        if not pictures and not found.has_audio:
+            raise ValueError(f"{path} has no sound; give a sound file, or a video with a sound track")
+
+
+def check_picture(path: Path | None) -> None:
+    """Look at a user's picture, before a model is loaded for it.
+
+    Raises:
+        FileNotFoundError: If it is no file.
+        MediaError: If it cannot be decoded; the text names it.
+    """
+    if path is None:
+        return
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file")
+    from crab_lightning.media import read_image
+
+    read_image(path)
