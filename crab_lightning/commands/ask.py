@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crab_lightning.commands.file_arguments import check_clips, check_picture, config_file
+from crab_lightning.commands.file_arguments import check_files, check_picture, config_file
 from crab_lightning.commands.help_text import Options
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def run(words: Sequence[str]) -> None:
     if args.folder is not None or args.out is not None:
         run_folder(args)
         return
-    check_clips(args.video, args.audio)
+    check_files([*args.video, *args.audio])
     check_picture(args.image)
     from crab_lightning.inference.loading import load_run
     from crab_lightning.inference.question import Question

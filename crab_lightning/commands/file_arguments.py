@@ -61,7 +61,7 @@ def model_folder(text: str) -> str:
     return text
 
 
-def check_clips(videos: Iterable[Path | None], sounds: Iterable[Path | None]) -> None:
+def check_media(videos: Iterable[Path | None], sounds: Iterable[Path | None]) -> None:
     """Look into the headers of a user's media, before a model is loaded for them.
 
     Raises:
@@ -97,3 +97,14 @@ def check_picture(path: Path | None) -> None:
     from crab_lightning.media import read_image
 
     read_image(path)
+
+
+def check_files(paths: Iterable[Path | None]) -> None:
+    """Refuse what is no file.
+
+    Raises:
+        FileNotFoundError: It names the path.
+    """
+    for path in paths:
+        if path is not None and not path.is_file():
+            raise FileNotFoundError(f"{path} is not a file")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import (
-    check_clips,
+    check_media,
     check_picture,
     config_file,
     folder_to_write,
@@ -64,7 +64,7 @@ def run(words: Sequence[str]) -> None:
     add("--config", type=config_file, help="config file; the run's own config.yaml when left out")
     add("--device", default="auto", help="cpu, cuda, ...; auto takes a GPU where there is one")
     args = parser.parse_args(list(words[1:]))
-    check_clips([args.video], [args.audio])
+    check_media([args.video], [args.audio])
     check_picture(args.image)
     if args.asks < 1 or (args.fps is not None and args.fps <= 0):
         raise ValueError(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crab_lightning.commands.file_arguments import check_clips, config_file, folder_to_write, model_folder
+from crab_lightning.commands.file_arguments import check_files, config_file, folder_to_write, model_folder
 from crab_lightning.commands.help_text import DefaultsShown, Options
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def run(words: Sequence[str]) -> None:
         ValueError: If no task could be asked, or ``--dataset`` names one that the run does not have.
     """
     args = parser().parse_args(list(words[1:]))
-    check_clips([args.video, args.other], [args.audio])
+    check_files([args.video, args.audio, args.other])
     from crab_lightning.commands.showcase_html import html_page
     from crab_lightning.commands.showcase_page import TITLES, page_figure
     from crab_lightning.inference.loading import load_run
