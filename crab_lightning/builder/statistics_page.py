@@ -7,14 +7,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from crab_lightning.builder.statistics import Statistics
 from crab_lightning.builder.statistics_figures import draw_figures
+from crab_lightning.templates import render
 
 PAGE = "statistics.html"
 NUMBERS = "statistics.json"
-_TEMPLATE = "statistics.html.j2"
 
 
 def write_statistics(statistics: Statistics, folder: Path) -> list[Path]:
@@ -42,9 +40,6 @@ def page_text(statistics: Statistics, pictures: Sequence[tuple[str, Path]] = ())
         statistics: What to show.
         pictures: Caption and PNG file of each picture.
     """
-    # autoescape: class names and folder names come from files that anybody may have written.
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
-    )
     images = [(text, base64.b64encode(path.read_bytes()).decode()) for text, path in pictures]
-    return environment.get_template(_TEMPLATE).render(s=statistics, pictures=images)
+    title = f"Statistics of {statistics.root}"
+    return render("builder/statistics.html.j2", title=title, s=statistics, pictures=images)

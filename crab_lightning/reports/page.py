@@ -6,27 +6,22 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
-from pathlib import Path
 from typing import Any
 
 from crab_lightning.reports.charts import bars, boxes_svg, confusion, reliability, spans_svg
 from crab_lightning.reports.curves import Curves, dataset_curves, run_curves
 from crab_lightning.reports.results import metric_table, results, single_metrics
 from crab_lightning.tasks.answers import extract_answer
+from crab_lightning.templates import render as fill
 
 _TAGGED = re.compile(
     r"(<(answer|event|range|visual|audio)>.*?(?:</\2>|$)|\[[\d ,.]+\])", re.DOTALL | re.IGNORECASE
 )
 
-_PLACE = re.compile(r"&lt;(video|image|audio)&gt;")
+_PLACE = re.compile(r"<(video|image|audio)>")
 
-_STYLE = Path(__file__).with_name("page.css")
-
-_SCRIPT = """
-document.getElementById('all').onclick=function(){const d=[...document.querySelectorAll('details')];
-const open=d.some(x=>!x.open);d.forEach(x=>x.open=open);this.textContent=open?'close all':'open all'};
-"""
+_CANDIDATES = 4
+"""So many of the likeliest candidates are shown."""
 
 
 @dataclass(frozen=True)
@@ -107,110 +102,80 @@ class Page:
 
 def render(page: Page) -> str:
     """Return the page as HTML."""
-    facts = " · ".join(f"{escape(k)} <b>{escape(v)}</b>" for k, v in page.facts.items())
-    links = "".join(f'<a href="#{escape(p.key)}">{escape(p.title)}</a>' for p in page.datasets)
-    notes = "".join(f'<p class="dim">{escape(note)}</p>' for note in page.notes)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{escape(page.title)}</title><style>{_STYLE.read_text(encoding="utf-8")}</style></head><body>
-<h1>{escape(page.title)}</h1><p>{facts}</p>{notes}
-<h2>Results</h2>{results(page.datasets, page.summary)}
-<h2>Curves</h2>{run_curves(page.curves)}
-<h2>Datasets</h2><nav>{links} <button id="all">open all</button></nav>
-{"".join(_dataset(part, page.curves) for part in page.datasets)}
-<script>{_SCRIPT}</script></body></html>
-"""
+    return fill(
+        "reports/page.html.j2",
+        title=page.title,
+        facts=page.facts,
+        notes=page.notes,
+        results=results(page.datasets, page.summary),
+        curves=run_curves(page.curves),
+        parts=[_dataset(part, page.curves) for part in page.datasets],
+    )
 
 
-def _dataset(part: DatasetPart, curves: Curves) -> str:
-    entry = part.entry
-    parts = [
-        f'<h3 id="{escape(part.key)}">{escape(part.title)} <span class="dim">{escape(part.key)},'
-        f" {escape(str(entry['task']))}</span></h3>"
-    ]
-    if entry.get("note"):
-        parts.append(f'<p class="dim">{escape(entry["note"])}</p>')
-    if len(single_metrics(entry)) > 1:
-        parts.append(f"<details><summary>All metrics</summary>{metric_table(entry)}</details>")
-    grouped = {k: v for k, v in single_metrics(entry).items() if k.startswith("accuracy_")}
-    if grouped:
-        parts.append(f"<details><summary>By type</summary>{bars(grouped)}</details>")
-    pair = []
-    if matrix := confusion(part.records):
-        pair.append(f"<details open><summary>Confusion matrix</summary>{matrix}</details>")
-    if entry.get("calibration"):
-        drawn = reliability(entry["calibration"])
-        pair.append(f"<details open><summary>Reliability of likelihoods</summary>{drawn}</details>")
-    parts.append(f'<div class="pair">{"".join(pair)}</div>' if pair else "")
-    parts.append(dataset_curves(curves, str(entry["task"]), part.key, entry.get("headline")))
-    if part.sheet:
-        drawn = f'<img class="sheet" src="{part.sheet}" alt="predicted and true masks">'
-        parts.append(f"<details open><summary>Masks: best, median, worst</summary>{drawn}</details>")
-    if part.cards:
-        cards = "".join(_card(card) for card in part.cards)
-        parts.append(
-            f"<details><summary>{escape(part.gallery_is)} ({len(part.cards)})</summary>"
-            f'<div class="cards">{cards}</div></details>'
-        )
-    elif not part.records:
-        parts.append('<p class="dim">no prediction file of this dataset in the run folder</p>')
-    return "".join(parts)
-
-
-def _card(card: Card) -> str:
-    record = card.record
-    stills = "".join(_still(still, record) for still in card.stills)
-    score = record.get("score")
-    said = "no score of its own" if score is None else f"{100 * score:.0f}"
-    state = " <span class='bad'>unreadable</span>" if record.get("parsed") is None else ""
-    state += " <span class='bad'>cut off</span>" if record.get("truncated") else ""
-    rows = {
-        "asked": _PLACE.sub(r'<span class="media">\1</span>', escape(str(record.get("prompt", "")))),
-        "answer": _marked(record.get("answer", "")),
-        "read as": f"{escape(_short(record.get('parsed')))}{state}",
-        "truth": escape(_short(record.get("truth"))),
-        "reference": escape(str(record.get("reference", ""))),
-        "score": said,
-        "likeliest": _candidates(record),
+def _dataset(part: DatasetPart, curves: Curves) -> dict[str, Any]:
+    entry, task = part.entry, str(part.entry["task"])
+    metrics = single_metrics(entry)
+    types = {name: value for name, value in metrics.items() if name.startswith("accuracy_")}
+    return {
+        "key": part.key,
+        "title": part.title,
+        "task": task,
+        "note": entry.get("note"),
+        "metrics": metric_table(entry) if len(metrics) > 1 else "",
+        "types": bars(types) if types else "",
+        "confusion": confusion(part.records),
+        "reliability": reliability(entry["calibration"]) if entry.get("calibration") else "",
+        "curves": dataset_curves(curves, task, part.key, entry.get("headline")),
+        "sheet": part.sheet,
+        "gallery_is": part.gallery_is,
+        "cards": [_card(card) for card in part.cards],
+        "without_records": not part.records,
     }
-    listed = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows.items() if value)
-    bare = f'<p class="dim">{escape(card.why_bare)}</p>' if card.why_bare else ""
-    return (
-        f'<div class="card"><div class="stills">{stills}</div>{bare}<dl>{listed}</dl>'
-        f'<p class="dim">{escape(str(record["id"]))}</p></div>'
-    )
 
 
-def _candidates(record: Mapping[str, Any], most: int = 4) -> str:
-    """Draw the likeliest candidates with their probabilities; empty where none were weighed."""
-    rows = sorted(record.get("candidates", ()), key=lambda row: -row["probability"])[:most]
-    shown = "".join(
-        f'<div class="share"><i><b style="width:{100 * row["probability"]:.0f}%"></b></i>'
-        f"<em>{100 * row['probability']:.0f} %</em><span>{escape(extract_answer(row['text']))}</span></div>"
-        for row in rows
-    )
-    return f"{shown}{'' if record.get('choice_right') else '<span class=bad>wrong</span>'}" if rows else ""
+def _card(card: Card) -> dict[str, Any]:
+    record = card.record
+    score = record.get("score")
+    state = {"unreadable": record.get("parsed") is None, "cut off": record.get("truncated")}
+    candidates = sorted(record.get("candidates", ()), key=lambda row: -row["probability"])[:_CANDIDATES]
+    return {
+        "id": str(record["id"]),
+        "stills": [_still(still, record) for still in card.stills],
+        "why_bare": card.why_bare,
+        "prompt": [
+            (text, place % 2) for place, text in enumerate(_PLACE.split(str(record.get("prompt", ""))))
+        ],
+        "answer": _parts(record.get("answer", "")),
+        "parsed": _short(record.get("parsed")),
+        "state": [word for word, holds in state.items() if holds],
+        "truth": _short(record.get("truth")),
+        "reference": str(record.get("reference", "")),
+        "score": "no score of its own" if score is None else f"{100 * score:.0f}",
+        "candidates": [(row["probability"], extract_answer(row["text"])) for row in candidates],
+        "choice_right": record.get("choice_right"),
+    }
 
 
-def _still(still: Still, record: Mapping[str, Any]) -> str:
-    kind = {"sound": "still wide", "image": "still big"}.get(still.kind, "still")
-    layer, below = "", ""
-    if still.kind == "image":
-        layer = boxes_svg(record.get("truth"), record.get("parsed"), 224)
-    elif still.duration_s:
-        below = spans_svg(record.get("truth"), record.get("parsed"), still.duration_s)
-    about = escape(still.about)
-    picture = f'<img src="{still.data_uri}" alt="{about}">{layer}'
-    return f'<div class="{kind}" title="{about}">{picture}</div>{below}'
+def _still(still: Still, record: Mapping[str, Any]) -> dict[str, Any]:
+    truth, parsed = record.get("truth"), record.get("parsed")
+    image = still.kind == "image"
+    return {
+        "kind": still.kind,
+        "about": still.about,
+        "data_uri": still.data_uri,
+        "layer": boxes_svg(truth, parsed, 224) if image else "",
+        "below": spans_svg(truth, parsed, still.duration_s) if still.duration_s and not image else "",
+    }
 
 
-def _marked(text: str) -> str:
-    """Escape an answer and mark the part that is read."""
+def _parts(text: str) -> list[tuple[str, bool]]:
+    """Return an answer in parts, and of each whether it is what is read."""
     out, end = [], 0
     for match in _TAGGED.finditer(text):
-        out += [escape(text[end : match.start()]), f"<mark>{escape(match[0])}</mark>"]
+        out += [(text[end : match.start()], False), (match[0], True)]
         end = match.end()
-    return "".join([*out, escape(text[end:])])
+    return [part for part in (*out, (text[end:], False)) if part[0]]
 
 
 def _short(value: Any) -> str:

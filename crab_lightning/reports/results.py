@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any, Protocol
 
+from markupsafe import Markup
+
 from crab_lightning.metrics.scale import read_scale
+from crab_lightning.reports.charts import TEMPLATE
 from crab_lightning.reports.tables import percent
+from crab_lightning.templates import draw
 
 _PROTOCOLS = ("strict", "valid_only", "majority", "likelihood")
 
@@ -31,7 +34,7 @@ def single_metrics(entry: Mapping[str, Any]) -> dict[str, float | None]:
     return dict(sorted(kept.items(), key=lambda item: item[0] != entry["headline"]))
 
 
-def results(parts: Sequence[Part], summary: Mapping[str, Any]) -> str:
+def results(parts: Sequence[Part], summary: Mapping[str, Any]) -> Markup:
     """Return the headline of every dataset beside its baseline, and what the columns mean."""
     weighed = any(part.entry.get("likelihood") for part in parts)
     losses = any(part.entry.get("loss") is not None for part in parts)
@@ -44,33 +47,36 @@ def results(parts: Sequence[Part], summary: Mapping[str, Any]) -> str:
         metric = entry["headline"] or next(iter(single_metrics(entry)), "")
         scale = read_scale(entry, metric)
         values = {p: (entry.get(p) or {}).get(metric) for p in _PROTOCOLS}
-        cells = [
-            f'<a href="#{escape(part.key)}">{escape(part.title)}</a>',
-            escape(scale.label(metric) if metric else "none"),
-            _bar(scale.share(values["strict"]), scale.share(values["majority"])),
-            f"<b>{scale.text(values['strict'])}</b>",
-            scale.text(values["valid_only"]),
-            scale.text(values["majority"]),
-        ]
+        row = {
+            "key": part.key,
+            "title": part.title,
+            "metric": scale.label(metric) if metric else "none",
+            "share": scale.share(values["strict"]),
+            "baseline": scale.share(values["majority"]),
+            "strict": scale.text(values["strict"]),
+        }
+        cells = [scale.text(values["valid_only"]), scale.text(values["majority"])]
         if weighed:
             calibration = entry.get("calibration")
             cells += [scale.text(values["likelihood"]), percent(calibration["error"]) if calibration else "–"]
         cells += [f"{counts[k]:,}" for k in ("scored", "unparsed", "truncated", "missing")]
         if losses:
             cells.append("" if entry.get("loss") is None else f"{entry['loss']:.3f}")
-        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+        rows.append(row | {"cells": cells})
     mean = summary.get("mean") or {}
     if mean.get("headline") is not None and len(parts) > 1:
         means = [percent(mean.get(k)) for k in ("headline", "headline_valid_only", "headline_majority")]
-        cells = [
-            "mean",
-            "headline, 0 to 100",
-            _bar(mean["headline"], mean.get("headline_majority")),
-            *means,
-        ]
-        cells += [""] * (len(head) - len(cells))
-        rows.append('<tr class="mean">' + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
-    header = "".join(f"<th>{name}</th>" for name in head)
+        rows.append(
+            {
+                "key": "",
+                "title": "mean",
+                "metric": "headline, 0 to 100",
+                "share": mean["headline"],
+                "baseline": mean.get("headline_majority"),
+                "strict": means[0],
+                "cells": [*means[1:], *[""] * (len(head) - 6)],
+            }
+        )
     about = (
         "Shares are in percent. Strict: unreadable and missing answers are empty predictions. Valid only:"
         " over readable answers alone, as most papers report. Majority: the most frequent training answer,"
@@ -80,33 +86,15 @@ def results(parts: Sequence[Part], summary: Mapping[str, Any]) -> str:
         about += (
             " Likelihood: the answer of the closed set that the model finds likeliest; nothing is parsed."
         )
-    return f'<p class="dim">{about}</p><div class="scroll">{_table(header, rows)}</div>'
+    return draw(TEMPLATE, "results", about, head, rows)
 
 
-def metric_table(entry: Mapping[str, Any]) -> str:
+def metric_table(entry: Mapping[str, Any]) -> Markup:
     """Return every single-number metric of a dataset in each protocol that it was scored in."""
     protocols = [p for p in _PROTOCOLS if entry.get(p)]
-    header = "".join(
-        f"<th>{escape(name)}</th>" for name in ("metric", "", *(p.replace("_", " ") for p in protocols))
-    )
     rows = []
     for metric, value in single_metrics(entry).items():
         scale, majority = read_scale(entry, metric), (entry.get("majority") or {}).get(metric)
-        cells = [escape(scale.label(metric)), _bar(scale.share(value), scale.share(majority))]
-        cells += [scale.text(entry[p].get(metric)) for p in protocols]
-        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    return _table(header, rows, " narrow")
-
-
-def _table(header: str, rows: Sequence[str], kind: str = "") -> str:
-    body = f"<tbody>{''.join(rows)}</tbody>"
-    return f'<table class="results{kind}"><thead><tr>{header}</tr></thead>{body}</table>'
-
-
-def _bar(value: float | None, baseline: float | None) -> str:
-    """Draw a share, with a line at its baseline."""
-    if value is None:
-        return ""
-    width = 100 * min(max(value, 0.0), 1.0)
-    line = "" if baseline is None else f'<u style="left:{100 * min(max(baseline, 0.0), 1.0):.1f}%"></u>'
-    return f'<i class="meter"><b style="width:{width:.1f}%"></b>{line}</i>'
+        cells = [scale.text(entry[p].get(metric)) for p in protocols]
+        rows.append((scale.label(metric), scale.share(value), scale.share(majority), cells))
+    return draw(TEMPLATE, "metrics", [p.replace("_", " ") for p in protocols], rows)

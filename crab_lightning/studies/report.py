@@ -232,7 +232,7 @@ def _page(
 ) -> str:
     from fnmatch import fnmatchcase
 
-    from jinja2 import Environment, PackageLoader
+    from crab_lightning.templates import render
 
     parts = []
     for title, images, names in _PARTS:
@@ -256,9 +256,8 @@ def _page(
         notes.append(
             f"{len(results.unfinished)} of {len(study.cells())} cells are not finished and left out."
         )
-    pages = Environment(loader=PackageLoader("crab_lightning.studies", "."), autoescape=True)
-    return pages.get_template("report.html.j2").render(
-        title=f"Study {study.name}", facts=facts, notes=notes, parts=parts
+    return render(
+        "studies/report.html.j2", title=f"Study {study.name}", facts=facts, notes=notes, parts=parts
     )
 
 
