@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from crab_lightning.builder.review.store import ReviewStore, ReviewVerdict
 from crab_lightning.builder.review.summary import kappas, rates
+from crab_lightning.templates import render
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1", "testserver")
 
@@ -23,10 +22,6 @@ def make_app(store: ReviewStore) -> FastAPI:
         store: Its sample and verdicts.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    # autoescape: texts and file names come from manifests that anybody may have written.
-    pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
-    )
     items = store.items()
 
     @app.middleware("http")
@@ -40,7 +35,7 @@ def make_app(store: ReviewStore) -> FastAPI:
 
     def page(template: str, **values: object) -> Response:
         nonce = secrets.token_urlsafe(16)
-        text = pages.get_template(template).render(nonce=nonce, **values)
+        text = render(f"builder/review/{template}", nonce=nonce, **values)
         mine = f"'nonce-{nonce}'"
         policy = f"default-src 'self'; script-src {mine}; style-src {mine}; frame-ancestors 'none'"
         return HTMLResponse(text, headers={"Content-Security-Policy": policy, "Cache-Control": "no-store"})
