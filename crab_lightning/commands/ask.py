@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of ``ask``."""
     made = Options(
         prog="cli.py ask",
-        description="Ask a trained run about your own clip, through the code path that trained it.",
+        description="Ask a trained run one question about your own clip, prepared as in training.",
     )
     add = made.add_argument
     add("--checkpoint", required=True, type=Path, help="a run folder, a .ckpt file or an adapter folder")
@@ -38,10 +38,17 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--out",
         type=Path,
-        help="file for the answers of --folder, one JSON object a line; it is gone on with",
+        help="with --folder: file for the answers, one JSON object a line; a file that is there is continued",
     )
-    add("--batch", type=int, default=8, help="with --folder: answers that are written side by side")
-    add("--workers", type=int, default=2, help="with --folder: clips that are decoded at the same time")
+    add(
+        "--batch",
+        type=int,
+        default=8,
+        help="with --folder: number of clips that are answered at the same time",
+    )
+    add(
+        "--workers", type=int, default=2, help="with --folder: number of clips that are read at the same time"
+    )
     add("--video", nargs="+", default=[], type=Path, help="video file; two where the task compares videos")
     add("--image", type=Path, help="picture; a frame of the video when left out")
     add("--audio", nargs="+", default=[], type=Path, help="sound file; the video's own track when left out")
@@ -55,10 +62,10 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--question", help="question to be answered")
     add("--options", nargs="+", help="answers to choose from")
-    add("--expression", help="what a referring task has to find")
+    add("--expression", help="name of the object that a referring task has to find")
     add("--untaught", action="store_true", help="ask also a task or dataset that the run was not taught")
-    add("--before", action="store_true", help="show what the model said before training, too")
-    add("--max_new_tokens", type=int, help="longest answer; the run's setting when left out")
+    add("--before", action="store_true", help="also show the answer of the model before training")
+    add("--max_new_tokens", type=int, help="longest answer, in tokens; the run's setting when left out")
     add("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
     add("--json", action="store_true", help="print one JSON object an answer and nothing else")
     return made

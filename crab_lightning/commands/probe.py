@@ -32,8 +32,9 @@ def parser() -> argparse.ArgumentParser:
     made = Options(
         prog="cli.py probe",
         description="Test a run four times: as it is, with silence for sound, with grey for pictures, and"
-        " with the sound of other clips. What a dataset's score loses is how much its answers depend on it."
-        " Further options go to `test`, e.g. --only ave,avqa or --data.root DIR.",
+        " with the sound of other clips. If the score of a dataset falls when the sound or the pictures"
+        " are taken away, its answers depend on them. Further options go to `test`, e.g. --only ave,avqa"
+        " or --data.root DIR.",
     )
     made.add_argument("run", type=Path, metavar="RUN", help="a run folder, a .ckpt file or an adapter folder")
     made.add_argument(

@@ -35,12 +35,14 @@ def run(words: Sequence[str]) -> None:
     """
     parser = Options(
         prog="cli.py segment",
-        description="Segment what sounds in a picture or a video, or what an expression names: the trained"
-        " run points, SAM2 makes masks at the picture's own size. Of a picture, and of a video with --at_s:"
-        " writes overlay.png, mask.png and answer.json. Of a video: asks the run on some frames, follows what"
-        " it points at through all of them, and writes overlay.mp4 with sound, masks/NNNNN.png and"
-        " answer.json. What sounds may change, so there an answer holds for the frames nearest to it; what an"
-        " expression names is one thing, followed from all answers.",
+        description="Draw a mask over the object that makes the sound, or over the object that --expression"
+        " names. The trained run answers with a box and points, and SAM2 makes the mask from them. For a"
+        " picture, and for one second of a video (--at_s), the command writes overlay.png, mask.png and"
+        " answer.json. For a whole video it asks the run about some of the frames (--asks), follows the"
+        " object through the other frames, and writes overlay.mp4 with sound, masks/NNNNN.png and"
+        " answer.json. Without --expression another object may begin to sound, so each answer is used only"
+        " for the frames nearest to it. With --expression all answers are about the same object and"
+        " are used together.",
         formatter_class=DefaultsShown,
     )
     add = parser.add_argument
@@ -51,13 +53,13 @@ def run(words: Sequence[str]) -> None:
         type=model_folder,
         help="SAM2 folder in the transformers layout or hub name; mini_sam2 for pictures and --at_s",
     )
-    add("--image", type=Path, help="picture; left out, the video is segmented")
-    add("--video", type=Path, help="video; all of it without --at_s")
+    add("--image", type=Path, help="picture to segment; the video is segmented when it is left out")
+    add("--video", type=Path, help="video; the whole video is segmented without --at_s")
     add("--audio", type=Path, help="sound file; the video's own track when left out")
-    add("--at_s", type=float, help="second that is looked at and listened to, for one picture")
-    add("--asks", type=int, default=5, help="frames of a video that the run is asked about, evenly spread")
-    add("--fps", type=float, help="frames a second of a video that get a mask; all when left out")
-    add("--expression", help="what to find; the sounding object when left out")
+    add("--at_s", type=float, help="segment only the frame of the video at this second")
+    add("--asks", type=int, default=5, help="how many frames of a video the run is asked about")
+    add("--fps", type=float, help="number of frames of each second that get a mask; all frames when left out")
+    add("--expression", help="name of the object to find; the object that makes the sound when left out")
     add("--dataset", help="dataset whose task and audio window are used; the first that fits when left out")
     add("--untaught", action="store_true", help="ask also a task or dataset that the run was not taught")
     add("--out", type=folder_to_write, default=Path("segmented"), help="folder to write")

@@ -32,9 +32,10 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of ``showcase``."""
     made = Options(
         prog="cli.py showcase",
-        description="Ask a trained run everything it was taught about one clip: action, emotion, events on a"
-        " timeline, matching, masks, a caption, a question. Writes one page as showcase.png and as"
-        " showcase.html, which plays the clip and needs no network, and showcase.json with every answer.",
+        description="Ask a trained run about one clip: one question for each task that the run was taught."
+        " The answers are written on one page, with events on a timeline and masks on a picture. The page is"
+        " written as a picture (showcase.png) and as showcase.html, which plays the clip and needs no"
+        " network. All answers are also written to showcase.json.",
         formatter_class=DefaultsShown,
     )
     add = made.add_argument
@@ -42,16 +43,21 @@ def parser() -> argparse.ArgumentParser:
     add("--checkpoint", required=True, type=Path, help="a run folder, a .ckpt file or an adapter folder")
     add("--audio", type=Path, help="sound file; the clip's own track when left out")
     add("--silent", action="store_true", help="ask with silence in the place of all sound")
-    add("--other", type=Path, help="another clip, to be told from this one; without it matching is left out")
+    add("--other", type=Path, help="second clip for the matching task; that task is left out without it")
     add("--question", default="What makes the sound in this video?", help="question to be answered")
-    add("--expression", help="what a referring task has to find; without it that task is left out")
-    add("--at_s", type=float, help="second of the picture that is segmented; the middle when left out")
+    add("--expression", help="object for the referring task to find; that task is left out without it")
+    add("--at_s", type=float, help="second of the clip whose frame is segmented; the middle when left out")
     add(
         "--sam2",
         type=model_folder,
         help="SAM2 folder, hub name or mini_sam2; the run's own mask decoder when left out",
     )
-    add("--dataset", nargs="+", default=[], help="datasets to ask as, instead of the first of each task")
+    add(
+        "--dataset",
+        nargs="+",
+        default=[],
+        help="use the settings of these datasets, instead of the first one of each task",
+    )
     add("--untaught", action="store_true", help="ask also the tasks and datasets that the run was not taught")
     add("--out", type=folder_to_write, default=Path("showcase"), help="folder to write")
     add("--config", type=config_file, help="config file; the run's own config.yaml when left out")
