@@ -167,6 +167,23 @@ def test_misspelt_key_is_answered_with_the_closest_one(
     assert "usage:" not in answer
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model.init_args.optimizer.init_args.lr", "1e-3x"],
+         "model.optimizer.lr: Expected float. Got value: 1e-3x"),
+        (["--data.batch_size", "2x"], "data.batch_size: Expected int. Got value: 2x"),
+        (["--data.geometry", "odd"], "data.geometry: Expected one of ['released', 'plain']. Got value: odd"),
+        (["--trainer.max_epochs", "two"], "trainer.max_epochs: Expected int. Got value: two"),
+    ],
+)  # fmt: skip
+def test_value_of_the_wrong_type_is_one_line(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = error_of(capsys, ["fit", "--config", "demo.yaml", *words])
+    assert answer == f"error: {said}\n`python cli.py fit --help` says what each key takes\n"
+
+
 def test_unknown_dataset_in_only_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     said = error_of(capsys, ["fit", "--config", "demo.yaml", "--only", "ave,av"])
     assert "--only ave,av: there is no av; data.datasets has: a2v, v2a" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -220,8 +221,34 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
         "data/av_uie_v2.yaml",
     )
     parser.add_argument(
-        "--datasets", nargs="+", default=None, metavar="KEY", help="only these keys of data.datasets"
+        "--only",
+        "--datasets",
+        dest="datasets",
+        action=_Keys,
+        nargs="+",
+        default=None,
+        metavar="KEYS",
+        help="only these keys of data.datasets, comma-separated (ave,meld); --datasets is the old name",
     )
+
+
+class _Keys(argparse.Action):
+    """Takes keys that are parted by commas or blanks, under the new name of the option or the old one."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Store the keys."""
+        if option_string == "--datasets":
+            print("--datasets is the old name of --only; use --only KEY,KEY", file=sys.stderr)
+        keys = [key.strip() for value in values for key in value.split(",") if key.strip()]
+        if not keys:
+            parser.error(f"{option_string} names no dataset")
+        setattr(namespace, self.dest, keys)
 
 
 def _selection(
@@ -248,5 +275,5 @@ def _selection(
     tasks, datasets = dict(made.tasks), dict(made.datasets)
     check_datasets(tasks, datasets)
     if unknown := [name for name in chosen or () if name not in datasets]:
-        raise ConfigError(f"--datasets names {', '.join(unknown)}; {config} has: {', '.join(datasets)}")
+        raise ConfigError(f"--only names {', '.join(unknown)}; {config} has: {', '.join(datasets)}")
     return tasks, {name: row for name, row in datasets.items() if chosen is None or name in chosen}

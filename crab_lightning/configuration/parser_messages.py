@@ -33,6 +33,12 @@ _ROWS = "data.datasets."
 # Lines of jsonargparse about the types that it has tried and the object that it has tried them with.
 _TRIED = re.compile(r"Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Problem with")
 _KEY = re.compile(r'Parser key "(.+)":')
+_WRONG_TYPE = re.compile(r"Expected (?:a )?(?:<class ')?([\w.]+(?:\[.*?\])?)(?:'>)?\. Got value: (.*)")
+# Of a class that is called later, such as the optimizer: the inner key, the outer one, and what was given.
+_OF_CALLABLE = re.compile(
+    r'callable class: Parser key "([^"]+)":.*?^(\S+): Expected (\w+)\. Got value: (.+?)\. Got',
+    re.DOTALL | re.MULTILINE,
+)
 _GIVEN = re.compile(r"Given value: (.*)")
 _GOT = re.compile(r"\. Got value: ")
 
@@ -73,7 +79,11 @@ def useful(message: str) -> str:
     Args:
         message: Of jsonargparse; returned as it is where it has not tried several types.
     """
-    if "Does not validate against" not in message:
+    plainly = "Does not validate against" not in message
+    if plainly and (key := _KEY.search(message)) and (found := _WRONG_TYPE.search(message)):
+        wanted = found[1].replace("typing.Literal", "one of ")
+        return f"{key[1]}: Expected {wanted}. Got value: {found[2]}"
+    if plainly:
         return message
     path: list[tuple[int, str]] = []
     kept: list[str] = []
@@ -94,7 +104,10 @@ def useful(message: str) -> str:
         for line in kept
     ]
     plain = "\n".join(dict.fromkeys(kept)).replace("Expected a typing.Literal", "Expected one of ")
-    return re.sub(r"a <class '(?:\w+\.)*(\w+)'>", r"\1", plain) or message
+    plain = re.sub(r"a <class '(?:\w+\.)*(\w+)'>", r"\1", plain)
+    if found := _OF_CALLABLE.search(plain):
+        return f"{found[2]}.{found[1]}: Expected {found[3]}. Got value: {found[4]}"
+    return plain or message
 
 
 def _unknown_row(words: Sequence[str]) -> str | None:

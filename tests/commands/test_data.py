@@ -61,8 +61,10 @@ def test_a_missing_root_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_an_unknown_dataset_is_refused_with_the_known_ones(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert check(root, "--datasets", "avee") == 1
-    assert "--datasets names avee" in capsys.readouterr().err
+    assert check(root, "--only", "ave,avee") == 1
+    assert "--only names avee;" in capsys.readouterr().err
+    assert check(root, "--datasets", "avee,ave") == 1
+    assert "--datasets is the old name of --only" in capsys.readouterr().err
 
 
 def test_a_cache_is_built_ahead_and_taken_up_again(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
