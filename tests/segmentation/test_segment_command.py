@@ -28,13 +28,14 @@ def says(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             "s4": DatasetSpec("segmentation", "s4", audio=AudioWindow("one_unit", 5)),
             "ref_avs": DatasetSpec("referring_segmentation", "ref_avs", audio=AudioWindow("one_unit", 10)),
         },
+        taught=["s4", "ref_avs"],
     )
 
     def put(model: Any, data: Any, sample: Sample) -> Prediction:
         assert sample.images[0].is_file()
         return Prediction(sample, answers[0])
 
-    monkeypatch.setattr("crab_lightning.inference.loading.load_run", lambda *_: (None, data))
+    monkeypatch.setattr("crab_lightning.inference.loading.load_run", lambda *_, check: (None, data))
     monkeypatch.setattr("crab_lightning.inference.question.put", put)
     monkeypatch.setattr(Sam2Decoder, "decode", lambda self, requests: Rectangle().decode(requests))
     return answers

@@ -31,6 +31,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Sample]:
             "s4": DatasetSpec("segmentation", "s4", audio=AudioWindow("one_unit", 5)),
             "ref_avs": DatasetSpec("referring_segmentation", "ref_avs", audio=AudioWindow("one_unit", 10)),
         },
+        taught=["s4", "ref_avs"],
     )
 
     def put(model: Any, data: Any, sample: Sample) -> Prediction:
@@ -40,7 +41,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Sample]:
         )
         return Prediction(sample, f"<answer>true</answer> {said}" if len(samples) > 1 else said)
 
-    monkeypatch.setattr("crab_lightning.inference.loading.load_run", lambda *_: (None, data))
+    monkeypatch.setattr("crab_lightning.inference.loading.load_run", lambda *_, check: (None, data))
     monkeypatch.setattr("crab_lightning.inference.segment_video.put", put)
     return samples
 
