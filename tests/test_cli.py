@@ -196,6 +196,18 @@ def test_missing_data_root_is_an_error_without_traceback(
     assert str(tmp_path / "gone") in error_of(capsys, ["fit", *words])
 
 
+def test_threads_of_a_run_reach_torch(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    words = ["fit", "--config", "demo.yaml", f"--data.root={tmp_path / 'gone'}"]
+    words.append(f"--run.folder={tmp_path / 'run'}")
+    error_of(capsys, [*words, "--run.threads=1"])
+    assert asked == [1]
+    assert "--run.threads is 0; at least 1" in error_of(capsys, [*words, "--run.threads=0"])
+
+
 def test_missing_checkpoint_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     said = error_of(capsys, ["test", "--config", "demo.yaml", "--ckpt_path", "runs/gone"])
     assert "no checkpoint at runs/gone: it does not exist" in said

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -156,6 +157,13 @@ class CrabCLI(LightningCLI):
             help="Start anew in a folder that holds a run; what it made is moved to the folder's earlier/.",
         )
         parser.add_argument(
+            "--run.threads",
+            type=int | None,
+            default=None,
+            help="CPU threads of a process. The last digits of sums depend on their number, and so may answers:"
+            " give the same number to repeat a run exactly. Default: what torch chooses for the machine.",
+        )
+        parser.add_argument(
             "--only",
             type=str | None,
             default=None,
@@ -239,6 +247,10 @@ class CrabCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Decide where the run writes, take that folder, and point the loggers there."""
         self._check_switches()
+        if (threads := self.config.run.threads) is not None:
+            if threads < 1:
+                raise ConfigError(f"--run.threads is {threads}; at least 1 is needed")
+            torch.set_num_threads(threads)
         self.run_folder = self._take_folder()
         place_loggers(self.config.trainer, self.run_folder)
 
