@@ -160,8 +160,8 @@ class CrabCLI(LightningCLI):
             "--run.threads",
             type=int | None,
             default=None,
-            help="CPU threads of a process. The last digits of sums depend on their number, and so may answers:"
-            " give the same number to repeat a run exactly. Default: what torch chooses for the machine.",
+            help="CPU threads of a process. The last digits of sums may depend on their number:"
+            " give the same one to repeat a run. Default: what torch chooses for the machine.",
         )
         parser.add_argument(
             "--only",
