@@ -117,7 +117,6 @@ class OmniModule(AVModule):
             ValueError: If the checkpoint is of another family, lacks weights of the thinker, or holds some of
                 another shape.
         """
-        check_family(self.pretrained, self.processor_class.reader)
         options: dict[str, Any] = {
             "dtype": getattr(torch, self.dtype_name),
             "attn_implementation": self.attention,
@@ -125,6 +124,7 @@ class OmniModule(AVModule):
         if self.quantization is not None:
             options["quantization_config"] = four_bit_config(options["dtype"])
             options["device_map"] = {"": torch.cuda.current_device()}  # bitsandbytes packs weights on the GPU
+        check_family(self.pretrained, self.processor_class.reader)
         model: Any
         if self.init == "random" or self._fills_shards:
             config = AutoConfig.from_pretrained(self.pretrained, trust_remote_code=False)
