@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from argparse import ArgumentError
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -149,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{type(err).__name__}: {text} (this is probably a fault of the program; --debug shows where)"
             )
         print(f"error: {text}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(err, ArgumentError) else 1  # 2: a mistake in the command line
     return 0
 
 
