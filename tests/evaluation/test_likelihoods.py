@@ -135,7 +135,7 @@ def test_model_that_cannot_weigh_is_refused(tmp_path: Path) -> None:
 
 
 def test_table_shows_likelihood_and_calibration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluator = Evaluator(decoding="both")
+    evaluator = Evaluator(decoding="both", print_table="all")
     trainer(tmp_path / "run", evaluator).test(Weigher(), datamodule=rows(), verbose=False)
     lines = capsys.readouterr().out.splitlines()
     assert any("likelihood" in line and "calib. error" in line for line in lines)
