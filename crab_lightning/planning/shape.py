@@ -291,7 +291,11 @@ def shape_of(
     trains_all = len(trained) == len(list(model.parameters())) and adapter is None
     trains_towers = any(p.requires_grad for t in towers for p in t.parameters())
     # The experts of a layer lie in parameters of three dimensions, the first of which counts them.
-    experts = count(p for p in decoder.layers.parameters() if p.ndim == 3)
+    # So do the parts of some adapters, which are none.
+    adapters = {
+        id(p) for m in decoder.modules() if isinstance(m, LoRALinear) for p in m.parameters(recurse=False)
+    }
+    experts = count(p for p in decoder.layers.parameters() if p.ndim == 3 and id(p) not in adapters)
     ffn, idle = text.intermediate_size, 0
     if experts:
         ffn = text.moe_intermediate_size * text.num_experts_per_tok
