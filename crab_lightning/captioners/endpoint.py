@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
 import time
 import urllib.error
 import urllib.request
-import wave
 from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from crab_lightning.captioners.base import PROMPT, CaptionerError, ClipRefused, heard, tidy
-from crab_lightning.media import MediaError
-from crab_lightning.structures import SAMPLE_RATE_HZ
+from crab_lightning.media import MediaError, wav_bytes
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 _ABOUT_THE_CLIP = (400, 413, 415, 422)  # the next clip may be fine
@@ -164,14 +159,3 @@ def _asked_wait_s(header: str | None, usual_s: float) -> float:
         return max(0.0, float(header)) if header is not None else usual_s
     except ValueError:
         return usual_s
-
-
-def wav_bytes(audio: Tensor) -> bytes:
-    """Return sound ``(S,)`` in [-1, 1] as a 16-bit WAV file."""
-    file = io.BytesIO()
-    with wave.open(file, "wb") as out:
-        out.setnchannels(1)
-        out.setsampwidth(2)
-        out.setframerate(SAMPLE_RATE_HZ)
-        out.writeframes((audio.clamp(-1, 1) * 32767).round().numpy().astype("<i2").tobytes())
-    return file.getvalue()

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from crab_lightning.media.video import frame_indices as frame_indices
     from crab_lightning.media.video import read_frame_at as read_frame_at
     from crab_lightning.media.video import read_video as read_video
+    from crab_lightning.media.wav import wav_bytes as wav_bytes
     from crab_lightning.media.whole import cut_off as cut_off
     from crab_lightning.media.window import apply_window as apply_window
     from crab_lightning.media.write import write_audio as write_audio

@@ -11,8 +11,7 @@ import torch
 
 from crab_lightning.commands import main
 from crab_lightning.inference.loading import load_run
-from crab_lightning.media import read_audio
-from crab_lightning.processing.endpoint import wav_bytes
+from crab_lightning.media import read_audio, wav_bytes
 from tests.serving.test_server import Server
 
 DATASETS = "ks,a2v,v2a,avqa,cremad,s4,arig"
