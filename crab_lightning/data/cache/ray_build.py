@@ -49,7 +49,7 @@ def run_on_ray(
     rows = [{"number": number, "job": _packed(job)} for number, job in enumerate(listed)]
     blocks = -(-len(rows) // _JOBS_A_BATCH)
     done = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
-        _work,  # type: ignore[arg-type]  # it takes pandas blocks and keyword arguments, as asked for
+        _work,  # it takes pandas blocks and keyword arguments, as asked for
         batch_size=_JOBS_A_BATCH,
         batch_format="pandas",
         fn_kwargs={"function": _packed(function), "timeout_s": timeout_s},
