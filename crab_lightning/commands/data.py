@@ -35,6 +35,13 @@ def mini(words: Sequence[str]) -> None:
     add(
         "--clips", type=int, default=400, help="number of recordings, shared out over all datasets and splits"
     )
+    add(
+        "--test-fraction",
+        type=float,
+        default=0.2,
+        metavar="F",
+        help="fraction of each dataset's recordings that become its test file, where it has one",
+    )
     add("--seed", type=int, default=0, help="decides everything")
     add("--workers", type=int, default=2, help="processes that draw and encode; 0 works in this one")
     add("--overwrite", action="store_true", help="replace a Mini tree that was made with other settings")
@@ -57,7 +64,14 @@ def mini(words: Sequence[str]) -> None:
 
     from crab_lightning.mini import write_captions, write_long_clips, write_mini
 
-    counts = write_mini(args.root, args.clips, args.seed, args.workers, overwrite=args.overwrite)
+    counts = write_mini(
+        args.root,
+        args.clips,
+        args.seed,
+        args.workers,
+        test_fraction=args.test_fraction,
+        overwrite=args.overwrite,
+    )
     train, test = (sum(pair[i] for pair in counts.values()) for i in (0, 1))
     print(f"{args.root}: {len(counts)} datasets, {train:,} training and {test:,} test rows")
     if args.captions:

@@ -243,3 +243,13 @@ def test_an_interrupted_tree_is_taken_up_again_by_workers(root: Path, tmp_path: 
     assert kept.stat().st_mtime_ns == stamp
     assert not list(folder.rglob(".*"))
     assert json.loads((folder / "mini.json").read_text())["finished"]
+
+
+def test_the_test_files_are_as_large_as_was_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "_write_media", lambda *args: None)
+    counts = write_mini(tmp_path / "half", 400, workers=0, test_fraction=0.5, progress=False)
+    assert all(test in (train, train - 1, train + 1) for train, test in counts.values() if test)
+    assert all((test > 0) == bool(DATASETS[name].test) for name, (_, test) in counts.items())
+    for wrong in (0.0, 1.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match=r"test_fraction is .* between 0 and 1"):
+            write_mini(tmp_path / "wrong", 400, test_fraction=wrong)

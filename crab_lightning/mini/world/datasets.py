@@ -101,7 +101,8 @@ DATASETS: dict[str, Dataset] = {
 }
 """Released task id -> how its rows are made. ``arig`` asks about the clips of ``s4``."""
 
-TEST_SHARE = 0.2
+TEST_FRACTION = 0.2
+"""Fraction of the recordings of a dataset with a test file that go to the test file, unless it is stated."""
 
 
 def make_item(dataset: str, split: str, index: int, seed: int = 0) -> Item:
@@ -123,15 +124,21 @@ def row_of(item: Item) -> dict[str, Any]:
     return {key: item.fields[key] for key in (entry.train if item.split == "train" else entry.test)}
 
 
-def share_out(clips: int) -> dict[str, tuple[int, int]]:
+def share_out(clips: int, test_fraction: float = TEST_FRACTION) -> dict[str, tuple[int, int]]:
     """Share a number of clips out over all datasets.
+
+    Args:
+        clips: Number of clips.
+        test_fraction: Fraction of each dataset's clips that become its test file, where it has one.
 
     Returns:
         For each dataset, its clips in train and test. Those of ``arig`` are the clips of ``s4`` again.
 
     Raises:
-        ValueError: If some split would be empty.
+        ValueError: If some split would be empty, or the fraction does not lie between 0 and 1.
     """
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"test_fraction is {test_fraction}; it must lie between 0 and 1, for example 0.2")
     asked = {name: entry for name, entry in DATASETS.items() if entry.share}
     total = sum(entry.share for entry in asked.values())
     least = sum(1 + bool(entry.test) for entry in asked.values())
@@ -144,7 +151,7 @@ def share_out(clips: int) -> dict[str, tuple[int, int]]:
         more = round((clips - least) * passed / total) - given  # running totals, so that the sum is exact
         given += more
         mine = more + 1 + bool(entry.test)
-        test = max(1, round(mine * TEST_SHARE)) if entry.test else 0
+        test = min(max(1, round(mine * test_fraction)), mine - 1) if entry.test else 0
         counts[name] = (mine - test, test)
     counts["arig"] = counts["s4"]
     return counts

@@ -18,7 +18,7 @@ from PIL import Image
 
 from crab_lightning.media import write_audio, write_video
 from crab_lightning.mini.world.annotations import official_annotations
-from crab_lightning.mini.world.datasets import DATASETS, make_item, row_of, share_out
+from crab_lightning.mini.world.datasets import DATASETS, TEST_FRACTION, make_item, row_of, share_out
 from crab_lightning.mini.world.item import FPS, Item, MediaFile
 from crab_lightning.mini.world.render import render_audio, render_frames, render_masks
 from crab_lightning.mini.world.scenes import FRAME_PX, Scene
@@ -38,6 +38,7 @@ def write_mini(
     seed: int = 0,
     workers: int = 2,
     *,
+    test_fraction: float = TEST_FRACTION,
     counts: Mapping[str, tuple[int, int]] | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -52,6 +53,7 @@ def write_mini(
         clips: Number of recordings, shared out over all datasets and splits.
         seed: Seed of everything.
         workers: Processes that draw and encode; 0 works in this one.
+        test_fraction: Fraction of each dataset's recordings that become its test file, where it has one.
         counts: Recordings in train and test for some datasets, in place of their share of ``clips``.
         overwrite: Replace a Mini tree made with other settings. Never touches a folder that is none.
         progress: Show a progress bar.
@@ -61,10 +63,11 @@ def write_mini(
 
     Raises:
         FileExistsError: If ``root`` holds anything else, or a Mini tree with other settings.
-        ValueError: If there are too few clips, or ``counts`` names an unknown dataset.
+        ValueError: If there are too few clips, the fraction does not lie between 0 and 1, or ``counts`` names
+            an unknown dataset.
     """
     root = Path(root)
-    plan = _plan(clips, counts)
+    plan = _plan(share_out(clips, test_fraction), counts)
     claim = {"made_by": "crab_lightning data mini", "version": VERSION, "seed": seed, "clips": plan}
     _claim_root(root, claim, overwrite)
     items = {
@@ -88,8 +91,7 @@ def write_mini(
     return {name: (len(items.get((name, "train"), ())), len(items.get((name, "test"), ()))) for name in plan}
 
 
-def _plan(clips: int, counts: Mapping[str, tuple[int, int]] | None) -> Counts:
-    plan = share_out(clips)
+def _plan(plan: Counts, counts: Mapping[str, tuple[int, int]] | None) -> Counts:
     for name, (train, test) in (counts or {}).items():
         if name not in DATASETS:
             raise ValueError(f"counts names {name!r}; Mini AV-UIE has: {', '.join(DATASETS)}")
