@@ -32,18 +32,28 @@ def convert(words: Sequence[str]) -> None:
 
     parser = Options(
         prog="cli.py adapter convert",
-        description="Write the released Crab+ weights (a flat .bin of 1940 tensors) as an adapter folder for"
-        " --model.init_args.load_adapter, or such a folder as a .bin. Names and shapes are checked in full.",
+        description="Write the released Crab+ weights (a .bin file of 1940 tensors) as an adapter"
+        " folder, which --model.init_args.load_adapter reads. With --reverse, write an adapter folder as"
+        " such a file. The command checks all names and shapes.",
     )
     add = parser.add_argument
     add("source", type=Path, help="the released file; with --reverse the adapter folder")
     add("--out", type=Path, required=True, help="adapter folder to write; with --reverse the file")
-    add("--reverse", action="store_true", help="from an adapter folder to a file with the released names")
-    add("--drop-zero", action="store_true", help="leave out adapters whose B is zero; they change nothing")
+    add("--reverse", action="store_true", help="convert an adapter folder to a file with the released names")
+    add(
+        "--drop-zero",
+        action="store_true",
+        help="leave out adapters whose matrix B is zero, which have no effect",
+    )
     add("--base", help=f"folder or hub name of a base model of another size (default: {_HUB_BASE})")
-    add("--rank", type=int, help=f"rank of the file (default: {RELEASED_RANK})")
-    add("--heads", type=int, help=f"heads of the file (default: {RELEASED_HEADS})")
-    add("--alpha", type=float, help=f"not in the file; scales by alpha/rank (default: {RELEASED_ALPHA:g})")
+    add("--rank", type=int, help=f"rank of the adapters in the file (default: {RELEASED_RANK})")
+    add("--heads", type=int, help=f"number of heads of the adapters in the file (default: {RELEASED_HEADS})")
+    add(
+        "--alpha",
+        type=float,
+        help=f"alpha of the file, which does not state it; the update is scaled"
+        f" by alpha/rank (default: {RELEASED_ALPHA:g})",
+    )
     args = parser.parse_args(list(words))
     given = {"rank": args.rank, "heads": args.heads, "alpha": args.alpha}
     given = {name: value for name, value in given.items() if value is not None}
@@ -84,15 +94,16 @@ def convert(words: Sequence[str]) -> None:
 
 
 def inspect(words: Sequence[str]) -> None:
-    """Show kind, sizes and largest values of adapter weights.
+    """Show the kind, the sizes and the largest values of adapter weights.
 
     Args:
         words: Options after ``adapter inspect``.
     """
     parser = Options(
         prog="cli.py adapter inspect",
-        description="Show what adapter weights hold: kind, ranks, routers, the largest values in each tower"
-        " of the model, and adapters that are dead (B is zero) or not finite.",
+        description="Show what a file of adapter weights holds: the kind, the ranks, the routers and the"
+        " largest values in each tower of the model. The command also names adapters without effect"
+        " (their matrix B is zero) and those with values that are not finite.",
     )
     parser.add_argument(
         "source", type=Path, help="an adapter or run folder, or a file with the released names"
@@ -152,8 +163,8 @@ def export(words: Sequence[str]) -> None:
     parser = Options(
         prog="cli.py adapter export",
         description="Write the adapters of a run of kind lora as a PEFT folder, or with --merge as a whole "
-        "checkpoint in which the update is added to the base weights. Other kinds are refused: their update "
-        "depends on the token or on the task.",
+        "checkpoint in which the update is added to the base weights. Other kinds cannot be exported,"
+        " because their update depends on the token or on the task.",
     )
     parser.add_argument("checkpoint", type=Path, help="a run folder, a .ckpt file or an adapter folder")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")

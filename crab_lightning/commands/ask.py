@@ -29,7 +29,11 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--checkpoint", required=True, type=Path, help="a run folder, a .ckpt file or an adapter folder")
     add("--config", type=config_file, help="config file; the run's own config.yaml when left out")
-    add("--task", required=True, help="a task or dataset of the config, or its initials (qa, er, ...)")
+    add(
+        "--task",
+        required=True,
+        help="a task or dataset of the config, or the initials of a task (qa, er, ...)",
+    )
     add(
         "--dataset",
         help="dataset whose frames, audio window and classes are used; the first that fits when left out",
@@ -38,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--out",
         type=Path,
-        help="with --folder: file for the answers, one JSON object a line; a file that is there is continued",
+        help="with --folder: file for the answers, one JSON object a line; an existing file is continued",
     )
     add(
         "--batch",
@@ -52,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     add("--video", nargs="+", default=[], type=Path, help="video file; two where the task compares videos")
     add("--image", type=Path, help="picture; a frame of the video when left out")
     add("--audio", nargs="+", default=[], type=Path, help="sound file; the video's own track when left out")
-    add("--silent", action="store_true", help="ask with silence in the place of all sound")
+    add("--silent", action="store_true", help="replace all sound by silence")
     add("--at_s", type=float, help="second of the clip that an image task looks at (default: its middle)")
     add(
         "--windows",
@@ -63,11 +67,15 @@ def parser() -> argparse.ArgumentParser:
     add("--question", help="question to be answered")
     add("--options", nargs="+", help="answers to choose from")
     add("--expression", help="name of the object that a referring task has to find")
-    add("--untaught", action="store_true", help="ask also a task or dataset that the run was not taught")
+    add(
+        "--untaught",
+        action="store_true",
+        help="also allow a task or dataset on which the run was not trained",
+    )
     add("--before", action="store_true", help="also show the answer of the model before training")
     add("--max_new_tokens", type=int, help="longest answer, in tokens; the run's setting when left out")
-    add("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
-    add("--json", action="store_true", help="print one JSON object an answer and nothing else")
+    add("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+    add("--json", action="store_true", help="print only one JSON object for each answer")
     return made
 
 

@@ -36,10 +36,10 @@ def import_(words: Sequence[str]) -> None:
     parser = Options(
         prog="cli.py build import",
         description="Import one dataset from the annotation files and media that its owner publishes\n"
-        "into ROOT/AVUIE_2/<task>/, in the released layout. Media are linked; the sound track of a video\n"
-        "is written beside it; a piece is cut where the owner's file is a longer recording. Rows whose\n"
-        "media are missing or unreadable are left out and listed in import_missing.tsv. An interrupted\n"
-        "call is taken up again by the same call. Nothing is downloaded.",
+        "into ROOT/AVUIE_2/<task>/, in the released row format. Media files are linked. The sound track\n"
+        "of a video is written beside it. Where the owner's file is a longer recording, the part that is\n"
+        "used is cut out of it. Rows whose media are missing or unreadable are left out and listed in\n"
+        "import_missing.tsv. After an interruption, start the same command again. Nothing is downloaded.",
         epilog=f"datasets:\n{known}",
         formatter_class=_Plain,
     )
@@ -54,18 +54,27 @@ def import_(words: Sequence[str]) -> None:
         help="folders of the owner's annotation files and media; files are found in folders below them too",
     )
     add("--root", type=folder_to_write, required=True, help="data root; AVUIE_2/<task>/ is made in it")
-    add("--dry-run", action="store_true", help="tell what would be done; write nothing")
-    add("--symlink", action="store_true", help="link symbolically; the source may lie on another disk then")
+    add("--dry-run", action="store_true", help="show what would be done, and write nothing")
+    add(
+        "--symlink",
+        action="store_true",
+        help="make symbolic links, which also work when the source is on another disk",
+    )
     add("--copy", action="store_true", help="copy the media instead of linking them")
     add(
         "--overwrite",
         action="store_true",
-        help="replace manifests that this command did not write, or that were changed since; the old ones"
-        " are kept",
+        help="replace manifests that this command did not write or that were changed since; the earlier"
+        " files are kept",
     )
-    add("--workers", type=int, default=2, help="processes that read and write media; 0 works in this one")
-    add("--timeout", type=float, default=300.0, metavar="S", help="seconds that one file may take")
-    add("--seed", type=int, default=0, help="seed of what is drawn (VGG-CM pairs)")
+    add(
+        "--workers",
+        type=int,
+        default=2,
+        help="number of processes that read and write media; with 0 this process does it",
+    )
+    add("--timeout", type=float, default=300.0, metavar="S", help="longest time for one file in seconds")
+    add("--seed", type=int, default=0, help="seed of the random VGG-CM pairs")
     _add_settings(parser)
     args = parser.parse_args(list(words))
     if args.symlink and args.copy:
@@ -115,10 +124,10 @@ def stats(words: Sequence[str]) -> None:
 
     parser = Options(
         prog="cli.py build stats",
-        description="Count what a data root holds, beside the paper's Table 1 and Fig. 3 (b): rows by task"
-        " and source dataset, lengths of answers and reasoning, balance of classes, lengths of events, media"
-        " and repeated rows. Writes one HTML page, its pictures as PNG and its numbers as JSON. It opens no"
-        " media.",
+        description="Count what a data root holds, and show the numbers beside the paper's Table 1 and"
+        " Fig. 3 (b): rows of each task and source dataset, lengths of answers and reasoning, class"
+        " balance, lengths of events, media files and repeated rows. The command writes one HTML page,"
+        " its pictures as PNG and its numbers as JSON. It does not open media files.",
         formatter_class=DefaultsShown,
     )
     _add_selection(parser)
@@ -127,7 +136,7 @@ def stats(words: Sequence[str]) -> None:
         type=folder_to_write,
         default=None,
         metavar="DIR",
-        help="folder to write to; ROOT/statistics if left out",
+        help="folder to write; ROOT/statistics when left out",
     )
     args = parser.parse_args(list(words))
 
@@ -164,13 +173,29 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     add(
         "val",
         choices=("released", "train", "leave"),
-        help="official validation rows: as the sizes in the paper suggest (MELD and LLP add them to"
-        " training), always added to training, or left out (default: released)",
+        help="what to do with the official validation rows: `released` follows the sizes in the paper"
+        " (they are added to training for MELD and LLP), `train` adds them to training, `leave` leaves"
+        " them out (default: released)",
     )
-    add("classes", type=Path, metavar="FILE", help="class names to keep, one a line")
-    add("pairs", type=int, metavar="N", help="training pairs, both directions together (default: 10300)")
-    add("test_pairs", type=int, metavar="N", help="test pairs, both directions together (default: 2000)")
-    add("synonyms", type=Path, metavar="FILE", help="YAML list of lists of class names that are too alike")
+    add("classes", type=Path, metavar="FILE", help="file with the class names to keep, one in each line")
+    add(
+        "pairs",
+        type=int,
+        metavar="N",
+        help="number of training pairs, both directions together (default: 10300)",
+    )
+    add(
+        "test_pairs",
+        type=int,
+        metavar="N",
+        help="number of test pairs, both directions together (default: 2000)",
+    )
+    add(
+        "synonyms",
+        type=Path,
+        metavar="FILE",
+        help="YAML file with lists of class names that sound too similar to be used as a wrong pair",
+    )
     add(
         "shortest_event",
         type=int,
@@ -189,11 +214,15 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         "frames",
         type=int,
         metavar="N",
-        help="frames of each training clip or expression (default: 2; ARIG: 1)",
+        help="number of frames of each training clip or expression (default: 2; ARIG: 1)",
     )
-    add("whole_clip", action="store_true", help="LLP: let every weak training label fill the whole clip")
+    add("whole_clip", action="store_true", help="LLP: let every weak training label last for the whole clip")
     add("test_labels", type=Path, metavar="FILE", help="MER2024: csv with name and discrete of a test set")
-    add("lists", choices=("kinetics", "ogm"), help="Kinetics-Sounds: whose split (default: kinetics)")
+    add(
+        "lists",
+        choices=("kinetics", "ogm"),
+        help="Kinetics-Sounds: which lists give the split (default: kinetics)",
+    )
 
 
 class _Plain(DefaultsShown, argparse.RawDescriptionHelpFormatter):

@@ -18,15 +18,15 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of ``build reason``."""
     made = Options(
         prog="cli.py build reason",
-        description="Have a multimodal model write the reasoning texts of training rows. The model gets the "
+        description="Let a multimodal model write the reasoning texts of training rows. The model gets the "
         "frames,"
-        " the sound, the question and the true answer. A text is kept only if the task's own parser reads "
-        "the true"
-        " answer from it, if it does not show that the answer was told, and if its length is within bounds. "
+        " the sound, the question and the true answer. A text is kept only if the task's parser reads"
+        " the true answer from it, if it does not reveal that the answer was given, and if its length is"
+        " within the limits. "
         "Rows"
-        " without such a text are left out of the manifest and listed in reasoning/discarded.tsv. The "
-        "manifest as"
-        " it was stays beside the new one. A stopped call is taken up again by the same call.",
+        " without such a text are left out of the manifest and listed in reasoning/discarded.tsv. The"
+        " earlier manifest is kept beside the new one. After an interruption, start the same command"
+        " again.",
         formatter_class=DefaultsShown,
     )
     add = made.add_argument
@@ -37,81 +37,137 @@ def parser() -> argparse.ArgumentParser:
         help="config with `tasks` and `datasets`, at its top or under `data`",
     )
     add("--datasets", required=True, metavar="KEYS", help="keys of data.datasets, with commas between them")
-    add("--endpoint", metavar="URL", help="base address, as http://127.0.0.1:8000/v1 (key: OPENAI_API_KEY)")
+    add(
+        "--endpoint",
+        metavar="URL",
+        help="base address of the API, such as http://127.0.0.1:8000/v1; the"
+        " environment variable OPENAI_API_KEY holds the key",
+    )
     add("--model", required=True, metavar="NAME", help="name of the model at the endpoint")
     add(
         "--length",
         choices=("short", "full", "auto"),
         default="full",
-        help="length of the reasoning; auto: reasoning only where --answers was wrong or unsure",
+        help="length of the reasoning; with auto, reasoning is written only for rows whose answer in"
+        " --answers is wrong or uncertain",
     )
     add(
         "--answers",
         type=Path,
         metavar="PATH",
-        help="for auto: a cheap model's predictions for the training rows, <dataset>.jsonl or the folder of "
-        "them",
+        help="for auto: predictions of a small model for the training rows, <dataset>.jsonl or the"
+        " folder of such files",
     )
     add(
         "--sure",
         type=float,
         default=0.9,
         metavar="P",
-        help="for auto: an answer is sure from this probability on",
+        help="for auto: an answer with at least this probability counts as certain",
     )
-    add("--tries", type=int, default=3, metavar="K", help="texts asked for before a row is given up")
-    add("--min-words", type=int, metavar="N", help="fewest words of the reasoning (short: 3, full: 8)")
-    add("--max-words", type=int, metavar="N", help="most words of the reasoning (short: 40, full: 200)")
+    add(
+        "--tries",
+        type=int,
+        default=3,
+        metavar="K",
+        help="number of texts that are asked for before a row is left out",
+    )
+    add(
+        "--min-words",
+        type=int,
+        metavar="N",
+        help="smallest number of words in the reasoning (default: 3 for short, 8 for full)",
+    )
+    add(
+        "--max-words",
+        type=int,
+        metavar="N",
+        help="largest number of words in the reasoning (default: 40 for short, 200 for full)",
+    )
     add(
         "--examples",
         type=Path,
         metavar="DIR",
-        help="YAML files that replace shipped instructions and examples",
+        help="folder of YAML files that replace the shipped instructions and examples",
     )
-    add("--leakage", type=Path, metavar="FILE", help="phrases that no text may hold, one a line")
+    add(
+        "--leakage",
+        type=Path,
+        metavar="FILE",
+        help="file with phrases that no text may contain, one in each line",
+    )
     add(
         "--discarded",
         choices=("drop", "direct"),
         default="drop",
         help="leave rows without a good text out, or keep them with the bare answer",
     )
-    add("--frames", type=int, metavar="N", help="frames of each video; as the dataset's row says if left out")
-    add("--size-px", type=int, metavar="N", help="side of the frames; as the dataset's row says if left out")
+    add(
+        "--frames",
+        type=int,
+        metavar="N",
+        help="number of frames of each video; the value in the dataset's row when left out",
+    )
+    add(
+        "--size-px",
+        type=int,
+        metavar="N",
+        help="height and width of the frames in pixels; the value in the dataset's row when left out",
+    )
     add("--max-new-tokens", type=int, default=512, metavar="N", help="longest text in tokens")
-    add("--temperature", type=float, default=0.0, help="0 takes the likeliest token at each step")
-    add("--parallel", type=int, default=8, metavar="N", help="requests at the same time")
+    add(
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="sampling temperature; 0 always chooses the most probable token",
+    )
+    add(
+        "--parallel",
+        type=int,
+        default=8,
+        metavar="N",
+        help="number of requests that are sent at the same time",
+    )
     add("--timeout", type=float, default=120.0, metavar="S", help="longest time for one request")
     add("--retries", type=int, default=5, metavar="N", help="how often a request that failed is sent again")
-    add("--cache", type=Path, metavar="DIR", help="where replies are kept; ROOT/reasoning_cache if left out")
     add(
-        "--limit", type=int, metavar="N", help="first N rows of each dataset, for a trial; writes no manifest"
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="folder in which replies are kept; ROOT/reasoning_cache when left out",
+    )
+    add(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="use only the first N rows of each dataset, as a trial; no manifest is written",
     )
     add(
         "--shard",
         metavar="I/N",
-        help="every N-th row from the I-th on, for several machines; writes no manifest",
+        help="use every N-th row from the I-th on, to divide the work among machines; no manifest is written",
     )
     add(
         "--merge",
         action="store_true",
-        help="ask nothing; write the manifests from the verdicts of all shards",
+        help="do not ask the model, and write the manifests from the results of all shards",
     )
     add(
         "--restart",
         action="store_true",
-        help="put earlier verdicts aside; replies that were kept are used again",
+        help="ignore the results of an earlier run; its stored replies are used again",
     )
     add(
         "--dry-run",
         action="store_true",
-        help="count requests, tokens, seconds and money; ask and write nothing",
+        help="estimate requests, tokens, seconds and costs; do not ask the model and write nothing",
     )
     group = made.add_argument_group("assumptions of --dry-run")
     group.add_argument(
-        "--price-in", type=float, default=0.0, metavar="X", help="price of a million tokens read"
+        "--price-in", type=float, default=0.0, metavar="X", help="price of a million input tokens"
     )
     group.add_argument(
-        "--price-out", type=float, default=0.0, metavar="X", help="price of a million tokens written"
+        "--price-out", type=float, default=0.0, metavar="X", help="price of a million output tokens"
     )
     group.add_argument("--image-tokens", type=float, default=258.0, metavar="N", help="tokens of one frame")
     group.add_argument(

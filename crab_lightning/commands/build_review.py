@@ -13,9 +13,10 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of ``build review``."""
     made = Options(
         prog="cli.py build review",
-        description="Draw a seeded sample of training rows and serve a page on which people accept, reject or"
-        " correct their texts. The page is for this machine only. Every verdict is stored at once. The same"
-        " call goes on with the same review. --apply writes the verdicts to the manifests.",
+        description="Choose a random sample of training rows and serve a web page on which people"
+        " accept, reject or correct their texts. Only this machine can open the page. Every decision is"
+        " stored immediately. Start the same command again to continue the same review. --apply writes"
+        " the decisions to the manifests.",
         formatter_class=DefaultsShown,
     )
     add = made.add_argument
@@ -24,15 +25,26 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--datasets",
         metavar="KEYS",
-        help="keys of data.datasets, with commas; all that are there if left out",
+        help="keys of data.datasets, separated by commas; all that are found when left out",
     )
-    add("--sample", type=int, default=200, metavar="N", help="rows of the sample, of each dataset alike")
+    add(
+        "--sample",
+        type=int,
+        default=200,
+        metavar="N",
+        help="number of rows in the sample, the same number from each dataset",
+    )
     add("--seed", type=int, default=0, help="decides which rows")
-    add("--database", type=Path, metavar="FILE", help="SQLite file; ROOT/review/review.sqlite if left out")
+    add(
+        "--database",
+        type=Path,
+        metavar="FILE",
+        help="SQLite file of the review; ROOT/review/review.sqlite when left out",
+    )
     add("--port", type=int, default=8765, help="port of the page on 127.0.0.1")
     add("--summary", action="store_true", help="print the summary and end")
-    add("--apply", action="store_true", help="write the verdicts to the manifests and end")
-    add("--reviewer", metavar="NAME", help="for --apply: whose verdicts count")
+    add("--apply", action="store_true", help="write the decisions to the manifests and end")
+    add("--reviewer", metavar="NAME", help="for --apply: use only the decisions of this reviewer")
     return made
 
 

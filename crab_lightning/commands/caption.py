@@ -21,37 +21,82 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of ``data caption``."""
     made = Options(
         prog="cli.py data caption",
-        description="Write a caption of each sound in a folder: a JSONL file with id, audio and caption, in a"
-        " fixed order, which configs/stage1_audio.yaml reads (`--data.sources.captions.file`). An interrupted"
-        " call is taken up again by the same call.",
+        description="Let a model write a caption of each sound in a folder. The command writes a JSONL"
+        " file with the keys id, audio and caption, in a fixed order. configs/stage1_audio.yaml reads it"
+        " (`--data.sources.captions.file`). After an interruption, start the same command again.",
         formatter_class=DefaultsShown,
     )
     add = made.add_argument
-    add("--audio", type=Path, required=True, metavar="DIR", help="folder of sound files, with sub-folders")
+    add(
+        "--audio",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of sound files; its sub-folders are read too",
+    )
     add(
         "--audioset",
         type=Path,
         metavar="CSV",
-        help="AudioSet segment list: only its recordings, in its order; files are named after them",
+        help="AudioSet segment list: only its recordings are described, in the order of the list; the"
+        " files must be named after them",
     )
-    add("--out", type=Path, required=True, metavar="FILE", help="JSONL file; best in stage 1's data.root")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="JSONL file to write; data.root of stage 1 is a good place",
+    )
     add(
         "--captioner",
         required=True,
         metavar="WHO",
-        help="folder of Qwen2-Audio, or the address of an OpenAI-style endpoint that hears, as"
-        " http://127.0.0.1:8000/v1 (its key: environment variable OPENAI_API_KEY)",
+        help="folder of Qwen2-Audio, or the address of an OpenAI-compatible endpoint that takes sound,"
+        " such as http://127.0.0.1:8000/v1; the environment variable OPENAI_API_KEY holds its key",
     )
-    add("--model", default="", help="name of the model at an endpoint")
-    add("--prompt", default="Describe this audio in one sentence.", help="what is asked about each sound")
-    add("--max-new-tokens", type=int, default=100, metavar="N", help="longest caption")
+    add("--model", default="", help="name of the model at the endpoint")
+    add(
+        "--prompt",
+        default="Describe this audio in one sentence.",
+        help="question that is asked about each sound",
+    )
+    add("--max-new-tokens", type=int, default=100, metavar="N", help="longest caption in tokens")
     add("--limit", type=int, metavar="N", help="describe the first N sounds only")
-    add("--batch-size", type=int, default=8, metavar="N", help="sounds that Qwen2-Audio hears at once")
-    add("--device", default="auto", help="where Qwen2-Audio runs: cpu, cuda, ...; auto: a GPU if any")
-    add("--parallel", type=int, default=4, metavar="N", help="requests that an endpoint gets at once")
-    add("--timeout", type=float, default=60.0, metavar="S", help="longest silence of an endpoint")
+    add(
+        "--batch-size",
+        type=int,
+        default=8,
+        metavar="N",
+        help="number of sounds that Qwen2-Audio describes at the same time",
+    )
+    add(
+        "--device",
+        default="auto",
+        help="device of Qwen2-Audio: cpu, cuda, ...; auto uses a GPU if there is one",
+    )
+    add(
+        "--parallel",
+        type=int,
+        default=4,
+        metavar="N",
+        help="number of requests that are sent to an endpoint at the same time",
+    )
+    add(
+        "--timeout",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="longest time to wait for an endpoint in seconds",
+    )
     add("--retries", type=int, default=4, metavar="N", help="how often a failed request is sent again")
-    add("--allow-broken", type=int, default=0, metavar="N", help="sounds that may stay without a caption")
+    add(
+        "--allow-broken",
+        type=int,
+        default=0,
+        metavar="N",
+        help="number of sounds that may stay without a caption",
+    )
     return made
 
 

@@ -25,9 +25,9 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of ``compare``."""
     made = Options(
         prog="cli.py compare",
-        description="Show the scores of runs side by side. Every further run is compared with the first, or"
-        " every run with those of --against, over the samples that both answered, with a paired bootstrap"
-        " interval.",
+        description="Show the scores of runs side by side. Each run is compared with the first one, or"
+        " with the runs of --against. The difference is computed over the samples that both runs"
+        " answered, with a paired bootstrap interval.",
         formatter_class=DefaultsShown,
     )
     add = made.add_argument
@@ -37,28 +37,36 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="the run that all others are compared with; several runs on different datasets stand for one, so"
-        " that a run on all datasets can be set against runs on one dataset each",
+        help="the run with which all others are compared. Several runs on different datasets count as"
+        " one run, so that a run on all datasets can be compared with runs on one dataset each",
     )
-    add("--split", choices=["test", "val"], default="test", help="which results")
+    add("--split", choices=["test", "val"], default="test", help="split whose results are shown")
     add(
         "--protocol",
         choices=["strict", "valid_only", "likelihood"],
         default="strict",
-        help="strict scores every sample, valid_only the readable answers, likelihood the likeliest option"
-        " (runs tested with --evaluator.decoding likelihood or both)",
+        help="`strict` scores every sample, `valid_only` only the readable answers, `likelihood` the"
+        " answer with the highest probability (for runs tested with --evaluator.decoding likelihood or"
+        " both)",
     )
-    add("--format", choices=["table", "markdown", "csv", "latex"], default="table", help="form of the table")
-    add("--all-metrics", action="store_true", help="every metric, not only headlines and those in the paper")
+    add(
+        "--format", choices=["table", "markdown", "csv", "latex"], default="table", help="format of the table"
+    )
+    add(
+        "--all-metrics",
+        action="store_true",
+        help="show every metric, and not only the primary metrics and those in the paper",
+    )
     add(
         "--published",
         nargs="*",
         metavar="METHOD",
-        help=f"add figures of the Crab+ paper: methods as its tables name them (default: {' '.join(_ROWS)})",
+        help=f"add the figures of these methods from the Crab+ paper, named as in its tables (default:"
+        f" {' '.join(_ROWS)})",
     )
-    add("--out", type=file_to_write, help="write to this file and not to the terminal")
+    add("--out", type=file_to_write, help="file to write the table to; the table is printed when left out")
     add("--seed", type=int, default=0, help="seed of the bootstrap")
-    add("--resamples", type=int, default=10_000, help="resamples of the bootstrap")
+    add("--resamples", type=int, default=10_000, help="number of resamples of the bootstrap")
     return made
 
 

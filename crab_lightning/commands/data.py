@@ -25,40 +25,53 @@ def mini(words: Sequence[str]) -> None:
     """
     parser = Options(
         prog="cli.py data mini",
-        description="Write Mini AV-UIE: a synthetic audio-visual world as a genuine AV-UIE v2 tree, with"
-        " all 19 manifests and encoded media. The same seed gives the same manifests, byte for byte; an"
-        " interrupted call is taken up again by the same call.",
+        description="Write Mini AV-UIE, a synthetic dataset with the folders, the 19 manifests and the"
+        " media formats of AV-UIE v2. The same seed gives the same manifests, byte for byte. After an"
+        " interruption, start the same command again.",
         formatter_class=DefaultsShown,
     )
     add = parser.add_argument
-    add("--root", type=Path, required=True, help="data root to fill; new, empty, or interrupted earlier")
     add(
-        "--clips", type=int, default=400, help="number of recordings, shared out over all datasets and splits"
+        "--root",
+        type=Path,
+        required=True,
+        help="data root to write; it must be new, empty, or from an interrupted command",
+    )
+    add("--clips", type=int, default=400, help="total number of recordings in all datasets and splits")
+    add("--seed", type=int, default=0, help="seed of everything that is random")
+    add(
+        "--workers",
+        type=int,
+        default=2,
+        help="number of processes that draw and encode; with 0 this process does it",
+    )
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace a data root that this command made with other settings",
     )
     add(
         "--test-fraction",
         type=float,
         default=0.2,
         metavar="F",
-        help="fraction of each dataset's recordings that become its test file, where it has one",
+        help="fraction of the recordings of each dataset that goes to its test file, where it has one",
     )
-    add("--seed", type=int, default=0, help="decides everything")
-    add("--workers", type=int, default=2, help="processes that draw and encode; 0 works in this one")
-    add("--overwrite", action="store_true", help="replace a Mini tree that was made with other settings")
     add(
         "--captions",
         type=int,
         default=0,
         metavar="N",
-        help="add N captioned pictures and N captioned sounds of other scenes, in ROOT/captions, for stage 1",
+        help="also write N captioned pictures and N captioned sounds of other scenes into ROOT/captions,"
+        " for stage 1",
     )
     add(
         "--long",
         type=int,
         default=0,
         metavar="N",
-        help="add N test clips of 40 to 90 s and as many to learn from, in ROOT/AVUIE_2/long_events; they are"
-        " none of the 19 datasets",
+        help="also write N test clips and N training clips of 40 to 90 s into ROOT/AVUIE_2/long_events;"
+        " they belong to none of the 19 datasets",
     )
     args = parser.parse_args(list(words))
 
@@ -93,23 +106,34 @@ def check(words: Sequence[str]) -> None:
     """
     parser = Options(
         prog="cli.py data check",
-        description="Check a data root before a run: every manifest, key, path, media header, mask, answer"
-        " and class name, clips that are both in training and test (by recording and by content), and"
-        " lengths. All problems are listed. Exit status 1 if there is an error; warnings alone leave it 0.",
+        description="Check a data root before a run. The command checks every manifest, key, path, media"
+        " header, mask, answer and class name, and the lengths. It also finds clips that are both in"
+        " training and in test, by the name of the recording and by content. It lists all problems. The"
+        " exit status is 1 if there is an error, and 0 if there are only warnings.",
         formatter_class=DefaultsShown,
     )
     add = parser.add_argument
     _add_selection(parser)
-    add("--decode", action="store_true", help="decode what a run reads of every file, not only headers")
-    add("--workers", type=int, default=2, help="processes that look at files; 0 works in this one, unguarded")
-    add("--timeout", type=float, default=120.0, metavar="S", help="seconds that one file may take")
+    add(
+        "--decode",
+        action="store_true",
+        help="decode every file as a run does, and do not only read its header",
+    )
+    add(
+        "--workers",
+        type=int,
+        default=2,
+        help="number of processes that check files; with 0 this"
+        " process does it, and a file that crashes the decoder ends the command",
+    )
+    add("--timeout", type=float, default=120.0, metavar="S", help="longest time for one file in seconds")
     add(
         "--json",
         type=file_to_write,
         default=None,
         metavar="FILE",
-        help="write everything found to FILE. What was found in each media file is kept in FILE.files, so"
-        " that an interrupted check goes on where it stopped and a later one looks at changed files only",
+        help="write the findings to FILE. The findings for each media file are kept in FILE.files, so"
+        " that an interrupted check can be continued and a later check reads only changed files",
     )
     args = parser.parse_args(list(words))
 
@@ -161,8 +185,9 @@ def cache(words: Sequence[str]) -> None:
     """
     parser = Options(
         prog="cli.py data cache",
-        description="Decode every clip of a data root once, ahead of runs with --data.cache FOLDER. An"
-        " interrupted call is taken up again by the same call; calls on several machines may share a folder.",
+        description="Decode every clip of a data root once and store it in a folder, which runs read"
+        " with --data.cache FOLDER. After an interruption, start the same command again. Several"
+        " machines may write to one folder at the same time.",
         formatter_class=DefaultsShown,
     )
     add = parser.add_argument
@@ -174,26 +199,27 @@ def cache(words: Sequence[str]) -> None:
         type=float,
         default=None,
         metavar="GB",
-        help="largest size of the folder; no limit when left out",
+        help="largest size of the folder in GB; no limit when left out",
     )
-    add("--timeout", type=float, default=300.0, metavar="S", help="seconds that one file may take")
+    add("--timeout", type=float, default=300.0, metavar="S", help="longest time for one file in seconds")
     add(
         "--geometry",
         choices=("released", "plain"),
         default="released",
-        help="as data.geometry of the run: it decides which part of a clip is heard",
+        help="the value of data.geometry in the run; it decides which part of a clip is heard",
     )
     add(
         "--resize",
         choices=("torch", "torch_uint8", "swscale"),
         default="torch",
-        help="as data.resize of the run: how frames are stretched",
+        help="the value of data.resize in the run, which is how frames are resized",
     )
     add(
         "--ray",
         action="store_true",
-        help="decode on every machine of the Ray cluster of this one (RAY_ADDRESS; a local"
-        " one is started where there is none), all of which see ROOT and FOLDER; needs the extra `ray`",
+        help="decode on all machines of the Ray cluster that RAY_ADDRESS names, or of a local cluster"
+        " when it is not set. All machines must be able to read ROOT and write FOLDER. This needs the"
+        " extra `ray`",
     )
     args = parser.parse_args(list(words))
 
@@ -231,8 +257,8 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         default="data/av_uie_v2.yaml",
-        help="config with `datasets`, at its top or under `data`; its `tasks` stand beside those of "
-        "data/av_uie_v2.yaml",
+        help="config with `datasets`, at its top level or under `data`; its `tasks` are added to those"
+        " of data/av_uie_v2.yaml",
     )
     parser.add_argument(
         "--only",

@@ -15,13 +15,13 @@ def parser() -> argparse.ArgumentParser:
         prog="cli.py evaluate",
         description="Ask a model behind an OpenAI-compatible address (vLLM, a hosted service, `serve`) every "
         "question of the test sets, and score its answers with the same metrics as `test`. The run folder is "
-        "like that of a test, so `compare` and `report` read it. A stopped evaluation goes on where it was "
-        "when the same command is given again. Any key of `test` may follow, such as --evaluator.majority.",
+        "like that of a test, so `compare` and `report` read it. After an interruption, start the same"
+        " command again. Any key of `test` may follow, such as --evaluator.majority.",
         formatter_class=DefaultsShown,
     )
     add = made.add_argument
-    add("--endpoint", required=True, help="base address, such as http://127.0.0.1:8000/v1")
-    add("--model", required=True, help="name of the model there")
+    add("--endpoint", required=True, help="base address of the API, such as http://127.0.0.1:8000/v1")
+    add("--model", required=True, help="name of the model at the endpoint")
     add("--data.root", dest="root", required=True, help="folder with AVUIE_2/ and the media")
     add("--config", type=config_file, default="endpoint.yaml", help="config file with the tasks and datasets")
     add("--only", help="keys of the datasets to use, comma-separated")
@@ -29,7 +29,8 @@ def parser() -> argparse.ArgumentParser:
         "--video",
         choices=["frames", "file"],
         default="frames",
-        help="send sampled frames as pictures, or the video file, which `serve` reads as training does",
+        help="`frames` sends sampled frames as pictures, `file` sends the video file, which `serve`"
+        " reads as training does",
     )
     add(
         "--explain",
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         help="end each question with an explanation of how to write the answer, and read answers leniently, "
         "for models that were not trained on these tasks; the results say so",
     )
-    add("--parallel", type=int, default=8, help="requests at the same time")
+    add("--parallel", type=int, default=8, help="number of requests that are sent at the same time")
     add("--max_new_tokens", type=int, default=512, help="longest answer in tokens")
     add("--folder", type=folder_to_write, help="run folder; runs/endpoint/NAME of the model when left out")
     return made

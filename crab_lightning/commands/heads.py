@@ -19,16 +19,25 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of ``heads``."""
     made = Options(
         prog="cli.py heads",
-        description="Test an I-LoRA run as it is and without each of its heads, and compare each test with"
-        " the intact one, with paired intervals (Table 7 of the Crab+ paper). Further options go to `test`,"
+        description="Test an I-LoRA run with all its heads, and once more without each of them. Each"
+        " test without a head is compared with the test with all heads, with paired intervals (Table 7"
+        " of the Crab+ paper). Further options go to `test`,"
         " e.g. --only ave,avqa.",
         formatter_class=DefaultsShown,
     )
     add = made.add_argument
     add("run", type=Path, metavar="RUN", help="a run folder")
-    add("--modules", default="*", help="layers in which heads are dropped: a wildcard, e.g. '*.layers.3.*'")
-    add("--out", type=folder_to_write, help="folder of the tests (default: heads/ in the run folder)")
-    add("--reuse", action="store_true", help="keep tests that are complete")
+    add(
+        "--modules",
+        default="*",
+        help="layers in which a head is left out, as a pattern such as '*.layers.3.*'",
+    )
+    add(
+        "--out",
+        type=folder_to_write,
+        help="folder in which the tests are written (default: heads/ in the run folder)",
+    )
+    add("--reuse", action="store_true", help="do not repeat the tests that are complete")
     return made
 
 

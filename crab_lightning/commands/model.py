@@ -46,12 +46,13 @@ def tiny(words: Sequence[str]) -> None:
         allow_abbrev=False,
         exit_on_error=False,  # a mistake is one line, without the usage of all options
         prog="cli.py model tiny",
-        description="Write a tiny checkpoint folder: config, weights, tokenizer and processor.",
+        description="Write a tiny checkpoint folder with random weights: config, weights, tokenizer and"
+        " processor.",
     )
     parser.add_argument("--paradigm", choices=list(_TINY), default="native", help="Kind of model to write.")
     parser.add_argument("--out", type=folder_to_write, required=True, help="Folder to write.")
-    parser.add_argument("--seed", type=int, default=0, help="Fixes the random weights.")
-    text_help = "Text model of llm_va instead of a random one: 'smollm2' (from its package), or a folder."
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the random weights.")
+    text_help = "Text model of llm_va, instead of a random one: 'smollm2' (its package) or a folder."
     parser.add_argument("--text", type=str, default=None, help=text_help)
     parser.add_class_arguments(getattr(mini, sizes_name), "sizes")
     args = parser.parse_args(list(words))
@@ -69,7 +70,7 @@ def tiny(words: Sequence[str]) -> None:
 
 
 def pocket(words: Sequence[str]) -> None:
-    """Write a native checkpoint around a small text model that speaks.
+    """Write a small checkpoint whose text model is pre-trained.
 
     Args:
         words: Options after ``model pocket``.
@@ -82,8 +83,9 @@ def pocket(words: Sequence[str]) -> None:
         allow_abbrev=False,
         exit_on_error=False,  # a mistake is one line, without the usage of all options
         prog="cli.py model pocket",
-        description="Write a checkpoint of the native paradigm whose text model has the weights of a small "
-        "text model, exactly. Its sight and hearing are random: fine-tune it before asking about clips.",
+        description="Write a small checkpoint for OmniModule. Its text model has the weights of a small"
+        " pre-trained text model. Its vision tower and its audio tower are random, so train it before"
+        " you ask about clips.",
     )
     parser.add_argument("--out", type=folder_to_write, required=True, help="Folder to write.")
     parser.add_argument(
@@ -92,7 +94,7 @@ def pocket(words: Sequence[str]) -> None:
         default="smollm2",
         help="'smollm2' (SmolLM2-135M-Instruct from its package), or the folder of a Llama or Qwen2.",
     )
-    parser.add_argument("--seed", type=int, default=0, help="Fixes the random towers.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the random towers.")
     parser.add_class_arguments(PocketTowers, "towers")
     args = parser.parse_args(list(words))
     folder = make_pocket(args.out, args.text, config=parser.instantiate_classes(args).towers, seed=args.seed)
@@ -111,10 +113,12 @@ def beats(words: Sequence[str]) -> None:
     parser = Options(
         prog="cli.py model beats-convert",
         description="Write a published BEATs checkpoint (.pt) as a folder of config.json and "
-        "model.safetensors, which loads without pickle: --model.init_args.beats FOLDER. Strict: every weight "
-        "must have its place; the classifier of a fine-tuned checkpoint is left out.",
+        "model.safetensors, which --model.init_args.beats reads without pickle. A weight that the model"
+        " does not have is an error. The classifier of a fine-tuned checkpoint is left out.",
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="BEATs_iter3_plus_AS2M.pt or its like")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="the published file, such as BEATs_iter3_plus_AS2M.pt"
+    )
     parser.add_argument("--out", type=folder_to_write, required=True, help="folder to write")
     args = parser.parse_args(list(words))
 
@@ -165,16 +169,22 @@ def encoders(words: Sequence[str]) -> None:
     """
     parser = Options(
         prog="cli.py model encoders",
-        description="Train the random CLIP and BEATs of a folder of `model tiny --paradigm llm_va` on "
-        "labelled scenes of the synthetic world, in place: a connector can only pass on what is there.",
+        description="Train the random CLIP and BEATs that `model tiny --paradigm llm_va` wrote, on"
+        " labelled scenes of the synthetic data. The weights in the folder are replaced. Without this"
+        " step the connectors would only get random features.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--folder", type=Path, required=True, help="folder that holds clip and beats")
+    add("--folder", type=Path, required=True, help="folder that contains clip/ and beats/")
     add("--vision-steps", type=int, default=800, help="optimizer steps of CLIP, 12 pictures each")
     add("--audio-steps", type=int, default=300, help="optimizer steps of BEATs, 10 clips of 4 s each")
-    add("--seed", type=int, default=1, help="decides what they are shown")
-    add("--workers", type=int, default=0, help="processes that draw beside the training one")
+    add("--seed", type=int, default=1, help="seed of the scenes")
+    add(
+        "--workers",
+        type=int,
+        default=0,
+        help="number of processes that draw scenes, besides the one that trains",
+    )
     args = parser.parse_args(list(words))
 
     from crab_lightning.mini import pretrain_encoders

@@ -15,19 +15,20 @@ if TYPE_CHECKING:
     from crab_lightning.planning.shape import Shape
 
 _EXPLANATION = """\
-Says what one device has to hold, how long a step and the run take, and which key to turn when it does not
-fit. Nothing is loaded: the model is built without storage, from the config.json in the folders that the
-config names, or from published sizes (Qwen2.5-Omni-7B, Qwen2.5-VL-7B, LLaMA-2-7B, LLaMA-3-8B, CLIP ViT-L/14,
-BEATs). All three paradigms are known, in both stages. Keys of `fit` may follow and count as they do there:
+Estimates how much memory one device needs and how long a step and the whole run take. When the run does
+not fit, the command suggests settings that do. It loads no weights: it reads the sizes of the model from the
+config.json in the folders that the config names, or uses published sizes (Qwen2.5-Omni-7B, Qwen2.5-VL-7B,
+LLaMA-2-7B, LLaMA-3-8B, CLIP ViT-L/14, BEATs). All architectures and both stages are supported. Keys of
+`fit` may follow:
 
   python cli.py plan --config omni.yaml --devices 8 --memory 80
   python cli.py plan --config omni.yaml --devices 4 --memory 24 --trainer.strategy fsdp2
   python cli.py plan --config omni.yaml --devices 8 --nodes 8 --memory 80 --data.batch_tokens 6000
 
-Memory is that of the worst micro-batch: all samples as long as --longest. The formulas were checked against
-small runs on a CPU; the 2 GB for CUDA and the 5 % that the allocator wastes are assumptions. Time assumes
-that a device achieves --tflops and that the longer of computing and communication hides the other: run a few
-steps, and put what you measure there.
+The memory is that of the largest micro-batch, in which all samples are as long as --longest. The formulas
+were checked against small runs on a CPU. The 2 GB for CUDA and the 5 % that the allocator wastes are
+assumptions. The time assumes that a device achieves --tflops, and that computing and communication happen at
+the same time. To get a better estimate, run a few steps and give the measured value as --tflops.
 """
 
 
@@ -38,24 +39,62 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add(
-        "--config", "-c", action="append", required=True, help="the run's config, as for fit; may be repeated"
+        "--config",
+        "-c",
+        action="append",
+        required=True,
+        help="the run's config, as for fit; the option may be repeated",
     )
-    add("--devices", type=int, default=1, help="devices of a node (default: 1)")
-    add("--nodes", type=int, default=1, help="nodes (default: 1)")
-    add("--memory", type=float, default=80.0, metavar="GB", help="memory of a device (default: 80)")
-    add("--tokens", type=int, help="mean tokens of a sample (default: AV-UIE v2's; native 725)")
-    add("--longest", type=int, help="tokens of the longest samples (default: likewise; native 1350)")
-    add("--targets", type=int, default=120, help="learnt tokens of a sample (default: 120)")
+    add("--devices", type=int, default=1, help="number of devices in each node (default: 1)")
+    add("--nodes", type=int, default=1, help="number of nodes (default: 1)")
+    add("--memory", type=float, default=80.0, metavar="GB", help="memory of each device (default: 80)")
+    add(
+        "--tokens",
+        type=int,
+        help="mean number of tokens in a sample (default: that of AV-UIE v2, 725 for OmniModule)",
+    )
+    add(
+        "--longest",
+        type=int,
+        help="number of tokens in the longest samples (default: that of AV-UIE v2, 1350 for OmniModule)",
+    )
+    add("--targets", type=int, default=120, help="number of target tokens in a sample (default: 120)")
     add(
         "--patches",
         type=int,
-        help="vision patches of a sample (default: those of 10 frames; native 1280)",
+        help="number of vision patches in a sample (default: those of 10 frames, 1280 for OmniModule)",
     )
-    add("--audio-tokens", type=int, default=250, help="audio tokens of a sample (default: 250, 10 s)")
-    add("--samples", type=int, help="samples of an epoch (default: data.epoch_size, else 222,000: AV-UIE v2)")
-    add("--tflops", type=float, default=400.0, help="TFLOP/s that a device achieves (default: 400, an H100)")
-    add("--link", type=float, default=300.0, metavar="GB/S", help="between devices of a node (default: 300)")
-    add("--network", type=float, default=40.0, metavar="GB/S", help="between nodes, a device (default: 40)")
+    add(
+        "--audio-tokens",
+        type=int,
+        default=250,
+        help="number of audio tokens in a sample (default: 250, for 10 s)",
+    )
+    add(
+        "--samples",
+        type=int,
+        help="number of samples in an epoch (default: data.epoch_size, else 222,000 as in AV-UIE v2)",
+    )
+    add(
+        "--tflops",
+        type=float,
+        default=400.0,
+        help="TFLOP/s that a device achieves (default: 400, as an H100)",
+    )
+    add(
+        "--link",
+        type=float,
+        default=300.0,
+        metavar="GB/S",
+        help="speed of the connection between the devices of a node (default: 300)",
+    )
+    add(
+        "--network",
+        type=float,
+        default=40.0,
+        metavar="GB/S",
+        help="speed of the connection between nodes, for each device (default: 40)",
+    )
     return made
 
 

@@ -25,17 +25,15 @@ def run(words: Sequence[str]) -> None:
 
     parser = Options(
         prog="cli.py data points",
-        description="Make the boxes and points in the training text of s4, ms3, ref_avs and arig anew from"
-        " their masks: the smallest box, and the centres of the three largest inscribed circles. A text keeps"
-        " its words; one without coordinates is replaced by a plain sentence. Shows what would change unless"
-        " --write is given.",
+        description="Compute the boxes and points in the training texts of s4, ms3, ref_avs and arig"
+        " from their masks. A box is the smallest one around the mask, and the points are the centres of"
+        " the three largest inscribed circles. The words of a text are kept. A text without coordinates"
+        " is replaced by a plain sentence. Without --write, the command only shows what would change.",
         formatter_class=DefaultsShown,
     )
     add = parser.add_argument
     add("--root", type=Path, required=True, help="data root, the folder that holds AVUIE_2/")
-    add(
-        "--datasets", nargs="+", choices=SPATIAL, help="datasets to rebuild; all that are there when left out"
-    )
+    add("--datasets", nargs="+", choices=SPATIAL, help="datasets to change; all that are found when left out")
     add(
         "--frame", type=int, default=224, help="side of the square frame that coordinates refer to, in pixels"
     )
@@ -43,7 +41,7 @@ def run(words: Sequence[str]) -> None:
     add(
         "--write",
         action="store_true",
-        help="write train.json, and keep the old one as train.json.before_points",
+        help="write train.json, and keep the earlier file as train.json.before_points",
     )
     args = parser.parse_args(list(words))
     names = args.datasets or [n for n in SPATIAL if (args.root / "AVUIE_2" / n / "train.json").is_file()]

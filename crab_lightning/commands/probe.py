@@ -38,12 +38,14 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("run", type=Path, metavar="RUN", help="a run folder, a .ckpt file or an adapter folder")
     made.add_argument(
-        "--out", type=folder_to_write, help="folder of the tests (default: probe/ in the run folder)"
+        "--out",
+        type=folder_to_write,
+        help="folder in which the tests are written (default: probe/ in the run folder)",
     )
     made.add_argument(
         "--reuse",
         action="store_true",
-        help="keep conditions whose test is complete, do not repeat them",
+        help="do not repeat the tests that are complete",
     )
     return made
 

@@ -25,16 +25,26 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of ``report``."""
     made = Options(
         prog="cli.py report",
-        description="Write a run's results as one HTML page that needs no network: table, training curves,"
-        " confusion matrices, breakdowns, and answers that went wrong with pictures of their clips.",
+        description="Write the results of a run as one HTML page that needs no network. The page shows"
+        " the table of results, training curves, confusion matrices, breakdowns, and wrong answers with"
+        " pictures of their clips.",
         formatter_class=DefaultsShown,
     )
     add = made.add_argument
     add("run", type=Path, metavar="RUN", help="a run folder, or a folder of version_N folders")
     add("--out", type=file_to_write, help="file to write (default: report.html in the run folder)")
-    add("--split", choices=["test", "val"], default="test", help="which results")
-    add("--failures", type=int, default=6, help="answers shown of each dataset, the worst first")
-    add("--root", type=Path, help="data root for the pictures (default: that of the run's config)")
+    add("--split", choices=["test", "val"], default="test", help="split whose results are shown")
+    add(
+        "--failures",
+        type=int,
+        default=6,
+        help="number of wrong answers shown for each dataset, the worst first",
+    )
+    add(
+        "--root",
+        type=Path,
+        help="data root from which the pictures are read (default: that of the run's config)",
+    )
     return made
 
 

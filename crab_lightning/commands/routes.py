@@ -15,17 +15,18 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of ``routes``."""
     made = Options(
         prog="cli.py routes",
-        description="Record the routes of a run's samples, in every layer, apart for text, audio and visual"
-        " tokens. Writes routes.npz, routes.json and pictures.",
+        description="Record how the routers of a run weight the adapter heads: in every layer, and"
+        " separately for text, audio and visual tokens. The command writes routes.npz, routes.json and"
+        " pictures.",
         formatter_class=DefaultsShown,
     )
     add = made.add_argument
     add("run", type=Path, metavar="RUN", help="a run folder")
-    add("--split", choices=["test", "val", "train"], default="test", help="whose samples")
-    add("--samples", type=int, default=32, help="samples of each dataset")
-    add("--batch-size", type=int, default=8, help="samples in one pass")
-    add("--device", default="auto", help="cpu, cuda, ...; `auto` takes a GPU where there is one")
-    add("--out", type=folder_to_write, help="folder to write into (default: routes/SPLIT in the run folder)")
+    add("--split", choices=["test", "val", "train"], default="test", help="split whose samples are used")
+    add("--samples", type=int, default=32, help="number of samples of each dataset")
+    add("--batch-size", type=int, default=8, help="number of samples in one forward pass")
+    add("--device", default="auto", help="cpu, cuda, ...; `auto` uses a GPU if there is one")
+    add("--out", type=folder_to_write, help="folder to write (default: routes/SPLIT in the run folder)")
     return made
 
 

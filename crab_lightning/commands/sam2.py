@@ -18,12 +18,12 @@ def mini(words: Sequence[str]) -> None:
     """
     parser = Options(
         prog="cli.py model sam2-mini",
-        description="Train a tiny SAM2 (the real Sam2Model class) on shapes of Mini AV-UIE, drawn in memory,"
-        " with boxes and points as prompts. It knows nothing else.",
+        description="Train a tiny SAM2 (class Sam2Model of transformers) on shapes of Mini AV-UIE, with"
+        " boxes and points as prompts. It cannot segment anything else.",
         formatter_class=DefaultsShown,
     )
     parser.add_argument("--out", type=folder_to_write, required=True, help="folder to write")
-    parser.add_argument("--seed", type=int, default=0, help="decides weights and pictures")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights and pictures")
     parser.add_argument("--minutes", type=float, default=20.0, help="CPU minutes after which training ends")
     parser.add_argument("--steps", type=int, default=1500, help="steps after which training ends")
     args = parser.parse_args(list(words))
@@ -48,7 +48,8 @@ def convert(words: Sequence[str]) -> None:
     parser = Options(
         prog="cli.py model sam2-convert",
         description="Write an official SAM2.1 checkpoint (.pt, any of the four sizes) as a transformers"
-        " folder that the image and the video predictor read. Strict: every tensor must have its place.",
+        " folder for the image and the video predictor. A tensor that the model does not have is"
+        " an error.",
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="sam2.1_hiera_*.pt")
     parser.add_argument("--out", type=folder_to_write, required=True, help="folder to write")

@@ -36,24 +36,25 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--data-config",
         default="data/av_uie_v2.yaml",
-        help="config with `tasks` and `datasets`, at its top or under `data`, e.g. a run's config.yaml",
+        help="config with `tasks` and `datasets`, at its top level or under `data`, e.g. a run's config.yaml",
     )
-    add("--protocol", help="protocol of masks: crabplus, avsbench, framewise or refavs")
+    add("--protocol", help="scoring protocol of masks: crabplus, avsbench, framewise or refavs")
     add(
         "--lenient",
         action="store_true",
-        help="read answers that the released scripts reject, too; such scores are not comparable with theirs",
+        help="also read answers that the released scripts reject; such scores cannot be compared with theirs",
     )
     add(
         "--duplicates",
         choices=["last", "refuse"],
         default="last",
-        help="several different answers to one sample: the last one counts, or an error",
+        help="what to do when the file has several different answers to one sample: `last` scores the"
+        " last one, `refuse` ends with an error",
     )
     add(
         "--out",
         type=folder_to_write,
-        help="folder that gets metrics.json and predictions/, for `compare` and `report`",
+        help="folder in which metrics.json and predictions/ are written, for `compare` and `report`",
     )
     add("--json", action="store_true", help="print JSON only")
     return made

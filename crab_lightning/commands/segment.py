@@ -61,10 +61,14 @@ def run(words: Sequence[str]) -> None:
     add("--fps", type=float, help="number of frames of each second that get a mask; all frames when left out")
     add("--expression", help="name of the object to find; the object that makes the sound when left out")
     add("--dataset", help="dataset whose task and audio window are used; the first that fits when left out")
-    add("--untaught", action="store_true", help="ask also a task or dataset that the run was not taught")
+    add(
+        "--untaught",
+        action="store_true",
+        help="also allow a task or dataset on which the run was not trained",
+    )
     add("--out", type=folder_to_write, default=Path("segmented"), help="folder to write")
     add("--config", type=config_file, help="config file; the run's own config.yaml when left out")
-    add("--device", default="auto", help="cpu, cuda, ...; auto takes a GPU where there is one")
+    add("--device", default="auto", help="cpu, cuda, ...; auto uses a GPU if there is one")
     args = parser.parse_args(list(words[1:]))
     check_media([args.video], [args.audio])
     check_picture(args.image)

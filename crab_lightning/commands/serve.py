@@ -20,8 +20,8 @@ def parser() -> argparse.ArgumentParser:
     made = Options(
         prog="cli.py serve",
         description="Serve a trained run at an OpenAI-compatible address: POST /v1/chat/completions with "
-        "video, audio and image parts, GET /v1/models and GET /health. Any OpenAI client can ask it. The "
-        "server decodes media as training does, and answers several questions side by side.",
+        "video, audio and image parts, GET /v1/models and GET /health. Any OpenAI client can use it. The"
+        " server decodes media as training does, and answers several questions at the same time.",
         formatter_class=DefaultsShown,
     )
     add = made.add_argument
@@ -31,22 +31,39 @@ def parser() -> argparse.ArgumentParser:
         type=config_file,
         help="config file; the run's own config.yaml when left out",
     )
-    add("--host", default="127.0.0.1", help="address to listen on; another one than loopback needs a key")
-    add("--port", type=int, default=8000, help="port to listen on; 0 takes a free one")
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; an address that other machines can reach needs a key",
+    )
+    add("--port", type=int, default=8000, help="port to listen on; 0 chooses a free one")
     add("--name", help="name of the model in the list of models; the run's folder name when left out")
     add(
         "--api_key_file",
         type=Path,
         help=f"file with the key that clients must send; the environment variable {KEY_VARIABLE} works too",
     )
-    add(_PAGE, action="store_true", help="add a web page at / on which a clip can be dropped, as `demo` does")
-    add("--media_root", type=Path, help="folder below which requests may name files; none when left out")
-    add("--slots", type=int, default=16, help="answers that are written side by side")
-    add("--waiting", type=int, default=64, help="questions that may wait; further ones get status 429")
+    add(
+        _PAGE,
+        action="store_true",
+        help="also serve a web page at /, where a clip can be uploaded, as `demo` does",
+    )
+    add(
+        "--media_root",
+        type=Path,
+        help="folder whose files requests may name; requests may name no files when left out",
+    )
+    add("--slots", type=int, default=16, help="number of answers that are generated at the same time")
+    add(
+        "--waiting",
+        type=int,
+        default=64,
+        help="number of questions that may wait; further ones get status 429",
+    )
     add("--max_body_mb", type=float, default=64.0, help="largest request in megabytes")
     add("--max_new_tokens", type=int, help="longest answer in tokens; the run's setting when left out")
     add("--timeout_s", type=float, default=300.0, help="longest time for one request in seconds")
-    add("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
+    add("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
     return made
 
 

@@ -32,7 +32,8 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of ``showcase``."""
     made = Options(
         prog="cli.py showcase",
-        description="Ask a trained run about one clip: one question for each task that the run was taught."
+        description="Ask a trained run about one clip: one question for each task on which the run was"
+        " trained."
         " The answers are written on one page, with events on a timeline and masks on a picture. The page is"
         " written as a picture (showcase.png) and as showcase.html, which plays the clip and needs no"
         " network. All answers are also written to showcase.json.",
@@ -42,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     add("--video", required=True, type=Path, help="the clip")
     add("--checkpoint", required=True, type=Path, help="a run folder, a .ckpt file or an adapter folder")
     add("--audio", type=Path, help="sound file; the clip's own track when left out")
-    add("--silent", action="store_true", help="ask with silence in the place of all sound")
+    add("--silent", action="store_true", help="replace all sound by silence")
     add("--other", type=Path, help="second clip for the matching task; that task is left out without it")
     add("--question", default="What makes the sound in this video?", help="question to be answered")
     add("--expression", help="object for the referring task to find; that task is left out without it")
@@ -58,10 +59,14 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="use the settings of these datasets, instead of the first one of each task",
     )
-    add("--untaught", action="store_true", help="ask also the tasks and datasets that the run was not taught")
+    add(
+        "--untaught",
+        action="store_true",
+        help="also ask the tasks and datasets on which the run was not trained",
+    )
     add("--out", type=folder_to_write, default=Path("showcase"), help="folder to write")
     add("--config", type=config_file, help="config file; the run's own config.yaml when left out")
-    add("--device", default="auto", help="cpu, cuda, ...; auto takes a GPU where there is one")
+    add("--device", default="auto", help="cpu, cuda, ...; auto uses a GPU if there is one")
     return made
 
 

@@ -24,8 +24,8 @@ PRELOAD = (
 
 def _parser(action: str, about: str) -> argparse.ArgumentParser:
     made = Options(prog=f"cli.py study {action}", description=about, formatter_class=DefaultsShown)
-    made.add_argument("study", help="file of the study, or the name of one in configs/studies/")
-    made.add_argument("--root", type=Path, help="folder under which the study's folder lies")
+    made.add_argument("study", help="YAML file of the study, or the name of a file in configs/studies/")
+    made.add_argument("--root", type=Path, help="folder in which the study's folder is made")
     return made
 
 
@@ -35,7 +35,8 @@ def _cells(made: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="PATTERN",
-        help="only cells whose names match, e.g. 'lora.*.seed0' (names: ARM.REGIME[.DATASET].seedN)",
+        help="use only the cells (runs of the study) whose names match a pattern, e.g. 'lora.*.seed0'; a"
+        " name is ARM.REGIME[.DATASET].seedN",
     )
 
 
@@ -49,13 +50,19 @@ def plan_parser() -> argparse.ArgumentParser:
     """Return the parser of ``study plan``."""
     made = _parser(
         "plan",
-        "Show the cells of a study, their steps and the trained parameters of every arm, and estimate the"
-        " time"
-        " from a few measured steps. Nothing is written into the study's folder.",
+        "List the cells of a study, which are its single runs, with their steps and trained parameters."
+        " The time is estimated from a few measured steps. Nothing is written into the study's folder.",
     )
     _cells(made)
-    made.add_argument("--jobs", type=int, default=1, help="cells at a time, for the estimate")
-    made.add_argument("--steps", type=int, default=8, help="steps to measure in each arm; 0 measures nothing")
+    made.add_argument(
+        "--jobs", type=int, default=1, help="number of cells that run at the same time, for the estimate"
+    )
+    made.add_argument(
+        "--steps",
+        type=int,
+        default=8,
+        help="number of steps to measure in each arm; with 0 nothing is measured",
+    )
     return made
 
 
@@ -78,21 +85,20 @@ def run_parser() -> argparse.ArgumentParser:
     """Return the parser of ``study run``."""
     made = _parser(
         "run",
-        "Make the cells of a study. Finished cells are kept, an interrupted one is taken up where it was, a"
-        " failed"
-        " one is tried again and does not stop the others. The same command goes on after whatever stopped"
-        " it.",
+        "Train and test the cells of a study, which are its single runs. Finished cells are kept. An"
+        " interrupted cell is continued, and a failed cell is tried again. A cell that fails does not"
+        " stop the others. After an interruption, start the same command again.",
     )
     _cells(made)
     add = made.add_argument
-    add("--jobs", type=int, default=1, help="cells at a time on this machine")
+    add("--jobs", type=int, default=1, help="number of cells that run at the same time on this machine")
     add("--threads", type=int, default=1, help="CPU threads of each cell")
-    add("--devices", help="CUDA devices for the jobs, comma-separated, one each, e.g. 0,1,2,3")
+    add("--devices", help="CUDA devices, one for each job, separated by commas, e.g. 0,1,2,3")
     add("--engine", choices=["local", "ray"], default="local", help="where cells run")
-    add("--ray-address", help="address of a Ray cluster; `auto` for the one this machine belongs to")
-    add("--ray-gpus", type=float, default=0.0, help="GPUs that each cell asks Ray for")
-    add("--ray-cpus", type=float, default=1.0, help="CPU cores that each cell asks Ray for")
-    add("--replace", action="store_true", help="make cells again that were made with other settings")
+    add("--ray-address", help="address of a Ray cluster; `auto` uses the cluster of this machine")
+    add("--ray-gpus", type=float, default=0.0, help="number of GPUs that each cell gets from Ray")
+    add("--ray-cpus", type=float, default=1.0, help="number of CPU cores that each cell gets from Ray")
+    add("--replace", action="store_true", help="repeat the cells that were made with other settings")
     return made
 
 
@@ -133,7 +139,7 @@ def run(words: Sequence[str]) -> None:
 
 def status_parser() -> argparse.ArgumentParser:
     """Return the parser of ``study status``."""
-    made = _parser("status", "Show how far the cells of a study are.")
+    made = _parser("status", "Show which runs of a study are finished.")
     _cells(made)
     return made
 
@@ -166,12 +172,18 @@ def report_parser() -> argparse.ArgumentParser:
     """Return the parser of ``study report``."""
     made = _parser(
         "report",
-        "Compare the regimes of a study: gains, gain share, harmed share and net score with intervals. Writes"
-        " tables (CSV, LaTeX, Markdown), pictures (PNG), one HTML page and TensorBoard events into report/.",
+        "Compare training together with training each dataset alone. The report shows the gain of each"
+        " task, the fraction of datasets that gain and that lose, and the net score, with intervals. The"
+        " command writes tables (CSV, LaTeX, Markdown), pictures (PNG), one HTML page and TensorBoard"
+        " events into report/.",
     )
     add = made.add_argument
-    add("--out", type=folder_to_write, help="folder of the report (default: report/ in the study's folder)")
-    add("--resamples", type=int, default=2000, help="resamples of the bootstrap")
+    add(
+        "--out",
+        type=folder_to_write,
+        help="folder in which the report is written (default: report/ in the study's folder)",
+    )
+    add("--resamples", type=int, default=2000, help="number of resamples of the bootstrap")
     add("--seed", type=int, default=0, help="seed of the bootstrap")
     return made
 
@@ -201,20 +213,23 @@ def submit_parser() -> argparse.ArgumentParser:
     """Return the parser of ``study submit``."""
     made = _parser(
         "submit",
-        "Hand a study to SLURM: an array job with a task for each cell that is not done, and a report job"
-        " that"
-        " waits for it. The scripts are kept in slurm/ of the study's folder.",
+        "Submit a study to SLURM: an array job that makes the cells that are not finished, and a job"
+        " that writes the report after it. The scripts are stored in slurm/ in the study's folder.",
     )
     _cells(made)
     add = made.add_argument
     add("--engine", choices=["slurm"], default="slurm", help="the cluster's scheduler")
-    add("--at-a-time", type=int, help="cells at a time; no limit when left out")
+    add(
+        "--at-a-time",
+        type=int,
+        help="largest number of cells that run at the same time; no limit when left out",
+    )
     add(
         "--sbatch",
         nargs="+",
         default=[],
         metavar="OPTION",
-        help="options of a cell's task: gres=gpu:1 time=8:00:00",
+        help="options of sbatch for each cell, e.g. gres=gpu:1 time=8:00:00",
     )
     return made
 

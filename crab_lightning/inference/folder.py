@@ -158,7 +158,7 @@ def ask_folder(
         at_s: Second of each clip that an image task looks at; its middle when left out.
         silent: Ask with silence in the place of all sound.
         untaught: Ask also what the run was not taught.
-        batch: Clips that are read at once, and answers that are written side by side.
+        batch: Clips that are read at once, and number of answers that are generated at the same time.
         workers: Clips that are decoded at the same time.
         report: Told a name, how many clips are done, and how many there are.
 

@@ -38,7 +38,7 @@ class EndpointModule(AVModule):
         parallel: Requests at the same time.
         timeout_s: Longest time for one request, in seconds.
         retries: How often a request that failed for a passing reason is sent again.
-        temperature: 0 takes the likeliest token at each step.
+        temperature: Sampling temperature; 0 always chooses the most probable token.
 
     Raises:
         ValueError: If the address is no http(s) address or a number is out of its range.

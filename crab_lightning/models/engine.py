@@ -153,7 +153,7 @@ class AnswerEngine:
         head: Maps hidden states to logits.
         end_token: Ends an answer.
         announce: Told the samples of the slots before each step; adapters that differ by task need it.
-        slots: Number S of answers that are written side by side.
+        slots: Number S of answers that are generated at the same time.
     """
 
     def __init__(

@@ -75,7 +75,7 @@ class EndpointWriter:
         url: Base address, such as ``http://127.0.0.1:8000/v1``.
         model: Name of the model there.
         max_new_tokens: Longest text in tokens.
-        temperature: 0 takes the likeliest token at each step.
+        temperature: sampling temperature; 0 always chooses the most probable token.
         parallel: Requests at the same time.
         timeout_s: Longest time for one request, in seconds.
         retries: How often a request that failed for a passing reason is sent again.

@@ -106,7 +106,7 @@ def make_tiny_llm_va(
         texts: What the tokenizer learns its words from; the words of the AV-UIE v2 prompts when left out.
         config: Sizes.
         text: What stands in ``llm`` instead of a random Llama (see ``load_text_model``).
-        seed: Fixes the random weights.
+        seed: Seed of the random weights.
 
     Returns:
         The folder.
@@ -213,7 +213,7 @@ def make_tiny_vllm_a(
         out: Folder to write them in; made when absent.
         texts: What the tokenizer learns its words from; the words of the AV-UIE v2 prompts when left out.
         config: Sizes.
-        seed: Fixes the random weights.
+        seed: Seed of the random weights.
 
     Returns:
         The folder.

@@ -192,7 +192,7 @@ def make_tiny_native(
         out: Folder to write; made when absent.
         texts: What the tokenizer learns its words from; the words of the AV-UIE v2 prompts when left out.
         config: Sizes; the defaults give about 1.5 million parameters.
-        seed: Fixes the random weights.
+        seed: Seed of the random weights.
 
     Returns:
         The folder.

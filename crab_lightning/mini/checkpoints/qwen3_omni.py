@@ -207,7 +207,7 @@ def make_tiny_qwen3_omni(
         out: Folder to write; made when absent.
         texts: What the tokenizer learns its words from; the words of the AV-UIE v2 prompts when left out.
         config: Sizes; the defaults give about 0.4 million parameters.
-        seed: Fixes the random weights.
+        seed: Seed of the random weights.
 
     Returns:
         The folder.
