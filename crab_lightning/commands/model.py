@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +137,7 @@ def beats(words: Sequence[str]) -> None:
 
 
 def pretrain(words: Sequence[str]) -> None:
-    """Pre-train the mini base model of the demo; taken up again where it was stopped.
+    """Pre-train the mini base model of the demo; an interrupted call is continued by the same call.
 
     Args:
         words: Options after ``model pretrain``.
@@ -148,16 +150,16 @@ def pretrain(words: Sequence[str]) -> None:
         allow_abbrev=False,
         exit_on_error=False,  # a mistake is one line, without the usage of all options
         prog="cli.py model pretrain",
-        description="Train the mini base model that the demo fine-tunes, from random weights on described "
-        "scenes of the synthetic world. Takes hours of one CPU core: the last 2,750 of its 10,100 "
-        "steps took 44 minutes.",
+        description="Train the mini base model that the demo fine-tunes, from random weights, on descriptions"
+        " of scenes of the synthetic data. The stages are in crab_lightning/mini/pretrain/base.py. The"
+        " command writes a model card next to the weights. It takes several hours on one CPU core. After an"
+        " interruption, start the same command again.",
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="Folder to write; continued if it is half done."
-    )
-    parser.add_class_arguments(PretrainConfig, "how")
+    parser.add_argument("--out", type=Path, required=True, help="Folder to write.")
+    parser.add_class_arguments(PretrainConfig, None)
     args = parser.parse_args(list(words))
-    folder = pretrain_mini(args.out, parser.instantiate_classes(args).how)
+    config = PretrainConfig(**{key: args[key] for key in asdict(PretrainConfig())})
+    folder = pretrain_mini(args.out, config, shlex.join(["python", "cli.py", "model", "pretrain", *words]))
     print(f"Wrote {folder}. Use it with --model.init_args.pretrained {folder}")
 
 

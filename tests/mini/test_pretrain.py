@@ -1,7 +1,8 @@
-"""The mini base model can be made again, by the script that made it."""
+"""The curriculum of the mini base model runs, continues after an interruption and writes a model card."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import torch
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 import crab_lightning
-from crab_lightning.mini.pretrain.base import SIZES, Leg, PretrainConfig, pretrain_mini
+from crab_lightning.mini.pretrain import base
+from crab_lightning.mini.pretrain.base import CURRICULUM, SIZES, PretrainConfig, Stage, pretrain_mini
 from crab_lightning.mini.pretrain.corpus import KINDS, Corpus, draw, go_on
 from crab_lightning.mini.pretrain.dialogue import bare, matches, recalls, turns, words
 from crab_lightning.mini.pretrain.towers import CELLS, LOOKS, picture_labels, random_picture, random_sound
@@ -107,29 +109,51 @@ def test_what_is_matched_was_told() -> None:
         assert order[1 if fits in ("one", "first") else 2] == asked[1]
 
 
-def test_kinds_and_text_of_a_leg_are_followed() -> None:
+def test_only_the_kinds_of_a_stage_are_drawn() -> None:
     processor = NativeProcessor(ASSET)
-    only = {kind: float(kind == "sound") for kind in KINDS}
-    for text, kinds, expected in ((1.0, None, "text"), (0.0, only, "sound")):
-        batch = next(iter(Corpus(processor, 1, 700, 2, text, kinds)))
-        assert {sample.dataset for sample in batch.samples} == {expected}
+    for kind in ("text", "sound"):
+        batch = next(iter(Corpus(processor, 1, 700, 2, {kind: 3.0})))
+        assert {sample.dataset for sample in batch.samples} == {kind}
+    with pytest.raises(ValueError, match="no kind of conversation 'sounds'; there are: picture, "):
+        Corpus(processor, 1, kinds={"sounds": 1.0})
+    asked = {kind for stage in CURRICULUM if isinstance(stage.data, dict) for kind in stage.data}
+    assert asked == set(KINDS)
 
 
-def test_a_stopped_pretraining_is_taken_up_and_gives_a_loadable_folder(tmp_path: Path) -> None:
-    config = PretrainConfig(
-        vision_steps=1, audio_steps=1, legs=(Leg(1, 2, 1e-3, 1e-4, 0.0), Leg(1, 1, 1e-3, 1e-4, 1.0)),
-        tokens=600, workers=0, vocabulary_items=2,
-    )  # fmt: skip
-    folder = pretrain_mini(tmp_path / "mini", config)
+def test_an_interrupted_pretraining_continues_and_writes_weights_and_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = PretrainConfig(scale=1e-6, tokens=600, workers=0, vocabulary_items=2)
+    folder = tmp_path / "mini"
+
+    def stopped(stage: Stage, _: PretrainConfig) -> int:
+        if stage.name == "places":
+            raise KeyboardInterrupt
+        return 1
+
+    with monkeypatch.context() as patch:
+        patch.setattr(base, "_steps", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain_mini(folder, config)
+    first = torch.load(folder / "work" / "2.pt", weights_only=True)
+    assert pretrain_mini(folder, config, "model pretrain --out mini") == folder
     assert not (folder / "work").exists()
     model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    assert model.config.text_config.rope_parameters["rope_theta"] == config.legs[-1].rope_theta
     assert model.config.text_config.hidden_size == SIZES.hidden
+    shipped = model.state_dict()
+    assert any(not torch.equal(shipped[name], weight) for name, weight in first["model"].items())
     NativeProcessor(folder)
+    made = json.loads((folder / "pretraining.json").read_text())
+    assert {**first["losses"], **made["losses"]} == made["losses"]
+    card = (folder / "README.md").read_text()
+    assert "    model pretrain --out mini\n" in card
+    for stage in CURRICULUM:
+        assert f"| {stage.name} | " in card
+        assert f" | 1 | {stage.lr:g} | {made['losses'][stage.name]:.3f} |" in card
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(FileExistsError, match=f"--out {tmp_path} holds something else .*; choose another"):
+    with pytest.raises(FileExistsError, match=f"--out {tmp_path} holds something else .*; name another"):
         pretrain_mini(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

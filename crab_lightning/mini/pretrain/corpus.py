@@ -89,6 +89,9 @@ class Draft:
         return Example(sample, (*self.media, question), answer, **self.kinds), rest
 
 
+Drafter = Callable[[Draft, int], None]
+
+
 def _item(rng: Rng, seed: int, *names: str) -> Any:
     name = names[int(rng.integers(len(names)))]
     return make_item(name, "train", int(rng.integers(1 << 31)), seed)
@@ -170,18 +173,16 @@ def _clip(draft: Draft, seed: int) -> None:
     draft.questions = describe(scene, rng) + relate(scene, rng) + numbers(scene, rng)
 
 
-def _face(draft: Draft, seed: int) -> None:
-    scene = _item(draft.rng, seed, "dfew", "meld", "mafw", "cremad", "mer24").videos[0]
-    draft.show(scene, frames=4)
-    draft.play(scene, window=_FIRST_4_S)
-    draft.questions = describe(scene, draft.rng)
+def _video(*names: str, frames: int = 10, window: AudioWindow = _TENTHS) -> Drafter:
+    """Return what drafts one clip of the named datasets, with questions about all of it."""
 
+    def drafted(draft: Draft, seed: int) -> None:
+        scene = _item(draft.rng, seed, *names).videos[0]
+        draft.show(scene, frames=frames)
+        draft.play(scene, window=window)
+        draft.questions = describe(scene, draft.rng)
 
-def _action(draft: Draft, seed: int) -> None:
-    scene = _item(draft.rng, seed, "ks", "ucf").videos[0]
-    draft.show(scene)
-    draft.play(scene)
-    draft.questions = describe(scene, draft.rng)
+    return drafted
 
 
 def _events(draft: Draft, seed: int) -> None:
@@ -215,47 +216,40 @@ def _two_sounds(draft: Draft, seed: int) -> None:
     draft.questions = describe_pair(item.audios[0], item.audios[1], draft.rng, "heard", item.videos[0])
 
 
-def _match(draft: Draft, seed: int) -> None:
-    draft.questions = matches(draft.rng, 12)
+def _talk(made: Callable[[Draft, int], list[QA]]) -> Drafter:
+    """Return what drafts questions without a clip."""
+
+    def drafted(draft: Draft, seed: int) -> None:
+        draft.questions = made(draft, seed)
+
+    return drafted
 
 
-def _recall(draft: Draft, seed: int) -> None:
-    draft.questions = recalls(draft.rng, 10)
-
-
-def _terse(draft: Draft, seed: int) -> None:
-    draft.questions = recalls(draft.rng, 10, terse=True)
-
-
-def _text(draft: Draft, seed: int) -> None:
-    draft.questions = words(draft.rng, seed, 10)
-
-
-KINDS: dict[str, tuple[Callable[[Draft, int], None], float]] = {
-    "picture": (_picture, 0.15),
-    "moment": (_moment, 0.20),
-    "sound": (_sound, 0.08),
-    "clip": (_clip, 0.10),
-    "face": (_face, 0.06),
-    "action": (_action, 0.06),
-    "events": (_events, 0.13),
-    "music": (_music, 0.08),
-    "two_videos": (_two_videos, 0.07),
-    "two_sounds": (_two_sounds, 0.07),
-    "spot": (_spot, 0.0),
-    "match": (_match, 0.0),
-    "terse": (_terse, 0.0),
-    "recall": (_recall, 0.0),
-    "text": (_text, 0.0),
+KINDS: dict[str, Drafter] = {
+    "picture": _picture,
+    "moment": _moment,
+    "sound": _sound,
+    "clip": _clip,
+    "face": _video("dfew", "meld", "mafw", "cremad", "mer24", frames=4, window=_FIRST_4_S),
+    "action": _video("ks", "ucf"),
+    "events": _events,
+    "music": _music,
+    "two_videos": _two_videos,
+    "two_sounds": _two_sounds,
+    "spot": _spot,
+    "match": _talk(lambda draft, _: matches(draft.rng, 12)),
+    "recall": _talk(lambda draft, _: recalls(draft.rng, 10)),
+    "terse": _talk(lambda draft, _: recalls(draft.rng, 10, terse=True)),
+    "text": _talk(lambda draft, seed: words(draft.rng, seed, 10)),
 }
-"""Kind of example -> who drafts it, and the chance that a batch is made of it; that of text is a setting."""
+"""Kind of conversation -> what drafts it."""
 
 
 def draw(kind: str, rng: Rng, seed: int, most: int = 8) -> tuple[Example, list[QA]]:
     """Draw one example of a kind and the turns that follow, up to ``most`` questions in all."""
     while True:
         draft = Draft(rng)
-        KINDS[kind][0](draft, seed)
+        KINDS[kind](draft, seed)
         if draft.questions:
             return draft.example(kind, most)
 
@@ -288,9 +282,8 @@ class Corpus(IterableDataset[Batch]):
         seed: Start of the random stream; workers get streams of their own. Mini AV-UIE trees with other seeds
             share no clip with it.
         tokens: Upper bound of the padded tokens of a batch.
-        questions: Most questions asked about a clip, one after the other.
-        text: Share of batches that are words alone.
-        kinds: Chances of some kinds of clips, instead of those in :data:`KINDS`.
+        questions: Largest number of questions about one clip.
+        kinds: Weights of kinds of conversations; all alike when left out.
     """
 
     def __init__(
@@ -299,20 +292,21 @@ class Corpus(IterableDataset[Batch]):
         seed: int,
         tokens: int = 4000,
         questions: int = 4,
-        text: float = 0.25,
         kinds: Mapping[str, float] | None = None,
     ) -> None:
-        self.processor, self.seed, self.tokens = processor, seed, tokens
-        self.questions, self.text = questions, text
-        self.chances = {kind: chance for kind, (_, chance) in KINDS.items()} | dict(kinds or {})
+        self.processor, self.seed, self.tokens, self.questions = processor, seed, tokens, questions
+        self.kinds = dict(kinds or dict.fromkeys(KINDS, 1.0))
+        if unknown := [kind for kind in self.kinds if kind not in KINDS]:
+            raise ValueError(
+                f"there is no kind of conversation {unknown[0]!r}; there are: {', '.join(KINDS)}"
+            )
 
     def __iter__(self) -> Iterator[Batch]:
         info = torch.utils.data.get_worker_info()
         rng = rng_for(self.seed, "corpus", info.id if info else 0)
-        names, chances = list(self.chances), np.array(list(self.chances.values()))
+        names, chances = list(self.kinds), np.array(list(self.kinds.values()), float)
         while True:
             kind = names[int(rng.choice(len(names), p=chances / chances.sum()))]
-            kind = "text" if rng.random() < self.text else kind
             encoded: list[Any] = []
             longest = 0
             while (len(encoded) + 1) * longest <= self.tokens:

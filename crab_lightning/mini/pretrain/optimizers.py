@@ -50,17 +50,3 @@ class Optimizers:
             part.step()
             part.zero_grad(set_to_none=True)
             schedule.step()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what is needed to go on after a stop."""
-        return {
-            "parts": [part.state_dict() for part in self.parts],
-            "schedules": [schedule.state_dict() for schedule in self.schedules],
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
-        for part, held in zip(self.parts, state["parts"], strict=True):
-            part.load_state_dict(held)
-        for schedule, held in zip(self.schedules, state["schedules"], strict=True):
-            schedule.load_state_dict(held)

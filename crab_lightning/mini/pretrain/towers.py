@@ -8,7 +8,6 @@ answers alone.
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -222,8 +221,8 @@ class SoundTask(nn.Module):
 
 def train_task(
     task: nn.Module, data: IterableDataset[dict[str, Tensor]], *, steps: int, lr: float, workers: int = 1
-) -> None:
-    """Train a tower and its heads in place.
+) -> float:
+    """Train a tower and its heads in place, and return the mean loss of the last 50 steps.
 
     Args:
         task: Returns the loss of a batch and a line to print.
@@ -235,28 +234,27 @@ def train_task(
     optimizer = Optimizers([(list(task.named_parameters()), lr)], steps)
     loader = DataLoader(data, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None)
     task.train()
-    started = time.monotonic()
+    losses: list[float] = []
     for step, batch in zip(range(steps), loader, strict=False):
         loss, line = task(batch)
         loss.backward()
+        losses.append(float(loss.detach()))
         nn.utils.clip_grad_norm_(task.parameters(), 1.0)
         optimizer.step()
         if step % 100 == 0 or step == steps - 1:
-            print(
-                f"{type(task).__name__} {step:5d}/{steps} {time.monotonic() - started:5.0f} s {line}",
-                flush=True,
-            )
+            print(f"{type(task).__name__}: step {step + 1} of {steps}, {line}", flush=True)
+    return sum(losses[-50:]) / len(losses[-50:])
 
 
-def pretrain_vision(model: Any, *, steps: int, seed: int = 1, lr: float = 2e-3) -> None:
-    """Train the vision tower of a thinker in place."""
+def pretrain_vision(model: Any, *, steps: int, seed: int = 1, lr: float = 2e-3) -> float:
+    """Train the vision tower of a thinker in place, and return the mean loss of the last 50 steps."""
     torch.manual_seed(seed)
     task = PictureTask(towers_of(model)[0], model.config.text_config.hidden_size)
-    train_task(task, PictureBatches(seed), steps=steps, lr=lr)
+    return train_task(task, PictureBatches(seed), steps=steps, lr=lr)
 
 
-def pretrain_audio(model: Any, *, steps: int, seed: int = 1, lr: float = 2e-3) -> None:
-    """Train the audio tower of a thinker in place."""
+def pretrain_audio(model: Any, *, steps: int, seed: int = 1, lr: float = 2e-3) -> float:
+    """Train the audio tower of a thinker in place, and return the mean loss of the last 50 steps."""
     torch.manual_seed(seed)
     task = SoundTask(towers_of(model)[1], model.config.text_config.hidden_size)
-    train_task(task, SoundBatches(seed), steps=steps, lr=lr)
+    return train_task(task, SoundBatches(seed), steps=steps, lr=lr)
