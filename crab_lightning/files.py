@@ -6,8 +6,9 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable
-from contextlib import suppress
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,29 @@ def read_json(path: Path, remedy: str) -> Any:
         raise DamagedFileError(
             f"{path} is damaged ({err}); a full disk or a kill may have cut it off. {remedy}"
         ) from err
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Give a folder to write in, which takes its name when all is written.
+
+    Args:
+        out: The folder.
+
+    Raises:
+        FileExistsError: If it exists.
+    """
+    if out.exists():
+        raise FileExistsError(f"{out} exists already; name a folder that does not")
+    folder = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        folder.rename(out)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
 
 
 def remove_leftovers(path: Path) -> None:

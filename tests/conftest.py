@@ -14,6 +14,9 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports the hub's client
 os.environ["CRAB_ALLOW_CODE_OF"] = "tests"  # configs of the tests name classes of the tests
 
+TESTED_SETS = "ks,a2v,v2a,avqa,cremad,s4,arig"
+"""Datasets of the run ``tested``."""
+
 _SHARED = Path(os.environ.get("CRAB_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
@@ -45,6 +48,29 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     assert main(["model", "tiny", "--out", str(made["tiny"])]) == 0
     assert main(["data", "mini", "--root", str(made["mini"]), "--clips", "40", "--workers", "0"]) == 0
     return made
+
+
+@pytest.fixture(scope="session")
+def tested(small: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps with its test on some datasets; read-only."""
+    from crab_lightning.commands import main
+
+    run = tmp_path_factory.mktemp("tested") / "run"
+    words = [
+        "--config=demo.yaml",
+        f"--model.init_args.pretrained={small['tiny']}",
+        f"--data.root={small['mini']}",
+        f"--run.folder={run}",
+        "--data.num_workers=0",
+        "--data.val_generate_per_dataset=0",
+        "--model.init_args.max_new_tokens=8",
+        "--trainer.callbacks=null",
+        "--trainer.max_steps=2",
+        f"--only={TESTED_SETS}",
+    ]
+    assert main(["fit", *words]) == 0
+    assert main(["test", "--ckpt_path", str(run)]) == 0
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -196,6 +197,32 @@ def _parsed_description(folder: Path) -> dict[str, Any]:
                 f"{path} has no key {key!r}; it was not written by save_adapters or was edited"
             )
     return description
+
+
+def rewrite_base(source: Path, folder: Path, base_model: str | None) -> dict[str, Any]:
+    """Copy saved adapters to another folder, with another name of the base weights.
+
+    Args:
+        source: As written by ``save_adapters``; connectors beside the adapters are copied too.
+        folder: Folder that is there.
+        base_model: The name; ``None`` keeps it.
+
+    Returns:
+        What ``adapter.json`` says.
+
+    Raises:
+        AdapterError: If the files are absent, unreadable, or of two different saves.
+    """
+    weights, about = read_weights(source), _read_description(source)
+    about["metadata"] = {**about["metadata"], "base_model": base_model or about["metadata"]["base_model"]}
+    text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+    header = {"format": "pt", "save_id": about["save_id"], "description": text}
+    save_file(weights, folder / WEIGHTS_FILE, metadata=header)  # it holds the description too
+    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+    for path in source.glob("*.safetensors"):
+        if path.name != WEIGHTS_FILE:
+            shutil.copyfile(path, folder / path.name)
+    return about
 
 
 def read_adapter_config(folder: Path | str) -> AdapterConfig:

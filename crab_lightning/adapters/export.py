@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from torch import nn
 
 from crab_lightning.adapters.kinds.lora import LoRALinear
 from crab_lightning.compat import save_model
+from crab_lightning.files import new_folder
 
 
 class ExportError(ValueError):
@@ -88,7 +87,7 @@ def write_peft(model: nn.Module, base_name: str, out: Path) -> int:
     for name, layer in layers.items():
         state[f"base_model.model.{name}.lora_A.weight"] = layer.lora_A.detach().cpu().contiguous()
         state[f"base_model.model.{name}.lora_B.weight"] = layer.lora_B.detach().cpu().contiguous()
-    with _new_folder(out) as folder:
+    with new_folder(out) as folder:
         save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         (folder / "adapter_config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return len(layers)
@@ -114,7 +113,7 @@ def write_merged(model: nn.Module, processor: Any, out: Path) -> int:
     """
     inner = library_model(model)
     layers = _layers(inner)
-    with _new_folder(out) as folder:
+    with new_folder(out) as folder:
         for name, layer in layers.items():
             base = layer.base
             update = layer.scaling * layer.lora_B.detach().float() @ layer.lora_A.detach().float()
@@ -129,20 +128,3 @@ def write_merged(model: nn.Module, processor: Any, out: Path) -> int:
 
 def _layers(model: nn.Module) -> dict[str, LoRALinear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """Give a folder to write in, which takes its name when all is written."""
-    if out.exists():
-        raise FileExistsError(f"{out} exists already; name a folder that does not")
-    folder = out.with_name(f".{out.name}.partial")
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-        folder.rename(out)
-    except BaseException:
-        for file in sorted(folder.rglob("*"), reverse=True):
-            file.rmdir() if file.is_dir() else file.unlink()
-        folder.rmdir()
-        raise

@@ -43,6 +43,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "adapter:inspect",
         "Show the kind, the sizes and the largest values of adapter weights.",
     ),
+    "adapter pull": ("adapter_hub:pull", "Download adapters from a model hub."),
+    "adapter push": ("adapter_hub:push", "Upload the adapters of a run to a model hub, with a model card."),
     "segment": ("segment:run", "Draw a mask over the object that sounds, or over a named object."),
     "showcase": ("showcase:run", "Ask a trained run one question of each task about a clip."),
     "data mini": ("data:mini", "Write Mini AV-UIE, a synthetic data root with all 19 datasets."),

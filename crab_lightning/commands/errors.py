@@ -21,6 +21,7 @@ _KNOWN_ELSEWHERE = (
     ("argparse", "ArgumentTypeError"),
     ("urllib3.exceptions", "HTTPError"),
     ("httpx", "HTTPError"),
+    ("httpx2", "HTTPError"),
 )
 
 

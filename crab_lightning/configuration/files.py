@@ -224,6 +224,14 @@ def found_path(value: str) -> str:
     return str(shipped) if shipped is not None and shipped.exists() else value
 
 
+def portable_path(value: str) -> str | None:
+    """Return how every machine names an absolute path of what the package ships; ``None`` for another one."""
+    for first, root in (("crab_lightning", _PACKAGE), ("configs", PACKAGE_CONFIGS)):
+        if Path(value).is_relative_to(root):
+            return str(Path(first) / Path(value).relative_to(root))
+    return None
+
+
 def _expand(node: Any, path: Path, chain: tuple[Path, ...], read: list[Path]) -> Any:
     """Replace every ``include`` key below ``node`` by the contents of its files."""
     if isinstance(node, list):

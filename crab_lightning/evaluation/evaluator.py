@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from crab_lightning import __version__
 from crab_lightning.compat import datamodule_of
 from crab_lightning.evaluation.earlier_tests import METRICS, read_metrics, set_aside
 from crab_lightning.evaluation.likelihoods import (
@@ -346,6 +348,7 @@ class Evaluator(Callback):
             "processes": trainer.world_size,
             "whole_split": _is_whole(trainer),
             "answers_per_s": round(answers_per_s, 3),
+            "made": {"date": datetime.now(UTC).isoformat(timespec="seconds"), "version": __version__},
             "identity": self._identity(trainer),
             "mean": {
                 "headline": mean_headline(self.results),

@@ -124,7 +124,8 @@ def check_vacant(folder: Path, checkpoint: Path | None, *, train: bool) -> None:
     Raises:
         RunFolderError: If the folder holds another run, or a ``config.yaml`` that no run has written.
     """
-    if checkpoint is not None and folder.resolve() in checkpoint.resolve().parents:
+    # The folder itself: adapters that were pulled from a hub lie beside their config.
+    if checkpoint is not None and checkpoint.resolve().is_relative_to(folder.resolve()):
         return
     trained = [p for p in (LAST, PREVIOUS, BEST, ADAPTER / "adapter.json") if (folder / p).is_file()]
     results = [p for p in ("metrics.json", "predictions") if (folder / p).exists()]

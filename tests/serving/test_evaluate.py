@@ -12,9 +12,8 @@ import torch
 from crab_lightning.commands import main
 from crab_lightning.inference.loading import load_run
 from crab_lightning.media import read_audio, wav_bytes
+from tests.conftest import TESTED_SETS
 from tests.serving.test_server import Server
-
-DATASETS = "ks,a2v,v2a,avqa,cremad,s4,arig"
 
 
 def answers(run: Path) -> dict[str, str]:
@@ -27,31 +26,11 @@ def answers(run: Path) -> dict[str, str]:
     return found
 
 
-@pytest.fixture(scope="module")
-def tested(small: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("tested") / "run"
-    words = [
-        "--config=demo.yaml",
-        f"--model.init_args.pretrained={small['tiny']}",
-        f"--data.root={small['mini']}",
-        f"--run.folder={run}",
-        "--data.num_workers=0",
-        "--data.val_generate_per_dataset=0",
-        "--model.init_args.max_new_tokens=8",
-        "--trainer.callbacks=null",
-        "--trainer.max_steps=2",
-        f"--only={DATASETS}",
-    ]
-    assert main(["fit", *words]) == 0
-    assert main(["test", "--ckpt_path", str(run)]) == 0
-    return run
-
-
 def test_evaluate_against_serve_gives_the_digits_of_test(
     tested: Path, small: dict[str, Path], tmp_path: Path
 ) -> None:
     model, _ = load_run(tested)
-    words = ["--model", "tiny", "--data.root", str(small["mini"]), "--only", DATASETS]
+    words = ["--model", "tiny", "--data.root", str(small["mini"]), "--only", TESTED_SETS]
     words += ["--video", "file", "--parallel", "3", "--data.num_workers=0", "--max_new_tokens", "8"]
     with Server(model, max_new_tokens=8) as server:
         url = f"http://127.0.0.1:{server.port}/v1"

@@ -1,0 +1,317 @@
+"""``adapter push`` and ``adapter pull``: adapters on a model hub, with a card and their config."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from crab_lightning.commands.help_text import DefaultsShown, Options
+
+if TYPE_CHECKING:
+    pass
+
+_CARD, _CONFIG = "README.md", "config.yaml"
+_BASE_KEY = "model.init_args.pretrained"
+_PULLED = ["adapter.json", "*.safetensors", _CONFIG, _CARD]
+
+
+class HubError(ValueError):
+    """The hub cannot be reached, or refuses what it is asked."""
+
+
+def push(words: Sequence[str]) -> None:
+    """Upload the adapters of a run to a model hub.
+
+    Args:
+        words: Options after ``adapter push``.
+
+    Raises:
+        ValueError: If the config names a folder of this machine that readers do not have.
+        HubError: If there is no token, or the hub refuses.
+    """
+    parser = Options(
+        prog="cli.py adapter push",
+        description="Upload the adapters of a run to a model hub (huggingface.co, or the address in "
+        "HF_ENDPOINT): the weights, the part of the config that `ask`, `serve` and `test` need, and a model "
+        "card with the scores of the run's test. Answers, media and training settings stay here.",
+        formatter_class=DefaultsShown,
+    )
+    add = parser.add_argument
+    add("source", type=Path, help="a run folder or an adapter folder")
+    add("--to", required=True, metavar="OWNER/NAME", help="repository; it is made when it is absent")
+    add("--license", help="identifier of the licence of the adapters, such as apache-2.0 or cc-by-nc-4.0")
+    add(
+        "--base",
+        metavar="NAME",
+        help="hub name of the base weights, needed if the run read them from a folder",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=NAME",
+        help="value of another key of the config that is a folder of this machine; may be repeated",
+    )
+    add("--private", action="store_true", help="make a private repository")
+    add("--dry-run", action="store_true", help="show the card and the files, and upload nothing")
+    args = parser.parse_args(list(words))
+    with tempfile.TemporaryDirectory(prefix="crab-push-") as scratch:
+        folder = Path(scratch)
+        notes = _prepare(args.source, folder, args)
+        files = sorted(path for path in folder.iterdir())
+        if args.dry_run:
+            print((folder / _CARD).read_text(encoding="utf-8"))
+        print(f"Files for {args.to}:")
+        for path in files:
+            print(f"  {path.name:<24}{path.stat().st_size:>14,} bytes")
+        for note in notes:
+            print(f"Note: {note}")
+        if args.dry_run:
+            print("Nothing was uploaded, because of --dry-run")
+            return
+        from huggingface_hub import HfApi, get_token
+
+        if get_token() is None:
+            raise HubError(
+                "there is no access token for the hub. Run `hf auth login`, or set HF_TOKEN to a token that "
+                "may write; --dry-run shows the card and the files without one"
+            )
+        api = HfApi(library_name="crab_lightning")
+        with _clear(api.endpoint, args.to):
+            api.create_repo(args.to, private=args.private or None, exist_ok=True)
+            done = api.upload_folder(
+                repo_id=args.to, folder_path=folder, commit_message="Upload adapters with crab_lightning"
+            )
+        print(f"Uploaded: {done.commit_url}")
+
+
+def pull(words: Sequence[str]) -> None:
+    """Download adapters from a model hub.
+
+    Args:
+        words: Options after ``adapter pull``.
+
+    Raises:
+        FileExistsError: If the folder exists.
+        HubError: If the hub has no such repository, or it holds no adapters.
+        AdapterError: If the files are not whole.
+    """
+    parser = Options(
+        prog="cli.py adapter pull",
+        description="Download adapters that `adapter push` has uploaded. The folder is one that `ask`, "
+        "`serve` and `test` take as checkpoint. Only weights, texts and the config are read, never code.",
+        formatter_class=DefaultsShown,
+    )
+    add = parser.add_argument
+    add("source", metavar="OWNER/NAME", help="repository on the hub")
+    add("--out", type=Path, required=True, help="folder to write; it must not exist")
+    add("--revision", help="branch, tag or commit; the newest state of the main branch when left out")
+    args = parser.parse_args(list(words))
+    if args.out.exists():
+        raise FileExistsError(f"{args.out} exists already; name a folder that does not")
+    from huggingface_hub import constants, snapshot_download
+
+    from crab_lightning.adapters import read_adapter_config, read_adapter_metadata
+    from crab_lightning.adapters.checkpoint import AdapterError, read_weights
+    from crab_lightning.files import new_folder
+
+    with new_folder(args.out) as folder:
+        with _clear(constants.ENDPOINT, args.source), tempfile.TemporaryDirectory() as cache:
+            found = snapshot_download(
+                args.source, revision=args.revision, cache_dir=cache, allow_patterns=_PULLED
+            )
+            for path in Path(found).glob("*"):  # the folder is absent if nothing matched
+                if path.is_file():
+                    shutil.copyfile(path, folder / path.name)
+        if not (folder / "adapter.json").is_file():
+            raise AdapterError(f"{args.source} holds no adapter.json, so no adapters of this package")
+        config, metadata = read_adapter_config(folder), read_adapter_metadata(folder)
+        read_weights(folder)  # whole, and of one save
+    more = "" if (args.out / _CONFIG).is_file() else " --config CONFIG (the repository holds none)"
+    print(f"Wrote {args.out}: {config}")
+    print(f"They need the base weights {metadata.get('base_model')}.")
+    print(f"Use them with `ask --checkpoint {args.out}{more}` or `test --ckpt_path {args.out}{more}`")
+
+
+def _prepare(source: Path, folder: Path, args: Any) -> list[str]:
+    """Write what is uploaded into a folder; return what the user should know."""
+    from crab_lightning.adapters import read_adapter_config
+    from crab_lightning.adapters.checkpoint import read_weights, rewrite_base
+    from crab_lightning.reports.model_card import CardFacts, model_card
+    from crab_lightning.runs.run_folder import find_adapter, find_run
+
+    adapter = find_adapter(source)
+    config = read_adapter_config(adapter)
+    read_weights(adapter)  # whole, and of one save
+    run = find_run(adapter)
+    notes: list[str] = []
+    given = dict(_pair(word) for word in args.set) | ({_BASE_KEY: args.base} if args.base else {})
+    tasks: dict[str, str] = {}
+    base = args.base
+    if run is not None:
+        content = _portable(run / _CONFIG, adapter, given)
+        base = base or content["model"]["init_args"].get("pretrained")
+        tasks = _taught(content["data"])
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        (folder / _CONFIG).write_text(text, encoding="utf-8")
+    else:
+        notes.append(f"{adapter} belongs to no run folder; readers have to give a config of their own")
+    about = rewrite_base(adapter, folder, base)
+    base = about["metadata"]["base_model"]
+    if Path(base).is_absolute() and not args.base:
+        raise ValueError(
+            f"the base weights are the folder {base} of this machine; give their hub name as --base"
+        )
+    results, made = _results(run, adapter, notes)
+    if args.license is None:
+        notes.append("no --license was given, and the card says so")
+    facts = CardFacts(
+        args.to,
+        base,
+        config,
+        about["metadata"],
+        about["parameters"],
+        tasks,
+        results,
+        made,
+        args.license,
+        has_config=run is not None,
+    )
+    (folder / _CARD).write_text(model_card(facts), encoding="utf-8")
+    return notes
+
+
+def _pair(word: str) -> tuple[str, str]:
+    key, equals, value = word.partition("=")
+    if not equals or not key:
+        raise ValueError(f"--set {word}: KEY=NAME is expected, such as {_BASE_KEY}=Qwen/Qwen2.5-Omni-7B")
+    return key, value
+
+
+def _taught(data: dict[str, Any]) -> dict[str, str]:
+    from crab_lightning.data.manifests.keys import chosen_datasets
+
+    rows = data.get("datasets") or {}
+    return {name: rows[name]["task"] for name in chosen_datasets(rows, data.get("only"))}
+
+
+def _portable(path: Path, adapter: Path, given: dict[str, str]) -> dict[str, Any]:
+    """Return the model and data sections of a run's config, without paths of this machine.
+
+    Raises:
+        ValueError: If a key names a path that readers do not have; it says which.
+    """
+    from crab_lightning.configuration.allowed_code import without_training
+    from crab_lightning.configuration.files import compose, portable_path
+
+    content, _ = without_training(compose([path], of_run=True), of_run=True)
+    content = {"model": content["model"], "data": {**content["data"], "root": "data", "cache": None}}
+    init = content["model"].get("init_args") or {}
+    init["load_adapter"] = None
+    local: list[str] = []
+
+    def seen(node: Any, key: str) -> Any:
+        if key in given:
+            return given[key]
+        if isinstance(node, dict):
+            return {name: seen(value, f"{key}.{name}" if key else str(name)) for name, value in node.items()}
+        if isinstance(node, list):
+            return [seen(value, f"{key}[{number}]") for number, value in enumerate(node)]
+        if not isinstance(node, str) or not Path(node).is_absolute():
+            return node
+        leaf = key.rpartition(".")[2]
+        if (adapter / f"{leaf}.safetensors").is_file():
+            return None  # its weights lie beside the adapters
+        if (shipped := portable_path(node)) is not None:
+            return shipped
+        local.append(f"{key} ({node})")
+        return node
+
+    portable: dict[str, Any] = seen(content, "")
+    if local:
+        known = [f"--set {name.split(' ')[0]}=NAME" for name in local]
+        known = [word.replace(f"--set {_BASE_KEY}=", "--base ") for word in known]
+        raise ValueError(
+            f"the config names what only this machine has: {', '.join(local)}. Say where readers find it: "
+            f"{' '.join(known)}"
+        )
+    return portable
+
+
+def _results(run: Path | None, adapter: Path, notes: list[str]) -> tuple[dict[str, Any] | None, str]:
+    """Return the results of a test of these weights and their date; say why where there are none."""
+    path = None if run is None else run / "metrics.json"
+    if path is None or not path.is_file():
+        notes.append("the run has no test results, so the card has no scores; run `test` first")
+        return None, ""
+    results: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")).get("test")
+    if results is None:
+        notes.append("metrics.json holds no test results, so the card has no scores; run `test` first")
+        return None, ""
+    identity = results.get("identity", {})
+    checkpoint = identity.get("checkpoint")
+    wanted = "best.ckpt" if adapter.name == "best" else "last.ckpt"
+    tested = Path(checkpoint[0]) if checkpoint else None
+    ours = tested.name == wanted if tested else identity.get("adapter") == str(adapter.resolve())
+    if tested is not None and tested.is_file():
+        now = tested.stat()
+        ours = ours and [now.st_size, now.st_mtime_ns] == checkpoint[1:]
+    if not ours:
+        notes.append(
+            f"the test results are of {tested or identity.get('adapter')} and not, or no longer, of "
+            f"{adapter}: the card has no scores. Test these weights first"
+        )
+        return None, ""
+    date = results.get("made", {}).get("date")
+    written = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat()
+    return results, str(date or written)[:10]
+
+
+@contextmanager
+def _clear(endpoint: str, repo: str) -> Iterator[None]:
+    """Say in one line what a hub refuses.
+
+    Raises:
+        HubError: In place of the hub's errors.
+    """
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except HFValidationError as err:
+        raise HubError(f"{repo} is no name of a repository; OWNER/NAME is expected ({err})") from err
+    except RevisionNotFoundError as err:
+        raise HubError(f"{endpoint}: {repo} has no such revision") from err
+    except RepositoryNotFoundError as err:
+        raise HubError(
+            f"{endpoint} has no repository {repo}, or does not show it: a private one needs a token "
+            "(HF_TOKEN)"
+        ) from err
+    except OfflineModeIsEnabled as err:
+        raise HubError("HF_HUB_OFFLINE is set, so the hub is not asked; unset it") from err
+    except HfHubHTTPError as err:
+        status = err.response.status_code
+        hint = "; is the token right, and may it write there?" if status in (401, 403) else ""
+        said = " ".join(str(err.server_message or err).split())[:300]
+        raise HubError(f"{endpoint} refused with status {status}: {said}{hint}") from err
+    except Exception as err:
+        # Its HTTP client is httpx or httpx2, by the version.
+        unreachable = any(kind.__name__ == "TransportError" for kind in type(err).__mro__)
+        if not unreachable and not isinstance(err, LocalEntryNotFoundError):
+            raise
+        raise HubError(f"{endpoint} cannot be reached: {' '.join(str(err).split())[:200]}") from err

@@ -1,0 +1,132 @@
+"""The model card of adapters: what they are, how to use them, and which scores were measured with what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from crab_lightning.adapters import AdapterConfig
+from crab_lightning.metrics.scale import read_scale
+
+
+@dataclass
+class CardFacts:
+    """What a card says.
+
+    Args:
+        repo: ``owner/name`` of the repository on the hub.
+        base: Name of the base weights.
+        adapter: Kind and sizes of the adapters.
+        metadata: What was saved beside the adapters: geometry, paradigm.
+        parameters: Number of values in the adapters.
+        tasks: Dataset that the run was taught -> its task.
+        results: The ``test`` entry of ``metrics.json``; ``None`` where there are no scores of these weights.
+        made: When the results were made, as a date.
+        licence: Identifier of the licence, as the hub knows it; ``None`` if nobody gave one.
+        has_config: Whether ``config.yaml`` lies beside the adapters.
+    """
+
+    repo: str
+    base: str
+    adapter: AdapterConfig
+    metadata: Mapping[str, Any]
+    parameters: int
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    results: Mapping[str, Any] | None = None
+    made: str = ""
+    licence: str | None = None
+    has_config: bool = True
+
+
+def model_card(facts: CardFacts) -> str:
+    """Return the card as Markdown, with the metadata that a hub reads at its top."""
+    name = facts.repo.rpartition("/")[2]
+    data = ModelCardData(
+        base_model=facts.base,
+        license=facts.licence,
+        library_name="crab_lightning",
+        tags=["audio-visual", "adapter", facts.adapter.kind],
+        datasets=None,  # the hub reads names of its own datasets here, and these are not
+        model_name=name,
+        eval_results=_results(facts) or None,
+    )
+    parts = [f"---\n{data.to_yaml()}\n---", f"# {name}", _about(facts), *_use(facts), *_scores(facts)]
+    if facts.licence is None:
+        parts.append("## Licence\n\nThe owner of this repository has not stated a licence.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _about(facts: CardFacts) -> str:
+    rows = {
+        "base weights": f"`{facts.base}`",
+        "adapters": str(facts.adapter),
+        "adapted layers": ", ".join(f"`{name}`" for name in facts.adapter.target_modules),
+        "values": f"{facts.parameters:,}",
+        "paradigm": str(facts.metadata.get("paradigm")),
+        "geometry of the input": str(facts.metadata.get("geometry")),
+    }
+    if facts.tasks:
+        rows["trained on"] = ", ".join(f"{name} ({task})" for name, task in facts.tasks.items())
+    lines = [f"| {key} | {value} |" for key, value in rows.items()]
+    return (
+        f"Adapters for `{facts.base}`, trained with crab_lightning. They change what the frozen base model "
+        "answers to questions about video, sound and pictures.\n\n| | |\n|---|---|\n" + "\n".join(lines)
+    )
+
+
+def _use(facts: CardFacts) -> list[str]:
+    config = "" if facts.has_config else " --config YOUR_CONFIG.yaml"
+    task = next(iter(facts.tasks.values()), "TASK")
+    return [
+        "## Use",
+        "```bash\n"
+        "pip install crab_lightning\n"
+        f"crab-lightning adapter pull {facts.repo} --out adapter\n"
+        f"crab-lightning ask --checkpoint adapter{config} --task {task} --video clip.mp4\n"
+        f"crab-lightning test --ckpt_path adapter{config} --data.root DATA\n"
+        "```",
+    ]
+
+
+def _scores(facts: CardFacts) -> list[str]:
+    if facts.results is None:
+        return []
+    lines = ["| dataset | task | metric | score | questions |", "|---|---|---|---|---|"]
+    notes: list[str] = []
+    for name, entry in facts.results["datasets"].items():
+        metric = entry["headline"]
+        scale = read_scale(entry, metric)
+        value = scale.text(entry["strict"].get(metric))
+        unit = " %" if scale.unit == "%" and value != "–" else ""
+        asked = entry["counts"]["scored"]
+        lines.append(f"| {name} | {entry['task']} | {scale.label(metric)} | {value}{unit} | {asked:,} |")
+        notes += [f"- {name}: {entry['note']}"] if entry.get("note") else []
+    made = facts.results.get("made", {})
+    version = made.get("version", "an earlier version")
+    whole = "all questions" if facts.results.get("whole_split") else "a part of the questions"
+    said = (
+        f"Measured on {facts.made} with `crab-lightning test` of crab_lightning {version}, on {whole} of the "
+        "test sets. An unreadable answer counts as an empty one. `crab-lightning test --ckpt_path adapter "
+        "--data.root DATA` makes the scores again."
+    )
+    return ["## Scores", said, "\n".join(lines), *(["\n".join(notes)] if notes else [])]
+
+
+def _results(facts: CardFacts) -> list[EvalResult]:
+    found = []
+    for name, entry in (facts.results or {}).get("datasets", {}).items():
+        value = entry["strict"].get(entry["headline"])
+        if value is not None:
+            result = EvalResult(
+                task_type=entry["task"],
+                dataset_type=name,
+                dataset_name=name,
+                dataset_split="test",
+                metric_type=entry["headline"],
+                metric_value=round(float(value), 6),
+            )
+            found.append(result)
+    return found
