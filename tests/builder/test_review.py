@@ -69,6 +69,7 @@ def test_accept_correct_reload_undo_and_continue_in_a_browser(
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
     if not (CHROMIUM.is_file() and DRIVER.is_file()):
         pytest.skip(f"needs {CHROMIUM} and {DRIVER}")
+    from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.chrome.service import Service
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
@@ -79,7 +80,8 @@ def test_accept_correct_reload_undo_and_continue_in_a_browser(
         options.add_argument(word)
     browser = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
     try:
-        wait = WebDriverWait(browser, 20)
+        # The page may be exchanged for the next one between finding an element and reading it.
+        wait = WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException])
 
         def shown(name: str) -> str:
             return str(browser.find_element(By.ID, name).text)

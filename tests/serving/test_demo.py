@@ -64,7 +64,7 @@ def test_clip_is_asked_about(
 
     browser.set_window_size(width, 1100)
     browser.get(f"http://127.0.0.1:{page.port}/")
-    wait = WebDriverWait(browser, 30)
+    wait = WebDriverWait(browser, 120)
     wait.until(lambda b: len(Select(b.find_element(By.ID, "dataset")).options) > 5)
     browser.find_element(By.ID, "clip").send_keys(str(media / "clip0.mp4"))
     browser.find_element(By.ID, "sound").send_keys(str(media / "clip0.wav"))
