@@ -68,7 +68,7 @@ def test_sizes_are_those_asked_for(tmp_path: Path) -> None:
 
 
 def test_existing_checkpoint_is_not_overwritten(tiny: Path) -> None:
-    with pytest.raises(FileExistsError, match="already holds a config"):
+    with pytest.raises(FileExistsError, match="already holds a checkpoint"):
         make_tiny_native(tiny)
 
 

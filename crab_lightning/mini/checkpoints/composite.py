@@ -20,8 +20,9 @@ from transformers import (
 
 from crab_lightning.compat import save_model
 from crab_lightning.encoders import Beats, BeatsConfig, save_beats
+from crab_lightning.mini.checkpoints.folder import fresh, mrope_section
 from crab_lightning.mini.checkpoints.text_models import load_text_model
-from crab_lightning.mini.checkpoints.tokenizer import DEFAULT_TEXTS, train_tokenizer
+from crab_lightning.mini.checkpoints.tokenizer import train_tokenizer
 
 # Writes turns as Llama 3's published template does.
 LLAMA3_TEMPLATE = """\
@@ -121,7 +122,7 @@ def make_tiny_llm_va(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if given is None:
-            tokenizer = llama_tokenizer(DEFAULT_TEXTS if texts is None else texts, sizes.vocab)
+            tokenizer = llama_tokenizer(texts, sizes.vocab)
             model = _tiny_llama(sizes, tokenizer)
         else:
             model, tokenizer = given
@@ -207,24 +208,10 @@ def make_tiny_vllm_a(
     config: TinyVllmAConfig | None = None,
     seed: int = 0,
 ) -> Path:
-    """Write ``vllm`` (Qwen2.5-VL with its tokenizer) and ``beats`` folders.
-
-    Args:
-        out: Folder to write them in; made when absent.
-        texts: What the tokenizer learns its words from; the words of the AV-UIE v2 prompts when left out.
-        config: Sizes.
-        seed: Seed of the random weights.
-
-    Returns:
-        The folder.
-
-    Raises:
-        FileExistsError: If it already holds a checkpoint.
-    """
+    """Write ``vllm`` (Qwen2.5-VL with its tokenizer) and ``beats``, as :func:`make_tiny_llm_va` does."""
     folder = fresh(out, "vllm")
     sizes = config or TinyVllmAConfig()
-    tokenizer = qwen_tokenizer(DEFAULT_TEXTS if texts is None else texts, sizes.vocab)
-    half = sizes.hidden // sizes.heads // 2
+    tokenizer = qwen_tokenizer(texts, sizes.vocab)
     ids = {name: int(tokenizer.convert_tokens_to_ids(f"<|{name}|>")) for name in _VISION_TOKENS}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -241,12 +228,7 @@ def make_tiny_vllm_a(
                     "rope_parameters": {
                         "rope_type": "default",
                         "rope_theta": 1e6,
-                        # the published 16 : 24 : 24
-                        "mrope_section": [
-                            half // 4,
-                            (half - half // 4) // 2,
-                            half - half // 4 - (half - half // 4) // 2,
-                        ],
+                        "mrope_section": mrope_section(sizes.hidden // sizes.heads),
                     },
                     "bos_token_id": ids["im_start"],
                     "eos_token_id": ids["im_end"],
@@ -285,19 +267,6 @@ _VISION_TOKENS = (
 )
 
 
-def fresh(out: Path | str, part: str) -> Path:
-    """Return a folder to write in.
-
-    Raises:
-        FileExistsError: If it already holds a checkpoint.
-    """
-    folder = Path(out)
-    if (folder / part / "config.json").exists():
-        raise FileExistsError(f"{folder} already holds a checkpoint; name an empty folder or remove it first")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def save_tiny_beats(folder: Path, hidden: int, layers: int) -> None:
     """Write a BEATs encoder with random weights."""
     config = BeatsConfig(
@@ -314,7 +283,7 @@ def save_tiny_beats(folder: Path, hidden: int, layers: int) -> None:
     save_beats(Beats(config), folder)
 
 
-def qwen_tokenizer(texts: Iterable[str], vocab: int) -> Any:
+def qwen_tokenizer(texts: Iterable[str] | None, vocab: int) -> Any:
     """Return a tokenizer with Qwen2.5-VL's markup and chat template."""
     raw = train_tokenizer(texts, vocab).backend_tokenizer
     raw.add_special_tokens([f"<|{name}|>" for name in _VISION_TOKENS])
@@ -328,7 +297,7 @@ def qwen_tokenizer(texts: Iterable[str], vocab: int) -> Any:
     )
 
 
-def llama_tokenizer(texts: Iterable[str], vocab: int) -> Any:
+def llama_tokenizer(texts: Iterable[str] | None, vocab: int) -> Any:
     """Return a tokenizer with Llama 3's markup and chat template, and like it without a padding token."""
     raw = train_tokenizer(texts, vocab).backend_tokenizer
     raw.add_special_tokens(["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"])

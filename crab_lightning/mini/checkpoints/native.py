@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import (
     Qwen2_5OmniProcessor,
     Qwen2_5OmniThinkerConfig,
@@ -21,7 +20,8 @@ from transformers import (
 )
 
 from crab_lightning.compat import save_model
-from crab_lightning.mini.checkpoints.tokenizer import DEFAULT_TEXTS, train_tokenizer
+from crab_lightning.mini.checkpoints.folder import fresh, mrope_section, seeded
+from crab_lightning.mini.checkpoints.tokenizer import SPECIAL_TOKENS, train_tokenizer
 
 # Renders system and user turns as Qwen2.5-Omni's published template does (AV-UIE v2 section 2).
 CHAT_TEMPLATE = """\
@@ -98,10 +98,7 @@ class TinyNativeConfig:
 
 def thinker_config(sizes: TinyNativeConfig, tokenizer: Any) -> Qwen2_5OmniThinkerConfig:
     """Return a thinker config of these sizes whose token ids are the tokenizer's."""
-    half = sizes.hidden // sizes.heads // 2
-    time = half // 4  # the published 16 : 24 : 24
-    height = (half - time) // 2
-    ids = {name: int(tokenizer.convert_tokens_to_ids(f"<|{name}|>")) for name in _TOKENS_IN_CONFIG}
+    ids = {token.strip("<|>"): int(tokenizer.convert_tokens_to_ids(token)) for token in SPECIAL_TOKENS}
     vision_full = tuple(i for i in range(sizes.vision_layers) if i % 2 == 1)
     made: Any = Qwen2_5OmniThinkerConfig  # takes more than its signature says
     config: Qwen2_5OmniThinkerConfig = made(
@@ -131,7 +128,7 @@ def thinker_config(sizes: TinyNativeConfig, tokenizer: Any) -> Qwen2_5OmniThinke
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": sizes.rope_theta,
-                "mrope_section": [time, height, half - time - height],
+                "mrope_section": mrope_section(sizes.hidden // sizes.heads),
             },
             "tie_word_embeddings": sizes.tie_embeddings,
         },
@@ -148,20 +145,6 @@ def thinker_config(sizes: TinyNativeConfig, tokenizer: Any) -> Qwen2_5OmniThinke
         eos_token_id=ids["im_end"],
     )
     return config
-
-
-_TOKENS_IN_CONFIG = (
-    "endoftext",
-    "im_start",
-    "im_end",
-    "AUDIO",
-    "IMAGE",
-    "VIDEO",
-    "audio_bos",
-    "audio_eos",
-    "vision_bos",
-    "vision_eos",
-)
 
 
 def make_processor(tokenizer: Any) -> Qwen2_5OmniProcessor:
@@ -200,17 +183,9 @@ def make_tiny_native(
     Raises:
         FileExistsError: If the folder already holds a checkpoint.
     """
-    folder = Path(out)
-    if (folder / "config.json").exists():
-        raise FileExistsError(
-            f"{folder} already holds a config.json; name an empty folder or remove it first"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    sizes = config or TinyNativeConfig()
-    tokenizer = train_tokenizer(DEFAULT_TEXTS if texts is None else texts, sizes.vocab)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Qwen2_5OmniThinkerForConditionalGeneration(thinker_config(sizes, tokenizer))
-    save_model(model, folder)
+    folder, sizes = fresh(out), config or TinyNativeConfig()
+    tokenizer = train_tokenizer(texts, sizes.vocab)
+    thinker = thinker_config(sizes, tokenizer)
+    save_model(seeded(lambda: Qwen2_5OmniThinkerForConditionalGeneration(thinker), seed), folder)
     make_processor(tokenizer).save_pretrained(folder)
     return folder

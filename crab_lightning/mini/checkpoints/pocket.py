@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerFast, Qwen2_5OmniThinkerForConditionalGeneration
 
 from crab_lightning.compat import save_model
+from crab_lightning.mini.checkpoints.folder import fresh
 from crab_lightning.mini.checkpoints.native import TinyNativeConfig, make_processor, thinker_config
 from crab_lightning.mini.checkpoints.text_models import SMOLLM2, load_text_model
 from crab_lightning.mini.checkpoints.tokenizer import NAMED_TOKENS, SPECIAL_TOKENS
@@ -65,16 +66,11 @@ def make_pocket(
         ImportError: If SmolLM2 is asked for and not installed.
         ValueError: If the text model is built otherwise, so that its weights would not mean the same.
     """
-    folder = Path(out)
-    if (folder / "config.json").exists():
-        raise FileExistsError(
-            f"{folder} already holds a config.json; name an empty folder or remove it first"
-        )
     source, tokenizer = load_text_model(text)
     refuse_other_builds(str(text), source.config)
+    folder = fresh(out)
     tokenizer = with_media_tokens(tokenizer)
     thinker = thinker_around(source, tokenizer, config or PocketTowers(), seed)
-    folder.mkdir(parents=True, exist_ok=True)
     save_model(thinker, folder)
     make_processor(tokenizer).save_pretrained(folder)
     return folder

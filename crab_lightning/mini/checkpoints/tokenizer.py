@@ -49,7 +49,7 @@ DEFAULT_TEXTS = (
 
 
 def train_tokenizer(
-    texts: Iterable[str] = DEFAULT_TEXTS,
+    texts: Iterable[str] | None = None,
     vocab_size: int = 1500,
     special: Sequence[str] = SPECIAL_TOKENS,
     named: Mapping[str, str] = NAMED_TOKENS,
@@ -57,7 +57,7 @@ def train_tokenizer(
     """Train a tokenizer that cuts text as Qwen2.5's does: digits one by one, any byte representable.
 
     Args:
-        texts: What to learn merges from.
+        texts: What to learn merges from; the words of the AV-UIE v2 prompts when left out.
         vocab_size: Upper bound of the vocabulary with its special tokens; few texts give fewer tokens.
         special: Special tokens in the order of their ids; Qwen2.5-Omni's when left out.
         named: Attribute of the tokenizer -> the special token that it names.
@@ -83,7 +83,7 @@ def train_tokenizer(
     trainer = trainers.BpeTrainer(
         vocab_size=room, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    raw.train_from_iterator(texts, trainer)
+    raw.train_from_iterator(DEFAULT_TEXTS if texts is None else texts, trainer)
     raw.add_special_tokens(list(special))
     return PreTrainedTokenizerFast(
         tokenizer_object=raw,

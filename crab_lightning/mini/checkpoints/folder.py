@@ -1,0 +1,37 @@
+"""What all makers of tiny checkpoints share: an empty folder and fixed random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def fresh(out: Path | str, part: str = "") -> Path:
+    """Return a folder to write in, made when absent.
+
+    Raises:
+        FileExistsError: If it, or its sub-folder ``part``, already holds a checkpoint.
+    """
+    folder = Path(out)
+    if (folder / part / "config.json").exists():
+        raise FileExistsError(f"{folder} already holds a checkpoint; name an empty folder or remove it first")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def seeded(make: Callable[[], Any], seed: int) -> Any:
+    """Return a new model whose random weights depend on ``seed`` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
+
+def mrope_section(head_width: int) -> list[int]:
+    """Divide the rotary pairs of a head among time, height and width, as the published 16 : 24 : 24."""
+    half = head_width // 2
+    time = half // 4
+    height = (half - time) // 2
+    return [time, height, half - time - height]
