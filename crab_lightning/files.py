@@ -85,7 +85,7 @@ def read_json(path: Path, remedy: str) -> Any:
         return json.loads(path.read_bytes())
     except ValueError as err:  # also what is no UTF-8
         raise DamagedFileError(
-            f"{path} is damaged ({err}); a full disk or a kill may have cut it off. {remedy}"
+            f"{path} is damaged ({err}); a full disk or a killed process may be the reason. {remedy}"
         ) from err
 
 

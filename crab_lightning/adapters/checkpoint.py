@@ -135,7 +135,10 @@ def save_adapters(model: nn.Module, folder: Path | str, metadata: Mapping[str, A
     live = adapter_state_dict(model)
     state = {portable_name(name): value.cpu().contiguous() for name, value in live.items()}
     if len(state) != len(live):
-        raise AdapterError("two adapted layers have the same name once their towers' names are made portable")
+        raise AdapterError(
+            "two adapted layers get the same name in the checkpoint, because names do not"
+            " depend on the model's architecture"
+        )
     config = _common_config(model)
     if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
         return

@@ -240,7 +240,7 @@ def released_figures(state: Mapping[str, Tensor]) -> tuple[LayerFigures, ...]:
         parts = [f"{_PREFIX}{layer}.{part}{_SUFFIX}" for part in ("lora_A", "lora_route")]
         if not heads or any(part not in plain for part in parts):
             raise AdapterError(
-                f"{layer} lacks its A, its B or its router; the file is cut or of another kind"
+                f"{layer} has no A, no B or no router; the file is incomplete or of another kind"
             )
         found.append(layer_figures(layer, _joined(plain, layer)))
     return tuple(found)
@@ -377,8 +377,8 @@ def export_released(
     if not isinstance(config, ILoRAConfig) or config.router != "input":
         router = config.details().get("router")
         raise AdapterError(
-            f"{folder} holds {config.kind} adapters with router {router!r}; the released form is "
-            "I-LoRA with a router that reads the layer's input, and cannot express others"
+            f"{folder} holds {config.kind} adapters with router {router!r}; a released file can hold"
+            f" only I-LoRA whose router reads the layer's input"
         )
     table = released_table(sizes, config.rank, config.heads)
     state = {portable_name(name): value for name, value in read_weights(folder).items()}

@@ -160,7 +160,7 @@ def _jobs(base: Path, rows: Sequence[Row], link: Link) -> dict[Path, MediaJob]:
             assert media.source is not None
             if ".." in Path(media.place).parts or Path(media.place).is_absolute():
                 raise ValueError(
-                    f"{row.name}: {media.place!r} leads out of the data root; correct the annotation"
+                    f"{row.name}: {media.place!r} is outside the data root; correct the annotation"
                 )
             target = base / row.task / media.place
             job = MediaJob(target, media.source, media.action, media.piece, link)
@@ -214,8 +214,8 @@ def _refuse_collisions(base: Path, jobs: Mapping[Path, MediaJob]) -> None:
         other = folded.setdefault(str(target).casefold(), target)
         if other != target and _ignores_case(base):
             raise ValueError(
-                f"{other} and {target} differ in case alone, and the disk of {base} takes them for one file. "
-                "Use a --root on a disk that tells upper from lower case"
+                f"{other} and {target} differ in case alone, and the disk of {base} does not distinguish"
+                f" upper and lower case. Use a --root on another disk"
             )
 
 

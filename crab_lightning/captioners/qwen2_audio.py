@@ -58,7 +58,7 @@ class Qwen2AudioCaptioner:
         if lost := sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"])):
             raise CaptionerError(
                 f"--captioner {pretrained}: {len(lost)} weights are missing or of another shape (first: "
-                f"{lost[0]}); they would stay random"
+                f"{lost[0]}); they would keep random values"
             )
         self.model: Any = model.to(device).eval()
 

@@ -80,8 +80,8 @@ def write_captions(
                         progress("captions", done, len(names))
     except CaptionerError as err:
         raise CaptionerError(
-            f"{err}\n{report.known + report.added:,} of {len(names):,} captions are in {out}; the same "
-            "command goes on behind them"
+            f"{err}\n{report.known + report.added:,} of {len(names):,} captions are in {out}; start the"
+            f" same command again to continue"
         ) from err
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -108,8 +108,8 @@ def _same_settings(out: Path, captioner: Captioner) -> None:
         if changed := [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]:
             key = changed[0]
             raise CaptionerError(
-                f"{out} was begun with {key} {found.get(key)!r}, this call has {wanted.get(key)!r}. Go on "
-                "with that, or name another --out"
+                f"{out} was begun with {key} {found.get(key)!r}, this call has {wanted.get(key)!r}. Use"
+                f" the earlier value, or name another --out"
             )
         return
     beside.write_text(json.dumps(wanted, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -179,9 +179,9 @@ def run_folder(args: argparse.Namespace) -> None:
         if len(done.broken) > _SHOWN:
             print(f"  and {len(done.broken) - _SHOWN} more")
     if done.gone:
-        print(f"{done.gone} answers are of clips that are no longer in the folder; they are kept")
+        print(f"{done.gone} answers belong to clips that are no longer in the folder; they are kept")
     if done.passed_over:
-        print(f"{done.passed_over} other files are no clips by their names, and were passed over")
+        print(f"{done.passed_over} other files do not have the name of a clip, and were skipped")
 
 
 def show(answer: Answer, options: Sequence[str] | None, *, as_json: bool, moment: str = "") -> None:

@@ -260,7 +260,7 @@ def _print_report(report: Report) -> None:
         f"sent;"
         f" {sum(report.kept.values()):,} texts kept ({kept or 'none'}), {sum(report.discarded.values()):,} "
         f"rows"
-        f" discarded; {report.prompt_tokens:,} tokens read and {report.completion_tokens:,} written"
+        f" discarded; {report.prompt_tokens:,} input tokens and {report.completion_tokens:,} written"
     )
     for name, counts in (
         ("rows discarded because", report.discarded),
@@ -286,5 +286,5 @@ def _print_estimates(found: Sequence[Estimate], costs: Costs) -> None:
         "Tokens, seconds and money are estimates for one try of each row: "
         f"{costs.image_tokens:g} tokens a frame, {costs.audio_tokens:g} a second of sound, "
         f"{costs.request_s:g} s a "
-        "request. Nothing was asked and nothing was written."
+        "request. No request was sent and nothing was written."
     )

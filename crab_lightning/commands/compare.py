@@ -81,7 +81,9 @@ def run(words: Sequence[str]) -> None:
     """
     args = parser().parse_args(list(words[1:]))
     if args.resamples < 100:
-        raise ValueError(f"--resamples is {args.resamples}; an interval needs at least 100, better 10,000")
+        raise ValueError(
+            f"--resamples is {args.resamples}; an interval needs at least 100 resamples; 10,000 are better"
+        )
     from crab_lightning.reports.runs import JoinedRuns, find_results
     from crab_lightning.reports.tables import FORMATS
 
@@ -89,7 +91,7 @@ def run(words: Sequence[str]) -> None:
     found = [find_results(path, args.split) for path in (*baseline, *args.runs)]
     folders = [run.folder.resolve() for run in found]
     if twice := [run.folder for run in found if folders.count(run.folder.resolve()) > 1]:
-        raise ValueError(f"{twice[0]} is given twice; a run has no difference to itself")
+        raise ValueError(f"{twice[0]} is given twice; a run cannot be compared with itself")
     runs = _named([replace(run, synthetic=is_synthetic(run.folder)) for run in found])
     if len(baseline) > 1:
         name = f"{len(baseline)} runs from {runs[0].name}"
@@ -166,13 +168,16 @@ def comparison(
             table.add(cells)
     if others:
         table.notes.append(
-            f"Δ: difference to {first.name} in points over the samples that both have a score for, with"
-            f" the paired bootstrap interval ({resamples:,} resamples, seed {seed}); * where it leaves out 0."
+            f"Δ: difference to {first.name} in points, over the samples that have a score in both runs,"
+            f" with the paired bootstrap interval ({resamples:,} resamples, seed {seed}); * where the"
+            f" interval does not contain 0."
         )
     elif len(runs) > 1:
-        table.notes.append("No intervals: they are taken over scores where every sample counts.")
+        table.notes.append("There are no intervals, because they need scores in which every sample counts.")
     if methods:
-        table.notes.append(f"(paper): {published_source()}; † not comparable, see the notes.")
+        table.notes.append(
+            f"(paper): {published_source()}; † these figures cannot be compared; see the notes."
+        )
     return table
 
 

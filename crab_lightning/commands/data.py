@@ -243,7 +243,10 @@ def cache(words: Sequence[str]) -> None:
     size_gb = sum(p.stat().st_size for p in (folder / "shards").glob("*")) / 1e9
     print(f"{folder}: {report.added:,} media added to {report.known:,}; {size_gb:.3f} GB in all")
     if report.unstored:
-        print(f"{report.unstored:,} media found no room; raise --max-gb or free the disk to keep them too")
+        print(
+            f"{report.unstored:,} media files did not fit; increase --max-gb or free disk space to"
+            f" store them too"
+        )
     if report.broken:
         shown = "\n".join(list(report.broken.values())[:10])
         raise CheckFailed(

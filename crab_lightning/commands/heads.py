@@ -69,7 +69,8 @@ def run(words: Sequence[str]) -> None:
     adapter = ((config.get("model") or {}).get("init_args") or {}).get("adapter") or {}
     if adapter.get("kind", "ilora") not in ("ilora", "hydra_lora"):
         raise ValueError(
-            f"{folder}: its adapters are of kind {adapter.get('kind')}, which has no heads to drop"
+            f"{folder}: its adapters are of kind {adapter.get('kind')}, which has no heads that can be"
+            f" left out"
         )
     count = int(adapter.get("heads", 3))
     home = args.out or folder / "heads"

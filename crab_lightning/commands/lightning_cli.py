@@ -269,7 +269,7 @@ class CrabCLI(LightningCLI):
         if trainer.get("overfit_batches"):
             raise ConfigError(
                 f"trainer.overfit_batches {trainer.overfit_batches}: the data module draws the batches."
-                " To learn a few rows by heart, use --data.datasets.NAME.limit N with --trainer.max_epochs"
+                " To overfit a few rows, use --data.datasets.NAME.limit N with --trainer.max_epochs"
             )
 
     def _take_folder(self) -> Path:
@@ -295,7 +295,8 @@ class CrabCLI(LightningCLI):
                 name += ZERO_SHOT
                 if first:
                     print(
-                        f"No checkpoint is given: {self.function} takes the base model as it is (zero-shot),"
+                        f"No checkpoint is given: {self.function} uses the base model without training"
+                        f" (zero-shot),"
                         f" into {Path(run.root) / name}. For a trained run, give --ckpt_path RUN.",
                         file=sys.stderr,
                     )

@@ -63,8 +63,8 @@ def tiny(words: Sequence[str]) -> None:
     if args.text is not None:
         if args.paradigm != "llm_va":
             raise ValueError(
-                f"--text is for --paradigm llm_va, not {args.paradigm}; `model pocket` puts a text model "
-                "into a checkpoint of the native paradigm"
+                f"--text is for --paradigm llm_va, not {args.paradigm}; `model pocket` puts a text model"
+                f" into a checkpoint for OmniModule"
             )
         options["text"] = args.text
     folder = getattr(mini, maker_name)(args.out, **options)

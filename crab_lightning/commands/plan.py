@@ -261,13 +261,17 @@ def _print(shape: Shape, setting: Setting, limit: float) -> None:
             )
     else:
         console.print(
-            f"It does not fit: {(total - limit) / 1e9:.1f} GB too much. What would help:", highlight=False
+            f"It does not fit: {(total - limit) / 1e9:.1f} GB too much. These settings would help:",
+            highlight=False,
         )
         for text, value, _ in knobs(shape, s, limit):
             fits = "fits" if value <= limit else "still too much"
             console.print(f"  --{text}: {value / 1e9:.1f} GB, {fits}", highlight=False, soft_wrap=True)
     if shape.trains_towers:
-        console.print("Adapters in the towers train too: what the towers keep for backward is not counted.")
+        console.print(
+            "The adapters in the towers are trained too. The activations that the towers keep"
+            " for the backward pass are not counted."
+        )
     if s.sharding == "fsdp2_offload":
         console.print("Copies between host and device and the optimizer's step on the host are not counted.")
     found = pace(shape, s)

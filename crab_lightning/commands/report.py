@@ -73,7 +73,7 @@ def run(words: Sequence[str]) -> None:
     names = {"step": "step", "processes": "processes", "answers_per_s": "answers per second"}
     facts |= {name: f"{summary[k]:,}" for k, name in names.items() if summary.get(k)}
     if summary.get("whole_split") is False:
-        notes.append("The trainer saw a part of the split only: these are not the scores of the benchmark.")
+        notes.append("Only a part of the split was tested, so these are not the scores of the benchmark.")
     page = Page(run.name, facts, summary, datasets, read_curves(run.folder), notes)
     out: Path = args.out or run.folder / "report.html"
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -104,12 +104,17 @@ def _config(run: FinishedRun) -> Path | None:
 
 def _root(run: FinishedRun, config: Path | None, notes: list[str]) -> Path | None:
     if config is None:
-        notes.append(f"No pictures: {run.folder} has no config.yaml that names a data root; give --root.")
+        notes.append(
+            f"The page has no pictures, because {run.folder} has no config.yaml that names a"
+            f" data root. Give --root."
+        )
         return None
     content = read_yaml(config) or {}
     root = Path(str((content.get("data") or {}).get("root", "")))
     if not root.is_dir():
-        notes.append(f"No pictures: the run's data root {root} is not there; give --root.")
+        notes.append(
+            f"The page has no pictures, because the run's data root {root} does not exist. Give --root."
+        )
         return None
     return root
 

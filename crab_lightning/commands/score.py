@@ -92,7 +92,8 @@ def run(words: Sequence[str]) -> None:
     missing = [sample for sample in asked if whole and sample.id not in joined.answers]
     if not whole:
         joined.notes.append(
-            "rows of train.json: which of them were asked is not in the file, so none is 'missing'"
+            "rows of train.json: the file does not say which of them were asked, so none is counted as"
+            " missing"
         )
     scores = DatasetScores(args.dataset, task, spec, _majority(task, train, spec))
     lines = []
@@ -147,7 +148,7 @@ def load_dataset(
     kind = class_of(str(row.get("class_path")))
     if lenient:
         if "lenient" not in inspect.signature(kind).parameters:
-            raise ConfigError(f"--lenient: task {key} ({kind.__name__}) has one way of reading answers")
+            raise ConfigError(f"--lenient: task {key} ({kind.__name__}) has only one way of reading answers")
         row["init_args"] = {**(row.get("init_args") or {}), "lenient": True}
     if protocol is not None:
         if protocol not in (known := getattr(kind, "protocols", ())):

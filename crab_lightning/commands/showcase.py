@@ -190,7 +190,7 @@ def run(words: Sequence[str]) -> None:
     model, data = load_run(args.checkpoint, args.config, args.device, check=check)
     chosen = datasets_of(data, args.dataset, untaught=args.untaught)
     if left := [key for key in data.tasks if key not in {key for key, _ in chosen}]:
-        print(f"not asked, since this run was not taught them: {', '.join(left)}", file=sys.stderr)
+        print(f"not asked, because this run was not trained on them: {', '.join(left)}", file=sys.stderr)
     panels, order = [], {key: place for place, key in enumerate(TITLES)}
     with tempfile.TemporaryDirectory() as scratch:
         asker = Asker(model, data, args, Path(scratch))

@@ -130,9 +130,8 @@ def run(words: Sequence[str]) -> None:
     if failed:
         rows = "\n".join(f"  {name}: {error.splitlines()[0]}" for name, error in failed.items())
         raise ValueError(
-            f"{len(failed)} of {len(cells)} cells failed; their cell.log says more, and the same command"
-            " tries them"
-            f" again:\n{rows}"
+            f"{len(failed)} of {len(cells)} cells failed; their files cell.log show the errors. Start"
+            f" the same command again to repeat them:\n{rows}"
         )
     print(f"Cells: {study.folder / 'cells'}")
 

@@ -315,8 +315,8 @@ class AVDataModule(lightning.LightningDataModule):
             return self._pack("test")
         if self.audio_swap:
             raise ValueError(
-                "evaluator.windows and data.audio_swap exclude each other: the other clip may be shorter; "
-                "leave one of them out"
+                "evaluator.windows and data.audio_swap exclude each other: the clip that gives the sound"
+                " may be shorter; leave one of them out"
             )
         if self._asked is None or self._asked[0] != self.test_windows:
             samples = expanded(

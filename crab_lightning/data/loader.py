@@ -71,7 +71,7 @@ class BatchLoader(Iterable[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         # A generator: workers start with the first batch that is asked for, after the epoch has been set.
         if self._loader is None:
-            raise RuntimeError("this loader was closed; ask the data module for a new one")
+            raise RuntimeError("this loader was closed; get a new one from the data module")
         batches: Iterator[Batch] = iter(self._loader)
         # Page-locked batches are taken over by a thread of torch's own.
         by_thread = self._loader.num_workers > 0 and not self._loader.pin_memory
@@ -161,8 +161,9 @@ class TrainLoader(BatchLoader):
             found = "; ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed)
             where = f"step {state['step']} of {state['steps']} of epoch {state['epoch']}"
             raise ValueError(
-                f"the checkpoint stopped at {where} of other data: {found}. Resume with the data settings of "
-                "that run or from the end of an epoch, or start a new run from its adapters."
+                f"the checkpoint was saved at {where} of other data: {found}. Resume with the data"
+                f" settings of that run, resume from the end of an epoch, or start a new run from its"
+                f" adapters."
             )
         if changed:  # between epochs new data are welcome; the epoch that ended has no rows left
             self.batches.set_epoch(state["epoch"])

@@ -160,7 +160,7 @@ def check_placeholders(conversation: Conversation, loaded: LoadedMedia, task: st
         if places != len(items):
             raise ValueError(
                 f"data.tasks.{task} writes a prompt with {places} {kind.value} placeholders "
-                f"for {len(items)} clips; give the dataset the task or the layout that fits it"
+                f"for {len(items)} clips; give the dataset the task or the row format that fits it"
             )
 
 

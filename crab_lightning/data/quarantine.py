@@ -50,7 +50,9 @@ class OnError:
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_share <= 1:
-            raise ValueError(f"data.on_error.max_share is {self.max_share}; it is a share from 0 to 1")
+            raise ValueError(
+                f"data.on_error.max_share is {self.max_share}; it must be a fraction from 0 to 1"
+            )
         if self.max_count < 0:
             raise ValueError(f"data.on_error.max_count is {self.max_count}; it starts at 0")
 
@@ -150,8 +152,8 @@ class Quarantine:
             raise QuarantineError(
                 f"data.datasets.{sample.dataset}: {count} of {total:,} {sample.split} samples cannot be "
                 f"read, data.on_error allows {allowed} (max_count {self.budget.max_count}, max_share "
-                f"{self.budget.max_share:g}). The last one: {error}. All are in {self.path}; repair the "
-                f"files, or raise the budget"
+                f"{self.budget.max_share:g}). The last one: {error}. All are in {self.path}; repair the"
+                f" files, or increase the limits"
             )
 
     def _refresh(self) -> None:

@@ -102,7 +102,7 @@ def fill_shards(
     if wanted:
         raise ValueError(
             f"{pretrained}: {len(wanted)} weights of the thinker are missing (first: {sorted(wanted)[:1]}). "
-            "They would stay random; use a complete Omni checkpoint in safetensors"
+            "They would keep random values. Use a complete Omni checkpoint in safetensors"
         )
 
 

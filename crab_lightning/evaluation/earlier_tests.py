@@ -71,8 +71,8 @@ def read_metrics(path: Path) -> dict[str, Any]:
     damaged = path.with_name(f"{path.name}.damaged")
     path.replace(damaged)
     rank_zero_warn(
-        f"{path} was damaged, perhaps by a full disk; it is now {damaged}. Results that it held of other"
-        " splits are made again by `validate` and `test`."
+        f"{path} was damaged, perhaps by a full disk; it is now {damaged}. Run `validate` and `test`"
+        f" again for the results of other splits that it held."
     )
     return {}
 

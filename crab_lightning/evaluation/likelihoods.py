@@ -54,9 +54,9 @@ def choose(
     offered = task.candidates(sample, spec) or {}
     if tuple(offered) != scores.texts:
         raise ValueError(
-            f"{sample.id}: {len(scores.texts)} candidates were weighed ({', '.join(scores.texts[:3])}, ...), "
-            f"the task offers {len(offered)} ({', '.join(list(offered)[:3])}, ...). The classes or the "
-            "manifest have changed since: test again"
+            f"{sample.id}: {len(scores.texts)} candidates were scored ({', '.join(scores.texts[:3])}, ...), "
+            f"the task offers {len(offered)} ({', '.join(list(offered)[:3])}, ...). The classes or the"
+            f" manifest have changed since then; test again"
         )
     values = [
         log_prob / count if by == "mean" else log_prob
@@ -108,8 +108,8 @@ def offer_candidates(module: Any, data: Any, decoding: Decoding) -> None:
         if decoding == "generate":
             return
         raise ValueError(
-            f"evaluator.decoding is {decoding!r}, but {type(module).__name__} cannot weigh candidate "
-            "answers; set it to generate"
+            f"evaluator.decoding is {decoding!r}, but {type(module).__name__} cannot compute the"
+            f" probability of candidate answers; set it to generate"
         )
 
     def candidates(sample: Sample) -> Sequence[str]:

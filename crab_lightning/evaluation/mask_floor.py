@@ -46,7 +46,10 @@ class SwappedAudioFloor(Callback):
             samples = [s for s in data.samples("test", name) if _masks(data, s) is not None]
             if len({sample.audios for sample in samples}) < 2:
                 if samples:
-                    rank_zero_info(f"{name}: no floor of J and F, its test has one recording only")
+                    rank_zero_info(
+                        f"{name}: the floor of J and F cannot be computed, because its test"
+                        f" has only one recording"
+                    )
                 continue
             donors = swapped_audio(samples, data.seed)
             self._donors |= {s.id: samples[int(i)] for s, i in zip(samples, donors, strict=True)}

@@ -58,8 +58,9 @@ class PredictionFiles:
             return []
         if self._identity() is None:
             rank_zero_warn(
-                f"{self.parts / 'identity.json'} was cut off, perhaps by a full disk: the answers beside it"
-                " cannot be told to be of this test, and are made again."
+                f"{self.parts / 'identity.json'} is incomplete, perhaps because of a full disk. It is"
+                f" not certain that the answers beside it belong to this test, so they are computed"
+                f" again."
             )
             return []
         self.check(identity, leave_out=("checkpoint",))

@@ -139,7 +139,7 @@ def choose_dataset(
 def _untaught(data: AVDataModule, what: str) -> AskError:
     taught = ", ".join(f"{name} ({data.datasets[name].task})" for name in data.taught)
     return AskError(
-        f"this run was not taught {what}. It was taught {taught}. Give `untaught` to ask it all the same."
+        f"this run was not trained on {what}. It was trained on {taught}. Give `untaught` to ask anyway."
     )
 
 

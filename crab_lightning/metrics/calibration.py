@@ -52,7 +52,7 @@ class Calibration(BenchmarkMetric):
         """
         sure = confidence.to(torch.float64)
         if bool(((sure < 0) | (sure > 1) | sure.isnan()).any()):
-            raise ValueError(f"a confidence is outside [0, 1]: {confidence.tolist()}")
+            raise ValueError(f"a confidence is not between 0 and 1: {confidence.tolist()}")
         place = (torch.ceil(sure * self.bins).long() - 1).clamp(min=0, max=self.bins - 1)
         self.answers.index_add_(0, place, torch.ones_like(place))
         self.right.index_add_(0, place, right.long())

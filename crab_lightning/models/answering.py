@@ -263,7 +263,8 @@ class Answering(LightningModule, ABC):
     ) -> list[CandidateScores | None]:
         if getattr(self, "attention", None) == "flash_attention_2":
             raise ValueError(
-                "candidate answers are weighed under a mask that flash_attention_2 does not take; set "
+                "the probabilities of candidate answers need an attention mask that flash_attention_2"
+                " does not support; set "
                 "model.attention to sdpa, or evaluator.decoding to generate"
             )
         tokens = [[self._tokens_of(text) for text in texts] for texts in offered]

@@ -295,8 +295,9 @@ class AVModule(Answering):
         if held != named.keys():
             missing = sorted(named[i] for i in named.keys() - held)
             raise RuntimeError(
-                f"the optimizer holds {len(held)} parameters, {len(named)} are trainable; {len(missing)} "
-                f"trainable ones would never move (first: {missing[:1]}), {len(held - named.keys())} held "
+                f"the optimizer holds {len(held)} parameters, {len(named)} are trainable; {len(missing)}"
+                f" trainable ones would never change (first: {missing[:1]}), {len(held - named.keys())}"
+                f" held "
                 "ones are frozen. Build the optimizer after configure_model (LightningCLI: "
                 "auto_configure_optimizers=False)."
             )
@@ -464,8 +465,9 @@ class AVModule(Answering):
         own = cls.paradigm or cls.__name__
         if (found := same_paradigm(about.get("paradigm"))) != own:
             raise ValueError(
-                f"{path} is of paradigm {found!r}, {cls.__name__} is of paradigm {own!r}. Use its class, or "
-                "crab_lightning.load_run on the run folder, which finds the class"
+                f"{path} is of paradigm {found!r}, {cls.__name__} is of paradigm {own!r}. Use the class"
+                f" of that model, or call crab_lightning.load_run on the run folder, which finds the"
+                f" class"
             )
         if "init" not in about and not values:
             raise ValueError(

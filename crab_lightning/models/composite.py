@@ -65,7 +65,7 @@ class CompositeModule(AVModule):
         )
         if unknown := [name for name in train_connectors if name not in connector_files]:
             known = ", ".join(connector_files)
-            raise ValueError(f"model.train_connectors names {unknown[0]!r}; this paradigm has: {known}")
+            raise ValueError(f"model.train_connectors names {unknown[0]!r}; this model has: {known}")
         self.train_connectors = list(train_connectors)
         self.connector_files = connector_files
 
@@ -122,8 +122,8 @@ class CompositeModule(AVModule):
                     load_connector(connector, modality, Path(file), key)
             elif not trained and self._needs_connector(modality):
                 raise ValueError(
-                    f"{key} is null and model.train_connectors does not name {modality!r}: the connector "
-                    "would stay random. Name the connector file of a stage 1 run, or train it"
+                    f"{key} is null and model.train_connectors does not name {modality!r}: the connector"
+                    f" would keep random weights. Name the connector file of a stage 1 run, or train it"
                 )
 
     def _needs_connector(self, modality: Modality) -> bool:
@@ -263,8 +263,8 @@ def splice(embeds: Tensor, media_kind: Tensor, kind: int, tokens: Tensor) -> Ten
     places = media_kind == kind
     if int(places.sum()) != len(tokens):
         raise ValueError(
-            f"{int(places.sum())} places of media kind {kind} for {len(tokens)} tokens: processor and "
-            "connector disagree on the tokens of a frame or segment"
+            f"{int(places.sum())} places of media kind {kind} for {len(tokens)} tokens: the processor"
+            f" and the connector use different numbers of tokens for a frame or segment"
         )
     return embeds.masked_scatter(places[..., None], tokens.to(embeds.dtype))
 
@@ -297,5 +297,6 @@ def refuse_incomplete(name: str, info: dict[str, Any], what: str) -> None:
     if missing or wrong:
         raise ValueError(
             f"{name}: {len(missing)} weights of the {what} are missing (first: {missing[:1]}), {len(wrong)} "
-            f"have another shape (first: {wrong[:1]}). They would stay random; use a complete checkpoint."
+            f"have another shape (first: {wrong[:1]}). They would keep random values. Use a complete"
+            f" checkpoint."
         )

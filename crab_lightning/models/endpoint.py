@@ -111,8 +111,8 @@ class EndpointModule(AVModule):
         """
         if self.decoding != "generate":
             raise ValueError(
-                f"evaluator.decoding is {self.decoding!r}; an endpoint does not show how likely a "
-                "given answer is. Use generate"
+                f"evaluator.decoding is {self.decoding!r}; an endpoint does not give the probability of"
+                f" an answer. Set it to generate"
             )
         self.configure_model()
         requests = [bytes(batch.inputs[str(row)].cpu().numpy()) for row in range(len(batch.samples))]
@@ -134,8 +134,8 @@ class EndpointModule(AVModule):
             )
         except APIConnectionError as err:
             raise EndpointError(
-                f"{self.url} cannot be reached: {err.__cause__ or err}. The answers so far are kept; "
-                "the same command goes on with the rest"
+                f"{self.url} cannot be reached: {err.__cause__ or err}. The answers so far are kept."
+                f" Start the same command again to continue"
             ) from err
         except APIStatusError as err:
             hint = f"; is {KEY_VARIABLE} set?" if err.status_code in (401, 403) else ""
@@ -196,4 +196,4 @@ class EndpointModule(AVModule):
         """Do nothing: there are no adapters here."""
 
     def _has_no_weights(self) -> NoReturn:
-        raise EndpointError("a model behind an endpoint can be tested, not trained, shared out or exported")
+        raise EndpointError("a model behind an endpoint can be tested, but not trained, sharded or exported")

@@ -190,7 +190,8 @@ class LlmVaModule(CompositeModule):
         )
         if connector.kind != "qformer":
             raise ValueError(
-                "model.connector.kind has to be 'qformer' here: frames and seconds are its groups"
+                "model.connector.kind must be 'qformer' here, because this model groups tokens by frame"
+                " and by second"
             )
         self.pretrained, self.vision, self.beats = str(pretrained), str(vision), str(beats)
         self.dtype_name: Dtype = dtype

@@ -137,8 +137,8 @@ class OmniModule(AVModule):
             if missing or wrong:
                 raise ValueError(
                     f"{self.pretrained}: {len(missing)} weights of the thinker are missing (first: "
-                    f"{missing[:1]}), {len(wrong)} have another shape (first: {wrong[:1]}). They would stay "
-                    f"random; use a complete {self.processor_class.family} checkpoint."
+                    f"{missing[:1]}), {len(wrong)} have another shape (first: {wrong[:1]}). They would"
+                    f" keep random values. Use a complete {self.processor_class.family} checkpoint."
                 )
         # Never used by this input format; training it would leave a parameter without a gradient.
         for name, parameter in model.named_parameters():

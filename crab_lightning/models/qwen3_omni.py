@@ -40,6 +40,6 @@ class Qwen3OmniModule(OmniModule):
         if self.quantization is not None:
             raise ValueError(
                 f"model.quantization is {self.quantization!r}; it keeps linear layers in 4 bits, and nearly "
-                "all weights of Qwen3-Omni are experts, which are no linear layers. Leave it out, and set "
-                "trainer.strategy to fsdp2 where the weights do not fit on one GPU"
+                "all weights of Qwen3-Omni are experts, which are not linear layers. Leave it out, and"
+                " set trainer.strategy to fsdp2 if the weights do not fit on one GPU"
             )

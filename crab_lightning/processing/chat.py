@@ -166,8 +166,8 @@ class ChatWriter:
         if self.end_token not in tail:
             raise ValueError(
                 f"{self.pretrained}: its chat template does not end an answer with "
-                f"{self.tokenizer.convert_ids_to_tokens(self.end_token)!r}: a model taught so would never "
-                "stop. Set model.end_token to the token that the template writes"
+                f"{self.tokenizer.convert_ids_to_tokens(self.end_token)!r}: a model trained like this"
+                f" would never stop. Set model.end_token to the token that the template writes"
             )
         return tail[: tail.index(self.end_token) + 1]  # what follows is never seen by generation
 

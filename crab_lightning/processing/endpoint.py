@@ -78,7 +78,9 @@ class EndpointProcessor:
 
     def answer_tokens(self, text: str) -> list[int]:
         """Not possible: the tokens of an endpoint stay there."""
-        raise ValueError("an endpoint shows no tokens; candidates cannot be weighed over the network")
+        raise ValueError(
+            "an endpoint shows no tokens; the probabilities of candidates cannot be read over the network"
+        )
 
     def _content(self, example: Example) -> list[dict[str, Any]]:
         parts: list[dict[str, Any]] = []

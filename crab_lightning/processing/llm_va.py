@@ -156,7 +156,7 @@ def audio_segments(audio: Tensor) -> list[Tensor]:
         ValueError: If the clip is empty.
     """
     if not len(audio):
-        raise ValueError("a clip without a single sample cannot be heard")
+        raise ValueError("the audio clip is empty; it needs at least one sample")
     parts = list(torch.split(audio, SEGMENT_SAMPLES))
     if len(parts) > 1 and len(parts[-1]) < SHORTEST_SAMPLES:
         parts.pop()

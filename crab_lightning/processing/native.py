@@ -360,7 +360,7 @@ class NativeProcessor:
         if whole[: len(opening)] != opening:
             raise ValueError(
                 f"answer {text!r}: its beginning merges with the newline before it, so that the model could "
-                "never write it; begin it with a letter or a tag"
+                "never write it; write an answer that begins with a letter or a tag"
             )
         return whole[len(opening) :]
 

@@ -231,8 +231,8 @@ def _by_key(
     if shared:
         joined.per_sample = False
         joined.notes.append(
-            f"{shared} keys belong to several rows of the manifest; their answers were given out in file"
-            " order"
+            f"{shared} keys belong to several rows of the manifest; their answers were assigned in the"
+            f" order of the file"
         )
     return joined
 

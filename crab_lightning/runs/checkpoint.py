@@ -109,9 +109,8 @@ class RunCheckpoint(Checkpoint):
             set_random_state(states[trainer.global_rank], pl_module.device)
         elif states is not None:
             rank_zero_info(
-                f"The checkpoint is of {len(states)} processes, this run has {trainer.world_size}: dropout "
-                "draws other "
-                "numbers than the uninterrupted run would."
+                f"The checkpoint is of {len(states)} processes, this run has {trainer.world_size}:"
+                f" dropout uses other random numbers than an uninterrupted run."
             )
         self._signals.install()
 
@@ -210,7 +209,7 @@ class RunCheckpoint(Checkpoint):
         self._signals.restore()
         if trainer.testing or trainer.state.fn == "test":
             if isinstance(exception, (KeyboardInterrupt, SIGTERMException)):
-                rank_zero_info("Interrupted. The same command again goes on where this test stopped.")
+                rank_zero_info("Interrupted. Start the same command again to continue this test.")
             return
         if not _may_save(trainer):
             return

@@ -103,7 +103,7 @@ def usable_checkpoint(path: Path) -> Path:
             "from an adapter folder with --model.load_adapter"
         )
     warnings.warn(
-        f"{path} is damaged ({damage}); going on from {previous}. What was learnt since then is not in it.",
+        f"{path} is damaged ({damage}); continuing from {previous}. The training since then is lost.",
         stacklevel=2,
     )
     return previous

@@ -79,6 +79,6 @@ def requeue() -> None:
     except OSError as err:
         said = str(err)
     if said:
-        _log.warning("SLURM did not take job %s back (%s); submit it again to go on.", job, said)
+        _log.warning("SLURM did not requeue job %s (%s); submit it again to continue.", job, said)
     else:
         rank_zero_info(f"Job {job} is in the queue again.")

@@ -70,8 +70,9 @@ class NonFiniteSteps(Callback):
         said = self._said(trainer, seen)
         if self.skipped >= self.skip:
             raise NonFiniteError(
-                f"{said}. The weights of before are kept. Lower the learning rate or look at these"
-                f" samples; --nonfinite.skip N leaves up to N such steps out ({self.skipped} so far)"
+                f"{said}. The weights from before this step are kept. Lower the learning rate or check"
+                f" these samples. With --nonfinite.skip N, up to N such steps are left out"
+                f" ({self.skipped} so far)"
             )
         self.skipped += 1
         for weight in weights:

@@ -71,8 +71,8 @@ class Ownership:
             os.close(self._file)
             self._file = None
             raise RunFolderError(
-                f"{folder} is in use: {holder} writes into it. Wait until that has ended, or give another"
-                " folder with --run.folder"
+                f"{folder} is in use: {holder} writes into it. Wait until it has ended, or give another"
+                f" folder with --run.folder"
             )
         now = datetime.now().strftime("%Y-%m-%d %H:%M")
         text = f"`{function}`, process {os.getpid()} on {socket.gethostname()}, since {now}\n"
@@ -137,9 +137,9 @@ def check_vacant(folder: Path, checkpoint: Path | None, *, train: bool) -> None:
     if train and (trained or results):
         found = str((trained or results)[0])
         raise RunFolderError(
-            f"{folder} holds a run already ({found}). To go on with it, add --ckpt_path auto; to start anew"
-            " beside it, give another --run.folder; to start anew in this folder, add --run.replace true,"
-            " which moves what is there to its folder earlier/"
+            f"{folder} holds a run already ({found}). To continue it, add --ckpt_path auto. To start a"
+            f" new run elsewhere, give another --run.folder. To start a new run in this folder, add"
+            f" --run.replace true, which moves the present files into its folder earlier/"
         )
     if (folder / "config.yaml").is_file() and not (folder / LOCK).is_file() and not results:
         raise RunFolderError(

@@ -205,7 +205,8 @@ def _class_name(where: str) -> str:
     kind = found.get("model_type")
     if kind not in KINDS:
         raise ValueError(
-            f"{where} holds a model of type {kind!r}, which makes no masks of boxes and points; known types: "
+            f"{where} holds a model of type {kind!r}, which does not make masks from boxes and points;"
+            f" known types: "
             f"{', '.join(KINDS)}"
         )
     return KINDS[kind]

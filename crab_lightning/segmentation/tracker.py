@@ -57,7 +57,7 @@ class Sam2Tracker:
             ValueError: If there is no prompt, an empty one, or one on a frame that is not there.
         """
         if not prompts or not all(prompts.values()):
-            raise ValueError("a thing to follow needs a prompt with a box or points on at least one frame")
+            raise ValueError("an object to follow needs a prompt with a box or points on at least one frame")
         if wrong := [i for i in prompts if not 0 <= i < len(frames)]:
             raise ValueError(f"prompt on frame {wrong[0]} of a video with {len(frames)} frames")
         loaded = _load(self.pretrained, self.device, self.dtype)

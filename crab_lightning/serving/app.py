@@ -149,7 +149,7 @@ def make_app(
     async def chat(request: Request) -> Response:
         nonlocal held
         if held >= options.max_requests:
-            raise RequestError(f"{held} requests are being read already; try again later", 429)
+            raise RequestError(f"{held} requests are already being read; try again later", 429)
         deadline = time.monotonic() + options.timeout_s
         held += 1
         try:
@@ -175,7 +175,7 @@ def make_app(
                 data = await request.body()
         except TimeoutError:
             raise RequestError(
-                f"the request did not arrive whole within {options.timeout_s:g} s", 408
+                f"the request did not arrive completely within {options.timeout_s:g} s", 408
             ) from None
         except ClientDisconnect:
             raise RequestError("the client has gone", 499) from None

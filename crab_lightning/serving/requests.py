@@ -298,7 +298,9 @@ def load_example(
             check_placeholders(conversation, loaded, request.task)
         except (MediaError, OSError, ValueError) as err:
             said = str(err).replace(f"{scratch}/", "")
-            raise RequestError(f"a medium of the request cannot be used: {said}", param="messages") from err
+            raise RequestError(
+                f"a media file of the request cannot be used: {said}", param="messages"
+            ) from err
     return Example(
         sample=sample,
         conversation=conversation,

@@ -52,8 +52,8 @@ def run_study(
         raise ConfigError(
             f"{len(other)} cells were made with other settings, first {other[0].cell.name}:"
             f" {other[0].detail}."
-            " Give the study another name, or let them be made again with --replace, which moves the old ones"
-            " to replaced/"
+            " Give the study another name, or add --replace, which repeats these cells and moves the"
+            " earlier ones to replaced/"
         )
     for state in other:
         print(f"{state.cell.name}: made with other settings; moved to {set_aside(state.cell)}", flush=True)

@@ -231,7 +231,7 @@ def _equal(path: Path, value: Any) -> tuple[str, int]:
         if kind in ("epochs", "steps") and isinstance(count, int) and count > 0:
             return kind, count
     raise ConfigError(
-        f"{path}: equal is {value!r}; say what every cell has the same number of: {{epochs: 2}} or"
+        f"{path}: equal is {value!r}; it states what is the same in every cell: {{epochs: 2}} or"
         f" {{steps: 300}}"
     )
 

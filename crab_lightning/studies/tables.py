@@ -27,7 +27,9 @@ def published_table() -> PlainTable:
     table = PlainTable("Printed in the Crab+ paper (arXiv:2603.04128)", ["setting", "quantity", "value"])
     for row in PUBLISHED:
         table.add(row)
-    table.notes.append("Of 7B models on real data: not to be read against runs on synthetic ones.")
+    table.notes.append(
+        "These figures are of 7B models on real data. They cannot be compared with runs on synthetic data."
+    )
     return table
 
 
@@ -54,8 +56,9 @@ def gain_table(arm: ArmTransfer, regimes: tuple[str, str]) -> PlainTable:
             cells += [_loss_gain(loss) + noted(table, loss.note), _p(loss.gain), str(loss.questions or "–")]
         table.add(cells)
     table.notes.append(
-        f"Gain: {regimes[1]} minus {regimes[0]}, its sign turned where lower is better, so that above 0 is"
-        " better; * where it differs from 0 after Holm's correction over the datasets (5 %)."
+        f"Gain: {regimes[1]} minus {regimes[0]}, with the sign changed where lower is better, so that a"
+        f" value above 0 is better. *: the gain differs from 0 after Holm's correction over the datasets"
+        f" (5 %)."
     )
     if arm.missing:
         table.notes.append(f"Not finished under both regimes: {', '.join(arm.missing)}.")
@@ -72,9 +75,9 @@ def shares_table(arms: Sequence[ArmTransfer]) -> PlainTable:
             if shares is not None:
                 table.add([arm.arm, by, *_shares(shares)])
     table.notes.append(
-        "Net score: gain share minus harmed share; ties count for neither. Brackets: 95 % interval from"
-        " resampled"
-        " seeds and questions. Certain: after Holm's correction over the datasets (5 %)."
+        "Net score: the fraction of datasets that gain, minus the fraction that lose; ties count for"
+        " neither. Brackets: 95 % interval from resampled seeds and questions. Certain: after Holm's"
+        " correction over the datasets (5 %)."
     )
     return table
 
@@ -103,7 +106,9 @@ def deviation_table(baseline: str, rows: Mapping[str, Sequence[DatasetTransfer]]
             table.notes.append(
                 f"{arm}: mean absolute deviation {mean:.2f} points over {len(points)} datasets."
             )
-    table.notes.append("Above 0 is better; * after Holm's correction over the datasets (5 %).")
+    table.notes.append(
+        "A value above 0 is better. *: it differs from 0 after Holm's correction over the datasets (5 %)."
+    )
     return table
 
 

@@ -149,8 +149,8 @@ def _class_lookup(classes: tuple[str, ...]) -> dict[str, int]:
         key = normalise(name)
         if key in lookup:
             raise ValueError(
-                f"classes {classes[lookup[key]]!r} and {name!r} read alike ({key!r}): answers could not be "
-                "told apart; keep one of them under `classes`"
+                f"classes {classes[lookup[key]]!r} and {name!r} read alike ({key!r}): answers with them"
+                f" could not be distinguished; keep one of them under `classes`"
             )
         lookup[key] = index
     return lookup

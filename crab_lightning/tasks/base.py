@@ -157,7 +157,7 @@ class Task(ABC, Generic[AnswerT]):
 
     def do_without(self, reason: str) -> str:
         """Score without what :meth:`ready` could not load, and return what :meth:`note` says from now on."""
-        raise NotImplementedError(f"{type(self).__name__} needs what it loads: {reason}")
+        raise NotImplementedError(f"{type(self).__name__} needs something that is not installed: {reason}")
 
     def save(self, answer: AnswerT | None, sample: Sample, spec: DatasetSpec, folder: Path) -> None:
         """Write the files that belong to a tested answer into the run folder; most tasks have none."""

@@ -190,7 +190,10 @@ def test_names_that_differ_in_case_alone_need_a_disk_that_tells_them_apart(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("crab_lightning.builder.importing._ignores_case", lambda _: True)
-    with pytest.raises(ValueError, match=r"differ in case alone, and the disk of .* takes them for one file"):
+    with pytest.raises(
+        ValueError,
+        match=r"differ in case alone, and the disk of .* does not distinguish upper and lower case",
+    ):
         import_dataset("ave", [source], tmp_path / "root", workers=0)
 
 

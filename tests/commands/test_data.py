@@ -102,4 +102,4 @@ def test_broken_files_are_named_and_the_others_cached(root: Path, capsys: pytest
 
 def test_a_full_cache_says_how_much_found_no_room(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert build(root, "--max-gb", "0.0005") == 0
-    assert "found no room; raise --max-gb" in capsys.readouterr().out
+    assert "did not fit; increase --max-gb" in capsys.readouterr().out

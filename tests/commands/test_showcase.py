@@ -183,7 +183,9 @@ def test_what_the_run_was_not_taught_is_asked_only_with_a_word(
     answers, _ = showcase(tmp_path, "--other", other)
     assert set(asked) == set(answers) == {"ave", "v2a"}
     said = capsys.readouterr().err
-    assert "not asked, since this run was not taught them: question_answering, action_recognition" in said
+    assert (
+        "not asked, because this run was not trained on them: question_answering, action_recognition" in said
+    )
     words = ["showcase", "--video", other, "--checkpoint", "run", "--out", str(tmp_path), "--dataset", "ks"]
     assert main(words) == 1
     assert "this run was not taught the dataset ks. It was taught ave (event_localization), v2a (cro" in (

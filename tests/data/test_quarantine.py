@@ -96,7 +96,7 @@ def test_a_listed_sample_is_not_tried_again(broken: Path, root: Path) -> None:
 def test_past_the_budget_the_run_fails_and_says_what_to_do(broken: Path, budget: OnError) -> None:
     data = dataset(broken, budget)
     with pytest.raises(
-        QuarantineError, match=r"2 of 9 train samples cannot be read.*allows 1 .*raise the bud"
+        QuarantineError, match=r"2 of 9 train samples cannot be read.*allows 1 .*increase the lim"
     ):
         data.__getitems__([Draw(item) for item in range(9)])
 

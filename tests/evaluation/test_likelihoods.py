@@ -130,7 +130,9 @@ def test_killed_test_resumes_with_its_weighed_candidates(tmp_path: Path) -> None
 
 
 def test_model_that_cannot_weigh_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="Parrot cannot weigh candidate answers; set it to generate"):
+    with pytest.raises(
+        ValueError, match="Parrot cannot compute the probability of candidate answers; set it to generate"
+    ):
         run(tmp_path / "run", Parrot(), decoding="both")
 
 

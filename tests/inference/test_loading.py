@@ -24,7 +24,7 @@ def run(small: dict[str, Path], tmp_path: Path) -> Path:
 def test_the_state_before_a_damaged_one_answers(run: Path) -> None:
     last = run / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:5000])
-    with pytest.warns(UserWarning, match=r"last\.ckpt is damaged .*; going on from .*previous\.ckpt\."):
+    with pytest.warns(UserWarning, match=r"last\.ckpt is damaged .*; continuing from .*previous\.ckpt\."):
         model, _ = load_run(run, device="cpu")
     saved = torch.load(run / "checkpoints" / "previous.ckpt", weights_only=True)["state_dict"]
     weights = model.state_dict()

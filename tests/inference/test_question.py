@@ -98,7 +98,7 @@ def test_what_was_not_taught_needs_a_word() -> None:
     assert choose_dataset(data, "qa", None, 1, 0, {"question": "?", "options": ["a"]}) == "avqa"
     for task, what in (("ave", "the dataset ave"), ("el", "the task event_lo"), ("avqa_thu", "the dataset")):
         said = rf"^this run was not taught {what}.*\. It was taught avqa \(question_answering\), ks \(action"
-        with pytest.raises(AskError, match=rf"{said}.*\. Give `untaught` to ask it all the same\.$"):
+        with pytest.raises(AskError, match=rf"{said}.*\. Give `untaught` to ask anyway\.$"):
             choose_dataset(data, task, None, 1, 0, {})
         assert choose_dataset(data, task, None, 1, 0, {}, untaught=True) in ("ave", "avqa_thu")
 

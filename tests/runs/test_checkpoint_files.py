@@ -59,7 +59,7 @@ def test_damaged_last_checkpoint_gives_way_to_the_one_before(
 ) -> None:
     monkeypatch.chdir(last.parent)
     damage(last)
-    with pytest.warns(UserWarning, match=r"last\.ckpt is damaged .*; going on from .*previous\.ckpt\."):
+    with pytest.warns(UserWarning, match=r"last\.ckpt is damaged .*; continuing from .*previous\.ckpt\."):
         found = CheckpointFiles().load_checkpoint(last)
     assert found["state_dict"]["weight"][0] == 1
 

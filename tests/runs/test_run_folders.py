@@ -153,7 +153,10 @@ def test_test_without_a_checkpoint_is_a_zero_shot_run_of_its_own(
     before = contents(finished.parent)
     root = finished.parents[1]
     assert quick(small, "test", f"--run.root={root}") == 0
-    assert "No checkpoint is given: test takes the base model as it is (zero-shot)" in capsys.readouterr().err
+    assert (
+        "No checkpoint is given: test uses the base model without training (zero-shot)"
+        in capsys.readouterr().err
+    )
     assert contents(finished.parent) == before, "the trained run is not touched, and report shows it"
     results = json.loads((root / "demo-zero-shot/version_0/metrics.json").read_text())
     assert "ave" in results["test"]["datasets"]

@@ -50,4 +50,4 @@ def test_heads_tests_a_run_without_each_head(
     assert "Δ drop head 3" in said
     assert {p.name for p in (tmp_path / "h").iterdir()} >= {"no-drop", "drop-head-1", "heads.md", "heads.csv"}
     assert main(["heads", str(cells / "lora.multi.seed0"), "--out", str(tmp_path / "l")]) == 1
-    assert "of kind lora, which has no heads to drop" in capsys.readouterr().err
+    assert "of kind lora, which has no heads that can be left out" in capsys.readouterr().err

@@ -158,8 +158,8 @@ def register_entry_points() -> None:
             register_adapter(point.load())
         except Exception as err:
             raise ImportError(
-                f"the adapter kind {point.name!r} of the installed package that names {point.value!r} cannot "
-                f"be loaded ({type(err).__name__}: {err}); mend or remove that package"
+                f"the adapter kind {point.name!r} of the installed package that names {point.value!r}"
+                f" cannot be loaded ({type(err).__name__}: {err}); repair or remove that package"
             ) from err
 
 

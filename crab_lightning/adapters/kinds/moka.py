@@ -93,7 +93,7 @@ class MokALinear(LoRALinear):
                 raise ValueError(
                     f"moka got an input {tuple(x.shape)} for a batch of {tuple(places.modality.shape)} "
                     "places; it adapts layers that read the whole sequence. Set adapter.within to "
-                    "language_model, and let the prompt be read at once"
+                    "language_model, and read the prompt in one forward pass"
                 )
             all_z = (self.dropped(x) @ a.flatten(0, 1).t()).view(*x.shape[:-1], _MODALITIES, self.rank)
             own = places.modality[..., None, None].expand(-1, -1, 1, self.rank).long()

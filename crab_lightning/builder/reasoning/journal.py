@@ -106,9 +106,8 @@ def read_journals(folder: Path, header: Mapping[str, Any]) -> dict[Key, Verdict]
             before = found.setdefault(verdict.key, (verdict, path))
             if before[0] != verdict:
                 raise JournalError(
-                    f"{path} and {before[1].name} disagree about the row {verdict.id}. They come from "
-                    f"different "
-                    "runs: remove one of the two files, or start anew with --restart"
+                    f"{path} and {before[1].name} disagree about the row {verdict.id}. They come from"
+                    f" different runs. Remove one of the two files, or start again with --restart"
                 )
     return {key: verdict for key, (verdict, _) in found.items()}
 
@@ -127,8 +126,8 @@ def _read(path: Path, header: Mapping[str, Any]) -> Iterable[Verdict]:
             raise
         except (ValueError, TypeError, KeyError) as err:
             raise JournalError(
-                f"{path}, line {number} is no verdict ({err!r}). Remove the line, or start anew with "
-                f"--restart"
+                f"{path}, line {number} is no verdict ({err!r}). Remove the line, or start again with"
+                f" --restart"
             ) from err
         yield verdict
 
@@ -138,9 +137,8 @@ def _same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None
         if before.get(key) != now.get(key):
             raise JournalError(
                 f"{path} was begun with {key} = {_short(before.get(key))}; this call has "
-                f"{_short(now.get(key))}. Go "
-                "on with the former, or start anew with --restart: replies that were kept are not asked for "
-                "again"
+                f"{_short(now.get(key))}. Use the earlier value, or start again with --restart; stored"
+                f" replies are used again"
             )
 
 

@@ -118,8 +118,8 @@ def target_key(spec: DatasetSpec, dataset: str) -> str:
     found = (content.get("train") or {}).get("target", content.get("target"))
     if not isinstance(found, str):
         raise ValueError(
-            f"data.datasets.{dataset}: its layout names no key of the training text, so that no text can be "
-            "written to its rows. State it as `columns: {train: {target: KEY}}`"
+            f"data.datasets.{dataset}: its row format names no key for the training text, so no text can"
+            f" be written into its rows. State it as `columns: {{train: {{target: KEY}}}}`"
         )
     return found
 

@@ -87,9 +87,9 @@ class Settings:
             raise ValueError(f"--tries is {self.tries}; at least 1 is needed")
         if (self.length == "auto") != (self.answers is not None):
             raise ValueError(
-                "--length auto and --answers belong together: auto wants reasoning where a cheap model's "
-                "direct "
-                "answer was wrong or unsure, and the prediction files in --answers say where that is"
+                "--length auto and --answers belong together: auto wants reasoning where the direct"
+                " answer of a small model was wrong or uncertain, and the prediction files in --answers"
+                " say where that is"
             )
         if self.examples is not None and not self.examples.is_dir():
             raise NotADirectoryError(f"--examples {self.examples} is not a folder")
@@ -470,8 +470,7 @@ def _decided(work: Work, samples: Sequence[Sample], writer: Writer) -> Iterator[
     except WriterError as err:
         raise WriterError(
             f"{err}\n{done:,} of {len(samples):,} open rows of {work.dataset} have a verdict in "
-            f"{work.state}; the same "
-            "command goes on with the rest"
+            f"{work.state}; start the same command again to continue"
         ) from err
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -508,9 +507,9 @@ def _easy_rows(
         record = records.get(_without_split(sample.id))
         if record is None:
             raise ValueError(
-                f"--answers: {path} has no answer to {sample.id} (row {sample.row}). Let the cheap model "
-                f"answer every "
-                f"training row: `test` with --data.datasets.{dataset}.test_file naming the training manifest"
+                f"--answers: {path} has no answer to {sample.id} (row {sample.row}). Let the small model"
+                f" answer every training row: `test` with --data.datasets.{dataset}.test_file naming the"
+                f" training manifest"
             )
         if "choice_right" in record:
             right = bool(record["choice_right"]) and float(record["confidence"]) >= settings.sure

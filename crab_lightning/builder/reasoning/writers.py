@@ -195,7 +195,7 @@ class CachedWriter:
             pass
         except (ValueError, TypeError) as err:
             raise ValueError(
-                f"{path} is no kept reply: {err}. Remove the file, and it is asked for anew"
+                f"{path} is no kept reply: {err}. Remove the file, and the question is asked again"
             ) from err
         self.asked += 1
         reply = self.writer.write(messages)

@@ -65,9 +65,8 @@ def apply_verdicts(
             row = rows[item.row] if item.row < len(rows) else None
             if row is None or row.get(key) != item.text:
                 raise ValueError(
-                    f"{path}: row {item.row} ({item.id}) no longer has the text that was reviewed. Begin a "
-                    f"new review "
-                    "with another --database"
+                    f"{path}: row {item.row} ({item.id}) no longer has the text that was reviewed. Start"
+                    f" a new review with another --database"
                 )
             counts[dataset][verdict.kind] += 1
             if verdict.kind == "reject":

@@ -106,7 +106,7 @@ def read_segments(path: Path) -> list[Segment]:
                 ) from err
             segments.append(segment)
     if not segments:
-        raise ManifestError(f"{path} holds no segment; it has to be a segment list of AudioSet")
+        raise ManifestError(f"{path} holds no segment; it must be a segment list of AudioSet")
     return segments
 
 
@@ -145,8 +145,8 @@ def read_captions(name: str, source: CaptionSource, root: Path) -> Captions:
     where = f"data.sources.{name}: {root / source.file}"
     if len(found.broken) > source.allow_broken:
         raise ManifestError(
-            f"{where} has {len(found.broken)} unusable rows, first: {'; '.join(found.broken[:3])}. Mend "
-            f"them, or set allow_broken: {len(found.broken)} to train without them"
+            f"{where} has {len(found.broken)} unusable rows, first: {'; '.join(found.broken[:3])}."
+            f" Correct them, or set allow_broken: {len(found.broken)} to train without them"
         )
     if not found.samples:
         raise ManifestError(f"{where} has no usable row ({found.unlisted} are not in the segment list)")

@@ -50,7 +50,8 @@ def check_datasets(tasks: Mapping[str, Any], datasets: Mapping[str, DatasetSpec]
             )
         if not spec.layout and not spec.columns:
             raise ValueError(
-                f"{where} has neither layout nor columns; name its manifest's layout, or state the columns"
+                f"{where} has neither layout nor columns; name the row format of its manifest in"
+                f" `layout`, or describe the columns in `columns`"
             )
         try:
             layout_of(spec, name)
@@ -72,8 +73,8 @@ def check_datasets(tasks: Mapping[str, Any], datasets: Mapping[str, DatasetSpec]
                 raise ValueError(f"{where}.{key} is {value}; it starts at {least}")
         if not isinstance(spec.target, str) and not 0 <= spec.target <= 1:
             raise ValueError(
-                f"{where}.target is {spec.target}; it is 'reasoning', 'direct', or the share from 0 to 1 of "
-                "samples that keep their reasoning"
+                f"{where}.target is {spec.target}; it is 'reasoning', 'direct', or the fraction from 0"
+                f" to 1 of samples that keep their reasoning"
             )
 
 
@@ -88,7 +89,7 @@ def check_numbers(val_share: float, counts: Mapping[str, tuple[int | None, int]]
         ValueError: At the first number that is out of range.
     """
     if not 0 <= val_share < 1:
-        raise ValueError(f"data.val_share is {val_share}; it is a share from 0 to below 1, e.g. 0.05")
+        raise ValueError(f"data.val_share is {val_share}; it must be a fraction from 0 to below 1, e.g. 0.05")
     for key, (value, least) in counts.items():
         if value is not None and value < least:
             raise ValueError(f"data.{key} is {value}; it starts at {least}")

@@ -96,8 +96,8 @@ class TrainBatches:
             )
         if len(mixture) < world:
             raise ValueError(
-                f"an epoch of {len(mixture)} samples cannot feed {world} processes; "
-                "raise data.epoch_size or use fewer devices"
+                f"an epoch of {len(mixture)} samples is too small for {world} processes; increase"
+                f" data.epoch_size or use fewer devices"
             )
         if (window > 1 or tokens is not None) and lengths is None:
             raise ValueError("grouping by length needs the lengths")
