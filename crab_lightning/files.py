@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever ends the process that writes them."""
+"""Files that are either complete or absent, even when the process that writes them is killed."""
 
 from __future__ import annotations
 

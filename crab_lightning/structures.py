@@ -101,40 +101,41 @@ class DatasetSpec:
 
     Args:
         task: Key of the task under ``data.tasks``.
-        layout: What the columns of the manifest are: ``messages``, ``plain``, one of the 19 AV-UIE v2 task
-            ids, a YAML file with a column map, or the import path of a class derived from
-            ``crab_lightning.data.Layout``. Left out: ``columns`` says it all.
+        layout: Row format of the manifest: ``messages``, ``plain``, one of the 19 AV-UIE v2 task ids, a YAML
+            file with a column map, or the import path of a class derived from ``crab_lightning.data.Layout``.
+            When left out, ``columns`` describes the rows completely.
         columns: Which key of the file is which field, ``{media: {videos: clip}, fields: {event: label}}``: a
             whole column map, or what differs from the layout's; for ``messages``, ``plain`` and other
             classes, their settings.
-        folder: Folder with the manifests and the media, under ``AVUIE_2/`` or under ``data.root``. Left out:
-            the name of a released layout, else the key of this row.
+        folder: Folder with the manifests and the media, under ``AVUIE_2/`` or under ``data.root``. When left
+            out, it is the name of the released row format, or else the key of this entry.
         train_file: Name of the training manifest in that folder; ``train.json``, ``train.jsonl``,
             ``train.csv`` or ``train.parquet`` when left out.
         test_file: Name of the test manifest; ``test.json`` and so on when left out.
-        test: Whether there is a test manifest. ``True``: it has to be there. ``False``: it is not read, and
-            the validation rows are tested. Left out: it is read where the file is there.
+        test: Whether there is a test manifest. With ``True`` it must exist. With ``False`` it is not read,
+            and the validation rows are tested. When left out, it is read if it exists.
         media_folder: Folder that the paths of the media are relative to, under ``data.root``; that of the
             manifest when left out.
-        weight: Sampling weight; ``weight / sum(weights)`` is the chance that a drawn sample is from here.
-            Left out: the number of training rows.
+        weight: Sampling weight; ``weight / sum(weights)`` is the probability of this dataset. The number of
+            training rows when left out.
         limit: Keep at most this many rows of each split, chosen by the seed.
-        frames: Frames sampled from each video.
-        size_px: Side to which frames and images are stretched.
+        frames: Number of frames sampled from each video.
+        size_px: Height and width to which frames and images are resized.
         audio: Which part of the waveform is heard.
         clip_s: Length of the clips in whole seconds, for tasks that name times. Left out: the task's own
             ``clip_s``, which is 10.
         classes: Class names for closed-set tasks, in the metric's index order. Left out: the sorted
             names found in the manifests.
         metrics: Names of the metrics to report, for tasks that know several.
-        turns: Of rows with several turns (layout ``messages``), whether ``every`` answer of the assistant is
-            learnt or only the ``last``. Tests ask the last question, with the earlier turns before it.
-        target: Text the model learns to write: ``reasoning`` (the manifest's), ``direct`` (answer only),
-            or the share of samples between 0 and 1 that keeps its reasoning.
+        turns: For rows with several turns (format ``messages``): whether the model is trained on ``every``
+            answer of the assistant or only on the ``last``. Tests ask the last question, after the earlier
+            turns.
+        target: Text that the model is trained to write: ``reasoning`` (the text of the manifest), ``direct``
+            (the answer only), or the fraction of samples, between 0 and 1, that keep their reasoning.
         allow_missing: Number of training rows whose media may be missing.
-        allow_refused: Number of rows of each manifest that may be left out because they cannot be read as
-            they stand.
-        mask: Which colours of the mask files are the object. Left out: whatever is not black.
+        allow_refused: Number of rows of each manifest that may be left out because they cannot be read.
+        mask: Colours of the mask files that belong to the object. When left out, everything that is not
+            black.
     """
 
     task: str

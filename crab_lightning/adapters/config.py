@@ -41,12 +41,12 @@ class AdapterConfig(metaclass=_ByKind):
         kind: Kind of the adapters.
         rank: Width r of the low-rank activation.
         alpha: The update is scaled by ``alpha / rank``.
-        dropout: Share of the layer input zeroed before A while training, in [0, 1).
+        dropout: Dropout probability of the input of A in training, in [0, 1).
         target_modules: Linear layers to adapt, by the end of their dotted name (``q_proj``,
             ``self_attn.q_proj``); ``*`` and ``?`` are wildcards.
         within: Only layers below a module of this name are searched; ``null`` searches the whole model.
-        dtype: Type in which adapter weights are stored. 32-bit weights take the small steps that bfloat16
-            rounds away; they are cast to the activations' type where they are used.
+        dtype: Type in which adapter weights are stored. float32 keeps small updates, which bfloat16 would
+            round away. The weights are cast to the type of the activations when they are used.
 
     Raises:
         ValueError: If a value is out of range, the kind is unknown, or a key is not read by the kind.

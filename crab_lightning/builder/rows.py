@@ -97,7 +97,7 @@ class Settings:
         seed: Seed of everything that is drawn.
         val: What becomes of the official validation rows: ``released`` does as the sizes that the paper gives
             suggest, ``train`` adds them to the training rows, ``leave`` leaves them out.
-        classes: File with the file with the class names to keep, one in each line.
+        classes: File with the class names to keep, one in each line.
         pairs: Training pairs of VGG-CM, both directions together.
         test_pairs: Test pairs of VGG-CM, both directions together.
         synonyms: YAML file, a list of lists of class names that are too alike to tell apart.

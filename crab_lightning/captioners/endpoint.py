@@ -1,4 +1,4 @@
-"""Captions from an endpoint that speaks OpenAI's chat completions with sound in the question."""
+"""Captions from an endpoint with OpenAI's chat completions API that accepts sound."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Qwen2AudioCaptioner:
         prompt: What is asked.
         max_new_tokens: Longest caption.
         batch_size: Clips asked about at once.
-        device: ``auto`` takes a GPU where there is one.
+        device: ``auto`` uses a GPU if there is one.
 
     Raises:
         CaptionerError: If it is another kind of model, or weights are missing.

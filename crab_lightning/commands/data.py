@@ -171,7 +171,7 @@ def _counted(count: int, what: str) -> str:
 
 
 class CheckFailed(ValueError):
-    """A data root that a run would stumble over."""
+    """A data root with errors that would stop a run."""
 
 
 def cache(words: Sequence[str]) -> None:

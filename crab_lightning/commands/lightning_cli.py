@@ -42,8 +42,10 @@ from crab_lightning.runs.ownership import (
 from crab_lightning.runs.run_folder import AUTO, LAST, PREVIOUS
 
 _ABOUT = {
-    "fit": "Train adapters on a mixture of datasets and write a run folder, e.g. python cli.py fit --config"
-    " demo.yaml --data.root mini_avuie. FILE is one of configs/, or a path. Keys win over it.",
+    "fit": "Train adapters on a mixture of datasets and write a run folder. Example: python cli.py fit"
+    " --config"
+    " demo.yaml --data.root mini_avuie. FILE is one of configs/, or a path. Keys of the command line"
+    " take precedence over the file.",
     "validate": "Loss and scored answers of a run on its validation split.",
     "test": "Answer the test splits with a run, score the answers, and write both into its folder.",
     "predict": "Answer the test splits with a run, without scores, into its folder's predictions/predict/.",
@@ -142,40 +144,44 @@ class CrabCLI(LightningCLI):
             "--run.name",
             type=str | None,
             default=self.run_name,
-            help="Name of the run; its folder is ROOT/NAME/version_N. Default: the config's file name.",
+            help="Name of the run; its folder is ROOT/NAME/version_N. The name of the config file when"
+            " left out.",
         )
         parser.add_argument(
             "--run.folder",
             type=str | None,
             default=None,
-            help="The run folder itself. Left out: the run that --ckpt_path belongs to, else a new one.",
+            help="The run folder itself. When left out, it is the folder of the run that --ckpt_path"
+            " names, or a new one.",
         )
         parser.add_argument(
             "--run.replace",
             type=bool,
             default=False,
-            help="Start anew in a folder that holds a run; what it made is moved to the folder's earlier/.",
+            help="Start a new run in a folder that holds one already. The earlier files are moved to"
+            " earlier/ in that folder.",
         )
         parser.add_argument(
             "--run.threads",
             type=int | None,
             default=None,
-            help="CPU threads of a process. The last digits of sums may depend on their number:"
-            " give the same one to repeat a run. Default: what torch chooses for the machine.",
+            help="Number of CPU threads of each process. The last digits of sums may depend on it, so"
+            " use the same number to repeat a run. Default: what torch chooses for the machine.",
         )
         parser.add_argument(
             "--only",
             type=str | None,
             default=None,
-            help="Keys of the datasets to use, comma-separated (ave,avvp); the other rows are left out.",
+            help="Keys of the datasets to use, separated by commas (ave,avvp). All others are left out.",
         )
         parser.add_argument(
             "--ckpt_path",
             type=str | None,
             default=None,
-            help="Checkpoint to load: a .ckpt file, a run folder or an adapter folder. Without --config the"
-            " run's own config is used. `auto`, with --run.folder: that folder's last checkpoint if it has"
-            " one, else a new run; so one command line starts a job and takes it up again.",
+            help="Checkpoint to load: a .ckpt file, a run folder or an adapter folder. Without --config"
+            " the run's own config is used. With --run.folder, `auto` loads the last checkpoint of that"
+            " folder, or starts a new run if there is none, so that the same command line starts and"
+            " continues a job.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

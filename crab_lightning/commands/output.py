@@ -1,4 +1,4 @@
-"""Output that never ends a run: neither a closed pipe, nor a terminal that lacks a character."""
+"""Output that does not end a run, also when the pipe is closed or the terminal cannot show a character."""
 
 from __future__ import annotations
 

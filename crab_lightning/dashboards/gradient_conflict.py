@@ -1,4 +1,4 @@
-"""Why learning together hurts: whether the datasets pull the adapters in the same direction."""
+"""Gradient conflict: whether the gradients of the datasets point in the same direction."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class GradientConflict(Callback):
         seed: Chooses the samples.
 
     Raises:
-        ValueError: If a number makes no sense, or the weights are sharded over processes.
+        ValueError: If a number is not valid, or the weights are sharded over processes.
     """
 
     def __init__(

@@ -41,7 +41,7 @@ LoaderT = TypeVar("LoaderT", bound=BatchLoader)
 
 
 class AVDataModule(lightning.LightningDataModule):
-    """Mixes any subset of the AV-UIE v2 datasets for training, and serves each of them for evaluation.
+    """Mixes the datasets for training and provides each of them for evaluation.
 
     A part of the training rows is set aside for validation, whole recordings at a time and across datasets.
     The model's own processor encodes the samples, so the same data section serves every model.
@@ -49,58 +49,63 @@ class AVDataModule(lightning.LightningDataModule):
     Args:
         root: Folder that holds ``AVUIE_2/<dataset>/{train,test}.json`` and the media.
         tasks: The tasks, by a key of your choice: ``{captioning: {class_path: ...}}``.
-        datasets: The mixture, by a key of your choice (the released task ids, by custom): each row names its
-            ``task`` and ``layout`` or ``columns``. One value of one row is changed with
+        datasets: The datasets, by a key of your choice (usually the released task id). Each entry names its
+            ``task`` and its ``layout`` or ``columns``. To change one value of one entry, use
             ``--data.datasets.ave.weight 2``.
-        only: Keys of the rows to use, e.g. ``[ave, avvp]``; all when left out.
-        batch_size: Training samples of one process in a step.
-        batch_tokens: Tokens of one process in a step, padding included, in the place of ``batch_size``: short
-            samples come in large batches and long ones in small ones, within windows of ``length_window``
-            batches (32 is good). The loss is a mean over target tokens, so batch shapes do not change it. A
-            longer sample stands alone. About ``batch_size`` times 750 keeps the mean number of samples.
-        eval_batch_size: Samples of one process in a step of validation, test and predict.
-        num_workers: Processes that load samples beside each training process; 0 loads in the training
-            process itself, which then waits for every clip. About one for each CPU core that is free.
-        prefetch_batches: Batches that each worker prepares ahead; more evens out clips that decode slowly.
-        epoch_size: Samples drawn in an epoch. Left out: as many as there are training rows, and with the
-            weights left out too an epoch is every row exactly once.
-        temperature: Datasets are drawn with chance ``weight ** (1 / temperature)``: 1 keeps the weights,
-            larger values draw small datasets more often, 1000 draws all equally.
-        length_window: Number of training batches of each process within which samples of like length are
-            grouped: 32 saves about a quarter of the tokens at batch 4, and makes most batches a single
-            task's; 1 shuffles freely, as the paper's run did.
-        val_share: Share of the recordings set aside for validation. Datasets without a test manifest
-            (mer24, unav, avcap) are tested on them.
-        val_generate_per_dataset: Validation samples of each dataset that the model answers in words, the
-            same ones every time, balanced over the answers. Left out: all. The loss is measured on all
-            validation samples either way.
-        geometry: ``released`` gives the model the input of the released adapter: two-clip questions fused,
-            audio windows, 2 s a pair of frames. ``plain`` gives whole clips, apart, on their true time scale.
-        drop_modality: Replace ``audio`` by silence or ``vision`` by grey in every split: the ablation that
-            shows whether a model listens and looks.
+        only: Keys of the datasets to use, e.g. ``[ave, avvp]``; all when left out.
+        batch_size: Number of training samples that one process loads for a step.
+        batch_tokens: Largest number of tokens in a batch, padding included. It is used instead of
+            ``batch_size``: batches of short samples are large and batches of long samples are small. Set
+            ``length_window`` to about 32 with it. The loss is a mean over target tokens, so the size of a
+            batch does not change it. A sample with more tokens is a batch of its own. A value of 750 times
+            ``batch_size`` keeps the mean number of samples.
+        eval_batch_size: Number of samples in a batch of validation, test and predict.
+        num_workers: Number of processes that load samples for each training process. A good value is the
+            number of free CPU cores. With 0 the training process loads them itself and waits for every clip.
+        prefetch_batches: Number of batches that each worker prepares in advance. A larger number helps when
+            some clips decode slowly.
+        epoch_size: Number of samples in an epoch. When left out, it is the number of training rows. If no
+            weights are set either, an epoch has every row exactly once.
+        temperature: The probability of a dataset is proportional to ``weight ** (1 / temperature)``. 1 keeps
+            the weights, larger values choose small datasets more often, and 1000 chooses all equally often.
+        length_window: Samples of similar length are grouped within this number of batches. 32 saves about a
+            quarter of the tokens with batches of 4, but most batches then contain a single task. 1 shuffles
+            all samples, as the paper did.
+        val_share: Fraction of the recordings that is used for validation. Datasets without a test manifest
+            (mer24, unav, avcap) are also tested on them.
+        val_generate_per_dataset: Number of validation samples of each dataset for which the model generates
+            an answer. They are the same in every validation and balanced over the true answers. All when left
+            out. The validation loss always uses all samples.
+        geometry: Preprocessing of the media. ``released`` prepares them as for the released adapter: the two
+            clips of a question are joined, sound is cut into windows, and a pair of frames always stands for
+            2 s. ``plain`` keeps clips whole and separate, with their true times.
+        drop_modality: Replace the sound by silence (``audio``) or the pictures by grey (``vision``) in every
+            split. This ablation shows whether the model uses them.
         audio_swap: Give every clip the sound of another clip of its dataset, in every split.
-        cache: Folder in which decoded media are kept for all epochs, runs and processes; built ahead by
-            ``cli.py data cache``. Left out: every clip is decoded each time. A cached sample equals a decoded
-            one bit for bit. Takes about 1.8 MB for a 10-s clip.
-        cache_gb: Largest size of that folder in GB; clips beyond it are decoded each time.
-        on_error: What a clip that cannot be read does: ``fail``, or ``{policy: quarantine, max_share: 0.01,
-            max_count: 1000}``, which puts another sample of its dataset in its place, lists it in
-            quarantine.jsonl of the run folder, and fails past that share or count of a dataset's samples. In
-            evaluation a broken sample is left out of the scores, and listed.
-        load_timeout_s: Seconds that one sample may take to load; longer counts as broken.
-        limits: Bounds on what is read of one file, against files that ask for all memory.
-        resize: How frames are stretched to ``size_px``: ``torch`` as the released checkpoints saw them;
-            ``torch_uint8`` in integers, four times as fast, values 0.1 apart on average and 4 at most;
-            ``swscale`` while decoding, the fastest, with other pictures where a frame is made smaller.
-        seed: Decides order, validation split, row limits, mixed targets and subsets, on any number of
-            processes and workers.
-        explain_answers: End each question with sentences that tell how to write the answer, and read answers
-            leniently, for models that were not trained on these tasks. Results say so.
-        order_seed: Decides the order of the training samples in the place of ``seed``, so that runs in
-            another order keep the validation split and the rows.
+        cache: Folder in which decoded media are stored for all epochs, runs and processes. ``cli.py data
+            cache`` can fill it in advance. When left out, every clip is decoded each time. A cached sample is
+            bit-identical to a decoded one. A clip of 10 s takes about 1.8 MB.
+        cache_gb: Largest size of that folder in GB. Further clips are decoded each time.
+        on_error: What happens when a clip cannot be read. ``fail`` ends the run. ``{policy: quarantine,
+            max_share: 0.01, max_count: 1000}`` uses another sample of the dataset instead, lists the clip in
+            quarantine.jsonl of the run folder, and ends the run when more than that fraction or number of a
+            dataset's samples is broken. In evaluation a broken sample is left out of the scores and listed.
+        load_timeout_s: Longest time in seconds to load one sample. A sample that takes longer counts as
+            broken.
+        limits: Limits on what is read of one file, which protect against files that would fill the memory.
+        resize: How frames are resized to ``size_px``. ``torch`` does it as for the released checkpoints.
+            ``torch_uint8`` computes with integers and is four times as fast; pixel values differ by 0.1 on
+            average and by at most 4. ``swscale`` resizes while decoding and is the fastest, but smaller
+            frames look different.
+        seed: Seed of the order, the validation split, row limits, mixed targets and subsets. The result does
+            not depend on the number of processes and workers.
+        explain_answers: Add sentences to each question that explain how to write the answer, and read answers
+            leniently. This is for models that were not trained on these tasks. The results state it.
+        order_seed: Seed of the order of the training samples, instead of ``seed``. Use it for runs with
+            another order but the same validation split and rows.
 
     Raises:
-        ValueError: If a key or number in the rows makes no sense; the message names it.
+        ValueError: If a key or a number in the section is not valid; the message names it.
     """
 
     def __init__(

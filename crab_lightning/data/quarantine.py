@@ -1,4 +1,4 @@
-"""What happens when a clip cannot be read: fail, or set it aside within a budget."""
+"""What happens when a clip cannot be read: the run fails, or a limited number of clips is set aside."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class OnError:
     Args:
         policy: ``fail`` stops the run; ``quarantine`` puts another sample of the same dataset and split in
             its place, lists the broken one in the run folder and stops past the budget.
-        max_share: Largest share of a dataset's samples of one split that may be broken.
+        max_share: Largest fraction of the samples of a dataset in one split that may be broken.
         max_count: Largest number of them.
 
     Raises:
-        ValueError: If a number makes no sense.
+        ValueError: If a number is not valid.
     """
 
     policy: Literal["fail", "quarantine"] = "fail"

@@ -1,4 +1,4 @@
-"""Sharded weights by name: ``trainer.strategy: fsdp2`` and its kin."""
+"""Strategies with sharded weights: ``trainer.strategy: fsdp2`` and the others."""
 
 from __future__ import annotations
 
@@ -60,19 +60,21 @@ class ShardedStrategy(ModelParallelStrategy):
 
 
 class Fsdp2Strategy(ShardedStrategy):
-    """Every process holds its share of all weights, gradients and optimizer state (FSDP2).
+    """Shards weights, gradients and optimizer state over the processes (FSDP2).
 
     As names for ``trainer.strategy``: ``fsdp2``, ``fsdp2_offload`` (``cpu_offload``) and ``fsdp2_hybrid``
     (``hybrid``). Works on one process too, on CUDA and, for tests, on CPU.
 
     Args:
-        cpu_offload: Keep shares, gradients and optimizer state in host memory: the least GPU memory, and
-            every layer travels over PCIe.
-        hybrid: Shard within a node and copy between nodes, so that only gradients leave a node. Needs nodes
-            with equally many devices, and room for the whole model in one node.
-        reshard_after_forward: Let go of a layer's weights after its forward. ``false`` keeps them until
-            backward: a third less traffic, for the memory of the whole base.
-        timeout_s: Seconds that a process waits for the others before it gives up.
+        cpu_offload: Keep weights, gradients and optimizer state in host memory. This needs the least GPU
+            memory, but every layer is sent over PCIe.
+        hybrid: Shard the model within each node and replicate it on every node, so that only gradients are
+            sent between nodes. All nodes need the same number of devices, and one node must have room for the
+            whole model.
+        reshard_after_forward: Free the gathered weights of a layer after its forward pass. ``false`` keeps
+            them until the backward pass, which saves a third of the communication but needs memory for the
+            whole base model.
+        timeout_s: Longest time in seconds that a process waits for the others.
     """
 
     def __init__(
@@ -153,16 +155,17 @@ class Fsdp2Strategy(ShardedStrategy):
 
 
 class Fsdp1Strategy(ShardedStrategy):
-    """Every process holds its share of all weights, gradients and optimizer state (FSDP1), ``fsdp1`` by name.
+    """Shards weights, gradients and optimizer state over the processes (FSDP1); its name is ``fsdp1``.
 
     For runs that are to be compared with others under FSDP1; FSDP2 does the same with less. The units are
     FSDP2's, see ``flatten`` for the types of weights in them. Optimizers see flat parts of the weights, so
     one that asks for their shapes (Muon, Adafactor) will not do.
 
     Args:
-        reshard_after_forward: Let go of a layer's weights after its forward. ``false`` keeps them until
-            backward: a third less traffic, for the memory of the whole base.
-        timeout_s: Seconds that a process waits for the others before it gives up.
+        reshard_after_forward: Free the gathered weights of a layer after its forward pass. ``false`` keeps
+            them until the backward pass, which saves a third of the communication but needs memory for the
+            whole base model.
+        timeout_s: Longest time in seconds that a process waits for the others.
 
     Raises:
         ValueError: If ``trainer.precision`` would change the types of weights, or scale losses.

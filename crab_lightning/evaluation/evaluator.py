@@ -39,26 +39,29 @@ LOSS = "mean/loss"
 
 
 class Evaluator(Callback):
-    """Scores generated answers and losses of every dataset; models know none of it.
+    """Scores the generated answers and the losses of every dataset.
 
     Writes ``metrics.json`` and ``predictions/`` into the run folder and logs
     ``<split>/<task>/<dataset>/<metric>``, ``<split>/mean/headline`` and ``<split>/mean/loss``. A ``test``
-    that was killed goes on where it stopped: answers already on disk are scored and their samples left out.
-    A test that ended is repeated; its files are set aside in ``earlier/`` where settings or weights differ.
+    that was interrupted is continued by the same command: the answers on disk are scored and are not
+    generated again. A finished test is repeated. If its settings or weights differ, the earlier files are
+    moved to ``earlier/``.
 
     Args:
-        majority: Score each dataset's most frequent training answer beside the model.
+        majority: Also score the most frequent training answer of each dataset as a baseline.
         predictions: Write every answer to ``predictions/<dataset>.jsonl``.
-        print_table: Print the table of results after each pass: ``true`` one row for each dataset, ``all``
-            every metric.
-        decoding: ``generate`` lets the model write every answer. ``likelihood`` takes, for a question with a
-            closed set (classes, options, two candidates), the answer that it finds likeliest: one pass over
-            the prompt, and no answer that cannot be read. ``both`` does both and shows them side by side,
-            with the calibration of the probabilities.
-        candidate_score: ``sum`` compares whole answers by probability, ``mean`` by that of a token.
-        windows: ``{length_s: 10, hop_s: 5}`` asks a ``test`` clip that is longer than ``length_s`` window by
-            window and scores one answer, stitched from those of the windows. It is for event datasets whose
-            rows give true times in seconds; others, and shorter clips, are asked as they are.
+        print_table: Print a table of results after each evaluation: with ``true`` one row for each dataset,
+            with ``all`` every metric.
+        decoding: How answers are found. ``generate`` lets the model write every answer. ``likelihood``
+            chooses the most probable answer of a closed set (classes, options, two candidates); this takes
+            one forward pass, and every answer can be read. ``both`` does both and also measures how well the
+            probabilities are calibrated.
+        candidate_score: ``sum`` compares the probabilities of whole answers, ``mean`` the mean
+            log-probability of their tokens.
+        windows: ``{length_s: 10, hop_s: 5}`` splits ``test`` clips that are longer than ``length_s`` into
+            windows, asks about each window, and joins the answers into one, which is scored. It applies to
+            event datasets whose rows give true times in seconds. Shorter clips and other datasets are asked
+            as they are.
     """
 
     def __init__(

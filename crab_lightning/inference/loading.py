@@ -121,7 +121,7 @@ def load_run(
     Args:
         checkpoint: A run folder, a ``.ckpt`` file or an adapter folder.
         config: Config file; the run's own ``config.yaml`` when left out.
-        device: ``auto`` takes a GPU where there is one.
+        device: ``auto`` uses a GPU if there is one.
         trained: Load what the run has trained; else the model is as the run found it.
         check: Called with the tasks and datasets before any weight is read; what it raises ends the loading.
 

@@ -1,4 +1,4 @@
-"""Whether a model is right as often as it is sure."""
+"""Calibration: whether the probability of an answer is also how often it is right."""
 
 from __future__ import annotations
 

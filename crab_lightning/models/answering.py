@@ -1,4 +1,4 @@
-"""How every paradigm answers: in its own words, or by weighing the answers that a question leaves open."""
+"""How every model answers: by generating text, or by the probabilities of a closed set of answers."""
 
 from __future__ import annotations
 

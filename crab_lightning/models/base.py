@@ -1,4 +1,4 @@
-"""What the three paradigms share: adapters, loss, evaluation steps, optimizer, checkpoints."""
+"""What all models share: adapters, loss, evaluation steps, optimizer, checkpoints."""
 
 from __future__ import annotations
 
@@ -51,18 +51,21 @@ _METADATA = "crab_lightning"
 
 
 class AVModule(Answering):
-    """An audio-visual language model that learns target texts and writes answers.
+    """An audio-visual language model that is trained on target texts and writes answers.
 
     A subclass says how its weights are loaded, how a batch becomes hidden states, and how it answers.
 
     Args:
         adapter: Kind, size and targets of the adapters; the base is then frozen. ``None`` with
             ``load_adapter`` takes what the folder says; ``None`` alone trains every weight.
-        optimizer: Called with the trainable parameters, once the adapters exist.
-        warmup_share: Share of the optimizer steps in which the learning rate rises; a cosine follows.
+        optimizer: Class of the optimizer; it gets the trainable parameters after the adapters are inserted.
+        warmup_share: Fraction of the optimizer steps in which the learning rate rises; then it falls as a
+            cosine.
         max_new_tokens: Longest generated answer, in tokens.
-        geometry: Input geometry, stored with the adapters: ``released`` or ``plain``.
-        gradient_checkpointing: Recompute the language model's layers for backward instead of keeping them.
+        geometry: Preprocessing of the media, stored with the adapters: ``released`` or ``plain``.
+            gradient_checkpointing:
+            Recompute the layers of the language model in the backward pass to save
+            memory.
         load_adapter: Folder of saved adapters to start from.
 
     Shapes: B samples, T text tokens, M mel frames (10 ms each), P image patches. See ``Batch``.

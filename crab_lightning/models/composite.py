@@ -1,4 +1,4 @@
-"""What the two composite paradigms share: towers, trained connectors, and their freeze policy."""
+"""What the two models with connectors share: towers, trained connectors, and which weights are frozen."""
 
 from __future__ import annotations
 
@@ -39,10 +39,12 @@ class CompositeModule(AVModule):
     Args:
         adapter: Kind, size and targets of the adapters in the language model; ``null`` for stage 1.
         optimizer: Called with the trainable parameters.
-        warmup_share: Share of the optimizer steps in which the learning rate rises; a cosine follows.
+        warmup_share: Fraction of the optimizer steps in which the learning rate rises; then it falls as a
+            cosine.
         max_new_tokens: Longest generated answer, in tokens.
         geometry: Input geometry, stored with the adapters.
-        gradient_checkpointing: Recompute the language model's layers for backward instead of keeping them.
+        gradient_checkpointing: Recompute the layers of the language model in the backward pass to save
+            memory.
         load_adapter: Folder of saved adapters and connectors to start from.
         train_connectors: Connectors that are trained.
         connector_files: Connector file of each modality to start from.

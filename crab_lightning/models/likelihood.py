@@ -1,4 +1,4 @@
-"""Prompts that are read once, to be answered or to weigh candidate answers."""
+"""Prompts that are processed once, for generated answers or for the probabilities of candidate answers."""
 
 from __future__ import annotations
 

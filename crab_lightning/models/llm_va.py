@@ -1,4 +1,4 @@
-"""The LLM+V+A paradigm: a text model that sees through CLIP and hears through BEATs."""
+"""LLM+V+A: a text model that gets pictures through CLIP and sound through BEATs."""
 
 from __future__ import annotations
 
@@ -123,22 +123,27 @@ class LlmVaModule(CompositeModule):
 
     Args:
         pretrained: Folder or hub name of a chat model: Llama 2, Llama 3, or any other causal language model.
-        vision: Folder or hub name of a CLIP model; its vision half is used.
+        vision: Folder or hub name of a CLIP model; its vision encoder is used.
         beats: Published BEATs checkpoint (``BEATs_iter3_plus_AS2M.pt``), or a folder in safetensors.
         adapter: Kind, size and targets of the adapters; ``null`` trains connectors only.
-        optimizer: Called with the trainable parameters, once the adapters exist.
-        warmup_share: Share of the optimizer steps in which the learning rate rises; a cosine follows.
+        optimizer: Class of the optimizer; it gets the trainable parameters after the adapters are inserted.
+        warmup_share: Fraction of the optimizer steps in which the learning rate rises; then it falls as a
+            cosine.
         max_new_tokens: Longest generated answer, in tokens.
-        geometry: ``released`` joins two-clip questions and cuts sound as the released recipe does; ``plain``
-            keeps whole clips.
+        geometry: Preprocessing of the media. ``released`` joins the two clips of a question and cuts sound as
+            the released recipe does; ``plain`` keeps whole clips.
         dtype: Type of the frozen weights, ``bfloat16`` or ``float32``; connectors are float32.
         attention: How the language model's attention is computed.
-        gradient_checkpointing: Recompute the language model's layers for backward instead of keeping them.
+        gradient_checkpointing: Recompute the layers of the language model in the backward pass to save
+            memory.
         load_adapter: Folder of saved adapters and connectors to start from.
-        max_length: Longest sample in tokens; a longer one stops the run. No limit when left out.
+        max_length: Largest number of tokens in a sample; a longer sample ends the run. No limit when left
+            out.
         train_connectors: Connectors that are trained: both in stage 2, one of them in stage 1.
-        visual_connector: Connector file of a stage 1 run on pictures; left out, it starts random.
-        audio_connector: Connector file of a stage 1 run on sound; left out, it starts random.
+        visual_connector: Connector file of a stage 1 run on pictures; the connector starts with random
+            weights when left out.
+        audio_connector: Connector file of a stage 1 run on sound; the connector starts with random weights
+            when left out.
         connector: Sizes of both connectors.
         system: System message; none when left out.
         chat_template: File with a Jinja chat template, for tokenizers that have none.

@@ -1,4 +1,4 @@
-"""The native paradigm: Qwen2.5-Omni's thinker, which hears and sees by itself."""
+"""The thinker of Qwen2.5-Omni, which has its own encoders for sound and pictures."""
 
 from __future__ import annotations
 
@@ -39,22 +39,25 @@ class OmniModule(AVModule):
 
     Args:
         pretrained: Folder or hub name of a Qwen2.5-Omni checkpoint, the whole model or its thinker.
-        adapter: Kind, size and targets of the adapters; the base is then frozen. ``null`` with
-            ``load_adapter`` takes what the folder says; ``null`` alone trains every weight.
-        optimizer: Called with the trainable parameters, once the adapters exist.
-        warmup_share: Share of the optimizer steps in which the learning rate rises; a cosine follows.
+        adapter: Kind, size and target layers of the adapters; the base model is then frozen. With ``null``,
+            the settings come from ``load_adapter``; without ``load_adapter``, every weight is trained.
+        optimizer: Class of the optimizer; it gets the trainable parameters after the adapters are inserted.
+        warmup_share: Fraction of the optimizer steps in which the learning rate rises; then it falls as a
+            cosine.
         max_new_tokens: Longest generated answer, in tokens.
-        geometry: ``released`` is the input of the released adapter (224 px, 2.0 s per pair of frames, two
-            clips fused into one); ``plain`` keeps whole clips and their true time scale.
+        geometry: Preprocessing of the media. ``released`` is that of the released adapter (224 px, 2.0 s per
+            pair of frames, two clips joined into one); ``plain`` keeps whole clips and their true times.
         dtype: Type of the base weights, ``bfloat16`` or ``float32``.
         attention: How attention is computed: ``sdpa``, ``eager`` or ``flash_attention_2``.
-        gradient_checkpointing: Recompute the layers of the language model, and of encoders that train, for
-            backward instead of keeping them.
+        gradient_checkpointing: Recompute the layers of the language model, and of encoders that are trained,
+            in the backward pass to save memory.
         load_adapter: Folder of saved adapters to start from.
-        max_length: Longest sample in tokens; a longer one stops the run. No limit when left out.
+        max_length: Largest number of tokens in a sample; a longer sample ends the run. No limit when left
+            out.
         quantization: ``4bit`` keeps the linear layers of the frozen language model in 4 bits (NF4, QLoRA);
             needs bitsandbytes and a CUDA device. Left out, they have ``dtype``.
-        init: ``pretrained`` loads the weights; ``random`` reads only the config, for benchmarks of a shape.
+        init: ``pretrained`` loads the weights; ``random`` reads only the config and makes random weights, for
+            benchmarks.
 
     Shapes: B samples, T text tokens, M mel frames (10 ms each), P image patches. See ``Batch``.
 

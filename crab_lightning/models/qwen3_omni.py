@@ -1,4 +1,4 @@
-"""Qwen3-Omni's thinker: a mixture of experts that hears and sees by itself."""
+"""The thinker of Qwen3-Omni: a mixture of experts with its own encoders for sound and pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The V-LLM+A paradigm: Qwen2.5-VL, which sees by itself and hears through BEATs."""
+"""V-LLM+A: Qwen2.5-VL, which has its own vision encoder and gets sound through BEATs."""
 
 from __future__ import annotations
 
@@ -79,16 +79,19 @@ class VllmAModule(CompositeModule):
         pretrained: Folder or hub name of a Qwen2.5-VL checkpoint.
         beats: Published BEATs checkpoint (``BEATs_iter3_plus_AS2M.pt``), or a folder in safetensors.
         adapter: Kind, size and targets of the adapters; ``null`` trains the connector only.
-        optimizer: Called with the trainable parameters, once the adapters exist.
-        warmup_share: Share of the optimizer steps in which the learning rate rises; a cosine follows.
+        optimizer: Class of the optimizer; it gets the trainable parameters after the adapters are inserted.
+        warmup_share: Fraction of the optimizer steps in which the learning rate rises; then it falls as a
+            cosine.
         max_new_tokens: Longest generated answer, in tokens.
-        geometry: ``released`` is 224 px and 2.0 s per pair of frames, two-clip questions joined; ``plain``
-            keeps whole clips and their true time scale.
+        geometry: Preprocessing of the media. ``released`` has 224 px and 2.0 s per pair of frames, and joins
+            the two clips of a question; ``plain`` keeps whole clips and their true times.
         dtype: Type of the frozen weights, ``bfloat16`` or ``float32``; the connector is float32.
         attention: How attention is computed.
-        gradient_checkpointing: Recompute the language model's layers for backward instead of keeping them.
+        gradient_checkpointing: Recompute the layers of the language model in the backward pass to save
+            memory.
         load_adapter: Folder of saved adapters to start from.
-        max_length: Longest sample in tokens; a longer one stops the run. No limit when left out.
+        max_length: Largest number of tokens in a sample; a longer sample ends the run. No limit when left
+            out.
         train_connectors: ``[audio]`` in stage 1; none in stage 2, which keeps what stage 1 trained.
         audio_connector: Connector file of a stage 1 run; needed unless it is trained.
         connector: Sizes of the connector.

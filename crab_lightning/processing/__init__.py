@@ -1,4 +1,4 @@
-"""One processor per paradigm: conversation and media to model inputs and labels."""
+"""One processor for each model: it turns conversation and media into model inputs and labels."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""One plain table, and its four faces: aligned text, Markdown, CSV and LaTeX."""
+"""One table in four formats: aligned text, Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Pictures and text for every logger that can show them: TensorBoard, Weights & Biases and MLflow.
 
-Numbers need no seam: ``self.log`` and ``logger.log_metrics`` reach every logger.
+Numbers go through ``self.log`` and ``logger.log_metrics``, which every logger has.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ _PEER_LOST = (
 
 
 class RunCheckpoint(Checkpoint):
-    """Keeps the last and the best state of a run, each as Lightning checkpoint and as adapter folder.
+    """Saves the last and the best state of a run, each as a Lightning checkpoint and as an adapter folder.
 
     ``checkpoints/last.ckpt`` and ``adapter/`` are written after every epoch, before every validation, every
     ``every_n_steps`` steps, and when training ends, by itself or by a signal; ``checkpoints/best.ckpt`` and
@@ -52,11 +52,13 @@ class RunCheckpoint(Checkpoint):
     uninterrupted one.
 
     Args:
-        monitor: Logged value that decides what is best: any ``val/<task>/<dataset>/<metric>`` or a mean over
-            datasets. ``null`` keeps no best.
-        mode: Whether a higher (``max``) or lower (``min``) value is better; left out, what the metric says.
-            Losses are better when lower.
-        every_n_steps: Optimizer steps between two saves within an epoch: what a power cut may cost.
+        monitor: Logged value that decides which state is best: any ``val/<task>/<dataset>/<metric>``, or a
+            mean over datasets such as ``val/mean/headline``, the mean of the primary metrics. With ``null``
+            no best state is kept.
+        mode: Whether a higher (``max``) or a lower (``min``) value is better. When left out, the metric
+            decides; for losses, lower is better.
+        every_n_steps: Number of optimizer steps between two saves within an epoch. This is the most that a
+            power failure can lose.
     """
 
     def __init__(

@@ -19,14 +19,15 @@ class NonFiniteError(ValueError):
 
 
 class NonFiniteSteps(Callback):
-    """Looks at the loss and the gradient norm of every optimizer step before the step is taken.
+    """Checks that the loss and the gradient norm of every optimizer step are finite before the step is taken.
 
     All processes decide alike. The weights stay those of the step before, and no later checkpoint or metric
     replaces the ones on disk. Under ``16-mixed`` gradients may overflow, which its scaler answers; there only
     the loss counts.
 
     Args:
-        skip: Number of such steps that are left out, their gradients dropped, before the run ends.
+        skip: Number of steps with a loss or gradient that is not finite which may be left out before the run
+            ends.
     """
 
     def __init__(self, skip: int = 0) -> None:

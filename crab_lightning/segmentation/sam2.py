@@ -44,11 +44,11 @@ class Sam2Decoder:
             ``mini_sam2``, the tiny one that ships with the package and knows Mini AV-UIE alone. An official
             ``.pt`` file of SAM2.1 is converted by ``python cli.py model sam2-convert``. ``facebook/sam3`` is
             under SAM's own licence, and EdgeTAM needs the package timm.
-        device: ``auto`` takes a GPU where there is one.
+        device: ``auto`` uses a GPU if there is one.
         dtype: ``float32``, or ``bfloat16`` as the released script computes.
         batch_size: Images encoded, and masks decoded, at a time.
         cache_size: Images whose embeddings are kept; 0 keeps none. One takes 18 MB in float32.
-        logits: Give logits in place of bool masks, for protocols that score probabilities.
+        logits: Return logits instead of bool masks, for protocols that score probabilities.
 
     Raises:
         FileNotFoundError: At the first use, if there are no such weights.
@@ -218,7 +218,7 @@ def load_folder(kind: Any, pretrained: str, device: str, dtype: str) -> tuple[_L
     Args:
         kind: ``Sam2Model``, ``Sam2VideoModel`` or a class like them.
         pretrained: As in :class:`Sam2Decoder`.
-        device: ``auto`` takes a GPU where there is one.
+        device: ``auto`` uses a GPU if there is one.
         dtype: Name of a torch dtype.
 
     Raises:

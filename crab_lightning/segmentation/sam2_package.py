@@ -24,9 +24,9 @@ class Sam2PackageDecoder:
     Args:
         checkpoint: An official ``.pt`` file.
         config: The package's configuration of that file, such as ``configs/sam2.1/sam2.1_hiera_l.yaml``.
-        device: ``auto`` takes a GPU where there is one.
+        device: ``auto`` uses a GPU if there is one.
         cache_size: Images whose embeddings are kept; 0 keeps none.
-        logits: Give logits in place of bool masks, for protocols that score probabilities.
+        logits: Return logits instead of bool masks, for protocols that score probabilities.
         overrides: Hydra overrides of the configuration.
 
     Raises:

@@ -22,7 +22,7 @@ class Sam2Tracker:
 
     Args:
         pretrained: Folder or hub name as for :class:`Sam2Decoder`, with the video predictor's memory.
-        device: ``auto`` takes a GPU where there is one.
+        device: ``auto`` uses a GPU if there is one.
         dtype: ``float32`` or ``bfloat16``.
 
     Source: arXiv:2408.00714.

@@ -69,7 +69,7 @@ class ChatRequest:
         max_tokens: Largest number of tokens; ``None`` leaves it to the server.
         stream: Whether the answer is sent piece by piece.
         include_usage: Whether a streamed answer ends with the numbers of tokens.
-        frames: Frames sampled from each video.
+        frames: Number of frames sampled from each video.
         task: Task key for adapters that differ by task.
     """
 

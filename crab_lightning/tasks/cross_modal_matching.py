@@ -34,7 +34,7 @@ class CrossModalMatching(Task[int]):
 
     Args:
         lenient: Also read what untrained models put around an answer: emphasis, "The answer is"
-            in front of it, and brackets. Results with it have to be named as such.
+            in front of it, and brackets. State it when you report such results.
     """
 
     def __init__(self, lenient: bool = False) -> None:

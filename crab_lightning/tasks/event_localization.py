@@ -77,8 +77,8 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
 
     Args:
         clip_s: Clip length in seconds, where the dataset's entry gives none; answers are clipped to it.
-        lenient: Also read times as ``0:02`` and ``2 s``, and events written as JSON. Results with it have to
-            be named as such.
+        lenient: Also read times as ``0:02`` and ``2 s``, and events written as JSON. State it when you report
+            such results.
 
     Raises:
         ValueError: If ``clip_s`` is not positive.

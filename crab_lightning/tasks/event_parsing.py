@@ -70,7 +70,7 @@ class EventParsing(Task[ModalEvents]):
     Args:
         clip_s: Clip length in seconds, where the dataset's entry gives none; answers are clipped to it.
         lenient: Also read times as ``0:02`` and ``2 s``, and events written as JSON that says what is seen
-            and what is heard. Results with it have to be named as such.
+            and what is heard. State it when you report such results.
 
     Raises:
         ValueError: If ``clip_s`` is not positive.

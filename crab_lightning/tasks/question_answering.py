@@ -33,7 +33,7 @@ class QuestionAnswering(Task[str | int]):
 
     Args:
         lenient: Also read what untrained models put around an answer: emphasis, "The answer is", and a letter
-            before the text of an option. Results with it have to be named as such.
+            before the text of an option. State it when you report such results.
     """
 
     def __init__(self, lenient: bool = False) -> None:

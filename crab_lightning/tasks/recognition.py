@@ -44,7 +44,7 @@ class Recognition(Task[str]):
 
     Args:
         lenient: Also read what untrained models put around an answer: emphasis, "The answer is"
-            in front of it. Results with it have to be named as such.
+            in front of it. State it when you report such results.
     """
 
     instruction: ClassVar[str]

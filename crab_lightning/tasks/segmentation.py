@@ -59,16 +59,15 @@ class Segmentation(Task[SpatialPrompt]):
 
     Args:
         lenient: Also read blanks inside brackets, decimals, 224 as the far side of a box, and coordinates
-            from 0 to 1. The released scripts reject those answers, so results with it have to be named as
-            such.
-        mask_decoder: Makes masks of prompts, for example ``crab_lightning.segmentation.Sam2Decoder``. Left
-            out: no masks, boxes alone are scored.
+            from 0 to 1. The released scripts reject those answers, so state it when you report such results.
+        mask_decoder: Makes masks of prompts, for example ``crab_lightning.segmentation.Sam2Decoder``. When
+            left out, no masks are made and only boxes are scored.
         mask_size: ``frame`` makes and scores masks on the 224-pixel frame, as published; ``native`` on the
             image and mask files as they are, and says so in the keys (``crabplus_native_j``).
         ceiling: Also score the masks of true prompts (``<protocol>_ceiling_j``): what the decoder lets any
             model reach. One more mask for each answer.
-        mask_decoder_optional: Go on with boxes alone where the decoder's weights cannot be had; the results
-            then say so. Left out, the run ends at its start.
+        mask_decoder_optional: If the weights of the decoder are not available, score boxes only; the results
+            state it. When left out, the run ends at its start in this case.
     """
 
     protocols = ("crabplus", "avsbench", "framewise")

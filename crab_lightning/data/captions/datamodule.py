@@ -59,7 +59,7 @@ class CaptionDataModule(AVDataModule):
     Args:
         root: Folder that the sources' paths are relative to.
         sources: The files of captions, by a key of your choice.
-        batch_size: Training samples of one process in a step.
+        batch_size: Number of training samples that one process loads for a step.
         eval_batch_size: Samples of one process in a step of validation.
         num_workers: Processes that load samples beside each training process.
         prefetch_batches: Batches that each worker prepares ahead.

@@ -36,8 +36,8 @@ class CaptionSource:
         media: Folder of the media, relative to ``data.root``; ``data.root`` itself when left out.
         modality: What an ``avcap`` source shows: ``visual`` or ``audio``.
         segments: AudioSet segment list (CSV); only its clips are used.
-        frames: Frames sampled from each video.
-        size_px: Side to which frames and images are stretched.
+        frames: Number of frames sampled from each video.
+        size_px: Height and width to which frames and images are resized.
         limit: Keep at most this many training rows, chosen by the seed.
         weight: Sampling weight; the number of rows when left out.
         allow_broken: Number of rows that may be unusable.

@@ -1,4 +1,4 @@
-"""Questions that stand more than once in a test manifest."""
+"""Questions that occur more than once in a test manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Carving a validation split out of the training rows, clip by clip."""
+"""Selection of the validation split from the training rows, by recording."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mixture as people read it before the first step."""
+"""The table of the mixture that is printed before the first step."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A thinker of Qwen2.5-Omni around the weights of a small text model that speaks.
+"""A thinker of Qwen2.5-Omni with the weights of a small pre-trained text model.
 
-Its sight and hearing are random, so what it says of a clip means nothing before it has been fine-tuned; but
-it writes sentences, which the tiny checkpoint cannot.
+Its vision and audio towers are random, so its answers about a clip mean nothing before training. Unlike the
+tiny checkpoint it writes correct sentences.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Text models that speak, for checkpoints made on the spot: SmolLM2 from its package, or any folder."""
+"""Pre-trained text models for new checkpoints: SmolLM2 from its package, or any folder."""
 
 from __future__ import annotations
 
