@@ -8,10 +8,10 @@ DEMO_SEED ?= 0
 DEMO_ROOT ?= mini_avuie
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs clean
+.PHONY: help demo test test-lowest lint docs clean
 
 help:  ## List what can be made.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
 
 # One virtual environment; a stamp file for each set of extras, so that a second call installs nothing.
 $(BIN)/python:
@@ -41,6 +41,11 @@ demo: $(VENV)/.installed  ## Make Mini AV-UIE, fine-tune the mini model on its 1
 test: $(VENV)/.installed-test  ## Run the default test suite.
 	$(BIN)/python -m pytest
 
+test-lowest:  ## Run the default test suite with the lowest library versions that setup.cfg allows.
+	$(PYTHON) .ci/lowest.py > lowest.txt
+	$(MAKE) test VENV=$(VENV)-lowest PIP_INSTALL='$(PIP_INSTALL) --constraint lowest.txt'
+	rm lowest.txt
+
 lint: $(VENV)/.installed-dev  ## Lint, check formats and types, and the import contracts.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,4 +56,4 @@ docs: $(VENV)/.installed-dev  ## Build the documentation in build/site; a warnin
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/site
 
 clean:  ## Remove the virtual environment and what the demo made.
-	rm -rf $(VENV) $(DEMO_ROOT) runs/demo
+	rm -rf $(VENV) $(VENV)-lowest $(DEMO_ROOT) runs/demo

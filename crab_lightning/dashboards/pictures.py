@@ -71,7 +71,7 @@ class Pictures(Callback):
         if not any(e.predictions for e in evaluators):
             raise ValueError(
                 "Pictures draws the answers that the Evaluator writes: set evaluator.predictions to true, or"
-                " take Pictures out of callbacks_of(trainer)"
+                " take Pictures out of trainer.callbacks"
             )
 
     # Routes, while the validation loss is computed
