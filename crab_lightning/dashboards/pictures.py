@@ -82,25 +82,14 @@ class Pictures(Callback):
         self._means = RouteMeans(self.routes) if wanted else None
 
     def on_validation_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any, **__: Any
     ) -> None:
         """Record routes of datasets that have not been seen often enough."""
         if self._means is not None and isinstance(batch, Batch) and batch.labels is not None:
             self._means.start(pl_module, batch)
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
         """Take in the routes."""
         if self._means is not None and isinstance(batch, Batch) and batch.labels is not None:

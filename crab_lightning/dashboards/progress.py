@@ -145,13 +145,7 @@ class RunProgress(ProgressBar):
         self._begin("validate", sum(_finite(trainer.num_val_batches)))
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
         """Count a step."""
         self._step(len(batch))
@@ -174,13 +168,7 @@ class RunProgress(ProgressBar):
         self._begin("test", sum(_finite(trainer.num_test_batches)))
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
         """Count a step."""
         self._step(len(batch))
@@ -194,13 +182,7 @@ class RunProgress(ProgressBar):
         self._begin("predict", sum(_finite(trainer.num_predict_batches)))
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
         """Count a step."""
         self._step(len(batch))

@@ -369,13 +369,7 @@ class Evaluator(Callback):
         self._start(trainer, "val")
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
         """Take in losses or answers."""
         self._add(outputs, batch)
@@ -389,13 +383,7 @@ class Evaluator(Callback):
         self._start(trainer, "test")
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
         """Take in answers and write them."""
         self._add(outputs, batch)
@@ -412,13 +400,7 @@ class Evaluator(Callback):
         self._start(trainer, "predict")
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
         """Write answers, read but not scored."""
         if self._files is None or not isinstance(outputs, Mapping):

@@ -36,13 +36,7 @@ class SampleLosses(Callback):
         self._found = {}
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
         """Keep the losses of a batch with labels."""
         if not isinstance(outputs, Mapping) or "loss_sum" not in outputs or not isinstance(batch, Batch):
