@@ -32,80 +32,20 @@ from crab_lightning.adapters.config import LANGUAGE_MODEL_PROJECTIONS, AdapterCo
 from crab_lightning.adapters.figures import LayerFigures, layer_figures
 from crab_lightning.adapters.kinds.ilora import ILoRAConfig
 from crab_lightning.adapters.names import portable_name
+from crab_lightning.adapters.released_table import (
+    PREFIX,
+    RELEASED_HEADS,
+    RELEASED_RANK,
+    SUFFIX,
+    ThinkerSizes,
+    released_table,
+)
 from crab_lightning.adapters.safetensors_stream import write_safetensors
 from crab_lightning.files import replace_file
 from crab_lightning.tensor_files import TensorFileError, read_tensors
 
-RELEASED_RANK, RELEASED_HEADS, RELEASED_ALPHA = 128, 3, 256.0
-RELEASED_DROPOUT = 0.1
-_PREFIX, _SUFFIX = "base_model.model.", ".weight"
+RELEASED_ALPHA, RELEASED_DROPOUT = 256.0, 0.1
 _WRAPPERS = ("module.", "thinker.")
-
-
-@dataclass(frozen=True)
-class ThinkerSizes:
-    """What the shapes of a thinker's adapters follow from; the defaults are Qwen2.5-Omni-7B's.
-
-    Args:
-        audio_layers: Layers of the audio encoder.
-        audio_width: Its hidden size.
-        vision_blocks: Blocks of the vision encoder.
-        vision_width: Its hidden size.
-        vision_ffn: Width inside its MLPs.
-        text_layers: Layers of the language model.
-        text_width: Its hidden size.
-        text_queries: Width of all query heads together.
-        text_keys: Width of all key heads together, and of all value heads.
-        text_ffn: Width inside its MLPs.
-    """
-
-    audio_layers: int = 32
-    audio_width: int = 1280
-    vision_blocks: int = 32
-    vision_width: int = 1280
-    vision_ffn: int = 3420
-    text_layers: int = 28
-    text_width: int = 3584
-    text_queries: int = 3584
-    text_keys: int = 512
-    text_ffn: int = 18944
-
-    def layers(self) -> dict[str, tuple[int, int]]:
-        """Return inputs and outputs of every adapted layer, by its name in the file."""
-        found: dict[str, tuple[int, int]] = {}
-        for i in range(self.audio_layers):
-            for name in ("q_proj", "k_proj", "v_proj"):
-                found[f"audio_tower.layers.{i}.self_attn.{name}"] = (self.audio_width, self.audio_width)
-        for i in range(self.vision_blocks):
-            found |= _mlp(f"visual.blocks.{i}", self.vision_width, self.vision_ffn)
-        for i in range(self.text_layers):
-            attention = f"model.layers.{i}.self_attn"
-            found[f"{attention}.q_proj"] = (self.text_width, self.text_queries)
-            found[f"{attention}.k_proj"] = (self.text_width, self.text_keys)
-            found[f"{attention}.v_proj"] = (self.text_width, self.text_keys)
-            found[f"{attention}.o_proj"] = (self.text_queries, self.text_width)
-            found |= _mlp(f"model.layers.{i}", self.text_width, self.text_ffn)
-        return found
-
-
-def _mlp(block: str, width: int, inner: int) -> dict[str, tuple[int, int]]:
-    return {
-        f"{block}.mlp.gate_proj": (width, inner),
-        f"{block}.mlp.up_proj": (width, inner),
-        f"{block}.mlp.down_proj": (inner, width),
-    }
-
-
-def released_table(
-    sizes: ThinkerSizes | None = None, rank: int = RELEASED_RANK, heads: int = RELEASED_HEADS
-) -> dict[str, tuple[int, int]]:
-    """Return name and shape of every tensor of a released file; 1940 with the defaults."""
-    table: dict[str, tuple[int, int]] = {}
-    for layer, (inputs, outputs) in (sizes or ThinkerSizes()).layers().items():
-        shapes = {"lora_route": (heads, inputs), "lora_A": (rank, inputs)}
-        shapes |= {f"lora_B{i}": (outputs, rank) for i in range(heads)}
-        table |= {f"{_PREFIX}{layer}.{part}{_SUFFIX}": shape for part, shape in shapes.items()}
-    return table
 
 
 def read_released(path: Path | str, table: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
@@ -203,27 +143,27 @@ def _by_layer(state: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def _layer(name: str) -> str:
-    return name.removeprefix(_PREFIX).removesuffix(_SUFFIX).rpartition(".")[0]
+    return name.removeprefix(PREFIX).removesuffix(SUFFIX).rpartition(".")[0]
 
 
 def _joined(state: Mapping[str, Tensor], layer: str) -> dict[str, Tensor]:
-    stem = f"{_PREFIX}{layer}"
+    stem = f"{PREFIX}{layer}"
     heads: list[Tensor] = []
-    while (b := state.get(f"{stem}.lora_B{len(heads)}{_SUFFIX}")) is not None:
+    while (b := state.get(f"{stem}.lora_B{len(heads)}{SUFFIX}")) is not None:
         heads.append(b)
     return {
-        f"{layer}.lora_A": state[f"{stem}.lora_A{_SUFFIX}"],
+        f"{layer}.lora_A": state[f"{stem}.lora_A{SUFFIX}"],
         f"{layer}.lora_B": torch.cat(heads, dim=1),
-        f"{layer}.lora_route": state[f"{stem}.lora_route{_SUFFIX}"],
+        f"{layer}.lora_route": state[f"{stem}.lora_route{SUFFIX}"],
     }
 
 
 def _split(state: Mapping[str, Tensor], layer: str) -> dict[str, Tensor]:
-    stem = f"{_PREFIX}{layer}"
+    stem = f"{PREFIX}{layer}"
     a, b = state[f"{layer}.lora_A"], state[f"{layer}.lora_B"]
     named = {"lora_route": state[f"{layer}.lora_route"], "lora_A": a}
     named |= {f"lora_B{i}": head for i, head in enumerate(torch.split(b, a.shape[0], dim=1))}
-    return {f"{stem}.{part}{_SUFFIX}": value for part, value in named.items()}
+    return {f"{stem}.{part}{SUFFIX}": value for part, value in named.items()}
 
 
 def released_figures(state: Mapping[str, Tensor]) -> tuple[LayerFigures, ...]:
@@ -233,11 +173,11 @@ def released_figures(state: Mapping[str, Tensor]) -> tuple[LayerFigures, ...]:
         AdapterError: If names are not of the released form, or a layer has no A or no B.
     """
     plain = {_unwrapped(name): value for name, value in state.items()}
-    if odd := [n for n in plain if not (n.startswith(_PREFIX) and ".lora_" in n and n.endswith(_SUFFIX))]:
+    if odd := [n for n in plain if not (n.startswith(PREFIX) and ".lora_" in n and n.endswith(SUFFIX))]:
         raise AdapterError(f"{listing('names are not of the released form', odd)}")
     found: list[LayerFigures] = []
     for layer, heads in _by_layer(plain).items():
-        parts = [f"{_PREFIX}{layer}.{part}{_SUFFIX}" for part in ("lora_A", "lora_route")]
+        parts = [f"{PREFIX}{layer}.{part}{SUFFIX}" for part in ("lora_A", "lora_route")]
         if not heads or any(part not in plain for part in parts):
             raise AdapterError(
                 f"{layer} has no A, no B or no router; the file is incomplete or of another kind"
@@ -320,8 +260,8 @@ def convert_released(
     )
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in kept:
-        a = state[f"{_PREFIX}{layer}.lora_A{_SUFFIX}"]
-        outputs = state[f"{_PREFIX}{layer}.lora_B0{_SUFFIX}"].shape[0]
+        a = state[f"{PREFIX}{layer}.lora_A{SUFFIX}"]
+        outputs = state[f"{PREFIX}{layer}.lora_B0{SUFFIX}"].shape[0]
         shapes[f"{layer}.lora_A"] = tuple(a.shape)
         shapes[f"{layer}.lora_B"] = (outputs, heads * rank)
         shapes[f"{layer}.lora_route"] = (heads, a.shape[1])

@@ -11,7 +11,7 @@ from crab_lightning.commands.file_arguments import folder_to_write
 from crab_lightning.commands.help_text import Options
 
 if TYPE_CHECKING:
-    from crab_lightning.adapters.released import ThinkerSizes
+    from crab_lightning.adapters.released_table import ThinkerSizes
 
 _HUB_BASE = "Qwen/Qwen2.5-Omni-7B"
 
@@ -22,13 +22,8 @@ def convert(words: Sequence[str]) -> None:
     Args:
         words: Options after ``adapter convert``.
     """
-    from crab_lightning.adapters.released import (
-        RELEASED_ALPHA,
-        RELEASED_HEADS,
-        RELEASED_RANK,
-        convert_released,
-        export_released,
-    )
+    from crab_lightning.adapters.released import RELEASED_ALPHA, convert_released, export_released
+    from crab_lightning.adapters.released_table import RELEASED_HEADS, RELEASED_RANK
 
     parser = Options(
         prog="cli.py adapter convert",
@@ -205,7 +200,7 @@ def _sizes(base: str) -> ThinkerSizes:
     """Return the sizes of a Qwen2.5-Omni base from its config."""
     from transformers import AutoConfig
 
-    from crab_lightning.adapters.released import ThinkerSizes
+    from crab_lightning.adapters.released_table import ThinkerSizes
 
     config: Any = AutoConfig.from_pretrained(base, trust_remote_code=False)
     config = getattr(config, "thinker_config", config)

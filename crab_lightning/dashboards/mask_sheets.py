@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from crab_lightning.compat import datamodule_of
 from crab_lightning.evaluation.prediction_files import read_records
-from crab_lightning.metrics.masks import binary_scores
+from crab_lightning.metrics.mask_scores import binary_scores
 from crab_lightning.runs.boards import log_picture
 from crab_lightning.runs.folder_callback import folder_of
 from crab_lightning.segmentation import Prompt

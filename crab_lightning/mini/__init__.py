@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from crab_lightning.mini.world.describe import describe_pair as describe_pair
     from crab_lightning.mini.world.describe import describe_picture as describe_picture
     from crab_lightning.mini.world.describe import describe_video as describe_video
-    from crab_lightning.mini.world.describe import random_scene as random_scene
     from crab_lightning.mini.world.item import Item as Item
     from crab_lightning.mini.world.item import MediaFile as MediaFile
     from crab_lightning.mini.world.long_clips import write_long_clips as write_long_clips
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from crab_lightning.mini.world.scenes import Motion as Motion
     from crab_lightning.mini.world.scenes import Scene as Scene
     from crab_lightning.mini.world.scenes import SceneObject as SceneObject
+    from crab_lightning.mini.world.scenes import random_scene as random_scene
     from crab_lightning.mini.world.tree import write_mini as write_mini
 
 __getattr__, __all__ = lazy_exports(__name__, __file__)

@@ -17,8 +17,9 @@ from crab_lightning.reports.tables import PlainTable, to_csv, to_latex, to_markd
 from crab_lightning.studies import figures, tables
 from crab_lightning.studies.conflicts import ArmConflict, PairTransfer, arm_conflicts, pair_transfers
 from crab_lightning.studies.runner import FinishedCells
+from crab_lightning.studies.significance import TIE
 from crab_lightning.studies.study import Study
-from crab_lightning.studies.transfer import TIE, ArmTransfer, DatasetTransfer, Resampling, arm_transfer
+from crab_lightning.studies.transfer import ArmTransfer, DatasetTransfer, Resampling, arm_transfer
 
 
 @dataclass(frozen=True)

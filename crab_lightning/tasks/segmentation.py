@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from crab_lightning.metrics import BoxIoU, box_iou
-from crab_lightning.metrics.masks import binary_scores
+from crab_lightning.metrics.mask_scores import binary_scores
 from crab_lightning.segmentation import MaskDecoder, enclosing_box
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks.base import IMAGE_AND_AUDIO, LENIENT, Task, around, chosen, describe

@@ -21,15 +21,14 @@ from crab_lightning.adapters import (
 )
 from crab_lightning.adapters.names import portable_name
 from crab_lightning.adapters.released import (
-    ThinkerSizes,
     check_released,
     convert_released,
     export_released,
     join_heads,
     open_released,
-    released_table,
     split_heads,
 )
+from crab_lightning.adapters.released_table import ThinkerSizes, released_table
 
 SIZES = ThinkerSizes(1, 8, 1, 6, 10, 2, 12, 12, 4, 14)
 SETTINGS: dict[str, Any] = {"sizes": SIZES, "rank": 2, "heads": 3, "alpha": 4.0}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crab_lightning.adapters.released import ThinkerSizes, released_table
+from crab_lightning.adapters.released_table import ThinkerSizes, released_table
 from crab_lightning.commands import main
 from crab_lightning.mini import TinyNativeConfig, make_tiny_native
 from tests.adapters.test_released import write

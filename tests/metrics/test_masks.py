@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from crab_lightning.metrics import MaskJF, NullMaskS
-from crab_lightning.metrics.masks import f_curves
+from crab_lightning.metrics.mask_scores import f_curves
 from tests.metrics.oracle import approx, mask, oracle_cases
 
 

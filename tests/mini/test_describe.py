@@ -11,9 +11,8 @@ from crab_lightning.mini.world.describe import (
     describe_pair,
     describe_picture,
     describe_video,
-    random_scene,
 )
-from crab_lightning.mini.world.scenes import place_objects
+from crab_lightning.mini.world.scenes import place_objects, random_scene
 
 
 @pytest.fixture

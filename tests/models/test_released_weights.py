@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from crab_lightning.adapters import ILoRALinear
 from crab_lightning.adapters.names import portable_name
-from crab_lightning.adapters.released import convert_released, open_released, released_table
+from crab_lightning.adapters.released import convert_released, open_released
+from crab_lightning.adapters.released_table import released_table
 from crab_lightning.commands.adapter import _sizes
 from crab_lightning.mini import TinyNativeConfig, make_tiny_native
 from crab_lightning.models import OmniModule

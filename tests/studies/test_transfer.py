@@ -16,9 +16,9 @@ from crab_lightning.reports.runs import FinishedRun
 from crab_lightning.studies.conflicts import correlation
 from crab_lightning.studies.report import study_results
 from crab_lightning.studies.run_data import data_of
+from crab_lightning.studies.significance import holm, p_value, sign_test
 from crab_lightning.studies.statistics import MetricStatistic, drawn_counts, headline_of
 from crab_lightning.studies.study import Cell, Study, read_study
-from crab_lightning.studies.transfer import holm, p_value, sign_test
 from tests.studies.conftest import study_file
 from tests.studies.planted import plant
 

@@ -27,12 +27,11 @@ from crab_lightning.mini.world.describe import (
     describe_moment,
     describe_pair,
     describe_picture,
-    random_scene,
 )
 from crab_lightning.mini.world.item import FPS
 from crab_lightning.mini.world.phrases import at, name, see_places
 from crab_lightning.mini.world.render import render_audio, render_frames
-from crab_lightning.mini.world.scenes import Rng, Scene, place_objects, rng_for
+from crab_lightning.mini.world.scenes import Rng, Scene, place_objects, random_scene, rng_for
 from crab_lightning.mini.world.sprites import BACKGROUNDS
 from crab_lightning.mini.world.vocabulary import CATEGORIES
 from crab_lightning.processing import NativeProcessor

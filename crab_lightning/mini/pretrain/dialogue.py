@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from crab_lightning.mini.world.datasets import DATASETS, make_item
-from crab_lightning.mini.world.describe import QA, random_scene
+from crab_lightning.mini.world.describe import QA
 from crab_lightning.mini.world.item import Item
 from crab_lightning.mini.world.phrases import (
     a,
@@ -24,7 +24,7 @@ from crab_lightning.mini.world.phrases import (
     spans,
     tuples,
 )
-from crab_lightning.mini.world.scenes import Rng, Scene, SceneObject, intersect
+from crab_lightning.mini.world.scenes import Rng, Scene, SceneObject, intersect, random_scene
 from crab_lightning.mini.world.vocabulary import CATEGORIES, NUMBERS, PLACES
 
 _TAGS = ("answer", "answer", "answer", "event", "range", "obj", "name")

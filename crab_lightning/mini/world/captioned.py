@@ -10,11 +10,10 @@ from PIL import Image
 
 from crab_lightning.media import write_audio
 from crab_lightning.mini.world.datasets import make_item
-from crab_lightning.mini.world.describe import random_scene
 from crab_lightning.mini.world.item import clip_name
 from crab_lightning.mini.world.phrases import a, hear_spans, see_places
 from crab_lightning.mini.world.render import render_audio, render_frames
-from crab_lightning.mini.world.scenes import Rng, Scene, rng_for
+from crab_lightning.mini.world.scenes import Rng, Scene, random_scene, rng_for
 from crab_lightning.mini.world.vocabulary import ACTION_SOUNDS, FACES, VOICES
 from crab_lightning.structures import SAMPLE_RATE_HZ
 

@@ -23,13 +23,10 @@ from crab_lightning.mini.world.phrases import (
 from crab_lightning.mini.world.render import box_of, points_in, render_masks
 from crab_lightning.mini.world.scenes import (
     FRAME_PX,
-    Interval,
     Rng,
     Scene,
     SceneObject,
-    hidden_sound,
     intersect,
-    place_objects,
 )
 from crab_lightning.mini.world.vocabulary import (
     ACTION_SOUNDS,
@@ -380,30 +377,3 @@ def describe_pair(first: Scene, second: Scene, rng: Rng, sense: str, query: Scen
         other = "hear" if sense == "seen" else "see"
         pairs.append((_ask(rng, f"What do you {other}?", f"What is {verb}?"), _nouns(asked)))
     return pairs
-
-
-def random_scene(rng: Rng, duration_s: int = 10, step_s: int = 1) -> Scene:
-    """Draw a scene freer than any task's: up to three things seen, up to two of them and one more heard.
-
-    Args:
-        rng: Random stream.
-        duration_s: Length of the clip.
-        step_s: Spans start and end on multiples of this.
-    """
-
-    def span() -> tuple[Interval, ...]:
-        if rng.random() < 0.3:
-            return ((0, duration_s),)
-        start, end = sorted(int(i) for i in rng.choice(duration_s // step_s + 1, 2, replace=False))
-        return ((start * step_s, end * step_s),)
-
-    count = int(rng.integers(1, 4))
-    drawn = [int(c) for c in rng.choice(len(CATEGORIES), count + 1, replace=False)]
-    steady = rng.random() < 0.3
-    seen = [((0, duration_s),) if steady else span() for _ in range(count)]
-    heard = [span() if i < 2 and rng.random() < 0.6 else () for i in range(count)]
-    objects = list(place_objects(rng, drawn[:count], duration_s=duration_s, seen=seen, heard=heard))
-    if rng.random() < 0.3:
-        objects.append(hidden_sound(rng, drawn[count], span()))
-    background = ("grey", "indoor", "outdoor", "sky", "lilac", "rose", "mint", "sand")[int(rng.integers(8))]
-    return Scene(tuple(objects), duration_s, background, "objects", seed=int(rng.integers(1 << 30)))

@@ -218,3 +218,30 @@ def hidden_sound(rng: Rng, category: int, heard: tuple[Interval, ...], loudness:
     """An object that is heard and never seen."""
     name = CATEGORIES[category].name
     return SceneObject("", name, category, heard=heard, loudness=loudness, pitch=int(rng.integers(-1, 2)))
+
+
+def random_scene(rng: Rng, duration_s: int = 10, step_s: int = 1) -> Scene:
+    """Draw a scene freer than any task's: up to three things seen, up to two of them and one more heard.
+
+    Args:
+        rng: Random stream.
+        duration_s: Length of the clip.
+        step_s: Spans start and end on multiples of this.
+    """
+
+    def span() -> tuple[Interval, ...]:
+        if rng.random() < 0.3:
+            return ((0, duration_s),)
+        start, end = sorted(int(i) for i in rng.choice(duration_s // step_s + 1, 2, replace=False))
+        return ((start * step_s, end * step_s),)
+
+    count = int(rng.integers(1, 4))
+    drawn = [int(c) for c in rng.choice(len(CATEGORIES), count + 1, replace=False)]
+    steady = rng.random() < 0.3
+    seen = [((0, duration_s),) if steady else span() for _ in range(count)]
+    heard = [span() if i < 2 and rng.random() < 0.6 else () for i in range(count)]
+    objects = list(place_objects(rng, drawn[:count], duration_s=duration_s, seen=seen, heard=heard))
+    if rng.random() < 0.3:
+        objects.append(hidden_sound(rng, drawn[count], span()))
+    background = ("grey", "indoor", "outdoor", "sky", "lilac", "rose", "mint", "sand")[int(rng.integers(8))]
+    return Scene(tuple(objects), duration_s, background, "objects", seed=int(rng.integers(1 << 30)))
