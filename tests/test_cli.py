@@ -341,8 +341,8 @@ def test_ask_compares_two_videos(
         (["--task", "ave", "--question", "why?"], "takes no --question"),
         (["--task", "dance"], "--task dance: this run has action_recognition"),
         (["--task", "a2v"], "takes 2 --video"),
-        (["--task", "ms3"], "this run was not taught the dataset ms3. It was taught"),
-        (["--task", "captioning"], "not taught the task captioning"),
+        (["--task", "ms3"], "this run was not trained on the dataset ms3. It was trained on"),
+        (["--task", "captioning"], "not trained on the task captioning"),
         (["--task", "ref_avs", "--expression", "x", "--at_s", "99"], "--at_s 99: the clip lasts"),
     ],
 )

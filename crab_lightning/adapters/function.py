@@ -30,7 +30,7 @@ class Call(NamedTuple):
 
     Args:
         gain: Scale of the update; a tensor ``(n,)`` scales heads one by one.
-        dropout: Share of the input that is dropped before A; 0 draws nothing.
+        dropout: Dropout probability of the input of A; with 0 no mask is drawn.
         route_reads_x: True when the router is ``(n, h)`` and reads x, False when ``(n, r)`` and reads z.
         dtype: Type to compute in.
         sink: Receives the routes, float32 ``(L, n)``, when they are recorded.

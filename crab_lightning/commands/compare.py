@@ -143,7 +143,7 @@ def comparison(
     columns = ["dataset", "metric", "answers", *(run.name for run in runs)]
     columns += [f"Δ {other.name} [95 % CI]" for other in others]
     columns += [f"{method} (paper)" for method in methods or ()]
-    table = PlainTable(f"{first.split}: shares in percent, {protocol}", columns)
+    table = PlainTable(f"{first.split}: in percent, {protocol}", columns)
     notes = _Notes(table)
     for dataset in dict.fromkeys(name for run in runs for name in run.datasets):
         entries = [run.datasets.get(dataset) for run in runs]
@@ -234,7 +234,7 @@ def _metrics(
     protocol: str,
     every: bool,
 ) -> list[str]:
-    """Return the metrics to show, the headline first."""
+    """Return the metrics to show, the primary metric first."""
     present = [e for e in entries if e is not None]
     names = dict.fromkeys(
         k for e in present for k, v in e.get(protocol, {}).items() if not isinstance(v, list)
@@ -275,7 +275,9 @@ def _plain_difference(scale: Scale, a: float | None, b: float | None, notes: _No
     """Return the difference of two values of a metric that is no share."""
     if a is None or b is None:
         return "–"
-    return scale.signed(b - a) + notes.mark("the metric is no share, so this is the difference of its values")
+    return scale.signed(b - a) + notes.mark(
+        "this metric has no range of 0 to 1, so this is the difference of its values"
+    )
 
 
 def _printed(

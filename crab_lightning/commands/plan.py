@@ -134,7 +134,7 @@ def _shape(model: Any, tasks: list[str] | None) -> Shape:
     """Return the sizes of a config's model.
 
     Raises:
-        ValueError: If its class is none of the paradigms', or the checkpoint is of another family.
+        ValueError: If the class is not known, or the checkpoint is of another family.
         FileNotFoundError: If the sizes of a checkpoint are not known.
     """
     from crab_lightning.adapters import AdapterConfig

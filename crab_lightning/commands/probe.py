@@ -116,7 +116,7 @@ def _add_majority(table: PlainTable, intact: FinishedRun) -> None:
 
 
 def dependence(runs: Sequence[FinishedRun]) -> dict[str, Any]:
-    """Return, for each dataset, the headline under every condition and what each one costs.
+    """Return, for each dataset, the primary metric under every condition and the loss by each condition.
 
     Args:
         runs: Results by condition, the intact one first.

@@ -103,7 +103,7 @@ class Asker:
             panel.said = said_of(task, spec, sample, parsed)
         panel.lanes = lanes_of(task, parsed)
         if dataset not in self.data.taught:
-            panel.note = f"This run was not taught {dataset}. {panel.note}".strip()
+            panel.note = f"This run was not trained on {dataset}. {panel.note}".strip()
         if sample.images:
             self._picture(panel, task, parsed, sample)
         if len(sample.videos) > 1 or len(sample.audios) > 1:
@@ -220,7 +220,7 @@ def datasets_of(
     Args:
         data: Tasks and datasets of the run.
         wanted: Datasets that the user names.
-        untaught: Also what the run was not taught.
+        untaught: Also what the run was not trained on.
 
     Raises:
         ValueError: If ``wanted`` names a dataset that is not there, or that the run was not taught.

@@ -147,7 +147,7 @@ def scalar_layout(datasets: Mapping[str, DatasetSpec], headlines: Mapping[str, s
         },
         "Loss, validation": by_dataset("val", "loss"),
         "Loss, training": by_dataset("train", "loss"),
-        "Unreadable answers, share": by_dataset("val", "unparsed_rate"),
+        "Fraction of unreadable answers": by_dataset("val", "unparsed_rate"),
         "Mixture drawn, share of the samples": by_dataset("train", "drawn_share"),
     }
 

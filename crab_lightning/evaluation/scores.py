@@ -268,7 +268,7 @@ def asked(task: Task[Any], sample: Sample) -> dict[str, Any]:
 
 
 def mean_headline(results: dict[str, dict[str, Any]], protocol: str = "strict") -> float | None:
-    """Macro mean over datasets of their headline metric, each as a share in [0, 1] where 1 is best.
+    """Macro mean over datasets of their primary metric, each converted to a value in [0, 1] where 1 is best.
 
     What that share is says the metric (``Scale.share``). Datasets without a headline, or whose headline has
     no bounded range and states no normalisation, are left out.

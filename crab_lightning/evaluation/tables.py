@@ -29,10 +29,10 @@ def summary_table(
         answers_per_s: Throughput for the caption.
 
     Returns:
-        A rich table; shares are percentages.
+        A rich table; fractions are shown in percent.
     """
     weighed = any(r.get("likelihood") for r in results.values())
-    title = f"{split}: the first metric of each dataset, shares in percent"
+    title = f"{split}: the primary metric of each dataset, in percent"
     table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False)
     longest = max((len(name) for name in results), default=0)
     table.add_column("dataset", no_wrap=True, min_width=min(longest, 12))
@@ -80,11 +80,9 @@ def results_table(
         answers_per_s: Throughput for the caption.
 
     Returns:
-        A rich table; shares are percentages, the headline metric of a dataset stands first.
+        A rich table; fractions are shown in percent, and the primary metric of a dataset comes first.
     """
-    table = Table(
-        title=f"{split}: shares in percent, strict (unreadable and missing answers are empty predictions)"
-    )
+    table = Table(title=f"{split}: in percent, strict (unreadable and missing answers are empty predictions)")
     for name in ("dataset", "task", "metric"):
         table.add_column(name, no_wrap=name != "task")
     weighed = any(r.get("likelihood") for r in results.values())

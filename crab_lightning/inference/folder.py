@@ -157,7 +157,7 @@ def ask_folder(
         dataset: Dataset whose frames, audio window and classes are used.
         at_s: Second of each clip that an image task looks at; its middle when left out.
         silent: Ask with silence in the place of all sound.
-        untaught: Ask also what the run was not taught.
+        untaught: Also ask what the run was not trained on.
         batch: Clips that are read at once, and number of answers that are generated at the same time.
         workers: Clips that are decoded at the same time.
         report: Told a name, how many clips are done, and how many there are.

@@ -69,7 +69,7 @@ class TrainedRun(NamedTuple):
                 out.
             at_s: Second of the clip that an image task looks at; its middle when left out.
             silent: Ask with silence in the place of all sound.
-            untaught: Ask also what the run was not taught.
+            untaught: Also ask what the run was not trained on.
             windows: Ask about a long clip window by window, for tasks that name events with their times.
 
         Raises:

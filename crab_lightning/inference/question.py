@@ -40,7 +40,7 @@ class Question:
         dataset: Dataset whose row is used; the first that fits when ``None``.
         at_s: Second of the clip that an image task looks at; its middle when ``None``.
         silent: Ask with silence in the place of all sound.
-        untaught: Ask also what the run was not taught.
+        untaught: Also ask what the run was not trained on.
     """
 
     task: str

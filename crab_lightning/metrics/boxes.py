@@ -34,9 +34,9 @@ def box_iou(pred: Tensor, target: Tensor, eps: float = 0.0) -> Tensor:
 class BoxIoU(BenchmarkMetric):
     """Mean box IoU, the area under its success curve, and the success rate at 0.5; higher is better.
 
-    Keys: ``iou`` (headline), ``auc`` (trapezoid area under "share of samples with IoU >= t" for t = 0, 0.05,
-    ..., 1) and ``success_at_50``, each in [0, 1]. ``auc`` never falls below 0.025, since every sample passes
-    t = 0.
+    Keys: ``iou`` (primary metric), ``auc`` (trapezoid area under "fraction of samples with IoU >= t" for
+    t = 0, 0.05, ..., 1) and ``success_at_50``, each in [0, 1]. ``auc`` never falls below 0.025, since every
+    sample passes t = 0.
 
     Areas are ``(x2 - x1) * (y2 - y1)``. An answer without a box is given as four zeros and scores 0, as does
     every empty or inverted box. No samples: NaN.

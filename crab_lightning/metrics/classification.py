@@ -29,7 +29,7 @@ def _check(pred: Tensor, target: Tensor, num_classes: int | None) -> tuple[Tenso
 
 
 class Accuracy(BenchmarkMetric):
-    """Share of samples whose predicted class is the true one, in [0, 1]; higher is better.
+    """Fraction of samples whose predicted class is the true one, in [0, 1]; higher is better.
 
     Prediction -1 (an answer that names no class) counts as wrong. No samples: NaN.
 
@@ -123,7 +123,7 @@ class WeightedAverageRecall(ConfusionMatrix):
     """
 
     def compute(self) -> Tensor:
-        """Return the share of right samples, or NaN."""
+        """Return the fraction of right samples, or NaN."""
         hits, support = self._hits_and_support()
         return hits.sum() / support.sum()
 

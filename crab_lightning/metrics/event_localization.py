@@ -23,7 +23,7 @@ def decode_segments(scores: Tensor) -> Tensor:
 
 
 class SegmentAccuracy(BenchmarkMetric):
-    """Share of segments whose predicted class is the true one, in [0, 1]; higher is better.
+    """Fraction of segments whose predicted class is the true one, in [0, 1]; higher is better.
 
     Background is a class like the others. Class -1 (an event of unknown name) matches nothing, not even
     background. One micro average over all segments. No videos: NaN, where the official code divides by zero.

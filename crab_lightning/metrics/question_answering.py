@@ -15,7 +15,7 @@ def _key(group: str) -> str:
 
 
 class GroupedAccuracy(BenchmarkMetric):
-    """Share of right answers over all questions and in each group, in [0, 1]; higher is better.
+    """Fraction of right answers over all questions and in each group, in [0, 1]; higher is better.
 
     Every average is micro: right answers / questions, also where a roll-up joins several groups. A group
     without a question is NaN (the official codes divide by zero). A question of group -1 counts in the

@@ -13,7 +13,7 @@ PERCENT = "%"
 class Scale:
     """How a metric's value is read, printed, compared and averaged.
 
-    The default is that of most benchmarks: a share in [0, 1], printed in percent, more is better.
+    The default is that of most benchmarks: a fraction in [0, 1], printed in percent, higher is better.
 
     Args:
         higher_is_better: Direction.
@@ -32,7 +32,7 @@ class Scale:
     counts_as: tuple[float, float] | None = None
 
     def share(self, value: float | None) -> float | None:
-        """Return a value as a share in [0, 1] where 1 is best, clipped; ``None`` where none is defined."""
+        """Return a value converted to [0, 1] where 1 is best, clipped; ``None`` where none is defined."""
         ends = self.counts_as
         if ends is None and self.low is not None and self.high is not None:
             ends = (self.low, self.high) if self.higher_is_better else (self.high, self.low)

@@ -72,7 +72,7 @@ class AVModule(Answering):
     """
 
     paradigm: ClassVar[str] = ""
-    """Short name of the paradigm in files that outlive the code, inherited; empty for the class's name."""
+    """Short name of the architecture in checkpoints, inherited; empty for the name of the class."""
 
     init_arguments: dict[str, Any]
     """What the module was made with, by argument."""
@@ -256,7 +256,7 @@ class AVModule(Answering):
         return self
 
     def metadata(self) -> dict[str, Any]:
-        """What is stored beside the adapters: base weights, input geometry and paradigm."""
+        """What is stored beside the adapters: base weights, preprocessing and architecture."""
         return {"base_model": self.base_name} | self._expectations()
 
     def _expectations(self) -> dict[str, Any]:
@@ -458,7 +458,8 @@ class AVModule(Answering):
 
         Raises:
             FileNotFoundError: If there is no file, or the base weights are not where they were.
-            ValueError: If the file is of another paradigm, holds no arguments, or its weights do not fit.
+            ValueError: If the file is of another architecture, contains no arguments, or its weights do not
+                fit.
         """
         path = Path(checkpoint_path)
         if not path.is_file():
@@ -468,7 +469,8 @@ class AVModule(Answering):
         own = cls.paradigm or cls.__name__
         if (found := same_paradigm(about.get("paradigm"))) != own:
             raise ValueError(
-                f"{path} is of paradigm {found!r}, {cls.__name__} is of paradigm {own!r}. Use the class"
+                f"{path} is for the architecture {found!r}, and {cls.__name__} has the architecture"
+                f" {own!r}. Use the class"
                 f" of that model, or call crab_lightning.load_run on the run folder, which finds the"
                 f" class"
             )

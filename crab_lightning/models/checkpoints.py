@@ -38,7 +38,7 @@ _OLD_PARADIGMS = {"OmniModule": "native", "LlmVaModule": "llm_va", "VllmAModule"
 
 
 def same_paradigm(name: str | None) -> str | None:
-    """Return the short name of a paradigm as a file names it: older files hold the class's name."""
+    """Return the short name of an architecture as a file has it; older files have the name of the class."""
     return None if name is None else _OLD_PARADIGMS.get(name, name)
 
 

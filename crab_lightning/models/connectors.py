@@ -33,7 +33,7 @@ class ConnectorConfig:
         layers: Its layers, each with cross-attention.
         heads: Its heads.
         ffn: Width inside its feed-forward layers.
-        dropout: Share of activations zeroed while it is trained.
+        dropout: Dropout probability of activations in training.
         window_tokens: Encoder tokens in a window; 17 are 0.33 s of BEATs.
 
     Raises:
@@ -70,7 +70,7 @@ class ConnectorConfig:
 
 
 def audio_connector_config() -> ConnectorConfig:
-    """Return the window-level connector of the V-LLM+A paradigm."""
+    """Return the window-level connector of V-LLM+A."""
     return ConnectorConfig(kind="window_qformer", queries=1)
 
 

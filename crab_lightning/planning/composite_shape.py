@@ -1,4 +1,4 @@
-"""Sizes of the two composite paradigms: a language model, encoders, and connectors between them."""
+"""Sizes of the two models with connectors: a language model, encoders, and connectors between them."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def run_curves(curves: Curves) -> Markup:
 
 
 def dataset_curves(curves: Curves, task: str, key: str, headline: str | None) -> Markup:
-    """Draw the losses and the headline of one dataset; empty where there are none."""
+    """Draw the losses and the primary metric of one dataset; empty if there are none."""
     losses = (f"train/loss/{key}", f"val/{task}/{key}/loss")
     charts = [
         {tag: curves[tag] for tag in tags if len(curves.get(tag, ())) > 1}

@@ -29,13 +29,13 @@ class Part(Protocol):
 
 
 def single_metrics(entry: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the metrics of a dataset that are one number, the headline first."""
+    """Return the metrics of a dataset that are one number, the primary metric first."""
     kept = {k: v for k, v in entry["strict"].items() if not isinstance(v, list)}
     return dict(sorted(kept.items(), key=lambda item: item[0] != entry["headline"]))
 
 
 def results(parts: Sequence[Part], summary: Mapping[str, Any]) -> Markup:
-    """Return the headline of every dataset beside its baseline, and what the columns mean."""
+    """Return the primary metric of every dataset beside its baseline, and the meaning of the columns."""
     weighed = any(part.entry.get("likelihood") for part in parts)
     losses = any(part.entry.get("loss") is not None for part in parts)
     head = ["dataset", "metric", "", "strict", "valid only", "majority"]

@@ -50,7 +50,7 @@ def add_demo(app: FastAPI, data: AVDataModule, answer: Answering, max_new_tokens
 
     @app.get("/demo/tasks")
     async def tasks() -> list[dict[str, Any]]:
-        """List the datasets that the run was taught, with what a question of theirs needs."""
+        """List the datasets that the run was trained on, with what a question of theirs needs."""
         found = []
         for name in data.taught:
             spec = data.datasets[name]

@@ -1,4 +1,4 @@
-"""What a dataset's headline metric is on any resample of a run's answers.
+"""The primary metric of a dataset on any resample of the answers of a run.
 
 A metric that is a mean of the scores of the answers needs those scores alone, and all resamples are one
 matrix product. Any other is computed anew from the answers: each answer is given to the metric once and
@@ -166,7 +166,7 @@ class CiderStatistic(Statistic):
 
 @dataclass(frozen=True)
 class Headline:
-    """A run's headline metric on one dataset.
+    """The primary metric of a run on one dataset.
 
     Args:
         metric: Name of the metric.
@@ -186,7 +186,7 @@ class Headline:
 
 
 def headline_of(run: FinishedRun, dataset: str) -> Headline | None:
-    """Return a run's headline on a dataset; ``None`` where the run has none.
+    """Return the primary metric of a run on a dataset; ``None`` if the run has none.
 
     Args:
         run: A finished run.

@@ -1,8 +1,8 @@
-"""Does learning tasks together help or hurt: gains, shares, and how certain they are.
+"""Whether training tasks together helps or hurts: gains, their fractions, and how certain they are.
 
-A gain is the score of the joint run minus that of the run on the dataset alone, its sign turned where
-lower is better. The gain share is the share of datasets whose gain is above zero, the harmed share that of
-those below, and the net score their difference (Figure 6 of arXiv:2603.04128); ties count for neither.
+A gain is the score of the joint run minus that of the run on the dataset alone, with the sign changed where
+lower is better. The gain share is the fraction of datasets whose gain is above zero, the harmed share is that
+of those below, and the net score is their difference (Figure 6 of arXiv:2603.04128); ties count for neither.
 
 Intervals come from a bootstrap on two levels: seeds are drawn with replacement, and questions are, the
 same ones for both runs, all seeds and all arms, since they were asked the same questions. Everything is
@@ -116,11 +116,11 @@ class Shares:
     """How many datasets gain and how many are harmed.
 
     Args:
-        gain: Share of datasets that gain.
-        harmed: Share that is harmed.
+        gain: Fraction of datasets that gain.
+        harmed: Fraction that is harmed.
         net: Their difference.
-        certain_gain: Share whose gain is certain.
-        certain_harmed: Share whose harm is certain.
+        certain_gain: Fraction whose gain is certain.
+        certain_harmed: Fraction whose harm is certain.
         certain_net: Their difference.
         sign_p: p value of the exact sign test over the datasets, ties left out.
         ties: Datasets that neither gain nor are harmed.

@@ -238,7 +238,7 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
                 metric.update(torch.tensor([pred]), torch.tensor([true]))
 
     def score(self, answer: tuple[EventSpan, ...] | None, sample: Sample, spec: DatasetSpec) -> float | None:
-        """Return the share of right segments; ``None`` where only mean average precision is reported."""
+        """Return the fraction of right segments; ``None`` where only mean average precision is reported."""
         if "segment_accuracy" not in chosen(spec, _METRICS, ("segment_accuracy",)):
             return None
         classes = classes_of(spec)

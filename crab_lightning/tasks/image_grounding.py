@@ -33,7 +33,8 @@ class ImageGrounding(Task[Box]):
 
     Args:
         mask_decoder: Makes masks of boxes, for example ``crab_lightning.segmentation.Sam2Decoder``.
-        lenient: Also read decimals, and coordinates from 0 to 1 as shares of the frame's side. State it when
+        lenient: Also read decimals, and coordinates from 0 to 1 as fractions of the frame's side. State it
+            when
             you report such results.
     """
 

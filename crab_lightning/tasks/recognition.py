@@ -33,7 +33,7 @@ RECOGNITION_METRICS: dict[str, Callable[[int], Metric]] = {
     "war": WeightedAverageRecall,
     "uar": UnweightedAverageRecall,
 }
-"""Metrics that a recognition dataset may name under ``metrics``; the first one named is its headline."""
+"""Metrics that a recognition dataset may name under ``metrics``; the first one is its primary metric."""
 
 
 class Recognition(Task[str]):

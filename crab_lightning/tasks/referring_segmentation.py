@@ -26,7 +26,7 @@ _TRUE, _FALSE = "<answer>true</answer>", ABSENT
 
 NULL_ROWS = (
     "in the null subset an answer that cannot be read is an empty mask, which is the right one there "
-    "(S = 0): read S beside null_unread, the share of such answers"
+    "(S = 0): read S beside null_unread, the fraction of such answers"
 )
 
 
@@ -36,7 +36,7 @@ class ReferringSegmentation(Segmentation):
     Reads the field ``expression``. Truth and boxes as in :class:`Segmentation`. With a mask decoder: J and F
     over all samples whose object may be there (``<protocol>_j``), of the seen and the unseen subset alone
     (``<protocol>_seen_j``, ``<protocol>_unseen_j``), and S over samples whose object does not exist
-    (``<protocol>_null_s``, lower is better), with the share of them whose answer could not be read
+    (``<protocol>_null_s``, lower is better), with the fraction of them whose answer could not be read
     (``null_unread``): the null subset of a test, and validation rows whose target says so.
 
     Protocols: ``crabplus`` (when the row names none), ``framewise``, ``refavs``; the latter takes each clip

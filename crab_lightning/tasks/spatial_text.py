@@ -75,7 +75,7 @@ def read_box_and_points(text: str, *, lenient: bool = False) -> Reading:
     Args:
         text: A model's answer.
         lenient: Also accept blanks inside the brackets, decimals (rounded half up), 224 as the far side of a
-            box (taken as 223), and decimals from 0 to 1 as shares of the frame's side. Results with it are
+            box (taken as 223), and decimals from 0 to 1 as fractions of the frame's side. Results with it are
             not those of the released scripts.
     """
     box, points = _coordinates(text, lenient)
@@ -115,7 +115,7 @@ def read_box(text: str, *, lenient: bool = False) -> Box | None:
     Args:
         text: A model's answer.
         lenient: Where there is no such box, also read decimals (rounded half up), and decimals from 0 to 1 as
-            shares of the frame's side.
+            fractions of the frame's side.
 
     Returns:
         The corners as written, also when they enclose nothing or lie outside the frame (such a box overlaps

@@ -194,7 +194,7 @@ def test_order_alone_needs_equal_counts(root: Path, capsys: pytest.CaptureFixtur
     ("words", "said"),
     [
         (["--dataset", "avee"], "--dataset avee: data/av_uie_v2.yaml has: a2v, v2a"),
-        (["--dataset", "avcap", "--lenient"], "--lenient: task captioning (Captioning) has one way"),
+        (["--dataset", "avcap", "--lenient"], "--lenient: task captioning (Captioning) has only one way"),
         (["--protocol", "framewise"], "--protocol framewise: task event_localization"),
         (["--predictions", "gone.jsonl"], "--predictions gone.jsonl is not a file"),
         (["--root", "gone"], "--root gone holds no AVUIE_2/"),

@@ -188,14 +188,15 @@ def test_what_the_run_was_not_taught_is_asked_only_with_a_word(
     )
     words = ["showcase", "--video", other, "--checkpoint", "run", "--out", str(tmp_path), "--dataset", "ks"]
     assert main(words) == 1
-    assert "this run was not taught the dataset ks. It was taught ave (event_localization), v2a (cro" in (
-        capsys.readouterr().err
+    assert (
+        "this run was not trained on the dataset ks. It was trained on ave (event_localization), v2a (cro"
+        in (capsys.readouterr().err)
     )
     answers, page = showcase(tmp_path, "--untaught", "--expression", "it")
     assert {"ks", "s4", "ref_avs", "avcap"} <= set(asked)
-    assert answers["ks"]["note"] == "This run was not taught ks."
+    assert answers["ks"]["note"] == "This run was not trained on ks."
     assert answers["ave"]["note"] == ""
-    assert "This run was not taught ks." in page
+    assert "This run was not trained on ks." in page
 
 
 def test_a_card_has_words_for_its_reader(

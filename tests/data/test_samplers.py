@@ -103,7 +103,9 @@ def test_next_epoch_forgets_the_loaded_position() -> None:
 
 
 def test_epoch_smaller_than_the_number_of_processes_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"3 samples cannot feed 4 processes; raise data\.epoch_size"):
+    with pytest.raises(
+        ValueError, match=r"3 samples is too small for 4 processes; increase data\.epoch_size"
+    ):
         train(4, rows=3)
 
 

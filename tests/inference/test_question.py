@@ -97,7 +97,9 @@ def test_what_was_not_taught_needs_a_word() -> None:
     # The row of a taught dataset is used, although the other one fits the options.
     assert choose_dataset(data, "qa", None, 1, 0, {"question": "?", "options": ["a"]}) == "avqa"
     for task, what in (("ave", "the dataset ave"), ("el", "the task event_lo"), ("avqa_thu", "the dataset")):
-        said = rf"^this run was not taught {what}.*\. It was taught avqa \(question_answering\), ks \(action"
+        said = (
+            rf"^this run was not trained on {what}.*\. It was trained on avqa \(question_answering\), ks \("
+        )
         with pytest.raises(AskError, match=rf"{said}.*\. Give `untaught` to ask anyway\.$"):
             choose_dataset(data, task, None, 1, 0, {})
         assert choose_dataset(data, task, None, 1, 0, {}, untaught=True) in ("ave", "avqa_thu")

@@ -185,7 +185,9 @@ def test_checkpoint_that_cannot_be_loaded_alone_names_the_right_call(
     runner.fit(module, loader(batch))
     path = tmp_path / "last.ckpt"
     runner.save_checkpoint(path)
-    with pytest.raises(ValueError, match=r"is of paradigm 'native', LlmVaModule is of .*load_run on the run"):
+    with pytest.raises(
+        ValueError, match=r"is for the architecture 'native', and LlmVaModule has .*load_run on the run"
+    ):
         LlmVaModule.load_from_checkpoint(path)
     old = torch.load(path, weights_only=True)
     del old["crab_lightning"]["init"]

@@ -53,5 +53,5 @@ def test_job_that_slurm_does_not_take_back_is_named(
 ) -> None:
     monkeypatch.setenv("PATH", "")
     requeue()
-    assert "SLURM did not take job 7 back" in caplog.text
+    assert "SLURM did not requeue job 7" in caplog.text
     assert not asked.exists()

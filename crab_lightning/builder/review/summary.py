@@ -21,7 +21,7 @@ class Rate:
     Args:
         dataset: Its key; ``all`` for all of them.
         counts: Number of verdicts by kind.
-        rate: Share of accepted texts.
+        rate: Fraction of accepted texts.
         low: Lower end of the 95 % Wilson interval.
         high: Upper end.
     """

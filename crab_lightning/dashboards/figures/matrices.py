@@ -75,7 +75,7 @@ def confusion_figure(title: str, confusion: Confusion) -> Any:
     sheet.text(0.15, 0.1, title, 11, weight="bold")
     sheet.text(
         0.15, 0.34,
-        f"{right} of {counts.sum()} right. Rows: true, columns: answered; shade: share of the row.",
+        f"{right} of {counts.sum()} right. Rows: true, columns: answered; shade: fraction of the row.",
         8, color=GREY,
     )  # fmt: skip
     axes = sheet.axes(margin, above, width, height)

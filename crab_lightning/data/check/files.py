@@ -54,7 +54,7 @@ class FileFacts:
         size_px: Width and height of pictures.
         content: Hash of the bytes, when asked for.
         remarks: What is worth a look though the file can be used.
-        foreground: Share of a mask's pixels that are the object.
+        foreground: Fraction of a mask's pixels that belong to the object.
     """
 
     error: str | None = None

@@ -1,4 +1,4 @@
-"""Tiny checkpoint folders for the composite paradigms, with random weights, read by the real loading path."""
+"""Tiny checkpoint folders for the models with connectors, with random weights."""
 
 from __future__ import annotations
 

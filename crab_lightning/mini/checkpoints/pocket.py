@@ -50,7 +50,7 @@ def make_pocket(
     config: PocketTowers | None = None,
     seed: int = 0,
 ) -> Path:
-    """Write a checkpoint folder of the native paradigm whose text model has a text model's weights, exactly.
+    """Write a checkpoint folder for ``OmniModule`` with exactly the weights of a pre-trained text model.
 
     Args:
         out: Folder to write; made when absent.
