@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crab_lightning.commands.file_arguments import check_files, check_picture, config_file
+from crab_lightning.commands.file_arguments import check_files, check_picture, config_file, file_to_write
 from crab_lightning.commands.help_text import Options
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from crab_lightning.inference.answer import Answer
+    from crab_lightning.inference.loading import TrainedRun
+    from crab_lightning.inference.question import Question
     from crab_lightning.structures import Windows
 
 _SHOWN = 10
@@ -73,6 +76,12 @@ def parser() -> argparse.ArgumentParser:
         help="also allow a task or dataset on which the run was not trained",
     )
     add("--before", action="store_true", help="also show the answer of the model before training")
+    add(
+        "--routes",
+        type=file_to_write,
+        metavar="PAGE.html",
+        help="write a page that shows which head of I-LoRA worked on which token of the question and answer",
+    )
     add("--max_new_tokens", type=int, help="longest answer, in tokens; the run's setting when left out")
     add("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
     add("--json", action="store_true", help="print only one JSON object for each answer")
@@ -95,7 +104,7 @@ def run(words: Sequence[str]) -> None:
     check_files([*args.video, *args.audio])
     check_picture(args.image)
     from crab_lightning.inference.loading import load_run
-    from crab_lightning.inference.question import Question
+    from crab_lightning.inference.question import AskError, Question
 
     given = {"question": args.question, "options": args.options, "expression": args.expression}
     texts = {name: value for name, value in given.items() if value is not None}
@@ -104,6 +113,8 @@ def run(words: Sequence[str]) -> None:
         args.untaught,
     )  # fmt: skip
     windows = None if args.windows is None else windows_of_text(args.windows)
+    if windows is not None and args.routes is not None:
+        raise AskError("--routes shows one answer, and --windows asks for several; leave one of them out")
     moments = {"before training": False, "after training": True} if args.before else {"": True}
     for moment, trained in moments.items():  # one after the other: two large models would not fit
         run = load_run(args.checkpoint, args.config, args.device, trained=trained, check=question.check)
@@ -111,7 +122,30 @@ def run(words: Sequence[str]) -> None:
             run.model.max_new_tokens = args.max_new_tokens
         answer = run.put(question, windows)
         show(answer, args.options, as_json=args.json, moment=moment)
+        if args.routes is not None and trained:
+            write_routes(run, question, answer, args.routes)
         del run
+
+
+def write_routes(run: TrainedRun, question: Question, answer: Answer, path: Path) -> None:
+    """Write the page that shows which head worked on which token.
+
+    Args:
+        run: The run that answered.
+        question: The question.
+        answer: Its answer.
+        path: The page.
+
+    Raises:
+        ValueError: If the run has no router.
+    """
+    from crab_lightning.studies.routes import depth_of
+    from crab_lightning.studies.token_routes import answer_page, routes_of_answer
+
+    found, names = routes_of_answer(run, question, answer.text)
+    page = answer_page(answer, found, names, [depth_of(name) for name in names])
+    path.write_text(page, encoding="utf-8")
+    print(f"Wrote {path}", file=sys.stderr)
 
 
 def windows_of_text(text: str) -> Windows:
@@ -146,7 +180,7 @@ def run_folder(args: argparse.Namespace) -> None:
 
     if args.folder is None or args.out is None:
         raise AskError("--folder and --out belong together: the clips, and the file for their answers")
-    single = ("video", "audio", "image", "before", "json", "windows")
+    single = ("video", "audio", "image", "before", "json", "windows", "routes")
     if given := [f"--{name}" for name in single if getattr(args, name)]:
         raise AskError(f"{' and '.join(given)}: these options are for one clip; leave them out with --folder")
     if not args.folder.is_dir():

@@ -16,8 +16,8 @@ def parser() -> argparse.ArgumentParser:
     made = Options(
         prog="cli.py routes",
         description="Record how the routers of a run weight the adapter heads: in every layer, and"
-        " separately for text, audio and visual tokens. The command writes routes.npz, routes.json and"
-        " pictures.",
+        " separately for text, audio and visual tokens. The command writes routes.npz, routes.json, pictures,"
+        " and tokens.html with the tokens that each head likes best.",
         formatter_class=DefaultsShown,
     )
     add = made.add_argument
@@ -25,6 +25,8 @@ def parser() -> argparse.ArgumentParser:
     add("--split", choices=["test", "val", "train"], default="test", help="split whose samples are used")
     add("--samples", type=int, default=32, help="number of samples of each dataset")
     add("--batch-size", type=int, default=8, help="number of samples in one forward pass")
+    add("--texts", type=int, default=2, help="samples of each dataset whose text is shown with shading")
+    add("--parquet", action="store_true", help="also write the routes as routes.parquet (needs pyarrow)")
     add("--device", default="auto", help="cpu, cuda, ...; `auto` uses a GPU if there is one")
     add("--out", type=folder_to_write, help="folder to write (default: routes/SPLIT in the run folder)")
     return made
@@ -47,6 +49,7 @@ def run(words: Sequence[str]) -> None:
     from crab_lightning.runs.run_folder import find_checkpoint, find_run
     from crab_lightning.studies.routes import TOKENS, recorded, routes_pictures, silhouette
     from crab_lightning.studies.run_data import data_of
+    from crab_lightning.studies.token_routes import TokenLikes, likes_page
 
     folder = find_run(find_checkpoint(args.run))
     if folder is None:
@@ -57,9 +60,14 @@ def run(words: Sequence[str]) -> None:
     samples = [s for name in data.datasets for s in data.samples(args.split, name)[: args.samples]]
     if not samples:
         raise ValueError(f"{folder}: its data have no samples of split {args.split}")
-    found = recorded(model, data, samples, args.batch_size)
+    likes = TokenLikes(args.texts)
+    found = recorded(model, data, samples, args.batch_size, likes)
     out = args.out or folder / "routes" / args.split
     found.save(out / "routes.npz")
+    if args.parquet:
+        found.save_parquet(out / "routes.parquet")
+    page = likes_page(likes, f"What the heads of {folder.name} like, in {len(samples)} {args.split} samples")
+    (out / "tokens.html").write_text(page, encoding="utf-8")
     scores = {by: silhouette(found.of_samples(), getattr(found, f"{by}s")) for by in ("dataset", "task")}
     content = {
         "samples": len(samples),
@@ -68,6 +76,9 @@ def run(words: Sequence[str]) -> None:
             kind: {k: v.tolist() for k, v in found.of_groups(found.datasets, kind).items()} for kind in TOKENS
         },
         "likeness": found.likeness.mean(0).tolist(),
+        "likeness_by_layer": {str(k): v for k, v in found.cosines(found.depths.tolist()).items()},
+        "likeness_by_projection": found.cosines(found.projections),
+        "tokens": likes.best(),
         "entropy": {str(k): v for k, v in found.entropy().items()},
     }
     (out / "routes.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

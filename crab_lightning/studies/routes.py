@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crab_lightning.adapters import LoRALinear, record_routes
+from crab_lightning.adapters import LoRALinear
 from crab_lightning.adapters.names import unwrapped_name
-from crab_lightning.processing.base import IGNORED_LABEL
 from crab_lightning.structures import AUDIO, TEXT, VISUAL, Sample
+from crab_lightning.studies.token_routes import TokenLikes, routed_pass, token_routes
 
 TOKENS = ("all", "text", "audio", "visual")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.([0-9]+)\.")
@@ -83,6 +83,53 @@ class Routes:
         each = -(routes * np.log(np.clip(routes, 1e-12, None))).sum(-1) / np.log(max(self.heads, 2))
         return {int(d): float(each[:, self.depths == d].mean()) for d in sorted(set(self.depths))}
 
+    def cosines(self, by: Sequence[Any]) -> dict[Any, float]:
+        """Return the mean cosine between the B matrices of different heads, for groups of layers.
+
+        Args:
+            by: The group of each routed layer, such as ``depths`` or ``projections``.
+        """
+        apart = ~np.eye(self.heads, dtype=bool)
+        if self.heads < 2:
+            return {}
+        return {
+            name: float(self.likeness[[group == name for group in by]][:, apart].mean())
+            for name in dict.fromkeys(by)
+        }
+
+    @property
+    def projections(self) -> tuple[str, ...]:
+        """Name of the projection of each routed layer, such as ``q_proj``."""
+        return tuple(name.rpartition(".")[2] for name in self.modules)
+
+    def save_parquet(self, path: Path) -> None:
+        """Write the routes as one Parquet table, for pandas, Polars or DuckDB.
+
+        One row for each sample, kind of tokens and routed layer: ``id``, ``dataset``, ``task``, ``tokens``,
+        ``module``, ``depth`` and ``head_1`` to ``head_n``; rows of tokens that a sample lacks are left out.
+
+        Raises:
+            ImportError: If the package pyarrow is missing.
+        """
+        try:
+            import pyarrow as pa
+            from pyarrow.parquet import write_table
+        except ImportError as err:
+            raise ImportError(
+                "Parquet needs the package pyarrow: pip install 'crab_lightning[parquet]'"
+            ) from err
+        n, kinds, p, heads = self.routes.shape
+        flat = self.routes.reshape(-1, heads)
+        there = np.isfinite(flat).all(1)
+        sample, kind, layer = (i.reshape(-1)[there] for i in np.indices((n, kinds, p)))
+        names = {"id": self.ids, "dataset": self.datasets, "task": self.tasks}
+        table: dict[str, Any] = {key: np.array(value)[sample] for key, value in names.items()}
+        table |= {"tokens": np.array(TOKENS)[kind], "module": np.array(self.modules)[layer]}
+        table |= {"depth": self.depths[layer]}
+        table |= {f"head_{i + 1}": flat[there, i] for i in range(heads)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_table(pa.table(table), path)
+
     def save(self, path: Path) -> None:
         """Write ``routes.npz``."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +156,13 @@ class Routes:
 
 
 @torch.no_grad()
-def recorded(module: Any, data: Any, samples: Sequence[Sample], batch_size: int = 8) -> Routes:
+def recorded(
+    module: Any,
+    data: Any,
+    samples: Sequence[Sample],
+    batch_size: int = 8,
+    likes: TokenLikes | None = None,
+) -> Routes:
     """Record the routes of samples, in one pass over each prompt, with its target where it has one.
 
     Args:
@@ -117,6 +170,7 @@ def recorded(module: Any, data: Any, samples: Sequence[Sample], batch_size: int 
         data: Its data module.
         samples: The samples; those of a test split have no target.
         batch_size: Samples in one pass.
+        likes: Collects the routes of text tokens.
 
     Raises:
         ValueError: If the model has no routed layer.
@@ -128,39 +182,35 @@ def recorded(module: Any, data: Any, samples: Sequence[Sample], batch_size: int 
         taught = all(sample.target is not None for sample in part)
         loaded = data.dataset(part, with_target=taught)
         batch = data.processor.collate([loaded[i] for i in range(len(part))]).to(module.device)
+        found = routed_pass(module, batch)
+        names = list(found)
         places = module.places(batch)
         masks = [places.present, *(places.present & (places.modality == m) for m in (TEXT, AUDIO, VISUAL))]
         weights = torch.stack([m.float() / m.sum(1, keepdim=True).clamp(min=1) for m in masks])
         absent = torch.stack([~m.any(1) for m in masks], 1)
-
-        def means(name: str, routes: Tensor, weights: Tensor = weights) -> Tensor:
-            if routes.shape[:-1] != weights.shape[1:]:
-                return routes.new_empty(0)  # an encoder's places are not those of the text
-            return torch.einsum("btn,kbt->bkn", routes.float(), weights)
-
-        if batch.labels is None:  # `losses` reads the whole sequence once; what it learns there is not used
-            labels = torch.full_like(batch.inputs["input_ids"], IGNORED_LABEL)
-            labels[:, -1] = batch.inputs["input_ids"][:, -1]
-            batch = replace(batch, labels=labels)
-        module.announce(batch)
-        with record_routes(module.model, reduce=means) as found:
-            module.losses(batch)
-        kept = {name: calls[0] for name, calls in found.items() if calls and calls[0].numel()}
-        names = list(kept)
-        table = torch.stack(list(kept.values()), 2)  # (B, 4, P, n)
+        table = torch.stack(
+            [torch.einsum("btn,kbt->bkn", routes, weights) for routes in found.values()], 2
+        )  # (B, 4, P, n)
         table[absent] = float("nan")
         rows.append(table.cpu().numpy().astype(np.float32))
+        if likes is not None:
+            for sample, one in zip(part, token_routes(module, batch, found), strict=True):
+                likes.add(sample.id, sample.dataset, one)
     layers = {unwrapped_name(n): m for n, m in module.model.named_modules() if isinstance(m, LoRALinear)}
-    depths = np.array([int(m[1]) if (m := _LAYER.search(name)) else -1 for name in names])
     return Routes(
         tuple(s.id for s in samples),
         tuple(s.dataset for s in samples),
         tuple(s.task for s in samples),
         tuple(names),
-        depths,
+        np.array([depth_of(name) for name in names]),
         np.concatenate(rows),
         np.stack([head_likeness(layers[name].lora_B, layers[name].heads) for name in names]),
     )
+
+
+def depth_of(name: str) -> int:
+    """Return the layer number in the dotted name of a module; -1 where it has none."""
+    return int(m[1]) if (m := _LAYER.search(name)) else -1
 
 
 def head_likeness(b: Tensor, heads: int) -> NDArray[np.float64]:
@@ -249,21 +299,27 @@ def routes_pictures(found: Routes) -> dict[str, Any]:
         axes.set_xticks(range(found.heads), [f"head {i + 1}" for i in range(found.heads)], fontsize=7)
     left.set_yticks(range(len(means)), list(means), fontsize=7, parse_math=False)
     pictures["activation"] = figure
-    figure = figure_of(6.4, 2.8)
-    left, right = figure.subplots(1, 2)
-    left.imshow(found.likeness.mean(0), cmap="PuOr_r", vmin=-1, vmax=1)
+    figure = figure_of(9.2, 2.9)
+    left, middle, right = figure.subplots(1, 3, width_ratios=[2, 3, 3])
+    overall = found.likeness.mean(0)
+    left.imshow(overall, cmap="PuOr_r", vmin=-1, vmax=1)
     for y, x in np.ndindex(found.heads, found.heads):
-        left.text(x, y, f"{found.likeness.mean(0)[y, x]:.2f}", ha="center", va="center", fontsize=8)
-    left.set_title("cosine of the heads' B, all layers", fontsize=8)
-    apart = ~np.eye(found.heads, dtype=bool)
+        left.text(x, y, f"{overall[y, x]:.2f}", ha="center", va="center", fontsize=8)
+    numbers = [str(i + 1) for i in range(found.heads)]
+    left.set_xticks(range(found.heads), numbers, fontsize=7)
+    left.set_yticks(range(found.heads), numbers, fontsize=7)
+    left.set_title("cosine of the heads' B, overall", fontsize=8)
     order = sorted(set(found.depths.tolist()))
-    by_layer = [
-        float(found.likeness[found.depths == d][:, apart].mean()) if found.heads > 1 else 0.0 for d in order
-    ]
-    right.plot(order, by_layer, "o-", color="#0072b2", label="cosine of B")
-    right.plot(order, [found.entropy()[d] for d in order], "s--", color="#d55e00", label="entropy of routes")
-    right.set_xlabel("layer", fontsize=8)
-    right.legend(fontsize=7)
-    right.tick_params(labelsize=7)
+    if by_layer := found.cosines(found.depths.tolist()):
+        middle.plot(order, [by_layer[d] for d in order], "o-", color="#0072b2", label="cosine of B")
+    middle.plot(order, [found.entropy()[d] for d in order], "s--", color="#d55e00", label="entropy of routes")
+    middle.set_xlabel("layer", fontsize=8)
+    middle.legend(fontsize=7)
+    by_projection = found.cosines(found.projections)
+    right.barh(list(by_projection), list(by_projection.values()), color="#0072b2")
+    right.axvline(0, color="#555555", linewidth=0.8)
+    right.set_title("cosine of B by projection", fontsize=8)
+    for axes in (middle, right):
+        axes.tick_params(labelsize=7)
     pictures["likeness"] = figure
     return pictures
