@@ -170,3 +170,21 @@ def test_every_study_has_a_demo_twin() -> None:
     assert {path.name for path in STUDIES} >= {
         f"{prefix}{name}.yaml" for prefix in ("", "demo_") for name in ("transfer", "heads")
     }
+
+
+def test_rivals_train_as_many_parameters() -> None:
+    from crab_lightning.adapters import LoRALinear
+    from crab_lightning.adapters.kinds import make_config
+    from crab_lightning.models import OmniModule
+    from crab_lightning.studies.study import read_study
+
+    counts = {}
+    for arm, config in read_study("demo_rivals.yaml").arms.items():
+        init = config["model"]["init_args"]
+        adapter = make_config(**init["adapter"])
+        module = OmniModule(init["pretrained"], adapter=adapter, dtype="float32")
+        module.configure_model()
+        assert any(isinstance(m, LoRALinear) for m in module.model.modules()), arm
+        counts[arm] = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    assert set(counts) == {"lora", "ilora", "hydra_lora", "moe_lora", "moka"}
+    assert max(counts.values()) < 1.02 * min(counts.values()), counts

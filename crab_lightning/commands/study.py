@@ -60,7 +60,7 @@ def plan_parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--steps",
         type=int,
-        default=8,
+        default=4,
         help="number of steps to measure in each arm; with 0 nothing is measured",
     )
     return made

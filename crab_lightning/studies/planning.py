@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -16,11 +17,18 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from crab_lightning.configuration.files import merge
+from crab_lightning.data import AVDataModule
 from crab_lightning.reports.tables import PlainTable, to_text
+from crab_lightning.structures import Split
 from crab_lightning.studies.cells import Command, state_of
 from crab_lightning.studies.engines import watched
 from crab_lightning.studies.run_data import data_from
 from crab_lightning.studies.study import Cell, Study
+
+Place = tuple[str, tuple[str, ...]]
+"""Arm and datasets of a cell."""
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+_ANSWERS = 8
 
 
 @dataclass(frozen=True)
@@ -122,6 +130,8 @@ def measure(
                 "callbacks": [timer],
             },
             "evaluator": {"predictions": False, "print_table": False, "majority": False},
+            # A batch of answers of an untrained model takes longest of all.
+            "data": {"eval_batch_size": min(_ANSWERS, int(cell.config["data"].get("eval_batch_size") or _ANSWERS))},
         }  # fmt: skip
         config = merge(dict(cell.config), own)
         (Path(scratch) / "measure.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
@@ -145,25 +155,54 @@ def _fit_and_test(scratch: str, command: Command) -> None:
     command(["test", *words])
 
 
-def rows_of(cell: Cell) -> dict[str, int]:
-    """Return how many rows a cell trains on, is validated on and is tested on, and its training steps."""
-    data = data_from({**cell.config["data"], "only": list(cell.datasets)})
-    counts: dict[str, int] = {split: len(data.samples(split)) for split in ("train", "val", "test")}
-    kind, length = ("epochs", cell.config["trainer"]["max_epochs"])
-    if cell.config["trainer"]["max_steps"] > 0:
-        kind, length = "steps", cell.config["trainer"]["max_steps"]
-    epoch = data.epoch_size or counts["train"]
-    accumulate = int(cell.config["trainer"].get("accumulate_grad_batches") or 1)
-    counts["steps"] = length if kind == "steps" else length * ceil(epoch / data.batch_size / accumulate)
-    counts["validations"] = length if kind == "epochs" else 1
-    counts["batch_size"] = data.batch_size
-    return counts
+def rows_of(cells: Sequence[Cell]) -> dict[Place, dict[str, int]]:
+    """Return how many rows cells train on, are validated on and are tested on, and their training steps.
+
+    The manifests are read once for all cells that differ in their datasets only. Validation rows of datasets
+    whose questions show two clips may differ by a few in a cell that does not train on all of them.
+
+    Args:
+        cells: The cells.
+
+    Returns:
+        Arm and datasets of a cell -> its numbers.
+    """
+    names = list(dict.fromkeys(name for cell in cells for name in cell.datasets))
+    read: dict[str, AVDataModule] = {}
+    known: dict[tuple[str, str, str], int] = {}
+    found: dict[Place, dict[str, int]] = {}
+    for cell in cells:
+        if (cell.arm, cell.datasets) in found:
+            continue
+        section = {**cell.config["data"], "only": names, "order_seed": 0}
+        # Which text is learnt changes no row.
+        section["datasets"] = {k: {**row, "target": "direct"} for k, row in section["datasets"].items()}
+        key = json.dumps(section, sort_keys=True, default=str)
+        data = read[key] = read.get(key) or data_from(section)
+        counts = {split: 0 for split in SPLITS}
+        for split in SPLITS:
+            for name in cell.datasets:
+                if (key, split, name) not in known:
+                    known[key, split, name] = len(data.samples(split, name))
+                counts[split] += known[key, split, name]
+        trainer = cell.config["trainer"]
+        by_steps = trainer["max_steps"] > 0
+        epoch = data.epoch_size or counts["train"]
+        accumulate = int(trainer.get("accumulate_grad_batches") or 1)
+        each = ceil(epoch / data.batch_size / accumulate)
+        found[cell.arm, cell.datasets] = {
+            **counts,
+            "steps": trainer["max_steps"] if by_steps else trainer["max_epochs"] * each,
+            "validations": 1 if by_steps else trainer["max_epochs"],
+            "batch_size": data.batch_size,
+        }
+    return found
 
 
 def print_plan(
     study: Study, cells: Sequence[Cell], command: Command, steps: int, jobs: int, preload: Sequence[str] = ()
 ) -> None:
-    """Print the cells of a study and what they will take.
+    """Print the cells of a study and what they will take; on standard error what is being done.
 
     Args:
         study: The study.
@@ -173,10 +212,18 @@ def print_plan(
         jobs: Cells at a time.
         preload: Modules that are imported once.
     """
-    rows = {cell.datasets: rows_of(cell) for cell in cells}
+
+    def tell(what: str) -> None:
+        print(what, file=sys.stderr, flush=True)
+
+    tell(f"Counting the rows of {len(study.datasets)} datasets")
+    rows = rows_of(cells)
+    found = {}
     arms = list(dict.fromkeys(cell.arm for cell in cells))
-    largest = {arm: max((c for c in cells if c.arm == arm), key=lambda c: len(c.datasets)) for arm in arms}
-    found = {arm: measure(cell, command, steps, preload) for arm, cell in largest.items()} if steps else {}
+    for number, arm in enumerate(arms if steps else [], 1):
+        largest = max((c for c in cells if c.arm == arm), key=lambda c: len(c.datasets))
+        tell(f"Arm {arm} ({number} of {len(arms)}): measuring {steps} steps and {_ANSWERS} answers")
+        found[arm] = measure(largest, command, steps, preload)
     print(to_text(cell_table(cells, rows, found)))
     states = {cell.name: state_of(cell).status for cell in cells}
     open_cells = [cell for cell in cells if states[cell.name] != "done"]
@@ -188,7 +235,7 @@ def print_plan(
             " untrained model, which writes long ones)"
         )
     if found:
-        total = sum(seconds(rows[cell.datasets], found[cell.arm]) for cell in open_cells)
+        total = sum(seconds(rows[c.arm, c.datasets], found[c.arm]) for c in open_cells)
         print(
             f"Estimate: {total / 3600:.1f} hours of cells, {total / jobs / 3600:.1f} hours with"
             f" --jobs {jobs} if the jobs do not slow each other down"
@@ -202,7 +249,7 @@ def seconds(rows: Mapping[str, int], found: Measured) -> float:
 
 
 def cell_table(
-    cells: Sequence[Cell], rows: Mapping[tuple[str, ...], Mapping[str, int]], found: Mapping[str, Measured]
+    cells: Sequence[Cell], rows: Mapping[Place, Mapping[str, int]], found: Mapping[str, Measured]
 ) -> PlainTable:
     """Lay out cells, seeds of the same cell in one row."""
     columns = ["arm", "regime", "datasets", "cells", "training rows", "validation rows", "test rows", "steps"]
@@ -212,7 +259,7 @@ def cell_table(
         key = (cell.arm, cell.regime, cell.datasets)
         groups[key] = groups.get(key, 0) + 1
     for (arm, regime, datasets), count in groups.items():
-        own = rows[datasets]
+        own = rows[arm, datasets]
         minutes = f"{seconds(own, found[arm]) / 60:.1f}" if arm in found else "–"
         names = ", ".join(datasets) if len(datasets) <= 3 else f"{len(datasets)} datasets"
         numbers = [str(count), *(f"{own[key]:,}" for key in ("train", "val", "test", "steps"))]

@@ -35,7 +35,14 @@ def study_file(folder: Path, small: dict[str, Path], **changes: Any) -> Path:
             },
             "checkpoint": {"monitor": None, "every_n_steps": 1},
             "evaluator": {"print_table": False, "majority": False},
-            "trainer": {"callbacks": None},
+            "trainer": {
+                "callbacks": [
+                    {
+                        "class_path": "crab_lightning.dashboards.GradientConflict",
+                        "init_args": {"at_steps": [2], "samples": 1},
+                    }
+                ]
+            },
         },
         "datasets": ["avqa", "dfew"],
         "arms": {

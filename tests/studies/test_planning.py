@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,22 @@ def test_plan_shows_cells_parameters_and_time(
 ) -> None:
     path = study_file(tmp_path, small, seeds=[0, 1], arms={"ilora": {}})
     assert main(["study", "plan", str(path), "--steps", "2", "--jobs", "2"]) == 0
-    said = capsys.readouterr().out
+    said, told = capsys.readouterr()
+    assert "Counting the rows of 2 datasets\nArm ilora (1 of 1): measuring 2 steps" in told
     assert "6 cells, 0 of them done" in said
     assert "ilora: 40,104 trained parameters; measured:" in said
     assert "hours with --jobs 2" in said
     row = next(line for line in said.splitlines() if "avqa, dfew" in line).split()
-    assert row[4:9] == ["2", "3", "0", "3", "4"] or row[4] == "2"
+    counted = {
+        split: sum(
+            len(json.loads((small["mini"] / f"AVUIE_2/{name}/{split}.json").read_text()))
+            for name in ("avqa", "dfew")
+        )
+        for split in ("train", "test")
+    }
+    cells, train, val, test, steps = map(int, row[4:9])
+    assert (cells, train + val, test, steps) == (2, counted["train"], counted["test"], 4)
+    assert val > 0
     assert not (tmp_path / "studies").exists()
 
 
