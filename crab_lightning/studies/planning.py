@@ -131,7 +131,7 @@ def measure(
             },
             "evaluator": {"predictions": False, "print_table": False, "majority": False},
             # A batch of answers of an untrained model takes longest of all.
-            "data": {"eval_batch_size": min(_ANSWERS, int(cell.config["data"].get("eval_batch_size") or _ANSWERS))},
+            "data": {"eval_batch_size": _ANSWERS},
         }  # fmt: skip
         config = merge(dict(cell.config), own)
         (Path(scratch) / "measure.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
