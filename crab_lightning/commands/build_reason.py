@@ -11,7 +11,7 @@ from crab_lightning.commands.help_text import DefaultsShown, Options
 from crab_lightning.commands.step_bar import StepBar
 
 if TYPE_CHECKING:
-    from crab_lightning.builder.reasoning import Costs, Estimate, Report
+    from crab_lightning.builder.reasoning import Costs, Estimate, Report, Writer
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +43,15 @@ def parser() -> argparse.ArgumentParser:
         help="base address of the API, such as http://127.0.0.1:8000/v1; the"
         " environment variable OPENAI_API_KEY holds the key",
     )
-    add("--model", required=True, metavar="NAME", help="name of the model at the endpoint")
+    add("--local", action="store_true", help="load the model on this machine instead of asking an endpoint")
+    add("--device", default="auto", help="with --local: cpu, cuda, ...; `auto` uses a GPU if there is one")
+    add(
+        "--model",
+        required=True,
+        metavar="NAME",
+        help="name of the model at the endpoint; with --local the folder or hub name of a Qwen2.5-Omni or"
+        " Qwen3-Omni checkpoint",
+    )
     add(
         "--length",
         choices=("short", "full", "auto"),
@@ -188,13 +196,14 @@ def run(words: Sequence[str]) -> None:
     """
     made = parser()
     args = made.parse_args(list(words))
-    from crab_lightning.builder.reasoning import Costs, EndpointWriter, Settings, estimate, reason
+    from crab_lightning.builder.reasoning import Costs, NoWriter, Settings, estimate, reason, writer_settings
     from crab_lightning.commands.data import _selection
 
     if args.merge and (args.shard or args.limit):
         made.error("--merge joins all shards; leave --shard and --limit out")
-    if args.endpoint is None and not (args.dry_run or args.merge):
-        made.error("--endpoint is needed: the address of the model that writes")
+    asks = not (args.dry_run or args.merge)
+    if asks and (args.endpoint is None) == (not args.local):
+        made.error("give --endpoint URL, the address of the model that writes, or --local to load it here")
     keys = [key.strip() for key in args.datasets.split(",") if key.strip()]
     tasks, datasets = _selection(args.config, keys)
     settings = Settings(
@@ -210,15 +219,7 @@ def run(words: Sequence[str]) -> None:
         args.size_px,
         args.discarded,
     )
-    writer = EndpointWriter(
-        args.endpoint or "http://127.0.0.1/v1",
-        args.model,
-        args.max_new_tokens,
-        args.temperature,
-        args.parallel,
-        args.timeout,
-        args.retries,
-    )
+    told = writer_settings(args.model, args.max_new_tokens, args.temperature)
     shard = _shard(args.shard)
     if args.dry_run:
         costs = Costs(
@@ -229,11 +230,12 @@ def run(words: Sequence[str]) -> None:
             price_out=args.price_out,
         )
         found = estimate(
-            args.root, tasks, datasets, writer.settings(), settings, costs,
-            parallel=args.parallel, shard=shard, limit=args.limit,
+            args.root, tasks, datasets, told, settings, costs,
+            parallel=1 if args.local else args.parallel, shard=shard, limit=args.limit,
         )  # fmt: skip
         _print_estimates(found, costs)
         return
+    writer = _writer(args) if asks else NoWriter(told)
     with StepBar() as bar:
         reports = reason(
             args.root, tasks, datasets, writer, settings,
@@ -242,6 +244,23 @@ def run(words: Sequence[str]) -> None:
         )  # fmt: skip
     for report in reports:
         _print_report(report)
+
+
+def _writer(args: argparse.Namespace) -> Writer:
+    """Return what writes the texts."""
+    from crab_lightning.builder.reasoning import EndpointWriter, LocalWriter
+
+    if args.local:
+        return LocalWriter(args.model, args.max_new_tokens, args.temperature, args.device)
+    return EndpointWriter(
+        args.endpoint,
+        args.model,
+        args.max_new_tokens,
+        args.temperature,
+        args.parallel,
+        args.timeout,
+        args.retries,
+    )
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

@@ -74,7 +74,7 @@ def run(words: Sequence[str]) -> None:
         raise FileNotFoundError(f"there is no review at {path}; start one without --summary and --apply")
     store = ReviewStore(path)
     if args.apply:
-        for name, counts in apply_verdicts(args.root, datasets, store, args.reviewer).items():
+        for name, counts in apply_verdicts(args.root, tasks, datasets, store, args.reviewer).items():
             told = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
             print(f"{name}: {told}; wrote {manifest_path(args.root, name, datasets[name], 'train')}")
         return

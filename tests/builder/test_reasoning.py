@@ -17,7 +17,7 @@ from crab_lightning.builder.reasoning import Costs, EndpointWriter, Settings, Wr
 from crab_lightning.builder.reasoning.journal import Journal, JournalError, Verdict
 from crab_lightning.builder.reasoning.prompts import read_phrases, read_prompts
 from crab_lightning.builder.reasoning.questions import BOUNDS, Question
-from crab_lightning.builder.reasoning.run import Work, prompts_of
+from crab_lightning.builder.reasoning.work import Work
 from crab_lightning.commands.data import _selection
 from crab_lightning.data import read_manifest
 from crab_lightning.data.dataset import target_policy
@@ -69,7 +69,7 @@ def test_exactly_the_lies_are_dropped_and_failures_survived(many: Path, tmp_path
     settings = Settings(tries=2)
     lies: dict[str, list[int]] = {}
     for name, spec in datasets.items():
-        work = Work(root, name, spec, tasks[spec.task], settings, prompts_of(name, spec, settings), {})
+        work = Work(root, name, spec, tasks[spec.task], settings, {})
         lies[name] = [i for i, s in enumerate(work.samples) if lies_about(work.content(s))]
     before = {name: rows_of(root, name) for name in CHOSEN}
     reports = {r.dataset: r for r in reason(root, tasks, datasets, writer(stub.url), settings)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import threading
@@ -154,26 +155,38 @@ def test_the_page_answers_this_machine_only(address: str) -> None:
 
 
 def test_applied_verdicts_change_the_manifest_and_nothing_else(store: ReviewStore, root: Path) -> None:
-    _, datasets = _selection("data/av_uie_v2.yaml", CHOSEN)
+    tasks, datasets = _selection("data/av_uie_v2.yaml", CHOSEN)
     items = store.items()
     first, second = (i for i, item in enumerate(items) if item.dataset == "ave")
     path = root / "AVUIE_2/ave/train.json"
     before = json.loads(path.read_text())
     store.add(ReviewVerdict(first, "Ann", "reject"))
-    store.add(ReviewVerdict(second, "Ann", "correct", "New text."))
+    better = f"Better said. {items[second].text}"
+    store.add(ReviewVerdict(second, "Ann", "correct", better))
     store.add(ReviewVerdict(first, "Bob", "accept"))
     with pytest.raises(ValueError, match=r"Ann and Bob disagree about ave/.*\(reject and accept\)"):
-        apply_verdicts(root, datasets, store)
+        apply_verdicts(root, tasks, datasets, store)
     assert json.loads(path.read_text()) == before
     for _ in range(2):  # a second call changes nothing more
-        counts = apply_verdicts(root, datasets, store, "Ann")
+        counts = apply_verdicts(root, tasks, datasets, store, "Ann")
         assert counts == {"ave": {"reject": 1, "correct": 1}}
         after = json.loads(path.read_text())
-        assert after == [before[items[second].row] | {"label_content": "New text."}]
+        assert after == [before[items[second].row] | {"label_content": better}]
     assert json.loads((root / "AVUIE_2/ave/train.before_review.json").read_text()) == before
+    for wrong, why in (
+        ("New text.", "its answer cannot be read"),
+        (re.sub(r"\((\d+) (\d+)\)", "(0 1)", better), "its answer is not the right one"),
+    ):
+        store.add(ReviewVerdict(second, "Ann", "correct", wrong))
+        with pytest.raises(
+            ValueError, match=rf"row \d+ \(ave/.*that Ann has corrected cannot be used: {why}"
+        ):
+            apply_verdicts(root, tasks, datasets, store, "Ann")
+        assert json.loads(path.read_text()) == after
+    store.add(ReviewVerdict(second, "Ann", "correct", better))
     path.write_text(json.dumps([]))
     with pytest.raises(ValueError, match="no longer has the text that was reviewed"):
-        apply_verdicts(root, datasets, store, "Ann")
+        apply_verdicts(root, tasks, datasets, store, "Ann")
 
 
 def test_numbers_of_the_summary(store: ReviewStore) -> None:

@@ -66,6 +66,42 @@ class Writer(Protocol):
         ...
 
 
+def writer_settings(model: str, max_new_tokens: int = 512, temperature: float = 0.0) -> dict[str, Any]:
+    """Return what texts depend on: a model may move to another address, or to this machine.
+
+    Args:
+        model: Name of the model.
+        max_new_tokens: Longest text in tokens.
+        temperature: 0 takes the likeliest token at each step.
+    """
+    return {"model": model, "max_new_tokens": max_new_tokens, "temperature": temperature}
+
+
+class NoWriter:
+    """Stands in the place of a writer where nothing is asked, as when parts of several machines are joined.
+
+    Args:
+        settings: What the texts depend on, from :func:`writer_settings`.
+    """
+
+    parallel = 1
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._settings = settings
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the texts depend on."""
+        return self._settings
+
+    def write(self, messages: Sequence[Message]) -> Reply:
+        """Not possible.
+
+        Raises:
+            WriterError: Always.
+        """
+        raise WriterError("there is no model to ask")
+
+
 class EndpointWriter:
     """Asks an OpenAI-compatible endpoint, such as vLLM, a hosted service or Gemini's compatible address.
 
@@ -118,10 +154,8 @@ class EndpointWriter:
         )
 
     def settings(self) -> dict[str, Any]:
-        """Return model, length and temperature; a model may move to another address."""
-        return {
-            "model": self.model, "max_new_tokens": self.max_new_tokens, "temperature": self.temperature
-        }  # fmt: skip
+        """Return model, length and temperature."""
+        return writer_settings(self.model, self.max_new_tokens, self.temperature)
 
     def write(self, messages: Sequence[Message]) -> Reply:
         """Return the text."""

@@ -6,25 +6,35 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from crab_lightning.builder.reasoning.questions import target_key
+from crab_lightning.builder.reasoning.questions import target_key, with_classes
 from crab_lightning.builder.review.store import ReviewStore, ReviewVerdict
 from crab_lightning.data.manifests.files import load_rows, manifest_path
+from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.files import replace_file
-from crab_lightning.structures import DatasetSpec
+from crab_lightning.structures import DatasetSpec, Sample
+from crab_lightning.tasks.base import Task
 
 
 def apply_verdicts(
-    root: Path, datasets: Mapping[str, DatasetSpec], store: ReviewStore, reviewer: str | None = None
+    root: Path,
+    tasks: Mapping[str, Task[Any]],
+    datasets: Mapping[str, DatasetSpec],
+    store: ReviewStore,
+    reviewer: str | None = None,
 ) -> dict[str, Counter[str]]:
     """Write the manifests without the rejected rows and with the corrected texts.
 
-    The manifest as it was stays as ``train.before_review.json``, and later calls begin from it.
+    The manifest as it was stays as ``train.before_review.json``, and later calls begin from it. A corrected
+    text has to hold the answer of its row, as the task's parser reads it.
 
     Args:
         root: Data root.
+        tasks: The tasks, by key.
         datasets: The datasets' rows, by key.
         store: The review.
         reviewer: Whose verdicts count; those of all when left out.
@@ -33,7 +43,8 @@ def apply_verdicts(
         Number of verdicts by kind, for each dataset with a verdict.
 
     Raises:
-        ValueError: If reviewers disagree about a row, or a manifest was changed since.
+        ValueError: If reviewers disagree about a row, a manifest was changed since, or a corrected text does
+            not hold the answer of its row. Nothing is written then.
     """
     items = store.items()
     agreed: dict[int, ReviewVerdict] = {}
@@ -57,6 +68,7 @@ def apply_verdicts(
         source = kept if begun else path
         key = target_key(spec, dataset)
         rows: list[dict[str, Any] | None] = list(load_rows(source, f"data.datasets.{dataset}", root))
+        read = _Reader(root, dataset, replace(spec, train_file=source.name), tasks[spec.task])
         counts[dataset] = Counter()
         for number, verdict in agreed.items():
             item = items[number]
@@ -72,6 +84,12 @@ def apply_verdicts(
             if verdict.kind == "reject":
                 rows[item.row] = None
             elif verdict.kind == "correct":
+                if problem := read.problem(item.row, verdict.text):
+                    raise ValueError(
+                        f"{path}: row {item.row} ({item.id}): the text that {verdict.reviewer} has corrected "
+                        f"cannot be used: {problem}. Nothing was written. Correct the text on the page once "
+                        "more, or reject the row"
+                    )
                 rows[item.row] = row | {key: verdict.text}
         left = [row for row in rows if row is not None]
         if path.suffix == ".jsonl":
@@ -85,6 +103,31 @@ def apply_verdicts(
         store.note_fact(f"applied {dataset}", _digest(content))
         _write(path, content)
     return counts
+
+
+class _Reader:
+    """Reads corrected texts of one dataset with the parser of its task; reads the manifest when needed."""
+
+    def __init__(self, root: Path, dataset: str, spec: DatasetSpec, task: Task[Any]) -> None:
+        self.root, self.dataset, self.spec, self.task = root, dataset, spec, task
+
+    @cached_property
+    def _rows(self) -> tuple[dict[int, Sample], DatasetSpec]:
+        rows = read_manifest(self.root, self.dataset, self.spec, "train", check_media=False)
+        spec = with_classes(self.root, self.dataset, self.spec, self.task, rows)
+        return {sample.row: sample for sample in rows}, spec
+
+    def problem(self, row: int, text: str) -> str:
+        """Return why a text cannot take the place of a row's; empty where it can."""
+        samples, spec = self._rows
+        # Where the text itself is the annotation, as in captions, a corrected text is its own truth.
+        sample = replace(samples[row], target=text)
+        found = self.task.parse(text, sample, spec)
+        if found is None:
+            return "its answer cannot be read"
+        if found != self.task.truth(sample, spec):
+            return f"its answer is not the right one; the row's answer is {self.task.direct(sample)!r}"
+        return ""
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,0 +1,163 @@
+"""Texts by a model on this machine, loaded as for training: Qwen2.5-Omni and Qwen3-Omni."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import wave
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from crab_lightning.builder.reasoning.prompts import Message
+from crab_lightning.builder.reasoning.writers import Reply, RowRefused, WriterError, writer_settings
+from crab_lightning.processing.base import check_reserved
+from crab_lightning.processing.families import FAMILIES
+from crab_lightning.structures import SAMPLE_RATE_HZ
+
+if TYPE_CHECKING:
+    from crab_lightning.models import OmniModule
+
+READERS = ("OmniModule", "Qwen3OmniModule")
+
+
+class LocalWriter:
+    """Asks an omni model on this machine, one row after the other.
+
+    The weights are loaded with the first row, so that a call with nothing left to ask loads none.
+
+    Args:
+        pretrained: Folder or hub name of a Qwen2.5-Omni or Qwen3-Omni checkpoint.
+        max_new_tokens: Longest text in tokens.
+        temperature: 0 takes the likeliest token at each step. Above 0 the tokens are drawn with a seed that
+            is made from the row, so that the same call gives the same text.
+        device: ``auto`` takes a GPU where there is one.
+
+    Raises:
+        ValueError: If it is another kind of model, a number is out of its range, or there is no such device.
+    """
+
+    parallel = 1
+
+    def __init__(
+        self, pretrained: str, max_new_tokens: int = 512, temperature: float = 0.0, device: str = "auto"
+    ) -> None:
+        from transformers import PreTrainedConfig
+
+        if max_new_tokens < 1 or temperature < 0:
+            raise ValueError("--max-new-tokens must be at least 1, and --temperature at least 0")
+        try:
+            kind = PreTrainedConfig.get_config_dict(pretrained)[0].get("model_type")
+        except (OSError, ValueError) as err:
+            raise ValueError(
+                f"--model {pretrained} is no folder with a model, and no name on the hub: "
+                f"{str(err).splitlines()[0]}"
+            ) from err
+        self.reader = FAMILIES.get(str(kind), "")
+        if self.reader not in READERS:
+            known = ", ".join(name for name, reader in FAMILIES.items() if reader in READERS)
+            raise ValueError(
+                f"--model {pretrained} is a {kind}; --local loads {known}. Serve other models at an address, "
+                "for example with vLLM, and give it with --endpoint"
+            )
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.pretrained, self.device = pretrained, device
+        self.max_new_tokens, self.temperature = max_new_tokens, temperature
+
+    def settings(self) -> dict[str, Any]:
+        """Return model, length and temperature."""
+        return writer_settings(self.pretrained, self.max_new_tokens, self.temperature)
+
+    @cached_property
+    def module(self) -> OmniModule:
+        """The model on its device, in evaluation mode."""
+        from crab_lightning import models
+
+        dtype = "float32" if self.device == "cpu" else "bfloat16"
+        module: OmniModule = getattr(models, self.reader)(self.pretrained, dtype=dtype)
+        module.configure_model()
+        module.to(self.device).eval()
+        return module
+
+    @torch.no_grad()
+    def write(self, messages: Sequence[Message]) -> Reply:
+        """Return the text."""
+        try:
+            inputs = self._inputs(messages)
+        except ValueError as err:
+            raise RowRefused(str(err)) from err
+        processor: Any = self.module.processor
+        asked = inputs["input_ids"].shape[1]
+        options: dict[str, Any] = {"do_sample": self.temperature > 0}
+        if self.temperature > 0:
+            options["temperature"] = self.temperature
+            request = json.dumps([self.settings(), list(messages)], sort_keys=True)
+            torch.manual_seed(int(hashlib.sha256(request.encode()).hexdigest()[:15], 16))
+        model: Any = self.module.model
+        try:
+            said = model.generate(
+                **inputs, **options, max_new_tokens=self.max_new_tokens,
+                eos_token_id=processor.end_token, pad_token_id=processor.end_token,
+            )[0, asked:]  # fmt: skip
+        except torch.cuda.OutOfMemoryError as err:
+            raise WriterError(
+                f"{self.pretrained}: the memory of {self.device} is too small for {asked:,} tokens. Give "
+                "fewer or smaller frames (--frames, --size-px), or use a larger device"
+            ) from err
+        ended = bool((said == processor.end_token).any())
+        return Reply(processor.decode(said), not ended, asked, len(said))
+
+    def _inputs(self, messages: Sequence[Message]) -> Any:
+        """Return a conversation as inputs of the model, in the form of its chat template.
+
+        Raises:
+            ValueError: If a text holds a token that the model reads as markup, or a part cannot be read.
+        """
+        processor: Any = self.module.processor
+        stock, marks = processor.stock, processor.tokenizer
+        pictures: list[Image.Image] = []
+        sounds: list[NDArray[np.float32]] = []
+        text = ""
+        for message in messages:
+            content = message["content"]
+            parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+            text += f"<|im_start|>{message['role']}\n"
+            for part in parts:
+                if part["type"] == "text":
+                    check_reserved("this row", [part["text"]], marks.all_special_tokens)
+                    text += part["text"]
+                elif part["type"] == "image_url":
+                    pictures.append(_picture(part["image_url"]["url"]))
+                    text += f"{marks.vision_bos_token}{marks.image_token}{marks.vision_eos_token}"
+                else:
+                    sounds.append(_sound(part["input_audio"]["data"]))
+                    text += f"{marks.audio_bos_token}{marks.audio_token}{marks.audio_eos_token}"
+            text += "<|im_end|>\n"
+        made = stock(
+            text=[f"{text}<|im_start|>assistant\n"],
+            images=pictures or None,
+            audio=sounds or None,
+            sampling_rate=SAMPLE_RATE_HZ,
+            return_tensors="pt",
+        ).to(self.device)
+        kind = self.module.model.dtype
+        return {k: v.to(kind) if v.is_floating_point() else v for k, v in made.items()}
+
+
+def _picture(url: str) -> Image.Image:
+    _, _, data = url.partition(";base64,")
+    return Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
+
+
+def _sound(data: str) -> NDArray[np.float32]:
+    with wave.open(io.BytesIO(base64.b64decode(data))) as file:
+        frames = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+    return (frames / 32768).astype(np.float32)
