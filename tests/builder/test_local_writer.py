@@ -78,7 +78,7 @@ def test_a_right_text_is_kept(small: dict[str, Path], root: Path, monkeypatch: p
     prepare = writer._inputs
 
     def prepared(messages: Any) -> Any:
-        told.append(re.findall(r"Right answer: (.*)", messages[1]["content"][-1]["text"])[-1])
+        told.append(re.findall(r"The right answer is: (.*)", messages[1]["content"][-1]["text"])[-1])
         return prepare(messages)
 
     def generate(**inputs: Any) -> torch.Tensor:
