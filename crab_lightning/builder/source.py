@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -129,9 +130,9 @@ def read_text(path: Path) -> str:
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield number (from 1) and text of each line that is not blank, whatever its line end."""
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(_lines(path), 1):
         if line.strip():
-            yield number, line
+            yield number, line.rstrip("\r\n")
 
 
 def read_table(
@@ -151,12 +152,8 @@ def read_table(
     Raises:
         AnnotationError: If the head lacks a column, or a row has not as many cells as the head.
     """
-    lines = read_text(path).splitlines()
-    if separator == "\t":  # tables with tabs quote nothing
-        reader = csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.reader(lines, delimiter=separator, skipinitialspace=skip_blank)
-    head = [cell.strip() for cell in next(reader, [])]
+    rows = _cells(path, separator, skip_blank)
+    head = [cell.strip() for cell in next(rows, (0, []))[1]]
     at = {name.lower(): i for i, name in enumerate(head)}
     wanted = list(columns or head)
     if lost := [name for name in wanted if name.lower() not in at]:
@@ -164,15 +161,13 @@ def read_table(
             f"{path}: the head line is {separator.join(head)!r}; it must name {', '.join(lost)}. "
             "Is it another file of the same name, or was its head line removed?"
         )
-    for cells in reader:
-        if not cells or cells == [""]:
-            continue
+    for line, cells in rows:
         if len(cells) != len(head):
             raise AnnotationError(
-                f"{path}, line {reader.line_num}: {len(cells)} cells, but the head line has {len(head)}. "
+                f"{path}, line {line}: {len(cells)} cells, but the head line has {len(head)}. "
                 "Correct the line, or fetch the file again."
             )
-        yield reader.line_num, {name: cells[at[name.lower()]] for name in wanted}
+        yield line, {name: cells[at[name.lower()]] for name in wanted}
 
 
 def read_bare(path: Path, count: int, separator: str = ",") -> Iterator[tuple[int, list[str]]]:
@@ -181,16 +176,49 @@ def read_bare(path: Path, count: int, separator: str = ",") -> Iterator[tuple[in
     Raises:
         AnnotationError: If a row has not ``count`` cells.
     """
-    reader = csv.reader(read_text(path).splitlines(), delimiter=separator)
-    for cells in reader:
-        if not cells or cells == [""]:
-            continue
+    for line, cells in _cells(path, separator):
         if len(cells) != count:
             raise AnnotationError(
-                f"{path}, line {reader.line_num}: {len(cells)} cells instead of {count}. "
+                f"{path}, line {line}: {len(cells)} cells instead of {count}. "
                 "Correct the line, or fetch the file again."
             )
-        yield reader.line_num, cells
+        yield line, cells
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a file with their ends.
+
+    ``str.splitlines`` would also break at U+0085 and U+2028, which stand within cells: MELD's three dots were
+    once byte 0x85.
+    """
+    return iter(io.StringIO(read_text(path), newline=""))
+
+
+def _cells(path: Path, separator: str, skip_blank: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and cells of each row that is not blank.
+
+    Raises:
+        AnnotationError: If a quote is not closed: all that follows would become one cell.
+    """
+    plain = separator == "\t"  # tables with tabs quote nothing
+    reader = csv.reader(
+        _lines(path),
+        delimiter=separator,
+        skipinitialspace=skip_blank,
+        quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
+        strict=True,
+    )
+    line = 1
+    try:
+        for cells in reader:
+            line = reader.line_num + 1
+            if cells and cells != [""]:
+                yield reader.line_num, cells
+    except csv.Error as err:
+        raise AnnotationError(
+            f"{path}, line {line}: its quotes cannot be read ({err}). A quote may be missing in this line or "
+            "in one that follows. Correct the line, or fetch the file again."
+        ) from err
 
 
 def read_json(path: Path) -> Any:

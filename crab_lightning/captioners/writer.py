@@ -125,7 +125,7 @@ def _read_rows(out: Path) -> dict[str, Any]:
         with out.open("r+b") as file:
             file.truncate(len(whole))
     rows = {}
-    for number, line in enumerate(whole.decode("utf-8").splitlines(), start=1):
+    for number, line in enumerate(whole.splitlines(), start=1):
         try:
             row = json.loads(line)
             rows[row["audio"]] = {key: row[key] for key in ("id", "audio", "caption")}

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from crab_lightning.builder import Settings, import_dataset
+from crab_lightning.builder.source import AnnotationError, read_bare, read_lines, read_table
 from crab_lightning.media import cut_video, probe, read_audio, read_video
 from tests.builder.media import put, put_mask
 from tests.builder.trees import check_answers, fill, mixture, samples
@@ -254,6 +255,28 @@ def test_ucf_takes_the_class_from_the_folder_and_only_files_with_sound(owner: Pa
         ("Archery", "<answer>archery</answer>"),
     ]
     assert "has no audio track" in report.lost[0].reason
+
+
+def test_cells_may_hold_what_python_takes_for_line_ends_and_open_quotes_are_told(owner: Path) -> None:
+    table = owner / "train.csv"
+    head = "label,youtube_id,time_start,time_end,split\r\n"
+    lines = ["a,I\x85\u2028 m,1,2,train\r\n", '"b, c","two\nlines",3,4,train\r\n', "\r\n", 'd,e"f,5,6,train']
+    write(table, head + "".join(lines))
+    found = list(read_table(table, columns=("label", "youtube_id")))
+    assert found == [
+        (2, {"label": "a", "youtube_id": "I\x85\u2028 m"}),
+        (4, {"label": "b, c", "youtube_id": "two\nlines"}),
+        (6, {"label": "d", "youtube_id": 'e"f'}),
+    ]
+    assert list(read_lines(table))[1] == (2, lines[0][:-2])
+    # Were it read on, everything behind the quote would be one cell of the last column, and no row be missed.
+    rows = "".join(f"g,h{i},1,2,train\n" for i in range(20_000))
+    for broken in ('a,b,1,2,"train\n' + rows, 'a,"b" c,1,2,train\n'):
+        write(table, head + "x,y,1,2,train\n" + broken)
+        with pytest.raises(AnnotationError, match=r"train\.csv, line 3: its quotes cannot be read"):
+            list(read_table(table))
+        with pytest.raises(AnnotationError, match=r"train\.csv, line 3: its quotes cannot be read"):
+            list(read_bare(table, 5))
 
 
 def test_meld_tells_equal_names_of_its_parts_apart(owner: Path, tmp_path: Path) -> None:
