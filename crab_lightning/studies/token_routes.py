@@ -84,23 +84,29 @@ def token_routes(module: Any, batch: Batch, found: dict[str, Tensor]) -> list[To
         ids = batch.inputs["input_ids"][row].cpu()[there].tolist()
         learnt = torch.zeros_like(there) if batch.labels is None else batch.labels[row].cpu() != IGNORED_LABEL
         kinds = places.modality[row].cpu()[there].numpy()
-        pieces = _pieces(module.processor, ids)
+        pieces = _pieces(module.processor, ids, kinds)
         made.append(TokenRoutes(pieces, kinds, learnt[there].numpy(), routes[:, row, there].numpy()))
     return made
 
 
-def _pieces(processor: Any, ids: Sequence[int]) -> tuple[str, ...]:
-    """Return the text of each token as it stands behind the one before: some tokenizers join by spaces."""
+def _pieces(processor: Any, ids: Sequence[int], kinds: NDArray[np.int64]) -> tuple[str, ...]:
+    """Return the text of each token as it stands behind the one before: some tokenizers join by spaces.
+
+    Tokens that stand for media have no text.
+    """
     tokenizer = processor.tokenizer if hasattr(processor, "tokenizer") else processor.chat.tokenizer
 
     def text(some: Sequence[int]) -> str:
         return str(tokenizer.decode(some, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
-    before = [*ids[:1], *ids]
-    return tuple(
-        text(pair)[len(text(pair[:1])) :] if place else text(pair[1:])
-        for place, pair in enumerate(zip(before, ids, strict=False))
-    )
+    def piece(place: int) -> str:
+        if kinds[place] != TEXT:
+            return ""
+        if place == 0 or kinds[place - 1] != TEXT:
+            return text(ids[place : place + 1])
+        return text(ids[place - 1 : place + 1])[len(text(ids[place - 1 : place])) :]
+
+    return tuple(piece(place) for place in range(len(ids)))
 
 
 def routes_of_answer(run: TrainedRun, question: Question, text: str) -> tuple[TokenRoutes, list[str]]:
