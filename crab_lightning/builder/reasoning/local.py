@@ -20,12 +20,14 @@ from crab_lightning.builder.reasoning.prompts import Message
 from crab_lightning.builder.reasoning.writers import Reply, RowRefused, WriterError, writer_settings
 from crab_lightning.processing.base import check_reserved
 from crab_lightning.processing.families import FAMILIES
-from crab_lightning.structures import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
     from crab_lightning.models import OmniModule
 
 READERS = ("OmniModule", "Qwen3OmniModule")
+_INPUTS = (
+    "input_ids", "attention_mask", "pixel_values", "image_grid_thw", "input_features", "feature_attention_mask",
+)  # fmt: skip
 
 
 class LocalWriter:
@@ -145,11 +147,15 @@ class LocalWriter:
             text=[f"{text}<|im_start|>assistant\n"],
             images=pictures or None,
             audio=sounds or None,
-            sampling_rate=SAMPLE_RATE_HZ,
             return_tensors="pt",
         ).to(self.device)
-        kind = self.module.model.dtype
-        return {k: v.to(kind) if v.is_floating_point() else v for k, v in made.items()}
+        kind: Any = self.module.model.dtype
+        # The processor also tells how many tokens a sound takes, which the model does not ask for.
+        return {
+            name: made[name].to(kind) if made[name].is_floating_point() else made[name]
+            for name in _INPUTS
+            if name in made
+        }
 
 
 def _picture(url: str) -> Image.Image:
