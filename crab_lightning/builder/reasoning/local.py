@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 READERS = ("OmniModule", "Qwen3OmniModule")
 _INPUTS = (
-    "input_ids", "attention_mask", "pixel_values", "image_grid_thw", "input_features", "feature_attention_mask",
+    "input_ids", "attention_mask", "pixel_values", "image_grid_thw", "input_features",
+    "feature_attention_mask",
 )  # fmt: skip
 
 
