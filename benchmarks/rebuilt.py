@@ -72,12 +72,12 @@ def main() -> None:
         write_mini(original, args.clips, seed=0, workers=0, progress=False, overwrite=True)
         rebuild(original, args.work / "owners", rebuilt)
         (args.work / "rebuilt.json").write_text(json.dumps({"seconds": time.process_time() - began}))
-    runs = {"original": (original, 0), "original-other-seed": (original, 1), "rebuilt": (rebuilt, 0)}
+    runs = {"original": (original, 0), "rebuilt": (rebuilt, 0), "original-other-seed": (original, 1)}
     for name, (root, seed) in runs.items():
         folder = args.work / "runs" / name
         path = args.work / f"{name}.yaml"
         path.write_text(yaml.safe_dump(config_of(root, args.epochs, seed), sort_keys=False))
-        if not (folder / "metrics.json").is_file():
+        if not (folder / "predictions" / "ave.jsonl").is_file():
             words = ["--config", str(path), "--run.folder", str(folder)]
             assert cli(["fit", *words, "--ckpt_path", "auto"]) == 0
             # Sets without a test file are scored on rows held back from training, other ones in each root.
