@@ -235,7 +235,7 @@ def run(words: Sequence[str]) -> None:
         )  # fmt: skip
         _print_estimates(found, costs)
         return
-    writer = _writer(args) if asks else NoWriter(told)
+    writer: Writer = _writer(args) if asks else NoWriter(told)
     with StepBar() as bar:
         reports = reason(
             args.root, tasks, datasets, writer, settings,

@@ -179,7 +179,7 @@ def rows_of(cells: Sequence[Cell]) -> dict[Place, dict[str, int]]:
         section["datasets"] = {k: {**row, "target": "direct"} for k, row in section["datasets"].items()}
         key = json.dumps(section, sort_keys=True, default=str)
         data = read[key] = read.get(key) or data_from(section)
-        counts = {split: 0 for split in SPLITS}
+        counts: dict[str, int] = dict.fromkeys(SPLITS, 0)
         for split in SPLITS:
             for name in cell.datasets:
                 if (key, split, name) not in known:
