@@ -131,7 +131,7 @@ class LocalWriter:
         text = ""
         for message in messages:
             content = message["content"]
-            parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+            parts: Any = [{"type": "text", "text": content}] if isinstance(content, str) else content
             text += f"<|im_start|>{message['role']}\n"
             for part in parts:
                 if part["type"] == "text":
