@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,10 @@ class CrabCLI(LightningCLI):
             torch.set_num_threads(threads)
         self.run_folder = self._take_folder()
         place_loggers(self.config.trainer, self.run_folder)
+        # Lightning reads this when it builds model and data; run folder and Evaluator read it later. It takes
+        # longer than an optimizer step of the demo, so it is made once, without another check.
+        text = self.parser.dump(self.config, format="yaml", skip_unset=False, skip_validation=True)
+        self.config_dump = yaml.safe_load(text)
 
     def _check_switches(self) -> None:
         """Refuse the switches of the trainer that cannot do here what they promise.
@@ -336,7 +341,7 @@ class CrabCLI(LightningCLI):
         path = (
             folder / f"config.{self.function}.yaml" if self.function != "fit" and known.is_file() else known
         )
-        content = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
+        content = deepcopy(self.config_dump)
         # With the closed sets that the manifests span: `ask` has no manifests, and a class index must not
         # shift.
         for name, row in content["data"].get("datasets", {}).items():
@@ -390,7 +395,7 @@ class CrabCLI(LightningCLI):
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide a run's answers: model and data, not what only changes speed."""
-        plain = yaml.safe_load(self.parser.dump(self.config, format="yaml", skip_none=False))
+        plain = deepcopy(self.config_dump)
         drop_foreign_keys(plain["model"])
         data = {key: value for key, value in plain["data"].items() if key not in _SPEED_ONLY}
         flat = {f"model.{k}": v for k, v in _flat(plain["model"])} | {f"data.{k}": v for k, v in _flat(data)}

@@ -9,8 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from crab_lightning.adapters import AdapterConfig
+from crab_lightning.adapters.kinds.lora import LoRALinear
 from crab_lightning.commands import main
-from crab_lightning.dashboards.gradient_conflict import Conflict, GradientConflict, _compared, measured
+from crab_lightning.dashboards.gradient_conflict import (
+    Conflict,
+    GradientConflict,
+    _chosen_layers,
+    _compared,
+    measured,
+)
 from tests.adapters.statement import make_layer
 
 
@@ -99,3 +107,13 @@ def test_a_gradient_is_that_of_the_mean_loss_per_target_token(build: object, sma
     place = found.parts.index("B1")
     assert layer.lora_B.grad is not None
     assert found.norms[place, 0] == pytest.approx(float(layer.lora_B.grad[:, : layer.rank].norm()), rel=1e-3)
+
+
+def test_the_first_the_middle_and_the_last_layer_are_measured_when_none_is_named() -> None:
+    config = AdapterConfig(kind="lora", rank=1)
+    layers = torch.nn.ModuleList(LoRALinear(torch.nn.Linear(2, 2), config) for _ in range(6))
+    model = torch.nn.ModuleDict({"layers": layers})
+    assert [name for name, _ in _chosen_layers(model, None)] == ["layers.0", "layers.3", "layers.5"]
+    assert [name for name, _ in _chosen_layers(model, [1])] == ["layers.1"]
+    with pytest.raises(ValueError, match=r"no adapter lies in layers \[9\]; layers with adapters: \[0, 1"):
+        _chosen_layers(model, [9])

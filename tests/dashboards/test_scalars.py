@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from lightning.pytorch import Trainer
@@ -41,6 +42,23 @@ def test_charts_of_the_overview_exist(tmp_path: Path) -> None:
     assert [e.value for e in board.Scalars("train/naming/a/drawn")] == [2, 4]
     shown = {"train/grad_norm", "train/padding_share", "train/memory_rss_gib", "train/naming/a/drawn_share"}
     assert shown <= set(board.Tags()["scalars"])
+
+
+def test_the_gradient_norm_is_taken_on_the_steps_that_are_logged() -> None:
+    scalars, weight = TrainScalars(), torch.nn.Parameter(torch.ones(2))
+    weight.grad = torch.tensor([3.0, 4.0])
+    optimizer = torch.optim.SGD([weight], 0.1)
+    taken = []
+    for step in range(6):
+        trainer = SimpleNamespace(
+            loggers=[1], global_step=step, log_every_n_steps=3, strategy=SimpleNamespace(), world_size=1
+        )
+        scalars._grad_norm = None
+        scalars.on_before_optimizer_step(trainer, None, optimizer)  # type: ignore[arg-type]
+        if scalars._grad_norm is not None:
+            assert float(scalars._grad_norm) == 5.0
+            taken.append(step + 1)
+    assert taken == [3, 6]
 
 
 def test_what_was_drawn_is_counted_over_a_resume() -> None:

@@ -183,3 +183,15 @@ def test_ddp_keeps_its_buckets_beside_the_gradients_and_one_process_does_not(pub
     assert several["gradients"] == 2 * gradients  # DDP reduces in buckets that are as large as these
     kept = several.keys() - {"gradients", "fragmentation"}  # a share of all that is held
     assert all(several[name] == alone[name] for name in kept)
+
+
+def test_logits_hours_and_the_smaller_batch_are_worked_by_hand(published: Shape) -> None:
+    s = setting()
+    assert memory(published, setting(target_tokens=10))["logits"] == 4 * 10 * 152_064 * (2 * 2 + 12)
+    assert memory(published, s)["logits"] == 480 * 152_064 * 16
+    found = pace(published, s)
+    assert found.hours == pytest.approx(222_000 * 5 / (4 * 8) * found.step_s / 3600)
+    assert found.tokens_per_s == pytest.approx(4 * 725 * 8 / found.step_s)
+    text, _, changed = next(entry for entry in knobs(published, s, 1e12) if "batch_size" in entry[0])
+    assert text == "data.batch_size 2 and trainer.accumulate_grad_batches 2"
+    assert (changed.rows, changed.accumulate) == (2, 2)
