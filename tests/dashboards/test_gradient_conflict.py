@@ -111,9 +111,10 @@ def test_a_gradient_is_that_of_the_mean_loss_per_target_token(build: object, sma
 
 def test_the_first_the_middle_and_the_last_layer_are_measured_when_none_is_named() -> None:
     config = AdapterConfig(kind="lora", rank=1)
-    layers = torch.nn.ModuleList(LoRALinear(torch.nn.Linear(2, 2), config) for _ in range(6))
-    model = torch.nn.ModuleDict({"layers": layers})
-    assert [name for name, _ in _chosen_layers(model, None)] == ["layers.0", "layers.3", "layers.5"]
-    assert [name for name, _ in _chosen_layers(model, [1])] == ["layers.1"]
+    made = [torch.nn.ModuleDict({"q": LoRALinear(torch.nn.Linear(2, 2), config)}) for _ in range(6)]
+    model = torch.nn.ModuleDict({"m": torch.nn.ModuleDict({"layers": torch.nn.ModuleList(made)})})
+    chosen = [name for name, _ in _chosen_layers(model, None)]
+    assert chosen == ["m.layers.0.q", "m.layers.3.q", "m.layers.5.q"]
+    assert [name for name, _ in _chosen_layers(model, [1])] == ["m.layers.1.q"]
     with pytest.raises(ValueError, match=r"no adapter lies in layers \[9\]; layers with adapters: \[0, 1"):
         _chosen_layers(model, [9])
