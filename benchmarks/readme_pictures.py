@@ -46,6 +46,7 @@ def dashboard(run: Path) -> bytes:
     for axes, (title, tags) in zip(figure.subplots(2, 3).flat, [*CURVES, ("", {})], strict=True):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e5e9ee", linewidth=0.7)
+        axes.set_axisbelow(True)
         axes.tick_params(labelsize=8)
         if not tags:
             _scores(axes, run)
@@ -84,9 +85,7 @@ def timeline(run: Path, data: AVDataModule, datasets: Sequence[str]) -> bytes:
     """Return the answer with the most true events of each dataset among the best ones, as PNG bytes."""
     cards = []
     for name in datasets:
-        records = [r for r in read_records(run / "predictions" / f"{name}.jsonl") if r.get("parsed")]
-        if not records:
-            continue
+        records = read_records(run / "predictions" / f"{name}.jsonl")
         best = max(
             records, key=lambda r: (round(r.get("score") or 0, 1), len(clips.events_of(r["truth"]) or ()))
         )
