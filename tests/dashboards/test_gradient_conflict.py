@@ -50,6 +50,12 @@ def test_planted_gradients_give_their_cosines(tmp_path: Path) -> None:
     assert np.allclose(again.cosines, found.cosines, equal_nan=True)
 
 
+def test_cosines_that_are_not_a_number_do_not_count_in_the_mean() -> None:
+    cosines = np.array([[[1.0, np.nan], [np.nan, 1.0]], [[1.0, -0.5], [-0.5, np.nan]]])
+    found = Conflict(0, ["a", "b"], ["x", "y"], [0, 1], ["A", "A"], cosines, np.ones((2, 2)))
+    assert found.mean().tolist() == [[1.0, -0.5], [-0.5, 1.0]]
+
+
 def test_numbers_that_make_no_sense_are_refused() -> None:
     for options in ({"samples": 0}, {"every_n_steps": 0}, {"at_steps": [-1]}):
         with pytest.raises(ValueError, match=r"start|count from"):

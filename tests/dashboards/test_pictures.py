@@ -264,6 +264,7 @@ def test_routes_figure_has_a_row_for_each_dataset(tmp_path: Path) -> None:
 
 def test_answers_table_keeps_tags_and_pipes_in_their_cells() -> None:
     cells = answer_cells(record(answer="<answer>a|b</answer>\n*c*"))
+    assert cells[-1] == verdict(record(answer="<answer>a|b</answer>\n*c*"))[0]
     table = markdown(ANSWER_COLUMNS, [cells])
     row = table.splitlines()[-1]
     assert row.count("|") == 6

@@ -1,4 +1,4 @@
-"""The four faces of a table."""
+"""Tables in their four formats."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 
 import pytest
 
+from crab_lightning.reports.results import single_metrics
 from crab_lightning.reports.tables import FORMATS, PlainTable, percent, signed
 
 
@@ -46,3 +47,8 @@ def test_row_of_another_width_is_refused(table: PlainTable) -> None:
 def test_numbers_print_as_percent() -> None:
     assert [percent(0.1234), percent(None)] == ["12.34", "–"]
     assert [signed(-0.00001), signed(-0.1), signed(0.05)] == ["0.00", "−10.00", "+5.00"]
+
+
+def test_the_primary_metric_comes_first_and_lists_are_left_out() -> None:
+    entry = {"headline": "b", "strict": {"a": 1.0, "b": 0.5, "counts": [1, 2], "c": None}}
+    assert list(single_metrics(entry)) == ["b", "a", "c"]
