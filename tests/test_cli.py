@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from crab_lightning.commands import COMMANDS, main
-from crab_lightning.commands.lightning_cli import quieten
+from crab_lightning.commands.noise import quieten
 from crab_lightning.data.loading import SampleError
 
 REPO = Path(__file__).resolve().parents[1]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import re
 import sys
 import tempfile
-import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
 from copy import deepcopy
@@ -21,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from crab_lightning.adapters.kinds import drop_foreign_keys
+from crab_lightning.commands.identity import identity
 from crab_lightning.commands.loggers import place_loggers, with_save_dir
 from crab_lightning.compat import callbacks_of, datamodule_of
 from crab_lightning.configuration.allowed_code import check_classes, guard_parsers
@@ -44,10 +42,9 @@ from crab_lightning.runs.run_folder import AUTO, LAST, PREVIOUS
 
 _ABOUT = {
     "fit": "Train adapters on a mixture of datasets and write a run folder. Example: python cli.py fit"
-    " --config"
-    " demo.yaml --data.root mini_avuie. FILE is one of configs/, or a path. Keys of the command line"
-    " take precedence over the file.",
-    "validate": "Loss and scored answers of a run on its validation split.",
+    " --config demo.yaml --data.root mini_avuie. FILE is a path or the name of a file in configs/. Keys of"
+    " the command line take precedence over the file.",
+    "validate": "Compute the loss of a run on its validation split, generate answers and score them.",
     "test": "Answer the test splits with a run, score the answers, and write both into its folder.",
     "predict": "Answer the test splits with a run, without scores, into its folder's predictions/predict/.",
 }
@@ -62,35 +59,6 @@ _MODEL_PATHS = (
     "visual_connector",
     "audio_connector",
     "chat_template",
-)
-
-_SPEED_ONLY = {
-    "batch_size",
-    "batch_tokens",
-    "eval_batch_size",
-    "num_workers",
-    "prefetch_batches",
-    "cache",
-    "cache_gb",
-    "load_timeout_s",
-}
-
-
-# What Lightning says at every start and nobody can act on here, each with why.
-_NOISE = re.compile(
-    "|".join(
-        [
-            r".*litlogger",  # an advertisement
-            r"TPU available",
-            r"`isinstance\(treespec",  # Lightning's own deprecation, at every batch transfer
-            r"Found \d+ module\(s\) in eval mode",  # the frozen base is meant to be in it
-            r"The number of training batches .* is smaller than the logging interval",
-            r"It is recommended to use `self.log\(.*sync_dist=True\)`",  # values are already synchronised
-            r"Trainer already configured with model summary",
-            r"Total length of `BatchLoader` across ranks is zero",  # the mixture table says so
-            r"Loading `train_dataloader` to estimate",
-        ]
-    )
 )
 
 
@@ -393,20 +361,11 @@ class CrabCLI(LightningCLI):
         config["callbacks"] = [self.folder_callback, *given]
         return super()._instantiate_trainer(config, callbacks)
 
-    def identity(self) -> dict[str, Any]:
-        """Return the settings that decide a run's answers: model and data, not what only changes speed."""
-        plain = deepcopy(self.config_dump)
-        drop_foreign_keys(plain["model"])
-        data = {key: value for key, value in plain["data"].items() if key not in _SPEED_ONLY}
-        flat = {f"model.{k}": v for k, v in _flat(plain["model"])} | {f"data.{k}": v for k, v in _flat(data)}
-        flat = {key: value for key, value in flat.items() if not key.endswith(".classes")}
-        return flat | ({"adapter": str(self.adapter_folder.resolve())} if self.adapter_folder else {})
-
     def start(self) -> None:
         """Run the function."""
         for callback in callbacks_of(self.trainer):
             if isinstance(callback, Evaluator):
-                callback.identity = self.identity()
+                callback.identity = identity(self.config_dump, self.adapter_folder)
         arguments: dict[str, Any] = {"datamodule": self.datamodule, "ckpt_path": self.ckpt_path}
         arguments["weights_only"] = True  # a checkpoint from elsewhere must not run code
         if self.function in ("validate", "test"):
@@ -440,13 +399,6 @@ def cli_for(args: Sequence[str]) -> type[CrabCLI]:
     return ConnectorCLI if isinstance(data, dict) and "sources" in data else CrabCLI
 
 
-def quieten() -> None:
-    """Leave out messages that Lightning prints at every start and that nobody can act on here."""
-    warnings.filterwarnings("ignore", message=_NOISE.pattern)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(lambda record: _NOISE.match(record.getMessage()) is None)
-
-
 def _chosen(datasets: dict[str, Any], only: str) -> dict[str, Any]:
     """Keep the rows that ``--only`` names, in the order of the config."""
     names = [name.strip() for name in only.split(",") if name.strip()]
@@ -454,13 +406,3 @@ def _chosen(datasets: dict[str, Any], only: str) -> dict[str, Any]:
         wrong = f"there is no {', '.join(unknown)}" if names else "it names none"
         raise ConfigError(f"--only {only}: {wrong}; data.datasets has: {', '.join(datasets)}")
     return {name: row for name, row in datasets.items() if name in names}
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            pairs += _flat(value, f"{prefix}{key}.")
-        else:
-            pairs.append((f"{prefix}{key}", value))
-    return pairs

@@ -160,7 +160,8 @@ def _shape(model: Any, tasks: list[str] | None) -> Shape:
 
 def _parsed(words: list[str]) -> Any:
     """Return the config as ``fit`` would have it, nothing built."""
-    from crab_lightning.commands.lightning_cli import cli_for, quieten
+    from crab_lightning.commands.lightning_cli import cli_for
+    from crab_lightning.commands.noise import quieten
 
     quieten()
     options, name = one_config(words)

@@ -74,7 +74,8 @@ def write_report(run: str | Path, out: str | Path | None = None) -> Path:
 
 
 def _run(function: str, source: list[str], settings: Mapping[str, Any]) -> Path:
-    from crab_lightning.commands.lightning_cli import cli_for, quieten
+    from crab_lightning.commands.lightning_cli import cli_for
+    from crab_lightning.commands.noise import quieten
 
     words = [f"--{key}={_word(value)}" for key, value in settings.items()]
     options, name = one_config([*source, *words])

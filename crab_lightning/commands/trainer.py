@@ -20,7 +20,8 @@ def run(words: Sequence[str]) -> None:
         words: The function's name and its options.
     """
     options, name = one_config(list(words[1:]), words[0])
-    from crab_lightning.commands.lightning_cli import cli_for, quieten
+    from crab_lightning.commands.lightning_cli import cli_for
+    from crab_lightning.commands.noise import quieten
 
     quieten()
     cli_for(options)(words[0], options, name).start()
