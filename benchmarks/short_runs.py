@@ -155,12 +155,12 @@ class Runs:
             sys.stderr.flush()
             os._exit(status)
 
-    def pair(self, name: str, strategy: str) -> list[int]:
+    def pair(self, name: str, strategy: str, *more: str) -> list[int]:
         """Start a run of two processes."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        words = ["--trainer.devices=2", f"--trainer.strategy={strategy}"]
+        words = ["--trainer.devices=2", f"--trainer.strategy={strategy}", *more]
         return [self.fit(self.folder(name), *words, rank=rank, port=port) for rank in (0, 1)]
 
     def wait_for_saves(self, name: str) -> None:

@@ -6,7 +6,8 @@ Each has a test in ``tests/test_compat.py`` that says which library changed. A n
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -33,6 +34,24 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
 def log_interval(trainer: Trainer) -> int:
     """Return ``trainer.log_every_n_steps``; as :func:`datamodule_of`."""
     return int(trainer.log_every_n_steps)  # type: ignore[attr-defined]
+
+
+def set_log_interval(trainer: Trainer, steps: int) -> None:
+    """Set ``trainer.log_every_n_steps``; as :func:`datamodule_of`."""
+    trainer.log_every_n_steps = steps  # type: ignore[attr-defined]
+
+
+def before_launcher_kills(say: Callable[[], None]) -> None:
+    """Have something said before Lightning's launcher kills a run of which another process has died.
+
+    Under ``devices: 2`` a thread of the first process looks after the others every 5 s, and kills the first
+    one with SIGKILL, which nothing can catch (Lightning 2.6). Nothing happens under other launchers.
+    """
+    for thread in threading.enumerate():
+        if type(thread).__name__ == "_ChildProcessObserver":
+            observer: Any = thread
+            kill = observer._terminate_all
+            observer._terminate_all = lambda kill=kill: (say(), kill())
 
 
 def recomputing() -> bool:

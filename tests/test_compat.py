@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,20 @@ def test_lightning_trainer_has_its_data_module_callbacks_and_log_interval() -> N
     assert compat.datamodule_of(trainer) is data
     assert compat.log_interval(trainer) == 7
     assert compat.callbacks_of(trainer)
+
+
+def test_lightning_lets_something_be_said_before_its_launcher_kills(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning.fabric.strategies.launchers import subprocess_script
+
+    done: list[Any] = []
+    monkeypatch.setattr(subprocess_script.os, "kill", lambda *_: done.append("killed"))
+    observer = subprocess_script._ChildProcessObserver(
+        1, [subprocess.Popen([sys.executable, "-c", "exit(3)"])], 1
+    )
+    observer.start()
+    compat.before_launcher_kills(lambda: done.append("said"))
+    observer.join(30)
+    assert done == ["said", "killed"]
 
 
 def test_torch_tells_a_forward_that_runs_again_inside_backward() -> None:

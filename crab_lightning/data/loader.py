@@ -6,8 +6,14 @@ distributed sampler, or its own batch sampler when predicting), which would undo
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -17,8 +23,26 @@ from crab_lightning.data.dataset import AVDataset
 from crab_lightning.data.sampling.samplers import EvalBatches, TrainBatches
 from crab_lightning.structures import Batch, Encoded
 
+try:
+    import resource
+except ImportError:  # Windows has no such limits
+    resource = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from crab_lightning.processing import Processor
+
+
+_log = logging.getLogger(__name__)
+_MORE_FILES = (
+    "allow more with `ulimit -n 4096` in the shell that starts the run, or give fewer --data.num_workers"
+    " (0 loads in the process itself)"
+)
+# Upper bounds: pipes of a loader process, tensors of a batch (a file each), files open while a clip is read.
+_PIPES, _TENSORS, _READING = 8, 32, 32
+
+
+class LoaderProcessError(ChildProcessError):
+    """A loader process has ended, or cannot work; the message says how, and what to do about it."""
 
 
 class _Collate:
@@ -52,10 +76,12 @@ class BatchLoader(Iterable[Batch]):
         persistent: bool = False,
     ) -> None:
         self.dataset, self.batches = dataset, batches
+        self._collate = _Collate(dataset.processor)
+        self._workers: list[Any] = []
         self._loader: DataLoader[Encoded] | None = DataLoader(
             dataset,
             batch_sampler=cast("Any", batches),  # torch's stub asks for lists of int; ours are draws
-            collate_fn=_Collate(dataset.processor),
+            collate_fn=self._collate,
             num_workers=num_workers,
             prefetch_factor=prefetch_batches if num_workers else None,
             persistent_workers=persistent and num_workers > 0,
@@ -72,14 +98,87 @@ class BatchLoader(Iterable[Batch]):
         # A generator: workers start with the first batch that is asked for, after the epoch has been set.
         if self._loader is None:
             raise RuntimeError("this loader was closed; get a new one from the data module")
-        batches: Iterator[Batch] = iter(self._loader)
+        if self._loader.num_workers:
+            _check_open_files(self._loader.num_workers, self._loader.prefetch_factor or 1)
+        before = set(multiprocessing.active_children())
+        with _undisturbed(), self._explained():
+            batches: Iterator[Batch] = iter(self._loader)
+        self._workers = [*(set(multiprocessing.active_children()) - before)] or self._workers  # kept ones
         # Page-locked batches are taken over by a thread of torch's own.
         by_thread = self._loader.num_workers > 0 and not self._loader.pin_memory
-        yield from _taken_ahead(batches) if by_thread else batches
+        with self._explained():
+            yield from _taken_ahead(batches) if by_thread else batches
+
+    def lost_worker(self) -> str | None:
+        """Say which loader process was ended from outside, if one was."""
+        lost = next((one for one in self._workers if not one.is_alive() and one.exitcode), None)
+        if lost is None:
+            return None
+        code = lost.exitcode
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        full = " (a machine whose memory is full does this)" if code == -signal.SIGKILL else ""
+        return (
+            f"process {lost.pid}, which loads data, was {how}{full}. Free memory, or load with fewer"
+            f" processes (--data.num_workers, now {len(self._workers)}) or fewer batches ahead"
+            " (--data.prefetch_batches)"
+        )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say in a line what torch says of a loader process that is gone, or of a limit that it met."""
+        try:
+            yield
+        except (RuntimeError, OSError) as err:
+            if (lost := self.lost_worker()) is not None:
+                raise LoaderProcessError(lost) from err
+            if "too many open files" in str(err).lower():
+                raise LoaderProcessError(f"too many files are open; {_MORE_FILES}") from err
+            raise
 
     def close(self) -> None:
         """Let go of persistent workers."""
         self._loader = None
+
+
+def _check_open_files(workers: int, prefetch: int) -> None:
+    """Let this process open as many files as its loaders need, within what the system grants it.
+
+    A loader process that meets the limit would lose its batch without a word, and the run would wait for
+    ever.
+
+    Raises:
+        LoaderProcessError: If the system grants fewer.
+    """
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 64
+    needed = open_now + workers * _PIPES + (prefetch + 2) * _TENSORS + _READING
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise LoaderProcessError(
+            f"this system lets the process open {hard} files, and {workers} loader processes need about"
+            f" {needed}; {_MORE_FILES}"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep the handler of ended child processes.
+
+    torch's own, set when it starts workers, raises as soon as one is lost: in the middle of an optimizer
+    step, after which no state is whole. Without it the next batch that is asked for fails, within 5 s.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def _taken_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -140,9 +239,25 @@ class TrainLoader(BatchLoader):
 
     def __iter__(self) -> Iterator[Batch]:
         self._step = self.batches.start
-        for batch in super().__iter__():
+        for batch in self._lasting():
             self._step += 1  # before the batch is used: a checkpoint written at its end counts it as done
             yield batch
+
+    def _lasting(self) -> Iterator[Batch]:
+        """Load the rest in this process once a loader process is lost.
+
+        So the optimizer step that is going on can be finished, and saved, on all processes of the run;
+        ``RunCheckpoint`` then stops it.
+        """
+        try:
+            yield from super().__iter__()
+        except LoaderProcessError as err:
+            if self.lost_worker() is None:
+                raise
+            _log.warning("%s. What the present step lacks is loaded without it.", err)
+            self.batches.load_state_dict(self.batches.state_dict(self._step))
+            for draws in self.batches:
+                yield self._collate([self.dataset[draw] for draw in draws])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the epoch, equal on all processes."""

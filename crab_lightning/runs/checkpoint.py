@@ -15,10 +15,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from crab_lightning.compat import callbacks_of
+from crab_lightning.compat import before_launcher_kills, callbacks_of
+from crab_lightning.data.loader import LoaderProcessError, TrainLoader
+from crab_lightning.program import told
 from crab_lightning.runs.checkpoint_files import CheckpointError, CheckpointFiles
 from crab_lightning.runs.folder_callback import folder_of
-from crab_lightning.runs.interruption import REQUEUE, StopSignals, requeue
+from crab_lightning.runs.interruption import LOADER_LOST, REQUEUE, StopSignals, requeue
 from crab_lightning.runs.random_state import random_states, set_random_state
 from crab_lightning.runs.run_folder import ADAPTER, ADAPTER_BEST, BEST, LAST
 
@@ -45,11 +47,11 @@ class RunCheckpoint(Checkpoint):
     ``adapter/best/`` after a validation that improved the monitored value. Lightning's own ModelCheckpoint
     writes ``last.ckpt`` only together with a new best.
 
-    A checkpoint is always of a whole optimizer step. On Ctrl-C and SIGTERM (and SIGUSR1 under SLURM, which
-    hands the job back to the queue) the step that is going on is finished, its state is saved on all
-    processes, and the run ends with the command to go on. A state holds the trained weights, the optimizer,
-    the schedule, the position in the data and all random number generators, so that the resumed run is the
-    uninterrupted one.
+    A checkpoint is always of a whole optimizer step. On Ctrl-C, SIGTERM and SIGHUP (and SIGUSR1 under SLURM,
+    which hands the job back to the queue), and when a process that loads data is killed, the step that is
+    going on is finished, its state is saved on all processes, and the run ends with the command to go on. A
+    state holds the trained weights, the optimizer, the schedule, the position in the data and all random
+    number generators, so that the resumed run is the uninterrupted one.
 
     Args:
         monitor: Logged value that decides which state is best: any ``val/<task>/<dataset>/<metric>``, or a
@@ -72,12 +74,10 @@ class RunCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self.best_score: float | None = None
         self.best_model_path = ""
-        self.resume_command = ""
-        """Printed after an interruption, completed with the checkpoint's path; set by the command line."""
         self._folder = Path()
         self._saved_at = 0  # nothing to keep before the first step
         self._step = 0
-        self._told = False
+        self._told = self._told_lost = False
         self._signals = StopSignals()
         self._loaded_random: list[Any] | None = None
         self._before_validation = False
@@ -88,6 +88,7 @@ class RunCheckpoint(Checkpoint):
         self._folder = folder_of(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # else the user's own
             trainer.strategy.checkpoint_io = CheckpointFiles()
+        before_launcher_kills(lambda: self._tell_of_lost_process(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on with the random numbers of the checkpoint, and take over the signals.
@@ -128,6 +129,8 @@ class RunCheckpoint(Checkpoint):
         self._step = step
         if self._stop_postponed:
             trainer.should_stop, self._stop_postponed = True, False
+        if _lost_worker(trainer) is not None:
+            self._signals.received = LOADER_LOST
         asked = self._signals.asked()
         # After an epoch's last step Lightning would take its validation for done: the hooks that follow save.
         if trainer.is_last_batch:
@@ -209,23 +212,32 @@ class RunCheckpoint(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say how to go on; nothing is saved here, where a step may be half done."""
         self._signals.restore()
+        asked = isinstance(exception, (KeyboardInterrupt, SIGTERMException, LoaderProcessError))
         if trainer.testing or trainer.state.fn == "test":
-            if isinstance(exception, (KeyboardInterrupt, SIGTERMException)):
+            if asked:
                 rank_zero_info("Interrupted. Start the same command again to continue this test.")
             return
         if not _may_save(trainer):
             return
-        if isinstance(exception, (KeyboardInterrupt, SIGTERMException)):
+        if asked:
             rank_zero_info(f"Interrupted after step {trainer.global_step:,}{self._how_to_go_on()}")
         elif trainer.world_size > 1 and any(word in str(exception).lower() for word in _PEER_LOST):
             # On every process: the one that died may be the first.
-            print(
-                f"[rank {trainer.global_rank}] Another process of this run has ended or does not answer, "
-                "after step "
-                f"{trainer.global_step:,}{self._how_to_go_on()}",
-                file=sys.stderr,
-                flush=True,
-            )
+            self._tell_of_lost_process(trainer)
+
+    def _tell_of_lost_process(self, trainer: Trainer) -> None:
+        if self._told_lost:
+            return
+        self._told_lost = True
+        if trainer.state.fn == "fit":
+            end = f", after step {trainer.global_step:,}{self._how_to_go_on()}"
+        else:
+            end = ". The same command again goes on where this one stopped."
+        print(
+            f"[rank {trainer.global_rank}] Another process of this run has ended or does not answer{end}",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals back, whatever happened."""
@@ -235,10 +247,7 @@ class RunCheckpoint(Checkpoint):
         path = self._folder / LAST
         if not path.is_file():
             return "; nothing is saved yet."
-        command = (
-            self.resume_command
-            or f"python cli.py fit --config {shlex.quote(str(self._folder / 'config.yaml'))}"
-        )
+        command = told(f"python cli.py fit --config {shlex.quote(str(self._folder / 'config.yaml'))}")
         saved = f"; {path} is of step {self._saved_at:,}." if self._saved_at > 0 else f"; there is {path}."
         return f"{saved} Resume with:\n\n    {command} --ckpt_path {shlex.quote(str(path))}\n"
 
@@ -250,6 +259,9 @@ class RunCheckpoint(Checkpoint):
         """End the run, on every process, as Lightning ends it for this signal."""
         if asked == REQUEUE and trainer.is_global_zero:
             requeue()
+        if asked == LOADER_LOST:
+            elsewhere = "a process that loads data for another process of this run was killed"
+            raise LoaderProcessError(_lost_worker(trainer) or elsewhere)
         raise KeyboardInterrupt if asked == signal.SIGINT else SIGTERMException
 
     def _save_last(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -333,6 +345,11 @@ def _reopen_epoch(loops: dict[str, Any]) -> None:
         counts["processed"] = counts["completed"] = counts["ready"] - 1
     for counts in (batches["total"], batches["current"]):
         counts["completed"] = counts["processed"] - 1
+
+
+def _lost_worker(trainer: Trainer) -> str | None:
+    loader: Any = trainer.train_dataloader
+    return loader.lost_worker() if isinstance(loader, TrainLoader) else None
 
 
 def _may_save(trainer: Trainer) -> bool:

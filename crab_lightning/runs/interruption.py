@@ -17,6 +17,8 @@ from lightning.pytorch.utilities import rank_zero_info
 
 _log = logging.getLogger(__name__)
 REQUEUE = signal.SIGUSR1  # what Lightning's SLURM environment uses too
+LOADER_LOST = getattr(signal, "SIGCHLD", signal.SIGTERM)
+"""Noted as received when a process that loads data was killed."""
 
 
 class StopSignals:

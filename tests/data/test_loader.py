@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import os
+import resource
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from crab_lightning.data.loader import _taken_ahead
+from crab_lightning.data.loader import LoaderProcessError, _check_open_files, _taken_ahead
 
 
 def batches(taken: list[threading.Event], broken: int | None = None) -> Iterator[Any]:
@@ -40,3 +43,28 @@ def test_no_thread_outlives_an_epoch_that_is_left_early() -> None:
     assert threading.active_count() == before + 1
     ahead.close()
     assert threading.active_count() == before
+
+
+def test_too_few_open_files_are_refused_at_once_with_the_remedy(tmp_path: Path) -> None:
+    said, child = tmp_path / "said", os.fork()
+    if child == 0:  # pragma: no cover - its limits are not to be ours
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+            _check_open_files(4, 2)
+        except LoaderProcessError as err:
+            said.write_text(str(err))
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert "lets the process open 64 files, and 4 loader processes need about" in said.read_text()
+    assert "`ulimit -n 4096`" in said.read_text()
+    assert "--data.num_workers" in said.read_text()
+
+
+def test_limit_of_open_files_is_raised_within_what_is_granted() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        _check_open_files(4, 2)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 128
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
