@@ -33,11 +33,18 @@ def test_installed_package_runs_the_demo_from_another_folder(small: dict[str, Pa
     call(*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, source)
     (wheel,) = tmp_path.glob("*.whl")
     call(*pip, "install", "-q", "--no-deps", "--target", site, wheel)
-    crab = (sys.executable, "-m", "crab_lightning")
-    assert call(*crab, "--version") == f"crab_lightning {wheel.name.split('-')[1]}\n"
-    quick = ("--data.num_workers=0", "--only=ave", "--trainer.callbacks=[]")
-    fit = ("fit", "--config", "demo.yaml", f"--data.root={small['mini']}", "--trainer.limit_train_batches=1")
-    call(site / "bin/crab-lightning", *fit, *quick, "--trainer.max_epochs=1", "--trainer.limit_val_batches=0")
-    call(*crab, "test", "--ckpt_path", "runs/demo", "--trainer.limit_test_batches=1", *quick)
+    version = f"crab_lightning {wheel.name.split('-')[1]}\n"
+    assert call(sys.executable, "-m", "crab_lightning", "--version") == version
+    assert call(site / "bin/crab-lightning", "--version") == version
+    assert call(site / "bin/crab-lightning", "data", "--help").startswith(
+        "usage: crab-lightning data COMMAND"
+    )
+    quick = ["--data.num_workers=0", "--only=ave", "--trainer.callbacks=[]"]
+    fit = ["fit", "--config", "demo.yaml", f"--data.root={small['mini']}", "--trainer.limit_train_batches=1"]
+    fit += [*quick, "--trainer.max_epochs=1", "--trainer.limit_val_batches=0"]
+    test = ["test", "--ckpt_path", "runs/demo", "--trainer.limit_test_batches=1", *quick]
+    # Both in one process: to import everything takes longer than either.
+    both = f"from crab_lightning.commands import main; raise SystemExit(main({fit!r}) or main({test!r}))"
+    call(sys.executable, "-c", both)
     assert (away / "runs/demo/version_0/metrics.json").is_file()
     assert {path.name for path in away.iterdir()} == {"runs"}

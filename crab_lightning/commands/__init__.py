@@ -13,6 +13,7 @@ from crab_lightning import __version__
 from crab_lightning.commands.errors import is_known, one_text
 from crab_lightning.commands.output import keep_output_open
 from crab_lightning.configuration.allowed_code import OPTION, allow_code_of
+from crab_lightning.program import told
 
 __all__ = ["COMMANDS", "main"]
 
@@ -84,7 +85,7 @@ def _help(prefix: str = "") -> str:
         "Fine-tune, evaluate and understand one audio-visual LLM on many audio-visual tasks.",
         "",
     ]
-    return "\n".join([*lines, "commands:", *(f"  {n:<{width}}{t}" for n, t in rows.items()), "", _FOOT])
+    return told("\n".join([*lines, "commands:", *(f"  {n:<{width}}{t}" for n, t in rows.items()), "", _FOOT]))
 
 
 def _find(words: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -154,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             text = (
                 f"{type(err).__name__}: {text} (this is probably a fault of the program; --debug shows where)"
             )
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {told(text)}", file=sys.stderr)
         return 2 if isinstance(err, ArgumentError) else 1  # 2: a mistake in the command line
     return 0
 

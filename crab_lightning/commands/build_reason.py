@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.commands.help_text import DefaultsShown, Options, add_only
 from crab_lightning.commands.step_bar import StepBar
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         default="data/av_uie_v2.yaml",
         help="config with `tasks` and `datasets`, at its top or under `data`",
     )
-    add("--datasets", required=True, metavar="KEYS", help="keys of data.datasets, with commas between them")
+    add_only(made, "keys of data.datasets", required=True)
     add(
         "--endpoint",
         metavar="URL",
@@ -204,8 +204,7 @@ def run(words: Sequence[str]) -> None:
     asks = not (args.dry_run or args.merge)
     if asks and (args.endpoint is None) == (not args.local):
         made.error("give --endpoint URL, the address of the model that writes, or --local to load it here")
-    keys = [key.strip() for key in args.datasets.split(",") if key.strip()]
-    tasks, datasets = _selection(args.config, keys)
+    tasks, datasets = _selection(args.config, args.datasets)
     settings = Settings(
         args.length,
         args.tries,

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.commands.help_text import DefaultsShown, Options, add_only
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,11 +22,7 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--root", type=Path, required=True, help="folder that holds AVUIE_2/")
     add("--config", default="data/av_uie_v2.yaml", help="config with `tasks` and `datasets`")
-    add(
-        "--datasets",
-        metavar="KEYS",
-        help="keys of data.datasets, separated by commas; all that are found when left out",
-    )
+    add_only(made, "keys of data.datasets; all that are found when left out")
     add(
         "--sample",
         type=int,
@@ -65,9 +61,8 @@ def run(words: Sequence[str]) -> None:
     from crab_lightning.commands.data import _selection
     from crab_lightning.data.manifests.files import manifest_path
 
-    keys = [key.strip() for key in args.datasets.split(",")] if args.datasets else None
-    tasks, datasets = _selection(args.config, keys)
-    if keys is None:
+    tasks, datasets = _selection(args.config, args.datasets)
+    if args.datasets is None:
         datasets = {n: s for n, s in datasets.items() if manifest_path(args.root, n, s, "train").is_file()}
     path = args.database or args.root / "review" / "review.sqlite"
     if (args.summary or args.apply) and not path.is_file():

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import file_to_write
-from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.commands.help_text import DefaultsShown, Options, add_only
 from crab_lightning.commands.step_bar import StepBar
 
 if TYPE_CHECKING:
@@ -263,35 +262,7 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
         help="config with `datasets`, at its top level or under `data`; its `tasks` are added to those"
         " of data/av_uie_v2.yaml",
     )
-    parser.add_argument(
-        "--only",
-        "--datasets",
-        dest="datasets",
-        action=_Keys,
-        nargs="+",
-        default=None,
-        metavar="KEYS",
-        help="only these keys of data.datasets, comma-separated (ave,meld); --datasets is the old name",
-    )
-
-
-class _Keys(argparse.Action):
-    """Takes keys that are parted by commas or blanks, under the new name of the option or the old one."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        """Store the keys."""
-        if option_string == "--datasets":
-            print("--datasets is the old name of --only; use --only KEY,KEY", file=sys.stderr)
-        keys = [key.strip() for value in values for key in value.split(",") if key.strip()]
-        if not keys:
-            parser.error(f"{option_string} names no dataset")
-        setattr(namespace, self.dest, keys)
+    add_only(parser, "only these keys of data.datasets")
 
 
 def _selection(

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Never
+
+from crab_lightning.program import told
 
 
 class Options(argparse.ArgumentParser):
     """A parser that takes no shortened option, and answers an unknown one with the closest."""
 
     def __init__(self, **options: Any) -> None:
+        self._plain = options["prog"]
+        options["prog"] = told(self._plain)
         super().__init__(**{"allow_abbrev": False, **options})
+
+    def format_help(self) -> str:
+        """Name the program as it was typed."""
+        return told(super().format_help())
 
     def parse_args(self, args: Sequence[str], namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse; an unknown option is named before what is missing, which it may be meant for."""
@@ -36,7 +45,7 @@ class Options(argparse.ArgumentParser):
 
     def error(self, message: str) -> Never:
         """End the command with one line, without the usage of all options."""
-        self.exit(2, f"error: {message}; `python {self.prog} --help` says more\n")
+        self.exit(2, f"error: {message}; `{told(f'python {self._plain} --help')}` says more\n")
 
 
 class DefaultsShown(argparse.ArgumentDefaultsHelpFormatter):
@@ -47,3 +56,37 @@ class DefaultsShown(argparse.ArgumentDefaultsHelpFormatter):
         if silent or "(default: " in (action.help or ""):
             return action.help
         return super()._get_help_string(action)
+
+
+def add_only(parser: argparse.ArgumentParser, about: str, *, required: bool = False) -> None:
+    """Add ``--only KEY,KEY`` with its old name ``--datasets``; the keys are ``args.datasets``, a list."""
+    parser.add_argument(
+        "--only",
+        "--datasets",
+        dest="datasets",
+        action=_Keys,
+        nargs="+",
+        default=None,
+        required=required,
+        metavar="KEYS",
+        help=f"{about}, comma-separated (ave,meld); --datasets is the old name",
+    )
+
+
+class _Keys(argparse.Action):
+    """Takes keys that are parted by commas or blanks, under the new name of the option or the old one."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Store the keys."""
+        if option_string == "--datasets":
+            print("--datasets is the old name of --only; use --only KEY,KEY", file=sys.stderr)
+        keys = [key.strip() for value in values for key in value.split(",") if key.strip()]
+        if not keys:
+            parser.error(f"{option_string} names no dataset")
+        setattr(namespace, self.dest, keys)

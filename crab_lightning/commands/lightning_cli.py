@@ -29,6 +29,7 @@ from crab_lightning.data import AVDataModule, CaptionDataModule
 from crab_lightning.evaluation import Evaluator
 from crab_lightning.files import replace_text
 from crab_lightning.models import AVModule
+from crab_lightning.program import told
 from crab_lightning.runs import RunCheckpoint, RunFolder, find_checkpoint, find_run
 from crab_lightning.runs.nonfinite import NonFiniteSteps
 from crab_lightning.runs.ownership import (
@@ -89,9 +90,9 @@ class CrabCLI(LightningCLI):
             save_config_callback=None,  # the run folder's begin writes it
             seed_everything_default=0,
             parser_kwargs={
-                "prog": f"cli.py {function}",
-                "usage": f"cli.py {function} {source} [--KEY VALUE ...]",
-                "description": _ABOUT[function],
+                "prog": told(f"cli.py {function}"),
+                "usage": told(f"cli.py {function} {source} [--KEY VALUE ...]"),
+                "description": told(_ABOUT[function]),
                 "allow_abbrev": False,  # a misspelt key must not be taken for another
                 "exit_on_error": False,  # parse_arguments says what is wrong, without a page of usage
             },
@@ -198,7 +199,7 @@ class CrabCLI(LightningCLI):
 
     def refuse(self, said: str) -> None:
         """End the command because of a mistake in what was given."""
-        print(f"error: {said}", file=sys.stderr)
+        print(f"error: {told(said)}", file=sys.stderr)
         raise SystemExit(2)
 
     def _find_paths(self) -> None:
@@ -244,6 +245,11 @@ class CrabCLI(LightningCLI):
             raise ConfigError(
                 f"trainer.precision {trainer.precision}: the model sets the type of its weights, and its"
                 " adapters stay float32. Use --model.init_args.dtype bfloat16 with precision 32-true"
+            )
+        if trainer.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
+            raise ConfigError(
+                f"trainer.accelerator {trainer.accelerator}: torch finds no GPU on this machine. Use"
+                " --trainer.accelerator auto, which takes the CPU here, or install a torch for your GPU"
             )
         if trainer.get("overfit_batches"):
             raise ConfigError(

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crab_lightning.builder.points import SPATIAL
-from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.commands.help_text import DefaultsShown, Options, add_only
+from crab_lightning.files import replace_file
 
 
 def run(words: Sequence[str]) -> None:
@@ -33,7 +34,7 @@ def run(words: Sequence[str]) -> None:
     )
     add = parser.add_argument
     add("--root", type=Path, required=True, help="data root, the folder that holds AVUIE_2/")
-    add("--datasets", nargs="+", choices=SPATIAL, help="datasets to change; all that are found when left out")
+    add_only(parser, f"datasets to change, of {', '.join(SPATIAL)}; all that are found when left out")
     add(
         "--frame", type=int, default=224, help="side of the square frame that coordinates refer to, in pixels"
     )
@@ -44,6 +45,8 @@ def run(words: Sequence[str]) -> None:
         help="write train.json, and keep the earlier file as train.json.before_points",
     )
     args = parser.parse_args(list(words))
+    if wrong := [name for name in args.datasets or () if name not in SPATIAL]:
+        parser.error(f"--only names {wrong[0]}; there are: {', '.join(SPATIAL)}")
     names = args.datasets or [n for n in SPATIAL if (args.root / "AVUIE_2" / n / "train.json").is_file()]
     if not names:
         raise FileNotFoundError(
@@ -62,9 +65,8 @@ def run(words: Sequence[str]) -> None:
         return
     for result in rebuilt:
         kept = result.path.with_name("train.json.before_points")
-        if not kept.exists():  # a second call must not replace the released file by the first call's
-            result.path.replace(kept)
-        temporary = result.path.with_name(".train.json")
-        temporary.write_bytes((json.dumps(result.rows, indent=1, ensure_ascii=False) + "\n").encode())
-        temporary.replace(result.path)
+        text = json.dumps(result.rows, indent=1, ensure_ascii=False) + "\n"
+        # A second call must not replace the released file by the first call's.
+        first = None if kept.exists() else kept
+        replace_file(result.path, lambda part, text=text: part.write_text(text, encoding="utf-8"), first)
         print(f"Wrote {result.path}; the old one is {kept.name}")

@@ -263,7 +263,7 @@ def test_dry_run_counts_and_writes_nothing(many: Path, tmp_path: Path, capsys: A
 
     root = copied(many, tmp_path, "root")
     before = sorted(root.rglob("*"))
-    words = ["build", "reason", "--root", str(root), "--datasets", "avqa,ave", "--model", "m", "--dry-run"]
+    words = ["build", "reason", "--root", str(root), "--only", "avqa,ave", "--model", "m", "--dry-run"]
     assert main([*words, "--price-in", "2", "--price-out", "8"]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("avqa"))
     _, requests, most, read, written, seconds, money = line.replace(",", "").split()

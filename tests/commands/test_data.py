@@ -15,7 +15,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def build(root: Path, *words: str) -> int:
-    names = ["--datasets", "mer24", "avcap"]
+    names = ["--only", "mer24,avcap"]
     return main(["data", "cache", "--root", str(root), "--workers", "1", *names, *words])
 
 
@@ -24,7 +24,7 @@ def check(root: Path, *words: str) -> int:
 
 
 def test_a_sound_root_exits_with_0(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(root, "--datasets", "mer24", "avcap") == 0
+    assert check(root, "--only", "mer24,avcap") == 0
     assert "no error" in capsys.readouterr().out
 
 
@@ -33,7 +33,7 @@ def test_a_bad_root_exits_with_1_and_lists_everything_in_json(
 ) -> None:
     for clip in (root / "AVUIE_2/mer24/audio").iterdir():
         clip.write_bytes(b"no sound")
-    assert check(root, "--datasets", "mer24", "avcap", "--json", str(tmp_path / "found.json")) == 1
+    assert check(root, "--only", "mer24,avcap", "--json", str(tmp_path / "found.json")) == 1
     printed = capsys.readouterr()
     assert "2 errors" in printed.err
     assert "train0.wav" in printed.out.replace("\n", "")
@@ -46,7 +46,7 @@ def test_a_bad_root_exits_with_1_and_lists_everything_in_json(
 
 def test_a_single_error_is_counted_as_one(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     next((root / "AVUIE_2/mer24/audio").glob("*.wav")).write_bytes(b"no sound")
-    assert check(root, "--datasets", "mer24", "avcap") == 1
+    assert check(root, "--only", "mer24,avcap") == 1
     assert "1 error and " in capsys.readouterr().err
 
 

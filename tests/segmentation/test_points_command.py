@@ -94,7 +94,7 @@ def test_written_text_teaches_what_the_masks_give(tree: Path, tmp_path: Path) ->
 def test_the_words_of_a_text_stay(tree: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     shutil.copytree(tree, root)
-    main(["data", "points", "--root", str(root), "--datasets", "s4", "--write"])
+    main(["data", "points", "--root", str(root), "--only", "s4", "--write"])
     for old, new in zip(rows(tree, "s4"), rows(root, "s4"), strict=True):
         cut = old["label_content"].index("[")
         assert new["label_content"][:cut] == old["label_content"][:cut]
@@ -105,7 +105,7 @@ def test_texts_without_coordinates_and_other_frames(tree: Path, tmp_path: Path) 
     shutil.copytree(tree, root)
     path = root / "AVUIE_2" / "s4" / "train.json"
     path.write_text(json.dumps([row | {"label_content": "?"} for row in rows(root, "s4")]))
-    assert main(["data", "points", "--root", str(root), "--datasets", "s4", "--frame", "112", "--write"]) == 0
+    assert main(["data", "points", "--root", str(root), "--only", "s4", "--frame", "112", "--write"]) == 0
     spec = DatasetSpec(task="t", layout="s4")
     for sample in read_manifest(root, "s4", spec, "train", check_media=False):
         made = prompt_of(read_mask(find_mask(sample), 112).numpy())  # type: ignore[arg-type]
@@ -124,10 +124,10 @@ def test_empty_and_missing_masks_are_said(
     spec = DatasetSpec(task="t", layout="s4")
     first, second, _ = read_manifest(root, "s4", spec, "train", check_media=False)
     Image.fromarray(np.zeros((224, 224), np.uint8)).save(find_mask(first))  # type: ignore[arg-type]
-    assert main(["data", "points", "--root", str(root), "--datasets", "s4"]) == 0
+    assert main(["data", "points", "--root", str(root), "--only", "s4"]) == 0
     assert "1 left alone: the mask is empty" in capsys.readouterr().out
     find_mask(second).unlink()  # type: ignore[union-attr]
-    assert main(["data", "points", "--root", str(root), "--datasets", "s4"]) == 1
+    assert main(["data", "points", "--root", str(root), "--only", "s4"]) == 1
     assert "train.json, row 1" in capsys.readouterr().err
     assert main(["data", "points", "--root", str(tmp_path)]) == 1
     assert "there is no AVUIE_2/<dataset>/train.json of s4, ms3, ref_avs, arig" in capsys.readouterr().err

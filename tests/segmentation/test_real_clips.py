@@ -63,7 +63,7 @@ def test_training_text_is_rebuilt_from_real_masks(
     real_clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(real_clips, tmp_path / "root")
-    words = ["data", "points", "--root", str(tmp_path / "root"), "--datasets", "s4", "ms3", "ref_avs"]
+    words = ["data", "points", "--root", str(tmp_path / "root"), "--only", "s4,ms3,ref_avs"]
     assert main([*words, "--write"]) == 0
     for dataset, task in TASKS.items():
         spec = DatasetSpec(task="spatial", layout=dataset)
@@ -72,7 +72,7 @@ def test_training_text_is_rebuilt_from_real_masks(
             mask = read_mask(find_mask(sample)).numpy()  # type: ignore[arg-type]
             assert truth is not None
             assert all(mask[y, x] for x, y in truth.points_xy_px)
-    assert main(["data", "points", "--root", str(tmp_path / "root"), "--datasets", "arig"]) == 1
+    assert main(["data", "points", "--root", str(tmp_path / "root"), "--only", "arig"]) == 1
     assert "there is no mask beside it" in capsys.readouterr().err  # arig came without
 
 
@@ -81,7 +81,7 @@ def test_real_clips_are_learnt_tested_and_drawn(real_clips: Path, tmp_path: Path
     """Training text from masks, fit, test with masks, pictures: one clip of each set, learnt by heart."""
     root, run = tmp_path / "root", tmp_path / "run"
     shutil.copytree(real_clips, root)
-    assert main(["data", "points", "--root", str(root), "--datasets", *TASKS, "--write"]) == 0
+    assert main(["data", "points", "--root", str(root), "--only", *TASKS, "--write"]) == 0
     words = ["--config", "demo.yaml", "--data.root", str(root), "--only", f"{','.join(TASKS)},arig"]
     words += ["--data.num_workers", "0", "--run.folder", str(run)]
     steps = ["--data.epoch_size", "160", "--trainer.max_epochs", "1", "--trainer.callbacks", "[]"]
