@@ -45,10 +45,10 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["sha256"] = _sha256
+    made.filters["sha256"] = csp_hash
     return made
 
 
-def _sha256(script: str) -> str:
-    """Return how a Content-Security-Policy names the one script that may run."""
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+def csp_hash(text: str) -> str:
+    """Return how a Content-Security-Policy names a script or style that may be used."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -36,6 +36,7 @@ def browser() -> Iterator[Any]:
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     options.binary_location = str(shutil.which("chromium"))
     for word in (
         "headless=new",
@@ -82,7 +83,22 @@ def test_clip_is_asked_about(
     assert browser.find_element(By.CSS_SELECTOR, shown).size["width"] > 100
     wide = browser.execute_script("return document.documentElement.scrollWidth > window.innerWidth")
     assert not wide, "the page is wider than the window"
+    refused = [line for line in browser.get_log("browser") if "Content Security Policy" in line["message"]]
+    assert refused == []
     browser.save_screenshot(str(tmp_path / "page.png"))
+
+
+def test_page_runs_its_own_script_alone(page: Server, browser: Any) -> None:
+    browser.get(f"http://127.0.0.1:{page.port}/")
+    browser.execute_script(
+        "const own = document.createElement('script'); own.textContent = 'window.foreign = true';"
+        "document.body.append(own);"
+        "document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.foreign = true\">');"
+    )
+    assert browser.execute_script("return window.foreign") is None
+    assert (
+        browser.execute_script("return getComputedStyle(document.querySelector('h1')).fontSize") == "22.4px"
+    )
 
 
 def test_what_is_missing_is_said(page: Server, media: Path) -> None:  # noqa: F811
