@@ -120,7 +120,8 @@ def run(words: Sequence[str]) -> None:
     args.tokens = args.tokens or shape.sample_tokens[0]
     args.longest = args.longest or shape.sample_tokens[1]
     args.patches = args.patches or shape.patches
-    _print(shape, _setting(config, args), args.memory * 1e9)
+    setting = _setting(config, args)
+    _print(shape, setting, args.memory * 1e9, _together(config, shape, setting, args.memory * 1e9))
     if assumed:
         from rich.console import Console
 
@@ -128,6 +129,37 @@ def run(words: Sequence[str]) -> None:
             f"Assumed of AV-UIE v2, where this config trains on captions: {assumed}. Give them for your data."
         )
         Console().print(text, highlight=False, soft_wrap=True)
+
+
+def _together(config: Any, shape: Shape, setting: Setting, limit: float) -> tuple[str, float] | None:
+    """Return the changes, made one after the other, with which a run fits, and the memory that it then takes.
+
+    ``None`` where it fits as it is, where a single change is enough, and where nothing helps.
+    """
+    from crab_lightning.planning.memory import knobs, memory
+
+    def needed(one: Shape, how: Setting) -> float:
+        return sum(memory(one, how).values())
+
+    if needed(shape, setting) <= limit or any(value <= limit for _, value, _ in knobs(shape, setting, limit)):
+        return None
+    made: dict[str, str] = {}
+    adapter = config.model.init_args.adapter
+    if adapter is not None and adapter.rank > 16:
+        scale = adapter.alpha / adapter.rank
+        adapter.rank, adapter.alpha = 16, 16 * scale  # the last use of the config
+        made |= {"model.init_args.adapter.rank": "16", "model.init_args.adapter.alpha": f"{16 * scale:g}"}
+        shape = _shape(config.model, list(config.data.get("tasks") or ()) or None)
+    for _ in range(20):
+        if needed(shape, setting) <= limit:
+            return " ".join(f"--{key} {value}" for key, value in made.items()), needed(shape, setting)
+        found = knobs(shape, setting, limit)
+        if not found:
+            return None
+        # Quantized weights cost less speed than smaller micro-batches; what fits by itself is taken first.
+        text, _, setting = min(found, key=lambda one: (one[1] > limit, "quantization" not in one[0]))
+        made |= dict(part.split(" ", 1) for part in text.split(" and "))
+    return None
 
 
 def _shape(model: Any, tasks: list[str] | None) -> Shape:
@@ -222,7 +254,7 @@ def _sharding(strategy: Any, processes: int) -> Sharding:
             )
 
 
-def _print(shape: Shape, setting: Setting, limit: float) -> None:
+def _print(shape: Shape, setting: Setting, limit: float, together: tuple[str, float] | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -268,6 +300,15 @@ def _print(shape: Shape, setting: Setting, limit: float) -> None:
         for text, value, _ in knobs(shape, s, limit):
             fits = "fits" if value <= limit else "still too much"
             console.print(f"  --{text}: {value / 1e9:.1f} GB, {fits}", highlight=False, soft_wrap=True)
+        fits_alone = any(value <= limit for _, value, _ in knobs(shape, s, limit))
+        if together is None and not fits_alone:
+            console.print("None of this is enough: take more devices with fsdp2, or a smaller model.")
+        if together is not None:
+            console.print(
+                f"These fit together, with {together[1] / 1e9:.1f} GB:\n  {together[0]}",
+                highlight=False,
+                soft_wrap=True,
+            )
     if shape.trains_towers:
         console.print(
             "The adapters in the towers are trained too. The activations that the towers keep"

@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from crab_lightning.compat import datamodule_of, log_interval
+from crab_lightning.compat import datamodule_of, log_interval, set_log_interval
 from crab_lightning.distributed.sharding import gradient_norm
 from crab_lightning.runs.boards import log_scalar_layout
 from crab_lightning.structures import Batch, DatasetSpec
@@ -46,7 +46,9 @@ class TrainScalars(Callback):
         self._logged = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the layout."""
+        """Write the layout; a run that is shorter than the interval logs every step."""
+        if trainer.estimated_stepping_batches - trainer.global_step < log_interval(trainer):
+            set_log_interval(trainer, 1)
         data: Any = datamodule_of(trainer)
         if not trainer.is_global_zero or not hasattr(data, "datasets") or not hasattr(data, "tasks"):
             return

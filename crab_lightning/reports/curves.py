@@ -23,8 +23,8 @@ _RUN = (
 
 
 def run_curves(curves: Curves) -> Markup:
-    """Draw the curves of the whole run, all others folded; a single point is no curve, nor is a test."""
-    known = {tag: points for tag, points in curves.items() if len(points) > 1 and not tag.startswith("test/")}
+    """Draw the curves of the whole run, all others folded; the scores of a test are no curve."""
+    known = {tag: points for tag, points in curves.items() if points and not tag.startswith("test/")}
     first = [{tag: known[tag] for tag in tags if tag in known} for tags in _RUN]
     shown = {tag for chart in first for tag in chart}
     rest = [line_chart({tag: points}) for tag, points in known.items() if tag not in shown]
@@ -35,7 +35,7 @@ def dataset_curves(curves: Curves, task: str, key: str, headline: str | None) ->
     """Draw the losses and the primary metric of one dataset; empty if there are none."""
     losses = (f"train/loss/{key}", f"val/{task}/{key}/loss")
     charts = [
-        {tag: curves[tag] for tag in tags if len(curves.get(tag, ())) > 1}
+        {tag: curves[tag] for tag in tags if curves.get(tag)}
         for tags in (losses, (f"val/{task}/{key}/{headline}",))
     ]
     return draw(TEMPLATE, "dataset_curves", key, [line_chart(chart) for chart in charts if chart])
