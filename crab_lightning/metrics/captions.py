@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import ClassVar, get_args
 
 import torch
@@ -101,10 +102,9 @@ class CaptionScores(BenchmarkMetric):
     def _tokenized(self, texts: list[list[str]]) -> Items:
         chosen = choose_tokenizer(self.tokenizer)
         if chosen != self.tokenizer and (missing := missing_tool()) is not None:
-            warnings.warn(
+            _warn_once(
                 f"{missing}. Captions are split by the plain Python tokenizer instead, so scores differ "
-                "slightly from published ones; set tokenizer: python to accept that without a warning.",
-                stacklevel=2,
+                "slightly from published ones; set tokenizer: python to accept that without a warning."
             )
         self.tokenizer_used = chosen
         flat = [" ".join(text.split()) for item in texts for text in item]
@@ -117,10 +117,15 @@ class CaptionScores(BenchmarkMetric):
 
     def _meteor(self, items: Items) -> float:
         if (missing := missing_tool()) is not None:
-            warnings.warn(
+            _warn_once(
                 f"{missing}; meteor is NaN, the other caption scores are computed. Set with_meteor: false to "
-                "leave it out.",
-                stacklevel=2,
+                "leave it out."
             )
             return float("nan")
         return meteor(items)
+
+
+@cache
+def _warn_once(text: str) -> None:
+    """Warn, once in a process: every dataset and protocol has a metric of its own."""
+    warnings.warn(text, stacklevel=3)

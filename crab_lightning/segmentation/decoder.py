@@ -34,8 +34,13 @@ class MaskDecoder(Protocol):
     raises ``OSError`` where they cannot be had.
     """
 
-    def decode(self, requests: Sequence[MaskRequest]) -> list[Tensor]:
+    # No types here: a config may name any class with such a method, also one without annotations, and the
+    # parser would compare them.
+    def decode(self, requests: Any, /) -> Any:
         """Return one mask a request, at its image's size and in the same order.
+
+        Args:
+            requests: A sequence of :class:`MaskRequest`.
 
         Returns:
             bool ``(H, W)`` each. A decoder may give floating-point logits instead, positive inside; protocols

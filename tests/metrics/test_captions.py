@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import random
+import warnings
 from typing import Any
 
 import pytest
 
-from crab_lightning.metrics import CaptionScores, caption_tools, ptb_tokenize, python_tokenize
+from crab_lightning.metrics import CaptionScores, caption_tools, captions, ptb_tokenize, python_tokenize
 from crab_lightning.metrics.caption_scores import bleu, cider, rouge_l
 from crab_lightning.metrics.caption_tools import meteor, missing_tool, start_meteor
 from tests.metrics.oracle import approx, oracle_cases
@@ -146,7 +147,9 @@ def test_without_java_meteor_is_nan_with_a_reason_and_the_rest_is_scored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(caption_tools.shutil, "which", lambda name: None)
-    metric = CaptionScores()
+    captions._warn_once.cache_clear()
+    metric, another = CaptionScores(), CaptionScores()
+    another.update(["A dog, barking."], [["a dog barking"]])
     metric.update(["A dog, barking."], [["a dog barking"]])
     with pytest.warns(UserWarning, match="Java") as warned:
         scores = metric.compute()
@@ -158,6 +161,9 @@ def test_without_java_meteor_is_nan_with_a_reason_and_the_rest_is_scored(
     assert metric.tokenizer_used == "python"
     assert scores["meteor"].isnan()
     assert scores["rouge_l"].item() == 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        another.compute()  # the next dataset's
 
 
 def test_ptb_without_java_is_an_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,16 +1,19 @@
 import pickle
 import subprocess
 import sys
+from argparse import ArgumentError
 from pathlib import Path
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from crab_lightning.segmentation.decoder import LastUsed, MaskDecoder, MaskRequest
 from crab_lightning.segmentation.prompts import Prompt
 from crab_lightning.segmentation.sam2 import Sam2Decoder, _load
 from crab_lightning.segmentation.sam2_package import Sam2PackageDecoder
+from crab_lightning.tasks import Segmentation
 from tests.segmentation.conftest import CONFIG, OVERRIDES
 
 BOX = (10.0, 12.0, 60.0, 50.0)
@@ -129,3 +132,29 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
         Sam2Decoder(str(tmp_path / "sam2.pt")).decode([request])
     with pytest.raises(ValueError, match="dtype is 'int8'; there are: float32, bfloat16"):
         Sam2Decoder("x/y", dtype="int8")
+
+
+class Plain:
+    """A user's decoder, without any annotation."""
+
+    def decode(self, requests):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+        return [torch.ones(request.image.shape[-2:], dtype=torch.bool) for request in requests]
+
+
+class Other:
+    """No decoder."""
+
+    def masks(self, requests: list[MaskRequest]) -> list[Tensor]:
+        return []
+
+
+def test_users_decoder_is_taken_from_a_config_without_annotations() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--task", type=Segmentation)
+    path = f"{__name__}.{{}}"
+    made = parser.instantiate_classes(
+        parser.parse_object({"task": {"mask_decoder": {"class_path": path.format("Plain")}}})
+    )
+    assert isinstance(made.task.masks.decoder, Plain)
+    with pytest.raises(ArgumentError, match="MaskDecoder"):
+        parser.parse_object({"task": {"mask_decoder": {"class_path": path.format("Other")}}})
