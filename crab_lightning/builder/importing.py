@@ -15,6 +15,7 @@ from crab_lightning.builder.media_jobs import PART, Done, Link, MediaJob, do_job
 from crab_lightning.builder.report import ImportReport, Lost, SplitCount
 from crab_lightning.builder.rows import Imported, Importer, Row, Settings
 from crab_lightning.builder.source import Source
+from crab_lightning.files import read_json, replace_bytes
 
 if TYPE_CHECKING:
     from crab_lightning.segmentation import Prompt
@@ -289,7 +290,7 @@ def _guard(base: Path, importer: Importer, overwrite: bool) -> None:
     """Refuse to replace a manifest that somebody else wrote or changed."""
     for task in importer.tasks:
         record = base / task / RECORD
-        known = json.loads(record.read_text())["manifests"] if record.is_file() else {}
+        known = _recorded(record)
         for path in sorted((base / task).glob("*.json")):
             if path.name == RECORD or path.stem not in ("train", "test", "weak"):
                 continue
@@ -321,7 +322,7 @@ def _write(
         folder = base / task
         folder.mkdir(parents=True, exist_ok=True)
         record = folder / RECORD
-        known = json.loads(record.read_text())["manifests"] if record.is_file() else {}
+        known = _recorded(record)
         manifests: dict[str, str] = {}
         for split in ("train", "test", "weak"):
             mine = [row.values for row in rows if row.task == task and row.split == split]
@@ -332,7 +333,7 @@ def _write(
             if stale and mine:
                 path.replace(path.with_name(f"{path.name}.before_import"))
             if mine:
-                _replace(path, (json.dumps(mine, indent=1, ensure_ascii=False) + "\n").encode())
+                replace_bytes(path, (json.dumps(mine, indent=1, ensure_ascii=False) + "\n").encode())
                 manifests[path.name] = _digest(path)
             elif path.is_file() and not stale:
                 path.unlink()  # an earlier import had rows for it
@@ -341,7 +342,7 @@ def _write(
         cells += [(f"{one.split}.json", one.name, one.kind, one.reason) for one in lost]
         text = "".join("\t".join(" ".join(cell.split()) for cell in line) + "\n" for line in cells)
         if lost:
-            _replace(folder / MISSING, text.encode())
+            replace_bytes(folder / MISSING, text.encode())
         else:
             (folder / MISSING).unlink(missing_ok=True)
         # Last of all: a folder without this record, or with another one, was interrupted.
@@ -352,10 +353,13 @@ def _write(
             "manifests": manifests,
             **report.jsonable(),
         }
-        _replace(record, (json.dumps(written, indent=1, ensure_ascii=False) + "\n").encode())
+        replace_bytes(record, (json.dumps(written, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(f"{PART}{path.name}")
-    part.write_bytes(content)
-    part.replace(path)
+def _recorded(record: Path) -> dict[str, str]:
+    """Return the digests of the manifests that an earlier import has written."""
+    if not record.is_file():
+        return {}
+    remedy = "Remove it, and import again with --overwrite"
+    found: dict[str, str] = read_json(record, remedy)["manifests"]
+    return found

@@ -62,7 +62,7 @@ def rebuild(root: Path, dataset: str, frame_px: int, max_iou: float) -> Rebuilt:
     spec = DatasetSpec(task=_TASKS.get(dataset, "segmentation"), layout=dataset)
     path = root / "AVUIE_2" / dataset / "train.json"
     samples = read_manifest(root, dataset, spec, "train", check_media=False)
-    result = Rebuilt(path, json.loads(path.read_text(encoding="utf-8-sig")))
+    result = Rebuilt(path, json.loads(path.read_text(encoding="utf-8-sig")))  # readable: it was read above
     key = _KEYS.get(dataset, "label_content")
     for sample in samples:
         row = result.rows[sample.row]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from crab_lightning.builder.statistics import Statistics
 from crab_lightning.builder.statistics_figures import draw_figures
+from crab_lightning.files import replace_json, replace_text
 from crab_lightning.templates import render
 
 PAGE = "statistics.html"
@@ -28,8 +28,8 @@ def write_statistics(statistics: Statistics, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     pictures = draw_figures(statistics, folder)
     page, numbers = folder / PAGE, folder / NUMBERS
-    page.write_bytes(page_text(statistics, pictures).encode())
-    numbers.write_bytes((json.dumps(statistics.jsonable(), indent=1, ensure_ascii=False) + "\n").encode())
+    replace_text(page, page_text(statistics, pictures))
+    replace_json(numbers, statistics.jsonable(), indent=1)
     return [page, numbers, *(path for _, path in pictures)]
 
 

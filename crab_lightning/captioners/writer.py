@@ -12,6 +12,7 @@ from typing import Any
 
 from crab_lightning.captioners.base import Captioner, CaptionerError
 from crab_lightning.captioners.clips import Clip
+from crab_lightning.files import read_json, replace_json, replace_text
 
 Progress = Callable[[str, int, int], None]
 
@@ -104,7 +105,7 @@ def _same_settings(out: Path, captioner: Captioner) -> None:
                 f"{out} holds captions, and {beside.name}, which says how they were made, is missing. Name "
                 "another --out"
             )
-        found = json.loads(beside.read_text(encoding="utf-8"))
+        found = read_json(beside, "Name another --out")
         if changed := [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]:
             key = changed[0]
             raise CaptionerError(
@@ -112,7 +113,7 @@ def _same_settings(out: Path, captioner: Captioner) -> None:
                 f" the earlier value, or name another --out"
             )
         return
-    beside.write_text(json.dumps(wanted, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    replace_json(beside, wanted, indent=1)
 
 
 def _read_rows(out: Path) -> dict[str, Any]:
@@ -140,7 +141,4 @@ def _put_in_order(out: Path, rows: dict[str, Any], order: Sequence[str]) -> None
     wanted = [name for name in order if name in rows] + [name for name in rows if name not in asked]
     if wanted == list(rows):
         return
-    fresh = out.with_name(out.name + ".new")
-    lines = [json.dumps(rows[name], ensure_ascii=False) + "\n" for name in wanted]
-    fresh.write_text("".join(lines), encoding="utf-8")
-    fresh.replace(out)
+    replace_text(out, "".join(json.dumps(rows[name], ensure_ascii=False) + "\n" for name in wanted))

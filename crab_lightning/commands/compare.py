@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from crab_lightning.commands.file_arguments import file_to_write
 from crab_lightning.commands.help_text import DefaultsShown, Options
 from crab_lightning.configuration.files import read_yaml
+from crab_lightning.files import replace_text
 
 if TYPE_CHECKING:
     from crab_lightning.metrics.scale import Scale
@@ -104,8 +105,7 @@ def run(words: Sequence[str]) -> None:
     if args.out is None:
         print(text)
     else:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text + "\n", encoding="utf-8")
+        replace_text(args.out, text + "\n")
         print(f"Wrote {args.out}")
 
 

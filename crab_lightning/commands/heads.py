@@ -13,6 +13,7 @@ import yaml
 
 from crab_lightning.commands.file_arguments import folder_to_write
 from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.files import replace_text
 
 
 def parser() -> argparse.ArgumentParser:
@@ -88,13 +89,13 @@ def run(words: Sequence[str]) -> None:
             callbacks.append({"class_path": "crab_lightning.studies.heads.DropHead", "init_args": drop})
         path = home / f"{place.name}.yaml"
         own = config | {"trainer": (config.get("trainer") or {}) | {"callbacks": callbacks or None}}
-        path.write_text(yaml.safe_dump(own, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        replace_text(path, yaml.safe_dump(own, sort_keys=False, allow_unicode=True))
         where = ["--config", str(path), "--ckpt_path", str(checkpoint), "--run.folder", str(place)]
         trainer.run(["test", *where, *rest])
         gc.collect()  # the next test loads the model again
     table = comparison([replace(find_results(home / n.replace(" ", "-")), name=n) for n in names])
     table.title = f"{table.title}; heads dropped in {'all layers' if args.modules == '*' else args.modules}"
     for ending, form in (("md", to_markdown), ("csv", to_csv)):
-        (home / f"heads.{ending}").write_text(form(table) + "\n", encoding="utf-8")
+        replace_text(home / f"heads.{ending}", form(table) + "\n")
     print(to_text(table))
     print(f"\nWrote {home / 'heads.md'} and heads.csv")

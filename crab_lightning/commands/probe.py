@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import folder_to_write
 from crab_lightning.commands.help_text import Options
+from crab_lightning.files import read_json, replace_json, replace_text
 
 if TYPE_CHECKING:
     from crab_lightning.reports.runs import FinishedRun
@@ -93,9 +93,8 @@ def summarise(home: Path) -> None:
     table.title = "Scores in percent with each sense as it is, taken away or misled"
     _add_majority(table, runs[0])
     print(to_text(table))
-    (home / "probe.md").write_text(to_markdown(table) + "\n", encoding="utf-8")
-    content = json.dumps(dependence(runs), indent=2, allow_nan=False)
-    (home / "probe.json").write_text(content + "\n", encoding="utf-8")
+    replace_text(home / "probe.md", to_markdown(table) + "\n")
+    replace_json(home / "probe.json", dependence(runs))
     print(f"\nWrote {home / 'probe.md'} and probe.json")
 
 
@@ -160,4 +159,5 @@ def _is_complete(folder: Path) -> bool:
     path = folder / "metrics.json"
     if not path.is_file() or (folder / "predictions" / ".parts-test").exists():
         return False
-    return bool(json.loads(path.read_text(encoding="utf-8")).get("test", {}).get("whole_split"))
+    content = read_json(path, "Remove it; `probe` then makes this condition again")
+    return bool(content.get("test", {}).get("whole_split"))

@@ -9,6 +9,7 @@ from typing import Any
 
 from crab_lightning.commands.trainer import one_config
 from crab_lightning.configuration.files import ConfigError
+from crab_lightning.files import read_json
 
 
 def fit(
@@ -50,7 +51,7 @@ def run_test(run: str | Path, settings: Mapping[str, Any] | None = None) -> dict
         FileNotFoundError: If there is no such run.
     """
     folder = _run("test", ["--ckpt_path", str(run)], dict(settings or {}))
-    content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    content = read_json(folder / "metrics.json", "Test the run again")
     found: dict[str, dict[str, Any]] = content["test"]["datasets"]
     return found
 

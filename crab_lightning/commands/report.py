@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from crab_lightning.commands.file_arguments import file_to_write
 from crab_lightning.commands.help_text import DefaultsShown, Options
 from crab_lightning.configuration.files import read_yaml
+from crab_lightning.files import replace_text
 
 if TYPE_CHECKING:
     from crab_lightning.reports.page import Card, DatasetPart, Still
@@ -78,7 +79,7 @@ def run(words: Sequence[str]) -> None:
     out: Path = args.out or run.folder / "report.html"
     out.parent.mkdir(parents=True, exist_ok=True)
     text = render(page)
-    out.write_text(text, encoding="utf-8")
+    replace_text(out, text)
     print(f"Wrote {out} ({len(text.encode()) / 2**20:.2f} MiB)")
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from crab_lightning.commands.file_arguments import folder_to_write
 from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.files import replace_json
 
 
 def parser() -> argparse.ArgumentParser:
@@ -81,7 +81,7 @@ def run(words: Sequence[str]) -> None:
         "tokens": likes.best(),
         "entropy": {str(k): v for k, v in found.entropy().items()},
     }
-    (out / "routes.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    replace_json(out / "routes.json", content, indent=1)
     for name, figure in routes_pictures(found).items():
         figure.savefig(out / f"{name}.png", dpi=130)
     heads = [f"head {i + 1}" for i in range(found.heads)]

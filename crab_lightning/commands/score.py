@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from crab_lightning.commands.file_arguments import folder_to_write
 from crab_lightning.commands.help_text import DefaultsShown, Options
 from crab_lightning.data.manifests.files import ANNOTATIONS
+from crab_lightning.files import read_json, replace_json, replace_text
 
 if TYPE_CHECKING:
     from crab_lightning.data import AVDataModule
@@ -216,18 +217,18 @@ def write_run(
     from crab_lightning.evaluation.scores import mean_headline
 
     path = folder / "metrics.json"
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    remedy = "Remove it, or give another --out"
+    content: dict[str, Any] = read_json(path, remedy) if path.is_file() else {}
     test = content.setdefault("test", {"datasets": {}, "scored_without_model": {}, "whole_split": True})
     test["datasets"][dataset] = result
     test.setdefault("scored_without_model", {})[dataset] = options
     test["whole_split"] = test["whole_split"] and whole
     names = {"headline": "strict", "headline_valid_only": "valid_only", "headline_majority": "majority"}
     test["mean"] = {name: mean_headline(test["datasets"], protocol) for name, protocol in names.items()}
-    (folder / "predictions").mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    replace_json(path, content)
     if lines:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        (folder / "predictions" / f"{dataset}.jsonl").write_text(text, encoding="utf-8")
+        replace_text(folder / "predictions" / f"{dataset}.jsonl", text)
 
 
 def _majority(task: Task[Any], train: Sequence[Sample], spec: DatasetSpec) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from functools import partial
@@ -17,6 +16,7 @@ from crab_lightning.commands.file_arguments import (
     model_folder,
 )
 from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.files import replace_json
 
 if TYPE_CHECKING:
     from crab_lightning.structures import Prediction
@@ -127,7 +127,7 @@ def run(words: Sequence[str]) -> None:
 
     save_figure(figure, args.out / "overlay.png")
     Image.fromarray(mask.numpy().astype(np.uint8) * 255).save(args.out / "mask.png")
-    (args.out / "answer.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    replace_json(args.out / "answer.json", record, indent=1)
     print(answer.text)
     print(f"{args.out}: overlay.png, mask.png ({record['mask_pixels']:,} pixels), answer.json")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import json
 import sys
 import tempfile
 import time
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import check_files, config_file, folder_to_write, model_folder
 from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.files import replace_json, replace_text
 
 if TYPE_CHECKING:
     from crab_lightning.commands.showcase_page import Lane, Panel, Showcase
@@ -201,11 +201,10 @@ def run(words: Sequence[str]) -> None:
             raise ValueError(f"no task could be asked about {args.video}: {panels[0].why_not}")
         show = gather(args, panels)
         save_figure(page_figure(show), args.out / "showcase.png")
-        (args.out / "showcase.html").write_text(html_page(show), encoding="utf-8")
+        replace_text(args.out / "showcase.html", html_page(show))
     records = [panel.record() for panel in panels]
     content = {"video": str(args.video), "checkpoint": str(args.checkpoint), "answers": records}
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    (args.out / "showcase.json").write_text(text + "\n", encoding="utf-8")
+    replace_json(args.out / "showcase.json", content, indent=1)
     asked = sum(not panel.why_not for panel in panels)
     print(
         f"{args.out}: showcase.png, showcase.html and showcase.json, {asked} of {len(panels)} questions asked"

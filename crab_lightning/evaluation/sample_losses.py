@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from crab_lightning.files import read_json, replace_json
 from crab_lightning.runs.folder_callback import folder_of
 from crab_lightning.structures import Batch
 
@@ -61,11 +61,7 @@ class SampleLosses(Callback):
             for dataset, found in part.items():
                 merged.setdefault(dataset, {}).update(found)
         content = {name: dict(sorted(merged[name].items())) for name in sorted(merged)}
-        path = self._folder / FILE_NAME
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(content, indent=0) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        replace_json(self._folder / FILE_NAME, content, indent=0)
 
 
 def read_sample_losses(folder: Path) -> dict[str, dict[str, tuple[float, int]]]:
@@ -73,5 +69,6 @@ def read_sample_losses(folder: Path) -> dict[str, dict[str, tuple[float, int]]]:
     path = folder / FILE_NAME
     if not path.is_file():
         return {}
-    content: dict[str, dict[str, tuple[float, int]]] = json.loads(path.read_text(encoding="utf-8"))
+    remedy = "Remove it; the next validation of the run writes it anew"
+    content: dict[str, dict[str, tuple[float, int]]] = read_json(path, remedy)
     return content

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from crab_lightning.files import replace_json
 from crab_lightning.inference.question import make_sample, put
 from crab_lightning.media import VideoClip, probe, read_audio, read_video, write_video
 from crab_lightning.segmentation import Prompt, Sam2Tracker
@@ -64,8 +64,7 @@ def follow(args: argparse.Namespace, model: Any, data: Any, name: str, task: Seg
         "asked": records,
         "mask_pixels": masks.flatten(1).sum(1).tolist(),
     }
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    (args.out / "answer.json").write_text(text + "\n", encoding="utf-8")
+    replace_json(args.out / "answer.json", content, indent=1)
     for record in records:
         print(f"{record['time_s']:.1f} s: {record['answer']}" + _remark(record))
     found = int(masks.flatten(1).any(1).sum())

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crab_lightning.files import read_json
+
 Split = str
 
 
@@ -135,7 +137,9 @@ def find_results(path: Path, split: Split = "test") -> FinishedRun:
 def _results_in(folder: Path) -> dict[str, Any]:
     """Return the results of a run folder by split."""
     path = folder / "metrics.json"
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    content = read_json(path, "Test the run again, or remove the file") if path.is_file() else {}
+    if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
+        raise ValueError(f"{path} does not hold the results of a run, by split")
     return content
 
 

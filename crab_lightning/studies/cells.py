@@ -20,6 +20,7 @@ import yaml
 
 from crab_lightning import __version__
 from crab_lightning.configuration.files import ConfigError
+from crab_lightning.files import read_json, replace_json, replace_text
 from crab_lightning.studies.study import Cell
 
 CONFIG, STATE, LOCK, LOG = "cell.yaml", "cell.json", "cell.lock", "cell.log"
@@ -117,7 +118,7 @@ def run_cell(cell: Cell, command: Command) -> None:
             return
         before = 0.0 if content is None else float(content.get("seconds", 0.0))
         config = yaml.safe_dump(dict(cell.config), sort_keys=False, allow_unicode=True)
-        (cell.folder / CONFIG).write_text(config, encoding="utf-8")
+        replace_text(cell.folder / CONFIG, config)
         began = time.perf_counter()
 
         def write(state: str, **more: Any) -> None:
@@ -182,15 +183,12 @@ def _read(cell: Cell) -> dict[str, Any] | None:
     path = cell.folder / STATE
     if not path.is_file():
         return None
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_json(path, f"Remove the folder {cell.folder} to make the cell anew")
     return content
 
 
 def _write(cell: Cell, content: Mapping[str, Any]) -> None:
-    path = cell.folder / STATE
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    replace_json(cell.folder / STATE, dict(content), indent=1)
 
 
 def _folder_of(row: Mapping[str, Any]) -> str:

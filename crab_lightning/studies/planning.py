@@ -18,6 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from crab_lightning.configuration.files import merge
 from crab_lightning.data import AVDataModule
+from crab_lightning.files import read_json, replace_json
 from crab_lightning.reports.tables import PlainTable, to_text
 from crab_lightning.structures import Split
 from crab_lightning.studies.cells import Command, state_of
@@ -95,8 +96,8 @@ class StepTimer(Callback):
         self._write()
 
     def _write(self) -> None:
-        before = json.loads(self.path.read_text()) if self.path.is_file() else {}
-        self.path.write_text(json.dumps(before | {k: v for k, v in self.found.items() if v}))
+        before = read_json(self.path, "Remove it") if self.path.is_file() else {}
+        replace_json(self.path, before | {k: v for k, v in self.found.items() if v})
 
 
 def measure(

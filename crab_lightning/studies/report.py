@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from crab_lightning import __version__
+from crab_lightning.files import replace_bytes, replace_text
 from crab_lightning.reports.tables import PlainTable, to_csv, to_latex, to_markdown, to_text
 from crab_lightning.studies import figures, tables
 from crab_lightning.studies.conflicts import ArmConflict, PairTransfer, arm_conflicts, pair_transfers
@@ -201,17 +202,17 @@ def write_report(study: Study, out: Path, *, resamples: int = 2000, seed: int = 
     made = report_tables(results)
     for name, table in made.items():
         for ending, form in (("csv", to_csv), ("tex", to_latex), ("md", to_markdown)):
-            (out / f"{name}.{ending}").write_text(form(table) + "\n", encoding="utf-8")
-    (out / "gains.csv").write_text(tables.raw_csv(results.transfers), encoding="utf-8")
+            replace_text(out / f"{name}.{ending}", form(table) + "\n")
+    replace_text(out / "gains.csv", tables.raw_csv(results.transfers))
     pictures = {}
     drawn = report_figures(results)
     for name, figure in drawn.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=130)
         pictures[name] = buffer.getvalue()
-        (out / f"{name}.png").write_bytes(pictures[name])
+        replace_bytes(out / f"{name}.png", pictures[name])
     page = _page(results, made, pictures, resamples, seed)
-    (out / "index.html").write_text(page, encoding="utf-8")
+    replace_text(out / "index.html", page)
     _write_board(results, drawn, out)
     return "\n\n".join(to_text(table) for table in made.values())
 

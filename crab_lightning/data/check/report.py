@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
+from crab_lightning.files import replace_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -113,10 +113,7 @@ class CheckReport:
 
     def write(self, path: Path) -> None:
         """Write the JSON; the file is there whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
+        replace_json(path, self.to_json(), indent=1)
 
     def print(self, console: Console) -> None:
         """Print a row for each manifest, then each sort of problem with its first cases."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from crab_lightning.files import replace_json, replace_text
 from crab_lightning.media import write_audio
 from crab_lightning.mini.world.datasets import make_item
 from crab_lightning.mini.world.item import clip_name
@@ -85,6 +86,6 @@ def write_captions(root: Path | str, count: int, seed: int = 0) -> Path:
             wave = render_audio(scene)[: CLIP_S * SAMPLE_RATE_HZ]
             write_audio(sound, np.asarray(wave), SAMPLE_RATE_HZ)
         sounds.append({"audio": f"sounds/{sound.name}", "caption": caption_sound(scene)})
-    (folder / "pictures.json").write_text(json.dumps(pictures, indent=1) + "\n", encoding="utf-8")
-    (folder / "sounds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sounds), encoding="utf-8")
+    replace_json(folder / "pictures.json", pictures, indent=1)
+    replace_text(folder / "sounds.jsonl", "".join(json.dumps(row) + "\n" for row in sounds))
     return folder

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from crab_lightning.files import replace_json
 from crab_lightning.media import write_audio, write_video
 from crab_lightning.mini.world.families.events import CLIP_S, TIME_STEP_S
 from crab_lightning.mini.world.item import FPS, clip_name
@@ -92,7 +92,7 @@ def write_long_clips(root: Path | str, train: int, test: int, seed: int = 0) -> 
             scene, stem = long_scene(split, index, seed), clip_name(seed, FOLDER, split, index)
             _write(folder, stem, scene)
             rows.append(_row(stem, scene))
-        (folder / f"{split}.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        replace_json(folder / f"{split}.json", rows, indent=1)
     return folder
 
 

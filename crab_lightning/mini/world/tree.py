@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from crab_lightning.files import read_json, replace_bytes
 from crab_lightning.media import write_audio, write_video
 from crab_lightning.mini.world.annotations import official_annotations
 from crab_lightning.mini.world.datasets import DATASETS, TEST_FRACTION, make_item, row_of, share_out
@@ -112,7 +113,7 @@ def _claim_root(root: Path, claim: dict[str, Any], overwrite: bool) -> None:
     if root.exists() and not root.is_dir():
         raise FileExistsError(f"root {root} is a file; name a folder")
     if mark.is_file():
-        found = json.loads(mark.read_text(encoding="utf-8"))
+        found = read_json(mark, f"Remove the folder {root}, and make the data anew")
         same = {k: found.get(k) for k in claim} == json.loads(json.dumps(claim))
         if not same and not overwrite:
             raise FileExistsError(
@@ -137,7 +138,7 @@ def _json(value: Any) -> str:
 
 def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.encode())  # not write_text: the same line ends on every system
+    replace_bytes(path, text.encode())  # not write_text: the same line ends on every system
 
 
 def _unique_files(items: Iterable[Item]) -> list[tuple[MediaFile, ...]]:
