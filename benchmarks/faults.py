@@ -184,6 +184,9 @@ def run_faults(root: Path, work: Path, kills: int) -> Iterator[tuple[str, Found]
         yield f"SIGKILL in {where}, {kills} times", faults.kill_runs(runs, where, kills)
     yield f"SIGKILL in testing, {kills} times", faults.kill_tests(runs, kills)
     yield "disk full while saving", faults.fill_disk(runs)
+    yield "disk full from the start", faults.full_from_the_start(runs)
+    yield "two runs into one folder", faults.two_at_once(runs)
+    yield from faults.stop_runs(runs)
     yield from faults.damage_checkpoints(runs)
 
 

@@ -156,6 +156,90 @@ def fill_disk(runs: Runs) -> Found:
     )
 
 
+def stop_runs(runs: Runs) -> Iterator[tuple[str, Found]]:
+    """Stop a run in the ways that are not its own fault, each once, and let the same command take it up."""
+
+    def taken_up(name: str, status: int | None, said: str) -> Found:
+        assert status not in (0, None), runs.log(name)[-3000:]
+        assert said in runs.log(name), runs.log(name)[-3000:]
+        saved = runs.state(name)["global_step"]
+        assert runs.wait(runs.fit(runs.folder(name))) == 0, runs.log(name)[-3000:]
+        what = f'ended by itself with step {saved} saved, saying "{said}"; taken up by the same command'
+        return what, "weights differ" if runs.differs(name) else "nothing"
+
+    name = "hangup"
+    child = runs.fit(runs.folder(name))
+    runs.wait_for_saves(name)
+    os.kill(child, signal.SIGHUP)
+    yield "SIGHUP, a dropped connection", taken_up(name, runs.wait(child), "Resume with")
+
+    name = "loaders"
+    child = runs.fit(runs.folder(name), "--data.num_workers=2")
+    runs.wait_for_saves(name)
+    for process in children_of(child):
+        os.kill(process, signal.SIGKILL)
+    yield "SIGKILL to the processes that load data", taken_up(name, runs.wait(child), "which loads data, was")
+
+    name = "spoiled"
+    status = runs.wait(runs.fit(runs.folder(name), before=spoil_step))
+    yield "a loss that is not a number, step 4", taken_up(name, status, "step 4: the loss is not finite")
+
+
+def two_at_once(runs: Runs) -> Found:
+    """Start a second run into a folder in which one is at work."""
+    name = "shared"
+    first = runs.fit(runs.folder(name))
+    runs.wait_for_saves(name)
+    status = runs.wait(runs.fit(runs.folder(name)))
+    assert status not in (0, None)
+    assert "is in use" in runs.log(name), runs.log(name)[-3000:]
+    assert runs.wait(first) == 0, runs.log(name)[-3000:]
+    what = "the second is refused, the first process is named; the first ends as if it were alone"
+    return what, "weights differ" if runs.differs(name) else "nothing"
+
+
+def full_from_the_start(runs: Runs) -> Found:
+    """Let every write of a run fail, as on a disk without any room."""
+
+    def limited() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        _near, far = os.pipe()  # its own words are no files
+        os.dup2(far, 1)
+        os.dup2(far, 2)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    folder = runs.folder("no_room")
+    assert runs.wait(runs.fit(folder, before=limited)) not in (0, None)
+    left = [path.name for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    assert runs.wait(runs.fit(folder)) == 0, runs.log("no_room")[-3000:]
+    what = (
+        f"the run ends and leaves {', '.join(left) or 'nothing'}; with room again, the same command does it"
+    )
+    return what, "weights differ" if runs.differs("no_room") else "nothing"
+
+
+def spoil_step() -> None:
+    """Make the loss of a process's fourth step not a number."""
+    from crab_lightning.runs.nonfinite import NonFiniteSteps
+
+    begin = NonFiniteSteps.on_train_batch_start
+
+    def spoiled(self: Any, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        begin(self, trainer, pl_module, batch, batch_idx)
+        if trainer.global_step == 3:
+            for value in batch.inputs.values():
+                if isinstance(value, torch.Tensor) and value.is_floating_point():
+                    value.fill_(math.nan)
+
+    NonFiniteSteps.on_train_batch_start = spoiled  # type: ignore[method-assign]
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the ids of a process's children."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+
+
 def damage_checkpoints(runs: Runs) -> Iterator[tuple[str, Found]]:
     def flip(path: Path) -> None:
         data = bytearray(path.read_bytes())
