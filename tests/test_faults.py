@@ -79,7 +79,7 @@ def test_run_of_two_devices_whose_second_process_is_killed_says_how_to_go_on(
     done = subprocess.run(
         [sys.executable, REPO / "cli.py", *words],
         env={**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, check=False, timeout=240,
+        capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode not in (0, None)
     said = done.stdout + done.stderr

@@ -257,7 +257,7 @@ class TrainLoader(BatchLoader):
             _log.warning("%s. What the present step lacks is loaded without it.", err)
             self.batches.load_state_dict(self.batches.state_dict(self._step))
             for draws in self.batches:
-                yield self._collate([self.dataset[draw] for draw in draws])
+                yield self._collate(self.dataset.__getitems__(draws))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the epoch, equal on all processes."""
