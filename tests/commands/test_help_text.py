@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from crab_lightning.commands import main
+from crab_lightning.program import told
 
 
 @pytest.mark.parametrize(
@@ -28,3 +31,25 @@ def test_shortened_option_is_refused_by_name(
         status = stop.code
     assert status == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("started", "shown"),
+    [
+        ("/usr/bin/crab-lightning", "crab-lightning"),
+        ("C:/venv/Scripts/crab-lightning.exe", "crab-lightning"),
+        ("/site-packages/crab_lightning/__main__.py", "python -m crab_lightning"),
+        ("cli.py", "python cli.py"),
+        ("../my work/cli.py", "python '../my work/cli.py'"),
+    ],
+)
+def test_program_is_named_as_it_was_started(
+    started: str, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [started])
+    assert told("run `python cli.py test`") == f"run `{shown} test`"
+    assert main([]) == 0
+    assert f"`{shown} COMMAND --help` explains a command" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["report", "--zzzz"])
+    assert f"`{shown} report --help` says more" in capsys.readouterr().err

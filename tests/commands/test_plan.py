@@ -25,6 +25,17 @@ def test_run_that_does_not_fit_is_told_what_to_turn(capsys: pytest.CaptureFixtur
     assert "--data.batch_size 2 and trainer.accumulate_grad_batches 4: " in text
 
 
+def test_changes_that_fit_together_are_shown_where_none_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*OMNI, "--memory", "24"]) == 0
+    text = capsys.readouterr().out
+    assert "These fit together, with 15.8 GB:" in text
+    shown = [line for line in text.splitlines() if "--model.init_args.adapter.rank 16 " in line]
+    assert main([*OMNI, "--memory", "24", *shown[0].split()]) == 0
+    assert "It fits" in capsys.readouterr().out
+    assert main([*OMNI, "--memory", "1"]) == 0
+    assert "None of this is enough" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [

@@ -225,6 +225,11 @@ def test_folder_in_the_place_of_a_file_is_named(
         "fit --config demo.yaml --data.root MINI --run.folder BAD",
         "model tiny --out BAD",
         "data mini --root BAD",
+        "data check --root MINI --only ave --workers 0 --json BAD/found.json",
+        "data cache --root MINI --only ave --workers 0 --cache BAD",
+        "build stats --root MINI --only ave --out BAD",
+        "probe RUN --out BAD",
+        "showcase --video CLIP --checkpoint RUN --out BAD",
     ],
 )
 def test_place_without_right_to_write_is_named(

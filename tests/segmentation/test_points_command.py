@@ -129,5 +129,9 @@ def test_empty_and_missing_masks_are_said(
     find_mask(second).unlink()  # type: ignore[union-attr]
     assert main(["data", "points", "--root", str(root), "--only", "s4"]) == 1
     assert "train.json, row 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["data", "points", "--root", str(root), "--datasets", "ave"])  # the old name
+    assert "--datasets is the old name of --only" in (said := capsys.readouterr().err)
+    assert "--only names ave; there are: s4, ms3, ref_avs, arig" in said
     assert main(["data", "points", "--root", str(tmp_path)]) == 1
     assert "there is no AVUIE_2/<dataset>/train.json of s4, ms3, ref_avs, arig" in capsys.readouterr().err
