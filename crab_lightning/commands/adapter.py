@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import folder_to_write
-from crab_lightning.commands.help_text import Options
+from crab_lightning.commands.help_text import Options, positive
 
 if TYPE_CHECKING:
     from crab_lightning.adapters.released_table import ThinkerSizes
@@ -41,8 +41,12 @@ def convert(words: Sequence[str]) -> None:
         help="leave out adapters whose matrix B is zero, which have no effect",
     )
     add("--base", help=f"folder or hub name of a base model of another size (default: {_HUB_BASE})")
-    add("--rank", type=int, help=f"rank of the adapters in the file (default: {RELEASED_RANK})")
-    add("--heads", type=int, help=f"number of heads of the adapters in the file (default: {RELEASED_HEADS})")
+    add("--rank", type=positive, help=f"rank of the adapters in the file (default: {RELEASED_RANK})")
+    add(
+        "--heads",
+        type=positive,
+        help=f"number of heads of the adapters in the file (default: {RELEASED_HEADS})",
+    )
     add(
         "--alpha",
         type=float,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crab_lightning.commands.file_arguments import check_files, check_picture, config_file, file_to_write
-from crab_lightning.commands.help_text import Options
+from crab_lightning.commands.help_text import Options, positive
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--batch",
-        type=int,
+        type=positive,
         default=8,
         help="with --folder: number of clips that are answered at the same time",
     )
@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="PAGE.html",
         help="write a page that shows which head of I-LoRA worked on which token of the question and answer",
     )
-    add("--max_new_tokens", type=int, help="longest answer, in tokens; the run's setting when left out")
+    add("--max_new_tokens", type=positive, help="longest answer, in tokens; the run's setting when left out")
     add("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
     add("--json", action="store_true", help="print only one JSON object for each answer")
     return made

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crab_lightning.commands.help_text import DefaultsShown, Options, add_only
+from crab_lightning.commands.help_text import DefaultsShown, Options, add_only, positive
 from crab_lightning.commands.step_bar import StepBar
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="height and width of the frames in pixels; the value in the dataset's row when left out",
     )
-    add("--max-new-tokens", type=int, default=512, metavar="N", help="longest text in tokens")
+    add("--max-new-tokens", type=positive, default=512, metavar="N", help="longest text in tokens")
     add(
         "--temperature",
         type=float,
@@ -131,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--parallel",
-        type=int,
+        type=positive,
         default=8,
         metavar="N",
         help="number of requests that are sent at the same time",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.commands.help_text import DefaultsShown, Options, positive
 
 if TYPE_CHECKING:
     from crab_lightning.captioners import Captioner
@@ -61,11 +61,11 @@ def parser() -> argparse.ArgumentParser:
         default="Describe this audio in one sentence.",
         help="question that is asked about each sound",
     )
-    add("--max-new-tokens", type=int, default=100, metavar="N", help="longest caption in tokens")
+    add("--max-new-tokens", type=positive, default=100, metavar="N", help="longest caption in tokens")
     add("--limit", type=int, metavar="N", help="describe the first N sounds only")
     add(
         "--batch-size",
-        type=int,
+        type=positive,
         default=8,
         metavar="N",
         help="number of sounds that Qwen2-Audio describes at the same time",
@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--parallel",
-        type=int,
+        type=positive,
         default=4,
         metavar="N",
         help="number of requests that are sent to an endpoint at the same time",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import file_to_write
-from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.commands.help_text import DefaultsShown, Options, positive
 from crab_lightning.configuration.files import read_yaml
 from crab_lightning.files import replace_text
 
@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--out", type=file_to_write, help="file to write the table to; the table is printed when left out")
     add("--seed", type=int, default=0, help="seed of the bootstrap")
-    add("--resamples", type=int, default=10_000, help="number of resamples of the bootstrap")
+    add("--resamples", type=positive, default=10_000, help="number of resamples of the bootstrap")
     return made
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import file_to_write
-from crab_lightning.commands.help_text import DefaultsShown, Options, add_only
+from crab_lightning.commands.help_text import DefaultsShown, Options, add_only, positive
 from crab_lightning.commands.step_bar import StepBar
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def mini(words: Sequence[str]) -> None:
         required=True,
         help="data root to write; it must be new, empty, or from an interrupted command",
     )
-    add("--clips", type=int, default=400, help="total number of recordings in all datasets and splits")
+    add("--clips", type=positive, default=400, help="total number of recordings in all datasets and splits")
     add("--seed", type=int, default=0, help="seed of everything that is random")
     add(
         "--workers",

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from crab_lightning.commands.file_arguments import config_file, folder_to_write
-from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.commands.help_text import DefaultsShown, Options, positive
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,8 +38,8 @@ def parser() -> argparse.ArgumentParser:
         help="end each question with an explanation of how to write the answer, and read answers leniently, "
         "for models that were not trained on these tasks; the results say so",
     )
-    add("--parallel", type=int, default=8, help="number of requests that are sent at the same time")
-    add("--max_new_tokens", type=int, default=512, help="longest answer in tokens")
+    add("--parallel", type=positive, default=8, help="number of requests that are sent at the same time")
+    add("--max_new_tokens", type=positive, default=512, help="longest answer in tokens")
     add("--folder", type=folder_to_write, help="run folder; runs/endpoint/NAME of the model when left out")
     return made
 

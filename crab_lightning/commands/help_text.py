@@ -41,11 +41,32 @@ class Options(argparse.ArgumentParser):
                 close = get_close_matches(name, self._option_string_actions, 1)
                 hint = f" (did you mean {close[0]}?)" if close else ""
                 self.error(f"there is no option {name}{hint}")
-        return super().parse_args(args, namespace)
+        found = super().parse_args(args, namespace)
+        for action in self._actions:
+            if action.type in (int, float, positive):
+                self._check_number(action, getattr(found, action.dest, None))
+        return found
+
+    def _check_number(self, action: argparse.Action, value: Any) -> None:
+        """Refuse what no option means: numbers below 0, and those that are not finite."""
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, (int, float)) and not 0 <= number < float("inf"):
+                self.error(f"{'/'.join(action.option_strings)} is {number}; it is a number from 0 up")
 
     def error(self, message: str) -> Never:
         """End the command with one line, without the usage of all options."""
         self.exit(2, f"error: {message}; `{told(f'python {self._plain} --help')}` says more\n")
+
+
+def positive(text: str) -> int:
+    """Return a number of things, as ``type`` of an option.
+
+    Raises:
+        ArgumentTypeError: If it is none, or below 1.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
 
 
 class DefaultsShown(argparse.ArgumentDefaultsHelpFormatter):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from crab_lightning.commands.file_arguments import folder_to_write
-from crab_lightning.commands.help_text import Options
+from crab_lightning.commands.help_text import Options, positive
 
 # Sizes, maker, and how the folder is named in a config, of each paradigm.
 _TINY = {
@@ -178,8 +178,8 @@ def encoders(words: Sequence[str]) -> None:
     )
     add = parser.add_argument
     add("--folder", type=Path, required=True, help="folder that contains clip/ and beats/")
-    add("--vision-steps", type=int, default=800, help="optimizer steps of CLIP, 12 pictures each")
-    add("--audio-steps", type=int, default=300, help="optimizer steps of BEATs, 10 clips of 4 s each")
+    add("--vision-steps", type=positive, default=800, help="optimizer steps of CLIP, 12 pictures each")
+    add("--audio-steps", type=positive, default=300, help="optimizer steps of BEATs, 10 clips of 4 s each")
     add("--seed", type=int, default=1, help="seed of the scenes")
     add(
         "--workers",

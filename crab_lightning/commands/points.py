@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crab_lightning.builder.points import SPATIAL
-from crab_lightning.commands.help_text import DefaultsShown, Options, add_only
+from crab_lightning.commands.help_text import DefaultsShown, Options, add_only, positive
 from crab_lightning.files import replace_file
 
 
@@ -36,7 +36,10 @@ def run(words: Sequence[str]) -> None:
     add("--root", type=Path, required=True, help="data root, the folder that holds AVUIE_2/")
     add_only(parser, f"datasets to change, of {', '.join(SPATIAL)}; all that are found when left out")
     add(
-        "--frame", type=int, default=224, help="side of the square frame that coordinates refer to, in pixels"
+        "--frame",
+        type=positive,
+        default=224,
+        help="side of the square frame that coordinates refer to, in pixels",
     )
     add("--max_iou", type=float, default=MAX_IOU, help="largest IoU of two inscribed circles")
     add(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crab_lightning.commands.file_arguments import folder_to_write
-from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.commands.help_text import DefaultsShown, Options, positive
 from crab_lightning.files import replace_json
 
 
@@ -23,8 +23,8 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("run", type=Path, metavar="RUN", help="a run folder")
     add("--split", choices=["test", "val", "train"], default="test", help="split whose samples are used")
-    add("--samples", type=int, default=32, help="number of samples of each dataset")
-    add("--batch-size", type=int, default=8, help="number of samples in one forward pass")
+    add("--samples", type=positive, default=32, help="number of samples of each dataset")
+    add("--batch-size", type=positive, default=8, help="number of samples in one forward pass")
     add("--texts", type=int, default=2, help="samples of each dataset whose text is shown with shading")
     add("--parquet", action="store_true", help="also write the routes as routes.parquet (needs pyarrow)")
     add("--device", default="auto", help="cpu, cuda, ...; `auto` uses a GPU if there is one")

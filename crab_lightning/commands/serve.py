@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from crab_lightning.commands.file_arguments import config_file
-from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.commands.help_text import DefaultsShown, Options, positive
 
 KEY_VARIABLE = "CRAB_API_KEY"
 _PAGE = "--page"
@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
         help="number of questions that may wait; further ones get status 429",
     )
     add("--max_body_mb", type=float, default=64.0, help="largest request in megabytes")
-    add("--max_new_tokens", type=int, help="longest answer in tokens; the run's setting when left out")
+    add("--max_new_tokens", type=positive, help="longest answer in tokens; the run's setting when left out")
     add("--timeout_s", type=float, default=300.0, help="longest time for one request in seconds")
     add("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
     return made

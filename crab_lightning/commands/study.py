@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import folder_to_write
-from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.commands.help_text import DefaultsShown, Options, positive
 
 if TYPE_CHECKING:
     from crab_lightning.studies.study import Study
@@ -55,7 +55,7 @@ def plan_parser() -> argparse.ArgumentParser:
     )
     _cells(made)
     made.add_argument(
-        "--jobs", type=int, default=1, help="number of cells that run at the same time, for the estimate"
+        "--jobs", type=positive, default=1, help="number of cells that run at the same time, for the estimate"
     )
     made.add_argument(
         "--steps",
@@ -91,8 +91,8 @@ def run_parser() -> argparse.ArgumentParser:
     )
     _cells(made)
     add = made.add_argument
-    add("--jobs", type=int, default=1, help="number of cells that run at the same time on this machine")
-    add("--threads", type=int, default=1, help="CPU threads of each cell")
+    add("--jobs", type=positive, default=1, help="number of cells that run at the same time on this machine")
+    add("--threads", type=positive, default=1, help="CPU threads of each cell")
     add("--devices", help="CUDA devices, one for each job, separated by commas, e.g. 0,1,2,3")
     add("--engine", choices=["local", "ray"], default="local", help="where cells run")
     add("--ray-address", help="address of a Ray cluster; `auto` uses the cluster of this machine")
@@ -182,7 +182,7 @@ def report_parser() -> argparse.ArgumentParser:
         type=folder_to_write,
         help="folder in which the report is written (default: report/ in the study's folder)",
     )
-    add("--resamples", type=int, default=2000, help="number of resamples of the bootstrap")
+    add("--resamples", type=positive, default=2000, help="number of resamples of the bootstrap")
     add("--seed", type=int, default=0, help="seed of the bootstrap")
     return made
 

@@ -154,7 +154,7 @@ class AVDataModule(lightning.LightningDataModule):
                 "val_generate_per_dataset": (val_generate_per_dataset, 0),
             },
         )
-        if temperature <= 0:
+        if not temperature > 0:
             raise ValueError(f"data.temperature is {temperature}; it must be above 0 (1 keeps the weights)")
         for key, value in (("cache_gb", cache_gb), ("load_timeout_s", load_timeout_s)):
             if value is not None and not 0 < value < float("inf"):

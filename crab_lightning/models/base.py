@@ -96,6 +96,10 @@ class AVModule(Answering):
         load_adapter: str | Path | None = None,
     ) -> None:
         super().__init__()
+        if max_new_tokens < 1:
+            raise ValueError(f"model.max_new_tokens is {max_new_tokens}; an answer has at least 1 token")
+        if not 0 <= warmup_share < 1:
+            raise ValueError(f"model.warmup_share is {warmup_share}; it is a share from 0 to below 1")
         self.load_adapter = None if load_adapter is None else Path(load_adapter)
         self.adapter = adapter
         if adapter is None and self.load_adapter is not None:

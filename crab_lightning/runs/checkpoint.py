@@ -69,6 +69,8 @@ class RunCheckpoint(Checkpoint):
         mode: Literal["min", "max"] | None = None,
         every_n_steps: int | None = None,
     ) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ValueError(f"checkpoint.every_n_steps is {every_n_steps}; it starts at 1")
         self.monitor = monitor
         self.mode = mode
         self.every_n_steps = every_n_steps
