@@ -9,7 +9,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +50,12 @@ def before_launcher_kills(say: Callable[[], None]) -> None:
     for thread in threading.enumerate():
         if type(thread).__name__ == "_ChildProcessObserver":
             observer: Any = thread
-            kill = observer._terminate_all
-            observer._terminate_all = lambda kill=kill: (say(), kill())
+            observer._terminate_all = partial(_say_first, say, observer._terminate_all)
+
+
+def _say_first(say: Callable[[], None], kill: Callable[[], None]) -> None:
+    say()
+    kill()
 
 
 def recomputing() -> bool:

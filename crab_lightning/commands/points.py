@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from crab_lightning.builder.points import SPATIAL
@@ -71,5 +72,5 @@ def run(words: Sequence[str]) -> None:
         text = json.dumps(result.rows, indent=1, ensure_ascii=False) + "\n"
         # A second call must not replace the released file by the first call's.
         first = None if kept.exists() else kept
-        replace_file(result.path, lambda part, text=text: part.write_text(text, encoding="utf-8"), first)
+        replace_file(result.path, partial(Path.write_text, data=text, encoding="utf-8"), first)
         print(f"Wrote {result.path}; the old one is {kept.name}")
