@@ -90,7 +90,7 @@ class CrabCLI(LightningCLI):
             save_config_callback=None,  # the run folder's begin writes it
             seed_everything_default=0,
             parser_kwargs={
-                "prog": told(f"cli.py {function}"),
+                "prog": f"cli.py {function}",  # as `told` finds it in what is refused
                 "usage": told(f"cli.py {function} {source} [--KEY VALUE ...]"),
                 "description": told(_ABOUT[function]),
                 "allow_abbrev": False,  # a misspelt key must not be taken for another
