@@ -53,18 +53,18 @@ Conversation = tuple[str | Media, ...]
 
 @dataclass(frozen=True)
 class AudioWindow:
-    """Which part of a waveform a dataset hears (AV-UIE v2 section 3).
+    """Which part of the sound the model gets (AV-UIE v2 section 3).
 
     Args:
         kind: ``units`` cuts the clip into ``units`` equal units and keeps them all; ``one_unit`` keeps
             the unit named by the sample; ``head`` keeps the first ``head_s`` seconds, zero-padded;
             ``strided`` keeps ``[t - before, t + after]`` units around every ``every``-th unit; ``all``
             keeps the clip as it is.
-        units: Number of equal units that the clip is cut into.
-        head_s: Seconds kept by ``head``.
-        every: Units between two windows of ``strided``.
-        before: Units kept before each window's centre by ``strided``.
-        after: Units kept after each window's centre by ``strided``.
+        units: Number of equal units into which the clip is cut.
+        head_s: Number of seconds that ``head`` keeps.
+        every: Number of units from one window of ``strided`` to the next.
+        before: Number of units that ``strided`` keeps before the centre of each window.
+        after: Number of units that ``strided`` keeps after the centre of each window.
     """
 
     kind: Literal["all", "units", "one_unit", "head", "strided"] = "units"
@@ -126,7 +126,7 @@ class DatasetSpec:
             ``clip_s``, which is 10.
         classes: Class names for closed-set tasks, in the metric's index order. Left out: the sorted
             names found in the manifests.
-        metrics: Names of the metrics to report, for tasks that know several.
+        metrics: Names of the metrics to report, for tasks with several metrics.
         turns: For rows with several turns (format ``messages``): whether the model is trained on ``every``
             answer of the assistant or only on the ``last``. Tests ask the last question, after the earlier
             turns.
@@ -167,10 +167,10 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class Windows:
-    """How a long clip is asked: window by window.
+    """Windows into which long clips are split.
 
     Args:
-        length_s: Length of a window in seconds; the length of the training clips is right.
+        length_s: Length of a window in seconds; use the length of the training clips.
         hop_s: Seconds from the start of a window to the start of the next one; ``length_s`` when left out.
 
     Raises:

@@ -99,12 +99,12 @@ class Conflict:
 
 
 class GradientConflict(Callback):
-    """Measures at chosen steps how well the gradients of every two datasets agree, and trains as without it.
+    """Measures how similar the gradients of every two datasets are, and does not change the training.
 
     For each dataset the gradient of the mean loss per target token of some fixed training samples is taken,
     from the same weights and without dropout, for A, for every head's B and for the router of some layers.
     The cosines between datasets go to ``conflict/step-<step>.npz`` of the run folder; their mean and the
-    share of pairs below zero go to the loggers as ``conflict/<part>/mean`` and
+    fraction of pairs below zero go to the loggers as ``conflict/<part>/mean`` and
     ``conflict/<part>/negative_share``. The weights, their gradients, the optimizer and all random numbers
     are left as they are. With fewer than two datasets there is nothing to measure.
 
@@ -112,12 +112,12 @@ class GradientConflict(Callback):
     layers' adapters for each dataset. Under DDP the first process measures and the others wait.
 
     Args:
-        at_steps: Optimizer steps after which to measure; 0 is before the first.
-        every_n_steps: Measure after every so many steps as well.
-        layers: Numbers of the layers to look at; left out, the first, the middle and the last.
-        samples: Training samples of each dataset.
-        batch_size: Samples in one pass.
-        seed: Chooses the samples.
+        at_steps: Optimizer steps after which it measures; 0 is before the first step.
+        every_n_steps: Also measure after every N steps.
+        layers: Numbers of the layers that are measured; the first, the middle and the last when left out.
+        samples: Number of training samples of each dataset.
+        batch_size: Number of samples in one forward pass.
+        seed: Seed of the choice of samples.
 
     Raises:
         ValueError: If a number is not valid, or the weights are sharded over processes.
@@ -219,8 +219,8 @@ def measured(
         module: An ``AVModule`` with adapters.
         data: Its data module.
         samples: Dataset -> samples with targets.
-        layers: Numbers of the layers to look at; left out, the first, the middle and the last.
-        batch_size: Samples in one pass.
+        layers: Numbers of the layers that are measured; the first, the middle and the last when left out.
+        batch_size: Number of samples in one forward pass.
         step: Noted in the result.
 
     Raises:

@@ -34,7 +34,7 @@ class MaskSheets(Callback):
     mask decoder have none. The first process draws, when the answers of all are written.
 
     Args:
-        each: Answers in each row of the sheet.
+        each: Number of answers in each row of the sheet.
     """
 
     def __init__(self, each: int = 3) -> None:

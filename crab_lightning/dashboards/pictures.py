@@ -33,22 +33,22 @@ ANSWER_COLUMNS = ("sample", "asked", "answer", "true", "verdict")
 
 
 class Pictures(Callback):
-    """Draws what the model sees, hears and answers, after each validation and each test.
+    """Draws frames, sound and answers of some samples after each validation and each test.
 
     To every logger that shows pictures, and as PNG under ``figures/<split>/step-<step>/`` of the run folder
     (a test: ``figures/test/``): a sheet of samples for each task, the same samples every time; confusion
     matrices of datasets with a closed set; a heat map of the routers. Answers of those samples also as a
     table of texts.
 
-    The first process draws, when a validation has ended, from the answers that the Evaluator wrote; training
-    steps pay nothing. The sheets of ten tasks and the heat map take 3 s of one CPU core, measured by
+    The first process draws after a validation, from the answers that the Evaluator wrote, so training steps
+    are not slower. The sheets of ten tasks and the heat map take 3 s of one CPU core, measured by
     ``benchmarks/evaluator.py``, and decoding the chosen clips once; the time is logged as
     ``<split>/pictures_s``.
 
     Args:
-        per_task: Samples drawn of each task, from as many of its datasets as there are.
-        routes: Samples of each dataset whose routes are recorded while their loss is computed; 0 for none.
-        seed: Chooses the samples.
+        per_task: Number of samples that are drawn for each task, taken from its datasets in turn.
+        routes: Number of samples of each dataset whose routes are recorded; 0 records none.
+        seed: Seed of the choice of samples.
     """
 
     def __init__(self, per_task: int = 3, routes: int = 8, seed: int = 0) -> None:

@@ -29,8 +29,8 @@ class RunProgress(ProgressBar):
     seconds, not every step. Without a terminal a line is printed every ``log_every_s`` seconds instead.
 
     Args:
-        every_s: Seconds between two updates of the bar.
-        log_every_s: Seconds between two lines when the output is not a terminal.
+        every_s: Number of seconds between two updates of the bar.
+        log_every_s: Number of seconds between two lines if the output is not a terminal.
     """
 
     def __init__(self, every_s: float = 0.5, log_every_s: float = 15.0) -> None:

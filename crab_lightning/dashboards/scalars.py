@@ -24,11 +24,11 @@ Layout = dict[str, dict[str, list[Any]]]
 
 
 class TrainScalars(Callback):
-    """Logs what was drawn and computed since the last logged step, every ``trainer.log_every_n_steps`` steps.
+    """Logs the mixture, padding, gradient norm and memory every ``trainer.log_every_n_steps`` steps.
 
-    The model logs losses, learning rate and speed; this adds what it does not know. Between logged steps it
-    counts on the CPU and keeps sums on the device, so nothing waits for the accelerator. Values go to the
-    loggers directly and describe the first process:
+    The model itself logs losses, learning rate and speed. Between logged steps this callback counts on the
+    CPU and keeps sums on the device, so nothing waits for the accelerator. Values go to the loggers directly
+    and describe the first process:
 
     - ``train/<task>/<dataset>/drawn`` and ``drawn_share``: samples drawn so far, resumes counted
     - ``train/padding_share``: places of the batches that hold no token

@@ -35,10 +35,10 @@ class OnError:
     """What to do about a clip that cannot be read.
 
     Args:
-        policy: ``fail`` stops the run; ``quarantine`` puts another sample of the same dataset and split in
-            its place, lists the broken one in the run folder and stops past the budget.
+        policy: ``fail`` stops the run; ``quarantine`` uses another sample of the same dataset and split
+            instead, lists the broken one in the run folder, and ends the run when too many are broken.
         max_share: Largest fraction of the samples of a dataset in one split that may be broken.
-        max_count: Largest number of them.
+        max_count: Largest number of samples that may be broken.
 
     Raises:
         ValueError: If a number is not valid.

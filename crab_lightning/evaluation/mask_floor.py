@@ -15,11 +15,12 @@ from crab_lightning.tasks.segmentation import Segmentation
 
 
 class SwappedAudioFloor(Callback):
-    """Puts every question of a task with a mask decoder a second time, with the sound of another clip.
+    """Asks every question of a task with a mask decoder a second time, with the sound of another clip.
 
     The masks of these answers are scored as ``<protocol>_floor_j`` and ``<protocol>_floor_f`` in the same
-    test, beside the model's own: what is left without listening. Costs a second answer to each of these
-    questions; ``probe`` does the same for all datasets, as a test of its own. A dataset with one recording,
+    test, beside those of the model. They show which score is possible without the right sound. This needs a
+    second answer to each of these questions. ``probe`` does the same for all datasets in a separate test. A
+    dataset with one recording,
     and answers kept from a test that was interrupted, have no floor.
 
     On several processes each asks for the samples of its own batches. Where one has such samples in a batch,

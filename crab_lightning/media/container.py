@@ -48,15 +48,14 @@ _RUN_UP_S = 0.1
 
 @dataclass(frozen=True)
 class MediaLimits:
-    """Bounds that keep one hostile or mistaken file from taking the machine's memory.
+    """Limits that protect against a damaged or malicious file that would fill the memory.
 
     Args:
-        pixels: Largest width times height of a picture; the default admits 8K video.
-        duration_s: Longest clip.
-        streams: Largest number of streams in a container.
-        index_bytes: Largest file whose compressed packets are held in memory; a larger one is decoded from
+        pixels: Largest width times height of a picture; the default allows 8K video.
+        duration_s: Longest clip. streams: Largest number of streams in a container.
+        index_bytes: Largest file whose compressed packets are held in memory; a larger file is decoded from
             its start.
-        open_s: Time that reading the header of a file may take.
+        open_s: Longest time in seconds to read the header of a file.
         least_hz: Lowest sample rate of sound. A file of a few bytes could last for hours at 1 Hz.
         most_hz: Highest sample rate of sound.
     """

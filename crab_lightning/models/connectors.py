@@ -28,13 +28,13 @@ class ConnectorConfig:
     Args:
         kind: ``qformer`` turns each frame or segment into ``queries`` tokens; ``window_qformer`` turns each
             window of ``window_tokens`` encoder tokens into ``queries``.
-        queries: Learnt queries K.
-        hidden: Width of the Q-Former; BERT-base's.
-        layers: Its layers, each with cross-attention.
+        queries: Number K of trained queries.
+        hidden: Width of the Q-Former; the default is that of BERT-base.
+        layers: Number of its layers, each with cross-attention.
         heads: Its heads.
         ffn: Width inside its feed-forward layers.
         dropout: Dropout probability of activations in training.
-        window_tokens: Encoder tokens in a window; 17 are 0.33 s of BEATs.
+        window_tokens: Number of encoder tokens in a window; 17 are 0.33 s of BEATs.
 
     Raises:
         ValueError: If a size is below 1, or the heads do not divide the width.

@@ -36,18 +36,19 @@ Embedding = list[Tensor]
 class Sam2Decoder:
     """Image predictor of SAM2.1, frozen; of SAM3 or EdgeTAM where the folder's ``model_type`` says so.
 
-    Weights load at the first use; decoders with the same settings share them within a process. The embedding
-    of an image is kept, so several prompts on one frame cost one pass of the encoder.
+    The weights are loaded at the first use, and decoders with the same settings share them within a process.
+    The embedding of an image is kept, so several prompts for one frame need one pass of the encoder.
 
     Args:
         pretrained: Folder in the transformers layout, a hub name such as ``facebook/sam2.1-hiera-large``, or
-            ``mini_sam2``, the tiny one that ships with the package and knows Mini AV-UIE alone. An official
+            ``mini_sam2``, the tiny model that ships with the package and works only on Mini AV-UIE. An
+            official
             ``.pt`` file of SAM2.1 is converted by ``python cli.py model sam2-convert``. ``facebook/sam3`` is
             under SAM's own licence, and EdgeTAM needs the package timm.
         device: ``auto`` uses a GPU if there is one.
         dtype: ``float32``, or ``bfloat16`` as the released script computes.
-        batch_size: Images encoded, and masks decoded, at a time.
-        cache_size: Images whose embeddings are kept; 0 keeps none. One takes 18 MB in float32.
+        batch_size: Number of images that are encoded, and of masks that are decoded, at the same time.
+        cache_size: Number of images whose embeddings are kept. One takes 18 MB in float32.
         logits: Return logits instead of bool masks, for protocols that score probabilities.
 
     Raises:

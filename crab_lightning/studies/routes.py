@@ -169,7 +169,7 @@ def recorded(
         module: An ``AVModule`` in evaluation mode.
         data: Its data module.
         samples: The samples; those of a test split have no target.
-        batch_size: Samples in one pass.
+        batch_size: Number of samples in one forward pass.
         likes: Collects the routes of text tokens.
 
     Raises:

@@ -26,13 +26,13 @@ _KEPT = 256
 
 
 class MaskMaker:
-    """Turns the prompts of one task into masks, each once; pickled without what it has made.
+    """Makes masks from the prompts of one task, each of them once; a pickled copy has no masks.
 
     Args:
         decoder: Makes masks.
-        size: ``frame`` stretches the image to 224 pixels before the decoder sees it and scores there, as the
-            released scripts do. ``native`` keeps the image, scales the prompt to it, and scores at the size
-            of the mask file.
+        size: ``frame`` resizes the image to 224 pixels for the decoder and scores at this size, as the
+            released scripts do. ``native`` keeps the size of the image, scales the prompt to it, and scores
+            at the size of the mask file.
     """
 
     def __init__(self, decoder: MaskDecoder, size: MaskSize = "frame") -> None:

@@ -47,7 +47,7 @@ NO_MASKS = f"{BOXES_ALONE}: the task has no mask_decoder"
 
 
 class Segmentation(Task[SpatialPrompt]):
-    """Gives a box and three points on the object that sounds; a mask decoder turns them into a mask.
+    """Answers with a box and three points on the object that sounds; a mask decoder makes a mask from them.
 
     The true prompt is in the manifest's target text only, so :meth:`truth` returns ``None`` for a test
     sample. The true mask is a file (``mask_candidates``).
@@ -64,8 +64,8 @@ class Segmentation(Task[SpatialPrompt]):
             left out, no masks are made and only boxes are scored.
         mask_size: ``frame`` makes and scores masks on the 224-pixel frame, as published; ``native`` on the
             image and mask files as they are, and says so in the keys (``crabplus_native_j``).
-        ceiling: Also score the masks of true prompts (``<protocol>_ceiling_j``): what the decoder lets any
-            model reach. One more mask for each answer.
+        ceiling: Also score the masks of the true prompts (``<protocol>_ceiling_j``), which is the best score
+            that a model can reach with this decoder. This needs one more mask for each answer.
         mask_decoder_optional: If the weights of the decoder are not available, score boxes only; the results
             state it. When left out, the run ends at its start in this case.
     """

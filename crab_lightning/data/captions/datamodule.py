@@ -54,21 +54,22 @@ class Describe(Task[str]):
 
 
 class CaptionDataModule(AVDataModule):
-    """Mixes caption sources for connector pre-training; split, order, loaders and resuming as in stage 2.
+    """Mixes caption sources for connector pre-training, with the split, order and loaders of stage 2.
 
     Args:
-        root: Folder that the sources' paths are relative to.
+        root: Folder to which the paths of the sources are relative.
         sources: The files of captions, by a key of your choice.
         batch_size: Number of training samples that one process loads for a step.
-        eval_batch_size: Samples of one process in a step of validation.
-        num_workers: Processes that load samples beside each training process.
-        prefetch_batches: Batches that each worker prepares ahead.
-        epoch_size: Samples drawn in an epoch; as many as there are rows when left out.
-        temperature: Sources are drawn with chance ``weight ** (1 / temperature)``.
-        val_share: Share of the clips set aside for the validation loss.
-        val_generate_per_dataset: Validation samples of each source that the model answers in words.
-        geometry: Has to be the model's; captions are shown whole under both.
-        seed: Decides order, validation split and row limits.
+        eval_batch_size: Number of samples in a batch of validation.
+        num_workers: Number of processes that load samples for each training process.
+        prefetch_batches: Number of batches that each worker prepares in advance.
+        epoch_size: Number of samples in an epoch; the number of rows when left out.
+        temperature: The probability of a source is proportional to ``weight ** (1 / temperature)``.
+        val_share: Fraction of the clips that is used for the validation loss.
+        val_generate_per_dataset: Number of validation samples of each source for which the model generates an
+            answer.
+        geometry: Must be that of the model; captions use whole clips with both.
+        seed: Seed of the order, the validation split and row limits.
 
     Raises:
         ManifestError: If a source cannot be read or has more unusable rows than it allows.

@@ -63,7 +63,8 @@ class TinyNativeConfig:
         audio_heads: Its heads.
         vocab: Upper bound of the vocabulary.
         tie_embeddings: Share the input and output embeddings.
-        rope_theta: Base of the rotary wavelengths; too small leaves none to find a word by what it names.
+        rope_theta: Base of the rotary positions. With a small base, a small model does not learn to look up
+            words.
     """
 
     hidden: int = 128
