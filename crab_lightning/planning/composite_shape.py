@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from crab_lightning.adapters import AdapterConfig
-from crab_lightning.planning.shape import ConnectorShape, Shape, count, shape_of
+from crab_lightning.planning.shape import QWEN2_7B, ConnectorShape, Shape, count, shape_of
 
 FRAMES, SECONDS = 10, 10
 """Frames and seconds of sound of a usual sample."""
@@ -50,15 +50,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "patch_size": 14,
     },
     "Qwen/Qwen2.5-VL-7B-Instruct": {
-        "text_config": {
-            "hidden_size": 3584,
-            "intermediate_size": 18944,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 28,
-            "num_key_value_heads": 4,
-            "vocab_size": 152064,
-            "tie_word_embeddings": False,
-        },
+        "text_config": QWEN2_7B,
         "vision_config": {
             "hidden_size": 1280,
             "depth": 32,

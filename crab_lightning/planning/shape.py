@@ -13,19 +13,21 @@ from torch import nn
 from crab_lightning.adapters import AdapterConfig
 from crab_lightning.compat import from_config
 
+QWEN2_7B: dict[str, Any] = {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "tie_word_embeddings": False,
+}
+
 # Sizes of the published thinker (Qwen2.5-Omni technical report, arXiv:2503.20215, and the checkpoint's
 # config.json), so that a plan needs neither network nor weights. What is left out is transformers' default.
 PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
     "Qwen/Qwen2.5-Omni-7B": {
-        "text_config": {
-            "hidden_size": 3584,
-            "intermediate_size": 18944,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 28,
-            "num_key_value_heads": 4,
-            "vocab_size": 152064,
-            "tie_word_embeddings": False,
-        },
+        "text_config": QWEN2_7B,
         "vision_config": {
             "hidden_size": 1280,
             "depth": 32,
