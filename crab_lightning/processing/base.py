@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from crab_lightning.processing.geometry import Geometry
-from crab_lightning.structures import Batch, Encoded, Example
+from crab_lightning.structures import Batch, Encoded, Example, Media
 
 IGNORED_LABEL = -100
 
@@ -93,3 +93,35 @@ def check_reserved(where: str, texts: Sequence[str], reserved: Sequence[str]) ->
                     f"{where}: its text holds the reserved token {token!r}, which the model would read as "
                     "markup. Remove it from the manifest."
                 )
+
+
+def check_media(example: Example) -> None:
+    """Refuse an example whose conversation has not one place for each clip.
+
+    Raises:
+        ValueError: If a number differs.
+    """
+    for media, clips in (
+        (Media.VIDEO, example.videos),
+        (Media.IMAGE, example.images),
+        (Media.AUDIO, example.audios),
+    ):
+        places = sum(part is media for part in example.conversation)
+        if places != len(clips):
+            raise ValueError(
+                f"{example.sample.id}: the conversation has {places} places for {media.value}, but "
+                f"{len(clips)} clips were given."
+            )
+
+
+def check_length(example: Example, tokens: int, max_length: int | None) -> None:
+    """Refuse an example that is longer than the limit.
+
+    Raises:
+        ValueError: If it is.
+    """
+    if max_length is not None and tokens > max_length:
+        raise ValueError(
+            f"{example.sample.id}: {tokens} tokens, more than max_length {max_length}. Raise max_length, or "
+            "shorten the dataset's frames, audio window or targets."
+        )

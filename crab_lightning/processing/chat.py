@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AddedToken, AutoTokenizer
 
-from crab_lightning.processing.base import check_reserved
+from crab_lightning.processing.base import check_media, check_reserved
 from crab_lightning.structures import Example, Media, Reply, Sample
 
 # Written where a clip goes, as a token of its own, so that the tokenizer treats the text on either side as it
@@ -196,38 +196,6 @@ class ChatWriter:
         """Return the text of generated tokens, special tokens removed, outer whitespace stripped."""
         text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True)
         return text.strip()
-
-
-def check_media(example: Example) -> None:
-    """Refuse an example whose conversation has not one place for each clip.
-
-    Raises:
-        ValueError: If a number differs.
-    """
-    for media, clips in (
-        (Media.VIDEO, example.videos),
-        (Media.IMAGE, example.images),
-        (Media.AUDIO, example.audios),
-    ):
-        places = sum(part is media for part in example.conversation)
-        if places != len(clips):
-            raise ValueError(
-                f"{example.sample.id}: the conversation has {places} places for {media.value}, but "
-                f"{len(clips)} clips were given."
-            )
-
-
-def check_length(example: Example, tokens: int, max_length: int | None) -> None:
-    """Refuse an example that is longer than the limit.
-
-    Raises:
-        ValueError: If it is.
-    """
-    if max_length is not None and tokens > max_length:
-        raise ValueError(
-            f"{example.sample.id}: {tokens} tokens, more than max_length {max_length}. Raise max_length, or "
-            "shorten the dataset's frames, audio window or targets."
-        )
 
 
 def expanded(values: Sequence[int], repeats: Sequence[int]) -> Tensor:

@@ -11,8 +11,8 @@ from transformers import AutoConfig
 
 from crab_lightning.encoders import beats_fbank
 from crab_lightning.encoders.fbank import SHORTEST_SAMPLES
-from crab_lightning.processing.base import IGNORED_LABEL, labels_present, pad_rows
-from crab_lightning.processing.chat import ChatWriter, check_length, expanded
+from crab_lightning.processing.base import IGNORED_LABEL, check_length, labels_present, pad_rows
+from crab_lightning.processing.chat import ChatWriter, expanded
 from crab_lightning.processing.families import check_family
 from crab_lightning.processing.geometry import GEOMETRIES, Geometry, GeometryError
 from crab_lightning.structures import AUDIO, SAMPLE_RATE_HZ, TEXT, VISUAL, Batch, Encoded, Example, Media

@@ -13,7 +13,14 @@ from torch import Tensor
 from transformers import AutoConfig, Qwen2_5OmniProcessor
 
 from crab_lightning.media import MEL_BINS, log_mel
-from crab_lightning.processing.base import IGNORED_LABEL, check_reserved, labels_present, pad_rows
+from crab_lightning.processing.base import (
+    IGNORED_LABEL,
+    check_length,
+    check_media,
+    check_reserved,
+    labels_present,
+    pad_rows,
+)
 from crab_lightning.processing.families import check_family
 from crab_lightning.processing.geometry import (
     GEOMETRIES,
@@ -213,11 +220,7 @@ class NativeProcessor:
         check_sizes(example, self.geometry, self.rules)
         seconds = seconds_per_grid(example, self.geometry)
         ids, blocks, learnt = self._tokens(example, seconds)
-        if self.max_length is not None and len(ids) > self.max_length:
-            raise ValueError(
-                f"{example.sample.id}: {len(ids)} tokens, more than max_length {self.max_length}. Raise "
-                "max_length, or shorten the dataset's frames, audio window or targets."
-            )
+        check_length(example, len(ids), self.max_length)
         inputs: dict[str, Tensor] = {
             "input_ids": ids,
             "position_ids": rope_positions(
@@ -251,17 +254,7 @@ class NativeProcessor:
         return patchify(frames, self.rules.patch_px, *self._colours[kind])
 
     def _check_example(self, example: Example) -> None:
-        for media, clips in (
-            (Media.VIDEO, example.videos),
-            (Media.IMAGE, example.images),
-            (Media.AUDIO, example.audios),
-        ):
-            places = sum(part is media for part in example.conversation)
-            if places != len(clips):
-                raise ValueError(
-                    f"{example.sample.id}: the conversation has {places} places for {media.value}, "
-                    f"but {len(clips)} clips were given."
-                )
+        check_media(example)
         texts = [part for part in example.conversation if isinstance(part, str)]
         check_reserved(example.sample.id, [*texts, example.target or ""], self._reserved)
         for wave in example.audios:

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from crab_lightning.encoders import beats_tokens
-from crab_lightning.processing.base import IGNORED_LABEL, pad_rows
-from crab_lightning.processing.chat import ChatWriter, check_length, expanded
+from crab_lightning.processing.base import IGNORED_LABEL, check_length, pad_rows
+from crab_lightning.processing.chat import ChatWriter, expanded
 from crab_lightning.processing.families import check_family
 from crab_lightning.processing.geometry import (
     GEOMETRIES,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from crab_lightning.adapters import AdapterConfig
 from crab_lightning.mini import TinyNativeConfig, make_tiny_native
 from crab_lightning.models import OmniModule
-from crab_lightning.planning.memory import Setting, activation_bytes, knobs, memory, pace
+from crab_lightning.planning.memory import Setting, activation_bytes, knobs, memory, pace, tower_bytes
 from crab_lightning.planning.shape import Shape, measure
 
 TOKENS, ROWS = 192, 2
@@ -189,6 +189,9 @@ def test_logits_hours_and_the_smaller_batch_are_worked_by_hand(published: Shape)
     s = setting()
     assert memory(published, setting(target_tokens=10))["logits"] == 4 * 10 * 152_064 * (2 * 2 + 12)
     assert memory(published, s)["logits"] == 480 * 152_064 * 16
+    seen, heard = 4 * 1280 * (6 * 1280 + 3 * 3420), 4 * 2 * 250 * (6 * 1280 + 2 * 5120)
+    assert tower_bytes(published, 4, 1280, 250, 2) == 2 * max(seen, heard)
+    assert tower_bytes(published, 4, 0, 250, 2) == 2 * heard
     found = pace(published, s)
     assert found.hours == pytest.approx(222_000 * 5 / (4 * 8) * found.step_s / 3600)
     assert found.tokens_per_s == pytest.approx(4 * 725 * 8 / found.step_s)
