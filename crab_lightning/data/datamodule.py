@@ -25,7 +25,7 @@ from crab_lightning.data.sampling.epoch_limits import renew_limits
 from crab_lightning.data.sampling.lengths import DIRECT_CHARACTERS, guess_tokens
 from crab_lightning.data.sampling.mixture import Mixture
 from crab_lightning.data.sampling.mixture_table import MixtureRow, mixture_rows, mixture_table
-from crab_lightning.data.sampling.packed import PackedSamples
+from crab_lightning.data.sampling.packed_samples import PackedSamples
 from crab_lightning.data.sampling.samplers import EvalBatches, TrainBatches
 from crab_lightning.data.sampling.subset import balanced_subset
 from crab_lightning.data.windows import expanded

@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.distributed.fsdp import ShardingStrategy
 
-from crab_lightning.distributed.shares import layers, mark_whole_shape
+from crab_lightning.distributed.local_shards import layers, mark_whole_shape
 
 Fill = Callable[[nn.Module], None]
 

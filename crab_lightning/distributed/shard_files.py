@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from crab_lightning.adapters import LoRALinear
 from crab_lightning.adapters.names import unwrapped_name
-from crab_lightning.distributed.shares import copy_share
+from crab_lightning.distributed.local_shards import copy_share
 
 _LEFT_ON_DISK = ("talker.", "token2wav.", "code2wav.")
 

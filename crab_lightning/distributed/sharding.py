@@ -12,7 +12,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from crab_lightning.distributed.flat_shards import Fill, flatten_layers
-from crab_lightning.distributed.shares import layers
+from crab_lightning.distributed.local_shards import layers
 from crab_lightning.distributed.strategies import Fsdp1Strategy, Fsdp2Strategy, ShardedStrategy
 
 

@@ -38,8 +38,12 @@ def summary_table(
     table.add_column("dataset", no_wrap=True, min_width=min(longest, 12))
     table.add_column("metric", no_wrap=True)  # this one gives way where the terminal is narrow
     protocols = ("strict", "valid_only", "majority", *(("likelihood",) if weighed else ()))
-    for name in (*protocols, "answers", "unread"):
-        heading = name.replace("valid_only", "valid\nonly").replace("likelihood", "likeli-\nhood")
+    for name in (*protocols, "answers", "unreadable"):
+        heading = (
+            name.replace("valid_only", "valid\nonly")
+            .replace("likelihood", "likeli-\nhood")
+            .replace("unreadable", "unread-\nable")
+        )
         table.add_column(
             heading, justify="right", no_wrap=True, min_width=max(7, *map(len, heading.split("\n")))
         )

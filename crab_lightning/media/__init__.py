@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from crab_lightning.media.audio import SoundGaps as SoundGaps
     from crab_lightning.media.audio import read_audio as read_audio
     from crab_lightning.media.audio import sound_gaps as sound_gaps
+    from crab_lightning.media.audio_window import apply_window as apply_window
     from crab_lightning.media.container import MediaInfo as MediaInfo
     from crab_lightning.media.container import MediaLimits as MediaLimits
     from crab_lightning.media.container import decoder_versions as decoder_versions
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from crab_lightning.media.video import read_video as read_video
     from crab_lightning.media.wav import wav_bytes as wav_bytes
     from crab_lightning.media.whole import cut_off as cut_off
-    from crab_lightning.media.window import apply_window as apply_window
     from crab_lightning.media.write import write_audio as write_audio
     from crab_lightning.media.write import write_video as write_video
 

@@ -27,7 +27,7 @@ from crab_lightning.adapters import (
 )
 from crab_lightning.adapters.names import unwrapped_name
 from crab_lightning.compat import log_interval
-from crab_lightning.distributed.participation import Unread, with_unread
+from crab_lightning.distributed.every_tower import Unread, with_unread
 from crab_lightning.distributed.sharding import check_strategy, readable_weights, shard
 from crab_lightning.models.answering import Answering
 from crab_lightning.models.checkpoints import (
@@ -38,10 +38,10 @@ from crab_lightning.models.checkpoints import (
     same_paradigm,
     typed_arguments,
 )
+from crab_lightning.models.log_window import LossWindow
 from crab_lightning.models.reports import parameter_table, print_tables
 from crab_lightning.models.schedule import cosine_with_warmup, total_optimizer_steps
 from crab_lightning.models.token_mean import TokenMean
-from crab_lightning.models.window import LossWindow
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.processing.base import IGNORED_LABEL
 from crab_lightning.structures import TEXT, Batch, Sample

@@ -12,7 +12,7 @@ from typing import Any, get_args, get_type_hints
 from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 
-from crab_lightning.distributed.shares import whole_shape
+from crab_lightning.distributed.local_shards import whole_shape
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch.distributed import get_rank, is_available, is_initialized
 
 from crab_lightning.adapters import AdapterConfig, LoRALinear
 from crab_lightning.compat import cache_argument
-from crab_lightning.distributed.participation import Unread
+from crab_lightning.distributed.every_tower import Unread
 from crab_lightning.distributed.sharding import readable_weights
 from crab_lightning.encoders import Beats, beats_tokens
 from crab_lightning.encoders.fbank import FBANK_BINS, PATCH

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, CLIPVisionModel
 
 from crab_lightning.adapters import AdapterConfig
 from crab_lightning.compat import load_with_info
-from crab_lightning.distributed.participation import Unread
+from crab_lightning.distributed.every_tower import Unread
 from crab_lightning.encoders import Beats, load_beats
 from crab_lightning.models.composite import (
     CompositeModule,

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from crab_lightning.distributed.shares import whole_shape
+from crab_lightning.distributed.local_shards import whole_shape
 
 
 def parameter_table(module: nn.Module, depth: int = 3) -> Table:

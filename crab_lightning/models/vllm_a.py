@@ -13,7 +13,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from crab_lightning.adapters import AdapterConfig
 from crab_lightning.compat import load_with_info
-from crab_lightning.distributed.participation import Unread, unread_patches
+from crab_lightning.distributed.every_tower import Unread, unread_patches
 from crab_lightning.encoders import Beats, load_beats
 from crab_lightning.models.composite import (
     CompositeModule,

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from crab_lightning.adapters import ADAPTERS, AdapterConfig
-from crab_lightning.distributed.shares import whole_shape
+from crab_lightning.distributed.local_shards import whole_shape
 from crab_lightning.mini import (
     TinyLlmVaConfig,
     make_tiny_llm_va,

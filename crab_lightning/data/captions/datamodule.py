@@ -13,7 +13,7 @@ from crab_lightning.data.captions.files import PLACEHOLDER, TASK, CaptionSource,
 from crab_lightning.data.datamodule import AVDataModule
 from crab_lightning.data.manifests.rows import Rows, limited
 from crab_lightning.data.manifests.split import carve_validation
-from crab_lightning.data.sampling.packed import PackedSamples
+from crab_lightning.data.sampling.packed_samples import PackedSamples
 from crab_lightning.processing import Geometry
 from crab_lightning.structures import AudioWindow, Conversation, DatasetSpec, Media, Sample, Split
 from crab_lightning.tasks.base import Task

@@ -12,7 +12,7 @@ from crab_lightning.data.manifests.files import has_test
 from crab_lightning.data.manifests.layout import LAYOUTS
 from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.data.manifests.split import carve_validation
-from crab_lightning.data.sampling.packed import PackedSamples
+from crab_lightning.data.sampling.packed_samples import PackedSamples
 from crab_lightning.data.sampling.seeding import stable_hash
 from crab_lightning.structures import DatasetSpec, Sample, Split
 from crab_lightning.tasks.base import Task

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from crab_lightning.data.sampling.packed import PackedSamples
+from crab_lightning.data.sampling.packed_samples import PackedSamples
 from crab_lightning.structures import Sample
 
 SAMPLES = [

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from crab_lightning.adapters import AdapterConfig
-from crab_lightning.distributed.participation import with_unread
+from crab_lightning.distributed.every_tower import with_unread
 from crab_lightning.mini import make_tiny_llm_va, make_tiny_vllm_a
 from crab_lightning.models import AVModule, LlmVaModule, OmniModule, VllmAModule
 from crab_lightning.models.connectors import ConnectorConfig

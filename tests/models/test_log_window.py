@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from crab_lightning.models.window import LossWindow
+from crab_lightning.models.log_window import LossWindow
 
 
 def test_losses_are_means_over_tokens_for_each_dataset() -> None:
