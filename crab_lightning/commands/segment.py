@@ -36,7 +36,8 @@ def run(words: Sequence[str]) -> None:
     parser = Options(
         prog="cli.py segment",
         description="Draw a mask over the object that makes the sound, or over the object that --expression"
-        " names. The trained run answers with a box and points, and SAM2 makes the mask from them. For a"
+        " names. The trained run answers with a box and points, and SAM2, SAM3 or EdgeTAM makes the mask from"
+        " them; with --by, SAM3 makes it from the name in the answer. For a"
         " picture, and for one second of a video (--at_s), the command writes overlay.png, mask.png and"
         " answer.json. For a whole video it asks the run about some of the frames (--asks), follows the"
         " object through the other frames, and writes overlay.mp4 with sound, masks/NNNNN.png and"
@@ -51,7 +52,15 @@ def run(words: Sequence[str]) -> None:
         "--sam2",
         required=True,
         type=model_folder,
-        help="SAM2 folder in the transformers layout or hub name; mini_sam2 for pictures and --at_s",
+        help="folder of SAM2, SAM3 or EdgeTAM in the transformers layout, or hub name; mini_sam2 for pictures"
+        " and --at_s",
+    )
+    add(
+        "--by",
+        choices=["points", "name", "both"],
+        default="points",
+        help="what the mask is made of: the box and points of the answer, the name in the answer (else"
+        " --expression), or both; name and both need a folder of SAM3",
     )
     add("--image", type=Path, help="picture to segment; the video is segmented when it is left out")
     add("--video", type=Path, help="video; the whole video is segmented without --at_s")
@@ -77,6 +86,10 @@ def run(words: Sequence[str]) -> None:
             f"--asks {args.asks} and --fps {args.fps}: the first begins at 1, the second above 0"
         )
     whole = args.video is not None and args.image is None and args.at_s is None
+    if whole and args.by != "points":
+        raise ValueError(
+            f"--by {args.by} is for a picture or for one second of a video: add --at_s, or leave --by out"
+        )
     from crab_lightning.inference.loading import device_of, load_run
 
     args.device = device_of(args.device)
@@ -84,11 +97,16 @@ def run(words: Sequence[str]) -> None:
         from crab_lightning.segmentation import Sam2Tracker
 
         Sam2Tracker(args.sam2, args.device).load()  # weights that cannot do it are told before anything else
+    if args.by != "points":
+        from crab_lightning.segmentation import Sam3Decoder
+
+        Sam3Decoder(args.sam2, args.device).load()
 
     from crab_lightning.inference.question import choose_dataset, make_sample, put
     from crab_lightning.segmentation import Sam2Decoder, save_figure
     from crab_lightning.tasks import Segmentation
     from crab_lightning.tasks.masks import MaskMaker
+    from crab_lightning.tasks.named_masks import NamedMasks
 
     texts = {} if args.expression is None else {"expression": args.expression}
     kind = "segmentation" if args.expression is None else "referring_segmentation"
@@ -109,6 +127,9 @@ def run(words: Sequence[str]) -> None:
         follow(args, model, data, name, task)
         return
     task.masks = MaskMaker(Sam2Decoder(args.sam2, args.device), "native")
+    task.named = None
+    if args.by != "points":
+        task.named = NamedMasks(Sam3Decoder(args.sam2, args.device), task.masks)
     with tempfile.TemporaryDirectory() as scratch:
         sample = make_sample(
             name,
@@ -121,7 +142,8 @@ def run(words: Sequence[str]) -> None:
             Path(scratch),
         )
         answer = put(model, data, sample)
-        figure, mask, record = segmented(task, answer, data.datasets[name], args.expression or "what sounds")
+        title = args.expression or "what sounds"
+        figure, mask, record = segmented(task, answer, data.datasets[name], title, args.by)
     import numpy as np
     from PIL import Image
 
@@ -133,7 +155,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def segmented(
-    task: Segmentation, answer: Prediction, spec: Any, title: str
+    task: Segmentation, answer: Prediction, spec: Any, title: str, by: str = "points"
 ) -> tuple[Any, Any, dict[str, Any]]:
     """Turn an answer into a picture, a mask and what can be said of both.
 
@@ -142,6 +164,7 @@ def segmented(
         answer: What the model said.
         spec: The dataset's row.
         title: Printed above the picture.
+        by: What the mask is made of: ``points``, ``name`` or ``both``; names need ``task.named``.
 
     Returns:
         A matplotlib figure, the mask (bool ``(H, W)`` at the picture's size, empty for an unreadable answer),
@@ -153,7 +176,15 @@ def segmented(
     assert task.masks is not None
     parsed = task.parse(answer.text, sample, spec)
     picture = task.masks.picture(sample)
-    mask = task.masks.mask(parsed, sample)
+    names = () if task.named is None else task.names(answer.text, sample)
+    if task.named is None:
+        mask = task.masks.mask(parsed, sample)
+    else:
+        import torch
+
+        absent = parsed is not None and parsed.absent
+        pointed = parsed if by == "both" or absent else None
+        mask = task.named.mask(names, pointed, sample, torch.zeros(picture.shape[-2:], dtype=torch.bool))
     prompt = None if parsed is None or parsed.absent else task.masks.prompt(parsed, picture)
     record = {
         "task": sample.task,
@@ -166,6 +197,7 @@ def segmented(
         if prompt is None or prompt.box_xyxy_px is None
         else list(prompt.box_xyxy_px),
         "points_xy_image_px": [] if prompt is None else [list(point) for point in prompt.points_xy_px],
+        **({} if task.named is None else {"mask_made_of": by, "names": list(names)}),
         "image_width_px": picture.shape[2],
         "image_height_px": picture.shape[1],
         "mask_pixels": int(mask.sum()),

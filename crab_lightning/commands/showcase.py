@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crab_lightning.commands.ask import windows_of_text
 from crab_lightning.commands.file_arguments import check_files, config_file, folder_to_write, model_folder
 from crab_lightning.commands.help_text import DefaultsShown, Options
 from crab_lightning.files import replace_json, replace_text
@@ -19,7 +20,7 @@ from crab_lightning.files import replace_json, replace_text
 if TYPE_CHECKING:
     from crab_lightning.commands.showcase_page import Lane, Panel, Showcase
     from crab_lightning.data import AVDataModule
-    from crab_lightning.structures import DatasetSpec, Sample
+    from crab_lightning.structures import DatasetSpec, Sample, Windows
     from crab_lightning.tasks.base import Task
 
 _PLAYED = {".mp4": "video/mp4", ".webm": "video/webm", ".mov": "video/mp4"}
@@ -60,6 +61,12 @@ def parser() -> argparse.ArgumentParser:
         help="use the settings of these datasets, instead of the first one of each task",
     )
     add(
+        "--windows",
+        metavar="LENGTH[,HOP]",
+        help="ask about the events of a long clip in windows of LENGTH seconds, one each HOP seconds; one"
+        " question is asked about the whole clip without it",
+    )
+    add(
         "--untaught",
         action="store_true",
         help="also ask the tasks and datasets on which the run was not trained",
@@ -78,11 +85,13 @@ class Asker:
     data: AVDataModule
     args: argparse.Namespace
     scratch: Path
+    windows: Windows | None = None
 
     def panel(self, key: str, dataset: str) -> Panel:
         """Ask one task and return what the page shows of it."""
         from crab_lightning.commands.showcase_page import Panel
-        from crab_lightning.inference.answer import read_text
+        from crab_lightning.inference.answer import in_seconds, read_text
+        from crab_lightning.inference.long_clip import put_windows
         from crab_lightning.inference.question import AskError, put
         from crab_lightning.media import MediaError
 
@@ -92,13 +101,21 @@ class Asker:
             sample = self._sample(dataset, spec)
             panel.asked = question_of(task, sample)
             began = time.perf_counter()
-            answer = put(self.model, self.data, sample)
+            windowed = None
+            if self.windows is not None and task.has_times:
+                windowed = put_windows(self.model, self.data, sample, self.windows)
+            answer = put(self.model, self.data, sample) if windowed is None else None
         except (AskError, MediaError) as err:
             panel.why_not = str(err.as_options() if isinstance(err, AskError) else err)
             return panel
         panel.seconds = round(time.perf_counter() - began, 2)
-        panel.answer, panel.truncated = answer.text, answer.truncated
-        parsed, panel.note = read_text(task, spec, sample, answer.text)
+        if windowed is not None:
+            panel.answer, panel.truncated = told_by_window(windowed.told), windowed.truncated
+            parsed, panel.note = windowed.parsed, windowed.note
+        elif answer is not None:
+            panel.answer, panel.truncated = answer.text, answer.truncated
+            parsed, panel.note = read_text(task, spec, sample, answer.text)
+            parsed = in_seconds(task, spec, sample, parsed)
         if parsed is not None:
             panel.said = said_of(task, spec, sample, parsed)
         panel.lanes = lanes_of(task, parsed)
@@ -177,6 +194,7 @@ def run(words: Sequence[str]) -> None:
     """
     args = parser().parse_args(list(words[1:]))
     check_files([args.video, args.audio, args.other])
+    windows = None if args.windows is None else windows_of_text(args.windows)
     from crab_lightning.commands.showcase_html import html_page
     from crab_lightning.commands.showcase_page import TITLES, page_figure
     from crab_lightning.inference.loading import load_run
@@ -193,7 +211,7 @@ def run(words: Sequence[str]) -> None:
         print(f"not asked, because this run was not trained on them: {', '.join(left)}", file=sys.stderr)
     panels, order = [], {key: place for place, key in enumerate(TITLES)}
     with tempfile.TemporaryDirectory() as scratch:
-        asker = Asker(model, data, args, Path(scratch))
+        asker = Asker(model, data, args, Path(scratch), windows)
         for key, dataset in sorted(chosen, key=lambda pair: order.get(pair[0], len(order))):
             panels.append(asker.panel(key, dataset))
             print(f"{key} as {dataset}: {panels[-1].told}", file=sys.stderr, flush=True)
@@ -277,7 +295,12 @@ def said_of(task: Task[Any], spec: DatasetSpec, sample: Sample, parsed: Any) -> 
 
 
 def _span(event: Any) -> str:
-    return f"{event.name} {event.start_s}–{event.end_s} s"
+    return f"{event.name} {event.start_s:g}–{event.end_s:g} s"
+
+
+def told_by_window(windows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the answers about the windows of a clip, each with its times."""
+    return " ".join(f"[{w['start_s']:g}–{w['end_s']:g} s] {w['answer']}" for w in windows)
 
 
 def lanes_of(task: Task[Any], parsed: Any) -> list[Lane]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import lightning
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from numpy.typing import NDArray
 
 from crab_lightning.data.cache.store import MediaCache
@@ -28,7 +29,7 @@ from crab_lightning.data.sampling.mixture_table import MixtureRow, mixture_rows,
 from crab_lightning.data.sampling.packed_samples import PackedSamples
 from crab_lightning.data.sampling.samplers import EvalBatches, TrainBatches
 from crab_lightning.data.sampling.subset import balanced_subset
-from crab_lightning.data.windows import expanded
+from crab_lightning.data.windows import check_cuttable, count_windows, expanded, told
 from crab_lightning.media import MediaLimits, Resizer
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.structures import DatasetSpec, Sample, Split, Windows
@@ -101,6 +102,11 @@ class AVDataModule(lightning.LightningDataModule):
             not depend on the number of processes and workers.
         explain_answers: Add sentences to each question that explain how to write the answer, and read answers
             leniently. This is for models that were not trained on these tasks. The results state it.
+        train_window_s: Length in seconds of a random window. Of each clip that is longer, training uses such a
+            window, a new one in every epoch, and the events in it are the target. This applies to event
+            datasets whose rows give true times in seconds; other clips are used as they are. Validation uses
+            all windows of a clip. The targets are direct answers without reasoning. At its end the run states
+            how many events were cut or lay outside.
         order_seed: Seed of the order of the training samples, instead of ``seed``. Use it for runs with
             another order but the same validation split and rows.
 
@@ -137,6 +143,7 @@ class AVDataModule(lightning.LightningDataModule):
         seed: int = 42,
         order_seed: int | None = None,
         explain_answers: bool = False,
+        train_window_s: float | None = None,
     ) -> None:
         super().__init__()
         datasets = chosen_datasets(datasets, only)
@@ -156,9 +163,15 @@ class AVDataModule(lightning.LightningDataModule):
         )
         if not temperature > 0:
             raise ValueError(f"data.temperature is {temperature}; it must be above 0 (1 keeps the weights)")
-        for key, value in (("cache_gb", cache_gb), ("load_timeout_s", load_timeout_s)):
+        bounds = {"cache_gb": cache_gb, "load_timeout_s": load_timeout_s, "train_window_s": train_window_s}
+        for key, value in bounds.items():
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"data.{key} is {value}; it must be above 0, or left out for no bound")
+        if train_window_s is not None and audio_swap:
+            raise ValueError(
+                "data.train_window_s and data.audio_swap exclude each other: the other clip may be shorter; "
+                "leave one of them out"
+            )
         self.root = Path(root)
         self.tasks = tasks
         self.datasets = dict(datasets)
@@ -182,6 +195,9 @@ class AVDataModule(lightning.LightningDataModule):
                 task.explained = True
                 if hasattr(task, "lenient"):
                     task.lenient = True
+        self.train_window_s = train_window_s
+        self.window_counts: dict[str, Counter[str]] = {}
+        """Dataset -> windows learnt from by this process, and where the events of their clips lay."""
         self.run_folder: Path | None = None
         """Where broken clips are listed; the Trainer's run folder when left alone."""
         self.test_skip_ids: frozenset[str] = frozenset()
@@ -233,6 +249,15 @@ class AVDataModule(lightning.LightningDataModule):
         """Stop the workers; the rows stay, for callbacks that report at the end."""
         while self._open:
             self._open.pop().close()
+        if stage == "fit" and self.train_window_s is not None:
+            for line in told(self.window_counts, self.train_window_s):
+                rank_zero_info(line)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Count the events of windows that are learnt from."""
+        if self.train_window_s is not None and self.trainer is not None and self.trainer.training:
+            count_windows(self.window_counts, batch.samples)
+        return batch
 
     def samples(self, split: Split, dataset: str | None = None) -> list[Sample]:
         """Return the samples of a split, of one dataset or of all in the order of the config.
@@ -249,6 +274,8 @@ class AVDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         """Return the loader of the mixture; it can be resumed at any step."""
         samples = self._pack("train")
+        if self.train_window_s is not None:
+            check_cuttable(self.train_window_s, self._read().splits["train"], self.tasks, self.datasets)
         mixture = self._mixture()
         rank, world = self._place()
         grouped = self.length_window > 1 or self.batch_tokens is not None
@@ -263,7 +290,7 @@ class AVDataModule(lightning.LightningDataModule):
             drawn_from["lengths"] = zlib.crc32(lengths.tobytes())
         self._training = self._track(
             TrainLoader(
-                self._split_dataset(samples, with_target=True),
+                self._split_dataset(samples, with_target=True, window_s=self.train_window_s),
                 TrainBatches(
                     mixture, self.batch_size, rank, world, self.length_window, lengths, self.batch_tokens
                 ),
@@ -301,14 +328,23 @@ class AVDataModule(lightning.LightningDataModule):
         rows = self._read()
         chosen: list[Sample] = []
         for name in self.datasets:
-            samples = rows.splits["val"][name]
+            samples = self._val(rows.splits["val"][name])
             answers, count = self._answers(samples), self.val_generate_per_dataset
             picked = balanced_subset([s.id for s in samples], answers, count, self.seed)
             chosen += [samples[i] for i in picked]
         return [
-            self._eval_loader(self._pack("val"), with_target=True),
+            self._eval_loader(self._val(self._pack("val")), with_target=True),
             self._eval_loader(PackedSamples(chosen), with_target=False),
         ]
+
+    def _val(self, samples: PackedSamples) -> PackedSamples:
+        """Return validation samples as they are learnt: long clips as their windows, each with its truth."""
+        if self.train_window_s is None:
+            return samples
+        windows = Windows(self.train_window_s)
+        return PackedSamples(
+            expanded(samples, self.tasks, self.datasets, windows, self.limits, with_truth=True)
+        )
 
     def test_samples(self) -> PackedSamples:
         """Return what ``test`` asks: every test row, or the windows of it where ``test_windows`` says so.
@@ -388,6 +424,7 @@ class AVDataModule(lightning.LightningDataModule):
         with_target: bool = False,
         audio_swap: bool = False,
         quarantine: Quarantine | None = None,
+        window_s: float | None = None,
     ) -> AVDataset:
         """Return samples as this module loads them: every setting of the data section applies.
 
@@ -399,6 +436,7 @@ class AVDataModule(lightning.LightningDataModule):
             with_target: Encode the text to be learnt; ``False`` gives prompts.
             audio_swap: Give every clip the sound of another clip of its dataset.
             quarantine: Where broken samples are listed and replaced; without it they raise.
+            window_s: Show a random window of this length of each longer clip; without it whole clips.
         """
         return AVDataset(
             samples,
@@ -416,14 +454,18 @@ class AVDataModule(lightning.LightningDataModule):
             timeout_s=self.load_timeout_s,
             quarantine=quarantine,
             explain=self.explain_answers,
+            window_s=window_s,
         )
 
-    def _split_dataset(self, samples: PackedSamples, with_target: bool) -> AVDataset:
+    def _split_dataset(
+        self, samples: PackedSamples, with_target: bool, window_s: float | None = None
+    ) -> AVDataset:
         return self.dataset(
             samples,
             with_target=with_target,
             audio_swap=self.audio_swap,
             quarantine=self._quarantine(samples),
+            window_s=window_s,
         )
 
     @cached_property

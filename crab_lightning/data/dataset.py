@@ -22,6 +22,7 @@ from crab_lightning.data.quarantine import BROKEN_CLIP, Quarantine
 from crab_lightning.data.sampling.samplers import Draw
 from crab_lightning.data.sampling.seeding import Indices, unit_hash
 from crab_lightning.data.swap import swapped_audio, with_sound_of
+from crab_lightning.data.windows import random_window
 from crab_lightning.media import MediaLimits, Resizer
 from crab_lightning.processing import Geometry
 from crab_lightning.structures import Conversation, DatasetSpec, Encoded, Example, Sample, TargetPolicy
@@ -51,6 +52,7 @@ class AVDataset(Dataset[Encoded]):
         timeout_s: Time that one sample may take to load; ``None`` for no bound.
         quarantine: Where broken samples are listed and replaced; without it they raise.
         explain: Whether each question ends with the task's explanation of how to write the answer.
+        window_s: Length of the random window that is shown of a longer clip; ``None`` shows whole clips.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class AVDataset(Dataset[Encoded]):
         timeout_s: float | None = None,
         quarantine: Quarantine | None = None,
         explain: bool = False,
+        window_s: float | None = None,
     ) -> None:
         self.explain = explain
+        self.window_s = window_s
         self.resize: Resizer = resize
         self.cache, self.limits, self.timeout_s, self.quarantine = cache, limits, timeout_s, quarantine
         self.samples, self.tasks, self.specs, self.processor = samples, tasks, specs, processor
@@ -89,20 +93,23 @@ class AVDataset(Dataset[Encoded]):
         Raises:
             SampleError: If a file, the task or the processor refuses it.
         """
+        return self._loaded(Draw(index))
+
+    def _loaded(self, draw: Draw) -> Encoded:
         try:
-            return self._encoded(index)
+            return self._encoded(draw.item, draw.epoch)
         except Exception as err:
-            raise self._named(index, err) from err
+            raise self._named(draw.item, err) from err
 
     def __getitems__(self, draws: Sequence[Draw]) -> list[tuple[Encoded, bool]]:
         """Load a batch's samples with their marks; the loader prefers this to single items."""
         if self.quarantine is None:
-            return [(self[draw.item], draw.repeated) for draw in draws]
+            return [(self._loaded(draw), draw.repeated) for draw in draws]
         return [self._drawn(draw, self.quarantine) for draw in draws]
 
-    def _encoded(self, index: int) -> Encoded:
+    def _encoded(self, index: int, epoch: int) -> Encoded:
         with deadline(self.timeout_s):
-            return self.processor.encode(self.example(index))
+            return self.processor.encode(self.example(index, epoch))
 
     def _drawn(self, draw: Draw, quarantine: Quarantine) -> tuple[Encoded, bool]:
         """Load a sample, or the one that takes its place.
@@ -122,7 +129,7 @@ class AVDataset(Dataset[Encoded]):
             if current not in quarantine:
                 try:
                     replaced = index != draw.item and sample.split != "train"
-                    return self._encoded(index), draw.repeated or replaced
+                    return self._encoded(index, draw.epoch), draw.repeated or replaced
                 except BROKEN_CLIP as err:
                     broken = err
                 except Exception as err:
@@ -145,10 +152,17 @@ class AVDataset(Dataset[Encoded]):
             f"cannot be loaded: {type(err).__name__}: {err}{notes}"
         )
 
-    def example(self, index: int) -> Example:
-        """Decode one sample, its text chosen, before any processor sees it."""
+    def example(self, index: int, epoch: int = 0) -> Example:
+        """Decode one sample, its text chosen, before any processor sees it.
+
+        Args:
+            index: Index of the sample.
+            epoch: Epoch of training; it decides which window of a long clip is shown.
+        """
         sample = self.samples[index]
         spec, task = self.specs[sample.dataset], self.tasks[sample.task]
+        if self.window_s is not None:
+            sample = random_window(sample, task, spec, self.window_s, self.seed, epoch, self.limits)
         heard = sample
         if self._donors is not None:
             heard = with_sound_of(sample, self.samples[int(self._donors[index])])

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
@@ -26,8 +23,16 @@ from crab_lightning.evaluation.likelihoods import (
     offer_candidates,
     scores_of,
 )
+from crab_lightning.evaluation.long_clips import LongClips, window_record
 from crab_lightning.evaluation.prediction_files import PredictionFiles, Record
-from crab_lightning.evaluation.scores import DatasetScores, asked, make_ready, mean_headline
+from crab_lightning.evaluation.processes import needs_device, sum_over_processes
+from crab_lightning.evaluation.scores import (
+    DatasetScores,
+    asked,
+    majority_answers,
+    make_ready,
+    mean_headline,
+)
 from crab_lightning.evaluation.tables import print_results
 from crab_lightning.files import replace_json
 from crab_lightning.metrics.scale import read_scale
@@ -90,7 +95,7 @@ class Evaluator(Callback):
         self._constant: dict[str, Any] = {}
         self._files: PredictionFiles | None = None
         self._resumed: list[Record] = []
-        self._parts: list[Prediction] = []
+        self._clips = LongClips()
         self._folder = Path()
         self._seconds = 0.0
         self._answered = 0
@@ -151,7 +156,7 @@ class Evaluator(Callback):
                 "Evaluator needs a datamodule with `tasks`, `datasets` and `samples(split)`; pass one"
             )
         if self.majority and not self._constant and split != "predict":
-            self._constant = self._majority_answers(data)
+            self._constant = majority_answers(data)
         self._scores = {
             name: DatasetScores(name, data.tasks[spec.task], spec, self._constant.get(name))
             for name, spec in data.datasets.items()  # the config's order, the same on every rank
@@ -159,7 +164,7 @@ class Evaluator(Callback):
         for scores in self._scores.values():
             scores.candidate_score = self.candidate_score
             scores.choice_is_answer = self.decoding == "likelihood"
-        self._parts = []
+        self._clips = LongClips(windowed=split == "test" and self.windows is not None)
         self._seconds, self._answered = -time.perf_counter(), 0
         if not self._writes(trainer) or trainer.sanity_checking:
             self._files = None
@@ -181,22 +186,6 @@ class Evaluator(Callback):
         if split == "test" and trainer.is_global_zero:
             self._score_resumed(data)
 
-    def _majority_answers(self, data: Any) -> dict[str, Any]:
-        """Ask each task for its most frequent training answer; no training rows, no baseline."""
-        rows: dict[str, list[Sample]] = {name: [] for name in data.datasets}
-        try:
-            for sample in data.samples("train"):
-                rows[sample.dataset].append(sample)
-        except (OSError, ValueError) as err:
-            rank_zero_info(f"No majority baseline: the training rows cannot be read ({err})")
-            return {}
-        answers = {}
-        for name, spec in data.datasets.items():
-            # Some manifests hold no true answer to count (captions): no baseline, shown as a dash.
-            with contextlib.suppress(ValueError):
-                answers[name] = data.tasks[spec.task].majority(rows[name], spec)
-        return answers
-
     def _score_resumed(self, data: Any) -> None:
         """Score kept answers from their raw text; one process does it, so each counts once."""
         samples = {sample.id: sample for sample in self._asked(data)}
@@ -205,9 +194,7 @@ class Evaluator(Callback):
                 answer = Prediction(
                     sample, record["answer"], record["tokens"], record["truncated"], scores_of(record)
                 )
-                if sample.window is not None:
-                    self._parts.append(answer)
-                else:
+                if not self._clips.take(answer):
                     self._scores[sample.dataset].add(answer)
 
     def _add(self, outputs: Any, batch: Batch) -> None:
@@ -234,12 +221,11 @@ class Evaluator(Callback):
 
     def _add_answers(self, answers: Sequence[Prediction]) -> None:
         """Score answers and write them down; those about windows are scored at the end, clip by clip."""
-        parts = [p for p in answers if p.sample.window is not None]
-        self._parts += parts
+        parts = [p for p in answers if self._clips.take(p)]
         if parts and self._files is not None:
-            self._files.append([_window_record(p) for p in parts])
+            self._files.append([window_record(p) for p in parts])
         self._answered += len(parts)
-        answers = [p for p in answers if p.sample.window is None]
+        answers = [p for p in answers if not self._clips.holds(p)]
         for name in dict.fromkeys(p.sample.dataset for p in answers):
             self._scores[name].prepare([p for p in answers if p.sample.dataset == name])
         records = [self._scores[p.sample.dataset].add(p) for p in answers]
@@ -252,7 +238,10 @@ class Evaluator(Callback):
         self._seconds += time.perf_counter()
         data = datamodule_of(trainer)
         expected = _ids(data.samples("test")) if split == "test" else {}
-        whole = self._stitch(trainer, data) if split == "test" and self.windows is not None else {}
+        whole = {}
+        if self._clips.windowed:
+            asked_all = _is_whole(trainer)
+            whole = self._clips.stitch(trainer, self._asked(data), self._scores, self._files, asked_all)
         if self._files is not None:
             self._files.close()
             trainer.strategy.barrier("predictions written")
@@ -263,8 +252,8 @@ class Evaluator(Callback):
                         if sample.id not in answered.get(sample.dataset, ()):
                             self._scores[sample.dataset].add_missing(whole.get(sample.id, sample))
         self._resumed = []
-        total = _sum_over_processes(trainer, [*(s.sums() for s in self._scores.values())], self._answered)
-        device = trainer.strategy.root_device if _needs_device() else None
+        total = sum_over_processes(trainer, [*(s.sums() for s in self._scores.values())], self._answered)
+        device = trainer.strategy.root_device if needs_device() else None
         self.results = {}
         for (name, scores), sums in zip(self._scores.items(), total[0], strict=True):
             result = scores.result(sums, device)
@@ -284,37 +273,6 @@ class Evaluator(Callback):
                 )
                 everything = self.print_table == "all"
                 print_results(self.results, split, speed, everything=everything, more=more)
-
-    def _stitch(self, trainer: Trainer, data: Any) -> dict[str, Sample]:
-        """Score every long clip by the answers about its windows, which may lie on several processes.
-
-        One process does it, so that each clip counts once.
-
-        Returns:
-            The long clips by id, with their length.
-        """
-        parts, self._parts = self._parts, []
-        if trainer.world_size > 1:
-            everywhere: list[list[Prediction]] = [[] for _ in range(trainer.world_size)]
-            torch.distributed.all_gather_object(everywhere, parts)
-            parts = [p for those in everywhere for p in those]
-        answers = {p.sample.id: p for p in parts}
-        asked: dict[str, list[Sample]] = {}
-        for sample in self._asked(data):
-            if sample.window is not None:
-                asked.setdefault(sample.window.of, []).append(sample)
-        whole = {}
-        for clip, samples in asked.items():
-            last = samples[-1].window
-            assert last is not None
-            whole[clip] = replace(samples[0], id=clip, window=None, whole_s=last.whole_s)
-            given = [(s.window, answers.get(s.id)) for s in samples if s.window is not None]
-            asked_all = _is_whole(trainer) or all(p is not None for _, p in given)
-            if trainer.is_global_zero and asked_all and any(p is not None for _, p in given):
-                record = self._scores[whole[clip].dataset].add_windows(whole[clip], given)
-                if self._files is not None:
-                    self._files.append([record])
-        return whole
 
     def _log(self, split: str) -> None:
         """Log every dataset's values on every rank in one order (values are already the same everywhere)."""
@@ -425,20 +383,6 @@ class Evaluator(Callback):
                 rank_zero_info(f"Answers are in {self._files.folder}")
 
 
-def _window_record(prediction: Prediction) -> Record:
-    """Return what is written down of an answer about a window until its clip is complete."""
-    sample = prediction.sample
-    assert sample.window is not None
-    return {
-        "id": sample.id,
-        "dataset": sample.dataset,
-        "of": sample.window.of,
-        "answer": prediction.text,
-        "truncated": prediction.truncated,
-        "tokens": prediction.tokens,
-    }
-
-
 def _paired(items: Sequence[Any], batch: Batch) -> Iterable[tuple[Any, bool]]:
     """Pair a step's items with the marks of repeated samples.
 
@@ -463,22 +407,3 @@ def _is_whole(trainer: Trainer) -> bool:
     """Return whether the trainer may see the whole split; a limited one leaves nothing 'missing'."""
     limit = trainer.limit_test_batches if trainer.testing else trainer.limit_val_batches
     return not getattr(trainer, "fast_dev_run", False) and limit == 1.0 and isinstance(limit, float)
-
-
-def _needs_device() -> bool:
-    """Return whether metric states must move to the accelerator: NCCL exchanges no CPU tensors."""
-    distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == "nccl"
-
-
-def _sum_over_processes(
-    trainer: Trainer, rows: list[list[float]], count: int
-) -> tuple[list[list[float]], float]:
-    """Add up sums and a count over processes; float64, so that counts stay exact."""
-    flat = torch.tensor([*(v for row in rows for v in row), count], dtype=torch.float64)
-    if trainer.world_size > 1:
-        flat = flat.to(trainer.strategy.root_device)
-        torch.distributed.all_reduce(flat)
-    values = flat.tolist()
-    width = len(rows[0]) if rows else 0
-    return [values[i : i + width] for i in range(0, len(values) - 1, width)] if width else [], values[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -137,8 +138,10 @@ class DatasetScores:
         sample = prediction.sample
         truth = self.task.truth(sample, self.spec)
         self._update(answer, sample)
+        self.task.update_text(self.strict, prediction.text, answer, sample, self.spec)
         if answer is not None:
             self.task.update(self.valid_only, answer, sample, self.spec)
+            self.task.update_text(self.valid_only, prediction.text, answer, sample, self.spec)
         if self.folder is not None:
             self.task.save(answer, sample, self.spec, self.folder)
         score = self.task.score(answer, sample, self.spec)
@@ -166,6 +169,7 @@ class DatasetScores:
     def add_missing(self, sample: Sample) -> None:
         """Count a sample that was never answered as wrong."""
         self._update(None, sample)
+        self.task.update_text(self.strict, "", None, sample, self.spec)
         if self.folder is not None:
             self.task.save(None, sample, self.spec, self.folder)
         self._sums["missing"] += 1
@@ -259,6 +263,30 @@ def make_ready(tasks: Mapping[str, Task[Any]], anywhere: Callable[[bool], bool] 
         if anywhere(reason is not None):
             said = task.do_without(reason or "on another process")
             rank_zero_info(f"data.tasks.{name}: {said}")
+
+
+def majority_answers(data: Any) -> dict[str, Any]:
+    """Ask each task for its most frequent training answer; no training rows, no baseline.
+
+    Args:
+        data: A data module.
+
+    Returns:
+        Dataset -> answer.
+    """
+    rows: dict[str, list[Sample]] = {name: [] for name in data.datasets}
+    try:
+        for sample in data.samples("train"):
+            rows[sample.dataset].append(sample)
+    except (OSError, ValueError) as err:
+        rank_zero_info(f"No majority baseline: the training rows cannot be read ({err})")
+        return {}
+    answers = {}
+    for name, spec in data.datasets.items():
+        # Some manifests hold no true answer to count (captions): no baseline, shown as a dash.
+        with contextlib.suppress(ValueError):
+            answers[name] = data.tasks[spec.task].majority(rows[name], spec)
+    return answers
 
 
 def asked(task: Task[Any], sample: Sample) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from crab_lightning.data.windows import SLACK_S, length_of
+from crab_lightning.structures import ClipWindow
 
 if TYPE_CHECKING:
     from crab_lightning.data import AVDataModule
@@ -55,6 +58,7 @@ def read_answer(data: AVDataModule, prediction: Prediction, seconds: float) -> A
     sample = prediction.sample
     task, spec = data.tasks[sample.task], data.datasets[sample.dataset]
     parsed, note = read_text(task, spec, sample, prediction.text)
+    parsed = in_seconds(task, spec, sample, parsed)
     value = None if parsed is None else task.jsonable(parsed)
     if isinstance(value, int) and spec.classes and "options" not in sample.fields:
         value = spec.classes[value]
@@ -68,6 +72,27 @@ def read_answer(data: AVDataModule, prediction: Prediction, seconds: float) -> A
         round(seconds, 3),
         note,
     )
+
+
+def in_seconds(task: Task[Any], spec: DatasetSpec, sample: Sample, parsed: Any) -> Any:
+    """Return an answer about a whole clip with the times of its events in seconds of the clip.
+
+    Answers count in ``clip_s`` parts of the clip. These are seconds where the clip is as long as those of
+    the training; of a longer clip they are longer.
+
+    Args:
+        task: The task that was asked; an answer without times is returned as it is.
+        spec: Row of the dataset.
+        sample: What was asked.
+        parsed: What was read; ``None`` where it cannot be read.
+    """
+    if parsed is None or not task.has_times or sample.window is not None:
+        return parsed
+    whole_s = length_of(sample)
+    if whole_s <= task.length_s(sample) + SLACK_S:
+        return parsed
+    whole = ClipWindow(sample.id, 0, 0.0, whole_s, whole_s)
+    return task.stitch([(whole, parsed)], replace(sample, whole_s=whole_s), spec)
 
 
 def read_text(task: Task[Any], spec: DatasetSpec, sample: Sample, text: str) -> tuple[Any, str]:

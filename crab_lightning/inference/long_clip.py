@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crab_lightning.data import AVDataModule
@@ -11,39 +11,47 @@ from crab_lightning.data.windows import length_of, windows_of
 from crab_lightning.inference.answer import Answer
 from crab_lightning.inference.question import AskError, put
 from crab_lightning.structures import ClipWindow, Sample, Windows
-from crab_lightning.tasks.base import Task
 
 
-def ask_windows(model: Any, data: AVDataModule, sample: Sample, windows: Windows) -> Answer:
-    """Ask about each window of a clip, one after the other, and return one answer with its timeline.
+@dataclass(frozen=True)
+class WindowedAnswer:
+    """The answers about the windows of a clip, and the one made of them.
+
+    Args:
+        parsed: The stitched answer; ``None`` where no window could be read.
+        told: Start, end, text and reading of each window, as JSON values.
+        whole_s: Length of the clip.
+        tokens: Number of generated tokens.
+        truncated: Whether an answer stopped at the token limit.
+        note: Why answers could not be read, where that is known; else empty.
+    """
+
+    parsed: Any
+    told: tuple[dict[str, Any], ...]
+    whole_s: float
+    tokens: int
+    truncated: bool
+    note: str
+
+
+def put_windows(model: Any, data: AVDataModule, sample: Sample, windows: Windows) -> WindowedAnswer | None:
+    """Ask about each window of a clip, one after the other; ``None`` where the clip is one window.
 
     Args:
         model: The run's model.
         data: Tasks and datasets, with the model's processor.
         sample: The question about the whole clip.
         windows: Length and distance of the windows.
-
-    Raises:
-        AskError: If the answers of the task cannot be stitched, or the clip is no longer than one window.
     """
     task, spec = data.tasks[sample.task], data.datasets[sample.dataset]
-    if type(task).stitch is Task.stitch or len(sample.videos) > 1 or len(sample.audios) > 1:
-        raise AskError(
-            f"`windows` is for one clip and for tasks whose answers have times, events; leave it out for "
-            f"task {sample.task}"
-        )
     whole_s = length_of(sample, data.limits)
-    asked = windows_of(sample, whole_s, windows)
-    if asked[0].window is None:
-        raise AskError(
-            f"`windows` {windows.length_s:g}: the clip lasts {whole_s:g} s, which is one window; leave it out"
-        )
-    began, note = time.perf_counter(), ""
+    note = ""
     parts: list[tuple[ClipWindow, Any]] = []
     told: list[dict[str, Any]] = []
     tokens, truncated = 0, False
-    for one in asked:
-        assert one.window is not None
+    for one in windows_of(sample, whole_s, windows):
+        if one.window is None:
+            return None
         said = put(model, data, one)
         try:
             answer = task.parse(said.text, one, spec)
@@ -60,20 +68,46 @@ def ask_windows(model: Any, data: AVDataModule, sample: Sample, windows: Windows
             }
         )
         tokens, truncated = tokens + said.tokens, truncated or said.truncated
-    stitched = None
-    if not note:
-        stitched = task.stitch(parts, replace(sample, whole_s=whole_s), spec)
+    parsed = None if note else task.stitch(parts, replace(sample, whole_s=whole_s), spec)
+    return WindowedAnswer(parsed, tuple(told), whole_s, tokens, truncated, note)
+
+
+def ask_windows(model: Any, data: AVDataModule, sample: Sample, windows: Windows) -> Answer:
+    """Ask about each window of a clip and return one answer with its timeline.
+
+    Args:
+        model: The run's model.
+        data: Tasks and datasets, with the model's processor.
+        sample: The question about the whole clip.
+        windows: Length and distance of the windows.
+
+    Raises:
+        AskError: If the answers of the task cannot be stitched, or the clip is no longer than one window.
+    """
+    task = data.tasks[sample.task]
+    if not task.has_times or len(sample.videos) > 1 or len(sample.audios) > 1:
+        raise AskError(
+            f"`windows` is for one clip and for tasks whose answers have times, events; leave it out for "
+            f"task {sample.task}"
+        )
+    began = time.perf_counter()
+    found = put_windows(model, data, sample, windows)
+    if found is None:
+        raise AskError(
+            f"`windows` {windows.length_s:g}: the clip lasts {length_of(sample, data.limits):g} s, which is "
+            "one window; leave it out"
+        )
     return Answer(
-        "\n".join(window["answer"] for window in told),
-        None if stitched is None else task.jsonable(stitched),
+        "\n".join(window["answer"] for window in found.told),
+        None if found.parsed is None else task.jsonable(found.parsed),
         sample.task,
         sample.dataset,
-        truncated,
-        tokens,
+        found.truncated,
+        found.tokens,
         round(time.perf_counter() - began, 3),
-        note,
-        whole_s,
-        tuple(told),
+        found.note,
+        found.whole_s,
+        found.told,
     )
 
 

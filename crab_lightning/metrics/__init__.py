@@ -20,7 +20,9 @@ from crab_lightning.metrics.classification import (
 from crab_lightning.metrics.detection import EventMeanAP
 from crab_lightning.metrics.event_localization import SegmentAccuracy, decode_segments
 from crab_lightning.metrics.event_parsing import EventParsingF
-from crab_lightning.metrics.masks import PROTOCOLS, MaskJF, MaskProtocol, NullMaskS
+from crab_lightning.metrics.mask_prompts import RightPrompts
+from crab_lightning.metrics.mask_protocols import PROTOCOLS, MaskProtocol
+from crab_lightning.metrics.masks import MaskJF, NullMaskS
 from crab_lightning.metrics.question_answering import AVQAAccuracy, GroupedAccuracy, MusicAVQAAccuracy
 from crab_lightning.metrics.scale import COUNT, Scale
 
@@ -43,6 +45,7 @@ __all__ = [
     "MaskProtocol",
     "MusicAVQAAccuracy",
     "NullMaskS",
+    "RightPrompts",
     "Scale",
     "SegmentAccuracy",
     "UnweightedAverageRecall",

@@ -4,89 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from crab_lightning.metrics.base import BenchmarkMetric, mean_of, to_units
+from crab_lightning.metrics.mask_protocols import PROTOCOLS, batch_sizes, check_masks, find_protocol
 from crab_lightning.metrics.mask_scores import (
     LEVELS,
     background_jaccard,
     binary_scores,
-    f_curves,
     pixels,
+    f_curves,
 )
 from crab_lightning.metrics.scale import COUNT, Scale
 
 _LOOSE_ROWS = 512
-
-
-@dataclass(frozen=True)
-class MaskProtocol:
-    """How published code turns masks into J, F and S.
-
-    Args:
-        binary: Masks are binary and an empty truth wants an empty prediction; otherwise probabilities count.
-        threshold: Probability above which a pixel is in the mask that J sees.
-        frames_per_batch: Frames over which F takes its best threshold and S pools pixels.
-        source: The code that defines it.
-    """
-
-    binary: bool
-    threshold: float
-    frames_per_batch: int
-    source: str
-
-
-PROTOCOLS = {
-    "crabplus": MaskProtocol(
-        True, 0.5, 1, "GeWu-Lab/Crab_Plus seg/scripts/inference_3.py, inference_ref_3.py"
-    ),
-    "avsbench": MaskProtocol(False, 0.5, 5, "OpenNLPLab/AVSBench avs_scripts/avs_s4/utils/utility.py"),
-    "framewise": MaskProtocol(False, 0.5, 1, "GeWu-Lab/Crab utils/avss_utils.py, one frame at a time"),
-    "refavs": MaskProtocol(False, 0.4, 10, "GeWu-Lab/Ref-AVS utils/metric/utility.py"),
-}
-
-
-def find_protocol(name: str, frames_per_batch: int | None) -> MaskProtocol:
-    """Look up a protocol and set its batch size.
-
-    Args:
-        name: Key of ``PROTOCOLS``.
-        frames_per_batch: Frames in a batch, ``None`` for the protocol's own.
-
-    Raises:
-        ValueError: If the name is unknown, or the protocol scores frames singly and another number is asked.
-    """
-    if name not in PROTOCOLS:
-        raise ValueError(f"no mask protocol '{name}'; there are: {', '.join(PROTOCOLS)}")
-    found = PROTOCOLS[name]
-    if frames_per_batch is None:
-        return found
-    if frames_per_batch < 0 or (found.frames_per_batch == 1 and frames_per_batch != 1):
-        raise ValueError(
-            f"frames_per_batch is {frames_per_batch}; protocol '{name}' "
-            + ("scores every frame alone" if found.frames_per_batch == 1 else "needs 0 or more")
-        )
-    return replace(found, frames_per_batch=frames_per_batch)
-
-
-def _check(pred: Tensor, protocol: MaskProtocol) -> None:
-    if pred.ndim != 3:
-        raise ValueError(f"pred has shape {tuple(pred.shape)}; masks must be (frames, height, width)")
-    if pred.dtype != torch.bool and (protocol.binary or not pred.is_floating_point()):
-        wanted = "bool masks" if protocol.binary else "bool masks or floating-point logits"
-        raise ValueError(f"pred is {pred.dtype}; this protocol takes {wanted}")
-    if pred.is_floating_point() and pred.numel() and bool(pred.min().isnan()):
-        raise ValueError("pred holds NaN logits; the training of the model that made them has diverged")
-
-
-def _batches(frames: int, protocol: MaskProtocol) -> list[int]:
-    """Sizes of the protocol's batches that F frames of one update make; the last may be short."""
-    size = protocol.frames_per_batch or frames
-    return [min(size, frames - first) for first in range(0, frames, size)] if frames else []
 
 
 class _ByClip(BenchmarkMetric):
@@ -186,7 +120,7 @@ class MaskJF(_ByClip):
         Raises:
             ValueError: If shapes or types are others.
         """
-        _check(pred, self.protocol)
+        check_masks(pred, self.protocol)
         if clips is not None:
             _check_clips(clips, pred)
         if target.dtype != torch.bool or target.shape != pred.shape:
@@ -220,7 +154,7 @@ class MaskJF(_ByClip):
         )
 
     def _batch_scores(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        sizes = _batches(pred.shape[0], self.protocol)
+        sizes = batch_sizes(pred.shape[0], self.protocol)
         jaccard = [part.mean() for part in torch.split(self._jaccard(pred, target), sizes)]
         f_scores = []
         for curves, truth in zip(
@@ -304,7 +238,7 @@ class NullMaskS(_ByClip):
         Raises:
             ValueError: If shape or type is another.
         """
-        _check(pred, self.protocol)
+        check_masks(pred, self.protocol)
         mask = pred if pred.dtype == torch.bool else torch.sigmoid(pred.float()) > 0.5
         positive, area = pixels(mask), float(pred.shape[1] * pred.shape[2])
         if clips is not None:
@@ -313,7 +247,7 @@ class NullMaskS(_ByClip):
             self._add_rows(clips, [torch.ones_like(positive), positive, torch.full_like(positive, area)])
             self.frames += pred.shape[0]
             return
-        sizes = _batches(pred.shape[0], self.protocol)
+        sizes = batch_sizes(pred.shape[0], self.protocol)
         pooled = [part.sum() / (area * len(part)) for part in torch.split(positive, sizes)] if sizes else []
         share = torch.stack(pooled) if pooled else positive
         if self.protocol.binary:

@@ -1,4 +1,4 @@
-"""Boxes and points to masks and back: prompts from masks, and SAM2 behind one protocol."""
+"""Boxes, points and names to masks (SAM2, SAM3, EdgeTAM: one protocol), and masks to boxes and points."""
 
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from crab_lightning.segmentation.prompts import prompt_text as prompt_text
     from crab_lightning.segmentation.sam2 import Sam2Decoder as Sam2Decoder
     from crab_lightning.segmentation.sam2_package import Sam2PackageDecoder as Sam2PackageDecoder
+    from crab_lightning.segmentation.sam3 import Sam3Decoder as Sam3Decoder
     from crab_lightning.segmentation.tracker import Sam2Tracker as Sam2Tracker
 
 __getattr__, __all__ = lazy_exports(__name__, __file__)

@@ -19,7 +19,7 @@ class MaskRequest:
 
     Args:
         image: RGB, uint8 ``(3, H, W)``, any size.
-        prompt: Box, points or both, in pixels of this image.
+        prompt: Box, points, names or several of these, in pixels of this image.
     """
 
     image: Tensor
@@ -31,7 +31,8 @@ class MaskDecoder(Protocol):
     """Turns requests into masks. It is pickled to loader workers, so it loads weights when first used.
 
     A decoder may also have a method ``load()``, which loads its weights before anything is answered and
-    raises ``OSError`` where they cannot be had.
+    raises ``OSError`` where they cannot be had. One that reads names in the place of boxes and points says so
+    with an attribute ``reads_names = True``.
     """
 
     # No types here: a config may name any class with such a method, also one without annotations, and the
@@ -49,16 +50,27 @@ class MaskDecoder(Protocol):
         ...
 
 
-def check_request(request: MaskRequest) -> None:
-    """Refuse a request that no decoder can serve.
+def check_request(request: MaskRequest, *, named: bool = False) -> None:
+    """Refuse a request that a decoder cannot serve.
+
+    Args:
+        request: The request.
+        named: Whether the decoder reads names, in the place of box and points.
 
     Raises:
-        ValueError: If the image is no uint8 RGB image, or the prompt is empty.
+        ValueError: If the image is no uint8 RGB image, or the prompt has not what the decoder reads.
     """
     image = request.image
     if image.ndim != 3 or image.shape[0] != 3 or str(image.dtype) != "torch.uint8":
         raise ValueError(f"image is {image.dtype} {tuple(image.shape)}; it must be uint8 (3, height, width)")
-    if not request.prompt:
+    if named:
+        if not any(name.strip() for name in request.prompt.names):
+            raise ValueError("the prompt has no name; a thing that is not named is an empty mask already")
+    elif not request.prompt and request.prompt.names:
+        raise ValueError(
+            "the prompt has a name alone, and this decoder reads boxes and points; Sam3Decoder reads names"
+        )
+    elif not request.prompt:
         raise ValueError("the prompt has neither box nor points; an absent object is an empty mask already")
 
 

@@ -22,12 +22,15 @@ class Prompt:
     Args:
         box_xyxy_px: First and last pixel inside, x1, y1, x2, y2; ``None`` for points alone.
         points_xy_px: Points on the object, largest inscribed circle first.
+        names: What is to be found, such as ``lawn mower``, for decoders that read names.
     """
 
     box_xyxy_px: tuple[float, float, float, float] | None = None
     points_xy_px: tuple[tuple[float, float], ...] = ()
+    names: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
+        """Whether the prompt points at something; names alone do not."""
         return self.box_xyxy_px is not None or bool(self.points_xy_px)
 
     def scaled(self, frame: tuple[int, int], image: tuple[int, int]) -> Prompt:
@@ -47,7 +50,7 @@ class Prompt:
         if box is not None:
             box = (box[0] * right, box[1] * down, (box[2] + 1) * right - 1, (box[3] + 1) * down - 1)
         points = tuple(((x + 0.5) * right - 0.5, (y + 0.5) * down - 0.5) for x, y in self.points_xy_px)
-        return Prompt(box, points)
+        return Prompt(box, points, self.names)
 
 
 def enclosing_box(mask: Mask) -> tuple[int, int, int, int] | None:

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from crab_lightning.compat import load_with_info
 from crab_lightning.segmentation.decoder import LastUsed, MaskRequest, check_request, content_key
-
-MINI = "mini_sam2"
-"""Name of the tiny model that ships with the package and knows Mini AV-UIE alone."""
+from crab_lightning.segmentation.weights import Loaded, check_filled, class_for, load_folder
 
 KINDS = {
     "sam2": "Sam2Model",
@@ -116,7 +112,7 @@ class Sam2Decoder:
             keys = [content_key(request.image) for request in part]
 
             def embed(new: list[int], part: Sequence[MaskRequest] = part) -> list[Embedding]:
-                return loaded.embed([part[i].image for i in new])
+                return _embed(loaded, [part[i].image for i in new])
 
             embeddings = self._embeddings.fill(keys, embed)
             # A padded point is not ignored by the attention, so only prompts of one form go together.
@@ -124,7 +120,7 @@ class Sam2Decoder:
             for i, request in enumerate(part):
                 forms[request.prompt.box_xyxy_px is not None, len(request.prompt.points_xy_px)].append(i)
             for members in forms.values():
-                low = loaded.masks([part[i] for i in members], [embeddings[keys[i]] for i in members])
+                low = _low_masks(loaded, [part[i] for i in members], [embeddings[keys[i]] for i in members])
                 for i, logits in zip(members, low, strict=True):
                     size = tuple(part[i].image.shape[-2:])
                     full = F.interpolate(logits[None, None], size, mode="bilinear", align_corners=False)[0, 0]
@@ -132,139 +128,39 @@ class Sam2Decoder:
         return [mask.cpu() for mask in masks if mask is not None]
 
 
-class _Loaded:
-    """Weights on their device, and how they want their input."""
+def _embed(loaded: Loaded, images: Sequence[Tensor]) -> list[Embedding]:
+    """Return the embeddings of some images."""
+    maps = loaded.model.get_image_embeddings(loaded.pixels(images))
+    return [[level[i : i + 1] for level in maps] for i in range(len(images))]
 
-    def __init__(self, model: Any, image_processor: Any, device: str) -> None:
-        self.model = model
-        self.device = device
-        self.side = int(model.config.prompt_encoder_config.image_size)
-        self.mean = torch.tensor(image_processor.image_mean, device=device)[:, None, None]
-        self.std = torch.tensor(image_processor.image_std, device=device)[:, None, None]
 
-    def embed(self, images: Sequence[Tensor]) -> list[Embedding]:
-        """Return the embeddings of some images."""
-        pixels = torch.stack([self._pixels(image) for image in images]).to(self.model.dtype)
-        maps = self.model.get_image_embeddings(pixels)
-        return [[level[i : i + 1] for level in maps] for i in range(len(images))]
-
-    def _pixels(self, image: Tensor) -> Tensor:
-        # As Meta's code: to float first, then stretched. transformers rounds to bytes after stretching.
-        floats = image.to(self.device).float()[None] / 255
-        square = F.interpolate(
-            floats, (self.side, self.side), mode="bilinear", align_corners=False, antialias=True
+def _low_masks(loaded: Loaded, requests: Sequence[MaskRequest], embeddings: Sequence[Embedding]) -> Tensor:
+    """Return low-resolution logits ``(B, h, w)`` of prompts that all have the same form."""
+    points, boxes = [], []
+    for request in requests:
+        height, width = request.image.shape[-2:]
+        scale = torch.tensor([loaded.side / width, loaded.side / height])
+        points.append(torch.tensor(request.prompt.points_xy_px, dtype=torch.float32).view(-1, 2) * scale)
+        if request.prompt.box_xyxy_px is not None:
+            boxes.append(torch.tensor(request.prompt.box_xyxy_px) * scale.repeat(2))
+    inputs: dict[str, Any] = {}
+    if len(points[0]):
+        inputs["input_points"] = torch.stack(points)[:, None].to(loaded.device)
+        inputs["input_labels"] = torch.ones(
+            inputs["input_points"].shape[:3], dtype=torch.int64, device=loaded.device
         )
-        return (square[0] - self.mean) / self.std
-
-    def masks(self, requests: Sequence[MaskRequest], embeddings: Sequence[Embedding]) -> Tensor:
-        """Return low-resolution logits ``(B, h, w)`` of prompts that all have the same form."""
-        points, boxes = [], []
-        for request in requests:
-            height, width = request.image.shape[-2:]
-            scale = torch.tensor([self.side / width, self.side / height])
-            points.append(torch.tensor(request.prompt.points_xy_px, dtype=torch.float32).view(-1, 2) * scale)
-            if request.prompt.box_xyxy_px is not None:
-                boxes.append(torch.tensor(request.prompt.box_xyxy_px) * scale.repeat(2))
-        inputs: dict[str, Any] = {}
-        if len(points[0]):
-            inputs["input_points"] = torch.stack(points)[:, None].to(self.device)
-            inputs["input_labels"] = torch.ones(inputs["input_points"].shape[:3], dtype=torch.int64).to(
-                self.device
-            )
-        if boxes:
-            inputs["input_boxes"] = torch.stack(boxes)[:, None].to(self.device)
-        levels = [torch.cat(level) for level in zip(*embeddings, strict=True)]
-        out = self.model(image_embeddings=levels, multimask_output=False, **inputs)
-        return out.pred_masks[:, 0, 0].float()  # type: ignore[no-any-return]
+    if boxes:
+        inputs["input_boxes"] = torch.stack(boxes)[:, None].to(loaded.device)
+    levels = [torch.cat(level) for level in zip(*embeddings, strict=True)]
+    out = loaded.model(image_embeddings=levels, multimask_output=False, **inputs)
+    return out.pred_masks[:, 0, 0].float()  # type: ignore[no-any-return]
 
 
 @cache
-def _load(pretrained: str, device: str, dtype: str) -> _Loaded:
+def _load(pretrained: str, device: str, dtype: str) -> Loaded:
     """Load the image predictor once in a process."""
-    import transformers
-
-    name = _class_name(find_weights(pretrained))
+    kind = class_for(pretrained, KINDS, "does not make masks from boxes and points")
     # Official folders also hold the video predictor's memory; the image predictor leaves it alone.
-    loaded, missing = load_folder(getattr(transformers, name), pretrained, device, dtype)
-    if missing:
-        raise ValueError(
-            f"the weights at {pretrained} leave {len(missing)} tensors of {name} unset, first "
-            f"{missing[0]!r}; they are those of another model"
-        )
+    loaded, missing = load_folder(kind, pretrained, device, dtype)
+    check_filled(kind, pretrained, missing)
     return loaded
-
-
-def _class_name(where: str) -> str:
-    """Return the class for the weights of a folder or hub name.
-
-    Raises:
-        ValueError: If they are of another kind of model.
-    """
-    from transformers import PreTrainedConfig
-
-    found, _ = PreTrainedConfig.get_config_dict(where)
-    kind = found.get("model_type")
-    if kind not in KINDS:
-        raise ValueError(
-            f"{where} holds a model of type {kind!r}, which does not make masks from boxes and points;"
-            f" known types: "
-            f"{', '.join(KINDS)}"
-        )
-    return KINDS[kind]
-
-
-def load_folder(kind: Any, pretrained: str, device: str, dtype: str) -> tuple[_Loaded, list[str]]:
-    """Load a frozen decoder and say which of its tensors the weights leave unset.
-
-    Args:
-        kind: ``Sam2Model``, ``Sam2VideoModel`` or a class like them.
-        pretrained: As in :class:`Sam2Decoder`.
-        device: ``auto`` uses a GPU if there is one.
-        dtype: Name of a torch dtype.
-
-    Raises:
-        FileNotFoundError: If there are no such weights.
-    """
-    from transformers import AutoImageProcessor
-    from transformers.utils import logging as transformers_logging
-
-    where = find_weights(pretrained)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()  # both kinds read one folder, and what is missing is returned
-    try:
-        model, report = load_with_info(kind, where, dtype=getattr(torch, dtype))
-        images = AutoImageProcessor.from_pretrained(where)
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
-    missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-    model.requires_grad_(False)
-    return _Loaded(model.to(device).eval(), images, device), missing
-
-
-def find_weights(pretrained: str) -> str:
-    """Return the folder or hub name that is meant: a folder, the shipped model's name, or a hub name.
-
-    Raises:
-        FileNotFoundError: If it can be none of them.
-    """
-    folder = Path(pretrained)
-    if folder.is_dir():
-        return pretrained
-    if pretrained == MINI:
-        return str(Path(__file__).parents[1] / "assets" / MINI)
-    if folder.is_file():
-        raise FileNotFoundError(
-            f"{pretrained} is a file. Convert it first: python cli.py model sam2-convert --checkpoint "
-            f"{pretrained} --out DIR"
-        )
-    if folder.is_absolute() or pretrained.count("/") != 1:
-        raise FileNotFoundError(
-            f"no SAM2 weights at {pretrained}: there is no such folder. Give a folder in the transformers "
-            f"layout, a hub name such as facebook/sam2.1-hiera-large, or {MINI} for the shipped toy model"
-        )
-    return pretrained

@@ -1,4 +1,4 @@
-"""SAM2.1 through a video: from prompts on some frames to a mask on every frame."""
+"""SAM2.1, SAM3 and EdgeTAM through a video: from prompts on some frames to a mask on every frame."""
 
 from __future__ import annotations
 
@@ -9,23 +9,34 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import Sam2VideoInferenceSession, Sam2VideoModel
+from transformers import Sam2VideoInferenceSession
 
 from crab_lightning.segmentation.prompts import Prompt
-from crab_lightning.segmentation.sam2 import _Loaded, load_folder
+from crab_lightning.segmentation.weights import Loaded, check_filled, class_for, load_folder
 
 _OBJECT = 1
 
+KINDS = {
+    "sam2": "Sam2VideoModel",
+    "sam2_video": "Sam2VideoModel",
+    "sam3_tracker": "Sam3TrackerVideoModel",
+    "sam3_tracker_video": "Sam3TrackerVideoModel",
+    "sam3_video": "Sam3TrackerVideoModel",
+    "edgetam": "EdgeTamVideoModel",
+    "edgetam_video": "EdgeTamVideoModel",
+}
+"""``model_type`` of a folder's config -> class in transformers. All take the same session and prompts."""
+
 
 class Sam2Tracker:
-    """SAM2.1 video predictor (``transformers.Sam2VideoModel``), frozen.
+    """Video predictor of SAM2.1, frozen; of SAM3 or EdgeTAM where the folder's ``model_type`` says so.
 
     Args:
         pretrained: Folder or hub name as for :class:`Sam2Decoder`, with the video predictor's memory.
         device: ``auto`` uses a GPU if there is one.
         dtype: ``float32`` or ``bfloat16``.
 
-    Source: arXiv:2408.00714.
+    Sources: SAM2 arXiv:2408.00714, SAM3 arXiv:2511.16719, EdgeTAM arXiv:2501.07256.
     """
 
     def __init__(self, pretrained: str, device: str = "auto", dtype: str = "float32") -> None:
@@ -38,7 +49,7 @@ class Sam2Tracker:
 
         Raises:
             FileNotFoundError: If there are no such weights.
-            ValueError: If they have no memory.
+            ValueError: If they have no memory, or are of a model that follows nothing.
         """
         _load(self.pretrained, self.device, self.dtype)
 
@@ -78,7 +89,7 @@ class Sam2Tracker:
 class _Session(Sam2VideoInferenceSession):
     """A session that encodes frames as they are asked for; transformers' own holds all of them as floats."""
 
-    def __init__(self, frames: Tensor, loaded: _Loaded) -> None:
+    def __init__(self, frames: Tensor, loaded: Loaded) -> None:
         super().__init__(
             video_height=frames.shape[-2],
             video_width=frames.shape[-1],
@@ -98,7 +109,7 @@ class _Session(Sam2VideoInferenceSession):
 
     def get_frame(self, frame_idx: int) -> Tensor:
         """Return one frame as the model wants it."""
-        return self.loaded._pixels(self.frames[frame_idx]).to(self.dtype)
+        return self.loaded.pixels([self.frames[frame_idx]])[0].to(self.dtype)
 
     def ask(self, number: int, prompt: Prompt) -> None:
         """Put a prompt on a frame."""
@@ -124,9 +135,10 @@ class _Session(Sam2VideoInferenceSession):
 
 
 @cache
-def _load(pretrained: str, device: str, dtype: str) -> _Loaded:
+def _load(pretrained: str, device: str, dtype: str) -> Loaded:
     """Load the video predictor once in a process."""
-    loaded, missing = load_folder(Sam2VideoModel, pretrained, device, dtype)
+    kind = class_for(pretrained, KINDS, "follows nothing through a video")
+    loaded, missing = load_folder(kind, pretrained, device, dtype)
     if memory := [name for name in missing if name.startswith(("memory_", "object_pointer"))]:
         raise ValueError(
             f"the SAM2 weights at {pretrained} segment pictures alone (one moment of a video with --at_s): "
@@ -134,9 +146,5 @@ def _load(pretrained: str, device: str, dtype: str) -> _Loaded:
             "Take an official SAM2.1 model, such as facebook/sam2.1-hiera-tiny, or convert an official .pt "
             "with `python cli.py model sam2-convert`"
         )
-    if missing:
-        raise ValueError(
-            f"the weights at {pretrained} leave {len(missing)} tensors of Sam2VideoModel unset, first "
-            f"{missing[0]!r}; they are those of another model"
-        )
+    check_filled(kind, pretrained, missing)
     return loaded

@@ -46,6 +46,8 @@ class Task(ABC, Generic[AnswerT]):
     differs between its datasets is a field of the sample or of the dataset's row, never its name.
     """
 
+    has_times: bool = False
+    """Whether answers name events with their times, which can be stitched from those about windows."""
     explained: bool = False
     """Whether prompts end with :meth:`explanation`; reported with the results."""
 
@@ -136,6 +138,11 @@ class Task(ABC, Generic[AnswerT]):
     ) -> None:
         """Add one answer to what :meth:`metrics` returned; ``None`` counts as wrong."""
 
+    def update_text(
+        self, metrics: MetricCollection, text: str, answer: AnswerT | None, sample: Sample, spec: DatasetSpec
+    ) -> None:
+        """Add what is scored of an answer's words beside what was read of it; most tasks score no more."""
+
     def score(self, answer: AnswerT | None, sample: Sample, spec: DatasetSpec) -> float | None:
         """Return the score of one answer in [0, 1]; ``None`` where one sample has no score of its own."""
         truth = self.truth(sample, spec)
@@ -180,6 +187,18 @@ class Task(ABC, Generic[AnswerT]):
             The answer, its times in seconds of the whole clip; ``None`` where no window has one.
         """
         raise NotImplementedError(f"{type(self).__name__} does not stitch the answers of windows")
+
+    def length_s(self, sample: Sample) -> int:
+        """Return the parts of a clip in which answers with times count: its seconds in training."""
+        raise NotImplementedError(f"answers of {type(self).__name__} have no times")
+
+    def windowed(self, sample: Sample, window: ClipWindow, spec: DatasetSpec) -> Sample:
+        """Return the sample of one window of a long clip, with truth and target cut to the window.
+
+        Its field ``in_window`` counts the events of the clip by where they lie: ``whole``, ``cut``,
+        ``outside``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not cut its truth to windows")
 
     def beyond(self, text: str, sample: Sample) -> list[str]:
         """Return the events of an answer that end behind the clip; reading the answer cuts them off."""

@@ -17,12 +17,12 @@ from crab_lightning.tasks.event_text import (
     EventSpan,
     behind,
     cut_off_remarks,
-    in_whole_clip,
-    joined,
     read_events,
+    says_nothing,
     segment_classes,
     whole_span,
 )
+from crab_lightning.tasks.event_windows import in_whole_clip, in_window, joined, windowed
 from crab_lightning.tasks.loose_events import json_events, loosened_times
 
 AVE_CLASSES = (
@@ -63,6 +63,9 @@ CONSTANT_SCORE = (
 )
 _METRICS = ("segment_accuracy", "map")
 
+NOTHING = "<event></event>"
+"""What says that nothing happens in a clip."""
+
 
 class EventLocalization(Task[tuple[EventSpan, ...]]):
     """Names events and their half-open spans ``[start_s, end_s)`` in whole seconds.
@@ -84,6 +87,7 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
         ValueError: If ``clip_s`` is not positive.
     """
 
+    has_times = True
     instruction = "Please describe the events and time range that occurred in the video."
 
     def __init__(self, clip_s: int = 10, lenient: bool = False) -> None:
@@ -92,8 +96,8 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
         self.clip_s = clip_s
         self.lenient = lenient
 
-    def _clip_s(self, sample: Sample) -> int:
-        """Return the seconds of a clip: those of its dataset's entry, else the task's."""
+    def length_s(self, sample: Sample) -> int:
+        """Return the seconds of a clip in training: those of its dataset's entry, else the task's."""
         return int(sample.fields.get("clip_s", self.clip_s))
 
     def prompt(self, sample: Sample) -> Conversation:
@@ -142,13 +146,37 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
     ) -> tuple[EventSpan, ...] | None:
         """Return the events of all windows at their times; those of a class that touch or overlap are one."""
         found = [
-            in_whole_clip(e, window, self._clip_s(sample)) for window, events in parts for e in events or ()
+            in_whole_clip(e, window, self.length_s(sample)) for window, events in parts for e in events or ()
         ]
-        return joined(found, spec.classes or ()) or None
+        if all(events is None for _, events in parts):
+            return None
+        return joined(found, spec.classes or ())
+
+    def windowed(self, sample: Sample, window: ClipWindow, spec: DatasetSpec) -> Sample:
+        """Return the events in the window at their times in it; ``<event></event>`` where there is none."""
+        events, clip_s = _timed_events(sample), self.length_s(sample)
+        inside = [found for event in events if (found := in_window(event, window, clip_s)) is not None]
+        times: dict[str, str] = {}
+        for event in inside:
+            times[event.name] = times.get(event.name, "") + f"({event.start_s:g} {event.end_s:g})"
+        tags = "".join(f"<event>{name}, {spans}</event>" for name, spans in times.items()) or NOTHING
+        length_s = window.end_s - window.start_s
+        seconds = [
+            {
+                "label": event.name,
+                "start_s": max(event.start_s, window.start_s) - window.start_s,
+                "end_s": min(event.end_s, window.end_s) - window.start_s,
+            }
+            for event in events
+            if in_window(event, window, clip_s) is not None
+        ]
+        fields = {k: v for k, v in sample.fields.items() if k not in ("event", "start_s", "end_s")}
+        fields |= {"annotation": tags, "events_s": seconds, "duration_s": length_s}
+        return windowed(sample, window, events, fields, tags, clip_s)
 
     def beyond(self, text: str, sample: Sample) -> list[str]:
         """Return the events of an answer that end behind the clip."""
-        return behind(read_events(plain(text), ANY_LENGTH_S), self._clip_s(sample))
+        return behind(read_events(plain(text), ANY_LENGTH_S), self.length_s(sample))
 
     def remarks(self, sample: Sample) -> list[str]:
         """Name the annotated events that do not lie in the clip."""
@@ -157,7 +185,7 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
             found = [EventSpan(fields["event"], float(fields["start_s"]), float(fields["end_s"]))]
         else:
             found = read_events(fields["annotation"], ANY_LENGTH_S)
-        return cut_off_remarks(sample, found, self._clip_s(sample))
+        return cut_off_remarks(sample, found, self.length_s(sample))
 
     def truth(self, sample: Sample, spec: DatasetSpec) -> tuple[EventSpan, ...]:
         """Return the annotated events, named as in ``spec.classes``; empty for a span of no length.
@@ -183,10 +211,10 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
     def _annotated(self, sample: Sample) -> list[EventSpan]:
         fields = sample.fields
         if "event" in fields:
-            span = whole_span(fields["start_s"], fields["end_s"], self._clip_s(sample))
+            span = whole_span(fields["start_s"], fields["end_s"], self.length_s(sample))
             return [EventSpan(fields["event"], *span)] if span else []
-        events = read_events(fields["annotation"], self._clip_s(sample))
-        if not events:
+        events = read_events(fields["annotation"], self.length_s(sample))
+        if not events and not says_nothing(fields["annotation"]):
             raise ValueError(
                 f"{describe(sample)}: no event can be read from {fields['annotation']!r}; "
                 "expected <event>NAME, (start end)</event>. Correct the row or remove it."
@@ -194,15 +222,17 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
         return events
 
     def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> tuple[EventSpan, ...] | None:
-        """Read events with spans; ``None`` without a span inside the clip.
+        """Read events with spans; ``None`` without a span inside the clip, unless the text says so.
+
+        ``<event></event>`` says that nothing happens.
 
         A name outside the closed set is kept as it is written: it is wrong wherever it lies.
         """
         text = plain(text)
-        found = read_events(loosened_times(text) if self.lenient else text, self._clip_s(sample))
+        found = read_events(loosened_times(text) if self.lenient else text, self.length_s(sample))
         if self.lenient and not found:
-            found = [event for _, event in json_events(text, self._clip_s(sample))]
-        return tuple(found) or None
+            found = [event for _, event in json_events(text, self.length_s(sample))]
+        return tuple(found) or (() if says_nothing(text) else None)
 
     def metrics(self, spec: DatasetSpec) -> MetricCollection:
         """Return the metrics that the row names."""
@@ -229,12 +259,14 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
                 true_spans, true_classes = _as_tensors(truth, classes)
                 if sample.whole_s is None and (timed := _true_times(sample, classes)) is not None:
                     true_spans, true_classes = timed
-                    pred_spans *= float(sample.fields["duration_s"]) / self._clip_s(sample)  # both in seconds
+                    pred_spans *= float(sample.fields["duration_s"]) / self.length_s(
+                        sample
+                    )  # both in seconds
                 scores = torch.ones(len(pred_classes), dtype=torch.float64)
                 metric.update(pred_spans, pred_classes, scores, true_spans, true_classes)
             else:
-                pred = segment_classes(answer or (), classes, self._clip_s(sample))
-                true = segment_classes(truth, classes, self._clip_s(sample))
+                pred = segment_classes(answer or (), classes, self.length_s(sample))
+                true = segment_classes(truth, classes, self.length_s(sample))
                 metric.update(torch.tensor([pred]), torch.tensor([true]))
 
     def score(self, answer: tuple[EventSpan, ...] | None, sample: Sample, spec: DatasetSpec) -> float | None:
@@ -242,9 +274,9 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
         if "segment_accuracy" not in chosen(spec, _METRICS, ("segment_accuracy",)):
             return None
         classes = classes_of(spec)
-        pred = segment_classes(answer or (), classes, self._clip_s(sample))
-        true = segment_classes(self.truth(sample, spec), classes, self._clip_s(sample))
-        return sum(a == b for a, b in zip(pred, true, strict=True)) / self._clip_s(sample)
+        pred = segment_classes(answer or (), classes, self.length_s(sample))
+        true = segment_classes(self.truth(sample, spec), classes, self.length_s(sample))
+        return sum(a == b for a, b in zip(pred, true, strict=True)) / self.length_s(sample)
 
     def headline(self, spec: DatasetSpec) -> str:
         """Return ``segment_accuracy``, or ``map_average`` where the row names ``map`` first."""

@@ -20,12 +20,12 @@ from crab_lightning.tasks.event_text import (
     ModalEvents,
     behind,
     cut_off_remarks,
-    in_whole_clip,
     merged_runs,
     modal_blocks,
     rasterise,
     read_modal_events,
 )
+from crab_lightning.tasks.event_windows import in_whole_clip, in_window, windowed
 from crab_lightning.tasks.loose_events import json_events, loosened_times
 
 LLP_CLASSES = (
@@ -57,6 +57,9 @@ LLP_CLASSES = (
 )
 """LLP's event classes in the row order of its evaluation code."""
 
+NOTHING = "<visual></visual><audio></audio>"
+"""What says that nothing is seen and heard in a clip."""
+
 
 class EventParsing(Task[ModalEvents]):
     """Names the events that are seen and those that are heard, with spans in whole seconds.
@@ -76,6 +79,7 @@ class EventParsing(Task[ModalEvents]):
         ValueError: If ``clip_s`` is not positive.
     """
 
+    has_times = True
     instruction = (
         "Please determine the events that occur based on the visual and audio information in the video, as "
         "well as the start and end times of these events."
@@ -87,8 +91,8 @@ class EventParsing(Task[ModalEvents]):
         self.clip_s = clip_s
         self.lenient = lenient
 
-    def _clip_s(self, sample: Sample) -> int:
-        """Return the seconds of a clip: those of its dataset's entry, else the task's."""
+    def length_s(self, sample: Sample) -> int:
+        """Return the seconds of a clip in training: those of its dataset's entry, else the task's."""
         return int(sample.fields.get("clip_s", self.clip_s))
 
     def prompt(self, sample: Sample) -> Conversation:
@@ -139,14 +143,14 @@ class EventParsing(Task[ModalEvents]):
                 f"{describe(sample)}: event {unknown[0]!r} is not among its classes: {', '.join(classes)}. "
                 "Correct the row, or leave `classes` out to take them from the manifests."
             )
-        return self._merge(found, classes, self._length_s(sample))
+        return self._merge(found, classes, self._scored_s(sample))
 
     def _annotated(self, sample: Sample) -> list[tuple[str, EventSpan]]:
-        return self._read(sample, self._length_s(sample))
+        return self._read(sample, self._scored_s(sample))
 
-    def _length_s(self, sample: Sample) -> int:
+    def _scored_s(self, sample: Sample) -> int:
         """Return the number of whole seconds that are scored."""
-        return self._clip_s(sample) if sample.whole_s is None else math.ceil(sample.whole_s)
+        return self.length_s(sample) if sample.whole_s is None else math.ceil(sample.whole_s)
 
     def _read(self, sample: Sample, clip_s: int) -> list[tuple[str, EventSpan]]:
         annotation = str(sample.fields["annotation"])
@@ -168,13 +172,17 @@ class EventParsing(Task[ModalEvents]):
         return ModalEvents(visual, audio)
 
     def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> ModalEvents | None:
-        """Read what is seen and heard; ``None`` without one event of a known class inside the clip."""
-        text, clip_s = plain(text), self._clip_s(sample)
+        """Read what is seen and heard; ``None`` without one event of a known class inside the clip.
+
+        ``<visual></visual><audio></audio>`` says that nothing is.
+        """
+        text, clip_s = plain(text), self.length_s(sample)
         found = read_modal_events(loosened_times(text) if self.lenient else text, clip_s)
         if self.lenient and not found:
             found = [(modality, event) for modality, event in json_events(text, clip_s) if modality]
         events = self._merge(found, classes_of(spec), clip_s)
-        return events if events.visual or events.audio else None
+        said = events.visual or events.audio or NOTHING in text
+        return events if said else None
 
     def by_window(self, sample: Sample, spec: DatasetSpec) -> bool:
         """Return True: an annotation gives the times of a long clip in seconds."""
@@ -185,22 +193,36 @@ class EventParsing(Task[ModalEvents]):
     ) -> ModalEvents | None:
         """Return what is seen and heard in all windows, in whole seconds of the clip, runs merged."""
         found = [
-            (side, in_whole_clip(event, window, self._clip_s(sample)))
+            (side, in_whole_clip(event, window, self.length_s(sample)))
             for window, answer in parts
             if answer is not None
             for side, events in (("visual", answer.visual), ("audio", answer.audio))
             for event in events
         ]
-        events = self._merge(found, classes_of(spec), self._length_s(sample))
-        return events if events.visual or events.audio else None
+        if all(answer is None for _, answer in parts):
+            return None
+        return self._merge(found, classes_of(spec), self._scored_s(sample))
+
+    def windowed(self, sample: Sample, window: ClipWindow, spec: DatasetSpec) -> Sample:
+        """Return what is seen and heard in the window, at its times in it; empty tags for nothing."""
+        found, clip_s = self._read(sample, ANY_LENGTH_S), self.length_s(sample)
+        tags = ""
+        for side, event in found:
+            if (inside := in_window(event, window, clip_s)) is not None:
+                tags += f"<{side}>{inside.name},({inside.start_s:g} {inside.end_s:g})</{side}>"
+        tags = tags or NOTHING
+        fields = {**sample.fields, "annotation": tags}
+        return windowed(sample, window, [event for _, event in found], fields, tags, clip_s)
 
     def beyond(self, text: str, sample: Sample) -> list[str]:
         """Return the events of an answer that end behind the clip."""
-        return behind((e for _, e in read_modal_events(plain(text), ANY_LENGTH_S)), self._clip_s(sample))
+        return behind((e for _, e in read_modal_events(plain(text), ANY_LENGTH_S)), self.length_s(sample))
 
     def remarks(self, sample: Sample) -> list[str]:
         """Name the annotated events that do not lie in the clip."""
-        return cut_off_remarks(sample, [e for _, e in self._read(sample, ANY_LENGTH_S)], self._clip_s(sample))
+        return cut_off_remarks(
+            sample, [e for _, e in self._read(sample, ANY_LENGTH_S)], self.length_s(sample)
+        )
 
     def note(self, spec: DatasetSpec) -> str | None:
         """Say when answers were read leniently."""
@@ -222,7 +244,7 @@ class EventParsing(Task[ModalEvents]):
         """Return predicted audio and visual, true audio and visual, ``(1, classes, clip_s)`` each."""
         pred, true, classes = answer or ModalEvents(), self.truth(sample, spec), classes_of(spec)
         sides = (pred.audio, pred.visual, true.audio, true.visual)
-        length_s = self._length_s(sample)
+        length_s = self._scored_s(sample)
         return tuple(torch.tensor([rasterise(side, classes, length_s)]) for side in sides)
 
     def score(self, answer: ModalEvents | None, sample: Sample, spec: DatasetSpec) -> float:

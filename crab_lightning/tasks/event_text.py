@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from crab_lightning.structures import ClipWindow, Sample
+from crab_lightning.structures import Sample
 from crab_lightning.tasks.answers import class_index, cut_end_tokens, tag_bodies
 
 # A number is cut off from longer digit runs and from a minus sign, so that neither is read in part.
@@ -26,8 +26,6 @@ _COMPACT_SPAN = re.compile(
     re.IGNORECASE,
 )
 
-_TOUCHING_S = 1e-3
-"""Ends of windows are fractions of a second; a gap below this is none."""
 _ROUNDED_S = 0.5
 """Lengths of clips are often rounded."""
 ANY_LENGTH_S = 10**9
@@ -107,6 +105,14 @@ def read_events(text: str, clip_s: int) -> list[EventSpan]:
         for start, end in next(waiting, []) if spans is None else spans:
             events.append(EventSpan(name, start, end))
     return events
+
+
+_EMPTY_EVENT = re.compile(r"<event>\s*</event>", re.IGNORECASE)
+
+
+def says_nothing(text: str) -> bool:
+    """Tell whether a text without events says that there are none, with empty ``<event>`` tags."""
+    return bool(_EMPTY_EVENT.search(cut_end_tokens(text)))
 
 
 def _split_inline(body: str, clip_s: int) -> tuple[str, list[Span] | None]:
@@ -219,37 +225,15 @@ def merged_runs(events: Iterable[EventSpan], classes: Sequence[str], clip_s: int
     return tuple(runs)
 
 
-def in_whole_clip(event: EventSpan, window: ClipWindow, clip_s: int) -> EventSpan:
-    """Return an event of a window at its time in the whole clip.
-
-    Answers count in ``clip_s`` parts of what was shown, which are seconds where the window is as long as the
-    clips of the training.
-    """
-    unit_s = (window.end_s - window.start_s) / clip_s
-    start_s, end_s = (round(window.start_s + time * unit_s, 3) for time in (event.start_s, event.end_s))
-    return EventSpan(event.name, start_s, min(end_s, window.whole_s))
-
-
-def joined(events: Iterable[EventSpan], classes: Sequence[str]) -> tuple[EventSpan, ...]:
-    """Return events by onset, those of one class that touch or overlap made one."""
-    open_events: dict[int | str, EventSpan] = {}
-    done: list[EventSpan] = []
-    for event in sorted(events, key=lambda e: e.start_s):
-        index = class_index(event.name, classes)
-        key = event.name if index is None else index
-        before = open_events.get(key)
-        if before is not None and event.start_s <= before.end_s + _TOUCHING_S:
-            open_events[key] = EventSpan(before.name, before.start_s, max(before.end_s, event.end_s))
-            continue
-        if before is not None:
-            done.append(before)
-        open_events[key] = event
-    return tuple(sorted([*done, *open_events.values()], key=lambda e: (e.start_s, e.end_s, e.name)))
-
-
 def behind(events: Iterable[EventSpan], clip_s: int) -> list[str]:
     """Return the events that end behind a clip, as text."""
     return [f"{e.name} ({e.start_s:g} {e.end_s:g})" for e in events if e.end_s > clip_s]
+
+
+def unfilled(text: str) -> list[str]:
+    """Return the intervals of an annotation that fill no whole second, as written: ``(8 6)``."""
+    intervals = _INTERVAL.finditer(text)
+    return [m[0] for m in intervals if whole_span(float(m[1]), float(m[2]), ANY_LENGTH_S) is None]
 
 
 def cut_off_remarks(sample: Sample, found: Iterable[EventSpan], clip_s: int) -> list[str]:
@@ -260,7 +244,16 @@ def cut_off_remarks(sample: Sample, found: Iterable[EventSpan], clip_s: int) -> 
         for event in behind(found, clip_s)
     ]
     duration_s = sample.fields.get("duration_s")
+    remarks += [
+        f"interval {interval} of the annotation fills no whole second, so it is not scored. Correct the times"
+        for interval in unfilled(str(sample.fields.get("annotation", "")))
+    ]
     for event in sample.fields.get("events_s") or ():
+        if float(event["end_s"]) <= float(event["start_s"]):
+            remarks.append(
+                f"event {event['label']} of events_s ends at {event['end_s']} s, not after its start, "
+                f"{event['start_s']} s, so no answer can match it. Correct the times"
+            )
         if duration_s and float(event["end_s"]) > float(duration_s) + _ROUNDED_S:
             remarks.append(
                 f"event {event['label']} ends at {event['end_s']} s, the clip at {duration_s} s. Correct one"

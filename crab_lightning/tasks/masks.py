@@ -99,7 +99,12 @@ class MaskMaker:
             return torch.zeros(size, dtype=torch.bool)
         self.prepare([(prompt, sample)])
         mask = self._made[sample.id, prompt]
-        if like is None or mask.shape == like.shape:
+        return mask if like is None else self.fitted(mask, like)
+
+    @staticmethod
+    def fitted(mask: Tensor, like: Tensor) -> Tensor:
+        """Return a mask, bool or logits ``(H, W)``, at the size of another one."""
+        if mask.shape == like.shape:
             return mask
         if mask.dtype == torch.bool:
             return F.interpolate(mask[None, None].byte(), like.shape, mode="nearest-exact")[0, 0] > 0

@@ -101,19 +101,25 @@ class ReferringSegmentation(Segmentation):
     def _notes(self) -> list[str]:
         return super()._notes() + [NULL_ROWS] * (self.masks is not None)
 
+    def names(self, text: str, sample: Sample) -> tuple[str, ...]:
+        """Return what an answer names, else the expression that was asked about."""
+        return super().names(text, sample) or (str(sample.fields["expression"]),)
+
+    def _batch(self, sample: Sample) -> str:
+        return f"{sample.clip}/{sample.fields.get('object_id')}"
+
     def _add_mask(self, metrics: MetricCollection, pred: Tensor, truth: Tensor, sample: Sample) -> None:
         subset = sample.fields.get("subset")
-        clip = f"{sample.clip}/{sample.fields.get('object_id')}"
         if is_null(sample):
             for null in scored_by(metrics, ProtocolS):
-                null.add(clip, pred)
+                null.add(self._batch(sample), pred)
             return
         for metric in scored_by(metrics, ProtocolJF):
             if metric.label.endswith(("_seen", "_unseen")) and not metric.label.endswith(
                 _ENDS.get(str(subset), "-")
             ):
                 continue
-            metric.add(clip, pred, truth)
+            metric.add(self._batch(sample), pred, truth)
 
     def score(self, answer: SpatialPrompt | None, sample: Sample, spec: DatasetSpec) -> float | None:
         """Return J as :class:`Segmentation`; without a mask decoder, absence that is true scores 1."""

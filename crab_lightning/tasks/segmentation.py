@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from crab_lightning.metrics import BoxIoU, box_iou
+from crab_lightning.metrics import BoxIoU, RightPrompts, box_iou
 from crab_lightning.metrics.mask_scores import binary_scores
 from crab_lightning.segmentation import MaskDecoder, enclosing_box
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
@@ -30,6 +30,8 @@ from crab_lightning.tasks.masks import (
     scored_by,
     true_mask,
 )
+from crab_lightning.tasks.named_masks import NamedMasks, add_masks, name_metrics
+from crab_lightning.tasks.object_names import named_objects
 from crab_lightning.tasks.spatial_text import (
     Box,
     Reading,
@@ -68,6 +70,15 @@ class Segmentation(Task[SpatialPrompt]):
             that a model can reach with this decoder. This needs one more mask for each answer.
         mask_decoder_optional: If the weights of the decoder are not available, score boxes only; the results
             state it. When left out, the run ends at its start in this case.
+        name_decoder: Makes masks of the objects that an answer names, for example
+            ``crab_lightning.segmentation.Sam3Decoder``. Masks of the name (``<protocol>_name_j``) and of the
+            name with box and points (``<protocol>_both_j``) are then scored as well, and
+            ``right_from_...`` is the fraction of answers for which each of the three is right. It needs a
+            ``mask_decoder``. If its weights are not available, the run ends at its start.
+
+    Raises:
+        ValueError: If there is a ``name_decoder`` without a ``mask_decoder``, or one is given instead of the
+            other.
     """
 
     protocols = ("crabplus", "avsbench", "framewise")
@@ -84,13 +95,29 @@ class Segmentation(Task[SpatialPrompt]):
         mask_size: MaskSize = "frame",
         ceiling: bool = False,
         mask_decoder_optional: bool = False,
+        name_decoder: MaskDecoder | None = None,
     ) -> None:
+        if name_decoder is not None and mask_decoder is None:
+            raise ValueError(
+                "name_decoder needs a mask_decoder beside it: the masks of names are compared with those of "
+                "box and points. Add mask_decoder to the task, or leave name_decoder out"
+            )
+        for key, decoder, names in (("mask", mask_decoder, False), ("name", name_decoder, True)):
+            if decoder is not None and getattr(decoder, "reads_names", False) is not names:
+                reads = "boxes and points" if names else "names"
+                raise ValueError(
+                    f"{key}_decoder is {type(decoder).__name__}, which reads {reads}. mask_decoder takes a "
+                    "class such as Sam2Decoder, name_decoder one such as Sam3Decoder"
+                )
         self.lenient = lenient
         self.mask_decoder_optional = mask_decoder_optional
         self.without_masks: str | None = None if mask_decoder is not None else NO_MASKS
         """Why boxes alone are scored; ``None`` where masks are made."""
         self.ceiling = ceiling and mask_decoder is not None
         self.masks = None if mask_decoder is None else MaskMaker(mask_decoder, mask_size)
+        self.named: NamedMasks | None = None
+        if name_decoder is not None and self.masks is not None:
+            self.named = NamedMasks(name_decoder, self.masks)
 
     def prompt(self, sample: Sample) -> Conversation:
         """Return opening, image, audio, instruction."""
@@ -163,6 +190,10 @@ class Segmentation(Task[SpatialPrompt]):
                     found[f"{label}_ceiling"] = CeilingJF(name, f"{label}_ceiling")
                 if self.masks.floor is not None:
                     found[f"{label}_floor"] = FloorJF(name, f"{label}_floor")
+                if self.named is not None:
+                    found |= name_metrics(name, label)
+            if self.named is not None:
+                found["right"] = RightPrompts()
         return MetricCollection(found, compute_groups=False)
 
     def _mask_metrics(self, protocol: str, label: str) -> dict[str, Any]:
@@ -186,11 +217,34 @@ class Segmentation(Task[SpatialPrompt]):
             for kind, other in self._beside(sample):
                 mask = self.masks.mask(other, sample, truth)
                 for metric in scored_by(metrics, kind):
-                    metric.add(sample.clip, mask, truth)
+                    metric.add(self._batch(sample), mask, truth)
+
+    def update_text(
+        self,
+        metrics: MetricCollection,
+        text: str,
+        answer: SpatialPrompt | None,
+        sample: Sample,
+        spec: DatasetSpec,
+    ) -> None:
+        """Add the masks of what an answer names, also where its box and points cannot be read."""
+        if self.masks is None or self.named is None or is_null(sample):
+            return
+        truth, names = self.masks.truth(sample), self.names(text, sample)
+        found = self.named.masks(names, answer, sample, truth)
+        add_masks(metrics, found, truth, self._batch(sample), named=bool(names))
+
+    def names(self, text: str, sample: Sample) -> tuple[str, ...]:
+        """Return what an answer names."""
+        return named_objects(text)
+
+    def _batch(self, sample: Sample) -> str:
+        """Name the frames that are scored together, under protocols that have batches."""
+        return sample.clip
 
     def _add_mask(self, metrics: MetricCollection, pred: Tensor, truth: Tensor, sample: Sample) -> None:
         for metric in scored_by(metrics, ProtocolJF):
-            metric.add(sample.clip, pred, truth)
+            metric.add(self._batch(sample), pred, truth)
 
     def _beside(self, sample: Sample) -> list[tuple[type, SpatialPrompt | None]]:
         """Return what is scored beside the answer: the true prompt, and the answer to another sound."""
@@ -227,10 +281,10 @@ class Segmentation(Task[SpatialPrompt]):
         return f"{label_of(chosen(spec, self.protocols, ['crabplus'])[0], self.masks.size)}_j"
 
     def ready(self) -> str | None:
-        """Load the mask decoder; return why it cannot be loaded where boxes alone will do.
+        """Load the decoders; return why the mask decoder cannot be loaded where boxes alone will do.
 
         Raises:
-            OSError: If its weights cannot be had and are not optional.
+            OSError: If weights cannot be had and are not optional.
         """
         if self.masks is None:
             return None
@@ -240,11 +294,19 @@ class Segmentation(Task[SpatialPrompt]):
             if not self.mask_decoder_optional:
                 raise
             return textwrap.shorten(str(err), 200, placeholder=" ...")
+        if self.named is not None:
+            try:
+                self.named.load()
+            except OSError as err:
+                raise OSError(
+                    f"name_decoder: {textwrap.shorten(str(err), 300, placeholder=' ...')} Without "
+                    "name_decoder the task scores the masks of boxes and points alone"
+                ) from err
         return None
 
     def do_without(self, reason: str) -> str:
         """Score boxes alone, and return the line that says so."""
-        self.masks = None
+        self.masks = self.named = None
         self.without_masks = f"{BOXES_ALONE}: the weights of the mask decoder cannot be had ({reason})"
         return self.without_masks
 

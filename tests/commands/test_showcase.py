@@ -142,6 +142,27 @@ def test_events_stand_at_their_seconds(tmp_path: Path, asked: dict[str, Sample])
     assert float(width) == pytest.approx(50, abs=0.5)
 
 
+def test_the_timeline_of_a_long_clip_runs_over_all_of_it(
+    tmp_path: Path, asked: dict[str, Sample], data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.limits = None
+    write_video(tmp_path / "long.mp4", np.full((50, 48, 64, 3), 90, np.uint8), 2, torch.zeros(16_000 * 25))
+    words = ["--video", str(tmp_path / "long.mp4")]
+    answers, page = showcase(tmp_path, *words, "--dataset", "ave")  # (1 3) of ten parts of 25 s
+    assert answers["ave"]["said"] == "dog & cat 2.5–7.5 s"
+    assert 'title="dog &amp; cat, 2.5 to 7.5 s"' in page
+
+    def put(model: Any, data: Any, sample: Sample) -> Prediction:
+        return Prediction(sample, SAYS[sample.dataset])
+
+    monkeypatch.setattr("crab_lightning.inference.long_clip.put", put)
+    answers, page = showcase(tmp_path, *words, "--dataset", "ave", "--windows", "10")
+    assert answers["ave"]["said"] == "dog & cat 1–3 s, dog & cat 11–13 s, dog & cat 16–18 s"
+    assert answers["ave"]["answer"].startswith("[0–10 s] ")
+    assert answers["avvp"]["said"].startswith("seen: Dog 0–2 s, Dog 10–12 s")
+    assert page.count('title="dog &amp; cat') == 3
+
+
 def test_what_cannot_be_asked_says_what_it_needs(tmp_path: Path, asked: dict[str, Sample]) -> None:
     answers, page = showcase(tmp_path)
     assert answers["a2v"]["why_not"] == "needs --other, another clip"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import av
 import lightning
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -19,10 +22,11 @@ from lightning.pytorch.strategies import DDPStrategy
 from crab_lightning.commands.ask import show, windows_of_text
 from crab_lightning.data import AVDataModule
 from crab_lightning.data.check.rows import check_annotations
-from crab_lightning.data.windows import spans_of
+from crab_lightning.data.windows import length_of, spans_of
 from crab_lightning.evaluation import Evaluator
 from crab_lightning.inference.loading import TrainedRun
 from crab_lightning.inference.question import AskError
+from crab_lightning.media import probe, write_video
 from crab_lightning.mini import write_long_clips
 from crab_lightning.structures import Batch, ClipWindow, DatasetSpec, Prediction, Sample, Windows
 from crab_lightning.tasks import EventLocalization, EventParsing, QuestionAnswering
@@ -202,6 +206,30 @@ def test_ask_draws_one_timeline_of_a_long_clip(long_clips: Path, capsys: pytest.
         windows_of_text("ten")
 
 
+def test_windows_that_apply_to_no_clip_are_told(
+    long_clips: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        run(long_clips, tmp_path / "run", Oracle(), Windows(100.0))
+    assert "no clip of this test was asked window by window" in caplog.text
+
+
+def test_a_clip_whose_header_states_no_length_is_asked_in_windows(tmp_path: Path) -> None:
+    """As recorders write them: a stream of H.264 or MP3 in a file."""
+    write_video(tmp_path / "clip.mp4", np.zeros((100, 32, 32, 3), np.uint8), 4, torch.zeros(16_000 * 25))
+    with av.open(str(tmp_path / "clip.mp4")) as source, av.open(str(tmp_path / "clip.webm"), "w", "matroska",
+                options={"live": "1"}) as target:  # fmt: skip
+        copy = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = copy
+                target.mux(packet)
+    assert probe(tmp_path / "clip.webm").duration_s is None
+    sample = Sample("x", "d", "t", "test", "c", videos=(tmp_path / "clip.webm",))
+    assert length_of(sample) == pytest.approx(25, abs=0.5)
+    assert length_of(replace(sample, videos=(tmp_path / "missing.mp4",))) == 0.0
+
+
 def test_swapped_sounds_and_windows_exclude_each_other(long_clips: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="exclude each other"):
         run(long_clips, tmp_path / "run", Oracle(), Windows(10.0), audio_swap=True)
@@ -216,7 +244,11 @@ def test_windows_cover_the_clip_and_end_with_it() -> None:
         spans = spans_of(whole_s, Windows(10.0, 7.0))
         assert all(b[0] <= a[1] for a, b in itertools.pairwise(spans))
         assert whole_s - 0.5 - 1e-6 <= spans[-1][1] <= whole_s + 1e-3
-    for wrong in ({"length_s": 0.0}, {"hop_s": 11.0}, {"hop_s": 0.0}):
+    with pytest.raises(
+        ValueError, match=r"would ask 495,001 questions about a clip of 60 s; 100,000 is the most"
+    ):
+        spans_of(60.0, Windows(10.0, 0.0001))
+    for wrong in ({"length_s": 0.0}, {"hop_s": 11.0}, {"hop_s": 0.0}, {"length_s": -5.0}, {"hop_s": -1.0}):
         with pytest.raises(ValueError, match="windows"):
             Windows(**wrong)
 
@@ -253,6 +285,21 @@ def test_check_names_an_annotated_event_beyond_the_clip(
     sample = Sample("x", layout, layout, "test", "c", fields=fields, row=3)
     problems = list(check_annotations(task, [sample], DatasetSpec(layout, layout, classes=["Dog"])))
     assert any("Dog (25 35) ends behind the clip of 10 s" in problem.message for problem in problems)
+
+
+def test_check_names_intervals_that_fill_nothing() -> None:
+    spec = DatasetSpec("events", "unav", classes=["Dog"])
+    fields = {
+        "annotation": "<event>Dog, (2 4)(8 6)(5.1 5.3)</event>",
+        "events_s": [{"label": "Dog", "start_s": 4.0, "end_s": 4.0}],
+        "duration_s": 10.0,
+    }
+    sample = Sample("x", "unav", "events", "test", "c", fields=fields, row=3)
+    messages = [p.message for p in check_annotations(EventLocalization(), [sample], spec)]
+    for interval in ("(8 6)", "(5.1 5.3)"):
+        assert any(f"interval {interval} of the annotation fills no whole second" in m for m in messages)
+    assert any("events_s ends at 4.0 s, not after its start" in m for m in messages)
+    assert not any("(2 4)" in m for m in messages)
 
 
 if __name__ == "__main__":

@@ -61,8 +61,8 @@ def test_a_batch_gives_what_single_requests_give(converted: Path) -> None:
 def test_one_picture_is_embedded_once(converted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = _load(str(converted), "cpu", "float32")
     seen: list[int] = []
-    embed = loaded.embed
-    monkeypatch.setattr(loaded, "embed", lambda images: seen.append(len(images)) or embed(images))
+    pixels = loaded.pixels
+    monkeypatch.setattr(loaded, "pixels", lambda images: seen.append(len(images)) or pixels(images))
     decoder = Sam2Decoder(str(converted), "cpu")
     decoder.decode([MaskRequest(picture(0), p) for p in PROMPTS])
     decoder.decode([MaskRequest(picture(0).clone(), PROMPTS[0]), MaskRequest(picture(1), PROMPTS[0])])
@@ -125,7 +125,7 @@ def test_requests_that_cannot_be_served_are_refused(request_: MaskRequest, messa
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
     request = MaskRequest(picture(0), PROMPTS[0])
-    with pytest.raises(FileNotFoundError, match=r"no SAM2 weights at .*nowhere: there is no such folder"):
+    with pytest.raises(FileNotFoundError, match=r"EdgeTAM at .*nowhere: there is no such folder"):
         Sam2Decoder(str(tmp_path / "nowhere")).decode([request])
     (tmp_path / "sam2.pt").touch()
     with pytest.raises(FileNotFoundError, match=r"Convert it first: python cli.py model sam2-convert"):

@@ -88,3 +88,23 @@ def test_an_unreadable_answer_gives_an_empty_mask_and_the_reason(tmp_path: Path,
 def test_missing_files_are_named(tmp_path: Path, says: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert segment(tmp_path, "--image", str(tmp_path / "nothing.png"))[0] == 1
     assert "nothing.png is not a file" in capsys.readouterr().err
+
+
+def test_the_mask_may_come_from_the_name(
+    tmp_path: Path, says: list[str], sam3: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*files(tmp_path), "--sam2", str(sam3), "--by"]
+    says[0] = "The object making the sound is the dog. [56,28,167,111],[100,60]"
+    for by in ("name", "both"):
+        _, record, mask = segment(tmp_path, *words, by)
+        assert (record["mask_made_of"], record["names"]) == (by, ["dog"])
+        assert mask.shape == (448, 672)
+    says[0] = "[56,28,167,111],[100,60]"  # nothing is named, so nothing is found
+    assert not segment(tmp_path, *words, "name")[2].any()
+    assert segment(tmp_path, *files(tmp_path), "--sam2", "mini_sam2", "--by", "name")[0] == 1
+    assert (
+        "type 'sam2', which finds no named things; known types: sam3, sam3_video" in capsys.readouterr().err
+    )
+    write_video(tmp_path / "clip.mp4", np.zeros((20, 64, 96, 3), np.uint8), 10, torch.zeros(32_000))
+    assert segment(tmp_path, "--video", str(tmp_path / "clip.mp4"), "--by", "name")[0] == 1
+    assert "--by name is for a picture or for one second of a video: add --at_s" in capsys.readouterr().err

@@ -1,0 +1,168 @@
+"""SAM3's detector: masks of what is named, without box and points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from crab_lightning.segmentation.decoder import LastUsed, MaskRequest, check_request, content_key
+from crab_lightning.segmentation.prompts import Prompt
+from crab_lightning.segmentation.weights import Loaded, check_filled, class_for, find_weights, load_folder
+
+KINDS = {"sam3": "Sam3Model", "sam3_video": "Sam3Model"}
+"""``model_type`` of a folder's config -> class in transformers."""
+
+
+class Sam3Decoder:
+    """Concept segmentation of SAM3, frozen: finds the things that a prompt names.
+
+    Everything in the picture that fits a name counts, and the masks of all things and of all names are
+    joined. A prompt may point as well. The detector is then given the box as an example, and of the things it
+    finds those are kept that lie in the box with more than half of their pixels, or, without a box, those
+    that hold one of the points.
+
+    Weights load at the first use; decoders with the same settings share them within a process. The embedding
+    of an image is kept, so several names in one picture cost one pass of the encoder.
+
+    Args:
+        pretrained: Folder in the transformers layout or a hub name, ``facebook/sam3`` (SAM's own licence).
+        device: ``auto`` uses a GPU if there is one.
+        dtype: ``float32`` or ``bfloat16``.
+        cache_size: Images whose embeddings are kept; 0 keeps none. One takes 230 MB in float32.
+        logits: Return logits instead of bool masks, for protocols that score probabilities.
+        min_score: Probability, in [0, 1), above which a thing counts as found.
+
+    Raises:
+        OSError: At the first use, if there are no such weights.
+        ValueError: At the first use, if the folder holds another kind of model, or its weights do not fill
+            the model.
+
+    Source: arXiv:2511.16719.
+    """
+
+    reads_names = True
+
+    def __init__(
+        self,
+        pretrained: str,
+        device: str = "auto",
+        dtype: str = "float32",
+        cache_size: int = 2,
+        logits: bool = False,
+        min_score: float = 0.5,
+    ) -> None:
+        if dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype is {dtype!r}; there are: float32, bfloat16")
+        if cache_size < 0 or not 0 <= min_score < 1:
+            raise ValueError(
+                f"cache_size is {cache_size} and min_score {min_score}; the first begins at 0, the second "
+                "lies in [0, 1)"
+            )
+        self.pretrained = pretrained
+        self.device = device
+        self.dtype = dtype
+        self.cache_size = cache_size
+        self.logits = logits
+        self.min_score = min_score
+        self._embeddings = LastUsed(cache_size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_embeddings": LastUsed(self.cache_size)}
+
+    def load(self) -> None:
+        """Load the weights, which else happens at the first mask.
+
+        Raises:
+            OSError: If there are no such weights.
+            ValueError: If they are of another kind of model.
+        """
+        _load(self.pretrained, self.device, self.dtype)
+
+    @torch.no_grad()
+    def decode(self, requests: Sequence[MaskRequest]) -> list[Tensor]:
+        """Return one mask a request, at its image's size; see :class:`MaskDecoder`.
+
+        Nothing found gives an empty mask. What exceeds the 32 tokens of a name is not read.
+
+        Raises:
+            ValueError: If a request has no usable image or no name.
+        """
+        for request in requests:
+            check_request(request, named=True)
+        loaded, tokenizer = _load(self.pretrained, self.device, self.dtype)
+        masks = []
+        for request in requests:
+            key = content_key(request.image)
+
+            def embed(_: list[int], image: Tensor = request.image) -> list[Any]:
+                return [loaded.model.get_vision_features(loaded.pixels([image]))]
+
+            seen = self._embeddings.fill([key], embed)[key]
+            size = request.image.shape[-2:]
+            found = torch.zeros(size, device=loaded.device)
+            for name in filter(None, map(str.strip, request.prompt.names)):
+                for mask in self._things(loaded, tokenizer, seen, name, request.prompt, size):
+                    found = torch.maximum(found, mask)
+            masks.append((torch.logit(found, 1e-6) if self.logits else found > 0.5).cpu())
+        return masks
+
+    def _things(
+        self, loaded: Loaded, tokenizer: Any, seen: Any, name: str, prompt: Prompt, size: torch.Size
+    ) -> list[Tensor]:
+        """Return the probabilities ``(H, W)`` of the pixels of each thing that is found and pointed at."""
+        config = loaded.model.config.text_config
+        length = min(32, config.max_position_embeddings)
+        words = tokenizer(
+            [name], return_tensors="pt", padding="max_length", max_length=length, truncation=True
+        ).to(loaded.device)
+        box = {}
+        if prompt.box_xyxy_px is not None:
+            box["input_boxes"] = _centred(prompt.box_xyxy_px, size).to(loaded.device, loaded.model.dtype)
+        out = loaded.model(
+            vision_embeds=seen, input_ids=words["input_ids"], attention_mask=words["attention_mask"], **box
+        )
+        scores = out.pred_logits[0].float().sigmoid() * out.presence_logits[0].float().sigmoid()
+        things = []
+        for low in out.pred_masks[0][scores > self.min_score].float().sigmoid():
+            # As transformers: probabilities are stretched. One by one, as there may be two hundred.
+            mask = F.interpolate(low[None, None], tuple(size), mode="bilinear", align_corners=False)[0, 0]
+            if _pointed_at(mask > 0.5, prompt):
+                things.append(mask)
+        return things
+
+
+def _centred(box_xyxy_px: tuple[float, float, float, float], size: torch.Size) -> Tensor:
+    """Return a box as centre and extent in shares of the picture, ``(1, 1, 4)``."""
+    x1, y1, x2, y2 = box_xyxy_px
+    height, width = size
+    x2, y2 = x2 + 1, y2 + 1  # behind the last pixel inside
+    return torch.tensor(
+        [[[(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]]]
+    )
+
+
+def _pointed_at(mask: Tensor, prompt: Prompt) -> bool:
+    """Tell whether a thing, bool ``(H, W)``, is what box or points of a prompt mean."""
+    if prompt.box_xyxy_px is not None:
+        x1, y1, x2, y2 = (round(side) for side in prompt.box_xyxy_px)
+        inside = mask[max(y1, 0) : y2 + 1, max(x1, 0) : x2 + 1]
+        return 2 * int(inside.sum()) > int(mask.sum())
+    height, width = mask.shape
+    spots = [(min(round(x), width - 1), min(round(y), height - 1)) for x, y in prompt.points_xy_px]
+    return not spots or any(bool(mask[y, x]) for x, y in spots)
+
+
+@cache
+def _load(pretrained: str, device: str, dtype: str) -> tuple[Loaded, Any]:
+    """Load the detector and its tokenizer once in a process."""
+    from transformers import AutoTokenizer
+
+    kind = class_for(pretrained, KINDS, "finds no named things")
+    loaded, missing = load_folder(kind, pretrained, device, dtype)
+    check_filled(kind, pretrained, missing)
+    return loaded, AutoTokenizer.from_pretrained(find_weights(pretrained))

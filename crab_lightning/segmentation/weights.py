@@ -1,0 +1,149 @@
+"""Folders of segmentation models in the transformers layout: which class reads one, and loading it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from crab_lightning.compat import load_with_info
+
+MINI = "mini_sam2"
+"""Name of the tiny model that ships with the package and knows Mini AV-UIE alone."""
+
+# transformers 5.17 to 5.24 do not take this prefix off the tensors of facebook/sam3 for this one class.
+_RENAMED = {"Sam3TrackerModel": {r"^tracker_model\.": ""}}
+
+
+class Loaded:
+    """Weights on their device, and how they want their input.
+
+    Args:
+        model: The frozen model.
+        image_processor: States mean and standard deviation of pixels.
+        side: Height and width of the pictures that the model takes, in pixels.
+        device: Where the model is.
+    """
+
+    def __init__(self, model: Any, image_processor: Any, side: int, device: str) -> None:
+        self.model = model
+        self.side = side
+        self.device = device
+        self.mean = torch.tensor(image_processor.image_mean, device=device)[:, None, None]
+        self.std = torch.tensor(image_processor.image_std, device=device)[:, None, None]
+
+    def pixels(self, images: Sequence[Tensor]) -> Tensor:
+        """Return uint8 pictures ``(3, H, W)`` of any sizes as one batch ``(B, 3, side, side)``."""
+        return torch.stack([self._pixels(image) for image in images]).to(self.model.dtype)
+
+    def _pixels(self, image: Tensor) -> Tensor:
+        # As Meta's code: to float first, then stretched. transformers rounds to bytes after stretching.
+        floats = image.to(self.device).float()[None] / 255
+        square = F.interpolate(
+            floats, (self.side, self.side), mode="bilinear", align_corners=False, antialias=True
+        )
+        return (square[0] - self.mean) / self.std
+
+
+def class_for(pretrained: str, kinds: Mapping[str, str], lacking: str) -> str:
+    """Return the class of transformers for the weights of a folder or hub name.
+
+    Args:
+        pretrained: Folder, hub name or ``mini_sam2``.
+        kinds: ``model_type`` of a config -> class.
+        lacking: What a model of another type does not do, for the message.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If the weights are of another kind of model.
+    """
+    from transformers import PreTrainedConfig
+
+    where = find_weights(pretrained)
+    found, _ = PreTrainedConfig.get_config_dict(where)
+    kind = str(found.get("model_type"))
+    if kind not in kinds:
+        raise ValueError(
+            f"{where} holds a model of type {kind!r}, which {lacking}; known types: {', '.join(kinds)}"
+        )
+    return kinds[kind]
+
+
+def load_folder(name: str, pretrained: str, device: str, dtype: str) -> tuple[Loaded, list[str]]:
+    """Load a frozen model and say which of its tensors the weights leave unset.
+
+    Args:
+        name: Class of transformers, from :func:`class_for`.
+        pretrained: Folder, hub name or ``mini_sam2``.
+        device: ``auto`` uses a GPU if there is one.
+        dtype: Name of a torch dtype.
+
+    Raises:
+        FileNotFoundError: If there are no such weights.
+    """
+    import transformers
+    from transformers import AutoImageProcessor
+    from transformers.utils import logging as transformers_logging
+
+    where = find_weights(pretrained)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # several classes read one folder; what is missing is returned
+    try:
+        model, report = load_with_info(
+            getattr(transformers, name), where, dtype=getattr(torch, dtype), key_mapping=_RENAMED.get(name)
+        )
+        images = AutoImageProcessor.from_pretrained(where)
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+    missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    model.requires_grad_(False)
+    config = model.config
+    sized = config.prompt_encoder_config if hasattr(config, "prompt_encoder_config") else config.vision_config
+    return Loaded(model.to(device).eval(), images, int(sized.image_size), device), missing
+
+
+def check_filled(name: str, pretrained: str, missing: Sequence[str]) -> None:
+    """Refuse weights that leave tensors of a model unset.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    if missing:
+        raise ValueError(
+            f"the weights at {pretrained} leave {len(missing)} tensors of {name} unset, first "
+            f"{missing[0]!r}; they are those of another model"
+        )
+
+
+def find_weights(pretrained: str) -> str:
+    """Return the folder or hub name that is meant: a folder, the shipped model's name, or a hub name.
+
+    Raises:
+        FileNotFoundError: If it can be none of them.
+    """
+    folder = Path(pretrained)
+    if folder.is_dir():
+        return pretrained
+    if pretrained == MINI:
+        return str(Path(__file__).parents[1] / "assets" / MINI)
+    if folder.is_file():
+        raise FileNotFoundError(
+            f"{pretrained} is a file. Convert it first: python cli.py model sam2-convert --checkpoint "
+            f"{pretrained} --out DIR"
+        )
+    if folder.is_absolute() or pretrained.count("/") != 1:
+        raise FileNotFoundError(
+            f"no weights of SAM2, SAM3 or EdgeTAM at {pretrained}: there is no such folder. Give a folder in "
+            "the transformers layout, a hub name such as facebook/sam2.1-hiera-large or facebook/sam3, or "
+            f"{MINI} for the shipped toy model, which takes boxes and points alone"
+        )
+    return pretrained
