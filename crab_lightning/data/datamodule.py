@@ -102,8 +102,8 @@ class AVDataModule(lightning.LightningDataModule):
             not depend on the number of processes and workers.
         explain_answers: Add sentences to each question that explain how to write the answer, and read answers
             leniently. This is for models that were not trained on these tasks. The results state it.
-        train_window_s: Length in seconds of a random window. Of each clip that is longer, training uses such a
-            window, a new one in every epoch, and the events in it are the target. This applies to event
+        train_window_s: Length in seconds of a random window. Of each clip that is longer, training uses such
+            a window, a new one in every epoch, and the events in it are the target. This applies to event
             datasets whose rows give true times in seconds; other clips are used as they are. Validation uses
             all windows of a clip. The targets are direct answers without reasoning. At its end the run states
             how many events were cut or lay outside.

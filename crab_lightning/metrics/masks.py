@@ -15,8 +15,8 @@ from crab_lightning.metrics.mask_scores import (
     LEVELS,
     background_jaccard,
     binary_scores,
-    pixels,
     f_curves,
+    pixels,
 )
 from crab_lightning.metrics.scale import COUNT, Scale
 
