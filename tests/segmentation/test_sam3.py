@@ -72,7 +72,9 @@ def test_masks_of_a_video_are_those_of_transformers(folder: Path) -> None:
     model: Any = getattr(transformers, f"{family}Model").from_pretrained(folder).eval()
     frames = torch.randint(0, 255, (6, 3, 90, 120), dtype=torch.uint8, generator=torch.manual_seed(2))
     loaded = _load(str(folder), "cpu", "float32")
-    session = getattr(transformers, f"{family}InferenceSession")(loaded.pixels(list(frames)), 90, 120)
+    session = getattr(transformers, f"{family}InferenceSession")(
+        loaded.pixels(list(frames)), 90, 120, dtype=torch.float32
+    )
     box, points = PROMPTS[0].box_xyxy_px, PROMPTS[0].points_xy_px
     assert box is not None
     coordinates = torch.tensor([box[:2], box[2:], *points]) * loaded.side / torch.tensor([120.0, 90.0])
