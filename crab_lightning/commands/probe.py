@@ -60,7 +60,7 @@ def run(words: Sequence[str]) -> None:
         ValueError: If an option would change what is compared, or there is no run folder to write to.
     """
     args, rest = parser().parse_known_args(list(words[1:]))
-    taken = ("--data.drop_modality", "--data.audio_swap", "--run.", "--ckpt_path")
+    taken = ("--data.drop_modality", "--data.audio_swap", "--evaluator.windows", "--run.", "--ckpt_path")
     if wrong := [word for word in rest if word.startswith(taken)]:
         raise ValueError(f"{wrong[0].split('=')[0]} is set by `probe` itself; leave it out")
     from crab_lightning.commands import trainer
@@ -77,7 +77,8 @@ def run(words: Sequence[str]) -> None:
         print(f"{name}: testing", file=sys.stderr)
 
         where = ["--ckpt_path", str(checkpoint), "--run.folder", str(home / name)]
-        trainer.run(["test", *where, *options, *rest])
+        whole = "--evaluator.windows=null"  # the sound of another clip has other windows
+        trainer.run(["test", *where, *options, whole, *rest])
         gc.collect()  # the next condition loads the model again
     summarise(home)
 

@@ -76,6 +76,7 @@ def run(words: Sequence[str]) -> None:
     if not (args.root / ANNOTATIONS).is_dir():
         raise FileNotFoundError(f"--root {args.root} holds no {ANNOTATIONS}/; give the folder that does")
     from crab_lightning.evaluation.likelihoods import scores_of
+    from crab_lightning.evaluation.long_clips import parts_of
     from crab_lightning.evaluation.scores import DatasetScores
     from crab_lightning.reports.answer_files import answer_text, join_answers, read_answers
     from crab_lightning.structures import Prediction
@@ -107,7 +108,11 @@ def run(words: Sequence[str]) -> None:
                 bool(record.get("truncated", False)),
                 scores_of(record),
             )
-            lines.append(scores.add(said))
+            if parts := parts_of(record, sample):
+                whole = replace(sample, whole_s=float(record["whole_s"]))
+                lines.append(scores.add_windows(whole, parts))
+            else:
+                lines.append(scores.add(said))
     for sample in missing:
         scores.add_missing(sample)
     result = scores.result(scores.sums(), None)

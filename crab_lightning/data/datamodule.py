@@ -167,11 +167,6 @@ class AVDataModule(lightning.LightningDataModule):
         for key, value in bounds.items():
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"data.{key} is {value}; it must be above 0, or left out for no bound")
-        if train_window_s is not None and audio_swap:
-            raise ValueError(
-                "data.train_window_s and data.audio_swap exclude each other: the other clip may be shorter; "
-                "leave one of them out"
-            )
         self.root = Path(root)
         self.tasks = tasks
         self.datasets = dict(datasets)
@@ -275,6 +270,11 @@ class AVDataModule(lightning.LightningDataModule):
         """Return the loader of the mixture; it can be resumed at any step."""
         samples = self._pack("train")
         if self.train_window_s is not None:
+            if self.audio_swap:  # not before: a run that learnt from windows may be tested with other sounds
+                raise ValueError(
+                    "data.train_window_s and data.audio_swap exclude each other: the other clip may be "
+                    "shorter; leave one of them out"
+                )
             check_cuttable(self.train_window_s, self._read().splits["train"], self.tasks, self.datasets)
         mixture = self._mixture()
         rank, world = self._place()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed
@@ -12,7 +13,8 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from crab_lightning.evaluation.prediction_files import PredictionFiles, Record
 from crab_lightning.evaluation.scores import DatasetScores
-from crab_lightning.structures import Prediction, Sample
+from crab_lightning.structures import ClipWindow, DatasetSpec, Prediction, Sample
+from crab_lightning.tasks.base import Task
 
 
 class LongClips:
@@ -99,3 +101,45 @@ def window_record(prediction: Prediction) -> Record:
         "truncated": prediction.truncated,
         "tokens": prediction.tokens,
     }
+
+
+def parts_of(record: Mapping[str, Any], sample: Sample) -> list[tuple[ClipWindow, Prediction | None]]:
+    """Return the windows of a record about a long clip with their answers; empty where it has no windows.
+
+    Args:
+        record: A line of a prediction file.
+        sample: Its sample, the whole clip.
+    """
+    parts: list[tuple[ClipWindow, Prediction | None]] = []
+    for index, said in enumerate(record.get("windows") or ()):
+        whole_s = float(record["whole_s"])
+        window = ClipWindow(sample.id, index, float(said["start_s"]), float(said["end_s"]), whole_s)
+        if said["answer"] is None:
+            parts.append((window, None))
+            continue
+        asked = replace(sample, id=f"{sample.id}#{index}", window=window)
+        cut_off = bool(said.get("truncated", False))
+        parts.append((window, Prediction(asked, str(said["answer"]), truncated=cut_off)))
+    return parts
+
+
+def recorded_answer(
+    record: Mapping[str, Any], sample: Sample, task: Task[Any], spec: DatasetSpec
+) -> tuple[Any, Sample]:
+    """Read the answer of a record, stitched from those about its windows where it has any.
+
+    Args:
+        record: A line of a prediction file.
+        sample: Its sample.
+        task: The task of the dataset.
+        spec: Row of the dataset.
+
+    Returns:
+        The answer, ``None`` where it cannot be read, and the sample that it is scored against.
+    """
+    parts = parts_of(record, sample)
+    if not parts:
+        return task.parse(str(record["answer"]), sample, spec), sample
+    whole = replace(sample, whole_s=float(record["whole_s"]))
+    read = [(w, None if p is None else task.parse(p.text, p.sample, spec)) for w, p in parts]
+    return task.stitch(read, whole, spec), whole

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crab_lightning.evaluation.long_clips import recorded_answer
 from crab_lightning.metrics.scale import Scale, read_scale
 from crab_lightning.reports.runs import FinishedRun
 
@@ -246,7 +247,7 @@ def _recomputed(
         sample = samples.get(str(record["id"]))
         if sample is None:
             return None, f"{record['id']} is not in the manifests that the run's config names"
-        answer = task.parse(str(record["answer"]), sample, spec)
+        answer, sample = recorded_answer(record, sample, task, spec)
         collection.reset()
         task.update(collection, answer, sample, spec)
         ids.append(sample.id)

@@ -24,6 +24,8 @@ from crab_lightning.data import AVDataModule
 from crab_lightning.data.check.rows import check_annotations
 from crab_lightning.data.windows import length_of, spans_of
 from crab_lightning.evaluation import Evaluator
+from crab_lightning.evaluation.long_clips import parts_of, recorded_answer
+from crab_lightning.evaluation.scores import DatasetScores
 from crab_lightning.inference.loading import TrainedRun
 from crab_lightning.inference.question import AskError
 from crab_lightning.media import probe, write_video
@@ -120,6 +122,28 @@ def test_an_event_of_two_windows_is_found_whole_at_its_time(long_clips: Path, tm
     assert (result["counts"]["scored"], result["counts"]["missing"], result["clips_by_window"]) == (2, 0, 2)
     assert result["strict"]["map_average"] == 1.0
     assert {s.window.end_s - s.window.start_s for s in model.asked if s.window} == {10.0}
+
+
+def test_an_answer_file_is_scored_as_the_test_was(long_clips: Path, tmp_path: Path) -> None:
+    result = run(
+        long_clips, tmp_path / "run", Oracle("<event>dog barking, (1 2)</event>"), Windows(10.0, 5.0)
+    )
+    spec = DatasetSpec("events", "unav", folder="long_events", metrics=["map"], frames=2, size_px=32)
+    data = AVDataModule(long_clips, {"events": EventLocalization()}, {"long": spec}, val_share=0.0)
+    data.setup()
+    task, spec = data.tasks["events"], data.datasets["long"]
+    asked = {sample.id: sample for sample in data.samples("test")}
+    metrics, again = task.metrics(spec), DatasetScores("long", task, spec)
+    for record in records(tmp_path / "run"):
+        answer, whole = recorded_answer(record, asked[record["id"]], task, spec)
+        assert task.jsonable(answer) == record["parsed"]
+        task.update(metrics, answer, whole, spec)
+        parts = parts_of(record, asked[record["id"]])
+        line = again.add_windows(whole, parts)
+        assert line == {**record, "tokens": 0}
+    strict = {key: float(value) for key, value in metrics.compute().items()}
+    assert strict == pytest.approx(result["strict"])
+    assert again.result(again.sums(), None)["strict"] == result["strict"]
 
 
 def test_windows_of_any_length_count_in_tenths_and_may_overlap(long_clips: Path, tmp_path: Path) -> None:
