@@ -109,8 +109,8 @@ def run(words: Sequence[str]) -> None:
                 scores_of(record),
             )
             if parts := parts_of(record, sample):
-                whole = replace(sample, whole_s=float(record["whole_s"]))
-                lines.append(scores.add_windows(whole, parts))
+                clip = replace(sample, whole_s=float(record["whole_s"]))
+                lines.append(scores.add_windows(clip, parts))
             else:
                 lines.append(scores.add(said))
     for sample in missing:
