@@ -205,7 +205,9 @@ class CrabCLI(LightningCLI):
     def _find_paths(self) -> None:
         """Make relative paths absolute: the stored config is read from other folders too."""
         init, data = self.config.model.get("init_args") or {}, self.config.data
-        for section, keys in ((init, _MODEL_PATHS), (data, ("root", "cache"))):
+        chosen = [init.get(key) or {} for key in ("visual_encoder", "audio_encoder")]
+        encoders = [(encoder.get("init_args") or {}, _MODEL_PATHS) for encoder in chosen]
+        for section, keys in ((init, _MODEL_PATHS), *encoders, (data, ("root", "cache"))):
             for key in keys:
                 value = section.get(key)
                 if isinstance(value, str | Path):

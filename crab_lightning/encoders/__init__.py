@@ -1,15 +1,19 @@
-"""Audio encoders that transformers does not have; they know no language model."""
+"""Vision and audio encoders of LLM+V+A and V-LLM+A; they know no language model."""
 
 from typing import TYPE_CHECKING
 
 from crab_lightning.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from crab_lightning.encoders.base import AudioEncoder as AudioEncoder
+    from crab_lightning.encoders.base import VisualEncoder as VisualEncoder
     from crab_lightning.encoders.beats import Beats as Beats
     from crab_lightning.encoders.beats import BeatsConfig as BeatsConfig
+    from crab_lightning.encoders.beats_audio import BeatsAudio as BeatsAudio
     from crab_lightning.encoders.beats_files import BeatsFileError as BeatsFileError
     from crab_lightning.encoders.beats_files import load_beats as load_beats
     from crab_lightning.encoders.beats_files import save_beats as save_beats
+    from crab_lightning.encoders.clip import ClipVision as ClipVision
     from crab_lightning.encoders.fbank import beats_fbank as beats_fbank
     from crab_lightning.encoders.fbank import beats_tokens as beats_tokens
     from crab_lightning.encoders.fbank import fbank_frames as fbank_frames

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -13,6 +15,7 @@ from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 
 from crab_lightning.distributed.local_shards import whole_shape
+from crab_lightning.encoders.base import Encoder
 
 
 @contextmanager
@@ -78,6 +81,9 @@ def plain_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return plain_arguments(asdict(value))
+    if isinstance(value, Encoder):
+        path = f"{type(value).__module__}.{type(value).__qualname__}"
+        return {"class_path": path, "init_args": plain_arguments(value.arguments())}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -86,10 +92,11 @@ def _plain(value: Any) -> Any:
 
 
 def typed_arguments(owner: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo :func:`plain_arguments`: build the dataclasses that the owner's arguments are of.
+    """Undo :func:`plain_arguments`: build the dataclasses and encoders that the owner's arguments are of.
 
     Raises:
-        ValueError: If the owner has no such argument, since the file is of another version or class.
+        ValueError: If the owner has no such argument, since the file is of another version or class, or the
+            file names an encoder of another package that is not imported: a file must not run code.
     """
     hints: dict[str, Any] = {}
     for kind, _ in _inits(owner):
@@ -103,6 +110,21 @@ def typed_arguments(owner: type, values: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping) and kinds:
             made: Any = kinds[0]
             found[name] = made(**value)
+        elif isinstance(value, Mapping) and "class_path" in value:
+            found[name] = _encoder(name, str(value["class_path"]))(**value["init_args"])
+    return found
+
+
+def _encoder(name: str, path: str) -> type[Encoder]:
+    module, _, kind = path.rpartition(".")
+    if module.startswith("crab_lightning."):
+        import_module(module)
+    found = getattr(sys.modules.get(module), kind, None)
+    if not (isinstance(found, type) and issubclass(found, Encoder)):
+        raise ValueError(
+            f"the checkpoint holds {name} {path}, which is no encoder that is imported. Import its module "
+            f"first, or give {name}=... as an argument"
+        )
     return found
 
 

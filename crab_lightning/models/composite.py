@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -16,17 +17,23 @@ from crab_lightning.adapters import AdapterConfig, LoRALinear
 from crab_lightning.compat import cache_argument
 from crab_lightning.distributed.every_tower import Unread
 from crab_lightning.distributed.sharding import readable_weights
-from crab_lightning.encoders import Beats, beats_tokens
-from crab_lightning.encoders.fbank import FBANK_BINS, PATCH
+from crab_lightning.encoders import AudioEncoder, VisualEncoder
 from crab_lightning.models.answering import PromptInputs
 from crab_lightning.models.base import AVModule
-from crab_lightning.models.connector_files import connector_state, load_connector, save_connector
+from crab_lightning.models.checkpoints import clear_when_absent
+from crab_lightning.models.connector_files import (
+    PUBLISHED_ENCODERS,
+    connector_state,
+    load_connector,
+    save_connector,
+)
 from crab_lightning.models.connectors import Connector
 from crab_lightning.models.losses import target_losses
 from crab_lightning.processing import Geometry
 from crab_lightning.structures import AUDIO, Batch
 
 Modality = Literal["visual", "audio"]
+AnyEncoder = TypeVar("AnyEncoder", AudioEncoder, VisualEncoder)
 _TEXT_INPUTS = ("input_ids", "media_kind", "attention_mask", "position_ids")
 
 
@@ -48,6 +55,7 @@ class CompositeModule(AVModule):
         load_adapter: Folder of saved adapters and connectors to start from.
         train_connectors: Connectors that are trained.
         connector_files: Connector file of each modality to start from.
+        encoders: The encoder of each modality.
     """
 
     def __init__(
@@ -61,6 +69,7 @@ class CompositeModule(AVModule):
         load_adapter: str | Path | None,
         train_connectors: list[Modality],
         connector_files: dict[Modality, str | Path | None],
+        encoders: dict[Modality, AudioEncoder | VisualEncoder],
     ) -> None:
         super().__init__(
             adapter, optimizer, warmup_share, max_new_tokens, geometry, gradient_checkpointing, load_adapter
@@ -70,6 +79,7 @@ class CompositeModule(AVModule):
             raise ValueError(f"model.train_connectors names {unknown[0]!r}; this model has: {known}")
         self.train_connectors = list(train_connectors)
         self.connector_files = connector_files
+        self.encoders = encoders
 
     # What a paradigm supplies
 
@@ -195,6 +205,22 @@ class CompositeModule(AVModule):
             file = folder / f"{modality}_connector.safetensors"
             load_connector(self.connectors()[modality], modality, file, "model.load_adapter")
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint whose connectors read another encoder's features.
+
+        Raises:
+            ValueError: If the encoders differ, and for the reasons of the parent class.
+        """
+        stored = checkpoint.get("crab_lightning", {}).get("init", {})
+        for modality, encoder in self.encoders.items():
+            path = (stored.get(f"{modality}_encoder") or {}).get("class_path", PUBLISHED_ENCODERS[modality])
+            if modality in self.train_connectors and (found := path.rpartition(".")[2]) != encoder.name:
+                raise ValueError(
+                    f"the checkpoint was trained with the {modality} encoder {found}, this run has "
+                    f"{encoder.name}. Set model.{modality}_encoder to the checkpoint's"
+                )
+        super().on_load_checkpoint(checkpoint)
+
     # Learning and answering
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -271,34 +297,29 @@ def splice(embeds: Tensor, media_kind: Tensor, kind: int, tokens: Tensor) -> Ten
     return embeds.masked_scatter(places[..., None], tokens.to(embeds.dtype))
 
 
-def audio_features(beats: Beats, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Return BEATs features of a batch's clips or segments, and their mask where one is padded."""
-    with torch.no_grad():  # frozen in both stages
-        features, own = beats(inputs["fbank"], inputs["fbank_frames"])
-    return features, None if bool(own.all()) else own
+def named(encoder: AnyEncoder, key: str) -> AnyEncoder:
+    """Return an encoder whose messages name another argument of the model."""
+    encoder.key = key
+    return encoder
 
 
-def unread_fbank(processor: Any, tokens: Callable[[int], int]) -> Unread:
-    """Return the shortest sound that BEATs reads: a row of patches.
+def named_when_absent(encoder: AudioEncoder | VisualEncoder) -> AbstractContextManager[None]:
+    """Return a context in which an absent checkpoint is said to be that of an encoder."""
+    return clear_when_absent(f"model.{encoder.key} {encoder.pretrained}: no checkpoint")
+
+
+def loaded(encoder: AudioEncoder | VisualEncoder, dtype: torch.dtype) -> nn.Module:
+    """Return an encoder's module with its weights."""
+    with named_when_absent(encoder):
+        return encoder.load(dtype)
+
+
+def unread_sound(processor: Any) -> Unread:
+    """Return the shortest sound that the audio encoder reads.
 
     Args:
-        processor: Knows what stands at places of sound.
-        tokens: Gives the connector's tokens of a clip of so many encoder tokens.
+        processor: Prepares sound, and knows what stands at its places.
     """
-    bank = {"fbank": torch.zeros(1, PATCH, FBANK_BINS), "fbank_frames": torch.tensor([PATCH])}
-    return Unread(bank, tokens(beats_tokens(PATCH)), processor.chat.pad_token, AUDIO)
-
-
-def refuse_incomplete(name: str, info: dict[str, Any], what: str) -> None:
-    """Refuse a checkpoint that leaves weights random.
-
-    Raises:
-        ValueError: If weights are missing or of another shape.
-    """
-    missing, wrong = sorted(info["missing_keys"]), sorted(map(str, info["mismatched_keys"]))
-    if missing or wrong:
-        raise ValueError(
-            f"{name}: {len(missing)} weights of the {what} are missing (first: {missing[:1]}), {len(wrong)} "
-            f"have another shape (first: {wrong[:1]}). They would keep random values. Use a complete"
-            f" checkpoint."
-        )
+    sound = processor.audio.prepared(torch.zeros(1))
+    inputs = {"sounds": sound[None], "sound_steps": torch.tensor([len(sound)])}
+    return Unread(inputs, processor.audio_tokens(len(sound)), processor.chat.pad_token, AUDIO)

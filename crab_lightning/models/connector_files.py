@@ -18,6 +18,8 @@ from crab_lightning.files import replace_file
 from crab_lightning.models.connectors import Connector
 
 _FORMAT = "crab_lightning.connector/1"
+PUBLISHED_ENCODERS = {"visual": "ClipVision", "audio": "BeatsAudio"}
+"""Encoders of the paper, which files that name none belong to."""
 
 
 class ConnectorFileError(ValueError):
@@ -75,6 +77,7 @@ def load_connector(connector: Connector, modality: str, path: Path, key: str) ->
             f"{key}: {path} is no connector file: its format is {header.get('format')!r}"
         )
     found, own = json.loads(header["connector"]), _identity(connector, modality)
+    found.setdefault("encoder", PUBLISHED_ENCODERS[modality])
     if other := [f"{k} is {found.get(k)!r}, the model has {own[k]!r}" for k in own if found.get(k) != own[k]]:
         raise ConnectorFileError(
             f"{key}: {path} is not this model's {modality} connector: {'; '.join(other)}"
@@ -100,4 +103,6 @@ def _identity(connector: Connector, modality: str) -> dict[str, Any]:
     sizes = {k: v for k, v in asdict(connector.config).items() if k != "dropout"}  # acts in training only
     if connector.config.kind == "qformer":
         del sizes["window_tokens"]
-    return {"modality": modality, "encoder_width": connector.encoder_width, "width": connector.width} | sizes
+    encoder = connector.encoder or PUBLISHED_ENCODERS[modality]
+    widths = {"encoder_width": connector.encoder_width, "width": connector.width}
+    return {"modality": modality, "encoder": encoder} | widths | sizes

@@ -81,13 +81,24 @@ class Connector(nn.Module):
         config: Its sizes.
         encoder_width: Width E of the encoder's features.
         width: Width D of the language model.
+        encoder: Name of the encoder's class.
+        cut: Features that are a group, where the encoder reads a clip as a whole; ``None`` where each of its
+            rows is one.
 
     Shapes: G frames, segments or windows, N encoder tokens of each, K queries.
     """
 
-    def __init__(self, config: ConnectorConfig, encoder_width: int, width: int) -> None:
+    def __init__(
+        self,
+        config: ConnectorConfig,
+        encoder_width: int,
+        width: int,
+        encoder: str = "",
+        cut: int | None = None,
+    ) -> None:
         super().__init__()
         self.config, self.encoder_width, self.width = config, encoder_width, width
+        self.encoder, self.cut = encoder, cut
         self.norm = nn.LayerNorm(encoder_width)
         self.queries = nn.Parameter(torch.empty(1, config.queries, config.hidden).normal_(std=0.02))
         self.qformer: Any = Blip2QFormerModel(
@@ -128,7 +139,7 @@ class Connector(nn.Module):
         """Return the tokens of all groups in a row.
 
         Args:
-            features: Of frames or segments ``(G, N, E)``; of the ``window_qformer``, of clips.
+            features: Of frames or segments ``(G, N, E)``; of clips, where they are cut here.
             own: ``(G, N)``, False at padding; ``None`` where nothing is padded.
 
         Returns:
@@ -136,17 +147,22 @@ class Connector(nn.Module):
         """
         if self.config.kind == "window_qformer":
             features, own = windows(features, own, self.config.window_tokens)
+        elif self.cut is not None:
+            features, own = windows(features, own, self.cut, keep_rest=True)
         tokens: Tensor = self.projection(self.queried(features, own))
         return tokens.flatten(0, 1)
 
 
-def windows(features: Tensor, own: Tensor | None, size: int) -> tuple[Tensor, Tensor | None]:
-    """Cut each clip's own tokens into windows; a shorter rest is dropped, a clip of less than one is padded.
+def windows(
+    features: Tensor, own: Tensor | None, size: int, *, keep_rest: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Cut each clip's own tokens into windows; a clip of less than one is padded.
 
     Args:
         features: ``(B, N, E)``.
         own: ``(B, N)``, True at each clip's first tokens; ``None`` where nothing is padded.
         size: Tokens in a window.
+        keep_rest: Pad the rest behind the last whole window too; else it is dropped.
 
     Returns:
         Windows of all clips in order ``(G, size, E)``, and their mask, ``None`` where all of it is True.
@@ -154,16 +170,14 @@ def windows(features: Tensor, own: Tensor | None, size: int) -> tuple[Tensor, Te
     counts = [features.shape[1]] * len(features) if own is None else own.sum(1).tolist()
     parts: list[Tensor] = []
     marks: list[Tensor] = []
+    padded = False
     for clip, count in zip(features, counts, strict=True):
-        kept = (
-            clip[: count // size * size]
-            if count >= size
-            else functional.pad(clip[:count], (0, 0, 0, size - count))
-        )
+        length = max(1, -(-count // size) if keep_rest else count // size) * size
+        kept = functional.pad(clip[: min(count, length)], (0, 0, 0, max(0, length - count)))
         parts.append(kept.view(-1, size, clip.shape[-1]))
-        marks.append((torch.arange(size, device=clip.device) < max(1, count)).expand(len(parts[-1]), -1))
-    mask = torch.cat(marks)
-    return torch.cat(parts), None if all(count >= size for count in counts) else mask
+        marks.append((torch.arange(length, device=clip.device) < max(1, count)).view(-1, size))
+        padded |= count < length
+    return torch.cat(parts), torch.cat(marks) if padded else None
 
 
 def qformer_state(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,32 +1,32 @@
-"""LLM+V+A: a text model that gets pictures through CLIP and sound through BEATs."""
+"""LLM+V+A: a text model that gets pictures and sound through encoders, CLIP and BEATs in the paper."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, CLIPVisionModel
+from transformers import AutoModelForCausalLM
 
 from crab_lightning.adapters import AdapterConfig
-from crab_lightning.compat import load_with_info
 from crab_lightning.distributed.every_tower import Unread
-from crab_lightning.encoders import Beats, load_beats
+from crab_lightning.encoders import AudioEncoder, BeatsAudio, ClipVision, VisualEncoder
+from crab_lightning.encoders.base import load_complete
 from crab_lightning.models.composite import (
     CompositeModule,
     Modality,
-    audio_features,
-    refuse_incomplete,
+    loaded,
+    named,
+    named_when_absent,
     splice,
-    unread_fbank,
+    unread_sound,
 )
 from crab_lightning.models.connectors import Connector, ConnectorConfig
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.processing.families import check_family
-from crab_lightning.processing.patches import IMAGE_MEAN, IMAGE_STD
 from crab_lightning.structures import AUDIO, VISUAL
 
 Dtype = Literal["bfloat16", "float32"]
@@ -34,28 +34,33 @@ Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
 
 class LlmVaModel(nn.Module):
-    """Text model, CLIP, BEATs and two connectors.
+    """Text model, vision and audio encoder, and two connectors.
 
     Args:
         language_model: Causal language model that takes ``inputs_embeds``.
-        vision: CLIP's vision model.
-        audio: BEATs.
+        vision: What ``visual_encoder`` has loaded.
+        audio: What ``audio_encoder`` has loaded.
         visual_connector: 32 tokens of each frame.
         audio_connector: 32 tokens of each second of sound.
+        visual_encoder: Says what the features of frames are.
+        audio_encoder: Says what the features of sound are.
     """
 
     def __init__(
         self,
         language_model: Any,
-        vision: Any,
-        audio: Beats,
+        vision: nn.Module,
+        audio: nn.Module,
         visual_connector: Connector,
         audio_connector: Connector,
+        visual_encoder: VisualEncoder,
+        audio_encoder: AudioEncoder,
     ) -> None:
         super().__init__()
         self.language_model = language_model
         self.vision, self.audio = vision, audio
         self.visual_connector, self.audio_connector = visual_connector, audio_connector
+        self.visual_encoder, self.audio_encoder = visual_encoder, audio_encoder
 
     def forward(
         self,
@@ -64,8 +69,9 @@ class LlmVaModel(nn.Module):
         attention_mask: Tensor,
         position_ids: Tensor,
         frames: Tensor | None = None,
-        fbank: Tensor | None = None,
-        fbank_frames: Tensor | None = None,
+        frame_counts: Tensor | None = None,
+        sounds: Tensor | None = None,
+        sound_steps: Tensor | None = None,
         **options: Any,
     ) -> Tensor:
         """Return the last hidden states.
@@ -76,21 +82,23 @@ class LlmVaModel(nn.Module):
             attention_mask: ``(B, T)``, past tokens included.
             position_ids: ``(B, T)``.
             frames: uint8 ``(F, 3, H, W)`` of all samples.
-            fbank: Filter banks of all seconds ``(G, M, 128)``.
-            fbank_frames: Frames of each of them ``(G,)``.
+            frame_counts: Frames of each clip or image ``(clips,)``.
+            sounds: Prepared pieces of sound of all samples ``(G, M, C)``.
+            sound_steps: Steps of each of them ``(G,)``.
             options: ``use_cache``, and the cache under :func:`~crab_lightning.compat.cache_argument`.
 
         Returns:
             ``(B, T, D)``.
         """
         embeds = self.language_model.get_input_embeddings()(input_ids)
-        if frames is not None:
+        if frames is not None and frame_counts is not None:
             with torch.no_grad():  # frozen in both stages
-                features = patch_features(self.vision, frames)
+                features = self.visual_encoder.features(self.vision, frames, frame_counts)
             tokens = self.visual_connector(features)
             embeds = splice(embeds, media_kind, VISUAL, tokens)
-        if fbank is not None and fbank_frames is not None:
-            heard = audio_features(self.audio, {"fbank": fbank, "fbank_frames": fbank_frames})
+        if sounds is not None and sound_steps is not None:
+            with torch.no_grad():
+                heard = self.audio_encoder.encoded(self.audio, sounds, sound_steps)
             embeds = splice(embeds, media_kind, AUDIO, self.audio_connector(*heard))
         decoder = self.language_model.get_decoder()
         found = decoder(
@@ -100,31 +108,15 @@ class LlmVaModel(nn.Module):
         return states
 
 
-def patch_features(vision: Any, frames: Tensor) -> Tensor:
-    """Return CLIP's patches of the layer before the last, class token dropped.
-
-    Args:
-        vision: CLIP's vision model.
-        frames: uint8 ``(F, 3, H, W)``.
-
-    Returns:
-        ``(F, P, E)``.
-    """
-    mean = torch.tensor(IMAGE_MEAN, device=frames.device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGE_STD, device=frames.device).view(1, 3, 1, 1)
-    pixels = ((frames.float() / 255 - mean) / std).to(vision.dtype)
-    states = vision(pixel_values=pixels, output_hidden_states=True).hidden_states
-    features: Tensor = states[-2][:, 1:]
-    return features
-
-
 class LlmVaModule(CompositeModule):
-    """Text model with adapters, frozen CLIP and BEATs, and a Q-Former connector for each.
+    """Text model with adapters, frozen vision and audio encoder, and a Q-Former connector for each.
 
     Args:
         pretrained: Folder or hub name of a chat model: Llama 2, Llama 3, or any other causal language model.
-        vision: Folder or hub name of a CLIP model; its vision encoder is used.
-        beats: Published BEATs checkpoint (``BEATs_iter3_plus_AS2M.pt``), or a folder in safetensors.
+        vision: Folder or hub name of a CLIP model; its vision encoder is used. Not read when
+            ``visual_encoder`` is set.
+        beats: Published BEATs checkpoint (``BEATs_iter3_plus_AS2M.pt``), or a folder in safetensors. Not read
+            when ``audio_encoder`` is set.
         adapter: Kind, size and targets of the adapters; ``null`` trains connectors only.
         optimizer: Class of the optimizer; it gets the trainable parameters after the adapters are inserted.
         warmup_share: Fraction of the optimizer steps in which the learning rate rises; then it falls as a
@@ -148,6 +140,8 @@ class LlmVaModule(CompositeModule):
         system: System message; none when left out.
         chat_template: File with a Jinja chat template, for tokenizers that have none.
         end_token: Token that ends an answer; the tokenizer's end token when left out.
+        visual_encoder: Another vision encoder than CLIP, by its class.
+        audio_encoder: Another audio encoder than BEATs, by its class.
 
     Raises:
         ValueError: If weights are missing, or a connector would stay random and frozen.
@@ -181,7 +175,11 @@ class LlmVaModule(CompositeModule):
         system: str | None = None,
         chat_template: str | Path | None = None,
         end_token: str | None = None,
+        visual_encoder: VisualEncoder | None = None,
+        audio_encoder: AudioEncoder | None = None,
     ) -> None:
+        visual = visual_encoder or named(ClipVision(vision), "vision")
+        audio = audio_encoder or named(BeatsAudio(beats), "beats")
         super().__init__(
             adapter,
             optimizer,
@@ -192,13 +190,15 @@ class LlmVaModule(CompositeModule):
             load_adapter,
             train_connectors,
             {"visual": visual_connector, "audio": audio_connector},
+            {"visual": visual, "audio": audio},
         )
+        self.visual_encoder, self.audio_encoder = visual, audio
         if connector.kind != "qformer":
             raise ValueError(
                 "model.connector.kind must be 'qformer' here, because this model groups tokens by frame"
                 " and by second"
             )
-        self.pretrained, self.vision, self.beats = str(pretrained), str(vision), str(beats)
+        self.pretrained = str(pretrained)
         self.dtype_name: Dtype = dtype
         self.attention: Attention = attention
         self.max_length = max_length
@@ -215,40 +215,36 @@ class LlmVaModule(CompositeModule):
         return self.pretrained
 
     def make_processor(self) -> Processor:
-        """Return the processor of the language model's tokenizer and CLIP's picture size."""
+        """Return the processor of the language model's tokenizer and the encoders' ways to prepare media."""
         from crab_lightning.processing import LlmVaProcessor
 
+        with named_when_absent(self.visual_encoder):
+            _ = self.visual_encoder.side_px  # reads its config.json
         return LlmVaProcessor(
             self.pretrained,
-            self.vision,
+            self.visual_encoder,
             self.connector.queries,
             self.geometry,
             self.max_length,
+            audio=self.audio_encoder,
             **self.chat_options,
         )
 
     def load_base(self) -> nn.Module:
         """Return the text model, the encoders and random connectors."""
         check_family(self.pretrained, "LlmVaModule")
-        options: dict[str, Any] = {"dtype": getattr(torch, self.dtype_name)}
-        language_model: Any
-        language_model, info = load_with_info(
+        dtype: torch.dtype = getattr(torch, self.dtype_name)
+        language_model: Any = load_complete(
             AutoModelForCausalLM,
             self.pretrained,
+            "language model",
             trust_remote_code=False,
             attn_implementation=self.attention,
-            **options,
+            dtype=dtype,
         )
-        refuse_incomplete(self.pretrained, info, "language model")
         refuse_changed_logits(self.pretrained, language_model.config)
-        vision: Any
-        vision, info = load_with_info(CLIPVisionModel, self.vision, **options)
-        refuse_incomplete(self.vision, info, "vision encoder")
-        audio = load_beats(self.beats).to(options["dtype"])
-        width = int(language_model.config.get_text_config().hidden_size)
-        seen = Connector(replace(self.connector), int(vision.config.hidden_size), width)
-        heard = Connector(replace(self.connector), audio.config.encoder_embed_dim, width)
-        return LlmVaModel(language_model, vision, audio, seen, heard)
+        towers = {modality: loaded(encoder, dtype) for modality, encoder in self.encoders.items()}
+        return assemble(language_model, towers, self.visual_encoder, self.audio_encoder, self.connector)
 
     def connectors(self) -> dict[Modality, Connector]:
         """Return both connectors."""
@@ -268,17 +264,32 @@ class LlmVaModule(CompositeModule):
         return head
 
     def unread_media(self) -> dict[str, Unread]:
-        """Return the smallest picture and sound that the towers read: a frame, and a patch of sound."""
+        """Return the smallest picture and sound that the encoders read."""
         processor: Any = self.processor
         frame = torch.zeros(1, 3, processor.image_px, processor.image_px, dtype=torch.uint8)
-        seen = Unread({"frames": frame}, self.connector.queries, processor.chat.pad_token, VISUAL)
-        return {"frames": seen, "fbank": unread_fbank(processor, self.connector.tokens)}
+        inputs = {"frames": frame, "frame_counts": torch.ones(1, dtype=torch.long)}
+        seen = Unread(inputs, self.connector.queries, processor.chat.pad_token, VISUAL)
+        return {"frames": seen, "sounds": unread_sound(processor)}
 
     def hidden_states(self, inputs: dict[str, Tensor], **options: Any) -> Tensor:
         """Return the last hidden states ``(B, T, D)``."""
         model: Any = self.model
         states: Tensor = model(**inputs, **options)
         return states
+
+
+def assemble(
+    language_model: Any,
+    towers: Mapping[Modality, nn.Module],
+    visual: VisualEncoder,
+    audio: AudioEncoder,
+    sizes: ConnectorConfig,
+) -> LlmVaModel:
+    """Put a text model and encoders together, with random connectors between them."""
+    width = int(language_model.config.get_text_config().hidden_size)
+    seen = Connector(sizes, visual.width(towers["visual"]), width, visual.name)
+    heard = Connector(sizes, audio.width(towers["audio"]), width, audio.name, audio.cut)
+    return LlmVaModel(language_model, towers["visual"], towers["audio"], seen, heard, visual, audio)
 
 
 def refuse_changed_logits(name: str, config: Any) -> None:

@@ -1,8 +1,7 @@
-"""V-LLM+A: Qwen2.5-VL, which has its own vision encoder and gets sound through BEATs."""
+"""V-LLM+A: Qwen2.5-VL, which has its own vision encoder, and an audio encoder, BEATs in the paper."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,16 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from crab_lightning.adapters import AdapterConfig
-from crab_lightning.compat import load_with_info
 from crab_lightning.distributed.every_tower import Unread, unread_patches
-from crab_lightning.encoders import Beats, load_beats
+from crab_lightning.encoders import AudioEncoder, BeatsAudio
+from crab_lightning.encoders.base import load_complete
 from crab_lightning.models.composite import (
     CompositeModule,
     Modality,
-    audio_features,
-    refuse_incomplete,
+    loaded,
+    named,
     splice,
-    unread_fbank,
+    unread_sound,
 )
 from crab_lightning.models.connectors import Connector, ConnectorConfig, audio_connector_config
 from crab_lightning.models.llm_va import Attention, Dtype
@@ -32,24 +31,29 @@ from crab_lightning.structures import AUDIO, VISUAL, Batch, Media
 
 
 class VllmAModel(nn.Module):
-    """Qwen2.5-VL, BEATs and a connector between them.
+    """Qwen2.5-VL, an audio encoder and a connector between them.
 
     Args:
         language_model: Qwen2.5-VL with its vision tower.
-        audio: BEATs.
-        audio_connector: A token of each third of a second.
+        audio: What ``audio_encoder`` has loaded.
+        audio_encoder: Says what the features of sound are.
+        sizes: Of the connector.
     """
 
-    def __init__(self, language_model: Any, audio: Beats, audio_connector: Connector) -> None:
+    def __init__(
+        self, language_model: Any, audio: nn.Module, audio_encoder: AudioEncoder, sizes: ConnectorConfig
+    ) -> None:
         super().__init__()
-        self.language_model, self.audio, self.audio_connector = language_model, audio, audio_connector
+        self.language_model, self.audio, self.audio_encoder = language_model, audio, audio_encoder
+        width = int(language_model.config.get_text_config().hidden_size)
+        self.audio_connector = Connector(sizes, audio_encoder.width(audio), width, audio_encoder.name)
 
     def forward(
         self,
         input_ids: Tensor,
         media_kind: Tensor,
-        fbank: Tensor | None = None,
-        fbank_frames: Tensor | None = None,
+        sounds: Tensor | None = None,
+        sound_steps: Tensor | None = None,
         **inputs: Any,
     ) -> Tensor:
         """Return the last hidden states.
@@ -57,27 +61,29 @@ class VllmAModel(nn.Module):
         Args:
             input_ids: ``(B, T)``; not read where ``media_kind`` marks sound.
             media_kind: ``(B, T)``.
-            fbank: Filter banks of all clips ``(G, M, 128)``.
-            fbank_frames: Frames of each of them ``(G,)``.
+            sounds: Prepared sound of all clips ``(G, M, C)``.
+            sound_steps: Steps of each of them ``(G,)``.
             inputs: What Qwen2.5-VL takes beside: mask, positions ``(3, B, T)``, patches and grids, cache.
 
         Returns:
             ``(B, T, D)``.
         """
         embeds = self.language_model.get_input_embeddings()(input_ids)
-        if fbank is not None and fbank_frames is not None:
-            heard = audio_features(self.audio, {"fbank": fbank, "fbank_frames": fbank_frames})
+        if sounds is not None and sound_steps is not None:
+            with torch.no_grad():  # frozen in both stages
+                heard = self.audio_encoder.encoded(self.audio, sounds, sound_steps)
             embeds = splice(embeds, media_kind, AUDIO, self.audio_connector(*heard))
         # The ids go along: by them the model finds the places of its own pictures.
         return last_hidden_states(self.language_model, input_ids=input_ids, inputs_embeds=embeds, **inputs)
 
 
 class VllmAModule(CompositeModule):
-    """Qwen2.5-VL with adapters in its language model, frozen BEATs, and a window-level Q-Former.
+    """Qwen2.5-VL with adapters in its language model, a frozen audio encoder, and a window-level Q-Former.
 
     Args:
         pretrained: Folder or hub name of a Qwen2.5-VL checkpoint.
-        beats: Published BEATs checkpoint (``BEATs_iter3_plus_AS2M.pt``), or a folder in safetensors.
+        beats: Published BEATs checkpoint (``BEATs_iter3_plus_AS2M.pt``), or a folder in safetensors. Not read
+            when ``audio_encoder`` is set.
         adapter: Kind, size and targets of the adapters; ``null`` trains the connector only.
         optimizer: Class of the optimizer; it gets the trainable parameters after the adapters are inserted.
         warmup_share: Fraction of the optimizer steps in which the learning rate rises; then it falls as a
@@ -97,6 +103,8 @@ class VllmAModule(CompositeModule):
         connector: Sizes of the connector.
         system: System message; the chat template's own when left out.
         chat_template: File with a Jinja chat template, for tokenizers that have none.
+        audio_encoder: Another audio encoder than BEATs, by its class. ``connector.window_tokens`` counts its
+            features.
 
     Raises:
         ValueError: If weights are missing, or the connector would stay random and frozen.
@@ -127,7 +135,9 @@ class VllmAModule(CompositeModule):
         connector: ConnectorConfig = audio_connector_config(),  # noqa: B008 - frozen
         system: str | None = None,
         chat_template: str | Path | None = None,
+        audio_encoder: AudioEncoder | None = None,
     ) -> None:
+        audio = audio_encoder or named(BeatsAudio(beats), "beats")
         super().__init__(
             adapter,
             optimizer,
@@ -138,8 +148,10 @@ class VllmAModule(CompositeModule):
             load_adapter,
             train_connectors,
             {"audio": audio_connector},
+            {"audio": audio},
         )
-        self.pretrained, self.beats = str(pretrained), str(beats)
+        self.audio_encoder = audio
+        self.pretrained = str(pretrained)
         self.dtype_name: Dtype = dtype
         self.attention: Attention = attention
         self.max_length = max_length
@@ -156,24 +168,26 @@ class VllmAModule(CompositeModule):
         from crab_lightning.processing import VllmAProcessor
 
         return VllmAProcessor(
-            self.pretrained, self.connector.tokens, self.geometry, self.max_length, **self.chat_options
+            self.pretrained,
+            self.connector.tokens,
+            self.geometry,
+            self.max_length,
+            audio=self.audio_encoder,
+            **self.chat_options,
         )
 
     def load_base(self) -> nn.Module:
-        """Return Qwen2.5-VL, BEATs and a random connector."""
+        """Return Qwen2.5-VL, the audio encoder and a random connector."""
         check_family(self.pretrained, "VllmAModule")
-        language_model: Any
-        language_model, info = load_with_info(
+        language_model: Any = load_complete(
             Qwen2_5_VLForConditionalGeneration,
             self.pretrained,
+            "vision-language model",
             dtype=getattr(torch, self.dtype_name),
             attn_implementation=self.attention,
         )
-        refuse_incomplete(self.pretrained, info, "vision-language model")
-        audio = load_beats(self.beats).to(language_model.dtype)
-        width = int(language_model.config.get_text_config().hidden_size)
-        connector = Connector(replace(self.connector), audio.config.encoder_embed_dim, width)
-        return VllmAModel(language_model, audio, connector)
+        audio = loaded(self.audio_encoder, language_model.dtype)
+        return VllmAModel(language_model, audio, self.audio_encoder, self.connector)
 
     def connectors(self) -> dict[Modality, Connector]:
         """Return the audio connector."""
@@ -202,7 +216,7 @@ class VllmAModule(CompositeModule):
                 ("pixel_values_videos", "video_grid_thw", Media.VIDEO),
             )
         }
-        return {"fbank": unread_fbank(processor, self.connector.tokens), **pictures}
+        return {"sounds": unread_sound(processor), **pictures}
 
     def modalities(self, batch: Batch) -> Tensor:
         """Return what stands at each place: sound by the processor's note, pictures by their tokens."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ LONG_SECONDS = 20
 """Seconds of sound of the longest samples (MUSIC-AVQA)."""
 NATIVE_TOKENS, NATIVE_LONGEST, NATIVE_PER_S = 725, 1350, 25
 """Tokens of a sample of AV-UIE v2 in the native paradigm, where a second of sound is 25 of them."""
-BEATS_PER_S = 50
 
 # Sizes of published checkpoints (their config.json), so that a plan needs neither network nor weights. What
 # is left out is transformers' default.
@@ -70,40 +68,39 @@ def measure_llm_va(init: Any, adapter: AdapterConfig | None) -> Shape:
         init: ``model.init_args`` of the config.
         adapter: The adapters; ``None`` for stage 1.
     """
-    from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, LlamaConfig
+    from transformers import AutoModelForCausalLM, CLIPVisionConfig, LlamaConfig
 
-    from crab_lightning.encoders import Beats
-    from crab_lightning.models.connectors import Connector, ConnectorConfig
-    from crab_lightning.models.llm_va import LlmVaModel
+    from crab_lightning.encoders import BeatsAudio, ClipVision
+    from crab_lightning.models.connectors import ConnectorConfig
+    from crab_lightning.models.llm_va import assemble
 
     text, source = _config("model.pretrained", str(init.pretrained), LlamaConfig, "LlmVaModule")
-    seen, _ = _config("model.vision", str(init.vision), CLIPVisionConfig)
-    beats, sizes = _beats_config(str(init.beats)), ConnectorConfig(**dict(init.connector))
+    visual = _encoder(init, "visual_encoder")
+    if visual is None:
+        visual = ClipVision(str(init.vision))
+        whole, _ = _config("model.vision", visual.pretrained, CLIPVisionConfig)
+        visual.config = getattr(whole, "vision_config", whole)
+    audio = _encoder(init, "audio_encoder") or BeatsAudio(str(init.beats))
+    sizes = ConnectorConfig(**dict(init.connector))
     with torch.device("meta"):
         language_model: Any = AutoModelForCausalLM.from_config(text)
-        vision: Any = CLIPVisionModel(seen)
-        audio = Beats(beats)
-        width = text.get_text_config().hidden_size
-        connectors = {
-            "visual": Connector(sizes, seen.hidden_size, width),
-            "audio": Connector(sizes, beats.encoder_embed_dim, width),
-        }
-        model = LlmVaModel(language_model, vision, audio, connectors["visual"], connectors["audio"])
-    patches = (seen.image_size // seen.patch_size) ** 2
+        towers = {"visual": visual.build(), "audio": audio.build()}
+        model = assemble(language_model, towers, visual, audio, sizes)
     # BEATs makes 48 tokens of a second that it reads alone.
-    features = {"visual": (FRAMES * patches, FRAMES), "audio": (SECONDS * 48, SECONDS)}
+    heard = SECONDS * (audio.cut or 48)
     return _measured(
         source,
         model,
         language_model,
-        [vision, audio],
-        connectors,
-        features,
+        list(towers.values()),
+        {"visual": model.visual_connector, "audio": model.audio_connector},
+        {"visual": (FRAMES * visual.tokens, FRAMES), "audio": (heard, SECONDS)},
         list(init.train_connectors),
         adapter,
-        vision=(seen.hidden_size, seen.intermediate_size, count(vision.parameters())),
+        vision=(visual.width(towers["visual"]), visual.ffn, count(towers["visual"].parameters())),
+        audio=(audio.width(towers["audio"]), audio.ffn, count(towers["audio"].parameters())),
         per_second=sizes.queries,
-        patches=FRAMES * (patches + 1),
+        patches=FRAMES * (visual.tokens + 1),
     )
 
 
@@ -116,25 +113,25 @@ def measure_vllm_a(init: Any, adapter: AdapterConfig | None) -> Shape:
     """
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    from crab_lightning.encoders import Beats
-    from crab_lightning.models.connectors import Connector, ConnectorConfig
+    from crab_lightning.encoders import BeatsAudio
+    from crab_lightning.models.connectors import ConnectorConfig
     from crab_lightning.models.vllm_a import VllmAModel
 
     config, source = _config("model.pretrained", str(init.pretrained), Qwen2_5_VLConfig, "VllmAModule")
-    beats, sizes = _beats_config(str(init.beats)), ConnectorConfig(**dict(init.connector))
+    audio = _encoder(init, "audio_encoder") or BeatsAudio(str(init.beats))
+    sizes = ConnectorConfig(**dict(init.connector))
     with torch.device("meta"):
         language_model: Any = Qwen2_5_VLForConditionalGeneration._from_config(config)
-        audio = Beats(beats)
-        connector = Connector(sizes, beats.encoder_embed_dim, config.get_text_config().hidden_size)
-        model = VllmAModel(language_model, audio, connector)
+        tower = audio.build()
+        model = VllmAModel(language_model, tower, audio, sizes)
     visual = language_model.model.visual
-    windows = SECONDS * BEATS_PER_S // sizes.window_tokens
+    windows = int(SECONDS * audio.tokens_per_s) // sizes.window_tokens
     return _measured(
         source,
         model,
         language_model,
-        [visual, audio],
-        {"audio": connector},
+        [visual, tower],
+        {"audio": model.audio_connector},
         {"audio": (windows * sizes.window_tokens, windows)},
         list(init.train_connectors),
         adapter,
@@ -143,7 +140,8 @@ def measure_vllm_a(init: Any, adapter: AdapterConfig | None) -> Shape:
             config.vision_config.intermediate_size,
             count(visual.parameters()),
         ),
-        per_second=round(BEATS_PER_S / sizes.window_tokens * sizes.queries),
+        audio=(audio.width(tower), audio.ffn, count(tower.parameters())),
+        per_second=round(audio.tokens_per_s / sizes.window_tokens * sizes.queries),
         patches=1280,
     )
 
@@ -159,6 +157,7 @@ def _measured(
     adapter: AdapterConfig | None,
     *,
     vision: tuple[int, int, int],
+    audio: tuple[int, int, int],
     per_second: int,
     patches: int,
 ) -> Shape:
@@ -179,7 +178,6 @@ def _measured(
             insert_adapters(model, adapter, root=decoder if adapter.within == "language_model" else None)
         for name in trained:
             connectors[name].requires_grad_(True)
-    beats: Any = towers[1].config
     shapes = tuple(_connector_shape(connectors[name], *features[name]) for name in trained)
     more = per_second - NATIVE_PER_S
     return shape_of(
@@ -191,7 +189,7 @@ def _measured(
         adapter,
         base=base,
         vision=vision,
-        audio=(beats.encoder_embed_dim, beats.encoder_ffn_embed_dim, count(towers[1].parameters())),
+        audio=audio,
         connectors=shapes,
         sample_tokens=(NATIVE_TOKENS + SECONDS * more, NATIVE_LONGEST + LONG_SECONDS * more),
         patches=patches,
@@ -239,13 +237,9 @@ def _config(key: str, name: str, kind: Any, reader: str | None = None) -> tuple[
     )
 
 
-def _beats_config(name: str) -> Any:
-    """Return the sizes of a folder of BEATs; those of the published encoders for anything else."""
-    from crab_lightning.encoders import BeatsConfig
+def _encoder(init: Any, key: str) -> Any:
+    """Return the encoder that a parsed config names under a key, ``None`` without one."""
+    from crab_lightning.configuration.allowed_code import class_of
 
-    file = Path(name) / "config.json"
-    return (
-        BeatsConfig.from_cfg(json.loads(file.read_text(encoding="utf-8")))
-        if file.is_file()
-        else BeatsConfig()
-    )
+    named = init.get(key) if hasattr(init, "get") else getattr(init, key, None)
+    return None if named is None else class_of(named.class_path)(**dict(named.get("init_args") or {}))

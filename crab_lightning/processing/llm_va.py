@@ -7,18 +7,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig
 
-from crab_lightning.encoders import beats_fbank
-from crab_lightning.encoders.fbank import SHORTEST_SAMPLES
+from crab_lightning.encoders import AudioEncoder, BeatsAudio, ClipVision, VisualEncoder
 from crab_lightning.processing.base import IGNORED_LABEL, check_length, labels_present, pad_rows
 from crab_lightning.processing.chat import ChatWriter, expanded
 from crab_lightning.processing.families import check_family
 from crab_lightning.processing.geometry import GEOMETRIES, Geometry, GeometryError
-from crab_lightning.structures import AUDIO, SAMPLE_RATE_HZ, TEXT, VISUAL, Batch, Encoded, Example, Media
-
-SEGMENT_SAMPLES = SAMPLE_RATE_HZ
-"""The audio encoder hears one second at a time."""
+from crab_lightning.structures import AUDIO, TEXT, VISUAL, Batch, Encoded, Example, Media
 
 
 class LlmVaProcessor:
@@ -30,25 +25,27 @@ class LlmVaProcessor:
 
     Args:
         pretrained: Folder or hub name of the language model; only its tokenizer is read.
-        vision: Folder or hub name of the CLIP model; only its config is read.
+        vision: The vision encoder, or folder or hub name of a CLIP model; only its config is read.
         tokens: Tokens of a frame, and of a second of sound: the queries of the connectors.
         geometry: ``released`` or ``plain``; here it only says how the data room cuts and joins clips.
         max_length: Longest sample in tokens; a longer one is an error, never cut. No limit when left out.
         system: System message.
         chat_template: File with a Jinja chat template, for tokenizers that have none.
         end_token: Token that ends an answer; the tokenizer's end token when left out.
+        audio: The audio encoder; BEATs when left out.
     """
 
     def __init__(
         self,
         pretrained: str | Path,
-        vision: str | Path,
+        vision: VisualEncoder | str | Path,
         tokens: int = 32,
         geometry: Geometry = "released",
         max_length: int | None = None,
         system: str | None = None,
         chat_template: str | Path | None = None,
         end_token: str | None = None,
+        audio: AudioEncoder | None = None,
     ) -> None:
         if geometry not in GEOMETRIES:
             raise ValueError(f"geometry is {geometry!r}; allowed: {', '.join(GEOMETRIES)}")
@@ -56,8 +53,9 @@ class LlmVaProcessor:
         self.max_length, self.tokens = max_length, tokens
         check_family(str(pretrained), "LlmVaModule")
         self.chat = ChatWriter(str(pretrained), system, chat_template, end_token)
-        config = AutoConfig.from_pretrained(str(vision), trust_remote_code=False)
-        self.image_px = int(getattr(config, "vision_config", config).image_size)
+        seen = vision if isinstance(vision, VisualEncoder) else ClipVision(str(vision))
+        self.image_px = seen.side_px
+        self.audio = audio or BeatsAudio("")  # sound is prepared alike for every BEATs
 
     @property
     def end_token(self) -> int:
@@ -69,9 +67,9 @@ class LlmVaProcessor:
 
         Returns:
             ``input_ids (T,)``, ``media_kind (T,)``, and for the media that it has ``frames`` (uint8 ``(F, 3,
-            H, W)``, videos and images in the conversation's order), ``fbank`` (segments of a second,
-            ``(segments, M, 128)``) and ``fbank_frames (segments,)``. Labels ``(T,)`` hold the
-            answer and the end token.
+            H, W)``, videos and images in the conversation's order), ``frame_counts`` (the frames of each of
+            them), ``sounds`` (prepared pieces, ``(pieces, M, C)``) and ``sound_steps (pieces,)``. Labels
+            ``(T,)`` hold the answer and the end token.
 
         Raises:
             GeometryError: If frames are not of the vision encoder's size.
@@ -81,16 +79,17 @@ class LlmVaProcessor:
         written = self.chat.write(example)
         videos, images, audios = iter(example.videos), iter(example.images), iter(example.audios)
         frames: list[Tensor] = []
-        segments: list[Tensor] = []
+        sounds: list[Tensor] = []
         ids, kinds, repeats = list(written.ids), [TEXT] * len(written.ids), [1] * len(written.ids)
         for place, media in enumerate(written.media):
             if media is None:
                 continue
             ids[place] = self.chat.pad_token
             if media is Media.AUDIO:
-                found = audio_segments(next(audios))
-                segments += found
-                kinds[place], repeats[place] = AUDIO, len(found) * self.tokens
+                found = self.audio.pieces(next(audios))
+                sounds += found
+                kinds[place] = AUDIO
+                repeats[place] = sum(self.audio_tokens(len(piece)) for piece in found)
             else:
                 clip = next(videos) if media is Media.VIDEO else next(images)[None]
                 self._check_size(example, clip)
@@ -101,13 +100,16 @@ class LlmVaProcessor:
         inputs = {"input_ids": row, "media_kind": expanded(kinds, repeats)}
         if frames:
             inputs["frames"] = torch.cat(frames)
-        if segments:
-            inputs["fbank"] = pad_rows([s.T for s in segments], 0.0, left=False).transpose(1, 2)
-            inputs["fbank_frames"] = torch.tensor([len(s) for s in segments])
+            inputs["frame_counts"] = torch.tensor([len(clip) for clip in frames])
+        inputs |= padded_sounds(sounds)
         labels = None
         if example.target is not None:
             labels = row.masked_fill(~expanded(written.learnt, repeats), IGNORED_LABEL)
         return Encoded(inputs, labels, example.sample)
+
+    def audio_tokens(self, steps: int) -> int:
+        """Return the places that a prepared piece of sound of so many steps takes."""
+        return self.audio.groups(steps) * self.tokens
 
     def _check_size(self, example: Example, clip: Tensor) -> None:
         if tuple(clip.shape[-2:]) != (self.image_px, self.image_px):
@@ -125,9 +127,10 @@ class LlmVaProcessor:
         """
         inputs, labels = padded_text(items, self.chat.pad_token)
         rows = [item.inputs for item in items]
-        if frames := [row["frames"] for row in rows if "frames" in row]:
-            inputs["frames"] = torch.cat(frames)
-        inputs |= joined_fbank(rows)
+        for key in ("frames", "frame_counts"):
+            if parts := [row[key] for row in rows if key in row]:
+                inputs[key] = torch.cat(parts)
+        inputs |= joined_sounds(rows)
         flags = list(repeated) if repeated is not None else [False] * len(items)
         return Batch(inputs, labels, [item.sample for item in items], flags)
 
@@ -138,36 +141,6 @@ class LlmVaProcessor:
     def decode(self, token_ids: Sequence[int] | Tensor) -> str:
         """Return the text of generated tokens, special tokens removed, outer whitespace stripped."""
         return self.chat.decode(token_ids)
-
-
-def audio_segments(audio: Tensor) -> list[Tensor]:
-    """Return the filter banks of each second of a clip.
-
-    A rest too short for one audio token is not heard, as at the end of any clip; a clip that is no more than
-    that is filled up with silence.
-
-    Args:
-        audio: ``(S,)``, 16 kHz.
-
-    Returns:
-        ``(M, 128)`` each, the last of its own length.
-
-    Raises:
-        ValueError: If the clip is empty.
-    """
-    if not len(audio):
-        raise ValueError("the audio clip is empty; it needs at least one sample")
-    parts = list(torch.split(audio, SEGMENT_SAMPLES))
-    if len(parts) > 1 and len(parts[-1]) < SHORTEST_SAMPLES:
-        parts.pop()
-    return [whole_fbank(part) for part in parts]
-
-
-def whole_fbank(audio: Tensor) -> Tensor:
-    """Return a clip's filter bank ``(M, 128)``, filled up with silence to the length of one audio token."""
-    if len(audio) < SHORTEST_SAMPLES:
-        audio = torch.nn.functional.pad(audio, (0, SHORTEST_SAMPLES - len(audio)))
-    return beats_fbank(audio)
 
 
 def padded_text(items: Sequence[Encoded], pad_token: int) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -189,12 +162,23 @@ def padded_text(items: Sequence[Encoded], pad_token: int) -> tuple[dict[str, Ten
     return inputs, pad_rows(rows, IGNORED_LABEL, left=False)
 
 
-def joined_fbank(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the filter banks of all samples as one padded tensor, with the frames of each."""
-    banks = [bank.T for row in rows if "fbank" in row for bank in row["fbank"]]
-    if not banks:
+def padded_sounds(sounds: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return prepared pieces ``(M, C)`` as one tensor padded behind, with the steps of each."""
+    if not sounds:
         return {}
     return {
-        "fbank": pad_rows(banks, 0.0, left=False).transpose(1, 2),
-        "fbank_frames": torch.cat([row["fbank_frames"] for row in rows if "fbank_frames" in row]),
+        "sounds": pad_rows([piece.T for piece in sounds], 0.0, left=False).transpose(1, 2),
+        "sound_steps": torch.tensor([len(piece) for piece in sounds]),
     }
+
+
+def joined_sounds(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the prepared pieces of all samples as one padded tensor, with the steps of each."""
+    found = [row for row in rows if "sounds" in row]
+    return padded_sounds(
+        [
+            piece[:steps]
+            for row in found
+            for piece, steps in zip(row["sounds"], row["sound_steps"].tolist(), strict=True)
+        ]
+    )

@@ -8,13 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crab_lightning.encoders.base import CLIP_MEAN, CLIP_STD, Colours
 from crab_lightning.processing.geometry import MERGE, PATCH_PX, TEMPORAL_PATCH
 
-# CLIP's statistics, which Qwen2.5-Omni kept.
-IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
-IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGE_MEAN, IMAGE_STD = CLIP_MEAN, CLIP_STD  # Qwen2.5-Omni kept them
 _SCALE = 1.0 / (1 / 255)  # as the stock processor rounds it
-Colours = tuple[float, ...]
 
 
 @cache

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
-from crab_lightning.encoders import beats_tokens
+from crab_lightning.encoders import AudioEncoder, BeatsAudio
 from crab_lightning.processing.base import IGNORED_LABEL, check_length, pad_rows
 from crab_lightning.processing.chat import ChatWriter, expanded
 from crab_lightning.processing.families import check_family
@@ -25,7 +25,7 @@ from crab_lightning.processing.geometry import (
     seconds_per_grid,
     visual_tokens,
 )
-from crab_lightning.processing.llm_va import joined_fbank, padded_text, whole_fbank
+from crab_lightning.processing.llm_va import joined_sounds, padded_sounds, padded_text
 from crab_lightning.processing.patches import patchify
 from crab_lightning.processing.positions import PAD_POSITION, Block, rope_positions
 from crab_lightning.structures import AUDIO, TEXT, Batch, Encoded, Example, Media
@@ -44,11 +44,12 @@ class VllmAProcessor:
 
     Args:
         pretrained: Folder or hub name of a Qwen2.5-VL checkpoint; only its tokenizer and config are read.
-        audio_tokens: Language-model tokens for a number of audio encoder tokens.
+        connector_tokens: Language-model tokens for a number of features of the audio encoder.
         geometry: ``released`` shows 224 px and 2.0 s per pair of frames; ``plain`` the clip's own time scale.
         max_length: Longest sample in tokens; a longer one is an error, never cut. No limit when left out.
         system: System message; the chat template's own when left out.
         chat_template: File with a Jinja chat template, for tokenizers that have none.
+        audio: The audio encoder; BEATs when left out.
 
     Raises:
         GeometryError: If the checkpoint works on other patches than the published one.
@@ -57,16 +58,18 @@ class VllmAProcessor:
     def __init__(
         self,
         pretrained: str | Path,
-        audio_tokens: Callable[[int], int],
+        connector_tokens: Callable[[int], int],
         geometry: Geometry = "released",
         max_length: int | None = None,
         system: str | None = None,
         chat_template: str | Path | None = None,
+        audio: AudioEncoder | None = None,
     ) -> None:
         if geometry not in GEOMETRIES:
             raise ValueError(f"geometry is {geometry!r}; allowed: {', '.join(GEOMETRIES)}")
         self.geometry: Geometry = geometry
-        self.max_length, self.audio_tokens = max_length, audio_tokens
+        self.max_length, self.connector_tokens = max_length, connector_tokens
+        self.audio = audio or BeatsAudio("")  # sound is prepared alike for every BEATs
         check_family(str(pretrained), "VllmAModule")
         self.chat = ChatWriter(str(pretrained), system, chat_template)
         config: Any = AutoConfig.from_pretrained(str(pretrained), trust_remote_code=False)
@@ -96,7 +99,7 @@ class VllmAProcessor:
         Returns:
             ``input_ids (T,)``, ``media_kind (T,)`` (2 at places of sound), ``position_ids (3, T)``, and for
             the media that it has ``pixel_values_videos (P, 1176)``, ``video_grid_thw``, ``pixel_values``,
-            ``image_grid_thw``, ``fbank (clips, M, 128)`` and ``fbank_frames (clips,)``. Labels ``(T,)`` hold
+            ``image_grid_thw``, ``sounds (clips, M, C)`` and ``sound_steps (clips,)``. Labels ``(T,)`` hold
             the answer and the end token.
 
         Raises:
@@ -108,8 +111,8 @@ class VllmAProcessor:
         check_sizes(example, self.geometry)
         seconds = iter(seconds_per_grid(example, self.geometry))
         videos, images = iter(example.videos), iter(example.images)
-        banks = [whole_fbank(audio) for audio in example.audios]
-        sounds = iter(banks)
+        prepared = [self.audio.prepared(audio) for audio in example.audios]
+        sounds = iter(prepared)
         ids: list[int] = []
         kinds: list[int] = []
         repeats: list[int] = []
@@ -120,7 +123,7 @@ class VllmAProcessor:
             if media is None:
                 piece = [(token, TEXT, 1)]
             elif media is Media.AUDIO:
-                piece = [(self.chat.pad_token, AUDIO, self.audio_tokens(beats_tokens(len(next(sounds)))))]
+                piece = [(self.chat.pad_token, AUDIO, self.audio_tokens(len(next(sounds))))]
             else:
                 clip = next(videos) if media is Media.VIDEO else next(images)[None]
                 frames, height, width = clip.shape[0], *clip.shape[-2:]
@@ -150,13 +153,15 @@ class VllmAProcessor:
                 patches = [patchify(clip) for clip in clips]
                 inputs[key] = torch.cat([p for p, _ in patches])
                 inputs[grid_key] = torch.tensor([g for _, g in patches])
-        if banks:
-            inputs["fbank"] = pad_rows([b.T for b in banks], 0.0, left=False).transpose(1, 2)
-            inputs["fbank_frames"] = torch.tensor([len(b) for b in banks])
+        inputs |= padded_sounds(prepared)
         labels = None
         if example.target is not None:
             labels = row.masked_fill(~expanded(learnt, repeats), IGNORED_LABEL)
         return Encoded(inputs, labels, example.sample)
+
+    def audio_tokens(self, steps: int) -> int:
+        """Return the places that a prepared clip of so many steps takes."""
+        return self.connector_tokens(self.audio.tokens(steps))
 
     def collate(self, items: Sequence[Encoded], repeated: Sequence[bool] | None = None) -> Batch:
         """Return a padded batch: to the right with labels, to the left for prompts.
@@ -171,7 +176,7 @@ class VllmAProcessor:
         for key in _VISION:
             if parts := [row[key] for row in rows if key in row]:
                 inputs[key] = torch.cat(parts)
-        inputs |= joined_fbank(rows)
+        inputs |= joined_sounds(rows)
         flags = list(repeated) if repeated is not None else [False] * len(items)
         return Batch(inputs, labels, [item.sample for item in items], flags)
 

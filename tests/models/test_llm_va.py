@@ -16,7 +16,6 @@ from crab_lightning.mini.checkpoints.composite import TinyLlmVaConfig
 from crab_lightning.models import LlmVaModule
 from crab_lightning.models.composite import splice
 from crab_lightning.models.connectors import ConnectorConfig
-from crab_lightning.models.llm_va import patch_features
 from crab_lightning.processing import LlmVaProcessor
 from crab_lightning.structures import Example, Media
 from tests.processing.examples import frames, sample, sound
@@ -91,8 +90,10 @@ def test_media_stand_where_the_conversation_has_them(build: Build) -> None:
     inputs = processor.collate([processor.encode(e) for e in examples(None)]).inputs
     found = module.hidden_states(module._positioned(inputs))
     ids, kind, mask = inputs["input_ids"], inputs["media_kind"], inputs["attention_mask"]
-    seen = model.visual_connector(patch_features(model.vision, inputs["frames"]))
-    features, own = model.audio(inputs["fbank"], inputs["fbank_frames"])
+    seen = model.visual_connector(
+        module.visual_encoder.features(model.vision, inputs["frames"], inputs["frame_counts"])
+    )
+    features, own = model.audio(inputs["sounds"], inputs["sound_steps"])
     heard = model.audio_connector(features, own)
     embeds = model.language_model.get_input_embeddings()(ids)
     visual, audible = iter(seen), iter(heard)
@@ -106,7 +107,8 @@ def test_media_stand_where_the_conversation_has_them(build: Build) -> None:
 
 @torch.no_grad()
 def test_patches_are_those_of_the_layer_before_the_last(build: Build, tiny: Path) -> None:
-    model: Any = build().model
+    module = build()
+    model: Any = module.model
     picture = torch.zeros(1, 3, PX, PX, dtype=torch.uint8)
     pixels = (
         torch.zeros(1, 3, PX, PX) - torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
@@ -114,7 +116,8 @@ def test_patches_are_those_of_the_layer_before_the_last(build: Build, tiny: Path
     clip = CLIPVisionModel.from_pretrained(tiny / "clip")
     states = clip(pixel_values=pixels, output_hidden_states=True).hidden_states
     assert len(states) == 3
-    torch.testing.assert_close(patch_features(model.vision, picture), states[1][:, 1:], atol=1e-5, rtol=0)
+    found = module.visual_encoder.features(model.vision, picture, torch.tensor([1]))
+    torch.testing.assert_close(found, states[1][:, 1:], atol=1e-5, rtol=0)
 
 
 def test_loss_is_that_of_the_answer_and_its_end_alone(build: Build, tiny: Path) -> None:

@@ -218,12 +218,12 @@ def test_sound_stands_in_its_places_and_pictures_are_the_models_own(build: Build
     inputs = processor.collate([processor.encode(e) for e in examples(None)]).inputs
     found = module.hidden_states(inputs)
     embeds = model.language_model.get_input_embeddings()(inputs["input_ids"])
-    features, own = model.audio(inputs["fbank"], inputs["fbank_frames"])
+    features, own = model.audio(inputs["sounds"], inputs["sound_steps"])
     heard = iter(model.audio_connector(features, own))
     for row, place in (inputs["media_kind"] == 2).nonzero().tolist():
         embeds[row, place] = next(heard)
     assert next(heard, None) is None
-    left = {k: v for k, v in inputs.items() if k not in ("media_kind", "fbank", "fbank_frames")}
+    left = {k: v for k, v in inputs.items() if k not in ("media_kind", "sounds", "sound_steps")}
     theirs = model.language_model(**left, inputs_embeds=embeds, output_hidden_states=True).hidden_states[-1]
     mask = inputs["attention_mask"].bool()
     torch.testing.assert_close(found[mask], theirs[mask], atol=1e-5, rtol=1e-5)

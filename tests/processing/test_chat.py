@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from crab_lightning.encoders import BeatsAudio
 from crab_lightning.encoders.fbank import SHORTEST_SAMPLES
 from crab_lightning.mini.checkpoints.composite import llama_tokenizer
 from crab_lightning.mini.checkpoints.tokenizer import DEFAULT_TEXTS
 from crab_lightning.processing.chat import ChatWriter
-from crab_lightning.processing.llm_va import audio_segments
 from crab_lightning.structures import Example, Media, Reply
 from tests.processing.examples import frames, sample, sound
 
@@ -145,4 +145,4 @@ def test_number_of_clips_has_to_be_that_of_places(folder: Path) -> None:
     ],
 )
 def test_sound_is_cut_into_seconds(samples: int, frames: list[int]) -> None:
-    assert [len(bank) for bank in audio_segments(torch.randn(samples))] == frames
+    assert [len(bank) for bank in BeatsAudio("").pieces(torch.randn(samples))] == frames

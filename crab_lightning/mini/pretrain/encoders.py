@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPVisionModel
 
-from crab_lightning.compat import load_model, save_model
-from crab_lightning.encoders import Beats, load_beats, save_beats
+from crab_lightning.compat import save_model
+from crab_lightning.encoders import Beats, BeatsAudio, ClipVision, load_beats, save_beats
 from crab_lightning.mini.pretrain.towers import (
     CELL_PX,
     CLIP_S,
@@ -25,16 +24,24 @@ from crab_lightning.mini.pretrain.towers import (
     train_task,
 )
 from crab_lightning.mini.world.sounds import SOUNDS
-from crab_lightning.models.llm_va import patch_features
-from crab_lightning.processing.llm_va import audio_segments
 
 
 class ClipTask(PictureTask):
-    """Asks every patch that a connector would read; the layer behind them is left as it is."""
+    """Asks every patch that a connector would read; the layer behind them is left as it is.
+
+    Args:
+        encoder: Says which they are.
+        tower: What it has loaded.
+    """
+
+    def __init__(self, encoder: ClipVision, tower: nn.Module) -> None:
+        super().__init__(tower, encoder.width(tower))
+        self.encoder = encoder
 
     def seen(self, frames: Tensor) -> Tensor:
         """Return ``(B, cells, E)`` of the first frame of each pair ``(B, 2, 3, H, W)``."""
-        return patch_features(self.tower, frames[:, 0])
+        single = torch.ones(len(frames), dtype=torch.long, device=frames.device)
+        return self.encoder.features(self.tower, frames[:, 0], single)
 
 
 class BeatsTask(nn.Module):
@@ -58,7 +65,7 @@ class BeatsTask(nn.Module):
 
 def seconds_of_fbank(audio: Tensor) -> Tensor:
     """Return the filter banks of the seconds of a clip, as LLM+V+A hears them, ``(seconds, M, 128)``."""
-    return torch.stack(audio_segments(audio))
+    return torch.stack(BeatsAudio("").pieces(audio))
 
 
 def pretrain_encoders(
@@ -83,14 +90,15 @@ def pretrain_encoders(
             raise FileNotFoundError(
                 f"{folder} holds no {name}/config.json; give a folder of `model tiny --paradigm llm_va`"
             )
-    vision: Any = load_model(CLIPVisionModel, folder / "clip")
+    encoder = ClipVision(str(folder / "clip"))
+    vision: Any = encoder.load(torch.float32)
     if vision.config.patch_size != CELL_PX:
         raise ValueError(
             f"{folder / 'clip'} has patches of {vision.config.patch_size} px; labels are made for {CELL_PX}: "
             f"make the folder with --sizes.patch_px {CELL_PX}"
         )
     torch.manual_seed(seed)
-    task = ClipTask(vision, vision.config.hidden_size)
+    task = ClipTask(encoder, vision)
     train_task(task, PictureBatches(seed, still=True), steps=vision_steps, lr=2e-3, workers=workers)
     save_model(vision, folder / "clip")
     audio = load_beats(folder / "beats")

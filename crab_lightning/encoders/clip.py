@@ -1,0 +1,43 @@
+"""CLIP's vision half as a vision encoder (arXiv:2103.00020)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from crab_lightning.encoders.base import CLIP_MEAN, CLIP_STD, TransformersEncoder, VisualEncoder, normalised
+
+
+class ClipVision(TransformersEncoder, VisualEncoder):
+    """Patches of CLIP's layer before the last, without the class token.
+
+    Args:
+        pretrained: Folder or hub name of a CLIP model; its vision half is used.
+    """
+
+    families = ("clip", "clip_vision_model")
+    part = ("vision_config",)
+
+    def kind(self) -> Any:
+        """Return the class of transformers."""
+        from transformers import CLIPVisionModel
+
+        return CLIPVisionModel
+
+    @property
+    def side_px(self) -> int:
+        """Side of the frames, in pixels."""
+        return int(self.config.image_size)
+
+    @property
+    def tokens(self) -> int:
+        """Patches of a frame."""
+        return int((self.config.image_size // self.config.patch_size) ** 2)
+
+    def features(self, tower: Any, frames: Tensor, counts: Tensor) -> Tensor:
+        """Return ``(F, N, E)``."""
+        pixels = normalised(frames, CLIP_MEAN, CLIP_STD, tower.dtype)
+        states = tower(pixel_values=pixels, output_hidden_states=True).hidden_states
+        found: Tensor = states[-2][:, 1:]
+        return found
