@@ -1,0 +1,82 @@
+"""SigLIP and SigLIP 2 as vision encoders (arXiv:2303.15343, arXiv:2502.14786)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from crab_lightning.encoders.base import Colours, TransformersEncoder, VisualEncoder, normalised
+
+_HALF: Colours = (0.5, 0.5, 0.5)
+
+
+class SiglipVision(TransformersEncoder, VisualEncoder):
+    """Patches of the last layer of SigLIP or SigLIP 2, which have no class token.
+
+    SigLIP 2 of a fixed size is published under ``model_type`` ``siglip``; its form of free sizes (NaFlex) is
+    ``siglip2``. Both are read.
+
+    Args:
+        pretrained: Folder or hub name of a SigLIP model; its vision half is used.
+        size_px: Side of the frames, for NaFlex alone; the largest square of the patches that it was trained
+            on (256 px) when left out.
+
+    Raises:
+        ValueError: If ``size_px`` is set for a model of a fixed size, or is no multiple of its patches.
+    """
+
+    families = ("siglip", "siglip_vision_model", "siglip2", "siglip2_vision_model")
+    part = ("vision_config",)
+
+    def __init__(self, pretrained: str, size_px: int | None = None) -> None:
+        super().__init__(pretrained)
+        self.size_px = size_px
+
+    @property
+    def _free(self) -> bool:
+        return str(self.config.model_type).startswith("siglip2")
+
+    def kind(self) -> Any:
+        """Return the class of transformers."""
+        from transformers import Siglip2VisionModel, SiglipVisionModel
+
+        return Siglip2VisionModel if self._free else SiglipVisionModel
+
+    @property
+    def side_px(self) -> int:
+        """Side of the frames, in pixels."""
+        patch = int(self.config.patch_size)
+        own = math.isqrt(self.config.num_patches) * patch if self._free else int(self.config.image_size)
+        side = own if self.size_px is None else self.size_px
+        if (side != own and not self._free) or side % patch or side < patch:
+            allowed = f"a multiple of {patch}" if self._free else f"{own}, or left out"
+            raise ValueError(f"model.visual_encoder size_px is {side}; for {self.pretrained} it is {allowed}")
+        return side
+
+    @property
+    def tokens(self) -> int:
+        """Patches of a frame."""
+        return int((self.side_px // self.config.patch_size) ** 2)
+
+    def features(self, tower: Any, frames: Tensor, counts: Tensor) -> Tensor:
+        """Return ``(F, N, E)``."""
+        pixels = normalised(frames, _HALF, _HALF, tower.dtype)
+        if not self._free:
+            found: Tensor = tower(pixel_values=pixels).last_hidden_state
+            return found
+        patch = int(self.config.patch_size)
+        rows = pixels.shape[-1] // patch
+        # patches as its image processor lays them out: rows, columns, colours last
+        cells = functional.unfold(pixels, patch, stride=patch).transpose(1, 2)
+        cells = cells.unflatten(-1, (3, patch * patch)).transpose(-1, -2).flatten(-2)
+        mask = torch.ones(cells.shape[:2], dtype=torch.long, device=cells.device)
+        # the class loops over them on the CPU
+        shapes = torch.tensor([[rows, rows]]).expand(len(cells), -1)
+        states: Tensor = tower(
+            pixel_values=cells, pixel_attention_mask=mask, spatial_shapes=shapes
+        ).last_hidden_state
+        return states
