@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from crab_lightning.encoders.beats_files import load_beats as load_beats
     from crab_lightning.encoders.beats_files import save_beats as save_beats
     from crab_lightning.encoders.clip import ClipVision as ClipVision
+    from crab_lightning.encoders.dino import DinoVision as DinoVision
     from crab_lightning.encoders.fbank import beats_fbank as beats_fbank
     from crab_lightning.encoders.fbank import beats_tokens as beats_tokens
     from crab_lightning.encoders.fbank import fbank_frames as fbank_frames
