@@ -19,5 +19,6 @@ if TYPE_CHECKING:
     from crab_lightning.encoders.fbank import beats_tokens as beats_tokens
     from crab_lightning.encoders.fbank import fbank_frames as fbank_frames
     from crab_lightning.encoders.siglip import SiglipVision as SiglipVision
+    from crab_lightning.encoders.whisper import WhisperAudio as WhisperAudio
 
 __getattr__, __all__ = lazy_exports(__name__, __file__)
