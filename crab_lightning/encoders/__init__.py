@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from crab_lightning.encoders.fbank import beats_fbank as beats_fbank
     from crab_lightning.encoders.fbank import beats_tokens as beats_tokens
     from crab_lightning.encoders.fbank import fbank_frames as fbank_frames
+    from crab_lightning.encoders.pe_av import PeAudio as PeAudio
+    from crab_lightning.encoders.pe_av import PeVision as PeVision
     from crab_lightning.encoders.siglip import SiglipVision as SiglipVision
     from crab_lightning.encoders.whisper import WhisperAudio as WhisperAudio
 

@@ -1,0 +1,117 @@
+"""The two halves of Meta's audio-visual Perception Encoder (PE-AV) as vision and audio encoder.
+
+One published checkpoint holds both, trained to agree with each other and with text; each class reads its own
+half of it. The layers that join both are left out: in a conversation pictures and sound have places of their
+own, either may be absent, and the language model joins them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from crab_lightning.encoders.base import AudioEncoder, TransformersEncoder, VisualEncoder, normalised
+from crab_lightning.structures import SAMPLE_RATE_HZ
+
+_RATE_HZ = 48_000
+
+
+class PeVision(TransformersEncoder, VisualEncoder):
+    """PE-AV's video half: one feature for each frame, which knows the other frames of its clip.
+
+    Needs the package ``timm`` (extra ``pe_av``), in which transformers finds its picture encoder.
+
+    Args:
+        pretrained: Folder or hub name of a PE-AV or PE video model.
+    """
+
+    families = ("pe_audio_video", "pe_video", "pe_video_encoder")
+    part = ("audio_video_config", "video_config")
+
+    def kind(self) -> Any:
+        """Return the class of transformers."""
+        from transformers import PeVideoEncoder
+
+        return PeVideoEncoder
+
+    @property
+    def _pictures(self) -> Any:
+        try:
+            from timm.models import get_pretrained_cfg
+        except ImportError as err:
+            raise ImportError(
+                "model.visual_encoder PeVision needs the package timm: pip install 'crab_lightning[pe_av]'"
+            ) from err
+        return get_pretrained_cfg(self.config.vision_config.architecture)
+
+    @property
+    def side_px(self) -> int:
+        """Side of the frames, in pixels."""
+        own = (self.config.vision_config.model_args or {}).get("img_size")
+        return int(own or self._pictures.input_size[-1])
+
+    @property
+    def tokens(self) -> int:
+        """Features of a frame."""
+        return 1
+
+    def features(self, tower: Any, frames: Tensor, counts: Tensor) -> Tensor:
+        """Return ``(F, 1, E)``."""
+        look = self._pictures
+        pixels = normalised(frames, look.mean, look.std, tower.dtype)
+        clips = pad_sequence(list(pixels.split(counts.tolist())), batch_first=True)
+        own = torch.arange(clips.shape[1], device=frames.device) < counts[:, None]
+        states: Tensor = tower(clips, padding_mask_videos=own.long()).last_hidden_state
+        return states[own][:, None]
+
+
+class PeAudio(TransformersEncoder, AudioEncoder):
+    """PE-AV's audio half: 25 features a second.
+
+    It was trained on sound of 48 kHz. Clips are read at 16 kHz here, so it hears nothing above 8 kHz.
+
+    Args:
+        pretrained: Folder or hub name of a PE-AV or PE audio model.
+    """
+
+    families = ("pe_audio_video", "pe_audio", "pe_audio_encoder")
+    part = ("audio_video_config", "audio_config")
+
+    def kind(self) -> Any:
+        """Return the class of transformers."""
+        from transformers import PeAudioEncoder
+
+        return PeAudioEncoder
+
+    @property
+    def _hop(self) -> int:
+        return int(self.config.dac_config.hop_length)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Features of a second."""
+        return _RATE_HZ / self._hop
+
+    def prepare(self, audio: Tensor) -> Tensor:
+        """Return samples at 48 kHz, the end mirrored to whole steps: ``(M, samples of a step)``."""
+        import soxr
+
+        wave = soxr.resample(audio.float().numpy(), SAMPLE_RATE_HZ, _RATE_HZ)
+        if lacking := -len(wave) % self._hop:
+            wave = np.pad(wave, (0, lacking), "reflect" if len(wave) > 1 else "edge")
+        return torch.from_numpy(wave).view(-1, self._hop)
+
+    def tokens(self, steps: int) -> int:
+        """Return the features of ``steps`` steps: as many."""
+        return steps
+
+    def features(self, tower: Any, sounds: Tensor, steps: Tensor) -> Tensor:
+        """Return ``(G, N, E)``."""
+        wave = sounds.flatten(1)
+        own = torch.arange(wave.shape[1], device=wave.device) < steps[:, None] * self._hop
+        states: Tensor = tower(wave[:, None].to(tower.dtype), padding_mask=own.long()).last_hidden_state
+        return states
