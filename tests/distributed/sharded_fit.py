@@ -26,6 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from crab_lightning.adapters import ADAPTERS, AdapterConfig
 from crab_lightning.distributed.local_shards import whole_shape
+from crab_lightning.encoders import DinoVision, WhisperAudio
 from crab_lightning.mini import (
     TinyLlmVaConfig,
     make_tiny_llm_va,
@@ -36,6 +37,7 @@ from crab_lightning.mini import (
 from crab_lightning.models import AVModule, LlmVaModule, OmniModule, Qwen3OmniModule, VllmAModule
 from crab_lightning.models.connectors import ConnectorConfig
 from crab_lightning.structures import Batch, Conversation, Example, Media
+from tests.encoders.checkpoints import write
 from tests.processing.examples import frames, sample, sound
 
 SIDE = 28
@@ -88,6 +90,10 @@ CASES = {
     "native": Case("native", strategies=("ddp", "fsdp2", "fsdp2_offload", "fsdp1")),
     # gradient checkpointing, as the shipped configs of these have it
     "llm_va": Case("llm_va", {"train_connectors": ["visual", "audio"], "gradient_checkpointing": True}),
+    # other encoders than the paper's; Whisper reads a clip as a whole
+    "llm_va_towers": Case(
+        "llm_va_towers", {"train_connectors": ["visual", "audio"], "gradient_checkpointing": True}
+    ),
     "llm_va_visual": Case("llm_va", {"train_connectors": ["visual"]}, adapted=False, slow=True),
     "llm_va_audio": Case("llm_va", {"train_connectors": ["audio"]}, adapted=False, slow=True),
     "vllm_a": Case("vllm_a", {"audio_connector": "connector.safetensors", "gradient_checkpointing": True}),
@@ -130,6 +136,9 @@ def write_checkpoints(folder: Path) -> None:
     shutil.copytree(folder / "llm_va", folder / "llm_va_tied")
     config = LlamaConfig.from_pretrained(folder / "llm_va_tied" / "llm", tie_word_embeddings=True)
     LlamaForCausalLM(config).save_pretrained(folder / "llm_va_tied" / "llm")
+    shutil.copytree(folder / "llm_va", folder / "llm_va_towers")
+    for name in ("dinov3", "whisper"):
+        write(name, folder / "llm_va_towers", SIDE)
     make_tiny_vllm_a(folder / "vllm_a")
     first = build(folder, CASES["vllm_a_audio"])
     first.configure_model()
@@ -241,6 +250,9 @@ def build(checkpoints: Path, case: Case, **changed: Any) -> Any:
     if case.paradigm == "qwen3_omni":
         return RecordingQwen3(str(folder), **options)
     options["beats"] = str(folder / "beats")
+    if case.paradigm == "llm_va_towers":
+        options["visual_encoder"] = DinoVision(str(folder / "dinov3"), size_px=SIDE)
+        options["audio_encoder"] = WhisperAudio(str(folder / "whisper"))
     if case.paradigm.startswith("llm_va"):
         return RecordingLlmVa(
             str(folder / "llm"), str(folder / "clip"), connector=ConnectorConfig(**SIZES), **options
