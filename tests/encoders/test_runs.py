@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_tiny_llm_va(out / "llm_va", config=TinyLlmVaConfig(patch_px=56))
     make_tiny_vllm_a(out / "vllm_a")
     for name in ("siglip", "siglip2", "dinov3", "whisper"):
-        write(name, out, 224)
+        write(name, out, 224, 56)
     return out
 
 
@@ -49,7 +49,7 @@ def test_encoder_learns_is_tested_and_answers(
     if "pe_av" in str((visual, audio)):
         pytest.importorskip("timm")
         if not (folder / "pe_av").exists():
-            write("pe_av", folder, 224)
+            write("pe_av", folder, 224, 56)
     own = folder / paradigm
     text = "llm" if paradigm == "llm_va" else "vllm"
     init: dict[str, object] = {"pretrained": str(own / text), "audio_connector": None}
