@@ -153,6 +153,6 @@ def _captioner(args: argparse.Namespace) -> Captioner:
             args.timeout,
             args.retries,
         )
-    from crab_lightning.captioners import Qwen2AudioCaptioner
+    from crab_lightning.captioners import local_captioner
 
-    return Qwen2AudioCaptioner(args.captioner, args.prompt, args.max_new_tokens, args.batch_size, args.device)
+    return local_captioner(args.captioner, args.prompt, args.max_new_tokens, args.batch_size, args.device)

@@ -1,0 +1,136 @@
+"""Captions from a model on this machine, whatever its family."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoProcessor
+
+from crab_lightning.captioners.base import PROMPT, CaptionerError, ClipRefused, heard, tidy
+from crab_lightning.compat import load_with_info
+from crab_lightning.media import MediaError
+
+_FAMILIES = "Qwen2-Audio or Qwen3-Omni"
+
+
+class LocalCaptioner(ABC):
+    """Asks a model about groups of clips; its answers are the likeliest, so that they can be repeated.
+
+    Args:
+        pretrained: Folder or hub name of the model.
+        prompt: What is asked; an empty text asks nothing, for models that take sound alone.
+        max_new_tokens: Longest caption.
+        batch_size: Clips asked about at once.
+        device: ``auto`` uses a GPU if there is one.
+
+    Raises:
+        CaptionerError: If it is another kind of model, or weights are missing.
+    """
+
+    parallel = 1
+    kinds: ClassVar[tuple[str, ...]]
+    """``model_type`` of the checkpoints that it reads."""
+    family: ClassVar[str]
+    model_class: ClassVar[Any]
+
+    def __init__(
+        self,
+        pretrained: str,
+        prompt: str = PROMPT,
+        max_new_tokens: int = 100,
+        batch_size: int = 8,
+        device: str = "auto",
+    ) -> None:
+        self.pretrained, self.prompt, self.max_new_tokens = pretrained, prompt, max_new_tokens
+        self.group = batch_size
+        if (kind := kind_of(pretrained)) not in self.kinds:
+            raise CaptionerError(f"--captioner {pretrained} is a {kind}; {self.family} is expected")
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        self.processor: Any = AutoProcessor.from_pretrained(pretrained, trust_remote_code=False)
+        model, info = load_with_info(self.model_class, pretrained, dtype=dtype)
+        if lost := sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"])):
+            raise CaptionerError(
+                f"--captioner {pretrained}: {len(lost)} weights are missing or of another shape (first: "
+                f"{lost[0]}); they would keep random values"
+            )
+        self.model: Any = model.to(device).eval()
+
+    def settings(self) -> dict[str, str | int | float]:
+        """Return model, prompt and length."""
+        return {"model": self.pretrained, "prompt": self.prompt, "max_new_tokens": self.max_new_tokens}
+
+    @torch.no_grad()
+    def describe(self, paths: Sequence[Path]) -> list[str | Exception]:
+        """Return the caption of each clip, or why it has none."""
+        found: list[str | Exception] = [ClipRefused("not asked")] * len(paths)
+        places, sounds = [], []
+        for place, path in enumerate(paths):
+            try:
+                sounds.append(heard(path).numpy())
+                places.append(place)
+            except MediaError as err:
+                found[place] = err
+        if sounds:
+            for place, text in zip(places, self._answers(sounds), strict=True):
+                try:
+                    found[place] = tidy(text)
+                except ClipRefused as err:
+                    found[place] = err
+        return found
+
+    def _answers(self, sounds: list[Any]) -> list[str]:
+        asking = [{"type": "text", "text": self.prompt}] if self.prompt else []
+        talk = [{"role": "user", "content": [{"type": "audio", "audio": ""}, *asking]}]
+        prompt = self.processor.apply_chat_template(talk, add_generation_prompt=True, tokenize=False)
+        inputs = {name: value.to(self.model.device) for name, value in self.inputs(prompt, sounds).items()}
+        inputs["input_features"] = inputs["input_features"].to(self.model.dtype)
+        asked = inputs["input_ids"].shape[1]
+        said = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False)
+        texts: list[str] = self.processor.batch_decode(said[:, asked:], skip_special_tokens=True)
+        return texts
+
+    @abstractmethod
+    def inputs(self, prompt: str, sounds: list[Any]) -> Mapping[str, Tensor]:
+        """Return the model's inputs for a prompt about each of some sounds, ``(S,)`` at 16 kHz."""
+
+
+def kind_of(pretrained: str) -> str:
+    """Return the ``model_type`` of a checkpoint.
+
+    Raises:
+        CaptionerError: If there is none.
+    """
+    try:
+        return str(AutoConfig.from_pretrained(pretrained, trust_remote_code=False).model_type)
+    except (OSError, ValueError) as err:
+        raise CaptionerError(
+            f"--captioner {pretrained} is no folder with a model: {str(err).splitlines()[0]}. Name a "
+            f"folder of {_FAMILIES}, or the address of an endpoint (http://HOST:PORT/v1)"
+        ) from err
+
+
+def local_captioner(pretrained: str, *args: Any) -> LocalCaptioner:
+    """Return the captioner that reads a checkpoint.
+
+    Args:
+        pretrained: Folder or hub name.
+        args: The further arguments of :class:`LocalCaptioner`.
+
+    Raises:
+        CaptionerError: If no captioner reads its family.
+    """
+    from crab_lightning.captioners.qwen2_audio import Qwen2AudioCaptioner
+    from crab_lightning.captioners.qwen3_omni import Qwen3OmniCaptioner
+
+    kind = kind_of(pretrained)
+    for reader in (Qwen2AudioCaptioner, Qwen3OmniCaptioner):
+        if kind in reader.kinds:
+            return reader(pretrained, *args)
+    raise CaptionerError(f"--captioner {pretrained} is a {kind}; {_FAMILIES} is expected")
