@@ -137,6 +137,17 @@ def _cache_name(forward: Any) -> str | None:
     return next((name for name in ("cache", "past_key_values") if name in accepted), None)
 
 
+def qwen3_routers(decoder: nn.Module) -> tuple[list[nn.Module], Any]:
+    """Return the routers of Qwen3-Omni's experts, and transformers' load-balancing loss of their logits.
+
+    Neither is public (transformers 5.17 to 5.24). A router returns its logits ``(tokens, experts)`` first.
+    """
+    from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as theirs
+
+    kind = theirs.Qwen3OmniMoeThinkerTextTopKRouter
+    return [m for m in decoder.modules() if isinstance(m, kind)], theirs.load_balancing_loss_func
+
+
 def tell_device(module: nn.Module, device: torch.device) -> None:
     """Let a LightningModule know its device where it was not moved by ``to``.
 

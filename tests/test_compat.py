@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -118,3 +119,15 @@ def test_transformers_loads_and_writes_without_a_bar(
     assert capfd.readouterr() == ("", "")
     list(logging.tqdm(range(2), desc="a user's own"))
     assert "a user's own" in capfd.readouterr().err
+
+
+def test_routers_of_qwen3_omni_return_their_logits_first_and_have_a_balance_loss() -> None:
+    from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as theirs
+
+    sizes = SimpleNamespace(num_experts_per_tok=2, num_experts=4, norm_topk_prob=True, hidden_size=3)
+    model = nn.Sequential(nn.Linear(3, 3), theirs.Qwen3OmniMoeThinkerTextTopKRouter(sizes))
+    routers, balance = compat.qwen3_routers(model)
+    assert routers == [model[1]]
+    assert routers[0](torch.randn(5, 3))[0].shape == (5, 4)
+    mask = torch.tensor([[1, 1, 1, 0, 0]])
+    assert balance((torch.zeros(5, 4),), 4, 2, mask).item() == pytest.approx(2.0)  # all experts alike

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from torch import Tensor, nn
 from transformers import Qwen3OmniMoeThinkerForConditionalGeneration
 
+from crab_lightning.compat import qwen3_routers, recomputing
 from crab_lightning.models.native import OmniModule
 from crab_lightning.processing import NativeProcessor
 from crab_lightning.processing.qwen3_omni import Qwen3OmniProcessor
+from crab_lightning.structures import Batch
 
 
 class Qwen3OmniModule(OmniModule):
     """Qwen3-Omni thinker, frozen, with adapters on the attention of its language model.
 
     The experts and their router stay as they are: they are three-dimensional parameters, no linear layers, so
-    ``adapter.target_modules`` names ``q_proj``, ``k_proj``, ``v_proj`` and ``o_proj``. The router's
-    load-balancing loss is not added, since nothing that is trained would change its choices directly.
+    ``adapter.target_modules`` names ``q_proj``, ``k_proj``, ``v_proj`` and ``o_proj``.
 
     Args:
         pretrained: Folder or hub name of a Qwen3-Omni checkpoint, the whole model or its thinker.
+        router_loss: Weight of the load-balancing loss of the experts' router (Switch Transformer,
+            arXiv:2101.03961). The router is frozen, but what it reads is not: the loss moves the adapters so
+            that tokens spread over the experts. 0 leaves it out.
         options: The arguments of ``OmniModule``. ``quantization`` is refused.
 
     Shapes: B samples, T text tokens, M mel frames (10 ms each), P image patches. See ``Batch``.
@@ -35,11 +40,45 @@ class Qwen3OmniModule(OmniModule):
     thinker_class: ClassVar[Any] = Qwen3OmniMoeThinkerForConditionalGeneration
     processor_class: ClassVar[type[NativeProcessor]] = Qwen3OmniProcessor
 
-    def __init__(self, pretrained: str = "Qwen/Qwen3-Omni-30B-A3B-Instruct", **options: Any) -> None:
+    def __init__(
+        self,
+        pretrained: str = "Qwen/Qwen3-Omni-30B-A3B-Instruct",
+        router_loss: float = 0.0,
+        **options: Any,
+    ) -> None:
         super().__init__(pretrained, **options)
+        if router_loss < 0 or (router_loss and self.adapter is None):
+            raise ValueError(
+                f"model.router_loss is {router_loss}; it must be at least 0, and 0 without model.adapter"
+            )
+        self.router_loss = router_loss
         if self.quantization is not None:
             raise ValueError(
                 f"model.quantization is {self.quantization!r}; it keeps linear layers in 4 bits, and nearly "
                 "all weights of Qwen3-Omni are experts, which are not linear layers. Leave it out, and"
                 " set trainer.strategy to fsdp2 if the weights do not fit on one GPU"
             )
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return what the native paradigm does; in training, announce the loss of the router as well."""
+        if not (self.router_loss and self.training):
+            return super().losses(batch)
+        routers, balance = qwen3_routers(self.decoder())
+        found: list[Tensor] = []
+
+        def keep(_: nn.Module, args: Any, output: tuple[Tensor, ...]) -> None:
+            if not recomputing():
+                found.append(output[0])  # the logits of the experts
+
+        handles = [router.register_forward_hook(keep) for router in routers]
+        try:
+            sums, counts = super().losses(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        config = self.text_config()
+        mask = batch.inputs["attention_mask"]
+        loss = balance(tuple(found), config.num_experts, config.num_experts_per_tok, mask)
+        assert self._announced is not None  # there are adapters
+        self._announced.add_loss(self.router_loss * loss)
+        return sums, counts

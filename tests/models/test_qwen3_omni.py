@@ -15,6 +15,7 @@ from transformers import Qwen3OmniMoeThinkerForConditionalGeneration
 
 from crab_lightning.adapters import AdapterConfig
 from crab_lightning.commands import main
+from crab_lightning.compat import qwen3_routers
 from crab_lightning.distributed.shard_files import fill_shards, parameters_on_meta
 from crab_lightning.mini import TinyQwen3OmniConfig, make_tiny_qwen3_omni
 from crab_lightning.models import LlmVaModule, OmniModule, Qwen3OmniModule, VllmAModule
@@ -302,3 +303,29 @@ def test_a_run_is_planned_trained_tested_and_asked(
     video = next((small["mini"] / "AVUIE_2").rglob("*.mp4"))
     assert main(["ask", "--checkpoint", str(run), "--video", str(video), "--task", "ave", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["task"] == "event_localization"
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_loss_of_the_router_is_that_of_transformers_and_moves_the_adapters(
+    tiny3: Path, reader: Qwen3OmniProcessor, theirs: Any, checkpointing: bool
+) -> None:
+    batch = batch_of(reader)
+    adapter = AdapterConfig(rank=4, target_modules=ATTENTION)
+    plain, module = (
+        built(tiny3, adapter=adapter, router_loss=weight, gradient_checkpointing=checkpointing).train()
+        for weight in (0.0, 0.5)
+    )
+    with torch.no_grad():  # fresh adapters change nothing yet
+        found = theirs(**without_positions(batch), use_cache=False, output_router_logits=True)
+    balance = sum(
+        m.training_step(batch, 0) * sign
+        for m, sign in ((module, 1), (plain, -1))  # type: ignore[operator]
+    )
+    torch.testing.assert_close(balance, 0.5 * found.aux_loss, atol=1e-4, rtol=1e-3)
+    balance.backward()  # type: ignore[union-attr]
+    moved = [p.grad for name, p in module.named_parameters() if name.endswith("lora_B")]
+    first = [p.grad for name, p in plain.named_parameters() if name.endswith("lora_B")]
+    assert any(not torch.allclose(a, -b) for a, b in zip(moved, first, strict=True) if b is not None)
+    assert len(qwen3_routers(module.decoder())[0]) == module.text_config().num_hidden_layers
+    with pytest.raises(ValueError, match=r"router_loss is 0\.5; .* 0 without model\.adapter"):
+        Qwen3OmniModule(str(tiny3), router_loss=0.5)
