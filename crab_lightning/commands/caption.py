@@ -52,14 +52,15 @@ def parser() -> argparse.ArgumentParser:
         "--captioner",
         required=True,
         metavar="WHO",
-        help="folder of Qwen2-Audio, or the address of an OpenAI-compatible endpoint that takes sound,"
-        " such as http://127.0.0.1:8000/v1; the environment variable OPENAI_API_KEY holds its key",
+        help="folder of Qwen2-Audio or Qwen3-Omni, or the address of an OpenAI-compatible endpoint that"
+        " takes sound, such as http://127.0.0.1:8000/v1; the environment variable OPENAI_API_KEY holds"
+        " its key",
     )
     add("--model", default="", help="name of the model at the endpoint")
     add(
         "--prompt",
         default="Describe this audio in one sentence.",
-        help="question that is asked about each sound",
+        help="question that is asked about each sound; '' asks nothing, for models that take sound alone",
     )
     add("--max-new-tokens", type=positive, default=100, metavar="N", help="longest caption in tokens")
     add("--limit", type=int, metavar="N", help="describe the first N sounds only")

@@ -276,7 +276,8 @@ def load_complete(kind: Any, name: str, what: str, **options: Any) -> Any:
     if missing or wrong:
         raise ValueError(
             f"{name}: {len(missing)} weights of the {what} are missing (first: {missing[:1]}), {len(wrong)} "
-            f"have another shape (first: {wrong[:1]}). They would keep random values. Use a complete checkpoint."
+            f"have another shape (first: {wrong[:1]}). They would keep random values. Use a complete"
+            f" checkpoint."
         )
     return model
 
