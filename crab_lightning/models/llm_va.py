@@ -218,6 +218,7 @@ class LlmVaModule(CompositeModule):
         """Return the processor of the language model's tokenizer and the encoders' ways to prepare media."""
         from crab_lightning.processing import LlmVaProcessor
 
+        check_family(self.pretrained, "LlmVaModule")
         with named_when_absent(self.visual_encoder):
             _ = self.visual_encoder.side_px  # reads its config.json
         return LlmVaProcessor(
