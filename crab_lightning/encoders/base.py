@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from crab_lightning.structures import SAMPLE_RATE_HZ
 
-Colours = tuple[float, float, float]
+Colours = tuple[float, ...]
 CLIP_MEAN: Colours = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Colours = (0.26862954, 0.26130258, 0.27577711)
 
@@ -250,7 +250,8 @@ class TransformersEncoder(Encoder):
     def load(self, dtype: torch.dtype) -> nn.Module:
         """Return the module with the checkpoint's weights."""
         _ = self.config  # refuses another family before weights are read
-        return load_complete(self.kind(), self.pretrained, f"encoder {self.name}", dtype=dtype)
+        module: nn.Module = load_complete(self.kind(), self.pretrained, f"encoder {self.name}", dtype=dtype)
+        return module
 
     def width(self, tower: nn.Module) -> int:
         """Return the width of the features."""

@@ -63,7 +63,7 @@ class PeVision(TransformersEncoder, VisualEncoder):
         """Return ``(F, 1, E)``."""
         look = self._pictures
         pixels = normalised(frames, look.mean, look.std, tower.dtype)
-        clips = pad_sequence(list(pixels.split(counts.tolist())), batch_first=True)
+        clips = pad_sequence(list(torch.split(pixels, counts.tolist())), batch_first=True)
         own = torch.arange(clips.shape[1], device=frames.device) < counts[:, None]
         states: Tensor = tower(clips, padding_mask_videos=own.long()).last_hidden_state
         return states[own][:, None]

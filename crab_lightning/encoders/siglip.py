@@ -72,7 +72,7 @@ class SiglipVision(TransformersEncoder, VisualEncoder):
         rows = pixels.shape[-1] // patch
         # patches as its image processor lays them out: rows, columns, colours last
         cells = functional.unfold(pixels, patch, stride=patch).transpose(1, 2)
-        cells = cells.unflatten(-1, (3, patch * patch)).transpose(-1, -2).flatten(-2)
+        cells = cells.view(len(cells), -1, 3, patch * patch).transpose(-1, -2).flatten(-2)
         mask = torch.ones(cells.shape[:2], dtype=torch.long, device=cells.device)
         # the class loops over them on the CPU
         shapes = torch.tensor([[rows, rows]]).expand(len(cells), -1)

@@ -62,7 +62,7 @@ class WhisperAudio(TransformersEncoder, AudioEncoder):
         extractor = WhisperFeatureExtractor(feature_size=self.config.num_mel_bins)
         whole = -(-len(audio) // _STEP) * _STEP
         padded = functional.pad(audio.float(), (0, whole + 3 * _TAIL - len(audio)))
-        found = extractor(padded.numpy(), sampling_rate=16_000, padding=False, truncation=False)
+        found = extractor(padded.numpy(), sampling_rate=16_000, padding="do_not_pad", truncation=False)
         bank = torch.as_tensor(found["input_features"][0])  # (bins, frames)
         own = whole // _STEP
         # frames from here on lie in silence alone; what overlaps the end belongs to the clip's surroundings

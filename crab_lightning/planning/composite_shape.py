@@ -84,7 +84,7 @@ def measure_llm_va(init: Any, adapter: AdapterConfig | None) -> Shape:
     sizes = ConnectorConfig(**dict(init.connector))
     with torch.device("meta"):
         language_model: Any = AutoModelForCausalLM.from_config(text)
-        towers = {"visual": visual.build(), "audio": audio.build()}
+        towers: Any = {"visual": visual.build(), "audio": audio.build()}
         model = assemble(language_model, towers, visual, audio, sizes)
     # BEATs makes 48 tokens of a second that it reads alone.
     heard = SECONDS * (audio.cut or 48)
