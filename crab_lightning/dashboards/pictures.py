@@ -159,7 +159,7 @@ class Pictures(Callback):
             groups = {name: spec.task for name, spec in data.datasets.items()}
             yield (
                 f"{split}/routes",
-                matrices.routes_figure("How routers share the work among heads", ordered, groups),
+                matrices.routes_figure("How the routers divide the weight among the heads", ordered, groups),
             )
 
     def _samples(

@@ -111,7 +111,7 @@ def _ticks(axes: Any, columns: Sequence[str], rows: Sequence[str], size: float, 
 
 
 def routes_figure(title: str, routes: Mapping[str, NDArray[np.float64]], groups: Mapping[str, str]) -> Any:
-    """Draw how the routers share the work among heads: dataset by head, and where layers tell sets apart.
+    """Draw how the routers divide the weight among the heads: by dataset and head, and by layer.
 
     Args:
         title: Printed above.
