@@ -75,6 +75,15 @@ def test_help_of_a_command_names_its_options(name: str, capsys: pytest.CaptureFi
     assert {"ask": "--question", "data mini": "--clips"}[name] in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command_begins_with_its_own_name(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*name.split(), "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: cli.py {name} ")
+
+
 PLAIN = ("data mini", "data cache", "data check", "data points", "data caption", "segment", "showcase")
 
 
@@ -97,7 +106,7 @@ def test_help_of_a_function_says_what_it_does_before_the_keys(
     usage, _, about, *_ = capsys.readouterr().out.splitlines()
     source = "--config FILE" if function == "fit" else "--ckpt_path RUN"
     assert usage == f"usage: cli.py {function} {source} [--KEY VALUE ...]"
-    assert about.startswith({"fit": "Train", "validate": "Loss"}.get(function, "Answer the test splits"))
+    assert about.startswith({"fit": "Train", "validate": "Compute"}.get(function, "Answer the test splits"))
 
 
 def test_group_alone_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:

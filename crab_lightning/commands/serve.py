@@ -12,16 +12,20 @@ from crab_lightning.commands.file_arguments import config_file
 from crab_lightning.commands.help_text import DefaultsShown, Options, positive
 
 KEY_VARIABLE = "CRAB_API_KEY"
-_PAGE = "--page"
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of ``serve``."""
-    made = Options(
-        prog="cli.py serve",
-        description="Serve a trained run at an OpenAI-compatible address: POST /v1/chat/completions with "
+def parser(name: str = "serve") -> argparse.ArgumentParser:
+    """Return the parser of ``serve``, or of ``demo``, which always has the page."""
+    about = {
+        "serve": "Serve a trained run at an OpenAI-compatible address: POST /v1/chat/completions with "
         "video, audio and image parts, GET /v1/models and GET /health. Any OpenAI client can use it. The"
         " server decodes media as training does, and answers several questions at the same time.",
+        "demo": "Serve a trained run together with a web page, where you upload a clip and ask about it. Open"
+        " the address that the command prints in a browser. The server has the API of `serve` too.",
+    }
+    made = Options(
+        prog=f"cli.py {name}",
+        description=about[name],
         formatter_class=DefaultsShown,
     )
     add = made.add_argument
@@ -43,11 +47,10 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help=f"file with the key that clients must send; the environment variable {KEY_VARIABLE} works too",
     )
-    add(
-        _PAGE,
-        action="store_true",
-        help="also serve a web page at /, where a clip can be uploaded, as `demo` does",
-    )
+    if name == "serve":
+        page = "also serve a web page at /, where a clip can be uploaded, as `demo` does"
+        add("--page", action="store_true", help=page)
+    made.set_defaults(page=name == "demo")
     add(
         "--media_root",
         type=Path,
@@ -68,12 +71,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def demo(words: Sequence[str]) -> None:
-    """Serve a run with a web page on which a clip can be dropped.
+    """Serve a run with a web page where a clip can be uploaded.
 
     Args:
         words: Options after ``demo``.
     """
-    run([*words, _PAGE])
+    _serve(parser("demo").parse_args(list(words)))
 
 
 def run(words: Sequence[str]) -> None:
@@ -86,7 +89,10 @@ def run(words: Sequence[str]) -> None:
         ValueError: If the address is open to others and no key is given.
         ImportError: If the extra ``serve`` is not installed.
     """
-    args = parser().parse_args(list(words))
+    _serve(parser().parse_args(list(words)))
+
+
+def _serve(args: argparse.Namespace) -> None:
     key = _key(args.api_key_file)
     if not _is_loopback(args.host) and key is None:
         raise ValueError(
@@ -121,6 +127,8 @@ def run(words: Sequence[str]) -> None:
     print(
         f"Serving {options.name} at http://{args.host}:{args.port}/v1 (Ctrl-C stops the server)", flush=True
     )
+    if args.page:
+        print(f"Open http://{args.host}:{args.port}/ in a browser", flush=True)
     uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=15)
 
 
