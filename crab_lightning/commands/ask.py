@@ -105,6 +105,7 @@ def run(words: Sequence[str]) -> None:
     check_picture(args.image)
     from crab_lightning.inference.loading import load_run
     from crab_lightning.inference.question import AskError, Question
+    from crab_lightning.studies.heads import heads_of
 
     given = {"question": args.question, "options": args.options, "expression": args.expression}
     texts = {name: value for name, value in given.items() if value is not None}
@@ -120,6 +121,8 @@ def run(words: Sequence[str]) -> None:
         run = load_run(args.checkpoint, args.config, args.device, trained=trained, check=question.check)
         if args.max_new_tokens is not None:
             run.model.max_new_tokens = args.max_new_tokens
+        if args.routes is not None and trained and not heads_of(run.model.model):
+            raise AskError("`routes` needs adapters with a router, such as I-LoRA; this run has none")
         answer = run.put(question, windows)
         show(answer, args.options, as_json=args.json, moment=moment)
         if args.routes is not None and trained:
@@ -135,9 +138,6 @@ def write_routes(run: TrainedRun, question: Question, answer: Answer, path: Path
         question: The question.
         answer: Its answer.
         path: The page.
-
-    Raises:
-        ValueError: If the run has no router.
     """
     from crab_lightning.studies.routes import depth_of
     from crab_lightning.studies.token_routes import answer_page, routes_of_answer

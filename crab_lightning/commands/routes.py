@@ -47,6 +47,7 @@ def run(words: Sequence[str]) -> None:
     from crab_lightning.inference.loading import load_run
     from crab_lightning.reports.tables import PlainTable, to_text
     from crab_lightning.runs.run_folder import find_checkpoint, find_run
+    from crab_lightning.studies.heads import heads_of
     from crab_lightning.studies.routes import TOKENS, recorded, routes_pictures, silhouette
     from crab_lightning.studies.run_data import data_of
     from crab_lightning.studies.token_routes import TokenLikes, likes_page
@@ -55,6 +56,10 @@ def run(words: Sequence[str]) -> None:
     if folder is None:
         raise ValueError(f"{args.run} belongs to no run folder with a config.yaml")
     model, _ = load_run(args.run, device=args.device)
+    if not heads_of(model.model):
+        raise ValueError(
+            f"{folder} has no adapters with a router, such as I-LoRA, and so no routes to record"
+        )
     data = data_of(folder)
     data.processor = model.processor
     samples = [s for name in data.datasets for s in data.samples(args.split, name)[: args.samples]]
