@@ -61,6 +61,15 @@ def replace_text(path: Path, text: str) -> None:
     replace_bytes(path, text.encode())
 
 
+def free_name(path: Path) -> Path:
+    """Return a path where nothing is: this one, or one with a number behind it."""
+    found, number = path, 1
+    while found.exists():
+        number += 1
+        found = path.with_name(f"{path.name}-{number}")
+    return found
+
+
 def replace_json(path: Path, content: Any, indent: int | None = 2) -> None:
     """Write a whole JSON file, as :func:`replace_file` does.
 

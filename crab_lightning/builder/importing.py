@@ -15,7 +15,7 @@ from crab_lightning.builder.media_jobs import PART, Done, Link, MediaJob, do_job
 from crab_lightning.builder.report import ImportReport, Lost, SplitCount
 from crab_lightning.builder.rows import Imported, Importer, Row, Settings
 from crab_lightning.builder.source import Source
-from crab_lightning.files import read_json, replace_bytes
+from crab_lightning.files import free_name, read_json, replace_bytes
 
 if TYPE_CHECKING:
     from crab_lightning.segmentation import Prompt
@@ -331,7 +331,7 @@ def _write(
                 counts[task, split].written = len(mine)
             stale = path.is_file() and known.get(path.name) != _digest(path)
             if stale and mine:
-                path.replace(path.with_name(f"{path.name}.before_import"))
+                path.replace(free_name(path.with_name(f"{path.name}.before_import")))
             if mine:
                 replace_bytes(path, (json.dumps(mine, indent=1, ensure_ascii=False) + "\n").encode())
                 manifests[path.name] = _digest(path)

@@ -213,6 +213,9 @@ def test_a_manifest_of_somebody_else_is_never_lost(source: Path, tmp_path: Path)
     with pytest.raises(FileExistsError, match="was changed since it was imported"):
         import_dataset("ave", [source], root, workers=0)
     assert manifest(root) == rows
+    import_dataset("ave", [source], root, workers=0, overwrite=True)
+    assert json.loads(path.with_name("train.json.before_import").read_text()) == [{"released": 1}]
+    assert json.loads(path.with_name("train.json.before_import-2").read_text()) == rows
 
 
 def test_what_cannot_work_is_said_at_once(

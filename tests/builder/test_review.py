@@ -173,6 +173,15 @@ def test_applied_verdicts_change_the_manifest_and_nothing_else(store: ReviewStor
         after = json.loads(path.read_text())
         assert after == [before[items[second].row] | {"label_content": better}]
     assert json.loads((root / "AVUIE_2/ave/train.before_review.json").read_text()) == before
+    # A second review of the corrected rows keeps what the first one kept.
+    other = ReviewStore(store.path.with_name("other.sqlite"))
+    other.begin({"seed": 2}, lambda: draw_sample(root, tasks, {"ave": datasets["ave"]}, 1, 0))
+    other.add(ReviewVerdict(0, "Bob", "accept"))
+    apply_verdicts(root, tasks, datasets, other)
+    assert json.loads((root / "AVUIE_2/ave/train.before_review.json").read_text()) == after
+    kept = root / "AVUIE_2/ave/train.before_review.json-2"
+    kept.replace(root / "AVUIE_2/ave/train.before_review.json")
+    assert json.loads((root / "AVUIE_2/ave/train.before_review.json").read_text()) == before
     for wrong, why in (
         ("New text.", "its answer cannot be read"),
         (re.sub(r"\((\d+) (\d+)\)", "(0 1)", better), "its answer is not the right one"),

@@ -27,7 +27,7 @@ from crab_lightning.builder.reasoning.writers import RowRefused, Writer
 from crab_lightning.data.loading import load_media
 from crab_lightning.data.manifests.files import dataset_folder, load_rows, manifest_path
 from crab_lightning.data.manifests.reader import read_manifest
-from crab_lightning.files import replace_file, replace_text
+from crab_lightning.files import free_name, replace_file, replace_text
 from crab_lightning.processing.endpoint import EndpointProcessor
 from crab_lightning.structures import DatasetSpec, Example, Sample
 from crab_lightning.tasks.base import Task
@@ -260,7 +260,7 @@ class Work:
     def restart(self) -> None:
         """Put the verdicts of earlier calls aside."""
         for path in sorted(self.state.glob("verdicts*.jsonl")):
-            path.replace(path.with_name(f"{path.name}.old"))
+            path.replace(free_name(path.with_name(f"{path.name}.old")))
 
 
 def prompts_of(dataset: str, spec: DatasetSpec, settings: Settings) -> Prompts:

@@ -15,7 +15,7 @@ from crab_lightning.builder.reasoning.questions import target_key, with_classes
 from crab_lightning.builder.review.store import ReviewStore, ReviewVerdict
 from crab_lightning.data.manifests.files import load_rows, manifest_path
 from crab_lightning.data.manifests.reader import read_manifest
-from crab_lightning.files import replace_file
+from crab_lightning.files import free_name, replace_file
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks.base import Task
 
@@ -99,6 +99,8 @@ def apply_verdicts(
         planned.append((dataset, path, text, kept, source.read_bytes()))
     for dataset, path, text, kept, before in planned:
         content = text.encode()
+        if kept.is_file() and kept.read_bytes() != before:  # of an earlier review: it stays too
+            kept.replace(free_name(kept))
         _write(kept, before)
         store.note_fact(f"applied {dataset}", _digest(content))
         _write(path, content)
