@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -212,10 +213,14 @@ def answer_page(answer: Answer, found: TokenRoutes, names: Sequence[str], depths
     for depth in sorted(set(depths)):
         own = found.routes[[d == depth for d in depths]].mean(0)
         grid.append((f"layer {depth}" if depth >= 0 else "other layers", _marks(own[found.answer], base)))
+    value = json.dumps(answer.value, ensure_ascii=False)
     facts = {
-        "task": answer.task, "dataset": answer.dataset, "tokens of the answer": int(found.answer.sum()),
-        "routed layers": len(names), "read as": "cannot be read" if answer.value is None else answer.value,
-    }  # fmt: skip
+        "task": answer.task,
+        "dataset": answer.dataset,
+        "tokens of the answer": int(found.answer.sum()),
+        "routed layers": len(names),
+        "read as": "cannot be read" if answer.value is None else value,
+    }
     return render(
         "studies/token_routes.html.j2",
         title="Which head worked on which token",
