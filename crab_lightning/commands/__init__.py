@@ -52,6 +52,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data points": ("points:run", "Compute the boxes and points in training texts from masks."),
     "data cache": ("data:cache", "Decode every clip once, so that runs read it faster."),
     "data caption": ("caption:run", "Let a model write captions of sounds, for stage 1."),
+    "data lmms-eval": ("lmms_eval:run", "Write the test sets as task files for lmms-eval."),
     "data check": ("data:check", "Check the manifests, media and answers of a data root."),
     "build import": ("build:import_", "Import a dataset from the files that its owner publishes."),
     "build reason": ("build_reason:run", "Let a model write reasoning texts, and check them."),

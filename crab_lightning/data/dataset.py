@@ -171,7 +171,7 @@ class AVDataset(Dataset[Encoded]):
             loaded = without(loaded, self.drop_modality)
         conversation = task.conversation(sample)
         if self.explain and (said := task.explanation(sample, spec)):
-            conversation = _longer(conversation, said)
+            conversation = longer(conversation, said)
         conversation = fused_conversation(conversation, self.geometry)
         check_placeholders(conversation, loaded, sample.task)
         return Example(
@@ -186,7 +186,7 @@ class AVDataset(Dataset[Encoded]):
         )
 
 
-def _longer(conversation: Conversation, said: str) -> Conversation:
+def longer(conversation: Conversation, said: str) -> Conversation:
     """Return a conversation with a text at its end."""
     last = conversation[-1] if conversation else None
     return (*conversation[:-1], f"{last}\n{said}") if isinstance(last, str) else (*conversation, said)
