@@ -69,7 +69,7 @@ def tested(small: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
         f"--only={TESTED_SETS}",
     ]
     assert main(["fit", *words]) == 0
-    assert main(["test", "--ckpt_path", str(run)]) == 0
+    assert main(["test", "--ckpt_path", str(run), "--evaluator.decoding=both"]) == 0
     return run
 
 

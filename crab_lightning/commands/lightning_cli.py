@@ -28,7 +28,7 @@ from crab_lightning.dashboards import RunProgress, TrainScalars
 from crab_lightning.data import AVDataModule, CaptionDataModule
 from crab_lightning.evaluation import Evaluator
 from crab_lightning.files import replace_text
-from crab_lightning.models import AVModule
+from crab_lightning.models import AskedModule
 from crab_lightning.program import told
 from crab_lightning.runs import RunCheckpoint, RunFolder, find_checkpoint, find_run
 from crab_lightning.runs.nonfinite import NonFiniteSteps
@@ -85,7 +85,7 @@ class CrabCLI(LightningCLI):
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         source = "--config FILE" if function == "fit" else "--ckpt_path RUN"
         super().__init__(
-            AVModule,
+            AskedModule,
             self.data_class,
             save_config_callback=None,  # the run folder's begin writes it
             seed_everything_default=0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 from ipaddress import ip_address
@@ -56,16 +57,40 @@ def parser(name: str = "serve") -> argparse.ArgumentParser:
         type=Path,
         help="folder whose files requests may name; requests may name no files when left out",
     )
-    add("--slots", type=int, default=16, help="number of answers that are generated at the same time")
+    add("--slots", type=positive, default=16, help="number of answers that are generated at the same time")
     add(
         "--waiting",
-        type=int,
+        type=positive,
         default=64,
         help="number of questions that may wait; further ones get status 429",
     )
-    add("--max_body_mb", type=float, default=64.0, help="largest request in megabytes")
+    add("--max_body_mb", type=_above_zero, default=64.0, help="largest request in megabytes")
     add("--max_new_tokens", type=positive, help="longest answer in tokens; the run's setting when left out")
-    add("--timeout_s", type=float, default=300.0, help="longest time for one request in seconds")
+    add(
+        "--max_prompt_tokens",
+        type=positive,
+        default=32_768,
+        help="longest question in tokens, media included",
+    )
+    add("--max_media", type=positive, default=16, help="largest number of media in one request")
+    add("--max_frames", type=positive, default=256, help="largest number of frames taken from one video")
+    add("--max_text", type=positive, default=1_000_000, help="largest number of characters in one request")
+    add(
+        "--max_requests", type=positive, default=128, help="number of requests that are read at the same time"
+    )
+    add(
+        "--decoders",
+        type=positive,
+        default=2,
+        help="number of requests whose media are decoded at the same time",
+    )
+    add("--timeout_s", type=_above_zero, default=300.0, help="longest time for one request in seconds")
+    add(
+        "--grace_s",
+        type=_above_zero,
+        default=10.0,
+        help="seconds that answers may still take after the server was told to stop",
+    )
     add("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
     return made
 
@@ -105,6 +130,7 @@ def _serve(args: argparse.Namespace) -> None:
         import uvicorn
 
         from crab_lightning.serving.app import ServerOptions, make_app
+        from crab_lightning.serving.requests import RequestSizes
     except ImportError as err:
         raise ImportError("`serve` needs more packages: pip install 'crab_lightning[serve]'") from err
     from crab_lightning.inference.loading import load_run
@@ -119,6 +145,11 @@ def _serve(args: argparse.Namespace) -> None:
         max_body_mb=args.max_body_mb,
         max_new_tokens=args.max_new_tokens or model.max_new_tokens,
         timeout_s=args.timeout_s,
+        decoders=args.decoders,
+        max_requests=args.max_requests,
+        max_prompt_tokens=args.max_prompt_tokens,
+        sizes=RequestSizes(args.max_media, args.max_frames, args.max_text),
+        grace_s=args.grace_s,
     )
     worker = Worker(model, args.slots, args.waiting)
     app = make_app(
@@ -129,7 +160,15 @@ def _serve(args: argparse.Namespace) -> None:
     )
     if args.page:
         print(f"Open http://{args.host}:{args.port}/ in a browser", flush=True)
-    uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=15)
+    stop_s = math.ceil(args.grace_s) + 5
+    uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=stop_s)
+
+
+def _above_zero(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
 
 
 def _key(file: Path | None) -> str | None:

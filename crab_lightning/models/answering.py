@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
@@ -15,7 +15,7 @@ from transformers import DynamicCache
 from crab_lightning.models.decoding import Answers
 from crab_lightning.models.engine import Answer, AnswerEngine, Sampling
 from crab_lightning.models.likelihood import PromptReader
-from crab_lightning.processing import Processor
+from crab_lightning.processing import Geometry, Processor
 from crab_lightning.structures import Batch, CandidateScores, Decoding, Prediction, Sample
 
 Candidates = Callable[[Sample], Sequence[str] | None]
@@ -50,24 +50,64 @@ class Predictions(list[Prediction]):
         return self
 
 
-class Answering(LightningModule, ABC):
-    """The part of a model that answers prompts."""
+class AskedModule(LightningModule, ABC):
+    """A model that answers the questions of a test, with weights of its own or at an endpoint.
 
-    max_new_tokens: int
+    Args:
+        max_new_tokens: Longest answer, in tokens.
+        geometry: Input geometry: ``released`` or ``plain``.
+    """
 
-    def __init__(self) -> None:
+    paradigm: ClassVar[str] = ""
+    """Short name of the architecture in checkpoints, inherited; empty for the name of the class."""
+
+    def __init__(self, max_new_tokens: int = 512, geometry: Geometry = "released") -> None:
         super().__init__()
+        self.max_new_tokens = max_new_tokens
+        self.geometry: Geometry = geometry
         self.decoding: Decoding = "generate"
         """How prompts are answered; anything but ``generate`` needs ``candidates``."""
         self.candidates: Candidates | None = None
         """The answers that a question leaves open, as texts; the Evaluator asks the tasks for them."""
-        self._answer_tokens: dict[str, list[int]] = {}
-        self._stream: AnswerEngine | None = None
 
     @property
     @abstractmethod
     def processor(self) -> Processor:
         """The processor of this model."""
+
+    @property
+    @abstractmethod
+    def base_name(self) -> str:
+        """Name of the base weights, stored with the adapters."""
+
+    @abstractmethod
+    def generate(self, batch: Batch) -> Predictions:
+        """Answer B prompts, weigh the candidates of those that have some, or both, by ``decoding``.
+
+        Each answer is what the prompt alone would get.
+        """
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Return ``{"predictions": [...]}``."""
+        return {"predictions": self.generate(batch)}
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Return ``{"predictions": [...]}``."""
+        return {"predictions": self.generate(batch)}
+
+    def _candidates_of(self, sample: Sample) -> tuple[str, ...]:
+        if self.decoding == "generate" or self.candidates is None:
+            return ()
+        return tuple(self.candidates(sample) or ())
+
+
+class Answering(AskedModule, ABC):
+    """The part of a model with weights that answers prompts."""
+
+    def __init__(self, max_new_tokens: int = 512, geometry: Geometry = "released") -> None:
+        super().__init__(max_new_tokens, geometry)
+        self._answer_tokens: dict[str, list[int]] = {}
+        self._stream: AnswerEngine | None = None
 
     @abstractmethod
     def prompt_inputs(self, batch: Batch) -> PromptInputs:
@@ -211,6 +251,23 @@ class Answering(LightningModule, ABC):
         engine.add(answers, inputs.ids, inputs.mask, inputs.positions, read)
         return answers
 
+    @torch.no_grad()
+    def weigh(self, batch: Batch, texts: Sequence[str]) -> list[tuple[list[int], list[float]]]:
+        """Return the tokens of one given answer to each of B prompts, and how likely each token is.
+
+        Args:
+            batch: B prompts.
+            texts: The B answers, without the end token, which is weighed too.
+
+        Returns:
+            Tokens and their log-probabilities in nats.
+        """
+        self._check_weighing()
+        self.announce(batch)
+        tokens = [self.processor.answer_tokens(text) for text in texts]
+        found = self.prompt_reader(batch).token_log_probs([[row] for row in tokens])
+        return [(row, values[0]) for row, values in zip(tokens, found, strict=True)]
+
     def prediction(self, answer: Answer) -> Prediction:
         """Return an answer as text."""
         text = self.processor.decode(answer.tokens)
@@ -253,26 +310,24 @@ class Answering(LightningModule, ABC):
             synchronize=self._shards_weights(),
         )
 
-    def _candidates_of(self, sample: Sample) -> tuple[str, ...]:
-        if self.decoding == "generate" or self.candidates is None:
-            return ()
-        return tuple(self.candidates(sample) or ())
-
     def _weighed(
         self, reader: PromptReader, offered: Sequence[tuple[str, ...]]
     ) -> list[CandidateScores | None]:
-        if getattr(self, "attention", None) == "flash_attention_2":
-            raise ValueError(
-                "the probabilities of candidate answers need an attention mask that flash_attention_2"
-                " does not support; set "
-                "model.attention to sdpa, or evaluator.decoding to generate"
-            )
+        self._check_weighing()
         tokens = [[self._tokens_of(text) for text in texts] for texts in offered]
         sums = reader.log_probs(tokens, synchronize=self._shards_weights())
         return [
             CandidateScores(texts, tuple(row), tuple(map(len, lengths))) if texts else None
             for texts, row, lengths in zip(offered, sums, tokens, strict=True)
         ]
+
+    def _check_weighing(self) -> None:
+        if getattr(self, "attention", None) == "flash_attention_2":
+            raise ValueError(
+                "the probabilities of candidate answers need an attention mask that flash_attention_2"
+                " does not support; set "
+                "model.attention to sdpa, or evaluator.decoding to generate"
+            )
 
     def _tokens_of(self, text: str) -> list[int]:
         """Return an answer's tokens; a closed set's come back with every sample."""

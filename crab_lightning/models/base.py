@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -71,9 +71,6 @@ class AVModule(Answering):
     Shapes: B samples, T text tokens, M mel frames (10 ms each), P image patches. See ``Batch``.
     """
 
-    paradigm: ClassVar[str] = ""
-    """Short name of the architecture in checkpoints, inherited; empty for the name of the class."""
-
     init_arguments: dict[str, Any]
     """What the module was made with, by argument."""
 
@@ -95,7 +92,7 @@ class AVModule(Answering):
         gradient_checkpointing: bool = False,
         load_adapter: str | Path | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(max_new_tokens, geometry)
         if max_new_tokens < 1:
             raise ValueError(f"model.max_new_tokens is {max_new_tokens}; an answer has at least 1 token")
         if not 0 <= warmup_share < 1:
@@ -106,8 +103,6 @@ class AVModule(Answering):
             self.adapter = read_adapter_config(self.load_adapter)
         self.optimizer_factory = optimizer
         self.warmup_share = warmup_share
-        self.max_new_tokens = max_new_tokens
-        self.geometry: Geometry = geometry
         self.gradient_checkpointing = gradient_checkpointing
         # The checkpoint holds the trained weights alone; on_load_checkpoint is strict about those.
         self.strict_loading = False
@@ -135,11 +130,6 @@ class AVModule(Answering):
     @abstractmethod
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return summed target loss, fp32 ``(B,)``, and number of target tokens, int64 ``(B,)``."""
-
-    @property
-    @abstractmethod
-    def base_name(self) -> str:
-        """Name of the base weights, stored with the adapters."""
 
     # Construction
 

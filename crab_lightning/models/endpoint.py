@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, NoReturn
 
-from torch import Tensor, nn
+from lightning.pytorch.utilities import rank_zero_warn
 
-from crab_lightning.models.answering import Predictions, PromptInputs
-from crab_lightning.models.base import AVModule
+from crab_lightning.models.answering import AskedModule, Predictions
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.processing.endpoint import EndpointProcessor, SendVideo
-from crab_lightning.structures import Batch, Prediction, Sample
+from crab_lightning.structures import Batch, CandidateScores, Prediction, Sample
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 
@@ -23,7 +22,7 @@ class EndpointError(ValueError):
     """The endpoint cannot be reached, or refuses what it is asked."""
 
 
-class EndpointModule(AVModule):
+class EndpointModule(AskedModule):
     """Asks a hosted model (vLLM, a commercial service, ``serve``) the questions of a test.
 
     The key comes from the environment variable ``OPENAI_API_KEY``; without it none is sent.
@@ -39,6 +38,8 @@ class EndpointModule(AVModule):
         timeout_s: Longest time for one request, in seconds.
         retries: How often a request that failed for a passing reason is sent again.
         temperature: Sampling temperature; 0 always chooses the most probable token.
+        max_candidates: Answers of one question that are weighed at most, with one request for each. The
+            candidates of questions with more are not weighed, and a warning says so.
 
     Raises:
         ValueError: If the address is no http(s) address or a number is out of its range.
@@ -57,6 +58,7 @@ class EndpointModule(AVModule):
         timeout_s: float = 300.0,
         retries: int = 5,
         temperature: float = 0.0,
+        max_candidates: int = 32,
     ) -> None:
         super().__init__(max_new_tokens=max_new_tokens, geometry=geometry)
         if not url.startswith(("http://", "https://")):
@@ -65,7 +67,9 @@ class EndpointModule(AVModule):
             raise ValueError("parallel must be at least 1, retries at least 0 and timeout_s above 0")
         self.url, self.name, self.video = url.rstrip("/"), name, video
         self.parallel, self.timeout_s, self.retries = parallel, timeout_s, retries
-        self.temperature = temperature
+        self.temperature, self.max_candidates = temperature, max_candidates
+        self._processor = EndpointProcessor(self.geometry, video)
+        self._too_many: set[str] = set()
         self._client: Any = None
 
     @property
@@ -73,9 +77,10 @@ class EndpointModule(AVModule):
         """Name of the model at the endpoint."""
         return self.name
 
-    def make_processor(self) -> Processor:
-        """Return what writes examples as messages."""
-        return EndpointProcessor(self.geometry, self.video)
+    @property
+    def processor(self) -> Processor:
+        """What writes examples as messages."""
+        return self._processor
 
     def configure_model(self) -> None:
         """Make the client; there are no weights."""
@@ -94,43 +99,95 @@ class EndpointModule(AVModule):
             max_retries=self.retries,  # of passing errors: it waits as long as the endpoint says
         )
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Return ``{"predictions": [...]}``."""
-        return {"predictions": self.generate(batch)}
-
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Return ``{"predictions": [...]}``."""
-        return {"predictions": self.generate(batch)}
-
     def generate(self, batch: Batch) -> Predictions:
-        """Ask B questions side by side.
+        """Ask B questions side by side; weigh the candidates of those that have some, by ``decoding``.
 
         Raises:
-            EndpointError: If the endpoint cannot be reached, or refuses a question.
-            ValueError: If candidates should be weighed, for which an endpoint shows too little.
+            EndpointError: If the endpoint cannot be reached, refuses a question, or shows no likelihoods.
         """
-        if self.decoding != "generate":
-            raise ValueError(
-                f"evaluator.decoding is {self.decoding!r}; an endpoint does not give the probability of"
-                f" an answer. Set it to generate"
-            )
         self.configure_model()
-        requests = [bytes(batch.inputs[str(row)].cpu().numpy()) for row in range(len(batch.samples))]
+        requests = [json.loads(bytes(batch.inputs[str(row)].cpu().numpy())) for row in range(len(batch))]
         with ThreadPoolExecutor(self.parallel) as pool:
-            return Predictions(pool.map(self._ask, batch.samples, requests))
+            return Predictions(pool.map(self._answered, batch.samples, requests))
 
-    def _ask(self, sample: Sample, request: bytes) -> Prediction:
+    def _answered(self, sample: Sample, request: dict[str, Any]) -> Prediction:
+        candidates = self._candidates_of(sample)
+        if len(candidates) > self.max_candidates:
+            self._say_too_many(sample, len(candidates))
+            candidates = ()
+        writes = self.decoding != "likelihood" or not candidates
+        reply = self._ask(sample, request, self.max_new_tokens if writes else 1)
+        if not reply.choices:
+            raise EndpointError(f"{self.url} answered the question {sample.id} without any choice")
+        weights = self._weighed_candidates(sample, request, candidates, reply) if candidates else None
+        if not writes:
+            return Prediction(sample, "", candidates=weights)
+        choice = reply.choices[0]
+        tokens = reply.usage.completion_tokens if reply.usage is not None else 0
+        text = (choice.message.content or "").strip()
+        return Prediction(sample, text, tokens, choice.finish_reason == "length", weights)
+
+    def _weighed_candidates(
+        self, sample: Sample, request: dict[str, Any], candidates: Sequence[str], reply: Any
+    ) -> CandidateScores:
+        """Ask how likely each candidate is behind the prompt, by the key ``prompt_logprobs`` of vLLM.
+
+        Args:
+            sample: The question.
+            request: The question as the endpoint gets it.
+            candidates: The answers to weigh.
+            reply: A reply to the question alone, which tells how many tokens it has.
+        """
+        if reply.usage is None:
+            raise EndpointError(
+                f"{self.url} does not say how many tokens a question has, so nothing can be weighed there. "
+                "Use --evaluator.decoding generate"
+            )
+        sums, counts = [], []
+        for candidate in candidates:
+            found = self._ask(sample, request, 1, candidate)
+            rows = (found.model_extra or {}).get("prompt_logprobs")
+            if not rows or len(rows) <= reply.usage.prompt_tokens:
+                raise EndpointError(
+                    f"{self.url} does not show how likely a given answer is (no prompt_logprobs, which vLLM "
+                    "and `serve` give). Use --evaluator.decoding generate"
+                )
+            tokens = [next(iter(row.values())) for row in rows[reply.usage.prompt_tokens :]]
+            # Behind the end token, templates write white space.
+            while (text := tokens[-1].get("decoded_token") or "") and not text.strip():
+                tokens.pop()
+            sums.append(sum(float(token["logprob"]) for token in tokens))
+            counts.append(len(tokens))
+        return CandidateScores(tuple(candidates), tuple(sums), tuple(counts))
+
+    def _say_too_many(self, sample: Sample, count: int) -> None:
+        if sample.dataset not in self._too_many:
+            self._too_many.add(sample.dataset)
+            rank_zero_warn(
+                f"{sample.dataset}: {sample.id} has {count} candidate answers, each of which would be a "
+                f"request of its own; questions with more than {self.max_candidates} are answered in words "
+                "only. --model.init_args.max_candidates raises the limit"
+            )
+
+    def _ask(
+        self, sample: Sample, request: dict[str, Any], max_tokens: int, weighed: str | None = None
+    ) -> Any:
+        """Send one request; with ``weighed``, ask for the likelihood of this answer."""
         from openai import APIConnectionError, APIError, APIStatusError
 
-        asked = json.loads(request)
-        extra = {key: value for key, value in asked.items() if key != "content"}
+        extra = {key: value for key, value in request.items() if key != "content"}
+        extra |= {"task": sample.task} if self.video == "file" else {}
+        messages = [{"role": "user", "content": request["content"]}]
+        if weighed is not None:
+            messages.append({"role": "assistant", "content": weighed})
+            extra |= {"prompt_logprobs": 0, "add_generation_prompt": False}
         try:
-            reply = self._client.chat.completions.create(
+            return self._client.chat.completions.create(
                 model=self.name,
-                messages=[{"role": "user", "content": asked["content"]}],
-                max_tokens=self.max_new_tokens,
+                messages=messages,
+                max_tokens=max_tokens,
                 temperature=self.temperature,
-                extra_body=extra | ({"task": sample.task} if self.video == "file" else {}),
+                extra_body=extra,
             )
         except APIConnectionError as err:
             raise EndpointError(
@@ -145,55 +202,13 @@ class EndpointModule(AVModule):
             ) from err
         except APIError as err:
             raise EndpointError(f"{self.url} failed on the question {sample.id}: {err.message}") from err
-        if not reply.choices:
-            raise EndpointError(f"{self.url} answered the question {sample.id} without any choice")
-        choice = reply.choices[0]
-        tokens = reply.usage.completion_tokens if reply.usage is not None else 0
-        text = (choice.message.content or "").strip()
-        return Prediction(sample, text, tokens, choice.finish_reason == "length")
 
-    # What weights are needed for
+    # What needs weights
 
-    def load_base(self) -> nn.Module:
+    def training_step(self, batch: Batch, batch_idx: int) -> NoReturn:
         """Not possible: the weights are elsewhere."""
-        self._has_no_weights()
+        raise EndpointError("a model behind an endpoint can be tested, and not trained")
 
-    def decoder(self) -> nn.Module:
+    def configure_optimizers(self) -> NoReturn:
         """Not possible: the weights are elsewhere."""
-        self._has_no_weights()
-
-    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Not possible: the weights are elsewhere."""
-        self._has_no_weights()
-
-    def modalities(self, batch: Batch) -> Tensor:
-        """Not possible: the tokens are elsewhere."""
-        self._has_no_weights()
-
-    def prompt_inputs(self, batch: Batch) -> PromptInputs:
-        """Not possible: the tokens are elsewhere."""
-        self._has_no_weights()
-
-    def read_tokens(
-        self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Any, media: Mapping[str, Tensor]
-    ) -> Tensor:
-        """Not possible: the weights are elsewhere."""
-        self._has_no_weights()
-
-    def answer_head(self) -> nn.Module:
-        """Not possible: the weights are elsewhere."""
-        self._has_no_weights()
-
-    def text_config(self) -> Any:
-        """Not possible: the config is elsewhere."""
-        self._has_no_weights()
-
-    def unread_media(self) -> Any:
-        """Not possible: the weights are elsewhere."""
-        self._has_no_weights()
-
-    def announce_step(self, samples: Sequence[Sample]) -> None:
-        """Do nothing: there are no adapters here."""
-
-    def _has_no_weights(self) -> NoReturn:
-        raise EndpointError("a model behind an endpoint can be tested, but not trained, sharded or exported")
+        raise EndpointError("a model behind an endpoint can be tested, and not trained")

@@ -70,6 +70,20 @@ class PromptReader:
     ) -> list[list[float]]:
         """Return the log-probability of each candidate answer, in nats, summed over its tokens.
 
+        See :meth:`token_log_probs`, which has the same arguments.
+        """
+        found = self.token_log_probs(candidates, packed_tokens=packed_tokens, synchronize=synchronize)
+        return [[sum(tokens) for tokens in row] for row in found]
+
+    def token_log_probs(
+        self,
+        candidates: Sequence[Sequence[Sequence[int]]],
+        *,
+        packed_tokens: int = PACKED_TOKENS,
+        synchronize: bool = False,
+    ) -> list[list[list[float]]]:
+        """Return the log-probability of each token of each candidate answer, in nats.
+
         The candidates of a prompt are read side by side in one row, each seeing the prompt and itself only,
         so neither the prompt nor its cache is repeated. It may be called after :meth:`answers`: what was
         written there is masked.
@@ -110,13 +124,13 @@ class PromptReader:
                     wanted += following
                     owners += [(row, place)] * len(following)
                     column += len(following)
-        sums = [[0.0] * len(options) for options in candidates]
+        values: list[list[list[float]]] = [[[] for _ in options] for options in candidates]
         for start in range(0, len(states), CHUNK_TOKENS):
             part = slice(start, start + CHUNK_TOKENS)
             found = self._token_log_probs(torch.stack(states[part]), wanted[part])
             for (row, place), value in zip(owners[part], found, strict=True):
-                sums[row][place] += value
-        return sums
+                values[row][place].append(value)
+        return values
 
     def _hidden(self, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         hidden = self.read(ids, positions, mask)

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crab_lightning.media import MediaLimits
 from crab_lightning.models.engine import Sampling
-from crab_lightning.serving.requests import ChatRequest, RequestError, load_example, read_request, shown
+from crab_lightning.serving.requests import (
+    ChatRequest,
+    RequestError,
+    RequestSizes,
+    load_example,
+    read_request,
+    shown,
+)
 from crab_lightning.serving.worker import Job, Overloaded, Worker
 from crab_lightning.structures import Encoded, Prediction
 
@@ -39,6 +46,8 @@ class ServerOptions:
         decoders: Requests whose media are decoded at the same time.
         max_requests: Requests that are held at the same time, their bodies in memory; another is refused.
         max_prompt_tokens: Longest question in tokens, media included.
+        sizes: Bounds of what one request holds.
+        grace_s: Time for the answers that were begun, when the server is stopped.
     """
 
     name: str
@@ -50,6 +59,8 @@ class ServerOptions:
     decoders: int = 2
     max_requests: int = 128
     max_prompt_tokens: int = 32_768
+    sizes: RequestSizes = field(default_factory=RequestSizes)
+    grace_s: float = 10.0
 
 
 class LimitedBody:
@@ -112,7 +123,7 @@ def make_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(worker.stop)
+        await asyncio.to_thread(worker.stop, options.grace_s)
 
     app = FastAPI(title="crab_lightning", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(LimitedBody, most=int(options.max_body_mb * 1e6))
@@ -158,7 +169,7 @@ def make_app(
         finally:
             held -= 1
         most = min(asked.max_tokens or options.max_new_tokens, options.max_new_tokens)
-        job, changed = _submitted(encoded, most, asked.sampling)
+        job, changed = _submitted(encoded, most, asked.sampling, asked.weighed)
         number = f"chatcmpl-{uuid.uuid4().hex}"
         if asked.stream:
             pieces = _pieces(job, changed, number, deadline, usage=asked.include_usage)
@@ -167,7 +178,7 @@ def make_app(
             await _finished(job, changed, request, deadline)
         finally:
             job.cancel()
-        return JSONResponse(_completion(job, number))
+        return JSONResponse(_completion(job, number) if job.likelihood is None else _weighed(job, number))
 
     async def _read(request: Request, deadline: float) -> ChatRequest:
         try:
@@ -183,21 +194,23 @@ def make_app(
             body = json.loads(data)
         except (ValueError, RecursionError) as err:
             raise RequestError(f"the body is not JSON: {err}") from err
-        asked = read_request(body)
+        asked = read_request(body, options.sizes)
         if body.get("model") not in (None, options.name):
             raise RequestError(
                 f"there is no model {shown(body['model'])}; this server has {options.name!r}", 404, "model"
             )
         return asked
 
-    def _submitted(encoded: Encoded, most: int, sampling: Sampling) -> tuple[Job, asyncio.Event]:
+    def _submitted(
+        encoded: Encoded, most: int, sampling: Sampling, weighed: str | None = None
+    ) -> tuple[Job, asyncio.Event]:
         changed = asyncio.Event()
         loop = asyncio.get_running_loop()
 
         def notify() -> None:
             loop.call_soon_threadsafe(changed.set)
 
-        job = Job(encoded, most, sampling, notify)
+        job = Job(encoded, most, sampling, notify, weighed)
         try:
             worker.submit(job)
         except Overloaded as err:
@@ -213,6 +226,8 @@ def make_app(
             )
             try:
                 encoded: Encoded = model.processor.encode(example)
+                if asked.weighed is not None:
+                    model.processor.answer_tokens(asked.weighed)  # it must not hold a reserved token
             except ValueError as err:
                 raise RequestError(f"the question cannot be put to this model: {err}") from err
             tokens = int(encoded.inputs["input_ids"].shape[0])
@@ -313,6 +328,25 @@ def make_app(
         finish = "length" if job.answer.truncated else "stop"
         choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
         return _head(number, "chat.completion") | {"choices": [choice], "usage": _usage(job)}
+
+    def _weighed(job: Job, number: str) -> dict[str, Any]:
+        """Return the likelihood of a given answer as vLLM does, without values for the prompt itself."""
+        assert job.likelihood is not None
+        tokens, values = job.likelihood
+        prompt = int(job.encoded.inputs["input_ids"].shape[0])
+        rows = [
+            {str(token): {"logprob": value, "rank": None, "decoded_token": model.processor.decode([token])}}
+            for token, value in zip(tokens, values, strict=True)
+        ]
+        message = {"role": "assistant", "content": ""}
+        choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+        total = prompt + len(tokens)
+        usage = {"prompt_tokens": total, "completion_tokens": 0, "total_tokens": total}
+        return _head(number, "chat.completion") | {
+            "choices": [choice],
+            "usage": usage,
+            "prompt_logprobs": [None] * prompt + rows,
+        }
 
     async def _asked(encoded: Encoded, most: int) -> Prediction:
         job, changed = _submitted(encoded, most, Sampling())

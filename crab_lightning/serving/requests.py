@@ -36,11 +36,6 @@ _UNSUPPORTED = {
     "tools": "tools",
     "top_logprobs": "token probabilities",
 }
-MAX_FRAMES = 256
-MAX_MEDIA = 16
-"""Media of one request: a small body can name one file many times."""
-MAX_TEXT = 1_000_000
-"""Characters of one request's texts together."""
 _SHOWN = 80
 
 
@@ -59,6 +54,21 @@ class RequestError(ValueError):
 
 
 @dataclass(frozen=True)
+class RequestSizes:
+    """Bounds of one request.
+
+    Args:
+        media: Number of media; a small body can name one file many times.
+        frames: Frames that may be asked for of one video.
+        text: Characters of the texts together.
+    """
+
+    media: int = 16
+    frames: int = 256
+    text: int = 1_000_000
+
+
+@dataclass(frozen=True)
 class ChatRequest:
     """What a client asks for.
 
@@ -71,6 +81,7 @@ class ChatRequest:
         include_usage: Whether a streamed answer ends with the numbers of tokens.
         frames: Number of frames sampled from each video.
         task: Task key for adapters that differ by task.
+        weighed: An answer whose likelihood is asked for; nothing is written then.
     """
 
     conversation: Conversation
@@ -81,19 +92,26 @@ class ChatRequest:
     include_usage: bool
     frames: int
     task: str
+    weighed: str | None = None
 
 
-def read_request(body: Any) -> ChatRequest:
+def read_request(body: Any, sizes: RequestSizes | None = None) -> ChatRequest:
     """Read the JSON body of ``/v1/chat/completions``.
 
     Beside OpenAI's keys it reads ``media_io_kwargs`` (``{"video": {"num_frames": 10}}``, as vLLM does) and
-    ``task``, the task key that a run with one adapter for each task needs.
+    ``task``, the task key that a run with one adapter for each task needs. With ``prompt_logprobs: 0``, as
+    vLLM has it, the last message is an answer of the assistant, and its likelihood is asked for.
+
+    Args:
+        body: The parsed JSON.
+        sizes: Bounds of the request; the default ones when left out.
 
     Raises:
         RequestError: If something is missing, of the wrong type, or not supported.
     """
     if not isinstance(body, dict):
         raise RequestError("the body must be a JSON object with the key 'messages'")
+    sizes = sizes or RequestSizes()
     for key, what in _UNSUPPORTED.items():
         if body.get(key) not in (None, [], {}, False, 0):
             raise RequestError(f"this server does not support {what}; leave '{key}' out", param=key)
@@ -123,9 +141,31 @@ def read_request(body: Any) -> ChatRequest:
     task = body.get("task") or ""
     if not isinstance(task, str) or not _is_text(task):
         raise RequestError("'task' must be a task key", param="task")
-    conversation, media = _conversation(body.get("messages"))
+    weighed, messages = _weighed(body, sizes, stream=stream)
+    conversation, media = _conversation(messages, sizes)
     most = None if limit is None else int(limit)
-    return ChatRequest(conversation, media, sampling, most, stream, bool(usage), _frames(body), task)
+    frames = _frames(body, sizes.frames)
+    return ChatRequest(conversation, media, sampling, most, stream, bool(usage), frames, task, weighed)
+
+
+def _weighed(body: dict[str, Any], sizes: RequestSizes, *, stream: bool) -> tuple[str | None, Any]:
+    """Return the answer whose likelihood is asked for, and the messages before it."""
+    messages: Any = body.get("messages")
+    if _number(body, "prompt_logprobs", None, 0, 0, whole=True) is None:
+        return None, messages
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    text = last.get("content") if isinstance(last, dict) and last.get("role") == "assistant" else None
+    if not isinstance(text, str) or not text.strip() or not _is_text(text) or len(text) > sizes.text:
+        raise RequestError(
+            "with 'prompt_logprobs', the last message must be the assistant's answer as a text, whose "
+            "likelihood is then given",
+            param="messages",
+        )
+    if stream:
+        raise RequestError(
+            "'prompt_logprobs' are not sent piece by piece; leave 'stream' out", param="stream"
+        )
+    return text, messages[:-1]
 
 
 def shown(value: Any) -> str:
@@ -160,7 +200,7 @@ def _number(
     return number
 
 
-def _frames(body: dict[str, Any]) -> int:
+def _frames(body: dict[str, Any], most: int) -> int:
     options = body.get("media_io_kwargs") or {}
     video = options.get("video") if isinstance(options, dict) else None
     if video is None and options in ({}, None):
@@ -169,10 +209,10 @@ def _frames(body: dict[str, Any]) -> int:
         raise RequestError(
             '\'media_io_kwargs\' must look like {"video": {"num_frames": 10}}', param="media_io_kwargs"
         )
-    return int(_number(video, "num_frames", DatasetSpec("", "").frames, 1, MAX_FRAMES, whole=True) or 1)
+    return int(_number(video, "num_frames", DatasetSpec("", "").frames, 1, most, whole=True) or 1)
 
 
-def _conversation(messages: Any) -> tuple[Conversation, tuple[tuple[Media, str], ...]]:
+def _conversation(messages: Any, sizes: RequestSizes) -> tuple[Conversation, tuple[tuple[Media, str], ...]]:
     if not isinstance(messages, list) or not messages:
         raise RequestError("'messages' must be a list with one user message", param="messages")
     user: dict[str, Any] | None = None
@@ -220,14 +260,14 @@ def _conversation(messages: Any) -> tuple[Conversation, tuple[tuple[Media, str],
             )
         turn.append(found[0])
         media.append(found)
-    if len(media) > MAX_MEDIA:
+    if len(media) > sizes.media:
         raise RequestError(
-            f"the message holds {len(media):,} media; this server takes {MAX_MEDIA} in one request",
+            f"the message holds {len(media):,} media; this server takes {sizes.media} in one request",
             param="messages",
         )
-    if (length := sum(len(part) for part in turn if isinstance(part, str))) > MAX_TEXT:
+    if (length := sum(len(part) for part in turn if isinstance(part, str))) > sizes.text:
         raise RequestError(
-            f"the texts have {length:,} characters; this server takes {MAX_TEXT:,}", param="messages"
+            f"the texts have {length:,} characters; this server takes {sizes.text:,}", param="messages"
         )
     if not any(isinstance(part, str) and part.strip() for part in turn):
         raise RequestError("the user message holds no text; ask a question", param="messages")

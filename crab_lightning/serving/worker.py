@@ -32,7 +32,9 @@ class Job:
         max_tokens: Largest number of tokens.
         sampling: How tokens are chosen.
         notify: Called from the worker's thread whenever there is something new to read here.
+        weighed: An answer whose likelihood is asked for; then nothing is written.
         answer: The answer that is being written, once the question was read.
+        likelihood: The tokens of the weighed answer and their log-probabilities.
         error: Why there will be no answer.
     """
 
@@ -40,7 +42,9 @@ class Job:
     max_tokens: int
     sampling: Sampling
     notify: Callable[[], None]
+    weighed: str | None = None
     answer: Answer | None = None
+    likelihood: tuple[list[int], list[float]] | None = None
     error: Exception | None = None
     cancelled: bool = False
     told: int = field(default=0, repr=False)
@@ -48,7 +52,8 @@ class Job:
     @property
     def done(self) -> bool:
         """Whether nothing more will come."""
-        return self.error is not None or (self.answer is not None and self.answer.finished)
+        written = self.answer is not None and self.answer.finished
+        return written or self.likelihood is not None or self.error is not None
 
     def cancel(self) -> None:
         """Stop writing the answer."""
@@ -139,7 +144,8 @@ class Worker:
                 self._read_alone(new[0])
                 return
             for job in new:  # one of them is at fault; the others are answered
-                self._read_alone(job)
+                if not job.done and job not in self._running:
+                    self._read_alone(job)
 
     def _read_alone(self, job: Job) -> None:
         try:
@@ -150,6 +156,12 @@ class Worker:
             job.notify()
 
     def _read(self, jobs: Sequence[Job]) -> None:
+        asked = [job for job in jobs if job.weighed is None]
+        if len(asked) < len(jobs):
+            self._weigh([job for job in jobs if job.weighed is not None])
+            if not asked:
+                return
+        jobs = asked
         batch = self.model.processor.collate([job.encoded for job in jobs]).to(self.model.device)
         limits = [job.max_tokens for job in jobs]
         answers = self.model.queue(self._engine, batch, [job.sampling for job in jobs], limits)
@@ -158,6 +170,14 @@ class Worker:
             job.answer = answer
         self._running += jobs
         self._tell()
+
+    def _weigh(self, jobs: Sequence[Job]) -> None:
+        """Find out how likely given answers are; each is told at once."""
+        batch = self.model.processor.collate([job.encoded for job in jobs]).to(self.model.device)
+        found = self.model.weigh(batch, [job.weighed for job in jobs])
+        for job, likelihood in zip(jobs, found, strict=True):
+            job.likelihood = likelihood
+            job.notify()
 
     def _tell(self) -> None:
         for job in self._running:

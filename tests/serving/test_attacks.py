@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from crab_lightning.serving.requests import MAX_MEDIA
+from crab_lightning.serving.requests import RequestSizes
 from tests.serving.test_server import Server, alone, media, message, model  # noqa: F401 - fixtures
 
 DEEP = "[" * 900 + "]" * 900
@@ -68,9 +68,11 @@ TEXT = {"type": "text", "text": "What?"}
         (b"[" * 100_000, 400, "not JSON"),
         (b"\xff\xfe\x00", 400, "not JSON"),
         (b"", 400, "not JSON"),
-        (user(TEXT, *[video("clip0.mp4")] * (MAX_MEDIA + 1)), 400, "media; this server takes"),
+        (user(TEXT, *[video("clip0.mp4")] * (RequestSizes().media + 1)), 400, "media; this server takes"),
         (user({"type": "text", "text": "a" * 1_000_001}), 400, "characters; this server takes"),
         (user({"type": "text", "text": "one two " * 5000}), 400, "tokens, its media included"),
+        (user(TEXT, prompt_logprobs=0), 400, "the last message must be the assistant's answer"),
+        (user(TEXT, prompt_logprobs=5), 400, "'prompt_logprobs' must be a whole number"),
         (user(TEXT, video("http://[bad")), 400, "is no address"),
         (user(TEXT, video("a\0b")), 400, "no name of a file"),
         (user(TEXT, video("\ud800.mp4")), 400, "no name of a file"),

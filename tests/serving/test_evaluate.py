@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,18 +13,25 @@ import torch
 from crab_lightning.commands import main
 from crab_lightning.inference.loading import load_run
 from crab_lightning.media import read_audio, wav_bytes
+from crab_lightning.models.endpoint import EndpointError, EndpointModule
+from crab_lightning.structures import Batch, Sample
 from tests.conftest import TESTED_SETS
 from tests.serving.test_server import Server
 
 
-def answers(run: Path) -> dict[str, str]:
-    """Return the answer to each question."""
+def records(run: Path) -> dict[str, dict[str, Any]]:
+    """Return what was written down of each question."""
     found = {}
     for file in sorted((run / "predictions").glob("*.jsonl")):
         for line in file.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
-            found[record["id"]] = record["answer"]
+            found[record["id"]] = record
     return found
+
+
+def answers(run: Path) -> dict[str, str]:
+    """Return the answer to each question."""
+    return {name: record["answer"] for name, record in records(run).items()}
 
 
 def test_evaluate_against_serve_gives_the_digits_of_test(
@@ -32,6 +40,7 @@ def test_evaluate_against_serve_gives_the_digits_of_test(
     model, _ = load_run(tested)
     words = ["--model", "tiny", "--data.root", str(small["mini"]), "--only", TESTED_SETS]
     words += ["--video", "file", "--parallel", "3", "--data.num_workers=0", "--max_new_tokens", "8"]
+    words += ["--evaluator.decoding=both"]
     with Server(model, max_new_tokens=8) as server:
         url = f"http://127.0.0.1:{server.port}/v1"
         assert main(["evaluate", "--endpoint", url, *words, "--folder", str(tmp_path / "run")]) == 0
@@ -42,6 +51,66 @@ def test_evaluate_against_serve_gives_the_digits_of_test(
     for name, entry in scores[0]["datasets"].items():
         boxes = {k: v for k, v in scores[1]["datasets"][name]["strict"].items() if v is not None}
         assert boxes.items() <= {k: v for k, v in entry["strict"].items() if v is not None}.items(), name
+        assert scores[1]["datasets"][name]["likelihood"] == entry["likelihood"], name
+    ours, theirs = records(tested), records(tmp_path / "run")
+    weighed = [name for name, record in ours.items() if record.get("candidates")]
+    assert {name.partition("/")[0] for name in weighed} == {"ks", "a2v", "v2a", "cremad"}
+    for name in weighed:
+        for own, over in zip(ours[name]["candidates"], theirs[name]["candidates"], strict=True):
+            assert (over["text"], over["tokens"]) == (own["text"], own["tokens"])
+            assert over["log_prob"] == pytest.approx(own["log_prob"], abs=1e-3)
+
+
+class Completions:
+    """Replies of an endpoint: of vLLM, which knows likelihoods, or of one that does not."""
+
+    def __init__(self, *, knows: bool) -> None:
+        self.knows = knows
+        self.asked: list[dict[str, Any]] = []
+
+    def create(self, **asked: Any) -> Any:
+        self.asked.append(asked)
+        extra: dict[str, Any] = {}
+        if self.knows and "prompt_logprobs" in asked["extra_body"]:
+            # As vLLM has it: the prompt, the answer, its end, and what the chat template writes behind it.
+            likely = -0.5 if asked["messages"][-1]["content"] == "one" else -2.0
+            rows = [(likely, "answer"), (-0.25, "<|im_end|>"), (-9.0, "\n")]
+            values = [{"7": {"logprob": value, "rank": 1, "decoded_token": text}} for value, text in rows]
+            extra["prompt_logprobs"] = [None, {"1": {"logprob": -3.0}}, {"2": {"logprob": -3.0}}, *values]
+        choice = SimpleNamespace(message=SimpleNamespace(content="two"), finish_reason="stop")
+        usage = SimpleNamespace(prompt_tokens=3, completion_tokens=1)
+        return SimpleNamespace(choices=[choice], usage=usage, model_extra=extra)
+
+
+def asked_of(completions: Completions, **options: Any) -> Any:
+    module = EndpointModule("http://127.0.0.1:9/v1", "m", **options)
+    module._client = SimpleNamespace(chat=SimpleNamespace(completions=completions))
+    module.decoding, module.candidates = "both", lambda sample: ("one", "two")
+    data = torch.tensor(list(b'{"content": []}'), dtype=torch.uint8)
+    sample = Sample(id="ks/0", dataset="ks", task="action_recognition", split="test", clip="0")
+    return module.generate(Batch({"0": data}, None, [sample], [False]))[0]
+
+
+def test_likelihoods_of_vllm_are_those_of_the_answer_and_its_end() -> None:
+    completions = Completions(knows=True)
+    found = asked_of(completions)
+    assert found.text == "two"
+    assert (found.candidates.log_probs, found.candidates.tokens) == ((-0.75, -2.25), (2, 2))
+    assert completions.asked[1]["messages"][-1] == {"role": "assistant", "content": "one"}
+    assert completions.asked[1]["extra_body"]["add_generation_prompt"] is False
+
+
+def test_endpoint_without_likelihoods_is_named() -> None:
+    with pytest.raises(EndpointError, match=r"does not show how likely a given answer is.*decoding generate"):
+        asked_of(Completions(knows=False))
+
+
+def test_large_sets_are_not_weighed_and_that_is_said() -> None:
+    completions = Completions(knows=True)
+    with pytest.warns(UserWarning, match="has 2 candidate answers, each of which would be a request"):
+        found = asked_of(completions, max_candidates=1)
+    assert found.candidates is None
+    assert len(completions.asked) == 1
 
 
 def test_endpoint_that_is_not_there_is_named(

@@ -26,7 +26,7 @@ from crab_lightning.commands.serve import run as serve
 from crab_lightning.media import MediaLimits, write_audio, write_video
 from crab_lightning.models import OmniModule
 from crab_lightning.serving.app import ServerOptions, make_app
-from crab_lightning.serving.requests import load_example, read_request
+from crab_lightning.serving.requests import RequestSizes, load_example, read_request
 from crab_lightning.serving.worker import Worker
 
 
@@ -330,3 +330,29 @@ def test_open_address_without_a_key_is_refused(tmp_path: Path, monkeypatch: pyte
     monkeypatch.delenv("CRAB_API_KEY", raising=False)
     with pytest.raises(ValueError, match="a key is needed"):
         serve(["--checkpoint", str(tmp_path), "--host", "0.0.0.0"])
+
+
+def test_every_bound_of_a_request_can_be_set(model: Any, media: Path) -> None:
+    sizes = RequestSizes(media=2, frames=3, text=60)
+    with Server(model, media_root=media, sizes=sizes, max_prompt_tokens=400) as small:
+        ask = small.client().chat.completions.create
+        frames = {"media_io_kwargs": {"video": {"num_frames": 2}}}
+        assert ask(model="tiny", messages=message(media), extra_body=frames).choices
+        part = {"type": "video_url", "video_url": {"url": "clip0.mp4"}}
+        many = [{"role": "user", "content": [{"type": "text", "text": "?"}, part, part, part]}]
+        for messages, extra, said in (
+            (many, {}, "this server takes 2 in one request"),
+            (message(media, text="a" * 61), {}, "this server takes 60"),
+            (message(media), {"media_io_kwargs": {"video": {"num_frames": 4}}}, "between 1 and 3"),
+        ):
+            with pytest.raises(BadRequestError, match=said):
+                ask(model="tiny", messages=messages, extra_body=extra)
+
+
+@pytest.mark.parametrize("words", [["--slots", "0"], ["--max_prompt_tokens", "x"], ["--timeout_s", "nan"]])
+def test_bound_that_makes_no_sense_is_refused_before_anything_is_loaded(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        serve(["--checkpoint", str(tmp_path), *words])
+    assert f"error: argument {words[0]}: " in capsys.readouterr().err
