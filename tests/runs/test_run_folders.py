@@ -14,6 +14,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers.logger import Logger
 
+from crab_lightning.commands import main
 from crab_lightning.runs.ownership import Ownership, RunFolderError, own_new_version
 from tests.runs.quick import contents, quick
 
@@ -158,8 +159,13 @@ def test_test_without_a_checkpoint_is_a_zero_shot_run_of_its_own(
         in capsys.readouterr().err
     )
     assert contents(finished.parent) == before, "the trained run is not touched, and report shows it"
-    results = json.loads((root / "demo-zero-shot/version_0/metrics.json").read_text())
+    zero = root / "demo-zero-shot/version_0"
+    results = json.loads((zero / "metrics.json").read_text())
     assert "ave" in results["test"]["datasets"]
+    assert results["test"]["identity"]["model.init_args.load_adapter"] is None
+    capsys.readouterr()
+    assert main(["compare", str(zero), "--format", "csv"]) == 0
+    assert "demo-zero-shot/version_0" in capsys.readouterr().out
 
 
 def test_folder_in_use_is_refused_until_its_process_ends(tmp_path: Path) -> None:
