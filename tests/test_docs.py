@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
 from crab_lightning.commands import COMMANDS, main
 
@@ -67,3 +68,12 @@ def test_command_on_a_page_exists_with_its_options(page: str, line: str) -> None
         else:
             everywhere = ("--debug", "--allow-code-of")
             assert option in known or option in everywhere, f"{page}: {name} has no option {option}"
+
+
+def test_the_citation_has_what_its_format_asks_for_and_no_version_of_its_own() -> None:
+    content = yaml.safe_load((REPO / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= content.keys()
+    assert all({"type", "title", "authors"} <= reference.keys() for reference in content["references"])
+    assert "version" not in content, "the version stands in crab_lightning/__init__.py alone"
+    assert "version = attr: crab_lightning.__version__" in (REPO / "setup.cfg").read_text(encoding="utf-8")
+    assert (REPO / "CHANGELOG.md").read_text(encoding="utf-8").count("\n## Unreleased\n") == 1
