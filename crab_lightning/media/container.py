@@ -52,7 +52,8 @@ class MediaLimits:
 
     Args:
         pixels: Largest width times height of a picture; the default allows 8K video.
-        duration_s: Longest clip. streams: Largest number of streams in a container.
+        duration_s: Longest clip in seconds.
+        streams: Largest number of streams in a container.
         index_bytes: Largest file whose compressed packets are held in memory; a larger file is decoded from
             its start.
         open_s: Longest time in seconds to read the header of a file.

@@ -63,8 +63,7 @@ class AVModule(Answering):
             cosine.
         max_new_tokens: Longest generated answer, in tokens.
         geometry: Preprocessing of the media, stored with the adapters: ``released`` or ``plain``.
-            gradient_checkpointing:
-            Recompute the layers of the language model in the backward pass to save
+        gradient_checkpointing: Recompute the layers of the language model in the backward pass to save
             memory.
         load_adapter: Folder of saved adapters to start from.
 
@@ -96,7 +95,7 @@ class AVModule(Answering):
         if max_new_tokens < 1:
             raise ValueError(f"model.max_new_tokens is {max_new_tokens}; an answer has at least 1 token")
         if not 0 <= warmup_share < 1:
-            raise ValueError(f"model.warmup_share is {warmup_share}; it is a share from 0 to below 1")
+            raise ValueError(f"model.warmup_share is {warmup_share}; it must be a fraction from 0 to below 1")
         self.load_adapter = None if load_adapter is None else Path(load_adapter)
         self.adapter = adapter
         if adapter is None and self.load_adapter is not None:
