@@ -42,11 +42,7 @@ def parser() -> argparse.ArgumentParser:
         type=folder_to_write,
         help="folder in which the tests are written (default: probe/ in the run folder)",
     )
-    made.add_argument(
-        "--reuse",
-        action="store_true",
-        help="do not repeat the tests that are complete",
-    )
+    made.add_argument("--reuse", action="store_true", help="do not repeat the tests that are complete")
     return made
 
 

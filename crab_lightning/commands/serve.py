@@ -24,18 +24,10 @@ def parser(name: str = "serve") -> argparse.ArgumentParser:
         "demo": "Serve a trained run together with a web page, where you upload a clip and ask about it. Open"
         " the address that the command prints in a browser. The server has the API of `serve` too.",
     }
-    made = Options(
-        prog=f"cli.py {name}",
-        description=about[name],
-        formatter_class=DefaultsShown,
-    )
+    made = Options(prog=f"cli.py {name}", description=about[name], formatter_class=DefaultsShown)
     add = made.add_argument
     add("--checkpoint", required=True, type=Path, help="a run folder, a .ckpt file or an adapter folder")
-    add(
-        "--config",
-        type=config_file,
-        help="config file; the run's own config.yaml when left out",
-    )
+    add("--config", type=config_file, help="config file; the run's own config.yaml when left out")
     add(
         "--host",
         default="127.0.0.1",
