@@ -34,7 +34,9 @@ CURVES = (
     ("learning rate", {"train/lr": "learning rate"}),
     ("gradient norm", {"train/grad_norm": "gradient norm"}),
     ("tokens in a second", {"train/tokens_per_s": "tokens in a second"}),
+    ("samples in a second", {"train/samples_per_s": "samples in a second"}),
 )
+"""Titles, and the curves in each; the first five that the run has are drawn."""
 
 
 def dashboard(run: Path) -> bytes:
@@ -42,8 +44,9 @@ def dashboard(run: Path) -> bytes:
     from matplotlib.figure import Figure
 
     curves = read_curves(run)
+    shown = [entry for entry in CURVES if any(tag in curves for tag in entry[1])][:5]
     figure = Figure(figsize=(11, 5.4), dpi=100, layout="constrained")
-    for axes, (title, tags) in zip(figure.subplots(2, 3).flat, [*CURVES, ("", {})], strict=True):
+    for axes, (title, tags) in zip(figure.subplots(2, 3).flat, [*shown, ("", {})], strict=False):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e5e9ee", linewidth=0.7)
         axes.set_axisbelow(True)
