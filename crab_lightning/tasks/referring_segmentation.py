@@ -102,7 +102,9 @@ class ReferringSegmentation(Segmentation):
         return super()._notes() + [NULL_ROWS] * (self.masks is not None)
 
     def names(self, text: str, sample: Sample) -> tuple[str, ...]:
-        """Return what an answer names, else the expression that was asked about."""
+        """Return what an answer names, else the expression of the question; nothing without an answer."""
+        if not text.strip():
+            return ()
         return super().names(text, sample) or (str(sample.fields["expression"]),)
 
     def _batch(self, sample: Sample) -> str:

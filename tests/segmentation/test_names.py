@@ -199,14 +199,15 @@ def test_a_referred_object_is_found_by_its_expression_where_the_answer_names_non
         row(tmp_path, 1, "<answer>true</answer>. The object is the dog. [0,0,9,9]", dog),
         row(tmp_path, 2, "<answer>false</answer>. The object is absent.", dog),
         row(tmp_path, 3, "<answer>true</answer> [0,0,9,9]", None, subset="test_n"),  # no part of the curves
+        row(tmp_path, 4, " ", dog),  # the expression earns nothing where nothing was answered
     ]
     names: Any = Known()
     strict = run_test(tmp_path, ReferringSegmentation(mask_decoder=Rectangle(), name_decoder=names), rows)[
         "strict"
     ]
-    assert strict["crabplus_name_j"] == pytest.approx((0.5 + 1 + 0) / 3)
-    assert strict["crabplus_both_j"] == pytest.approx((1 + 1 + 0) / 3)
-    assert strict["unnamed"] == 0.0
+    assert strict["crabplus_name_j"] == pytest.approx((0.5 + 1 + 0 + 0) / 4)
+    assert strict["crabplus_both_j"] == pytest.approx((1 + 1 + 0 + 0) / 4)
+    assert strict["unnamed"] == pytest.approx(1 / 4)
 
 
 def test_a_test_with_the_real_detector_writes_all_three_curves(sam3: Path, tmp_path: Path) -> None:
