@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -10,7 +11,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class DamagedFileError(ValueError):
@@ -44,7 +47,8 @@ def replace_file(path: Path, write: Callable[[Path], object], keep: Path | None 
         # Named by the file that is wanted: nobody knows the temporary one.
         if (number := _errno(err)) is None:
             raise
-        raise OSError(number, f"{os.strerror(number)}; what it held before is whole", str(path)) from err
+        said = os.strerror(number) + ("; what it held before is whole" if path.exists() else "")
+        raise OSError(number, said, str(path)) from err
     finally:
         temporary.unlink(missing_ok=True)
     if os.name == "posix":
@@ -119,6 +123,22 @@ def new_folder(out: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(folder)
         raise
+
+
+@contextmanager
+def appended(path: Path) -> Iterator[IO[str]]:
+    """Open a text file to add lines.
+
+    Raises:
+        OSError: If a line does not fit on the disk; it names the file, which the system's own error does not.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            yield file
+    except OSError as err:
+        if err.filename is not None or err.errno not in _NO_ROOM:
+            raise
+        raise OSError(err.errno, os.strerror(err.errno), str(path)) from err
 
 
 def remove_leftovers(path: Path) -> None:

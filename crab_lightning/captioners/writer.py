@@ -12,7 +12,7 @@ from typing import Any
 
 from crab_lightning.captioners.base import Captioner, CaptionerError
 from crab_lightning.captioners.clips import Clip
-from crab_lightning.files import read_json, replace_json, replace_text
+from crab_lightning.files import appended, read_json, replace_json, replace_text
 
 Progress = Callable[[str, int, int], None]
 
@@ -60,7 +60,7 @@ def write_captions(
     ahead = 2 * captioner.parallel
     pool = ThreadPoolExecutor(captioner.parallel)
     try:
-        with out.open("a", encoding="utf-8") as file:
+        with appended(out) as file:
             for place in range(len(groups) + ahead):
                 if place < len(groups):
                     paths = [names[name].path for name in groups[place]]

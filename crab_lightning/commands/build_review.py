@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from crab_lightning.commands.help_text import DefaultsShown, Options, add_only
+from crab_lightning.commands.help_text import DefaultsShown, Options, add_only, port
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="SQLite file of the review; ROOT/review/review.sqlite when left out",
     )
-    add("--port", type=int, default=8765, help="port of the page on 127.0.0.1")
+    add("--port", type=port, default=8765, help="port of the page on 127.0.0.1")
     add("--summary", action="store_true", help="print the summary and end")
     add("--apply", action="store_true", help="write the decisions to the manifests and end")
     add("--reviewer", metavar="NAME", help="for --apply: use only the decisions of this reviewer")

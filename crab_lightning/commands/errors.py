@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from typing import Any
@@ -39,6 +40,8 @@ def one_text(err: BaseException) -> str:
     """Return what an error says, without an error number, and without the traceback of a loader process."""
     if isinstance(err, OSError) and err.strerror:
         names = [str(name) for name in (err.filename, err.filename2) if name is not None]
+        if not names and err.errno in (errno.ENOSPC, errno.EFBIG, errno.EROFS):
+            return f"{err.strerror}: a file could not be written; make room on the disk that is written to"
         return ": ".join([err.strerror, " -> ".join(names)]) if names else err.strerror
     if isinstance(err, UnicodeDecodeError):
         return f"a file that has to be text in UTF-8 is none ({err.reason} at byte {err.start})"

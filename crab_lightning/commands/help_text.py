@@ -41,11 +41,15 @@ class Options(argparse.ArgumentParser):
                 close = get_close_matches(name, self._option_string_actions, 1)
                 hint = f" (did you mean {close[0]}?)" if close else ""
                 self.error(f"there is no option {name}{hint}")
-        found = super().parse_args(args, namespace)
+        return super().parse_args(args, namespace)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, and look at the numbers."""
+        found, rest = super().parse_known_args(args, namespace)
         for action in self._actions:
             if action.type in (int, float, positive):
                 self._check_number(action, getattr(found, action.dest, None))
-        return found
+        return found, rest
 
     def _check_number(self, action: argparse.Action, value: Any) -> None:
         """Refuse what no option means: numbers below 0, and those that are not finite."""
@@ -66,6 +70,17 @@ def positive(text: str) -> int:
     """
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def port(text: str) -> int:
+    """Return a port of this machine, as ``type`` of an option; 0 stands for any free one.
+
+    Raises:
+        ArgumentTypeError: If there is none of this number.
+    """
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; ports are numbers from 0 to 65535")
     return int(text)
 
 

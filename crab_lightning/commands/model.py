@@ -41,7 +41,7 @@ def tiny(words: Sequence[str]) -> None:
     from crab_lightning import mini
 
     # The sizes differ between paradigms, so the choice is read before the parser is made.
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = Options(prog="cli.py model tiny", add_help=False)
     first.add_argument("--paradigm", choices=list(_TINY), default="native")
     sizes_name, maker_name, usage = _TINY[first.parse_known_args(list(words))[0].paradigm]
     parser = ArgumentParser(

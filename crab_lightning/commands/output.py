@@ -7,16 +7,25 @@ import io
 import sys
 from typing import Any
 
+# Its reader has gone, or it is a log on a full disk: what a run says is no reason to end it.
+_LOST = (
+    errno.EPIPE,
+    errno.EIO,
+    errno.ENOSPC,
+    errno.EFBIG,
+    *((errno.EDQUOT,) if hasattr(errno, "EDQUOT") else ()),
+)
+
 
 class _Lasting(io.FileIO):
-    """A file whose reader may have gone: what is written after that is dropped."""
+    """A file whose reader may have gone, or whose disk may be full: what is written after that is dropped."""
 
     def write(self, data: Any) -> int:
-        """Write, or drop what nobody reads any more (``| head``, a connection that was lost)."""
+        """Write, or drop what nobody can read (``| head``, a lost connection, a log on a full disk)."""
         try:
             return super().write(data) or 0
         except OSError as err:
-            if err.errno not in (errno.EPIPE, errno.EIO):
+            if err.errno not in _LOST:
                 raise
             return len(data)
 

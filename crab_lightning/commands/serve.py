@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from crab_lightning.commands.file_arguments import config_file
-from crab_lightning.commands.help_text import DefaultsShown, Options, positive
+from crab_lightning.commands.help_text import DefaultsShown, Options, port, positive
 
 KEY_VARIABLE = "CRAB_API_KEY"
 
@@ -33,7 +33,7 @@ def parser(name: str = "serve") -> argparse.ArgumentParser:
         default="127.0.0.1",
         help="address to listen on; an address that other machines can reach needs a key",
     )
-    add("--port", type=int, default=8000, help="port to listen on; 0 chooses a free one")
+    add("--port", type=port, default=8000, help="port to listen on; 0 chooses a free one")
     add("--name", help="name of the model in the list of models; the run's folder name when left out")
     add(
         "--api_key_file",

@@ -17,7 +17,7 @@ import torch
 
 from crab_lightning.data.loading import SampleError
 from crab_lightning.data.quarantine import BROKEN_CLIP
-from crab_lightning.files import replace_text
+from crab_lightning.files import appended, replace_text
 from crab_lightning.inference.answer import read_answer
 from crab_lightning.inference.loading import TrainedRun
 from crab_lightning.inference.question import AskError, choose_dataset, make_sample, named, needs
@@ -198,7 +198,7 @@ def ask_folder(
 
     out.parent.mkdir(parents=True, exist_ok=True)
     sizes = {clip.name: clip.size for clip in todo}
-    with out.open("a", encoding="utf-8") as file, ThreadPoolExecutor(workers) as pool:
+    with appended(out) as file, ThreadPoolExecutor(workers) as pool:
         for found in _answers(run, _ahead(pool, encode, todo, batch + workers), batch):
             record: Record = {"file": found[0], "bytes": sizes[found[0]], "settings": settings}
             if isinstance(found[1], str):

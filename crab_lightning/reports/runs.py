@@ -134,12 +134,27 @@ def find_results(path: Path, split: Split = "test") -> FinishedRun:
     return FinishedRun(folder, _name(folder), split, content[split])
 
 
+_ENTRY: dict[str, Any] = {"task": str, "layout": str, "strict": dict, "counts": dict, "headline": str | None}
+
+
+def _value(entry: Any, key: str) -> Any:
+    return entry.get(key, ...) if isinstance(entry, dict) else ...
+
+
 def _results_in(folder: Path) -> dict[str, Any]:
     """Return the results of a run folder by split."""
     path = folder / "metrics.json"
     content = read_json(path, "Test the run again, or remove the file") if path.is_file() else {}
     if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
         raise ValueError(f"{path} does not hold the results of a run, by split")
+    for split, part in content.items():
+        entries = part.get("datasets")
+        if not isinstance(entries, dict):
+            raise ValueError(f"{path}: {split} has no datasets; test the run again")
+        for name, entry in entries.items():
+            wrong = [key for key, kind in _ENTRY.items() if not isinstance(_value(entry, key), kind)]
+            if wrong:
+                raise ValueError(f"{path}: {split}.datasets.{name} has no {wrong[0]}; test the run again")
     return content
 
 

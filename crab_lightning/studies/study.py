@@ -145,7 +145,7 @@ def _refuse_unknown(path: Path, content: Mapping[str, Any], known: Sequence[str]
     for key in content:
         if key not in known:
             close = get_close_matches(str(key), known, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = f"; did you mean {close[0]}?" if close else "."
             raise ConfigError(f"{path}: there is no key {where}{key}{hint} There are: {', '.join(known)}")
 
 

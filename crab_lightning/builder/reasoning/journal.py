@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from crab_lightning.files import appended
+
 Key = tuple[str, int]
 Shard = tuple[int, int]
 
@@ -75,7 +77,7 @@ class Journal:
         if not self.path.is_file() or not self.path.stat().st_size:
             self.folder.mkdir(parents=True, exist_ok=True)
             lines = _line(self.header) + lines
-        with self.path.open("a", encoding="utf-8") as file:
+        with appended(self.path) as file:
             file.write(lines)
 
     def mend(self) -> None:

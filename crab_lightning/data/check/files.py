@@ -11,6 +11,7 @@ from typing import Literal
 
 from crab_lightning import media
 from crab_lightning.data.check.pool import Failure, run_isolated
+from crab_lightning.files import appended
 from crab_lightning.structures import SAMPLE_RATE_HZ, MaskColours
 
 FileKind = Literal["video", "image", "audio", "mask"]
@@ -203,11 +204,11 @@ class Findings:
                 yield job, _facts(result, job)
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("ab") as file:
-            file.write(b"\n")  # ends a line that a killed check left
+        with appended(self._path) as file:
+            file.write("\n")  # ends a line that a killed check left
             for job, result in run_isolated(inspect_file, todo, workers, timeout_s=timeout_s):
                 facts = _facts(result, job)
-                file.write(json.dumps([keys[job], asdict(facts)]).encode() + b"\n")
+                file.write(json.dumps([keys[job], asdict(facts)]) + "\n")
                 file.flush()
                 yield job, facts
 
