@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 import warnings
 
 # Messages of Lightning at every start on which a user cannot act, each with the reason.
@@ -29,3 +30,10 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=_NOISE.pattern)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(lambda record: _NOISE.match(record.getMessage()) is None)
+    threading.excepthook = _tell_of_thread
+
+
+def _tell_of_thread(ended: threading.ExceptHookArgs) -> None:
+    """Print the error of a thread, except of TensorBoard's on a full disk: the next write raises it again."""
+    if type(ended.thread).__name__ != "_AsyncWriterThread" or not isinstance(ended.exc_value, OSError):
+        threading.__excepthook__(ended)

@@ -118,10 +118,11 @@ def test_damaged_small_file_is_named_with_its_remedy(
     mark = next((tmp_path / "mini").glob("mini*.json"))
     for path in (tmp_path / "run/metrics.json", mark):
         path.write_bytes(path.read_bytes()[:-20])
+    score = f"score --root {small['mini']} --dataset ave --predictions {answers}"
     lines = {
         f"report {tmp_path / 'run'}": "Test the run again",
         f"compare {tmp_path / 'run'}": "Test the run again",
-        f"score --root {small['mini']} --dataset ave --predictions {answers} --out {tmp_path / 'run'}": "--out",
+        f"{score} --out {tmp_path / 'run'}": "another --out",
         f"data mini --root {tmp_path / 'mini'} --clips 40 --workers 0": "Remove the folder",
     }
     for line, remedy in lines.items():
