@@ -18,6 +18,7 @@ import torch
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
     from torch import Tensor, nn
+    from torch.optim import Optimizer
 
 
 def datamodule_of(trainer: Trainer) -> Any:
@@ -56,6 +57,17 @@ def before_launcher_kills(say: Callable[[], None]) -> None:
 def _say_first(say: Callable[[], None], kill: Callable[[], None]) -> None:
     say()
     kill()
+
+
+def unscale_outside(optimizer: Optimizer) -> None:
+    """Let gradients be clipped under mixed precision with a fused optimizer.
+
+    A fused optimizer of torch says that it divides gradients by the scale itself, and Lightning then refuses
+    to clip them, also with ``bf16-mixed``, which has no scale. Without this mark torch's scaler divides them
+    before the step (torch 2.11 to 2.14, Lightning 2.6).
+    """
+    if getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
 
 
 def recomputing() -> bool:

@@ -48,6 +48,20 @@ def test_lightning_lets_something_be_said_before_its_launcher_kills(monkeypatch:
     assert done == ["said", "killed"]
 
 
+def test_gradients_of_a_fused_optimizer_can_be_clipped_under_mixed_precision() -> None:
+    from lightning.pytorch.plugins.precision import MixedPrecision
+
+    weight = nn.Parameter(torch.ones(2))
+    weight.grad = torch.full((2,), 8.0)
+    optimizer = torch.optim.AdamW([weight], fused=True)
+    plugin = MixedPrecision("bf16-mixed", "cpu")
+    with pytest.raises(RuntimeError, match="does not allow for gradient clipping"):
+        plugin.clip_gradients(optimizer, 1.0)
+    compat.unscale_outside(optimizer)
+    plugin.clip_gradients(optimizer, 1.0)
+    assert float(weight.grad.norm()) == pytest.approx(1.0, rel=1e-4)
+
+
 def test_torch_tells_a_forward_that_runs_again_inside_backward() -> None:
     seen: list[bool] = []
 

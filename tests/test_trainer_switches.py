@@ -34,7 +34,15 @@ WORK: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 # What is wrong, or cannot be had here, with a part of the answer.
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {}
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "barebones": ({"barebones": "true"}, "--trainer.enable_checkpointing false"),
+    "half weights": ({"precision": "bf16-true"}, "--model.init_args.dtype bfloat16"),
+    "overfit": ({"overfit_batches": 2}, "--data.datasets.NAME.limit"),
+    "accelerator": ({"accelerator": "nix"}, "Available names are"),
+    "strategy": ({"strategy": "nix"}, "nix"),
+    "profiler": ({"profiler": "nix"}, "nix"),
+    "devices": ({"devices": 0}, "devices"),
+}
 OF_QUICK = {"max_epochs", "limit_train_batches", "limit_test_batches", "callbacks"}
 
 

@@ -253,6 +253,12 @@ class CrabCLI(LightningCLI):
                 f"trainer.accelerator {trainer.accelerator}: torch finds no GPU on this machine. Use"
                 " --trainer.accelerator auto, which takes the CPU here, or install a torch for your GPU"
             )
+        if trainer.get("barebones"):
+            raise ConfigError(
+                "trainer.barebones true: a run writes logs and checkpoints, which this forbids. To measure"
+                " speed, use --trainer.logger false --trainer.enable_checkpointing false"
+                " --trainer.enable_progress_bar false --trainer.enable_model_summary false"
+            )
         if trainer.get("overfit_batches"):
             raise ConfigError(
                 f"trainer.overfit_batches {trainer.overfit_batches}: the data module draws the batches."
@@ -367,7 +373,10 @@ class CrabCLI(LightningCLI):
         ):
             callbacks = [*callbacks, RunProgress()]
         config["callbacks"] = [self.folder_callback, *given]
-        return super()._instantiate_trainer(config, callbacks)
+        try:
+            return super()._instantiate_trainer(config, callbacks)
+        except (TypeError, RuntimeError) as err:  # what Lightning says of a switch that makes no sense
+            raise ConfigError(f"trainer: {err}") from err
 
     def start(self) -> None:
         """Run the function."""

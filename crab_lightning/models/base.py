@@ -26,7 +26,7 @@ from crab_lightning.adapters import (
     save_adapters,
 )
 from crab_lightning.adapters.names import unwrapped_name
-from crab_lightning.compat import log_interval
+from crab_lightning.compat import log_interval, unscale_outside
 from crab_lightning.distributed.every_tower import Unread, with_unread
 from crab_lightning.distributed.sharding import check_strategy, readable_weights, shard
 from crab_lightning.models.answering import Answering
@@ -277,6 +277,7 @@ class AVModule(Answering):
         if not trainable:
             raise ValueError("no parameter is trainable: set model.adapter, or unfreeze the base")
         optimizer = self.optimizer_factory(trainable)
+        unscale_outside(optimizer)
         schedule = cosine_with_warmup(optimizer, total_optimizer_steps(self.trainer), self.warmup_share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
