@@ -136,7 +136,7 @@ def appended(path: Path) -> Iterator[IO[str]]:
         with path.open("a", encoding="utf-8") as file:
             yield file
     except OSError as err:
-        if err.filename is not None or err.errno not in _NO_ROOM:
+        if err.errno is None or err.filename is not None or err.errno not in _NO_ROOM:
             raise
         raise OSError(err.errno, os.strerror(err.errno), str(path)) from err
 
