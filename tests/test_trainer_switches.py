@@ -26,7 +26,7 @@ WORK: list[dict[str, Any]] = [
     {
         "accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "bf16-mixed",
         "enable_checkpointing": "false", "max_steps": 1, "logger": "false", "limit_val_batches": 0,
-        "plugins": "[]",
+        "plugins": "[]", "model_registry": "mine",
     },
     {"fast_dev_run": 1},
     {"enable_progress_bar": "true", "callbacks+": "TQDMProgressBar"},
@@ -40,7 +40,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "overfit": ({"overfit_batches": 2}, "--data.datasets.NAME.limit"),
     "accelerator": ({"accelerator": "nix"}, "Available names are"),
     "strategy": ({"strategy": "nix"}, "nix"),
-    "profiler": ({"profiler": "nix"}, "nix"),
+    "profiler": ({"profiler": "nix"}, "it can only be one of ['simple', 'advanced'"),
     "devices": ({"devices": 0}, "devices"),
 }
 OF_QUICK = {"max_epochs", "limit_train_batches", "limit_test_batches", "callbacks"}
