@@ -14,7 +14,10 @@ def constraints(text: str) -> list[str]:
     config = configparser.ConfigParser()
     config.read_string(text)
     wanted = config["options"]["install_requires"] + config["options.extras_require"]["test"]
-    return [f"{name}=={version}" for name, version in _BOUND.findall(wanted)]
+    highest: dict[str, tuple[int, ...]] = {}  # two extras may need one library
+    for name, version in _BOUND.findall(wanted):
+        highest[name] = max(highest.get(name, ()), tuple(map(int, version.split("."))))
+    return [f"{name}=={'.'.join(map(str, version))}" for name, version in highest.items()]
 
 
 if __name__ == "__main__":
