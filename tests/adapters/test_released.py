@@ -218,5 +218,5 @@ def test_a_latent_router_has_no_released_form(tmp_path: Path) -> None:
     description = json.loads(path.read_text())
     description["adapter"]["router"] = "latent"
     path.write_text(json.dumps(description))
-    with pytest.raises(AdapterError, match="router 'latent'; the released form"):
+    with pytest.raises(AdapterError, match="router 'latent'; a released file can hold only I-LoRA"):
         export_released(tmp_path / "own", tmp_path / "back.bin", sizes=SIZES)

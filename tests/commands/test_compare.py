@@ -88,7 +88,7 @@ def test_valid_only_has_no_interval_and_says_why(tmp_path: Path, capsys: pytest.
     a, b = (write_run(tmp_path / n, "ave", [0.5] * 4) for n in "ab")
     out = compare(capsys, str(a), str(b), "--protocol", "valid_only")
     assert "60.00" in out
-    assert "No intervals" in out
+    assert "There are no intervals" in out
 
 
 def test_likelihood_is_compared_by_the_chosen_candidates(
