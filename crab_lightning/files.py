@@ -126,6 +126,18 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def removed_on_failure(folder: Path) -> Iterator[None]:
+    """Remove a folder when what writes it fails; one that was there before stays as it is."""
+    is_new = not folder.exists()
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextmanager
 def appended(path: Path) -> Iterator[IO[str]]:
     """Open a text file to add lines.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from crab_lightning.commands.file_arguments import folder_to_write
 from crab_lightning.commands.help_text import Options, positive
+from crab_lightning.files import removed_on_failure
 
 # Sizes, maker, and how the folder is named in a config, of each paradigm.
 _TINY = {
@@ -67,7 +68,8 @@ def tiny(words: Sequence[str]) -> None:
                 f" into a checkpoint for OmniModule"
             )
         options["text"] = args.text
-    folder = getattr(mini, maker_name)(args.out, **options)
+    with removed_on_failure(args.out):
+        folder = getattr(mini, maker_name)(args.out, **options)
     print(f"Wrote {folder}. Use it with {usage.format(folder)}")
 
 
@@ -99,7 +101,9 @@ def pocket(words: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="Seed of the random towers.")
     parser.add_class_arguments(PocketTowers, "towers")
     args = parser.parse_args(list(words))
-    folder = make_pocket(args.out, args.text, config=parser.instantiate_classes(args).towers, seed=args.seed)
+    towers = parser.instantiate_classes(args).towers
+    with removed_on_failure(args.out):
+        folder = make_pocket(args.out, args.text, config=towers, seed=args.seed)
     print(f"Wrote {folder}. Use it with --model.init_args.pretrained {folder}")
 
 

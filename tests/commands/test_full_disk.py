@@ -96,8 +96,8 @@ def test_full_disk_is_one_line_and_loses_nothing(
     words = ["/".join(means.get(part, part) for part in word.split("/")) for word in line.split()]
     before = contents(tmp_path)
     for most_bytes in (700, 0):
-        if most_bytes and line.startswith(("showcase", "probe", "model tiny")):
-            continue  # they take long; what is left of a checkpoint has to be removed, as the command says
+        if most_bytes and line.startswith(("showcase", "probe")):
+            continue  # they take long
         status, said = call(words, most_bytes)
         assert "Traceback" not in said
         assert "fault of the program" not in said
