@@ -174,7 +174,8 @@ def said(line: str, bad: str, place: Path, small: dict[str, Path], capsys: pytes
 
 
 def test_lists_name_every_command() -> None:
-    elsewhere = ("build reason", "build review")  # tests/builder
+    # tests/builder, tests/commands/test_adapter_hub.py and test_lmms_eval.py
+    elsewhere = ("build reason", "build review", "adapter push", "adapter pull", "data lmms-eval")
     listed = {line.partition(" --")[0] for line in lines(READS + WRITES + WRITES_FILE)}
     assert [
         name
