@@ -56,6 +56,7 @@ def test_loss_that_is_not_finite_on_one_process_stops_all_of_them(
     assert all(bool(torch.isfinite(value).all()) for value in kept["state_dict"].values())
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 @pytest.mark.skipif(os.name != "posix", reason="kills processes by signals")
 def test_run_of_two_devices_whose_second_process_is_killed_says_how_to_go_on(
