@@ -202,7 +202,7 @@ def test_parameter_outside_the_policy_stops_the_run(build: Build) -> None:
 
 
 def test_frozen_connector_without_a_file_is_refused(build: Build) -> None:
-    with pytest.raises(ValueError, match=r"model\.visual_connector is null and .*would stay random"):
+    with pytest.raises(ValueError, match=r"model\.visual_connector is null and .*would keep random weights"):
         build(train_connectors=["audio"])
 
 

@@ -262,7 +262,7 @@ def test_stage_1_reaches_the_connector_through_the_frozen_model(build: Build) ->
 
 
 def test_stage_2_without_a_connector_file_is_refused(build: Build) -> None:
-    with pytest.raises(ValueError, match=r"model\.audio_connector is null .*would stay random"):
+    with pytest.raises(ValueError, match=r"model\.audio_connector is null .*would keep random weights"):
         build(audio_connector=None)
 
 
