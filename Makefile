@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_INSTALL ?= pip install
 BIN := $(VENV)/bin
-DEMO_CLIPS ?= 1200
+DEMO_CLIPS ?= 1700
+DEMO_TEST_FRACTION ?= 0.43
 DEMO_SEED ?= 0
 DEMO_ROOT ?= mini_avuie
 
@@ -34,7 +35,7 @@ $(VENV)/.installed-dev: $(BIN)/python setup.cfg pyproject.toml
 	touch $@
 
 demo: $(VENV)/.installed  ## Make Mini AV-UIE, fine-tune the mini model on its 19 sets, test it, print the table.
-	$(BIN)/python cli.py data mini --root $(DEMO_ROOT) --clips $(DEMO_CLIPS) --seed $(DEMO_SEED)
+	$(BIN)/python cli.py data mini --root $(DEMO_ROOT) --clips $(DEMO_CLIPS) --test-fraction $(DEMO_TEST_FRACTION) --seed $(DEMO_SEED)
 	$(BIN)/python cli.py fit --config demo.yaml --data.root $(DEMO_ROOT)
 	$(BIN)/python cli.py test --config demo.yaml --data.root $(DEMO_ROOT) --ckpt_path runs/demo
 

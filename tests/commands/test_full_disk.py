@@ -106,6 +106,8 @@ def test_full_disk_is_one_line_and_loses_nothing(
             assert "File too large" in said
         if status:  # a test with other settings moves the answers of the earlier one to earlier/
             assert set(before.values()) <= set(contents(tmp_path).values())
+    if line.startswith("probe"):
+        return  # its last test swaps the sound of clips, and the dataset here has one clip
     again, said = call(words)
     assert again == 0, said
 
