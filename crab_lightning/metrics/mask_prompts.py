@@ -18,13 +18,13 @@ _LESS = Scale(higher_is_better=False)
 
 
 class RightPrompts(BenchmarkMetric):
-    """Shares of answers whose mask is right, by what it was made of; in [0, 1].
+    """Fractions of answers whose mask is right, by what it was made of; in [0, 1].
 
     Right is a mask whose J with the true mask is at least 0.5 (both empty: 1).
 
     Keys: ``right_from_points`` (box and points), ``right_from_name``, ``right_from_both``;
     ``only_points_right``, ``only_name_right``, ``only_both_right``, where the other two are wrong;
-    ``none_right``; and ``unnamed``, the share of answers that name nothing. No answers: NaN.
+    ``none_right``; and ``unnamed``, the fraction of answers that name nothing. No answers: NaN.
 
     Source: none; it is made here to compare prompts of one answer.
     """
@@ -50,11 +50,11 @@ class RightPrompts(BenchmarkMetric):
         """
         jaccard, _ = binary_scores(torch.stack([points, name, both]), target.expand(3, *target.shape))
         right = (jaccard >= RIGHT_J).long()
-        self.patterns[int((right * torch.tensor([1, 2, 4])).sum())] += 1
+        self.patterns[int((right * right.new_tensor([1, 2, 4])).sum())] += 1
         self.unnamed += int(not named)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the shares."""
+        """Return the fractions."""
         counts = self.patterns.to(torch.float64)
         total = counts.sum()
         shares = {}

@@ -189,6 +189,6 @@ def test_axis_of_large_values_stays_short(run: Path) -> None:
 def test_without_data_root_the_page_says_so(run: Path) -> None:
     (run / "config.yaml").unlink()
     text = page(run, "--failures", "1")
-    assert "No pictures" in text
+    assert "has no pictures" in text
     assert "data:image" not in text
     assert text.count('class="card"') == 1

@@ -136,7 +136,7 @@ def test_position_within_an_epoch_of_other_data_is_refused(root: Path, tmp_path:
         enable_progress_bar=False,
     )
     data = AVDataModule(root, TASKS, {"ks": DATASETS["ks"]}, batch_size=3, val_share=0.2)
-    with pytest.raises(ValueError, match=r"stopped at step 4 of 9 of epoch 0 of other data: .*rows was"):
+    with pytest.raises(ValueError, match=r"was saved at step 4 of 9 of epoch 0 of other data: .*rows was"):
         trainer.fit(Reader(), data, ckpt_path=tmp_path / "last.ckpt")
 
 

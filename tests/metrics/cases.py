@@ -130,6 +130,14 @@ CASES: dict[str, Case] = {
     "s_framewise": Case(lambda: metrics.NullMaskS("framewise"), [pair[:1] for pair in _masks(9)]),
     "s_refavs": Case(lambda: metrics.NullMaskS("refavs"), [pair[:1] for pair in _masks(6, frames=10)]),
     "s_refavs_clips": Case(lambda: metrics.NullMaskS("refavs"), _clips(17, truths=False)),
+    "right_prompts": Case(
+        metrics.RightPrompts,
+        [
+            (logits > 0, logits > 0.5, truth if number % 3 else logits > 0, truth, number % 4 > 0)
+            for number, (logits, truth) in enumerate(_masks(9))
+        ],
+        batched=False,
+    ),
     "unav": Case(lambda: metrics.EventMeanAP(3), _videos(12), batched=False),
     "captions": Case(lambda: metrics.CaptionScores("python", with_meteor=False), _captions(9)),
 }
