@@ -187,7 +187,10 @@ def _no_command(words: Sequence[str]) -> int:
         sys.stdout.flush()
         return 0
     known = ", ".join(command for command in COMMANDS if command.startswith(prefix))
-    print(f"error: there is no command '{' '.join(words[:2])}'; there are: {known}", file=sys.stderr)
+    print(
+        f"error: there is no command '{' '.join((prefix, asked[0])).strip()}'; there are: {known}",
+        file=sys.stderr,
+    )
     return 2
 
 

@@ -100,7 +100,7 @@ class Task(ABC, Generic[AnswerT]):
             raise ValueError(f"target policy is {policy!r}; there are 'reasoning' and 'direct'")
         if sample.target is None:
             raise ValueError(
-                f"{describe(sample)} has no target text: test manifests hold none. Learn from train.json."
+                f"{describe(sample)} has no target text: test manifests hold none. Learn from training rows."
             )
         return sample.target
 
@@ -265,8 +265,8 @@ def most_frequent(truths: Sequence[AnswerT], samples: Sequence[Sample]) -> Answe
 
 def describe(sample: Sample) -> str:
     """Name a sample and its row for a message."""
-    manifest = "test" if sample.split == "test" else "train"
-    return f"{sample.id} (row {sample.row} of {sample.dataset}'s {manifest}.json)"
+    side = "test" if sample.split == "test" else "training"
+    return f"{sample.id} (row {sample.row} of {sample.dataset}'s {side} rows)"
 
 
 def chosen(spec: DatasetSpec, known: Sequence[str], default: Sequence[str] | None = None) -> list[str]:

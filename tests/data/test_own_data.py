@@ -143,7 +143,32 @@ def test_without_audio_the_track_of_the_video_is_heard(tmp_path: Path) -> None:
             {"image": "clips/0.jpg", "box": [9, 9, 3, 3]},
             r"key 'box' is \[9, 9, 3, 3\]",
         ),
+        (
+            "plain",
+            "question_answering",
+            {"video": "clips/0.mp4", "question": "?", "options": ["a", "b"], "answer": "c"},
+            r"expected what the task 'question_answering' reads: answer 'c' is none of its options "
+            r"\['a', 'b'\]\. Correct the row or remove it\.$",
+        ),
         ("plain", "cross_modal_matching", {"answer": "both"}, r"row 0 .*answer is 'both'; expected 1 or 2"),
+        (
+            "plain",
+            "open_answer",
+            {"vidoe": "clips/0.mp4", "question": "?", "answer": "a"},
+            r"key 'vidoe' is not read; expected 'video', .* Rename the key",
+        ),
+        (
+            "plain",
+            "open_answer",
+            {"path": "clips/0.mp4", "question": "?", "answer": "a"},
+            r"names no clip; the row has the keys path, question, answer; expected a file under 'video'",
+        ),
+        (
+            "plain",
+            "cross_modal_matching",
+            {"video": ["clips/0.mp4"], "audio": "clips/0.wav", "answer": 1},
+            r"row 0 .*has 1 videos and 1 audio files; matching takes two .* Correct the row or remove it\.$",
+        ),
         ("plain", "open_answer", {"video": "../x.mp4", "answer": "a"}, r"key 'video' is .*without '\.\.'"),
         ("messages", "open_answer", {"text": "x"}, r"row 0 .*key 'messages' is null; expected a list"),
         (
@@ -173,6 +198,19 @@ def test_a_row_that_cannot_be_used_is_named(
     data = AVDataModule(tmp_path, {name: task(name)}, {"mine": DatasetSpec(name, layout)})
     with pytest.raises(ManifestError, match=message):
         data.setup()
+
+
+def test_check_names_each_lost_file_once_a_folder_and_an_empty_manifest(tmp_path: Path) -> None:
+    rows = [{"video": f"clips{name}", "question": "?", "answer": "a"} for name in ("", "/lost.mp4")]
+    root_with(tmp_path, rows)
+    root_with(tmp_path, [], "test")
+    report = check_root(
+        tmp_path, {"t": task("open_answer")}, {"mine": DatasetSpec("t", "plain", frames=2, size_px=28)}
+    )
+    folder, lost, empty = (problem.message for problem in report.problems)
+    assert folder.endswith("mine/clips is not a file. Add it, or correct the row. It is a folder.")
+    assert lost.endswith("lost.mp4 is not a file. Add it, or correct the row.")
+    assert empty.endswith("mine/test.jsonl holds no rows. Write rows into it")
 
 
 def test_validation_rows_that_are_tested_are_named_in_the_log(

@@ -11,7 +11,13 @@ from typing import Any, Literal
 from crab_lightning.data.check.files import FileFacts, FileJob, FileKind, Findings
 from crab_lightning.data.check.report import CheckReport, FileTotals, Problem
 from crab_lightning.data.check.rows import check_annotations, check_classes, readable_classes
-from crab_lightning.data.manifests.files import ExistingFiles, ManifestError, has_test, near_name
+from crab_lightning.data.manifests.files import (
+    ExistingFiles,
+    ManifestError,
+    has_test,
+    manifest_path,
+    near_name,
+)
 from crab_lightning.data.manifests.reader import survey_manifest
 from crab_lightning.data.sampling.lengths import guess_tokens
 from crab_lightning.structures import DatasetSpec, Sample
@@ -77,13 +83,17 @@ class _Check:
         self.root, self.tasks, self.datasets = root, tasks, dict(datasets)
         self.decode, self.progress = decode, progress
         self.problems: list[Problem] = []
+        self.told: set[Problem] = set()
         self.totals: dict[_Manifest, FileTotals] = {}
         self.samples: dict[_Manifest, list[Sample]] = {}
         self.facts: dict[Path, FileFacts] = {}
         self.foregrounds: dict[_Manifest, list[float]] = defaultdict(list)
 
     def add(self, level: Any, kind: str, manifest: _Manifest, message: str, row: int = -1) -> None:
-        self.problems.append(Problem(level, kind, *manifest, message, row))
+        problem = Problem(level, kind, *manifest, message, row)
+        if problem not in self.told:  # a video is named twice where its own sound is heard
+            self.told.add(problem)
+            self.problems.append(problem)
 
     # Annotations
 
@@ -111,7 +121,8 @@ class _Check:
             level = "warning" if repeat.agrees or not repeat.same_id else "error"
             self.add(level, "repeated", (name, split), repeat.message, repeat.row)
         if not samples and not errors:
-            self.add("error", "manifest", (name, split), f"{split}.json of {name} is empty")
+            path = manifest_path(self.root, name, spec, split)
+            self.add("error", "manifest", (name, split), f"{path} holds no rows. Write rows into it")
         return samples
 
     def _check_dataset(self, name: str, spec: DatasetSpec) -> None:
@@ -133,7 +144,12 @@ class _Check:
             totals.rows = len(samples)
             for sample in samples:
                 written = len(sample.target or "")
-                prompt = task.conversation(sample)
+                try:
+                    prompt = task.conversation(sample)
+                except ValueError as err:
+                    text = f"row {sample.row}: {str(err).rstrip('.')}. Correct the row or remove it."
+                    self.add("error", "row", manifest, text, sample.row)
+                    continue
                 totals.tokens.append(guess_tokens(sample, spec, spec.audio, prompt, written))
                 if sample.target is not None:
                     totals.target_characters.append(written)
@@ -150,7 +166,7 @@ class _Check:
                 for path, kind in _media(sample):
                     named.add(path)
                     if path not in existing:
-                        text = f"row {sample.row}: {path} does not exist. Add it, or correct the row"
+                        text = f"row {sample.row}: {path} is not a file. Add it, or correct the row."
                         if len(self.problems) < _HINTS:  # each lists a folder
                             text += near_name(path)
                         self.add("error", "missing", manifest, text, sample.row)
@@ -285,8 +301,8 @@ class _Check:
         # or a jingle.
         same = sample.dataset == other.dataset and kind != "leak_sound"
         text = (
-            f"row {sample.row}: {what} is also learnt from (row {other.row} of {other.dataset}'s train.json)."
-            " Scores on it say nothing of new clips"
+            f"row {sample.row}: {what} is also learnt from (row {other.row} of {other.dataset}'s training "
+            "rows). Scores on it say nothing of new clips. Keep one of the two rows"
         )
         self.add("error" if same else "warning", kind, manifest, text, sample.row)
 

@@ -198,6 +198,8 @@ def near_name(path: Path) -> str:
     A name with back-slashes is one name here; the same letters can be written in two ways in Unicode (NFC and
     NFD), which look alike; and most systems tell small letters from capitals.
     """
+    if path.is_dir():
+        return " It is a folder."
     if "\\" in path.name:
         return " Its name has back-slashes; write / between folders and file."
     for place in reversed((path, *path.parents)):

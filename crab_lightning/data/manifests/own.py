@@ -6,6 +6,7 @@ import ast
 import json
 import re
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from crab_lightning.data.manifests.column_types import (
@@ -51,6 +52,7 @@ class Plain(Layout):
 
     def read(self, row: Mapping[str, Any], split: str) -> Parts:
         """Return what a row holds."""
+        self._refuse_misspelt(row)
         found: dict[str, Any] = {}
         for name, reader in _READ.items():
             key = self.keys.get(name, name)
@@ -72,6 +74,19 @@ class Plain(Layout):
             marks=(found["question"],) if "question" in found and given is None else (),
             fields=found,
         )
+
+    def _refuse_misspelt(self, row: Mapping[str, Any]) -> None:
+        """Refuse a key that is nearly one which a row may lack; other keys of the file are left alone."""
+        known = {self.keys.get(name, name) for name in (*_READ, *_KINDS)}
+        for name in (*_KINDS, "options"):
+            key = self.keys.get(name, name)
+            if key not in row and (near := get_close_matches(key, set(map(str, row)) - known, 1, 0.8)):
+                raise ColumnError(
+                    f"{key!r}, or a name that is less like it",
+                    f"key {near[0]!r}",
+                    "is not read",
+                    "Rename the key.",
+                )
 
 
 class Messages(Layout):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from crab_lightning.data.manifests.layout import Layout, Parts, layout_of, stem
 from crab_lightning.data.manifests.repeats import Repeat, asked_once, find_repeats
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks.answers import class_index
-from crab_lightning.tasks.base import Task
+from crab_lightning.tasks.base import Task, describe
 
 __all__ = ["ManifestError", "RowError", "has_test", "manifest_path", "read_manifest", "survey_manifest"]
 
@@ -244,7 +245,7 @@ class _RowReader:
             conversation=parts.conversation,
         )
         try:
-            return sample if self.task is None else _completed(sample, self.task)
+            return sample if self.task is None else _completed(sample, self.task, data)
         except ColumnError as err:
             raise self.error(index, err) from None
 
@@ -293,22 +294,36 @@ class _RowReader:
         )
 
 
-def _completed(sample: Sample, task: Task[Any]) -> Sample:
+def _completed(sample: Sample, task: Task[Any], row: Mapping[str, Any]) -> Sample:
     """Return a sample with the fields and the target that its task makes of a row anyone can write."""
+    keys = f"; the row has the keys {', '.join(map(str, row))}"
     try:
         fields = task.plain(dict(sample.fields))
         target = sample.target or fields.pop("target", None)
         sample = replace(sample, fields=fields, target=target)
-        return sample if target is not None else replace(sample, target=task.direct(sample))
+        sample = sample if target is not None else replace(sample, target=task.direct(sample))
+        if sample.conversation is None:
+            task.prompt(sample)  # it refuses a number of files that the task cannot ask about
     except KeyError as err:
         raise ColumnError(
             f"it in every row of a dataset with the task {sample.task!r}",
             f"key {err}",
-            "is missing",
+            f"is missing{keys}",
             "Add the key.",
         ) from err
     except ValueError as err:
-        raise ColumnError(f"what the task {sample.task!r} reads: {err}") from err
+        told = str(err).removeprefix(f"{describe(sample)}: ")  # the reader names file and row itself
+        reason, begins, remedy = told.partition("Correct the row")
+        remedy = f"{begins}{remedy}" or "Correct the row or remove it."
+        wanted = f"what the task {sample.task!r} reads: {reason.rstrip(' .')}"
+        raise ColumnError(wanted, remedy=remedy) from err
+    if sample.conversation is None and not (sample.videos or sample.images or sample.audios):
+        raise ColumnError(
+            "a file under 'video', 'image' or 'audio'",
+            found=f"names no clip{keys}",
+            remedy="Add the key, or state its name in the file under `columns: {keys: ...}`.",
+        )
+    return sample
 
 
 def _read_policy(data: dict[str, Any], parts: Parts) -> None:
