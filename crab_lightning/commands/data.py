@@ -141,7 +141,10 @@ def check(words: Sequence[str]) -> None:
     from crab_lightning.data.check.run import check_root
 
     if not args.root.is_dir():
-        raise CheckFailed(f"--root {args.root}: there is no such folder; give the one that holds AVUIE_2/")
+        raise CheckFailed(
+            f"--root {args.root}: there is no such folder; give the one that holds AVUIE_2/ or the folder of "
+            "your own dataset"
+        )
     tasks, datasets = _selection(args.config, args.datasets)
     with StepBar() as bar:
         report = check_root(

@@ -90,6 +90,8 @@ def find_config(name: str | Path) -> Path:
     for place in places:
         if place.is_file():
             return place
+    if path.is_dir():
+        raise ConfigError(f"--config {name} is a folder; give one .yaml file of it")
     known = sorted({p.name for root in roots if root.is_dir() for p in root.glob("*.yaml")})
     looked = ", ".join(str(place.parent) for place in places)
     raise ConfigError(

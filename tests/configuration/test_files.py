@@ -74,6 +74,8 @@ def test_unknown_interpolation_is_an_error(tmp_path: Path) -> None:
 def test_missing_config_names_the_configs_there_are() -> None:
     with pytest.raises(ConfigError, match=r"omnni\.yaml: no such file in .*configs/ has: .*omni\.yaml"):
         find_config("omnni.yaml")
+    with pytest.raises(ConfigError, match=r"configs is a folder; give one \.yaml file of it"):
+        find_config(PACKAGE_CONFIGS)
 
 
 def test_missing_config_names_each_folder_that_was_searched_once(

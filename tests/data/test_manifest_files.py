@@ -61,6 +61,9 @@ def test_half_a_surrogate_pair_is_refused_where_text_is_used(tmp_path: Path) -> 
 def test_a_missing_manifest_says_where_to_look(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="is not a folder; set it to the folder that holds AVUIE_2/"):
         read(tmp_path / "nowhere", "ave")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ManifestError, match=r"notes\.txt' is not a folder; set it to .* of your own dataset"):
+        read(tmp_path / "notes.txt", "ave")
     with pytest.raises(ManifestError, match=r"holds no AVUIE_2/"):
         read(tmp_path, "ave")
     write_file(tmp_path, "ave", "train", [])

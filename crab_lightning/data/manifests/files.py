@@ -117,10 +117,12 @@ def _text_of(path: Path, where: str, root: Path) -> str:
                 "media file? Split it into several datasets if it is not."
             )
         return path.read_bytes().decode("utf-8-sig")  # a byte order mark is harmless: some editors add one
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ManifestError(f"{where}: {path} does not exist. {_hint(path, root)}") from None
     except OSError as err:
-        raise ManifestError(f"{where}: {path} cannot be read ({err.strerror}).") from err
+        raise ManifestError(
+            f"{where}: {path} cannot be read ({err.strerror}). Make it a file that you may read."
+        ) from err
     except UnicodeDecodeError as err:
         raise ManifestError(
             f"{where}: {path} is not UTF-8 (byte {err.object[err.start]:#04x} at offset {err.start}). "
@@ -238,7 +240,10 @@ def _parquet_rows(path: Path, where: str) -> list[Any]:
 def _hint(path: Path, root: Path) -> str:
     """Say what to change about a manifest that is not where it should be."""
     if not root.is_dir():
-        return f"data.root {str(root)!r} is not a folder; set it to the folder that holds {ANNOTATIONS}/."
+        return (
+            f"data.root {str(root)!r} is not a folder; set it to the folder that holds {ANNOTATIONS}/ or the "
+            "folder of your own dataset."
+        )
     if path.parent.is_dir():
         found = (
             ", ".join(sorted(p.name for p in path.parent.iterdir() if p.suffix in FORMATS)) or "no manifest"
