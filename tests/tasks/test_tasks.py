@@ -113,7 +113,7 @@ def test_train_and_test_rows_have_the_same_truth_and_direct_target(dataset: str)
 
 @pytest.mark.parametrize("dataset", ["ave", "s4", "avqa"])
 def test_a_test_row_has_no_reasoning_to_learn(dataset: str) -> None:
-    with pytest.raises(ValueError, match=r"row 0 of \w+'s test\.json\) has no target text"):
+    with pytest.raises(ValueError, match=r"row 0 of \w+'s test rows\) has no target text"):
         task_of(dataset).target(samples_of(dataset, "test")[0], "reasoning")
 
 
