@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     add("--folder", type=Path, help="ask about every clip of this folder and its sub-folders; needs --out")
     add(
         "--out",
-        type=Path,
+        type=file_to_write,
         help="with --folder: file for the answers, one JSON object a line; an existing file is continued",
     )
     add(

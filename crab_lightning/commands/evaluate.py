@@ -23,7 +23,12 @@ def parser() -> argparse.ArgumentParser:
     add("--endpoint", required=True, help="base address of the API, such as http://127.0.0.1:8000/v1")
     add("--model", required=True, help="name of the model at the endpoint")
     add("--data.root", dest="root", required=True, help="folder with AVUIE_2/ and the media")
-    add("--config", type=config_file, default="endpoint.yaml", help="config file with the tasks and datasets")
+    add(
+        "--config",
+        type=config_file,
+        default="endpoint.yaml",
+        help="config file with the tasks and datasets; one without `model` adds to endpoint.yaml",
+    )
     add("--only", help="keys of the datasets to use, comma-separated")
     add(
         "--video",
@@ -55,10 +60,10 @@ def run(words: Sequence[str]) -> None:
     given, rest = _split(list(words), known)
     args = own.parse_args(given)
     from crab_lightning.commands.trainer import run as run_trainer
+    from crab_lightning.configuration.files import compose
 
     folder = args.folder or f"runs/endpoint/{args.model.replace('/', '_')}"
     options = {
-        "--config": args.config,
         "--model.init_args.url": args.endpoint,
         "--model.init_args.name": args.model,
         "--model.init_args.video": args.video,
@@ -69,7 +74,10 @@ def run(words: Sequence[str]) -> None:
     } | ({"--only": args.only} if args.only else {})
     if args.explain:
         options["--data.explain_answers"] = "true"
-    run_trainer(["test", *(word for pair in options.items() for word in pair), *rest])
+    whole = compose([args.config], of_run=True).get("model")
+    configs = [args.config] if whole else ["endpoint.yaml", args.config]
+    pairs = [*(("--config", name) for name in configs), *options.items()]
+    run_trainer(["test", *(word for pair in pairs for word in pair), *rest])
 
 
 def _split(words: list[str], known: set[str]) -> tuple[list[str], list[str]]:

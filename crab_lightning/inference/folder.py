@@ -20,7 +20,7 @@ from crab_lightning.data.quarantine import BROKEN_CLIP
 from crab_lightning.files import appended, replace_text
 from crab_lightning.inference.answer import read_answer
 from crab_lightning.inference.loading import TrainedRun
-from crab_lightning.inference.question import AskError, choose_dataset, make_sample, named, needs
+from crab_lightning.inference.question import AskError, check_texts, choose_dataset, make_sample, needs
 from crab_lightning.structures import Encoded, Prediction
 
 VIDEOS = frozenset(
@@ -235,10 +235,7 @@ def _check(run: TrainedRun, name: str, texts: dict[str, Any]) -> None:
     videos, _, audios, wanted = needed
     if max(videos, audios) > 1:
         raise AskError(f"task {spec.task} ({name}) compares two clips; a folder is asked about one at a time")
-    if missing := sorted(wanted - set(texts)):
-        raise AskError(f"task {spec.task} ({name}) needs {named(missing)}")
-    if extra := sorted(set(texts) - wanted):
-        raise AskError(f"task {spec.task} ({name}) takes no {named(extra, ' and no ')}")
+    check_texts(f"task {spec.task} ({name})", wanted, texts)
 
 
 def _digest(run: TrainedRun, settings: Record) -> str:

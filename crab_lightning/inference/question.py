@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -198,13 +198,12 @@ def make_sample(
     """
     from crab_lightning.structures import Sample
 
+    if not (videos or audios or image is not None) and needs(spec) is None:
+        raise AskError(f"task {spec.task} ({dataset}) needs `video`, `image` or `audio`")
     need_videos, need_images, need_audios, need_texts = needs(spec) or (
         len(videos), int(image is not None), len(audios) or len(videos), set(texts),
     )  # fmt: skip
-    if missing := sorted(need_texts - set(texts)):
-        raise AskError(f"task {spec.task} ({dataset}) needs {named(missing)}")
-    if extra := sorted(set(texts) - need_texts):
-        raise AskError(f"task {spec.task} ({dataset}) takes no {named(extra, ' and no ')}")
+    check_texts(f"task {spec.task} ({dataset})", need_texts, texts)
     if image is not None and not need_images:
         raise AskError(f"task {spec.task} ({dataset}) takes no `image`")
     if silent and audios:
@@ -224,8 +223,8 @@ def make_sample(
     images: list[Path] = []
     unit = None
     if need_images:
-        images, unit = _picture(spec, image, videos, audios[0], at_s, scratch)
-        videos = []
+        images, unit = _picture(spec, image, videos, audios[0] if audios else None, at_s, scratch)
+        videos = [] if needs(spec) else videos
     for kind, given, needed in (("video", videos, need_videos), ("audio", audios, need_audios)):
         if len(given) != needed:
             raise AskError(
@@ -318,7 +317,7 @@ def _picture(
     spec: DatasetSpec,
     image: Path | None,
     videos: Sequence[Path],
-    audio: Path,
+    audio: Path | None,
     at_s: float | None,
     scratch: Path,
 ) -> tuple[list[Path], int | None]:
@@ -328,7 +327,7 @@ def _picture(
 
     if image is None and not videos:
         raise AskError(f"task {spec.task} needs `image` or `video`")
-    samples = len(read_audio(audio))
+    samples = 0 if audio is None else len(read_audio(audio))
     shown_s = [probe(video).duration_s or 0.0 for video in videos[:1]]
     duration_s = max([samples / SAMPLE_RATE_HZ, *shown_s])
     moment_s = duration_s / 2 if at_s is None else at_s
@@ -338,7 +337,7 @@ def _picture(
         image = _frame(videos[0], moment_s, scratch)
     else:  # as the user's own viewer shows it; manifests name pictures as they are stored
         image = write_upright(image, scratch / "upright.png")
-    if spec.audio.kind != "one_unit":
+    if spec.audio.kind != "one_unit" or audio is None:
         return [image], None
     unit_samples = max(samples, SAMPLE_RATE_HZ) // spec.audio.units  # as the window cuts them
     return [image], min(int(moment_s * SAMPLE_RATE_HZ / unit_samples), spec.audio.units - 1)
@@ -361,6 +360,19 @@ def put(model: Any, data: AVDataModule, sample: Sample) -> Prediction:
     batch = data.processor.collate([data.dataset([sample])[0]])
     prediction: Prediction = model.generate(batch.to(model.device))[0]
     return prediction
+
+
+def check_texts(task: str, wanted: Set[str], texts: Mapping[str, Any]) -> None:
+    """Refuse texts that are missing, blank or of no use to a task.
+
+    Raises:
+        AskError: It names the task and the texts.
+    """
+    given = {name for name, text in texts.items() if not isinstance(text, str) or text.strip()}
+    if missing := sorted(wanted - given):
+        raise AskError(f"{task} needs {named(missing)}")
+    if extra := sorted(set(texts) - wanted):
+        raise AskError(f"{task} takes no {named(extra, ' and no ')}")
 
 
 def named(names: Sequence[str], between: str = " and ") -> str:

@@ -144,6 +144,7 @@ def test_image_task_is_asked_about_the_middle_of_videos_and_about_pictures(
     ("task", "texts", "said"),
     [
         ("avqa", {}, "needs `question`"),
+        ("avqa", {"question": " "}, "needs `question`"),
         ("ks", {"question": "Why?"}, "takes no `question`"),
         ("a2v", {}, "compares two clips"),
     ],

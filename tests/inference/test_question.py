@@ -39,6 +39,18 @@ def test_a_task_without_media_says_which_it_needs(layout: str, needed: str) -> N
         sample(layout)
 
 
+def test_a_row_of_ones_own_is_asked_about_a_picture_alone_and_never_about_nothing(tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (32, 32)).save(picture)
+    texts = {"question": "What is it?"}
+    for layout in ("plain", "messages"):
+        for silent in (False, True):
+            asked = sample(layout, image=picture, texts=texts, scratch=tmp_path, silent=silent)
+            assert (len(asked.images), asked.videos, asked.audios) == (1, (), ())
+        with pytest.raises(AskError, match=r"needs `video`, `image` or `audio`$"):
+            sample(layout, texts=texts)
+
+
 def test_a_picture_for_a_task_of_videos_is_refused() -> None:
     with pytest.raises(AskError, match=r"task ave \(ave\) takes no `image`"):
         sample("ave", videos=[Path("clip.mp4")], image=Path("picture.png"))

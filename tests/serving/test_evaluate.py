@@ -117,7 +117,8 @@ def test_endpoint_that_is_not_there_is_named(
     small: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--data.root", str(small["mini"])]
-    keys = ["--only", "ks", "--data.num_workers=0", "--model.init_args.retries=0"]
+    (tmp_path / "mine.yaml").write_text("data: {only: [ks]}")  # it names no model
+    keys = ["--config", str(tmp_path / "mine.yaml"), "--data.num_workers=0", "--model.init_args.retries=0"]
     assert main(["evaluate", *words, *keys, "--folder", str(tmp_path / "run")]) == 1
     assert "http://127.0.0.1:9/v1 cannot be reached" in capsys.readouterr().err
 

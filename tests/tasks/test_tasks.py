@@ -288,7 +288,7 @@ def test_an_annotation_that_cannot_be_scored_names_its_row(
     dataset: str, fields: dict[str, Any], message: str
 ) -> None:
     sample = question(fields, dataset=dataset)
-    with pytest.raises(ValueError, match=rf"{dataset}/x \(row 0 of {dataset}'s test\.json\).*{message}"):
+    with pytest.raises(ValueError, match=rf"{dataset}/x \(row 0 of {dataset}'s test rows\).*{message}"):
         task_of(dataset).check([sample], spec_of(dataset))
 
 

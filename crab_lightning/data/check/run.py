@@ -134,13 +134,14 @@ class _Check:
         _, holders = readable_classes(task, train)
         _, test_holders = readable_classes(task, test)
         self.problems += check_classes(name, holders, test_holders)
-        for manifest, samples in (((name, "train"), train), ((name, "test"), test)):
+        sides: list[tuple[_Manifest, list[Sample]]] = [((name, "train"), train), ((name, "test"), test)]
+        for manifest, samples in sides:
             # Without a single readable annotation there is no closed set to check the others against.
             if names or names is None:
                 self.problems += check_annotations(task, samples, spec)
             if not samples:
                 continue
-            totals = self.totals[manifest]  # type: ignore[index]
+            totals = self.totals[manifest]
             totals.rows = len(samples)
             for sample in samples:
                 written = len(sample.target or "")
