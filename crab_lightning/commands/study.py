@@ -75,10 +75,12 @@ def plan(words: Sequence[str]) -> None:
     args = plan_parser().parse_args(list(words))
     from crab_lightning.commands import trainer
     from crab_lightning.studies.planning import print_plan
-    from crab_lightning.studies.runner import chosen_cells
+    from crab_lightning.studies.runner import check_arms, chosen_cells
 
     study = _read(args)
-    print_plan(study, chosen_cells(study, args.cells), trainer.run, args.steps, args.jobs, PRELOAD)
+    cells = chosen_cells(study, args.cells)
+    check_arms(cells, trainer.run)
+    print_plan(study, cells, trainer.run, args.steps, args.jobs, PRELOAD)
 
 
 def run_parser() -> argparse.ArgumentParser:
@@ -116,8 +118,9 @@ def run(words: Sequence[str]) -> None:
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}; at least 1 is needed")
     from crab_lightning.commands import trainer
+    from crab_lightning.studies.cells import state_of
     from crab_lightning.studies.engines import engine
-    from crab_lightning.studies.runner import chosen_cells, run_study
+    from crab_lightning.studies.runner import check_arms, chosen_cells, run_study
 
     study = _read(args)
     options: dict[str, Any] = {"jobs": args.jobs, "threads": args.threads, "preload": PRELOAD}
@@ -126,6 +129,7 @@ def run(words: Sequence[str]) -> None:
     if args.engine == "ray":
         options = {"address": args.ray_address, "gpus": args.ray_gpus, "cpus": args.ray_cpus}
     cells = chosen_cells(study, args.cells)
+    check_arms([cell for cell in cells if state_of(cell).status != "done"], trainer.run)
     failed = run_study(cells, engine(args.engine, **options), trainer.run, replace=args.replace)
     if failed:
         rows = "\n".join(f"  {name}: {error.splitlines()[0]}" for name, error in failed.items())
@@ -240,15 +244,17 @@ def submit(words: Sequence[str]) -> None:
         words: Options after ``study submit``.
     """
     args = submit_parser().parse_args(list(words))
+    from crab_lightning.commands import trainer
     from crab_lightning.studies import slurm
     from crab_lightning.studies.cells import state_of
-    from crab_lightning.studies.runner import chosen_cells
+    from crab_lightning.studies.runner import check_arms, chosen_cells
 
     study = _read(args)
     cells = [c for c in chosen_cells(study, args.cells) if state_of(c).status != "done"]
     if not cells:
         print("Every cell is done; nothing to submit")
         return
+    check_arms(cells, trainer.run)
     options = [f"--{option.lstrip('-')}" for option in args.sbatch]
     array, report_job = slurm.submit(study, args.study, cells, options, args.at_a_time)
     print(f"Submitted {len(cells)} cells as job {array}, and the report as job {report_job}")

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from fnmatch import fnmatchcase
+from pathlib import Path
+
+import yaml
 
 from crab_lightning.configuration.files import ConfigError
 from crab_lightning.reports.runs import FinishedRun, find_results
@@ -27,6 +33,32 @@ def chosen_cells(study: Study, patterns: Sequence[str] = ()) -> list[Cell]:
                 f"--cells {pattern}: no cell of {study.name} has such a name; the first are: {names}"
             )
     return [c for c in cells if not patterns or any(fnmatchcase(c.name, p) for p in patterns)]
+
+
+def check_arms(cells: Sequence[Cell], command: Command) -> None:
+    """Parse the config of each arm, so that a wrong key is found before anything is trained.
+
+    Args:
+        cells: Cells; the first of each arm is parsed.
+        command: Runs ``fit``, which prints its config here and ends.
+
+    Raises:
+        ConfigError: If a key or value of an arm does not fit; the text names the arm.
+    """
+    for cell in {cell.arm: cell for cell in reversed(cells)}.values():
+        said = io.StringIO()
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "arm.yaml"
+            path.write_text(yaml.safe_dump(dict(cell.config), allow_unicode=True), encoding="utf-8")
+            try:
+                with redirect_stdout(io.StringIO()), redirect_stderr(said):
+                    command(["fit", "--config", str(path), "--print_config"])
+            except SystemExit as err:
+                if err.code:
+                    what = said.getvalue().strip().removeprefix("error: ")
+                    raise ConfigError(f"arm {cell.arm}: {what}") from err
+            except ConfigError as err:
+                raise ConfigError(f"arm {cell.arm}: {err}") from err
 
 
 def run_study(

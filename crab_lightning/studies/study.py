@@ -16,7 +16,20 @@ EVERY_ROW = "*"
 """As a key of ``data.datasets`` in an arm: what it holds is laid over every row."""
 
 _KEYS = ("name", "root", "base", "overlay", "datasets", "arms", "regimes", "seeds", "equal", "compare")
-_SECTIONS = ("model", "data", "trainer", "evaluator", "checkpoint", "run", "seed_everything", "only")
+_SECTIONS = ("model", "data", "trainer", "evaluator", "checkpoint", "run")
+_SET_BY_STUDY = {
+    "only": "datasets and regimes",
+    "seed_everything": "seeds",
+    "data.only": "datasets and regimes",
+    "data.order_seed": "seeds",
+    "trainer.max_steps": "equal",
+    "trainer.max_epochs": "equal",
+    "run.name": "arms and regimes",
+    "run.folder": "root and name",
+}
+"""Keys that an arm cannot hold, and the keys of the study that decide them."""
+_MAPPINGS = ("model", "trainer", "evaluator", "checkpoint", "run")
+_LARGEST_SEED = 2**32 - 1  # of Lightning's seed_everything
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _LOSSES = "crab_lightning.evaluation.SampleLosses"
 
@@ -113,21 +126,34 @@ def read_study(path: str | Path, *, root: Path | None = None) -> Study:
         raise ConfigError(
             f"{found}: base is {content['base']!r}; give the path of a config, relative to this file, or keys"
         )
-    base = merge(content["base"], content.get("overlay") or {})
-    rows = (base.get("data") or {}).get("datasets") or {}
-    if not rows:
-        raise ConfigError(f"{found}: base has no data.datasets to study")
-    datasets = _datasets(found, "datasets", content.get("datasets") or list(rows), rows)
+    overlay = {} if content.get("overlay") is None else content["overlay"]
+    if not isinstance(overlay, dict):
+        raise ConfigError(f"{found}: overlay is {overlay!r}; give the keys that are laid over base")
+    _check_overlay(found, overlay, "overlay")
+    if content["base"].get("only") is not None:  # of the command line; it would rule over every cell
+        raise ConfigError(f"{found}: base has the key only; remove it and name the datasets in datasets")
+    base = merge(content["base"], overlay)
+    _check_mappings(found, "base and overlay", base)
+    rows = base["data"]["datasets"]
+    wanted = content.get("datasets")
+    datasets = _datasets(found, "datasets", list(rows) if wanted is None else wanted, rows)
     name = str(content.get("name") or found.stem)
+    regimes = _regimes(found, content["regimes"], datasets)
+    compare = _compare(found, content.get("compare"), content["regimes"])
+    if all(regimes.get(regime) == ((datasets[0],),) for regime in compare):
+        raise ConfigError(
+            f"{found}: datasets is {list(datasets)}, so the regimes {' and '.join(compare)} train the same"
+            " runs and nothing can be compared; name at least two datasets"
+        )
     return Study(
         name=_checked_name(found, "name", name),
         folder=(root or Path(content.get("root") or "studies")) / name,
         datasets=datasets,
         arms=_arms(found, content["arms"], base),
-        regimes=_regimes(found, content["regimes"], datasets),
+        regimes=regimes,
         seeds=_seeds(found, content.get("seeds", [0])),
         equal=_equal(found, content["equal"]),
-        compare=_compare(found, content.get("compare"), content["regimes"]),
+        compare=compare,
     )
 
 
@@ -161,7 +187,7 @@ def _datasets(path: Path, key: str, names: Any, known: Mapping[str, Any] | Seque
     if not isinstance(names, list) or not names:
         raise ConfigError(f"{path}: {key} is {names!r}; give a list of dataset keys")
     for name in names:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise ConfigError(f"{path}: {key}: there is no dataset {name!r}; there are: {', '.join(known)}")
     if len(set(names)) < len(names):
         raise ConfigError(f"{path}: {key}: a dataset is named twice in {names}")
@@ -176,9 +202,35 @@ def _arms(path: Path, arms: Any, base: dict[str, Any]) -> dict[str, dict[str, An
         _checked_name(path, "an arm", str(name))
         if overlay is not None and not isinstance(overlay, dict):
             raise ConfigError(f"{path}: arms.{name} is {overlay!r}; give the keys in which it differs")
-        _refuse_unknown(path, overlay or {}, _SECTIONS, f"arms.{name}.")
-        made[str(name)] = _with_rows(merge(base, overlay or {}))
+        _check_overlay(path, overlay or {}, f"arms.{name}")
+        merged = merge(base, overlay or {})
+        _check_mappings(path, f"arms.{name}", merged)
+        made[str(name)] = _with_rows(merged)
     return made
+
+
+def _check_overlay(path: Path, overlay: Mapping[str, Any], where: str) -> None:
+    """Refuse keys that no config has, and those that the study itself sets in every cell."""
+    for key, ruled_by in _SET_BY_STUDY.items():
+        section, _, leaf = key.rpartition(".")
+        part = overlay.get(section) if section else overlay
+        if isinstance(part, Mapping) and leaf in part:
+            raise ConfigError(f"{path}: {where}.{key}: the study sets this key by {ruled_by}; remove it here")
+    _refuse_unknown(path, overlay, _SECTIONS, f"{where}.")
+
+
+def _check_mappings(path: Path, where: str, config: Mapping[str, Any]) -> None:
+    """Refuse a section, or a row of ``data.datasets``, that is no mapping."""
+    found: dict[str, Any] = {key: config[key] for key in _MAPPINGS if key in config}
+    data = config.get("data")
+    rows = data.get("datasets") if isinstance(data, Mapping) else None
+    if isinstance(rows, Mapping):
+        found |= {f"data.datasets.{key}": row for key, row in rows.items()}
+    for key, value in ({"data": data, "data.datasets": rows} | found).items():
+        if not isinstance(value, Mapping) and (value is not None or key.startswith("data")):
+            raise ConfigError(f"{path}: {where}: {key} is {value!r}; give keys with their values")
+    if not rows:
+        raise ConfigError(f"{path}: {where}: data.datasets is empty; name the datasets to study")
 
 
 def _with_rows(config: dict[str, Any]) -> dict[str, Any]:
@@ -209,7 +261,10 @@ def _groups(path: Path, key: str, value: Any, datasets: tuple[str, ...]) -> tupl
     if isinstance(value, list):
         return (_datasets(path, key, value, datasets),)
     if isinstance(value, dict) and list(value) == ["pairs_of"]:
-        return tuple(combinations(_datasets(path, f"{key}.pairs_of", value["pairs_of"], datasets), 2))
+        names = _datasets(path, f"{key}.pairs_of", value["pairs_of"], datasets)
+        if len(names) < 2:
+            raise ConfigError(f"{path}: {key}.pairs_of is {list(names)}; a pair needs at least two datasets")
+        return tuple(combinations(names, 2))
     raise ConfigError(
         f"{path}: {key} is {value!r}; it may be `each` (a run for each dataset), `all` (one run on all), a"
         " list"
@@ -219,16 +274,18 @@ def _groups(path: Path, key: str, value: Any, datasets: tuple[str, ...]) -> tupl
 
 def _seeds(path: Path, seeds: Any) -> tuple[int, ...]:
     numbers = seeds if isinstance(seeds, list) else [seeds]
-    whole = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in numbers)
+    whole = all(type(seed) is int and 0 <= seed <= _LARGEST_SEED for seed in numbers)
     if not numbers or not whole or len(set(numbers)) < len(numbers):
-        raise ConfigError(f"{path}: seeds is {seeds!r}; give a list of different whole numbers from 0 up")
+        raise ConfigError(
+            f"{path}: seeds is {seeds!r}; give a list of different whole numbers from 0 to {_LARGEST_SEED}"
+        )
     return tuple(numbers)
 
 
 def _equal(path: Path, value: Any) -> tuple[str, int]:
     if isinstance(value, dict) and len(value) == 1:
         kind, count = next(iter(value.items()))
-        if kind in ("epochs", "steps") and isinstance(count, int) and count > 0:
+        if kind in ("epochs", "steps") and type(count) is int and count > 0:
             return kind, count
     raise ConfigError(
         f"{path}: equal is {value!r}; it states what is the same in every cell: {{epochs: 2}} or"
@@ -238,9 +295,9 @@ def _equal(path: Path, value: Any) -> tuple[str, int]:
 
 def _compare(path: Path, value: Any, regimes: Mapping[str, Any]) -> tuple[str, str]:
     pair = ["single", "multi"] if value is None else value
-    if not isinstance(pair, list) or len(pair) != 2 or len(set(pair)) != 2:
+    if not isinstance(pair, list) or len(pair) != 2 or pair[0] == pair[1]:
         raise ConfigError(f"{path}: compare is {value!r}; give two regimes, the baseline first")
-    if value is not None and (unknown := [name for name in pair if name not in regimes]):
+    if value is not None and (unknown := [name for name in pair if name not in list(regimes)]):
         raise ConfigError(
             f"{path}: compare: there is no regime {unknown[0]!r}; there are: {', '.join(regimes)}"
         )

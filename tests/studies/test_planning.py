@@ -36,6 +36,17 @@ def test_plan_shows_cells_parameters_and_time(
     assert not (tmp_path / "studies").exists()
 
 
+@pytest.mark.parametrize("action", ["plan", "run"])
+def test_a_wrong_key_of_an_arm_is_named_before_anything_is_trained(
+    tmp_path: Path, small: dict[str, Path], capsys: pytest.CaptureFixture[str], action: str
+) -> None:
+    wrong = {"model": {"init_args": {"adapter": {"knd": "lora"}}}}
+    path = study_file(tmp_path, small, arms={"right": {}, "wrong": wrong})
+    assert main(["study", action, str(path)]) == 1
+    assert "arm wrong: crab_lightning.AdapterConfig has no key 'knd'" in capsys.readouterr().err
+    assert not (tmp_path / "studies").exists()
+
+
 def test_estimate_adds_up() -> None:
     rows = {"train": 8, "val": 6, "test": 5, "steps": 4, "validations": 1, "batch_size": 2}
     assert seconds(rows, Measured(1, 1.0, 3.0, 2.0)) == pytest.approx(2 + 12 + 3 + 10)

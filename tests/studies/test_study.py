@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +79,27 @@ def test_pairs_and_subsets_are_regimes(tmp_path: Path, places: dict[str, Path]) 
         ({"seeds": [True]}, "different whole numbers"),
         ({"compare": ["single", "joint"]}, "compare: there is no regime 'joint'"),
         ({"base": "nothing"}, "base is 'nothing'"),
+        ({"overlay": [1]}, "overlay is [1]"),
+        ({"overlay": {"dat": {}}}, "there is no key overlay.dat; did you mean data?"),
+        ({"overlay": {"only": "avqa"}}, "overlay.only: the study sets this key by datasets and regimes"),
+        ({"arms": {"a": {"trainer": {"max_steps": 5}}}}, "arms.a.trainer.max_steps: the study sets this key"),
+        ({"overlay": {"data": 3}}, "base and overlay: data is 3"),
+        ({"overlay": {"trainer": [1]}}, "base and overlay: trainer is [1]"),
+        ({"arms": {"a": {"data": {"datasets": []}}}}, "arms.a: data.datasets is []"),
+        ({"arms": {"a": {"data": {"datasets": {"*": "direct"}}}}}, "arms.a: data.datasets.* is 'direct'"),
+        ({"datasets": []}, "datasets is []"),
+        ({"datasets": [["avqa"]]}, "there is no dataset ['avqa']"),
+        ({"datasets": ["avqa"]}, "train the same runs"),
+        ({"regimes": {"p": {"pairs_of": ["avqa"]}}}, "a pair needs at least two datasets"),
+        ({"equal": {"steps": True}}, "equal is {'steps': True}"),
+        ({"seeds": [2**32]}, "from 0 to 4294967295"),
+        ({"compare": [["single"], "multi"]}, "there is no regime ['single']"),
     ],
 )
 def test_what_makes_no_sense_is_named(
     tmp_path: Path, places: dict[str, Path], changes: dict[str, Any], said: str
 ) -> None:
-    with pytest.raises(ConfigError, match=said.replace("?", r"\?").replace("{", r"\{").replace("[", r"\[")):
+    with pytest.raises(ConfigError, match=re.escape(said.replace("\\", ""))):
         read_study(study_file(tmp_path, places, **changes))
 
 
