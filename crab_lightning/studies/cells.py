@@ -183,7 +183,17 @@ def _read(cell: Cell) -> dict[str, Any] | None:
     path = cell.folder / STATE
     if not path.is_file():
         return None
-    content: dict[str, Any] = read_json(path, f"Remove the folder {cell.folder} to make the cell anew")
+    remedy = f"Remove the folder {cell.folder} to make the cell anew"
+    content = read_json(path, remedy)
+    if (
+        not isinstance(content, dict)
+        or content.get("state") not in ("running", "interrupted", "failed", "done")
+        or not isinstance(content.get("identity"), dict)
+        or not isinstance(content.get("seconds", 0.0), int | float)
+    ):
+        raise ConfigError(f"{path} does not hold the state, the identity and the seconds of a cell. {remedy}")
+    if content["state"] == "done" and not (cell.folder / "metrics.json").is_file():
+        return content | {"state": "interrupted"}  # the results were removed; the test makes them again
     return content
 
 

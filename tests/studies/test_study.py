@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from crab_lightning.configuration.files import ConfigError
+from crab_lightning.studies.cells import identity, state_of
 from crab_lightning.studies.study import read_study
 from tests.studies.conftest import study_file
 
@@ -107,3 +109,23 @@ def test_a_study_without_a_section_says_which(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text("arms: {a: {}}\n")
     with pytest.raises(ConfigError, match="has no base and no regimes and no equal"):
         read_study(tmp_path / "s.yaml")
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"state": "dnoe", "identity": {}}', '{"state": "done"}'])
+def test_a_state_of_a_cell_that_was_edited_is_named(
+    tmp_path: Path, places: dict[str, Path], content: str
+) -> None:
+    cell = read_study(study_file(tmp_path, places)).cells()[0]
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "cell.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"cell\.json does not hold the state.*Remove the folder"):
+        state_of(cell)
+
+
+def test_a_finished_cell_without_results_is_made_again(tmp_path: Path, places: dict[str, Path]) -> None:
+    cell = read_study(study_file(tmp_path, places)).cells()[0]
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "cell.json").write_text(json.dumps({"state": "done", "identity": identity(cell)}))
+    assert state_of(cell).status == "interrupted"
+    (cell.folder / "metrics.json").touch()
+    assert state_of(cell).status == "done"
