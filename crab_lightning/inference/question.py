@@ -72,10 +72,15 @@ class Question:
             data, self.task, self.dataset, len(self.videos), len(self.audios), self.texts,
             untaught=self.untaught,
         )  # fmt: skip
-        return make_sample(
+        sample = make_sample(
             name, data.datasets[name], self.videos, self.image, self.audios, self.at_s, self.texts, scratch,
             silent=self.silent,
         )  # fmt: skip
+        try:
+            data.tasks[sample.task].prompt(sample)
+        except KeyError as err:  # the rows of own data differ, so their layout does not say what is asked
+            raise AskError(f"task {sample.task} ({name}) needs `{err.args[0]}`") from None
+        return sample
 
     def check(self, data: AVDataModule) -> None:
         """Raise what :meth:`sample` raises; nothing of it is kept."""

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from crab_lightning.data import AVDataModule
-from crab_lightning.inference.question import AskError, choose_dataset, make_sample, put
+from crab_lightning.inference.question import AskError, Question, choose_dataset, make_sample, put
 from crab_lightning.media import EmptyMedia, read_audio, read_image, write_audio, write_video
 from crab_lightning.structures import AudioWindow, DatasetSpec
-from crab_lightning.tasks import ActionRecognition
+from crab_lightning.tasks import ActionRecognition, OpenAnswer
 from tests.media.clips import tone
 from tests.media.test_clock import write_vbr
 
@@ -49,6 +49,10 @@ def test_a_row_of_ones_own_is_asked_about_a_picture_alone_and_never_about_nothin
             assert (len(asked.images), asked.videos, asked.audios) == (1, (), ())
         with pytest.raises(AskError, match=r"needs `video`, `image` or `audio`$"):
             sample(layout, texts=texts)
+        specs = {"mine": DatasetSpec("open_answer", layout, audio=UNITS)}
+        data = SimpleNamespace(tasks={"open_answer": OpenAnswer()}, datasets=specs, taught=["mine"])
+        with pytest.raises(AskError, match=r"task open_answer \(mine\) needs `question`$"):
+            Question("mine", [], [], picture, {}).sample(data, tmp_path)
 
 
 def test_a_picture_for_a_task_of_videos_is_refused() -> None:
