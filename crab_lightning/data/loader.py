@@ -152,7 +152,10 @@ def _check_open_files(workers: int, prefetch: int) -> None:
     if resource is None:
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    open_now = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 64
+    try:
+        open_now = len(list(Path("/proc/self/fd").iterdir()))
+    except OSError:  # another system, or as many files are open as the limit allows
+        open_now = max(soft, 64)
     needed = open_now + workers * _PIPES + (prefetch + 2) * _TENSORS + _READING
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return
