@@ -94,6 +94,10 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return "; ".join(shown) + (f"; and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
+class CellTakenError(BlockingIOError):
+    """Another process works on the cell."""
+
+
 def run_cell(cell: Cell, command: Command) -> None:
     """Train and test a cell, or take it up where it was interrupted.
 
@@ -106,7 +110,7 @@ def run_cell(cell: Cell, command: Command) -> None:
 
     Raises:
         ConfigError: If the folder holds a cell that was made with other settings.
-        BlockingIOError: If another process works on the cell.
+        CellTakenError: If another process works on the cell.
     """
     cell.folder.mkdir(parents=True, exist_ok=True)
     with _locked(cell):
@@ -143,6 +147,8 @@ def run_cell(cell: Cell, command: Command) -> None:
 
 def fail(cell: Cell, error: str) -> None:
     """Write down that a cell's process ended without a word, as one that was killed for memory does."""
+    if _is_locked(cell):  # another process has taken it up
+        return
     content = _read(cell)
     if content is not None and content["state"] == "running":
         _write(cell, content | {"state": "failed", "error": error})
@@ -167,7 +173,7 @@ def _locked(cell: Cell) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as err:
-            raise BlockingIOError(f"another process works on {cell.folder}") from err
+            raise CellTakenError(f"another process works on {cell.folder}") from err
         yield
 
 

@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from crab_lightning.studies.cells import LOG, Command, fail, run_cell
+from crab_lightning.studies.cells import LOG, CellTakenError, Command, fail, run_cell
 from crab_lightning.studies.study import Cell
 
 Report = Callable[[Cell, str], None]
@@ -101,7 +101,13 @@ def _outcome(cell: Cell, status: int | None) -> str:
 def _child(cell: Cell, command: Command, threads: int, device: str | None) -> None:
     """Run one cell in a process of its own, its output in a file."""
     cell.folder.mkdir(parents=True, exist_ok=True)
-    watched(run_cell, (cell, command), threads, device, cell.folder / LOG)
+    watched(_run, (cell, command), threads, device, cell.folder / LOG)
+
+
+def _run(cell: Cell, command: Command) -> None:
+    """Run a cell, unless another study command has begun it since the list of cells was made."""
+    with contextlib.suppress(CellTakenError):
+        run_cell(cell, command)
 
 
 def watched(
@@ -193,7 +199,7 @@ def _ray_cell(cell: Cell, command: Command, folder: str) -> str:
         contextlib.redirect_stderr(log),
     ):
         try:
-            run_cell(cell, command)
+            _run(cell, command)
         except BaseException as err:
             return f"{type(err).__name__}: {err}"
     return ""

@@ -217,7 +217,7 @@ def print_plan(
     def tell(what: str) -> None:
         print(what, file=sys.stderr, flush=True)
 
-    tell(f"Counting the rows of {len(study.datasets)} datasets")
+    tell(f"Counting the rows of {len(study.datasets)} dataset{'s' * (len(study.datasets) != 1)}")
     rows = rows_of(cells)
     found = {}
     arms = list(dict.fromkeys(cell.arm for cell in cells))

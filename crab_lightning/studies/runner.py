@@ -102,8 +102,12 @@ def run_study(
         ended += 1
         if error:
             failed[cell.name] = error
-        seconds = state_of(cell).seconds
-        outcome = f"failed: {error.splitlines()[0]}" if error else f"done in {seconds:.1f} s"
+        state = state_of(cell)
+        outcome = f"done in {state.seconds:.1f} s"
+        if error:
+            outcome = f"failed: {error.splitlines()[0]}"
+        elif state.status != "done":
+            outcome = "another process works on it"
         print(f"[{ended}/{len(waiting)}] {cell.name}: {outcome}", flush=True)
 
     if waiting:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -125,6 +126,22 @@ def test_only_one_process_works_on_a_cell(study: Study) -> None:
     run_cell(cell, fake_cells.quick)
     with _locked(cell), pytest.raises(BlockingIOError, match="another process works on"):
         run_cell(cell, fake_cells.quick)
+
+
+def test_cell_that_another_command_has_begun_is_not_failed(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from crab_lightning.studies.cells import _locked
+
+    def late(cells: Any, command: Any, report: Any) -> None:
+        cells[0].folder.mkdir(parents=True)
+        with _locked(cells[0]):
+            engine("local")(cells, command, report)
+
+    assert run_study(study.cells()[:2], late, fake_cells.quick) == {}
+    said = capsys.readouterr().out
+    assert f"{study.cells()[0].name}: another process works on it" in said
+    assert f"{study.cells()[1].name}: done in" in said
 
 
 def outcome(folder: Path) -> dict[str, bytes]:
