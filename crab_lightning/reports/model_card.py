@@ -88,6 +88,8 @@ def _use(facts: CardFacts) -> list[str]:
         f"crab-lightning ask --checkpoint adapter{config} --task {task} --video clip.mp4\n"
         f"crab-lightning test --ckpt_path adapter{config} --data.root DATA\n"
         "```",
+        "A task whose question differs from clip to clip also needs `--question`, and one that looks "
+        "for a named object needs `--expression`.",
     ]
 
 
