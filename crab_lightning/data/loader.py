@@ -178,6 +178,8 @@ def _undisturbed() -> Iterator[None]:
         yield
         return
     before = signal.getsignal(signal.SIGCHLD)
+    if getattr(before, "__module__", "") == "torch.utils.data._utils.signal_handling":
+        before = signal.SIG_DFL  # another loader of this process has set it
     try:
         yield
     finally:
