@@ -154,8 +154,10 @@ def _check_open_files(workers: int, prefetch: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         open_now = len(list(Path("/proc/self/fd").iterdir()))
-    except OSError:  # another system, or as many files are open as the limit allows
-        open_now = max(soft, 64)
+    except FileNotFoundError:  # another system than Linux
+        open_now = 64
+    except OSError:  # the folder cannot be opened either: as many files are open as the limit allows
+        open_now = soft
     needed = open_now + workers * _PIPES + (prefetch + 2) * _TENSORS + _READING
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return

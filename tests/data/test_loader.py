@@ -68,3 +68,11 @@ def test_limit_of_open_files_is_raised_within_what_is_granted() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 128
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_system_without_a_list_of_open_files_is_not_taken_for_full(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("crab_lightning.data.loader.Path", lambda name: tmp_path / "absent")
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (4096, 4096))
+    _check_open_files(4, 2)
