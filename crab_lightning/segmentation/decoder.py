@@ -82,7 +82,7 @@ def content_key(image: Tensor) -> bytes:
 
 
 class LastUsed:
-    """Keeps the values that were used last.
+    """Keeps the values that were used last. A copy or a pickle of it is empty.
 
     Args:
         size: Number of values kept; 0 keeps none.
@@ -93,6 +93,9 @@ class LastUsed:
         self.hits = 0
         self.misses = 0
         self._values: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def __reduce__(self) -> tuple[type[LastUsed], tuple[int]]:
+        return type(self), (self.size,)
 
     def fill(
         self, keys: Sequence[Hashable], make: Callable[[list[int]], Sequence[Any]]

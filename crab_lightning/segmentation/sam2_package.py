@@ -51,9 +51,6 @@ class Sam2PackageDecoder:
         self.overrides = tuple(overrides)
         self._embeddings = LastUsed(cache_size)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_embeddings": LastUsed(self.cache_size)}
-
     def load(self) -> None:
         """Load the weights, which else happens at the first mask.
 

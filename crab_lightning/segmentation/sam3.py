@@ -71,9 +71,6 @@ class Sam3Decoder:
         self.min_score = min_score
         self._embeddings = LastUsed(cache_size)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_embeddings": LastUsed(self.cache_size)}
-
     def load(self) -> None:
         """Load the weights, which else happens at the first mask.
 
