@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import folder_to_write
-from crab_lightning.commands.help_text import Options, positive
+from crab_lightning.commands.help_text import CHECKPOINT, Options, positive
 
 if TYPE_CHECKING:
     from crab_lightning.adapters.released_table import ThinkerSizes
@@ -165,7 +165,7 @@ def export(words: Sequence[str]) -> None:
         "checkpoint in which the update is added to the base weights. Other kinds cannot be exported,"
         " because their update depends on the token or on the task.",
     )
-    parser.add_argument("checkpoint", type=Path, help="a run folder, a .ckpt file or an adapter folder")
+    parser.add_argument("checkpoint", type=Path, help=CHECKPOINT)
     parser.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")
     parser.add_argument(
         "--merge", action="store_true", help="write a whole checkpoint instead of a PEFT folder"

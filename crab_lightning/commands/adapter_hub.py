@@ -5,26 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from crab_lightning.commands.help_text import DefaultsShown, Options
-
-if TYPE_CHECKING:
-    pass
+from crab_lightning.runs.hub import PULLED, HubError, clear_errors
 
 _CARD, _CONFIG = "README.md", "config.yaml"
 _BASE_KEY = "model.init_args.pretrained"
-_PULLED = ["adapter.json", "*.safetensors", _CONFIG, _CARD]
-
-
-class HubError(ValueError):
-    """The hub cannot be reached, or refuses what it is asked."""
 
 
 def push(words: Sequence[str]) -> None:
@@ -85,7 +77,7 @@ def push(words: Sequence[str]) -> None:
                 "may write; --dry-run shows the card and the files without one"
             )
         api = HfApi(library_name="crab_lightning")
-        with _clear(api.endpoint, args.to):
+        with clear_errors(api.endpoint, args.to):
             api.create_repo(args.to, private=args.private or None, exist_ok=True)
             done = api.upload_folder(
                 repo_id=args.to, folder_path=folder, commit_message="Upload adapters with crab_lightning"
@@ -124,9 +116,9 @@ def pull(words: Sequence[str]) -> None:
     from crab_lightning.files import new_folder
 
     with new_folder(args.out) as folder:
-        with _clear(constants.ENDPOINT, args.source), tempfile.TemporaryDirectory() as cache:
+        with clear_errors(constants.ENDPOINT, args.source), tempfile.TemporaryDirectory() as cache:
             found = snapshot_download(
-                args.source, revision=args.revision, cache_dir=cache, allow_patterns=_PULLED
+                args.source, revision=args.revision, cache_dir=cache, allow_patterns=PULLED
             )
             for path in Path(found).glob("*"):  # the folder is absent if nothing matched
                 if path.is_file():
@@ -273,45 +265,3 @@ def _results(run: Path | None, adapter: Path, notes: list[str]) -> tuple[dict[st
     date = results.get("made", {}).get("date")
     written = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat()
     return results, str(date or written)[:10]
-
-
-@contextmanager
-def _clear(endpoint: str, repo: str) -> Iterator[None]:
-    """Say in one line what a hub refuses.
-
-    Raises:
-        HubError: In place of the hub's errors.
-    """
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        yield
-    except HFValidationError as err:
-        raise HubError(f"{repo} is no name of a repository; OWNER/NAME is expected ({err})") from err
-    except RevisionNotFoundError as err:
-        raise HubError(f"{endpoint}: {repo} has no such revision") from err
-    except RepositoryNotFoundError as err:
-        raise HubError(
-            f"{endpoint} has no repository {repo}, or does not show it: a private one needs a token "
-            "(HF_TOKEN)"
-        ) from err
-    except OfflineModeIsEnabled as err:
-        raise HubError("HF_HUB_OFFLINE is set, so the hub is not asked; unset it") from err
-    except HfHubHTTPError as err:
-        status = err.response.status_code
-        hint = "; is the token right, and may it write there?" if status in (401, 403) else ""
-        said = " ".join(str(err.server_message or err).split())[:300]
-        raise HubError(f"{endpoint} refused with status {status}: {said}{hint}") from err
-    except Exception as err:
-        # Its HTTP client is httpx or httpx2, by the version.
-        unreachable = any(kind.__name__ == "TransportError" for kind in type(err).__mro__)
-        if not unreachable and not isinstance(err, LocalEntryNotFoundError):
-            raise
-        raise HubError(f"{endpoint} cannot be reached: {' '.join(str(err).split())[:200]}") from err

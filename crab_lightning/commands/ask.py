@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crab_lightning.commands.file_arguments import check_files, check_picture, config_file, file_to_write
-from crab_lightning.commands.help_text import Options, positive
+from crab_lightning.commands.help_text import CHECKPOINT, Options, positive
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         description="Ask a trained run one question about your own clip, prepared as in training.",
     )
     add = made.add_argument
-    add("--checkpoint", required=True, type=Path, help="a run folder, a .ckpt file or an adapter folder")
+    add("--checkpoint", required=True, type=Path, help=CHECKPOINT)
     add("--config", type=config_file, help="config file; the run's own config.yaml when left out")
     add(
         "--task",

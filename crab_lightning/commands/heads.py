@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from crab_lightning.commands.file_arguments import folder_to_write
-from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.commands.help_text import CHECKPOINT, DefaultsShown, Options
 from crab_lightning.files import replace_text
 
 
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=DefaultsShown,
     )
     add = made.add_argument
-    add("run", type=Path, metavar="RUN", help="a run folder")
+    add("run", type=Path, metavar="RUN", help=CHECKPOINT)
     add(
         "--modules",
         default="*",
@@ -60,7 +60,7 @@ def run(words: Sequence[str]) -> None:
     from crab_lightning.configuration.files import compose
     from crab_lightning.reports.runs import find_results
     from crab_lightning.reports.tables import to_csv, to_markdown, to_text
-    from crab_lightning.runs.run_folder import find_checkpoint, find_run
+    from crab_lightning.runs.run_folder import find_checkpoint, find_run, results_folder
 
     checkpoint = find_checkpoint(args.run)
     folder = find_run(checkpoint)
@@ -74,7 +74,7 @@ def run(words: Sequence[str]) -> None:
             f" left out"
         )
     count = int(adapter.get("heads", 3))
-    home = args.out or folder / "heads"
+    home = results_folder(checkpoint, args.out, "heads")
     home.mkdir(parents=True, exist_ok=True)
     names = ["no drop", *(f"drop head {i}" for i in range(1, count + 1))]
     for head, name in enumerate(names):

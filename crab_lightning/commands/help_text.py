@@ -11,6 +11,8 @@ from typing import Any, Never
 
 from crab_lightning.program import told
 
+CHECKPOINT = "a run folder, a .ckpt file, an adapter folder, or hf://OWNER/NAME for adapters on a model hub"
+
 
 class Options(argparse.ArgumentParser):
     """A parser that takes no shortened option, and answers an unknown one with the closest."""

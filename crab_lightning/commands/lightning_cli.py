@@ -31,6 +31,7 @@ from crab_lightning.files import replace_text
 from crab_lightning.models import AskedModule
 from crab_lightning.program import told
 from crab_lightning.runs import RunCheckpoint, RunFolder, find_checkpoint, find_run
+from crab_lightning.runs.hub import downloaded, in_cache, is_address
 from crab_lightning.runs.nonfinite import NonFiniteSteps
 from crab_lightning.runs.ownership import (
     Ownership,
@@ -148,10 +149,10 @@ class CrabCLI(LightningCLI):
             "--ckpt_path",
             type=str | None,
             default=None,
-            help="Checkpoint to load: a .ckpt file, a run folder or an adapter folder. Without --config"
-            " the run's own config is used. With --run.folder, `auto` loads the last checkpoint of that"
-            " folder, or starts a new run if there is none, so that the same command line starts and"
-            " continues a job.",
+            help="Checkpoint to load: a .ckpt file, a run folder, an adapter folder, or hf://OWNER/NAME for"
+            " adapters on a model hub. Without --config the run's own config is used. With --run.folder,"
+            " `auto` loads the last checkpoint of that folder, or starts a new run if there is none, so that"
+            " the same command line starts and continues a job.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -178,7 +179,7 @@ class CrabCLI(LightningCLI):
             wanted = self._latest()
         if wanted is None:
             return
-        found = find_checkpoint(Path(wanted))
+        found = find_checkpoint(wanted)
         if found.is_file() and found.suffix != ".ckpt":
             raise ConfigError(f"--ckpt_path {wanted}: this is no run folder and no checkpoint (.ckpt)")
         if found.is_file():
@@ -211,7 +212,8 @@ class CrabCLI(LightningCLI):
             for key in keys:
                 value = section.get(key)
                 if isinstance(value, str | Path):
-                    section[key] = found_path(str(value))
+                    on_hub = key == "load_adapter" and is_address(value)
+                    section[key] = str(downloaded(value)) if on_hub else found_path(str(value))
         if isinstance(data.get("root"), str | Path):  # it need not be there yet
             data["root"] = str(Path(data["root"]).absolute())
 
@@ -276,7 +278,9 @@ class CrabCLI(LightningCLI):
             self._scratch = tempfile.TemporaryDirectory(prefix="fast_dev_run_")
             return Path(self._scratch.name)
         source = self.ckpt_path or self.adapter_folder
-        found = Path(run.folder) if run.folder else (find_run(source) if source is not None else None)
+        found = Path(run.folder) if run.folder else None
+        if found is None and source is not None and not in_cache(source):
+            found = find_run(source)
         first = is_first_process()
         if found is None:
             name = run.name or "run"

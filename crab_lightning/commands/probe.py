@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import folder_to_write
-from crab_lightning.commands.help_text import Options
+from crab_lightning.commands.help_text import CHECKPOINT, Options
 from crab_lightning.files import read_json, replace_json, replace_text
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         " are taken away, its answers depend on them. Further options go to `test`, e.g. --only ave,avqa"
         " or --data.root DIR.",
     )
-    made.add_argument("run", type=Path, metavar="RUN", help="a run folder, a .ckpt file or an adapter folder")
+    made.add_argument("run", type=Path, metavar="RUN", help=CHECKPOINT)
     made.add_argument(
         "--out",
         type=folder_to_write,
@@ -60,12 +60,10 @@ def run(words: Sequence[str]) -> None:
     if wrong := [word for word in rest if word.startswith(taken)]:
         raise ValueError(f"{wrong[0].split('=')[0]} is set by `probe` itself; leave it out")
     from crab_lightning.commands import trainer
-    from crab_lightning.runs.run_folder import find_checkpoint, find_run
+    from crab_lightning.runs.run_folder import find_checkpoint, results_folder
 
     checkpoint = find_checkpoint(args.run)
-    home = args.out or ((found := find_run(checkpoint)) and found / "probe")
-    if home is None:
-        raise ValueError(f"{checkpoint} belongs to no run folder with a config.yaml; give --out and --config")
+    home = results_folder(checkpoint, args.out, "probe")
     for name, options in CONDITIONS.items():
         if args.reuse and _is_complete(home / name):
             print(f"{name}: kept from {home / name}", file=sys.stderr)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crab_lightning.commands.file_arguments import folder_to_write
-from crab_lightning.commands.help_text import DefaultsShown, Options, positive
+from crab_lightning.commands.help_text import CHECKPOINT, DefaultsShown, Options, positive
 from crab_lightning.files import replace_json
 
 
@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=DefaultsShown,
     )
     add = made.add_argument
-    add("run", type=Path, metavar="RUN", help="a run folder")
+    add("run", type=Path, metavar="RUN", help=CHECKPOINT)
     add("--split", choices=["test", "val", "train"], default="test", help="split whose samples are used")
     add("--samples", type=positive, default=32, help="number of samples of each dataset")
     add("--batch-size", type=positive, default=8, help="number of samples in one forward pass")
@@ -46,16 +46,18 @@ def run(words: Sequence[str]) -> None:
         raise ValueError(f"--samples is {args.samples} and --batch-size {args.batch_size}; both start at 1")
     from crab_lightning.inference.loading import load_run
     from crab_lightning.reports.tables import PlainTable, to_text
-    from crab_lightning.runs.run_folder import find_checkpoint, find_run
+    from crab_lightning.runs.run_folder import find_checkpoint, find_run, results_folder
     from crab_lightning.studies.heads import heads_of
     from crab_lightning.studies.routes import TOKENS, recorded, routes_pictures, silhouette
     from crab_lightning.studies.run_data import data_of
     from crab_lightning.studies.token_routes import TokenLikes, likes_page
 
-    folder = find_run(find_checkpoint(args.run))
+    checkpoint = find_checkpoint(args.run)
+    folder = find_run(checkpoint)
     if folder is None:
         raise ValueError(f"{args.run} belongs to no run folder with a config.yaml")
-    model, _ = load_run(args.run, device=args.device)
+    out = results_folder(checkpoint, args.out, "routes") / ("" if args.out else args.split)
+    model, _ = load_run(checkpoint, device=args.device)
     if not heads_of(model.model):
         raise ValueError(
             f"{folder} has no adapters with a router, such as I-LoRA, and so no routes to record"
@@ -67,7 +69,6 @@ def run(words: Sequence[str]) -> None:
         raise ValueError(f"{folder}: its data have no samples of split {args.split}")
     likes = TokenLikes(args.texts)
     found = recorded(model, data, samples, args.batch_size, likes)
-    out = args.out or folder / "routes" / args.split
     found.save(out / "routes.npz")
     if args.parquet:
         found.save_parquet(out / "routes.parquet")

@@ -15,7 +15,7 @@ from crab_lightning.commands.file_arguments import (
     folder_to_write,
     model_folder,
 )
-from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.commands.help_text import CHECKPOINT, DefaultsShown, Options
 from crab_lightning.files import replace_json
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def run(words: Sequence[str]) -> None:
         formatter_class=DefaultsShown,
     )
     add = parser.add_argument
-    add("--checkpoint", required=True, type=Path, help="a run folder, a .ckpt file or an adapter folder")
+    add("--checkpoint", required=True, type=Path, help=CHECKPOINT)
     add(
         "--sam2",
         required=True,

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from crab_lightning.commands.file_arguments import config_file
-from crab_lightning.commands.help_text import DefaultsShown, Options, port, positive
+from crab_lightning.commands.help_text import CHECKPOINT, DefaultsShown, Options, port, positive
 
 KEY_VARIABLE = "CRAB_API_KEY"
 
@@ -26,7 +26,7 @@ def parser(name: str = "serve") -> argparse.ArgumentParser:
     }
     made = Options(prog=f"cli.py {name}", description=about[name], formatter_class=DefaultsShown)
     add = made.add_argument
-    add("--checkpoint", required=True, type=Path, help="a run folder, a .ckpt file or an adapter folder")
+    add("--checkpoint", required=True, type=Path, help=CHECKPOINT)
     add("--config", type=config_file, help="config file; the run's own config.yaml when left out")
     add(
         "--host",

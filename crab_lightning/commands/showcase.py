@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.ask import windows_of_text
 from crab_lightning.commands.file_arguments import check_files, config_file, folder_to_write, model_folder
-from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.commands.help_text import CHECKPOINT, DefaultsShown, Options
 from crab_lightning.files import replace_json, replace_text
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("--video", required=True, type=Path, help="the clip")
-    add("--checkpoint", required=True, type=Path, help="a run folder, a .ckpt file or an adapter folder")
+    add("--checkpoint", required=True, type=Path, help=CHECKPOINT)
     add("--audio", type=Path, help="sound file; the clip's own track when left out")
     add("--silent", action="store_true", help="replace all sound by silence")
     add("--other", type=Path, help="second clip for the matching task; that task is left out without it")

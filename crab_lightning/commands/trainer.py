@@ -10,6 +10,7 @@ import yaml
 
 from crab_lightning.configuration.allowed_code import check_names, without_training
 from crab_lightning.configuration.files import ConfigError, compose, find_config
+from crab_lightning.runs.hub import is_address, repository
 from crab_lightning.runs.run_folder import AUTO, find_checkpoint, find_run
 
 
@@ -43,9 +44,14 @@ def one_config(words: list[str], function: str = "fit") -> tuple[list[str], str 
     """
     names, rest = _take(words, ("--config", "-c"))
     stored: Path | None = None
+    checkpoint = next(iter(_take(rest, ("--ckpt_path",))[0]), None)
+    checkpoint = None if checkpoint == AUTO else checkpoint
+    repo: str | None = None
+    if checkpoint and is_address(checkpoint):
+        repo = repository(checkpoint)[0].partition("/")[2]
+        checkpoint = str(find_checkpoint(checkpoint))  # downloaded once, and a folder from here on
+        rest = [*_take(rest, ("--ckpt_path",))[1], "--ckpt_path", checkpoint]
     if not names:
-        checkpoint = next(iter(_take(words, ("--ckpt_path",))[0]), None)
-        checkpoint = None if checkpoint == AUTO else checkpoint
         stored = find_run(find_checkpoint(Path(checkpoint))) if checkpoint else None
         if stored is None:
             return rest, None
@@ -67,8 +73,7 @@ def one_config(words: list[str], function: str = "fit") -> tuple[list[str], str 
                 file=sys.stderr,
             )
     check_names(content)
-    first = find_config(names[0])
-    name = content.get("run", {}).get("name") or first.stem
+    name = repo or content.get("run", {}).get("name") or find_config(names[0]).stem
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     return ["--config", text, *rest], name
 

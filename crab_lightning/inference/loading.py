@@ -119,7 +119,8 @@ def load_run(
     """Load a trained run, ready to be asked; its manifests are not read.
 
     Args:
-        checkpoint: A run folder, a ``.ckpt`` file or an adapter folder.
+        checkpoint: A run folder, a ``.ckpt`` file, an adapter folder, or ``hf://OWNER/NAME``, adapters on a
+            model hub.
         config: Config file; the run's own ``config.yaml`` when left out.
         device: ``auto`` uses a GPU if there is one.
         trained: Load what the run has trained; else the model is as the run found it.
@@ -131,11 +132,12 @@ def load_run(
     Raises:
         ConfigError: If no config is given and none lies beside the checkpoint.
         FileNotFoundError: If there is no checkpoint.
+        HubError: If the hub cannot be reached, or has no such adapters.
         CheckpointError: If it is damaged and no earlier one can take its place.
         ValueError: If this machine has no such device.
     """
     device = device_of(device)
-    found = find_checkpoint(Path(checkpoint))
+    found = find_checkpoint(checkpoint)
     if config is None:
         run = find_run(found)
         if run is None:

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from crab_lightning.runs.hub import downloaded, in_cache, is_address
+
 AUTO = "auto"
 """As checkpoint of ``fit``: the last state of the run folder if it has one."""
 
@@ -35,19 +37,24 @@ def find_run(path: Path) -> Path | None:
     return next((p for p in (path, *list(path.parents)[:3]) if (p / "config.yaml").is_file()), None)
 
 
-def find_checkpoint(path: Path) -> Path:
+def find_checkpoint(path: str | Path) -> Path:
     """Return the checkpoint that a user means: a file, an adapter folder, or the last state in a run folder.
 
     Args:
-        path: A ``.ckpt`` file; a folder with ``adapter.json``; a run folder; or a folder of runs
-            (``version_0``, ``version_1``, ...), of which the newest with a checkpoint counts.
+        path: A ``.ckpt`` file; a folder with ``adapter.json``; a run folder; a folder of runs (``version_0``,
+            ``version_1``, ...), of which the newest with a checkpoint counts; or ``hf://OWNER/NAME``,
+            adapters on a model hub, which are downloaded.
 
     Returns:
         A ``.ckpt`` file, or a folder with ``adapter.json``.
 
     Raises:
         FileNotFoundError: If nothing of this kind is there; the text says what was looked for.
+        HubError: If the hub has no such adapters, or cannot be reached.
     """
+    if is_address(path):
+        return downloaded(path)
+    path = Path(path)
     if path.is_file() or (path / "adapter.json").is_file():
         return path
     if not path.exists():
@@ -65,12 +72,16 @@ def find_checkpoint(path: Path) -> Path:
     )
 
 
-def find_adapter(path: Path) -> Path:
+def find_adapter(path: str | Path) -> Path:
     """Return the adapter folder that a user means: this one, or that of a run folder or its newest version.
 
     Raises:
         FileNotFoundError: If there is no such path, or none in it.
+        HubError: If it is the address of adapters on a hub, and they cannot be had.
     """
+    if is_address(path):
+        return downloaded(path)
+    path = Path(path)
     wanted = "give an adapter folder, a run folder or a file with the released names"
     if not path.exists():
         raise FileNotFoundError(f"there is no file or folder {path}; {wanted}")
@@ -80,6 +91,29 @@ def find_adapter(path: Path) -> Path:
     raise FileNotFoundError(
         f"no adapter.json in {path}, nor in {ADAPTER}/ of it or of a version_* folder in it; {wanted}"
     )
+
+
+def results_folder(checkpoint: Path, given: Path | None, name: str) -> Path:
+    """Return the folder that the results of a command go to.
+
+    Args:
+        checkpoint: The checkpoint that it works with.
+        given: Folder that the user chose, which is taken as it is.
+        name: Name of the folder that is otherwise taken in the checkpoint's run folder.
+
+    Raises:
+        ValueError: If the checkpoint belongs to no run folder that results may be written into.
+    """
+    if given is not None:
+        return given
+    if in_cache(checkpoint):
+        raise ValueError(
+            f"{checkpoint} lies in the cache of the hub, where no results are kept; give --out FOLDER"
+        )
+    run = find_run(checkpoint)
+    if run is None:
+        raise ValueError(f"{checkpoint} belongs to no run folder with a config.yaml; give --out and --config")
+    return run / name
 
 
 def newest_version(home: Path) -> int:

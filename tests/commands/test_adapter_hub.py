@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,15 +11,18 @@ from pathlib import Path
 import pytest
 import yaml
 
+from crab_lightning import load_run
 from crab_lightning.commands import main
-from tests.commands.stub_hub import TOKEN, StubHub, running_hub
+from tests.commands.stub_hub import COMMIT, TOKEN, StubHub, running_hub
+from tests.conftest import TESTED_SETS
 
 REPO = "someone/my-adapter"
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StubHub]:
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StubHub]:
     with running_hub() as running:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub_cache"))
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", running.url)
         monkeypatch.setattr(
             "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
@@ -138,7 +142,7 @@ def test_what_the_hub_refuses_is_said_in_one_line(
     hub.repos["someone/cut"]["adapter.safetensors"] = b"cut"
     assert pull(tmp_path / "a", repo="someone/cut") == 1
     assert "adapter.safetensors cannot be read" in said()
-    assert not list(tmp_path.iterdir()), "nothing is left behind"
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["hub_cache"]), "nothing is left behind"
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     assert push(tested, "--base", "b") == 1
     assert "refused with status 401" in said()
@@ -158,3 +162,74 @@ def test_hub_that_is_not_there_is_named(
 def test_existing_folder_is_not_written_into(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pull(tmp_path) == 1
     assert f"{tmp_path} exists already" in capsys.readouterr().err
+
+
+def test_commands_take_the_address_of_adapters_on_a_hub(
+    tested: Path,
+    small: dict[str, Path],
+    hub: StubHub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert push(tested, "--base", str(small["tiny"])) == 0
+    address, cache = f"hf://{REPO}", tmp_path / "hub_cache"
+    assert main(["test", f"--ckpt_path={address}", f"--data.root={small['mini']}"]) == 0
+    said = capsys.readouterr().err
+    assert f"Using {REPO} at commit {COMMIT[:12]} from {cache}" in said
+    assert said.count("Using someone") == 1
+    run = tmp_path / "runs/my-adapter/version_0"
+    assert answers(run) == answers(tested)
+    assert not list(cache.rglob("predictions")), "nothing is written into the cache"
+
+    clip = next((small["mini"] / "AVUIE_2").glob("*/video/*.mp4"))
+    question = ["--task=ks", f"--video={clip}", "--silent", "--json"]
+    heard = {}
+    for checkpoint in (address, str(tested / "adapter"), f"{address}@{COMMIT}"):
+        assert main(["ask", "--checkpoint", checkpoint, *question]) == 0
+        heard[checkpoint] = json.loads(capsys.readouterr().out)["answer"]
+    assert len(set(heard.values())) == 1
+    assert main(["probe", address, f"--data.root={small['mini']}"]) == 1
+    assert "give --out FOLDER" in capsys.readouterr().err
+    assert main(["adapter", "inspect", address, "--json"]) == 0
+    capsys.readouterr()
+
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    data = load_run(address, device="cpu").data
+    said = capsys.readouterr().err
+    assert "http://127.0.0.1:9 cannot be reached" in said
+    assert "this is an earlier download" in said
+    assert sorted(data.taught) == sorted(TESTED_SETS.split(","))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert main(["serve", "--checkpoint", "hf://someone/never"]) == 1
+    said = capsys.readouterr().err
+    assert (
+        "HF_HUB_OFFLINE is set, so the hub is not asked, and someone/never was not downloaded earlier" in said
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("hf://someone/nothing", "has no repository someone/nothing"),
+        ("hf://someone/my-adapter@v9", "someone/my-adapter has no such revision"),
+        ("hf://someone", "hf://someone is no address of adapters; hf://OWNER/NAME or"),
+        ("hf://someone/other/folder", "hf://someone/other/folder is no address of adapters"),
+        ("hf://someone/other", "someone/other on the hub holds no adapter.json"),
+        ("hf://no name/at all", "no name/at all is no name of a repository"),
+    ],
+)
+def test_address_without_adapters_is_named(
+    address: str, expected: str, hub: StubHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.repos = {"someone/other": {"model.bin": b"x"}, REPO: {"adapter.json": b"{}"}}
+    for words in (
+        ["ask", "--task=ks", "--video", __file__, "--checkpoint", address],
+        ["demo", "--checkpoint", address],
+        ["test", "--ckpt_path", address],
+    ):
+        assert main(words) == 1
+        assert expected in capsys.readouterr().err
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(expected)):
+        load_run(address)
