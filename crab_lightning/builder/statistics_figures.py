@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from crab_lightning.builder.statistics import OWN, PAPER_TASKS, Composition, DatasetStatistics, Statistics
+from crab_lightning.fonts import new_figure
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#b2b200", "#7f7f7f")
 """Okabe and Ito, one a task: told apart by colour-blind readers."""
@@ -57,7 +58,7 @@ def _composition(statistics: Statistics) -> Figure:
         for task, names in PAPER_TASKS.items()
         for name in names
     ]
-    figure = Figure(figsize=(13, 6.5))
+    figure = new_figure(figsize=(13, 6.5))
     for place, (title, lines) in enumerate((("here", statistics.composition), ("paper", paper)), 1):
         _donut(figure.add_subplot(1, 2, place), title, lines)
     return figure
@@ -98,7 +99,7 @@ def _text_lengths(statistics: Statistics) -> Figure | None:
     rows = [one for one in statistics.datasets if one.text_words and one.answer_words and one.reasoning_words]
     if not rows:
         return None
-    figure = Figure(figsize=(8, 1 + 0.3 * len(rows)))
+    figure = new_figure(figsize=(8, 1 + 0.3 * len(rows)))
     axes = figure.add_subplot()
     names = [one.name for one in rows]
     answers = [one.answer_words.mean if one.answer_words else 0.0 for one in rows]
@@ -117,7 +118,7 @@ def _text_lengths(statistics: Statistics) -> Figure | None:
 def _panels(rows: Sequence[DatasetStatistics]) -> tuple[Figure, list[Any]]:
     columns = min(4, len(rows))
     lines = -(-len(rows) // columns)
-    figure = Figure(figsize=(3.2 * columns, 2.2 * lines), layout="constrained")
+    figure = new_figure(figsize=(3.2 * columns, 2.2 * lines), layout="constrained")
     return figure, [figure.add_subplot(lines, columns, i + 1) for i in range(len(rows))]
 
 

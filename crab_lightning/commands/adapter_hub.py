@@ -55,6 +55,8 @@ def push(words: Sequence[str]) -> None:
     add("--private", action="store_true", help="make a private repository")
     add("--dry-run", action="store_true", help="show the card and the files, and upload nothing")
     args = parser.parse_args(list(words))
+    if args.license is not None:
+        _check_licence(args.license)
     with tempfile.TemporaryDirectory(prefix="crab-push-") as scratch:
         folder = Path(scratch)
         notes = _prepare(args.source, folder, args)
@@ -179,6 +181,20 @@ def _prepare(source: Path, folder: Path, args: Any) -> list[str]:
     )
     (folder / _CARD).write_text(model_card(facts), encoding="utf-8")
     return notes
+
+
+def _check_licence(name: str) -> None:
+    from difflib import get_close_matches
+
+    from crab_lightning.reports.model_card import LICENCES
+
+    if name not in LICENCES:
+        near = get_close_matches(name.lower(), LICENCES, 3) or ["apache-2.0", "mit", "cc-by-nc-4.0"]
+        raise ValueError(
+            f"--license {name} is no identifier of a licence that the hub knows; it knows {', '.join(near)} "
+            "and others (https://huggingface.co/docs/hub/repositories-licenses). For a licence without an "
+            "identifier, give `other`"
+        )
 
 
 def _pair(word: str) -> tuple[str, str]:

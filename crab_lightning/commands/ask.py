@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crab_lightning.commands.file_arguments import check_files, check_picture, config_file, file_to_write
+from crab_lightning.commands.file_arguments import check_picture, config_file, file_to_read, file_to_write
 from crab_lightning.commands.help_text import CHECKPOINT, Options, positive
 
 if TYPE_CHECKING:
@@ -56,9 +56,21 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--workers", type=int, default=2, help="with --folder: number of clips that are read at the same time"
     )
-    add("--video", nargs="+", default=[], type=Path, help="video file; two where the task compares videos")
-    add("--image", type=Path, help="picture; a frame of the video when left out")
-    add("--audio", nargs="+", default=[], type=Path, help="sound file; the video's own track when left out")
+    add(
+        "--video",
+        nargs="+",
+        default=[],
+        type=file_to_read,
+        help="video file; two where the task compares videos",
+    )
+    add("--image", type=file_to_read, help="picture; a frame of the video when left out")
+    add(
+        "--audio",
+        nargs="+",
+        default=[],
+        type=file_to_read,
+        help="sound file; the video's own track when left out",
+    )
     add("--silent", action="store_true", help="replace all sound by silence")
     add("--at_s", type=float, help="second of the clip that an image task looks at (default: its middle)")
     add(
@@ -101,7 +113,6 @@ def run(words: Sequence[str]) -> None:
     if args.folder is not None or args.out is not None:
         run_folder(args)
         return
-    check_files([*args.video, *args.audio])
     check_picture(args.image)
     from crab_lightning.inference.loading import load_run
     from crab_lightning.inference.question import AskError, Question

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from crab_lightning.commands.file_arguments import folder_to_write
+from crab_lightning.commands.file_arguments import file_to_read, folder_to_write
 from crab_lightning.commands.help_text import DefaultsShown, Options
 from crab_lightning.commands.step_bar import StepBar
 
@@ -99,18 +99,21 @@ def import_(words: Sequence[str]) -> None:
             progress=bar,
         )
     report.print(Console())
+    nothing = ImportIncomplete(
+        f"no row of {args.dataset} could be imported from {_listed(args.source)}; "
+        "the table above says what is missing"
+    )
     if args.dry_run:
         print("Nothing was written: this was a dry run.")
+        if not any(split.found for split in report.splits):
+            raise nothing
         return
     folders = dict.fromkeys(args.root / "AVUIE_2" / split.task for split in report.splits)
     if report.lost:
         files = _listed(folder / "import_missing.tsv" for folder in folders)
         print(f"Rows that are in no manifest: {len(report.lost):,}, all listed in {files}")
     if not any(split.written for split in report.splits):
-        raise ImportIncomplete(
-            f"no row of {args.dataset} could be imported from {_listed(args.source)}; "
-            "the table above says what is missing"
-        )
+        raise nothing
     print(f"Wrote {_listed(folders)}")
 
 
@@ -177,7 +180,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         " (they are added to training for MELD and LLP), `train` adds them to training, `leave` leaves"
         " them out (default: released)",
     )
-    add("classes", type=Path, metavar="FILE", help="file with the class names to keep, one in each line")
+    add(
+        "classes",
+        type=file_to_read,
+        metavar="FILE",
+        help="file with the class names to keep, one in each line",
+    )
     add(
         "pairs",
         type=int,
@@ -192,7 +200,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "synonyms",
-        type=Path,
+        type=file_to_read,
         metavar="FILE",
         help="YAML file with lists of class names that sound too similar to be used as a wrong pair",
     )
@@ -217,7 +225,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         help="number of frames of each training clip or expression (default: 2; ARIG: 1)",
     )
     add("whole_clip", action="store_true", help="LLP: let every weak training label last for the whole clip")
-    add("test_labels", type=Path, metavar="FILE", help="MER2024: csv with name and discrete of a test set")
+    add(
+        "test_labels",
+        type=file_to_read,
+        metavar="FILE",
+        help="MER2024: csv with name and discrete of a test set",
+    )
     add(
         "lists",
         choices=("kinetics", "ogm"),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crab_lightning.commands.file_arguments import file_to_read, web_address
 from crab_lightning.commands.help_text import DefaultsShown, Options, add_only, positive
 from crab_lightning.commands.step_bar import StepBar
 
@@ -39,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add_only(made, "keys of data.datasets", required=True)
     add(
         "--endpoint",
+        type=web_address,
         metavar="URL",
         help="base address of the API, such as http://127.0.0.1:8000/v1; the"
         " environment variable OPENAI_API_KEY holds the key",
@@ -100,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--leakage",
-        type=Path,
+        type=file_to_read,
         metavar="FILE",
         help="file with phrases that no text may contain, one in each line",
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crab_lightning.commands.file_arguments import file_to_read
 from crab_lightning.commands.help_text import DefaultsShown, Options, positive
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--audioset",
-        type=Path,
+        type=file_to_read,
         metavar="CSV",
         help="AudioSet segment list: only its recordings are described, in the order of the list; the"
         " files must be named after them",

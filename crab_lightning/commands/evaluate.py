@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from crab_lightning.commands.file_arguments import config_file, folder_to_write
+from crab_lightning.commands.file_arguments import config_file, folder_to_write, web_address
 from crab_lightning.commands.help_text import DefaultsShown, Options, positive
 
 
@@ -20,7 +20,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=DefaultsShown,
     )
     add = made.add_argument
-    add("--endpoint", required=True, help="base address of the API, such as http://127.0.0.1:8000/v1")
+    add(
+        "--endpoint",
+        required=True,
+        type=web_address,
+        help="base address of the API, such as http://127.0.0.1:8000/v1",
+    )
     add("--model", required=True, help="name of the model at the endpoint")
     add("--data.root", dest="root", required=True, help="folder with AVUIE_2/ and the media")
     add(

@@ -24,6 +24,38 @@ def config_file(text: str) -> str:
     return text
 
 
+def file_to_read(text: str) -> Path:
+    """Return a file that is there.
+
+    Raises:
+        ArgumentTypeError: If it is not, or is a folder.
+    """
+    path = Path(text)
+    if path.is_dir():
+        raise ArgumentTypeError(f"{path} is a folder; name a file")
+    if not path.exists():
+        raise ArgumentTypeError(f"{path} is not a file")
+    return path
+
+
+def web_address(text: str) -> str:
+    """Return the address of an API, as ``--endpoint`` takes it.
+
+    Raises:
+        ArgumentTypeError: If it does not begin with http:// or https://, or names no machine.
+    """
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(text)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        whole = False
+    if not whole:
+        raise ArgumentTypeError(f"{text!r} is no web address; http://HOST:PORT/v1 or https://... is expected")
+    return text
+
+
 def folder_to_write(text: str) -> Path:
     """Return a folder that is there or can be made.
 
@@ -65,7 +97,6 @@ def check_media(videos: Iterable[Path | None], sounds: Iterable[Path | None]) ->
     """Look into the headers of a user's media, before a model is loaded for them.
 
     Raises:
-        FileNotFoundError: If one is no file.
         ValueError: If a video has no moving pictures, or a sound file no sound.
     """
     from crab_lightning.media import probe
@@ -74,8 +105,6 @@ def check_media(videos: Iterable[Path | None], sounds: Iterable[Path | None]) ->
     for path, pictures in wanted:
         if path is None:
             continue
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is not a file")
         found = probe(path)
         if pictures and not found.has_video:
             raise ValueError(f"{path} has no moving pictures; give a video file")
@@ -87,24 +116,10 @@ def check_picture(path: Path | None) -> None:
     """Look at a user's picture, before a model is loaded for it.
 
     Raises:
-        FileNotFoundError: If it is no file.
         MediaError: If it cannot be decoded; the text names it.
     """
     if path is None:
         return
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file")
     from crab_lightning.media import read_image
 
     read_image(path)
-
-
-def check_files(paths: Iterable[Path | None]) -> None:
-    """Refuse what is no file.
-
-    Raises:
-        FileNotFoundError: It names the path.
-    """
-    for path in paths:
-        if path is not None and not path.is_file():
-            raise FileNotFoundError(f"{path} is not a file")

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from crab_lightning.commands.file_arguments import folder_to_write
+from crab_lightning.commands.file_arguments import file_to_read, folder_to_write
 from crab_lightning.commands.help_text import Options, positive
 from crab_lightning.files import removed_on_failure
 
@@ -123,7 +123,10 @@ def beats(words: Sequence[str]) -> None:
         " does not have is an error. The classifier of a fine-tuned checkpoint is left out.",
     )
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="the published file, such as BEATs_iter3_plus_AS2M.pt"
+        "--checkpoint",
+        type=file_to_read,
+        required=True,
+        help="the published file, such as BEATs_iter3_plus_AS2M.pt",
     )
     parser.add_argument("--out", type=folder_to_write, required=True, help="folder to write")
     args = parser.parse_args(list(words))

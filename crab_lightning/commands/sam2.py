@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from crab_lightning.commands.file_arguments import folder_to_write
+from crab_lightning.commands.file_arguments import file_to_read, folder_to_write
 from crab_lightning.commands.help_text import DefaultsShown, Options
 
 
@@ -51,7 +50,7 @@ def convert(words: Sequence[str]) -> None:
         " folder for the image and the video predictor. A tensor that the model does not have is"
         " an error.",
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="sam2.1_hiera_*.pt")
+    parser.add_argument("--checkpoint", type=file_to_read, required=True, help="sam2.1_hiera_*.pt")
     parser.add_argument("--out", type=folder_to_write, required=True, help="folder to write")
     args = parser.parse_args(list(words))
 

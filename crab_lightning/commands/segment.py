@@ -12,6 +12,7 @@ from crab_lightning.commands.file_arguments import (
     check_media,
     check_picture,
     config_file,
+    file_to_read,
     folder_to_write,
     model_folder,
 )
@@ -62,9 +63,9 @@ def run(words: Sequence[str]) -> None:
         help="what the mask is made of: the box and points of the answer, the name in the answer (else"
         " --expression), or both; name and both need a folder of SAM3",
     )
-    add("--image", type=Path, help="picture to segment; the video is segmented when it is left out")
-    add("--video", type=Path, help="video; the whole video is segmented without --at_s")
-    add("--audio", type=Path, help="sound file; the video's own track when left out")
+    add("--image", type=file_to_read, help="picture to segment; the video is segmented when it is left out")
+    add("--video", type=file_to_read, help="video; the whole video is segmented without --at_s")
+    add("--audio", type=file_to_read, help="sound file; the video's own track when left out")
     add("--at_s", type=float, help="segment only the frame of the video at this second")
     add("--asks", type=int, default=5, help="how many frames of a video the run is asked about")
     add("--fps", type=float, help="number of frames of each second that get a mask; all frames when left out")

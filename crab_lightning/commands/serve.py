@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
-from crab_lightning.commands.file_arguments import config_file
+from crab_lightning.commands.file_arguments import config_file, file_to_read
 from crab_lightning.commands.help_text import CHECKPOINT, DefaultsShown, Options, port, positive
 
 KEY_VARIABLE = "CRAB_API_KEY"
@@ -37,7 +37,7 @@ def parser(name: str = "serve") -> argparse.ArgumentParser:
     add("--name", help="name of the model in the list of models; the run's folder name when left out")
     add(
         "--api_key_file",
-        type=Path,
+        type=file_to_read,
         help=f"file with the key that clients must send; the environment variable {KEY_VARIABLE} works too",
     )
     if name == "serve":

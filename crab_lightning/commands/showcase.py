@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.ask import windows_of_text
-from crab_lightning.commands.file_arguments import check_files, config_file, folder_to_write, model_folder
+from crab_lightning.commands.file_arguments import config_file, file_to_read, folder_to_write, model_folder
 from crab_lightning.commands.help_text import CHECKPOINT, DefaultsShown, Options
 from crab_lightning.files import replace_json, replace_text
 
@@ -41,11 +41,15 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=DefaultsShown,
     )
     add = made.add_argument
-    add("--video", required=True, type=Path, help="the clip")
+    add("--video", required=True, type=file_to_read, help="the clip")
     add("--checkpoint", required=True, type=Path, help=CHECKPOINT)
-    add("--audio", type=Path, help="sound file; the clip's own track when left out")
+    add("--audio", type=file_to_read, help="sound file; the clip's own track when left out")
     add("--silent", action="store_true", help="replace all sound by silence")
-    add("--other", type=Path, help="second clip for the matching task; that task is left out without it")
+    add(
+        "--other",
+        type=file_to_read,
+        help="second clip for the matching task; that task is left out without it",
+    )
     add("--question", default="What makes the sound in this video?", help="question to be answered")
     add("--expression", help="object for the referring task to find; that task is left out without it")
     add("--at_s", type=float, help="second of the clip whose frame is segmented; the middle when left out")
@@ -193,7 +197,6 @@ def run(words: Sequence[str]) -> None:
         ValueError: If no task could be asked, or ``--dataset`` names one that the run does not have.
     """
     args = parser().parse_args(list(words[1:]))
-    check_files([args.video, args.audio, args.other])
     windows = None if args.windows is None else windows_of_text(args.windows)
     from crab_lightning.commands.showcase_html import html_page
     from crab_lightning.commands.showcase_page import TITLES, page_figure

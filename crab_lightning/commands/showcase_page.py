@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crab_lightning.fonts import new_figure
+
 if TYPE_CHECKING:
     from crab_lightning.segmentation import Overlay
 
@@ -180,13 +182,11 @@ def spectrogram(show: Showcase) -> NDArray[np.uint8]:
 
 def page_figure(show: Showcase) -> Any:
     """Return the page as a matplotlib figure."""
-    from matplotlib.figure import Figure
-
     rows = show.rows
     card_rows = (len(show.cards) + 1) // 2
     lanes_in = 0.34 * len(rows) + 0.1
     heights = [0.75, 1.35, 1.25, lanes_in, 3.7 if show.pictures else 0.01, max(0.01, 1.62 * card_rows)]
-    figure = Figure(figsize=(13, sum(heights) + 1.1), dpi=130)
+    figure = new_figure(figsize=(13, sum(heights) + 1.1), dpi=130)
     top, total = 1.0, sum(heights) + 1.1
     gaps = [0.0, 0.22, 0.2, 0.04, 0.5, 0.0]
     places = []

@@ -47,12 +47,17 @@ _MOST_FILLED = 2**20
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
+_NOT_TEXT = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "timestamp")}
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML whose ``1e-4`` is a number and whose repeated keys are errors."""
+    """YAML whose ``1e-4`` is a number, whose keys are texts, and whose repeated keys are errors."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode) and key_node.tag in _NOT_TEXT:
+                key_node.tag = "tag:yaml.org,2002:str"  # every key is a name: `on: {...}` may be a dataset
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(

@@ -39,6 +39,26 @@ _REFUSED = (
     (b"PK\x03\x04", "a zip archive"),
     (b"\x1f\x8b", "a gzip archive"),
 )
+_PICTURES = (
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"\x89PNG", "PNG"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (8, b"WEBP", "WebP"),
+    (4, b"ftypavif", "AVIF"),
+    (4, b"ftypheic", "HEIC"),
+    (4, b"ftypmif1", "HEIC"),
+    (4, b"jP  ", "JPEG 2000"),
+)
+_CLIPS = (
+    (4, b"ftyp", "MP4 or MOV"),
+    (0, b"\x1aE\xdf\xa3", "Matroska or WebM"),
+    (8, b"AVI ", "AVI"),
+    (8, b"WAVE", "WAV"),
+    (0, b"OggS", "Ogg"),
+    (0, b"fLaC", "FLAC"),
+    (0, b"ID3", "MP3"),
+)
 _HEAD_BYTES = 64
 
 
@@ -51,8 +71,19 @@ def refusal(path: Path, known: tuple[str, ...], failed: str) -> str:
         failed: What to say where they do not.
     """
     with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES).lstrip(b"\xef\xbb\xbf \t\r\n")
+        start = file.read(_HEAD_BYTES)
     listed = ", ".join(name.lower() for name in known)
+    for kinds, sort in ((_PICTURES, "a picture"), (_CLIPS, "a video or a sound")):
+        form = next((name for at, mark, name in kinds if start[at : at + len(mark)] == mark), None)
+        if form is None:
+            continue
+        if (sort == "a picture") != (known is PICTURE_FORMATS):
+            wanted = "a picture" if known is PICTURE_FORMATS else "a video or a sound"
+            return f"is {sort} ({form}), and {wanted} is needed. These formats are read: {listed}."
+        if form in ("AVIF", "HEIC"):
+            return f"is {sort} in {form}, which is not read. These formats are: {listed}. Convert it."
+        break
+    head = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     found = next((name for start, name in _REFUSED if head[: len(start)].lower() == start.lower()), None)
     if found is not None:
         return f"is {found}, which is not read. These formats are: {listed}. Fetch it again or convert it."

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crab_lightning.files import replace_bytes
+from crab_lightning.fonts import new_figure
 from crab_lightning.segmentation.prompts import Prompt
 
 # Okabe and Ito: told apart by colour-blind readers, also where both overlap.
@@ -153,11 +154,9 @@ def painted(frame: NDArray[np.uint8], mask: NDArray[np.bool_], prompt: Prompt | 
 
 def overlay_figure(overlay: Overlay, width_in: float = 4.5) -> Any:
     """Return one overlay as a matplotlib figure; it belongs to no display and needs no closing."""
-    from matplotlib.figure import Figure
-
     height, width = overlay.image.shape[-2:]
     extra = 0.8 + (0.5 if overlay.note else 0.0)
-    figure = Figure(figsize=(width_in, width_in * height / width + extra), dpi=150, layout="constrained")
+    figure = new_figure(figsize=(width_in, width_in * height / width + extra), dpi=150, layout="constrained")
     draw_overlay(figure.subplots(), overlay)
     return figure
 
@@ -172,12 +171,10 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Overlay]]], title: str = ""
     Raises:
         ValueError: If there is nothing to draw.
     """
-    from matplotlib.figure import Figure
-
     columns = max((len(overlays) for _, overlays in rows), default=0)
     if not columns:
         raise ValueError("a contact sheet needs at least one overlay")
-    figure = Figure(figsize=(2.7 * columns + 0.4, 3.6 * len(rows) + 0.4), dpi=130, layout="constrained")
+    figure = new_figure(figsize=(2.7 * columns + 0.4, 3.6 * len(rows) + 0.4), dpi=130, layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for (name, overlays), places in zip(rows, grid, strict=True):
         for axes in places[len(overlays) :]:

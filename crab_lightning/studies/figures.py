@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from crab_lightning.fonts import new_figure
 from crab_lightning.studies.transfer import ArmTransfer, Comparison, Shares
 
 GAIN, HARM, TIE_COLOUR = "#0072b2", "#d55e00", "#999999"
@@ -19,9 +20,7 @@ _ARMS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e
 
 def figure_of(width: float, height: float) -> Any:
     """Return an empty figure of some inches."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
+    return new_figure(figsize=(width, height), layout="constrained")
 
 
 def gains_figure(arms: Sequence[ArmTransfer], by: str = "score") -> Any:

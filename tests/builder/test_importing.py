@@ -136,6 +136,17 @@ def test_a_dry_run_writes_nothing(source: Path, tmp_path: Path, capsys: pytest.C
     assert "Rows that are in no manifest: 4" in told
 
 
+def test_a_dry_run_that_finds_no_row_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "owner").mkdir()
+    for name in ("trainSet.txt", "testSet.txt"):
+        (tmp_path / "owner" / name).write_text("Bus&aaaaaaaaaaa&good&4&10\n")
+    words = ["--dataset", "ave", "--source", str(tmp_path / "owner"), "--root", str(tmp_path / "root")]
+    assert main(["build", "import", *words, "--dry-run"]) == 1
+    told = capsys.readouterr()
+    assert "Nothing was written: this was a dry run." in told.out
+    assert "no row of ave could be imported" in told.err
+
+
 def test_a_killed_import_leaves_nothing_half_written_and_is_taken_up(tmp_path: Path) -> None:
     owner = tmp_path / "owner"
     ids = [f"clip_{i:06d}" for i in range(40)]

@@ -233,3 +233,11 @@ def test_address_without_adapters_is_named(
         assert expected in capsys.readouterr().err
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(expected)):
         load_run(address)
+
+
+def test_licence_that_the_hub_does_not_know_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, near in (("apache2", "apache-2.0"), ("nonsense", "mit"), ("CC-BY-NC-4.0", "cc-by-nc-4.0")):
+        assert push(Path("x"), "--license", name) == 1
+        said = capsys.readouterr().err
+        assert f"--license {name} is no identifier of a licence" in said
+        assert near in said

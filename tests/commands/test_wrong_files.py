@@ -200,7 +200,34 @@ def pairs() -> list[tuple[str, str]]:
 def test_wrong_file_is_named_in_one_line(
     line: str, bad: str, place: Path, small: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said(line, bad, place, small, capsys)
+    err = said(line, bad, place, small, capsys)
+    option = line.split()[line.split().index("BAD") - 1]
+    if bad == "missing" and option in (
+        "--video",
+        "--audio",
+        "--image",
+        "--other",
+        "--audioset",
+        "--api_key_file",
+    ):
+        assert option in err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "evaluate --model x --data.root x",
+        "build reason --root x --only ave --model x --dry-run",
+    ],
+)
+@pytest.mark.parametrize("address", ["127.0.0.1:8000/v1", "http://", "ftp://a/v1", "http://a:port/v1"])
+def test_wrong_address_is_named_before_anything_is_read(
+    line: str, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*line.split(), "--endpoint", address])
+    err = capsys.readouterr().err
+    assert f"argument --endpoint: '{address}' is no web address; http://HOST:PORT/v1" in err
 
 
 @pytest.mark.parametrize("line", lines(WRITES))

@@ -114,6 +114,14 @@ def test_config_that_includes_itself_is_an_error(tmp_path: Path) -> None:
         compose([tmp_path / "main.yaml"])
 
 
+def test_keys_are_texts_also_where_values_would_be_something_else(tmp_path: Path) -> None:
+    names = ["null", "true", "on", "1", "1.5", "2020-01-01"]
+    (tmp_path / "a.yaml").write_text(
+        "data:\n  datasets:\n" + "".join(f"    {n}: {{limit: 1}}\n" for n in names)
+    )
+    assert compose([tmp_path / "a.yaml"])["data"]["datasets"] == {name: {"limit": 1} for name in names}
+
+
 def test_repeated_key_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, main="data: {seed: 1, seed: 2}\n")
     with pytest.raises(ConfigError, match="'seed' occurs twice"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from crab_lightning.dashboards import Pictures
 from crab_lightning.dashboards.figures.clips import ClipCard, clip_sheet, events_of, lanes, true_text
 from crab_lightning.dashboards.figures.matrices import confusion_figure, confusion_of, routes_figure
 from crab_lightning.dashboards.figures.media import ClipMedia, Sound, Strip, mel_row
-from crab_lightning.dashboards.figures.sheet import png, verdict, wrap
+from crab_lightning.dashboards.figures.sheet import Sheet, png, verdict, wrap
 from crab_lightning.dashboards.figures.spatial import FrameCard, frame_sheet
 from crab_lightning.dashboards.pictures import ANSWER_COLUMNS, answer_cells
 from crab_lightning.dashboards.routing import RouteMeans
@@ -161,6 +162,22 @@ def test_verdict_says_what_the_score_counts() -> None:
     assert verdict(record(score=0.0, parsed=None, truncated=True))[0].startswith("✗ cut off")
     assert verdict(record(score=1.0, truncated=True))[0] == "✓ right"
     assert verdict(record(score=None))[0].startswith("–")
+
+
+def test_text_of_another_script_is_drawn_with_an_installed_font_and_without_noise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from matplotlib import rcParams
+
+    monkeypatch.setattr("crab_lightning.fonts._installed", lambda: ("DejaVu Sans Mono",))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        sheet = Sheet(3, 1)
+        sheet.text(0.1, 0.1, "\u5c0f\u72d7.mp4 \u0e2a\u0e38\u0e19\u0e31\u0e02")
+        assert png(sheet.figure)
+    assert [str(warning.message) for warning in said] == []
+    assert rcParams["font.family"][-1] == "DejaVu Sans Mono"
+    rcParams["font.family"].remove("DejaVu Sans Mono")
 
 
 def test_long_answer_keeps_its_end_and_its_label() -> None:

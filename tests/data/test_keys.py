@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crab_lightning.data.manifests.keys import chosen_datasets
+from crab_lightning.data.manifests.keys import check_datasets, chosen_datasets
 from crab_lightning.structures import DatasetSpec
 
 ROWS = {name: DatasetSpec(task="t", layout=name) for name in ("ave", "avvp", "ks")}
@@ -26,3 +26,9 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
 def test_an_empty_choice_is_refused() -> None:
     with pytest.raises(ValueError, match="name at least one dataset"):
         chosen_datasets(ROWS, [])
+
+
+def test_a_name_that_the_command_line_reads_as_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="has the key 'null', which a command line reads as nothing"):
+        check_datasets({"t": None}, {"null": DatasetSpec("t", "plain")})
+    check_datasets({"t": None}, {name: DatasetSpec("t", "plain") for name in ("1", "true", "on")})

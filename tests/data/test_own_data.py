@@ -183,6 +183,19 @@ def test_without_audio_the_track_of_the_video_is_heard(tmp_path: Path) -> None:
             {"messages": [{"role": "user", "content": "?"}]},
             r"has the turns user; expected a question .*Correct the roles",
         ),
+        *(
+            ("messages", "open_answer", _said("?", "a") | {"videos": None, key: ["clips/0.mp4"]}, said)
+            for key, said in (
+                ("radios", r"key 'radios' is not read; expected 'audios', .* Rename the key"),
+                ("image", r"key 'image' is not read; expected 'images', .* Rename the key"),
+            )
+        ),
+        (
+            "messages",
+            "open_answer",
+            _said("<video>?", "a") | {"system": "Be rude."},
+            "Be rude.*Take the system",
+        ),
         (
             "messages",
             "open_answer",

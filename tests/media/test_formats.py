@@ -89,6 +89,25 @@ def test_picture_in_another_format_is_refused_by_name(start: bytes, tmp_path: Pa
         read_image(tmp_path / "a.jpg")
 
 
+def test_picture_in_the_place_of_a_clip_and_the_reverse_are_named(clip: Path, tmp_path: Path) -> None:
+    for form in ("jpg", "png", "webp", "tiff", "jp2"):
+        Image.new("RGB", (20, 10), (255, 0, 0)).save(tmp_path / f"a.{form}")
+        for read in (probe, read_audio, lambda path: read_video(path, 1)):
+            with pytest.raises(
+                UnreadableMedia, match=r"is a picture \(.*\), and a video or a sound is needed"
+            ):
+                read(tmp_path / f"a.{form}")  # type: ignore[operator]
+    with pytest.raises(
+        UnreadableMedia, match=r"is a video or a sound \(MP4 or MOV\), and a picture is needed"
+    ):
+        read_image(clip)
+    (tmp_path / "phone.jpg").write_bytes(
+        struct.pack(">I4s4sI4s", 20, b"ftyp", b"heic", 0, b"mif1") + bytes(90)
+    )
+    with pytest.raises(UnreadableMedia, match=r"is a picture in HEIC, which is not read\. .* Convert it"):
+        read_image(tmp_path / "phone.jpg")
+
+
 @pytest.mark.parametrize("name", ["jpg", "png", "bmp", "gif", "tiff", "webp", "ppm", "jp2"])
 def test_listed_pictures_are_read(name: str, tmp_path: Path) -> None:
     Image.new("RGB", (20, 10), (255, 0, 0)).save(tmp_path / f"a.{name}")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,8 +87,9 @@ def test_an_unreadable_answer_gives_an_empty_mask_and_the_reason(tmp_path: Path,
 
 
 def test_missing_files_are_named(tmp_path: Path, says: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert segment(tmp_path, "--image", str(tmp_path / "nothing.png"))[0] == 1
-    assert "nothing.png is not a file" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        segment(tmp_path, "--image", str(tmp_path / "nothing.png"))
+    assert re.search(r"argument --image: .*nothing.png is not a file", capsys.readouterr().err)
 
 
 def test_the_mask_may_come_from_the_name(

@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from crab_lightning.fonts import new_figure
+
 # Okabe and Ito: told apart by colour-blind readers. Line style or hatch says the same a second time.
 TRUE, SAID, RIGHT, GREY = "#0072b2", "#d55e00", "#007a5a", "#555555"
 
@@ -29,10 +31,8 @@ class Sheet:
     """
 
     def __init__(self, width_in: float, height_in: float) -> None:
-        from matplotlib.figure import Figure
-
         self.width_in, self.height_in = width_in, height_in
-        self.figure: Any = Figure(figsize=(width_in, height_in), dpi=DPI, facecolor="white")
+        self.figure: Any = new_figure(figsize=(width_in, height_in), dpi=DPI, facecolor="white")
 
     def axes(self, left: float, top: float, width: float, height: float) -> Any:
         """Return axes over a rectangle."""

@@ -44,6 +44,10 @@ def check_datasets(tasks: Mapping[str, Any], datasets: Mapping[str, DatasetSpec]
             raise ValueError(
                 f"data.datasets has the key '{name}'; a key becomes a file name, so no '/' and not empty"
             )
+        if name in ("null", "Null", "NULL", "~"):
+            raise ValueError(
+                f"data.datasets has the key '{name}', which a command line reads as nothing; choose another"
+            )
         if spec.task not in tasks:
             raise ValueError(
                 f"{where}.task is '{spec.task}'; data.tasks has: {', '.join(sorted(tasks)) or 'nothing'}"

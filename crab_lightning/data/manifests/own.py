@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from difflib import get_close_matches
 from typing import Any
 
@@ -26,6 +26,7 @@ from crab_lightning.tasks.answers import extract_answer
 _PLACES = {f"<{kind.value}>": kind for kind in Media}
 _CLIPS = re.compile(r"(<(?:video|image|audio)>)")
 _KINDS = ("video", "image", "audio")
+_CONVERSATION = {"messages", "conversations", "system", "videos", "images", "audios", "id", "clip"}
 
 
 class Plain(Layout):
@@ -52,7 +53,8 @@ class Plain(Layout):
 
     def read(self, row: Mapping[str, Any], split: str) -> Parts:
         """Return what a row holds."""
-        self._refuse_misspelt(row)
+        known = {self.keys.get(name, name) for name in (*_READ, *_KINDS)}
+        _refuse_misspelt(row, [self.keys.get(name, name) for name in (*_KINDS, "options")], known)
         found: dict[str, Any] = {}
         for name, reader in _READ.items():
             key = self.keys.get(name, name)
@@ -75,19 +77,6 @@ class Plain(Layout):
             fields=found,
         )
 
-    def _refuse_misspelt(self, row: Mapping[str, Any]) -> None:
-        """Refuse a key that is nearly one which a row may lack; other keys of the file are left alone."""
-        known = {self.keys.get(name, name) for name in (*_READ, *_KINDS)}
-        for name in (*_KINDS, "options"):
-            key = self.keys.get(name, name)
-            if key not in row and (near := get_close_matches(key, set(map(str, row)) - known, 1, 0.8)):
-                raise ColumnError(
-                    f"{key!r}, or a name that is less like it",
-                    f"key {near[0]!r}",
-                    "is not read",
-                    "Rename the key.",
-                )
-
 
 class Messages(Layout):
     """Conversations as LLaMA-Factory and ms-swift write them; ``conversations`` of ShareGPT is read too.
@@ -102,6 +91,7 @@ class Messages(Layout):
 
     def read(self, row: Mapping[str, Any], split: str) -> Parts:
         """Return what a row holds."""
+        _refuse_misspelt(row, [f"{kind}s" for kind in _KINDS], _CONVERSATION)
         *earlier, (_, answer) = _turns(row)
         conversation: Conversation = tuple(
             Reply(text) if role == "assistant" else _PLACES.get(part, part)
@@ -137,6 +127,19 @@ class Messages(Layout):
         )
 
 
+def _refuse_misspelt(row: Mapping[str, Any], wanted: Sequence[str], known: Set[str]) -> None:
+    """Refuse a key that is nearly one which a row may lack; other keys of the file are left alone."""
+    used = {str(key) for key, value in row.items() if value not in (None, "", [])} - known
+    for key in wanted:
+        if key not in row and (near := get_close_matches(key, used, 1, 0.8)):
+            raise ColumnError(
+                f"{key!r}, or a name that is less like it",
+                f"key {near[0]!r}",
+                "is not read",
+                "Rename the key.",
+            )
+
+
 def _turns(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return role and text of each turn of a conversation, which ends with an answer."""
     key = "messages" if "messages" in row or "conversations" not in row else "conversations"
@@ -155,6 +158,8 @@ def _turns(row: Mapping[str, Any]) -> list[tuple[str, str]]:
         role = turn.get("role", turn.get("from"))
         content = _read(target_text, turn.get("content", turn.get("value")), f"{key}.content")
         said.append((names.get(str(role), str(role)), content))
+    if isinstance(row.get("system"), str) and row["system"].strip():
+        said.insert(0, ("system", row["system"]))
     if said and said[0][0] == "system":
         if said[0][1].strip() != SYSTEM_MESSAGE:
             raise ColumnError(
