@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import StrategyRegistry
 
 from tests.runs.quick import quick
 
@@ -40,6 +41,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "overfit": ({"overfit_batches": 2}, "--data.datasets.NAME.limit"),
     "accelerator": ({"accelerator": "nix"}, "Available names are"),
     "strategy": ({"strategy": "nix"}, "nix"),
+    **{
+        name: ({"strategy": name, "devices": 2}, "Use --trainer.strategy ddp, which starts the same command")
+        for name in sorted(StrategyRegistry)
+        if StrategyRegistry[name]["init_params"].get("start_method") in ("spawn", "fork")
+    },
+    "class": (
+        {"strategy": "DDPStrategy", "strategy.init_args.start_method": "spawn", "devices": 2},
+        "starts its processes by spawn",
+    ),
     "profiler": ({"profiler": "nix"}, "it can only be one of ['simple', 'advanced'"),
     "devices": ({"devices": 0}, "devices"),
 }

@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from crab_lightning.adapters.kinds import drop_foreign_keys
 from crab_lightning.commands.identity import identity
 from crab_lightning.commands.loggers import place_loggers, with_save_dir
+from crab_lightning.commands.switches import check_switches
 from crab_lightning.compat import callbacks_of, datamodule_of
 from crab_lightning.configuration.allowed_code import check_classes, guard_parsers
 from crab_lightning.configuration.files import ConfigError, found_path
@@ -226,7 +227,7 @@ class CrabCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Decide where the run writes, take that folder, and point the loggers there."""
-        self._check_switches()
+        check_switches(self.config.trainer)
         if (threads := self.config.run.threads) is not None:
             if threads < 1:
                 raise ConfigError(f"--run.threads is {threads}; at least 1 is needed")
@@ -237,35 +238,6 @@ class CrabCLI(LightningCLI):
         # longer than an optimizer step of the demo, so it is made once, without another check.
         text = self.parser.dump(self.config, format="yaml", skip_unset=False, skip_validation=True)
         self.config_dump = yaml.safe_load(text)
-
-    def _check_switches(self) -> None:
-        """Refuse the switches of the trainer that cannot do here what they promise.
-
-        Raises:
-            ConfigError: It names what does the same.
-        """
-        trainer = self.config.trainer
-        if str(trainer.get("precision")) in ("bf16-true", "16-true", "64-true", "64"):
-            raise ConfigError(
-                f"trainer.precision {trainer.precision}: the model sets the type of its weights, and its"
-                " adapters stay float32. Use --model.init_args.dtype bfloat16 with precision 32-true"
-            )
-        if trainer.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
-            raise ConfigError(
-                f"trainer.accelerator {trainer.accelerator}: torch finds no GPU on this machine. Use"
-                " --trainer.accelerator auto, which takes the CPU here, or install a torch for your GPU"
-            )
-        if trainer.get("barebones"):
-            raise ConfigError(
-                "trainer.barebones true: a run writes logs and checkpoints, which this forbids. To measure"
-                " speed, use --trainer.logger false --trainer.enable_checkpointing false"
-                " --trainer.enable_progress_bar false --trainer.enable_model_summary false"
-            )
-        if trainer.get("overfit_batches"):
-            raise ConfigError(
-                f"trainer.overfit_batches {trainer.overfit_batches}: the data module draws the batches."
-                " To overfit a few rows, use --data.datasets.NAME.limit N with --trainer.max_epochs"
-            )
 
     def _take_folder(self) -> Path:
         """Return the run folder; the first process owns it from here to :meth:`close`.

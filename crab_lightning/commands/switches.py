@@ -1,0 +1,57 @@
+"""Switches of Lightning's Trainer that a run of this package refuses, each with what does the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import StrategyRegistry
+
+from crab_lightning.configuration.files import ConfigError
+
+
+def check_switches(trainer: Any) -> None:
+    """Refuse the switches of the trainer that cannot do here what they promise.
+
+    Args:
+        trainer: The section ``trainer`` of a parsed config.
+
+    Raises:
+        ConfigError: It names what does the same.
+    """
+    if str(trainer.get("precision")) in ("bf16-true", "16-true", "64-true", "64"):
+        raise ConfigError(
+            f"trainer.precision {trainer.precision}: the model sets the type of its weights, and its"
+            " adapters stay float32. Use --model.init_args.dtype bfloat16 with precision 32-true"
+        )
+    if trainer.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ConfigError(
+            f"trainer.accelerator {trainer.accelerator}: torch finds no GPU on this machine. Use"
+            " --trainer.accelerator auto, which takes the CPU here, or install a torch for your GPU"
+        )
+    if (how := _start_method(trainer.get("strategy"))) in ("spawn", "fork", "forkserver"):
+        raise ConfigError(
+            f"trainer.strategy starts its processes by {how}, as copies of this one, which own no run"
+            " folder. Use --trainer.strategy ddp, which starts the same command once for each device"
+        )
+    if trainer.get("barebones"):
+        raise ConfigError(
+            "trainer.barebones true: a run writes logs and checkpoints, which this forbids. To measure"
+            " speed, use --trainer.logger false --trainer.enable_checkpointing false"
+            " --trainer.enable_progress_bar false --trainer.enable_model_summary false"
+        )
+    if trainer.get("overfit_batches"):
+        raise ConfigError(
+            f"trainer.overfit_batches {trainer.overfit_batches}: the data module draws the batches."
+            " To overfit a few rows, use --data.datasets.NAME.limit N with --trainer.max_epochs"
+        )
+
+
+def _start_method(strategy: Any) -> str | None:
+    """Return how a strategy, given by its name or its class, starts its processes."""
+    given: dict[str, Any]
+    if isinstance(strategy, str):
+        given = StrategyRegistry[strategy]["init_params"] if strategy in StrategyRegistry else {}
+    else:
+        given = (strategy or {}).get("init_args") or {}
+    return given.get("start_method")
