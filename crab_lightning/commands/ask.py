@@ -220,13 +220,18 @@ def run_folder(args: argparse.Namespace) -> None:
     if done.broken:
         print(f"{len(done.broken)} clips could not be asked about; the file says why under `error`:")
         for name, error in list(done.broken.items())[:_SHOWN]:
-            print(f"  {name}: {error}")
+            print(f"  {one_line(name)}: {one_line(error)}")
         if len(done.broken) > _SHOWN:
             print(f"  and {len(done.broken) - _SHOWN} more")
     if done.gone:
         print(f"{done.gone} answers belong to clips that are no longer in the folder; they are kept")
     if done.passed_over:
         print(f"{done.passed_over} other files do not have the name of a clip, and were skipped")
+
+
+def one_line(text: str) -> str:
+    """Return a text with its control characters written out: the name of a file may hold any."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def show(answer: Answer, options: Sequence[str] | None, *, as_json: bool, moment: str = "") -> None:

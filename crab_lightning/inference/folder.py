@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,11 +24,17 @@ from crab_lightning.inference.loading import TrainedRun
 from crab_lightning.inference.question import AskError, check_texts, choose_dataset, make_sample, needs
 from crab_lightning.structures import Encoded, Prediction
 
-VIDEOS = frozenset(
-    (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp")
-)
-SOUNDS = frozenset((".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus", ".aiff", ".wma"))
-PICTURES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
+VIDEOS = frozenset((
+    ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg",
+    ".mpeg", ".vob", ".flv", ".wmv", ".asf", ".ogv", ".gif",
+))  # fmt: skip
+SOUNDS = frozenset((
+    ".wav", ".w64", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".caf", ".amr",
+    ".au", ".wma", ".mka", ".weba",
+))  # fmt: skip
+PICTURES = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2",
+))  # fmt: skip
 
 _UNUSABLE: tuple[type[Exception], ...] = (*BROKEN_CLIP, AskError)
 
@@ -75,7 +82,8 @@ class FolderAnswers:
 def find_clips(folder: Path) -> tuple[list[FolderClip], int]:
     """Return the clips of a folder and its sub-folders, by name, and how many other files there are.
 
-    A sound file that stands beside a video or a picture of the same name is the sound of that clip.
+    A sound file that stands beside a video or a picture of the same name is the sound of that clip. Links are
+    followed; one that leads nowhere is a clip that cannot be read, so that it is named.
 
     Raises:
         NotADirectoryError: If there is no such folder.
@@ -85,7 +93,7 @@ def find_clips(folder: Path) -> tuple[list[FolderClip], int]:
         raise NotADirectoryError(f"{folder} is no folder")
     places: dict[str, dict[str, list[Path]]] = {}
     passed_over = 0
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in sorted(_files(folder)):
         suffix = path.suffix.lower()
         kind = next((k for k, known in (("video", VIDEOS), ("image", PICTURES), ("audio", SOUNDS))
                      if suffix in known), None)  # fmt: skip
@@ -104,7 +112,7 @@ def find_clips(folder: Path) -> tuple[list[FolderClip], int]:
         for path in (shown or []) + alone:
             kind = "audio" if path in alone else "video" if "video" in found else "image"
             beside = None if kind == "audio" else sound
-            size = path.stat().st_size + (beside.stat().st_size if beside else 0)
+            size = sum(p.stat().st_size for p in (path, beside) if p is not None and p.exists())
             clips.append(
                 FolderClip(
                     path.relative_to(folder).as_posix(),
@@ -120,6 +128,29 @@ def find_clips(folder: Path) -> tuple[list[FolderClip], int]:
             f"{folder} holds no clip. Files whose names end in one of these are clips: {endings}"
         )
     return sorted(clips, key=lambda clip: clip.name), passed_over
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files and the broken links below a folder; a folder that links lead to twice is read once.
+
+    Raises:
+        OSError: If a folder cannot be read.
+    """
+    seen: set[tuple[int, int]] = set()
+
+    def fail(err: OSError) -> None:
+        raise err
+
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=fail):
+        state = Path(place).stat()
+        if (state.st_dev, state.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        for name in names:
+            path = Path(place, name)
+            if path.is_file() or path.is_symlink():
+                yield path
 
 
 def ask_folder(

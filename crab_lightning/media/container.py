@@ -118,7 +118,7 @@ def check_file(path: str | Path) -> Path:
     """
     path = Path(path)
     if not path.is_file():
-        what = "does not exist"
+        what = "is a link that leads nowhere" if path.is_symlink() else "does not exist"
         if path.exists():
             what = "is a folder" if path.is_dir() else "is a pipe or a device, and no file"
         raise MissingMedia(path, f"{what}. Check the manifest's value and the data root, or fetch the file.")

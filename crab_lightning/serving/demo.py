@@ -24,6 +24,7 @@ from crab_lightning.dashboards.figures.spatial import marks_of
 from crab_lightning.data import AVDataModule
 from crab_lightning.inference.answer import read_answer
 from crab_lightning.inference.question import AskError, choose_dataset, make_sample, needs
+from crab_lightning.media import UnreadableMedia, is_picture, probe
 from crab_lightning.segmentation import MaskRequest, Prompt
 from crab_lightning.serving.requests import RequestError
 from crab_lightning.structures import Encoded, Prediction, Sample
@@ -128,8 +129,15 @@ def _sample(
     scratch: Path,
 ) -> Sample:
     name = choose_dataset(data, dataset, None, 1, len(sounds), texts)
-    spec = data.datasets[name]
-    return make_sample(name, spec, [clip], None, sounds, at_s, texts, scratch)
+    videos, image = [clip], None
+    try:
+        if not probe(clip).has_video:
+            videos, sounds = [], [clip, *sounds]
+    except UnreadableMedia:
+        if not is_picture(clip):
+            raise
+        videos, image = [], clip
+    return make_sample(name, data.datasets[name], videos, image, sounds, at_s, texts, scratch)
 
 
 def _shown(data: AVDataModule, sample: Sample, value: Any) -> dict[str, Any]:

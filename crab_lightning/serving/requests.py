@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import itertools
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from crab_lightning.data import load_media
 from crab_lightning.data.loading import check_placeholders, fused_conversation
-from crab_lightning.media import MediaError, MediaLimits, Resizer
+from crab_lightning.media import MediaError, MediaLimits, Resizer, write_upright
 from crab_lightning.models.engine import Sampling
 from crab_lightning.processing import Geometry
 from crab_lightning.structures import (
@@ -27,6 +28,7 @@ from crab_lightning.structures import (
 )
 
 _NUMBERS = itertools.count()
+_WEB_ADDRESS = re.compile(r"file:|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _PARTS = {"video_url": Media.VIDEO, "image_url": Media.IMAGE, "audio_url": Media.AUDIO}
 _UNSUPPORTED = {
     "functions": "functions",
@@ -321,6 +323,14 @@ def load_example(
     with tempfile.TemporaryDirectory(prefix="crab-serve-") as scratch:
         for number, (kind, address) in enumerate(request.media):
             kinds[kind].append(_file(address, Path(scratch) / f"{kind.value}{number}", media_root))
+        try:
+            # As the user's own viewer shows them, like those of `ask`; manifests name pictures as stored.
+            kinds[Media.IMAGE] = [
+                write_upright(path, Path(scratch) / f"upright{number}.png", limits=limits)
+                for number, path in enumerate(kinds[Media.IMAGE])
+            ]
+        except (MediaError, OSError) as err:
+            raise _unusable(err, scratch) from err
         sample = Sample(
             id=f"request/{next(_NUMBERS)}",
             dataset="request",
@@ -337,10 +347,7 @@ def load_example(
             conversation = fused_conversation(request.conversation, geometry)
             check_placeholders(conversation, loaded, request.task)
         except (MediaError, OSError, ValueError) as err:
-            said = str(err).replace(f"{scratch}/", "")
-            raise RequestError(
-                f"a media file of the request cannot be used: {said}", param="messages"
-            ) from err
+            raise _unusable(err, scratch) from err
     return Example(
         sample=sample,
         conversation=conversation,
@@ -350,6 +357,11 @@ def load_example(
         audios=loaded.audios,
         seconds_per_grid=loaded.seconds_per_grid,
     )
+
+
+def _unusable(err: Exception, scratch: str) -> RequestError:
+    said = str(err).replace(f"{scratch}/", "")
+    return RequestError(f"a media file of the request cannot be used: {said}", param="messages")
 
 
 def _file(address: str, place: Path, media_root: Path | None) -> Path:
@@ -363,11 +375,14 @@ def _file(address: str, place: Path, media_root: Path | None) -> Path:
         except (binascii.Error, ValueError) as err:
             raise RequestError(f"the base64 text of a medium is damaged: {err}", param="messages") from err
         return place
-    try:
-        parts = urlsplit(address)
-    except ValueError as err:
-        raise RequestError(f"{shown(address)} is no address: {err}", param="messages") from err
-    if parts.scheme not in ("", "file"):
+    names = [address, unquote(address)]  # the name of a file may hold per cent signs, or be quoted
+    if _WEB_ADDRESS.match(address):
+        try:
+            parts = urlsplit(address)
+        except ValueError as err:
+            raise RequestError(f"{shown(address)} is no address: {err}", param="messages") from err
+        names = [unquote(parts.path)] if parts.scheme == "file" else []
+    if not names:
         raise RequestError(
             f"{shown(address)}: this server fetches nothing; send the file itself as a data address",
             param="messages",
@@ -380,7 +395,8 @@ def _file(address: str, place: Path, media_root: Path | None) -> Path:
         )
     root = media_root.resolve()
     try:
-        path = (root / unquote(parts.path if parts.scheme else address)).resolve()
+        paths = [(root / name).resolve() for name in names]
+        path = next((path for path in paths if path.is_relative_to(root) and path.is_file()), paths[-1])
         inside, there = path.is_relative_to(root), path.is_file()
     except (OSError, ValueError, RuntimeError) as err:  # too long, no text, or links in a ring
         raise RequestError(f"{shown(address)} is no name of a file", param="messages") from err

@@ -12,6 +12,7 @@ import torch
 
 from crab_lightning import load_data
 from crab_lightning.commands import main
+from crab_lightning.commands.ask import one_line
 from crab_lightning.inference.folder import ask_folder, find_clips
 from crab_lightning.inference.loading import TrainedRun
 from crab_lightning.inference.question import AskError
@@ -138,6 +139,29 @@ def test_image_task_is_asked_about_the_middle_of_videos_and_about_pictures(
     done = ask_folder(run, "s4", folder, tmp_path / "o.jsonl", batch=3)
     assert done.answered == 6
     assert {r["dataset"] for r in read(tmp_path / "o.jsonl").values() if "answer" in r} == {"s4"}
+
+
+def test_links_are_followed_once_and_no_clip_is_passed_over_in_silence(
+    run: TrainedRun, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("linked.gif", "l\n\x1b[1m.MTS", "e\u0301.mp4", "\u00e9.mp4", "a#b%20c?'d.mp4"):
+        shutil.copy(folder / "b.mp4", other / name)
+    (other / "back").symlink_to(other)  # a circle
+    (folder / "once").symlink_to(other)
+    (folder / "twice").symlink_to(other)
+    (folder / "lost.mp4").symlink_to(tmp_path / "gone.mp4")
+    clips, passed_over = find_clips(folder)
+    names = [clip.name for clip in clips]
+    linked = [name.partition("/")[2] for name in names if "ce/" in name]
+    assert linked == sorted(path.name for path in other.glob("*.*"))
+    assert len(names) == 7 + 5 + 1
+    assert passed_over == 1
+    done = ask_folder(run, "ks", folder, tmp_path / "o.jsonl", silent=True)
+    assert set(done.broken) == {"cut.mp4", "empty.mp4", "lost.mp4"}
+    assert "is a link that leads nowhere" in done.broken["lost.mp4"]
+    assert one_line("l\n\x1b[1m \udcff\u00e9") == "l\\n\\x1b[1m \\udcff\u00e9"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from crab_lightning import load_data
+from crab_lightning.serving import demo
 from tests.serving.test_server import Server, media, model  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -110,6 +111,32 @@ def test_what_is_missing_is_said(page: Server, media: Path) -> None:  # noqa: F8
     said = json.load(err.value)["error"]["message"]
     assert "question" in said
     assert "crab-demo" not in said
+
+
+def test_picture_and_sound_are_taken_in_the_place_of_a_video(
+    page: Server,
+    media: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Any] = []
+    made = demo.make_sample
+    monkeypatch.setattr(
+        demo, "make_sample", lambda *given, **more: asked.append(given) or made(*given, **more)
+    )
+    for name, said in (
+        ("red.png", "needs `video`, or `image` with `audio`"),
+        ("clip0.wav", "needs `image` or"),
+    ):
+        body, kind = _form({"dataset": "s4"}, media / name)
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{page.port}/demo/ask", body, {"Content-Type": kind}
+        )
+        with pytest.raises(urllib.error.HTTPError) as err:
+            urllib.request.urlopen(request, timeout=60)
+        assert said in json.load(err.value)["error"]["message"]
+    (_, _, videos, image, sounds, *_), (_, _, other, none, heard, *_) = asked
+    assert ([*videos], image.name, [*sounds]) == ([], "clip.png", [])
+    assert ([*other], none, [path.name for path in heard]) == ([], None, ["clip.wav"])
 
 
 def test_server_without_the_page_has_none(model: Any) -> None:  # noqa: F811

@@ -124,6 +124,42 @@ def alone(model: Any, messages: list[Any]) -> str:
     return text
 
 
+@pytest.mark.parametrize(
+    ("name", "addresses"),
+    [
+        ("a b.mp4", ["a b.mp4", "a%20b.mp4", "file:a%20b.mp4"]),
+        ("a%20b.mp4", ["a%20b.mp4", "a%2520b.mp4"]),
+        ("50%.mp4", ["50%.mp4", "50%25.mp4"]),
+        ("a#b?c;d.mp4", ["a#b?c;d.mp4", "file:a%23b%3Fc;d.mp4"]),
+        ("a:b.mp4", ["a:b.mp4"]),
+        ("http:a.mp4", ["http:a.mp4"]),
+        ("'\"\n.mp4", ["'\"\n.mp4"]),
+        ("e\u0301\u4e2d", ["e\u0301\u4e2d", "deep/../e%CC%81%E4%B8%AD"]),
+        ("-", ["-", "./-"]),
+    ],
+)
+def test_file_of_any_name_can_be_named(name: str, addresses: list[str], media: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes((media / "clip0.mp4").read_bytes())
+    for address in addresses:
+        asked = message(media)
+        asked[0]["content"][1]["video_url"]["url"] = address
+        request = read_request({"messages": asked})
+        assert load_example(request, "plain", MediaLimits(), media_root=tmp_path).videos[0].shape[0] == 10
+
+
+def test_picture_is_turned_as_viewers_turn_it(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (40, 20))
+    picture.paste((255, 0, 0), (0, 0, 20, 20))  # red on the left, which is above when turned
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "phone.png", exif=exif)
+    content = [{"type": "image_url", "image_url": {"url": "phone.png"}}, {"type": "text", "text": "?"}]
+    request = read_request({"messages": [{"role": "user", "content": content}]})
+    (shown,) = load_example(request, "plain", MediaLimits(), media_root=tmp_path).images
+    assert shown[0, : len(shown[0]) // 2 - 8].float().mean() > 250
+    assert shown[0, len(shown[0]) // 2 + 8 :].float().mean() < 5
+
+
 def test_answer_is_that_of_the_model_alone(server: Server, model: Any, media: Path) -> None:
     reply = server.client().chat.completions.create(model="tiny", messages=message(media))
     assert reply.choices[0].message.content == alone(model, message(media))
