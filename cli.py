@@ -5,7 +5,7 @@ This file stays thin so that asking for help costs nothing: a sub-command's code
 
 import sys
 
-from crab_lightning.commands import main
+from crab_lightning.commands import program
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(program())

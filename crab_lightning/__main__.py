@@ -2,7 +2,7 @@
 
 import sys
 
-from crab_lightning.commands import main
+from crab_lightning.commands import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

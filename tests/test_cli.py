@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch
 from crab_lightning.commands import COMMANDS, main
 from crab_lightning.commands.noise import quieten
 from crab_lightning.data.loading import SampleError
+from crab_lightning.program import start_is_over, start_quickly
 
 REPO = Path(__file__).resolve().parents[1]
 KEPT = "ave,avqa_thu,ref_avs,a2v"
@@ -66,6 +69,23 @@ def test_help_lists_every_command_without_heavy_imports() -> None:
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert all(f"  {name} " in out for name in COMMANDS)
     assert out.splitlines()[-1] == "[]"
+
+
+def test_search_for_garbage_waits_for_the_end_of_a_start_and_no_longer() -> None:
+    usual = gc.get_threshold()
+    try:
+        for over in (start_is_over, partial(gc.collect, 0)):  # where a command says so, and in any case
+            start_quickly()
+            assert gc.get_threshold()[0] > 1000 * usual[0]
+            over()
+            assert gc.get_threshold() == usual
+            assert gc.get_freeze_count() > 10_000
+            gc.unfreeze()
+        start_is_over()  # says nothing where no start was announced, as in a user's own script
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*usual)
 
 
 @pytest.mark.parametrize("name", ["ask", "data mini"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 from argparse import ArgumentError
@@ -13,9 +14,9 @@ from crab_lightning import __version__
 from crab_lightning.commands.errors import is_known, one_text
 from crab_lightning.commands.output import keep_output_open
 from crab_lightning.configuration.allowed_code import OPTION, allow_code_of
-from crab_lightning.program import told
+from crab_lightning.program import start_quickly, told
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "main", "program"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("trainer:run", "Train adapters on a mixture of datasets."),
@@ -96,6 +97,15 @@ def _find(words: Sequence[str]) -> tuple[str | None, list[str]]:
         if len(words) >= count and name in COMMANDS:
             return name, list(words[count:])
     return None, list(words)
+
+
+def program() -> int:
+    """Run the command line in a process of its own, which starts and ends faster than :func:`main` alone."""
+    start_quickly()
+    try:
+        return main()
+    finally:
+        gc.freeze()  # Python would look through everything once more, only to throw it away
 
 
 def main(argv: Sequence[str] | None = None) -> int:

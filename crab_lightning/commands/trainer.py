@@ -10,6 +10,7 @@ import yaml
 
 from crab_lightning.configuration.allowed_code import check_names, without_training
 from crab_lightning.configuration.files import ConfigError, compose, find_config
+from crab_lightning.program import start_is_over
 from crab_lightning.runs.hub import is_address, repository
 from crab_lightning.runs.run_folder import AUTO, find_checkpoint, find_run
 
@@ -25,7 +26,9 @@ def run(words: Sequence[str]) -> None:
     from crab_lightning.commands.noise import quieten
 
     quieten()
-    cli_for(options)(words[0], options, name).start()
+    cli = cli_for(options)(words[0], options, name)
+    start_is_over()
+    cli.start()
 
 
 def one_config(words: list[str], function: str = "fit") -> tuple[list[str], str | None]:

@@ -20,6 +20,7 @@ from crab_lightning.inference.answer import Answer, read_answer
 from crab_lightning.inference.long_clip import ask_windows
 from crab_lightning.inference.question import Question, put
 from crab_lightning.models import AVModule
+from crab_lightning.program import start_is_over
 from crab_lightning.runs.checkpoint_files import usable_checkpoint
 from crab_lightning.runs.run_folder import find_checkpoint, find_run
 from crab_lightning.structures import Windows
@@ -164,6 +165,7 @@ def load_run(
         model.load_state_dict(state["state_dict"], strict=False)
     model.to(device).eval()
     data.processor = model.processor
+    start_is_over()
     return TrainedRun(model, data)
 
 
