@@ -18,12 +18,13 @@ from crab_lightning.data.loading import (
     without,
 )
 from crab_lightning.data.manifests.files import manifest_name
+from crab_lightning.data.manifests.own import no_sound_hint
 from crab_lightning.data.quarantine import BROKEN_CLIP, Quarantine
 from crab_lightning.data.sampling.samplers import Draw
 from crab_lightning.data.sampling.seeding import Indices, unit_hash
 from crab_lightning.data.swap import swapped_audio, with_sound_of
 from crab_lightning.data.windows import random_window
-from crab_lightning.media import MediaLimits, Resizer
+from crab_lightning.media import MediaLimits, NoAudioTrack, Resizer
 from crab_lightning.processing import Geometry
 from crab_lightning.structures import Conversation, DatasetSpec, Encoded, Example, Sample, TargetPolicy
 
@@ -142,6 +143,8 @@ class AVDataset(Dataset[Encoded]):
     def _named(self, index: int, err: Exception) -> SampleError:
         sample = self.samples[index]
         notes = "".join(f" ({note})" for note in getattr(err, "__notes__", ()))
+        if isinstance(err, NoAudioTrack) and sample.row >= 0:
+            notes += no_sound_hint(sample, err.path)
         if sample.row < 0:  # a user's own clip: no manifest holds it
             kind = "" if isinstance(err, ValueError) else f"{type(err).__name__}: "
             return SampleError(f"{kind}{err}{notes}")

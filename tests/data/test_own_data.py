@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import wave
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import yaml
 
@@ -14,6 +17,7 @@ from crab_lightning.commands import main
 from crab_lightning.data import AVDataModule, ManifestError
 from crab_lightning.data.check.run import check_root
 from crab_lightning.data.loading import SampleError
+from crab_lightning.media import write_video
 from crab_lightning.structures import SYSTEM_MESSAGE, DatasetSpec, Media, Reply
 from tests.data.trees import media_bytes
 from tests.data.world import Letters
@@ -224,6 +228,39 @@ def test_check_names_each_lost_file_once_a_folder_and_an_empty_manifest(tmp_path
     assert folder.endswith("mine/clips is not a file. Add it, or correct the row. It is a folder.")
     assert lost.endswith("lost.mp4 is not a file. Add it, or correct the row.")
     assert empty.endswith("mine/test.jsonl holds no rows. Write rows into it")
+
+
+def test_clip_without_any_sound_and_a_broken_link_are_named_with_what_to_do(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"video": "clips/mute.mp4", "question": "?", "answer": "a"}]
+    rows.append({"audio": "clips/none.wav", "question": "?", "answer": "a"})
+    root_with(tmp_path, rows)
+    root_with(tmp_path, [{"video": "clips/dead.mp4", "question": "?", "answer": "a"}], "test")
+    clips = tmp_path / "mine" / "clips"
+    write_video(clips / "mute.mp4", np.zeros((4, 32, 32, 3), np.uint8), 2, None)
+    with wave.open(str(clips / "none.wav"), "wb") as out:
+        out.setparams((1, 2, 16_000, 0, "NONE", ""))
+    (clips / "dead.mp4").symlink_to("gone.mp4")
+    spec = DatasetSpec("t", "plain", frames=2, size_px=28)
+    report = check_root(tmp_path, {"t": task("open_answer")}, {"mine": spec})
+    mute, none, dead = (problem.message for problem in report.problems if problem.level == "error")
+    assert "names no `audio`, so the track of its video was to be heard" in mute
+    assert mute.endswith("or state `columns: {sound: none}` for the dataset to hear nothing.")
+    assert "has an audio track without a single sample" in none
+    assert dead.endswith(
+        "dead.mp4 is not a file. Add it, or correct the row. It is a link that leads nowhere."
+    )
+    (tmp_path / "mine" / "test.jsonl").unlink()
+    data = AVDataModule(tmp_path, {"t": task("open_answer")}, {"mine": spec}, val_share=0)
+    data.processor = Letters()
+    data.setup()
+    with pytest.raises(SampleError, match=r"mute\.mp4: has no audio track.* `columns: \{sound: none\}`"):
+        data.dataset(data.samples("train"))[0]
+    data = AVDataModule(
+        tmp_path, {"t": task("open_answer")}, {"mine": replace(spec, columns={"sound": "none"})}, val_share=0
+    )
+    data.processor = Letters()
+    data.setup()
+    assert data.dataset(data.samples("train"))[0].inputs
 
 
 def test_validation_rows_that_are_tested_are_named_in_the_log(

@@ -143,7 +143,8 @@ def _duration_s(job: FileJob) -> float | None:
     info = _whole(job.path)
     if not info.has_audio:
         raise media.NoAudioTrack(job.path, "has no audio track. Give a file with sound.")
-    return info.duration_s
+    # A header without a length may be that of a file without a single sample.
+    return info.duration_s or media.read_audio(job.path).numel() / SAMPLE_RATE_HZ
 
 
 def _whole(path: Path) -> media.MediaInfo:

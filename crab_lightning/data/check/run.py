@@ -18,6 +18,7 @@ from crab_lightning.data.manifests.files import (
     manifest_path,
     near_name,
 )
+from crab_lightning.data.manifests.own import no_sound_hint
 from crab_lightning.data.manifests.reader import survey_manifest
 from crab_lightning.data.sampling.lengths import guess_tokens
 from crab_lightning.structures import DatasetSpec, Sample
@@ -218,7 +219,8 @@ class _Check:
         if facts.error is not None:
             kind = "mask" if job.kind == "mask" else "media"
             for manifest, sample in users:
-                self.add("error", kind, manifest, f"row {sample.row}: {facts.error}", sample.row)
+                hint = no_sound_hint(sample, job.path) if facts.kind == "NoAudioTrack" else ""
+                self.add("error", kind, manifest, f"row {sample.row}: {facts.error}{hint}", sample.row)
         for remark in facts.remarks:
             for manifest, sample in users:
                 kind = "mask" if job.kind == "mask" else "sound"

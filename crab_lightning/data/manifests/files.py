@@ -202,6 +202,8 @@ def near_name(path: Path) -> str:
     """
     if path.is_dir():
         return " It is a folder."
+    if path.is_symlink():
+        return " It is a link that leads nowhere."
     if "\\" in path.name:
         return " Its name has back-slashes; write / between folders and file."
     for place in reversed((path, *path.parents)):

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from crab_lightning.data.manifests.column_types import (
@@ -20,7 +21,7 @@ from crab_lightning.data.manifests.column_types import (
     word,
 )
 from crab_lightning.data.manifests.layout import Layout, Parts
-from crab_lightning.structures import SYSTEM_MESSAGE, Conversation, Media, Reply
+from crab_lightning.structures import SYSTEM_MESSAGE, Conversation, Media, Reply, Sample
 from crab_lightning.tasks.answers import extract_answer
 
 _PLACES = {f"<{kind.value}>": kind for kind in Media}
@@ -76,6 +77,16 @@ class Plain(Layout):
             marks=(found["question"],) if "question" in found and given is None else (),
             fields=found,
         )
+
+
+def no_sound_hint(sample: Sample, path: Path) -> str:
+    """Say what to do about a clip without sound whose own track was to be heard; empty for another file."""
+    if path not in sample.videos:
+        return ""
+    return (
+        " The row names no `audio`, so the track of its video was to be heard: name a sound file, or state "
+        "`columns: {sound: none}` for the dataset to hear nothing."
+    )
 
 
 class Messages(Layout):
