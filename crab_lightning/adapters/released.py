@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -122,9 +122,17 @@ def _unwrapped(name: str) -> str:
     return name
 
 
-def join_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return released weights under this package's names, the B matrices of a layer side by side in one."""
-    return {name: value for layer in _by_layer(state) for name, value in _joined(state, layer).items()}
+def join_heads(
+    state: Mapping[str, Tensor], layers: Iterable[str] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield released weights under this package's names, the B matrices of a layer side by side in one.
+
+    Args:
+        state: Weights under the released names.
+        layers: The layers that are wanted; all when left out.
+    """
+    for layer in _by_layer(state) if layers is None else layers:
+        yield from _joined(state, layer).items()
 
 
 def split_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -266,10 +274,7 @@ def convert_released(
         shapes[f"{layer}.lora_B"] = (outputs, heads * rank)
         shapes[f"{layer}.lora_route"] = (heads, a.shape[1])
 
-    def values() -> Iterator[Tensor]:
-        for layer in kept:
-            yield from _joined(state, layer).values()
-
+    values = (value for _, value in join_heads(state, kept))
     save_id = secrets.token_hex(8)
     metadata: dict[str, Any] = {
         "base_model": base_model,
@@ -281,7 +286,7 @@ def convert_released(
     text = adapter_description(config, metadata, save_id, len(shapes), parameters)
     folder.mkdir(parents=True, exist_ok=True)
     header = {"format": "pt", "save_id": save_id}
-    replace_file(folder / WEIGHTS_FILE, lambda path: write_safetensors(path, shapes, dtype, values(), header))
+    replace_file(folder / WEIGHTS_FILE, lambda path: write_safetensors(path, shapes, dtype, values, header))
     replace_file(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
     return Conversion(config, figures, tuple(kept), len(shapes), parameters)
 

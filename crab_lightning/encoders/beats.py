@@ -267,19 +267,3 @@ def distance_buckets(distance: Tensor, buckets: int, longest: int) -> Tensor:
     ratio = torch.log(size.clamp(min=1).float() / near) / math.log(longest / near)
     far = (near + (ratio * (half - near)).long()).clamp(max=half - 1)
     return torch.where(size < near, size, far) + half * (distance > 0)
-
-
-def token_padding(padding: Tensor, steps: int) -> Tensor:
-    """Reduce a padding mask to fewer steps, as the published code does.
-
-    A step is padded when all that it covers is; the rest that does not divide is not looked at.
-
-    Args:
-        padding: ``(B, n)``, True where padded.
-        steps: Number of steps to reduce to.
-
-    Returns:
-        ``(B, steps)``.
-    """
-    length = padding.shape[1] - padding.shape[1] % steps
-    return padding[:, :length].reshape(len(padding), steps, -1).all(-1)

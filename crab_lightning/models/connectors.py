@@ -178,19 +178,3 @@ def windows(
         marks.append((torch.arange(length, device=clip.device) < max(1, count)).view(-1, size))
         padded |= count < length
     return torch.cat(parts), torch.cat(marks) if padded else None
-
-
-def qformer_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return Q-Former weights under the names of transformers' class, given those or the original BERT names.
-
-    The original Q-Former also carries a feed-forward for text, which queries never pass; it is left out.
-    """
-    renamed: dict[str, Tensor] = {}
-    for name, value in state.items():
-        name = name.replace("embeddings.LayerNorm.", "layernorm.")
-        for part in ("attention", "crossattention"):
-            name = name.replace(f".{part}.self.", f".{part}.attention.")
-        if ".intermediate." in name or (".output." in name and "attention.output." not in name):
-            continue
-        renamed[name] = value
-    return renamed

@@ -90,8 +90,6 @@ class LastUsed:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.hits = 0
-        self.misses = 0
         self._values: OrderedDict[Hashable, Any] = OrderedDict()
 
     def __reduce__(self) -> tuple[type[LastUsed], tuple[int]]:
@@ -109,8 +107,6 @@ class LastUsed:
         found = {key: self._values[key] for key in keys if key in self._values}
         new = {key: i for i, key in reversed(list(enumerate(keys))) if key not in found}
         positions = sorted(new.values())
-        self.hits += len(keys) - len(positions)
-        self.misses += len(positions)
         if positions:
             found |= dict(zip((keys[i] for i in positions), make(positions), strict=True))
         for key in dict.fromkeys(keys):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crab_lightning.segmentation.decoder import LastUsed, MaskRequest, check_request, content_key
-from crab_lightning.segmentation.weights import Loaded, check_filled, class_for, load_folder
+from crab_lightning.segmentation.weights import Loaded, check_dtype, check_filled, class_for, load_folder
 
 KINDS = {
     "sam2": "Sam2Model",
@@ -64,8 +64,7 @@ class Sam2Decoder:
         cache_size: int = 16,
         logits: bool = False,
     ) -> None:
-        if dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype is {dtype!r}; there are: float32, bfloat16")
+        check_dtype(dtype)
         if batch_size < 1 or cache_size < 0:
             raise ValueError(
                 f"batch_size is {batch_size} and cache_size {cache_size}; they begin at 1 and at 0"
@@ -86,12 +85,6 @@ class Sam2Decoder:
             ValueError: If the folder's weights do not fill the model.
         """
         _load(self.pretrained, self.device, self.dtype)
-
-    @property
-    def cache_hits(self) -> float:
-        """Share of requests whose image was embedded before."""
-        total = self._embeddings.hits + self._embeddings.misses
-        return self._embeddings.hits / total if total else 0.0
 
     @torch.no_grad()
     def decode(self, requests: Sequence[MaskRequest]) -> list[Tensor]:

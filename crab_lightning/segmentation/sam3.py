@@ -12,7 +12,14 @@ from torch.nn import functional as F
 
 from crab_lightning.segmentation.decoder import LastUsed, MaskRequest, check_request, content_key
 from crab_lightning.segmentation.prompts import Prompt
-from crab_lightning.segmentation.weights import Loaded, check_filled, class_for, find_weights, load_folder
+from crab_lightning.segmentation.weights import (
+    Loaded,
+    check_dtype,
+    check_filled,
+    class_for,
+    find_weights,
+    load_folder,
+)
 
 KINDS = {"sam3": "Sam3Model", "sam3_video": "Sam3Model"}
 """``model_type`` of a folder's config -> class in transformers."""
@@ -56,8 +63,7 @@ class Sam3Decoder:
         logits: bool = False,
         min_score: float = 0.5,
     ) -> None:
-        if dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype is {dtype!r}; there are: float32, bfloat16")
+        check_dtype(dtype)
         if cache_size < 0 or not 0 <= min_score < 1:
             raise ValueError(
                 f"cache_size is {cache_size} and min_score {min_score}; the first begins at 0, the second "

@@ -111,6 +111,16 @@ def load_folder(name: str, pretrained: str, device: str, dtype: str) -> tuple[Lo
     return Loaded(model.to(device).eval(), images, int(sized.image_size), device), missing
 
 
+def check_dtype(name: str) -> None:
+    """Refuse a type of weights that the decoders do not compute with.
+
+    Raises:
+        ValueError: If it is neither ``float32`` nor ``bfloat16``.
+    """
+    if name not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype is {name!r}; there are: float32, bfloat16")
+
+
 def check_filled(name: str, pretrained: str, missing: Sequence[str]) -> None:
     """Refuse weights that leave tensors of a model unset.
 

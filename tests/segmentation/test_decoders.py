@@ -67,7 +67,6 @@ def test_one_picture_is_embedded_once(converted: Path, monkeypatch: pytest.Monke
     decoder.decode([MaskRequest(picture(0), p) for p in PROMPTS])
     decoder.decode([MaskRequest(picture(0).clone(), PROMPTS[0]), MaskRequest(picture(1), PROMPTS[0])])
     assert seen == [1, 1]
-    assert decoder.cache_hits == pytest.approx(4 / 6)
     without = Sam2Decoder(str(converted), "cpu", cache_size=0)
     without.decode([MaskRequest(picture(0), PROMPTS[0])])
     without.decode([MaskRequest(picture(0), PROMPTS[1])])
