@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import re
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import ArgumentParser
 
 from crab_lightning.configuration.allowed_code import denied
 from crab_lightning.structures import DatasetSpec
@@ -56,7 +56,8 @@ def explained(message: str, parser: Any, words: Sequence[str] = ()) -> str:
     if found := _UNKNOWN_OF_CLASS.search(message):
         place = found[1]
         module, _, kind = place.rpartition(".")
-        accepted = list(inspect.signature(getattr(import_module(module), kind)).parameters)
+        taken = ArgumentParser().add_class_arguments(getattr(import_module(module), kind), fail_untyped=False)
+        accepted = list(dict.fromkeys(key.partition(".")[0] for key in taken))
         name = found[2] or found[3]
         name = name if name.partition(".")[0] in accepted else name.partition(".")[0]
         return f"{place} has no key '{name}'{_closest(name, accepted)}; it has: {', '.join(accepted)}"

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from crab_lightning.distributed.strategies import Fsdp2Strategy as Fsdp2Strategy
     from crab_lightning.models.answering import AskedModule as AskedModule
     from crab_lightning.models.base import AVModule as AVModule
+    from crab_lightning.models.composite import CompositeModule as CompositeModule
     from crab_lightning.models.endpoint import EndpointModule as EndpointModule
     from crab_lightning.models.llm_va import LlmVaModule as LlmVaModule
     from crab_lightning.models.native import OmniModule as OmniModule

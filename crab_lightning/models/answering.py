@@ -55,7 +55,12 @@ class AskedModule(LightningModule, ABC):
 
     Args:
         max_new_tokens: Longest answer, in tokens.
-        geometry: Input geometry: ``released`` or ``plain``.
+        geometry: Preprocessing of the media, stored with the adapters. ``released`` is that of the released
+            weights (224 px and 2.0 s per pair of frames, two clips joined into one); ``plain`` keeps whole
+            clips and their true times.
+
+    Raises:
+        ValueError: If an answer would have no token.
     """
 
     paradigm: ClassVar[str] = ""
@@ -63,6 +68,8 @@ class AskedModule(LightningModule, ABC):
 
     def __init__(self, max_new_tokens: int = 512, geometry: Geometry = "released") -> None:
         super().__init__()
+        if max_new_tokens < 1:
+            raise ValueError(f"model.max_new_tokens is {max_new_tokens}; an answer has at least 1 token")
         self.max_new_tokens = max_new_tokens
         self.geometry: Geometry = geometry
         self.decoding: Decoding = "generate"
@@ -104,8 +111,8 @@ class AskedModule(LightningModule, ABC):
 class Answering(AskedModule, ABC):
     """The part of a model with weights that answers prompts."""
 
-    def __init__(self, max_new_tokens: int = 512, geometry: Geometry = "released") -> None:
-        super().__init__(max_new_tokens, geometry)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self._answer_tokens: dict[str, list[int]] = {}
         self._stream: AnswerEngine | None = None
 

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -31,9 +31,9 @@ from crab_lightning.distributed.every_tower import Unread, with_unread
 from crab_lightning.distributed.sharding import check_strategy, readable_weights, shard
 from crab_lightning.models.answering import Answering
 from crab_lightning.models.checkpoints import (
+    Recorded,
     check_fit,
     clear_when_absent,
-    given_arguments,
     plain_arguments,
     same_paradigm,
     typed_arguments,
@@ -42,60 +42,65 @@ from crab_lightning.models.log_window import LossWindow
 from crab_lightning.models.reports import parameter_table, print_tables
 from crab_lightning.models.schedule import cosine_with_warmup, total_optimizer_steps
 from crab_lightning.models.token_mean import TokenMean
-from crab_lightning.processing import Geometry, Processor
+from crab_lightning.processing import Processor
 from crab_lightning.processing.base import IGNORED_LABEL
 from crab_lightning.structures import TEXT, Batch, Sample
 from crab_lightning.tensor_files import read_tensors
 
+Dtype = Literal["bfloat16", "float32"]
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
+
 _METADATA = "crab_lightning"
 
 
-class AVModule(Answering):
+class AVModule(Recorded, Answering):
     """An audio-visual language model that is trained on target texts and writes answers.
 
     A subclass says how its weights are loaded, how a batch becomes hidden states, and how it answers.
 
     Args:
-        adapter: Kind, size and targets of the adapters; the base is then frozen. ``None`` with
-            ``load_adapter`` takes what the folder says; ``None`` alone trains every weight.
+        pretrained: Folder or hub name of the base weights.
+        adapter: Kind, size and target layers of the adapters; the base model is then frozen. With ``null``,
+            the settings come from ``load_adapter``. Without both there are no adapters: ``OmniModule`` then
+            trains every weight, and models with connectors train these.
         optimizer: Class of the optimizer; it gets the trainable parameters after the adapters are inserted.
         warmup_share: Fraction of the optimizer steps in which the learning rate rises; then it falls as a
             cosine.
-        max_new_tokens: Longest generated answer, in tokens.
-        geometry: Preprocessing of the media, stored with the adapters: ``released`` or ``plain``.
-        gradient_checkpointing: Recompute the layers of the language model in the backward pass to save
-            memory.
-        load_adapter: Folder of saved adapters to start from.
+        dtype: Type of the base weights, ``bfloat16`` or ``float32``.
+        attention: How attention is computed: ``sdpa``, ``eager`` or ``flash_attention_2``.
+        gradient_checkpointing: Recompute the layers of the language model, and of encoders that are trained,
+            in the backward pass to save memory.
+        load_adapter: Folder of saved adapters, and of connectors trained beside them, to start from.
+        max_length: Largest number of tokens in a sample; a longer sample ends the run. No limit when left
+            out.
+        options: The arguments of ``AskedModule``.
 
     Shapes: B samples, T text tokens, M mel frames (10 ms each), P image patches. See ``Batch``.
     """
 
-    init_arguments: dict[str, Any]
-    """What the module was made with, by argument."""
-
-    def __new__(cls, *args: Any, **values: Any) -> Self:
-        """Keep the arguments, for checkpoints that can be loaded without repeating them."""
-        made: Self = super().__new__(cls)
-        object.__setattr__(made, "init_arguments", given_arguments(cls, args, values))
-        return made
-
     def __init__(
         self,
+        pretrained: str,
+        *,
         adapter: AdapterConfig | None = None,
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(
             params, lr=1e-4, weight_decay=0.0, fused=True
         ),
         warmup_share: float = 0.03,
-        max_new_tokens: int = 512,
-        geometry: Geometry = "released",
+        dtype: Dtype = "bfloat16",
+        attention: Attention = "sdpa",
         gradient_checkpointing: bool = False,
         load_adapter: str | Path | None = None,
+        max_length: int | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(max_new_tokens, geometry)
-        if max_new_tokens < 1:
-            raise ValueError(f"model.max_new_tokens is {max_new_tokens}; an answer has at least 1 token")
+        super().__init__(**options)
         if not 0 <= warmup_share < 1:
             raise ValueError(f"model.warmup_share is {warmup_share}; it must be a fraction from 0 to below 1")
+        self.pretrained = str(pretrained)
+        self.dtype_name: Dtype = dtype
+        self.attention: Attention = attention
+        self.max_length = max_length
         self.load_adapter = None if load_adapter is None else Path(load_adapter)
         self.adapter = adapter
         if adapter is None and self.load_adapter is not None:
@@ -131,6 +136,11 @@ class AVModule(Answering):
         """Return summed target loss, fp32 ``(B,)``, and number of target tokens, int64 ``(B,)``."""
 
     # Construction
+
+    @property
+    def base_name(self) -> str:
+        """Folder or hub name of the base weights."""
+        return self.pretrained
 
     @property
     def processor(self) -> Processor:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.distributed import get_rank, is_available, is_initialized
 
-from crab_lightning.adapters import AdapterConfig, LoRALinear
+from crab_lightning.adapters import LoRALinear
 from crab_lightning.compat import cache_argument
 from crab_lightning.distributed.every_tower import Unread
 from crab_lightning.distributed.sharding import readable_weights
-from crab_lightning.encoders import AudioEncoder, VisualEncoder
+from crab_lightning.encoders import AudioEncoder, BeatsAudio, VisualEncoder
 from crab_lightning.models.answering import PromptInputs
 from crab_lightning.models.base import AVModule
 from crab_lightning.models.checkpoints import clear_when_absent
@@ -27,9 +25,8 @@ from crab_lightning.models.connector_files import (
     load_connector,
     save_connector,
 )
-from crab_lightning.models.connectors import Connector
+from crab_lightning.models.connectors import Connector, ConnectorConfig
 from crab_lightning.models.losses import target_losses
-from crab_lightning.processing import Geometry
 from crab_lightning.structures import AUDIO, Batch
 
 Modality = Literal["visual", "audio"]
@@ -44,56 +41,68 @@ class CompositeModule(AVModule):
     is frozen; a run asserts it and prints it as a table before its first step.
 
     Args:
-        adapter: Kind, size and targets of the adapters in the language model; ``null`` for stage 1.
-        optimizer: Called with the trainable parameters.
-        warmup_share: Fraction of the optimizer steps in which the learning rate rises; then it falls as a
-            cosine.
-        max_new_tokens: Longest generated answer, in tokens.
-        geometry: Input geometry, stored with the adapters.
-        gradient_checkpointing: Recompute the layers of the language model in the backward pass to save
-            memory.
-        load_adapter: Folder of saved adapters and connectors to start from.
+        pretrained: Folder or hub name of the language model.
+        connector: Sizes of the connectors.
         train_connectors: Connectors that are trained.
-        connector_files: Connector file of each modality to start from.
-        encoders: The encoder of each modality.
+        beats: Published BEATs checkpoint (``BEATs_iter3_plus_AS2M.pt``), or a folder in safetensors. Not read
+            when ``audio_encoder`` is set.
+        audio_encoder: Another audio encoder than BEATs, by its class.
+        audio_connector: Connector file of a stage 1 run on sound; the connector starts with random weights
+            when left out.
+        system: System message; the chat template's own, if it has one, when left out.
+        chat_template: File with a Jinja chat template, for tokenizers that have none.
+        options: The arguments of ``AVModule``.
     """
+
+    connected: ClassVar[tuple[Modality, ...]] = ("audio",)
+    """The modalities that reach the language model through a connector."""
 
     def __init__(
         self,
-        adapter: AdapterConfig | None,
-        optimizer: OptimizerCallable,
-        warmup_share: float,
-        max_new_tokens: int,
-        geometry: Geometry,
-        gradient_checkpointing: bool,
-        load_adapter: str | Path | None,
+        pretrained: str,
+        *,
+        connector: ConnectorConfig,
         train_connectors: list[Modality],
-        connector_files: dict[Modality, str | Path | None],
-        encoders: dict[Modality, AudioEncoder | VisualEncoder],
+        beats: str = "BEATs_iter3_plus_AS2M.pt",
+        audio_encoder: AudioEncoder | None = None,
+        audio_connector: str | Path | None = None,
+        system: str | None = None,
+        chat_template: str | Path | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            adapter, optimizer, warmup_share, max_new_tokens, geometry, gradient_checkpointing, load_adapter
-        )
-        if unknown := [name for name in train_connectors if name not in connector_files]:
-            known = ", ".join(connector_files)
+        super().__init__(pretrained, **options)
+        if unknown := [name for name in train_connectors if name not in self.connected]:
+            known = ", ".join(self.connected)
             raise ValueError(f"model.train_connectors names {unknown[0]!r}; this model has: {known}")
         self.train_connectors = list(train_connectors)
-        self.connector_files = connector_files
-        self.encoders = encoders
+        self.connector = connector
+        self.audio_encoder = audio_encoder or named(BeatsAudio(beats), "beats")
+        self.encoders: dict[Modality, AudioEncoder | VisualEncoder] = {"audio": self.audio_encoder}
+        self.connector_files: dict[Modality, str | Path | None] = {"audio": audio_connector}
+        self.chat_options: dict[str, Any] = {"system": system, "chat_template": chat_template}
 
-    # What a paradigm supplies
+    # Parts
 
-    @abstractmethod
     def connectors(self) -> dict[Modality, Connector]:
-        """Return the connectors inside ``self.model``, those of the paradigm."""
+        """Return the connectors inside ``self.model``."""
+        return {modality: getattr(self.model, f"{modality}_connector") for modality in self.connected}
 
-    @abstractmethod
+    def decoder(self) -> nn.Module:
+        """Return the language model without its head."""
+        model: Any = self.model
+        decoder: nn.Module = model.language_model.get_decoder()
+        return decoder
+
+    def answer_head(self) -> nn.Module:
+        """Return the layer that maps hidden states to logits."""
+        model: Any = self.model
+        head: nn.Module = model.language_model.get_output_embeddings()
+        return head
+
     def hidden_states(self, inputs: dict[str, Tensor], **options: Any) -> Tensor:
         """Return the last hidden states ``(B, T, D)``."""
-
-    @abstractmethod
-    def head(self) -> nn.Module:
-        """Return what maps hidden states to logits."""
+        states: Tensor = self.model(**inputs, **options)
+        return states
 
     # Construction
 
@@ -228,7 +237,7 @@ class CompositeModule(AVModule):
         if batch.labels is None:
             raise ValueError("losses got a batch of prompts; collate examples with a target")
         hidden = self.hidden_states(self._positioned(batch.inputs), use_cache=False)
-        return target_losses(hidden, batch.labels, self.head())
+        return target_losses(hidden, batch.labels, self.answer_head())
 
     def prompt_inputs(self, batch: Batch) -> PromptInputs:
         """Return the tokens of a batch of left-padded prompts, and its media."""
@@ -254,10 +263,6 @@ class CompositeModule(AVModule):
         model: Any = self.model
         past = {cache_argument(model.language_model): cache}
         return self.hidden_states(step, use_cache=True, **past)
-
-    def answer_head(self) -> nn.Module:
-        """Return the layer that maps hidden states to logits."""
-        return self.head()
 
     def text_config(self) -> Any:
         """Return the config of the language model."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NoReturn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from crab_lightning.models.answering import AskedModule, Predictions
-from crab_lightning.processing import Geometry, Processor
+from crab_lightning.processing import Processor
 from crab_lightning.processing.endpoint import EndpointProcessor, SendVideo
 from crab_lightning.structures import Batch, CandidateScores, Prediction, Sample
 
@@ -30,8 +30,6 @@ class EndpointModule(AskedModule):
     Args:
         url: Base address, such as ``http://127.0.0.1:8000/v1``.
         name: Name of the model there.
-        max_new_tokens: Longest answer, in tokens.
-        geometry: How media are prepared: ``released`` or ``plain``.
         video: ``frames`` sends the sampled frames as pictures; ``file`` sends the video file and the number
             of frames, for endpoints that read videos as this package does, such as ``serve``.
         parallel: Requests at the same time.
@@ -40,6 +38,7 @@ class EndpointModule(AskedModule):
         temperature: Sampling temperature; 0 always chooses the most probable token.
         max_candidates: Answers of one question that are weighed at most, with one request for each. The
             candidates of questions with more are not weighed, and a warning says so.
+        options: The arguments of ``AskedModule``.
 
     Raises:
         ValueError: If the address is no http(s) address or a number is out of its range.
@@ -51,16 +50,15 @@ class EndpointModule(AskedModule):
         self,
         url: str,
         name: str,
-        max_new_tokens: int = 512,
-        geometry: Geometry = "released",
         video: SendVideo = "frames",
         parallel: int = 8,
         timeout_s: float = 300.0,
         retries: int = 5,
         temperature: float = 0.0,
         max_candidates: int = 32,
+        **options: Any,
     ) -> None:
-        super().__init__(max_new_tokens=max_new_tokens, geometry=geometry)
+        super().__init__(**options)
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"the address is {url!r}; http://HOST:PORT/v1 or https://... is expected")
         if parallel < 1 or retries < 0 or timeout_s <= 0:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from crab_lightning.adapters import AdapterConfig
 from crab_lightning.distributed.every_tower import Unread
-from crab_lightning.encoders import AudioEncoder, BeatsAudio, ClipVision, VisualEncoder
+from crab_lightning.encoders import AudioEncoder, ClipVision, VisualEncoder
 from crab_lightning.encoders.base import load_complete
 from crab_lightning.models.composite import (
     CompositeModule,
@@ -25,12 +23,9 @@ from crab_lightning.models.composite import (
     unread_sound,
 )
 from crab_lightning.models.connectors import Connector, ConnectorConfig
-from crab_lightning.processing import Geometry, Processor
+from crab_lightning.processing import Processor
 from crab_lightning.processing.families import check_family
 from crab_lightning.structures import AUDIO, VISUAL
-
-Dtype = Literal["bfloat16", "float32"]
-Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
 
 class LlmVaModel(nn.Module):
@@ -115,33 +110,13 @@ class LlmVaModule(CompositeModule):
         pretrained: Folder or hub name of a chat model: Llama 2, Llama 3, or any other causal language model.
         vision: Folder or hub name of a CLIP model; its vision encoder is used. Not read when
             ``visual_encoder`` is set.
-        beats: Published BEATs checkpoint (``BEATs_iter3_plus_AS2M.pt``), or a folder in safetensors. Not read
-            when ``audio_encoder`` is set.
-        adapter: Kind, size and targets of the adapters; ``null`` trains connectors only.
-        optimizer: Class of the optimizer; it gets the trainable parameters after the adapters are inserted.
-        warmup_share: Fraction of the optimizer steps in which the learning rate rises; then it falls as a
-            cosine.
-        max_new_tokens: Longest generated answer, in tokens.
-        geometry: Preprocessing of the media. ``released`` joins the two clips of a question and cuts sound as
-            the released recipe does; ``plain`` keeps whole clips.
-        dtype: Type of the frozen weights, ``bfloat16`` or ``float32``; connectors are float32.
-        attention: How the language model's attention is computed.
-        gradient_checkpointing: Recompute the layers of the language model in the backward pass to save
-            memory.
-        load_adapter: Folder of saved adapters and connectors to start from.
-        max_length: Largest number of tokens in a sample; a longer sample ends the run. No limit when left
-            out.
-        train_connectors: Connectors that are trained: both in stage 2, one of them in stage 1.
+        visual_encoder: Another vision encoder than CLIP, by its class.
         visual_connector: Connector file of a stage 1 run on pictures; the connector starts with random
             weights when left out.
-        audio_connector: Connector file of a stage 1 run on sound; the connector starts with random weights
-            when left out.
         connector: Sizes of both connectors.
-        system: System message; none when left out.
-        chat_template: File with a Jinja chat template, for tokenizers that have none.
+        train_connectors: Connectors that are trained: both in stage 2, one of them in stage 1.
         end_token: Token that ends an answer; the tokenizer's end token when left out.
-        visual_encoder: Another vision encoder than CLIP, by its class.
-        audio_encoder: Another audio encoder than BEATs, by its class.
+        options: The arguments of ``CompositeModule``.
 
     Raises:
         ValueError: If weights are missing, or a connector would stay random and frozen.
@@ -150,69 +125,30 @@ class LlmVaModule(CompositeModule):
     """
 
     paradigm = "llm_va"
+    connected: ClassVar[tuple[Modality, ...]] = ("visual", "audio")
 
     def __init__(
         self,
         pretrained: str = "meta-llama/Llama-2-7b-chat-hf",
+        *,
         vision: str = "openai/clip-vit-large-patch14",
-        beats: str = "BEATs_iter3_plus_AS2M.pt",
-        adapter: AdapterConfig | None = None,
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(
-            params, lr=1e-4, weight_decay=0.0, fused=True
-        ),
-        warmup_share: float = 0.03,
-        max_new_tokens: int = 512,
-        geometry: Geometry = "released",
-        dtype: Dtype = "bfloat16",
-        attention: Attention = "sdpa",
-        gradient_checkpointing: bool = False,
-        load_adapter: str | Path | None = None,
-        max_length: int | None = None,
-        train_connectors: list[Modality] = ["visual", "audio"],  # noqa: B006 - jsonargparse shows it
-        visual_connector: str | Path | None = None,
-        audio_connector: str | Path | None = None,
-        connector: ConnectorConfig = ConnectorConfig(),  # noqa: B008 - frozen
-        system: str | None = None,
-        chat_template: str | Path | None = None,
-        end_token: str | None = None,
         visual_encoder: VisualEncoder | None = None,
-        audio_encoder: AudioEncoder | None = None,
+        visual_connector: str | Path | None = None,
+        connector: ConnectorConfig = ConnectorConfig(),  # noqa: B008 - frozen
+        train_connectors: list[Modality] = ["visual", "audio"],  # noqa: B006 - jsonargparse shows it
+        end_token: str | None = None,
+        **options: Any,
     ) -> None:
-        visual = visual_encoder or named(ClipVision(vision), "vision")
-        audio = audio_encoder or named(BeatsAudio(beats), "beats")
-        super().__init__(
-            adapter,
-            optimizer,
-            warmup_share,
-            max_new_tokens,
-            geometry,
-            gradient_checkpointing,
-            load_adapter,
-            train_connectors,
-            {"visual": visual_connector, "audio": audio_connector},
-            {"visual": visual, "audio": audio},
-        )
-        self.visual_encoder, self.audio_encoder = visual, audio
+        super().__init__(pretrained, connector=connector, train_connectors=train_connectors, **options)
         if connector.kind != "qformer":
             raise ValueError(
                 "model.connector.kind must be 'qformer' here, because this model groups tokens by frame"
                 " and by second"
             )
-        self.pretrained = str(pretrained)
-        self.dtype_name: Dtype = dtype
-        self.attention: Attention = attention
-        self.max_length = max_length
-        self.connector = connector
-        self.chat_options: dict[str, Any] = {
-            "system": system,
-            "chat_template": chat_template,
-            "end_token": end_token,
-        }
-
-    @property
-    def base_name(self) -> str:
-        """Folder or hub name of the language model."""
-        return self.pretrained
+        self.visual_encoder = visual_encoder or named(ClipVision(vision), "vision")
+        self.encoders = {"visual": self.visual_encoder, **self.encoders}
+        self.connector_files = {"visual": visual_connector, **self.connector_files}
+        self.chat_options |= {"end_token": end_token}
 
     def make_processor(self) -> Processor:
         """Return the processor of the language model's tokenizer and the encoders' ways to prepare media."""
@@ -247,23 +183,6 @@ class LlmVaModule(CompositeModule):
         towers = {modality: loaded(encoder, dtype) for modality, encoder in self.encoders.items()}
         return assemble(language_model, towers, self.visual_encoder, self.audio_encoder, self.connector)
 
-    def connectors(self) -> dict[Modality, Connector]:
-        """Return both connectors."""
-        model: Any = self.model
-        return {"visual": model.visual_connector, "audio": model.audio_connector}
-
-    def decoder(self) -> nn.Module:
-        """Return the language model without its head."""
-        model: Any = self.model
-        decoder: nn.Module = model.language_model.get_decoder()
-        return decoder
-
-    def head(self) -> nn.Module:
-        """Return the language model's head."""
-        model: Any = self.model
-        head: nn.Module = model.language_model.get_output_embeddings()
-        return head
-
     def unread_media(self) -> dict[str, Unread]:
         """Return the smallest picture and sound that the encoders read."""
         processor: Any = self.processor
@@ -271,12 +190,6 @@ class LlmVaModule(CompositeModule):
         inputs = {"frames": frame, "frame_counts": torch.ones(1, dtype=torch.long)}
         seen = Unread(inputs, self.connector.queries, processor.chat.pad_token, VISUAL)
         return {"frames": seen, "sounds": unread_sound(processor)}
-
-    def hidden_states(self, inputs: dict[str, Tensor], **options: Any) -> Tensor:
-        """Return the last hidden states ``(B, T, D)``."""
-        model: Any = self.model
-        states: Tensor = model(**inputs, **options)
-        return states
 
 
 def assemble(

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from transformers import AutoConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
-from crab_lightning.adapters import AdapterConfig
 from crab_lightning.adapters.quantized import four_bit_config
 from crab_lightning.compat import cache_argument, from_config, load_with_info
 from crab_lightning.distributed.every_tower import Unread, unread_patches
@@ -22,12 +19,10 @@ from crab_lightning.media import MEL_BINS
 from crab_lightning.models.answering import PromptInputs
 from crab_lightning.models.base import AVModule
 from crab_lightning.models.losses import last_hidden_states, target_losses
-from crab_lightning.processing import Geometry, NativeProcessor, Processor
+from crab_lightning.processing import NativeProcessor, Processor
 from crab_lightning.processing.families import check_family
 from crab_lightning.structures import AUDIO, TEXT, VISUAL, Batch
 
-Dtype = Literal["bfloat16", "float32"]
-Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Init = Literal["pretrained", "random"]
 Quantization = Literal["4bit"]
 
@@ -39,25 +34,11 @@ class OmniModule(AVModule):
 
     Args:
         pretrained: Folder or hub name of a Qwen2.5-Omni checkpoint, the whole model or its thinker.
-        adapter: Kind, size and target layers of the adapters; the base model is then frozen. With ``null``,
-            the settings come from ``load_adapter``; without ``load_adapter``, every weight is trained.
-        optimizer: Class of the optimizer; it gets the trainable parameters after the adapters are inserted.
-        warmup_share: Fraction of the optimizer steps in which the learning rate rises; then it falls as a
-            cosine.
-        max_new_tokens: Longest generated answer, in tokens.
-        geometry: Preprocessing of the media. ``released`` is that of the released adapter (224 px, 2.0 s per
-            pair of frames, two clips joined into one); ``plain`` keeps whole clips and their true times.
-        dtype: Type of the base weights, ``bfloat16`` or ``float32``.
-        attention: How attention is computed: ``sdpa``, ``eager`` or ``flash_attention_2``.
-        gradient_checkpointing: Recompute the layers of the language model, and of encoders that are trained,
-            in the backward pass to save memory.
-        load_adapter: Folder of saved adapters to start from.
-        max_length: Largest number of tokens in a sample; a longer sample ends the run. No limit when left
-            out.
         quantization: ``4bit`` keeps the linear layers of the frozen language model in 4 bits (NF4, QLoRA);
             needs bitsandbytes and a CUDA device. Left out, they have ``dtype``.
         init: ``pretrained`` loads the weights; ``random`` reads only the config and makes random weights, for
             benchmarks.
+        options: The arguments of ``AVModule``.
 
     Shapes: B samples, T text tokens, M mel frames (10 ms each), P image patches. See ``Batch``.
 
@@ -74,40 +55,19 @@ class OmniModule(AVModule):
     def __init__(
         self,
         pretrained: str = "Qwen/Qwen2.5-Omni-7B",
-        adapter: AdapterConfig | None = None,
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(
-            params, lr=1e-4, weight_decay=0.0, fused=True
-        ),
-        warmup_share: float = 0.03,
-        max_new_tokens: int = 512,
-        geometry: Geometry = "released",
-        dtype: Dtype = "bfloat16",
-        attention: Attention = "sdpa",
-        gradient_checkpointing: bool = False,
-        load_adapter: str | Path | None = None,
-        max_length: int | None = None,
+        *,
         init: Init = "pretrained",
         quantization: Quantization | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            adapter, optimizer, warmup_share, max_new_tokens, geometry, gradient_checkpointing, load_adapter
-        )
-        self.pretrained = str(pretrained)
-        self.dtype_name: Dtype = dtype
-        self.attention: Attention = attention
-        self.max_length = max_length
+        super().__init__(pretrained, **options)
         self.init: Init = init
-        if quantization is not None and (init == "random" or (adapter is None and load_adapter is None)):
+        if quantization is not None and (init == "random" or self.adapter is None):
             raise ValueError(
                 f"quantization is {quantization!r}; it needs adapters (4-bit weights cannot be trained) and "
                 "init pretrained. Set model.adapter or leave quantization out"
             )
         self.quantization: Quantization | None = quantization
-
-    @property
-    def base_name(self) -> str:
-        """Folder or hub name of the base weights."""
-        return self.pretrained
 
     def make_processor(self) -> Processor:
         """Return the processor of the checkpoint."""

@@ -43,6 +43,7 @@ class Qwen3OmniModule(OmniModule):
     def __init__(
         self,
         pretrained: str = "Qwen/Qwen3-Omni-30B-A3B-Instruct",
+        *,
         router_loss: float = 0.0,
         **options: Any,
     ) -> None:

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from crab_lightning.adapters import AdapterConfig
 from crab_lightning.distributed.every_tower import Unread, unread_patches
-from crab_lightning.encoders import AudioEncoder, BeatsAudio
+from crab_lightning.encoders import AudioEncoder
 from crab_lightning.encoders.base import load_complete
 from crab_lightning.models.composite import (
     CompositeModule,
     Modality,
     loaded,
-    named,
     splice,
     unread_sound,
 )
 from crab_lightning.models.connectors import Connector, ConnectorConfig, audio_connector_config
-from crab_lightning.models.llm_va import Attention, Dtype
 from crab_lightning.models.losses import last_hidden_states
-from crab_lightning.processing import Geometry, Processor
+from crab_lightning.processing import Processor
 from crab_lightning.processing.families import check_family
 from crab_lightning.structures import AUDIO, VISUAL, Batch, Media
 
@@ -82,29 +77,9 @@ class VllmAModule(CompositeModule):
 
     Args:
         pretrained: Folder or hub name of a Qwen2.5-VL checkpoint.
-        beats: Published BEATs checkpoint (``BEATs_iter3_plus_AS2M.pt``), or a folder in safetensors. Not read
-            when ``audio_encoder`` is set.
-        adapter: Kind, size and targets of the adapters; ``null`` trains the connector only.
-        optimizer: Class of the optimizer; it gets the trainable parameters after the adapters are inserted.
-        warmup_share: Fraction of the optimizer steps in which the learning rate rises; then it falls as a
-            cosine.
-        max_new_tokens: Longest generated answer, in tokens.
-        geometry: Preprocessing of the media. ``released`` has 224 px and 2.0 s per pair of frames, and joins
-            the two clips of a question; ``plain`` keeps whole clips and their true times.
-        dtype: Type of the frozen weights, ``bfloat16`` or ``float32``; the connector is float32.
-        attention: How attention is computed.
-        gradient_checkpointing: Recompute the layers of the language model in the backward pass to save
-            memory.
-        load_adapter: Folder of saved adapters to start from.
-        max_length: Largest number of tokens in a sample; a longer sample ends the run. No limit when left
-            out.
+        connector: Sizes of the connector; ``window_tokens`` counts features of the audio encoder.
         train_connectors: ``[audio]`` in stage 1; none in stage 2, which keeps what stage 1 trained.
-        audio_connector: Connector file of a stage 1 run; needed unless it is trained.
-        connector: Sizes of the connector.
-        system: System message; the chat template's own when left out.
-        chat_template: File with a Jinja chat template, for tokenizers that have none.
-        audio_encoder: Another audio encoder than BEATs, by its class. ``connector.window_tokens`` counts its
-            features.
+        options: The arguments of ``CompositeModule``. ``audio_connector`` is needed unless it is trained.
 
     Raises:
         ValueError: If weights are missing, or the connector would stay random and frozen.
@@ -117,51 +92,12 @@ class VllmAModule(CompositeModule):
     def __init__(
         self,
         pretrained: str = "Qwen/Qwen2.5-VL-7B-Instruct",
-        beats: str = "BEATs_iter3_plus_AS2M.pt",
-        adapter: AdapterConfig | None = None,
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(
-            params, lr=1e-4, weight_decay=0.0, fused=True
-        ),
-        warmup_share: float = 0.03,
-        max_new_tokens: int = 512,
-        geometry: Geometry = "released",
-        dtype: Dtype = "bfloat16",
-        attention: Attention = "sdpa",
-        gradient_checkpointing: bool = False,
-        load_adapter: str | Path | None = None,
-        max_length: int | None = None,
-        train_connectors: list[Modality] = [],  # noqa: B006 - jsonargparse shows it
-        audio_connector: str | Path | None = None,
+        *,
         connector: ConnectorConfig = audio_connector_config(),  # noqa: B008 - frozen
-        system: str | None = None,
-        chat_template: str | Path | None = None,
-        audio_encoder: AudioEncoder | None = None,
+        train_connectors: list[Modality] = [],  # noqa: B006 - jsonargparse shows it
+        **options: Any,
     ) -> None:
-        audio = audio_encoder or named(BeatsAudio(beats), "beats")
-        super().__init__(
-            adapter,
-            optimizer,
-            warmup_share,
-            max_new_tokens,
-            geometry,
-            gradient_checkpointing,
-            load_adapter,
-            train_connectors,
-            {"audio": audio_connector},
-            {"audio": audio},
-        )
-        self.audio_encoder = audio
-        self.pretrained = str(pretrained)
-        self.dtype_name: Dtype = dtype
-        self.attention: Attention = attention
-        self.max_length = max_length
-        self.connector = connector
-        self.chat_options: dict[str, Any] = {"system": system, "chat_template": chat_template}
-
-    @property
-    def base_name(self) -> str:
-        """Folder or hub name of Qwen2.5-VL."""
-        return self.pretrained
+        super().__init__(pretrained, connector=connector, train_connectors=train_connectors, **options)
 
     def make_processor(self) -> Processor:
         """Return the processor of the checkpoint."""
@@ -189,23 +125,6 @@ class VllmAModule(CompositeModule):
         audio = loaded(self.audio_encoder, language_model.dtype)
         return VllmAModel(language_model, audio, self.audio_encoder, self.connector)
 
-    def connectors(self) -> dict[Modality, Connector]:
-        """Return the audio connector."""
-        model: Any = self.model
-        return {"audio": model.audio_connector}
-
-    def decoder(self) -> nn.Module:
-        """Return the language model without its head and its vision tower."""
-        model: Any = self.model
-        decoder: nn.Module = model.language_model.get_decoder()
-        return decoder
-
-    def head(self) -> nn.Module:
-        """Return the language model's head."""
-        model: Any = self.model
-        head: nn.Module = model.language_model.lm_head
-        return head
-
     def unread_media(self) -> dict[str, Unread]:
         """Return the smallest sound, picture and video that the towers read."""
         processor: Any = self.processor
@@ -224,12 +143,6 @@ class VllmAModule(CompositeModule):
         ids = batch.inputs["input_ids"]
         seen = torch.isin(ids, torch.tensor(list(processor.visual_ids.values()), device=ids.device))
         return torch.where(seen, VISUAL, batch.inputs["media_kind"])
-
-    def hidden_states(self, inputs: dict[str, Tensor], **options: Any) -> Tensor:
-        """Return the last hidden states ``(B, T, D)``."""
-        model: Any = self.model
-        states: Tensor = model(**inputs, **options)
-        return states
 
     def _model_positions(self, positions: Tensor) -> Tensor:
         return positions

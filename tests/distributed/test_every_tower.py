@@ -29,7 +29,7 @@ def make(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str]
         folder = tmp_path_factory.mktemp(paradigm)
         module: AVModule
         if paradigm == "omni":
-            module = OmniModule(str(tiny), AdapterConfig(rank=4, within=None), **shared)
+            module = OmniModule(str(tiny), adapter=AdapterConfig(rank=4, within=None), **shared)
         elif paradigm == "llm_va":
             parts = make_tiny_llm_va(folder)
             shared |= {"beats": parts / "beats", "connector": ConnectorConfig(queries=2, **SMALL)}

@@ -82,7 +82,7 @@ def kept(decoder: Any, dtype: torch.dtype, width: int) -> int:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_decoder_keeps_what_the_formula_says(folder: Path, dtype: Any) -> None:
-    module = OmniModule(str(folder), ADAPTER, dtype=dtype)
+    module = OmniModule(str(folder), adapter=ADAPTER, dtype=dtype)
     module.configure_model()
     module.train()
     decoder: Any = module.decoder()
@@ -97,7 +97,7 @@ def test_decoder_keeps_what_the_formula_says(folder: Path, dtype: Any) -> None:
 
 
 def test_checkpointing_keeps_the_inputs_of_layers(folder: Path) -> None:
-    module = OmniModule(str(folder), ADAPTER, dtype="float32", gradient_checkpointing=True)
+    module = OmniModule(str(folder), adapter=ADAPTER, dtype="float32", gradient_checkpointing=True)
     module.configure_model()
     module.train()
     decoder: Any = module.decoder()
@@ -110,7 +110,7 @@ def test_checkpointing_keeps_the_inputs_of_layers(folder: Path) -> None:
 
 
 def test_counts_are_those_of_the_real_model(folder: Path) -> None:
-    module = OmniModule(str(folder), ADAPTER, dtype="float32")
+    module = OmniModule(str(folder), adapter=ADAPTER, dtype="float32")
     module.configure_model()
     shape = measure(str(folder), ADAPTER)
     assert shape.adapters == sum(p.numel() for p in module.parameters() if p.requires_grad)
