@@ -19,6 +19,7 @@ from crab_lightning.models import AVModule, LlmVaModule, OmniModule, VllmAModule
 from crab_lightning.models.connectors import ConnectorConfig
 from crab_lightning.runs import RunCheckpoint
 from tests.data.world import DATASETS, SIZE_PX, TASKS, write_root
+from tests.quiet import quiet_trainer
 
 SEGMENTS = ConnectorConfig(queries=2, hidden=16, heads=2, ffn=24)
 WINDOWS = ConnectorConfig(kind="window_qformer", queries=1, hidden=16, heads=2, ffn=24)
@@ -49,13 +50,10 @@ def module(paradigm: str, world: Path, stage: int = 2, **options: Any) -> AVModu
 
 
 def trainer(out: Path, *callbacks: Any, **options: Any) -> lightning.Trainer:
-    return lightning.Trainer(
-        accelerator="cpu",
-        default_root_dir=out,
+    return quiet_trainer(
+        out,
         callbacks=list(callbacks),
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        enable_checkpointing=True,
         num_sanity_val_steps=0,
         **({"max_steps": 2, "limit_val_batches": 1, "limit_test_batches": 1} | options),
     )

@@ -14,6 +14,7 @@ from crab_lightning.commands import main
 from crab_lightning.models import OmniModule
 from crab_lightning.processing import NativeProcessor
 from tests.processing.examples import video_example
+from tests.quiet import with_trained_adapters
 
 
 def trained(tiny: Path, kind: str = "lora") -> Any:
@@ -22,10 +23,7 @@ def trained(tiny: Path, kind: str = "lora") -> Any:
         str(tiny), adapter=AdapterConfig(kind=kind, rank=4), dtype="float32", max_new_tokens=4
     )
     module.configure_model()
-    for name, parameter in module.named_parameters():
-        if name.endswith("lora_B"):
-            torch.nn.init.normal_(parameter, std=0.1)
-    return module.eval()
+    return with_trained_adapters(module, std=0.1).eval()
 
 
 @torch.no_grad()

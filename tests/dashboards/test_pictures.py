@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor, nn
 
@@ -24,6 +23,7 @@ from crab_lightning.dashboards.routing import RouteMeans
 from crab_lightning.evaluation import Evaluator
 from crab_lightning.runs.boards import markdown
 from tests.evaluation.fakes import Parrot, Rows, collate, sample
+from tests.quiet import quiet_trainer
 
 
 def record(**given: Any) -> dict[str, Any]:
@@ -49,12 +49,7 @@ def rows() -> Rows:
 
 
 def run(folder: Path, pictures: Pictures, **options: Any) -> Trainer:
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=TensorBoardLogger(folder.parent, name="", version=folder.name),
-        callbacks=[Evaluator(print_table=False), pictures],
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, **options,
-    )  # fmt: skip
+    trainer = quiet_trainer(run=folder, callbacks=[Evaluator(print_table=False), pictures], **options)
     trainer.validate(Parrot(), datamodule=rows(), verbose=False)
     return trainer
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from crab_lightning.dashboards.scalars import TrainScalars, resident_gib, scalar_layout
 from crab_lightning.structures import DatasetSpec
 from tests.evaluation.fakes import Parrot, Rows, sample
+from tests.quiet import quiet_trainer
 
 
 def test_layout_shows_the_run_first_and_then_each_dataset() -> None:
@@ -34,11 +34,9 @@ def test_charts_of_the_overview_exist(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logger = TensorBoardLogger(tmp_path, name="", version="run")
-    trainer = Trainer(
-        accelerator="cpu", logger=logger, callbacks=[TrainScalars()], max_epochs=1, log_every_n_steps=50,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        limit_val_batches=0,
-    )  # fmt: skip
+    trainer = quiet_trainer(
+        logger=logger, callbacks=[TrainScalars()], max_epochs=1, log_every_n_steps=50, limit_val_batches=0
+    )
     train = [sample("a", i, "train", "bell", "bell") for i in range(4)]
     trainer.fit(Parrot(), datamodule=Rows({"train": train, "val": train, "test": train}))
     board = EventAccumulator(str(tmp_path / "run")).Reload()

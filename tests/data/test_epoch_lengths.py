@@ -6,27 +6,23 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import lightning
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from crab_lightning.data import AVDataModule
 from tests.data.test_trainer import Reader, StopAt
 from tests.data.world import DATASETS, TASKS
+from tests.quiet import quiet_trainer
 
 EPOCHS = 2
 
 
 def fit(root: Path, out: Path, *callbacks: Any, ckpt: Path | None = None, **data: Any) -> Reader:
     model = Reader()
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        default_root_dir=out,
+    trainer = quiet_trainer(
+        out,
         callbacks=list(callbacks),
-        logger=False,
         enable_checkpointing=bool(callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
         max_epochs=EPOCHS,
         limit_val_batches=1,
         num_sanity_val_steps=0,

@@ -23,6 +23,7 @@ from crab_lightning.tasks.event_localization import NOTHING
 from crab_lightning.tasks.event_text import EventSpan
 from crab_lightning.tasks.event_windows import IN_WINDOW
 from tests.data.world import HZ, Letters
+from tests.quiet import quiet_trainer
 
 LONG_S = 24
 EVENTS = [
@@ -180,10 +181,7 @@ class Learner(lightning.LightningModule):
 def test_a_run_learns_windows_and_says_what_was_cut(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = data_of(root, train_window_s=10.0, val_share=0.0)
     model = Learner()
-    trainer = lightning.Trainer(
-        accelerator="cpu", max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=root, limit_val_batches=0,
-    )  # fmt: skip
+    trainer = quiet_trainer(root, max_epochs=3, limit_val_batches=0)
     with caplog.at_level(logging.INFO):
         trainer.fit(model, datamodule=data)
     windows = [s for s in model.shown if s.window is not None]

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from crab_lightning.data import AVDataModule
 from crab_lightning.structures import Batch
 from tests.data.world import DATASETS, TASKS, Letters
+from tests.quiet import quiet_trainer
 
 
 class Reader(lightning.LightningModule):
@@ -55,14 +56,10 @@ def fit(
     names: Sequence[str] = ("ks", "s4", "a2v"),
     **options: Any,
 ) -> Reader:
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        default_root_dir=out,
+    trainer = quiet_trainer(
+        out,
         callbacks=list(callbacks),
-        logger=False,
         enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
         **{"max_epochs": 3, "num_sanity_val_steps": 0, **options},
     )
     data = AVDataModule(
@@ -127,14 +124,7 @@ def test_position_within_an_epoch_of_other_data_is_refused(root: Path, tmp_path:
     )
     with pytest.raises(RuntimeError, match="killed"):
         fit(root, tmp_path, save, StopAt(4))
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        default_root_dir=tmp_path,
-        max_epochs=3,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-    )
+    trainer = quiet_trainer(tmp_path, max_epochs=3)
     data = AVDataModule(root, TASKS, {"ks": DATASETS["ks"]}, batch_size=3, val_share=0.2)
     with pytest.raises(ValueError, match=r"was saved at step 4 of 9 of epoch 0 of other data: .*rows was"):
         trainer.fit(Reader(), data, ckpt_path=tmp_path / "last.ckpt")
@@ -151,15 +141,7 @@ def test_data_may_change_between_epochs(root: Path, tmp_path: Path) -> None:
 def test_every_stage_sees_its_rows_once(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        default_root_dir=tmp_path,
-        logger=False,
-        enable_progress_bar=False,
-        max_epochs=1,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-    )
+    trainer = quiet_trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0)
     data = AVDataModule(root, TASKS, DATASETS, val_share=0.2, val_generate_per_dataset=None)
     model = Reader()
     trainer.fit(model, data)
@@ -174,7 +156,7 @@ def test_every_stage_sees_its_rows_once(
 
 
 def test_processor_comes_from_the_model(root: Path, tmp_path: Path) -> None:
-    trainer = lightning.Trainer(accelerator="cpu", default_root_dir=tmp_path, logger=False, fast_dev_run=True)
+    trainer = quiet_trainer(tmp_path, fast_dev_run=True)
     data = AVDataModule(root, TASKS, {"ks": DATASETS["ks"]}, val_share=0.2)
     with pytest.raises(
         ValueError, match=r"data\.geometry is 'released', but the model's processor is made for 'plain'"

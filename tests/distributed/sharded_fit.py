@@ -39,6 +39,7 @@ from crab_lightning.models.connectors import ConnectorConfig
 from crab_lightning.structures import Batch, Conversation, Example, Media
 from tests.encoders.checkpoints import write
 from tests.processing.examples import frames, sample, sound
+from tests.quiet import quiet_trainer
 
 SIDE = 28
 PROCESSES = 2
@@ -282,15 +283,10 @@ def fit(
 
     module.load_base = types.MethodType(load_base, module)
     recorder = Recorder()
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        folder,
         callbacks=[recorder],
         max_epochs=1 if ckpt is None else 2,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=folder,
         num_sanity_val_steps=0,
         gradient_clip_val=0.5,
         use_distributed_sampler=False,

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -22,6 +20,7 @@ from crab_lightning.tasks import ReferringSegmentation, Segmentation
 from tests.evaluation.fakes import Rows, collate
 from tests.evaluation.test_evaluator import splits
 from tests.evaluation.test_likelihoods import Closed, Weigher
+from tests.quiet import quiet_trainer
 from tests.segmentation.test_test_loop import row
 
 
@@ -85,16 +84,13 @@ class Shares(Rows):
 
 def main(folder: Path, shares: list[list[int]]) -> None:
     """Test with one process for each share."""
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        run=folder,
         devices=len(shares),
         strategy=DDPStrategy(process_group_backend="gloo", start_method="fork")
         if len(shares) > 1
         else "auto",
-        logger=TensorBoardLogger(folder.parent, name="", version=folder.name),
         callbacks=[Evaluator(print_table=False, decoding="both")],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
         use_distributed_sampler=False,
     )
     trainer.test(Weigher(), datamodule=Shares(folder.parent, shares), verbose=False)

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from crab_lightning.evaluation import Evaluator
 from crab_lightning.structures import Batch
 from tests.evaluation.fakes import Parrot, Rows, sample
+from tests.quiet import quiet_trainer
 
 
 def splits() -> dict[str, list[Any]]:
@@ -28,15 +28,7 @@ def splits() -> dict[str, list[Any]]:
 
 
 def trainer(folder: Path, evaluator: Evaluator, **options: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        logger=TensorBoardLogger(folder.parent, name="", version=folder.name),
-        callbacks=[evaluator],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
+    return quiet_trainer(run=folder, callbacks=[evaluator], **options)
 
 
 def run_test(

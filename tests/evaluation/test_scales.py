@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchmetrics import MeanAbsoluteError, MetricCollection
 from torchmetrics.classification import BinaryAccuracy
@@ -26,6 +25,7 @@ from crab_lightning.reports.results import metric_table
 from crab_lightning.runs import RunCheckpoint
 from crab_lightning.structures import DatasetSpec, Sample
 from tests.evaluation.fakes import Naming, Parrot, Rows, sample
+from tests.quiet import quiet_trainer
 
 
 class MeanError(BenchmarkMetric):
@@ -107,12 +107,10 @@ def moments(others: dict[str, list[Any]] | None = None) -> Rows:
 
 def fitted(folder: Path, data: Rows, **options: Any) -> tuple[RunCheckpoint, Evaluator, Trainer]:
     kept, evaluator = RunCheckpoint(**options), Evaluator(print_table=False)
-    run = Trainer(
-        accelerator="cpu",
-        logger=TensorBoardLogger(folder.parent, name="", version=folder.name),
+    run = quiet_trainer(
+        run=folder,
         callbacks=[evaluator, kept],
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        enable_checkpointing=True,
         max_epochs=3,
         num_sanity_val_steps=0,
     )
@@ -136,13 +134,7 @@ def test_the_smallest_error_is_kept_as_the_best_and_printed_unscaled(
     for folder, off in (("one", 1), ("two", 3)):
         model = Better()
         model.validations = off
-        tester = Trainer(
-            accelerator="cpu",
-            logger=TensorBoardLogger(tmp_path, name="", version=folder),
-            callbacks=[Evaluator(print_table=False)],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        tester = quiet_trainer(run=tmp_path / folder, callbacks=[Evaluator(print_table=False)])
         tester.test(model, datamodule=moments(), verbose=False)
     written = json.loads((tmp_path / "one" / "metrics.json").read_text())["test"]
     assert written["mean"]["headline"] is None

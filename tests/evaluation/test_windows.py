@@ -16,7 +16,6 @@ import lightning
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from crab_lightning.commands.ask import show, windows_of_text
@@ -34,6 +33,7 @@ from crab_lightning.structures import Batch, ClipWindow, DatasetSpec, Prediction
 from crab_lightning.tasks import EventLocalization, EventParsing, QuestionAnswering
 from crab_lightning.tasks.event_text import EventSpan
 from tests.data.world import Letters
+from tests.quiet import quiet_trainer
 
 
 @pytest.fixture(scope="module")
@@ -88,16 +88,12 @@ def run(
     data = AVDataModule(
         root, {"events": EventLocalization()}, {"long": spec}, eval_batch_size=2, val_share=0.0, **options
     )
-    trainer = lightning.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        run=out,
         devices=processes,
         strategy=DDPStrategy(process_group_backend="gloo", start_method="fork") if processes > 1 else "auto",
         use_distributed_sampler=False,
-        logger=TensorBoardLogger(out.parent, name="", version=out.name),
         callbacks=[Evaluator(print_table=False, windows=windows)],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     trainer.test(model, datamodule=data, verbose=False)
     found: dict[str, Any] = json.loads((out / "metrics.json").read_text())["test"]["datasets"]["long"]

@@ -16,6 +16,7 @@ from crab_lightning.commands.ask import one_line
 from crab_lightning.inference.folder import ask_folder, find_clips
 from crab_lightning.inference.loading import TrainedRun
 from crab_lightning.inference.question import AskError
+from tests.quiet import with_trained_adapters
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +27,7 @@ def run(small: dict[str, Path]) -> TrainedRun:
     torch.manual_seed(0)
     model = OmniModule(str(small["tiny"]), adapter=AdapterConfig(rank=4), dtype="float32", max_new_tokens=8)
     model.configure_model()
-    for name, parameter in model.named_parameters():
-        if name.endswith("lora_B"):
-            torch.nn.init.normal_(parameter, std=0.3)
+    with_trained_adapters(model, std=0.3)
     data = load_data("data/av_uie_v2.yaml", root=str(small["mini"]))
     data.processor = model.processor
     return TrainedRun(model.eval(), data)

@@ -15,6 +15,7 @@ from crab_lightning.processing import NativeProcessor
 from crab_lightning.structures import Batch
 from tests.models.conftest import Build
 from tests.processing.examples import image_example, video_example
+from tests.quiet import with_trained_adapters
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +42,7 @@ def lively(build: Build, **options: Any) -> Any:
     """A module whose adapters do something, and whose answers differ in length."""
     module = build(**options)
     torch.manual_seed(1)
-    for name, parameter in module.named_parameters():
-        if name.endswith("lora_B"):
-            nn.init.normal_(parameter, std=0.3)
-    return module.eval()
+    return with_trained_adapters(module, std=0.3).eval()
 
 
 def finish(engine: AnswerEngine, most: int = 500) -> None:

@@ -9,19 +9,11 @@ from torch import Tensor
 from crab_lightning.models.decoding import greedy
 from crab_lightning.structures import Batch
 from tests.models.conftest import Build
-
-
-def trained_like(build: Build) -> object:
-    """A module whose adapters do something, so that they take part in the answers."""
-    module = build()
-    for name, parameter in module.named_parameters():
-        if name.endswith("lora_B"):
-            torch.nn.init.normal_(parameter, std=0.2)
-    return module
+from tests.quiet import with_trained_adapters
 
 
 def test_batched_answers_equal_single_ones(build: Build, prompts: list[Batch]) -> None:
-    module = trained_like(build)
+    module = with_trained_adapters(build())
     together = module.generate(prompts[0])  # type: ignore[attr-defined]
     alone = [module.generate(single)[0] for single in prompts[1:]]  # type: ignore[attr-defined]
     assert together == alone

@@ -15,6 +15,7 @@ from crab_lightning.models.connectors import ConnectorConfig
 from crab_lightning.models.likelihood import PromptReader
 from crab_lightning.structures import Batch, Example, Media
 from tests.processing.examples import frames, sample, sound
+from tests.quiet import with_trained_adapters
 
 PX = 56
 SEGMENTS = ConnectorConfig(queries=2, hidden=16, heads=2, ffn=24)
@@ -52,9 +53,7 @@ def build(paradigm: str, folder: Path, **more: Any) -> AVModule:
         options["train_connectors"] = ["audio"]
         module = VllmAModule(str(base / "vllm"), str(base / "beats"), connector=WINDOWS, **options)
     module.configure_model()
-    for name, parameter in module.named_parameters():
-        if name.endswith("lora_B"):
-            torch.nn.init.normal_(parameter, std=0.2)
+    with_trained_adapters(module)
     module.candidates = lambda s: OPTIONS[s.id]
     return module.eval()
 

@@ -19,6 +19,7 @@ from crab_lightning.models.connectors import ConnectorConfig
 from crab_lightning.processing import LlmVaProcessor
 from crab_lightning.structures import Example, Media
 from tests.processing.examples import frames, sample, sound
+from tests.quiet import with_trained_adapters
 
 PX = 32
 CONNECTOR = ConnectorConfig(queries=3, hidden=16, heads=2, ffn=24)
@@ -63,14 +64,6 @@ EXAMPLES = [("a", 2, 1.5, False), ("a longer one", 3, 2.0, False), ("third", 1, 
 
 def examples(target: str | None) -> list[Example]:
     return [example(key, target, count, seconds, image) for key, count, seconds, image in EXAMPLES]
-
-
-def stirred(module: LlmVaModule) -> LlmVaModule:
-    """Give the adapters something to do."""
-    for name, parameter in module.named_parameters():
-        if name.endswith("lora_B"):
-            torch.nn.init.normal_(parameter, std=0.2)
-    return module
 
 
 def test_frame_and_second_take_as_many_places_as_queries(build: Build) -> None:
@@ -128,7 +121,7 @@ def test_loss_is_that_of_the_answer_and_its_end_alone(build: Build, tiny: Path) 
     answer = processor.chat._tokenize("a dog barks<|eot_id|>")
     assert counts.tolist() == [len(answer)] * 3
     hidden = module.hidden_states(module._positioned(batch.inputs))
-    logits = module.head()(hidden)
+    logits = module.answer_head()(hidden)
     theirs = LlamaForCausalLM.from_pretrained(tiny / "llm").loss_function(
         logits, batch.labels, vocab_size=logits.shape[-1]
     )
@@ -136,7 +129,7 @@ def test_loss_is_that_of_the_answer_and_its_end_alone(build: Build, tiny: Path) 
 
 
 def test_batched_answers_equal_single_ones(build: Build) -> None:
-    module = stirred(build())
+    module = with_trained_adapters(build())
     processor = module.processor
     encoded = [processor.encode(e) for e in examples(None)]
     together = module.generate(processor.collate(encoded))
@@ -146,7 +139,7 @@ def test_batched_answers_equal_single_ones(build: Build) -> None:
 
 
 def test_answers_equal_the_librarys_greedy_search(build: Build) -> None:
-    module = stirred(build())
+    module = with_trained_adapters(build())
     processor, model = module.processor, module.model
     batch = processor.collate([processor.encode(e) for e in examples(None)])
     seen: list[Any] = []
@@ -219,7 +212,7 @@ def test_stage_2_starts_from_the_connectors_of_stage_1(build: Build, tmp_path: P
 
 
 def test_saved_adapters_and_connectors_give_the_same_loss(build: Build, tmp_path: Path) -> None:
-    module = stirred(build()).eval()
+    module = with_trained_adapters(build()).eval()
     with torch.no_grad():
         module.connectors()["audio"].queries.add_(1)
     module.save_adapter(tmp_path / "saved")

@@ -16,8 +16,8 @@ from crab_lightning.models import OmniModule
 from crab_lightning.processing import NativeProcessor
 from crab_lightning.structures import Batch
 from tests.models.conftest import Build
-from tests.models.test_native import trainer
 from tests.processing.examples import image_example
+from tests.quiet import quiet_trainer, with_trained_adapters
 
 TASKS = ["event_localization", "segmentation"]
 
@@ -32,10 +32,7 @@ def of_tasks(batch: Batch, *tasks: str) -> Batch:
 
 def randomize(module: OmniModule) -> OmniModule:
     torch.manual_seed(1)
-    for name, parameter in module.named_parameters():
-        if name.endswith("lora_B"):
-            torch.nn.init.normal_(parameter, std=0.2)
-    return module
+    return with_trained_adapters(module)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +88,7 @@ def test_tasks_left_out_are_those_of_the_data_and_are_saved(
     tiny: Path, pair: list[Batch], tmp_path: Path
 ) -> None:
     module = OmniModule(str(tiny), adapter=adapter(), dtype="float32")
-    runner = trainer(tmp_path, max_steps=1)
+    runner = quiet_trainer(tmp_path, max_steps=1)
     runner.fit(module, datamodule=Data(of_tasks(pair[0], *TASKS)))
     module.save_adapter(tmp_path / "a")
     assert read_adapter_config(tmp_path / "a").tasks == TASKS

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
@@ -19,13 +19,7 @@ from crab_lightning.processing import NativeProcessor
 from crab_lightning.structures import Batch
 from tests.models.conftest import Build
 from tests.processing.examples import video_example
-
-
-def trainer(tmp_path: Path, **options: Any) -> Trainer:
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-    return Trainer(
-        accelerator="cpu", default_root_dir=tmp_path, **({"enable_checkpointing": False} | quiet | options)
-    )
+from tests.quiet import quiet_trainer
 
 
 def loader(*batches: Batch) -> DataLoader[Batch]:
@@ -40,7 +34,7 @@ def test_fast_dev_run_through_the_trainer(
     build: Build, batch: Batch, prompts: list[Batch], tmp_path: Path
 ) -> None:
     module = build(max_new_tokens=2)
-    runner = trainer(tmp_path, fast_dev_run=True)
+    runner = quiet_trainer(tmp_path, fast_dev_run=True)
     runner.fit(module, loader(batch), [loader(batch), loader(prompts[1])])
     assert runner.callback_metrics["val/loss"] > 0
     assert runner.callback_metrics["train/loss"] > 0
@@ -54,7 +48,7 @@ def test_training_moves_every_adapter_and_no_base_weight(build: Build, batch: Ba
     module = build(optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2))
     before = weights(module)
     # three steps: while B is zero only B gets a gradient
-    trainer(tmp_path, max_steps=3).fit(module, loader(batch, batch, batch))
+    quiet_trainer(tmp_path, max_steps=3).fit(module, loader(batch, batch, batch))
     trained = module.trainable_names()
     assert {n.rsplit(".", 1)[1] for n in trained} == {"lora_A", "lora_B", "lora_route"}
     for name, after in module.state_dict().items():
@@ -65,7 +59,7 @@ def test_training_lowers_the_loss(build: Build, batch: Batch, tmp_path: Path) ->
     module = build(optimizer=lambda p: torch.optim.AdamW(p, lr=5e-2))
     with torch.no_grad():
         before = module.losses(batch)[0].sum()
-    trainer(tmp_path, max_steps=6).fit(module, loader(*[batch] * 6))
+    quiet_trainer(tmp_path, max_steps=6).fit(module, loader(*[batch] * 6))
     with torch.no_grad():
         assert module.losses(batch)[0].sum() < 0.97 * before
 
@@ -113,7 +107,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(build: Build, batch: Ba
 def test_optimizer_over_other_parameters_stops_the_run(build: Build, batch: Batch, tmp_path: Path) -> None:
     module = build(optimizer=lambda p: torch.optim.AdamW(list(p)[:3], lr=1e-3))
     with pytest.raises(RuntimeError, match=r"the optimizer holds 3 parameters, .* would never change"):
-        trainer(tmp_path, max_steps=1).fit(module, loader(batch))
+        quiet_trainer(tmp_path, max_steps=1).fit(module, loader(batch))
 
 
 def test_model_is_loaded_once(build: Build) -> None:
@@ -160,14 +154,16 @@ def test_checkpoint_holds_trained_weights_alone_and_resumes(
     build: Build, batch: Batch, tmp_path: Path
 ) -> None:
     module = build(optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2))
-    runner = trainer(tmp_path, max_steps=2, enable_checkpointing=True)
+    runner = quiet_trainer(tmp_path, max_steps=2, enable_checkpointing=True)
     runner.fit(module, loader(batch, batch))
     path = tmp_path / "last.ckpt"
     runner.save_checkpoint(path)
     stored = torch.load(path, weights_only=True)["state_dict"]
     assert stored.keys() == module.trainable_names()
     fresh = build()
-    trainer(tmp_path, max_steps=3).fit(fresh, loader(batch, batch, batch), ckpt_path=path, weights_only=True)
+    quiet_trainer(tmp_path, max_steps=3).fit(
+        fresh, loader(batch, batch, batch), ckpt_path=path, weights_only=True
+    )
     assert fresh.global_step == 3
     assert not torch.equal(fresh.losses(batch)[0], build().losses(batch)[0])
     loaded = OmniModule.load_from_checkpoint(path)
@@ -180,7 +176,7 @@ def test_checkpoint_holds_trained_weights_alone_and_resumes(
 def test_checkpoint_that_cannot_be_loaded_alone_names_the_right_call(
     build: Build, batch: Batch, tmp_path: Path
 ) -> None:
-    runner = trainer(tmp_path, max_steps=1)
+    runner = quiet_trainer(tmp_path, max_steps=1)
     module = build()
     runner.fit(module, loader(batch))
     path = tmp_path / "last.ckpt"
@@ -217,7 +213,7 @@ def test_a_subclass_loads_adapters_and_checkpoints_of_its_parent_and_back(
     own = Own(str(tiny), load_adapter=tmp_path, dtype="float32", scale=2.0)
     own.configure_model()
     assert torch.equal(own.losses(batch)[0], module.losses(batch)[0])
-    runner = trainer(tmp_path, max_steps=1)
+    runner = quiet_trainer(tmp_path, max_steps=1)
     runner.fit(own, loader(batch))
     runner.save_checkpoint(tmp_path / "own.ckpt")
     again = Own.load_from_checkpoint(tmp_path / "own.ckpt")
@@ -248,12 +244,12 @@ def test_a_subclass_loads_adapters_and_checkpoints_of_its_parent_and_back(
 def test_checkpoint_of_another_run_is_refused(
     build: Build, batch: Batch, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
-    runner = trainer(tmp_path, max_steps=1)
+    runner = quiet_trainer(tmp_path, max_steps=1)
     runner.fit(build(), loader(batch))
     path = tmp_path / "last.ckpt"
     runner.save_checkpoint(path)
     with pytest.raises(ValueError, match=message):
-        trainer(tmp_path).test(build(**options), loader(batch), ckpt_path=path)
+        quiet_trainer(tmp_path).test(build(**options), loader(batch), ckpt_path=path)
 
 
 def test_full_omni_checkpoint_loads_as_its_thinker(
@@ -322,7 +318,7 @@ def test_loss_by_dataset_reaches_the_logger(build: Build, batch: Batch, tmp_path
 
     logger = CSVLogger(tmp_path)
     module = build()
-    trainer(tmp_path, max_steps=2, log_every_n_steps=2, logger=logger).fit(module, loader(batch, batch))
+    quiet_trainer(tmp_path, max_steps=2, log_every_n_steps=2, logger=logger).fit(module, loader(batch, batch))
     logger.save()
     head, row = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()
     logged = dict(zip(head.split(","), row.split(","), strict=True))

@@ -17,6 +17,7 @@ from crab_lightning.models import VllmAModule
 from crab_lightning.models.connectors import ConnectorConfig
 from crab_lightning.structures import Example, Media
 from tests.processing.examples import frames, sample, sound
+from tests.quiet import with_trained_adapters
 
 PX = 56
 CONNECTOR = ConnectorConfig(kind="window_qformer", queries=1, hidden=16, heads=2, ffn=24)
@@ -54,10 +55,7 @@ def build(tiny: Path, stage1: Path) -> Build:
         full |= {"pretrained": tiny / "vllm", "beats": tiny / "beats"}
         module = VllmAModule(**(full | options))
         module.configure_model()
-        for name, parameter in module.named_parameters():
-            if name.endswith("lora_B"):
-                torch.nn.init.normal_(parameter, std=0.2)
-        return module
+        return with_trained_adapters(module)
 
     return make
 

@@ -16,16 +16,15 @@ from crab_lightning.evaluation import Evaluator
 from crab_lightning.runs import RunCheckpoint, find_checkpoint, find_run
 from tests.evaluation.fakes import Parrot, Rows
 from tests.evaluation.test_evaluator import splits
+from tests.quiet import quiet_trainer
 
 
 def fit(folder: Path, model: Parrot, checkpoint: RunCheckpoint, **options: Any) -> Trainer:
     options = {"max_epochs": 2} | options
-    run = Trainer(
-        accelerator="cpu",
-        logger=TensorBoardLogger(folder.parent, name="", version=folder.name),
+    run = quiet_trainer(
+        run=folder,
         callbacks=[Evaluator(print_table=False), checkpoint, TrainScalars()],
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        enable_checkpointing=True,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
         **options,
@@ -130,15 +129,8 @@ def test_second_ctrl_c_stops_at_once_and_never_saves_half_a_step(
 def test_resumed_run_remembers_its_best(tmp_path: Path) -> None:
     fit(tmp_path / "run", Fading(), RunCheckpoint())
     again = RunCheckpoint()
-    run = Trainer(
-        callbacks=[again, Evaluator(print_table=False)],
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        default_root_dir=tmp_path,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    callbacks = [again, Evaluator(print_table=False)]
+    run = quiet_trainer(tmp_path, callbacks=callbacks, enable_checkpointing=True, max_epochs=2)
     run.fit(Parrot(), datamodule=Rows(splits()), ckpt_path=tmp_path / "run/checkpoints/last.ckpt")
     assert again.best_score == pytest.approx((1 / 3 + 1) / 2)
 

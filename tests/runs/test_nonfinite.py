@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 
 from crab_lightning.runs import RunCheckpoint
 from crab_lightning.runs.nonfinite import NonFiniteError, NonFiniteSteps
 from tests.evaluation.fakes import Parrot, Rows
 from tests.evaluation.test_evaluator import splits
+from tests.quiet import quiet_trainer
 
 
 class Broken(Parrot):
@@ -23,13 +23,10 @@ class Broken(Parrot):
 
 def fit(folder: Path, skip: int) -> Broken:
     model = Broken()
-    Trainer(
-        accelerator="cpu",
-        default_root_dir=folder,
-        logger=False,
+    quiet_trainer(
+        folder,
+        enable_checkpointing=True,
         callbacks=[NonFiniteSteps(skip), RunCheckpoint(monitor=None, every_n_steps=1)],
-        enable_progress_bar=False,
-        enable_model_summary=False,
         max_epochs=2,
         limit_val_batches=0,
     ).fit(model, datamodule=Rows(splits()))

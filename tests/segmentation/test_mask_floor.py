@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 
 from crab_lightning.evaluation import Evaluator, SwappedAudioFloor
 from crab_lightning.media import write_audio
 from crab_lightning.structures import Batch, DatasetSpec, Encoded, Example, Prediction, Sample
 from crab_lightning.tasks import Segmentation
 from tests.evaluation.fakes import Parrot, Rows
+from tests.quiet import quiet_trainer
 from tests.segmentation.test_test_loop import Rectangle, box_mask, row
 
 BOXES = [[20, 30, 100, 120], [120, 130, 200, 210]]
@@ -66,10 +66,7 @@ def data(tmp_path: Path) -> Any:
 
 def outcome(tmp_path: Path, data: Any) -> dict[str, Any]:
     evaluator = Evaluator(print_table=False)
-    trainer = Trainer(
-        default_root_dir=tmp_path, logger=False, accelerator="cpu", enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False, callbacks=[SwappedAudioFloor(), evaluator],
-    )  # fmt: skip
+    trainer = quiet_trainer(tmp_path, callbacks=[SwappedAudioFloor(), evaluator])
     trainer.test(Listener(), data, verbose=False)
     return evaluator.results["spatial"]
 

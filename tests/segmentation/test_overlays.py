@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
@@ -17,6 +16,7 @@ from crab_lightning.segmentation.overlays import figure_png
 from crab_lightning.structures import DatasetSpec
 from crab_lightning.tasks import Segmentation
 from tests.evaluation.fakes import Parrot, Rows
+from tests.quiet import quiet_trainer
 from tests.segmentation.test_test_loop import Rectangle, box_mask, row
 
 
@@ -75,10 +75,7 @@ def test_a_test_run_leaves_sheets_and_overlays(tmp_path: Path) -> None:
     data.tasks = {"spatial": Segmentation(mask_decoder=Rectangle())}
     data.datasets = {"spatial": DatasetSpec(task="spatial", layout="s4")}
     logger = TensorBoardLogger(tmp_path, name="run", version="")
-    trainer = Trainer(
-        logger=logger, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, callbacks=[Evaluator(print_table=False), MaskSheets(each=1)],
-    )  # fmt: skip
+    trainer = quiet_trainer(logger=logger, callbacks=[Evaluator(print_table=False), MaskSheets(each=1)])
     trainer.test(Parrot(), data, verbose=False)
     figures = tmp_path / "run" / "figures"
     assert Image.open(figures / "spatial_masks.png").size[0] > 300

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from PIL import Image
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from crab_lightning.tasks import ImageGrounding, ReferringSegmentation, Segmenta
 from crab_lightning.tasks.segmentation import BOXES_ALONE, NO_MASKS
 from tests.evaluation.fakes import Parrot, Rows
 from tests.metrics.oracle import approx, mask, oracle_cases
+from tests.quiet import quiet_trainer
 
 VALID = "<answer>true</answer> [0,0,9,9],[1,1],[2,2],[3,3]"
 
@@ -107,11 +107,7 @@ def run_test(
     data = Rows({"train": [], "val": [], "test": rows})
     data.tasks = {"spatial": task}
     data.datasets = {"spatial": DatasetSpec(task="spatial", layout="s4", metrics=metrics)}
-    trainer = Trainer(
-        default_root_dir=folder, logger=False, accelerator="cpu", enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False,
-        callbacks=[Evaluator(print_table=print_table)],
-    )  # fmt: skip
+    trainer = quiet_trainer(folder, callbacks=[Evaluator(print_table=print_table)])
     trainer.test(model or Parrot(), data, verbose=False)
     content = json.loads((folder / "metrics.json").read_text())
     return dict(content["test"]["datasets"]["spatial"])

@@ -28,6 +28,7 @@ from crab_lightning.models import OmniModule
 from crab_lightning.serving.app import ServerOptions, make_app
 from crab_lightning.serving.requests import RequestSizes, load_example, read_request
 from crab_lightning.serving.worker import Worker
+from tests.quiet import with_trained_adapters
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +37,7 @@ def model(tiny: Path) -> Any:
     module = OmniModule(str(tiny), adapter=AdapterConfig(rank=4), dtype="float32", max_new_tokens=12)
     module.configure_model()
     torch.manual_seed(1)
-    for name, parameter in module.named_parameters():
-        if name.endswith("lora_B"):
-            torch.nn.init.normal_(parameter, std=0.3)
-    return module.eval()
+    return with_trained_adapters(module, std=0.3).eval()
 
 
 @pytest.fixture(scope="module")
