@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 from torchmetrics import MetricCollection
@@ -14,7 +15,6 @@ from crab_lightning.data.datamodule import AVDataModule
 from crab_lightning.data.manifests.rows import Rows, limited
 from crab_lightning.data.manifests.split import carve_validation
 from crab_lightning.data.sampling.packed_samples import PackedSamples
-from crab_lightning.processing import Geometry
 from crab_lightning.structures import AudioWindow, Conversation, DatasetSpec, Media, Sample, Split
 from crab_lightning.tasks.base import Task
 
@@ -60,16 +60,10 @@ class CaptionDataModule(AVDataModule):
         root: Folder to which the paths of the sources are relative.
         sources: The files of captions, by a key of your choice.
         batch_size: Number of training samples that one process loads for a step.
-        eval_batch_size: Number of samples in a batch of validation.
-        num_workers: Number of processes that load samples for each training process.
-        prefetch_batches: Number of batches that each worker prepares in advance.
-        epoch_size: Number of samples in an epoch; the number of rows when left out.
-        temperature: The probability of a source is proportional to ``weight ** (1 / temperature)``.
         val_share: Fraction of the clips that is used for the validation loss.
         val_generate_per_dataset: Number of validation samples of each source for which the model generates an
             answer.
-        geometry: Must be that of the model; captions use whole clips with both.
-        seed: Seed of the order, the validation split and row limits.
+        options: The arguments of ``AVDataModule``. ``only`` has keys of the sources.
 
     Raises:
         ManifestError: If a source cannot be read or has more unusable rows than it allows.
@@ -79,16 +73,11 @@ class CaptionDataModule(AVDataModule):
         self,
         root: str | Path,
         sources: dict[str, CaptionSource],
+        *,
         batch_size: int = 8,
-        eval_batch_size: int = 8,
-        num_workers: int = 0,
-        prefetch_batches: int = 2,
-        epoch_size: int | None = None,
-        temperature: float = 1.0,
         val_share: float = 0.01,
         val_generate_per_dataset: int = 0,
-        geometry: Geometry = "released",
-        seed: int = 42,
+        **options: Any,
     ) -> None:
         if not sources:
             raise ValueError(
@@ -112,15 +101,9 @@ class CaptionDataModule(AVDataModule):
                 for name, s in self.sources.items()
             },
             batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            prefetch_batches=prefetch_batches,
-            epoch_size=epoch_size,
-            temperature=temperature,
             val_share=val_share,
             val_generate_per_dataset=val_generate_per_dataset,
-            geometry=geometry,
-            seed=seed,
+            **options,
         )
 
     def setup(self, stage: str | None = None) -> None:
@@ -131,7 +114,8 @@ class CaptionDataModule(AVDataModule):
 
     def _read_sources(self) -> Rows:
         rows: dict[str, list[Sample]] = {}
-        for name, source in self.sources.items():
+        for name in self.datasets:
+            source = self.sources[name]
             found = read_captions(name, source, self.root)
             rows[name] = found.samples
             if found.broken or found.unlisted:
