@@ -15,15 +15,15 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from numpy.typing import NDArray
 
 from crab_lightning.data.cache.store import MediaCache
-from crab_lightning.data.dataset import AVDataset, target_policy
+from crab_lightning.data.dataset import AVDataset
 from crab_lightning.data.loader import BatchLoader, TrainLoader
-from crab_lightning.data.loading import DropModality, heard_window
+from crab_lightning.data.loading import DropModality
 from crab_lightning.data.manifests.keys import check_datasets, check_numbers, chosen_datasets
 from crab_lightning.data.manifests.reader import manifest_path
 from crab_lightning.data.manifests.rows import Rows, read_rows
 from crab_lightning.data.quarantine import FILE_NAME, OnError, Quarantine
 from crab_lightning.data.sampling.epoch_limits import renew_limits
-from crab_lightning.data.sampling.lengths import DIRECT_CHARACTERS, guess_tokens
+from crab_lightning.data.sampling.lengths import guess_lengths
 from crab_lightning.data.sampling.mixture import Mixture
 from crab_lightning.data.sampling.mixture_table import MixtureRow, mixture_rows, mixture_table
 from crab_lightning.data.sampling.packed_samples import PackedSamples
@@ -148,25 +148,6 @@ class AVDataModule(lightning.LightningDataModule):
         super().__init__()
         datasets = chosen_datasets(datasets, only)
         check_datasets(tasks, datasets)
-        check_numbers(
-            val_share,
-            {
-                "batch_size": (batch_size, 1),
-                "batch_tokens": (batch_tokens, 1),
-                "eval_batch_size": (eval_batch_size, 1),
-                "num_workers": (num_workers, 0),
-                "prefetch_batches": (prefetch_batches, 1),
-                "epoch_size": (epoch_size, 1),
-                "length_window": (length_window, 1),
-                "val_generate_per_dataset": (val_generate_per_dataset, 0),
-            },
-        )
-        if not temperature > 0:
-            raise ValueError(f"data.temperature is {temperature}; it must be above 0 (1 keeps the weights)")
-        bounds = {"cache_gb": cache_gb, "load_timeout_s": load_timeout_s, "train_window_s": train_window_s}
-        for key, value in bounds.items():
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"data.{key} is {value}; it must be above 0, or left out for no bound")
         self.root = Path(root)
         self.tasks = tasks
         self.datasets = dict(datasets)
@@ -191,6 +172,7 @@ class AVDataModule(lightning.LightningDataModule):
                 if hasattr(task, "lenient"):
                     task.lenient = True
         self.train_window_s = train_window_s
+        check_numbers(vars(self))
         self.window_counts: dict[str, Counter[str]] = {}
         """Dataset -> windows learnt from by this process, and where the events of their clips lay."""
         self.run_folder: Path | None = None
@@ -498,16 +480,7 @@ class AVDataModule(lightning.LightningDataModule):
         )
 
     def _lengths(self, samples: PackedSamples, with_target: bool) -> NDArray[np.int32]:
-        return np.fromiter((self._length(sample, with_target) for sample in samples), np.int32, len(samples))
-
-    def _length(self, sample: Sample, with_target: bool) -> int:
-        spec = self.datasets[sample.dataset]
-        window = heard_window(spec, self.geometry)
-        written = 0
-        if with_target:
-            reasons = target_policy(sample, spec, self.seed) == "reasoning"
-            written = len(sample.target or "") if reasons else DIRECT_CHARACTERS
-        return guess_tokens(sample, spec, window, self.tasks[sample.task].conversation(sample), written)
+        return guess_lengths(samples, self.tasks, self.datasets, self.geometry, self.seed, with_target)
 
     def _place(self) -> tuple[int, int]:
         """Return this process's rank and the number of processes that get different samples."""

@@ -82,18 +82,31 @@ def check_datasets(tasks: Mapping[str, Any], datasets: Mapping[str, DatasetSpec]
             )
 
 
-def check_numbers(val_share: float, counts: Mapping[str, tuple[int | None, int]]) -> None:
-    """Check the plain numbers of the data section.
+_LEAST = {
+    "batch_size": 1,
+    "batch_tokens": 1,
+    "eval_batch_size": 1,
+    "num_workers": 0,
+    "prefetch_batches": 1,
+    "epoch_size": 1,
+    "length_window": 1,
+    "val_generate_per_dataset": 0,
+}
 
-    Args:
-        val_share: Share of the recordings set aside.
-        counts: For each key, its value and the least that is allowed; ``None`` is always allowed.
+
+def check_numbers(settings: Mapping[str, Any]) -> None:
+    """Check the plain numbers of the data section, by key.
 
     Raises:
-        ValueError: At the first number that is out of range.
+        ValueError: At the first number that is out of range; ``None`` is in every range but a fraction's.
     """
-    if not 0 <= val_share < 1:
-        raise ValueError(f"data.val_share is {val_share}; it must be a fraction from 0 to below 1, e.g. 0.05")
-    for key, (value, least) in counts.items():
-        if value is not None and value < least:
+    if not 0 <= (share := settings["val_share"]) < 1:
+        raise ValueError(f"data.val_share is {share}; it must be a fraction from 0 to below 1, e.g. 0.05")
+    for key, least in _LEAST.items():
+        if (value := settings[key]) is not None and value < least:
             raise ValueError(f"data.{key} is {value}; it starts at {least}")
+    if not (temperature := settings["temperature"]) > 0:
+        raise ValueError(f"data.temperature is {temperature}; it must be above 0 (1 keeps the weights)")
+    for key in ("cache_gb", "load_timeout_s", "train_window_s"):
+        if (value := settings[key]) is not None and not 0 < value < float("inf"):
+            raise ValueError(f"data.{key} is {value}; it must be above 0, or left out for no bound")

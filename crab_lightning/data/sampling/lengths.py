@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from crab_lightning.processing import visual_tokens
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crab_lightning.data.dataset import target_policy
+from crab_lightning.data.loading import heard_window
+from crab_lightning.processing import Geometry, visual_tokens
 from crab_lightning.structures import AudioWindow, Conversation, DatasetSpec, Sample
+from crab_lightning.tasks.base import Task
 
 AUDIO_TOKENS_PER_S = 25
 CHARACTERS_PER_TOKEN = 4  # of English, roughly; only the order of lengths matters
@@ -25,6 +34,27 @@ def audio_seconds(window: AudioWindow) -> float:
             return window.units / window.every * (window.before + window.after)
         case _:
             return float(window.units)
+
+
+def guess_lengths(
+    samples: Sequence[Sample],
+    tasks: Mapping[str, Task[Any]],
+    specs: Mapping[str, DatasetSpec],
+    geometry: Geometry,
+    seed: int,
+    with_target: bool,
+) -> NDArray[np.int32]:
+    """Return about how many tokens each sample has, with its target or as a prompt."""
+
+    def tokens(sample: Sample) -> int:
+        spec, written = specs[sample.dataset], 0
+        if with_target:
+            reasons = target_policy(sample, spec, seed) == "reasoning"
+            written = len(sample.target or "") if reasons else DIRECT_CHARACTERS
+        prompt = tasks[sample.task].conversation(sample)
+        return guess_tokens(sample, spec, heard_window(spec, geometry), prompt, written)
+
+    return np.fromiter(map(tokens, samples), np.int32, len(samples))
 
 
 def guess_tokens(
