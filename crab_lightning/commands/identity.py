@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crab_lightning.adapters.kinds import drop_foreign_keys
+from crab_lightning.configuration.files import flat_keys
 
 _SPEED_ONLY = {
     "batch_size",
@@ -34,16 +35,6 @@ def identity(config: Mapping[str, Any], adapter: Path | None) -> dict[str, Any]:
     model = deepcopy(config["model"])
     drop_foreign_keys(model)
     data = {key: value for key, value in config["data"].items() if key not in _SPEED_ONLY}
-    flat = {f"model.{k}": v for k, v in _flat(model)} | {f"data.{k}": v for k, v in _flat(data)}
+    flat = {f"model.{k}": v for k, v in flat_keys(model)} | {f"data.{k}": v for k, v in flat_keys(data)}
     flat = {key: value for key, value in flat.items() if not key.endswith(".classes")}
     return flat | ({"adapter": str(adapter.resolve())} if adapter else {})
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            pairs += _flat(value, f"{prefix}{key}.")
-        else:
-            pairs.append((f"{prefix}{key}", value))
-    return pairs

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import yaml
 
 from crab_lightning import __version__
-from crab_lightning.configuration.files import ConfigError
+from crab_lightning.configuration.files import ConfigError, flat_keys
 from crab_lightning.files import read_json, replace_json, replace_text
 from crab_lightning.studies.study import Cell
 
@@ -57,7 +57,7 @@ class CellState:
 
 def identity(cell: Cell) -> dict[str, Any]:
     """Return what decides the result of a cell: settings, version of the package, base weights, manifests."""
-    flat = {k: v for k, v in _flat(cell.config) if not _is_speed(k)}
+    flat = {k: v for k, v in flat_keys(cell.config) if not _is_speed(k)}
     content: dict[str, Any] = {"version": __version__, "settings": json.loads(json.dumps(flat, default=str))}
     data = cell.config["data"]
     root = str(data.get("root"))
@@ -85,7 +85,7 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Say in which keys two identities differ; empty where they are the same."""
     if before.get("hash") == now.get("hash"):
         return ""
-    old, new = dict(_flat(before)), dict(_flat(now))
+    old, new = dict(flat_keys(before)), dict(flat_keys(now))
     keys = [key for key in sorted({*old, *new} - {"hash"}) if old.get(key) != new.get(key)]
     shown = [
         f"{key.removeprefix('settings.')}: made with {old.get(key)!r}, now {new.get(key)!r}"
@@ -235,13 +235,3 @@ def _weights(pretrained: str) -> str:
 
 def _is_speed(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in _SPEED_ONLY)
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            pairs += _flat(value, f"{prefix}{key}.")
-        else:
-            pairs.append((f"{prefix}{key}", value))
-    return pairs
