@@ -167,29 +167,12 @@ class RunProgress(ProgressBar):
         """Start a bar for the test."""
         self._begin("test", sum(_finite(trainer.num_test_batches)))
 
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
-    ) -> None:
-        """Count a step."""
-        self._step(len(batch))
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Finish the bar."""
-        self._end()
-
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start a bar for the prediction."""
         self._begin("predict", sum(_finite(trainer.num_predict_batches)))
 
-    def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
-    ) -> None:
-        """Count a step."""
-        self._step(len(batch))
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Finish the bar."""
-        self._end()
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
+    on_test_end = on_predict_end = on_train_epoch_end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the terminal back."""

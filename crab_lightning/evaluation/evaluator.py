@@ -329,7 +329,7 @@ class Evaluator(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
-        """Take in losses or answers."""
+        """Take in losses or answers, and write answers."""
         self._add(outputs, batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -340,11 +340,7 @@ class Evaluator(Callback):
         """Begin with empty metrics, or with the answers of an interrupted test."""
         self._start(trainer, "test")
 
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
-    ) -> None:
-        """Take in answers and write them."""
-        self._add(outputs, batch)
+    on_test_batch_end = on_validation_batch_end
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finish the answers that are still being written; log, write and print the test's results."""
