@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from crab_lightning.models.llm_va import LlmVaModule as LlmVaModule
     from crab_lightning.models.native import OmniModule as OmniModule
     from crab_lightning.models.qwen3_omni import Qwen3OmniModule as Qwen3OmniModule
+    from crab_lightning.models.stored import StoredModule as StoredModule
     from crab_lightning.models.vllm_a import VllmAModule as VllmAModule
 
 __getattr__, __all__ = lazy_exports(__name__, __file__)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -15,37 +15,26 @@ from torch import Tensor, nn
 
 from crab_lightning.adapters import (
     AdapterConfig,
-    AdapterError,
     AnnouncedBatch,
     LoRALinear,
     Places,
     insert_adapters,
-    load_adapters,
     read_adapter_config,
-    read_adapter_metadata,
-    save_adapters,
 )
-from crab_lightning.adapters.names import unwrapped_name
 from crab_lightning.compat import log_interval, unscale_outside
 from crab_lightning.distributed.every_tower import Unread, with_unread
-from crab_lightning.distributed.sharding import check_strategy, readable_weights, shard
-from crab_lightning.models.answering import Answering
+from crab_lightning.distributed.sharding import check_strategy, shard
 from crab_lightning.models.checkpoints import (
-    Recorded,
-    check_fit,
     clear_when_absent,
-    plain_arguments,
-    same_paradigm,
-    typed_arguments,
 )
 from crab_lightning.models.log_window import LossWindow
 from crab_lightning.models.reports import parameter_table, print_tables
 from crab_lightning.models.schedule import cosine_with_warmup, total_optimizer_steps
+from crab_lightning.models.stored import StoredModule
 from crab_lightning.models.token_mean import TokenMean
 from crab_lightning.processing import Processor
 from crab_lightning.processing.base import IGNORED_LABEL
 from crab_lightning.structures import TEXT, Batch, Sample
-from crab_lightning.tensor_files import read_tensors
 
 Dtype = Literal["bfloat16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
@@ -53,7 +42,7 @@ Attention = Literal["sdpa", "eager", "flash_attention_2"]
 _METADATA = "crab_lightning"
 
 
-class AVModule(Recorded, Answering):
+class AVModule(StoredModule):
     """An audio-visual language model that is trained on target texts and writes answers.
 
     A subclass says how its weights are loaded, how a batch becomes hidden states, and how it answers.
@@ -174,11 +163,6 @@ class AVModule(Recorded, Answering):
     def fill_shards(self, part: nn.Module) -> None:
         """Read the weights of a part of the model that ``load_base`` has left without storage."""
 
-    def named_parameters(self, *args: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield names and weights, named as they are without FSDP1."""
-        for name, weight in super().named_parameters(*args, **options):
-            yield unwrapped_name(name), weight
-
     def _complete_adapter(self) -> None:
         """Give the adapters' config what only the run knows, such as the tasks of its data."""
         assert self.adapter is not None
@@ -221,24 +205,6 @@ class AVModule(Recorded, Answering):
         """Whether the base model keeps its weights, and so stays in evaluation mode."""
         return self.adapter is not None
 
-    @property
-    def saves_parts(self) -> bool:
-        """Whether ``save_adapter`` has anything to write beside Lightning's own checkpoint."""
-        return self.adapter is not None
-
-    def load_saved(self, folder: Path) -> None:
-        """Load what ``save_adapter`` wrote."""
-        wanted = self._expectations()
-        found = read_adapter_metadata(folder)
-        # Folders written before paradigms had short names hold a class name.
-        own = wanted.pop("paradigm")
-        if same_paradigm(found.get("paradigm")) != own:
-            raise AdapterError(
-                f"the adapters in {folder} are not for this run: paradigm is {found.get('paradigm')!r} in "
-                f"the checkpoint, {own!r} in the run"
-            )
-        load_adapters(self.model, folder, expect=wanted)
-
     def _checkpoint_layers(self) -> None:
         # Only the language model: the frozen towers build no graph, so there is nothing to recompute.
         decoder: Any = self.decoder()
@@ -257,27 +223,6 @@ class AVModule(Recorded, Answering):
                 # transformers recomputes only layers whose own flag says training; their parts stay frozen
                 module.training = mode
         return self
-
-    def metadata(self) -> dict[str, Any]:
-        """What is stored beside the adapters: base weights, preprocessing and architecture."""
-        return {"base_model": self.base_name} | self._expectations()
-
-    def _expectations(self) -> dict[str, Any]:
-        wanted: dict[str, Any] = {"geometry": self.geometry, "paradigm": self.paradigm or type(self).__name__}
-        return wanted | ({} if self.adapter is None else self.adapter.identity())
-
-    def save_adapter(self, folder: Path | str) -> None:
-        """Write the adapters to a folder that ``load_adapter`` reads.
-
-        Raises:
-            ValueError: If the model has none.
-        """
-        if self.adapter is None:
-            raise ValueError(
-                "this model has no adapters to save: model.adapter is null, every weight is trained"
-            )
-        with readable_weights(self._trainer):
-            save_adapters(self.model, Path(folder), self.metadata())
 
     # Learning
 
@@ -418,104 +363,3 @@ class AVModule(Recorded, Answering):
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Return ``{"predictions": [...]}``."""
         return {"predictions": self.generate(self.on_all_towers(batch))}
-
-    # Checkpoints
-
-    def trainable_names(self) -> set[str]:
-        """Names of the parameters that are trained, as a state dict has them."""
-        return {name for name, p in self.named_parameters() if p.requires_grad}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trained weights only, and note what they belong to."""
-        kept = self.trainable_names()
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
-        checkpoint[_METADATA] = self.metadata() | {"init": self._stored_arguments()}
-
-    def _stored_arguments(self) -> dict[str, Any]:
-        """Return the arguments that a file can hold; the optimizer, a function, is left out."""
-        given = {name: value for name, value in self.init_arguments.items() if name != "optimizer"}
-        # The weights of the checkpoint take the place of those that the run started from.
-        return plain_arguments(given | {"adapter": self.adapter, "load_adapter": None})
-
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]  # Lightning's also takes open files
-        cls,
-        checkpoint_path: str | Path,
-        map_location: Any = None,
-        hparams_file: None = None,
-        strict: bool | None = None,
-        weights_only: bool = True,
-        **values: Any,
-    ) -> Self:
-        """Return the module of a ``.ckpt`` file with its trained weights, ready to answer.
-
-        The base weights are read from where the run read them. ``load_run`` of the run folder does the same
-        and brings tasks and datasets too.
-
-        Args:
-            checkpoint_path: A ``.ckpt`` file of a run.
-            map_location: Device of the trained weights; the CPU when left out.
-            hparams_file: Not used.
-            strict: Not used: weights have to fit.
-            weights_only: Not used: no code of a file is ever run.
-            values: Arguments that win over those in the file, such as ``pretrained`` if the base has moved.
-
-        Raises:
-            FileNotFoundError: If there is no file, or the base weights are not where they were.
-            ValueError: If the file is of another architecture, contains no arguments, or its weights do not
-                fit.
-        """
-        path = Path(checkpoint_path)
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no file {path}; give the .ckpt file of a run")
-        state = read_tensors(path, map_location or "cpu")
-        about = state.get(_METADATA, {})
-        own = cls.paradigm or cls.__name__
-        if (found := same_paradigm(about.get("paradigm"))) != own:
-            raise ValueError(
-                f"{path} is for the architecture {found!r}, and {cls.__name__} has the architecture"
-                f" {own!r}. Use the class"
-                f" of that model, or call crab_lightning.load_run on the run folder, which finds the"
-                f" class"
-            )
-        if "init" not in about and not values:
-            raise ValueError(
-                f"{path} was written before checkpoints held their module's arguments. Give them: "
-                f"{cls.__name__}.load_from_checkpoint(path, pretrained=..., adapter=..., ...), or use "
-                "crab_lightning.load_run on the run folder, whose config.yaml has them"
-            )
-        module: Self = cls(**(typed_arguments(cls, about.get("init", {})) | values))
-        module.on_load_checkpoint(state)  # strict about the trained weights
-        module.load_state_dict(state["state_dict"], strict=False)
-        module.eval()
-        return module
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """Load weights; the frozen ones may be absent, since the base brought them."""
-        found = super().load_state_dict(state_dict, strict=False, assign=assign)
-        trained = self.trainable_names()
-        found.missing_keys[:] = [name for name in found.missing_keys if name in trained]
-        if strict and (found.missing_keys or found.unexpected_keys):
-            raise RuntimeError(f"weights do not fit the model: {found}")
-        return found
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another geometry, or whose weights are not exactly the trained ones.
-
-        Raises:
-            ValueError: If the geometry differs, or weights are missing or unknown.
-        """
-        self.configure_model()
-        for name, wanted in self._expectations().items():
-            found = checkpoint.get(_METADATA, {}).get(name)
-            if name == "paradigm":
-                found = same_paradigm(found)
-            if found != wanted:
-                raise ValueError(
-                    f"the checkpoint was trained with {name} {found!r}, this run has {wanted!r}. "
-                    f"Set model.{name} to the checkpoint's."
-                )
-        trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        check_fit(checkpoint["state_dict"], trained)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from huggingface_hub.errors import HFValidationError
 from torch import Tensor
@@ -71,20 +71,6 @@ def given_arguments(owner: type, args: Sequence[Any], values: Mapping[str, Any])
             else:
                 found[name] = value
     return found
-
-
-class Recorded:
-    """Keeps what an object was made with, for checkpoints that can be loaded without repeating it."""
-
-    # A class of its own: of a class that defines ``__new__``, jsonargparse does not look at ``__init__``.
-    init_arguments: dict[str, Any]
-    """The arguments, by name."""
-
-    def __new__(cls, *args: Any, **values: Any) -> Self:
-        """Keep the arguments."""
-        made = super().__new__(cls)
-        object.__setattr__(made, "init_arguments", given_arguments(cls, args, values))
-        return made
 
 
 def plain_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
