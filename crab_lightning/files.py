@@ -153,6 +153,17 @@ def appended(path: Path) -> Iterator[IO[str]]:
         raise OSError(err.errno, os.strerror(err.errno), str(path)) from err
 
 
+def whole_lines(path: Path) -> list[bytes]:
+    """Return the lines of a file that lines are added to, without one that a killed process has cut off."""
+    return path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+
+
+def remove_cut_line(path: Path) -> None:
+    """Take a line that a killed process has cut off out of a file; it must have no other writer now."""
+    if path.is_file() and (content := path.read_bytes()):
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove temporary files that killed writers of a file have left; it must have no other writer now."""
     for leftover in path.parent.glob(f".{path.name}.[0-9]*.????????"):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from crab_lightning.captioners.base import Captioner, CaptionerError
 from crab_lightning.captioners.clips import Clip
-from crab_lightning.files import appended, read_json, replace_json, replace_text
+from crab_lightning.files import appended, read_json, remove_cut_line, replace_json, replace_text, whole_lines
+from crab_lightning.in_order import in_order
 
 Progress = Callable[[str, int, int], None]
 
@@ -56,36 +56,31 @@ def write_captions(
     open_names = [name for name in names if name not in rows]
     report = CaptionReport(known=len(names) - len(open_names))
     groups = [open_names[i : i + captioner.group] for i in range(0, len(open_names), captioner.group)]
-    waiting: deque[tuple[list[str], Future[list[str | Exception]]]] = deque()
-    ahead = 2 * captioner.parallel
-    pool = ThreadPoolExecutor(captioner.parallel)
+
+    def describe(group: list[str]) -> list[str | Exception]:
+        return captioner.describe([names[name].path for name in group])
+
+    answered = in_order(describe, groups, captioner.parallel, 2 * captioner.parallel)
     try:
-        with appended(out) as file:
-            for place in range(len(groups) + ahead):
-                if place < len(groups):
-                    paths = [names[name].path for name in groups[place]]
-                    waiting.append((groups[place], pool.submit(captioner.describe, paths)))
-                if place >= ahead and waiting:
-                    asked, answers = waiting.popleft()
-                    for name, answer in zip(asked, answers.result(), strict=True):
-                        if isinstance(answer, Exception):
-                            report.refused[name] = str(answer)
-                            continue
-                        row = {"id": names[name].recording, "audio": name, "caption": answer}
-                        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                        rows[name] = row
-                        report.added += 1
-                    file.flush()
-                    if progress is not None:
-                        done = report.known + report.added + len(report.refused)
-                        progress("captions", done, len(names))
+        with appended(out) as file, closing(answered):
+            for asked, answers in answered:
+                for name, answer in zip(asked, answers, strict=True):
+                    if isinstance(answer, Exception):
+                        report.refused[name] = str(answer)
+                        continue
+                    row = {"id": names[name].recording, "audio": name, "caption": answer}
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    rows[name] = row
+                    report.added += 1
+                file.flush()
+                if progress is not None:
+                    done = report.known + report.added + len(report.refused)
+                    progress("captions", done, len(names))
     except CaptionerError as err:
         raise CaptionerError(
             f"{err}\n{report.known + report.added:,} of {len(names):,} captions are in {out}; start the"
             f" same command again to continue"
         ) from err
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
     _put_in_order(out, rows, list(names))
     return report
 
@@ -118,15 +113,9 @@ def _same_settings(out: Path, captioner: Captioner) -> None:
 
 def _read_rows(out: Path) -> dict[str, Any]:
     """Return the rows that are there by their path; the rest of one that was cut off is taken away."""
-    if not out.is_file():
-        return {}
-    content = out.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        with out.open("r+b") as file:
-            file.truncate(len(whole))
+    remove_cut_line(out)
     rows = {}
-    for number, line in enumerate(whole.splitlines(), start=1):
+    for number, line in enumerate(whole_lines(out), start=1):
         try:
             row = json.loads(line)
             rows[row["audio"]] = {key: row[key] for key in ("id", "audio", "caption")}

@@ -6,11 +6,9 @@ import hashlib
 import json
 import os
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +16,8 @@ import torch
 
 from crab_lightning.data.loading import SampleError
 from crab_lightning.data.quarantine import BROKEN_CLIP
-from crab_lightning.files import appended, replace_text
+from crab_lightning.files import appended, remove_cut_line, replace_text, whole_lines
+from crab_lightning.in_order import in_order
 from crab_lightning.inference.answer import read_answer
 from crab_lightning.inference.loading import TrainedRun
 from crab_lightning.inference.question import AskError, check_texts, choose_dataset, make_sample, needs
@@ -229,8 +228,9 @@ def ask_folder(
 
     out.parent.mkdir(parents=True, exist_ok=True)
     sizes = {clip.name: clip.size for clip in todo}
-    with appended(out) as file, ThreadPoolExecutor(workers) as pool:
-        for found in _answers(run, _ahead(pool, encode, todo, batch + workers), batch):
+    encoded = in_order(encode, todo, workers, batch + workers)
+    with appended(out) as file, closing(encoded):
+        for found in _answers(run, encoded, batch):
             record: Record = {"file": found[0], "bytes": sizes[found[0]], "settings": settings}
             if isinstance(found[1], str):
                 record["error"] = found[1]
@@ -286,12 +286,8 @@ def _earlier(out: Path, settings: str) -> dict[str, Record]:
     Raises:
         ValueError: If it is no such file, or its answers are to something else.
     """
-    if not out.exists():
-        return {}
-    content = out.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
     records: dict[str, Record] = {}
-    for number, line in enumerate(whole.splitlines(), 1):
+    for number, line in enumerate(whole_lines(out), 1):
         try:
             record = json.loads(line)
             name, other = record["file"], record["settings"] != settings
@@ -305,9 +301,7 @@ def _earlier(out: Path, settings: str) -> dict[str, Record]:
                 "file as --out, or remove this one"
             )
         records[name] = record
-    if len(whole) < len(content):
-        with out.open("r+b") as file:
-            file.truncate(len(whole))
+    remove_cut_line(out)
     return records
 
 
@@ -329,30 +323,8 @@ def _line(record: Record) -> str:
     return text + "\n"
 
 
-def _ahead(
-    pool: ThreadPoolExecutor,
-    encode: Callable[[FolderClip], Encoded | str],
-    clips: Sequence[FolderClip],
-    most: int,
-) -> Iterator[tuple[str, Encoded | str]]:
-    """Yield encoded clips in order, while at most ``most`` of them are decoded or wait."""
-    rest = iter(clips)
-    pending: deque[tuple[str, Future[Encoded | str]]] = deque()
-    try:
-        while True:
-            for clip in islice(rest, most - len(pending)):
-                pending.append((clip.name, pool.submit(encode, clip)))
-            if not pending:
-                return
-            name, future = pending.popleft()
-            yield name, future.result()
-    finally:
-        for _, future in pending:
-            future.cancel()
-
-
 def _answers(
-    run: TrainedRun, encoded: Iterator[tuple[str, Encoded | str]], batch: int
+    run: TrainedRun, encoded: Iterator[tuple[FolderClip, Encoded | str]], batch: int
 ) -> Iterator[tuple[str, Prediction | str]]:
     """Yield what the model says of each clip, or why it cannot be asked, as soon as this is known."""
     model: Any = run.model
@@ -364,9 +336,9 @@ def _answers(
         for prediction in model.generate(asked) if found is None else found:
             yield prediction.sample.id, prediction
 
-    for name, item in encoded:
+    for clip, item in encoded:
         if isinstance(item, str):
-            yield name, item
+            yield clip.name, item
             continue
         ready.append(item)
         if len(ready) == batch:

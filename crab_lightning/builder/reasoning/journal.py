@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crab_lightning.files import appended
+from crab_lightning.files import appended, whole_lines
 
 Key = tuple[str, int]
 Shard = tuple[int, int]
@@ -80,16 +80,6 @@ class Journal:
         with appended(self.path) as file:
             file.write(lines)
 
-    def mend(self) -> None:
-        """Remove the rest of a line that a killed call has left."""
-        if not self.path.is_file():
-            return
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            with self.path.open("r+b") as file:
-                file.truncate(whole)
-
 
 def journal_name(shard: Shard | None) -> str:
     """Return the name of a file of verdicts."""
@@ -115,8 +105,7 @@ def read_journals(folder: Path, header: Mapping[str, Any]) -> dict[Key, Verdict]
 
 
 def _read(path: Path, header: Mapping[str, Any]) -> Iterable[Verdict]:
-    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last line end was cut off
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(whole_lines(path), 1):
         try:
             content = json.loads(line)
             if number == 1:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from crab_lightning.builder.reasoning.journal import Journal, Shard, Verdict, jo
 from crab_lightning.builder.reasoning.settings import Settings
 from crab_lightning.builder.reasoning.work import Work
 from crab_lightning.builder.reasoning.writers import CachedWriter, Writer, WriterError
+from crab_lightning.files import remove_cut_line
+from crab_lightning.in_order import in_order
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks.base import Task
 
@@ -115,7 +116,7 @@ def reason(
         report = Report(dataset, rows=len(part), known=len(part) - len(open_rows))
         before = kept.asked
         journal = Journal(work.state, work.header, shard)
-        journal.mend()
+        remove_cut_line(journal.path)
         for done, verdict in enumerate(_decided(work, open_rows, kept), report.known + 1):
             journal.append([verdict])
             known[verdict.key] = verdict
@@ -132,25 +133,17 @@ def reason(
 
 def _decided(work: Work, samples: Sequence[Sample], writer: Writer) -> Iterator[Verdict]:
     """Yield the verdicts in the order of the rows, several rows being asked about at the same time."""
-    waiting: deque[Future[Verdict]] = deque()
-    coming = iter(samples)
     done = 0
-    pool = ThreadPoolExecutor(writer.parallel)
     try:
-        for sample in islice(coming, 4 * writer.parallel):
-            waiting.append(pool.submit(work.decide, sample, writer))
-        while waiting:
-            yield waiting.popleft().result()
+        decide = partial(work.decide, writer=writer)
+        for _, verdict in in_order(decide, samples, writer.parallel, 4 * writer.parallel):
+            yield verdict
             done += 1
-            for sample in islice(coming, 1):
-                waiting.append(pool.submit(work.decide, sample, writer))
     except WriterError as err:
         raise WriterError(
             f"{err}\n{done:,} of {len(samples):,} open rows of {work.dataset} have a verdict in "
             f"{work.state}; start the same command again to continue"
         ) from err
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _count(report: Report, verdicts: Sequence[Verdict]) -> None:
