@@ -85,13 +85,13 @@ def build(paradigm: str, folder: Path, args: argparse.Namespace) -> AVModule:
         make_tiny_llm_va(folder, config=TinyLlmVaConfig(**shape))
         queries = ConnectorConfig(queries=args.queries, **small)
         llm, clip, beats = (str(folder / name) for name in ("llm", "clip", "beats"))
-        return LlmVaModule(llm, clip, beats, connector=queries, **options)
+        return LlmVaModule(llm, vision=clip, beats=beats, connector=queries, **options)
     make_tiny_vllm_a(folder, config=TinyVllmAConfig(**shape))
     windows = ConnectorConfig(kind="window_qformer", queries=1, **small)
     # Its connector is frozen in stage 2; which weights it has costs nothing.
     first = VllmAModule(
         str(folder / "vllm"),
-        str(folder / "beats"),
+        beats=str(folder / "beats"),
         train_connectors=["audio"],
         connector=windows,
         dtype="float32",
@@ -100,7 +100,7 @@ def build(paradigm: str, folder: Path, args: argparse.Namespace) -> AVModule:
     first.save_adapter(folder)
     file = folder / "audio_connector.safetensors"
     options |= {"audio_connector": file, "connector": windows}
-    return VllmAModule(str(folder / "vllm"), str(folder / "beats"), **options)
+    return VllmAModule(str(folder / "vllm"), beats=str(folder / "beats"), **options)
 
 
 def make_batch(module: AVModule, args: argparse.Namespace) -> tuple[Batch, int]:

@@ -45,7 +45,7 @@ def module(paradigm: str, world: Path, stage: int = 2, **options: Any) -> AVModu
         return OmniModule(str(folder), **full)
     full["beats"] = str(folder / "beats")
     if paradigm == "llm_va":
-        return LlmVaModule(str(folder / "llm"), str(folder / "clip"), connector=SEGMENTS, **full)
+        return LlmVaModule(str(folder / "llm"), vision=str(folder / "clip"), connector=SEGMENTS, **full)
     return VllmAModule(str(folder / "vllm"), connector=WINDOWS, **full)
 
 

@@ -168,11 +168,9 @@ class CrabCLI(LightningCLI):
         check_classes(self.config)
         self._find_paths()
         if self.config.only is not None:
-            if "datasets" in self.config.data:
-                # The rows stay in the run's config: `ask` puts questions as any of them.
-                self.config.data.only = list(_chosen(dict(self.config.data.datasets), self.config.only))
-            else:
-                self.config.data.sources = _chosen(self.config.data.sources, self.config.only)
+            # The rows stay in the run's config: `ask` puts questions as any of them.
+            rows = self.config.data.get("datasets") or self.config.data.sources
+            self.config.data.only = list(_chosen(dict(rows), self.config.only))
         self.ckpt_path: Path | None = None
         self.adapter_folder: Path | None = None
         wanted = self.config.ckpt_path

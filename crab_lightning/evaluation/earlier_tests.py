@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from crab_lightning import __version__
+from crab_lightning.evaluation.scores import mean_headline
 from crab_lightning.files import DamagedFileError, read_json, replace_json
 
 METRICS = "metrics.json"
@@ -52,6 +55,31 @@ def set_aside(folder: Path, identity: Mapping[str, Any], *, whole: bool) -> Path
     # Last: a process killed before this line finds the test still listed and sets the rest aside.
     replace_json(path, content)
     return place
+
+
+def write_metrics(
+    folder: Path, split: str, results: dict[str, dict[str, Any]], about: Mapping[str, Any]
+) -> None:
+    """Write the results of a split into a run's ``metrics.json``; those of other splits stay.
+
+    Args:
+        folder: The run folder.
+        split: ``val`` or ``test``.
+        results: Dataset -> its entry.
+        about: What else is said of the pass over the split.
+    """
+    content = read_metrics(folder / METRICS)
+    content[split] = {
+        **about,
+        "made": {"date": datetime.now(UTC).isoformat(timespec="seconds"), "version": __version__},
+        "mean": {
+            "headline": mean_headline(results),
+            "headline_valid_only": mean_headline(results, "valid_only"),
+            "headline_majority": mean_headline(results, "majority"),
+        },
+        "datasets": results,
+    }
+    replace_json(folder / METRICS, content)
 
 
 def read_metrics(path: Path) -> dict[str, Any]:

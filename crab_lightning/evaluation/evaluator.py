@@ -7,16 +7,14 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from crab_lightning import __version__
 from crab_lightning.compat import datamodule_of
-from crab_lightning.evaluation.earlier_tests import METRICS, read_metrics, set_aside
+from crab_lightning.evaluation.earlier_tests import set_aside, write_metrics
 from crab_lightning.evaluation.likelihoods import (
     CandidateScore,
     likelihood_values,
@@ -34,7 +32,6 @@ from crab_lightning.evaluation.scores import (
     mean_headline,
 )
 from crab_lightning.evaluation.tables import print_results
-from crab_lightning.files import replace_json
 from crab_lightning.metrics.scale import read_scale
 from crab_lightning.runs.folder_callback import folder_of
 from crab_lightning.structures import Batch, Decoding, Prediction, Sample, Windows
@@ -301,24 +298,15 @@ class Evaluator(Callback):
                 log(f"{split}/{key}", mean, on_step=False, on_epoch=True, batch_size=1, sync_dist=False)
 
     def _write(self, trainer: Trainer, split: str, answers_per_s: float) -> None:
-        path = self._folder / METRICS
-        content = read_metrics(path)
-        content[split] = {
+        about = {
             "step": trainer.global_step,
             "epoch": trainer.current_epoch,
             "processes": trainer.world_size,
             "whole_split": _is_whole(trainer),
             "answers_per_s": round(answers_per_s, 3),
-            "made": {"date": datetime.now(UTC).isoformat(timespec="seconds"), "version": __version__},
             "identity": self._identity(trainer),
-            "mean": {
-                "headline": mean_headline(self.results),
-                "headline_valid_only": mean_headline(self.results, "valid_only"),
-                "headline_majority": mean_headline(self.results, "majority"),
-            },
-            "datasets": self.results,
         }
-        replace_json(path, content)
+        write_metrics(self._folder, split, self.results, about)
 
     # Hooks
 

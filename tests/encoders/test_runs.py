@@ -83,8 +83,8 @@ def test_encoder_learns_is_tested_and_answers(
     file = run / "adapter" / "visual_connector.safetensors"
     module = LlmVaModule(
         str(own / "llm"),
-        str(own / "clip"),
-        str(own / "beats"),
+        vision=str(own / "clip"),
+        beats=str(own / "beats"),
         visual_connector=file,
         connector=again.connector,
     )

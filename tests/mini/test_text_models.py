@@ -139,8 +139,8 @@ def test_llm_va_speaks_with_the_text_model_it_was_given(stand_in: Path, tmp_path
     assert all(torch.equal(value, given[name]) for name, value in made.items())
     model = LlmVaModule(
         str(out / "llm"),
-        str(out / "clip"),
-        str(out / "beats"),
+        vision=str(out / "clip"),
+        beats=str(out / "beats"),
         dtype="float32",
         connector=ConnectorConfig(queries=2, hidden=16, heads=2, ffn=24),
     )

@@ -46,12 +46,16 @@ def build(paradigm: str, folder: Path, **more: Any) -> AVModule:
     elif paradigm == "llm_va":
         base = folder / "llm_va"
         module = LlmVaModule(
-            str(base / "llm"), str(base / "clip"), str(base / "beats"), connector=SEGMENTS, **options
+            str(base / "llm"),
+            vision=str(base / "clip"),
+            beats=str(base / "beats"),
+            connector=SEGMENTS,
+            **options,
         )
     else:
         base = folder / "vllm_a"
         options["train_connectors"] = ["audio"]
-        module = VllmAModule(str(base / "vllm"), str(base / "beats"), connector=WINDOWS, **options)
+        module = VllmAModule(str(base / "vllm"), beats=str(base / "beats"), connector=WINDOWS, **options)
     module.configure_model()
     with_trained_adapters(module)
     module.candidates = lambda s: OPTIONS[s.id]

@@ -35,7 +35,7 @@ def stage1(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     module = VllmAModule(
         str(tiny / "vllm"),
-        str(tiny / "beats"),
+        beats=str(tiny / "beats"),
         dtype="float32",
         train_connectors=["audio"],
         connector=CONNECTOR,
