@@ -54,17 +54,7 @@ class RunFolder(Callback):
         """Begin."""
         self._begin(trainer)
 
-    def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        """Begin."""
-        self._begin(trainer)
-
-    def on_test_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        """Begin."""
-        self._begin(trainer)
-
-    def on_predict_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        """Begin."""
-        self._begin(trainer)
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = on_train_batch_end
 
 
 def folder_of(trainer: Any) -> Path:

@@ -209,8 +209,11 @@ class Task(ABC, Generic[AnswerT]):
         return []
 
     def note(self, spec: DatasetSpec) -> str | None:
-        """Return what a reader of the results has to know; shown with them."""
-        return None
+        """Return what a reader of the results has to know; shown with them.
+
+        Here, that answers were read leniently, where a task has the option.
+        """
+        return LENIENT if getattr(self, "lenient", False) else None
 
     def headline(self, spec: DatasetSpec) -> str | None:
         """Return the key of the metric that is shown first; ``None`` without metrics."""

@@ -11,7 +11,6 @@ from crab_lightning.metrics import INVALID, Accuracy
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks.answers import read_choice
 from crab_lightning.tasks.base import (
-    LENIENT,
     TWO_VIDEOS_AND_AUDIO,
     VIDEO_AND_TWO_AUDIOS,
     Task,
@@ -99,10 +98,6 @@ class CrossModalMatching(Task[int]):
         metrics.update(
             index_tensor(INVALID if answer is None else answer), index_tensor(self.truth(sample, spec))
         )
-
-    def note(self, spec: DatasetSpec) -> str | None:
-        """Say when answers were read leniently."""
-        return LENIENT if self.lenient else None
 
     def headline(self, spec: DatasetSpec) -> str:
         """Return ``accuracy``."""

@@ -13,7 +13,7 @@ from crab_lightning.metrics import EventParsingF
 from crab_lightning.metrics.event_parsing import clip_f_scores, named_f_scores
 from crab_lightning.structures import ClipWindow, Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks.answers import class_index, distinct_names, plain
-from crab_lightning.tasks.base import LENIENT, VIDEO_AND_AUDIO, Task, around, classes_of, describe
+from crab_lightning.tasks.base import VIDEO_AND_AUDIO, Task, around, classes_of, describe
 from crab_lightning.tasks.event_text import (
     ANY_LENGTH_S,
     EventSpan,
@@ -223,10 +223,6 @@ class EventParsing(Task[ModalEvents]):
         return cut_off_remarks(
             sample, [e for _, e in self._read(sample, ANY_LENGTH_S)], self.length_s(sample)
         )
-
-    def note(self, spec: DatasetSpec) -> str | None:
-        """Say when answers were read leniently."""
-        return LENIENT if self.lenient else None
 
     def metrics(self, spec: DatasetSpec) -> MetricCollection:
         """Return the ten F-scores and the mean of five at each level."""

@@ -13,7 +13,7 @@ from torchmetrics import MetricCollection
 from crab_lightning.metrics import BoxIoU, box_iou
 from crab_lightning.segmentation import MaskDecoder
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
-from crab_lightning.tasks.base import IMAGE_AND_AUDIO, LENIENT, Task, around, describe
+from crab_lightning.tasks.base import IMAGE_AND_AUDIO, Task, around, describe
 from crab_lightning.tasks.masks import MaskMaker, save_mask
 from crab_lightning.tasks.spatial_text import FRAME_PX, Box, SpatialPrompt, read_box
 
@@ -91,10 +91,6 @@ class ImageGrounding(Task[Box]):
     def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> Box | None:
         """Read a bracketed group of four, or two pairs in round brackets; blanks are allowed."""
         return read_box(text, lenient=self.lenient)
-
-    def note(self, spec: DatasetSpec) -> str | None:
-        """Say when answers were read leniently."""
-        return LENIENT if self.lenient else None
 
     def metrics(self, spec: DatasetSpec) -> MetricCollection:
         """Return IoU, AUC and success rate."""

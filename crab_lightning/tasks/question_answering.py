@@ -11,7 +11,7 @@ from torchmetrics import Metric, MetricCollection
 from crab_lightning.metrics import Accuracy, AVQAAccuracy, GroupedAccuracy, MusicAVQAAccuracy
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks.answers import normalise, read_answer, read_option
-from crab_lightning.tasks.base import LENIENT, VIDEO_AND_AUDIO, Task, around, chosen, describe, index_tensor
+from crab_lightning.tasks.base import VIDEO_AND_AUDIO, Task, around, chosen, describe, index_tensor
 
 _METRICS: dict[str, Callable[[], Metric]] = {
     "accuracy": Accuracy,
@@ -154,10 +154,6 @@ class QuestionAnswering(Task[str | int]):
         kind = sample.fields["question_type"]
         name = f"{sample.fields['modality']}/{kind}" if "modality" in sample.fields else kind
         return metric.index(name) if name in metric.groups else -1
-
-    def note(self, spec: DatasetSpec) -> str | None:
-        """Say when answers were read leniently."""
-        return LENIENT if self.lenient else None
 
     def headline(self, spec: DatasetSpec) -> str:
         """Return ``accuracy``."""

@@ -17,7 +17,6 @@ from crab_lightning.metrics import (
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks.answers import class_index, distinct_names, read_answer
 from crab_lightning.tasks.base import (
-    LENIENT,
     VIDEO_AND_AUDIO,
     Task,
     around,
@@ -113,10 +112,6 @@ class Recognition(Task[str]):
         assert index is not None  # parse and truth return names of the closed set
         assert truth is not None
         metrics.update(index_tensor(index), index_tensor(truth))
-
-    def note(self, spec: DatasetSpec) -> str | None:
-        """Say when answers were read leniently."""
-        return LENIENT if self.lenient else None
 
     def headline(self, spec: DatasetSpec) -> str:
         """Return the first metric that the row names."""
