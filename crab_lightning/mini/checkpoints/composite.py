@@ -20,7 +20,7 @@ from transformers import (
 
 from crab_lightning.compat import save_model
 from crab_lightning.encoders import Beats, BeatsConfig, save_beats
-from crab_lightning.mini.checkpoints.folder import fresh, mrope_section
+from crab_lightning.mini.checkpoints.folder import TinySizes, fresh, mrope_section
 from crab_lightning.mini.checkpoints.text_models import load_text_model
 from crab_lightning.mini.checkpoints.tokenizer import train_tokenizer
 
@@ -47,34 +47,16 @@ QWEN_TEMPLATE = """\
 
 
 @dataclass(frozen=True)
-class TinyLlmVaConfig:
-    """Sizes of a tiny text model with encoders.
+class TinyLlmVaConfig(TinySizes):
+    """Sizes of a tiny text model with encoders; the features of pictures come from the layer before the last.
 
     Args:
-        hidden: Width of the language model.
-        layers: Its decoder layers.
-        heads: Its attention heads.
-        kv_heads: Its key and value heads.
-        vision_hidden: Width of the vision encoder.
-        vision_layers: Its layers; features come from the one before the last.
-        image_px: Side of its pictures.
+        image_px: Side of the vision encoder's pictures.
         patch_px: Side of its patches.
-        audio_hidden: Width of the audio encoder.
-        audio_layers: Its layers.
-        vocab: Upper bound of the vocabulary.
     """
 
-    hidden: int = 64
-    layers: int = 2
-    heads: int = 4
-    kv_heads: int = 2
-    vision_hidden: int = 32
-    vision_layers: int = 2
     image_px: int = 224
     patch_px: int = 32
-    audio_hidden: int = 32
-    audio_layers: int = 2
-    vocab: int = 600
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not divide."""
@@ -160,32 +142,14 @@ def _tiny_llama(sizes: TinyLlmVaConfig, tokenizer: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class TinyVllmAConfig:
+class TinyVllmAConfig(TinySizes):
     """Sizes of a tiny Qwen2.5-VL with an audio encoder.
 
     Args:
-        hidden: Width of the language model.
-        layers: Its decoder layers.
-        heads: Its attention heads.
-        kv_heads: Its key and value heads.
-        vision_hidden: Width of the vision tower.
-        vision_layers: Its blocks.
-        vision_heads: Its heads.
-        audio_hidden: Width of the audio encoder.
-        audio_layers: Its layers.
-        vocab: Upper bound of the vocabulary.
+        vision_heads: Heads of the vision encoder.
     """
 
-    hidden: int = 64
-    layers: int = 2
-    heads: int = 4
-    kv_heads: int = 2
-    vision_hidden: int = 32
-    vision_layers: int = 2
     vision_heads: int = 2
-    audio_hidden: int = 32
-    audio_layers: int = 2
-    vocab: int = 600
 
     def __post_init__(self) -> None:
         """Refuse sizes that the rotary positions cannot be laid over."""

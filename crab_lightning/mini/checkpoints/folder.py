@@ -1,12 +1,40 @@
-"""What all makers of tiny checkpoints share: an empty folder and fixed random weights."""
+"""What all makers of tiny checkpoints share: sizes, an empty folder and fixed random weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+
+@dataclass(frozen=True)
+class TinySizes:
+    """Sizes that every tiny checkpoint has.
+
+    Args:
+        hidden: Width of the language model.
+        layers: Its decoder layers.
+        heads: Its attention heads.
+        kv_heads: Its key and value heads.
+        vision_hidden: Width of the vision encoder.
+        vision_layers: Its layers.
+        audio_hidden: Width of the audio encoder.
+        audio_layers: Its layers.
+        vocab: Upper bound of the vocabulary.
+    """
+
+    hidden: int = 64
+    layers: int = 2
+    heads: int = 4
+    kv_heads: int = 2
+    vision_hidden: int = 32
+    vision_layers: int = 2
+    audio_hidden: int = 32
+    audio_layers: int = 2
+    vocab: int = 600
 
 
 def fresh(out: Path | str, part: str = "") -> Path:

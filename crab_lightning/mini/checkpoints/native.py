@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from crab_lightning.compat import save_model
-from crab_lightning.mini.checkpoints.folder import fresh, mrope_section, seeded
+from crab_lightning.mini.checkpoints.folder import TinySizes, fresh, mrope_section, seeded
 from crab_lightning.mini.checkpoints.tokenizer import SPECIAL_TOKENS, train_tokenizer
 
 # Renders system and user turns as Qwen2.5-Omni's published template does (AV-UIE v2 section 2).
@@ -46,22 +46,16 @@ CHAT_TEMPLATE = """\
 
 
 @dataclass(frozen=True)
-class TinyNativeConfig:
+class TinyNativeConfig(TinySizes):
     """Sizes of a tiny thinker.
 
     Args:
-        hidden: Width of the language model.
-        layers: Its decoder layers.
-        heads: Its attention heads; ``hidden / heads`` must be even.
-        kv_heads: Its key and value heads.
-        ffn: Width of its feed-forward layers; 3 x ``hidden`` when left out.
-        vision_hidden: Width of the vision tower.
-        vision_layers: Its blocks; every second one attends to whole frames, the others to windows.
+        heads: Attention heads of the language model; ``hidden / heads`` must be even.
+        ffn: Width of the language model's feed-forward layers; 3 x ``hidden`` when left out.
+        vision_layers: Blocks of the vision encoder; every second one attends to whole frames, the others to
+            windows.
         vision_heads: Its heads; ``vision_hidden / vision_heads`` must be a multiple of 4.
-        audio_hidden: Width of the audio tower.
-        audio_layers: Its layers.
-        audio_heads: Its heads.
-        vocab: Upper bound of the vocabulary.
+        audio_heads: Heads of the audio encoder.
         tie_embeddings: Share the input and output embeddings.
         rope_theta: Base of the rotary positions. With a small base, a small model does not learn to look up
             words.
@@ -69,16 +63,11 @@ class TinyNativeConfig:
 
     hidden: int = 128
     layers: int = 4
-    heads: int = 4
-    kv_heads: int = 2
     ffn: int | None = None
     vision_hidden: int = 64
-    vision_layers: int = 2
     vision_heads: int = 4
     audio_hidden: int = 64
-    audio_layers: int = 2
     audio_heads: int = 4
-    vocab: int = 600
     tie_embeddings: bool = False
     rope_theta: float = 1e6
 

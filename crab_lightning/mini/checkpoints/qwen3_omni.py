@@ -19,7 +19,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from crab_lightning.mini.checkpoints.folder import fresh, seeded
+from crab_lightning.mini.checkpoints.folder import TinySizes, fresh, seeded
 from crab_lightning.mini.checkpoints.native import CHAT_TEMPLATE
 from crab_lightning.mini.checkpoints.tokenizer import train_tokenizer
 
@@ -57,42 +57,28 @@ _TEMPLATE = (
 
 
 @dataclass(frozen=True)
-class TinyQwen3OmniConfig:
+class TinyQwen3OmniConfig(TinySizes):
     """Sizes of a tiny mixture-of-experts thinker.
 
     Args:
-        hidden: Width of the language model.
-        layers: Its decoder layers; at least one for each layer of the vision tower that feeds it directly.
-        heads: Its attention heads.
-        kv_heads: Its key and value heads.
-        head_width: Width of a head, a multiple of 16.
+        layers: Decoder layers; at least one for each layer of the vision encoder that feeds it directly.
+        head_width: Width of an attention head, a multiple of 16.
         experts: Experts of a layer.
         experts_per_token: Experts that each token goes through.
         expert_ffn: Width inside an expert.
-        vision_hidden: Width of the vision tower.
-        vision_layers: Its blocks; all but the last also feed the first decoder layers.
+        vision_layers: Blocks of the vision encoder; all but the last also feed the first decoder layers.
         vision_heads: Its heads; ``vision_hidden / vision_heads`` must be a multiple of 4.
-        audio_hidden: Width of the audio tower.
-        audio_layers: Its layers.
-        audio_heads: Its heads.
-        vocab: Upper bound of the vocabulary.
+        audio_heads: Heads of the audio encoder.
     """
 
-    hidden: int = 64
     layers: int = 3
-    heads: int = 4
-    kv_heads: int = 2
     head_width: int = 16
     experts: int = 4
     experts_per_token: int = 2
     expert_ffn: int = 32
-    vision_hidden: int = 32
     vision_layers: int = 3
     vision_heads: int = 2
-    audio_hidden: int = 32
-    audio_layers: int = 2
     audio_heads: int = 2
-    vocab: int = 600
 
     def __post_init__(self) -> None:
         """Refuse sizes that the model cannot be laid over."""
