@@ -1,4 +1,4 @@
-"""Public names of a package that are imported when they are first used.
+"""Names of a package that are imported when they are first used.
 
 ``lightning`` and ``transformers`` take seconds to import, so no package of this project imports its own
 modules before somebody asks for one of their names.
@@ -7,8 +7,11 @@ modules before somebody asks for one of their names.
 from __future__ import annotations
 
 import ast
+import logging
+import sys
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +41,38 @@ def lazy_exports(package: str, file: str) -> tuple[Callable[[str], Any], list[st
         return getattr(import_module(str(module)), attribute)
 
     return getattr_, sorted(homes)
+
+
+def lazy_torchmetrics() -> None:
+    """Let ``import torchmetrics`` import its base classes alone, and the rest when it is asked for.
+
+    Lightning needs two classes of it. With them come all metrics, and with these ``scipy.signal`` and the
+    pipelines of transformers, which take a second and which no command needs. Any other name runs
+    torchmetrics' own ``__init__``, as does a base class that is not where 1.8 to 1.9 have it. This is only
+    for a process of its own; the test of it is in ``tests/test_compat.py``.
+    """
+    spec = None if "torchmetrics" in sys.modules else find_spec("torchmetrics")
+    if spec is None or spec.loader is None:
+        return
+    module, loader = module_from_spec(spec), spec.loader
+    homes = {"Metric": "metric", "MetricCollection": "collections", "__version__": "__about__"}
+    names = vars(module)
+
+    def getattr_(name: str) -> Any:
+        if name in homes:
+            try:
+                if homes[name] != "__about__":
+                    import_module("torchmetrics.utilities")  # else it and ``metric`` import each other
+                found = getattr(import_module(f"torchmetrics.{homes[name]}"), name)
+                return names.setdefault(name, found)
+            except (ImportError, AttributeError):
+                homes.clear()
+        elif name.startswith("__") and name != "__all__":
+            raise AttributeError(f"module 'torchmetrics' has no attribute {name!r}")
+        if names.pop("__getattr__", None) is None:
+            raise AttributeError(f"module 'torchmetrics' has no attribute {name!r}")
+        loader.exec_module(module)
+        return getattr(module, name)
+
+    names |= {"__getattr__": getattr_, "_logger": logging.getLogger("torchmetrics")}
+    sys.modules["torchmetrics"] = module

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchmetrics
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -145,3 +146,21 @@ def test_routers_of_qwen3_omni_return_their_logits_first_and_have_a_balance_loss
     assert routers[0](torch.randn(5, 3))[0].shape == (5, 4)
     mask = torch.tensor([[1, 1, 1, 0, 0]])
     assert balance((torch.zeros(5, 4),), 4, 2, mask).item() == pytest.approx(2.0)  # all experts alike
+
+
+def test_torchmetrics_gives_its_base_classes_alone_and_the_rest_when_asked() -> None:
+    code = (
+        "import sys\n"
+        "from crab_lightning.lazy import lazy_torchmetrics\n"
+        "lazy_torchmetrics()\n"
+        "import lightning.pytorch, torchmetrics\n"
+        "rest = ('scipy.signal', 'torchmetrics.functional')\n"
+        "print([name for name in rest if name in sys.modules], torchmetrics.__version__)\n"
+        "from torchmetrics.text import Perplexity\n"
+        "from torchmetrics import Metric, MetricCollection, Accuracy\n"
+        "print(issubclass(Perplexity, Metric), issubclass(Accuracy, Metric), rest[1] in sys.modules)\n"
+        "assert Metric is torchmetrics.metric.Metric and hasattr(torchmetrics, 'MeanMetric')\n"
+        "assert not hasattr(torchmetrics, 'NoSuchMetric') and torchmetrics.__all__\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.stdout.splitlines() == [f"[] {torchmetrics.__version__}", "True True True"], out.stderr

@@ -14,6 +14,7 @@ from crab_lightning import __version__
 from crab_lightning.commands.errors import is_known, one_text
 from crab_lightning.commands.output import keep_output_open
 from crab_lightning.configuration.allowed_code import OPTION, allow_code_of
+from crab_lightning.lazy import lazy_torchmetrics
 from crab_lightning.program import start_quickly, told
 
 __all__ = ["COMMANDS", "main", "program"]
@@ -102,6 +103,7 @@ def _find(words: Sequence[str]) -> tuple[str | None, list[str]]:
 def program() -> int:
     """Run the command line in a process of its own, which starts and ends faster than :func:`main` alone."""
     start_quickly()
+    lazy_torchmetrics()
     try:
         return main()
     finally:

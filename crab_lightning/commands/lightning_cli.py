@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from argparse import ArgumentError
@@ -234,8 +235,8 @@ class CrabCLI(LightningCLI):
         place_loggers(self.config.trainer, self.run_folder)
         # Lightning reads this when it builds model and data; run folder and Evaluator read it later. It takes
         # longer than an optimizer step of the demo, so it is made once, without another check.
-        text = self.parser.dump(self.config, format="yaml", skip_unset=False, skip_validation=True)
-        self.config_dump = yaml.safe_load(text)
+        text = self.parser.dump(self.config, format="json", skip_unset=False, skip_validation=True)
+        self.config_dump = json.loads(text)
 
     def _take_folder(self) -> Path:
         """Return the run folder; the first process owns it from here to :meth:`close`.
@@ -386,7 +387,7 @@ def cli_for(args: Sequence[str]) -> type[CrabCLI]:
     """
     words = list(args)
     text = words[words.index("--config") + 1] if "--config" in words else ""
-    data = (yaml.safe_load(text) or {}).get("data")
+    data = (yaml.load(text, Loader=yaml.CSafeLoader) or {}).get("data")
     return ConnectorCLI if isinstance(data, dict) and "sources" in data else CrabCLI
 
 

@@ -67,7 +67,7 @@ def place_loggers(trainer: Any, folder: Path) -> None:
 
 
 def _config_with_save_dir(text: str) -> str:
-    content = yaml.safe_load(text)
+    content = yaml.load(text, Loader=yaml.CSafeLoader)
     trainer: Any = content.get("trainer") if isinstance(content, dict) else None
     found = trainer.get("logger") if isinstance(trainer, dict) else None
     if not found or isinstance(found, bool):
