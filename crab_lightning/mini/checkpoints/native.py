@@ -59,6 +59,9 @@ class TinyNativeConfig(TinySizes):
         tie_embeddings: Share the input and output embeddings.
         rope_theta: Base of the rotary positions. With a small base, a small model does not learn to look up
             words.
+        positions_per_s: Steps of the time axis of the rotary positions in one second of video. With the published
+            25 a small model, whose time axis has only a few fast frequencies, does not learn which of two frames
+            comes first.
     """
 
     hidden: int = 128
@@ -70,6 +73,7 @@ class TinyNativeConfig(TinySizes):
     audio_heads: int = 4
     tie_embeddings: bool = False
     rope_theta: float = 1e6
+    positions_per_s: int = 25
 
     def __post_init__(self) -> None:
         """Refuse sizes that the rotary positions cannot be laid over."""
@@ -129,6 +133,7 @@ def thinker_config(sizes: TinyNativeConfig, tokenizer: Any) -> Qwen2_5OmniThinke
         audio_end_token_id=ids["audio_eos"],
         vision_start_token_id=ids["vision_bos"],
         vision_end_token_id=ids["vision_eos"],
+        position_id_per_seconds=sizes.positions_per_s,
         tie_word_embeddings=sizes.tie_embeddings,
         pad_token_id=ids["endoftext"],
         bos_token_id=ids["im_start"],

@@ -22,7 +22,7 @@ from crab_lightning.models.losses import last_hidden_states
 from crab_lightning.processing import NativeProcessor
 from crab_lightning.structures import Batch
 
-SIZES = TinyNativeConfig(hidden=192, kv_heads=4, ffn=512, vocab=1500)
+SIZES = TinyNativeConfig(hidden=192, kv_heads=4, ffn=512, vocab=1500, positions_per_s=2)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class PretrainConfig:
 
     seed: int = 424_242
     scale: float = 1.0
-    tokens: int = 4000
+    tokens: int = 2400
     vocabulary_items: int = 60
     workers: int = 1
     threads: int = 1

@@ -79,7 +79,7 @@ def describe_picture(scene: Scene, time_s: float, rng: Rng, size_px: int = FRAME
     """
     indices = scene.seen_at(time_s)
     seen = [scene.objects[i] for i in indices]
-    pairs = _face_and_tool(seen, rng)
+    pairs = _face_and_tool(seen, rng) + _background(scene, rng)
     seen_known = _known(seen)
     if len(seen_known) < len(seen):
         return pairs
@@ -120,9 +120,13 @@ def describe_picture(scene: Scene, time_s: float, rng: Rng, size_px: int = FRAME
     for place in PLACES:
         there = [o for o in seen if o.place == place]
         pairs.append((_ask(rng, f"What is {at(place)}?", f"Look {at(place)}: what is it?"), _nouns(there)))
-    if scene.background in ("indoor", "outdoor"):
-        pairs.append((_ask(rng, "What place is it?", "Is this indoor or outdoor?"), scene.background))
     return pairs
+
+
+def _background(scene: Scene, rng: Rng) -> list[QA]:
+    if scene.background in ("indoor", "outdoor"):
+        return [(_ask(rng, "What place is it?", "Is this indoor or outdoor?"), scene.background)]
+    return [(_ask(rng, "What colour is the background?", "Which colour is behind?"), scene.background)]
 
 
 def _face_and_tool(seen: Sequence[SceneObject], rng: Rng) -> list[QA]:
@@ -147,7 +151,7 @@ def describe_video(scene: Scene, rng: Rng, clock: bool | None = None) -> list[QA
             reaches the model in cut windows.
     """
     shown = [o for o in scene.objects if o.seen]
-    pairs = _face_and_tool(shown, rng)
+    pairs = _face_and_tool(shown, rng) + _background(scene, rng)
     for obj in shown:
         thing = name(obj) if obj.category is not None else "thing"
         ask = _ask(rng, f"How does the {thing} move?", f"What is the motion of the {thing}?")
