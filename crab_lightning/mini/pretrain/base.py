@@ -52,16 +52,16 @@ CURRICULUM = (
     Stage("vision tower", 4000, "labelled pictures"),
     Stage("audio tower", 1500, "labelled sounds"),
     # Everything once, so that the language model learns what the towers report.
-    Stage("describe", 4000, {**_ALL, "text": 12}, questions=10),
+    Stage("describe", 2800, {**_ALL, "text": 12}, questions=10),
     # Where things are, first with few things in the picture.
-    Stage("places", 2500, {"spot": 50, "moment": 20, "picture": 8, "events": 6, "text": 16}, questions=6),
+    Stage("places", 1300, {"spot": 50, "moment": 20, "picture": 8, "events": 6, "text": 16}, questions=6),
     # To look up what was told. A small model finds out only when it is asked nothing else: first in the
     # shortest form, then in all forms, then with pictures.
     Stage("look up, short", 150, {"terse": 1}),
-    Stage("look up", 600, {"terse": 15, "recall": 50, "match": 35}),
-    Stage("look up in pictures", 400, {"recall": 20, "match": 15, "spot": 65}),
+    Stage("look up", 500, {"terse": 15, "recall": 50, "match": 35}),
+    Stage("look up in pictures", 350, {"recall": 20, "match": 15, "spot": 65}),
     # Everything again, so that nothing is forgotten.
-    Stage("all", 2450, {**_ALL, "spot": 20, "match": 6, "recall": 4, "two_videos": 15, "text": 12}),
+    Stage("all", 1900, {**_ALL, "spot": 20, "match": 6, "recall": 4, "two_videos": 15, "text": 12}),
 )
 """Data, steps and learning rate of the whole pre-training, in their order."""
 

@@ -82,13 +82,30 @@ class Draft:
         """Return the example with its first question and answer, and up to ``most - 1`` more to follow."""
         if self.rng.random() < 0.5:
             self.media.reverse()
-        asked = turns(self.questions, self.rng, most) if self.media else self.questions
+        asked = (
+            turns(self.questions + 3 * _listings(self.questions), self.rng, most)
+            if self.media
+            else self.questions
+        )
         (question, answer), *rest = asked
         sample = Sample(f"pretrain/{kind}", kind, "describe", "train", kind)
         return Example(sample, (*self.media, question), answer, **self.kinds), rest
 
 
 Drafter = Callable[[Draft, int], None]
+
+_LISTINGS = (
+    "What is seen and when",
+    "What is heard and when",
+    "Give all times",
+    "What do the two",
+    "Compare the",
+)
+
+
+def _listings(questions: Sequence[QA]) -> list[QA]:
+    """Return the questions whose answer names all there is in its order; the others follow from these."""
+    return [qa for qa in questions if qa[0].startswith(_LISTINGS)]
 
 
 def _item(rng: Rng, seed: int, *names: str) -> Any:
