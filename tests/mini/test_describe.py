@@ -48,6 +48,13 @@ def test_picture_names_places_colours_and_boxes() -> None:
     assert "yes" not in answers(pairs, "Is there a (banjo|violin) in")
 
 
+def test_picture_and_video_name_the_background() -> None:
+    """Emotion sets are told apart by it: they use other words for the same feeling."""
+    asked = "(?i)colour.* (background|behind)"
+    assert answers(often(describe_picture, SCENE, 1.5), asked) == {SCENE.background}
+    assert answers(often(describe_video, SCENE), asked) == {SCENE.background}
+
+
 def test_picture_boxes_follow_the_asked_size() -> None:
     def box(size_px: int) -> list[int]:
         pairs = often(lambda scene, time_s, rng: describe_picture(scene, time_s, rng, size_px), SCENE, 0.5)

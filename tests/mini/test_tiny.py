@@ -59,12 +59,14 @@ def test_sizes_are_those_asked_for(tmp_path: Path) -> None:
         audio_hidden=96,
         audio_layers=3,
         vocab=1500,
+        positions_per_s=2,
     )
     folder = make_tiny_native(tmp_path / "t", config=sizes, texts=[f"word{i}" for i in range(2000)])
     config = AutoConfig.from_pretrained(folder)
     assert (config.text_config.hidden_size, config.text_config.num_hidden_layers) == (192, 5)
     assert (config.vision_config.depth, config.audio_config.encoder_layers) == (4, 3)
     assert sum(config.text_config.rope_parameters["mrope_section"]) == 24
+    assert config.position_id_per_seconds == 2
 
 
 def test_existing_checkpoint_is_not_overwritten(tiny: Path) -> None:
