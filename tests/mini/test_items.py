@@ -304,7 +304,7 @@ def test_questions_alone_do_not_give_the_answers_away() -> None:
         best_guess("avqa", lambda i: re.sub("violin|guitar|accordion|banjo", "X", i.fields["question"]))
         < 0.62
     )
-    assert best_guess("ref_avs", lambda i: i.fields["description"]) < 0.9  # 5 of 6 are there, whatever is asked
+    assert best_guess("ref_avs", lambda i: i.fields["description"]) < 0.9  # 5 of 6 are there
 
 
 def test_two_questions_share_a_music_clip() -> None:

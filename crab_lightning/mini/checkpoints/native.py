@@ -59,9 +59,9 @@ class TinyNativeConfig(TinySizes):
         tie_embeddings: Share the input and output embeddings.
         rope_theta: Base of the rotary positions. With a small base, a small model does not learn to look up
             words.
-        positions_per_s: Steps of the time axis of the rotary positions in one second of video. With the published
-            25 a small model, whose time axis has only a few fast frequencies, does not learn which of two frames
-            comes first.
+        positions_per_s: Steps of the time axis of the rotary positions in one second of video. With the
+            published 25, a small model does not learn which of two frames comes first, because its time axis
+            has only a few fast frequencies.
     """
 
     hidden: int = 128

@@ -85,8 +85,8 @@ def build_ref_avs(split: str, index: int, seed: int) -> Item:
     """Whether the described object exists, and if so where."""
     rng = rng_for(seed, "ref_avs", split, index)
     subset = SUBSETS[balanced(seed, index, 3, "ref_avs", split)] if split == "test" else "train"
-    # One training row in six asks for an absent object, so that a small dataset has a few of them; the official
-    # training split has one in 23.
+    # One training row in six asks for an absent object, so that a small dataset has a few of them. The
+    # official training split has one in 23.
     present = balanced(seed, index, 6, "ref_avs", split, "exists") > 0
     exists = present if subset == "train" else subset != "test_n"
     known = [c for c in range(len(CATEGORIES)) if c not in UNSEEN]
