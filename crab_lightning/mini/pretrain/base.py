@@ -36,6 +36,7 @@ class Stage:
             weights of kinds of conversations (:data:`corpus.KINDS`), which train the whole model.
         lr: Peak learning rate; the towers get a seventh of it once the whole model is trained.
         questions: Largest number of questions about one clip.
+        lists: How many times more often a question is drawn whose answer lists all there is.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Stage:
     data: str | dict[str, float]
     lr: float = 2e-3
     questions: int = 8
+    lists: int = 3
 
 
 _ALL = {"picture": 13, "moment": 18, "sound": 7, "clip": 9, "face": 5, "action": 5, "events": 11, "music": 7,
@@ -53,6 +55,8 @@ CURRICULUM = (
     Stage("audio tower", 1500, "labelled sounds"),
     # Everything once, so that the language model learns what the towers report.
     Stage("describe", 2800, {**_ALL, "text": 12}, questions=10),
+    # To list what is there, when and in which order: the first half of most answers.
+    Stage("list", 1500, {**_ALL, "two_videos": 12, "two_sounds": 9, "text": 8}, lists=20),
     # Where things are, first with few things in the picture.
     Stage("places", 1300, {"spot": 50, "moment": 20, "picture": 8, "events": 6, "text": 16}, questions=6),
     # To look up what was told. A small model finds out only when it is asked nothing else: first in the
@@ -194,7 +198,7 @@ def _train(model: Any, folder: Path, config: PretrainConfig, number: int) -> flo
     rest = [(n, p) for n, p in named if id(p) not in in_tower]
     optimizer = Optimizers([(rest, stage.lr), (towers, stage.lr / 7)], steps)
     torch.manual_seed(seed)
-    corpus = Corpus(NativeProcessor(folder), seed, config.tokens, stage.questions, stage.data)
+    corpus = Corpus(NativeProcessor(folder), seed, config.tokens, stage.questions, stage.data, stage.lists)
     ahead = 3 if config.workers else None
     loader = DataLoader(corpus, batch_size=None, num_workers=config.workers, prefetch_factor=ahead)
     model.train()

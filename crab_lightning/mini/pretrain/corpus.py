@@ -78,15 +78,13 @@ class Draft:
         wave = torch.cat(waves)
         self.kinds["audios"].append(wave + 3e-4 * torch.from_numpy(noise(self.rng, len(wave))))
 
-    def example(self, kind: str, most: int) -> tuple[Example, list[QA]]:
+    def example(self, kind: str, most: int, lists: int) -> tuple[Example, list[QA]]:
         """Return the example with its first question and answer, and up to ``most - 1`` more to follow."""
         if self.rng.random() < 0.5:
             self.media.reverse()
-        asked = (
-            turns(self.questions + 3 * _listings(self.questions), self.rng, most)
-            if self.media
-            else self.questions
-        )
+        asked = self.questions
+        if self.media:
+            asked = turns(asked + lists * _listings(asked), self.rng, most)
         (question, answer), *rest = asked
         sample = Sample(f"pretrain/{kind}", kind, "describe", "train", kind)
         return Example(sample, (*self.media, question), answer, **self.kinds), rest
@@ -261,13 +259,21 @@ KINDS: dict[str, Drafter] = {
 """Kind of conversation -> what drafts it."""
 
 
-def draw(kind: str, rng: Rng, seed: int, most: int = 8) -> tuple[Example, list[QA]]:
-    """Draw one example of a kind and the turns that follow, up to ``most`` questions in all."""
+def draw(kind: str, rng: Rng, seed: int, most: int = 8, lists: int = 3) -> tuple[Example, list[QA]]:
+    """Draw one example of a kind and the turns that follow.
+
+    Args:
+        kind: A key of :data:`KINDS`.
+        rng: Chooses.
+        seed: Of the synthetic world.
+        most: Largest number of questions in all.
+        lists: How many times more often a question is drawn whose answer lists all there is.
+    """
     while True:
         draft = Draft(rng)
         KINDS[kind](draft, seed)
         if draft.questions:
-            return draft.example(kind, most)
+            return draft.example(kind, most, lists)
 
 
 def go_on(processor: NativeProcessor, first: Encoded, rest: Sequence[QA]) -> Encoded:
@@ -300,6 +306,7 @@ class Corpus(IterableDataset[Batch]):
         tokens: Upper bound of the padded tokens of a batch.
         questions: Largest number of questions about one clip.
         kinds: Weights of kinds of conversations; all alike when left out.
+        lists: As for :func:`draw`.
     """
 
     def __init__(
@@ -309,8 +316,10 @@ class Corpus(IterableDataset[Batch]):
         tokens: int = 4000,
         questions: int = 4,
         kinds: Mapping[str, float] | None = None,
+        lists: int = 3,
     ) -> None:
-        self.processor, self.seed, self.tokens, self.questions = processor, seed, tokens, questions
+        self.processor, self.seed, self.tokens = processor, seed, tokens
+        self.questions, self.lists = questions, lists
         self.kinds = dict(kinds or dict.fromkeys(KINDS, 1.0))
         if unknown := [kind for kind in self.kinds if kind not in KINDS]:
             raise ValueError(
@@ -326,7 +335,7 @@ class Corpus(IterableDataset[Batch]):
             encoded: list[Any] = []
             longest = 0
             while (len(encoded) + 1) * longest <= self.tokens:
-                example, rest = draw(kind, rng, self.seed, self.questions)
+                example, rest = draw(kind, rng, self.seed, self.questions, self.lists)
                 encoded.append(go_on(self.processor, self.processor.encode(example), rest))
                 longest = max(longest, len(encoded[-1].inputs["input_ids"]))
             yield self.processor.collate(encoded)
