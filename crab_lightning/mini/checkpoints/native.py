@@ -60,8 +60,8 @@ class TinyNativeConfig(TinySizes):
         rope_theta: Base of the rotary positions. With a small base, a small model does not learn to look up
             words.
         positions_per_s: Steps of the time axis of the rotary positions in one second of video. With the
-            published 25, a small model does not learn which of two frames comes first, because its time axis
-            has only a few fast frequencies.
+            published 25, each of the few frequencies of a small model's time axis turns by 2.8 radians or
+            more from one pair of frames to the next.
     """
 
     hidden: int = 128
