@@ -164,3 +164,12 @@ def test_torchmetrics_gives_its_base_classes_alone_and_the_rest_when_asked() -> 
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert out.stdout.splitlines() == [f"[] {torchmetrics.__version__}", "True True True"], out.stderr
+
+
+def test_products_of_onednn_equal_those_of_torch() -> None:
+    assert compat._has_onednn() == torch.backends.mkldnn.is_available()
+    x, weight, bias = torch.randn(2, 300, 24), torch.randn(40, 24), torch.randn(40)
+    for given in (bias, None):
+        for rows in (x, x[:, :3], x[:, ::2], x.double()):
+            w, b = weight.to(rows.dtype), None if given is None else given.to(rows.dtype)
+            torch.testing.assert_close(compat.linear(rows, w, b), nn.functional.linear(rows, w, b))

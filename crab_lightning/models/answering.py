@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -12,8 +13,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from crab_lightning.models.decoder_pass import DecoderPass, Past, can_run, embedded
 from crab_lightning.models.decoding import Answers
-from crab_lightning.models.engine import Answer, AnswerEngine, Sampling
+from crab_lightning.models.engine import Answer, AnswerEngine, Sampling, padded
 from crab_lightning.models.likelihood import PromptReader
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.structures import Batch, CandidateScores, Decoding, Prediction, Sample
@@ -150,6 +152,14 @@ class Answering(AskedModule, ABC):
     def announce(self, batch: Batch) -> None:
         """Tell the adapters which batch runs next."""
 
+    @abstractmethod
+    def announce_row(self, batch: Batch, row: int) -> None:
+        """Tell the adapters that one row of a batch runs next, without its padding."""
+
+    @abstractmethod
+    def decoder(self) -> nn.Module:
+        """Return the language model inside ``self.model``, where adapters are searched."""
+
     @torch.no_grad()
     def generate(self, batch: Batch) -> Predictions:
         """Answer B prompts greedily, weigh the candidates of those that have some, or both, by ``decoding``.
@@ -228,7 +238,13 @@ class Answering(AskedModule, ABC):
         def read(ids: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Tensor:
             return self.read_tokens(ids, positions, mask, cache, {})
 
-        return AnswerEngine(read, self.answer_head(), self.processor.end_token, self.announce_step, slots)
+        # Autocast would cast in the middle of what is computed together.
+        direct = can_run(self.decoder()) and not torch.is_autocast_enabled(self.device.type)
+        blocks = DecoderPass(self.decoder()) if direct else None
+        step = read if blocks is None else blocks.step
+        return AnswerEngine(
+            step, self.answer_head(), self.processor.end_token, self.announce_step, slots, blocks
+        )
 
     @torch.no_grad()
     def queue(
@@ -255,7 +271,13 @@ class Answering(AskedModule, ABC):
         def read(ids: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Tensor:
             return self.read_tokens(ids, positions, mask, cache, inputs.media)
 
-        engine.add(answers, inputs.ids, inputs.mask, inputs.positions, read)
+        def directly(ids: Tensor, positions: Tensor, mask: Tensor) -> tuple[Tensor, list[Past]]:
+            assert engine.blocks is not None
+            embeds, placed = embedded(self.decoder(), lambda: read(ids, positions, mask, DynamicCache()))
+            return engine.blocks.prompts(embeds, placed, mask, partial(self.announce_row, batch))
+
+        way = padded(read) if engine.blocks is None else directly
+        engine.add(answers, inputs.ids, inputs.mask, inputs.positions, way)
         return answers
 
     @torch.no_grad()

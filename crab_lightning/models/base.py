@@ -117,10 +117,6 @@ class AVModule(StoredModule):
         """Return the processor that goes with the weights; it must not need them."""
 
     @abstractmethod
-    def decoder(self) -> nn.Module:
-        """Return the language model inside ``self.model``, where adapters are searched."""
-
-    @abstractmethod
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return summed target loss, fp32 ``(B,)``, and number of target tokens, int64 ``(B,)``."""
 
@@ -174,6 +170,15 @@ class AVModule(StoredModule):
         """Tell the adapters which batch runs next: its tasks, and what stands at its places."""
         if self._announced is not None:
             self._announced.tell([sample.task for sample in batch.samples], lambda: self.places(batch))
+
+    def announce_row(self, batch: Batch, row: int) -> None:
+        """Tell the adapters that one row of a batch runs next, without its padding."""
+        if self._announced is None:
+            return
+        present = batch.inputs["attention_mask"][row].bool()
+        self._announced.tell(
+            [batch.samples[row].task], lambda: Places(*(p[row, present][None] for p in self.places(batch)))
+        )
 
     def announce_step(self, samples: Sequence[Sample]) -> None:
         """Tell the adapters that one more token of text follows for each of these samples."""

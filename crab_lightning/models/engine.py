@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from crab_lightning.models.decoder_pass import DecoderPass, Past
 from crab_lightning.structures import Sample
 
 BLOCK = 256
@@ -25,6 +26,10 @@ BLOCK = 256
 # Reads tokens behind what a cache holds: (input_ids (B, T), position_ids (3, B, T), mask, cache) -> hidden
 # states (B, T, D). The mask is (B, past + T), or (B, 1, T, past + T) to be added to the attention scores.
 ReadTokens = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
+
+# Reads prompts: (input_ids (B, T), position_ids (3, B, T), mask (B, T)) -> hidden states of the last place
+# (B, D), and the keys and values of each prompt.
+ReadPrompts = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, list[Past]]]
 
 
 @dataclass(frozen=True)
@@ -80,17 +85,28 @@ class _Waiting:
     """A prompt that has been read and waits for a slot."""
 
     answer: Answer
-    cache: Any
-    row: int
-    start: int
+    past: Past
     following: float
     token: int
+
+
+def padded(read: ReadTokens) -> ReadPrompts:
+    """Return what reads left-padded prompts in one piece, through the model's own forward."""
+
+    def prompts(ids: Tensor, positions: Tensor, mask: Tensor) -> tuple[Tensor, list[Past]]:
+        cache: Any = DynamicCache()
+        hidden = read(ids, positions, mask, cache)
+        layers = [(layer.keys.transpose(1, 2), layer.values.transpose(1, 2)) for layer in cache.layers]
+        starts = (ids.shape[1] - mask.sum(-1)).tolist()
+        return hidden[:, -1], [[(k[b, s:], v[b, s:]) for k, v in layers] for b, s in enumerate(starts)]
+
+    return prompts
 
 
 class SlotCache(DynamicCache):
     """Keys and values of S slots in buffers that stay where they are.
 
-    ``columns`` says where each slot writes its next token; ``used`` how many columns attention reads.
+    ``columns`` says where each slot in use writes its next token; ``used`` how many columns attention reads.
     """
 
     def __init__(self, slots: int) -> None:
@@ -101,18 +117,23 @@ class SlotCache(DynamicCache):
         self.columns: Tensor | None = None
         self._rows: Tensor | None = None
 
-    def put(self, slot: int, cache: Any, row: int, start: int) -> int:
-        """Copy one row of a prompt's cache, from column ``start`` on, into a slot; return its length."""
-        layers = [(layer.keys, layer.values) for layer in cache.layers]
-        length = int(layers[0][0].shape[2]) - start
+    def put(self, slot: int, past: Past) -> int:
+        """Copy a prompt's keys and values into a slot; return its length."""
+        length = len(past[0][0])
         if not self.stored:
-            self.stored = [(self._room(k, BLOCK), self._room(v, BLOCK)) for k, v in layers]
-            self._rows = torch.arange(self.slots, device=layers[0][0].device)
+            self.stored = [(self._room(k, BLOCK), self._room(v, BLOCK)) for k, v in _batched(past)]
+            self._rows = torch.arange(self.slots, device=past[0][0].device)
         self.reserve(length + 1)
-        for (keys, values), (k, v) in zip(self.stored, layers, strict=True):
-            keys[slot, :, :length] = k[row, :, start:]
-            values[slot, :, :length] = v[row, :, start:]
+        for (keys, values), (k, v) in zip(self.stored, past, strict=True):
+            keys[slot, :, :length] = k.transpose(0, 1)
+            values[slot, :, :length] = v.transpose(0, 1)
         return length
+
+    def move(self, slot: int, place: int, length: int) -> None:
+        """Copy what a slot holds to the place of another."""
+        for pair in self.stored:
+            for kept in pair:
+                kept[place, :, :length] = kept[slot, :, :length]
 
     def reserve(self, columns: int) -> None:
         """Make room for this many columns."""
@@ -135,14 +156,21 @@ class SlotCache(DynamicCache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         """Write one token's keys and values ``(S, H, 1, D)``; return those of all columns in use."""
+        assert self._rows is not None
+        count = len(key_states)
+        rows = self._rows[:count]
         keys, values = self.stored[layer_idx]
-        keys[self._rows, :, self.columns] = key_states[:, :, 0]
-        values[self._rows, :, self.columns] = value_states[:, :, 0]
-        return keys[:, :, : self.used], values[:, :, : self.used]
+        keys[rows, :, self.columns] = key_states[:, :, 0]
+        values[rows, :, self.columns] = value_states[:, :, 0]
+        return keys[:count, :, : self.used], values[:count, :, : self.used]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return the number of columns that were read before this step."""
         return self.used - 1
+
+
+def _batched(past: Past) -> list[tuple[Tensor, Tensor]]:
+    return [(k.transpose(0, 1)[None], v.transpose(0, 1)[None]) for k, v in past]
 
 
 class AnswerEngine:
@@ -152,8 +180,9 @@ class AnswerEngine:
         read: Reads tokens and returns hidden states.
         head: Maps hidden states to logits.
         end_token: Ends an answer.
-        announce: Told the samples of the slots before each step; adapters that differ by task need it.
+        announce: Told the samples of the answers before each step; adapters that differ by task need it.
         slots: Number S of answers that are generated at the same time.
+        blocks: Runs the decoder's layers, where something else than the model's own forward does.
     """
 
     def __init__(
@@ -163,11 +192,12 @@ class AnswerEngine:
         end_token: int,
         announce: Callable[[Sequence[Sample]], None] | None = None,
         slots: int = 32,
+        blocks: DecoderPass | None = None,
     ) -> None:
         if slots < 1:
             raise ValueError(f"the number of slots is {slots}; it must be at least 1")
         self.read, self.head, self.end_token, self.announce = read, head, end_token, announce
-        self.slots = slots
+        self.slots, self.blocks = slots, blocks
         self.waiting: deque[_Waiting] = deque()
         self.active: list[Answer | None] = [None] * slots
         self.finished: list[Answer] = []
@@ -188,7 +218,7 @@ class AnswerEngine:
         input_ids: Tensor,
         attention_mask: Tensor,
         position_ids: Tensor,
-        read: ReadTokens | None = None,
+        read: ReadPrompts | None = None,
     ) -> None:
         """Read B left-padded prompts and let their answers wait for slots.
 
@@ -208,48 +238,39 @@ class AnswerEngine:
             )
         if any(answer.limit < 1 for answer in answers):
             raise ValueError("the largest number of new tokens is below 1; at least 1 is needed")
-        cache = DynamicCache()
-        hidden = (read or self.read)(input_ids, position_ids, attention_mask, cache)
-        logits = self.head(hidden[:, -1])
+        states, pasts = (read or padded(self.read))(input_ids, position_ids, attention_mask)
+        logits = self.head(states)
         first = logits.argmax(-1).tolist()
-        starts = (input_ids.shape[1] - attention_mask.sum(-1)).tolist()
         following = (position_ids[:, :, -1].amax(0) + 1).tolist()
         self._device = input_ids.device
         for row, answer in enumerate(answers):
             token = self._chosen(answer, logits[row], first[row])
             if not self._written(answer, token):
-                self.waiting.append(_Waiting(answer, cache, row, int(starts[row]), following[row], token))
+                self.waiting.append(_Waiting(answer, pasts[row], following[row], token))
 
     def step(self) -> None:
         """Give free slots to waiting prompts, and write one token for each slot in use."""
         self._drop_cancelled()
-        for slot in range(self.slots):
-            if self.active[slot] is None and self.waiting:
-                self._admit(slot, self.waiting.popleft())
-        rows = [slot for slot, answer in enumerate(self.active) if answer is not None]
-        if not rows:
+        self._fill_gaps()
+        count = sum(answer is not None for answer in self.active)
+        if not count:
             return
         cache, device = self._cache, self._device
-        for slot in range(self.slots):
-            if self.active[slot] is None:
-                self._columns[slot] = 0  # an empty slot writes where nobody reads
-        cache.used = max(self._columns[slot] for slot in rows) + 1
+        cache.used = max(self._columns[:count]) + 1
         cache.reserve(cache.used)
-        cache.columns = torch.tensor(self._columns, device=device)
+        cache.columns = torch.tensor(self._columns[:count], device=device)
         seen = torch.arange(cache.used, device=device) <= cache.columns[:, None]
         dtype = cache.stored[0][0].dtype
         mask = torch.zeros(seen.shape, dtype=dtype, device=device)
-        mask = mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None, None]
+        mask = mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None, None]
+        answers = [answer for answer in self.active if answer is not None]
         if self.announce is not None:
-            known = next(answer.sample for answer in self.active if answer is not None)
-            self.announce([known if answer is None else answer.sample for answer in self.active])
-        ids = torch.tensor(self._tokens, device=device)[:, None]
-        positions = torch.tensor(self._following, device=device)[None, :, None].expand(3, -1, -1)
+            self.announce([answer.sample for answer in answers])
+        ids = torch.tensor(self._tokens[:count], device=device)[:, None]
+        positions = torch.tensor(self._following[:count], device=device)[None, :, None].expand(3, -1, -1)
         logits = self.head(self.read(ids, positions, mask, cache)[:, -1])
         likeliest = logits.argmax(-1).tolist()
-        for slot in rows:
-            answer = self.active[slot]
-            assert answer is not None
+        for slot, answer in enumerate(answers):
             token = self._chosen(answer, logits[slot], likeliest[slot])
             if self._written(answer, token):
                 self.active[slot] = None
@@ -263,9 +284,25 @@ class AnswerEngine:
         return found
 
     def _admit(self, slot: int, waiting: _Waiting) -> None:
-        self._columns[slot] = self._cache.put(slot, waiting.cache, waiting.row, waiting.start)
+        self._columns[slot] = self._cache.put(slot, waiting.past)
         self._tokens[slot], self._following[slot] = waiting.token, waiting.following
         self.active[slot] = waiting.answer
+
+    def _fill_gaps(self) -> None:
+        """Let new prompts take the places of finished answers, and the last answers those that are left."""
+        for slot in range(self.slots):
+            if self.active[slot] is not None:
+                continue
+            if self.waiting:
+                self._admit(slot, self.waiting.popleft())
+                continue
+            last = max((s for s, answer in enumerate(self.active) if answer is not None), default=-1)
+            if last < slot:
+                return
+            self._cache.move(last, slot, self._columns[last])
+            for kept in (self._tokens, self._following, self._columns, self.active):
+                kept[slot] = kept[last]  # type: ignore[index]
+            self.active[last] = None
 
     def _drop_cancelled(self) -> None:
         self.waiting = deque(one for one in self.waiting if not one.answer.cancelled)

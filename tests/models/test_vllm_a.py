@@ -195,13 +195,8 @@ def test_an_answer_is_generated_where_it_would_be_learnt(build: Build) -> None:
     prompt = unheard("l", 8, "It?", grids_s=(99.0,))  # the last frame lies far behind all text
     learnt = processor.encode(replace(prompt, target="a dog barks")).inputs["position_ids"]
     seen: list[torch.Tensor] = []
-    hidden_states = module.hidden_states
-
-    def watched(inputs: dict[str, torch.Tensor], **options: Any) -> torch.Tensor:
-        seen.append(inputs["position_ids"][:, 0])
-        return hidden_states(inputs, **options)
-
-    module.hidden_states = watched  # type: ignore[method-assign]
+    rotary: Any = module.decoder().rotary_emb
+    rotary.register_forward_pre_hook(lambda _, args: seen.append(args[1][:, 0]))
     module.generate(processor.collate([processor.encode(prompt)]))
     generated = torch.cat(seen, dim=1)
     assert len(seen) > 1
@@ -228,13 +223,18 @@ def test_sound_stands_in_its_places_and_pictures_are_the_models_own(build: Build
 
 
 def test_batched_answers_equal_single_ones(build: Build) -> None:
-    module = build()
+    module = build().eval()
     processor = module.processor
     encoded = [processor.encode(e) for e in examples(None)]
-    together = module.generate(processor.collate(encoded))
+    batch = processor.collate(encoded)
+    together = module.generate(batch)
     alone = [module.generate(processor.collate([e]))[0] for e in encoded]
     assert together == alone
     assert len({p.text for p in together}) > 1
+    assert module.engine(1).blocks is not None
+    with torch.no_grad():
+        own = module.answer(batch).tokens  # through the model's own forward
+    assert [p.text for p in together] == [processor.decode(tokens) for tokens in own]
 
 
 def test_stage_2_trains_adapters_only(build: Build) -> None:

@@ -1,0 +1,256 @@
+"""The layers of a language model, run for answers alone.
+
+transformers' own forward serves training too. This one computes the same for prompts and for single tokens,
+and leaves out what answers do not need: padding, masks of prompts, and the last layer of all places but the
+last of each prompt, whose keys and values are all that later tokens see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from crab_lightning.adapters.together import LinearGroup, reads_tokens_alone
+
+READ_TOKENS = 4096
+"""Tokens of prompts that are read at once: enough for a GPU, and little memory."""
+
+Past = list[tuple[Tensor, Tensor]]
+"""Keys and values ``(T, H, D)`` of one prompt, layer by layer."""
+
+_LAYERS = (
+    "LlamaDecoderLayer",
+    "Qwen2DecoderLayer",
+    "Qwen2_5OmniDecoderLayer",
+    "Qwen2_5_VLDecoderLayer",
+)
+"""Layers of transformers that compute what :class:`_Block` computes."""
+
+
+class Slots(Protocol):
+    """Where the keys and values of answers are kept."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Write one token's keys and values ``(S, H, 1, D)``; return those of all columns in use."""
+
+
+def can_run(decoder: Any) -> bool:
+    """Whether :class:`DecoderPass` computes what this decoder's own forward computes.
+
+    Other architectures, sliding windows, other attention than ``sdpa``, layers that a strategy has wrapped, and
+    layers whose routes or outputs are recorded run through the decoder's own forward.
+    """
+    layers = getattr(decoder, "layers", None)
+    if layers is None or not all(type(layer).__name__ in _LAYERS for layer in layers):
+        return False
+    if decoder.config._attn_implementation != "sdpa":
+        return False
+    windows = [getattr(layer.self_attn, "sliding_window", None) for layer in layers]
+    watched = any(
+        part._forward_hooks or part._forward_pre_hooks or getattr(part, "route_sinks", ())
+        for layer in layers
+        for part in layer.modules()
+    )
+    return not any(windows) and not watched
+
+
+def embedded(decoder: Any, read: Callable[[], Any]) -> tuple[Tensor, Tensor]:
+    """Return the embeddings ``(B, T, D)`` and the positions that a model hands its decoder.
+
+    Args:
+        decoder: The language model inside the model; its layers do not run.
+        read: Runs the whole model.
+    """
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def keep(inputs_embeds: Tensor, position_ids: Tensor, **_: Any) -> BaseModelOutputWithPast:
+        seen.append((inputs_embeds, position_ids))
+        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds[:, :0])
+
+    decoder.forward = keep
+    try:
+        read()
+    finally:
+        del decoder.forward
+    return seen[0]
+
+
+class DecoderPass:
+    """Runs the layers of a decoder whose weights stay as they are.
+
+    Args:
+        decoder: What :func:`can_run` accepts, in evaluation mode.
+    """
+
+    def __init__(self, decoder: Any) -> None:
+        self.decoder = decoder
+        linear = [m for layer in decoder.layers for m in _linear(layer)]
+        self.alone = all(map(reads_tokens_alone, linear))
+        """Whether no adapter looks at other tokens or at the batch, so that prompts may be joined."""
+        dtype = decoder.embed_tokens.weight.dtype
+        self.blocks = [_Block(layer, dtype) for layer in decoder.layers]
+        self._axes = 3
+
+    def prompts(
+        self, embeds: Tensor, positions: Tensor, mask: Tensor, tell: Callable[[int], None]
+    ) -> tuple[Tensor, list[Past]]:
+        """Read B prompts.
+
+        Args:
+            embeds: ``(B, T, D)``, media in their places.
+            positions: ``(B, T)`` or ``(3, B, T)``, as the decoder takes them.
+            mask: ``(B, T)``, 0 where padded.
+            tell: Called with the number of a row before it is read alone.
+
+        Returns:
+            What the head reads of the last place of each prompt, ``(B, D)``, and their keys and values.
+        """
+        self._axes = positions.ndim
+        present = mask.bool()
+        lengths = present.sum(1).tolist()
+        states, pasts = [], []
+        for rows in self._parts(lengths):
+            here = present[rows]
+            if not self.alone:
+                tell(rows[0])
+            placed = positions[..., rows, :][..., here][..., None, :]
+            state, past = self._read(embeds[rows][here][None], placed, [lengths[row] for row in rows])
+            states.append(state)
+            pasts += past
+        return torch.cat(states), pasts
+
+    def step(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: Slots) -> Tensor:
+        """Read one token for each of S answers.
+
+        Args:
+            ids: ``(S, 1)``.
+            positions: ``(3, S, 1)``.
+            mask: ``(S, 1, 1, columns)``, added to the attention scores.
+            cache: Takes in the token's keys and values.
+
+        Returns:
+            Hidden states ``(S, 1, D)``.
+        """
+        x = self.decoder.embed_tokens(ids)
+        turn = self._turns(x, positions if self._axes == 3 else positions[0])
+        for number, block in enumerate(self.blocks):
+            q, k, v = block.projected(x, turn)
+            keys, values = cache.update(k.unsqueeze(2), v.unsqueeze(2), number)
+            # Queries that share keys stand beside each other, so that no key is repeated.
+            shared = q.view(len(q), keys.shape[1], -1, q.shape[-1])
+            seen = F.scaled_dot_product_attention(
+                shared, keys, values, attn_mask=mask, scale=block.attention.scaling
+            )
+            x = block.finished(x, seen.reshape(len(q), 1, -1))
+        return _normed(self.decoder.norm, x)
+
+    def _parts(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Return the rows that are read together."""
+        parts: list[list[int]] = []
+        total = 0
+        for row, length in enumerate(lengths):
+            if not parts or not self.alone or total + length > READ_TOKENS:
+                parts.append([])
+                total = 0
+            parts[-1].append(row)
+            total += length
+        return parts
+
+    def _turns(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what rotates N tokens by their positions: cosines and signed sines ``(N, 1, D)``."""
+        cos, sin = (part.flatten(0, 1)[:, None] for part in self.decoder.rotary_emb(x, positions))
+        half = sin.shape[-1] // 2
+        return cos, torch.cat((-sin[..., :half], sin[..., half:]), -1)
+
+    def _read(self, x: Tensor, positions: Tensor, lengths: list[int]) -> tuple[Tensor, list[Past]]:
+        """Read rows ``(1, N, D)`` that stand behind each other; return ``(rows, D)`` and their pasts."""
+        turn = self._turns(x, positions)
+        ends = torch.tensor(lengths, device=x.device).cumsum(0) - 1
+        pasts: list[Past] = [[] for _ in lengths]
+        last = len(self.blocks) - 1
+        for number, block in enumerate(self.blocks):
+            only = ends if number == last and self.alone else None
+            q, k, v = block.projected(x, turn, only)
+            many = lengths if only is None else [1] * len(lengths)
+            rows = zip(q.split(many), k.split(lengths), v.split(lengths), pasts, strict=True)
+            seen = []
+            for queries, keys, values, past in rows:
+                past.append((keys, values))
+                found = F.scaled_dot_product_attention(
+                    *(part.transpose(0, 1)[None] for part in (queries, keys, values)),
+                    is_causal=only is None,
+                    scale=block.attention.scaling,
+                    enable_gqa=q.shape[1] != k.shape[1],
+                )
+                seen.append(found[0].transpose(0, 1).flatten(1))
+            x = block.finished(x if only is None else x[:, only], torch.cat(seen)[None])
+        if not self.alone:
+            x = x[:, ends]
+        return _normed(self.decoder.norm, x)[0], pasts
+
+
+class _Block:
+    """One decoder layer: normed attention and a normed gated MLP, each added to what it reads."""
+
+    def __init__(self, layer: Any, dtype: torch.dtype) -> None:
+        self.layer, self.attention = layer, layer.self_attn
+        q, k, v, o, gate, up, down = _linear(layer)
+        self.qkv = LinearGroup([q, k, v], dtype)
+        self.q, self.kv = LinearGroup([q], dtype), LinearGroup([k, v], dtype)
+        self.o, self.gate_up, self.down = (LinearGroup(g, dtype) for g in ([o], [gate, up], [down]))
+
+    def projected(
+        self, x: Tensor, turn: tuple[Tensor, Tensor], only: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, of the tokens ``only`` if given, keys and values ``(N, H, D)`` of N tokens."""
+        x = _normed(self.layer.input_layernorm, x)
+        if only is None:
+            q, k, v = self.qkv(x)
+            asked = turn
+        else:
+            k, v = self.kv(x)
+            [q] = self.q(x[:, only])
+            asked = (turn[0][only], turn[1][only])
+        q, k, v = (
+            part.reshape(-1, part.shape[-1] // self.attention.head_dim, self.attention.head_dim)
+            for part in (q, k, v)
+        )
+        return _turned(q, *asked), _turned(k, *turn), v
+
+    def finished(self, x: Tensor, seen: Tensor) -> Tensor:
+        """Return the layer's output, given what its attention has seen ``(..., H * D)``."""
+        [attended] = self.o(seen)
+        x = attended.add_(x)
+        gate, up = self.gate_up(_normed(self.layer.post_attention_layernorm, x))
+        [out] = self.down(self.layer.mlp.act_fn(gate).mul_(up))
+        return out.add_(x)
+
+
+def _linear(layer: Any) -> list[nn.Module]:
+    attention, mlp = layer.self_attn, layer.mlp
+    return [
+        attention.q_proj,
+        attention.k_proj,
+        attention.v_proj,
+        attention.o_proj,
+        mlp.gate_proj,
+        mlp.up_proj,
+        mlp.down_proj,
+    ]
+
+
+def _normed(norm: Any, x: Tensor) -> Tensor:
+    if x.dtype != torch.float32:
+        return norm(x)  # rounds twice
+    return F.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate heads ``(N, H, D)`` by their positions."""
+    half = x.shape[-1] // 2
+    return (x * cos).addcmul_(torch.cat((x[..., half:], x[..., :half]), -1), sin)
