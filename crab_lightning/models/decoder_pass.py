@@ -42,8 +42,8 @@ class Slots(Protocol):
 def can_run(decoder: Any) -> bool:
     """Whether :class:`DecoderPass` computes what this decoder's own forward computes.
 
-    Other architectures, sliding windows, other attention than ``sdpa``, layers that a strategy has wrapped, and
-    layers whose routes or outputs are recorded run through the decoder's own forward.
+    Other architectures, sliding windows, other attention than ``sdpa``, layers that a strategy has wrapped,
+    and layers whose routes or outputs are recorded run through the decoder's own forward.
     """
     layers = getattr(decoder, "layers", None)
     if layers is None or not all(type(layer).__name__ in _LAYERS for layer in layers):
