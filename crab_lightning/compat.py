@@ -106,7 +106,8 @@ _ONEDNN_ROWS = 256
 
 @cache
 def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return there and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def from_config(kind: Any, config: Any, **options: Any) -> Any:

@@ -177,12 +177,14 @@ class DecoderPass:
             only = ends if number == last and self.alone else None
             q, k, v = block.projected(x, turn, only)
             many = lengths if only is None else [1] * len(lengths)
-            rows = zip(q.split(many), k.split(lengths), v.split(lengths), pasts, strict=True)
+            rows = zip(torch.split(q, many), torch.split(k, lengths), torch.split(v, lengths), strict=True)
             seen = []
-            for queries, keys, values, past in rows:
+            for past, (queries, keys, values) in zip(pasts, rows, strict=True):
                 past.append((keys, values))
                 found = F.scaled_dot_product_attention(
-                    *(part.transpose(0, 1)[None] for part in (queries, keys, values)),
+                    queries.transpose(0, 1)[None],
+                    keys.transpose(0, 1)[None],
+                    values.transpose(0, 1)[None],
                     is_causal=only is None,
                     scale=block.attention.scaling,
                     enable_gqa=q.shape[1] != k.shape[1],
@@ -246,7 +248,8 @@ def _linear(layer: Any) -> list[nn.Module]:
 
 def _normed(norm: Any, x: Tensor) -> Tensor:
     if x.dtype != torch.float32:
-        return norm(x)  # rounds twice
+        out: Tensor = norm(x)  # rounds twice
+        return out
     return F.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
 
 

@@ -300,9 +300,9 @@ class AnswerEngine:
             if last < slot:
                 return
             self._cache.move(last, slot, self._columns[last])
-            for kept in (self._tokens, self._following, self._columns, self.active):
-                kept[slot] = kept[last]  # type: ignore[index]
-            self.active[last] = None
+            self._tokens[slot], self._following[slot] = self._tokens[last], self._following[last]
+            self._columns[slot] = self._columns[last]
+            self.active[slot], self.active[last] = self.active[last], None
 
     def _drop_cancelled(self) -> None:
         self.waiting = deque(one for one in self.waiting if not one.answer.cancelled)
