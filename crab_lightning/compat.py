@@ -172,6 +172,29 @@ def _cache_name(forward: Any) -> str | None:
     return next((name for name in ("cache", "past_key_values") if name in accepted), None)
 
 
+_LAYOUT = {"has_gate": True, "is_concatenated": True, "is_transposed": False, "has_bias": False}
+
+
+def other_layout(experts: nn.Module) -> list[str]:
+    """Return in what a layer's experts differ from those of Qwen3; nothing where they are laid out alike.
+
+    Where transformers says so is not public (5.17 to 5.24); ``has_post_expert_norm`` is newer than 5.17.
+    """
+    if not hasattr(experts, "_apply_gate"):
+        return ["they are not those of transformers"]
+    found = {key: getattr(experts, key, None) for key in _LAYOUT}
+    found["has_post_expert_norm"] = getattr(experts, "has_post_expert_norm", False)
+    wanted = _LAYOUT | {"has_post_expert_norm": False}
+    return [f"{key} is {value}" for key, value in found.items() if value != wanted[key]]
+
+
+def apply_gate(experts: nn.Module, gate_up: Tensor) -> Tensor:
+    """Return ``act(gate) * up`` of the experts of transformers: ``(S, 2f)`` to ``(S, f)``."""
+    inside: Any = experts
+    gated: Tensor = inside._apply_gate(gate_up)
+    return gated
+
+
 def qwen3_routers(decoder: nn.Module) -> tuple[list[nn.Module], Any]:
     """Return the routers of Qwen3-Omni's experts, and transformers' load-balancing loss of their logits.
 

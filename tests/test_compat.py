@@ -136,6 +136,21 @@ def test_transformers_loads_and_writes_without_a_bar(
     assert "a user's own" in capfd.readouterr().err
 
 
+def test_experts_say_how_they_are_laid_out_and_apply_their_gate() -> None:
+    from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as theirs
+
+    sizes = {"num_experts": 2, "hidden_size": 3, "moe_intermediate_size": 4, "hidden_act": "silu"}
+    experts = theirs.Qwen3OmniMoeThinkerTextExperts(SimpleNamespace(**sizes))
+    assert compat.other_layout(experts) == []
+    assert {p.shape for p in experts.parameters()} == {(2, 8, 3), (2, 3, 4)}
+    gate, up = torch.randn(2, 5, 4)
+    wanted = nn.functional.silu(gate) * up
+    assert torch.equal(compat.apply_gate(experts, torch.cat((gate, up), 1)), wanted)
+    experts.has_bias = True
+    assert compat.other_layout(experts) == ["has_bias is True"]
+    assert compat.other_layout(nn.Linear(2, 2)) == ["they are not those of transformers"]
+
+
 def test_routers_of_qwen3_omni_return_their_logits_first_and_have_a_balance_loss() -> None:
     from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as theirs
 

@@ -99,6 +99,30 @@ class AdapterConfig(metaclass=_ByKind):
         return f"{self.kind}: " + ", ".join(parts + [f"{k} {_short(v)}" for k, v in self.details().items()])
 
 
+@dataclass
+class ExpertAdapterConfig(AdapterConfig):
+    """Adapters that can also go on the experts of a mixture-of-experts model.
+
+    Args:
+        expert_rank: Rank of the adapters on the experts. Each expert gets its own, on both of its products
+            (gate and up together, and down), with the same ``alpha / rank`` as the other layers. Left out,
+            the experts stay as they are.
+    """
+
+    decisive = (*AdapterConfig.decisive, "expert_rank")
+
+    expert_rank: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.expert_rank is not None:
+            at_least_one("expert_rank", self.expert_rank)
+
+    def details(self) -> dict[str, Any]:
+        """Return the rank on the experts, if they are adapted."""
+        return {} if self.expert_rank is None else {"expert_rank": self.expert_rank}
+
+
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 

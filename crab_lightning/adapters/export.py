@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from crab_lightning.adapters.experts import AdaptedExperts
 from crab_lightning.adapters.kinds.lora import LoRALinear
 from crab_lightning.compat import save_model
 from crab_lightning.files import new_folder
@@ -65,11 +66,17 @@ def write_peft(model: nn.Module, base_name: str, out: Path) -> int:
         The number of adapted layers.
 
     Raises:
-        ExportError: If the adapters are no plain LoRA.
+        ExportError: If the adapters are no plain LoRA, or some are on experts.
         FileExistsError: If the folder exists.
     """
     inner = library_model(model)
     layers = _layers(inner)
+    if experts := [name for name, layer in layers.items() if layer.experts]:
+        raise ExportError(
+            f"{len(experts)} of the adapters are on experts (first: {experts[0]!r}), and the folder that is "
+            "written for PEFT describes linear layers only. Export with --merge, or serve this run with"
+            " `serve`"
+        )
     first = next(iter(layers.values())).config
     about = {
         "peft_type": "LORA",
@@ -120,7 +127,11 @@ def write_merged(model: nn.Module, processor: Any, out: Path) -> int:
             with torch.no_grad():
                 base.weight.copy_(base.weight.float() + update)
             parent, _, leaf = name.rpartition(".")
-            setattr(inner.get_submodule(parent), leaf, base)
+            if not layer.experts:
+                setattr(inner.get_submodule(parent), leaf, base)
+        for name, module in list(inner.named_modules()):
+            if isinstance(module, AdaptedExperts):
+                inner.set_submodule(name, module.restored())
         save_model(inner, folder)
         processor.save_pretrained(folder)
     return len(layers)

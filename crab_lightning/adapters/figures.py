@@ -23,11 +23,11 @@ class LayerFigures:
 
     Args:
         name: Its portable name.
-        rank: Rows of A; of one task's A where there are several.
-        heads: B matrices, or tasks.
+        rank: Rows of A; of one task's or one expert's A where there are several.
+        heads: B matrices, or tasks; of one expert where there are several.
         router: ``input`` or ``latent``; None without router.
         max_a: Largest absolute value in A.
-        max_b: Largest absolute value in each B matrix.
+        max_b: Largest absolute value in each B matrix, over all experts.
         max_route: Largest absolute value in the router; None without.
         parameters: Number of values.
     """
@@ -64,18 +64,19 @@ def layer_figures(name: str, parts: Mapping[str, Tensor], router: str | None = N
     Args:
         name: The layer's name.
         parts: Its weights; names end with ``lora_A`` ``(r, h)`` or ``(t, r, h)``, ``lora_B`` ``(d, n*r)`` or
-            ``(t, d, r)``, and ``lora_route`` where there is a router.
+            ``(t, d, r)``, and ``lora_route`` where there is a router. Those of experts have E in front.
         router: What the router reads; left out, its width tells.
     """
     held = {key.rpartition(".")[2]: value for key, value in parts.items()}
     a, b, route = held["lora_A"], held["lora_B"], held.get("lora_route")
     rank, inputs = a.shape[-2:]
-    matrices = list(b) if b.dim() == 3 else list(torch.split(b, rank, dim=1))
+    of_tasks = b.dim() == 3 and not name.rpartition(".")[0].endswith("experts")
+    matrices = list(b) if of_tasks else list(torch.split(b, rank, dim=-1))
     if route is None:
         router = None
     elif router is None:
         # Released weights are of one rank throughout, below every layer's width.
-        router = "input" if route.shape[1] == inputs else "latent"
+        router = "input" if route.shape[-1] == inputs else "latent"
     return LayerFigures(
         name,
         rank,

@@ -23,6 +23,7 @@ from crab_lightning.adapters.dropout import draw_seed, dropped, keep_scale, mask
 from crab_lightning.compat import softmax_backward
 
 RouteSink = Callable[[Tensor], None]
+Product = Callable[[Tensor, Tensor], Tensor]
 
 
 class Call(NamedTuple):
@@ -67,18 +68,24 @@ def adapted_linear(
         return _forward(x, weight, bias, a, b, route, call)[0]
 
 
-def low_rank_update(x: Tensor, a: Tensor, b: Tensor, route: Tensor | None, call: Call) -> Tensor:
-    """Return the update alone, by plain autograd, for base layers whose forward is not ``F.linear``."""
+def low_rank_update(
+    x: Tensor, a: Tensor, b: Tensor, route: Tensor | None, call: Call, product: Product = F.linear
+) -> Tensor:
+    """Return the update alone, by plain autograd, for base layers whose forward is not ``F.linear``.
+
+    ``product`` multiplies x with the transpose of a weight; where rows of x have weights of their own, it
+    knows which.
+    """
     with no_autocast(x.device.type):
         x, a, b = x.to(call.dtype), a.to(call.dtype), b.to(call.dtype)
-        z = F.dropout(x, call.dropout) @ a.t()
+        z = product(F.dropout(x, call.dropout), a)
         if route is None:
-            return (z * float(call.gain)) @ b.t()
-        logits = (x if call.route_reads_x else z) @ route.to(call.dtype).t()
+            return product(z * float(call.gain), b)
+        logits = product(x if call.route_reads_x else z, route.to(call.dtype))
         routes = torch.softmax(logits, -1, dtype=torch.promote_types(call.dtype, torch.float32))
         if call.sink is not None:
             call.sink(routes.detach())
-        return spread((routes * call.gain).to(call.dtype), z) @ b.t()
+        return product(spread((routes * call.gain).to(call.dtype), z), b)
 
 
 def no_autocast(device_type: str) -> AbstractContextManager[Any]:

@@ -1,15 +1,17 @@
-"""Put adapters around the linear layers that a configuration names."""
+"""Put adapters around the linear layers that a configuration names, and on the experts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from crab_lightning.adapters.batch import AnnouncedBatch, share_batch
-from crab_lightning.adapters.config import AdapterConfig
+from crab_lightning.adapters.config import AdapterConfig, ExpertAdapterConfig
+from crab_lightning.adapters.experts import WEIGHTS, AdaptedExperts, are_experts
 from crab_lightning.adapters.kinds import ADAPTERS
 from crab_lightning.adapters.kinds.lora import LoRALinear
 from crab_lightning.adapters.names import portable_name
@@ -107,7 +109,7 @@ def insert_adapters(
 
     Raises:
         ValueError: If a target matches no linear layer, ``within`` or ``root`` is not part of the model,
-            or the model has adapters already.
+            ``expert_rank`` is given and there are no experts, or the model has adapters already.
     """
     adapted = [name for name, module in model.named_modules() if isinstance(module, LoRALinear)]
     if adapted:
@@ -122,23 +124,31 @@ def insert_adapters(
         for name in linear:
             chosen.setdefault(name, pattern)
 
+    experts = _experts(candidates, config)
     base_parameters = sum(p.numel() for p in model.parameters())
     model.requires_grad_(False)
-    names = tuple(name for name in candidates if name in chosen)
+    names: list[str] = []
     groups: dict[tuple[str, int, int], AdaptedGroup] = {}
-    for name in names:
-        linear_layer = candidates[name]
-        assert isinstance(linear_layer, nn.Linear)
-        layer = ADAPTERS[config.kind](linear_layer, config)
-        layer.train(linear_layer.training)
-        model.set_submodule(name, layer)
+
+    def adapt(pattern: str, linear: nn.Linear, name: str) -> LoRALinear:
+        layer = ADAPTERS[config.kind](linear, config)
+        layer.train(linear.training)
+        names.append(name)
         added = sum(p.numel() for p in layer.parameters() if p.requires_grad)
-        key = (chosen[name], layer.in_features, layer.out_features)
-        group = groups.get(key, AdaptedGroup(chosen[name], name, 0, *key[1:], 0))
+        key = (pattern, layer.in_features, layer.out_features)
+        group = groups.get(key, AdaptedGroup(pattern, name, 0, *key[1:], 0))
         groups[key] = AdaptedGroup(
             group.pattern, group.example, group.count + 1, *key[1:], group.parameters + added
         )
-    return AdapterReport(config, tuple(groups.values()), names, base_parameters, share_batch(model))
+        return layer
+
+    for name, module in candidates.items():
+        if isinstance(module, nn.Linear) and name in chosen:
+            model.set_submodule(name, adapt(chosen[name], module, name))
+        elif name in experts:
+            products = {part: partial(adapt, f"experts.{part}", name=f"{name}.{part}") for part in WEIGHTS}
+            model.set_submodule(name, AdaptedExperts(module, products))
+    return AdapterReport(config, tuple(groups.values()), tuple(names), base_parameters, share_batch(model))
 
 
 def _search_space(model: nn.Module, config: AdapterConfig, root: nn.Module | None) -> dict[str, nn.Module]:
@@ -166,6 +176,18 @@ def _search_space(model: nn.Module, config: AdapterConfig, root: nn.Module | Non
     return inside
 
 
+def _experts(candidates: dict[str, nn.Module], config: AdapterConfig) -> set[str]:
+    """Return the names of the modules that hold the experts of a layer, if experts are to be adapted."""
+    if not isinstance(config, ExpertAdapterConfig) or config.expert_rank is None:
+        return set()
+    if found := {name for name, module in candidates.items() if are_experts(module)}:
+        return found
+    raise ValueError(
+        f"adapter.expert_rank is {config.expert_rank}, and the model has no experts where adapters are"
+        f" searched (adapter.within is {config.within!r}). Leave adapter.expert_rank out"
+    )
+
+
 def _matches(name: str, pattern: str) -> bool:
     # By both names, so that a layer of a saved adapter can be named as the file names it.
     return any(
@@ -191,7 +213,7 @@ def _nothing_matches(pattern: str, candidates: dict[str, nn.Module], matches: li
     if experts := [key for key in stacked if stem in key.split("_")]:  # gate_proj is in gate_up_proj
         message += (
             f". {pattern!r} stands in {stacked[experts[0]]}.{experts[0]}, one parameter of three dimensions "
-            "for all experts, and adapters go around linear layers only. Leave it out of "
-            "adapter.target_modules"
+            "for all experts. Leave it out of adapter.target_modules; to adapt the experts, set "
+            "adapter.expert_rank"
         )
     return message

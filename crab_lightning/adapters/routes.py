@@ -23,6 +23,8 @@ def record_routes(
 ) -> Iterator[dict[str, list[Tensor]]]:
     """Collect the routes of every layer with a router while the context is open; it costs nothing else.
 
+    Adapters on experts are left out: they read pairs of a token and an expert, not places of a sequence.
+
     Args:
         model: Holds the layers.
         modules: Wildcard pattern over the layers' dotted names in ``model``.
@@ -40,7 +42,7 @@ def record_routes(
     """
     if not callable(reduce) and reduce not in ("none", "tokens"):
         raise ValueError(f"reduce is {reduce!r}; known: none, tokens, or a function (name, routes) -> tensor")
-    layers = _routed_layers(model, modules)
+    layers = {name: la for name, la in _routed_layers(model, modules).items() if not la.experts}
     found: dict[str, list[Tensor]] = {name: [] for name in layers}
 
     def keep(name: str, routes: Tensor) -> None:

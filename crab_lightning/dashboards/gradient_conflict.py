@@ -281,12 +281,10 @@ def _weights(layer: LoRALinear) -> list[nn.Parameter]:
 def _parts(layer: LoRALinear, held: Sequence[Sequence[Tensor]]) -> Iterator[tuple[str, list[Tensor]]]:
     """Yield a layer's parts, each with the gradient of every dataset."""
     yield "A", [row[0] for row in held]
-    if held[0][1].dim() == 2:  # heads side by side; one LoRA for each task has them stacked, in one part
-        heads = [torch.split(row[1], layer.rank, dim=1) for row in held]
-        for head in range(layer.heads):
-            yield f"B{head + 1}", [row[head] for row in heads]
-    else:
-        yield "B1", [row[1] for row in held]
+    # Heads stand side by side; what is stacked, one LoRA for each task or expert, is in one part.
+    heads = [torch.split(row[1], layer.rank, dim=-1) for row in held]
+    for head in range(layer.heads):
+        yield f"B{head + 1}", [row[head] for row in heads]
     if layer.lora_route is not None:
         yield "router", [row[2] for row in held]
 

@@ -113,16 +113,19 @@ def plain_name(name: str) -> str:
     'layers.0.self_attn.q_proj.weight'
     >>> plain_name("model.language_model.layers.0.self_attn.q_proj.base.weight")
     'layers.0.self_attn.q_proj.weight'
+    >>> plain_name("model.layers.0.mlp.experts.gate_up_proj.base.weight")
+    'layers.0.mlp.experts.gate_up_proj'
     """
     name = unwrapped_name(name)
     for prefix in ("thinker.", "model.", "language_model."):
         name = name.removeprefix(prefix)
-    return name.replace(".base.", ".")
+    return _ADAPTED_EXPERTS.sub(r"\1", name.replace(".base.", "."))
 
 
 Block = tuple[str, tuple[int, int, int], list[int]]
 """Name of the weight that a block belongs to, its first index there, and its shape."""
 
+_ADAPTED_EXPERTS = re.compile(r"(\bexperts\.(gate_up_proj|down_proj))\.weight$")  # not of one expert
 _EXPERTS = re.compile(r"(.*\bexperts)\.(gate_up_proj|down_proj)")
 
 

@@ -15,10 +15,11 @@ from crab_lightning.structures import Batch
 
 
 class Qwen3OmniModule(OmniModule):
-    """Qwen3-Omni thinker, frozen, with adapters on the attention of its language model.
+    """Qwen3-Omni thinker, frozen, with adapters on the attention of its language model, and on its experts.
 
-    The experts and their router stay as they are: they are three-dimensional parameters, no linear layers, so
-    ``adapter.target_modules`` names ``q_proj``, ``k_proj``, ``v_proj`` and ``o_proj``.
+    The experts are three-dimensional parameters, no linear layers, so ``adapter.target_modules`` names
+    ``q_proj``, ``k_proj``, ``v_proj`` and ``o_proj``, and ``adapter.expert_rank`` adapts the experts. Their
+    router stays as it is.
 
     Args:
         pretrained: Folder or hub name of a Qwen3-Omni checkpoint, the whole model or its thinker.

@@ -103,13 +103,13 @@ def layer_bytes(shape: Shape, weight_bytes: int) -> float:
     Two norms keep their float32 input and a number; the attention keeps queries, keys and values (repeated
     for grouped heads, since a padded batch has a mask), its output, that again in the order that the output
     projection reads, and the rotary factors; the feed-forward keeps gate, its activation, up and the product.
-    Adapters keep their low-rank activation and routes, and no copy of their input.
+    Adapters keep their low-rank activation and routes, and no copy of their input; those on experts keep it.
     """
     b, d = weight_bytes, shape.hidden
     width = shape.heads * shape.head_width
     norms = 2 * (4 * d + 4 + b * d)
     attention = b * (5 * width + 2 * shape.head_width) + 4 * shape.heads
-    adapters = shape.adapted * (b * shape.rank + 4 * shape.routes)
+    adapters = shape.adapted * (b * shape.rank + 4 * shape.routes) + b * shape.expert_values
     return norms + attention + 4 * b * shape.ffn + adapters
 
 
@@ -202,8 +202,9 @@ def pace(shape: Shape, setting: Setting) -> Pace:
     tokens = rows * s.sample_tokens
     attention = 2 * tokens * s.sample_tokens * shape.heads * shape.head_width * shape.layers
     active = shape.decoder - shape.idle
-    forward = 2 * (active + shape.adapters) * tokens + attention
-    backward = 2 * active * tokens * (2 if full else 1) + 4 * shape.adapters * tokens + 2 * attention
+    adapters = shape.adapters - shape.idle_adapters
+    forward = 2 * (active + adapters) * tokens + attention
+    backward = 2 * active * tokens * (2 if full else 1) + 4 * adapters * tokens + 2 * attention
     head = 2 * shape.vocabulary * shape.hidden * rows * s.target_tokens * (3 if full else 2)
     towers = 2 * rows * (shape.vision[2] * s.patches + shape.audio[2] * 2 * s.audio_tokens)
     towers *= 3 if shape.trains_towers else 1

@@ -147,7 +147,7 @@ class Shape:
         audio: Width, feed-forward width and parameters of the audio tower.
         adapters: Parameters of the adapters, and of the connectors that are trained.
         layer_adapters: Adapter parameters of one decoder layer.
-        adapted: Adapted linear layers in one decoder layer.
+        adapted: Adapted linear layers in one decoder layer, without experts.
         rank: Width of their low-rank activation.
         routes: Heads that each routes over; 0 without a router.
         adapter_bytes: Bytes of a trained weight beside a frozen base.
@@ -156,6 +156,8 @@ class Shape:
         sample_tokens: Mean tokens of a sample of AV-UIE v2, and tokens of its longest ones.
         patches: Vision patches of a sample of ten frames.
         idle: Parameters of experts that a token does not go through, in all decoder layers.
+        idle_adapters: The same of adapters on experts.
+        expert_values: Values that the adapters on experts keep for backward in a layer, for each token.
     """
 
     source: str
@@ -183,6 +185,8 @@ class Shape:
     sample_tokens: tuple[int, int] = (725, 1350)
     patches: int = 1280
     idle: int = 0
+    idle_adapters: int = 0
+    expert_values: int = 0
 
     @property
     def base(self) -> int:
@@ -298,16 +302,26 @@ def shape_of(
         id(p) for m in decoder.modules() if isinstance(m, LoRALinear) for p in m.parameters(recurse=False)
     }
     experts = count(p for p in decoder.layers.parameters() if p.ndim == 3 and id(p) not in adapters)
-    ffn, idle = text.intermediate_size, 0
+    on_experts = [m for m in first if m.experts]
+    ffn, idle, idle_adapters, expert_values = text.intermediate_size, 0, 0, 0
     if experts:
-        ffn = text.moe_intermediate_size * text.num_experts_per_tok
-        idle = experts - experts * text.num_experts_per_tok // text.num_experts
+        chosen = text.num_experts_per_tok
+        ffn = text.moe_intermediate_size * chosen
+        idle = experts - experts * chosen // text.num_experts
+        added = text.num_hidden_layers * count(p for m in on_experts for p in m.parameters(recurse=False))
+        idle_adapters = added - added * chosen // text.num_experts
+        # Each pair of a token and an expert: input, latent, what B reads; the mask of dropout has a byte.
+        expert_values = chosen * sum(
+            m.in_features * (3 if m.config.dropout else 2) // 2 + m.rank * (1 + m.heads) for m in on_experts
+        )
     return Shape(
         source=source,
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         ffn=ffn,
         idle=idle,
+        idle_adapters=idle_adapters,
+        expert_values=expert_values,
         heads=text.num_attention_heads,
         kv_heads=text.num_key_value_heads,
         head_width=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
@@ -320,7 +334,7 @@ def shape_of(
         audio=audio,
         adapters=0 if trains_all else count(trained),
         layer_adapters=count(p for m in first for p in m.parameters(recurse=False)),
-        adapted=len(first),
+        adapted=len(first) - len(on_experts),
         rank=0 if adapter is None else adapter.rank,
         routes=next((m.heads for m in first if m.routed), 0),
         adapter_bytes=2 if adapter is not None and adapter.dtype == "bfloat16" else 4,

@@ -73,7 +73,7 @@ class Case:
     @property
     def apart(self) -> bool:
         """Whether the loss of a batch is not the sum of its samples' losses: a balance loss is a product."""
-        return bool(getattr(self.options.get("adapter"), "balance", 0))
+        return bool(getattr(self.options.get("adapter"), "balance", 0) or self.options.get("router_loss"))
 
     @property
     def resumed(self) -> tuple[tuple[str, str], ...]:
@@ -109,10 +109,20 @@ CASES = {
     "qwen3_omni": Case(
         "qwen3_omni",
         {
-            "adapter": AdapterConfig(rank=4, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]),
+            "adapter": AdapterConfig(
+                rank=4, expert_rank=2, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]
+            ),
             "gradient_checkpointing": True,
         },
         strategies=("fsdp2", "fsdp1"),
+    ),
+    "qwen3_omni_router": Case(
+        "qwen3_omni",
+        {
+            "adapter": AdapterConfig(kind="lora", rank=4, expert_rank=2, target_modules=["q_proj"]),
+            "router_loss": 0.5,
+        },
+        strategies=("ddp", "fsdp2"),
     ),
     "native_bfloat16": Case("native", {"dtype": "bfloat16", "gradient_checkpointing": True}, slow=True),
 }

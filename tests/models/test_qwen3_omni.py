@@ -14,12 +14,14 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen3OmniMoeThinkerForConditionalGeneration
 
 from crab_lightning.adapters import AdapterConfig
+from crab_lightning.adapters.export import ExportError, write_merged, write_peft
 from crab_lightning.commands import main
 from crab_lightning.compat import qwen3_routers
 from crab_lightning.distributed.shard_files import fill_shards, parameters_on_meta
 from crab_lightning.mini import TinyQwen3OmniConfig, make_tiny_qwen3_omni
 from crab_lightning.models import LlmVaModule, OmniModule, Qwen3OmniModule, VllmAModule
 from crab_lightning.models.losses import last_hidden_states
+from crab_lightning.planning.shape import measure
 from crab_lightning.processing import GeometryError, Qwen3OmniProcessor
 from crab_lightning.processing.qwen3_omni import qwen3_audio_tokens
 from crab_lightning.structures import Batch, Example, Media
@@ -138,11 +140,12 @@ def test_loss_logits_and_answers_equal_those_of_transformers(
     assert all(answers)
 
 
-@pytest.mark.parametrize("kind", ["ilora", "lora"])
+@pytest.mark.parametrize(("kind", "expert_rank"), [("ilora", 2), ("lora", None)])
 def test_answers_of_slots_equal_those_of_each_prompt_alone(
-    tiny3: Path, reader: Qwen3OmniProcessor, kind: str
+    tiny3: Path, reader: Qwen3OmniProcessor, kind: str, expert_rank: int | None
 ) -> None:
-    module = built(tiny3, adapter=AdapterConfig(kind=kind, rank=4, target_modules=ATTENTION))
+    adapter = AdapterConfig(kind=kind, rank=4, expert_rank=expert_rank, target_modules=ATTENTION)
+    module = built(tiny3, adapter=adapter)
     torch.manual_seed(1)
     for name, parameter in module.named_parameters():
         if "lora_" in name:
@@ -163,10 +166,10 @@ def test_answers_of_slots_equal_those_of_each_prompt_alone(
 
 
 def test_training_moves_every_adapter_and_no_base_weight(tiny3: Path, reader: Qwen3OmniProcessor) -> None:
-    adapter = AdapterConfig(rank=4, target_modules=ATTENTION)
+    adapter = AdapterConfig(rank=4, expert_rank=2, target_modules=ATTENTION)
     module = built(tiny3, adapter=adapter, gradient_checkpointing=True).train()
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
-    optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=1.0)
+    optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=100.0)
     for _ in range(2):  # A has no gradient before B has moved
         optimizer.zero_grad()
         module.training_step(batch_of(reader), 0).backward()  # type: ignore[no-untyped-call]
@@ -175,10 +178,39 @@ def test_training_moves_every_adapter_and_no_base_weight(tiny3: Path, reader: Qw
         assert torch.equal(parameter, before[name]) == ("lora_" not in name), name
 
 
+def test_merged_checkpoint_gives_the_logits_of_the_adapted_experts(
+    tiny3: Path, reader: Qwen3OmniProcessor, tmp_path: Path
+) -> None:
+    module = built(
+        tiny3, adapter=AdapterConfig(kind="lora", rank=4, expert_rank=2, target_modules=["q_proj"])
+    )
+    for name, parameter in module.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    batch = batch_of(reader)
+    ours, fresh = module.losses(batch)[0], built(tiny3).losses(batch)[0]
+    assert (ours - fresh).abs().min() > 1e-2
+    with pytest.raises(ExportError, match=r"6 of the adapters are on experts .*Export with --merge"):
+        write_peft(module.model, str(tiny3), tmp_path / "peft")
+    assert write_merged(module.model, reader.stock, tmp_path / "merged") == 9
+    torch.testing.assert_close(built(tmp_path / "merged").losses(batch)[0], ours, atol=1e-3, rtol=1e-4)
+
+
+def test_plan_counts_the_adapters_of_experts_and_those_that_a_token_uses() -> None:
+    config = AdapterConfig(kind="lora", rank=8, expert_rank=4, target_modules=["q_proj"])
+    shape = measure("Qwen/Qwen3-Omni-30B-A3B-Instruct", config, "Qwen3OmniModule")
+    expert = 4 * (2048 + 2 * 768) + 4 * (768 + 2048)
+    assert shape.adapters == 48 * (8 * (2048 + 32 * 128) + 128 * expert)
+    assert shape.idle_adapters == 48 * 120 * expert
+    assert shape.expert_values == 8 * (2048 + 768 + 2 * 2 * 4)
+
+
 @pytest.mark.parametrize("target", ["gate_proj", "down_proj", "mlp.experts.up_proj"])
 def test_target_inside_the_experts_is_refused(tiny3: Path, target: str) -> None:
     adapter = AdapterConfig(rank=4, target_modules=["q_proj", target])
-    with pytest.raises(ValueError, match=r"one parameter of three dimensions for all experts.*Leave it out"):
+    with pytest.raises(
+        ValueError, match=r"one parameter of three dimensions for all experts.*Leave .*expert_rank"
+    ):
         built(tiny3, adapter=adapter)
 
 
@@ -291,6 +323,7 @@ def test_a_run_is_planned_trained_tested_and_asked(
     assert main(["plan", "--config", "qwen3_omni.yaml"]) == 0
     assert "31.72 B weights" in capsys.readouterr().out
     model = [f"--model.init_args.pretrained={made}", "--model.init_args.max_new_tokens=4"]
+    model += ["--model.init_args.adapter.expert_rank=2"]
     assert main(["plan", "--config", "qwen3_omni.yaml", *model]) == 0
     words = ["--trainer.limit_train_batches=1", "--trainer.max_epochs=1", "--trainer.limit_val_batches=1"]
     words += ["--trainer.limit_test_batches=1", "--trainer.strategy=auto", "--trainer.accelerator=cpu"]
@@ -300,6 +333,9 @@ def test_a_run_is_planned_trained_tested_and_asked(
     assert main(["fit", "--config", "qwen3_omni.yaml", *model, *words]) == 0
     assert main(["test", "--ckpt_path", str(run)]) == 0
     capsys.readouterr()
+    assert main(["adapter", "inspect", str(run), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)["towers"]["language"]
+    assert (shown["layers"], shown["ranks"], len(shown["max_abs_b_by_head"])) == (3 * 6, [2, 128], 3)
     video = next((small["mini"] / "AVUIE_2").rglob("*.mp4"))
     assert main(["ask", "--checkpoint", str(run), "--video", str(video), "--task", "ave", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["task"] == "event_localization"

@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 from torch import nn
 
-from crab_lightning.adapters.config import AdapterConfig, at_least_one, one_of
+from crab_lightning.adapters.config import AdapterConfig, ExpertAdapterConfig, at_least_one, one_of
 from crab_lightning.adapters.kinds.lora import LoRALinear
 
 RouterInput = Literal["latent", "input"]
 
 
 @dataclass
-class ILoRAConfig(AdapterConfig):
+class ILoRAConfig(ExpertAdapterConfig):
     """routes every token over ``heads`` B matrices that share one A.
 
     Args:
@@ -27,7 +27,7 @@ class ILoRAConfig(AdapterConfig):
             not normalised again. It may differ from what the weights were trained with.
     """
 
-    decisive = ("kind", "rank", "alpha", "heads", "router")
+    decisive = (*ExpertAdapterConfig.decisive, "heads", "router")
 
     kind: Literal["ilora"] = "ilora"
     heads: int = 3
@@ -49,7 +49,7 @@ class ILoRAConfig(AdapterConfig):
     def details(self) -> dict[str, Any]:
         """Return heads, router, and the heads' factors where they are given."""
         scale = {} if self.head_scale is None else {"head_scale": self.head_scale}
-        return {"heads": self.heads, "router": self.router} | scale
+        return {"heads": self.heads, "router": self.router} | scale | super().details()
 
 
 class ILoRALinear(LoRALinear):
@@ -64,7 +64,7 @@ class ILoRALinear(LoRALinear):
         base: The layer to adapt; its parameters are frozen.
         config: Rank, alpha, dropout, heads, router and dtype are read here.
 
-    Shapes: as ``LoRALinear``, and ``lora_route`` ``(n, r)`` or ``(n, h)``.
+    Shapes: as ``LoRALinear``, and ``lora_route`` ``(n, r)`` or ``(n, h)``, for each expert around experts.
 
     Raises:
         TypeError: If ``base`` is not an ``nn.Linear``.

@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crab_lightning.adapters.batch import AnnouncedBatch
-from crab_lightning.adapters.config import AdapterConfig
+from crab_lightning.adapters.config import AdapterConfig, ExpertAdapterConfig
+from crab_lightning.adapters.experts import ExpertLinear
 from crab_lightning.adapters.function import Call, RouteSink, adapted_linear, low_rank_update, no_autocast
 from crab_lightning.compat import recomputing
 
 
 @dataclass
-class LoRAConfig(AdapterConfig):
+class LoRAConfig(ExpertAdapterConfig):
     """one A and one B matrix, no router."""
 
     kind: Literal["lora"] = "lora"
@@ -36,7 +37,8 @@ class LoRALinear(nn.Module):
         config: Rank, alpha, dropout and dtype are read here.
 
     Shapes: input ``(..., h)`` to output ``(..., d)``; ``lora_A`` ``(r, h)``, ``lora_B`` ``(d, n*r)`` with
-    head i in columns ``i*r`` to ``(i+1)*r`` (n = 1 here).
+    head i in columns ``i*r`` to ``(i+1)*r`` (n = 1 here). Around an ``ExpertLinear`` all of them have a first
+    dimension E, one update for each expert.
 
     Raises:
         TypeError: If ``base`` is not an ``nn.Linear``.
@@ -56,7 +58,11 @@ class LoRALinear(nn.Module):
         self.base = base.requires_grad_(False)
         self.config = config
         self.in_features, self.out_features = base.in_features, base.out_features
+        self.experts = base.experts if isinstance(base, ExpertLinear) else 0
         self.rank, self.heads = config.rank, self._heads(config)
+        if self.experts:
+            assert isinstance(config, ExpertAdapterConfig)
+            self.rank = config.expert_rank or config.rank
         self.scaling = config.alpha / config.rank
         self.batch = AnnouncedBatch()
         # Both are also set by record_routes and scale_heads, for as long as they are active.
@@ -102,15 +108,16 @@ class LoRALinear(nn.Module):
 
     def _parameter(self, *shape: int) -> nn.Parameter:
         dtype = getattr(torch, self.config.dtype)
+        shape = (self.experts, *shape) if self.experts else shape
         return nn.Parameter(torch.empty(*shape, dtype=dtype, device=self.base.weight.device))
 
     def reset_parameters(self) -> None:
         """Draw A and the router again and zero B, after which the layer computes what its base computes."""
-        for a in self.lora_A.detach().unbind() if self.lora_A.dim() == 3 else [self.lora_A]:
-            nn.init.kaiming_uniform_(a, a=math.sqrt(5))
+        for drawn in (self.lora_A, self.lora_route):
+            if drawn is not None:
+                for matrix in drawn.detach() if drawn.dim() == 3 else [drawn]:
+                    nn.init.kaiming_uniform_(matrix, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B)
-        if self.lora_route is not None:
-            nn.init.kaiming_uniform_(self.lora_route, a=math.sqrt(5))
         if (scale := self._head_scale()) is not None and self.head_scale is not None:
             self.head_scale.copy_(torch.tensor(scale))
 
@@ -169,7 +176,8 @@ class LoRALinear(nn.Module):
                 )
             return adapted_linear(x, base.weight, base.bias, a, b, route, call)
         # A subclass (a quantised layer, say) computes its output in its own way.
-        update = low_rank_update(x, a, b, route, call)
+        product = base.product if isinstance(base, ExpertLinear) else F.linear
+        update = low_rank_update(x, a, b, route, call, product)
         out: Tensor = base(x)
         return out + update.to(out.dtype)
 

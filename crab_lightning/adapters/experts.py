@@ -1,0 +1,148 @@
+"""Adapters on the experts of a mixture-of-experts layer, whose weights lie in one tensor for all experts.
+
+Symbols: E experts, k of them for each token, S = k tokens pairs of a token and an expert, h hidden width, f
+width inside an expert. The pairs are sorted by expert once, and every product, frozen or low-rank, is one
+grouped product over the sorted pairs. So no ``W + B A`` is ever made: on Qwen3-Omni-30B-A3B that would be
+1.2 GB in bfloat16 for each of 48 layers, in every pass, and a gradient of the same size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crab_lightning.compat import apply_gate, other_layout
+
+WEIGHTS = ("gate_up_proj", "down_proj")
+"""Names of the two weights of a layer's experts, in the order in which they are used."""
+
+_ALIGNED = 8
+"""Grouped products want rows that are multiples of 16 bytes long."""
+
+
+def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    """Multiply each group of rows with its own matrix.
+
+    Args:
+        x: ``(S, h)``, its rows sorted by group.
+        weight: ``(E, d, h)``.
+        ends: int32 ``(E,)``; the row behind the last one of each group. The last entry is S.
+
+    Returns:
+        ``(S, d)``: for a row of group e, ``x @ weight[e].T``.
+    """
+    outputs, inputs = weight.shape[1:]
+    wide, long = -inputs % _ALIGNED, -outputs % _ALIGNED
+    if wide or long:  # a rank of 4, or a router of 3 rows
+        x, weight = F.pad(x, (0, wide)), F.pad(weight, (0, wide, 0, long))
+    if weight.requires_grad:
+        # The gradient of a group without rows is not written by every kernel (pytorch issue 172439).
+        used = ends.diff(prepend=ends.new_zeros(1)) > 0
+        weight = weight.view_as(weight)
+        weight.register_hook(lambda grad: torch.where(used[:, None, None], grad, 0))  # type: ignore[no-untyped-call]
+    return F.grouped_mm(x, weight.transpose(-2, -1), offs=ends)[:, :outputs]
+
+
+class ExpertLinear(nn.Linear):
+    """One product of all experts of a layer: a linear layer with a weight matrix for each expert.
+
+    Args:
+        weight: ``(E, d, h)``.
+
+    Shapes: input ``(S, h)`` to output ``(S, d)``, rows sorted by expert as ``ends`` says.
+    """
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        nn.Module.__init__(self)
+        self.weight = weight
+        self.register_parameter("bias", None)
+        self.experts, self.out_features, self.in_features = weight.shape
+        self.ends: Tensor | None = None
+        """Where the rows of each expert end; ``AdaptedExperts`` sets it before each call."""
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Multiply the rows of each expert with its own slice of a weight ``(E, d, h)``."""
+        assert self.ends is not None
+        return grouped_linear(x, weight, self.ends)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``(S, d)`` in the type of the weight, also under autocast, as transformers does."""
+        return self.product(x.to(self.weight.dtype), self.weight)
+
+    def extra_repr(self) -> str:
+        """Return the sizes."""
+        return f"experts={self.experts}, in_features={self.in_features}, out_features={self.out_features}"
+
+
+class AdaptedExperts(nn.Module):
+    """The frozen experts of a layer, both products of each with a low-rank update of its own.
+
+    For expert e of a token x: ``gate, up = G_e x + update``, ``y = D_e (act(gate) * up) + update``; the
+    outputs of a token's k experts are added with the weights of the model's router.
+
+    Args:
+        base: The experts of transformers; their weights move into the two adapted products.
+        adapt: Makes the adapter around each product, by the name of its weight.
+
+    Shapes: tokens ``(T, h)``, chosen experts and their weights ``(T, k)``; output ``(T, h)``.
+
+    Raises:
+        ValueError: If the experts are laid out in another way.
+    """
+
+    def __init__(self, base: nn.Module, adapt: Mapping[str, Callable[[ExpertLinear], nn.Module]]) -> None:
+        super().__init__()
+        check_layout(base)
+        experts: Any = base
+        for name in WEIGHTS:
+            product = ExpertLinear(getattr(experts, name)).train(base.training)
+            setattr(self, name, adapt[name](product))
+            delattr(experts, name)
+        self.base = experts
+        self.train(base.training)
+
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """Return the weighted sum of each token's experts."""
+        chosen, order = top_k_index.flatten().sort()
+        gate_up, down = (getattr(self, name) for name in WEIGHTS)
+        every = torch.arange(gate_up.base.experts, device=chosen.device)
+        ends = torch.searchsorted(chosen, every, right=True).int()
+        for adapted in (gate_up, down):
+            adapted.base.ends = ends
+        pairs = hidden_states[order // top_k_index.shape[-1]]
+        pairs = down(apply_gate(self.base, gate_up(pairs)))
+        pairs = pairs * top_k_weights.flatten()[order].unsqueeze(-1)
+        pairs = pairs[order.argsort()].view(*top_k_index.shape, -1)
+        out: Tensor = pairs.sum(1).to(hidden_states.dtype)
+        return out
+
+    def restored(self) -> nn.Module:
+        """Return the experts as they were before, their weights included."""
+        for name in WEIGHTS:
+            setattr(self.base, name, getattr(self, name).base.weight)
+        experts: nn.Module = self.base
+        return experts
+
+
+def are_experts(module: nn.Module) -> bool:
+    """Tell whether a module holds the weights of a layer's experts."""
+    found = [module._parameters.get(name) for name in WEIGHTS]
+    return all(weight is not None and weight.ndim == 3 for weight in found)
+
+
+def check_layout(experts: nn.Module) -> None:
+    """Refuse experts that are not computed as ``AdaptedExperts`` does.
+
+    Raises:
+        ValueError: If they have biases, transposed or interleaved weights, or a norm of their own, or are not
+            those of transformers.
+    """
+    if other := other_layout(experts):
+        raise ValueError(
+            f"adapter.expert_rank is set, and the experts of this model ({type(experts).__name__}) are laid"
+            f" out in another way than those of Qwen3 ({', '.join(other)}). Leave adapter.expert_rank out"
+        )
