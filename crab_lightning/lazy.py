@@ -46,10 +46,10 @@ def lazy_exports(package: str, file: str) -> tuple[Callable[[str], Any], list[st
 def lazy_torchmetrics() -> None:
     """Let ``import torchmetrics`` import its base classes alone, and the rest when it is asked for.
 
-    Lightning needs two classes of it. With them come all metrics, and with these ``scipy.signal`` and the
-    pipelines of transformers, which take a second and which no command needs. Any other name runs
-    torchmetrics' own ``__init__``, as does a base class that is not where 1.8 to 1.9 have it. This is only
-    for a process of its own; the test of it is in ``tests/test_compat.py``.
+    Lightning needs two classes of it. With them come all metrics, and with these ``scipy.signal`` and other
+    libraries, which take a second and which no command needs. Any other name runs torchmetrics' own
+    ``__init__``, as does a base class that is not where 1.9 has it. This is only for a process of its own;
+    the test of it is in ``tests/test_compat.py``.
     """
     spec = None if "torchmetrics" in sys.modules else find_spec("torchmetrics")
     if spec is None or spec.loader is None:
