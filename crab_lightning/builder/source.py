@@ -136,7 +136,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_table(
-    path: Path, separator: str = ",", columns: Sequence[str] | None = None, *, skip_blank: bool = False
+    path: Path, separator: str = ",", columns: Sequence[str] | None = None
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the rows of a table with a head line.
 
@@ -144,7 +144,6 @@ def read_table(
         path: The file.
         separator: Between two cells.
         columns: Names that the head must hold, in any order and any case; more columns are allowed.
-        skip_blank: Drop a blank after each separator.
 
     Yields:
         Line number (from 1) and the cells by their name in ``columns`` (all by their own name if left out).
@@ -152,7 +151,7 @@ def read_table(
     Raises:
         AnnotationError: If the head lacks a column, or a row has not as many cells as the head.
     """
-    rows = _cells(path, separator, skip_blank)
+    rows = _cells(path, separator)
     head = [cell.strip() for cell in next(rows, (0, []))[1]]
     at = {name.lower(): i for i, name in enumerate(head)}
     wanted = list(columns or head)
@@ -170,13 +169,13 @@ def read_table(
         yield line, {name: cells[at[name.lower()]] for name in wanted}
 
 
-def read_bare(path: Path, count: int, separator: str = ",") -> Iterator[tuple[int, list[str]]]:
+def read_bare(path: Path, count: int) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and cells of a table without a head line.
 
     Raises:
         AnnotationError: If a row has not ``count`` cells.
     """
-    for line, cells in _cells(path, separator):
+    for line, cells in _cells(path, ","):
         if len(cells) != count:
             raise AnnotationError(
                 f"{path}, line {line}: {len(cells)} cells instead of {count}. "
@@ -194,7 +193,7 @@ def _lines(path: Path) -> Iterator[str]:
     return iter(io.StringIO(read_text(path), newline=""))
 
 
-def _cells(path: Path, separator: str, skip_blank: bool = False) -> Iterator[tuple[int, list[str]]]:
+def _cells(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and cells of each row that is not blank.
 
     Raises:
@@ -204,7 +203,6 @@ def _cells(path: Path, separator: str, skip_blank: bool = False) -> Iterator[tup
     reader = csv.reader(
         _lines(path),
         delimiter=separator,
-        skipinitialspace=skip_blank,
         quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
         strict=True,
     )

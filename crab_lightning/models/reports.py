@@ -11,16 +11,11 @@ from torch import nn
 from crab_lightning.distributed.local_shards import whole_shape
 
 
-def parameter_table(module: nn.Module, depth: int = 3) -> Table:
-    """Return a table of parameters by part: how many, how many trained, in which types.
-
-    Args:
-        module: Its parameters are counted.
-        depth: Parts are named by this many steps of their dotted names.
-    """
+def parameter_table(module: nn.Module) -> Table:
+    """Return a table of parameters by part: how many, how many trained, in which types."""
     parts: dict[str, list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
-        parts.setdefault(".".join(name.split(".")[:-1][:depth]), []).append(parameter)
+        parts.setdefault(".".join(name.split(".")[:-1][:3]), []).append(parameter)
     table = Table(title="Parameters")
     table.add_column("part")
     for column in ("parameters", "trained", "types"):
