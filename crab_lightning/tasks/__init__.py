@@ -10,9 +10,7 @@ if TYPE_CHECKING:
     from crab_lightning.tasks.captioning import Captioning as Captioning
     from crab_lightning.tasks.cross_modal_matching import CrossModalMatching as CrossModalMatching
     from crab_lightning.tasks.emotion_recognition import EmotionRecognition as EmotionRecognition
-    from crab_lightning.tasks.event_localization import AVE_CLASSES as AVE_CLASSES
     from crab_lightning.tasks.event_localization import EventLocalization as EventLocalization
-    from crab_lightning.tasks.event_parsing import LLP_CLASSES as LLP_CLASSES
     from crab_lightning.tasks.event_parsing import EventParsing as EventParsing
     from crab_lightning.tasks.event_text import EventSpan as EventSpan
     from crab_lightning.tasks.event_text import ModalEvents as ModalEvents

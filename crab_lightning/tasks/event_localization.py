@@ -25,38 +25,6 @@ from crab_lightning.tasks.event_text import (
 from crab_lightning.tasks.event_windows import in_whole_clip, in_window, joined, windowed
 from crab_lightning.tasks.loose_events import json_events, loosened_times
 
-AVE_CLASSES = (
-    "Church bell",
-    "Male speech, man speaking",
-    "Bark",
-    "Fixed-wing aircraft, airplane",
-    "Race car, auto racing",
-    "Female speech, woman speaking",
-    "Helicopter",
-    "Violin, fiddle",
-    "Flute",
-    "Ukulele",
-    "Frying (food)",
-    "Truck",
-    "Shofar",
-    "Motorcycle",
-    "Acoustic guitar",
-    "Train horn",
-    "Clock",
-    "Banjo",
-    "Goat",
-    "Baby cry, infant cry",
-    "Bus",
-    "Chainsaw",
-    "Cat",
-    "Horse",
-    "Toilet flush",
-    "Rodents, rats, mice",
-    "Accordion",
-    "Mandolin",
-)
-"""AVE's event classes in the index order of its labels; background follows as index 28."""
-
 CONSTANT_SCORE = (
     "mean average precision with the score 1.0 for every event, since the model gives none: events rank by "
     "their place in the answer; do not set it beside figures of models that score their events"

@@ -28,35 +28,6 @@ from crab_lightning.tasks.event_text import (
 from crab_lightning.tasks.event_windows import in_whole_clip, in_window, windowed
 from crab_lightning.tasks.loose_events import json_events, loosened_times
 
-LLP_CLASSES = (
-    "Speech",
-    "Car",
-    "Cheering",
-    "Dog",
-    "Cat",
-    "Frying_(food)",
-    "Basketball_bounce",
-    "Fire_alarm",
-    "Chainsaw",
-    "Cello",
-    "Banjo",
-    "Singing",
-    "Chicken_rooster",
-    "Violin_fiddle",
-    "Vacuum_cleaner",
-    "Baby_laughter",
-    "Accordion",
-    "Lawn_mower",
-    "Motorcycle",
-    "Helicopter",
-    "Acoustic_guitar",
-    "Telephone_bell_ringing",
-    "Baby_cry_infant_cry",
-    "Blender",
-    "Clapping",
-)
-"""LLP's event classes in the row order of its evaluation code."""
-
 NOTHING = "<visual></visual><audio></audio>"
 """What says that nothing is seen and heard in a clip."""
 

@@ -17,8 +17,6 @@ from crab_lightning.mini.world.families.grounding import moment
 from crab_lightning.mini.world.vocabulary import CATEGORIES
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks import (
-    AVE_CLASSES,
-    LLP_CLASSES,
     ActionRecognition,
     Captioning,
     CrossModalMatching,
@@ -31,6 +29,7 @@ from crab_lightning.tasks import (
     Segmentation,
     Task,
 )
+from tests.tasks.released import AVE_CLASSES, LLP_CLASSES
 
 CLIPS = 36
 TASKS: dict[str, Task[Any]] = {

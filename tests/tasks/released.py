@@ -68,3 +68,6 @@ def spec_of(dataset: str, **change: Any) -> DatasetSpec:
 def question(fields: dict[str, Any], target: str | None = None, dataset: str = "ave") -> Sample:
     """Return a sample that has annotated fields and no media."""
     return Sample(f"{dataset}/x", dataset, "t", "test", "x", target=target, fields=fields, row=0)
+
+
+AVE_CLASSES, LLP_CLASSES = (tuple(_config()["datasets"][name]["classes"]) for name in ("ave", "avvp"))

@@ -9,7 +9,6 @@ import pytest
 from crab_lightning.data.manifests.layout import LAYOUTS
 from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.structures import AudioWindow, DatasetSpec
-from crab_lightning.tasks import AVE_CLASSES, LLP_CLASSES
 from tests.tasks.released import datasets, spec_of, task_of
 
 EMOTIONS = {"meld", "mer24", "cremad", "mafw", "dfew"}
@@ -34,11 +33,6 @@ def test_frames_and_audio_window_are_the_released_ones(dataset: str) -> None:
     else:
         expected = AudioWindow("units", units=5 if dataset == "arig" else 10)
     assert spec.audio == expected
-
-
-def test_class_orders_are_those_of_the_evaluation_code() -> None:
-    assert tuple(spec_of("ave").classes or ()) == AVE_CLASSES
-    assert tuple(spec_of("avvp").classes or ()) == LLP_CLASSES
 
 
 def test_rows_are_drawn_by_their_number_and_none_may_be_missing() -> None:

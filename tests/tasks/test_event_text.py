@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crab_lightning.tasks import AVE_CLASSES, LLP_CLASSES, EventSpan
+from crab_lightning.tasks import EventSpan
 from crab_lightning.tasks.event_text import (
     merged_runs,
     modal_blocks,
@@ -19,6 +19,7 @@ from crab_lightning.tasks.event_text import (
     segment_classes,
     whole_span,
 )
+from tests.tasks.released import AVE_CLASSES, LLP_CLASSES
 
 
 def events(text: str) -> list[tuple[str, int, int]]:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from crab_lightning.structures import DatasetSpec, Sample
-from crab_lightning.tasks import AVE_CLASSES, LLP_CLASSES, Captioning, EventLocalization, event_parsing
-from tests.tasks.released import question, samples_of, spec_of, task_of
+from crab_lightning.tasks import Captioning, EventLocalization, event_parsing
+from tests.tasks.released import AVE_CLASSES, LLP_CLASSES, question, samples_of, spec_of, task_of
 
 
 def cases(oracles: Path, name: str) -> list[dict[str, Any]]:
