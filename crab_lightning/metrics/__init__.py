@@ -4,55 +4,38 @@ Scores are fractions in float64. Sums are whole numbers, so order, batch size an
 never change a digit. NaN means that nothing was scored.
 """
 
-from crab_lightning.metrics.base import BenchmarkMetric
-from crab_lightning.metrics.boxes import BoxIoU, box_iou
-from crab_lightning.metrics.calibration import Calibration
-from crab_lightning.metrics.caption_tools import CaptionToolMissing, ptb_tokenize, python_tokenize
-from crab_lightning.metrics.captions import CaptionScores
-from crab_lightning.metrics.classification import (
-    INVALID,
-    Accuracy,
-    ConfusionMatrix,
-    UnweightedAverageRecall,
-    WeightedAverageRecall,
-    WeightedF1,
-)
-from crab_lightning.metrics.detection import EventMeanAP
-from crab_lightning.metrics.event_localization import SegmentAccuracy, decode_segments
-from crab_lightning.metrics.event_parsing import EventParsingF
-from crab_lightning.metrics.mask_prompts import RightPrompts
-from crab_lightning.metrics.mask_protocols import PROTOCOLS, MaskProtocol
-from crab_lightning.metrics.masks import MaskJF, NullMaskS
-from crab_lightning.metrics.question_answering import AVQAAccuracy, GroupedAccuracy, MusicAVQAAccuracy
-from crab_lightning.metrics.scale import COUNT, Scale
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "COUNT",
-    "INVALID",
-    "PROTOCOLS",
-    "AVQAAccuracy",
-    "Accuracy",
-    "BenchmarkMetric",
-    "BoxIoU",
-    "Calibration",
-    "CaptionScores",
-    "CaptionToolMissing",
-    "ConfusionMatrix",
-    "EventMeanAP",
-    "EventParsingF",
-    "GroupedAccuracy",
-    "MaskJF",
-    "MaskProtocol",
-    "MusicAVQAAccuracy",
-    "NullMaskS",
-    "RightPrompts",
-    "Scale",
-    "SegmentAccuracy",
-    "UnweightedAverageRecall",
-    "WeightedAverageRecall",
-    "WeightedF1",
-    "box_iou",
-    "decode_segments",
-    "ptb_tokenize",
-    "python_tokenize",
-]
+from crab_lightning.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from crab_lightning.metrics.base import BenchmarkMetric as BenchmarkMetric
+    from crab_lightning.metrics.boxes import BoxIoU as BoxIoU
+    from crab_lightning.metrics.boxes import box_iou as box_iou
+    from crab_lightning.metrics.calibration import Calibration as Calibration
+    from crab_lightning.metrics.caption_tools import CaptionToolMissing as CaptionToolMissing
+    from crab_lightning.metrics.caption_tools import ptb_tokenize as ptb_tokenize
+    from crab_lightning.metrics.caption_tools import python_tokenize as python_tokenize
+    from crab_lightning.metrics.captions import CaptionScores as CaptionScores
+    from crab_lightning.metrics.classification import INVALID as INVALID
+    from crab_lightning.metrics.classification import Accuracy as Accuracy
+    from crab_lightning.metrics.classification import ConfusionMatrix as ConfusionMatrix
+    from crab_lightning.metrics.classification import UnweightedAverageRecall as UnweightedAverageRecall
+    from crab_lightning.metrics.classification import WeightedAverageRecall as WeightedAverageRecall
+    from crab_lightning.metrics.classification import WeightedF1 as WeightedF1
+    from crab_lightning.metrics.detection import EventMeanAP as EventMeanAP
+    from crab_lightning.metrics.event_localization import SegmentAccuracy as SegmentAccuracy
+    from crab_lightning.metrics.event_localization import decode_segments as decode_segments
+    from crab_lightning.metrics.event_parsing import EventParsingF as EventParsingF
+    from crab_lightning.metrics.mask_prompts import RightPrompts as RightPrompts
+    from crab_lightning.metrics.mask_protocols import PROTOCOLS as PROTOCOLS
+    from crab_lightning.metrics.mask_protocols import MaskProtocol as MaskProtocol
+    from crab_lightning.metrics.masks import MaskJF as MaskJF
+    from crab_lightning.metrics.masks import NullMaskS as NullMaskS
+    from crab_lightning.metrics.question_answering import AVQAAccuracy as AVQAAccuracy
+    from crab_lightning.metrics.question_answering import GroupedAccuracy as GroupedAccuracy
+    from crab_lightning.metrics.question_answering import MusicAVQAAccuracy as MusicAVQAAccuracy
+    from crab_lightning.metrics.scale import COUNT as COUNT
+    from crab_lightning.metrics.scale import Scale as Scale
+
+__getattr__, __all__ = lazy_exports(__name__, __file__)
