@@ -50,6 +50,12 @@ def _dinov2(side_px: int, patch_px: int) -> Any:
     return transformers.Dinov2Model(transformers.Dinov2Config(image_size=2 * side_px, **sizes))
 
 
+def _dinov2_registers(side_px: int, patch_px: int) -> Any:
+    sizes = {k: v for k, v in _SIZES.items() if k != "intermediate_size"} | {"patch_size": patch_px}
+    config = transformers.Dinov2WithRegistersConfig(image_size=2 * side_px, num_register_tokens=3, **sizes)
+    return transformers.Dinov2WithRegistersModel(config)
+
+
 def _whisper(side_px: int, patch_px: int) -> Any:
     # it reads a second at a time, where published ones read 30
     sizes = {"d_model": HIDDEN, "num_mel_bins": 80, "vocab_size": 64, "max_source_positions": 50}
@@ -81,6 +87,7 @@ _MAKERS = {
     "siglip": _siglip,
     "siglip2": _siglip2,
     "dinov2": _dinov2,
+    "dinov2_registers": _dinov2_registers,
     "dinov3": _dinov3,
     "whisper": _whisper,
     "pe_av": _pe_av,

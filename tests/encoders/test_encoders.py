@@ -50,6 +50,7 @@ VISUAL: dict[str, Callable[[str], VisualEncoder]] = {
     "siglip": SiglipVision,
     "siglip2": SiglipVision,
     "dinov2": lambda path: DinoVision(path, size_px=SIDE),
+    "dinov2_registers": lambda path: DinoVision(path, size_px=SIDE),
     "dinov3": lambda path: DinoVision(path, size_px=SIDE),
     "pe_av": PeVision,
 }
