@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import Sam2VideoInferenceSession
 
 from crab_lightning.segmentation.prompts import Prompt
-from crab_lightning.segmentation.weights import Loaded, check_filled, class_for, load_folder
+from crab_lightning.segmentation.weights import Loaded, check_dtype, check_filled, class_for, load_folder
 
 _OBJECT = 1
 
@@ -40,6 +40,7 @@ class Sam2Tracker:
     """
 
     def __init__(self, pretrained: str, device: str = "auto", dtype: str = "float32") -> None:
+        check_dtype(dtype)
         self.pretrained = pretrained
         self.device = device
         self.dtype = dtype

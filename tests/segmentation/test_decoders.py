@@ -13,6 +13,8 @@ from crab_lightning.segmentation.decoder import LastUsed, MaskDecoder, MaskReque
 from crab_lightning.segmentation.prompts import Prompt
 from crab_lightning.segmentation.sam2 import Sam2Decoder, _load
 from crab_lightning.segmentation.sam2_package import Sam2PackageDecoder
+from crab_lightning.segmentation.sam3 import Sam3Decoder
+from crab_lightning.segmentation.tracker import Sam2Tracker
 from crab_lightning.tasks import Segmentation
 from tests.segmentation.conftest import CONFIG, OVERRIDES
 
@@ -129,8 +131,9 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
     (tmp_path / "sam2.pt").touch()
     with pytest.raises(FileNotFoundError, match=r"Convert it first: python cli.py model sam2-convert"):
         Sam2Decoder(str(tmp_path / "sam2.pt")).decode([request])
-    with pytest.raises(ValueError, match="dtype is 'int8'; there are: float32, bfloat16"):
-        Sam2Decoder("x/y", dtype="int8")
+    for kind in (Sam2Decoder, Sam3Decoder, Sam2Tracker):
+        with pytest.raises(ValueError, match="dtype is 'int8'; there are: float32, bfloat16"):
+            kind("x/y", dtype="int8")
 
 
 class Plain:
