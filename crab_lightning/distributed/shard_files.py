@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,17 +45,29 @@ def draw_adapters(model: nn.Module) -> None:
     """Give adapters around a base without storage theirs, and draw them, the same on every process.
 
     They are small enough to be whole for a moment, and are then what one process would draw.
+
+    Raises:
+        ValueError: If a kind of adapters does not say how one of its parameters begins.
     """
     for module in model.modules():
         if not isinstance(module, LoRALinear):
             continue
+        made = []
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.is_meta:
-                value = nn.Parameter(torch.empty_like(parameter, device="cpu"), parameter.requires_grad)
-                setattr(module, name, value)
+                empty = torch.full_like(parameter, math.nan, device="cpu")
+                setattr(module, name, nn.Parameter(empty, parameter.requires_grad))
+                made.append(name)
         if module.head_scale is not None:
             module.head_scale = torch.empty_like(module.head_scale, device="cpu")
         module.reset_parameters()
+        for name in made:
+            if getattr(module, name).isnan().any():
+                raise ValueError(
+                    f"adapter kind {module.config.kind!r}: {type(module).__name__}.reset_parameters gives "
+                    f"{name} no value, so that it would begin with any. Make the parameter in add_parameters "
+                    "and give it its first value in reset_parameters"
+                )
 
 
 def fill_shards(

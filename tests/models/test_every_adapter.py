@@ -24,6 +24,7 @@ from crab_lightning.adapters import (
 )
 from crab_lightning.adapters.kinds import all_keys, register_adapter
 from crab_lightning.commands import main
+from crab_lightning.distributed.shard_files import draw_adapters
 from crab_lightning.inference.loading import load_run
 from crab_lightning.models import OmniModule
 from crab_lightning.structures import Batch
@@ -34,12 +35,17 @@ from tests.models.conftest import Build
 KINDS = sorted(ADAPTERS)
 
 
+def weights(module: nn.Module) -> list[nn.Parameter]:
+    """Return the adapters' own weights, whatever they are called."""
+    layers = [layer for layer in module.modules() if isinstance(layer, LoRALinear)]
+    return [parameter for layer in layers for parameter in layer.parameters(recurse=False)]
+
+
 def filled(module: OmniModule, seed: int = 1) -> OmniModule:
     """Give the adapters weights that change something."""
     torch.manual_seed(seed)
-    for name, parameter in module.named_parameters():
-        if "lora_" in name:
-            nn.init.normal_(parameter, std=0.1)
+    for parameter in weights(module):
+        nn.init.normal_(parameter, std=0.1)
     return module
 
 
@@ -58,8 +64,29 @@ def test_fresh_adapters_change_nothing_and_training_moves_them_alone(
         optimizer.zero_grad()
         module.training_step(batch, 0).backward()
         optimizer.step()
+    own = {id(parameter) for parameter in weights(module)}
     for name, parameter in module.named_parameters():
-        assert torch.equal(parameter, before[name]) == ("lora_" not in name), name
+        assert torch.equal(parameter, before[name]) == (id(parameter) not in own), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_gets_its_first_value_again_when_a_sharded_model_is_filled(kind: str) -> None:
+    with torch.device("meta"):
+        layer = ADAPTERS[kind](nn.Linear(6, 8), of_kind(kind))
+    draw_adapters(layer)
+    for parameter in layer.parameters(recurse=False):
+        assert parameter.isfinite().all()
+
+
+def test_a_parameter_that_would_begin_with_any_value_is_refused() -> None:
+    class Forgetful(LoRALinear):
+        def add_parameters(self) -> None:
+            self.gains = self._parameter(self.out_features)
+
+    with torch.device("meta"):
+        layer = Forgetful(nn.Linear(6, 8), AdapterConfig(kind="lora"))
+    with pytest.raises(ValueError, match=r"'lora': Forgetful\.reset_parameters gives gains no value"):
+        draw_adapters(layer)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -75,6 +75,7 @@ class LoRALinear(nn.Module):
         self.lora_A = self._parameter(*stack, self.rank, self.in_features)
         self.lora_B = self._new_b(stack)
         self.register_parameter("lora_route", self._route(config))
+        self.add_parameters()
         self.reset_parameters()
 
     @staticmethod
@@ -111,8 +112,18 @@ class LoRALinear(nn.Module):
         shape = (self.experts, *shape) if self.experts else shape
         return nn.Parameter(torch.empty(*shape, dtype=dtype, device=self.base.weight.device))
 
+    def add_parameters(self) -> None:
+        """Make the parameters of a kind beside A, B and the router, with ``self._parameter(*shape)``.
+
+        They hold no values yet: the kind also overrides ``reset_parameters``, which is called next, and again
+        when a sharded model gets its storage.
+        """
+
     def reset_parameters(self) -> None:
-        """Draw A and the router again and zero B, after which the layer computes what its base computes."""
+        """Draw A and the router again and zero B, after which the layer computes what its base computes.
+
+        A kind with parameters of its own calls this and then gives them their first values.
+        """
         for drawn in (self.lora_A, self.lora_route):
             if drawn is not None:
                 for matrix in drawn.detach() if drawn.dim() == 3 else [drawn]:
