@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,17 @@ def test_a_dataset_with_columns_of_its_own_needs_no_python(tmp_path: Path) -> No
     assert samples[3].fields["place"] == "hall"
     assert samples[0].target == ROWS[0]["text"]
     assert data.datasets["mine"].classes == ["bell", "dog"]
+
+
+def test_a_field_that_the_task_reads_and_the_columns_do_not_give_is_named(tmp_path: Path) -> None:
+    columns = COLUMNS | {"fields": {"event": "label", "start": "from", "end_s": "to"}}
+    sample = pickle.loads(pickle.dumps(read(own(tmp_path, ROWS), columns=columns)[0]))
+    assert sample.fields == {"event": "dog", "start": "0", "end_s": 2}
+    said = (
+        r"data\.datasets\.mine: the task 't' reads the field 'start_s', which columns\.fields does not give "
+    )
+    with pytest.raises(ManifestError, match=said + r"\(it gives: event, start, end_s\)"):
+        EventLocalization().truth(sample, DatasetSpec("t", columns=columns, classes=["dog", "bell"]))
 
 
 @pytest.mark.parametrize("ending", ["json", "jsonl", "csv"])

@@ -45,6 +45,7 @@ from crab_lightning.data.manifests.column_types import (
     target_text,
     word,
 )
+from crab_lightning.data.manifests.files import ManifestError
 from crab_lightning.data.manifests.layout import (
     Layout,
     Needs,
@@ -254,6 +255,31 @@ class _Side:
                 for old, new in swaps.items():
                     path = path.replace(old, new)
                 yield path
+
+
+class Fields(dict[str, Any]):
+    """The fields that a dataset's own columns give; asking for another one says what is missing.
+
+    Args:
+        values: The fields.
+        where: Place of the dataset's entry in the config.
+        task: Key of the task that reads them.
+    """
+
+    __slots__ = ("task", "where")
+
+    def __init__(self, values: Mapping[str, Any], where: str, task: str) -> None:
+        super().__init__(values)
+        self.where, self.task = where, task
+
+    def __reduce__(self) -> tuple[type[Fields], tuple[dict[str, Any], str, str]]:
+        return type(self), (dict(self), self.where, self.task)
+
+    def __missing__(self, field: str) -> Any:
+        raise ManifestError(
+            f"{self.where}: the task {self.task!r} reads the field {field!r}, which columns.fields does not "
+            f"give (it gives: {', '.join(self) or 'none'}). State there which column holds {field}"
+        )
 
 
 _MODES = {"one": "key", "all": "keys", "first": "any_of"}

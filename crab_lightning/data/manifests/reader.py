@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crab_lightning.data.manifests.column_types import ColumnError, kind_of
+from crab_lightning.data.manifests.columns import ColumnMap, Fields
 from crab_lightning.data.manifests.files import (
     ExistingFiles,
     ManifestError,
@@ -186,6 +187,8 @@ class _RowReader:
         self.prefix = f"{layout.source}/" if layout.source else ""
         # One path object for the many questions about one clip: building it is what costs.
         self.paths: dict[str, Path] = {}
+        self.own_columns = spec.columns is not None and isinstance(layout, ColumnMap)
+        self.place = (f"data.datasets.{dataset}", spec.task)
         self.units = spec.audio.units if spec.audio.kind == "one_unit" else None
 
     def error(self, row: int, err: ColumnError) -> RowError:
@@ -239,7 +242,7 @@ class _RowReader:
             unit=parts.unit,
             target=parts.target,
             reference=parts.reference,
-            fields=parts.fields,
+            fields=Fields(parts.fields, *self.place) if self.own_columns else parts.fields,
             row=index,
             clips=clips,
             conversation=parts.conversation,
