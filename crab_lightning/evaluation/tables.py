@@ -12,7 +12,7 @@ from rich.table import Table
 
 from crab_lightning.data.manifests.layout import LAYOUTS, card
 from crab_lightning.evaluation.scores import mean_headline
-from crab_lightning.metrics.scale import Scale, read_scale
+from crab_lightning.metrics.scale import PERCENT, Scale, read_scale
 
 DISPLAY_NAMES = {name: str(card(name)["display"]) for name in LAYOUTS}
 """Layout -> name of the benchmark as papers print it, from the dataset's card."""
@@ -32,11 +32,13 @@ def summary_table(
         A rich table; fractions are shown in percent.
     """
     weighed = any(r.get("likelihood") for r in results.values())
-    title = f"{split}: the primary metric of each dataset, in percent"
+    units = {read_scale(result, result["headline"]).unit for result in results.values()}
+    others = "" if units <= {PERCENT} else " or in the unit named"
+    title = f"{split}: the primary metric of each dataset, in percent{others}"
     table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False)
     longest = max((len(name) for name in results), default=0)
     table.add_column("dataset", no_wrap=True, min_width=min(longest, 12))
-    table.add_column("metric", no_wrap=True)  # this one gives way where the terminal is narrow
+    table.add_column("metric", overflow="fold")  # this one takes more lines where the terminal is narrow
     protocols = ("strict", "valid_only", "majority", *(("likelihood",) if weighed else ()))
     for name in (*protocols, "answers", "unreadable"):
         heading = (

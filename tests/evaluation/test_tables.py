@@ -40,6 +40,15 @@ def test_table_fits_80_columns_and_cuts_no_number() -> None:
         assert heading in text
 
 
+def test_a_long_name_of_a_metric_takes_more_lines_and_no_column_of_numbers() -> None:
+    scale = {"higher_is_better": False, "low": 0.0, "high": None, "unit": "seconds", "counts_as": None}
+    text = drawn({"mine": entry(1.0, 1.0, 1.0) | {"scales": {"segment_accuracy": scale}}})
+    assert "in percent or in the unit named" in " ".join(text.split())
+    assert "unread-" in text
+    assert "…" not in text
+    assert "1.00" in text
+
+
 def test_mean_row_is_over_datasets_that_have_every_column() -> None:
     results = {
         "a": entry(0.9, 0.9, 0.1),
