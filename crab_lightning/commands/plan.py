@@ -170,24 +170,25 @@ def _shape(model: Any, tasks: list[str] | None) -> Shape:
         FileNotFoundError: If the sizes of a checkpoint are not known.
     """
     from crab_lightning.adapters import AdapterConfig
+    from crab_lightning.configuration.allowed_code import class_of
+    from crab_lightning.models import LlmVaModule, OmniModule, VllmAModule
     from crab_lightning.planning.composite_shape import measure_llm_va, measure_vllm_a
     from crab_lightning.planning.shape import measure
 
     init = model.init_args
     adapter = None if init.adapter is None else AdapterConfig(**dict(init.adapter)).completed(None, tasks)
-    match model.class_path.rpartition(".")[2]:
-        case "OmniModule" | "Qwen3OmniModule" as reader:
-            return measure(str(init.pretrained), adapter, reader)
-        case "LlmVaModule":
-            return measure_llm_va(init, adapter)
-        case "VllmAModule":
-            return measure_vllm_a(init, adapter)
-        case _:
-            raise ValueError(
-                f"model.class_path is {model.class_path}; plan knows OmniModule, Qwen3OmniModule, "
-                "LlmVaModule, VllmAModule. Run a few steps with --trainer.max_steps 5 and read the memory "
-                "that Lightning logs"
-            )
+    module = class_of(model.class_path)
+    if issubclass(module, OmniModule):
+        return measure(str(init.pretrained), adapter, module)
+    if issubclass(module, LlmVaModule):
+        return measure_llm_va(init, adapter)
+    if issubclass(module, VllmAModule):
+        return measure_vllm_a(init, adapter)
+    raise ValueError(
+        f"model.class_path is {model.class_path}; plan knows OmniModule, LlmVaModule, VllmAModule and "
+        "classes derived from them. Run a few steps with --trainer.max_steps 5 and read the memory that "
+        "Lightning logs"
+    )
 
 
 def _parsed(words: list[str]) -> Any:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from crab_lightning.adapters import AdapterConfig
 from crab_lightning.compat import from_config
+
+if TYPE_CHECKING:
+    from crab_lightning.models.native import OmniModule
 
 QWEN2_7B: dict[str, Any] = {
     "hidden_size": 3584,
@@ -194,12 +197,12 @@ class Shape:
         return self.decoder + self.towers + self.rest
 
 
-def thinker_config(pretrained: str, reader: str = "OmniModule") -> tuple[Any, str]:
+def thinker_config(pretrained: str, module: type[OmniModule]) -> tuple[Any, str]:
     """Return a thinker's config and where it comes from: a folder's config.json, or published sizes.
 
     Args:
         pretrained: Folder or known name of the checkpoint.
-        reader: Name of the module class that reads it.
+        module: Class that reads it.
 
     Raises:
         FileNotFoundError: If it is neither a folder with a config nor a name whose sizes are known here.
@@ -207,37 +210,37 @@ def thinker_config(pretrained: str, reader: str = "OmniModule") -> tuple[Any, st
     """
     from transformers import AutoConfig
 
-    from crab_lightning import models
     from crab_lightning.processing.families import check_family
 
     if (Path(pretrained) / "config.json").is_file():
-        check_family(pretrained, reader)
+        check_family(pretrained, module.processor_class.reader)
         config = AutoConfig.from_pretrained(pretrained, trust_remote_code=False)
         return getattr(config, "thinker_config", config), f"{pretrained}/config.json"
     if pretrained in PUBLISHED:
         sizes: dict[str, Any] = PUBLISHED[pretrained]
-        return getattr(models, reader).thinker_class.config_class(**sizes), f"published sizes of {pretrained}"
+        return module.thinker_class.config_class(**sizes), f"published sizes of {pretrained}"
     raise FileNotFoundError(
         f"model.pretrained {pretrained}: no such folder with a config.json, and its sizes are not known here "
         f"(known: {', '.join(PUBLISHED)}). Give a folder; its weights are not read"
     )
 
 
-def measure(pretrained: str, adapter: AdapterConfig | None, reader: str = "OmniModule") -> Shape:
+def measure(pretrained: str, adapter: AdapterConfig | None, module: type[OmniModule] | None = None) -> Shape:
     """Build a thinker with its adapters on the meta device and count.
 
     Args:
         pretrained: Folder or known name of the checkpoint.
         adapter: The adapters; ``None`` trains every weight.
-        reader: Name of the module class that reads it.
+        module: Class that reads it; ``OmniModule`` when left out.
     """
-    from crab_lightning import models
     from crab_lightning.adapters import insert_adapters
     from crab_lightning.models.checkpoints import towers_of
+    from crab_lightning.models.native import OmniModule
 
-    config, source = thinker_config(pretrained, reader)
+    module = module or OmniModule
+    config, source = thinker_config(pretrained, module)
     with torch.device("meta"):
-        model: Any = from_config(getattr(models, reader).thinker_class, config)
+        model: Any = from_config(module.thinker_class, config)
         decoder: Any = model.get_decoder()
         towers = towers_of(model)
         stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
@@ -258,7 +261,7 @@ def measure(pretrained: str, adapter: AdapterConfig | None, reader: str = "OmniM
         base=(base, in_decoder, in_towers, layer),
         vision=(vision_sizes.hidden_size, vision_sizes.intermediate_size, vision),
         audio=(audio_sizes.d_model, audio_sizes.encoder_ffn_dim, audio),
-        **SAMPLE.get(reader, {}),
+        **next((SAMPLE[c.__name__] for c in module.__mro__ if c.__name__ in SAMPLE), {}),
     )
 
 

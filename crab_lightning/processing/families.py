@@ -15,6 +15,24 @@ FAMILIES: dict[str, str] = {
 }
 """``model_type`` of a config.json -> the class that reads it. ``LlmVaModule`` takes any text model."""
 
+_OWN = frozenset(FAMILIES.values())
+
+
+def register_family(model_type: str, reader: str) -> None:
+    """Let a class read another family of checkpoints; called by the file that holds the class.
+
+    Args:
+        model_type: What config.json of such a checkpoint says.
+        reader: Name of the class, as its processor's ``reader`` has it.
+
+    Raises:
+        ValueError: If another class reads this family already.
+    """
+    if FAMILIES.setdefault(model_type, reader) != reader:
+        raise ValueError(
+            f"checkpoints with model_type {model_type!r} are read by {FAMILIES[model_type]} already"
+        )
+
 
 def check_family(pretrained: str, reader: str) -> None:
     """Refuse a checkpoint of a family that a class does not read; only its config.json is opened.
@@ -57,6 +75,7 @@ def _check_text_model(pretrained: str, found: Any) -> None:
 
 def _remedy(found: Any) -> str:
     if found in FAMILIES:
-        return f"Set model.class_path to crab_lightning.models.{FAMILIES[found]}, or give another checkpoint"
+        where = "crab_lightning.models." if FAMILIES[found] in _OWN else "the class "
+        return f"Set model.class_path to {where}{FAMILIES[found]}, or give another checkpoint"
     every = ", ".join(f"{kind} ({name})" for kind, name in FAMILIES.items())
     return f"Known families: {every}; chat models of text (LlmVaModule)"
