@@ -58,10 +58,20 @@ def _inits(owner: type) -> Iterator[tuple[type, dict[str, inspect.Parameter]]]:
 
 
 def given_arguments(owner: type, args: Sequence[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call by name, those passed on to a parent class too."""
+    """Return the arguments of a call by name, those passed on to a parent class too.
+
+    Raises:
+        TypeError: If a class does not take them.
+    """
     found: dict[str, Any] = {}
-    for _, parameters in _inits(owner):
-        bound = inspect.Signature(list(parameters.values())).bind_partial(*args, **values).arguments
+    for kind, parameters in _inits(owner):
+        try:
+            bound = inspect.Signature(list(parameters.values())).bind_partial(*args, **values).arguments
+        except TypeError as err:
+            raise TypeError(
+                f"{owner.__name__}: {err}; give each argument but the first by its name. "
+                f"{kind.__name__} takes {', '.join(parameters)}"
+            ) from err
         args, values = (), {}
         for name, value in bound.items():
             if parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:

@@ -266,7 +266,7 @@ def build(checkpoints: Path, case: Case, **changed: Any) -> Any:
         options["audio_encoder"] = WhisperAudio(str(folder / "whisper"))
     if case.paradigm.startswith("llm_va"):
         return RecordingLlmVa(
-            str(folder / "llm"), str(folder / "clip"), connector=ConnectorConfig(**SIZES), **options
+            str(folder / "llm"), vision=str(folder / "clip"), connector=ConnectorConfig(**SIZES), **options
         )
     windows = ConnectorConfig("window_qformer", **SIZES)
     return RecordingVllmA(str(folder / "vllm"), connector=windows, **options)

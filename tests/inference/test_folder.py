@@ -195,7 +195,7 @@ def test_folder_without_a_readable_clip_is_named(run: TrainedRun, tmp_path: Path
     ("words", "said"),
     [
         (["--folder", "x"], "--folder and --out belong together"),
-        (["--folder", "x", "--out", "o", "--video", "v.mp4"], "--video: these options are for one clip"),
+        (["--folder", "x", "--out", "o", "--video", __file__], "--video: these options are for one clip"),
         (["--folder", "x", "--out", "o"], "--folder x is no folder"),
     ],
 )
