@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
 import shlex
 import sys
@@ -27,6 +28,13 @@ def told(text: str) -> str:
     """Return a text with ``cli.py`` and ``python cli.py`` replaced by what the user typed."""
     typed = as_typed()
     return text if typed == _CHECKOUT else _NAME.sub(lambda _: typed, text)
+
+
+def is_first_process() -> bool:
+    """Tell from the launcher's variables whether this is the process that writes, before any is connected."""
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK", "LOCAL_RANK"))
+    first = next((rank for rank in ranks if rank is not None), "0")
+    return first == "0" and os.environ.get("NODE_RANK", "0") == "0"
 
 
 _START_OBJECTS = 1_500_000

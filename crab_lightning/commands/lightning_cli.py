@@ -31,14 +31,13 @@ from crab_lightning.data import AVDataModule, CaptionDataModule
 from crab_lightning.evaluation import Evaluator
 from crab_lightning.files import replace_text
 from crab_lightning.models import AskedModule
-from crab_lightning.program import told
+from crab_lightning.program import is_first_process, told
 from crab_lightning.runs import RunCheckpoint, RunFolder, find_checkpoint, find_run
 from crab_lightning.runs.hub import downloaded, in_cache, is_address
 from crab_lightning.runs.nonfinite import NonFiniteSteps
 from crab_lightning.runs.ownership import (
     Ownership,
     check_vacant,
-    is_first_process,
     own_new_version,
     set_run_aside,
 )

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from crab_lightning.program import is_first_process
+
 PULLED = ["adapter.json", "*.safetensors", "config.yaml", "README.md"]
 """What is downloaded of a repository: weights, texts and the config, never code."""
 
@@ -50,8 +52,6 @@ def downloaded(address: str | Path) -> Path:
         FileNotFoundError: If the repository holds no adapters of this package.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
-
-    from crab_lightning.runs.ownership import is_first_process
 
     repo, revision = repository(address)
     without: str | None = None

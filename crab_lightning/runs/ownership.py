@@ -166,13 +166,6 @@ def set_run_aside(folder: Path) -> Path | None:
     return place
 
 
-def is_first_process() -> bool:
-    """Tell from the launcher's variables whether this is the process that writes, before any is connected."""
-    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK", "LOCAL_RANK"))
-    first = next((rank for rank in ranks if rank is not None), "0")
-    return first == "0" and os.environ.get("NODE_RANK", "0") == "0"
-
-
 def _is_abandoned(folder: Path) -> bool:
     """Tell whether a folder holds nothing but the lock of a run that ended before it began."""
     try:
