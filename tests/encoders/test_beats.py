@@ -148,8 +148,10 @@ def test_command_writes_the_folder_of_a_published_checkpoint(
 ) -> None:
     file, out = tmp_path / "beats.pt", tmp_path / "out"
     words = ["model", "beats-convert", "--checkpoint", str(file), "--out", str(out)]
-    assert main(words) == 1
-    assert "no BEATs encoder at" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "argument --checkpoint: " in (said := capsys.readouterr().err)
+    assert f"{file} is not a file" in said
     written(content, tmp_path)
     assert main(words) == 0
     again = load_beats(out).state_dict()

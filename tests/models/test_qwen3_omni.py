@@ -198,7 +198,7 @@ def test_merged_checkpoint_gives_the_logits_of_the_adapted_experts(
 
 def test_plan_counts_the_adapters_of_experts_and_those_that_a_token_uses() -> None:
     config = AdapterConfig(kind="lora", rank=8, expert_rank=4, target_modules=["q_proj"])
-    shape = measure("Qwen/Qwen3-Omni-30B-A3B-Instruct", config, "Qwen3OmniModule")
+    shape = measure("Qwen/Qwen3-Omni-30B-A3B-Instruct", config, Qwen3OmniModule)
     expert = 4 * (2048 + 2 * 768) + 4 * (768 + 2048)
     assert shape.adapters == 48 * (8 * (2048 + 32 * 128) + 128 * expert)
     assert shape.idle_adapters == 48 * 120 * expert
