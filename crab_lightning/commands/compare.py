@@ -133,7 +133,7 @@ def comparison(
         ValueError: If a method is in none of the paper's tables.
     """
     from crab_lightning.evaluation.tables import DISPLAY_NAMES
-    from crab_lightning.metrics.scale import PERCENT, read_scale
+    from crab_lightning.metrics.scale import PERCENT, read_scale, units_said
     from crab_lightning.reports.published import published_figures, published_source
     from crab_lightning.reports.tables import PlainTable
 
@@ -143,7 +143,8 @@ def comparison(
     columns = ["dataset", "metric", "answers", *(run.name for run in runs)]
     columns += [f"Δ {other.name} [95 % CI]" for other in others]
     columns += [f"{method} (paper)" for method in methods or ()]
-    table = PlainTable(f"{first.split}: in percent, {protocol}", columns)
+    table = PlainTable("", columns)
+    units = set()
     notes = _Notes(table)
     for dataset in dict.fromkeys(name for run in runs for name in run.datasets):
         entries = [run.datasets.get(dataset) for run in runs]
@@ -152,6 +153,7 @@ def comparison(
         for metric in _metrics(entries, figures, dataset, known["layout"], protocol, all_metrics):
             values = [None if e is None else e.get(protocol, {}).get(metric) for e in entries]
             scale = read_scale(known, metric)
+            units.add(scale.unit)
             cells = [DISPLAY_NAMES.get(known["layout"], dataset), scale.label(metric)]
             cells.append("/".join(dict.fromkeys(str(e["counts"]["scored"]) if e else "–" for e in entries)))
             cells += [scale.text(v) for v in values]
@@ -166,6 +168,7 @@ def comparison(
             for method in methods or ():
                 cells.append(_printed(figures, method, known, metric, runs, entries, notes))
             table.add(cells)
+    table.title = f"{first.split}: {units_said(units)}, {protocol}"
     if others:
         table.notes.append(
             f"Δ: difference to {first.name} in points, over the samples that have a score in both runs,"

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from crab_lightning.data.manifests.layout import LAYOUTS, card
 from crab_lightning.evaluation.scores import mean_headline
-from crab_lightning.metrics.scale import PERCENT, Scale, read_scale
+from crab_lightning.metrics.scale import Scale, read_scale, units_said
 
 DISPLAY_NAMES = {name: str(card(name)["display"]) for name in LAYOUTS}
 """Layout -> name of the benchmark as papers print it, from the dataset's card."""
@@ -32,9 +32,8 @@ def summary_table(
         A rich table; fractions are shown in percent.
     """
     weighed = any(r.get("likelihood") for r in results.values())
-    units = {read_scale(result, result["headline"]).unit for result in results.values()}
-    others = "" if units <= {PERCENT} else " or in the unit named"
-    title = f"{split}: the primary metric of each dataset, in percent{others}"
+    said = units_said(read_scale(result, result["headline"]).unit for result in results.values())
+    title = f"{split}: the primary metric of each dataset, {said}"
     table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False)
     longest = max((len(name) for name in results), default=0)
     table.add_column("dataset", no_wrap=True, min_width=min(longest, 12))
@@ -88,7 +87,8 @@ def results_table(
     Returns:
         A rich table; fractions are shown in percent, and the primary metric of a dataset comes first.
     """
-    table = Table(title=f"{split}: in percent, strict (unreadable and missing answers are empty predictions)")
+    said = units_said(read_scale(r, name).unit for r in results.values() for name in r["strict"])
+    table = Table(title=f"{split}: {said}, strict (unreadable and missing answers are empty predictions)")
     for name in ("dataset", "task", "metric"):
         table.add_column(name, no_wrap=name != "task")
     weighed = any(r.get("likelihood") for r in results.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -100,6 +100,11 @@ def entry_scales(metrics: Any) -> dict[str, dict[str, Any]]:
             if (scale := scale_of(metric, key)) != Scale():
                 found[key] = asdict(scale)
     return found
+
+
+def units_said(units: Iterable[str]) -> str:
+    """Return the words with which the title of a table says in what its numbers are."""
+    return "in percent" if set(units) <= {PERCENT} else "in percent or in the unit named"
 
 
 def read_scale(entry: Mapping[str, Any], key: str | None) -> Scale:

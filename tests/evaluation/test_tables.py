@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from crab_lightning.evaluation import tables
-from crab_lightning.evaluation.tables import print_results, summary_table
+from crab_lightning.evaluation.tables import print_results, results_table, summary_table
 
 
 def entry(strict: float, valid: float | None, majority: float | None, **more: Any) -> dict[str, Any]:
@@ -46,6 +46,8 @@ def test_a_long_name_of_a_metric_takes_more_lines_and_no_column_of_numbers() -> 
     assert "in percent or in the unit named" in " ".join(text.split())
     assert "unread-" in text
     assert "…" not in text
+    every = results_table({"mine": entry(1.0, 1.0, 1.0) | {"scales": {"segment_accuracy": scale}}}, "test")
+    assert str(every.title).startswith("test: in percent or in the unit named, strict")
     assert "1.00" in text
 
 
