@@ -93,7 +93,8 @@ class DecoderPass:
         self.alone = all(map(reads_tokens_alone, linear))
         """Whether no adapter looks at other tokens or at the batch, so that prompts may be joined."""
         dtype = decoder.embed_tokens.weight.dtype
-        self.blocks = [_Block(layer, dtype) for layer in decoder.layers]
+        last = decoder.layers[-1]
+        self.blocks = [_Block(layer, dtype, layer is last and self.alone) for layer in decoder.layers]
         self._axes = 3
 
     def prompts(
@@ -197,13 +198,20 @@ class DecoderPass:
 
 
 class _Block:
-    """One decoder layer: normed attention and a normed gated MLP, each added to what it reads."""
+    """One decoder layer: normed attention and a normed gated MLP, each added to what it reads.
 
-    def __init__(self, layer: Any, dtype: torch.dtype) -> None:
+    Args:
+        layer: The layer.
+        dtype: Type of its input.
+        parted: Also project to queries apart from keys and values, for calls with ``only``.
+    """
+
+    def __init__(self, layer: Any, dtype: torch.dtype, parted: bool) -> None:
         self.layer, self.attention = layer, layer.self_attn
         q, k, v, o, gate, up, down = _linear(layer)
         self.qkv = LinearGroup([q, k, v], dtype)
-        self.q, self.kv = LinearGroup([q], dtype), LinearGroup([k, v], dtype)
+        if parted:
+            self.q, self.kv = LinearGroup([q], dtype), LinearGroup([k, v], dtype)
         self.o, self.gate_up, self.down = (LinearGroup(g, dtype) for g in ([o], [gate, up], [down]))
 
     def projected(
