@@ -29,7 +29,7 @@ from crab_lightning.configuration.parser_messages import explained, useful
 from crab_lightning.dashboards import RunProgress, TrainScalars
 from crab_lightning.data import AVDataModule, CaptionDataModule
 from crab_lightning.evaluation import Evaluator
-from crab_lightning.files import replace_text
+from crab_lightning.files import parsed_yaml, replace_text
 from crab_lightning.models import AskedModule
 from crab_lightning.program import is_first_process, told
 from crab_lightning.runs import RunCheckpoint, RunFolder, find_checkpoint, find_run
@@ -386,7 +386,7 @@ def cli_for(args: Sequence[str]) -> type[CrabCLI]:
     """
     words = list(args)
     text = words[words.index("--config") + 1] if "--config" in words else ""
-    data = (yaml.load(text, Loader=yaml.CSafeLoader) or {}).get("data")
+    data = (parsed_yaml(text) or {}).get("data")
     return ConnectorCLI if isinstance(data, dict) and "sources" in data else CrabCLI
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 from lightning.pytorch import loggers as known_loggers
 
+from crab_lightning.files import parsed_yaml
+
 _HERE = "RUN_FOLDER"
 """Stands for the run folder until it is known."""
 
@@ -67,7 +69,7 @@ def place_loggers(trainer: Any, folder: Path) -> None:
 
 
 def _config_with_save_dir(text: str) -> str:
-    content = yaml.load(text, Loader=yaml.CSafeLoader)
+    content = parsed_yaml(text)
     trainer: Any = content.get("trainer") if isinstance(content, dict) else None
     found = trainer.get("logger") if isinstance(trainer, dict) else None
     if not found or isinstance(found, bool):

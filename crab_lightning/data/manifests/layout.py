@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from crab_lightning.data.manifests.column_types import ColumnError
+from crab_lightning.files import parsed_yaml
 from crab_lightning.structures import Conversation, DatasetSpec
 
 CARDS = Path(__file__).with_name("cards")
@@ -159,7 +160,7 @@ def card(name: str) -> dict[str, Any]:
     """
     path = CARDS / f"{name}.yaml" if name in _card_names() else Path(name)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+        content = parsed_yaml(path.read_text(encoding="utf-8"))
     except OSError:
         raise ValueError(f"{_unknown(name)} There is no file {path}.") from None
     except yaml.YAMLError as err:
