@@ -28,6 +28,7 @@ from crab_lightning.models.checkpoints import (
     clear_when_absent,
 )
 from crab_lightning.models.log_window import LossWindow
+from crab_lightning.models.patches import multiply_patches
 from crab_lightning.models.reports import parameter_table, print_tables
 from crab_lightning.models.schedule import cosine_with_warmup, total_optimizer_steps
 from crab_lightning.models.stored import StoredModule
@@ -142,6 +143,7 @@ class AVModule(StoredModule):
         check_strategy(self._trainer)
         with clear_when_absent(f"model.pretrained {self.base_name}: no checkpoint"):
             self.model = self.load_base()
+        multiply_patches(self.model)
         if self.adapter is not None:
             self._complete_adapter()
             # Model families name their decoder differently; ``language_model`` means it in all of them.
