@@ -8,6 +8,7 @@ last of each prompt, whose keys and values are all that later tokens see.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +20,9 @@ from crab_lightning.adapters.together import LinearGroup, reads_tokens_alone
 
 READ_TOKENS = 4096
 """Tokens of prompts that are read at once: enough for a GPU, and little memory."""
+
+SHARED_TOKENS = 32
+"""Fewest tokens that two prompts have to begin with in common, for the second to take them from the first."""
 
 Past = list[tuple[Tensor, Tensor]]
 """Keys and values ``(T, H, D)`` of one prompt, layer by layer."""
@@ -80,6 +84,39 @@ def embedded(decoder: Any, read: Callable[[], Any]) -> tuple[Tensor, Tensor]:
     return seen[0]
 
 
+@dataclass(eq=False)
+class _Prompt:
+    """One prompt that is being read, or has been.
+
+    Args:
+        embeds: ``(T, D)``.
+        positions: ``(T,)`` or ``(3, T)``.
+        origin: An earlier prompt that begins alike.
+        shared: Number of tokens whose keys and values are taken from it.
+        past: Keys and values of all T tokens, of the layers that have read it.
+    """
+
+    embeds: Tensor
+    positions: Tensor
+    origin: _Prompt | None = None
+    shared: int = 0
+    past: Past = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        """Number of tokens that have to be read."""
+        return len(self.embeds) - self.shared
+
+    def take_in(self, number: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep what a layer computed of the tokens that were read; return keys and values of all."""
+        if self.origin is not None:
+            begun = self.origin.past[number]
+            keys = torch.cat((begun[0][: self.shared], keys))
+            values = torch.cat((begun[1][: self.shared], values))
+        self.past.append((keys, values))
+        return keys, values
+
+
 class DecoderPass:
     """Runs the layers of a decoder whose weights stay as they are.
 
@@ -96,6 +133,7 @@ class DecoderPass:
         last = decoder.layers[-1]
         self.blocks = [_Block(layer, dtype, layer is last and self.alone) for layer in decoder.layers]
         self._axes = 3
+        self._latest: _Prompt | None = None
 
     def prompts(
         self, embeds: Tensor, positions: Tensor, mask: Tensor, tell: Callable[[int], None]
@@ -113,17 +151,21 @@ class DecoderPass:
         """
         self._axes = positions.ndim
         present = mask.bool()
-        lengths = present.sum(1).tolist()
-        states, pasts = [], []
-        for rows in self._parts(lengths):
-            here = present[rows]
+        rows = [_Prompt(embeds[i, here], positions[..., i, here]) for i, here in enumerate(present)]
+        if self.alone:
+            find_shared(([] if self._latest is None else [self._latest]) + rows)
+        states = []
+        for part in self._parts(rows):
             if not self.alone:
-                tell(rows[0])
-            placed = positions[..., rows, :][..., here][..., None, :]
-            state, past = self._read(embeds[rows][here][None], placed, [lengths[row] for row in rows])
-            states.append(state)
-            pasts += past
-        return torch.cat(states), pasts
+                tell(part[0])
+            states.append(self._read([rows[row] for row in part]))
+        for row in rows:
+            row.origin = None  # its keys and values are copied
+        last = rows[-1]
+        self._latest = _Prompt(
+            last.embeds, last.positions, past=[(keys.clone(), values.clone()) for keys, values in last.past]
+        )
+        return torch.cat(states), [row.past for row in rows]
 
     def step(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: Slots) -> Tensor:
         """Read one token for each of S answers.
@@ -150,16 +192,16 @@ class DecoderPass:
             x = block.finished(x, seen.reshape(len(q), 1, -1))
         return _normed(self.decoder.norm, x)
 
-    def _parts(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Return the rows that are read together."""
+    def _parts(self, rows: Sequence[_Prompt]) -> list[list[int]]:
+        """Return the numbers of the rows that are read together."""
         parts: list[list[int]] = []
         total = 0
-        for row, length in enumerate(lengths):
-            if not parts or not self.alone or total + length > READ_TOKENS:
+        for number, row in enumerate(rows):
+            if not parts or not self.alone or total + row.length > READ_TOKENS:
                 parts.append([])
                 total = 0
-            parts[-1].append(row)
-            total += length
+            parts[-1].append(number)
+            total += row.length
         return parts
 
     def _turns(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,33 +210,79 @@ class DecoderPass:
         half = sin.shape[-1] // 2
         return cos, torch.cat((-sin[..., :half], sin[..., half:]), -1)
 
-    def _read(self, x: Tensor, positions: Tensor, lengths: list[int]) -> tuple[Tensor, list[Past]]:
-        """Read rows ``(1, N, D)`` that stand behind each other; return ``(rows, D)`` and their pasts."""
-        turn = self._turns(x, positions)
+    def _read(self, rows: Sequence[_Prompt]) -> Tensor:
+        """Read what is new in prompts, which then stand behind each other; return ``(rows, D)``."""
+        x = torch.cat([row.embeds[row.shared :] for row in rows])[None]
+        turn = self._turns(x, torch.cat([row.positions[..., row.shared :] for row in rows], -1)[..., None, :])
+        lengths = [row.length for row in rows]
         ends = torch.tensor(lengths, device=x.device).cumsum(0) - 1
-        pasts: list[Past] = [[] for _ in lengths]
         last = len(self.blocks) - 1
         for number, block in enumerate(self.blocks):
             only = ends if number == last and self.alone else None
             q, k, v = block.projected(x, turn, only)
             many = lengths if only is None else [1] * len(lengths)
-            rows = zip(torch.split(q, many), torch.split(k, lengths), torch.split(v, lengths), strict=True)
+            parts = zip(torch.split(q, many), torch.split(k, lengths), torch.split(v, lengths), strict=True)
             seen = []
-            for past, (queries, keys, values) in zip(pasts, rows, strict=True):
-                past.append((keys, values))
-                found = F.scaled_dot_product_attention(
-                    queries.transpose(0, 1)[None],
-                    keys.transpose(0, 1)[None],
-                    values.transpose(0, 1)[None],
-                    is_causal=only is None,
-                    scale=block.attention.scaling,
-                    enable_gqa=q.shape[1] != k.shape[1],
-                )
-                seen.append(found[0].transpose(0, 1).flatten(1))
+            for row, (queries, new_keys, new_values) in zip(rows, parts, strict=True):
+                keys, values = row.take_in(number, new_keys, new_values)
+                seen.append(_attended(queries, keys, values, block.attention.scaling))
             x = block.finished(x if only is None else x[:, only], torch.cat(seen)[None])
         if not self.alone:
             x = x[:, ends]
-        return _normed(self.decoder.norm, x)[0], pasts
+        return _normed(self.decoder.norm, x)[0]
+
+
+def find_shared(rows: Sequence[_Prompt]) -> None:
+    """Let each prompt that has not been read take its beginning from an earlier one that begins alike.
+
+    Equal embeddings at equal positions behind equal beginnings have equal keys and values, whatever they
+    stand for: a system message, or a clip about which another question was asked.
+    """
+    width = max(len(row.embeds) for row in rows)
+    # One column tells which rows are worth a whole comparison; nothing equals the filling.
+    hints = rows[0].embeds.new_full((len(rows), width), float("nan"))
+    for hint, row in zip(hints, rows, strict=True):
+        hint[: len(row.embeds)] = row.embeds[:, 0]
+    alike = (hints[:, None] == hints).cumprod(-1).sum(-1).tolist()
+    for number, row in enumerate(rows):
+        if row.past or not number:
+            continue
+        hoped, other = max(zip(alike[number][:number], rows, strict=False), key=lambda pair: pair[0])
+        hoped = min(hoped, len(row.embeds) - 1)  # the last token has to be read
+        if hoped >= SHARED_TOKENS:
+            same = (row.embeds[:hoped] == other.embeds[:hoped]).all(-1)
+            placed = row.positions[..., :hoped] == other.positions[..., :hoped]
+            same &= placed if placed.ndim == 1 else placed.all(0)
+            shared = int(same.cumprod(0).sum())
+            if shared >= SHARED_TOKENS:
+                row.origin, row.shared = other, shared
+
+
+def _attended(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """Return what the last N of T tokens see of themselves and those before, ``(N, H * D)``.
+
+    Args:
+        q: ``(N, H, D)``.
+        k: ``(T, H', D)``.
+        v: ``(T, H', D)``.
+        scale: Of the scores.
+    """
+    new, total = len(q), len(k)
+    mask = None
+    if 1 < new < total / 2:
+        mask = torch.ones(new, total, dtype=torch.bool, device=q.device).tril(total - new)
+    elif 1 < new < total:  # a mask would cost more than places in front whose results nobody reads
+        q = F.pad(q, (0, 0, 0, 0, total - new, 0))
+    found = F.scaled_dot_product_attention(
+        q.transpose(0, 1)[None],
+        k.transpose(0, 1)[None],
+        v.transpose(0, 1)[None],
+        attn_mask=mask,
+        is_causal=mask is None and len(q) > 1,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    return found[0, :, -new:].transpose(0, 1).flatten(1)
 
 
 class _Block:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ from transformers import DynamicCache
 from crab_lightning.adapters import ADAPTERS, AdapterConfig, record_routes
 from crab_lightning.models.decoder_pass import DecoderPass, can_run
 from crab_lightning.models.engine import SlotCache, padded
+from crab_lightning.processing import NativeProcessor
 from crab_lightning.structures import Batch
 from tests.distributed.sharded_fit import of_kind
 from tests.models.conftest import Build
 from tests.models.test_every_adapter import filled
+from tests.processing.examples import video_example
 
 ROUTED = {
     "input": AdapterConfig(kind="ilora", rank=4, router="input"),
@@ -31,6 +34,7 @@ def test_prompts_and_steps_equal_the_models_own_forward(
     case: str, build: Build, prompts: list[Batch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("crab_lightning.models.decoder_pass.READ_TOKENS", 100)  # rows joined, and not all
+    monkeypatch.setattr("crab_lightning.models.decoder_pass.SHARED_TOKENS", 4)  # the system message
     module: Any = filled(build(adapter=CASES[case])).eval()
     batch, width = prompts[0], prompts[0].inputs["input_ids"].shape[1]
     inputs = module.prompt_inputs(batch)
@@ -68,6 +72,43 @@ def test_prompts_and_steps_equal_the_models_own_forward(
         for layer, (keys, values) in zip(cache.layers, past, strict=True):
             torch.testing.assert_close(keys.transpose(0, 1), layer.keys[row, :, start:width], **NEAR)
             torch.testing.assert_close(values.transpose(0, 1), layer.values[row, :, start:width], **NEAR)
+
+
+def test_a_beginning_that_prompts_share_is_read_once(
+    build: Build, processor: NativeProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module: Any = filled(build(adapter=of_kind("ilora"))).eval()
+    clip = video_example("a", target=None, count=4, seconds=1.0)
+    again = replace(clip, conversation=(*clip.conversation[:-1], "What is to be heard in it?"))
+    asked = [clip, again, video_example("c", target=None, count=4, seconds=1.0, seed=5)]
+    encoded = [processor.encode(one) for one in asked]
+    read: list[list[int]] = []
+    own = DecoderPass._read
+
+    def kept(self: DecoderPass, rows: Any) -> torch.Tensor:
+        read.append([row.length for row in rows])
+        return own(self, rows)
+
+    def states(engine: Any, rows: list[Any]) -> torch.Tensor:
+        found: list[torch.Tensor] = []
+        head = engine.head
+        engine.head = lambda x: (found.append(x), head(x))[1]
+        module.queue(engine, processor.collate(rows))
+        engine.head = head
+        return found[0]
+
+    monkeypatch.setattr(DecoderPass, "_read", kept)
+    with torch.no_grad():
+        alone = torch.cat([states(module.engine(1), [row]) for row in encoded])
+        lengths = [length for [length] in read]
+        engine = module.engine(3)
+        torch.testing.assert_close(states(engine, encoded), alone, **NEAR)
+        torch.testing.assert_close(states(engine, encoded), alone, **NEAR)
+    first, second, third = read[3]
+    assert first == lengths[0]
+    assert second < lengths[1] / 2  # the clip was read with the first question
+    assert lengths[2] / 2 < third < lengths[2]  # another clip behind the same message
+    assert read[4][2] == 1  # asked again in the next batch
 
 
 def test_rows_are_joined_only_where_no_adapter_looks_at_the_batch(build: Build) -> None:
