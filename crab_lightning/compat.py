@@ -6,10 +6,11 @@ Each has a test in ``tests/test_compat.py`` that says which library changed. A n
 from __future__ import annotations
 
 import inspect
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache, partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,8 @@ def _has_onednn() -> bool:
 
 def from_config(kind: Any, config: Any, **options: Any) -> Any:
     """Return a transformers model of a config with random weights; only Auto classes have it public."""
-    return kind._from_config(config, **options)
+    make = kind.from_config if hasattr(kind, "from_config") else kind._from_config
+    return make(config, **options)
 
 
 @contextmanager
@@ -129,8 +131,54 @@ def without_bars() -> Iterator[None]:
 
 def load_model(kind: Any, name: str | Path, **options: Any) -> Any:
     """Return a transformers model of a checkpoint, loaded without a progress bar."""
+    inherit_names_of_weights(kind)
     with without_bars():
         return kind.from_pretrained(name, **options)
+
+
+def keep_nulls() -> None:
+    """Let jsonargparse take ``null`` for a key of a class inside a class; a second call does nothing.
+
+    It writes such a value as Python does, ``None``, before the inner parser reads it as YAML, where that is a
+    text (4.53).
+    """
+    from jsonargparse import _typehints
+
+    adapt: Any = _typehints.adapt_class_type
+    if hasattr(adapt, "__wrapped__"):
+        return
+
+    @wraps(adapt)
+    def with_nulls(value: Any, *args: Any, **options: Any) -> Any:
+        inner = value.get("init_args") if hasattr(value, "get") else None
+        if isinstance(inner, _typehints.NestedArg) and isinstance(inner.val, dict | list | None):
+            value["init_args"] = inner._replace(val=json.dumps(inner.val, default=str))
+        return adapt(value, *args, **options)
+
+    _typehints.adapt_class_type = with_nulls
+
+
+def inherit_names_of_weights(kind: Any) -> None:
+    """Let a class derived from one of transformers read the weights under the names that its parent reads.
+
+    transformers renames the weights of many checkpoints, and looks for the rules under the class's own name
+    and model type alone, so that every weight of a derived class would be missing.
+
+    Args:
+        kind: The class; nothing is changed if it has rules, or is one of transformers.
+    """
+    from transformers import conversion_mapping as rules
+
+    if kind.__module__.startswith("transformers."):
+        return
+    for parent in kind.__mro__:
+        config = getattr(parent, "config_class", None)
+        for name in (parent.__name__, getattr(config, "model_type", None)):
+            found = rules.get_checkpoint_conversion_mapping(name)
+            if found is not None:
+                if name != kind.__name__:
+                    rules.register_checkpoint_conversion_mapping(kind.__name__, found)
+                return
 
 
 def load_with_info(kind: Any, name: str, **options: Any) -> tuple[Any, dict[str, Any]]:

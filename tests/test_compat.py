@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -93,6 +94,50 @@ def test_transformers_builds_a_model_of_a_config_and_says_what_a_checkpoint_lack
     assert isinstance(loaded, nn.Module)
     assert set(info["missing_keys"]) == {"model.norm.weight"}
     assert not info["mismatched_keys"]
+
+
+def test_transformers_renames_the_weights_of_a_derived_class_as_those_of_its_parent() -> None:
+    from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
+    from transformers import conversion_mapping as rules
+
+    Derived = type("DerivedThinker", (Thinker,), {"__module__": "theirs"})
+    compat.inherit_names_of_weights(Derived)
+    compat.inherit_names_of_weights(Derived)
+    parents = rules.get_checkpoint_conversion_mapping("Qwen2_5OmniThinkerForConditionalGeneration")
+    parents = parents or rules.get_checkpoint_conversion_mapping("qwen2_5_omni_thinker")  # until 5.23
+    assert repr(rules.get_checkpoint_conversion_mapping("DerivedThinker")) == repr(parents)
+
+
+@dataclass
+class Inner:
+    """A class inside a class of a config."""
+
+    text: str | None = "a"
+    texts: list[str | None] | None = None
+
+
+class Outer:
+    """What a config names by its class path."""
+
+    def __init__(self, inner: Inner) -> None:
+        self.inner = inner
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [("text=null", (None, None)), ("text=None", ("None", None)), ("texts=[b, null]", ("a", ["b", None]))],
+)
+def test_jsonargparse_takes_null_for_a_key_of_a_class_inside_a_class(
+    word: str, expected: tuple[object, object]
+) -> None:
+    from jsonargparse import ArgumentParser
+
+    compat.keep_nulls()
+    compat.keep_nulls()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Outer, "outer")
+    found = parser.parse_args([f"--outer={__name__}.Outer", f"--outer.inner.{word}"]).outer.init_args.inner
+    assert (found.text, found.texts) == expected
 
 
 def test_lightning_module_is_told_its_device() -> None:

@@ -181,9 +181,9 @@ def _shape(model: Any, tasks: list[str] | None) -> Shape:
     if issubclass(module, OmniModule):
         return measure(str(init.pretrained), adapter, module)
     if issubclass(module, LlmVaModule):
-        return measure_llm_va(init, adapter)
+        return measure_llm_va(init, adapter, module)
     if issubclass(module, VllmAModule):
-        return measure_vllm_a(init, adapter)
+        return measure_vllm_a(init, adapter, module)
     raise ValueError(
         f"model.class_path is {model.class_path}; plan knows OmniModule, LlmVaModule, VllmAModule and "
         "classes derived from them. Run a few steps with --trainer.max_steps 5 and read the memory that "

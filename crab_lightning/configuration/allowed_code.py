@@ -101,6 +101,9 @@ def guard_parsers() -> None:
     """
     from jsonargparse import set_parsing_settings
 
+    from crab_lightning.compat import keep_nulls
+
+    keep_nulls()
     allowed = allowed_packages()
     closed = sorted(_opened - {*allowed})  # named by an earlier call in this process
     set_parsing_settings(

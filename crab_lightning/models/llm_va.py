@@ -23,7 +23,7 @@ from crab_lightning.models.composite import (
     unread_sound,
 )
 from crab_lightning.models.connectors import Connector, ConnectorConfig
-from crab_lightning.processing import Processor
+from crab_lightning.processing import LlmVaProcessor, Processor
 from crab_lightning.processing.families import check_family
 from crab_lightning.structures import AUDIO, VISUAL
 
@@ -125,6 +125,8 @@ class LlmVaModule(CompositeModule):
     """
 
     paradigm = "llm_va"
+    model_class: ClassVar[Any] = AutoModelForCausalLM
+    processor_class: ClassVar[type[LlmVaProcessor]] = LlmVaProcessor
     connected: ClassVar[tuple[Modality, ...]] = ("visual", "audio")
 
     def __init__(
@@ -152,12 +154,10 @@ class LlmVaModule(CompositeModule):
 
     def make_processor(self) -> Processor:
         """Return the processor of the language model's tokenizer and the encoders' ways to prepare media."""
-        from crab_lightning.processing import LlmVaProcessor
-
-        check_family(self.pretrained, "LlmVaModule")
+        check_family(self.pretrained, self.processor_class)
         with named_when_absent(self.visual_encoder):
             _ = self.visual_encoder.side_px  # reads its config.json
-        return LlmVaProcessor(
+        return self.processor_class(
             self.pretrained,
             self.visual_encoder,
             self.connector.queries,
@@ -169,10 +169,10 @@ class LlmVaModule(CompositeModule):
 
     def load_base(self) -> nn.Module:
         """Return the text model, the encoders and random connectors."""
-        check_family(self.pretrained, "LlmVaModule")
+        check_family(self.pretrained, self.processor_class)
         dtype: torch.dtype = getattr(torch, self.dtype_name)
         language_model: Any = load_complete(
-            AutoModelForCausalLM,
+            self.model_class,
             self.pretrained,
             "language model",
             trust_remote_code=False,

@@ -87,7 +87,7 @@ class OmniModule(AVModule):
         if self.quantization is not None:
             options["quantization_config"] = four_bit_config(options["dtype"])
             options["device_map"] = {"": torch.cuda.current_device()}  # bitsandbytes packs weights on the GPU
-        check_family(self.pretrained, self.processor_class.reader)
+        check_family(self.pretrained, self.processor_class)
         model: Any
         if self.init == "random" or self._fills_shards:
             config = AutoConfig.from_pretrained(self.pretrained, trust_remote_code=False)

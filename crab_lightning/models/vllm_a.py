@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from crab_lightning.models.composite import (
 )
 from crab_lightning.models.connectors import Connector, ConnectorConfig, audio_connector_config
 from crab_lightning.models.losses import last_hidden_states
-from crab_lightning.processing import Processor
+from crab_lightning.processing import Processor, VllmAProcessor
 from crab_lightning.processing.families import check_family
 from crab_lightning.structures import AUDIO, VISUAL, Batch, Media
 
@@ -88,6 +88,8 @@ class VllmAModule(CompositeModule):
     """
 
     paradigm = "vllm_a"
+    model_class: ClassVar[Any] = Qwen2_5_VLForConditionalGeneration
+    processor_class: ClassVar[type[VllmAProcessor]] = VllmAProcessor
 
     def __init__(
         self,
@@ -101,9 +103,7 @@ class VllmAModule(CompositeModule):
 
     def make_processor(self) -> Processor:
         """Return the processor of the checkpoint."""
-        from crab_lightning.processing import VllmAProcessor
-
-        return VllmAProcessor(
+        return self.processor_class(
             self.pretrained,
             self.connector.tokens,
             self.geometry,
@@ -114,9 +114,9 @@ class VllmAModule(CompositeModule):
 
     def load_base(self) -> nn.Module:
         """Return Qwen2.5-VL, the audio encoder and a random connector."""
-        check_family(self.pretrained, "VllmAModule")
+        check_family(self.pretrained, self.processor_class)
         language_model: Any = load_complete(
-            Qwen2_5_VLForConditionalGeneration,
+            self.model_class,
             self.pretrained,
             "vision-language model",
             dtype=getattr(torch, self.dtype_name),

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from crab_lightning.adapters import AdapterConfig
+from crab_lightning.compat import from_config
 from crab_lightning.planning.shape import QWEN2_7B, ConnectorShape, Shape, count, shape_of
+
+if TYPE_CHECKING:
+    from crab_lightning.models import LlmVaModule, VllmAModule
+    from crab_lightning.processing.families import Reader
 
 FRAMES, SECONDS = 10, 10
 """Frames and seconds of sound of a usual sample."""
@@ -61,20 +66,21 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 
 
-def measure_llm_va(init: Any, adapter: AdapterConfig | None) -> Shape:
+def measure_llm_va(init: Any, adapter: AdapterConfig | None, module: type[LlmVaModule]) -> Shape:
     """Build LLM+V+A on the meta device and count.
 
     Args:
         init: ``model.init_args`` of the config.
         adapter: The adapters; ``None`` for stage 1.
+        module: Class that reads the checkpoint.
     """
-    from transformers import AutoModelForCausalLM, CLIPVisionConfig, LlamaConfig
+    from transformers import CLIPVisionConfig, LlamaConfig
 
     from crab_lightning.encoders import BeatsAudio, ClipVision
     from crab_lightning.models.connectors import ConnectorConfig
     from crab_lightning.models.llm_va import assemble
 
-    text, source = _config("model.pretrained", str(init.pretrained), LlamaConfig, "LlmVaModule")
+    text, source = _config("model.pretrained", str(init.pretrained), LlamaConfig, module.processor_class)
     visual = _encoder(init, "visual_encoder")
     if visual is None:
         visual = ClipVision(str(init.vision))
@@ -83,7 +89,7 @@ def measure_llm_va(init: Any, adapter: AdapterConfig | None) -> Shape:
     audio = _encoder(init, "audio_encoder") or BeatsAudio(str(init.beats))
     sizes = ConnectorConfig(**dict(init.connector))
     with torch.device("meta"):
-        language_model: Any = AutoModelForCausalLM.from_config(text)
+        language_model: Any = from_config(module.model_class, text)
         towers: Any = {"visual": visual.build(), "audio": audio.build()}
         model = assemble(language_model, towers, visual, audio, sizes)
     # BEATs makes 48 tokens of a second that it reads alone.
@@ -104,24 +110,25 @@ def measure_llm_va(init: Any, adapter: AdapterConfig | None) -> Shape:
     )
 
 
-def measure_vllm_a(init: Any, adapter: AdapterConfig | None) -> Shape:
+def measure_vllm_a(init: Any, adapter: AdapterConfig | None, module: type[VllmAModule]) -> Shape:
     """Build V-LLM+A on the meta device and count.
 
     Args:
         init: ``model.init_args`` of the config.
         adapter: The adapters; ``None`` for stage 1.
+        module: Class that reads the checkpoint.
     """
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
     from crab_lightning.encoders import BeatsAudio
     from crab_lightning.models.connectors import ConnectorConfig
     from crab_lightning.models.vllm_a import VllmAModel
 
-    config, source = _config("model.pretrained", str(init.pretrained), Qwen2_5_VLConfig, "VllmAModule")
+    config, source = _config(
+        "model.pretrained", str(init.pretrained), module.model_class.config_class, module.processor_class
+    )
     audio = _encoder(init, "audio_encoder") or BeatsAudio(str(init.beats))
     sizes = ConnectorConfig(**dict(init.connector))
     with torch.device("meta"):
-        language_model: Any = Qwen2_5_VLForConditionalGeneration._from_config(config)
+        language_model: Any = from_config(module.model_class, config)
         tower = audio.build()
         model = VllmAModel(language_model, tower, audio, sizes)
     visual = language_model.model.visual
@@ -212,12 +219,12 @@ def _connector_shape(connector: Any, tokens: int, groups: int) -> ConnectorShape
     )
 
 
-def _config(key: str, name: str, kind: Any, reader: str | None = None) -> tuple[Any, str]:
+def _config(key: str, name: str, kind: Any, reader: type[Reader] | None = None) -> tuple[Any, str]:
     """Return a checkpoint's config and where it comes from: a folder's config.json, or published sizes.
 
     Raises:
         FileNotFoundError: If it is neither a folder with a config nor a name whose sizes are known here.
-        ValueError: If the class named by ``reader`` does not read that family.
+        ValueError: If the model that ``reader`` prepares inputs for does not read that family.
     """
     from transformers import AutoConfig
 

@@ -213,7 +213,7 @@ def thinker_config(pretrained: str, module: type[OmniModule]) -> tuple[Any, str]
     from crab_lightning.processing.families import check_family
 
     if (Path(pretrained) / "config.json").is_file():
-        check_family(pretrained, module.processor_class.reader)
+        check_family(pretrained, module.processor_class)
         config = AutoConfig.from_pretrained(pretrained, trust_remote_code=False)
         return getattr(config, "thinker_config", config), f"{pretrained}/config.json"
     if pretrained in PUBLISHED:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from transformers import PreTrainedConfig
 
@@ -16,6 +16,15 @@ FAMILIES: dict[str, str] = {
 """``model_type`` of a config.json -> the class that reads it. ``LlmVaModule`` takes any text model."""
 
 _OWN = frozenset(FAMILIES.values())
+
+
+class Reader(Protocol):
+    """A class of processors, as far as its checkpoints go."""
+
+    reader: ClassVar[str]
+    """Name of the model class that the processor belongs to."""
+    reads_text_models: ClassVar[bool]
+    """Whether it reads every chat model of text beside the families that are registered for it."""
 
 
 def register_family(model_type: str, reader: str) -> None:
@@ -34,12 +43,12 @@ def register_family(model_type: str, reader: str) -> None:
         )
 
 
-def check_family(pretrained: str, reader: str) -> None:
+def check_family(pretrained: str, processor: type[Reader]) -> None:
     """Refuse a checkpoint of a family that a class does not read; only its config.json is opened.
 
     Args:
         pretrained: Folder or hub name of the checkpoint.
-        reader: Name of the class that is to read it.
+        processor: The class of processors whose model is to read it.
 
     Raises:
         ValueError: If its ``model_type`` belongs to another class, or to none.
@@ -47,19 +56,17 @@ def check_family(pretrained: str, reader: str) -> None:
     """
     config: dict[str, Any] = PreTrainedConfig.get_config_dict(pretrained)[0]
     found = config.get("model_type")
-    if reader == "LlmVaModule":
+    known = [kind for kind, name in FAMILIES.items() if name == processor.reader]
+    if found in known:
+        return
+    if processor.reads_text_models:
         if found not in FAMILIES:
             _check_text_model(pretrained, found)
             return
-        known = "causal language models of text"
-    else:
-        types = [kind for kind, name in FAMILIES.items() if name == reader]
-        if found in types:
-            return
-        known = " or ".join(types)
+        known.append("causal language models of text")
     raise ValueError(
-        f"model.pretrained {pretrained}: the model_type of its config.json is {found!r}; {reader} reads "
-        f"{known}. {_remedy(found)}"
+        f"model.pretrained {pretrained}: the model_type of its config.json is {found!r}; {processor.reader} "
+        f"reads {' or '.join(known) or 'no family of checkpoints'}. {_remedy(found)}"
     )
 
 

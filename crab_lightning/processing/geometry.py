@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -18,7 +18,6 @@ from crab_lightning.media import mel_frames
 from crab_lightning.structures import Example
 
 Geometry = Literal["released", "plain"]
-GEOMETRIES: tuple[Geometry, ...] = ("released", "plain")
 
 RELEASED_SIZE_PX = 224
 RELEASED_SECONDS_PER_GRID = 2.0
@@ -30,6 +29,17 @@ MAX_AUDIO_S = 300  # longest clip that the published feature extractor reads
 
 class GeometryError(ValueError):
     """The model would see the media at another size, length or speed than it was meant to."""
+
+
+def checked_geometry(name: Geometry) -> Geometry:
+    """Return a geometry.
+
+    Raises:
+        ValueError: If there is none of this name.
+    """
+    if name not in (known := get_args(Geometry)):
+        raise ValueError(f"geometry is {name!r}; allowed: {', '.join(known)}")
+    return name
 
 
 def visual_tokens(frames: int, height_px: int, width_px: int, patch_px: int = PATCH_PX) -> int:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from crab_lightning.encoders import AudioEncoder, BeatsAudio, ClipVision, VisualEncoder
-from crab_lightning.processing.base import IGNORED_LABEL, check_length, labels_present, pad_rows
-from crab_lightning.processing.chat import ChatWriter, expanded
-from crab_lightning.processing.families import check_family
-from crab_lightning.processing.geometry import GEOMETRIES, Geometry, GeometryError
-from crab_lightning.structures import AUDIO, TEXT, VISUAL, Batch, Encoded, Example, Media
+from crab_lightning.encoders import AudioEncoder, ClipVision, VisualEncoder
+from crab_lightning.processing.base import check_length
+from crab_lightning.processing.chat import expanded
+from crab_lightning.processing.composite import CompositeProcessor, concatenated, padded_sounds
+from crab_lightning.processing.geometry import Geometry, GeometryError
+from crab_lightning.structures import AUDIO, TEXT, VISUAL, Encoded, Example, Media
 
 
-class LlmVaProcessor:
+class LlmVaProcessor(CompositeProcessor):
     """Writes the conversation in the language model's own chat template and keeps places free for media.
 
     Each frame or image takes ``tokens`` places and each second of sound as many, where the conversation has
@@ -35,6 +36,9 @@ class LlmVaProcessor:
         audio: The audio encoder; BEATs when left out.
     """
 
+    reader: ClassVar[str] = "LlmVaModule"
+    reads_text_models: ClassVar[bool] = True
+
     def __init__(
         self,
         pretrained: str | Path,
@@ -47,20 +51,10 @@ class LlmVaProcessor:
         end_token: str | None = None,
         audio: AudioEncoder | None = None,
     ) -> None:
-        if geometry not in GEOMETRIES:
-            raise ValueError(f"geometry is {geometry!r}; allowed: {', '.join(GEOMETRIES)}")
-        self.geometry: Geometry = geometry
-        self.max_length, self.tokens = max_length, tokens
-        check_family(str(pretrained), "LlmVaModule")
-        self.chat = ChatWriter(str(pretrained), system, chat_template, end_token)
+        super().__init__(pretrained, geometry, max_length, system, chat_template, end_token, audio)
+        self.tokens = tokens
         seen = vision if isinstance(vision, VisualEncoder) else ClipVision(str(vision))
         self.image_px = seen.side_px
-        self.audio = audio or BeatsAudio("")  # sound is prepared alike for every BEATs
-
-    @property
-    def end_token(self) -> int:
-        """Id of the token that ends an answer."""
-        return self.chat.end_token
 
     def encode(self, example: Example) -> Encoded:
         """Return one example as model inputs.
@@ -102,10 +96,7 @@ class LlmVaProcessor:
             inputs["frames"] = torch.cat(frames)
             inputs["frame_counts"] = torch.tensor([len(clip) for clip in frames])
         inputs |= padded_sounds(sounds)
-        labels = None
-        if example.target is not None:
-            labels = row.masked_fill(~expanded(written.learnt, repeats), IGNORED_LABEL)
-        return Encoded(inputs, labels, example.sample)
+        return self.encoded(example, inputs, written.learnt, repeats)
 
     def audio_tokens(self, steps: int) -> int:
         """Return the places that a prepared piece of sound of so many steps takes."""
@@ -119,66 +110,6 @@ class LlmVaProcessor:
                 f"{self.image_px} x {self.image_px}. Set the dataset's size_px to {self.image_px}."
             )
 
-    def collate(self, items: Sequence[Encoded], repeated: Sequence[bool] | None = None) -> Batch:
-        """Return a padded batch: to the right with labels, to the left for prompts.
-
-        Raises:
-            ValueError: If only some items carry labels.
-        """
-        inputs, labels = padded_text(items, self.chat.pad_token)
-        rows = [item.inputs for item in items]
-        for key in ("frames", "frame_counts"):
-            if parts := [row[key] for row in rows if key in row]:
-                inputs[key] = torch.cat(parts)
-        inputs |= joined_sounds(rows)
-        flags = list(repeated) if repeated is not None else [False] * len(items)
-        return Batch(inputs, labels, [item.sample for item in items], flags)
-
-    def answer_tokens(self, text: str) -> list[int]:
-        """Return the tokens that training has for an answer, end token included."""
-        return self.chat.answer_tokens(text)
-
-    def decode(self, token_ids: Sequence[int] | Tensor) -> str:
-        """Return the text of generated tokens, special tokens removed, outer whitespace stripped."""
-        return self.chat.decode(token_ids)
-
-
-def padded_text(items: Sequence[Encoded], pad_token: int) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Pad ids, media kinds and labels: to the right with labels, to the left for prompts.
-
-    Returns:
-        ``input_ids``, ``media_kind`` and ``attention_mask``, each ``(B, T)``, and the labels.
-    """
-    learning = labels_present(items)
-    ids = [item.inputs["input_ids"] for item in items]
-    inputs = {
-        "input_ids": pad_rows(ids, pad_token, left=not learning),
-        "media_kind": pad_rows([item.inputs["media_kind"] for item in items], TEXT, left=not learning),
-        "attention_mask": pad_rows([torch.ones_like(i) for i in ids], 0, left=not learning),
-    }
-    if not learning:
-        return inputs, None
-    rows = [item.labels for item in items if item.labels is not None]
-    return inputs, pad_rows(rows, IGNORED_LABEL, left=False)
-
-
-def padded_sounds(sounds: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Return prepared pieces ``(M, C)`` as one tensor padded behind, with the steps of each."""
-    if not sounds:
-        return {}
-    return {
-        "sounds": pad_rows([piece.T for piece in sounds], 0.0, left=False).transpose(1, 2),
-        "sound_steps": torch.tensor([len(piece) for piece in sounds]),
-    }
-
-
-def joined_sounds(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the prepared pieces of all samples as one padded tensor, with the steps of each."""
-    found = [row for row in rows if "sounds" in row]
-    return padded_sounds(
-        [
-            piece[:steps]
-            for row in found
-            for piece, steps in zip(row["sounds"], row["sound_steps"].tolist(), strict=True)
-        ]
-    )
+    def joined(self, rows: Sequence[dict[str, Tensor]], *, left: bool) -> dict[str, Tensor]:
+        """Return the frames of all samples, and their numbers."""
+        return concatenated(rows, ("frames", "frame_counts"))

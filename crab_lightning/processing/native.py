@@ -23,7 +23,6 @@ from crab_lightning.processing.base import (
 )
 from crab_lightning.processing.families import check_family
 from crab_lightning.processing.geometry import (
-    GEOMETRIES,
     MAX_AUDIO_S,
     MERGE,
     QWEN2_5,
@@ -34,6 +33,7 @@ from crab_lightning.processing.geometry import (
     PlaceholderIds,
     check_inputs,
     check_sizes,
+    checked_geometry,
     seconds_per_grid,
 )
 from crab_lightning.processing.patches import IMAGE_MEAN, IMAGE_STD, patchify
@@ -63,6 +63,7 @@ class NativeProcessor:
     """
 
     reader: ClassVar[str] = "OmniModule"
+    reads_text_models: ClassVar[bool] = False
     family: ClassVar[str] = "Qwen2.5-Omni"
     stock_class: ClassVar[Any] = Qwen2_5OmniProcessor
     rules: ClassVar[MediaRules] = QWEN2_5
@@ -73,12 +74,10 @@ class NativeProcessor:
     def __init__(
         self, pretrained: str | Path, geometry: Geometry = "released", max_length: int | None = None
     ) -> None:
-        if geometry not in GEOMETRIES:
-            raise ValueError(f"geometry is {geometry!r}; allowed: {', '.join(GEOMETRIES)}")
         self.pretrained = str(pretrained)
-        self.geometry: Geometry = geometry
+        self.geometry: Geometry = checked_geometry(geometry)
         self.max_length = max_length
-        check_family(self.pretrained, self.reader)
+        check_family(self.pretrained, type(self))
         self.stock = self.stock_class.from_pretrained(self.pretrained, trust_remote_code=False)
         self.tokenizer: Any = self.stock.tokenizer
         config = AutoConfig.from_pretrained(self.pretrained, trust_remote_code=False)

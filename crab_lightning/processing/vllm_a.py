@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from transformers import AutoConfig
 
-from crab_lightning.encoders import AudioEncoder, BeatsAudio
-from crab_lightning.processing.base import IGNORED_LABEL, check_length, pad_rows
-from crab_lightning.processing.chat import ChatWriter, expanded
-from crab_lightning.processing.families import check_family
+from crab_lightning.encoders import AudioEncoder
+from crab_lightning.processing.base import check_length, pad_rows
+from crab_lightning.processing.chat import expanded
+from crab_lightning.processing.composite import CompositeProcessor, concatenated, padded_sounds
 from crab_lightning.processing.geometry import (
-    GEOMETRIES,
     MERGE,
     PATCH_PX,
     TEMPORAL_PATCH,
@@ -25,15 +24,14 @@ from crab_lightning.processing.geometry import (
     seconds_per_grid,
     visual_tokens,
 )
-from crab_lightning.processing.llm_va import joined_sounds, padded_sounds, padded_text
 from crab_lightning.processing.patches import patchify
 from crab_lightning.processing.positions import PAD_POSITION, Block, rope_positions
-from crab_lightning.structures import AUDIO, TEXT, Batch, Encoded, Example, Media
+from crab_lightning.structures import AUDIO, TEXT, Encoded, Example, Media
 
 _VISION = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
 
 
-class VllmAProcessor:
+class VllmAProcessor(CompositeProcessor):
     """Writes what Qwen2.5-VL sees, and keeps places free for the tokens of the audio branch.
 
     A video or image stands between the model's own vision markers; sound has places without markers, since
@@ -55,6 +53,8 @@ class VllmAProcessor:
         GeometryError: If the checkpoint works on other patches than the published one.
     """
 
+    reader: ClassVar[str] = "VllmAModule"
+
     def __init__(
         self,
         pretrained: str | Path,
@@ -65,13 +65,8 @@ class VllmAProcessor:
         chat_template: str | Path | None = None,
         audio: AudioEncoder | None = None,
     ) -> None:
-        if geometry not in GEOMETRIES:
-            raise ValueError(f"geometry is {geometry!r}; allowed: {', '.join(GEOMETRIES)}")
-        self.geometry: Geometry = geometry
-        self.max_length, self.connector_tokens = max_length, connector_tokens
-        self.audio = audio or BeatsAudio("")  # sound is prepared alike for every BEATs
-        check_family(str(pretrained), "VllmAModule")
-        self.chat = ChatWriter(str(pretrained), system, chat_template)
+        super().__init__(pretrained, geometry, max_length, system, chat_template, None, audio)
+        self.connector_tokens = connector_tokens
         config: Any = AutoConfig.from_pretrained(str(pretrained), trust_remote_code=False)
         vision = config.vision_config
         found = (vision.patch_size, vision.temporal_patch_size, vision.spatial_merge_size)
@@ -87,11 +82,6 @@ class VllmAProcessor:
         }
         ends = (config.vision_start_token_id, config.vision_end_token_id)
         self.vision_ends = [int(i) for i in ends]
-
-    @property
-    def end_token(self) -> int:
-        """Id of the token that ends an answer."""
-        return self.chat.end_token
 
     def encode(self, example: Example) -> Encoded:
         """Return one example as model inputs.
@@ -154,36 +144,14 @@ class VllmAProcessor:
                 inputs[key] = torch.cat([p for p, _ in patches])
                 inputs[grid_key] = torch.tensor([g for _, g in patches])
         inputs |= padded_sounds(prepared)
-        labels = None
-        if example.target is not None:
-            labels = row.masked_fill(~expanded(learnt, repeats), IGNORED_LABEL)
-        return Encoded(inputs, labels, example.sample)
+        return self.encoded(example, inputs, learnt, repeats)
 
     def audio_tokens(self, steps: int) -> int:
         """Return the places that a prepared clip of so many steps takes."""
         return self.connector_tokens(self.audio.tokens(steps))
 
-    def collate(self, items: Sequence[Encoded], repeated: Sequence[bool] | None = None) -> Batch:
-        """Return a padded batch: to the right with labels, to the left for prompts.
-
-        Raises:
-            ValueError: If only some items carry labels.
-        """
-        inputs, labels = padded_text(items, self.chat.pad_token)
-        rows = [item.inputs for item in items]
-        positions = pad_rows([row["position_ids"] for row in rows], PAD_POSITION, left=labels is None)
-        inputs["position_ids"] = positions.transpose(0, 1)  # (B, 3, T) -> (3, B, T), the model's order
-        for key in _VISION:
-            if parts := [row[key] for row in rows if key in row]:
-                inputs[key] = torch.cat(parts)
-        inputs |= joined_sounds(rows)
-        flags = list(repeated) if repeated is not None else [False] * len(items)
-        return Batch(inputs, labels, [item.sample for item in items], flags)
-
-    def answer_tokens(self, text: str) -> list[int]:
-        """Return the tokens that training has for an answer, end token included."""
-        return self.chat.answer_tokens(text)
-
-    def decode(self, token_ids: Sequence[int] | Tensor) -> str:
-        """Return the text of generated tokens, special tokens removed, outer whitespace stripped."""
-        return self.chat.decode(token_ids)
+    def joined(self, rows: Sequence[dict[str, Tensor]], *, left: bool) -> dict[str, Tensor]:
+        """Return the positions of all samples, and what the model's own vision tower reads."""
+        positions = pad_rows([row["position_ids"] for row in rows], PAD_POSITION, left=left)
+        # (B, 3, T) -> (3, B, T), the model's order
+        return {"position_ids": positions.transpose(0, 1)} | concatenated(rows, _VISION)

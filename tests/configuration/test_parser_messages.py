@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,22 +49,38 @@ def test_key_is_never_taken_for_one_that_begins_like_it(
     assert said in error_of(capsys, [*DEMO, flag])
 
 
-def test_new_row_with_task_and_layout_is_taken() -> None:
+def parsed(*flags: str) -> Any:
+    """Return the config of the demo with some flags, nothing built."""
+
     class ParsedOnly(CrabCLI):
         def before_instantiate_classes(self) -> None:
             raise InterruptedError
 
         def parse_arguments(self, parser: object, args: object) -> None:
             super().parse_arguments(parser, args)  # type: ignore[arg-type]
-            rows.update(self.config.data.datasets)
+            found.append(self.config)
 
-    rows: dict[str, object] = {}
-    row = [f"--data.datasets.mine.{key}" for key in ("weight=2", "task=ave", "layout=ave")]
-    options, name = one_config([*DEMO[1:], *row])
+    found: list[Any] = []
+    options, name = one_config([*DEMO[1:], *flags])
     with pytest.raises(InterruptedError):
         ParsedOnly("fit", options, name)
-    assert "mine" in rows
-    assert "ave" in rows
+    return found[0]
+
+
+def test_new_row_with_task_and_layout_is_taken() -> None:
+    row = [f"--data.datasets.mine.{key}" for key in ("weight=2", "task=ave", "layout=ave")]
+    assert {"mine", "ave"} <= parsed(*row).data.datasets.keys()
+
+
+def test_null_is_nothing_and_no_text_however_deep_its_key_lies() -> None:
+    init = "--model.init_args."
+    deep = [f"{init}adapter.within", "null", f"{init}adapter.expert_rank=null", f"{init}adapter.tasks=~"]
+    config = parsed(*deep, f"{init}load_adapter=null", "--data.datasets.ave.test_file=null")
+    adapter = config.model.init_args.adapter
+    assert (adapter.within, adapter.expert_rank, adapter.tasks) == (None, None, None)
+    assert config.model.init_args.load_adapter is None
+    assert config.data.datasets["ave"].test_file is None
+    assert parsed(f"{init}adapter.within=None").model.init_args.adapter.within == "None"
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_counts_are_those_of_the_real_model(name: str, checkpoints: Path) -> Non
         train_connectors=case.options.get("train_connectors", []),
     )
     measure = measure_llm_va if case.paradigm == "llm_va" else measure_vllm_a
-    shape = measure(init, module.adapter)
+    shape = measure(init, module.adapter, type(module))
     parameters = list(module.parameters())
     assert shape.adapters == sum(p.numel() for p in parameters if p.requires_grad)
     assert shape.base + shape.adapters == sum(p.numel() for p in parameters)
