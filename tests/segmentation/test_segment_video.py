@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,22 +16,14 @@ from crab_lightning.inference.segment_video import asked_frames, masks_of, neare
 from crab_lightning.media import probe, read_video, write_video
 from crab_lightning.segmentation import Prompt
 from crab_lightning.segmentation.overlays import painted
-from crab_lightning.structures import AudioWindow, DatasetSpec, Prediction, Sample
-from crab_lightning.tasks import ReferringSegmentation, Segmentation
+from crab_lightning.structures import Prediction, Sample
+from tests.segmentation.pointing import pointing
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Sample]:
     """What a run is asked that finds the sounding thing in every frame but the first it is asked about."""
     samples: list[Sample] = []
-    data = SimpleNamespace(
-        tasks={"segmentation": Segmentation(), "referring_segmentation": ReferringSegmentation()},
-        datasets={
-            "s4": DatasetSpec("segmentation", "s4", audio=AudioWindow("one_unit", 5)),
-            "ref_avs": DatasetSpec("referring_segmentation", "ref_avs", audio=AudioWindow("one_unit", 10)),
-        },
-        taught=["s4", "ref_avs"],
-    )
 
     def put(model: Any, data: Any, sample: Sample) -> Prediction:
         samples.append(sample)
@@ -41,6 +32,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Sample]:
         )
         return Prediction(sample, f"<answer>true</answer> {said}" if len(samples) > 1 else said)
 
+    data = pointing()
     monkeypatch.setattr("crab_lightning.inference.loading.load_run", lambda *_, check: (None, data))
     monkeypatch.setattr("crab_lightning.inference.segment_video.put", put)
     return samples
