@@ -11,20 +11,22 @@ import os
 import shutil
 import sys
 import types
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from crab_lightning.adapters import ADAPTERS, AdapterConfig
+from crab_lightning.adapters import ADAPTERS, AdapterConfig, LoRALinear
+from crab_lightning.adapters.kinds import describe, register_adapter
 from crab_lightning.distributed.local_shards import whole_shape
 from crab_lightning.encoders import DinoVision, WhisperAudio
 from crab_lightning.mini import (
@@ -136,6 +138,46 @@ def of_kind(kind: str) -> AdapterConfig:
     return AdapterConfig(kind=kind, rank=4, **needed.get(kind, {}))
 
 
+@dataclass
+class GainedConfig(AdapterConfig):
+    """Scales every value of its update, and all of them together."""
+
+    kind: Literal["gained"] = "gained"  # type: ignore[assignment]
+
+
+class GainedLinear(LoRALinear):
+    """A kind with parameters of its own: one is shared out, the other is a single number."""
+
+    config_class: ClassVar[type[AdapterConfig]] = GainedConfig
+
+    def add_parameters(self) -> None:
+        self.gains = self._parameter(self.out_features)
+        self.volume = self._parameter()
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        for parameter in (self.gains, self.volume):
+            nn.init.ones_(parameter)
+
+    def update(self, x: Tensor) -> Tensor:
+        low = self.dropped(x) @ self.lora_A.t().to(x.dtype) @ self.lora_B.t().to(x.dtype)
+        return low * (self.volume * self.gains * self.scaling).to(x.dtype)
+
+
+@contextmanager
+def with_own_kind() -> Iterator[None]:
+    """Have the kind above registered for a while."""
+    before = dict(ADAPTERS)
+    register_adapter(GainedLinear)
+    try:
+        yield
+    finally:
+        ADAPTERS.clear()
+        ADAPTERS.update(before)
+        describe()
+
+
+CASES["own_parameters"] = Case("native", {"adapter": GainedConfig(rank=4)})
 CASES |= {kind: Case("native", {"adapter": of_kind(kind)}, strategies=("fsdp2",)) for kind in ADAPTERS}
 
 
@@ -343,4 +385,5 @@ def main(checkpoints: Path, out: Path, names: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    with with_own_kind():
+        main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from tests.distributed.sharded_fit import (
     build,
     fit,
     sized,
+    with_own_kind,
     write_checkpoints,
 )
 
@@ -44,6 +45,13 @@ each = pytest.mark.parametrize(("name", "strategy"), params(EACH))
 exactly = pytest.mark.parametrize(("name", "strategy"), params(p for p in EACH if p[0] in EXACT))
 Alone = Callable[[str], dict[str, Any]]
 Together = Callable[[str, str], Path]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_kind() -> Iterator[None]:
+    """The adapter kind of a contributor, which one of the cases trains."""
+    with with_own_kind():
+        yield
 
 
 @pytest.fixture(scope="module")
