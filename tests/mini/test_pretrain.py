@@ -44,7 +44,7 @@ def test_a_sound_is_labelled_only_while_it_is_heard() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_example_fits_the_released_geometry(kind: str) -> None:
     processor = NativeProcessor(ASSET)
-    example, rest = draw(kind, rng_for(3, kind), seed=9)
+    example, rest = draw(kind, rng_for(3, kind), seed=9, most=8, lists=3)
     encoded = go_on(processor, processor.encode(example), rest)
     assert encoded.labels is not None
     assert int((encoded.labels != -100).sum()) > 1
@@ -53,7 +53,7 @@ def test_every_kind_of_example_fits_the_released_geometry(kind: str) -> None:
 
 def test_every_answer_of_a_conversation_is_learnt_and_no_question() -> None:
     processor = NativeProcessor(ASSET)
-    example, rest = draw("text", rng_for(4, "turns"), seed=9, most=6)
+    example, rest = draw("text", rng_for(4, "turns"), seed=9, most=6, lists=3)
     encoded = go_on(processor, processor.encode(example), rest)
     assert encoded.labels is not None
     learnt = processor.tokenizer.decode(encoded.labels[encoded.labels != -100])
@@ -112,10 +112,10 @@ def test_what_is_matched_was_told() -> None:
 def test_only_the_kinds_of_a_stage_are_drawn() -> None:
     processor = NativeProcessor(ASSET)
     for kind in ("text", "sound"):
-        batch = next(iter(Corpus(processor, 1, 700, 2, {kind: 3.0})))
+        batch = next(iter(Corpus(processor, 1, 700, 2, {kind: 3.0}, lists=3)))
         assert {sample.dataset for sample in batch.samples} == {kind}
     with pytest.raises(ValueError, match="no kind of conversation 'sounds'; there are: picture, "):
-        Corpus(processor, 1, kinds={"sounds": 1.0})
+        Corpus(processor, 1, 700, 2, {"sounds": 1.0}, lists=3)
     asked = {kind for stage in CURRICULUM if isinstance(stage.data, dict) for kind in stage.data}
     assert asked == set(KINDS)
 

@@ -259,7 +259,7 @@ KINDS: dict[str, Drafter] = {
 """Kind of conversation -> what drafts it."""
 
 
-def draw(kind: str, rng: Rng, seed: int, most: int = 8, lists: int = 3) -> tuple[Example, list[QA]]:
+def draw(kind: str, rng: Rng, seed: int, most: int, lists: int) -> tuple[Example, list[QA]]:
     """Draw one example of a kind and the turns that follow.
 
     Args:
@@ -305,7 +305,7 @@ class Corpus(IterableDataset[Batch]):
             share no clip with it.
         tokens: Upper bound of the padded tokens of a batch.
         questions: Largest number of questions about one clip.
-        kinds: Weights of kinds of conversations; all alike when left out.
+        kinds: Weights of kinds of conversations.
         lists: As for :func:`draw`.
     """
 
@@ -313,14 +313,14 @@ class Corpus(IterableDataset[Batch]):
         self,
         processor: NativeProcessor,
         seed: int,
-        tokens: int = 4000,
-        questions: int = 4,
-        kinds: Mapping[str, float] | None = None,
-        lists: int = 3,
+        tokens: int,
+        questions: int,
+        kinds: Mapping[str, float],
+        lists: int,
     ) -> None:
         self.processor, self.seed, self.tokens = processor, seed, tokens
         self.questions, self.lists = questions, lists
-        self.kinds = dict(kinds or dict.fromkeys(KINDS, 1.0))
+        self.kinds = dict(kinds)
         if unknown := [kind for kind in self.kinds if kind not in KINDS]:
             raise ValueError(
                 f"there is no kind of conversation {unknown[0]!r}; there are: {', '.join(KINDS)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from crab_lightning.mini.world.item import Item, MediaFile, clip_name
@@ -17,6 +19,12 @@ _WHOLE: tuple[Interval, ...] = ((0, CLIP_S),)
 def moment(frame: int) -> float:
     """Return the time of a numbered frame: the middle of its second."""
     return frame + 0.5
+
+
+def paths(folder: str, frame: int) -> dict[str, Any]:
+    """Return the columns that name the files of a row."""
+    picture = f"{folder}/frames/{frame}.jpg"
+    return {"image_path": picture, "visual_path": picture, "audio_path": f"{folder}/audio.wav"}
 
 
 def outline(scene: Scene, time_s: float, objects: list[int]) -> tuple[Box, list[Point]]:
@@ -68,11 +76,8 @@ def build_s4(split: str, index: int, seed: int) -> Item:
         f"Its bounding box is {box_text(box)} and its points are {points_text(points)}."
     )
     folder = f"AVS/v1s/{clip}"
-    picture = f"{folder}/frames/{frame}.jpg"
     fields = {
-        "image_path": picture,
-        "visual_path": picture,
-        "audio_path": f"{folder}/audio.wav",
+        **paths(folder, frame),
         "vid": clip,
         "uid": clip,
         "a_obj": noun,
@@ -97,11 +102,8 @@ def build_arig(split: str, index: int, seed: int) -> Item:
         f"The sounding object is {noun}. Its coordinates are {corners}."
     )
     folder = f"AVS/v1s/{clip}"
-    picture = f"{folder}/frames/{frame}.jpg"
     fields = {
-        "image_path": picture,
-        "visual_path": picture,
-        "audio_path": f"{folder}/audio.wav",
+        **paths(folder, frame),
         "a_obj": noun,
         "frame_idx": frame,
         "top_left": list(box[:2]),
@@ -140,11 +142,8 @@ def build_ms3(split: str, index: int, seed: int) -> Item:
     )
     clip = clip_name(seed, "v1m", split, index)
     folder = f"AVS/v1m/{clip}"
-    picture = f"{folder}/frames/{frame}.jpg"
     fields = {
-        "image_path": picture,
-        "visual_path": picture,
-        "audio_path": f"{folder}/audio.wav",
+        **paths(folder, frame),
         "vid": clip,
         "uid": clip,
         "a_obj": " and ".join(nouns),

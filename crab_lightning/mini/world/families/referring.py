@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crab_lightning.mini.world.families.grounding import moment, outline
+from crab_lightning.mini.world.families.grounding import moment, outline, paths
 from crab_lightning.mini.world.item import Item, MediaFile, clip_name
 from crab_lightning.mini.world.phrases import at, box_text, hear, name, places_of, points_text, see_places
 from crab_lightning.mini.world.scenes import Rng, Scene, balanced, hidden_sound, place_objects, rng_for
@@ -129,11 +129,8 @@ def build_ref_avs(split: str, index: int, seed: int) -> Item:
             f"Its bounding box is {box_text(box)} and its points are {points_text(points)}."
         )
     folder = f"REFAVS/media/{clip}"
-    picture = f"{folder}/frames/{frame}.jpg"
     fields = {
-        "image_path": picture,
-        "visual_path": picture,
-        "audio_path": f"{folder}/audio.wav",
+        **paths(folder, frame),
         "vid": clip,
         "fid": object_id,
         "uid": f"{clip}_{object_id}",
