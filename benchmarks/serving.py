@@ -32,7 +32,8 @@ import crab_lightning
 from crab_lightning.adapters import AdapterConfig
 from crab_lightning.media import MediaLimits, write_audio, write_video
 from crab_lightning.models import OmniModule
-from crab_lightning.serving.requests import load_example, read_request
+from crab_lightning.serving.request_media import load_example
+from crab_lightning.serving.requests import read_request
 
 BASE = Path(crab_lightning.__file__).parent / "assets" / "mini_omni"
 CLIPS, TOKENS = 5, 16

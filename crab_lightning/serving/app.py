@@ -20,11 +20,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crab_lightning.media import MediaLimits
 from crab_lightning.models.engine import Sampling
+from crab_lightning.serving.request_media import load_example
 from crab_lightning.serving.requests import (
     ChatRequest,
     RequestError,
     RequestSizes,
-    load_example,
     read_request,
     shown,
 )

@@ -26,7 +26,8 @@ from crab_lightning.commands.serve import run as serve
 from crab_lightning.media import MediaLimits, write_audio, write_video
 from crab_lightning.models import OmniModule
 from crab_lightning.serving.app import ServerOptions, make_app
-from crab_lightning.serving.requests import RequestSizes, load_example, read_request
+from crab_lightning.serving.request_media import load_example
+from crab_lightning.serving.requests import RequestSizes, read_request
 from crab_lightning.serving.worker import Worker
 from tests.quiet import with_trained_adapters
 

@@ -1,0 +1,129 @@
+"""The media of a chat request: from addresses to files, and from files to what training decodes."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import itertools
+import re
+import tempfile
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from crab_lightning.data import load_media
+from crab_lightning.data.loading import check_placeholders, fused_conversation
+from crab_lightning.media import MediaError, MediaLimits, Resizer, write_upright
+from crab_lightning.processing import Geometry
+from crab_lightning.serving.requests import ChatRequest, RequestError, shown
+from crab_lightning.structures import AudioWindow, DatasetSpec, Example, Media, Sample
+
+_NUMBERS = itertools.count()
+_WEB_ADDRESS = re.compile(r"file:|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+def load_example(
+    request: ChatRequest,
+    geometry: Geometry,
+    limits: MediaLimits,
+    *,
+    media_root: Path | None = None,
+    resize: Resizer = "torch",
+) -> Example:
+    """Decode a request's media as training decodes them.
+
+    Args:
+        request: What was asked.
+        geometry: What the processor expects.
+        limits: Bounds on what is read of one file.
+        media_root: Folder below which files may be named; ``None`` allows none.
+        resize: How frames are stretched.
+
+    Raises:
+        RequestError: If a medium cannot be read, or may not be.
+    """
+    kinds: dict[Media, list[Path]] = {Media.VIDEO: [], Media.IMAGE: [], Media.AUDIO: []}
+    with tempfile.TemporaryDirectory(prefix="crab-serve-") as scratch:
+        for number, (kind, address) in enumerate(request.media):
+            kinds[kind].append(_file(address, Path(scratch) / f"{kind.value}{number}", media_root))
+        try:
+            # As the user's own viewer shows them, like those of `ask`; manifests name pictures as stored.
+            kinds[Media.IMAGE] = [
+                write_upright(path, Path(scratch) / f"upright{number}.png", limits=limits)
+                for number, path in enumerate(kinds[Media.IMAGE])
+            ]
+        except (MediaError, OSError) as err:
+            raise _unusable(err, scratch) from err
+        sample = Sample(
+            id=f"request/{next(_NUMBERS)}",
+            dataset="request",
+            task=request.task,
+            split="test",
+            clip="request",
+            videos=tuple(kinds[Media.VIDEO]),
+            images=tuple(kinds[Media.IMAGE]),
+            audios=tuple(kinds[Media.AUDIO]),
+        )
+        spec = DatasetSpec(request.task, "", frames=request.frames, audio=AudioWindow("all"))
+        try:
+            loaded = load_media(sample, spec, geometry, limits=limits, resize=resize)
+            conversation = fused_conversation(request.conversation, geometry)
+            check_placeholders(conversation, loaded, request.task)
+        except (MediaError, OSError, ValueError) as err:
+            raise _unusable(err, scratch) from err
+    return Example(
+        sample=sample,
+        conversation=conversation,
+        target=None,
+        videos=loaded.videos,
+        images=loaded.images,
+        audios=loaded.audios,
+        seconds_per_grid=loaded.seconds_per_grid,
+    )
+
+
+def _unusable(err: Exception, scratch: str) -> RequestError:
+    said = str(err).replace(f"{scratch}/", "")
+    return RequestError(f"a media file of the request cannot be used: {said}", param="messages")
+
+
+def _file(address: str, place: Path, media_root: Path | None) -> Path:
+    """Return the file that an address means; data addresses are written to ``place``."""
+    if address.startswith("data:"):
+        head, comma, data = address.partition(",")
+        if not comma or not head.endswith(";base64"):
+            raise RequestError("a data address must look like data:video/mp4;base64,...", param="messages")
+        try:
+            place.write_bytes(base64.b64decode(data, validate=True))
+        except (binascii.Error, ValueError) as err:
+            raise RequestError(f"the base64 text of a medium is damaged: {err}", param="messages") from err
+        return place
+    names = [address, unquote(address)]  # the name of a file may hold per cent signs, or be quoted
+    if _WEB_ADDRESS.match(address):
+        try:
+            parts = urlsplit(address)
+        except ValueError as err:
+            raise RequestError(f"{shown(address)} is no address: {err}", param="messages") from err
+        names = [unquote(parts.path)] if parts.scheme == "file" else []
+    if not names:
+        raise RequestError(
+            f"{shown(address)}: this server fetches nothing; send the file itself as a data address",
+            param="messages",
+        )
+    if media_root is None:
+        raise RequestError(
+            "this server reads no files by name; send the file itself as a data address, or start the "
+            "server with --media_root FOLDER",
+            param="messages",
+        )
+    root = media_root.resolve()
+    try:
+        paths = [(root / name).resolve() for name in names]
+        path = next((path for path in paths if path.is_relative_to(root) and path.is_file()), paths[-1])
+        inside, there = path.is_relative_to(root), path.is_file()
+    except (OSError, ValueError, RuntimeError) as err:  # too long, no text, or links in a ring
+        raise RequestError(f"{shown(address)} is no name of a file", param="messages") from err
+    if not inside:
+        raise RequestError(f"{shown(address)} is outside the folder of media of this server", 403, "messages")
+    if not there:
+        raise RequestError(f"{shown(address)} is not a file", param="messages")
+    return path
