@@ -44,12 +44,12 @@ def lazy_exports(package: str, file: str) -> tuple[Callable[[str], Any], list[st
 
 
 def lazy_torchmetrics() -> None:
-    """Let ``import torchmetrics`` import its base classes alone, and the rest when it is asked for.
+    """Make ``import torchmetrics`` fast: it then imports only the two classes that Lightning uses.
 
-    Lightning needs two classes of it. With them come all metrics, and with these ``scipy.signal`` and other
-    libraries, which take a second and which no command needs. Any other name runs torchmetrics' own
-    ``__init__``, as does a base class that is not where 1.9 has it. This is only for a process of its own;
-    the test of it is in ``tests/test_compat.py``.
+    These are ``Metric`` and ``MetricCollection``. The import of the whole package takes a second, since its
+    metrics import libraries such as ``scipy.signal``. It happens at the first use of any other name of the
+    package, and also if a later version keeps the two classes in other modules than version 1.9. Call this
+    only in a process that runs a command, because it changes the import for the whole process.
     """
     spec = None if "torchmetrics" in sys.modules else find_spec("torchmetrics")
     if spec is None or spec.loader is None:

@@ -237,7 +237,10 @@ def read_adapter_config(folder: Path | str) -> AdapterConfig:
     folder = Path(folder)
     values = _read_description(folder)["adapter"]
     if unknown := sorted(set(values) - set(all_keys())):
-        raise AdapterError(f"{folder / CONFIG_FILE}: adapter has unknown keys {', '.join(unknown)}")
+        raise AdapterError(
+            f"{folder / CONFIG_FILE}: adapter has unknown keys {', '.join(unknown)}; known: "
+            f"{', '.join(all_keys())}"
+        )
     if values.get("kind") not in ADAPTERS:
         raise AdapterError(
             f"{folder / CONFIG_FILE}: adapter.kind is {values.get('kind')!r}; known: {', '.join(ADAPTERS)}"

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from crab_lightning.spelling import did_you_mean
+
 AdapterDtype = Literal["float32", "bfloat16"]
 
 LANGUAGE_MODEL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -104,9 +106,9 @@ class ExpertAdapterConfig(AdapterConfig):
     """Adapters that can also go on the experts of a mixture-of-experts model.
 
     Args:
-        expert_rank: Rank of the adapters on the experts. Each expert gets its own, on both of its products
-            (gate and up together, and down), with the same ``alpha / rank`` as the other layers. Left out,
-            the experts stay as they are.
+        expert_rank: Rank of the adapters on the experts of a mixture-of-experts model. Every expert gets two
+            adapters: one on its gate and up projection together, and one on its down projection. Their update
+            is scaled by ``alpha / rank``, as in all other layers. ``null`` adds no adapters to the experts.
     """
 
     decisive = (*AdapterConfig.decisive, "expert_rank")
@@ -130,7 +132,8 @@ def _short(value: Any) -> str:
 def one_of(name: str, value: str, known: Sequence[str]) -> None:
     """Refuse a value of a key that is none of the known ones."""
     if value not in known:
-        raise ValueError(f"adapter.{name} is {value!r}; known: {', '.join(known)}")
+        near = did_you_mean(value, known)
+        raise ValueError(f"adapter.{name} is {value!r}{near}; known: {', '.join(known)}")
 
 
 def at_least_one(name: str, value: int, most: int | None = None) -> None:

@@ -16,6 +16,7 @@ from crab_lightning.commands.output import keep_output_open
 from crab_lightning.configuration.allowed_code import OPTION, allow_code_of
 from crab_lightning.lazy import lazy_torchmetrics
 from crab_lightning.program import start_quickly, told
+from crab_lightning.spelling import did_you_mean
 
 __all__ = ["COMMANDS", "main", "program"]
 
@@ -198,9 +199,10 @@ def _no_command(words: Sequence[str]) -> int:
         print(_help(prefix))
         sys.stdout.flush()
         return 0
-    known = ", ".join(command for command in COMMANDS if command.startswith(prefix))
+    name = " ".join((prefix, asked[0])).strip()
+    known = [command for command in COMMANDS if command.startswith(prefix)]
     print(
-        f"error: there is no command '{' '.join((prefix, asked[0])).strip()}'; there are: {known}",
+        f"error: there is no command '{name}'{did_you_mean(name, known)}; there are: {', '.join(known)}",
         file=sys.stderr,
     )
     return 2

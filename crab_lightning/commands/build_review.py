@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from crab_lightning.commands.help_text import DefaultsShown, Options, add_only, port
+from crab_lightning.commands.help_text import DefaultsShown, Options, add_only, port, positive
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     add_only(made, "keys of data.datasets; all that are found when left out")
     add(
         "--sample",
-        type=int,
+        type=positive,
         default=200,
         metavar="N",
         help="number of rows in the sample, the same number from each dataset",
@@ -52,11 +52,8 @@ def run(words: Sequence[str]) -> None:
 
     Raises:
         ImportError: If the packages of the page are missing.
-        ValueError: If a number is out of its range.
     """
     args = parser().parse_args(list(words))
-    if args.sample < 1:
-        raise ValueError(f"--sample is {args.sample}; at least 1 is needed")
     from crab_lightning.builder.review import ReviewStore, apply_verdicts, draw_sample, kappas, rates
     from crab_lightning.commands.data import _selection
     from crab_lightning.data.manifests.files import manifest_path

@@ -112,10 +112,6 @@ def run(words: Sequence[str]) -> None:
         CaptionsMissing: If more sounds than allowed got no caption; the others are in the file.
     """
     args = parser().parse_args(list(words))
-    for name in ("max_new_tokens", "batch_size", "parallel"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; at least 1 is needed")
-
     from crab_lightning.captioners import find_clips, write_captions
     from crab_lightning.commands.step_bar import StepBar
     from crab_lightning.data.captions.files import read_segments

@@ -12,6 +12,7 @@ from crab_lightning.commands.file_arguments import file_to_write
 from crab_lightning.commands.help_text import DefaultsShown, Options, positive
 from crab_lightning.configuration.files import read_yaml
 from crab_lightning.files import replace_text
+from crab_lightning.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from crab_lightning.metrics.scale import Scale
@@ -221,7 +222,8 @@ def _figures(
     """Return figures by method, dataset and metric, each from the first table that has it."""
     rows = list(dict.fromkeys(figure.row for figure in known))
     if unknown := [method for method in methods if method not in rows]:
-        raise ValueError(f"--published {unknown[0]}: the paper's tables have: {', '.join(rows)}")
+        near = did_you_mean(unknown[0], rows)
+        raise ValueError(f"--published {unknown[0]}{near}: the paper's tables have: {', '.join(rows)}")
     found: dict[tuple[str, str, str], PublishedFigure] = {}
     for figure in known:
         if figure.row in methods:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from crab_lightning.commands.file_arguments import file_to_write
 from crab_lightning.commands.help_text import DefaultsShown, Options, add_only, positive
 from crab_lightning.commands.step_bar import StepBar
+from crab_lightning.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from crab_lightning.structures import DatasetSpec
@@ -292,5 +293,6 @@ def _selection(
     tasks, datasets = dict(made.tasks), dict(made.datasets)
     check_datasets(tasks, datasets)
     if unknown := [name for name in chosen or () if name not in datasets]:
-        raise ConfigError(f"--only names {', '.join(unknown)}; {config} has: {', '.join(datasets)}")
+        near = did_you_mean(unknown[0], datasets)
+        raise ConfigError(f"--only names {', '.join(unknown)}{near}; {config} has: {', '.join(datasets)}")
     return tasks, {name: row for name, row in datasets.items() if chosen is None or name in chosen}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Never
 
 from crab_lightning.program import told
+from crab_lightning.spelling import did_you_mean
 
 CHECKPOINT = "a run folder, a .ckpt file, an adapter folder, or hf://OWNER/NAME for adapters on a model hub"
 
@@ -40,9 +40,7 @@ class Options(argparse.ArgumentParser):
             if name.startswith("--") and name not in self._option_string_actions:
                 if name == "--":
                     break
-                close = get_close_matches(name, self._option_string_actions, 1)
-                hint = f" (did you mean {close[0]}?)" if close else ""
-                self.error(f"there is no option {name}{hint}")
+                self.error(f"there is no option {name}{did_you_mean(name, self._option_string_actions)}")
         return super().parse_args(args, namespace)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:

@@ -42,6 +42,7 @@ from crab_lightning.runs.ownership import (
     set_run_aside,
 )
 from crab_lightning.runs.run_folder import AUTO, LAST, PREVIOUS
+from crab_lightning.spelling import did_you_mean
 
 _ABOUT = {
     "fit": "Train adapters on a mixture of datasets and write a run folder. Example: python cli.py fit"
@@ -394,6 +395,10 @@ def _chosen(datasets: dict[str, Any], only: str) -> dict[str, Any]:
     """Keep the rows that ``--only`` names, in the order of the config."""
     names = [name.strip() for name in only.split(",") if name.strip()]
     if not names or (unknown := [name for name in names if name not in datasets]):
-        wrong = f"there is no {', '.join(unknown)}" if names else "it names none"
+        wrong = (
+            f"there is no {', '.join(unknown)}{did_you_mean(unknown[0], datasets)}"
+            if names
+            else "it names none"
+        )
         raise ConfigError(f"--only {only}: {wrong}; data.datasets has: {', '.join(datasets)}")
     return {name: row for name, row in datasets.items() if name in names}

@@ -10,6 +10,7 @@ from pathlib import Path
 from crab_lightning.builder.points import SPATIAL
 from crab_lightning.commands.help_text import DefaultsShown, Options, add_only, positive
 from crab_lightning.files import replace_file
+from crab_lightning.spelling import did_you_mean
 
 
 def run(words: Sequence[str]) -> None:
@@ -50,7 +51,8 @@ def run(words: Sequence[str]) -> None:
     )
     args = parser.parse_args(list(words))
     if wrong := [name for name in args.datasets or () if name not in SPATIAL]:
-        parser.error(f"--only names {wrong[0]}; there are: {', '.join(SPATIAL)}")
+        near = did_you_mean(wrong[0], SPATIAL)
+        parser.error(f"--only names {wrong[0]}{near}; there are: {', '.join(SPATIAL)}")
     names = args.datasets or [n for n in SPATIAL if (args.root / "AVUIE_2" / n / "train.json").is_file()]
     if not names:
         raise FileNotFoundError(

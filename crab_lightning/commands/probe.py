@@ -85,7 +85,7 @@ def summarise(home: Path) -> None:
 
     runs = [replace(find_results(home / name), name=name) for name in CONDITIONS]
     table = comparison(runs)
-    table.title = "Scores in percent with each sense as it is, taken away or misled"
+    table.title = f"{table.title}, with each sense as it is, taken away or misled"
     _add_majority(table, runs[0])
     print(to_text(table))
     replace_text(home / "probe.md", to_markdown(table) + "\n")

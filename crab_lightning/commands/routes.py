@@ -42,8 +42,6 @@ def run(words: Sequence[str]) -> None:
         ValueError: If the run has no routers, or its data no samples.
     """
     args = parser().parse_args(list(words[1:]))
-    if args.samples < 1 or args.batch_size < 1:
-        raise ValueError(f"--samples is {args.samples} and --batch-size {args.batch_size}; both start at 1")
     from crab_lightning.inference.loading import load_run
     from crab_lightning.reports.tables import PlainTable, to_text
     from crab_lightning.runs.run_folder import find_checkpoint, find_run, results_folder

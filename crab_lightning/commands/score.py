@@ -14,6 +14,7 @@ from crab_lightning.commands.file_arguments import folder_to_write
 from crab_lightning.commands.help_text import DefaultsShown, Options
 from crab_lightning.data.manifests.files import ANNOTATIONS
 from crab_lightning.files import read_json, replace_json, replace_text
+from crab_lightning.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from crab_lightning.data import AVDataModule
@@ -148,7 +149,8 @@ def load_dataset(
     section = dict(content.get("data", content))
     rows = section.get("datasets") or {}
     if dataset not in rows:
-        raise ConfigError(f"--dataset {dataset}: {config} has: {', '.join(rows) or 'no datasets'}")
+        near = did_you_mean(dataset, rows)
+        raise ConfigError(f"--dataset {dataset}{near}: {config} has: {', '.join(rows) or 'no datasets'}")
     key = rows[dataset]["task"]
     row = dict((section.get("tasks") or {}).get(key) or {})
     kind = class_of(str(row.get("class_path")))

@@ -114,9 +114,6 @@ def run(words: Sequence[str]) -> None:
         ValueError: If cells failed; the text lists them with their errors.
     """
     args = run_parser().parse_args(list(words))
-    for name in ("jobs", "threads"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} is {getattr(args, name)}; at least 1 is needed")
     from crab_lightning.commands import trainer
     from crab_lightning.studies.cells import state_of
     from crab_lightning.studies.engines import engine

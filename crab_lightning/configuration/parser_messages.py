@@ -15,6 +15,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from crab_lightning.configuration.allowed_code import denied
+from crab_lightning.spelling import did_you_mean
 from crab_lightning.structures import DatasetSpec
 
 # Of a flag, of a section, and of a key inside a section.
@@ -154,12 +155,8 @@ def _closest(name: str, known: Iterable[str]) -> str:
     """Suggest what comes closest to the first part that differs, at its level; else that key elsewhere."""
     known = list(known)
     leaf = name.rpartition(".")[2]
-    close = (
-        _closest_at_level(name, known)
-        or [key for key in known if key.rpartition(".")[2] == leaf]
-        or get_close_matches(name, known, 1)
-    )
-    return f" (did you mean '{close[0]}'?)" if close else ""
+    close = _closest_at_level(name, known) or [key for key in known if key.rpartition(".")[2] == leaf]
+    return f" (did you mean '{close[0]}'?)" if close else did_you_mean(name, known)
 
 
 def _closest_at_level(name: str, known: Sequence[str]) -> list[str]:

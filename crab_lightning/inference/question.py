@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from crab_lightning.spelling import did_you_mean
+
 if TYPE_CHECKING:
     from crab_lightning.data import AVDataModule
     from crab_lightning.structures import DatasetSpec, Prediction, Sample
@@ -156,7 +158,7 @@ def _task_key(task: str, known: list[str]) -> str:
     ):
         if len(matches) == 1:
             return matches[0]
-    raise AskError(f"`task` {task}: this run has {', '.join(known)}")
+    raise AskError(f"`task` {task}{did_you_mean(task, known)}: this run has {', '.join(known)}")
 
 
 def needs(spec: DatasetSpec) -> tuple[int, int, int, set[str]] | None:

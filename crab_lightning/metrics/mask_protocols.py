@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from crab_lightning.spelling import did_you_mean
+
 
 @dataclass(frozen=True)
 class MaskProtocol:
@@ -46,7 +48,8 @@ def find_protocol(name: str, frames_per_batch: int | None) -> MaskProtocol:
         ValueError: If the name is unknown, or the protocol scores frames singly and another number is asked.
     """
     if name not in PROTOCOLS:
-        raise ValueError(f"no mask protocol '{name}'; there are: {', '.join(PROTOCOLS)}")
+        near = did_you_mean(name, PROTOCOLS)
+        raise ValueError(f"no mask protocol '{name}'{near}; there are: {', '.join(PROTOCOLS)}")
     found = PROTOCOLS[name]
     if frames_per_batch is None:
         return found

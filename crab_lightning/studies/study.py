@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from crab_lightning.configuration.files import ConfigError, compose, find_config, merge
+from crab_lightning.spelling import did_you_mean
 
 EVERY_ROW = "*"
 """As a key of ``data.datasets`` in an arm: what it holds is laid over every row."""
@@ -170,9 +170,8 @@ def _find(path: str | Path) -> Path:
 def _refuse_unknown(path: Path, content: Mapping[str, Any], known: Sequence[str], where: str = "") -> None:
     for key in content:
         if key not in known:
-            close = get_close_matches(str(key), known, 1)
-            hint = f"; did you mean {close[0]}?" if close else "."
-            raise ConfigError(f"{path}: there is no key {where}{key}{hint} There are: {', '.join(known)}")
+            near = did_you_mean(key, known)
+            raise ConfigError(f"{path}: there is no key {where}{key}{near}; there are: {', '.join(known)}")
 
 
 def _checked_name(path: Path, key: str, name: str) -> str:
@@ -188,7 +187,10 @@ def _datasets(path: Path, key: str, names: Any, known: Mapping[str, Any] | Seque
         raise ConfigError(f"{path}: {key} is {names!r}; give a list of dataset keys")
     for name in names:
         if not isinstance(name, str) or name not in known:
-            raise ConfigError(f"{path}: {key}: there is no dataset {name!r}; there are: {', '.join(known)}")
+            near = did_you_mean(name, known)
+            raise ConfigError(
+                f"{path}: {key}: there is no dataset {name!r}{near}; there are: {', '.join(known)}"
+            )
     if len(set(names)) < len(names):
         raise ConfigError(f"{path}: {key}: a dataset is named twice in {names}")
     return tuple(names)
@@ -299,7 +301,8 @@ def _compare(path: Path, value: Any, regimes: Mapping[str, Any]) -> tuple[str, s
         raise ConfigError(f"{path}: compare is {value!r}; give two regimes, the baseline first")
     if value is not None and (unknown := [name for name in pair if name not in list(regimes)]):
         raise ConfigError(
-            f"{path}: compare: there is no regime {unknown[0]!r}; there are: {', '.join(regimes)}"
+            f"{path}: compare: there is no regime {unknown[0]!r}{did_you_mean(unknown[0], regimes)};"
+            f" there are: {', '.join(regimes)}"
         )
     return str(pair[0]), str(pair[1])
 

@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 
+from crab_lightning.metrics.scale import units_said
 from crab_lightning.reports.tables import PlainTable, percent, signed
 from crab_lightning.studies.conflicts import ArmConflict, Correlation, PairTransfer
 from crab_lightning.studies.transfer import ArmTransfer, Comparison, DatasetTransfer, Estimate, Shares
@@ -42,7 +43,8 @@ def gain_table(arm: ArmTransfer, regimes: tuple[str, str]) -> PlainTable:
     """
     columns = ["dataset", "metric", *regimes, "gain [95 % CI]", "p (Holm)", "questions", "seeds"]
     columns += [f"loss {regimes[0]}", f"loss {regimes[1]}", "loss gain [95 % CI]", "p loss (Holm)", "samples"]
-    title = f"{arm.arm}: in percent, validation loss in nats per target token"
+    units = units_said(row.scale.unit for row in arm.rows)
+    title = f"{arm.arm}: {units}, validation loss in nats per target token"
     table = PlainTable(title, columns)
     for row in arm.rows:
         score, loss = row.score, row.loss
@@ -91,7 +93,8 @@ def deviation_table(baseline: str, rows: Mapping[str, Sequence[DatasetTransfer]]
         regime: The regime in which they are compared.
     """
     columns = ["dataset", "metric", baseline, *(f"{arm} − {baseline} [95 % CI]" for arm in rows)]
-    table = PlainTable(f"Arms against {baseline}, regime {regime}: in percent", columns)
+    units = units_said(row.scale.unit for found in rows.values() for row in found)
+    table = PlainTable(f"Arms against {baseline}, regime {regime}: {units}", columns)
     by_arm = {arm: {row.dataset: row for row in found} for arm, found in rows.items()}
     for name in dict.fromkeys(row.dataset for found in rows.values() for row in found):
         some = next(found[name] for found in by_arm.values() if name in found)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from crab_lightning.spelling import did_you_mean
 from crab_lightning.structures import (
     ClipWindow,
     Conversation,
@@ -286,8 +287,8 @@ def chosen(spec: DatasetSpec, known: Sequence[str], default: Sequence[str] | Non
     names = spec.metrics if spec.metrics is not None else list(known if default is None else default)
     if unknown := [name for name in names if name not in known]:
         raise ValueError(
-            f"metrics of {_kind_of(spec)} name {', '.join(map(repr, unknown))}; "
-            f"task {spec.task!r} knows: {', '.join(known)}"
+            f"metrics of {_kind_of(spec)} name {', '.join(map(repr, unknown))}"
+            f"{did_you_mean(unknown[0], known)}; task {spec.task!r} knows: {', '.join(known)}"
         )
     return names
 

@@ -11,6 +11,7 @@ from torchmetrics import MetricCollection
 
 from crab_lightning.metrics import EventParsingF
 from crab_lightning.metrics.event_parsing import clip_f_scores, named_f_scores
+from crab_lightning.spelling import did_you_mean
 from crab_lightning.structures import ClipWindow, Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks.answers import class_index, distinct_names, plain
 from crab_lightning.tasks.base import VIDEO_AND_AUDIO, Task, around, classes_of, describe
@@ -111,7 +112,8 @@ class EventParsing(Task[ModalEvents]):
         found = self._annotated(sample)
         if unknown := [event.name for _, event in found if class_index(event.name, classes) is None]:
             raise ValueError(
-                f"{describe(sample)}: event {unknown[0]!r} is not among its classes: {', '.join(classes)}. "
+                f"{describe(sample)}: event {unknown[0]!r} is not among its classes"
+                f"{did_you_mean(unknown[0], classes)}: {', '.join(classes)}. "
                 "Correct the row, or leave `classes` out to take them from the manifests."
             )
         return self._merge(found, classes, self._scored_s(sample))

@@ -233,7 +233,7 @@ def test_what_cannot_work_is_said_at_once(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "root"
-    with pytest.raises(ValueError, match="there is no such dataset; did you mean ave"):
+    with pytest.raises(ValueError, match=r"there is no such dataset \(did you mean 'ave'"):
         import_dataset("avee", [source], root)
     with pytest.raises(NotADirectoryError, match="there is no such folder"):
         import_dataset("ave", [tmp_path / "nowhere"], root)

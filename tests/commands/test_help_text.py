@@ -13,12 +13,12 @@ from crab_lightning.program import told
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["data", "mini", "--rot", "x"], "there is no option --rot (did you mean --root?)"),
+        (["data", "mini", "--rot", "x"], "there is no option --rot (did you mean '--root'?)"),
         (["data", "check", "--data=x"], "there is no option --data"),
-        (["compare", "a", "--form=csv"], "there is no option --form (did you mean --format?)"),
+        (["compare", "a", "--form=csv"], "there is no option --form (did you mean '--format'?)"),
         (["report", "--zzzz"], "there is no option --zzzz; `python cli.py report --help` says more"),
         (["model", "tiny", "--ou", "x"], "--ou"),
-        (["ask", "--vide=x"], "there is no option --vide (did you mean --video?)"),
+        (["ask", "--vide=x"], "there is no option --vide (did you mean '--video'?)"),
         (["plan", "--config", "demo.yaml", "--sample=3"], "there is no key 'sample'"),
     ],
 )

@@ -60,12 +60,27 @@ def test_table_tells_hearing_from_looking(
     row = next(line for line in said.splitlines() if line.startswith("Kinetics-Sounds")).split()
     assert row[3:8] == ["75.00", "25.00", "75.00", "0.00", "10.00"]  # the last is the majority's
     assert "−50.00" in said
+    assert "test: in percent, strict, with each sense as it is, taken away or misled" in said
     assert "0.00 [0.00, 0.00]" in said
     content: dict[str, Any] = json.loads((run / "probe" / "probe.json").read_text())
     assert content["ks"]["loss"]["no_audio"]["mean"] == pytest.approx(0.5)
     assert content["ks"]["loss"]["no_audio"]["low"] > 0.3
     assert content["ks"]["loss"]["no_vision"]["high"] == 0
     assert content["ks"]["majority"] == 0.1
+
+
+def test_table_does_not_say_percent_of_a_score_in_another_unit(
+    run: Path, tests: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["probe", str(run)]) == 0
+    for name in probe.CONDITIONS:
+        file = run / "probe" / name / "metrics.json"
+        content = json.loads(file.read_text())
+        content["test"]["datasets"]["ks"]["scales"] = {"accuracy": {"high": None, "unit": "s"}}
+        file.write_text(json.dumps(content))
+    capsys.readouterr()
+    probe.summarise(run / "probe")
+    assert "test: in percent or in the unit named, strict, with each sense" in capsys.readouterr().out
 
 
 def test_reuse_keeps_complete_conditions_only(run: Path, tests: list[list[str]]) -> None:

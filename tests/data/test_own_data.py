@@ -138,7 +138,12 @@ def test_without_audio_the_track_of_the_video_is_heard(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("layout", "name", "row", "message"),
     [
-        ("plain", "action_recognition", {"video": "clips/0.mp4"}, r"row 0 .*key 'answer' is missing"),
+        (
+            "plain",
+            "action_recognition",
+            {"video": "clips/0.mp4", "anser": "a"},
+            r"row 0 .*key 'answer' is missing \(did you mean 'anser'\?\); the row has: video, anser",
+        ),
         ("plain", "event_localization", {"video": "clips/0.mp4"}, r"row 0 .*key 'events' is missing"),
         ("plain", "event_localization", {"events": [{"event": "a"}]}, r"row 0 .*key 'events' is .*start_s"),
         (
@@ -165,7 +170,7 @@ def test_without_audio_the_track_of_the_video_is_heard(tmp_path: Path) -> None:
             "plain",
             "open_answer",
             {"path": "clips/0.mp4", "question": "?", "answer": "a"},
-            r"names no clip; the row has the keys path, question, answer; expected a file under 'video'",
+            r"names no clip; the row has: path, question, answer; expected a file under 'video'",
         ),
         (
             "plain",

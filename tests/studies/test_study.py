@@ -68,10 +68,10 @@ def test_pairs_and_subsets_are_regimes(tmp_path: Path, places: dict[str, Path]) 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"regime": {}}, "there is no key regime; did you mean regimes?"),
-        ({"arms": {"a": {"modl": {}}}}, r"there is no key arms\.a\.modl; did you mean model?"),
+        ({"regime": {}}, "there is no key regime (did you mean 'regimes'?)"),
+        ({"arms": {"a": {"modl": {}}}}, "there is no key arms.a.modl (did you mean 'model'?)"),
         ({"arms": {"a b": {}}}, "an arm is 'a b'"),
-        ({"datasets": ["avqa", "kss"]}, "there is no dataset 'kss'; there are: a2v"),
+        ({"datasets": ["avqa", "kss"]}, "there is no dataset 'kss' (did you mean 'ks'?); there are: a2v"),
         ({"datasets": ["avqa", "avqa"]}, "named twice"),
         ({"regimes": {"single": "every"}}, "regimes.single is 'every'; it may be `each`"),
         ({"regimes": {"x": ["ave"]}}, "there is no dataset 'ave'; there are: avqa, dfew"),
@@ -82,7 +82,7 @@ def test_pairs_and_subsets_are_regimes(tmp_path: Path, places: dict[str, Path]) 
         ({"compare": ["single", "joint"]}, "compare: there is no regime 'joint'"),
         ({"base": "nothing"}, "base is 'nothing'"),
         ({"overlay": [1]}, "overlay is [1]"),
-        ({"overlay": {"dat": {}}}, "there is no key overlay.dat; did you mean data?"),
+        ({"overlay": {"dat": {}}}, "there is no key overlay.dat (did you mean 'data'?)"),
         ({"overlay": {"only": "avqa"}}, "overlay.only: the study sets this key by datasets and regimes"),
         ({"arms": {"a": {"trainer": {"max_steps": 5}}}}, "arms.a.trainer.max_steps: the study sets this key"),
         ({"overlay": {"data": 3}}, "base and overlay: data is 3"),

@@ -19,6 +19,7 @@ from docstring_parser import parse
 
 from crab_lightning.adapters.config import AdapterConfig, one_of
 from crab_lightning.adapters.kinds.lora import LoRALinear
+from crab_lightning.spelling import did_you_mean
 
 ADAPTERS: dict[str, type[LoRALinear]] = {}
 ENTRY_POINTS = "crab_lightning.adapters"
@@ -60,7 +61,8 @@ def make_config(kind: str = "ilora", **values: Any) -> AdapterConfig:
     known = all_keys()
     for key, value in values.items():
         if key not in known:
-            raise TypeError(f"there is no adapter.{key}; known: {', '.join(known)}")
+            near = did_you_mean(key, known)
+            raise TypeError(f"there is no adapter.{key}{near}; known: {', '.join(known)}")
         if key not in own and value != _default(known[key]):
             readers = [name for name, layer in ADAPTERS.items() if key in _names(layer.config_class)]
             raise ValueError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
 from crab_lightning.builder.datasets import (
     avcap,
     ave,
@@ -23,6 +21,7 @@ from crab_lightning.builder.datasets import (
     vgg_cm,
 )
 from crab_lightning.builder.rows import Importer
+from crab_lightning.spelling import did_you_mean
 
 IMPORTERS: dict[str, Importer] = {
     "ks": ks.IMPORTER,
@@ -55,11 +54,8 @@ def get_importer(name: str) -> Importer:
     if name in IMPORTERS:
         return IMPORTERS[name]
     owner = next((key for key, one in IMPORTERS.items() if name in one.tasks), None)
-    close = get_close_matches(name, IMPORTERS, 1)
     if owner is not None:
-        hint = f"the task {name} is filled by --dataset {owner}"
-    elif close:
-        hint = f"did you mean {close[0]}?"
+        hint = f"; the task {name} is filled by --dataset {owner}"
     else:
-        hint = f"there are: {', '.join(IMPORTERS)}"
-    raise ValueError(f"--dataset {name}: there is no such dataset; {hint}")
+        hint = f"{did_you_mean(name, IMPORTERS)}; there are: {', '.join(IMPORTERS)}"
+    raise ValueError(f"--dataset {name}: there is no such dataset{hint}")

@@ -56,6 +56,7 @@ from crab_lightning.data.manifests.layout import (
     stem,
     template,
 )
+from crab_lightning.spelling import did_you_mean
 
 _FACTS = {"display", "answers", "test_samples"}
 """What a card says of a dataset beside its columns."""
@@ -74,25 +75,29 @@ class ColumnMap(Layout):
     Args:
         content: The map.
         name: Name for messages.
+        place: Where the map stands, for messages about it.
 
     Raises:
         ValueError: If the map has a key that means nothing, or a value of another form.
     """
 
-    def __init__(self, content: Mapping[str, Any], name: str) -> None:
+    def __init__(self, content: Mapping[str, Any], name: str, place: str = "columns") -> None:
         self.name = name
-        _known(content, _KEYS | _FACTS | {"train", "test"}, name)
+        _known(content, _KEYS | _FACTS | {"train", "test"}, place)
         shared = {key: value for key, value in content.items() if key not in ("train", "test")}
         self._sides = {
-            split: _Side(laid_over(shared, content.get(split) or {}), f"{name}.{split}")
+            split: _Side(
+                laid_over(shared, content.get(split) or {}),
+                f"{place}.{split}" if content.get(split) else place,
+            )
             for split in ("train", "test")
         }
         recordings = content.get("recordings") or {}
-        _known(recordings, {"source", "name", "query", "key"}, f"{name}.recordings")
+        _known(recordings, {"source", "name", "query", "key"}, f"{place}.recordings")
         self.source = str(recordings.get("source", ""))
         self.class_field = content.get("classes")
         self.folders = content.get("folders") or {}
-        _known(self.folders, {"video", "image", "audio"}, f"{name}.folders")
+        _known(self.folders, {"video", "image", "audio"}, f"{place}.folders")
         self._recording = _recording(recordings.get("name", "stem"))
 
     def read(self, row: Mapping[str, Any], split: str) -> Parts:
@@ -188,7 +193,9 @@ class _Side:
             return
         kind = said.get("type") or FIELD_TYPES.get(name, "any")
         if kind not in TYPES:
-            raise ValueError(f"{place}.type is {kind!r}; there are: {', '.join(sorted(TYPES))}")
+            raise ValueError(
+                f"{place}.type is {kind!r}{did_you_mean(kind, TYPES)}; there are: {', '.join(sorted(TYPES))}"
+            )
         modes = [(mode, key) for mode, key in _MODES.items() if said.get(key) is not None]
         if len(modes) != 1:
             raise ValueError(f"{place} is {show(dict(said))}; give it one of key, keys, any_of and value")
@@ -278,7 +285,8 @@ class Fields(dict[str, Any]):
     def __missing__(self, field: str) -> Any:
         raise ManifestError(
             f"{self.where}: the task {self.task!r} reads the field {field!r}, which columns.fields does not "
-            f"give (it gives: {', '.join(self) or 'none'}). State there which column holds {field}"
+            f"give{did_you_mean(field, self)}; it gives: {', '.join(self) or 'none'}. State there which "
+            f"column holds {field}"
         )
 
 
@@ -297,7 +305,7 @@ def _cell(row: Mapping[str, Any], key: str, read: Callable[[Any], Any], rows_of:
         raise ColumnError(
             rows_of,
             f"key {key!r}",
-            f"is missing (the row has: {', '.join(map(str, row)) or 'nothing'})",
+            f"is missing{did_you_mean(key, row)}; the row has: {', '.join(map(str, row)) or 'nothing'}",
             "Add the key, or choose the layout that the file has.",
         ) from None
     try:
@@ -344,4 +352,5 @@ def _known(content: Any, known: set[str], where: str) -> None:
     if not isinstance(content, Mapping):
         raise ValueError(f"{where} is {show(content)}; it is a mapping of: {', '.join(sorted(known))}")
     if unknown := [str(key) for key in content if key not in known]:
-        raise ValueError(f"{where} has the key {unknown[0]!r}; it knows: {', '.join(sorted(known))}")
+        near = did_you_mean(unknown[0], known)
+        raise ValueError(f"{where} has the key {unknown[0]!r}{near}; it knows: {', '.join(sorted(known))}")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crab_lightning.data.manifests.layout import layout_of
+from crab_lightning.spelling import did_you_mean
 from crab_lightning.structures import DatasetSpec
 
 
@@ -21,7 +22,8 @@ def chosen_datasets(
         return dict(datasets)
     if unknown := [name for name in only if name not in datasets]:
         raise ValueError(
-            f"data.only names {', '.join(map(repr, unknown))}; data.datasets has: {', '.join(datasets)}"
+            f"data.only names {', '.join(map(repr, unknown))}{did_you_mean(unknown[0], datasets)};"
+            f" data.datasets has: {', '.join(datasets)}"
         )
     if not only:
         raise ValueError("data.only is empty; name at least one dataset, or leave it out to use all")
@@ -50,7 +52,8 @@ def check_datasets(tasks: Mapping[str, Any], datasets: Mapping[str, DatasetSpec]
             )
         if spec.task not in tasks:
             raise ValueError(
-                f"{where}.task is '{spec.task}'; data.tasks has: {', '.join(sorted(tasks)) or 'nothing'}"
+                f"{where}.task is '{spec.task}'{did_you_mean(spec.task, tasks)};"
+                f" data.tasks has: {', '.join(sorted(tasks)) or 'nothing'}"
             )
         if not spec.layout and not spec.columns:
             raise ValueError(

@@ -19,6 +19,7 @@ import yaml
 
 from crab_lightning.data.manifests.column_types import ColumnError
 from crab_lightning.files import parsed_yaml
+from crab_lightning.spelling import did_you_mean
 from crab_lightning.structures import Conversation, DatasetSpec
 
 CARDS = Path(__file__).with_name("cards")
@@ -208,7 +209,8 @@ def _made(layout: str, name: str, columns: Any) -> Layout:
 
     told = _thawed(columns) or {}
     if layout in _card_names() or layout.endswith((".yaml", ".yml")):
-        return ColumnMap(laid_over(card(layout), told), name)
+        place = "columns" if told else f"layout {layout}"
+        return ColumnMap(laid_over(card(layout), told), name, place)
     if not layout:
         return ColumnMap(told, name)
     if layout not in _CLASSES and "." not in layout:
@@ -230,9 +232,10 @@ _CLASSES = {
 
 
 def _unknown(name: str) -> str:
-    known = ", ".join([*_CLASSES, *_card_names()])
+    known = [*_CLASSES, *_card_names()]
     return (
-        f"layout is {name!r}; known layouts: {known}. It may also be a YAML file with a column map, or the "
+        f"layout is {name!r}{did_you_mean(name, known)}; known layouts: "
+        f"{', '.join(known)}. It may also be a YAML file with a column map, or the "
         "import path of a class derived from crab_lightning.data.Layout."
     )
 

@@ -21,6 +21,7 @@ from crab_lightning.data.manifests.column_types import (
     word,
 )
 from crab_lightning.data.manifests.layout import Layout, Parts
+from crab_lightning.spelling import did_you_mean
 from crab_lightning.structures import SYSTEM_MESSAGE, Conversation, Media, Reply, Sample
 from crab_lightning.tasks.answers import extract_answer
 
@@ -47,7 +48,11 @@ class Plain(Layout):
 
     def __init__(self, keys: dict[str, str] | None = None, sound: str = "track") -> None:
         if unknown := [name for name in keys or {} if name not in (*_READ, *_KINDS)]:
-            raise ValueError(f"columns.keys names {unknown[0]!r}; there are: {', '.join((*_KINDS, *_READ))}")
+            known = (*_KINDS, *_READ)
+            raise ValueError(
+                f"columns.keys names {unknown[0]!r}{did_you_mean(unknown[0], known)};"
+                f" there are: {', '.join(known)}"
+            )
         if sound not in ("track", "none"):
             raise ValueError(f"columns.sound is {sound!r}; it is 'track' or 'none'")
         self.keys, self.sound = keys or {}, sound

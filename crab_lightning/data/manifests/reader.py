@@ -26,6 +26,7 @@ from crab_lightning.data.manifests.files import (
 )
 from crab_lightning.data.manifests.layout import Layout, Parts, layout_of, stem
 from crab_lightning.data.manifests.repeats import Repeat, asked_once, find_repeats
+from crab_lightning.spelling import did_you_mean
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks.answers import class_index
 from crab_lightning.tasks.base import Task, describe
@@ -292,14 +293,14 @@ class _RowReader:
         raise ColumnError(
             f"one of data.datasets.{self.dataset}.classes ({', '.join(self.spec.classes)})",
             f"the {name.replace('_', ' ')}",
-            f"is {fields[name]!r}",
+            f"is {fields[name]!r}{did_you_mean(fields[name], self.spec.classes)}",
             "Correct the row, or leave `classes` out to take them from the manifests.",
         )
 
 
 def _completed(sample: Sample, task: Task[Any], row: Mapping[str, Any]) -> Sample:
     """Return a sample with the fields and the target that its task makes of a row anyone can write."""
-    keys = f"; the row has the keys {', '.join(map(str, row))}"
+    keys = f"; the row has: {', '.join(map(str, row))}"
     try:
         fields = task.plain(dict(sample.fields))
         target = sample.target or fields.pop("target", None)
@@ -311,8 +312,8 @@ def _completed(sample: Sample, task: Task[Any], row: Mapping[str, Any]) -> Sampl
         raise ColumnError(
             f"it in every row of a dataset with the task {sample.task!r}",
             f"key {err}",
-            f"is missing{keys}",
-            "Add the key.",
+            f"is missing{did_you_mean(err.args[0], row)}{keys}",
+            "Add the key, or rename the one that is meant.",
         ) from err
     except ValueError as err:
         told = str(err).removeprefix(f"{describe(sample)}: ")  # the reader names file and row itself
