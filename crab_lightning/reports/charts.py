@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
+from crab_lightning.dashboards.figures.matrices import confusion_of
 from crab_lightning.templates import draw
 
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"  # Okabe and Ito: told apart by colour-blind readers
@@ -87,19 +87,8 @@ def confusion(records: Sequence[Mapping[str, Any]], most: int = 60) -> Markup | 
     Returns:
         A table; ``None`` where the true answers are not a few plain names or choices.
     """
-    pairs = [(r.get("truth"), r.get("parsed")) for r in records]
-    truths = [truth for truth, _ in pairs]
-    if not truths or not (all(isinstance(t, str) for t in truths) or {*map(repr, truths)} <= {"1", "2"}):
-        return None
-    names = sorted({str(truth) for truth in truths})
-    if not 2 <= len(names) <= most:
-        return None
-    other, unread = "another answer", "unreadable"
-    said = [unread if p is None else str(p) if str(p) in names else other for _, p in pairs]
-    counts = Counter(zip(map(str, truths), said, strict=True))
-    columns = [*names, *(extra for extra in (other, unread) if extra in said)]
-    totals = Counter(map(str, truths))
-    return draw(TEMPLATE, "confusion", names, columns, counts, totals)
+    found = confusion_of(records, most, fewest=1)
+    return found and draw(TEMPLATE, "confusion", found.names, found.columns, found.counts.tolist())
 
 
 def reliability(calibration: Mapping[str, Any]) -> Markup:

@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from crab_lightning.commands import main
 from crab_lightning.media import write_audio, write_video
-from crab_lightning.reports.charts import line_chart, spans_svg
+from crab_lightning.reports.charts import bars, line_chart, spans_svg
 
 EVIL = "<script>alert(1)</script> It honks. <answer>horn</answer>"
 
@@ -184,6 +184,13 @@ def test_axis_of_large_values_stays_short(run: Path) -> None:
     drawn = line_chart({"tokens": [(0, 1800.0), (1, 9800.0)]})
     assert ">9.8k<" in drawn
     assert "e+03" not in drawn
+    assert ">2.5M<" in line_chart({"tokens": [(0, 2e6), (1, 3e6)]})
+
+
+def test_a_bar_stays_in_its_frame() -> None:
+    drawn = bars({"over": 1.5, "under": -0.5, "none": None})
+    assert re.findall(r"width:([\d.-]+)%", drawn) == ["100.0", "0.0", "0.0"]
+    assert re.findall("<em>(.*?)</em>", drawn) == ["150.00", "-50.00", "–"]
 
 
 def test_without_data_root_the_page_says_so(run: Path) -> None:

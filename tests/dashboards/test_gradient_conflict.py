@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -124,3 +125,24 @@ def test_the_first_the_middle_and_the_last_layer_are_measured_when_none_is_named
     assert [name for name, _ in _chosen_layers(model, [1])] == ["m.layers.1.q"]
     with pytest.raises(ValueError, match=r"no adapter lies in layers \[9\]; layers with adapters: \[0, 1"):
         _chosen_layers(model, [9])
+
+
+def test_the_share_of_pairs_that_pull_apart_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: dict[str, float] = {}
+    logger = SimpleNamespace(log_metrics=lambda values, step: logged.update(values))
+    data = SimpleNamespace(
+        datasets=dict.fromkeys("xyz"), samples=lambda split, name: [SimpleNamespace(id=name)]
+    )
+    trainer = SimpleNamespace(datamodule=data, is_global_zero=True, global_step=4, loggers=[logger])
+    module = SimpleNamespace(
+        training=True, device=torch.device("cpu"), eval=lambda: None, train=lambda mode: None
+    )
+    cosines = np.array([[[1.0, 0.2, -0.5], [0.2, 1.0, np.nan], [-0.5, np.nan, 1.0]]])
+    found = Conflict(4, ("x", "y", "z"), ("q",), np.array([0]), ("A",), cosines, np.ones((1, 3)))
+    monkeypatch.setattr("crab_lightning.dashboards.gradient_conflict.measured", lambda *_: found)
+    callback = GradientConflict(at_steps=[4])
+    callback._folder = tmp_path
+    callback.on_train_batch_end(trainer, module, None, None, 0)  # type: ignore[arg-type]
+    assert logged == {"conflict/A/mean": pytest.approx(-0.15), "conflict/A/negative_share": 0.5}

@@ -77,3 +77,20 @@ def test_resident_memory_is_that_of_this_process() -> None:
         for page in range(0, len(block), mmap.PAGESIZE):
             block[page] = 1
         assert 0.06 < resident_gib() - before < 0.2
+
+
+def test_the_padding_share_is_that_of_the_batches_since_the_last_log() -> None:
+    logged: list[float] = []
+    logger = SimpleNamespace(log_metrics=lambda values, step: logged.append(values["train/padding_share"]))
+    scalars = TrainScalars()
+    for step, tokens in enumerate((3, 1), 1):
+        trainer = SimpleNamespace(
+            loggers=[logger],
+            global_step=step,
+            log_every_n_steps=1,
+            strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        )
+        inputs = {"attention_mask": (torch.arange(4) < tokens).long()[None]}
+        batch = SimpleNamespace(samples=[sample("a", 0, "train", "bell", "bell")], inputs=inputs)
+        scalars.on_train_batch_end(trainer, None, None, batch, 0)  # type: ignore[arg-type]
+    assert logged == [0.25, 0.75]

@@ -19,7 +19,10 @@ def test_without_only_all_rows_stay() -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"data\.only names 'avee'; data\.datasets has: ave, avvp, ks"):
+    with pytest.raises(
+        ValueError,
+        match=r"data\.only names 'avee' \(did you mean 'ave'\?\); data\.datasets has: ave, avvp, ks",
+    ):
         chosen_datasets(ROWS, ["avee"])
 
 

@@ -25,3 +25,19 @@ def test_of_two_records_of_a_sample_the_first_is_kept_and_the_order_is_the_datas
     lines = (tmp_path / "predictions" / "a.jsonl").read_text().splitlines()
     found = [(line["id"], line["answer"]) for line in map(json.loads, lines)]
     assert found == [("a/1", "of rank 0"), ("a/2", "of rank 1"), ("a/9", "not asked")]
+
+
+def test_a_part_that_was_cut_off_in_a_line_is_never_appended_to(tmp_path: Path) -> None:
+    first = PredictionFiles(tmp_path, "test")
+    first.start({}, fresh=True)
+    first.append([record("a/1", "one")])
+    first.close()
+    part = next(first.parts.glob("*.jsonl"))
+    part.write_text(part.read_text() + '{"id": "a/2", "dat')
+    again = PredictionFiles(tmp_path, "test")
+    assert [said["id"] for said in again.resume({})] == ["a/1"]
+    again.append([record("a/9", "z"), record("a/2", "two"), record("a/10", "y")])
+    again.close()
+    assert again.merge({"a": ["a/2"]}) == {"a": {"a/1", "a/2", "a/9", "a/10"}}
+    lines = (tmp_path / "predictions" / "a.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["a/2", "a/1", "a/10", "a/9"]  # the rest sorted

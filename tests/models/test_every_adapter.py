@@ -168,7 +168,9 @@ def test_a_key_that_the_kind_does_not_read_is_refused_unless_it_has_its_default(
         AdapterConfig(kind="lora", heads=7)
     with pytest.raises(ValueError, match=r"adapter\.router is for kind ilora; adapter\.kind is 'moka'"):
         AdapterConfig(kind="moka", router="input")
-    with pytest.raises(TypeError, match=r"there is no adapter\.head; known: kind, rank"):
+    with pytest.raises(
+        TypeError, match=r"there is no adapter\.head \(did you mean 'heads'\?\); known: kind, rank"
+    ):
         AdapterConfig(head=7)
     every = {key.name: key.default for key in all_keys().values() if key.default is not MISSING}
     for kind in KINDS:

@@ -199,3 +199,19 @@ def test_logits_hours_and_the_smaller_batch_are_worked_by_hand(published: Shape)
     text, _, changed = next(entry for entry in knobs(published, s, 1.0) if "batch_size" in entry[0])
     assert text == "data.batch_size 2 and trainer.accumulate_grad_batches 2"
     assert (changed.rows, changed.accumulate) == (2, 2)
+
+
+def test_gathered_layers_packed_batches_nodes_and_trained_towers_are_worked_by_hand(published: Shape) -> None:
+    p, held = published, published.adapters * published.adapter_bytes
+    two_layers = 2 * (2 * p.layer + p.layer_adapters * p.adapter_bytes)  # the next is gathered ahead
+    assert memory(p, setting(sharding="fsdp2"))["gathered layers"] == 2 * p.rest + two_layers
+    packed = setting(batch_tokens=5800)
+    assert (packed.usual_rows, packed.most_tokens) == (8, 5800)
+    towers = 2 * 4 * (p.vision[2] * 1280 + p.audio[2] * 2 * 250)
+    longer = pace(replace(p, trains_towers=True), setting()).compute_s - pace(p, setting()).compute_s
+    assert longer == pytest.approx(2 * towers / 4e14)
+    weights = 2 * p.base + held
+    inside = 7 / 8 * (weights + weights - 2 * p.towers + held)  # for forward, for backward, and gradients
+    hybrid = pace(p, setting(nodes=2, sharding="fsdp2_hybrid"))
+    assert hybrid.sent_bytes == pytest.approx(inside + 2 * 1 / 2 * held / 8)
+    assert hybrid.transfer_s == pytest.approx(inside / 3e11 + held / 8 / 4e10)

@@ -109,14 +109,16 @@ class LoRALinear(nn.Module):
 
     def _parameter(self, *shape: int) -> nn.Parameter:
         dtype = getattr(torch, self.config.dtype)
-        shape = (self.experts, *shape) if self.experts else shape
+        # A single number has one dimension too, since sharded weights are divided along the first one.
+        shape = (self.experts, *shape) if self.experts else shape or (1,)
         return nn.Parameter(torch.empty(*shape, dtype=dtype, device=self.base.weight.device))
 
     def add_parameters(self) -> None:
         """Make the parameters of a kind beside A, B and the router, with ``self._parameter(*shape)``.
 
         They hold no values yet: the kind also overrides ``reset_parameters``, which is called next, and again
-        when a sharded model gets its storage.
+        when a sharded model gets its storage. ``self._parameter()`` makes a single number of the shape
+        ``(1,)``.
         """
 
     def reset_parameters(self) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from crab_lightning.dashboards.figures.sheet import GREY, Record, Sheet, cut
 
 OTHER, UNREAD = "another answer", "unreadable"
-_FEWEST, _LONGEST_NAME = 10, 48
+_LONGEST_NAME = 48
 _LETTER_IN = 0.075
 
 
@@ -32,15 +32,16 @@ class Confusion:
     counts: NDArray[np.int64]
 
 
-def confusion_of(records: Iterable[Record], most: int = 60) -> Confusion | None:
+def confusion_of(records: Iterable[Record], most: int = 60, fewest: int = 10) -> Confusion | None:
     """Count answers.
 
     Args:
         records: Prediction records.
         most: Largest number of classes drawn.
+        fewest: Smallest number of answers drawn.
 
     Returns:
-        ``None`` with fewer than ten answers, or where the true answers are not names (or the choices 1 and 2)
+        ``None`` with fewer answers, or where the true answers are not names (or the choices 1 and 2)
         of a few classes: events, boxes, captions.
     """
     pairs: Counter[tuple[str, str]] = Counter()
@@ -52,7 +53,7 @@ def confusion_of(records: Iterable[Record], most: int = 60) -> Confusion | None:
             return None
         pairs[str(truth), UNREAD if said is None else str(said)] += 1
     names = sorted({truth for truth, _ in pairs})
-    if not 2 <= len(names) <= most or pairs.total() < _FEWEST:
+    if not 2 <= len(names) <= most or pairs.total() < fewest:
         return None
     said = {s for _, s in pairs}
     columns = [*names, *([OTHER] if said - {*names, UNREAD} else []), *([UNREAD] if UNREAD in said else [])]
