@@ -177,7 +177,7 @@ def with_own_kind() -> Iterator[None]:
         describe()
 
 
-CASES["own_parameters"] = Case("native", {"adapter": GainedConfig(rank=4)})
+CASES["own_parameters"] = Case("native", {"adapter": GainedConfig(rank=4)}, strategies=("fsdp2", "fsdp1"))
 CASES |= {kind: Case("native", {"adapter": of_kind(kind)}, strategies=("fsdp2",)) for kind in ADAPTERS}
 
 
