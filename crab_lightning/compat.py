@@ -142,7 +142,7 @@ def keep_nulls() -> None:
     It writes such a value as Python does, ``None``, before the inner parser reads it as YAML, where that is a
     text (4.53).
     """
-    from jsonargparse import _typehints
+    from jsonargparse import _typehints, _util
 
     adapt: Any = _typehints.adapt_class_type
     if hasattr(adapt, "__wrapped__"):
@@ -151,7 +151,7 @@ def keep_nulls() -> None:
     @wraps(adapt)
     def with_nulls(value: Any, *args: Any, **options: Any) -> Any:
         inner = value.get("init_args") if hasattr(value, "get") else None
-        if isinstance(inner, _typehints.NestedArg) and isinstance(inner.val, dict | list | None):
+        if isinstance(inner, _util.NestedArg) and isinstance(inner.val, dict | list | None):
             value["init_args"] = inner._replace(val=json.dumps(inner.val, default=str))
         return adapt(value, *args, **options)
 

@@ -88,7 +88,9 @@ def confusion(records: Sequence[Mapping[str, Any]], most: int = 60) -> Markup | 
         A table; ``None`` where the true answers are not a few plain names or choices.
     """
     found = confusion_of(records, most, fewest=1)
-    return found and draw(TEMPLATE, "confusion", found.names, found.columns, found.counts.tolist())
+    if found is None:
+        return None
+    return draw(TEMPLATE, "confusion", found.names, found.columns, found.counts.tolist())
 
 
 def reliability(calibration: Mapping[str, Any]) -> Markup:
