@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from crab_lightning.configuration.files import ConfigError, compose, find_config, merge
+from crab_lightning.configuration.files import (
+    PACKAGE_CONFIGS,
+    ConfigError,
+    compose,
+    find_config,
+    merge,
+)
 from crab_lightning.spelling import did_you_mean
 
 EVERY_ROW = "*"
@@ -140,14 +147,10 @@ def read_study(path: str | Path, *, root: Path | None = None) -> Study:
     name = str(content.get("name") or found.stem)
     regimes = _regimes(found, content["regimes"], datasets)
     compare = _compare(found, content.get("compare"), content["regimes"])
-    if all(regimes.get(regime) == ((datasets[0],),) for regime in compare):
-        raise ConfigError(
-            f"{found}: datasets is {list(datasets)}, so the regimes {' and '.join(compare)} train the same"
-            " runs and nothing can be compared; name at least two datasets"
-        )
+    _check_compared(found, regimes, compare, datasets)
     return Study(
         name=_checked_name(found, "name", name),
-        folder=(root or Path(content.get("root") or "studies")) / name,
+        folder=_root(found, root, content.get("root")) / name,
         datasets=datasets,
         arms=_arms(found, content["arms"], base),
         regimes=regimes,
@@ -158,13 +161,22 @@ def read_study(path: str | Path, *, root: Path | None = None) -> Study:
 
 
 def _find(path: str | Path) -> Path:
-    try:
-        return find_config(path)
-    except ConfigError as err:
-        try:
-            return find_config(Path("studies") / path)
-        except ConfigError:
-            raise err from None
+    for place in (path, Path("studies") / path):
+        with suppress(ConfigError):
+            return find_config(place)
+    if Path(path).is_dir():
+        raise ConfigError(f"{path} is a folder; give the YAML file of a study")
+    folders = (Path("configs/studies"), PACKAGE_CONFIGS / "studies")
+    known = sorted({file.name for folder in folders for file in folder.glob("*.yaml")})
+    raise ConfigError(f"there is no study file {path}; configs/studies/ has: {', '.join(known) or 'nothing'}")
+
+
+def _root(path: Path, chosen: Path | None, stated: Any) -> Path:
+    if chosen is not None:
+        return chosen
+    if stated is not None and not isinstance(stated, str):
+        raise ConfigError(f"{path}: root is {stated!r}; give the path of a folder")
+    return Path(stated or "studies")
 
 
 def _refuse_unknown(path: Path, content: Mapping[str, Any], known: Sequence[str], where: str = "") -> None:
@@ -186,7 +198,9 @@ def _datasets(path: Path, key: str, names: Any, known: Mapping[str, Any] | Seque
     if not isinstance(names, list) or not names:
         raise ConfigError(f"{path}: {key} is {names!r}; give a list of dataset keys")
     for name in names:
-        if not isinstance(name, str) or name not in known:
+        if not isinstance(name, str):
+            raise ConfigError(f"{path}: {key} contains {name!r}; give names, a number in quotation marks")
+        if name not in known:
             near = did_you_mean(name, known)
             raise ConfigError(
                 f"{path}: {key}: there is no dataset {name!r}{near}; there are: {', '.join(known)}"
@@ -208,6 +222,12 @@ def _arms(path: Path, arms: Any, base: dict[str, Any]) -> dict[str, dict[str, An
         merged = merge(base, overlay or {})
         _check_mappings(path, f"arms.{name}", merged)
         made[str(name)] = _with_rows(merged)
+        for other, config in list(made.items())[:-1]:
+            if config == made[str(name)]:
+                raise ConfigError(
+                    f"{path}: the arms {other} and {name} have the same settings, so they would train the"
+                    " same runs; change a key in one of them or remove one"
+                )
     return made
 
 
@@ -233,6 +253,12 @@ def _check_mappings(path: Path, where: str, config: Mapping[str, Any]) -> None:
             raise ConfigError(f"{path}: {where}: {key} is {value!r}; give keys with their values")
     if not rows:
         raise ConfigError(f"{path}: {where}: data.datasets is empty; name the datasets to study")
+    for key in rows or ():
+        if not key or "/" in key:
+            raise ConfigError(
+                f"{path}: {where}: data.datasets has the key {key!r}; it becomes a part of file names, so it"
+                " must not be empty or contain '/'"
+            )
 
 
 def _with_rows(config: dict[str, Any]) -> dict[str, Any]:
@@ -297,6 +323,13 @@ def _equal(path: Path, value: Any) -> tuple[str, int]:
 
 def _compare(path: Path, value: Any, regimes: Mapping[str, Any]) -> tuple[str, str]:
     pair = ["single", "multi"] if value is None else value
+    pairs = any(isinstance(regime, dict) for regime in regimes.values())  # compared with the baseline alone
+    wanted = pair[:1] if pairs else pair
+    if value is None and len(regimes) > 1 and any(name not in regimes for name in wanted):
+        raise ConfigError(
+            f"{path}: the regimes are {', '.join(map(str, regimes))}, and compare is left out, which means"
+            " [single, multi]; name in compare the baseline and the regime that is compared with it"
+        )
     if not isinstance(pair, list) or len(pair) != 2 or pair[0] == pair[1]:
         raise ConfigError(f"{path}: compare is {value!r}; give two regimes, the baseline first")
     if value is not None and (unknown := [name for name in pair if name not in list(regimes)]):
@@ -305,6 +338,26 @@ def _compare(path: Path, value: Any, regimes: Mapping[str, Any]) -> tuple[str, s
             f" there are: {', '.join(regimes)}"
         )
     return str(pair[0]), str(pair[1])
+
+
+def _check_compared(
+    path: Path,
+    regimes: Mapping[str, tuple[tuple[str, ...], ...]],
+    compare: tuple[str, str],
+    datasets: tuple[str, ...],
+) -> None:
+    """Refuse two regimes that train no dataset in two ways, so that all their gains would be zero."""
+    before, after = (regimes.get(regime, ()) for regime in compare)
+    if not before or not after:
+        return
+    for name in datasets:
+        first, second = ({frozenset(g) for g in groups if name in g} for groups in (before, after))
+        if first and second and first != second:
+            return
+    raise ConfigError(
+        f"{path}: the regimes {' and '.join(compare)} train no dataset of {list(datasets)} in two ways, so"
+        " there is nothing to compare; name at least two datasets, or other regimes in compare"
+    )
 
 
 def _length(kind: str, count: int) -> dict[str, Any]:

@@ -54,7 +54,8 @@ def test_what_is_held_equal_sets_the_length_of_every_cell(tmp_path: Path, places
 def test_pairs_and_subsets_are_regimes(tmp_path: Path, places: dict[str, Path]) -> None:
     three = ["avqa", "dfew", "ave"]
     regimes = {"pairs": {"pairs_of": three}, "events": ["ave", "avqa"], "all": "all"}
-    study = read_study(study_file(tmp_path, places, datasets=three, regimes=regimes, arms={"lora": {}}))
+    more = {"arms": {"lora": {}}, "compare": ["events", "all"]}
+    study = read_study(study_file(tmp_path, places, datasets=three, regimes=regimes, **more))
     assert [cell.name for cell in study.cells()] == [
         "lora.pairs.avqa+dfew.seed0",
         "lora.pairs.avqa+ave.seed0",
@@ -90,8 +91,21 @@ def test_pairs_and_subsets_are_regimes(tmp_path: Path, places: dict[str, Path]) 
         ({"arms": {"a": {"data": {"datasets": []}}}}, "arms.a: data.datasets is []"),
         ({"arms": {"a": {"data": {"datasets": {"*": "direct"}}}}}, "arms.a: data.datasets.* is 'direct'"),
         ({"datasets": []}, "datasets is []"),
-        ({"datasets": [["avqa"]]}, "there is no dataset ['avqa']"),
-        ({"datasets": ["avqa"]}, "train the same runs"),
+        ({"datasets": [["avqa"]]}, "datasets contains ['avqa']; give names"),
+        ({"datasets": ["avqa"]}, "single and multi train no dataset of ['avqa'] in two ways"),
+        ({"regimes": {"single": "each", "sub": ["avqa"]}, "compare": ["single", "sub"]}, "in two ways"),
+        (
+            {"regimes": {"single": "each", "joint": "all"}},
+            "the regimes are single, joint, and compare is left out",
+        ),
+        ({"arms": {"a": {}, "b": None}}, "the arms a and b have the same settings"),
+        (
+            {"arms": {"a": {}, "b": {"data": {"datasets": {"*": {}}}}}},
+            "the arms a and b have the same settings",
+        ),
+        ({"overlay": {"data": {"datasets": {"x/y": {}}}}}, "data.datasets has the key 'x/y'"),
+        ({"datasets": ["avqa", 1]}, "datasets contains 1; give names, a number in quotation marks"),
+        ({"root": 3}, "root is 3; give the path of a folder"),
         ({"regimes": {"p": {"pairs_of": ["avqa"]}}}, "a pair needs at least two datasets"),
         ({"equal": {"steps": True}}, "equal is {'steps': True}"),
         ({"seeds": [2**32]}, "from 0 to 4294967295"),
@@ -103,6 +117,13 @@ def test_what_makes_no_sense_is_named(
 ) -> None:
     with pytest.raises(ConfigError, match=re.escape(said.replace("\\", ""))):
         read_study(study_file(tmp_path, places, **changes))
+
+
+def test_a_study_that_is_not_there_is_said_with_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no study file nothing\.yaml; configs/studies/ has: demo_heads"):
+        read_study("nothing.yaml")
+    with pytest.raises(ConfigError, match="is a folder; give the YAML file of a study"):
+        read_study(tmp_path)
 
 
 def test_a_study_without_a_section_says_which(tmp_path: Path) -> None:

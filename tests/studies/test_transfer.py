@@ -104,7 +104,7 @@ def test_unfinished_cells_are_left_out_and_named(study: Study) -> None:
 
 
 def test_report_is_written_in_every_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = _file(tmp_path, arms={"lora": {}, "ilora": {}})
+    path = _file(tmp_path, arms={"lora": {}, "ilora": {"model": {"init_args": {"adapter": {"heads": 4}}}}})
 
     def scores(cell: Cell, dataset: str) -> list[float]:
         other = cell.arm == "ilora" and cell.regime == "multi" and dataset == "avvp"
