@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crab_lightning.dashboards.gradient_conflict import FOLDER, Conflict
+from crab_lightning.metrics.scale import Scale
 from crab_lightning.studies.runner import FinishedCells
 from crab_lightning.studies.transfer import ArmTransfer, Comparison, Resampling, compared_runs
 
@@ -64,6 +65,8 @@ class PairTransfer:
         arm: Key of the arm.
         dataset: The dataset that is tested.
         partner: The other one.
+        metric: Name of the primary metric of the tested dataset.
+        scale: How the metric is printed, and its direction.
         score: The comparison with training alone.
         loss: The same by validation loss; ``None`` without losses.
         cosine: Mean cosine of their gradients in the joint run; ``None`` where it was not measured.
@@ -72,6 +75,8 @@ class PairTransfer:
     arm: str
     dataset: str
     partner: str
+    metric: str
+    scale: Scale
     score: Comparison
     loss: Comparison | None
     cosine: float | None
@@ -147,7 +152,7 @@ def pair_transfers(finished: FinishedCells, resampling: Resampling) -> list[Pair
     study = finished.study
     found = []
     for regime, groups in study.regimes.items():
-        if len(groups) < 2 or any(len(group) != 2 for group in groups):
+        if regime in study.compare or any(len(group) != 2 for group in groups):
             continue
         for arm in study.arms:
             for group in groups:
@@ -166,7 +171,11 @@ def pair_transfers(finished: FinishedCells, resampling: Resampling) -> list[Pair
                     if made is not None:
                         cosine = float(np.mean(cosines)) if cosines else None
                         loss = None if made.loss is None else made.loss[0]
-                        found.append(PairTransfer(arm, dataset, partner, made.score[0], loss, cosine))
+                        found.append(
+                            PairTransfer(
+                                arm, dataset, partner, made.metric, made.scale, made.score[0], loss, cosine
+                            )
+                        )
     return found
 
 

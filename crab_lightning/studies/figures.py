@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from crab_lightning.fonts import new_figure
+from crab_lightning.metrics.scale import PERCENT, Scale
 from crab_lightning.studies.transfer import ArmTransfer, Comparison, Shares
 
 GAIN, HARM, TIE_COLOUR = "#0072b2", "#d55e00", "#999999"
@@ -33,10 +34,17 @@ def gains_figure(arms: Sequence[ArmTransfer], by: str = "score") -> Any:
     names = list(dict.fromkeys(row.dataset for arm in arms for row in arm.rows))
     figure = figure_of(max(6.5, 1.8 + 0.72 * len(names)), 1.5 + 0.62 * len(arms))
     axes = figure.subplots()
+    units = set()
     for line, arm in enumerate(arms):
-        found = {row.dataset: (row.score if by == "score" else row.loss) for row in arm.rows}
+        found = {row.dataset: row for row in arm.rows}
         for column, name in enumerate(names):
-            _cell(axes, column, line, found.get(name), by)
+            row = found.get(name)
+            compared = None if row is None else row.score if by == "score" else row.loss
+            if row is None or compared is None:
+                axes.text(column, line, "–", ha="center", va="center", color=TIE_COLOUR)
+            else:
+                units.add(row.scale.unit)
+                _cell(axes, column, line, compared, row.scale if by == "score" else None)
     axes.set_xlim(-0.5, len(names) - 0.5)
     axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8, parse_math=False)
@@ -44,22 +52,23 @@ def gains_figure(arms: Sequence[ArmTransfer], by: str = "score") -> Any:
     axes.tick_params(length=0)
     for side in axes.spines.values():
         side.set_visible(False)
-    unit = "points" if by == "score" else "nats per target token"
+    points = "points" if units <= {PERCENT} else "points or the unit named"
+    unit = points if by == "score" else "nats per target token"
     axes.set_title(f"Gain of learning together, in {unit}; bold: certain after Holm", fontsize=10, loc="left")
     return figure
 
 
-def _cell(axes: Any, x: int, y: int, found: Comparison | None, by: str) -> None:
+def _cell(axes: Any, x: int, y: int, found: Comparison, scale: Scale | None) -> None:
     from matplotlib.patches import Rectangle
 
-    if found is None:
-        axes.text(x, y, "–", ha="center", va="center", color=TIE_COLOUR)
-        return
     gain = found.gain
     colour = GAIN if gain.value > 0 else HARM if gain.value < 0 else TIE_COLOUR
     alpha = 0.85 if gain.certain else 0.28
     axes.add_patch(Rectangle((x - 0.47, y - 0.45), 0.94, 0.9, facecolor=colour, alpha=alpha, linewidth=0))
-    text = f"{100 * gain.value:+.1f}" if by == "score" else f"{gain.value:+.3f}"
+    text = f"{gain.value:+.3f}"
+    if scale is not None:
+        percent = scale.unit == PERCENT
+        text = f"{100 * gain.value:+.1f}" if percent else f"{gain.value:+.2f} {scale.unit}".rstrip()
     axes.text(
         x, y, "0" if gain.value == 0 else text.replace("-", "−"), ha="center", va="center", fontsize=8,
         color="white" if gain.certain else "black", weight="bold" if gain.certain else "normal",
@@ -98,7 +107,10 @@ def _bars(axes: Any, title: str, shares: Mapping[str, Shares]) -> None:
     axes.set_ylabel("% of datasets", fontsize=8)
     axes.set_ylim(-105, 105)
     axes.set_title(title, fontsize=10, loc="left")
-    axes.legend(fontsize=7, loc="lower right")
+    # Above the bars: below the title there is no place that no bar can reach.
+    axes.legend(
+        fontsize=7, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.2, frameon=False
+    )
     axes.tick_params(labelsize=8)
 
 
@@ -136,7 +148,7 @@ def deviation_figure(deviation: Mapping[str, Mapping[str, float]], baseline: str
     """Draw how far arms lie from the first one on each dataset, in the manner of Figure 11.
 
     Args:
-        deviation: Arm -> dataset -> difference of scores as a fraction.
+        deviation: Arm -> dataset -> difference of scores as a fraction, of metrics in percent.
         baseline: The first arm.
     """
     names = list(dict.fromkeys(name for row in deviation.values() for name in row))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ import numpy as np
 
 from crab_lightning import __version__
 from crab_lightning.files import replace_bytes, replace_text
+from crab_lightning.metrics.scale import PERCENT
 from crab_lightning.reports.tables import PlainTable, to_csv, to_latex, to_markdown, to_text
 from crab_lightning.studies import figures, tables
 from crab_lightning.studies.conflicts import ArmConflict, PairTransfer, arm_conflicts, pair_transfers
 from crab_lightning.studies.runner import FinishedCells
 from crab_lightning.studies.significance import TIE
+from crab_lightning.studies.statistics import primary_of
 from crab_lightning.studies.study import Study
 from crab_lightning.studies.transfer import ArmTransfer, DatasetTransfer, Resampling, arm_transfer
 
@@ -74,15 +78,20 @@ def study_results(study: Study, *, resamples: int = 2000, seed: int = 0) -> Stud
         )
         if made is not None:
             deviations[arm] = made.rows
-    if not transfers and not deviations:
-        raise ValueError(f"{study.folder}: no two finished cells can be compared yet; see `study status`")
+    pairs = pair_transfers(finished, resampling)
+    if not transfers and not deviations and not pairs:
+        counts = Counter(state.status for state in finished.states)
+        said = ", ".join(f"{count} {status}" for status, count in counts.items())
+        other = next((s for s in finished.states if s.status == "other settings"), None)
+        why = "" if other is None else f"; the first with other settings: {other.cell.name}: {other.detail}"
+        raise ValueError(f"{study.folder}: no two finished cells can be compared yet; cells: {said}{why}")
     return StudyResults(
         study,
         tuple(transfers),
         deviations,
         _coverage(finished, joint, transfers),
         tuple(arm_conflicts(finished, transfers)),
-        tuple(pair_transfers(finished, resampling)),
+        tuple(pairs),
         {s.cell.name: s.status for s in finished.states if s.status != "done"},
     )
 
@@ -100,25 +109,21 @@ def _coverage(
     finished: FinishedCells, regime: str, transfers: Sequence[ArmTransfer]
 ) -> dict[str, dict[str, float]]:
     """Count in which share of the datasets each arm is the best under the joint regime."""
-    from crab_lightning.metrics.scale import read_scale
-
     study = finished.study
     wins = {arm: {"best": 0.0, "tied": 0.0} for arm in study.arms}
     known = 0
     for dataset in study.datasets:
-        means = {}
-        for arm in study.arms:
-            runs = [finished.of(regime, arm, dataset, seed) for seed in study.seeds]
-            entries = [run.datasets[dataset] for run in runs if run is not None and dataset in run.datasets]
-            values = [
-                (1 if read_scale(e, e["headline"]).higher_is_better else -1) * e["strict"][e["headline"]]
-                for e in entries
-                if e["strict"].get(e["headline"]) is not None
-            ]
-            if len(values) == len(study.seeds):
-                means[arm] = float(np.mean(values))
-        if len(means) < len(study.arms):
+        values: dict[str, dict[int, float]] = {arm: {} for arm in study.arms}
+        for arm, seed in product(study.arms, study.seeds):
+            run = finished.of(regime, arm, dataset, seed)
+            primary = None if run is None else primary_of(run, dataset)
+            if primary is not None:
+                _, value, scale = primary
+                values[arm][seed] = value if scale.higher_is_better else -value
+        common = set.intersection(*(set(held) for held in values.values()))
+        if not common:
             continue
+        means = {arm: float(np.mean([held[seed] for seed in sorted(common)])) for arm, held in values.items()}
         known += 1
         top = [arm for arm, value in means.items() if value >= max(means.values()) - TIE]
         for arm in top:
@@ -172,10 +177,11 @@ def report_figures(results: StudyResults) -> dict[str, Any]:
         found["coverage"] = figures.coverage_figure(results.coverage)
     if results.deviations:
         rows = {
-            arm: {row.dataset: row.score.gain.value for row in held}
+            arm: {row.dataset: row.score.gain.value for row in held if row.scale.unit == PERCENT}
             for arm, held in results.deviations.items()
         }
-        found["deviation"] = figures.deviation_figure(rows, next(iter(results.study.arms)))
+        if any(rows.values()):
+            found["deviation"] = figures.deviation_figure(rows, next(iter(results.study.arms)))
     for one in results.conflicts:
         title = f"{one.arm}: cosine between the gradients of datasets, after step {one.step:,}"
         found[f"conflict-{one.arm}"] = figures.conflict_figure(title, one.datasets, one.maps)
@@ -199,6 +205,7 @@ def write_report(study: Study, out: Path, *, resamples: int = 2000, seed: int = 
     """
     results = study_results(study, resamples=resamples, seed=seed)
     out.mkdir(parents=True, exist_ok=True)
+    _remove_earlier(out)
     made = report_tables(results)
     for name, table in made.items():
         for ending, form in (("csv", to_csv), ("tex", to_latex), ("md", to_markdown)):
@@ -214,7 +221,48 @@ def write_report(study: Study, out: Path, *, resamples: int = 2000, seed: int = 
     page = _page(results, made, pictures, resamples, seed)
     replace_text(out / "index.html", page)
     _write_board(results, drawn, out)
-    return "\n\n".join(to_text(table) for table in made.values())
+    return "\n\n".join([*_notes(results), *(to_text(table) for table in made.values())])
+
+
+def _remove_earlier(out: Path) -> None:
+    """Remove the tables and pictures of an earlier report, of which this one may have fewer."""
+    for name in ("shares", "gains*", "arms", "conflict*", "pairs", "published", "coverage", "deviation"):
+        for ending in ("csv", "tex", "md", "png"):
+            for path in out.glob(f"{name}.{ending}"):
+                path.unlink()
+
+
+def _notes(results: StudyResults) -> list[str]:
+    """Return what a reader has to know before the tables."""
+    notes = []
+    if results.unfinished:
+        cells = ", ".join(f"{name} ({status})" for name, status in list(results.unfinished.items())[:8])
+        more = "" if len(results.unfinished) <= 8 else f" and {len(results.unfinished) - 8} more"
+        notes.append(
+            f"Not finished and left out are {len(results.unfinished)} of {len(results.study.cells())} cells:"
+            f" {cells}{more}."
+        )
+    seeds = {seed for one in results.transfers for row in one.rows for seed in row.score.seeds}
+    if len(seeds) == 1:
+        notes.append(
+            f"The gains come from one seed ({min(seeds)}): their intervals do not contain the differences"
+            " between seeds."
+        )
+    return notes
+
+
+_ABOUT = {
+    "shares": "Gain share, harmed share and net score of each arm",
+    "gains": "Gain of each dataset in each arm, by score",
+    "gains-loss": "Gain of each dataset in each arm, by validation loss",
+    "coverage": "Share of the datasets in which each arm is the best",
+    "deviation": "Difference of each arm from the first one, for each dataset",
+}
+
+
+def _about(name: str) -> str:
+    """Return the text of a picture for those who do not see it; the tables hold its numbers."""
+    return _ABOUT.get(name, f"Cosine between the gradients of every two datasets: {name}")
 
 
 _PARTS = (
@@ -240,7 +288,7 @@ def _page(
     for title, images, names in _PARTS:
         part = _Part(title)
         shown = [n for pattern in images for n in pictures if fnmatchcase(n, pattern)]
-        part.pictures = [{"data": base64.b64encode(pictures[n]).decode(), "about": n} for n in shown]
+        part.pictures = [{"data": base64.b64encode(pictures[n]).decode(), "about": _about(n)} for n in shown]
         part.tables = [made[n] for pattern in names for n in made if fnmatchcase(n, pattern)]
         if part.pictures or part.tables:
             parts.append(part)
@@ -253,13 +301,8 @@ def _page(
         "bootstrap": f"{resamples:,} resamples, seed {seed}",
         "version": __version__,
     }
-    notes = []
-    if results.unfinished:
-        notes.append(
-            f"{len(results.unfinished)} of {len(study.cells())} cells are not finished and left out."
-        )
     return render(
-        "studies/report.html.j2", title=f"Study {study.name}", facts=facts, notes=notes, parts=parts
+        "studies/report.html.j2", title=f"Study {study.name}", facts=facts, notes=_notes(results), parts=parts
     )
 
 

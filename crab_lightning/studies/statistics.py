@@ -186,8 +186,8 @@ class Headline:
     task: str
 
 
-def headline_of(run: FinishedRun, dataset: str) -> Headline | None:
-    """Return the primary metric of a run on a dataset; ``None`` if the run has none.
+def primary_of(run: FinishedRun, dataset: str) -> tuple[str, float, Scale] | None:
+    """Return name, value and scale of a run's primary metric on a dataset; ``None`` without a finite value.
 
     Args:
         run: A finished run.
@@ -198,8 +198,23 @@ def headline_of(run: FinishedRun, dataset: str) -> Headline | None:
         return None
     metric = str(entry["headline"])
     value = entry["strict"].get(metric)
-    if value is None:
+    if value is None or not math.isfinite(value):
         return None
+    return metric, float(value), read_scale(entry, metric)
+
+
+def headline_of(run: FinishedRun, dataset: str) -> Headline | None:
+    """Return the primary metric of a run on a dataset; ``None`` if the run has none.
+
+    Args:
+        run: A finished run.
+        dataset: Key of the dataset.
+    """
+    primary = primary_of(run, dataset)
+    if primary is None:
+        return None
+    metric, value, scale = primary
+    entry = run.datasets[dataset]
     found: Statistic | None = None
     note = ""
     scores = run.scores(dataset)
@@ -208,8 +223,9 @@ def headline_of(run: FinishedRun, dataset: str) -> Headline | None:
         mean = RatioStatistic(list(scores), list(scores.values()))
         found = mean if abs(mean.value() - value) < _EQUAL else None
     if found is None:
-        found, note = _recomputed(run, dataset, metric, float(value), records)
-    return Headline(metric, float(value), read_scale(entry, metric), found, note, str(entry["task"]))
+        found, note = _recomputed(run, dataset, metric, value, records)
+        note = note and f"{run.name}: {note}"
+    return Headline(metric, value, scale, found, note, str(entry["task"]))
 
 
 def loss_of(losses: Mapping[str, tuple[float, int]]) -> RatioStatistic | None:

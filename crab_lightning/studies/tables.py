@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 
-from crab_lightning.metrics.scale import units_said
+from crab_lightning.metrics.scale import PERCENT, units_said
 from crab_lightning.reports.tables import PlainTable, percent, signed
 from crab_lightning.studies.conflicts import ArmConflict, Correlation, PairTransfer
 from crab_lightning.studies.transfer import ArmTransfer, Comparison, DatasetTransfer, Estimate, Shares
@@ -41,7 +41,7 @@ def gain_table(arm: ArmTransfer, regimes: tuple[str, str]) -> PlainTable:
         arm: The arm.
         regimes: Names of the baseline and of the other regime.
     """
-    columns = ["dataset", "metric", *regimes, "gain [95 % CI]", "p (Holm)", "questions", "seeds"]
+    columns = ["dataset", "metric", *regimes, "gain [95 % CI]", "p (Holm)", "questions", "run seeds"]
     columns += [f"loss {regimes[0]}", f"loss {regimes[1]}", "loss gain [95 % CI]", "p loss (Holm)", "samples"]
     units = units_said(row.scale.unit for row in arm.rows)
     title = f"{arm.arm}: {units}, validation loss in nats per target token"
@@ -50,7 +50,7 @@ def gain_table(arm: ArmTransfer, regimes: tuple[str, str]) -> PlainTable:
         score, loss = row.score, row.loss
         cells = [row.dataset, row.scale.label(row.metric), row.scale.text(score.before)]
         cells += [row.scale.text(score.after), score_gain(row) + noted(table, score.note), _p(score.gain)]
-        cells += [str(score.questions or "–"), ",".join(map(str, score.seeds))]
+        cells += [str(score.questions or "–"), ", ".join(map(str, score.seeds))]
         if loss is None:
             cells += ["–"] * 5
         else:
@@ -63,7 +63,16 @@ def gain_table(arm: ArmTransfer, regimes: tuple[str, str]) -> PlainTable:
         f" (5 %)."
     )
     if arm.missing:
-        table.notes.append(f"Not finished under both regimes: {', '.join(arm.missing)}.")
+        table.notes.append(
+            "Left out, because a cell is not finished or its test has no value of the primary metric:"
+            f" {', '.join(arm.missing)}."
+        )
+    without = [row.dataset for row in arm.rows if row.loss is None]
+    if without and len(without) < len(arm.rows):
+        table.notes.append(
+            "Without a comparison of losses, because a run has no validation loss or one that is not a"
+            f" number: {', '.join(without)}."
+        )
     return table
 
 
@@ -104,10 +113,12 @@ def deviation_table(baseline: str, rows: Mapping[str, Sequence[DatasetTransfer]]
             cells.append("–" if row is None else score_gain(row) + noted(table, row.score.note))
         table.add(cells)
     for arm, held in rows.items():
-        if points := [abs(row.score.gain.value) for row in held]:
+        points = [abs(row.score.gain.value) for row in held if row.scale.unit == PERCENT]
+        if points:
             mean = 100 * sum(points) / len(points)
             table.notes.append(
-                f"{arm}: mean absolute deviation {mean:.2f} points over {len(points)} datasets."
+                f"{arm}: mean absolute deviation {mean:.2f} points over {len(points)} datasets with"
+                " metrics in percent."
             )
     table.notes.append(
         "A value above 0 is better. *: it differs from 0 after Holm's correction over the datasets (5 %)."
@@ -142,7 +153,8 @@ def conflict_table(found: Sequence[ArmConflict]) -> PlainTable:
 def pair_table(found: Sequence[PairTransfer]) -> PlainTable:
     """Lay out what datasets gain from partners."""
     columns = ["arm", "dataset", "partner", "alone", "with partner", "gain [95 % CI]", "loss gain [95 % CI]"]
-    table = PlainTable("Trained with one partner", [*columns, "cosine"], left=3)
+    columns.insert(3, "metric")
+    table = PlainTable("Trained with one partner", [*columns, "cosine"], left=4)
     for one in found:
         gain = one.score.gain
         table.add(
@@ -150,9 +162,10 @@ def pair_table(found: Sequence[PairTransfer]) -> PlainTable:
                 one.arm,
                 one.dataset,
                 one.partner,
-                percent(one.score.before),
-                percent(one.score.after),
-                _bracketed(gain, signed),
+                one.scale.label(one.metric),
+                one.scale.text(one.score.before),
+                one.scale.text(one.score.after),
+                _bracketed(gain, one.scale.signed),
                 "–" if one.loss is None else _bracketed(one.loss.gain, _nats),
                 "–" if one.cosine is None else f"{one.cosine:+.3f}",
             ]
@@ -228,7 +241,8 @@ def _loss_gain(found: Comparison) -> str:
 
 
 def _nats(value: float) -> str:
-    return f"{value:+.4f}".replace("-", "−")
+    text = f"{value:+.4f}"
+    return "0.0000" if text in ("+0.0000", "-0.0000") else text.replace("-", "−")
 
 
 def _p(gain: Estimate) -> str:

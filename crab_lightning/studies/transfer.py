@@ -11,6 +11,7 @@ computed anew in each resample: the metrics from the answers, the gains, their s
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -147,7 +148,8 @@ class ArmTransfer:
         rows: The datasets.
         shares: Shares by the metric.
         loss_shares: Shares by the validation loss; ``None`` without losses.
-        missing: Datasets without results under both regimes.
+        missing: Datasets without results under both regimes: a cell is not finished, or its test has no value
+            of the primary metric.
     """
 
     arm: str
@@ -212,14 +214,18 @@ def compared(
     statistics = [(before[s][1], after[s][1]) for s in seeds]
     pairs = [(a, b) for a, b in statistics if a is not None and b is not None]
     means = [float(np.mean([side[s][0] for s in seeds])) for side in (before, after)]
+
+    def gained() -> float:
+        value = sign * (means[1] - means[0])
+        return 0.0 if abs(value) <= TIE else value  # the rounding of a mean is no gain
+
     if len(pairs) < len(seeds):
-        gain = Estimate(sign * (means[1] - means[0]))
-        return Comparison(means[0], means[1], gain, 0, seeds, note or "no interval"), None
+        return Comparison(means[0], means[1], Estimate(gained()), 0, seeds, note or "no interval"), None
     ids = tuple(sorted(set.intersection(*(set(s.ids) for pair in pairs for s in pair))))
     known = {s.ids for pair in pairs for s in pair}
     if not ids:
-        gain = Estimate(sign * (means[1] - means[0]))
-        return Comparison(means[0], means[1], gain, 0, seeds, "no question is common to the runs"), None
+        note = "no question is common to the runs"
+        return Comparison(means[0], means[1], Estimate(gained()), 0, seeds, note), None
     if any(set(own) != set(ids) for own in known):
         note = f"only the {len(ids)} questions that all runs answered"
         values = [(a.of(ids).value(), b.of(ids).value()) for a, b in pairs]
@@ -229,9 +235,8 @@ def compared(
     gains = np.stack([b.of(ids).at(counts) - a.of(ids).at(counts) for a, b in pairs], axis=1)
     drawn: Draws = sign * (gains * weights).sum(1)
     drawn = np.where(np.abs(drawn) < TIE, 0.0, drawn)
-    value = sign * (means[1] - means[0])
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    gain = Estimate(value, float(low), float(high), p_value(drawn, len(ids)))
+    gain = Estimate(gained(), float(low), float(high), p_value(drawn, len(ids)))
     return Comparison(means[0], means[1], gain, len(ids), seeds, note), drawn
 
 
@@ -371,7 +376,7 @@ def _loss_compared(
     for seed, pair in runs.items():
         for side, run in zip(sides, pair, strict=True):
             found = loss_of(read_sample_losses(run.folder).get(dataset, {}))
-            if found is not None:
+            if found is not None and math.isfinite(found.value()):
                 side[seed] = found.value(), found
     if not sides[0].keys() & sides[1].keys():
         return None

@@ -146,7 +146,7 @@ def study_report_page() -> str:
         name=EVIL, datasets=[EVIL], arms={EVIL: 1}, seeds=[EVIL], equal=(EVIL, EVIL), cells=lambda: [1]
     )
     table = PlainTable(EVIL, [EVIL, EVIL], [[EVIL, EVIL]], [EVIL])
-    results: Any = SimpleNamespace(study=study, unfinished=[1])
+    results: Any = SimpleNamespace(study=study, unfinished={EVIL: EVIL}, transfers=())
     return study_page(results, {"gains-" + EVIL: table}, {"gains": b"", "conflict-" + EVIL: b""}, 10, 0)
 
 
