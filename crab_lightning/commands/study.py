@@ -119,6 +119,12 @@ def run(words: Sequence[str]) -> None:
     from crab_lightning.studies.engines import engine
     from crab_lightning.studies.runner import check_arms, chosen_cells, run_study
 
+    other = {"jobs": 1, "threads": 1, "devices": None}
+    if args.engine == "local":
+        other = {"ray_address": None, "ray_gpus": 0.0, "ray_cpus": 1.0}
+    if given := [name for name, default in other.items() if getattr(args, name) != default]:
+        options_given = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(f"--engine {args.engine} does not use {options_given}; remove it or change --engine")
     study = _read(args)
     options: dict[str, Any] = {"jobs": args.jobs, "threads": args.threads, "preload": PRELOAD}
     if args.devices:
@@ -134,6 +140,9 @@ def run(words: Sequence[str]) -> None:
             f"{len(failed)} of {len(cells)} cells failed; their files cell.log show the errors. Start"
             f" the same command again to repeat them:\n{rows}"
         )
+    left = Counter(state_of(cell).status for cell in cells)
+    if left["running"]:
+        print(f"{left['running']} of the cells are in work elsewhere; `study status` shows them")
     print(f"Cells: {study.folder / 'cells'}")
 
 
@@ -221,7 +230,7 @@ def submit_parser() -> argparse.ArgumentParser:
     add("--engine", choices=["slurm"], default="slurm", help="the cluster's scheduler")
     add(
         "--at-a-time",
-        type=int,
+        type=positive,
         help="largest number of cells that run at the same time; no limit when left out",
     )
     add(
@@ -244,12 +253,14 @@ def submit(words: Sequence[str]) -> None:
     from crab_lightning.commands import trainer
     from crab_lightning.studies import slurm
     from crab_lightning.studies.cells import state_of
-    from crab_lightning.studies.runner import check_arms, chosen_cells
+    from crab_lightning.studies.runner import check_arms, chosen_cells, other_settings
 
     study = _read(args)
-    cells = [c for c in chosen_cells(study, args.cells) if state_of(c).status != "done"]
+    states = [state_of(cell) for cell in chosen_cells(study, args.cells)]
+    other_settings(states, refuse=True)
+    cells = [state.cell for state in states if state.status not in ("done", "running")]
     if not cells:
-        print("Every cell is done; nothing to submit")
+        print("Every cell is done or in work; nothing to submit")
         return
     check_arms(cells, trainer.run)
     options = [f"--{option.lstrip('-')}" for option in args.sbatch]

@@ -87,9 +87,15 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         return ""
     old, new = dict(flat_keys(before)), dict(flat_keys(now))
     keys = [key for key in sorted({*old, *new} - {"hash"}) if old.get(key) != new.get(key)]
+    root = new.get("settings.data.root")
+
+    def shown_value(key: str) -> str:
+        if key.startswith("manifests.") and key not in new:
+            return f"now not found under data.root {root!r}, seen from {Path.cwd()}"
+        return f"now {new.get(key)!r}"
+
     shown = [
-        f"{key.removeprefix('settings.')}: made with {old.get(key)!r}, now {new.get(key)!r}"
-        for key in keys[:3]
+        f"{key.removeprefix('settings.')}: made with {old.get(key)!r}, {shown_value(key)}" for key in keys[:3]
     ]
     return "; ".join(shown) + (f"; and {len(keys) - 3} more" if len(keys) > 3 else "")
 

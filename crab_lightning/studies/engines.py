@@ -7,10 +7,13 @@ import io
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal, Protocol
 
 from crab_lightning.studies.cells import LOG, CellTakenError, Command, fail, run_cell
@@ -62,7 +65,7 @@ def run_locally(
     free = [(None if devices is None else devices[i]) for i in range(jobs)]
     waiting = list(cells)
     running: dict[int, tuple[BaseProcess, Cell, str | None]] = {}
-    try:
+    with _ended_by_signals(), _asked_to_end(running):
         while waiting or running:
             while waiting and free:
                 cell, device = waiting.pop(0), free.pop(0)
@@ -78,12 +81,43 @@ def run_locally(
                 free.append(device)
                 report(cell, _outcome(cell, over.exitcode))
                 over.close()
+
+
+@contextlib.contextmanager
+def _asked_to_end(running: Mapping[int, tuple[BaseProcess, Cell, str | None]]) -> Iterator[None]:
+    """Ask every running cell once to save and end when the study is stopped, and wait for them."""
+    try:
+        yield
     except BaseException:
+        names = [cell.name for _, cell, _ in running.values()]
+        if names:
+            print(f"Stopping. These cells finish their step, save and end: {', '.join(names)}", flush=True)
         for left, _, _ in running.values():
-            left.terminate()  # a run finishes its step, saves and ends
+            left.terminate()
         for left, _, _ in running.values():
             left.join()
         raise
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise, as Ctrl-C does; by default they would leave the cells running alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signals = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup it is to stay ignored
+        signals.append(signal.SIGHUP)
+    before = {number: signal.signal(number, end) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _outcome(cell: Cell, status: int | None) -> str:

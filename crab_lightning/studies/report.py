@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from crab_lightning.studies.runner import FinishedCells
 from crab_lightning.studies.significance import TIE
 from crab_lightning.studies.statistics import primary_of
 from crab_lightning.studies.study import Study
-from crab_lightning.studies.transfer import ArmTransfer, DatasetTransfer, Resampling, arm_transfer
+from crab_lightning.studies.transfer import LEVEL, ArmTransfer, DatasetTransfer, Resampling, arm_transfer
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ def write_report(study: Study, out: Path, *, resamples: int = 2000, seed: int = 
     page = _page(results, made, pictures, resamples, seed)
     replace_text(out / "index.html", page)
     _write_board(results, drawn, out)
-    return "\n\n".join([*_notes(results), *(to_text(table) for table in made.values())])
+    return "\n\n".join([*_notes(results, resamples), *(to_text(table) for table in made.values())])
 
 
 def _remove_earlier(out: Path) -> None:
@@ -232,7 +233,7 @@ def _remove_earlier(out: Path) -> None:
                 path.unlink()
 
 
-def _notes(results: StudyResults) -> list[str]:
+def _notes(results: StudyResults, resamples: int) -> list[str]:
     """Return what a reader has to know before the tables."""
     notes = []
     if results.unfinished:
@@ -247,6 +248,12 @@ def _notes(results: StudyResults) -> list[str]:
         notes.append(
             f"The gains come from one seed ({min(seeds)}): their intervals do not contain the differences"
             " between seeds."
+        )
+    datasets = max((one.shares.datasets for one in results.transfers), default=0)
+    if 2 * datasets >= LEVEL * (resamples + 1):  # the least p value, times Holm's first factor
+        notes.append(
+            f"With {resamples:,} resamples no gain can be certain: {datasets} datasets need at least"
+            f" {math.floor(2 * datasets / LEVEL):,}."
         )
     return notes
 
@@ -302,7 +309,11 @@ def _page(
         "version": __version__,
     }
     return render(
-        "studies/report.html.j2", title=f"Study {study.name}", facts=facts, notes=_notes(results), parts=parts
+        "studies/report.html.j2",
+        title=f"Study {study.name}",
+        facts=facts,
+        notes=_notes(results, resamples),
+        parts=parts,
     )
 
 

@@ -27,12 +27,16 @@ def chosen_cells(study: Study, patterns: Sequence[str] = ()) -> list[Cell]:
     """
     cells = study.cells()
     for pattern in patterns:
-        if not any(fnmatchcase(cell.name, pattern) for cell in cells):
+        if not any(_fits(cell.name, pattern) for cell in cells):
             names = ", ".join(cell.name for cell in cells[:4])
             raise ConfigError(
                 f"--cells {pattern}: no cell of {study.name} has such a name; the first are: {names}"
             )
-    return [c for c in cells if not patterns or any(fnmatchcase(c.name, p) for p in patterns)]
+    return [c for c in cells if not patterns or any(_fits(c.name, p) for p in patterns)]
+
+
+def _fits(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)  # a name may itself have brackets
 
 
 def check_arms(cells: Sequence[Cell], command: Command) -> None:
@@ -61,6 +65,26 @@ def check_arms(cells: Sequence[Cell], command: Command) -> None:
                 raise ConfigError(f"arm {cell.arm}: {err}") from err
 
 
+def other_settings(states: Sequence[CellState], *, refuse: bool) -> list[CellState]:
+    """Return the cells that were made with other settings.
+
+    Args:
+        states: How far the cells are.
+        refuse: Whether such a cell is an error.
+
+    Raises:
+        ConfigError: If there is one and it is refused; the text says in what the first one differs.
+    """
+    other = [state for state in states if state.status == "other settings"]
+    if other and refuse:
+        raise ConfigError(
+            f"{len(other)} of {len(states)} cells were made with other settings, first {other[0].cell.name}:"
+            f" {other[0].detail}. Give the study another name, or call `study run` with --replace, which"
+            " repeats these cells and moves the earlier ones to replaced/"
+        )
+    return other
+
+
 def run_study(
     cells: Sequence[Cell], engine: Engine, command: Command, *, replace: bool = False
 ) -> dict[str, str]:
@@ -79,20 +103,13 @@ def run_study(
         ConfigError: If a cell was made with other settings and ``replace`` is not set.
     """
     states = [state_of(cell) for cell in cells]
-    other = [s for s in states if s.status == "other settings"]
-    if other and not replace:
-        raise ConfigError(
-            f"{len(other)} cells were made with other settings, first {other[0].cell.name}:"
-            f" {other[0].detail}."
-            " Give the study another name, or add --replace, which repeats these cells and moves the"
-            " earlier ones to replaced/"
-        )
+    other = other_settings(states, refuse=not replace)
     for state in other:
         print(f"{state.cell.name}: made with other settings; moved to {set_aside(state.cell)}", flush=True)
     waiting = [s.cell for s in states if s.status not in ("done", "running")]
     kept = Counter(s.status for s in states)
     print(
-        f"{len(waiting)} cells to make, {kept['done']} done, {kept['running']} in work elsewhere", flush=True
+        f"Cells: {len(waiting)} to make, {kept['done']} done, {kept['running']} in work elsewhere", flush=True
     )
     failed: dict[str, str] = {}
     ended = 0

@@ -40,6 +40,12 @@ def interrupted(words: Sequence[str]) -> None:
     raise SystemExit(1)
 
 
+def patient(words: Sequence[str]) -> None:
+    """Wait until it is asked to end."""
+    (_folder(words) / "waits").touch()
+    time.sleep(60)
+
+
 def slow(words: Sequence[str]) -> None:
     """Take a while."""
     time.sleep(1.0)

@@ -64,6 +64,18 @@ def test_slurm_makes_every_cell_and_then_the_report(
     assert "#SBATCH --gres=gpu:1" in (study.folder / "slurm/cells.sbatch").read_text()
     assert main(words) == 0
     assert "Every cell is done" in capsys.readouterr().out
+    other = study_file(tmp_path, places, arms={"lora": {}}, equal={"epochs": 2})
+    assert main(["study", "submit", str(other)]) == 1
+    assert "3 of 3 cells were made with other settings" in capsys.readouterr().err
+
+
+def test_options_of_another_engine_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = study_file(tmp_path, {"tiny": tmp_path, "mini": tmp_path})
+    for words in (["--engine", "ray", "--jobs", "2", "--devices", "0,1"], ["--ray-gpus", "1"]):
+        assert main(["study", "run", str(path), *words]) == 1
+    said = capsys.readouterr().err
+    assert "--engine ray does not use --jobs, --devices; remove it" in said
+    assert "--engine local does not use --ray-gpus; remove it" in said
 
 
 def test_without_sbatch_the_error_says_what_to_do(

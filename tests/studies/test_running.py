@@ -56,6 +56,36 @@ def test_failed_and_dead_cells_do_not_stop_the_others(study: Study) -> None:
     assert (study.folder / "cells/lora.multi.seed0/calls").read_text() == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_study_that_is_asked_to_end_leaves_no_cell_at_work(
+    tmp_path: Path, study: Study, number: signal.Signals
+) -> None:
+    program = (
+        "import sys\n"
+        "from crab_lightning.studies.engines import run_locally\n"
+        "from crab_lightning.studies.study import read_study\n"
+        "from tests.studies import fake_cells\n"
+        "if __name__ == '__main__':\n"
+        "    cells = read_study(sys.argv[1]).cells()\n"
+        "    run_locally(cells, fake_cells.patient, print, jobs=2)\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    words = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "tiny.yaml")]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env)
+    limit = time.monotonic() + 120
+    started = [cell.folder / "waits" for cell in study.cells()[:2]]
+    while not all(path.is_file() for path in started):
+        assert time.monotonic() < limit
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "lora.single.avqa.seed0, lora.single.dfew.seed0" in said
+    assert list(statuses(study).values()) == ["interrupted"] * 2 + ["new"] * 4
+
+
 def test_every_cell_has_a_process_of_its_own(study: Study) -> None:
     run_study(study.cells(), engine("local", jobs=2), fake_cells.quick)
     pids = {(c.folder / "calls").read_text().split()[1] for c in study.cells()}
@@ -75,7 +105,8 @@ def test_a_cell_of_other_settings_is_refused_and_moved_on_request(tmp_path: Path
     places = {"tiny": tmp_path / "tiny", "mini": tmp_path / "mini"}
     other = read_study(study_file(tmp_path, places, equal={"epochs": 2}))
     with pytest.raises(
-        ConfigError, match=r"6 cells were made with other settings.*trainer.max_epochs: made with 1, now 2"
+        ConfigError,
+        match=r"6 of 6 cells were made with other settings.*trainer.max_epochs: made with 1, now 2",
     ):
         run_study(other.cells(), engine("local"), fake_cells.quick)
     with pytest.raises(ConfigError, match="was made with other settings"):
@@ -101,6 +132,10 @@ def test_other_rows_other_weights_and_another_version_are_other_settings(
     manifest.write_text("[]")
     cells._manifests.cache_clear()
     assert "manifests.avqa" in state_of(cell).detail
+    run_study([cell], engine("local"), fake_cells.quick, replace=True)
+    shutil.rmtree(tmp_path / "mini")
+    cells._manifests.cache_clear()
+    assert f"now not found under data.root '{tmp_path / 'mini'}', seen from" in state_of(cell).detail
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny/config.json").write_text("{}")
     cells._weights.cache_clear()
@@ -159,7 +194,7 @@ def test_two_jobs_leave_what_one_job_leaves_and_a_second_call_makes_nothing(
     assert set(statuses(made).values()) == {"done"}
     stamps = {cell.name: (cell.folder / "metrics.json").stat().st_mtime_ns for cell in made.cells()}
     assert main(["study", "run", str(finished)]) == 0
-    assert "0 cells to make, 6 done" in capfd.readouterr().out
+    assert "Cells: 0 to make, 6 done" in capfd.readouterr().out
     assert stamps == {cell.name: (cell.folder / "metrics.json").stat().st_mtime_ns for cell in made.cells()}
     alone = study_file(tmp_path, small)
     assert main(["study", "run", str(alone), "--cells", "ilora.multi.*", "lora.single.avqa.*"]) == 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from crab_lightning.commands import main
 from crab_lightning.reports.runs import FinishedRun
 from crab_lightning.studies.conflicts import correlation
-from crab_lightning.studies.report import study_results
+from crab_lightning.studies.report import study_results, write_report
 from crab_lightning.studies.run_data import data_of
 from crab_lightning.studies.significance import holm, p_value, sign_test
 from crab_lightning.studies.statistics import MetricStatistic, drawn_counts, headline_of
@@ -74,6 +76,67 @@ def test_lower_is_better_turns_the_sign(study: Study) -> None:
     plant(study, planted_scores, scales={"higher_is_better": False})
     (arm,) = study_results(study).transfers
     assert (arm.shares.gain.value, arm.shares.harmed.value) == (0.2, 0.6)
+
+
+def test_a_metric_in_seconds_is_printed_in_seconds_and_a_tie_has_no_sign(tmp_path: Path) -> None:
+    heads = {"model": {"init_args": {"adapter": {"heads": 4}}}}
+    regimes = {"single": "each", "multi": "all", "pairs": {"pairs_of": ["ks", "ucf"]}}
+    path = _file(tmp_path, arms={"lora": {}, "ilora": heads}, datasets=["ks", "ucf", "ave"], regimes=regimes)
+    study = read_study(path)
+    seconds = {"higher_is_better": False, "low": 0.0, "high": None, "unit": "s"}
+
+    def errors(cell: Cell, dataset: str) -> list[float]:
+        return [(3.0 if cell.regime == "single" else 1.0) + 0.1 * i for i in range(20)]
+
+    def losses(cell: Cell, dataset: str) -> list[float]:
+        broken = dataset == "ks" and cell.regime == "multi"
+        return [math.nan if broken else 1.0 + 0.1 * i for i in range(3)]
+
+    plant(study, errors, losses, seconds)
+    stale = study.folder / "report/gains-gone.csv"
+    stale.parent.mkdir()
+    stale.touch()
+    (stale.parent / "my_notes.csv").touch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        said = write_report(study, stale.parent, resamples=100)
+    assert not stale.exists()
+    assert (stale.parent / "my_notes.csv").exists()
+    assert "lora: in percent or in the unit named, validation loss" in said
+    assert "Arms against lora, regime multi: in percent or in the unit named" in said
+    assert "accuracy (s, lower is better)    3.95   1.95  +2.00 [+2.00, +2.00]" in said
+    assert "With 100 resamples no gain can be certain: 3 datasets need at least 120." in said
+    assert "points over" not in said  # seconds have no mean with points
+    assert not (stale.parent / "deviation.png").exists()
+    assert "or one that is not a number: ks." in said
+    assert "nan" not in said
+    assert "0.0000 [0.0000, 0.0000]" in said
+    assert "−0.0000" not in said
+    pairs = (stale.parent / "pairs.csv").read_text()
+    assert 'lora,ks,ucf,"accuracy (s, lower is better)",3.95,1.95,"+2.00 [+2.00, +2.00]"' in pairs
+
+
+def test_what_a_report_leaves_out_is_named(tmp_path: Path) -> None:
+    heads = {"model": {"init_args": {"adapter": {"heads": 4}}}}
+    study = read_study(_file(tmp_path, arms={"lora": {}, "ilora": heads}))
+    plant(study, planted_scores)
+    (study.folder / "cells/ilora.multi.seed1/cell.json").unlink()
+    cell = study.folder / "cells/lora.multi.seed0"
+    content = json.loads((cell / "metrics.json").read_text())
+    content["test"]["datasets"]["ave"]["strict"]["accuracy"] = None
+    (cell / "metrics.json").write_text(json.dumps(content))
+    (cell / "predictions/ucf.jsonl").unlink()
+    said = write_report(study, tmp_path / "report", resamples=100)
+    assert "left out are 1 of 24 cells: ilora.multi.seed1 (new)." in said
+    assert "lora.multi.seed0: the run wrote no answers" in said.replace("Lora", "lora")
+    # The arms are compared on the seed that both have, and on no other.
+    assert study_results(study, resamples=100).coverage["lora"]["tied"] == 1.0
+    for one in study.cells():
+        if one.seed == 1:
+            (one.folder / "cell.json").unlink(missing_ok=True)
+    said = write_report(study, tmp_path / "report", resamples=100)
+    assert "The gains come from one seed (0)" in said
+    assert "its test has no value of the primary metric: ave." in said
 
 
 def test_seeds_that_disagree_widen_the_interval_and_shares_follow(tmp_path: Path) -> None:
