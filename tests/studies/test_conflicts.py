@@ -67,8 +67,8 @@ def test_conflict_pages_show_pictures_and_correlation(tmp_path: Path) -> None:
     page = (out / "index.html").read_text()
     for name in ("conflict-ilora", "conflict-depth-ilora"):
         assert (out / f"{name}.png").stat().st_size > 5000
-        assert f'alt="{name}"' in page
-    assert page.index("Why: agreement of gradients") < page.index('alt="conflict-ilora"')
+        assert f'datasets: {name}"' in page
+    assert page.index("Why: agreement of gradients") < page.index('datasets: conflict-ilora"')
     (row,) = csv.DictReader((out / "conflict.csv").open())
     assert row["rho with gain (p)"].startswith("+1.00")
     assert row["pairs below 0"] == "40.00 %"  # arig and avvp with each other, and the two with ave or less
