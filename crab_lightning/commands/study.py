@@ -119,7 +119,7 @@ def run(words: Sequence[str]) -> None:
     from crab_lightning.studies.engines import engine
     from crab_lightning.studies.runner import check_arms, chosen_cells, run_study
 
-    other = {"jobs": 1, "threads": 1, "devices": None}
+    other: dict[str, object] = {"jobs": 1, "threads": 1, "devices": None}
     if args.engine == "local":
         other = {"ray_address": None, "ray_gpus": 0.0, "ray_cpus": 1.0}
     if given := [name for name, default in other.items() if getattr(args, name) != default]:
