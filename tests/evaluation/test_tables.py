@@ -76,6 +76,6 @@ def test_points_that_unreadable_answers_earn_are_told(monkeypatch: Any) -> None:
 
 def test_the_primary_metric_of_a_dataset_comes_first() -> None:
     strict = {"aaa": 0.25, "segment_accuracy": 0.5, "zzz": 0.75, "per_class": [0.1]}
-    table = results_table({"ave": entry(0.5, 0.5, 0.1, strict=strict)}, "test")
+    table = results_table({"ave": entry(0.5, 0.5, 0.1) | {"strict": strict}}, "test")
     assert list(table.columns[2].cells) == ["[bold]segment_accuracy[/bold]", "aaa", "zzz"]
     assert list(table.columns[3].cells) == ["50.00", "25.00", "75.00"]
