@@ -186,7 +186,7 @@ def read_statistics(
         )
     found = []
     for number, (name, spec) in enumerate(here.items(), 1):
-        found.append(_statistics_of(root, base, name, spec, tasks[spec.task]))
+        found.append(_statistics_of(root, name, spec, tasks[spec.task]))
         progress("manifests", number, len(here))
     lines = composition(found)
     known = {line.title for line in lines}
@@ -210,9 +210,7 @@ def composition(datasets: Iterable[DatasetStatistics]) -> list[Composition]:
     return lines
 
 
-def _statistics_of(
-    root: Path, base: Path, name: str, spec: DatasetSpec, task: Task[Any]
-) -> DatasetStatistics:
+def _statistics_of(root: Path, name: str, spec: DatasetSpec, task: Task[Any]) -> DatasetStatistics:
     from crab_lightning.data.manifests.reader import has_test, survey_manifest
 
     samples, errors, *_ = survey_manifest(root, name, spec, "train", task)

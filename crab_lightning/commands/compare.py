@@ -151,7 +151,7 @@ def comparison(
         entries = [run.datasets.get(dataset) for run in runs]
         known = next(e for e in entries if e is not None)
         scores = [run.scores(dataset, protocol) for run in runs] if others else []
-        for metric in _metrics(entries, figures, dataset, known["layout"], protocol, all_metrics):
+        for metric in _metrics(entries, figures, known["layout"], protocol, all_metrics):
             values = [None if e is None else e.get(protocol, {}).get(metric) for e in entries]
             scale = read_scale(known, metric)
             units.add(scale.unit)
@@ -234,7 +234,6 @@ def _figures(
 def _metrics(
     entries: Sequence[dict[str, Any] | None],
     figures: dict[tuple[str, str, str], PublishedFigure],
-    dataset: str,
     layout: str,
     protocol: str,
     every: bool,

@@ -21,22 +21,18 @@ from rich.progress import (
 )
 from torch import Tensor
 
+_EVERY_S, _LOG_EVERY_S = 0.5, 15.0
+
 
 class RunProgress(ProgressBar):
     """Shows how far a run is, its loss and its samples per second.
 
-    Reading the loss waits for the accelerator, and drawing costs time; so both happen every ``every_s``
-    seconds, not every step. Without a terminal a line is printed every ``log_every_s`` seconds instead.
-
-    Args:
-        every_s: Number of seconds between two updates of the bar.
-        log_every_s: Number of seconds between two lines if the output is not a terminal.
+    Reading the loss waits for the accelerator, and drawing costs time; so both happen every half second, not
+    every step. Without a terminal a line is printed every 15 seconds instead.
     """
 
-    def __init__(self, every_s: float = 0.5, log_every_s: float = 15.0) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.every_s = every_s
-        self.log_every_s = log_every_s
         self._enabled = True
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -86,7 +82,7 @@ class RunProgress(ProgressBar):
             )
             self._task = self._bar.add_task(label, total=total if math.isfinite(total) else None, state="")
             self._bar.start()
-        self._next = self._began + (self.every_s if self._bar else self.log_every_s)
+        self._next = self._began + (_EVERY_S if self._bar else _LOG_EVERY_S)
 
     def _step(self, samples: int) -> None:
         if not self._enabled:
@@ -104,11 +100,11 @@ class RunProgress(ProgressBar):
             state = f"loss {self._loss.item():.4f}  {state}"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._done, state=state)
-            self._next = now + self.every_s
+            self._next = now + _EVERY_S
         else:
             total = f"{self._total:,.0f}" if math.isfinite(self._total) else "?"
             print(f"{self._label}: {self._done:,}/{total}  {state}", flush=True)
-            self._next = now + self.log_every_s
+            self._next = now + _LOG_EVERY_S
 
     def _end(self) -> None:
         if not self._enabled or not self._label:

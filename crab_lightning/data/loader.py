@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -64,8 +64,10 @@ class BatchLoader(Iterable[Batch]):
         batches: Which of them form each batch.
         num_workers: Loader processes; 0 loads in the main process.
         prefetch_batches: Batches that each worker prepares ahead.
-        persistent: Keep the workers between epochs.
     """
+
+    keeps_workers: ClassVar[bool] = False
+    """Whether the workers stay between epochs."""
 
     def __init__(
         self,
@@ -73,7 +75,6 @@ class BatchLoader(Iterable[Batch]):
         batches: TrainBatches | EvalBatches,
         num_workers: int = 0,
         prefetch_batches: int = 2,
-        persistent: bool = False,
     ) -> None:
         self.dataset, self.batches = dataset, batches
         self._collate = _Collate(dataset.processor)
@@ -84,7 +85,7 @@ class BatchLoader(Iterable[Batch]):
             collate_fn=self._collate,
             num_workers=num_workers,
             prefetch_factor=prefetch_batches if num_workers else None,
-            persistent_workers=persistent and num_workers > 0,
+            persistent_workers=self.keeps_workers and num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             # Its own: an iterator draws its workers' seeds from it. Drawn from torch's, they would shift
             # dropout of a resumed run against the uninterrupted one.
@@ -211,12 +212,12 @@ class TrainLoader(BatchLoader):
         batches: Which of them form each batch.
         num_workers: Loader processes; 0 loads in the main process.
         prefetch_batches: Batches that each worker prepares ahead.
-        persistent: Keep the workers between epochs.
         drawn_from: What the order is made of; a position is only good for the same.
         on_epoch: Called at the start of every epoch, when the epoch's length is known.
     """
 
     batches: TrainBatches
+    keeps_workers = True
 
     def __init__(
         self,
@@ -224,11 +225,10 @@ class TrainLoader(BatchLoader):
         batches: TrainBatches,
         num_workers: int = 0,
         prefetch_batches: int = 2,
-        persistent: bool = True,
         drawn_from: Mapping[str, Any] | None = None,
         on_epoch: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(dataset, batches, num_workers, prefetch_batches, persistent)
+        super().__init__(dataset, batches, num_workers, prefetch_batches)
         self._drawn_from = dict(drawn_from or {})
         self._on_epoch = on_epoch
         self._step = 0

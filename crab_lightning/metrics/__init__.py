@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from crab_lightning.metrics.classification import WeightedF1 as WeightedF1
     from crab_lightning.metrics.detection import EventMeanAP as EventMeanAP
     from crab_lightning.metrics.event_localization import SegmentAccuracy as SegmentAccuracy
-    from crab_lightning.metrics.event_localization import decode_segments as decode_segments
     from crab_lightning.metrics.event_parsing import EventParsingF as EventParsingF
     from crab_lightning.metrics.mask_prompts import RightPrompts as RightPrompts
     from crab_lightning.metrics.mask_protocols import PROTOCOLS as PROTOCOLS

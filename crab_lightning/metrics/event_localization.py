@@ -8,20 +8,6 @@ from torch import Tensor
 from crab_lightning.metrics.base import BenchmarkMetric
 
 
-def decode_segments(scores: Tensor) -> Tensor:
-    """Return the best class of each segment; the lowest index wins a tie.
-
-    A row of equal scores therefore decodes to class 0, not to background, as in the official code.
-
-    Args:
-        scores: ``(..., classes)``.
-
-    Returns:
-        int64 ``(...)``.
-    """
-    return torch.argmax(scores, dim=-1)
-
-
 class SegmentAccuracy(BenchmarkMetric):
     """Fraction of segments whose predicted class is the true one, in [0, 1]; higher is better.
 

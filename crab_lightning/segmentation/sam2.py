@@ -73,7 +73,6 @@ class Sam2Decoder:
         self.device = device
         self.dtype = dtype
         self.batch_size = batch_size
-        self.cache_size = cache_size
         self.logits = logits
         self._embeddings = LastUsed(cache_size)
 

@@ -46,7 +46,6 @@ class Sam2PackageDecoder:
         self.checkpoint = checkpoint
         self.config = config
         self.device = device
-        self.cache_size = cache_size
         self.logits = logits
         self.overrides = tuple(overrides)
         self._embeddings = LastUsed(cache_size)

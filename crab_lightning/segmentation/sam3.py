@@ -72,7 +72,6 @@ class Sam3Decoder:
         self.pretrained = pretrained
         self.device = device
         self.dtype = dtype
-        self.cache_size = cache_size
         self.logits = logits
         self.min_score = min_score
         self._embeddings = LastUsed(cache_size)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from crab_lightning.evaluation import Evaluator
+from crab_lightning.evaluation.likelihoods import choose
 from crab_lightning.structures import Batch, CandidateScores, DatasetSpec, Prediction, Sample
 from tests.evaluation.fakes import CLASSES, Naming, Parrot, Rows, sample
 from tests.evaluation.test_evaluator import records, trainer
@@ -142,3 +143,15 @@ def test_table_shows_likelihood_and_calibration(tmp_path: Path, capsys: pytest.C
     lines = capsys.readouterr().out.splitlines()
     assert any("likelihood" in line and "calib. error" in line for line in lines)
     assert any("shut" in line and line.count("66.67") == 2 and "33.33" in line for line in lines)
+
+
+def test_a_choice_that_is_right_in_part_is_not_right() -> None:
+    class Half(Closed):
+        def score(self, answer: int | None, sample: Sample, spec: DatasetSpec) -> float:
+            return 0.5
+
+    scores = CandidateScores(tuple(CLASSES), (-1.0, -2.0, -3.0), (1, 1, 1))
+    asked = sample("shut", 0, "test", "bell", "bell")
+    found = [choose(task, asked, DatasetSpec("naming", "x"), scores, "sum") for task in (Half(), Closed())]
+    assert [choice.text for choice in found] == ["bell", "bell"]
+    assert [choice.right for choice in found] == [False, True]

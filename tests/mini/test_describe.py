@@ -55,14 +55,6 @@ def test_picture_and_video_name_the_background() -> None:
     assert answers(often(describe_video, SCENE), asked) == {SCENE.background}
 
 
-def test_picture_boxes_follow_the_asked_size() -> None:
-    def box(size_px: int) -> list[int]:
-        pairs = often(lambda scene, time_s, rng: describe_picture(scene, time_s, rng, size_px), SCENE, 0.5)
-        return list(map(int, answers(pairs, "Give the box of the dog").pop().strip("[]").split(",")))
-
-    assert box(112) == pytest.approx([c / 2 for c in box(224)], abs=1)
-
-
 def test_video_tells_every_second() -> None:
     pairs = often(describe_video, SCENE)
     assert answers(pairs, "seen in each second") == {"0 dog, 1 dog cat, 2 dog cat, 3 dog"}

@@ -34,7 +34,7 @@ def read(source: Source, settings: Settings) -> Imported:
                 )
             weak[row["filename"]] = (split, file, row["event_labels"])
     known = weak.keys() | _left_out(source, settings)
-    times = {sense: _times(source, sense, file, known, found) for sense, file in _SENSES}
+    times = {sense: _times(source, file, known, found) for sense, file in _SENSES}
     for filename, (split, file, labels) in weak.items():
         timed = file != "AVVP_train.csv"
         names = [name for name in labels.split(",") if name]
@@ -61,7 +61,7 @@ def _left_out(source: Source, settings: Settings) -> set[str]:
     return {row["filename"] for _, row in read_table(path, "\t", ("filename",))}
 
 
-def _times(source: Source, sense: str, file: str, known: set[str], found: Imported) -> _Times:
+def _times(source: Source, file: str, known: set[str], found: Imported) -> _Times:
     """Return the times of each clip and class; what the official scorer never counts is noted, not used."""
     path = source.annotation(file)
     times: _Times = defaultdict(lambda: defaultdict(list))

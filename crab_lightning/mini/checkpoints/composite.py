@@ -77,7 +77,6 @@ class TinyLlmVaConfig(TinySizes):
 def make_tiny_llm_va(
     out: Path | str,
     *,
-    texts: Iterable[str] | None = None,
     config: TinyLlmVaConfig | None = None,
     text: str | Path | None = None,
     seed: int = 0,
@@ -86,7 +85,6 @@ def make_tiny_llm_va(
 
     Args:
         out: Folder to write them in; made when absent.
-        texts: What the tokenizer learns its words from; the words of the AV-UIE v2 prompts when left out.
         config: Sizes.
         text: What stands in ``llm`` instead of a random Llama (see ``load_text_model``).
         seed: Seed of the random weights.
@@ -104,7 +102,7 @@ def make_tiny_llm_va(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if given is None:
-            tokenizer = llama_tokenizer(texts, sizes.vocab)
+            tokenizer = llama_tokenizer(None, sizes.vocab)
             model = _tiny_llama(sizes, tokenizer)
         else:
             model, tokenizer = given
@@ -168,14 +166,13 @@ class TinyVllmAConfig(TinySizes):
 def make_tiny_vllm_a(
     out: Path | str,
     *,
-    texts: Iterable[str] | None = None,
     config: TinyVllmAConfig | None = None,
     seed: int = 0,
 ) -> Path:
     """Write ``vllm`` (Qwen2.5-VL with its tokenizer) and ``beats``, as :func:`make_tiny_llm_va` does."""
     folder = fresh(out, "vllm")
     sizes = config or TinyVllmAConfig()
-    tokenizer = qwen_tokenizer(texts, sizes.vocab)
+    tokenizer = qwen_tokenizer(sizes.vocab)
     ids = {name: int(tokenizer.convert_tokens_to_ids(f"<|{name}|>")) for name in _VISION_TOKENS}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -247,9 +244,9 @@ def save_tiny_beats(folder: Path, hidden: int, layers: int) -> None:
     save_beats(Beats(config), folder)
 
 
-def qwen_tokenizer(texts: Iterable[str] | None, vocab: int) -> Any:
+def qwen_tokenizer(vocab: int) -> Any:
     """Return a tokenizer with Qwen2.5-VL's markup and chat template."""
-    raw = train_tokenizer(texts, vocab).backend_tokenizer
+    raw = train_tokenizer(None, vocab).backend_tokenizer
     raw.add_special_tokens([f"<|{name}|>" for name in _VISION_TOKENS])
     return PreTrainedTokenizerFast(
         tokenizer_object=raw,

@@ -5,7 +5,6 @@ The classes, file layout and loading path are those of the published 30B-A3B mod
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,13 +182,12 @@ def make_qwen3_processor(tokenizer: Any) -> Qwen3OmniMoeProcessor:
 def make_tiny_qwen3_omni(
     out: Path | str,
     *,
-    texts: Iterable[str] | None = None,
     config: TinyQwen3OmniConfig | None = None,
     seed: int = 0,
 ) -> Path:
     """Write a tiny checkpoint folder of about 0.4 million parameters, as ``make_tiny_native`` does."""
     folder, sizes = fresh(out), config or TinyQwen3OmniConfig()
-    tokenizer = train_tokenizer(texts, sizes.vocab, SPECIAL_TOKENS, NAMED_TOKENS)
+    tokenizer = train_tokenizer(None, sizes.vocab, SPECIAL_TOKENS, NAMED_TOKENS)
     thinker = qwen3_thinker_config(sizes, tokenizer)
     seeded(lambda: Qwen3OmniMoeThinkerForConditionalGeneration(thinker), seed).save_pretrained(folder)
     make_qwen3_processor(tokenizer).save_pretrained(folder)

@@ -22,7 +22,6 @@ from crab_lightning.mini.world.phrases import (
 )
 from crab_lightning.mini.world.render import box_of, points_in, render_masks
 from crab_lightning.mini.world.scenes import (
-    FRAME_PX,
     Rng,
     Scene,
     SceneObject,
@@ -68,14 +67,13 @@ def _nouns(objects: Sequence[SceneObject]) -> str:
     return join([a(name(o)) for o in objects])
 
 
-def describe_picture(scene: Scene, time_s: float, rng: Rng, size_px: int = FRAME_PX) -> list[QA]:
+def describe_picture(scene: Scene, time_s: float, rng: Rng) -> list[QA]:
     """Return questions about one frame: what, where, which colour, box, points, how many.
 
     Args:
         scene: The scene.
         time_s: Moment of the frame.
         rng: Chooses the wordings.
-        size_px: Side of the frame that boxes and points refer to.
     """
     indices = scene.seen_at(time_s)
     seen = [scene.objects[i] for i in indices]
@@ -88,7 +86,7 @@ def describe_picture(scene: Scene, time_s: float, rng: Rng, size_px: int = FRAME
         (ask, see_places(scene, time_s)),
         (_ask(rng, "How many things are seen?", "Count what you see."), NUMBERS[len(seen)]),
     ]
-    masks = render_masks(scene, time_s, size_px, size_px)
+    masks = render_masks(scene, time_s)
     nouns = [name(o) for o in seen]
     for i, obj in zip(indices, seen, strict=True):
         noun = name(obj)
@@ -253,7 +251,7 @@ def _timeline(scene: Scene, objects: Sequence[SceneObject], rng: Rng, sense: str
     return pairs
 
 
-def describe_moment(scene: Scene, time_s: float, rng: Rng, size_px: int = FRAME_PX) -> list[QA]:
+def describe_moment(scene: Scene, time_s: float, rng: Rng) -> list[QA]:
     """Return questions that need one frame and the second of sound around it: who sounds, and where."""
     seen = [scene.objects[i] for i in scene.seen_at(time_s)]
     if len(_known(seen)) < len(seen):
@@ -272,7 +270,7 @@ def describe_moment(scene: Scene, time_s: float, rng: Rng, size_px: int = FRAME_
     for obj in seen:
         pairs.append((f"Does the {name(obj)} {at(obj.place)} sound?", "yes" if obj in heard else "no"))
     if len(loud) == 1:
-        masks = render_masks(scene, time_s, size_px, size_px)
+        masks = render_masks(scene, time_s)
         mask = masks[scene.objects.index(loud[0])]
         pairs += [
             (

@@ -19,51 +19,46 @@ Point = tuple[int, int]
 
 _FADE_S = 0.01
 _BAR_INK = (60, 60, 70)
-_BAR_SHARE = 1 / 32
-"""Height of the time bar along the lower edge: 7 of 224 px."""
+_BAR_PX = 7
+"""Height of the time bar along the lower edge."""
 
 
-def _corner(obj: SceneObject, time_s: float, height: int, width: int) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the square that an object fills."""
+def _corner(obj: SceneObject, time_s: float) -> tuple[int, int, int]:
+    """Top, left and side of the square that an object fills."""
     dx, dy = obj.motion.offset(time_s)
-    high, wide = round(obj.size * height), round(obj.size * width)
-    return round((obj.y + dy) * height - high / 2), round((obj.x + dx) * width - wide / 2), high, wide
+    side = round(obj.size * FRAME_PX)
+    return round((obj.y + dy) * FRAME_PX - side / 2), round((obj.x + dx) * FRAME_PX - side / 2), side
 
 
-def _clip(start: int, length: int, limit: int) -> tuple[slice, slice]:
+def _clip(start: int, length: int) -> tuple[slice, slice]:
     """Slices of the frame and of the sprite along one axis."""
-    low, high = max(start, 0), min(start + length, limit)
+    low, high = max(start, 0), min(start + length, FRAME_PX)
     high = max(low, high)
     return slice(low, high), slice(low - start, high - start)
 
 
-def render_frames(
-    scene: Scene, times_s: Sequence[float], height: int = FRAME_PX, width: int = FRAME_PX
-) -> Frames:
+def render_frames(scene: Scene, times_s: Sequence[float]) -> Frames:
     """Draw a scene at some times.
 
     Args:
         scene: What to draw.
         times_s: F times.
-        height: Frame height in pixels.
-        width: Frame width in pixels; the scene is stretched.
 
     Returns:
-        uint8 ``(F, H, W, 3)``.
+        uint8 ``(F, 224, 224, 3)``.
     """
-    frames = np.empty((len(times_s), height, width, 3), np.uint8)
-    frames[:] = background(scene.background, width, height)
-    bar_top = height - max(1, round(height * _BAR_SHARE))
+    frames = np.empty((len(times_s), FRAME_PX, FRAME_PX, 3), np.uint8)
+    frames[:] = background(scene.background, FRAME_PX)
     for frame, time_s in zip(frames, times_s, strict=True):
         # Ten sampled frames carry no time stamp; the bar fills as the clip runs, as in a video player.
-        frame[bar_top:, : round(width * min(time_s / scene.duration_s, 1.0))] = _BAR_INK
+        frame[-_BAR_PX:, : round(FRAME_PX * min(time_s / scene.duration_s, 1.0))] = _BAR_INK
         for obj in scene.objects:
             if not obj.sprite or not obj.seen_at(time_s):
                 continue
-            top, left, high, wide = _corner(obj, time_s, height, width)
-            colour, clear, _ = sprite(obj.sprite, wide, high)
-            rows, sprite_rows = _clip(top, high, height)
-            columns, sprite_columns = _clip(left, wide, width)
+            top, left, side = _corner(obj, time_s)
+            colour, clear, _ = sprite(obj.sprite, side)
+            rows, sprite_rows = _clip(top, side)
+            columns, sprite_columns = _clip(left, side)
             under = frame[rows, columns]
             frame[rows, columns] = (
                 colour[sprite_rows, sprite_columns] + clear[sprite_rows, sprite_columns] * under + 127
@@ -71,32 +66,24 @@ def render_frames(
     return frames
 
 
-def render_masks(scene: Scene, time_s: float, height: int = FRAME_PX, width: int = FRAME_PX) -> list[Mask]:
-    """Return the visible part of every object at a time, bool ``(H, W)`` each; empty where it is not seen."""
-    masks = [np.zeros((height, width), bool) for _ in scene.objects]
-    covered = np.zeros((height, width), bool)
+def render_masks(scene: Scene, time_s: float) -> list[Mask]:
+    """Return the visible part of each object at a time, bool ``(224, 224)``; empty where it is not seen."""
+    masks = [np.zeros((FRAME_PX, FRAME_PX), bool) for _ in scene.objects]
+    covered = np.zeros((FRAME_PX, FRAME_PX), bool)
     for mask, obj in zip(reversed(masks), reversed(scene.objects), strict=True):
         if not obj.sprite or not obj.seen_at(time_s):
             continue
-        top, left, high, wide = _corner(obj, time_s, height, width)
-        rows, sprite_rows = _clip(top, high, height)
-        columns, sprite_columns = _clip(left, wide, width)
-        mask[rows, columns] = sprite(obj.sprite, wide, high)[2][sprite_rows, sprite_columns]
+        top, left, side = _corner(obj, time_s)
+        rows, sprite_rows = _clip(top, side)
+        columns, sprite_columns = _clip(left, side)
+        mask[rows, columns] = sprite(obj.sprite, side)[2][sprite_rows, sprite_columns]
         mask &= ~covered
         covered |= mask
     return masks
 
 
-def render_audio(scene: Scene, sample_rate_hz: int = SAMPLE_RATE_HZ) -> NDArray[np.float32]:
-    """Mix the sounds of a scene.
-
-    Args:
-        scene: What to play.
-        sample_rate_hz: The timbres are made at 16 kHz; other rates are resampled.
-
-    Returns:
-        float32 ``(S,)`` in [-1, 1].
-    """
+def render_audio(scene: Scene) -> NDArray[np.float32]:
+    """Mix the sounds of a scene: float32 ``(S,)`` in [-1, 1], at 16 kHz."""
     samples = scene.duration_s * SAMPLE_RATE_HZ
     noise = noise_floor()
     shift = (scene.seed * 7919) % len(noise)
@@ -111,12 +98,7 @@ def render_audio(scene: Scene, sample_rate_hz: int = SAMPLE_RATE_HZ) -> NDArray[
             wave[: len(fade)] *= fade
             wave[-len(fade) :] *= fade[::-1]
             mix[first:last] += wave
-    np.clip(mix, -1.0, 1.0, out=mix)
-    if sample_rate_hz == SAMPLE_RATE_HZ:
-        return mix
-    from scipy.signal import resample_poly
-
-    return np.asarray(resample_poly(mix, sample_rate_hz, SAMPLE_RATE_HZ), np.float32).clip(-1.0, 1.0)
+    return np.clip(mix, -1.0, 1.0, out=mix)
 
 
 def box_of(mask: Mask) -> Box:

@@ -166,7 +166,6 @@ def place_objects(
     seen: list[tuple[Interval, ...]] | None = None,
     heard: list[tuple[Interval, ...]] | None = None,
     loudness: list[float] | None = None,
-    hop: bool = True,
 ) -> tuple[SceneObject, ...]:
     """Put one to three objects side by side, in random order, on the lattice, without overlap.
 
@@ -177,7 +176,6 @@ def place_objects(
         seen: Intervals per object; the whole clip when left out.
         heard: Intervals per object; none when left out.
         loudness: Amplitude factor per object; 1 when left out.
-        hop: Let objects hop by one lattice step each second.
     """
     count = len(categories)
     if not 1 <= count <= 3:
@@ -193,7 +191,7 @@ def place_objects(
         x_px = (40, 112, 184)[slot] + (spread if slot == 0 else -spread) * int(rng.integers(0, 2))
         y_px = LATTICE_PX * int(rng.integers(6, 23))  # 48..176
         motion = Motion("still")
-        if hop and slot != 2:
+        if slot != 2:
             motion = Motion("hop", LATTICE_PX / FRAME_PX, 2.0, 0.5 * int(rng.integers(2)))
             x_px -= 4  # the hop goes right; keep the pair of positions centred in its column
         objects.append(
@@ -214,10 +212,10 @@ def place_objects(
     return tuple(objects)
 
 
-def hidden_sound(rng: Rng, category: int, heard: tuple[Interval, ...], loudness: float = 1.0) -> SceneObject:
+def hidden_sound(rng: Rng, category: int, heard: tuple[Interval, ...]) -> SceneObject:
     """An object that is heard and never seen."""
     name = CATEGORIES[category].name
-    return SceneObject("", name, category, heard=heard, loudness=loudness, pitch=int(rng.integers(-1, 2)))
+    return SceneObject("", name, category, heard=heard, pitch=int(rng.integers(-1, 2)))
 
 
 def random_scene(rng: Rng, duration_s: int = 10, step_s: int = 1) -> Scene:

@@ -211,13 +211,10 @@ def _drawn(name: str) -> Image.Image:
 
 
 @lru_cache(maxsize=512)
-def sprite(
-    name: str, width_px: int, height_px: int
-) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.bool_]]:
+def sprite(name: str, side_px: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.bool_]]:
     """Return a drawing at a size: colour times opacity (h, w, 3), 255 - opacity (h, w, 1), mask (h, w)."""
-    rgba = np.asarray(
-        _drawn(name).resize((width_px, height_px), Image.Resampling.BOX, reducing_gap=None), np.uint16
-    )
+    size = (side_px, side_px)
+    rgba = np.asarray(_drawn(name).resize(size, Image.Resampling.BOX, reducing_gap=None), np.uint16)
     opacity = rgba[..., 3:]
     return rgba[..., :3] * opacity, 255 - opacity, opacity[..., 0] >= 128
 
@@ -239,19 +236,18 @@ BACKGROUNDS: tuple[str, ...] = tuple(_BACKGROUNDS)
 
 
 @lru_cache(maxsize=64)
-def background(name: str, width_px: int, height_px: int) -> NDArray[np.uint8]:
+def background(name: str, side_px: int) -> NDArray[np.uint8]:
     """Return an empty frame (h, w, 3); read only."""
     if name not in _BACKGROUNDS:
         raise KeyError(f"no background is called {name!r}; there are: {', '.join(BACKGROUNDS)}")
     above, below, line = _BACKGROUNDS[name]
-    frame = np.empty((height_px, width_px, 3), np.uint8)
-    cut = math.ceil(line * height_px)
+    frame = np.empty((side_px, side_px, 3), np.uint8)
+    cut = math.ceil(line * side_px)
     frame[:cut], frame[cut:] = above, below
     # Light falls from one corner. The vision tower has only relative positions; the shade tells every
     # patch where in the frame it lies, so that a small model can learn to spell coordinates.
-    across = np.linspace(1.0, 0.72, width_px)[None, :]
-    down = np.linspace(1.0, 0.72, height_px)[:, None]
-    frame[..., 0] = (frame[..., 0] * across).astype(np.uint8)
-    frame[..., 2] = (frame[..., 2] * down).astype(np.uint8)
+    shade = np.linspace(1.0, 0.72, side_px)
+    frame[..., 0] = (frame[..., 0] * shade[None, :]).astype(np.uint8)
+    frame[..., 2] = (frame[..., 2] * shade[:, None]).astype(np.uint8)
     frame.setflags(write=False)
     return frame

@@ -131,7 +131,7 @@ def music_questions(scene: Scene) -> Iterator[Question]:
         "How many instruments in the video did not sound from beginning to end?",
         NUMBERS[len(seen) - len(playing)],
     )
-    yield from _sounding_places(scene, seen, heard, playing)
+    yield from _sounding_places(seen, heard, playing)
 
 
 def _audio_comparisons(heard: list[SceneObject]) -> Iterator[Question]:
@@ -155,7 +155,7 @@ def _places(scene: Scene, seen: list[SceneObject]) -> Iterator[Question]:
 
 
 def _sounding_places(
-    scene: Scene, seen: list[SceneObject], heard: list[SceneObject], playing: list[SceneObject]
+    seen: list[SceneObject], heard: list[SceneObject], playing: list[SceneObject]
 ) -> Iterator[Question]:
     place, time = ("Audio-Visual", "Location"), ("Audio-Visual", "Temporal")
     if len(heard) != len(playing):

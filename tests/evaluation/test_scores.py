@@ -1,0 +1,81 @@
+"""What is counted beside the metrics of a dataset."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from crab_lightning.evaluation.long_clips import LongClips, parts_of
+from crab_lightning.evaluation.scores import DatasetScores
+from crab_lightning.structures import ClipWindow, DatasetSpec, Prediction, Sample
+from crab_lightning.tasks import EventLocalization
+
+SPEC = DatasetSpec("events", "ave", classes=["dog"])
+
+
+def asked(key: str, split: str = "test") -> Sample:
+    return Sample(
+        id=key, dataset="ave", task="events", split=split, clip=key, reference="dog&0&4",  # type: ignore[arg-type]
+        fields={"event": "dog", "start_s": 0, "end_s": 4}, target="<event>dog, (0 4)</event>",
+    )  # fmt: skip
+
+
+def test_unreadable_cut_and_missing_answers_are_counted_with_what_they_earn() -> None:
+    scores = DatasetScores("ave", EventLocalization(), SPEC)
+    unreadable = scores.add(Prediction(asked("a"), "dunno", tokens=2, truncated=True))
+    right = scores.add(Prediction(asked("b", "val"), "<event>dog, (0 4)</event>", tokens=7))
+    scores.add_missing(asked("c"))
+    assert (unreadable["parsed"], unreadable["score"], right["score"]) == (None, pytest.approx(0.6), 1.0)
+    assert unreadable["reference"] == "dog&0&4"
+    result = scores.result(scores.sums(), None)
+    counts = {"scored": 3, "unparsed": 1, "truncated": 1, "missing": 1, "loss_samples": 0, "weighed": 0}
+    assert result["counts"] == counts
+    assert result["splits"] == ["val", "test"]
+    assert result["unparsed_score"] == pytest.approx(0.6)  # six seconds of background
+    assert result["strict"]["segment_accuracy"] == pytest.approx((0.6 + 1 + 0.6) / 3)
+    assert result["valid_only"]["segment_accuracy"] == 1.0
+    assert (result["answer_tokens"], result["truncated_rate"]) == (3.0, pytest.approx(1 / 3))
+    alone = DatasetScores("ave", EventLocalization(), SPEC)
+    alone.add_missing(asked("d", "val"))
+    assert alone.result(alone.sums(), None)["splits"] == ["val"]
+
+
+def test_a_long_clip_is_cut_off_where_any_of_its_answers_is() -> None:
+    whole = replace(asked("long"), whole_s=20.0)
+    windows = [ClipWindow("long", i, 10.0 * i, 10.0 * i + 10, 20.0) for i in range(2)]
+    parts = [
+        (w, Prediction(replace(whole, id=f"long#{w.index}", window=w), "<event>dog, (0 4)</event>", 3, cut))
+        for w, cut in zip(windows, (True, False), strict=True)
+    ]
+    scores = DatasetScores("ave", EventLocalization(), replace(SPEC, metrics=["map"]))
+    record = scores.add_windows(whole, [*parts])
+    assert (record["truncated"], record["tokens"]) == (True, 6)
+    assert [said["truncated"] for said in record["windows"]] == [True, False]
+    assert scores.result(scores.sums(), None)["counts"]["truncated"] == 1
+
+
+def test_a_clip_of_which_a_window_was_not_asked_is_scored_only_where_all_was_asked() -> None:
+    first, second = (
+        replace(asked(f"long#{i}"), window=ClipWindow("long", i, 10.0 * i, 10.0, 20.0)) for i in (0, 1)
+    )
+    scored: list[Any] = []
+    scores: Any = {"ave": SimpleNamespace(add_windows=lambda whole, parts: scored.append(parts))}
+    trainer: Any = SimpleNamespace(world_size=1, is_global_zero=True)
+    for asked_all, count in ((False, 0), (True, 1)):
+        clips = LongClips(windowed=True)
+        assert clips.take(Prediction(first, "said", 1))
+        assert list(clips.stitch(trainer, [first, second], scores, None, asked_all)) == ["long"]
+        assert len(scored) == count
+    assert [answer and answer.text for _, answer in scored[0]] == ["said", None]
+
+
+def test_the_windows_of_a_record_know_whether_their_answer_was_cut_off() -> None:
+    said = {"start_s": 0, "end_s": 10, "answer": "one", "truncated": True}
+    record = {"whole_s": 20, "windows": [said, {"start_s": 10, "end_s": 20, "answer": None}]}
+    (_, first), (window, second) = parts_of(record, asked("long"))
+    assert first is not None
+    assert first.truncated
+    assert (second, window.start_s, window.whole_s) == (None, 10.0, 20.0)
