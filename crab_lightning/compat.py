@@ -262,3 +262,40 @@ def tell_device(module: nn.Module, device: torch.device) -> None:
     from lightning.fabric.utilities.device_dtype_mixin import _update_properties
 
     _update_properties(module, device=device)
+
+
+def clean_masks_here() -> None:
+    """Let the video model of SAM3 drop double finds, small holes and sprinkles with the functions below.
+
+    transformers runs compiled code for it that the package kernels downloads, and leaves all of it out,
+    with a warning, where that package is absent.
+    """
+    from transformers.models.sam3_video import modeling_sam3_video
+
+    modeling_sam3_video.cv_utils_kernel = _MaskCleaning  # type: ignore[assignment]
+
+
+class _MaskCleaning:
+    """The two functions of ``kernels-community/cv-utils`` that are called."""
+
+    @staticmethod
+    def generic_nms(ious: Tensor, scores: Tensor, iou_threshold: float, use_iou_matrix: bool) -> Tensor:
+        """Return the numbers of the masks kept, best first; ``ious`` are those of all pairs, ``(N, N)``."""
+        doubles = (ious > iou_threshold).tolist()
+        kept: list[int] = []
+        for number in scores.argsort(descending=True).tolist():
+            if not any(doubles[number][other] for other in kept):
+                kept.append(number)
+        return torch.tensor(kept, device=scores.device)
+
+    @staticmethod
+    def cc_2d(masks: Tensor, get_counts: bool) -> tuple[Tensor, Tensor]:
+        """Return the connected parts of ``(N, 1, H, W)``, and of each pixel how large its part is."""
+        import numpy as np
+        from scipy.ndimage import label
+
+        joined = np.ones((3, 3))  # corners touch
+        parts = np.stack([label(mask, joined)[0] for mask in masks[:, 0].cpu().numpy()])
+        sizes = np.stack([np.bincount(part.ravel())[part] for part in parts])
+        found = (torch.from_numpy(array)[:, None].to(masks.device, torch.int32) for array in (parts, sizes))
+        return next(found), next(found)

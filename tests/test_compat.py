@@ -233,3 +233,22 @@ def test_products_of_onednn_equal_those_of_torch() -> None:
         for rows in (x, x[:, :3], x[:, ::2], x.double()):
             w, b = weight.to(rows.dtype), None if given is None else given.to(rows.dtype)
             torch.testing.assert_close(compat.linear(rows, w, b), nn.functional.linear(rows, w, b))
+
+
+def test_transformers_cleans_masks_of_sam3_with_our_functions() -> None:
+    """Double finds go, and holes and sprinkles of up to the given size; nothing is asked of a hub."""
+    from transformers.models.sam3_video import modeling_sam3_video as theirs
+
+    compat.clean_masks_here()
+    masks = torch.full((3, 8, 9), -1.0)  # an odd width is padded
+    masks[0, 1:7, 1:7] = masks[1, 1:7, 1:6] = masks[2, 7:, 7:] = 1.0
+    kept = theirs.nms_masks(torch.tensor([0.6, 0.9, 0.8]), masks, prob_threshold=0.5, iou_threshold=0.5)
+    assert kept.tolist() == [False, True, True]
+    dirty = masks[:1, None].clone()
+    dirty[0, 0, 3:5, 3] = -1.0  # a hole of 2 pixels
+    dirty[0, 0, 7, 7] = 1.0  # touches the square with a corner; the other sprinkle touches nothing
+    dirty[0, 0, 0, 8] = 1.0
+    clean = theirs.fill_holes_in_mask_scores(dirty, max_area=2)
+    expected = masks[0] > 0
+    expected[7, 7] = True
+    assert torch.equal(clean[0, 0] > 0, expected)

@@ -61,7 +61,7 @@ def run(words: Sequence[str]) -> None:
         choices=["points", "name", "both"],
         default="points",
         help="what the mask is made of: the box and points of the answer, the name in the answer (else"
-        " --expression), or both; name and both need a folder of SAM3",
+        " --expression), or both, or the one that the answer has; name and both need a folder of SAM3",
     )
     add("--image", type=file_to_read, help="picture to segment; the video is segmented when it is left out")
     add("--video", type=file_to_read, help="video; the whole video is segmented without --at_s")
@@ -87,20 +87,15 @@ def run(words: Sequence[str]) -> None:
             f"--asks {args.asks} and --fps {args.fps}: the first begins at 1, the second above 0"
         )
     whole = args.video is not None and args.image is None and args.at_s is None
-    if whole and args.by != "points":
-        raise ValueError(
-            f"--by {args.by} is for a picture or for one second of a video: add --at_s, or leave --by out"
-        )
     from crab_lightning.inference.loading import device_of, load_run
 
     args.device = device_of(args.device)
+    from crab_lightning.segmentation import NameTracker, Sam2Tracker, Sam3Decoder
+
+    tracker = (Sam2Tracker if args.by == "points" else NameTracker)(args.sam2, args.device)
     if whole:
-        from crab_lightning.segmentation import Sam2Tracker
-
-        Sam2Tracker(args.sam2, args.device).load()  # weights that cannot do it are told before anything else
-    if args.by != "points":
-        from crab_lightning.segmentation import Sam3Decoder
-
+        tracker.load()  # weights that cannot do it are told before anything else
+    elif args.by != "points":
         Sam3Decoder(args.sam2, args.device).load()
 
     from crab_lightning.inference.question import choose_dataset, make_sample, put
@@ -125,12 +120,11 @@ def run(words: Sequence[str]) -> None:
     if whole:
         from crab_lightning.inference.segment_video import follow
 
-        follow(args, model, data, name, task)
+        follow(args, model, data, name, task, tracker)
         return
     task.masks = MaskMaker(Sam2Decoder(args.sam2, args.device), "native")
-    task.named = None
-    if args.by != "points":
-        task.named = NamedMasks(Sam3Decoder(args.sam2, args.device), task.masks)
+    by_name = args.by != "points"
+    task.named = NamedMasks(Sam3Decoder(args.sam2, args.device), task.masks) if by_name else None
     with tempfile.TemporaryDirectory() as scratch:
         sample = make_sample(
             name,
@@ -178,7 +172,7 @@ def segmented(
     parsed = task.parse(answer.text, sample, spec)
     picture = task.masks.picture(sample)
     names = () if task.named is None else task.names(answer.text, sample)
-    if task.named is None:
+    if task.named is None or (by == "both" and not names):
         mask = task.masks.mask(parsed, sample)
     else:
         import torch

@@ -18,7 +18,7 @@ from torch import Tensor
 from crab_lightning.files import replace_json
 from crab_lightning.inference.question import make_sample, put
 from crab_lightning.media import VideoClip, probe, read_audio, read_video, write_video
-from crab_lightning.segmentation import Prompt, Sam2Tracker
+from crab_lightning.segmentation import NameTracker, Prompt, Sam2Tracker
 from crab_lightning.segmentation.overlays import painted
 from crab_lightning.tasks.masks import MaskMaker
 
@@ -29,7 +29,14 @@ _SHOWN_S = 0.2
 """How long before and after its frame a prompt is drawn."""
 
 
-def follow(args: argparse.Namespace, model: Any, data: Any, name: str, task: Segmentation) -> None:
+def follow(
+    args: argparse.Namespace,
+    model: Any,
+    data: Any,
+    name: str,
+    task: Segmentation,
+    tracker: Sam2Tracker | NameTracker,
+) -> None:
     """Ask on some frames, follow through all, and write what came of it.
 
     Args:
@@ -38,15 +45,15 @@ def follow(args: argparse.Namespace, model: Any, data: Any, name: str, task: Seg
         data: Its data module.
         name: Dataset whose task is asked.
         task: That task.
+        tracker: Follows what ``args.by`` says: what the answers point at, or what they name.
     """
     clip = read_clip(args.video, args.fps)
     frames = clip.frames
     asked = asked_frames(len(frames), args.asks)
     with tempfile.TemporaryDirectory() as scratch:
         records = [_ask(args, model, data, name, task, clip, i, Path(scratch)) for i in asked]
-    prompts = {r["frame"]: _prompt(r) for r in records if r["box_xyxy_px"] or r["points_xy_px"]}
+    prompts = {r["frame"]: prompt for r in records if (prompt := _prompt(r, args.by)) is not None}
     parts = [range(len(frames))] if args.expression is not None else nearest_parts(asked, len(frames))
-    tracker = Sam2Tracker(args.sam2, args.device)
     masks = masks_of(frames, prompts, parts, tracker)
     for record in records:
         part = next(part for part in parts if record["frame"] in part)
@@ -58,6 +65,7 @@ def follow(args: argparse.Namespace, model: Any, data: Any, name: str, task: Seg
         "task": data.datasets[name].task,
         "dataset": name,
         "sam2": args.sam2,
+        "masks_made_of": args.by,
         "width_px": frames.shape[3],
         "height_px": frames.shape[2],
         "times_s": [round(t, 4) for t in clip.times_s.tolist()],
@@ -66,7 +74,7 @@ def follow(args: argparse.Namespace, model: Any, data: Any, name: str, task: Seg
     }
     replace_json(args.out / "answer.json", content, indent=1)
     for record in records:
-        print(f"{record['time_s']:.1f} s: {record['answer']}" + _remark(record))
+        print(f"{record['time_s']:.1f} s: {record['answer']}" + _remark(record, record["frame"] in prompts))
     found = int(masks.flatten(1).any(1).sum())
     print(f"{args.out}: overlay.mp4, masks/ ({len(masks)} frames, something found in {found}), answer.json")
 
@@ -93,7 +101,10 @@ def nearest_parts(asked: Sequence[int], frames: int) -> list[range]:
 
 
 def masks_of(
-    frames: Tensor, prompts: Mapping[int, Prompt], parts: Sequence[range], tracker: Sam2Tracker
+    frames: Tensor,
+    prompts: Mapping[int, Prompt],
+    parts: Sequence[range],
+    tracker: Sam2Tracker | NameTracker,
 ) -> Tensor:
     """Return a mask for every frame, bool ``(F, H, W)``; empty in parts without a prompt.
 
@@ -139,7 +150,8 @@ def _ask(
     answer = put(model, data, make_sample(name, spec, [], file, [sound], moment_s, texts, scratch))
     parsed = task.parse(answer.text, answer.sample, spec)
     cut_off = answer.truncated and parsed is None
-    prompt = None if parsed is None or parsed.absent else MaskMaker.prompt(parsed, picture)
+    absent = parsed is not None and parsed.absent
+    prompt = None if parsed is None or absent else MaskMaker.prompt(parsed, picture)
     return {
         "frame": number,
         "time_s": round(float(clip.times_s[number]), 4),
@@ -147,16 +159,24 @@ def _ask(
         "status": "cut off at the token limit" if cut_off else task.read(answer.text).status,
         "box_xyxy_px": None if prompt is None or prompt.box_xyxy_px is None else list(prompt.box_xyxy_px),
         "points_xy_px": [] if prompt is None else [list(point) for point in prompt.points_xy_px],
+        "names": [] if absent else list(task.names(answer.text, answer.sample)),
     }
 
 
-def _prompt(record: Mapping[str, Any]) -> Prompt:
-    box = record["box_xyxy_px"]
-    return Prompt(None if box is None else tuple(box), tuple(tuple(p) for p in record["points_xy_px"]))
+def _prompt(record: Mapping[str, Any], by: str) -> Prompt | None:
+    """Return what is followed from an answer; ``None`` where it says nothing of that kind."""
+    box = record["box_xyxy_px"] if by != "name" else None
+    points = record["points_xy_px"] if by != "name" else ()
+    names = record["names"] if by != "points" else ()
+    prompt = Prompt(None if box is None else tuple(box), tuple(tuple(p) for p in points), tuple(names))
+    return prompt if prompt or prompt.names else None
 
 
-def _remark(record: Mapping[str, Any]) -> str:
-    return "" if record["box_xyxy_px"] or record["points_xy_px"] else f" ({record['status']}: no mask)"
+def _remark(record: Mapping[str, Any], used: bool) -> str:
+    if used:
+        return ""
+    why = "it names nothing" if record["status"] == "ok" else record["status"]
+    return f" ({why}: no mask)"
 
 
 def _write(args: argparse.Namespace, clip: VideoClip, masks: Tensor, prompts: Mapping[int, Prompt]) -> None:

@@ -117,11 +117,7 @@ class Sam3Decoder:
         self, loaded: Loaded, tokenizer: Any, seen: Any, name: str, prompt: Prompt, size: torch.Size
     ) -> list[Tensor]:
         """Return the probabilities ``(H, W)`` of the pixels of each thing that is found and pointed at."""
-        config = loaded.model.config.text_config
-        length = min(32, config.max_position_embeddings)
-        words = tokenizer(
-            [name], return_tensors="pt", padding="max_length", max_length=length, truncation=True
-        ).to(loaded.device)
+        words = tokens_of(name, tokenizer, loaded.model.config).to(loaded.device)
         box = {}
         if prompt.box_xyxy_px is not None:
             box["input_boxes"] = _centred(prompt.box_xyxy_px, size).to(loaded.device, loaded.model.dtype)
@@ -133,7 +129,7 @@ class Sam3Decoder:
         for low in out.pred_masks[0][scores > self.min_score].float().sigmoid():
             # As transformers: probabilities are stretched. One by one, as there may be two hundred.
             mask = F.interpolate(low[None, None], tuple(size), mode="bilinear", align_corners=False)[0, 0]
-            if _pointed_at(mask > 0.5, prompt):
+            if pointed_at(mask > 0.5, prompt):
                 things.append(mask)
         return things
 
@@ -148,7 +144,13 @@ def _centred(box_xyxy_px: tuple[float, float, float, float], size: torch.Size) -
     )
 
 
-def _pointed_at(mask: Tensor, prompt: Prompt) -> bool:
+def tokens_of(name: str, tokenizer: Any, config: Any) -> Any:
+    """Return the tokens of a name as the detector with this config reads them."""
+    length = min(32, config.text_config.max_position_embeddings)
+    return tokenizer([name], return_tensors="pt", padding="max_length", max_length=length, truncation=True)
+
+
+def pointed_at(mask: Tensor, prompt: Prompt) -> bool:
     """Tell whether a thing, bool ``(H, W)``, is what box or points of a prompt mean."""
     if prompt.box_xyxy_px is not None:
         x1, y1, x2, y2 = (round(side) for side in prompt.box_xyxy_px)

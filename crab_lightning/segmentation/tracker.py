@@ -73,7 +73,7 @@ class Sam2Tracker:
         if wrong := [i for i in prompts if not 0 <= i < len(frames)]:
             raise ValueError(f"prompt on frame {wrong[0]} of a video with {len(frames)} frames")
         loaded = _load(self.pretrained, self.device, self.dtype)
-        session = _Session(frames, loaded)
+        session = _Session(frames, loaded, loaded.model.config)
         size = tuple(frames.shape[-2:])
         for number in sorted(prompts):
             session.ask(number, prompts[number])
@@ -87,21 +87,27 @@ class Sam2Tracker:
                 yield number, (full > 0).cpu()
 
 
-class _Session(Sam2VideoInferenceSession):
-    """A session that encodes frames as they are asked for; transformers' own holds all of them as floats."""
+class FramesOnDemand:
+    """Part of a session that encodes frames as they are asked for; transformers' own holds all as floats.
 
-    def __init__(self, frames: Tensor, loaded: Loaded) -> None:
+    Args:
+        frames: RGB, uint8 ``(F, 3, H, W)``.
+        loaded: The model.
+        config: Config of its tracker.
+    """
+
+    def __init__(self, frames: Tensor, loaded: Loaded, config: Any) -> None:
         super().__init__(
             video_height=frames.shape[-2],
             video_width=frames.shape[-1],
             inference_device=loaded.device,
             inference_state_device=loaded.device,
             dtype=loaded.model.dtype,
-        )
+        )  # type: ignore[call-arg]
         self.frames = frames
         self.loaded = loaded
-        config: Any = loaded.model.config
         self.reach = max(config.num_maskmem, config.max_object_pointers_in_encoder)
+        self.output_dict_per_obj: dict[int, Any]
 
     @property
     def num_frames(self) -> int:
@@ -110,8 +116,17 @@ class _Session(Sam2VideoInferenceSession):
 
     def get_frame(self, frame_idx: int) -> Tensor:
         """Return one frame as the model wants it."""
-        return self.loaded.pixels([self.frames[frame_idx]])[0].to(self.dtype)
+        return self.loaded.pixels([self.frames[frame_idx]])[0]
 
+    def forget(self, number: int, first: int) -> None:
+        """Drop what no later frame looks back to; a frame leaves some 6 MB of memory behind."""
+        for kept in self.output_dict_per_obj.values():
+            outputs = kept["non_cond_frame_outputs"]
+            for other in [i for i in outputs if min(abs(i - number), abs(i - first)) > self.reach]:
+                del outputs[other]
+
+
+class _Session(FramesOnDemand, Sam2VideoInferenceSession):
     def ask(self, number: int, prompt: Prompt) -> None:
         """Put a prompt on a frame."""
         height, width = self.frames.shape[-2:]
@@ -127,12 +142,6 @@ class _Session(Sam2VideoInferenceSession):
         }
         self.add_point_inputs(self.obj_id_to_idx(_OBJECT), number, inputs)
         self.obj_with_new_inputs = [_OBJECT]
-
-    def forget(self, number: int, first: int) -> None:
-        """Drop what no later frame looks back to; a frame leaves some 6 MB of memory behind."""
-        outputs = self.output_dict_per_obj[0]["non_cond_frame_outputs"]
-        for other in [i for i in outputs if min(abs(i - number), abs(i - first)) > self.reach]:
-            del outputs[other]
 
 
 @cache

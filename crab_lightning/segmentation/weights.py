@@ -107,7 +107,8 @@ def load_folder(name: str, pretrained: str, device: str, dtype: str) -> tuple[Lo
     missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     model.requires_grad_(False)
     config = model.config
-    sized = config.prompt_encoder_config if hasattr(config, "prompt_encoder_config") else config.vision_config
+    detector = getattr(config, "detector_config", config)
+    sized = getattr(config, "prompt_encoder_config", None) or detector.vision_config
     return Loaded(model.to(device).eval(), images, int(sized.image_size), device), missing
 
 

@@ -155,12 +155,14 @@ def sam3(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         tracker_config={
             "model_type": "sam3_tracker_video",
+            "image_size": 112,
             "vision_config": vision,
             "prompt_encoder_config": {"hidden_size": _WIDTH, "image_size": 112, "mask_input_channels": 4},
             "mask_decoder_config": _MASKS,
             "memory_attention_feed_forward_hidden_size": 64,
             **_MEMORY,
         },
+        low_res_mask_size=32,
     )
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("sam3")

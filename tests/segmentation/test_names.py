@@ -14,7 +14,7 @@ from torch import Tensor
 
 from crab_lightning.metrics import RightPrompts
 from crab_lightning.segmentation import MaskRequest, Prompt, Sam2Decoder, Sam3Decoder
-from crab_lightning.segmentation.sam3 import _load, _pointed_at
+from crab_lightning.segmentation.sam3 import _load, pointed_at
 from crab_lightning.tasks import ReferringSegmentation, Segmentation
 from crab_lightning.tasks.object_names import named_objects
 from tests.segmentation.test_test_loop import Rectangle, box_mask, row, run_test
@@ -40,7 +40,7 @@ def test_masks_of_a_name_are_those_of_transformers(sam3: Path) -> None:
         (found,) = processor.post_process_instance_segmentation(out, 0.2, target_sizes=[(112, 112)])
         assert len(found["masks"]), "the random detector must find something, or nothing is compared"
         prompt = Prompt(box, names=("lawn mower",))
-        kept = [mask for mask in found["masks"].bool() if _pointed_at(mask, prompt)]
+        kept = [mask for mask in found["masks"].bool() if pointed_at(mask, prompt)]
         expected = torch.stack([*kept, torch.zeros(112, 112, dtype=torch.bool)]).any(0)
         (logits,) = decoder.decode([MaskRequest(square, prompt)])
         sure = logits.abs() > 1e-3
@@ -95,11 +95,11 @@ def test_what_cannot_be_served_is_named(sam3: Path, tmp_path: Path) -> None:
 def test_things_are_kept_that_box_or_points_mean() -> None:
     mask = torch.zeros(20, 20, dtype=torch.bool)
     mask[5:10, 5:15] = True
-    assert _pointed_at(mask, Prompt(names=("x",)))
-    assert _pointed_at(mask, Prompt((5.0, 5.0, 10.0, 9.0), ((0.0, 0.0),)))  # 30 of 50 pixels
-    assert not _pointed_at(mask, Prompt((5.0, 5.0, 9.0, 9.0)))  # half of them
-    assert _pointed_at(mask, Prompt(None, ((0.0, 0.0), (7.0, 7.0))))
-    assert not _pointed_at(mask, Prompt(None, ((25.0, 25.0),)))
+    assert pointed_at(mask, Prompt(names=("x",)))
+    assert pointed_at(mask, Prompt((5.0, 5.0, 10.0, 9.0), ((0.0, 0.0),)))  # 30 of 50 pixels
+    assert not pointed_at(mask, Prompt((5.0, 5.0, 9.0, 9.0)))  # half of them
+    assert pointed_at(mask, Prompt(None, ((0.0, 0.0), (7.0, 7.0))))
+    assert not pointed_at(mask, Prompt(None, ((25.0, 25.0),)))
 
 
 @pytest.mark.parametrize(

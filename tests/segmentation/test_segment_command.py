@@ -99,6 +99,3 @@ def test_the_mask_may_come_from_the_name(
     assert (
         "type 'sam2', which finds no named things; known types: sam3, sam3_video" in capsys.readouterr().err
     )
-    write_video(tmp_path / "clip.mp4", np.zeros((20, 64, 96, 3), np.uint8), 10, torch.zeros(32_000))
-    assert segment(tmp_path, "--video", str(tmp_path / "clip.mp4"), "--by", "name")[0] == 1
-    assert "--by name is for a picture or for one second of a video: add --at_s" in capsys.readouterr().err

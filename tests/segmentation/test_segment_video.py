@@ -77,6 +77,39 @@ def test_an_expression_is_one_thing_followed_from_every_answer(
     assert len(record["mask_pixels"]) == 6
 
 
+def test_a_video_is_segmented_by_the_names_of_the_answers(
+    tmp_path: Path, asked: list[Sample], sam3: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """An answer that names nothing leaves its part empty and says so; ``both`` follows what it points at."""
+    from crab_lightning.inference import segment_video
+
+    write_video(tmp_path / "clip.mp4", np.zeros((6, 48, 64, 3), np.uint8), 6, torch.zeros(16_000))
+    named = "The object making the sound is the dog. [56,56,167,167],[100,60]"
+    said = [named, "[56,56,167,167],[100,60]"]
+    monkeypatch.setattr(segment_video, "put", lambda model, data, sample: Prediction(sample, said.pop(0)))
+    given: list[dict[int, Prompt]] = []
+
+    def keep(frames: Tensor, prompts: dict[int, Prompt], parts: list[range], tracker: Any) -> Tensor:
+        given.append(dict(prompts))
+        return masks_of(frames, prompts, parts, tracker)
+
+    monkeypatch.setattr(segment_video, "masks_of", keep)
+    words = ["--asks", "2", "--by"]
+    _, record = segment(tmp_path, tmp_path / "clip.mp4", sam3, *words, "name")
+    assert given == [{1: Prompt(names=("dog",))}]
+    assert (record["masks_made_of"], [one["names"] for one in record["asked"]]) == ("name", [["dog"], []])
+    assert record["mask_pixels"][3:] == [0, 0, 0]
+    assert "(it names nothing: no mask)" in capsys.readouterr().out
+    said = [named, "[56,56,167,167],[100,60]"]
+    _, record = segment(tmp_path, tmp_path / "clip.mp4", sam3, *words, "both")
+    box, points = (16.0, 12.0, 47.0, 35.0), given[1][1].points_xy_px
+    assert given[1] == {1: Prompt(box, points, ("dog",)), 4: Prompt(box, points)}
+    status, _ = segment(tmp_path, tmp_path / "clip.mp4", "mini_sam2", *words, "name")
+    assert status == 1
+    assert "type 'sam2', which follows no named things through a video; known" in capsys.readouterr().err
+
+
 def test_a_real_clip_is_followed(
     tmp_path: Path, asked: list[Sample], random_video_model: Path, real_clips: Path
 ) -> None:
