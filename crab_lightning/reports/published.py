@@ -48,7 +48,7 @@ def published_figures() -> tuple[PublishedFigure, ...]:
             marks = entry.get("not_comparable", {})
             if wrong := ({*entry["cells"], *marks} - set(table["columns"])):
                 raise ValueError(f"published.yaml: table {number}, row {row}: no column {sorted(wrong)[0]}")
-            for cell in (c for c in table["columns"] if c in entry["cells"]):
+            for cell, percent in entry["cells"].items():
                 column = content["columns"][cell]
                 figures.append(
                     PublishedFigure(
@@ -56,7 +56,7 @@ def published_figures() -> tuple[PublishedFigure, ...]:
                         row,
                         column["dataset"],
                         column["metric"],
-                        float(entry["cells"][cell]),
+                        float(percent),
                         entry.get("protocol", ""),
                         marks.get(cell, ""),
                     )
