@@ -139,7 +139,7 @@ def test_adapters_are_not_put_on_adapters() -> None:
     [
         (
             {"kind": "dora"},
-            f"adapter.kind is 'dora'; known: {', '.join(ADAPTERS)}",
+            rf"adapter.kind is 'dora' \(did you mean 'lora'\?\); known: {', '.join(ADAPTERS)}",
         ),
         ({"router": "output"}, "adapter.router is 'output'; known: latent, input"),
         ({"dtype": "int8"}, "adapter.dtype is 'int8'; known: float32, bfloat16"),

@@ -62,7 +62,7 @@ def test_an_unknown_dataset_is_refused_with_the_known_ones(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert check(root, "--only", "ave,avee") == 1
-    assert "--only names avee;" in capsys.readouterr().err
+    assert "--only names avee (did you mean 'ave'?);" in capsys.readouterr().err
     assert check(root, "--datasets", "avee,ave") == 1
     assert "--datasets is the old name of --only" in capsys.readouterr().err
 

@@ -223,6 +223,7 @@ def test_answers_without_a_closed_set_have_no_confusion_matrix(truth: Any) -> No
 
 def test_a_few_answers_have_no_confusion_matrix() -> None:
     assert confusion_of([record(truth="a"), record(truth="b")] * 4) is None
+    assert confusion_of([record(truth="a")] * 20) is None
 
 
 class Routed(nn.Module):
