@@ -240,7 +240,8 @@ class Answering(AskedModule, ABC):
 
         # Autocast would cast in the middle of what is computed together.
         direct = can_run(self.decoder()) and not torch.is_autocast_enabled(self.device.type)
-        blocks = DecoderPass(self.decoder()) if direct else None
+        model: Any = self.model
+        blocks = DecoderPass(model, self.decoder()) if direct else None
         step = read if blocks is None else blocks.step
         return AnswerEngine(
             step, self.answer_head(), self.processor.end_token, self.announce_step, slots, blocks
@@ -273,8 +274,11 @@ class Answering(AskedModule, ABC):
 
         def directly(ids: Tensor, positions: Tensor, mask: Tensor) -> tuple[Tensor, list[Past]]:
             assert engine.blocks is not None
-            embeds, placed = embedded(self.decoder(), lambda: read(ids, positions, mask, DynamicCache()))
-            return engine.blocks.prompts(embeds, placed, mask, partial(self.announce_row, batch))
+            blocks = engine.blocks
+            embeds, placed = embedded(
+                self.decoder(), blocks.once, lambda: read(ids, positions, mask, DynamicCache())
+            )
+            return blocks.prompts(embeds, placed, mask, partial(self.announce_row, batch))
 
         way = padded(read) if engine.blocks is None else directly
         engine.add(answers, inputs.ids, inputs.mask, inputs.positions, way)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from crab_lightning.adapters.together import LinearGroup, reads_tokens_alone
+from crab_lightning.models.encoded_once import EncodedOnce, forward_as
 
 READ_TOKENS = 4096
 """Tokens of prompts that are read at once: enough for a GPU, and little memory."""
@@ -40,7 +41,7 @@ class Slots(Protocol):
     """Where the keys and values of answers are kept."""
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """Write one token's keys and values ``(S, H, 1, D)``; return those of all columns in use."""
+        """Write keys and values ``(S, H, T, D)``; return those of all columns in use."""
 
 
 def can_run(decoder: Any) -> bool:
@@ -63,11 +64,12 @@ def can_run(decoder: Any) -> bool:
     return not any(windows) and not watched
 
 
-def embedded(decoder: Any, read: Callable[[], Any]) -> tuple[Tensor, Tensor]:
+def embedded(decoder: Any, once: EncodedOnce, read: Callable[[], Any]) -> tuple[Tensor, Tensor]:
     """Return the embeddings ``(B, T, D)`` and the positions that a model hands its decoder.
 
     Args:
         decoder: The language model inside the model; its layers do not run.
+        once: Encodes the media.
         read: Runs the whole model.
     """
     seen: list[tuple[Tensor, Tensor]] = []
@@ -76,11 +78,8 @@ def embedded(decoder: Any, read: Callable[[], Any]) -> tuple[Tensor, Tensor]:
         seen.append((inputs_embeds, position_ids))
         return BaseModelOutputWithPast(last_hidden_state=inputs_embeds[:, :0])
 
-    decoder.forward = keep
-    try:
+    with forward_as(decoder, keep), once.reading():
         read()
-    finally:
-        del decoder.forward
     return seen[0]
 
 
@@ -121,11 +120,12 @@ class DecoderPass:
     """Runs the layers of a decoder whose weights stay as they are.
 
     Args:
-        decoder: What :func:`can_run` accepts, in evaluation mode.
+        model: The whole model, in evaluation mode.
+        decoder: Its language model, which :func:`can_run` accepts.
     """
 
-    def __init__(self, decoder: Any) -> None:
-        self.decoder = decoder
+    def __init__(self, model: nn.Module, decoder: Any) -> None:
+        self.decoder, self.once = decoder, EncodedOnce(model)
         linear = [m for layer in decoder.layers for m in _linear(layer)]
         self.alone = all(map(reads_tokens_alone, linear))
         """Whether no adapter looks at other tokens or at the batch, so that prompts may be joined."""
@@ -167,29 +167,35 @@ class DecoderPass:
         )
         return torch.cat(states), [row.past for row in rows]
 
-    def step(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: Slots) -> Tensor:
-        """Read one token for each of S answers.
+    def step(self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Slots) -> Tensor:
+        """Read T tokens for each of S answers.
 
         Args:
-            ids: ``(S, 1)``.
-            positions: ``(3, S, 1)``.
-            mask: ``(S, 1, 1, columns)``, added to the attention scores.
-            cache: Takes in the token's keys and values.
+            ids: ``(S, T)``.
+            positions: ``(3, S, T)``.
+            mask: ``(S, 1, T, columns)``, added to the attention scores.
+            cache: Takes in the tokens' keys and values.
 
         Returns:
-            Hidden states ``(S, 1, D)``.
+            Hidden states ``(S, T, D)``.
         """
+        count, width = ids.shape
         x = self.decoder.embed_tokens(ids)
         turn = self._turns(x, positions if self._axes == 3 else positions[0])
         for number, block in enumerate(self.blocks):
-            q, k, v = block.projected(x, turn)
-            keys, values = cache.update(k.unsqueeze(2), v.unsqueeze(2), number)
+            q, k, v = (part.view(count, width, *part.shape[1:]) for part in block.projected(x, turn))
+            keys, values = cache.update(k.transpose(1, 2), v.transpose(1, 2), number)
             # Queries that share keys stand beside each other, so that no key is repeated.
-            shared = q.view(len(q), keys.shape[1], -1, q.shape[-1])
+            shared = torch.unflatten(q, 2, (keys.shape[1], -1)).permute(0, 2, 3, 1, 4)
+            group = shared.shape[2]
             seen = F.scaled_dot_product_attention(
-                shared, keys, values, attn_mask=mask, scale=block.attention.scaling
+                shared.flatten(2, 3),
+                keys,
+                values,
+                attn_mask=mask if group == 1 or width == 1 else mask.repeat(1, 1, group, 1),
+                scale=block.attention.scaling,
             )
-            x = block.finished(x, seen.reshape(len(q), 1, -1))
+            x = block.finished(x, torch.unflatten(seen, 2, (group, width)).permute(0, 3, 1, 2, 4).flatten(2))
         return _normed(self.decoder.norm, x)
 
     def _parts(self, rows: Sequence[_Prompt]) -> list[list[int]]:

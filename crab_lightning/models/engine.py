@@ -2,7 +2,7 @@
 
 Prompts are read in the batches in which they come. Their rows then wait, with what was read, until one of a
 fixed number of slots is free. Every decoding step writes one token for each slot that is in use, so that a
-short answer does not wait for a long one.
+short answer does not wait for a long one; and the tokens behind it that were guessed right.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from crab_lightning.models.decoder_pass import DecoderPass, Past
+from crab_lightning.models.foresight import GUESSES, Foresight
 from crab_lightning.structures import Sample
 
 BLOCK = 256
@@ -106,7 +107,8 @@ def padded(read: ReadTokens) -> ReadPrompts:
 class SlotCache(DynamicCache):
     """Keys and values of S slots in buffers that stay where they are.
 
-    ``columns`` says where each slot in use writes its next token; ``used`` how many columns attention reads.
+    ``columns`` ``(S, T)`` says where each slot in use writes its next tokens; ``used`` how many columns
+    attention reads.
     """
 
     def __init__(self, slots: int) -> None:
@@ -155,17 +157,17 @@ class SlotCache(DynamicCache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write one token's keys and values ``(S, H, 1, D)``; return those of all columns in use."""
+        """Write keys and values ``(S, H, T, D)``; return those of all columns in use."""
         assert self._rows is not None
         count = len(key_states)
-        rows = self._rows[:count]
+        rows = self._rows[:count, None]
         keys, values = self.stored[layer_idx]
-        keys[rows, :, self.columns] = key_states[:, :, 0]
-        values[rows, :, self.columns] = value_states[:, :, 0]
+        keys[rows, :, self.columns] = key_states.transpose(1, 2)
+        values[rows, :, self.columns] = value_states.transpose(1, 2)
         return keys[:count, :, : self.used], values[:count, :, : self.used]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return the number of columns that were read before this step."""
+        """Return the number of columns that were read before this step, which reads one token."""
         return self.used - 1
 
 
@@ -202,6 +204,7 @@ class AnswerEngine:
         self.active: list[Answer | None] = [None] * slots
         self.finished: list[Answer] = []
         self._cache = SlotCache(slots)
+        self._foresight = Foresight()
         self._tokens = [0] * slots
         self._following: list[float] = [0] * slots  # positions; some families have fractions
         self._columns = [0] * slots
@@ -249,34 +252,45 @@ class AnswerEngine:
                 self.waiting.append(_Waiting(answer, pasts[row], following[row], token))
 
     def step(self) -> None:
-        """Give free slots to waiting prompts, and write one token for each slot in use."""
+        """Give free slots to waiting prompts, and write a token, or several, for each slot in use."""
         self._drop_cancelled()
         self._fill_gaps()
         count = sum(answer is not None for answer in self.active)
         if not count:
             return
+        answers = [answer for answer in self.active if answer is not None]
+        guesses = [self._guesses(answer) for answer in answers]
+        width = 1 + max(map(len, guesses))
         cache, device = self._cache, self._device
-        cache.used = max(self._columns[:count]) + 1
+        cache.used = max(self._columns[:count]) + width
         cache.reserve(cache.used)
-        cache.columns = torch.tensor(self._columns[:count], device=device)
-        seen = torch.arange(cache.used, device=device) <= cache.columns[:, None]
+        ahead = torch.arange(width, device=device)
+        cache.columns = torch.tensor(self._columns[:count], device=device)[:, None] + ahead
+        seen = torch.arange(cache.used, device=device) <= cache.columns[:, :, None]
         dtype = cache.stored[0][0].dtype
         mask = torch.zeros(seen.shape, dtype=dtype, device=device)
-        mask = mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None, None]
-        answers = [answer for answer in self.active if answer is not None]
+        mask = mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
         if self.announce is not None:
             self.announce([answer.sample for answer in answers])
-        ids = torch.tensor(self._tokens[:count], device=device)[:, None]
-        positions = torch.tensor(self._following[:count], device=device)[None, :, None].expand(3, -1, -1)
-        logits = self.head(self.read(ids, positions, mask, cache)[:, -1])
+        rows = [
+            [token, *guessed] + [self.end_token] * (width - 1 - len(guessed))
+            for token, guessed in zip(self._tokens, guesses, strict=False)
+        ]
+        ids = torch.tensor(rows, device=device)
+        positions = (torch.tensor(self._following[:count], device=device)[:, None] + ahead).expand(3, -1, -1)
+        logits = self.head(self.read(ids, positions, mask, cache))
         likeliest = logits.argmax(-1).tolist()
-        for slot, answer in enumerate(answers):
-            token = self._chosen(answer, logits[slot], likeliest[slot])
-            if self._written(answer, token):
-                self.active[slot] = None
-            self._tokens[slot] = token
-            self._following[slot] += 1
-            self._columns[slot] += 1
+        for slot, (answer, guessed) in enumerate(zip(answers, guesses, strict=True)):
+            for place in range(1 + len(guessed)):
+                token = self._chosen(answer, logits[slot, place], likeliest[slot][place])
+                self._tokens[slot] = token
+                self._following[slot] += 1
+                self._columns[slot] += 1
+                if self._written(answer, token):
+                    self.active[slot] = None
+                    break
+                if guessed[place : place + 1] != [token]:
+                    break  # what was read behind this place is overwritten
 
     def take(self) -> list[Answer]:
         """Return the answers that were finished since the last call, in the order in which they ended."""
@@ -304,12 +318,19 @@ class AnswerEngine:
             self._columns[slot] = self._columns[last]
             self.active[slot], self.active[last] = self.active[last], None
 
+    def _guesses(self, answer: Answer) -> list[int]:
+        """Return what may follow in an answer; nothing where a layer cannot read several tokens at once."""
+        if self.blocks is None or not self.blocks.alone:
+            return []
+        return self._foresight.guess(answer.tokens, min(GUESSES, answer.limit - len(answer.tokens) - 1))
+
     def _drop_cancelled(self) -> None:
         self.waiting = deque(one for one in self.waiting if not one.answer.cancelled)
         self.active = [None if answer is not None and answer.cancelled else answer for answer in self.active]
 
     def _written(self, answer: Answer, token: int) -> bool:
         """Add a token to an answer and return whether the answer is finished."""
+        self._foresight.learn(answer.tokens, token)
         if token != self.end_token:
             answer.tokens.append(token)
         answer.finished = token == self.end_token or len(answer.tokens) == answer.limit

@@ -66,7 +66,7 @@ def test_prompts_and_steps_equal_the_models_own_forward(
         module.announce_step(batch.samples)
         stepped = module.read_tokens(tokens, after, mask, cache, {})
     torch.testing.assert_close(first[0], own, **NEAR)
-    torch.testing.assert_close(first[1], stepped[:, -1], **NEAR)
+    torch.testing.assert_close(first[1][:, -1], stepped[:, -1], **NEAR)
     for row, past in enumerate(kept):
         start = width - int(inputs.mask[row].sum())
         for layer, (keys, values) in zip(cache.layers, past, strict=True):
@@ -74,7 +74,7 @@ def test_prompts_and_steps_equal_the_models_own_forward(
             torch.testing.assert_close(values.transpose(0, 1), layer.values[row, :, start:width], **NEAR)
 
 
-def test_a_beginning_that_prompts_share_is_read_once(
+def test_a_clip_and_a_beginning_that_prompts_share_are_read_once(
     build: Build, processor: NativeProcessor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module: Any = filled(build(adapter=of_kind("ilora"))).eval()
@@ -98,21 +98,32 @@ def test_a_beginning_that_prompts_share_is_read_once(
         return found[0]
 
     monkeypatch.setattr(DecoderPass, "_read", kept)
+    thinker = module.model.model
+    rows = {"patches": 0, "chunks": 0}
+
+    def count(name: str, output: torch.Tensor) -> None:
+        rows[name] += len(output)
+
     with torch.no_grad():
         alone = torch.cat([states(module.engine(1), [row]) for row in encoded])
         lengths = [length for [length] in read]
         engine = module.engine(3)
+        thinker.visual.patch_embed.register_forward_hook(lambda *call: count("patches", call[-1]))
+        thinker.audio_tower.conv1.register_forward_hook(lambda *call: count("chunks", call[-1]))
         torch.testing.assert_close(states(engine, encoded), alone, **NEAR)
-        torch.testing.assert_close(states(engine, encoded), alone, **NEAR)
+        assert rows == {"patches": 2 * 2 * 256, "chunks": 2}  # two clips of four frames and of a second
+        torch.testing.assert_close(states(engine, encoded[2:]), alone[2:], **NEAR)
+        assert rows == {"patches": 2 * 2 * 256, "chunks": 2}
     first, second, third = read[3]
     assert first == lengths[0]
     assert second < lengths[1] / 2  # the clip was read with the first question
     assert lengths[2] / 2 < third < lengths[2]  # another clip behind the same message
-    assert read[4][2] == 1  # asked again in the next batch
+    assert read[4] == [1]  # asked again in the next batch
 
 
 def test_rows_are_joined_only_where_no_adapter_looks_at_the_batch(build: Build) -> None:
-    alone = {kind: DecoderPass(build(adapter=of_kind(kind)).decoder()).alone for kind in ADAPTERS}
+    engines: dict[str, Any] = {kind: build(adapter=of_kind(kind)).engine(1) for kind in ADAPTERS}
+    alone = {kind: engine.blocks.alone for kind, engine in engines.items()}
     assert {kind for kind in ("lora", "ilora", "moka", "multi_lora") if alone[kind]} == {"lora", "ilora"}
 
 
