@@ -98,7 +98,7 @@ def test_a_clip_and_a_beginning_that_prompts_share_are_read_once(
         return found[0]
 
     monkeypatch.setattr(DecoderPass, "_read", kept)
-    thinker = module.model.model
+    parts = {name.rsplit(".", 1)[-1]: part for name, part in module.model.named_modules()}
     rows = {"patches": 0, "chunks": 0}
 
     def count(name: str, output: torch.Tensor) -> None:
@@ -108,8 +108,8 @@ def test_a_clip_and_a_beginning_that_prompts_share_are_read_once(
         alone = torch.cat([states(module.engine(1), [row]) for row in encoded])
         lengths = [length for [length] in read]
         engine = module.engine(3)
-        thinker.visual.patch_embed.register_forward_hook(lambda *call: count("patches", call[-1]))
-        thinker.audio_tower.conv1.register_forward_hook(lambda *call: count("chunks", call[-1]))
+        parts["patch_embed"].register_forward_hook(lambda *call: count("patches", call[-1]))
+        parts["conv1"].register_forward_hook(lambda *call: count("chunks", call[-1]))
         torch.testing.assert_close(states(engine, encoded), alone, **NEAR)
         assert rows == {"patches": 2 * 2 * 256, "chunks": 2}  # two clips of four frames and of a second
         torch.testing.assert_close(states(engine, encoded[2:]), alone[2:], **NEAR)
