@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from crab_lightning.reports.answer_files import JoinError, read_answers
+from crab_lightning.reports.answer_files import JoinError, join_answers, read_answers
 from crab_lightning.reports.runs import FinishedRun
+from crab_lightning.structures import Sample
 
 
 def test_line_separators_inside_an_answer_do_not_part_it(tmp_path: Path) -> None:
@@ -37,3 +39,32 @@ def test_an_empty_file_and_a_line_without_answer_are_refused(tmp_path: Path) -> 
     path.write_text('{"id": 1}\n')
     with pytest.raises(JoinError, match="line 1: expected an object with 'answer'"):
         read_answers(path)
+
+
+def row(key: str, layout: str, **more: Any) -> Sample:
+    return Sample(id=key, dataset=layout, task="t", split="test", clip=key, **more)
+
+
+def test_a_frame_is_found_by_clip_and_number_whatever_the_root() -> None:
+    rows = [row(clip, "arig", images=(Path(f"/here/{clip}/frames/0.jpg"),)) for clip in ("one", "two")]
+    said = [{"frame_path": f"/there/{clip}/frames/0.jpg", "predict": clip} for clip in ("two", "one")]
+    joined = join_answers(said, rows, "arig", "arig", lambda _: "")
+    assert joined.per_sample
+    assert {key: record["predict"] for key, record in joined.answers.items()} == {"one": "one", "two": "two"}
+
+
+def test_what_a_script_writes_before_a_question_does_not_part_it_from_its_row() -> None:
+    rows = [row(f"q{i}", "avqa_thu", videos=(Path("v.mp4"),)) for i in (0, 1)]
+    said = [{"vid": "v", "instruction": f"Look. Please answer: q{i}", "predict": str(i)} for i in (1, 0)]
+    joined = join_answers(said, rows, "avqa_thu", "avqa_thu", lambda s: f"Please answer: {s.id}")
+    assert (joined.per_sample, joined.unmatched) == (True, 0)
+    assert {key: record["predict"] for key, record in joined.answers.items()} == {"q0": "0", "q1": "1"}
+
+
+def test_a_second_run_that_says_the_same_in_the_same_order_is_no_conflict() -> None:
+    rows = [row(key, "ks", reference="dog") for key in ("a", "b")]
+    said = [{"output": "dog", "predict": text} for text in ("dog", "cat", "dog", "cat")]
+    joined = join_answers(said, rows, "ks", "ks", lambda _: "")
+    assert (joined.duplicates, joined.conflicts, joined.per_sample) == (2, 0, False)
+    said[0]["predict"] = "horn"
+    assert join_answers(said, rows, "ks", "ks", lambda _: "").conflicts == 1
