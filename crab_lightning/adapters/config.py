@@ -136,9 +136,9 @@ def one_of(name: str, value: str, known: Sequence[str]) -> None:
         raise ValueError(f"adapter.{name} is {value!r}{near}; known: {', '.join(known)}")
 
 
-def at_least_one(name: str, value: int, most: int | None = None) -> None:
-    """Refuse a value of a key that is not a whole number of at least 1, and of at most ``most``."""
+def at_least_one(name: str, value: int, heads: int | None = None) -> None:
+    """Refuse a value of a key that is not a whole number of at least 1, and of at most ``heads``."""
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < 1 or (most is not None and value > most):
-        limit = "" if most is None else f" and at most {most}"
+    if not whole or value < 1 or (heads is not None and value > heads):
+        limit = "" if heads is None else f" and at most adapter.heads, which is {heads}"
         raise ValueError(f"adapter.{name} is {value!r}; it must be a whole number of at least 1{limit}")

@@ -190,7 +190,8 @@ class StoredModule(Answering):
             if found != wanted:
                 raise ValueError(
                     f"the checkpoint was trained with {name} {found!r}, this run has {wanted!r}. "
-                    f"Set model.{name} to the checkpoint's."
+                    f"Weights are used as they were trained: leave {name} as the config of their run has it, "
+                    "or train another run"
                 )
         trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
         check_fit(checkpoint["state_dict"], trained)
