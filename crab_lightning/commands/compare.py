@@ -96,7 +96,7 @@ def run(words: Sequence[str]) -> None:
         raise ValueError(f"{twice[0]} is given twice; a run cannot be compared with itself")
     runs = _named([replace(run, synthetic=is_synthetic(run.folder)) for run in found])
     if len(baseline) > 1:
-        name = f"{len(baseline)} runs from {runs[0].name}"
+        name = f"{runs[0].name} and {len(baseline) - 1} more"
         runs = [JoinedRuns(runs[: len(baseline)], name), *runs[len(baseline) :]]
     methods = None if args.published is None else (args.published or list(_ROWS))
     table = comparison(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         type=folder_to_write,
         help="folder in which the tests are written (default: heads/ in the run folder)",
     )
-    add("--reuse", action="store_true", help="do not repeat the tests that are complete")
+    add("--reuse", action="store_true", help="keep the complete tests of the same weights and options")
     return made
 
 
@@ -54,9 +52,8 @@ def run(words: Sequence[str]) -> None:
     args, rest = parser().parse_known_args(list(words[1:]))
     if wrong := [word for word in rest if word.startswith(("--run.", "--ckpt_path", "--config"))]:
         raise ValueError(f"{wrong[0].split('=')[0]} is set by `heads` itself; leave it out")
-    from crab_lightning.commands import trainer
     from crab_lightning.commands.compare import comparison
-    from crab_lightning.commands.probe import _is_complete
+    from crab_lightning.commands.probe import test_condition
     from crab_lightning.configuration.files import compose
     from crab_lightning.reports.runs import find_results
     from crab_lightning.reports.tables import to_csv, to_markdown, to_text
@@ -77,22 +74,19 @@ def run(words: Sequence[str]) -> None:
     home = results_folder(checkpoint, args.out, "heads")
     home.mkdir(parents=True, exist_ok=True)
     names = ["no drop", *(f"drop head {i}" for i in range(1, count + 1))]
-    for head, name in enumerate(names):
+    # The complete model last: a pattern that fits no layer is then refused before anything is tested.
+    for head, name in [*enumerate(names)][1:] + [(0, names[0])]:
         place = home / name.replace(" ", "-")
-        if args.reuse and _is_complete(place):
-            print(f"{name}: kept from {place}", file=sys.stderr)
-            continue
-        print(f"{name}: testing", file=sys.stderr)
         callbacks = list((config.get("trainer") or {}).get("callbacks") or [])
         if head:
             drop = {"head": head, "modules": args.modules}
             callbacks.append({"class_path": "crab_lightning.studies.heads.DropHead", "init_args": drop})
         path = home / f"{place.name}.yaml"
         own = config | {"trainer": (config.get("trainer") or {}) | {"callbacks": callbacks or None}}
-        replace_text(path, yaml.safe_dump(own, sort_keys=False, allow_unicode=True))
-        where = ["--config", str(path), "--ckpt_path", str(checkpoint), "--run.folder", str(place)]
-        trainer.run(["test", *where, *rest])
-        gc.collect()  # the next test loads the model again
+        text = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
+        replace_text(path, text)
+        options = ["--config", str(path), *rest]
+        test_condition(name, place, checkpoint, options, reuse=args.reuse, asked=text)
     table = comparison([replace(find_results(home / n.replace(" ", "-")), name=n) for n in names])
     table.title = f"{table.title}; heads dropped in {'all layers' if args.modules == '*' else args.modules}"
     for ending, form in (("md", to_markdown), ("csv", to_csv)):

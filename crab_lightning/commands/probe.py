@@ -42,7 +42,9 @@ def parser() -> argparse.ArgumentParser:
         type=folder_to_write,
         help="folder in which the tests are written (default: probe/ in the run folder)",
     )
-    made.add_argument("--reuse", action="store_true", help="do not repeat the tests that are complete")
+    made.add_argument(
+        "--reuse", action="store_true", help="keep the complete tests of the same weights and options"
+    )
     return made
 
 
@@ -59,22 +61,45 @@ def run(words: Sequence[str]) -> None:
     taken = ("--data.drop_modality", "--data.audio_swap", "--evaluator.windows", "--run.", "--ckpt_path")
     if wrong := [word for word in rest if word.startswith(taken)]:
         raise ValueError(f"{wrong[0].split('=')[0]} is set by `probe` itself; leave it out")
-    from crab_lightning.commands import trainer
     from crab_lightning.runs.run_folder import find_checkpoint, results_folder
 
     checkpoint = find_checkpoint(args.run)
     home = results_folder(checkpoint, args.out, "probe")
     for name, options in CONDITIONS.items():
-        if args.reuse and _is_complete(home / name):
-            print(f"{name}: kept from {home / name}", file=sys.stderr)
-            continue
-        print(f"{name}: testing", file=sys.stderr)
-
-        where = ["--ckpt_path", str(checkpoint), "--run.folder", str(home / name)]
         whole = "--evaluator.windows=null"  # the sound of another clip has other windows
-        trainer.run(["test", *where, *options, whole, *rest])
-        gc.collect()  # the next condition loads the model again
+        test_condition(name, home / name, checkpoint, [*options, whole, *rest], reuse=args.reuse)
     summarise(home)
+
+
+def test_condition(
+    name: str, place: Path, checkpoint: Path, options: Sequence[str], *, reuse: bool, asked: str = ""
+) -> None:
+    """Test a run once, unless the same test is there and may be kept.
+
+    Args:
+        name: Name of the test, for what is printed.
+        place: Folder of its results.
+        checkpoint: The weights.
+        options: Further options of ``test``.
+        reuse: Keep a complete test of the same weights with the same options.
+        asked: What else the results depend on.
+    """
+    from crab_lightning.commands import trainer
+
+    files = sorted(checkpoint.rglob("*")) if checkpoint.is_dir() else [checkpoint]
+    stamps = [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
+    now = {"options": list(options), "asked": asked, "weights": stamps}
+    record = place / "asked.json"
+    if reuse and _is_complete(place):
+        before = read_json(record, "Remove it; the test is then made again") if record.is_file() else None
+        if before == now:
+            print(f"{name}: kept from {place}", file=sys.stderr)
+            return
+        print(f"{name}: {place} was made with other options or weights", file=sys.stderr)
+    print(f"{name}: testing", file=sys.stderr)
+    trainer.run(["test", "--ckpt_path", str(checkpoint), "--run.folder", str(place), *options])
+    replace_json(record, now)
+    gc.collect()  # the next test loads the model again
 
 
 def summarise(home: Path) -> None:

@@ -85,7 +85,8 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Say in which keys two identities differ; empty where they are the same."""
     if before.get("hash") == now.get("hash"):
         return ""
-    old, new = dict(flat_keys(before)), dict(flat_keys(now))
+    # An empty mapping, as of manifests that are not there, is no key of its own.
+    old, new = ({k: v for k, v in flat_keys(one) if v != {}} for one in (before, now))
     keys = [key for key in sorted({*old, *new} - {"hash"}) if old.get(key) != new.get(key)]
     root = new.get("settings.data.root")
 

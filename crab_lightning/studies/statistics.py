@@ -224,7 +224,6 @@ def headline_of(run: FinishedRun, dataset: str) -> Headline | None:
         found = mean if abs(mean.value() - value) < _EQUAL else None
     if found is None:
         found, note = _recomputed(run, dataset, metric, value, records)
-        note = note and f"{run.name}: {note}"
     return Headline(metric, value, scale, found, note, str(entry["task"]))
 
 
@@ -246,7 +245,7 @@ def _recomputed(
 ) -> tuple[Statistic | None, str]:
     """Return the metric as computed from the answers, or the reason why that is not possible."""
     if not records:
-        return None, "the run wrote no answers"
+        return None, f"there are no answers of {dataset} in the run {run.name}"
     try:
         task, spec, samples = _questions(run.folder, dataset)
     except (OSError, ValueError) as err:

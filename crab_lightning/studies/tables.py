@@ -41,7 +41,7 @@ def gain_table(arm: ArmTransfer, regimes: tuple[str, str]) -> PlainTable:
         arm: The arm.
         regimes: Names of the baseline and of the other regime.
     """
-    columns = ["dataset", "metric", *regimes, "gain [95 % CI]", "p (Holm)", "questions", "run seeds"]
+    columns = ["dataset", "metric", *regimes, "gain [95 % CI]", "p (Holm)", "questions"]
     columns += [f"loss {regimes[0]}", f"loss {regimes[1]}", "loss gain [95 % CI]", "p loss (Holm)", "samples"]
     units = units_said(row.scale.unit for row in arm.rows)
     title = f"{arm.arm}: {units}, validation loss in nats per target token"
@@ -50,7 +50,7 @@ def gain_table(arm: ArmTransfer, regimes: tuple[str, str]) -> PlainTable:
         score, loss = row.score, row.loss
         cells = [row.dataset, row.scale.label(row.metric), row.scale.text(score.before)]
         cells += [row.scale.text(score.after), score_gain(row) + noted(table, score.note), _p(score.gain)]
-        cells += [str(score.questions or "–"), ", ".join(map(str, score.seeds))]
+        cells.append(str(score.questions or "–"))
         if loss is None:
             cells += ["–"] * 5
         else:
@@ -62,6 +62,14 @@ def gain_table(arm: ArmTransfer, regimes: tuple[str, str]) -> PlainTable:
         f" value above 0 is better. *: the gain differs from 0 after Holm's correction over the datasets"
         f" (5 %)."
     )
+    by_seeds: dict[tuple[int, ...], list[str]] = {}
+    for row in arm.rows:
+        by_seeds.setdefault(row.score.seeds, []).append(row.dataset)
+    said = [
+        f"{', '.join(map(str, seeds))}" + (f" ({', '.join(names)})" if len(by_seeds) > 1 else "")
+        for seeds, names in by_seeds.items()
+    ]
+    table.notes.append(f"Finished with the seeds: {'; '.join(said)}.")
     if arm.missing:
         table.notes.append(
             "Left out, because a cell is not finished or its test has no value of the primary metric:"
@@ -224,7 +232,7 @@ def _shares(shares: Shares) -> list[str]:
         percent(shares.certain_gain),
         percent(shares.certain_harmed),
         signed(shares.certain_net),
-        f"{shares.sign_p:.4f}",
+        _probability(shares.sign_p),
     ]
 
 
@@ -246,8 +254,12 @@ def _nats(value: float) -> str:
 
 
 def _p(gain: Estimate) -> str:
-    return "–" if gain.p_holm is None else f"{gain.p_holm:.4f}"
+    return "–" if gain.p_holm is None else _probability(gain.p_holm)
+
+
+def _probability(p: float) -> str:
+    return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
 
 
 def _rho(found: Correlation) -> str:
-    return "–" if found.rho is None else f"{found.rho:+.2f} ({found.p:.4f})"
+    return "–" if found.rho is None else f"{found.rho:+.2f} ({_probability(found.p or 0.0)})"

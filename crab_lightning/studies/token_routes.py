@@ -219,7 +219,7 @@ def answer_page(answer: Answer, found: TokenRoutes, names: Sequence[str], depths
         "dataset": answer.dataset,
         "tokens of the answer": int(found.answer.sum()),
         "routed layers": len(names),
-        "read as": "cannot be read" if answer.value is None else value,
+        "read as": "nothing, as it has no readable answer" if answer.value is None else value,
     }
     return render(
         "studies/token_routes.html.j2",

@@ -89,6 +89,16 @@ def test_reuse_keeps_complete_conditions_only(run: Path, tests: list[list[str]])
     tests.clear()
     assert main(["probe", str(run), "--reuse"]) == 0
     assert [Path(words[4]).name for words in tests] == ["no_vision"]
+    tests.clear()
+    assert main(["probe", str(run), "--reuse", "--only", "ks"]) == 0  # other options: nothing is kept
+    assert [Path(words[4]).name for words in tests] == list(probe.CONDITIONS)
+    tests.clear()
+    (run / "adapter" / "adapter.json").write_text('{"kind": "ilora"}')  # other weights
+    assert main(["probe", str(run), "--reuse", "--only", "ks"]) == 0
+    assert len(tests) == len(probe.CONDITIONS)
+    tests.clear()
+    assert main(["probe", str(run), "--reuse", "--only", "ks"]) == 0
+    assert tests == []
 
 
 def test_options_of_the_probe_itself_are_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
