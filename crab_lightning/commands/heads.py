@@ -53,7 +53,7 @@ def run(words: Sequence[str]) -> None:
     if wrong := [word for word in rest if word.startswith(("--run.", "--ckpt_path", "--config"))]:
         raise ValueError(f"{wrong[0].split('=')[0]} is set by `heads` itself; leave it out")
     from crab_lightning.commands.compare import comparison
-    from crab_lightning.commands.probe import test_condition
+    from crab_lightning.commands.probe import run_condition
     from crab_lightning.configuration.files import compose
     from crab_lightning.reports.runs import find_results
     from crab_lightning.reports.tables import to_csv, to_markdown, to_text
@@ -75,7 +75,8 @@ def run(words: Sequence[str]) -> None:
     home.mkdir(parents=True, exist_ok=True)
     names = ["no drop", *(f"drop head {i}" for i in range(1, count + 1))]
     # The complete model last: a pattern that fits no layer is then refused before anything is tested.
-    for head, name in [*enumerate(names)][1:] + [(0, names[0])]:
+    for head in (*range(1, count + 1), 0):
+        name = names[head]
         place = home / name.replace(" ", "-")
         callbacks = list((config.get("trainer") or {}).get("callbacks") or [])
         if head:
@@ -86,7 +87,7 @@ def run(words: Sequence[str]) -> None:
         text = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
         replace_text(path, text)
         options = ["--config", str(path), *rest]
-        test_condition(name, place, checkpoint, options, reuse=args.reuse, asked=text)
+        run_condition(name, place, checkpoint, options, reuse=args.reuse, asked=text)
     table = comparison([replace(find_results(home / n.replace(" ", "-")), name=n) for n in names])
     table.title = f"{table.title}; heads dropped in {'all layers' if args.modules == '*' else args.modules}"
     for ending, form in (("md", to_markdown), ("csv", to_csv)):

@@ -67,11 +67,11 @@ def run(words: Sequence[str]) -> None:
     home = results_folder(checkpoint, args.out, "probe")
     for name, options in CONDITIONS.items():
         whole = "--evaluator.windows=null"  # the sound of another clip has other windows
-        test_condition(name, home / name, checkpoint, [*options, whole, *rest], reuse=args.reuse)
+        run_condition(name, home / name, checkpoint, [*options, whole, *rest], reuse=args.reuse)
     summarise(home)
 
 
-def test_condition(
+def run_condition(
     name: str, place: Path, checkpoint: Path, options: Sequence[str], *, reuse: bool, asked: str = ""
 ) -> None:
     """Test a run once, unless the same test is there and may be kept.

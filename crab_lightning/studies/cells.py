@@ -73,7 +73,7 @@ def state_of(cell: Cell) -> CellState:
     """Return how far a cell is, without changing anything."""
     content = _read(cell)
     if content is None:
-        return CellState(cell, "new")
+        return CellState(cell, "other settings", _UNKNOWN) if _is_unknown(cell) else CellState(cell, "new")
     if differing := difference(content["identity"], identity(cell)):
         return CellState(cell, "other settings", differing)
     if content["state"] in ("done", "failed"):
@@ -123,6 +123,8 @@ def run_cell(cell: Cell, command: Command) -> None:
     with _locked(cell):
         content = _read(cell)
         own = identity(cell)
+        if content is None and _is_unknown(cell):
+            raise ConfigError(f"{cell.folder}: {_UNKNOWN}")
         if content is not None and (differing := difference(content["identity"], own)):
             raise ConfigError(f"{cell.folder} was made with other settings: {differing}")
         if content is not None and content["state"] == "done":
@@ -150,6 +152,14 @@ def run_cell(cell: Cell, command: Command) -> None:
                 write("failed", error=f"{type(err).__name__}: {err}", traceback=traceback.format_exc())
             raise
         write("done")
+
+
+_UNKNOWN = "it holds results, and its cell.json, which says with which settings they were made, is gone"
+
+
+def _is_unknown(cell: Cell) -> bool:
+    """Tell whether a folder without a state holds what a run leaves, which must not be taken up."""
+    return (cell.folder / "checkpoints").is_dir() or (cell.folder / "metrics.json").is_file()
 
 
 def fail(cell: Cell, error: str) -> None:

@@ -89,6 +89,7 @@ def test_reuse_keeps_complete_conditions_only(run: Path, tests: list[list[str]])
     tests.clear()
     assert main(["probe", str(run), "--reuse"]) == 0
     assert [Path(words[4]).name for words in tests] == ["no_vision"]
+    (run / "probe" / "no_vision" / "predictions" / ".parts-test").rmdir()
     tests.clear()
     assert main(["probe", str(run), "--reuse", "--only", "ks"]) == 0  # other options: nothing is kept
     assert [Path(words[4]).name for words in tests] == list(probe.CONDITIONS)

@@ -116,6 +116,19 @@ def test_a_cell_of_other_settings_is_refused_and_moved_on_request(tmp_path: Path
     assert len(list((study.folder / "replaced").iterdir())) == 6
 
 
+def test_results_without_a_state_are_not_taken_up(study: Study) -> None:
+    cell = study.cells()[0]
+    run_cell(_made(cell), fake_cells.quick)
+    (cell.folder / "cell.json").unlink()
+    assert state_of(cell).status == "other settings"
+    with pytest.raises(ConfigError, match=r"its cell\.json, which says with which settings"):
+        run_cell(cell, fake_cells.quick)
+    with pytest.raises(ConfigError, match=r"1 of 6 cells were made with other settings.*cell\.json"):
+        run_study(study.cells(), engine("local"), fake_cells.quick)
+    assert run_study([cell], engine("local"), fake_cells.quick, replace=True) == {}
+    assert state_of(cell).status == "done"
+
+
 def test_other_rows_other_weights_and_another_version_are_other_settings(
     tmp_path: Path, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:

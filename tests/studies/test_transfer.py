@@ -127,7 +127,7 @@ def test_what_a_report_leaves_out_is_named(tmp_path: Path) -> None:
     (cell / "metrics.json").write_text(json.dumps(content))
     (cell / "predictions/ucf.jsonl").unlink()
     said = write_report(study, tmp_path / "report", resamples=100)
-    assert "left out are 1 of 24 cells: ilora.multi.seed1 (new)." in said
+    assert "left out are 1 of 24 cells: ilora.multi.seed1 (other settings)." in said
     assert "There are no answers of ucf in the run lora.multi.seed0." in said
     assert "Finished with the seeds: 0, 1 (ks, ucf, avvp, arig); 1 (ave)." in said
     # The arms are compared on the seed that both have, and on no other.
