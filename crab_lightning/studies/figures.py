@@ -124,16 +124,16 @@ def coverage_figure(coverage: Mapping[str, Mapping[str, float]]) -> Any:
     axes = figure.subplots()
     for place, shares in enumerate(coverage.values()):
         axes.bar(
-            place - 0.2, 100 * shares["best"], 0.36, color=GAIN, label="alone the best" if not place else None
+            place - 0.2, 100 * shares["best"], 0.36, color=GAIN, label="best of all arms" if not place else None
         )
         axes.bar(
             place - 0.2, 100 * shares["tied"], 0.36, bottom=100 * shares["best"], color="#9ecae1", hatch="..",
-            label="best with others" if not place else None,
+            label="tied for the best" if not place else None,
         )  # fmt: skip
         if "gain" in shares:
             axes.bar(
                 place + 0.2, 100 * shares["gain"], 0.36, color="#e69f00", hatch="//", edgecolor="white",
-                label="better than alone" if not place else None,
+                label="better than trained alone" if not place else None,
             )  # fmt: skip
     axes.set_xticks(range(len(coverage)), list(coverage), fontsize=8, parse_math=False)
     axes.set_ylabel("% of datasets", fontsize=8)
