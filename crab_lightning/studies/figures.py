@@ -124,7 +124,11 @@ def coverage_figure(coverage: Mapping[str, Mapping[str, float]]) -> Any:
     axes = figure.subplots()
     for place, shares in enumerate(coverage.values()):
         axes.bar(
-            place - 0.2, 100 * shares["best"], 0.36, color=GAIN, label="best of all arms" if not place else None
+            place - 0.2,
+            100 * shares["best"],
+            0.36,
+            color=GAIN,
+            label="best of all arms" if not place else None,
         )
         axes.bar(
             place - 0.2, 100 * shares["tied"], 0.36, bottom=100 * shares["best"], color="#9ecae1", hatch="..",
