@@ -97,6 +97,7 @@ def run_condition(
             return
         print(f"{name}: {place} was made with other options or weights", file=sys.stderr)
     print(f"{name}: testing", file=sys.stderr)
+    record.unlink(missing_ok=True)
     trainer.run(["test", "--ckpt_path", str(checkpoint), "--run.folder", str(place), *options])
     replace_json(record, now)
     gc.collect()  # the next test loads the model again
