@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -62,19 +63,31 @@ def windows_of(sample: Sample, whole_s: float, windows: Windows) -> list[Sample]
 def length_of(sample: Sample, limits: MediaLimits | None = None) -> float:
     """Return the length of a sample's clip in seconds, as the header of its video or sound declares it.
 
-    A file whose header states no length, as some recorders write, is read for it. 0 where a file cannot be
-    opened; loading it then says what is wrong.
+    A clip with pictures ends with them: a window without pictures cannot be asked. A warning names a clip
+    whose sound goes on. A file whose header states no length, as some recorders write, is read for it. 0
+    where a file cannot be opened; loading it then says what is wrong.
     """
     bounds = limits or MediaLimits()
+    shown_s: float | None = None
     try:
         for path in map(Path, sample.videos[:1]):
-            return probe(path, limits=bounds).duration_s or read_video(path, 1, 8, limits=bounds).duration_s
+            info = probe(path, limits=bounds)
+            shown_s = (
+                info.shown_s or info.duration_s or read_video(path, 1, 8, limits=bounds).duration_s or 0.0
+            )
         for path in map(Path, sample.audios[:1]):
-            declared = probe(path, limits=bounds).duration_s
-            return declared or len(read_audio(path, limits=bounds)) / SAMPLE_RATE_HZ
+            heard_s = probe(path, limits=bounds).duration_s
+            if shown_s is None:
+                return heard_s or len(read_audio(path, limits=bounds)) / SAMPLE_RATE_HZ
+            if heard_s is not None and heard_s > shown_s + SLACK_S:
+                warnings.warn(
+                    f"{sample.dataset}, {path}: the sound lasts {heard_s:g} s and the pictures {shown_s:g} s."
+                    " The windows end with the pictures, so the sound behind them is not heard",
+                    stacklevel=2,
+                )
     except MediaError:
         pass
-    return 0.0
+    return shown_s or 0.0
 
 
 def can_be_cut(sample: Sample, task: Task[Any], spec: DatasetSpec) -> bool:

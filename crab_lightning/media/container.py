@@ -82,6 +82,8 @@ class MediaInfo:
         container: Container format as ffmpeg names it, e.g. ``mov,mp4,m4a,3gp,3g2,mj2``.
         duration_s: Declared duration of the whole file; ``None`` where the header has none. Of mp3 and aac,
             whose headers only guess, the packets are counted.
+        shown_s: Declared time from the start of the clip to the end of its pictures; ``None`` without
+            pictures, and where the header does not say.
         has_video: Whether there is a track of moving pictures (cover art does not count).
         has_audio: Whether there is an audio track.
         video_codec: Codec of the video track.
@@ -97,6 +99,7 @@ class MediaInfo:
     path: Path
     container: str
     duration_s: float | None
+    shown_s: float | None
     has_video: bool
     has_audio: bool
     video_codec: str | None
@@ -248,12 +251,14 @@ def probe(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInf
         video = video_stream(container)
         audio = audio_stream(container)
         duration_s = _duration_s(container)
+        end_s = picture_end_s(container)
         if audio is not None and container.format.name in _GUESSED_LENGTH:
             duration_s = _counted_s(container, audio, limits.duration_s)
         return MediaInfo(
             path=Path(path),
             container=container.format.name,
             duration_s=duration_s,
+            shown_s=None if end_s is None else end_s - clock_zero_s(container),
             has_video=video is not None,
             has_audio=audio is not None,
             video_codec=video.codec_context.name if video is not None else None,

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from crab_lightning.data import AVDataModule
-from crab_lightning.data.windows import random_window, spans_of
+from crab_lightning.data.windows import length_of, random_window, spans_of
 from crab_lightning.media import write_audio, write_video
 from crab_lightning.structures import Batch, ClipWindow, DatasetSpec, Sample, Windows
 from crab_lightning.tasks import EventLocalization, EventParsing, QuestionAnswering
@@ -229,3 +229,24 @@ def test_what_cannot_be_cut_is_refused(root: Path) -> None:
         data.train_dataloader()
     with pytest.raises(NotImplementedError, match="does not cut its truth"):
         QuestionAnswering().windowed(sample(), window(0, 10), spec)
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["sound of the video file", "sound file"])
+def test_windows_end_with_the_pictures_and_say_where_the_sound_goes_on(tmp_path: Path, apart: bool) -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 255, (4 * 20, 32, 32, 3), dtype=np.uint8)
+    sound = rng.standard_normal(HZ * 30).astype(np.float32) / 10
+    video, audio = tmp_path / "clip.mp4", tmp_path / "clip.wav"
+    write_video(video, frames, 4, None if apart else sound)
+    write_audio(audio, sound, HZ)
+    sample = Sample(
+        "mine/0", "mine", "events", "test", "", videos=(video,), audios=(audio if apart else video,)
+    )
+    with pytest.warns(UserWarning, match=r"the sound lasts 30.* s and the pictures 20 s\. The windows end"):
+        assert length_of(sample) == pytest.approx(20, abs=0.01)
+
+
+def test_length_of_a_sound_alone_is_its_own(tmp_path: Path) -> None:
+    write_audio(tmp_path / "clip.wav", np.zeros(HZ * 12, np.float32), HZ)
+    sample = Sample("mine/0", "mine", "events", "test", "", audios=(tmp_path / "clip.wav",))
+    assert length_of(sample) == pytest.approx(12)
