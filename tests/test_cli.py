@@ -101,7 +101,10 @@ def test_help_of_every_command_begins_with_its_own_name(
 ) -> None:
     with pytest.raises(SystemExit):
         main([*name.split(), "--help"])
-    assert capsys.readouterr().out.startswith(f"usage: cli.py {name} ")
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: cli.py {name} ")
+    assert "<function" not in shown
+    assert "<class" not in shown
 
 
 PLAIN = ("data mini", "data cache", "data check", "data points", "data caption", "segment", "showcase")
@@ -196,6 +199,9 @@ def test_misspelt_key_is_answered_with_the_closest_one(
     assert "usage:" not in answer
 
 
+MAPPING = "Expected a mapping, such as {key: value}"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -204,6 +210,11 @@ def test_misspelt_key_is_answered_with_the_closest_one(
         (["--data.batch_size", "2x"], "data.batch_size: Expected int. Got value: 2x"),
         (["--data.geometry", "odd"], "data.geometry: Expected one of ['released', 'plain']. Got value: odd"),
         (["--trainer.max_epochs", "two"], "trainer.max_epochs: Expected int. Got value: two"),
+        (["--data.limits", "10"], f"data.limits: {MAPPING}, or a class path. Got value: 10"),
+        (["--evaluator.windows", "x"], f"evaluator.windows: {MAPPING}, or a class path. Got value: x"),
+        (["--data.tasks.x", "3"], f"data.tasks: {MAPPING}, or a class path. Got value: 3"),
+        (["--model", "4"], f"model: {MAPPING}, or a class path. Got value: 4"),
+        (["--checkpoint", "3"], f"checkpoint: {MAPPING}. Got value: 3"),
     ],
 )  # fmt: skip
 def test_value_of_the_wrong_type_is_one_line(

@@ -53,7 +53,7 @@ def tiny(words: Sequence[str]) -> None:
         " processor.",
     )
     parser.add_argument("--paradigm", choices=list(_TINY), default="native", help="Kind of model to write.")
-    parser.add_argument("--out", type=folder_to_write, required=True, help="Folder to write.")
+    parser.add_argument("--out", type=str, required=True, help="Folder to write.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the random weights.")
     text_help = "Text model of llm_va, instead of a random one: 'smollm2' (its package) or a folder."
     parser.add_argument("--text", type=str, default=None, help=text_help)
@@ -68,8 +68,9 @@ def tiny(words: Sequence[str]) -> None:
                 f" into a checkpoint for OmniModule"
             )
         options["text"] = args.text
-    with removed_on_failure(args.out):
-        folder = getattr(mini, maker_name)(args.out, **options)
+    out = folder_to_write(args.out)
+    with removed_on_failure(out):
+        folder = getattr(mini, maker_name)(out, **options)
     print(f"Wrote {folder}. Use it with {usage.format(folder)}")
 
 
@@ -91,7 +92,7 @@ def pocket(words: Sequence[str]) -> None:
         " pre-trained text model. Its vision tower and its audio tower are random, so train it before"
         " you ask about clips.",
     )
-    parser.add_argument("--out", type=folder_to_write, required=True, help="Folder to write.")
+    parser.add_argument("--out", type=str, required=True, help="Folder to write.")
     parser.add_argument(
         "--text",
         type=str,
@@ -102,8 +103,9 @@ def pocket(words: Sequence[str]) -> None:
     parser.add_class_arguments(PocketTowers, "towers")
     args = parser.parse_args(list(words))
     towers = parser.instantiate_classes(args).towers
-    with removed_on_failure(args.out):
-        folder = make_pocket(args.out, args.text, config=towers, seed=args.seed)
+    out = folder_to_write(args.out)
+    with removed_on_failure(out):
+        folder = make_pocket(out, args.text, config=towers, seed=args.seed)
     print(f"Wrote {folder}. Use it with --model.init_args.pretrained {folder}")
 
 
@@ -162,11 +164,12 @@ def pretrain(words: Sequence[str]) -> None:
         " command writes a model card next to the weights. It takes several hours on one CPU core. After an"
         " interruption, start the same command again.",
     )
-    parser.add_argument("--out", type=Path, required=True, help="Folder to write.")
+    parser.add_argument("--out", type=str, required=True, help="Folder to write.")
     parser.add_class_arguments(PretrainConfig, None)
     args = parser.parse_args(list(words))
     config = PretrainConfig(**{key: args[key] for key in asdict(PretrainConfig())})
-    folder = pretrain_mini(args.out, config, shlex.join(["python", "cli.py", "model", "pretrain", *words]))
+    made_by = shlex.join(["python", "cli.py", "model", "pretrain", *words])
+    folder = pretrain_mini(folder_to_write(args.out), config, made_by)
     print(f"Wrote {folder}. Use it with --model.init_args.pretrained {folder}")
 
 

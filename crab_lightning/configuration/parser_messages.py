@@ -42,6 +42,11 @@ _OF_CALLABLE = re.compile(
 )
 _GIVEN = re.compile(r"Given value: (.*)")
 _GOT = re.compile(r"\. Got value: ")
+# Where a section of keys, or a class, is wanted and something else was given.
+_NO_PATH = re.compile(r"Expected a path but (.*) either not accessible or invalid")
+_NO_CLASS = re.compile(r"Expected a dot import path string: (.*)")
+_NO_SECTION = re.compile(r'Parser key "([^"]+)": Unable to load config "(.*)"')
+_SECTION = "Expected a mapping, such as {key: value}"
 
 
 def explained(message: str, parser: Any, words: Sequence[str] = ()) -> str:
@@ -81,7 +86,11 @@ def useful(message: str) -> str:
     Args:
         message: Of jsonargparse; returned as it is where it has not tried several types.
     """
+    if found := _NO_SECTION.search(message):
+        return f"{found[1]}: {_SECTION}. Got value: {found[2]}"
     plainly = "Does not validate against" not in message
+    if plainly and (key := _KEY.search(message)) and (found := _NO_CLASS.search(message)):
+        return f"{key[1]}: {_SECTION}, or a class path. Got value: {found[1]}"
     if plainly and (key := _KEY.search(message)) and (found := _WRONG_TYPE.search(message)):
         wanted = found[1].replace("typing.Literal", "one of ")
         return f"{key[1]}: Expected {wanted}. Got value: {found[2]}"
@@ -99,6 +108,9 @@ def useful(message: str) -> str:
             given = given or found[1]  # the innermost comes first
         elif text and not _TRIED.match(text) and not text.startswith("Given value type:"):
             where = ".".join(key for at, key in path if at < depth).replace(_ROWS, f"{_ROWS}ROW.")
+            if _NO_PATH.match(text):
+                continue  # a value may also be the path of a file that holds it, which nobody means here
+            text = _NO_CLASS.sub(f"{_SECTION}, or a class path", text)
             # A check of our own names its key itself.
             kept.append(f"{where}: {text}" if where and text.startswith("Expected a") else text)
     kept = [
