@@ -19,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from crab_lightning.adapters import ADAPTERS
 from crab_lightning.structures import Encoded, Example
 from tests.distributed.sharded_fit import (
     ASKED,
@@ -167,7 +168,7 @@ def test_processes_with_unequal_prompts_finish_with_the_answers_of_one(
     answers = alone(name)["answers"]
     assert ranks[0] | ranks[1] == answers
     # the random model with some kinds of adapter ends each answer at once
-    assert CASES[name].strategies == ("fsdp2",) or any(text for text, _ in answers.values())
+    assert name in {"own_parameters", *ADAPTERS} or any(text for text, _ in answers.values())
 
 
 @pytest.mark.ddp
