@@ -60,8 +60,9 @@ CURRICULUM = (
     # Where things are, first with few things in the picture.
     Stage("places", 1300, {"spot": 50, "moment": 20, "picture": 8, "events": 6, "text": 16}, questions=6),
     # To look up what was told. A small model finds out only when it is asked nothing else: first in the
-    # shortest form, then in all forms, then with pictures.
-    Stage("look up, short", 150, {"terse": 1}),
+    # shortest form, then in all forms, then with pictures. After 350 steps of the shortest form its answers
+    # are still guesses (a loss of 0.30), after 700 they are right (0.07).
+    Stage("look up, short", 900, {"terse": 1}),
     Stage("look up", 500, {"terse": 15, "recall": 50, "match": 35}),
     Stage("look up in pictures", 350, {"recall": 20, "match": 15, "spot": 65}),
     # Everything again, so that nothing is forgotten.

@@ -198,8 +198,8 @@ def recalls(rng: Rng, count: int, terse: bool = False) -> list[QA]:
         rng: Chooses.
         count: Number of turns.
         terse: Only the form in which a place stands right behind its name. From this form alone a small model
-            finds out in a hundred steps how to look up what was told, and takes it over to the others; from
-            the others, or from a mixture, it does not.
+            finds out in some hundred steps how to look up what was told, and takes it over to the others;
+            from the others, or from a mixture, it does not.
     """
     return [_recall(rng, terse) for _ in range(count)]
 
