@@ -270,6 +270,7 @@ class Evaluator(Callback):
                 )
                 everything = self.print_table == "all"
                 print_results(self.results, split, speed, everything=everything, more=more)
+        trainer.strategy.barrier("results written")  # each process may read metrics.json from here on
 
     def _log(self, split: str) -> None:
         """Log every dataset's values on every rank in one order (values are already the same everywhere)."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from crab_lightning.evaluation import Evaluator
+from crab_lightning.evaluation import Evaluator, evaluator
 from crab_lightning.segmentation import MaskRequest
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks import ReferringSegmentation, Segmentation
@@ -82,15 +84,36 @@ class Shares(Rows):
         return DataLoader(batches, batch_size=None)
 
 
+class Readers(Callback):
+    """Lets every process look for the results as soon as its test has ended.
+
+    Args:
+        folder: The run folder; that of the trainer would be asked of all processes, which waits for them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        assert (self.folder / "metrics.json").is_file(), "the results are not written yet"
+
+
 def main(folder: Path, shares: list[list[int]]) -> None:
-    """Test with one process for each share."""
+    """Test with one process for each share; the one that writes the results is slow."""
+    write = evaluator.write_metrics
+
+    def slowly(*args: Any) -> None:
+        time.sleep(0.5)
+        write(*args)
+
+    evaluator.write_metrics = slowly
     trainer = quiet_trainer(
         run=folder,
         devices=len(shares),
         strategy=DDPStrategy(process_group_backend="gloo", start_method="fork")
         if len(shares) > 1
         else "auto",
-        callbacks=[Evaluator(print_table=False, decoding="both")],
+        callbacks=[Evaluator(print_table=False, decoding="both"), Readers(folder)],
         use_distributed_sampler=False,
     )
     trainer.test(Weigher(), datamodule=Shares(folder.parent, shares), verbose=False)
