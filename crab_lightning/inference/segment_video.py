@@ -18,7 +18,7 @@ from torch import Tensor
 from crab_lightning.files import replace_json
 from crab_lightning.inference.question import make_sample, put
 from crab_lightning.media import VideoClip, probe, read_audio, read_video, write_video
-from crab_lightning.segmentation import NameTracker, Prompt, Sam2Tracker
+from crab_lightning.segmentation import Prompt, Sam2Tracker
 from crab_lightning.segmentation.overlays import painted
 from crab_lightning.tasks.masks import MaskMaker
 
@@ -35,7 +35,7 @@ def follow(
     data: Any,
     name: str,
     task: Segmentation,
-    tracker: Sam2Tracker | NameTracker,
+    tracker: Sam2Tracker,
 ) -> None:
     """Ask on some frames, follow through all, and write what came of it.
 
@@ -104,7 +104,7 @@ def masks_of(
     frames: Tensor,
     prompts: Mapping[int, Prompt],
     parts: Sequence[range],
-    tracker: Sam2Tracker | NameTracker,
+    tracker: Sam2Tracker,
 ) -> Tensor:
     """Return a mask for every frame, bool ``(F, H, W)``; empty in parts without a prompt.
 

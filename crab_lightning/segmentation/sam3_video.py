@@ -15,20 +15,13 @@ from crab_lightning.compat import clean_masks_here
 from crab_lightning.segmentation.prompts import Prompt
 from crab_lightning.segmentation.sam3 import pointed_at, tokens_of
 from crab_lightning.segmentation.tracker import FramesOnDemand, Sam2Tracker
-from crab_lightning.segmentation.weights import (
-    Loaded,
-    check_dtype,
-    check_filled,
-    class_for,
-    find_weights,
-    load_folder,
-)
+from crab_lightning.segmentation.weights import Loaded, check_filled, class_for, find_weights, load_folder
 
 KINDS = {"sam3_video": "Sam3VideoModel"}
 """``model_type`` of a folder's config -> class in transformers."""
 
 
-class NameTracker:
+class NameTracker(Sam2Tracker):
     """SAM3's detector and tracker together, frozen: every thing that fits a name, in every frame.
 
     The detector looks at each frame, and the tracker carries what was found from frame to frame. The masks of
@@ -42,12 +35,6 @@ class NameTracker:
 
     Source: arXiv:2511.16719.
     """
-
-    def __init__(self, pretrained: str, device: str = "auto", dtype: str = "float32") -> None:
-        check_dtype(dtype)
-        self.pretrained = pretrained
-        self.device = device
-        self.dtype = dtype
 
     def load(self) -> None:
         """Load the weights now, so that what is wrong with them is told before any work is done.
@@ -78,7 +65,7 @@ class NameTracker:
         """
         names = dict.fromkeys(filter(None, (name.strip() for p in prompts.values() for name in p.names)))
         if not names:
-            yield from Sam2Tracker(self.pretrained, self.device, self.dtype).track(frames, prompts)
+            yield from super().track(frames, prompts)
             return
         if wrong := [i for i in prompts if not 0 <= i < len(frames)]:
             raise ValueError(f"prompt on frame {wrong[0]} of a video with {len(frames)} frames")
