@@ -100,7 +100,12 @@ def run_parser() -> argparse.ArgumentParser:
     add("--ray-address", help="address of a Ray cluster; `auto` uses the cluster of this machine")
     add("--ray-gpus", type=float, default=0.0, help="number of GPUs that each cell gets from Ray")
     add("--ray-cpus", type=float, default=1.0, help="number of CPU cores that each cell gets from Ray")
-    add("--replace", action="store_true", help="repeat the cells that were made with other settings")
+    add(
+        "--replace",
+        action="store_true",
+        help="repeat the cells that are damaged or were made with other settings; the earlier ones are"
+        " moved to replaced/",
+    )
     return made
 
 
@@ -111,7 +116,7 @@ def run(words: Sequence[str]) -> None:
         words: Options after ``study run``.
 
     Raises:
-        ValueError: If cells failed; the text lists them with their errors.
+        ValueError: If cells failed or are damaged; the text lists them with their errors.
     """
     args = run_parser().parse_args(list(words))
     from crab_lightning.commands import trainer
@@ -137,8 +142,8 @@ def run(words: Sequence[str]) -> None:
     if failed:
         rows = "\n".join(f"  {name}: {error.splitlines()[0]}" for name, error in failed.items())
         raise ValueError(
-            f"{len(failed)} of {len(cells)} cells failed; their files cell.log show the errors. Start"
-            f" the same command again to repeat them:\n{rows}"
+            f"{len(failed)} of {len(cells)} cells failed or are damaged; the file cell.log of a failed cell"
+            f" shows its error. The same command tries failed cells again:\n{rows}"
         )
     left = Counter(state_of(cell).status for cell in cells)
     if left["running"]:
@@ -258,9 +263,12 @@ def submit(words: Sequence[str]) -> None:
     study = _read(args)
     states = [state_of(cell) for cell in chosen_cells(study, args.cells)]
     other_settings(states, refuse=True)
-    cells = [state.cell for state in states if state.status not in ("done", "running")]
+    for state in states:
+        if state.status == "damaged":
+            print(f"{state.cell.name} is damaged and is left out: {state.detail}")
+    cells = [state.cell for state in states if state.status not in ("done", "running", "damaged")]
     if not cells:
-        print("Every cell is done or in work; nothing to submit")
+        print("There is no cell to submit: the others are done or in work")
         return
     check_arms(cells, trainer.run)
     options = [f"--{option.lstrip('-')}" for option in args.sbatch]

@@ -10,7 +10,7 @@ import platform
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,14 +20,20 @@ import yaml
 
 from crab_lightning import __version__
 from crab_lightning.configuration.files import ConfigError, flat_keys
-from crab_lightning.files import read_json, replace_json, replace_text
+from crab_lightning.data.manifests.files import FORMATS, dataset_folder
+from crab_lightning.files import DamagedFileError, read_json, replace_json, replace_text
+from crab_lightning.reports.runs import find_results
+from crab_lightning.structures import DatasetSpec
 from crab_lightning.studies.study import Cell
 
 CONFIG, STATE, LOCK, LOG = "cell.yaml", "cell.json", "cell.lock", "cell.log"
 
-Status = Literal["done", "running", "interrupted", "failed", "new", "other settings"]
+Status = Literal["done", "running", "interrupted", "failed", "new", "other settings", "damaged"]
 Command = Callable[[Sequence[str]], None]
 """Runs one command of the command line, given as words; raises when it fails."""
+
+_MODEL = "model.init_args."
+_READ = 10_000_000  # bytes of each file of weights that are compared
 
 # They change how fast a cell is made, not what it is.
 _SPEED_ONLY = {
@@ -44,8 +50,8 @@ class CellState:
     Args:
         cell: The cell.
         status: ``done``; ``running`` in a living process; ``interrupted`` and to be taken up again;
-            ``failed``; ``new``; or made with ``other settings``.
-        detail: The error of a failed cell, or what differs.
+            ``failed``; ``new``; made with ``other settings``; or ``damaged``, with files that cannot be read.
+        detail: The error of a failed cell, what differs, or which file is damaged and what to do.
         seconds: Time that a finished cell took, over all its attempts.
     """
 
@@ -61,21 +67,30 @@ def identity(cell: Cell) -> dict[str, Any]:
     content: dict[str, Any] = {"version": __version__, "settings": json.loads(json.dumps(flat, default=str))}
     data = cell.config["data"]
     root = str(data.get("root"))
-    folders = {name: _folder_of(data["datasets"][name]) for name in cell.datasets}
-    content["manifests"] = {name: _manifests(root, folder) for name, folder in folders.items()}
-    pretrained = ((cell.config.get("model") or {}).get("init_args") or {}).get("pretrained")
+    content["manifests"] = {name: _manifests(*_place(root, name, data["datasets"])) for name in cell.datasets}
+    pretrained = flat.get(f"{_MODEL}pretrained")
     content["weights"] = None if pretrained is None else _weights(str(pretrained))
+    # Connectors and other files of the model: only what looks like a path, whatever the current folder holds.
+    paths = {key: str(v) for key, v in flat.items() if key.startswith(_MODEL) and "/" in str(v)}
+    paths.pop(f"{_MODEL}pretrained", None)
+    if files := {key: _weights(path) for key, path in paths.items() if Path(path).exists()}:
+        content["files"] = files
     content["hash"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return content
 
 
 def state_of(cell: Cell) -> CellState:
     """Return how far a cell is, without changing anything."""
-    content = _read(cell)
-    if content is None:
-        return CellState(cell, "other settings", _UNKNOWN) if _is_unknown(cell) else CellState(cell, "new")
-    if differing := difference(content["identity"], identity(cell)):
-        return CellState(cell, "other settings", differing)
+    try:
+        content = _read(cell)
+        if content is None:
+            return CellState(cell, "new")
+        if differing := difference(content["identity"], identity(cell)):
+            return CellState(cell, "other settings", differing)
+        if content["state"] == "done":
+            find_results(cell.folder)
+    except ValueError as err:
+        return CellState(cell, "damaged", str(err))
     if content["state"] in ("done", "failed"):
         return CellState(cell, content["state"], content.get("error", ""), content.get("seconds", 0.0))
     return CellState(cell, "running" if _is_locked(cell) else "interrupted", "", content.get("seconds", 0.0))
@@ -117,14 +132,13 @@ def run_cell(cell: Cell, command: Command) -> None:
 
     Raises:
         ConfigError: If the folder holds a cell that was made with other settings.
+        DamagedFileError: If the state of the cell cannot be read.
         CellTakenError: If another process works on the cell.
     """
     cell.folder.mkdir(parents=True, exist_ok=True)
     with _locked(cell):
         content = _read(cell)
         own = identity(cell)
-        if content is None and _is_unknown(cell):
-            raise ConfigError(f"{cell.folder}: {_UNKNOWN}")
         if content is not None and (differing := difference(content["identity"], own)):
             raise ConfigError(f"{cell.folder} was made with other settings: {differing}")
         if content is not None and content["state"] == "done":
@@ -146,29 +160,23 @@ def run_cell(cell: Cell, command: Command) -> None:
         except BaseException as err:
             # Lightning ends an interrupted run by SystemExit; status 2 is the parser's, for a wrong key.
             stopped = isinstance(err, KeyboardInterrupt) or (isinstance(err, SystemExit) and err.code != 2)
-            if stopped:
-                write("interrupted")
-            else:
-                write("failed", error=f"{type(err).__name__}: {err}", traceback=traceback.format_exc())
+            with suppress(OSError):  # on a full disk the error is told all the same
+                if stopped:
+                    write("interrupted")
+                else:
+                    write("failed", error=f"{type(err).__name__}: {err}", traceback=traceback.format_exc())
             raise
         write("done")
-
-
-_UNKNOWN = "it holds results, and its cell.json, which says with which settings they were made, is gone"
-
-
-def _is_unknown(cell: Cell) -> bool:
-    """Tell whether a folder without a state holds what a run leaves, which must not be taken up."""
-    return (cell.folder / "checkpoints").is_dir() or (cell.folder / "metrics.json").is_file()
 
 
 def fail(cell: Cell, error: str) -> None:
     """Write down that a cell's process ended without a word, as one that was killed for memory does."""
     if _is_locked(cell):  # another process has taken it up
         return
-    content = _read(cell)
-    if content is not None and content["state"] == "running":
-        _write(cell, content | {"state": "failed", "error": error})
+    with suppress(DamagedFileError, OSError):  # the error is told all the same
+        content = _read(cell)
+        if content is not None and content["state"] == "running":
+            _write(cell, content | {"state": "failed", "error": error})
 
 
 def set_aside(cell: Cell) -> Path:
@@ -203,10 +211,23 @@ def _is_locked(cell: Cell) -> bool:
 
 
 def _read(cell: Cell) -> dict[str, Any] | None:
+    """Return what is known of a cell; ``None`` where nothing was made.
+
+    Raises:
+        DamagedFileError: If that cannot be read, or is gone where results are, which must not be taken up.
+    """
     path = cell.folder / STATE
+    remedy = (
+        "Remove the folder of the cell, or call `study run` with --replace, which moves it to replaced/;"
+        " the cell is then made again"
+    )
     if not path.is_file():
+        if (cell.folder / "checkpoints").is_dir() or (cell.folder / "metrics.json").is_file():
+            raise DamagedFileError(
+                f"{path} is missing, and nothing else says with which settings these results were made."
+                f" {remedy}"
+            )
         return None
-    remedy = f"Remove the folder {cell.folder} to make the cell anew"
     content = read_json(path, remedy)
     if (
         not isinstance(content, dict)
@@ -214,7 +235,9 @@ def _read(cell: Cell) -> dict[str, Any] | None:
         or not isinstance(content.get("identity"), dict)
         or not isinstance(content.get("seconds", 0.0), int | float)
     ):
-        raise ConfigError(f"{path} does not hold the state, the identity and the seconds of a cell. {remedy}")
+        raise DamagedFileError(
+            f"{path} does not hold the state, the identity and the seconds of a cell. {remedy}"
+        )
     if content["state"] == "done" and not (cell.folder / "metrics.json").is_file():
         return content | {"state": "interrupted"}  # the results were removed; the test makes them again
     return content
@@ -224,29 +247,42 @@ def _write(cell: Cell, content: Mapping[str, Any]) -> None:
     replace_json(cell.folder / STATE, dict(content), indent=1)
 
 
-def _folder_of(row: Mapping[str, Any]) -> str:
-    return str(row.get("folder") or row["layout"])
+def _place(root: str, dataset: str, rows: Mapping[str, Mapping[str, Any]]) -> tuple[Path, tuple[str, ...]]:
+    """Return the folder of a dataset's manifests, and the files in it that its row names."""
+    row = rows[dataset]
+    spec = DatasetSpec("", str(row.get("layout", "")), folder=row.get("folder"))
+    named = [str(row[key]) for key in ("train_file", "test_file") if row.get(key)]
+    return dataset_folder(Path(root), dataset, spec), tuple(named)
 
 
 @lru_cache(maxsize=256)
-def _manifests(root: str, folder: str) -> dict[str, str]:
+def _manifests(folder: Path, named: tuple[str, ...]) -> dict[str, str]:
     """Return a checksum of each manifest of a dataset."""
-    found = sorted((Path(root) / "AVUIE_2" / folder).glob("*.json"))
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in found}
+    found = {path.name: path for path in folder.glob("*") if path.suffix in FORMATS}
+    found |= {name: folder / name for name in named}
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        for name, path in sorted(found.items())
+        if path.is_file()
+    }
 
 
 @lru_cache(maxsize=16)
 def _weights(pretrained: str) -> str:
-    """Return a checksum of a folder's names, sizes and small files; a name of the hub stands for itself."""
-    folder = Path(pretrained)
-    if not folder.is_dir():
+    """Return a checksum of names, sizes and contents; a name of the hub stands for itself.
+
+    Of a large file the last bytes are read: other weights differ everywhere.
+    """
+    place = Path(pretrained)
+    if not place.exists():
         return pretrained
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]:
         size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder)} {size}\n".encode())
-        if size < 10_000_000:
-            digest.update(path.read_bytes())
+        digest.update(f"{path.relative_to(place)} {size}\n".encode())
+        with path.open("rb") as file:
+            file.seek(max(size - _READ, 0))
+            digest.update(file.read())
     return digest.hexdigest()[:16]
 
 

@@ -11,6 +11,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
@@ -21,6 +23,19 @@ from crab_lightning.studies.study import Cell
 
 Report = Callable[[Cell, str], None]
 """Told of a cell that ended, with its error or an empty text."""
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A cell at work in a process of its own, which sends its error where it fails."""
+
+    process: BaseProcess
+    cell: Cell
+    device: str | None
+    errors: Connection
+
+
+_LONGEST = 10_000  # characters of an error: the pipe has room for them before anyone reads
 
 
 class Engine(Protocol):
@@ -64,38 +79,40 @@ def run_locally(
     context.set_forkserver_preload(["__main__", *preload])
     free = [(None if devices is None else devices[i]) for i in range(jobs)]
     waiting = list(cells)
-    running: dict[int, tuple[BaseProcess, Cell, str | None]] = {}
+    running: dict[int, _Running] = {}
     with _ended_by_signals(), _asked_to_end(running):
         while waiting or running:
             while waiting and free:
                 cell, device = waiting.pop(0), free.pop(0)
-                process = context.Process(
-                    target=_child, args=(cell, command, threads, device), name=cell.name
-                )
+                errors, told = context.Pipe(duplex=False)
+                work = (_run, (cell, command), threads, device, cell.folder / LOG, told)
+                process = context.Process(target=watched, args=work, name=cell.name)
                 process.start()
-                running[process.sentinel] = (process, cell, device)
+                told.close()
+                running[process.sentinel] = _Running(process, cell, device, errors)
             ended = multiprocessing.connection.wait(list(running))
             for sentinel in ended:
-                over, cell, device = running.pop(sentinel)  # type: ignore[arg-type]
-                over.join()
-                free.append(device)
-                report(cell, _outcome(cell, over.exitcode))
-                over.close()
+                over = running.pop(sentinel)  # type: ignore[arg-type]
+                over.process.join()
+                free.append(over.device)
+                report(over.cell, _outcome(over))
+                over.process.close()
+                over.errors.close()
 
 
 @contextlib.contextmanager
-def _asked_to_end(running: Mapping[int, tuple[BaseProcess, Cell, str | None]]) -> Iterator[None]:
+def _asked_to_end(running: Mapping[int, _Running]) -> Iterator[None]:
     """Ask every running cell once to save and end when the study is stopped, and wait for them."""
     try:
         yield
     except BaseException:
-        names = [cell.name for _, cell, _ in running.values()]
+        names = [left.cell.name for left in running.values()]
         if names:
             print(f"Stopping. These cells finish their step, save and end: {', '.join(names)}", flush=True)
-        for left, _, _ in running.values():
-            left.terminate()
-        for left, _, _ in running.values():
-            left.join()
+        for left in running.values():
+            left.process.terminate()
+        for left in running.values():
+            left.process.join()
         raise
 
 
@@ -120,22 +137,23 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _outcome(cell: Cell, status: int | None) -> str:
+def _outcome(over: _Running) -> str:
     """Return the error of a cell whose process has ended; empty when it went well."""
+    status = over.process.exitcode
     if status == 0:
         return ""
-    from crab_lightning.studies.cells import state_of
-
+    error = ""
+    with contextlib.suppress(EOFError):  # it ended without a word
+        error = over.errors.recv() if over.errors.poll() else ""
     if status is not None and status < 0:
-        fail(cell, f"its process was ended by signal {-status}; with signal 9 most often for lack of memory")
-    found = state_of(cell)
-    return found.detail or f"its process ended with status {status}; see {cell.folder / LOG}"
+        error = f"its process was ended by signal {-status}; with signal 9 most often for lack of memory"
+        fail(over.cell, error)
+    return error or f"its process ended with status {status}; see {over.cell.folder / LOG}"
 
 
-def _child(cell: Cell, command: Command, threads: int, device: str | None) -> None:
-    """Run one cell in a process of its own, its output in a file."""
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    watched(_run, (cell, command), threads, device, cell.folder / LOG)
+def _said(err: BaseException) -> str:
+    """Return an error as it is listed."""
+    return f"{type(err).__name__}: {err}"
 
 
 def _run(cell: Cell, command: Command) -> None:
@@ -145,7 +163,12 @@ def _run(cell: Cell, command: Command) -> None:
 
 
 def watched(
-    work: Callable[..., None], args: tuple[Any, ...], threads: int, device: str | None, log_file: Path
+    work: Callable[..., None],
+    args: tuple[Any, ...],
+    threads: int,
+    device: str | None,
+    log_file: Path,
+    told: Connection | None = None,
 ) -> None:
     """Do some work in this process, everything that it prints in a file; end with status 1 where it fails.
 
@@ -155,24 +178,30 @@ def watched(
         threads: CPU threads.
         device: The CUDA device that it sees; ``None`` for all.
         log_file: The file, which is written on.
+        told: Where the error is sent to: a full disk has no place for it.
     """
     os.setpgid(0, 0)  # Ctrl-C reaches the study alone, which then asks every cell once to save and end
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    with log_file.open("a", buffering=1, encoding="utf-8") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
+    try:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        with log_file.open("ab") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
         sys.stdout = sys.stderr = io.TextIOWrapper(
             os.fdopen(1, "wb", 0), encoding="utf-8", write_through=True
         )
         if "torch" in sys.modules:  # it was imported, with another number, by the server
             sys.modules["torch"].set_num_threads(threads)
-        try:
-            work(*args)
-        except BaseException as err:
-            print(f"{type(err).__name__}: {err}", file=sys.stderr)
-            sys.exit(1)
+        work(*args)
+    except BaseException as err:
+        if told is not None and not isinstance(err, SystemExit):
+            with contextlib.suppress(OSError):  # the study itself is gone
+                told.send(_said(err)[:_LONGEST])
+        with contextlib.suppress(OSError):
+            print(_said(err), file=sys.stderr)
+        sys.exit(1)
 
 
 def run_on_ray(
@@ -235,7 +264,7 @@ def _ray_cell(cell: Cell, command: Command, folder: str) -> str:
         try:
             _run(cell, command)
         except BaseException as err:
-            return f"{type(err).__name__}: {err}"
+            return _said(err)
     return ""
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from crab_lightning.configuration.files import ConfigError
+from crab_lightning.evaluation.sample_losses import read_sample_losses
 from crab_lightning.reports.runs import FinishedRun, find_results
 from crab_lightning.studies.cells import CellState, Command, set_aside, state_of
 from crab_lightning.studies.engines import Engine
@@ -88,30 +89,33 @@ def other_settings(states: Sequence[CellState], *, refuse: bool) -> list[CellSta
 def run_study(
     cells: Sequence[Cell], engine: Engine, command: Command, *, replace: bool = False
 ) -> dict[str, str]:
-    """Make the cells that are not made yet; cells that fail do not stop the others.
+    """Make the cells that are not made yet; cells that fail or are damaged do not stop the others.
 
     Args:
         cells: The cells that are wanted.
         engine: Where they run.
         command: Runs ``fit`` and ``test``.
-        replace: Move cells that were made with other settings away and make them again.
+        replace: Move cells that were made with other settings or are damaged away and make them again.
 
     Returns:
-        The names of the cells that failed in this call, with their errors.
+        The names of the cells that failed in this call or are damaged, with their errors.
 
     Raises:
         ConfigError: If a cell was made with other settings and ``replace`` is not set.
     """
     states = [state_of(cell) for cell in cells]
     other = other_settings(states, refuse=not replace)
-    for state in other:
-        print(f"{state.cell.name}: made with other settings; moved to {set_aside(state.cell)}", flush=True)
-    waiting = [s.cell for s in states if s.status not in ("done", "running")]
+    damaged = [state for state in states if state.status == "damaged"]
+    for state in [*other, *damaged] if replace else []:
+        print(f"{state.cell.name}: {state.status}; moved to {set_aside(state.cell)}", flush=True)
+    failed = {} if replace else {state.cell.name: state.detail for state in damaged}
+    waiting = [s.cell for s in states if s.status not in ("done", "running") and s.cell.name not in failed]
     kept = Counter(s.status for s in states)
     print(
-        f"Cells: {len(waiting)} to make, {kept['done']} done, {kept['running']} in work elsewhere", flush=True
+        f"Cells: {len(waiting)} to make, {kept['done']} done, {kept['running']} in work elsewhere"
+        + (f", {len(failed)} damaged" if failed else ""),
+        flush=True,
     )
-    failed: dict[str, str] = {}
     ended = 0
 
     def report(cell: Cell, error: str) -> None:
@@ -132,6 +136,20 @@ def run_study(
     return failed
 
 
+def _checked(state: CellState, split: str) -> CellState:
+    """Return the state of a finished cell as ``damaged`` if its answers or losses cannot be read."""
+    if state.status != "done":
+        return state
+    try:
+        run = find_results(state.cell.folder, split)
+        for dataset in run.datasets:
+            run.records(dataset)
+        read_sample_losses(state.cell.folder)
+    except ValueError as err:
+        return CellState(state.cell, "damaged", str(err))
+    return state
+
+
 class FinishedCells:
     """The finished runs of a study, by arm, regime, dataset and seed.
 
@@ -142,7 +160,7 @@ class FinishedCells:
 
     def __init__(self, study: Study, split: str = "test") -> None:
         self.study = study
-        self.states: list[CellState] = [state_of(cell) for cell in study.cells()]
+        self.states = [_checked(state_of(cell), split) for cell in study.cells()]
         self._cells = {
             (c.arm, c.regime, c.datasets, c.seed): c
             for c in (s.cell for s in self.states if s.status == "done")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import time
 from collections.abc import Sequence
@@ -32,6 +33,14 @@ def faulty(words: Sequence[str]) -> None:
         raise ValueError("the rows are gone")
     if folder.name.startswith("lora.single.dfew"):
         os.kill(os.getpid(), signal.SIGKILL)
+    quick(words)
+
+
+def on_full_disk(words: Sequence[str]) -> None:
+    """Meet the end of the disk in one cell, where nothing more can be written, and end well in the rest."""
+    if _folder(words).name == "lora.multi.seed0":
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     quick(words)
 
 

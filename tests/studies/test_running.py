@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from safetensors.torch import load_file
 
 from crab_lightning.commands import main
@@ -54,6 +56,26 @@ def test_failed_and_dead_cells_do_not_stop_the_others(study: Study) -> None:
     assert run_study(study.cells(), engine("local"), fake_cells.quick) == {}
     assert set(statuses(study).values()) == {"done"}
     assert (study.folder / "cells/lora.multi.seed0/calls").read_text() == before
+
+
+def test_full_disk_fails_the_cell_that_meets_it_and_a_rerun_continues(study: Study) -> None:
+    cells = study.cells()
+    run_study(cells[:1], engine("local"), fake_cells.quick)
+    before = (cells[0].folder / "calls").read_text()
+    failed = run_study(cells, engine("local", jobs=2), fake_cells.on_full_disk)
+    assert list(failed) == ["lora.multi.seed0"]
+    assert "File too large" in failed["lora.multi.seed0"]
+    assert statuses(study) == {
+        "lora.single.avqa": "done",
+        "lora.single.dfew": "done",
+        "lora.multi": "interrupted",  # nothing more could be written
+        "ilora.single.avqa": "done",
+        "ilora.single.dfew": "done",
+        "ilora.multi": "done",
+    }
+    assert run_study(cells, engine("local"), fake_cells.quick) == {}
+    assert set(statuses(study).values()) == {"done"}
+    assert (cells[0].folder / "calls").read_text() == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -116,17 +138,46 @@ def test_a_cell_of_other_settings_is_refused_and_moved_on_request(tmp_path: Path
     assert len(list((study.folder / "replaced").iterdir())) == 6
 
 
-def test_results_without_a_state_are_not_taken_up(study: Study) -> None:
-    cell = study.cells()[0]
-    run_cell(_made(cell), fake_cells.quick)
-    (cell.folder / "cell.json").unlink()
-    assert state_of(cell).status == "other settings"
-    with pytest.raises(ConfigError, match=r"its cell\.json, which says with which settings"):
-        run_cell(cell, fake_cells.quick)
-    with pytest.raises(ConfigError, match=r"1 of 6 cells were made with other settings.*cell\.json"):
-        run_study(study.cells(), engine("local"), fake_cells.quick)
-    assert run_study([cell], engine("local"), fake_cells.quick, replace=True) == {}
-    assert state_of(cell).status == "done"
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "cell.json cut off": lambda folder: (folder / "cell.json").write_text('{"state": "done", "iden'),
+    "cell.json empty": lambda folder: (folder / "cell.json").write_text(""),
+    "cell.json no text": lambda folder: (folder / "cell.json").write_bytes(b"\xff\xfe\x00"),
+    "cell.json a list": lambda folder: (folder / "cell.json").write_text("[]"),
+    "cell.json without state": lambda folder: (folder / "cell.json").write_text('{"identity": {}}'),
+    "cell.json of an unknown state": lambda folder: (folder / "cell.json").write_text(
+        '{"state": "dnoe", "identity": {}}'
+    ),
+    "cell.json without identity": lambda folder: (folder / "cell.json").write_text('{"state": "done"}'),
+    "cell.json missing": lambda folder: (folder / "cell.json").unlink(),
+    "metrics.json cut off": lambda folder: (folder / "metrics.json").write_text('{"test": {"data'),
+    "metrics.json of another split": lambda folder: (folder / "metrics.json").write_text("{}"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cell_is_named_and_stops_no_other(
+    study: Study, damage: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    cells = study.cells()
+    first = cells[0]
+    run_study(cells[:2], engine("local"), fake_cells.quick)
+    DAMAGES[damage](first.folder)
+    state = state_of(first)
+    assert state.status == "damaged"
+    assert str(first.folder / damage.split()[0]) in state.detail
+    assert "emove" in state.detail or "cli.py test" in state.detail  # what to do
+    capsys.readouterr()
+    assert main(["study", "status", str(tmp_path / "tiny.yaml")]) == 0
+    said = capsys.readouterr().out
+    assert "1 damaged, 1 done, 4 new" in said
+    assert said.startswith(f"{first.name:<44} damaged        {state.detail}\n")
+    failed = run_study(cells, engine("local"), fake_cells.quick)
+    assert failed == {first.name: state.detail}
+    assert "4 to make, 1 done, 0 in work elsewhere, 1 damaged" in capsys.readouterr().out
+    assert [state_of(cell).status for cell in cells] == ["damaged"] + ["done"] * 5
+    assert run_study(cells, engine("local"), fake_cells.quick, replace=True) == {}
+    assert {state_of(cell).status for cell in cells} == {"done"}
+    assert [path.name for path in (study.folder / "replaced").iterdir()] == [f"{first.name}-0"]
 
 
 def test_other_rows_other_weights_and_another_version_are_other_settings(
@@ -153,6 +204,30 @@ def test_other_rows_other_weights_and_another_version_are_other_settings(
     (tmp_path / "tiny/config.json").write_text("{}")
     cells._weights.cache_clear()
     assert "weights" in state_of(cell).detail
+
+
+def test_own_manifests_and_connectors_are_part_of_what_made_a_cell(tmp_path: Path) -> None:
+    from crab_lightning.studies import cells
+
+    path = study_file(tmp_path, {"tiny": tmp_path / "tiny", "mini": tmp_path / "mini"})
+    content = yaml.safe_load(path.read_text())
+    row = {"task": "question_answering", "layout": "plain", "train_file": "lists/a.csv"}
+    content["overlay"]["data"]["datasets"] = {"mine": row, "lost": {"task": "question_answering"}}
+    connector = tmp_path / "connector.safetensors"
+    content["overlay"]["model"]["init_args"]["audio_connector"] = str(connector)
+    path.write_text(yaml.safe_dump(content | {"datasets": ["mine", "lost"]}))
+    made, lost = read_study(path).cells()[:2]
+    assert state_of(lost).status == "new"  # a row without a layout is the business of `fit`
+    files = [tmp_path / f"mini/mine/{name}" for name in ("lists/a.csv", "test.jsonl")]
+    for number, file in enumerate([*files, connector]):
+        run_study([made], engine("local"), fake_cells.quick, replace=True)
+        assert state_of(made).status == "done"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("a")
+        cells._manifests.cache_clear()
+        cells._weights.cache_clear()
+        key = "files.model.init_args.audio_connector" if number == 2 else f"manifests.mine.{file.name}"
+        assert key.replace("mine.a", "mine.lists/a") in state_of(made).detail
 
 
 def _made(cell: object) -> object:

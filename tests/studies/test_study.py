@@ -132,21 +132,10 @@ def test_a_study_without_a_section_says_which(tmp_path: Path) -> None:
         read_study(tmp_path / "s.yaml")
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"state": "dnoe", "identity": {}}', '{"state": "done"}'])
-def test_a_state_of_a_cell_that_was_edited_is_named(
-    tmp_path: Path, places: dict[str, Path], content: str
-) -> None:
-    cell = read_study(study_file(tmp_path, places)).cells()[0]
-    cell.folder.mkdir(parents=True)
-    (cell.folder / "cell.json").write_text(content)
-    with pytest.raises(ConfigError, match=r"cell\.json does not hold the state.*Remove the folder"):
-        state_of(cell)
-
-
 def test_a_finished_cell_without_results_is_made_again(tmp_path: Path, places: dict[str, Path]) -> None:
     cell = read_study(study_file(tmp_path, places)).cells()[0]
     cell.folder.mkdir(parents=True)
     (cell.folder / "cell.json").write_text(json.dumps({"state": "done", "identity": identity(cell)}))
     assert state_of(cell).status == "interrupted"
-    (cell.folder / "metrics.json").touch()
+    (cell.folder / "metrics.json").write_text('{"test": {"datasets": {}}}')
     assert state_of(cell).status == "done"
