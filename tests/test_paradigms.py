@@ -184,8 +184,8 @@ def assert_comparable(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> N
     assert main(["compare", *map(str, runs), "--format", "csv", "--resamples", "100"]) == 0
     head, *rows = [line for line in capsys.readouterr().out.splitlines() if line]
     assert all(run.name in head for run in runs)
-    assert any(row.startswith("AVE,segment_accuracy") for row in rows)
-    assert any("accuracy" in row and not row.startswith("AVE") for row in rows)
+    assert any(row.startswith("ave,segment_accuracy") for row in rows)
+    assert any("accuracy" in row and not row.startswith("ave") for row in rows)
 
 
 def test_one_data_config_serves_each_paradigm_and_each_kind_of_adapter(

@@ -133,7 +133,7 @@ def comparison(
     Raises:
         ValueError: If a method is in none of the paper's tables.
     """
-    from crab_lightning.evaluation.tables import DISPLAY_NAMES
+    from crab_lightning.data.manifests.layout import display_name
     from crab_lightning.metrics.scale import PERCENT, read_scale, units_said
     from crab_lightning.reports.published import published_figures, published_source
     from crab_lightning.reports.tables import PlainTable
@@ -150,12 +150,13 @@ def comparison(
     for dataset in dict.fromkeys(name for run in runs for name in run.datasets):
         entries = [run.datasets.get(dataset) for run in runs]
         known = next(e for e in entries if e is not None)
+        table.names[dataset] = display_name(dataset, known["layout"])
         scores = [run.scores(dataset, protocol) for run in runs] if others else []
         for metric in _metrics(entries, figures, known["layout"], protocol, all_metrics):
             values = [None if e is None else e.get(protocol, {}).get(metric) for e in entries]
             scale = read_scale(known, metric)
             units.add(scale.unit)
-            cells = [DISPLAY_NAMES.get(known["layout"], dataset), scale.label(metric)]
+            cells = [dataset, scale.label(metric)]
             cells.append("/".join(dict.fromkeys(str(e["counts"]["scored"]) if e else "–" for e in entries)))
             cells += [scale.text(v) for v in values]
             for i in range(1, len(others) + 1):

@@ -121,14 +121,12 @@ def summarise(home: Path) -> None:
 
 def _add_majority(table: PlainTable, intact: FinishedRun) -> None:
     """Add the score of the most frequent training answer: a condition near it leaves nothing to go by."""
-    from crab_lightning.evaluation.tables import DISPLAY_NAMES
     from crab_lightning.metrics.scale import read_scale
 
     known: dict[tuple[str, str], str] = {}
     for dataset, entry in intact.datasets.items():
         scale, metric = read_scale(entry, entry["headline"]), entry["headline"]
-        label = (DISPLAY_NAMES.get(entry["layout"], dataset), scale.label(str(metric)))
-        known[label] = scale.text((entry.get("majority") or {}).get(metric))
+        known[dataset, scale.label(str(metric))] = scale.text((entry.get("majority") or {}).get(metric))
     place = table.columns.index(list(CONDITIONS)[-1]) + 1
     table.columns.insert(place, "majority")
     for row in table.rows:

@@ -121,7 +121,7 @@ def _root(run: FinishedRun, config: Path | None, notes: list[str]) -> Path | Non
 
 
 def _part(run: FinishedRun, dataset: str, config: Path | None, root: Path | None, most: int) -> DatasetPart:
-    from crab_lightning.evaluation.tables import DISPLAY_NAMES
+    from crab_lightning.data.manifests.layout import display_name
     from crab_lightning.reports.page import DatasetPart
 
     entry, records = run.datasets[dataset], run.records(dataset)
@@ -139,7 +139,7 @@ def _part(run: FinishedRun, dataset: str, config: Path | None, root: Path | None
     )
     return DatasetPart(
         dataset,
-        DISPLAY_NAMES.get(entry["layout"], dataset),
+        display_name(dataset, entry["layout"]),
         entry,
         records,
         _cards(shown[:most], dataset, config, root),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from crab_lightning.commands.file_arguments import folder_to_write
@@ -42,6 +43,7 @@ def run(words: Sequence[str]) -> None:
         ValueError: If the run has no routers, or its data no samples.
     """
     args = parser().parse_args(list(words[1:]))
+    from crab_lightning.data.manifests.layout import display_name
     from crab_lightning.inference.loading import load_run
     from crab_lightning.reports.tables import PlainTable, to_text
     from crab_lightning.runs.run_folder import find_checkpoint, find_run, results_folder
@@ -86,10 +88,13 @@ def run(words: Sequence[str]) -> None:
         "entropy": {str(k): v for k, v in found.entropy().items()},
     }
     replace_json(out / "routes.json", content, indent=1)
-    for name, figure in routes_pictures(found).items():
+    names = {key: display_name(key, str(row.layout)) for key, row in data.datasets.items()}
+    named = replace(found, datasets=tuple(names[key] for key in found.datasets))
+    for name, figure in routes_pictures(named).items():
         figure.savefig(out / f"{name}.png", dpi=130)
     heads = [f"head {i + 1}" for i in range(found.heads)]
-    table = PlainTable(f"Mean routes of {len(samples)} {args.split} samples", ["dataset", "tokens", *heads])
+    columns = ["dataset", "tokens", *heads]
+    table = PlainTable(f"Mean routes of {len(samples)} {args.split} samples", columns, names=names)
     for kind in TOKENS:
         for name, row in found.of_groups(found.datasets, kind).items():
             table.add([name, kind, *(f"{value:.3f}" for value in row)])

@@ -10,12 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from crab_lightning.data.manifests.layout import LAYOUTS, card
+from crab_lightning.data.manifests.layout import display_name
 from crab_lightning.evaluation.scores import mean_headline
 from crab_lightning.metrics.scale import Scale, read_scale, units_said
-
-DISPLAY_NAMES = {name: str(card(name)["display"]) for name in LAYOUTS}
-"""Layout -> name of the benchmark as papers print it, from the dataset's card."""
 
 
 def summary_table(
@@ -107,10 +104,12 @@ def results_table(
             if weighed:
                 calibration = result.get("calibration") if first else None
                 cells.append(_percent(calibration["error"]) if calibration else "")
-            title = DISPLAY_NAMES.get(result["layout"], dataset)
+            title = display_name(dataset, result["layout"])
             counts = result["counts"]
             table.add_row(
-                (title if title.lower() == dataset else f"{title} [dim]{dataset}[/dim]") if first else "",
+                (title if title.lower() == dataset.lower() else f"{title} [dim]{dataset}[/dim]")
+                if first
+                else "",
                 result["task"] if first else "",
                 _metric(metric, result["headline"], scale),
                 *cells,

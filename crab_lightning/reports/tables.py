@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -18,6 +18,7 @@ class PlainTable:
         rows: Cells, as many as columns in each row.
         notes: Footnotes, in the order of their marks.
         left: Number of columns that hold words.
+        names: Key of a dataset -> its name. Cells hold keys, which CSV keeps; other formats write names.
     """
 
     title: str
@@ -25,6 +26,7 @@ class PlainTable:
     rows: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     left: int = 2
+    names: dict[str, str] = field(default_factory=dict)
 
     def add(self, cells: Sequence[str]) -> None:
         """Add a row.
@@ -36,10 +38,28 @@ class PlainTable:
             raise ValueError(f"a row of {len(cells)} cells in a table of {len(self.columns)} columns")
         self.rows.append(list(cells))
 
+    def shown(self) -> list[list[str]]:
+        """Return the rows with the names of datasets in the place of their keys."""
+        columns = [name in _OF_DATASETS for name in self.columns]
+        return [
+            [named(cell, self.names) if is_key else cell for cell, is_key in zip(row, columns, strict=True)]
+            for row in self.rows
+        ]
+
+
+_OF_DATASETS = ("dataset", "partner", "ties")
+"""Columns whose cells are keys of datasets."""
+
+
+def named(keys: str, names: Mapping[str, str]) -> str:
+    """Return keys of datasets, separated by commas, as names; what has no name stays as it is."""
+    return ", ".join(names.get(key, key) for key in keys.split(", "))
+
 
 def to_text(table: PlainTable) -> str:
     """Return aligned columns for a terminal."""
-    grid = [table.columns, *table.rows]
+    rows = table.shown()
+    grid = [table.columns, *rows]
     widths = [max(len(row[i]) for row in grid) for i in range(len(table.columns))]
 
     def line(row: Sequence[str]) -> str:
@@ -50,7 +70,7 @@ def to_text(table: PlainTable) -> str:
         return "  ".join(cells).rstrip()
 
     rule = "  ".join("-" * width for width in widths)
-    return "\n".join([table.title, "", line(table.columns), rule, *map(line, table.rows), *_noted(table)])
+    return "\n".join([table.title, "", line(table.columns), rule, *map(line, rows), *_noted(table)])
 
 
 def to_markdown(table: PlainTable) -> str:
@@ -61,7 +81,7 @@ def to_markdown(table: PlainTable) -> str:
 
     rule = ["---" if i < table.left else "---:" for i in range(len(table.columns))]
     return "\n".join(
-        [f"**{table.title}**", "", line(table.columns), line(rule), *map(line, table.rows), *_noted(table)]
+        [f"**{table.title}**", "", line(table.columns), line(rule), *map(line, table.shown()), *_noted(table)]
     )
 
 
@@ -83,6 +103,10 @@ _LATEX = {
     "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": "$<$",  # in the font that LaTeX begins with, these three are other characters
+    ">": "$>$",
+    "|": "$|$",
+    "\n": " ",
     "–": "--",
     "−": "$-$",
     "Δ": r"$\Delta$",
@@ -94,10 +118,16 @@ _LATEX = {
 def to_latex(table: PlainTable) -> str:
     """Return a tabular with booktabs rules, inside a table."""
 
-    def line(cells: Sequence[str]) -> str:
-        return " & ".join("".join(_LATEX.get(c, c) for c in cell) for cell in cells) + r" \\"
+    def escaped(text: str) -> str:
+        return "".join(_LATEX.get(c, c) for c in text)
 
-    caption = "".join(_LATEX.get(c, c) for c in " ".join([table.title + ".", *table.notes]))
+    def line(cells: Sequence[str]) -> str:
+        first, *others = map(escaped, cells)
+        if first.startswith(("[", "*")):  # which would belong to the end of the row before
+            first = "{}" + first
+        return " & ".join([first, *others]) + r" \\"
+
+    caption = escaped(" ".join([table.title + ".", *table.notes]))
     spec = "l" * table.left + "r" * (len(table.columns) - table.left)
     return "\n".join(
         [
@@ -108,7 +138,7 @@ def to_latex(table: PlainTable) -> str:
             r"\toprule",
             line(table.columns),
             r"\midrule",
-            *map(line, table.rows),
+            *map(line, table.shown()),
             r"\bottomrule",
             r"\end{tabular}",
             rf"\caption{{{caption}}}",

@@ -24,30 +24,34 @@ def figure_of(width: float, height: float) -> Any:
     return new_figure(figsize=(width, height), layout="constrained")
 
 
-def gains_figure(arms: Sequence[ArmTransfer], by: str = "score") -> Any:
+def gains_figure(
+    arms: Sequence[ArmTransfer], by: str = "score", names: Mapping[str, str] | None = None
+) -> Any:
     """Draw gains and harms of every dataset in every arm, in the manner of Figure 1.
 
     Args:
         arms: The arms.
         by: ``score`` or ``loss``.
+        names: Key of a dataset -> its name; keys are written when left out.
     """
-    names = list(dict.fromkeys(row.dataset for arm in arms for row in arm.rows))
-    figure = figure_of(max(6.5, 1.8 + 0.72 * len(names)), 1.5 + 0.62 * len(arms))
+    keys = list(dict.fromkeys(row.dataset for arm in arms for row in arm.rows))
+    figure = figure_of(max(6.5, 1.8 + 0.72 * len(keys)), 1.5 + 0.62 * len(arms))
     axes = figure.subplots()
     units = set()
     for line, arm in enumerate(arms):
         found = {row.dataset: row for row in arm.rows}
-        for column, name in enumerate(names):
-            row = found.get(name)
+        for column, key in enumerate(keys):
+            row = found.get(key)
             compared = None if row is None else row.score if by == "score" else row.loss
             if row is None or compared is None:
                 axes.text(column, line, "–", ha="center", va="center", color=TIE_COLOUR)
             else:
                 units.add(row.scale.unit)
                 _cell(axes, column, line, compared, row.scale if by == "score" else None)
-    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.set_xlim(-0.5, len(keys) - 0.5)
     axes.set_ylim(len(arms) - 0.5, -0.5)
-    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8, parse_math=False)
+    shown = [(names or {}).get(key, key) for key in keys]
+    axes.set_xticks(range(len(keys)), shown, rotation=40, ha="right", fontsize=8, parse_math=False)
     axes.set_yticks(range(len(arms)), [arm.arm for arm in arms], fontsize=9, parse_math=False)
     axes.tick_params(length=0)
     for side in axes.spines.values():

@@ -20,6 +20,7 @@ from crab_lightning.files import replace_bytes, replace_text
 from crab_lightning.metrics.scale import PERCENT
 from crab_lightning.reports.tables import PlainTable, to_csv, to_latex, to_markdown, to_text
 from crab_lightning.studies import figures, tables
+from crab_lightning.studies.cells import CellState
 from crab_lightning.studies.conflicts import ArmConflict, PairTransfer, arm_conflicts, pair_transfers
 from crab_lightning.studies.runner import FinishedCells
 from crab_lightning.studies.significance import TIE
@@ -40,7 +41,7 @@ class StudyResults:
             alone where that is known.
         conflicts: Gradient conflict of every arm that measured it.
         pairs: Transfer between pairs of datasets.
-        unfinished: Names of the cells that are not finished, with how far they are.
+        unfinished: The cells that are not finished or are damaged, by name.
     """
 
     study: Study
@@ -49,7 +50,7 @@ class StudyResults:
     coverage: Mapping[str, Mapping[str, float]]
     conflicts: tuple[ArmConflict, ...]
     pairs: tuple[PairTransfer, ...]
-    unfinished: Mapping[str, str]
+    unfinished: Mapping[str, CellState]
 
 
 def study_results(study: Study, *, resamples: int = 2000, seed: int = 0) -> StudyResults:
@@ -83,8 +84,10 @@ def study_results(study: Study, *, resamples: int = 2000, seed: int = 0) -> Stud
     if not transfers and not deviations and not pairs:
         counts = Counter(state.status for state in finished.states)
         said = ", ".join(f"{count} {status}" for status, count in counts.items())
-        other = next((s for s in finished.states if s.status == "other settings"), None)
-        why = "" if other is None else f"; the first with other settings: {other.cell.name}: {other.detail}"
+        first = next(
+            (s for s in finished.states if s.status in ("other settings", "damaged", "failed")), None
+        )
+        why = "" if first is None else f"; {first.cell.name}: {first.status}: {first.detail}"
         raise ValueError(f"{study.folder}: no two finished cells can be compared yet; cells: {said}{why}")
     return StudyResults(
         study,
@@ -93,7 +96,7 @@ def study_results(study: Study, *, resamples: int = 2000, seed: int = 0) -> Stud
         _coverage(finished, joint, transfers),
         tuple(arm_conflicts(finished, transfers)),
         tuple(pairs),
-        {s.cell.name: s.status for s in finished.states if s.status != "done"},
+        {s.cell.name: s for s in finished.states if s.status != "done"},
     )
 
 
@@ -153,7 +156,8 @@ def report_tables(results: StudyResults) -> dict[str, PlainTable]:
     if results.transfers:
         found["shares"] = tables.shares_table(results.transfers)
         found |= {
-            f"gains-{one.arm}": tables.gain_table(one, results.study.compare) for one in results.transfers
+            f"gains-{one.arm}": tables.gain_table(one, results.study.compare, results.study.names)
+            for one in results.transfers
         }
     if results.deviations:
         first = next(iter(results.study.arms))
@@ -163,31 +167,35 @@ def report_tables(results: StudyResults) -> dict[str, PlainTable]:
     if results.pairs:
         found["pairs"] = tables.pair_table(results.pairs)
     found["published"] = tables.published_table()
+    for table in found.values():
+        table.names = results.study.names
     return found
 
 
 def report_figures(results: StudyResults) -> dict[str, Any]:
     """Return the pictures of a report, matplotlib figures, by the name of their files."""
     found: dict[str, Any] = {}
+    names = results.study.names
     if results.transfers:
-        found["gains"] = figures.gains_figure(results.transfers)
+        found["gains"] = figures.gains_figure(results.transfers, names=names)
         if any(row.loss for one in results.transfers for row in one.rows):
-            found["gains-loss"] = figures.gains_figure(results.transfers, "loss")
+            found["gains-loss"] = figures.gains_figure(results.transfers, "loss", names)
         found["shares"] = figures.shares_figure(results.transfers)
     if results.coverage:
         found["coverage"] = figures.coverage_figure(results.coverage)
     if results.deviations:
         rows = {
-            arm: {row.dataset: row.score.gain.value for row in held if row.scale.unit == PERCENT}
+            arm: {names[row.dataset]: row.score.gain.value for row in held if row.scale.unit == PERCENT}
             for arm, held in results.deviations.items()
         }
         if any(rows.values()):
             found["deviation"] = figures.deviation_figure(rows, next(iter(results.study.arms)))
     for one in results.conflicts:
         title = f"{one.arm}: cosine between the gradients of datasets, after step {one.step:,}"
-        found[f"conflict-{one.arm}"] = figures.conflict_figure(title, one.datasets, one.maps)
+        shown = [names.get(key, key) for key in one.datasets]
+        found[f"conflict-{one.arm}"] = figures.conflict_figure(title, shown, one.maps)
         depths = {f"layer {depth}": table for depth, table in one.depths.items()}
-        found[f"conflict-depth-{one.arm}"] = figures.conflict_figure(title, one.datasets, depths)
+        found[f"conflict-depth-{one.arm}"] = figures.conflict_figure(title, shown, depths)
     return found
 
 
@@ -237,12 +245,17 @@ def _notes(results: StudyResults, resamples: int) -> list[str]:
     """Return what a reader has to know before the tables."""
     notes = []
     if results.unfinished:
-        cells = ", ".join(f"{name} ({status})" for name, status in list(results.unfinished.items())[:8])
+        cells = ", ".join(f"{name} ({state.status})" for name, state in list(results.unfinished.items())[:8])
         more = "" if len(results.unfinished) <= 8 else f" and {len(results.unfinished) - 8} more"
         notes.append(
             f"Not finished and left out are {len(results.unfinished)} of {len(results.study.cells())} cells:"
             f" {cells}{more}."
         )
+    notes += [
+        f"{name} is damaged: {state.detail}."
+        for name, state in results.unfinished.items()
+        if state.status == "damaged"
+    ]
     seeds = {seed for one in results.transfers for row in one.rows for seed in row.score.seeds}
     if len(seeds) == 1:
         notes.append(

@@ -17,6 +17,7 @@ from crab_lightning.configuration.files import (
     find_config,
     merge,
 )
+from crab_lightning.data.manifests.layout import display_name
 from crab_lightning.spelling import did_you_mean
 
 EVERY_ROW = "*"
@@ -87,6 +88,12 @@ class Study:
     seeds: tuple[int, ...]
     equal: tuple[str, int]
     compare: tuple[str, str] = ("single", "multi")
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Key of each dataset -> its name in tables and pictures."""
+        rows = next(iter(self.arms.values()))["data"]["datasets"]
+        return {key: display_name(key, str(rows[key].get("layout"))) for key in self.datasets}
 
     def cells(self) -> list[Cell]:
         """Return every cell, seed by seed, so that a study that is stopped early has whole seeds."""

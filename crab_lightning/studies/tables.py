@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from crab_lightning.metrics.scale import PERCENT, units_said
-from crab_lightning.reports.tables import PlainTable, percent, signed
+from crab_lightning.reports.tables import PlainTable, named, percent, signed
 from crab_lightning.studies.conflicts import ArmConflict, Correlation, PairTransfer
 from crab_lightning.studies.transfer import ArmTransfer, Comparison, DatasetTransfer, Estimate, Shares
 
@@ -34,12 +34,13 @@ def published_table() -> PlainTable:
     return table
 
 
-def gain_table(arm: ArmTransfer, regimes: tuple[str, str]) -> PlainTable:
+def gain_table(arm: ArmTransfer, regimes: tuple[str, str], names: Mapping[str, str]) -> PlainTable:
     """Lay out the datasets of an arm.
 
     Args:
         arm: The arm.
         regimes: Names of the baseline and of the other regime.
+        names: Key of a dataset -> its name, for the notes.
     """
     columns = ["dataset", "metric", *regimes, "gain [95 % CI]", "p (Holm)", "questions"]
     columns += [f"loss {regimes[0]}", f"loss {regimes[1]}", "loss gain [95 % CI]", "p loss (Holm)", "samples"]
@@ -66,20 +67,20 @@ def gain_table(arm: ArmTransfer, regimes: tuple[str, str]) -> PlainTable:
     for row in arm.rows:
         by_seeds.setdefault(row.score.seeds, []).append(row.dataset)
     said = [
-        f"{', '.join(map(str, seeds))}" + (f" ({', '.join(names)})" if len(by_seeds) > 1 else "")
-        for seeds, names in by_seeds.items()
+        f"{', '.join(map(str, seeds))}" + (f" ({named(', '.join(keys), names)})" if len(by_seeds) > 1 else "")
+        for seeds, keys in by_seeds.items()
     ]
     table.notes.append(f"Finished with the seeds: {'; '.join(said)}.")
     if arm.missing:
         table.notes.append(
             "Left out, because a cell is not finished or its test has no value of the primary metric:"
-            f" {', '.join(arm.missing)}."
+            f" {named(', '.join(arm.missing), names)}."
         )
     without = [row.dataset for row in arm.rows if row.loss is None]
     if without and len(without) < len(arm.rows):
         table.notes.append(
             "Without a comparison of losses, because a run has no validation loss or one that is not a"
-            f" number: {', '.join(without)}."
+            f" number: {named(', '.join(without), names)}."
         )
     return table
 

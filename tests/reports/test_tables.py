@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 
 import pytest
 
@@ -32,6 +33,56 @@ def test_latex_escapes_what_latex_would_read(table: PlainTable) -> None:
     assert r"dataset & metric & run\_1 \\" in text
     assert r"$-$1.00 [$-$2.00, 0.50]" in text
     assert r"\caption{A \& B. (1) 5 \% of it.}" in text
+
+
+HOSTILE = [
+    "a_b",
+    "5 % & more",
+    "$x$ #1 {y}",
+    "~^\\cmd",
+    "a\nb",
+    "<0.0001",
+    "a|b>c",
+    "[0.1, 0.2]*",
+    "*",
+    "−1 – 2 → Δ†",
+]
+
+
+def test_latex_is_read_as_rows_of_cells_whatever_the_words() -> None:
+    """Read the output as LaTeX does: braces and math in pairs, no special character that is not escaped."""
+    table = PlainTable("T_1 & 100 %", ["dataset", "metric", *HOSTILE], notes=["(1) ~5 % of {it}_2."])
+    for i in range(len(HOSTILE)):
+        table.add([HOSTILE[i], "m_1", *HOSTILE[i:], *HOSTILE[:i]])
+    lines = FORMATS["latex"](table).splitlines()
+    assert lines[0].startswith("%")
+    spec = re.fullmatch(r"\\begin\{tabular\}\{(l+r+)\}", lines[3])
+    assert spec is not None
+    frame = "begin{table} centering toprule midrule bottomrule end{tabular} end{table}"
+    assert [lines[i] for i in (1, 2, 4, 6, -4, -3, -1)] == [rf"\{word}" for word in frame.split()]
+    known = r"\\(?:[&%$#_{}]|textbackslash\{\}|textascii(?:tilde|circum)\{\})"
+    for line in (lines[5], *lines[7:-4], lines[-2]):
+        line.encode("latin-1")  # what else there is, LaTeX knows only by a name
+        text = re.sub(r"\$(?:[<>|-]|\\Delta|\\rightarrow|\^\\dagger)\$", "", line)
+        text = re.sub(known, "", text.removesuffix(r" \\"))
+        text = re.sub(r"^\\caption\{(.*)\}$", r"\1", text)
+        assert not re.search(r"[\\%$#_^~<>|{}]", text.replace("{}[", "").replace("{}*", "")), line
+    rows = [lines[5], *lines[7:-4]]
+    assert len(rows) == len(HOSTILE) + 1
+    for row in rows:
+        assert len(re.findall(r"(?<!\\)&", row)) == len(spec[1]) - 1
+        assert not row.startswith(("[", "*"))
+
+
+def test_names_of_datasets_stand_for_their_keys_except_in_csv() -> None:
+    table = PlainTable(
+        "T", ["dataset", "partner", "arm", "ties"], names={"ks": "Kinetics-Sounds", "s4": "S 4"}
+    )
+    table.add(["ks", "mine", "ks", "s4, ks, none"])
+    for kind, write in FORMATS.items():
+        row = "ks mine ks s4,ks,none" if kind == "csv" else "Kinetics-Sounds mine ks S4,Kinetics-Sounds,none"
+        said = "".join(c for c in write(table) if c not in '|&" \\\n')
+        assert (row.replace(" ", "," if kind == "csv" else "")) in said
 
 
 def test_text_columns_line_up(table: PlainTable) -> None:

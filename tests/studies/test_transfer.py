@@ -108,7 +108,7 @@ def test_a_metric_in_seconds_is_printed_in_seconds_and_a_tie_has_no_sign(tmp_pat
     assert "With 100 resamples no gain can be certain: 3 datasets need at least 120." in said
     assert "points over" not in said  # seconds have no mean with points
     assert not (stale.parent / "deviation.png").exists()
-    assert "or one that is not a number: ks." in said
+    assert "or one that is not a number: Kinetics-Sounds." in said
     assert "nan" not in said
     assert "0.0000 [0.0000, 0.0000]" in said
     assert "−0.0000" not in said
@@ -127,9 +127,10 @@ def test_what_a_report_leaves_out_is_named(tmp_path: Path) -> None:
     (cell / "metrics.json").write_text(json.dumps(content))
     (cell / "predictions/ucf.jsonl").unlink()
     said = write_report(study, tmp_path / "report", resamples=100)
-    assert "left out are 1 of 24 cells: ilora.multi.seed1 (other settings)." in said
+    assert "left out are 1 of 24 cells: ilora.multi.seed1 (damaged)." in said
+    assert "ilora.multi.seed1 is damaged: " in said
     assert "There are no answers of ucf in the run lora.multi.seed0." in said
-    assert "Finished with the seeds: 0, 1 (ks, ucf, avvp, arig); 1 (ave)." in said
+    assert "Finished with the seeds: 0, 1 (Kinetics-Sounds, UCF51, LLP, ARIG); 1 (AVE)." in said
     # The arms are compared on the seed that both have, and on no other.
     assert study_results(study, resamples=100).coverage["lora"]["tied"] == 1.0
     for one in study.cells():
@@ -137,7 +138,7 @@ def test_what_a_report_leaves_out_is_named(tmp_path: Path) -> None:
             (one.folder / "cell.json").unlink(missing_ok=True)
     said = write_report(study, tmp_path / "report", resamples=100)
     assert "The gains come from one seed (0)" in said
-    assert "its test has no value of the primary metric: ave." in said
+    assert "its test has no value of the primary metric: AVE." in said
 
 
 def test_seeds_that_disagree_widen_the_interval_and_shares_follow(tmp_path: Path) -> None:
@@ -162,7 +163,9 @@ def test_unfinished_cells_are_left_out_and_named(study: Study) -> None:
     state = study.folder / "cells/lora.single.ks.seed1/cell.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"state": "failed", "error": "x"}))
     results = study_results(study)
-    assert results.unfinished == {"lora.single.ks.seed1": "failed"}
+    assert {name: state.status for name, state in results.unfinished.items()} == {
+        "lora.single.ks.seed1": "failed"
+    }
     rows = {row.dataset: row for row in results.transfers[0].rows}
     assert (rows["ks"].score.seeds, rows["ucf"].score.seeds) == ((0,), (0, 1))
 

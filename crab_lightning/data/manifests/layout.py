@@ -149,6 +149,19 @@ def _card_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in CARDS.glob("*.yaml")))
 
 
+def display_name(dataset: str, layout: str) -> str:
+    """Return the name of a dataset as tables, pages and pictures print it.
+
+    It is that of the benchmark in papers, from the card, for a released dataset under its own key. Any other
+    dataset is called by its key: two of them may be read by the same layout.
+
+    Args:
+        dataset: Key of the dataset.
+        layout: Key of its layout.
+    """
+    return str(card(layout)["display"]) if dataset == layout and layout in LAYOUTS else dataset
+
+
 @lru_cache(maxsize=64)
 def card(name: str) -> dict[str, Any]:
     """Return the content of a card, with what it is ``like`` filled in.
