@@ -84,10 +84,10 @@ def study_results(study: Study, *, resamples: int = 2000, seed: int = 0) -> Stud
     if not transfers and not deviations and not pairs:
         counts = Counter(state.status for state in finished.states)
         said = ", ".join(f"{count} {status}" for status, count in counts.items())
-        first = next(
+        troubled = next(
             (s for s in finished.states if s.status in ("other settings", "damaged", "failed")), None
         )
-        why = "" if first is None else f"; {first.cell.name}: {first.status}: {first.detail}"
+        why = "" if troubled is None else f"; {troubled.cell.name}: {troubled.status}: {troubled.detail}"
         raise ValueError(f"{study.folder}: no two finished cells can be compared yet; cells: {said}{why}")
     return StudyResults(
         study,
