@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from crab_lightning.segmentation import Prompt
 
 Action = Literal["link", "sound", "empty_mask"]
+ClipMedia = tuple[dict[str, str], tuple["Media", "Media"]]
 Finish = Callable[[dict[str, Any], "Prompt | None"], "str | None"]
 
 
@@ -87,6 +88,29 @@ class Imported:
     def reject(self, task: str, split: str, name: str, reason: str) -> None:
         """Set an official row aside."""
         self.rejected.append(Rejected(task, split, name, reason))
+
+    def add_clip(
+        self,
+        task: str,
+        split: str,
+        name: str,
+        media: ClipMedia,
+        values: Mapping[str, Any],
+        taught: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add a row with one video and one audio file.
+
+        Args:
+            task: Released task id.
+            split: Stem of the manifest.
+            name: The official id, for messages.
+            media: Path columns and files, of :func:`clip_media`.
+            values: The row in the released spelling, without the path columns.
+            taught: What training rows hold besides, as the text to be learnt.
+        """
+        paths, files = media
+        more = taught if split == "train" and taught is not None else {}
+        self.rows.append(Row(task, split, name, {**paths, **values, **more}, files))
 
 
 @dataclass(frozen=True)
@@ -170,7 +194,7 @@ def clip_media(
     *,
     sound: Path | None = None,
     piece: tuple[float, float] | None = None,
-) -> tuple[dict[str, str], tuple[Media, Media]]:
+) -> ClipMedia:
     """Return the path columns and the files of a row with one video and one audio file.
 
     The video keeps the ending of the owner's file: a reader tells a container by its content, and a file that

@@ -268,23 +268,6 @@ def whole(path: Path, line: int, name: str, text: Any) -> int:
         ) from None
 
 
-def number(path: Path, line: int, name: str, text: Any) -> float:
-    """Return a cell that holds a finite number.
-
-    Raises:
-        AnnotationError: If it does not.
-    """
-    try:
-        value = float(text)
-    except (TypeError, ValueError):
-        value = float("nan")
-    if not abs(value) < float("inf"):
-        raise AnnotationError(
-            f"{path}, line {line}: {name} is {text!r}; a number is expected. Correct the line."
-        )
-    return value
-
-
 def stem_of(path: str) -> str:
     """Return a path without its ending, folders included."""
     return str(PurePosixPath(path).with_suffix(""))

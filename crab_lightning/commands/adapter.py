@@ -26,8 +26,8 @@ def convert(words: Sequence[str]) -> None:
     from crab_lightning.adapters.released_table import RELEASED_HEADS, RELEASED_RANK
 
     parser = Options(
-        prog="cli.py adapter convert",
-        description="Write the released Crab+ weights (a .bin file of 1940 tensors) as an adapter"
+        "adapter convert",
+        "Write the released Crab+ weights (a .bin file of 1940 tensors) as an adapter"
         " folder, which --model.init_args.load_adapter reads. With --reverse, write an adapter folder as"
         " such a file. The command checks all names and shapes.",
     )
@@ -53,7 +53,7 @@ def convert(words: Sequence[str]) -> None:
         help=f"alpha of the file, which does not state it; the update is scaled"
         f" by alpha/rank (default: {RELEASED_ALPHA:g})",
     )
-    args = parser.parse_args(list(words))
+    args = parser.parse_args(words)
     given = {"rank": args.rank, "heads": args.heads, "alpha": args.alpha}
     given = {name: value for name, value in given.items() if value is not None}
     if args.reverse and (given or args.drop_zero):
@@ -99,8 +99,8 @@ def inspect(words: Sequence[str]) -> None:
         words: Options after ``adapter inspect``.
     """
     parser = Options(
-        prog="cli.py adapter inspect",
-        description="Show what a file of adapter weights holds: the kind, the ranks, the routers and the"
+        "adapter inspect",
+        "Show what a file of adapter weights holds: the kind, the ranks, the routers and the"
         " largest values in each tower of the model. The command also names adapters without effect"
         " (their matrix B is zero) and those with values that are not finite.",
     )
@@ -108,7 +108,7 @@ def inspect(words: Sequence[str]) -> None:
         "source", type=Path, help="an adapter or run folder, or a file with the released names"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    args = parser.parse_args(list(words))
+    args = parser.parse_args(words)
 
     from crab_lightning.adapters.checkpoint import (
         AdapterError,
@@ -160,8 +160,8 @@ def export(words: Sequence[str]) -> None:
         FileExistsError: If the folder exists.
     """
     parser = Options(
-        prog="cli.py adapter export",
-        description="Write the adapters of a run of kind lora as a PEFT folder, or with --merge as a whole "
+        "adapter export",
+        "Write the adapters of a run of kind lora as a PEFT folder, or with --merge as a whole "
         "checkpoint in which the update is added to the base weights. Other kinds cannot be exported,"
         " because their update depends on the token or on the task.",
     )
@@ -171,7 +171,7 @@ def export(words: Sequence[str]) -> None:
         "--merge", action="store_true", help="write a whole checkpoint instead of a PEFT folder"
     )
     parser.add_argument("--config", help="config file; the run's own config.yaml is used when left out")
-    args = parser.parse_args(list(words))
+    args = parser.parse_args(words)
     if args.out.exists():
         raise FileExistsError(f"{args.out} exists already; name a folder that does not")
 

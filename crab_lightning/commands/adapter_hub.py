@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.commands.help_text import Options
 from crab_lightning.runs.hub import PULLED, HubError, clear_errors
 
 _CARD, _CONFIG = "README.md", "config.yaml"
@@ -30,11 +30,10 @@ def push(words: Sequence[str]) -> None:
         HubError: If there is no token, or the hub refuses.
     """
     parser = Options(
-        prog="cli.py adapter push",
-        description="Upload the adapters of a run to a model hub (huggingface.co, or the address in "
+        "adapter push",
+        "Upload the adapters of a run to a model hub (huggingface.co, or the address in "
         "HF_ENDPOINT): the weights, the part of the config that `ask`, `serve` and `test` need, and a model "
         "card with the scores of the run's test. Answers, media and training settings stay here.",
-        formatter_class=DefaultsShown,
     )
     add = parser.add_argument
     add("source", type=Path, help="a run folder or an adapter folder")
@@ -54,7 +53,7 @@ def push(words: Sequence[str]) -> None:
     )
     add("--private", action="store_true", help="make a private repository")
     add("--dry-run", action="store_true", help="show the card and the files, and upload nothing")
-    args = parser.parse_args(list(words))
+    args = parser.parse_args(words)
     if args.license is not None:
         _check_licence(args.license)
     with tempfile.TemporaryDirectory(prefix="crab-push-") as scratch:
@@ -99,16 +98,15 @@ def pull(words: Sequence[str]) -> None:
         AdapterError: If the files are not whole.
     """
     parser = Options(
-        prog="cli.py adapter pull",
-        description="Download adapters that `adapter push` has uploaded. The folder is one that `ask`, "
+        "adapter pull",
+        "Download adapters that `adapter push` has uploaded. The folder is one that `ask`, "
         "`serve` and `test` take as checkpoint. Only weights, texts and the config are read, never code.",
-        formatter_class=DefaultsShown,
     )
     add = parser.add_argument
     add("source", metavar="OWNER/NAME", help="repository on the hub")
     add("--out", type=Path, required=True, help="folder to write; it must not exist")
     add("--revision", help="branch, tag or commit; the newest state of the main branch when left out")
-    args = parser.parse_args(list(words))
+    args = parser.parse_args(words)
     if args.out.exists():
         raise FileExistsError(f"{args.out} exists already; name a folder that does not")
     from huggingface_hub import constants, snapshot_download

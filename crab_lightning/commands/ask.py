@@ -23,13 +23,21 @@ if TYPE_CHECKING:
 _SHOWN = 10
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of ``ask``."""
-    made = Options(
-        prog="cli.py ask",
-        description="Ask a trained run one question about your own clip, prepared as in training.",
+def run(words: Sequence[str]) -> None:
+    """Parse the command line, ask, and print the raw and the parsed answer.
+
+    Args:
+        words: Options after ``ask``.
+
+    Raises:
+        AskError: If the task needs something that was not given.
+    """
+    parser = Options(
+        "ask",
+        "Ask a trained run one question about your own clip, prepared as in training.",
+        formatter_class=argparse.HelpFormatter,
     )
-    add = made.add_argument
+    add = parser.add_argument
     add("--checkpoint", required=True, type=Path, help=CHECKPOINT)
     add("--config", type=config_file, help="config file; the run's own config.yaml when left out")
     add(
@@ -97,19 +105,7 @@ def parser() -> argparse.ArgumentParser:
     add("--max_new_tokens", type=positive, help="longest answer, in tokens; the run's setting when left out")
     add("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
     add("--json", action="store_true", help="print only one JSON object for each answer")
-    return made
-
-
-def run(words: Sequence[str]) -> None:
-    """Parse the command line, ask, and print the raw and the parsed answer.
-
-    Args:
-        words: Options after ``ask``.
-
-    Raises:
-        AskError: If the task needs something that was not given.
-    """
-    args = parser().parse_args(list(words))
+    args = parser.parse_args(words)
     if args.folder is not None or args.out is not None:
         run_folder(args)
         return

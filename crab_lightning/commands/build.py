@@ -34,8 +34,8 @@ def import_(words: Sequence[str]) -> None:
         for name, one in IMPORTERS.items()
     )
     parser = Options(
-        prog="cli.py build import",
-        description="Import one dataset from the annotation files and media that its owner publishes\n"
+        "build import",
+        "Import one dataset from the annotation files and media that its owner publishes\n"
         "into ROOT/AVUIE_2/<task>/, in the released row format. Media files are linked. The sound track\n"
         "of a video is written beside it. Where the owner's file is a longer recording, the part that is\n"
         "used is cut out of it. Rows whose media are missing or unreadable are left out and listed in\n"
@@ -76,7 +76,7 @@ def import_(words: Sequence[str]) -> None:
     add("--timeout", type=float, default=300.0, metavar="S", help="longest time for one file in seconds")
     add("--seed", type=int, default=0, help="seed of the random VGG-CM pairs")
     _add_settings(parser)
-    args = parser.parse_args(list(words))
+    args = parser.parse_args(words)
     if args.symlink and args.copy:
         parser.error("--symlink and --copy exclude each other; choose one")
 
@@ -126,12 +126,11 @@ def stats(words: Sequence[str]) -> None:
     from crab_lightning.commands.data import _add_selection, _selection
 
     parser = Options(
-        prog="cli.py build stats",
-        description="Count what a data root holds, and show the numbers beside the paper's Table 1 and"
+        "build stats",
+        "Count what a data root holds, and show the numbers beside the paper's Table 1 and"
         " Fig. 3 (b): rows of each task and source dataset, lengths of answers and reasoning, class"
         " balance, lengths of events, media files and repeated rows. The command writes one HTML page,"
         " its pictures as PNG and its numbers as JSON. It does not open media files.",
-        formatter_class=DefaultsShown,
     )
     _add_selection(parser)
     parser.add_argument(
@@ -141,7 +140,7 @@ def stats(words: Sequence[str]) -> None:
         metavar="DIR",
         help="folder to write; ROOT/statistics when left out",
     )
-    args = parser.parse_args(list(words))
+    args = parser.parse_args(words)
 
     from crab_lightning.builder import read_statistics, write_statistics
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crab_lightning.commands.file_arguments import file_to_read, web_address
-from crab_lightning.commands.help_text import DefaultsShown, Options, add_only, positive
+from crab_lightning.commands.help_text import Options, add_only, positive
 from crab_lightning.commands.step_bar import StepBar
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``build reason``."""
     made = Options(
-        prog="cli.py build reason",
-        description="Let a multimodal model write the reasoning texts of training rows. The model gets the "
+        "build reason",
+        "Let a multimodal model write the reasoning texts of training rows. The model gets the "
         "frames,"
         " the sound, the question and the true answer. A text is kept only if the task's parser reads"
         " the true answer from it, if it does not reveal that the answer was given, and if its length is"
@@ -28,7 +28,6 @@ def parser() -> argparse.ArgumentParser:
         " without such a text are left out of the manifest and listed in reasoning/discarded.tsv. The"
         " earlier manifest is kept beside the new one. After an interruption, start the same command"
         " again.",
-        formatter_class=DefaultsShown,
     )
     add = made.add_argument
     add("--root", type=Path, required=True, help="folder that holds AVUIE_2/")
@@ -197,7 +196,7 @@ def run(words: Sequence[str]) -> None:
         ValueError: If options do not fit together.
     """
     made = parser()
-    args = made.parse_args(list(words))
+    args = made.parse_args(words)
     from crab_lightning.builder.reasoning import Costs, NoWriter, Settings, estimate, reason, writer_settings
     from crab_lightning.commands.data import _selection
 

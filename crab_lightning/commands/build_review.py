@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from crab_lightning.commands.help_text import DefaultsShown, Options, add_only, port, positive
+from crab_lightning.commands.help_text import Options, add_only, port, positive
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of ``build review``."""
-    made = Options(
-        prog="cli.py build review",
-        description="Choose a random sample of training rows and serve a web page on which people"
+def run(words: Sequence[str]) -> None:
+    """Serve the page, print the summary or apply the verdicts.
+
+    Args:
+        words: Options after ``build review``.
+
+    Raises:
+        ImportError: If the packages of the page are missing.
+    """
+    parser = Options(
+        "build review",
+        "Choose a random sample of training rows and serve a web page on which people"
         " accept, reject or correct their texts. Only this machine can open the page. Every decision is"
         " stored immediately. Start the same command again to continue the same review. --apply writes"
         " the decisions to the manifests.",
-        formatter_class=DefaultsShown,
     )
-    add = made.add_argument
+    add = parser.add_argument
     add("--root", type=Path, required=True, help="folder that holds AVUIE_2/")
     add("--config", default="data/av_uie_v2.yaml", help="config with `tasks` and `datasets`")
-    add_only(made, "keys of data.datasets; all that are found when left out")
+    add_only(parser, "keys of data.datasets; all that are found when left out")
     add(
         "--sample",
         type=positive,
@@ -41,19 +46,7 @@ def parser() -> argparse.ArgumentParser:
     add("--summary", action="store_true", help="print the summary and end")
     add("--apply", action="store_true", help="write the decisions to the manifests and end")
     add("--reviewer", metavar="NAME", help="for --apply: use only the decisions of this reviewer")
-    return made
-
-
-def run(words: Sequence[str]) -> None:
-    """Serve the page, print the summary or apply the verdicts.
-
-    Args:
-        words: Options after ``build review``.
-
-    Raises:
-        ImportError: If the packages of the page are missing.
-    """
-    args = parser().parse_args(list(words))
+    args = parser.parse_args(words)
     from crab_lightning.builder.review import ReviewStore, apply_verdicts, draw_sample, kappas, rates
     from crab_lightning.commands.data import _selection
     from crab_lightning.data.manifests.files import manifest_path

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crab_lightning.commands.file_arguments import file_to_read
-from crab_lightning.commands.help_text import DefaultsShown, Options, positive
+from crab_lightning.commands.help_text import Options, positive
 
 if TYPE_CHECKING:
     from crab_lightning.captioners import Captioner
@@ -18,16 +18,22 @@ class CaptionsMissing(ValueError):
     """Some clips got no caption."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of ``data caption``."""
-    made = Options(
-        prog="cli.py data caption",
-        description="Let a model write a caption of each sound in a folder. The command writes a JSONL"
+def run(words: Sequence[str]) -> None:
+    """Describe sounds.
+
+    Args:
+        words: Options after ``data caption``.
+
+    Raises:
+        CaptionsMissing: If more sounds than allowed got no caption; the others are in the file.
+    """
+    parser = Options(
+        "data caption",
+        "Let a model write a caption of each sound in a folder. The command writes a JSONL"
         " file with the keys id, audio and caption, in a fixed order. configs/stage1_audio.yaml reads it"
         " (`--data.sources.captions.file`). After an interruption, start the same command again.",
-        formatter_class=DefaultsShown,
     )
-    add = made.add_argument
+    add = parser.add_argument
     add(
         "--audio",
         type=Path,
@@ -99,19 +105,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="number of sounds that may stay without a caption",
     )
-    return made
-
-
-def run(words: Sequence[str]) -> None:
-    """Describe sounds.
-
-    Args:
-        words: Options after ``data caption``.
-
-    Raises:
-        CaptionsMissing: If more sounds than allowed got no caption; the others are in the file.
-    """
-    args = parser().parse_args(list(words))
+    args = parser.parse_args(words)
     from crab_lightning.captioners import find_clips, write_captions
     from crab_lightning.commands.step_bar import StepBar
     from crab_lightning.data.captions.files import read_segments

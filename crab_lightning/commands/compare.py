@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import file_to_write
-from crab_lightning.commands.help_text import DefaultsShown, Options, positive
+from crab_lightning.commands.help_text import Options, positive
 from crab_lightning.configuration.files import read_yaml
 from crab_lightning.files import replace_text
 from crab_lightning.spelling import did_you_mean
@@ -23,16 +22,22 @@ if TYPE_CHECKING:
 _ROWS = ("Crab+", "Crab")
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of ``compare``."""
-    made = Options(
-        prog="cli.py compare",
-        description="Show the scores of runs side by side. Each run is compared with the first one, or"
+def run(words: Sequence[str]) -> None:
+    """Print the comparison.
+
+    Args:
+        words: The command's name and its options.
+
+    Raises:
+        ValueError: If a run has no such results or is given twice, or a method is not in the paper's tables.
+    """
+    parser = Options(
+        "compare",
+        "Show the scores of runs side by side. Each run is compared with the first one, or"
         " with the runs of --against. The difference is computed over the samples that both runs"
         " answered, with a paired bootstrap interval.",
-        formatter_class=DefaultsShown,
     )
-    add = made.add_argument
+    add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of version_N folders")
     add(
         "--against",
@@ -69,19 +74,7 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=file_to_write, help="file to write the table to; the table is printed when left out")
     add("--seed", type=int, default=0, help="seed of the bootstrap")
     add("--resamples", type=positive, default=10_000, help="number of resamples of the bootstrap")
-    return made
-
-
-def run(words: Sequence[str]) -> None:
-    """Print the comparison.
-
-    Args:
-        words: The command's name and its options.
-
-    Raises:
-        ValueError: If a run has no such results or is given twice, or a method is not in the paper's tables.
-    """
-    args = parser().parse_args(list(words[1:]))
+    args = parser.parse_args(words[1:])
     if args.resamples < 100:
         raise ValueError(
             f"--resamples is {args.resamples}; an interval needs at least 100 resamples; 10,000 are better"

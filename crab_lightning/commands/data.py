@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import file_to_write
-from crab_lightning.commands.help_text import DefaultsShown, Options, add_only, positive
+from crab_lightning.commands.help_text import Options, add_only, positive
 from crab_lightning.commands.step_bar import StepBar
 from crab_lightning.spelling import did_you_mean
 
@@ -24,11 +24,10 @@ def mini(words: Sequence[str]) -> None:
         words: Options after ``data mini``.
     """
     parser = Options(
-        prog="cli.py data mini",
-        description="Write Mini AV-UIE, a synthetic dataset with the folders, the 19 manifests and the"
+        "data mini",
+        "Write Mini AV-UIE, a synthetic dataset with the folders, the 19 manifests and the"
         " media formats of AV-UIE v2. The same seed gives the same manifests, byte for byte. After an"
         " interruption, start the same command again.",
-        formatter_class=DefaultsShown,
     )
     add = parser.add_argument
     add(
@@ -73,7 +72,7 @@ def mini(words: Sequence[str]) -> None:
         help="also write N test clips and N training clips of 40 to 90 s into ROOT/AVUIE_2/long_events;"
         " they belong to none of the 19 datasets",
     )
-    args = parser.parse_args(list(words))
+    args = parser.parse_args(words)
 
     from crab_lightning.mini import write_captions, write_long_clips, write_mini
 
@@ -105,12 +104,11 @@ def check(words: Sequence[str]) -> None:
         CheckFailed: If anything is wrong; so that the exit status is 1.
     """
     parser = Options(
-        prog="cli.py data check",
-        description="Check a data root before a run. The command checks every manifest, key, path, media"
+        "data check",
+        "Check a data root before a run. The command checks every manifest, key, path, media"
         " header, mask, answer and class name, and the lengths. It also finds clips that are both in"
         " training and in test, by the name of the recording and by content. It lists all problems. The"
         " exit status is 1 if there is an error, and 0 if there are only warnings.",
-        formatter_class=DefaultsShown,
     )
     add = parser.add_argument
     _add_selection(parser)
@@ -135,7 +133,7 @@ def check(words: Sequence[str]) -> None:
         help="write the findings to FILE. The findings for each media file are kept in FILE.files, so"
         " that an interrupted check can be continued and a later check reads only changed files",
     )
-    args = parser.parse_args(list(words))
+    args = parser.parse_args(words)
 
     from rich.console import Console
 
@@ -187,11 +185,10 @@ def cache(words: Sequence[str]) -> None:
         CheckFailed: If some files cannot be decoded; the others are in the cache.
     """
     parser = Options(
-        prog="cli.py data cache",
-        description="Decode every clip of a data root once and store it in a folder, which runs read"
+        "data cache",
+        "Decode every clip of a data root once and store it in a folder, which runs read"
         " with --data.cache FOLDER. After an interruption, start the same command again. Several"
         " machines may write to one folder at the same time.",
-        formatter_class=DefaultsShown,
     )
     add = parser.add_argument
     _add_selection(parser)
@@ -224,7 +221,7 @@ def cache(words: Sequence[str]) -> None:
         " when it is not set. All machines must be able to read ROOT and write FOLDER. This needs the"
         " extra `ray`",
     )
-    args = parser.parse_args(list(words))
+    args = parser.parse_args(words)
 
     from crab_lightning.data.cache.build import build_cache
 

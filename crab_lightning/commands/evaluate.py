@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from crab_lightning.commands.file_arguments import config_file, folder_to_write, web_address
-from crab_lightning.commands.help_text import DefaultsShown, Options, positive
+from crab_lightning.commands.help_text import Options, positive
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of ``evaluate``."""
-    made = Options(
-        prog="cli.py evaluate",
-        description="Ask a model behind an OpenAI-compatible address (vLLM, a hosted service, `serve`) every "
+def run(words: Sequence[str]) -> None:
+    """Turn the options into those of ``test`` and run it.
+
+    Args:
+        words: Options after ``evaluate``.
+    """
+    parser = Options(
+        "evaluate",
+        "Ask a model behind an OpenAI-compatible address (vLLM, a hosted service, `serve`) every "
         "question of the test sets, and score its answers with the same metrics as `test`. The run folder is "
         "like that of a test, so `compare` and `report` read it. After an interruption, start the same"
         " command again. Any key of `test` may follow, such as --evaluator.majority.",
-        formatter_class=DefaultsShown,
     )
-    add = made.add_argument
+    add = parser.add_argument
     add(
         "--endpoint",
         required=True,
@@ -51,19 +53,9 @@ def parser() -> argparse.ArgumentParser:
     add("--parallel", type=positive, default=8, help="number of requests that are sent at the same time")
     add("--max_new_tokens", type=positive, default=512, help="longest answer in tokens")
     add("--folder", type=folder_to_write, help="run folder; runs/endpoint/NAME of the model when left out")
-    return made
-
-
-def run(words: Sequence[str]) -> None:
-    """Turn the options into those of ``test`` and run it.
-
-    Args:
-        words: Options after ``evaluate``.
-    """
-    own = parser()
-    known = {option for action in own._actions for option in action.option_strings}
+    known = {option for action in parser._actions for option in action.option_strings}
     given, rest = _split(list(words), known)
-    args = own.parse_args(given)
+    args = parser.parse_args(given)
     from crab_lightning.commands.trainer import run as run_trainer
     from crab_lightning.configuration.files import compose
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,21 +9,27 @@ from pathlib import Path
 import yaml
 
 from crab_lightning.commands.file_arguments import folder_to_write
-from crab_lightning.commands.help_text import CHECKPOINT, DefaultsShown, Options
+from crab_lightning.commands.help_text import CHECKPOINT, Options
 from crab_lightning.files import replace_text
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of ``heads``."""
-    made = Options(
-        prog="cli.py heads",
-        description="Test an I-LoRA run with all its heads, and once more without each of them. Each"
+def run(words: Sequence[str]) -> None:
+    """Run the tests, print the table and write it.
+
+    Args:
+        words: The command's name and its options.
+
+    Raises:
+        ValueError: If the run has no heads to drop, or an option would change what is compared.
+    """
+    parser = Options(
+        "heads",
+        "Test an I-LoRA run with all its heads, and once more without each of them. Each"
         " test without a head is compared with the test with all heads, with paired intervals (Table 7"
         " of the Crab+ paper). Further options go to `test`,"
         " e.g. --only ave,avqa.",
-        formatter_class=DefaultsShown,
     )
-    add = made.add_argument
+    add = parser.add_argument
     add("run", type=Path, metavar="RUN", help=CHECKPOINT)
     add(
         "--modules",
@@ -37,19 +42,7 @@ def parser() -> argparse.ArgumentParser:
         help="folder in which the tests are written (default: heads/ in the run folder)",
     )
     add("--reuse", action="store_true", help="keep the complete tests of the same weights and options")
-    return made
-
-
-def run(words: Sequence[str]) -> None:
-    """Run the tests, print the table and write it.
-
-    Args:
-        words: The command's name and its options.
-
-    Raises:
-        ValueError: If the run has no heads to drop, or an option would change what is compared.
-    """
-    args, rest = parser().parse_known_args(list(words[1:]))
+    args, rest = parser.parse_known_args(list(words[1:]))
     if wrong := [word for word in rest if word.startswith(("--run.", "--ckpt_path", "--config"))]:
         raise ValueError(f"{wrong[0].split('=')[0]} is set by `heads` itself; leave it out")
     from crab_lightning.commands.compare import comparison

@@ -15,12 +15,18 @@ CHECKPOINT = "a run folder, a .ckpt file, an adapter folder, or hf://OWNER/NAME 
 
 
 class Options(argparse.ArgumentParser):
-    """A parser that takes no shortened option, and answers an unknown one with the closest."""
+    """A parser that takes no shortened option, and answers an unknown one with the closest.
 
-    def __init__(self, **options: Any) -> None:
-        self._plain = options["prog"]
-        options["prog"] = told(self._plain)
-        super().__init__(**{"allow_abbrev": False, **options})
+    Args:
+        command: Words of the command, such as ``data check``.
+        about: What the command does.
+        options: Further arguments of ``ArgumentParser``.
+    """
+
+    def __init__(self, command: str, about: str | None = None, **options: Any) -> None:
+        self._plain = f"cli.py {command}"
+        own = {"prog": told(self._plain), "allow_abbrev": False, "formatter_class": DefaultsShown}
+        super().__init__(**{"description": about, **own, **options})
 
     def format_help(self) -> str:
         """Name the program as it was typed."""

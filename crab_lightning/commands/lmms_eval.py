@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.commands.help_text import Options
 
 if TYPE_CHECKING:
     from crab_lightning.structures import Conversation, DatasetSpec, Sample
@@ -36,11 +36,10 @@ def run(words: Sequence[str]) -> None:
         ValueError: If no chosen dataset has a test file.
     """
     parser = Options(
-        prog="cli.py data lmms-eval",
-        description="Write the test sets as task files for lmms-eval, with their questions, so that every "
+        "data lmms-eval",
+        "Write the test sets as task files for lmms-eval, with their questions, so that every "
         "model that lmms-eval runs can be asked them. Its answers are scored by `score` of this package, "
         "from an environment of its own.",
-        formatter_class=DefaultsShown,
     )
     add = parser.add_argument
     add("--root", required=True, type=Path, help="data root, the folder that holds AVUIE_2/")
@@ -54,7 +53,7 @@ def run(words: Sequence[str]) -> None:
         "for models that were not trained on these tasks",
     )
     add("--max_new_tokens", type=int, default=512, help="longest answer in tokens")
-    args = parser.parse_args(list(words))
+    args = parser.parse_args(words)
     if args.out.exists():
         raise FileExistsError(f"{args.out} exists already; name a folder that does not")
     from crab_lightning.commands.score import load_dataset, read_rows_of

@@ -42,7 +42,7 @@ def tiny(words: Sequence[str]) -> None:
     from crab_lightning import mini
 
     # The sizes differ between paradigms, so the choice is read before the parser is made.
-    first = Options(prog="cli.py model tiny", add_help=False)
+    first = Options("model tiny", add_help=False)
     first.add_argument("--paradigm", choices=list(_TINY), default="native")
     sizes_name, maker_name, usage = _TINY[first.parse_known_args(list(words))[0].paradigm]
     parser = ArgumentParser(
@@ -119,8 +119,8 @@ def beats(words: Sequence[str]) -> None:
         FileExistsError: If the folder holds a model already.
     """
     parser = Options(
-        prog="cli.py model beats-convert",
-        description="Write a published BEATs checkpoint (.pt) as a folder of config.json and "
+        "model beats-convert",
+        "Write a published BEATs checkpoint (.pt) as a folder of config.json and "
         "model.safetensors, which --model.init_args.beats reads without pickle. A weight that the model"
         " does not have is an error. The classifier of a fine-tuned checkpoint is left out.",
     )
@@ -131,7 +131,7 @@ def beats(words: Sequence[str]) -> None:
         help="the published file, such as BEATs_iter3_plus_AS2M.pt",
     )
     parser.add_argument("--out", type=folder_to_write, required=True, help="folder to write")
-    args = parser.parse_args(list(words))
+    args = parser.parse_args(words)
 
     from crab_lightning.encoders import load_beats, save_beats
 
@@ -180,8 +180,8 @@ def encoders(words: Sequence[str]) -> None:
         words: Options after ``model encoders``.
     """
     parser = Options(
-        prog="cli.py model encoders",
-        description="Train the random CLIP and BEATs that `model tiny --paradigm llm_va` wrote, on"
+        "model encoders",
+        "Train the random CLIP and BEATs that `model tiny --paradigm llm_va` wrote, on"
         " labelled scenes of the synthetic data. The weights in the folder are replaced. Without this"
         " step the connectors would only get random features.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -197,7 +197,7 @@ def encoders(words: Sequence[str]) -> None:
         default=0,
         help="number of processes that draw scenes, besides the one that trains",
     )
-    args = parser.parse_args(list(words))
+    args = parser.parse_args(words)
 
     from crab_lightning.mini import pretrain_encoders
 

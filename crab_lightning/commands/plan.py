@@ -32,12 +32,17 @@ the same time. To get a better estimate, run a few steps and give the measured v
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of ``plan``."""
-    made = Options(
-        prog="cli.py plan", description=_EXPLANATION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = made.add_argument
+def run(words: Sequence[str]) -> None:
+    """Print the plan.
+
+    Args:
+        words: The command's name and its options.
+
+    Raises:
+        ValueError: If the model is none that the formulas are for, or a number makes no sense.
+    """
+    parser = Options("plan", _EXPLANATION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
     add(
         "--config",
         "-c",
@@ -95,19 +100,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="GB/S",
         help="speed of the connection between nodes, for each device (default: 40)",
     )
-    return made
-
-
-def run(words: Sequence[str]) -> None:
-    """Print the plan.
-
-    Args:
-        words: The command's name and its options.
-
-    Raises:
-        ValueError: If the model is none that the formulas are for, or a number makes no sense.
-    """
-    args, others = parser().parse_known_args(list(words[1:]))
+    args, others = parser.parse_known_args(list(words[1:]))
     for name in ("devices", "nodes", "memory", "tokens", "longest", "targets", "tflops", "link", "network"):
         if getattr(args, name) is not None and getattr(args, name) <= 0:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be above 0")

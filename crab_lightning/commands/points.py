@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from crab_lightning.builder.points import SPATIAL
-from crab_lightning.commands.help_text import DefaultsShown, Options, add_only, positive
+from crab_lightning.commands.help_text import Options, add_only, positive
 from crab_lightning.files import replace_file
 from crab_lightning.spelling import did_you_mean
 
@@ -27,12 +27,11 @@ def run(words: Sequence[str]) -> None:
     from crab_lightning.segmentation.prompts import MAX_IOU
 
     parser = Options(
-        prog="cli.py data points",
-        description="Compute the boxes and points in the training texts of s4, ms3, ref_avs and arig"
+        "data points",
+        "Compute the boxes and points in the training texts of s4, ms3, ref_avs and arig"
         " from their masks. A box is the smallest one around the mask, and the points are the centres of"
         " the three largest inscribed circles. The words of a text are kept. A text without coordinates"
         " is replaced by a plain sentence. Without --write, the command only shows what would change.",
-        formatter_class=DefaultsShown,
     )
     add = parser.add_argument
     add("--root", type=Path, required=True, help="data root, the folder that holds AVUIE_2/")
@@ -49,7 +48,7 @@ def run(words: Sequence[str]) -> None:
         action="store_true",
         help="write train.json, and keep the earlier file as train.json.before_points",
     )
-    args = parser.parse_args(list(words))
+    args = parser.parse_args(words)
     if wrong := [name for name in args.datasets or () if name not in SPATIAL]:
         near = did_you_mean(wrong[0], SPATIAL)
         parser.error(f"--only names {wrong[0]}{near}; there are: {', '.join(SPATIAL)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,27 +26,6 @@ CONDITIONS: dict[str, tuple[str, ...]] = {
 """Name of a condition -> options of ``test`` that make it; the first is what the others are compared with."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of ``probe``."""
-    made = Options(
-        prog="cli.py probe",
-        description="Test a run four times: as it is, with silence for sound, with grey for pictures, and"
-        " with the sound of other clips. If the score of a dataset falls when the sound or the pictures"
-        " are taken away, its answers depend on them. Further options go to `test`, e.g. --only ave,avqa"
-        " or --data.root DIR.",
-    )
-    made.add_argument("run", type=Path, metavar="RUN", help=CHECKPOINT)
-    made.add_argument(
-        "--out",
-        type=folder_to_write,
-        help="folder in which the tests are written (default: probe/ in the run folder)",
-    )
-    made.add_argument(
-        "--reuse", action="store_true", help="keep the complete tests of the same weights and options"
-    )
-    return made
-
-
 def run(words: Sequence[str]) -> None:
     """Run the four tests, print the table and write it.
 
@@ -57,7 +35,23 @@ def run(words: Sequence[str]) -> None:
     Raises:
         ValueError: If an option would change what is compared, or there is no run folder to write to.
     """
-    args, rest = parser().parse_known_args(list(words[1:]))
+    parser = Options(
+        "probe",
+        "Test a run four times: as it is, with silence for sound, with grey for pictures, and"
+        " with the sound of other clips. If the score of a dataset falls when the sound or the pictures"
+        " are taken away, its answers depend on them. Further options go to `test`, e.g. --only ave,avqa"
+        " or --data.root DIR.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help=CHECKPOINT)
+    parser.add_argument(
+        "--out",
+        type=folder_to_write,
+        help="folder in which the tests are written (default: probe/ in the run folder)",
+    )
+    parser.add_argument(
+        "--reuse", action="store_true", help="keep the complete tests of the same weights and options"
+    )
+    args, rest = parser.parse_known_args(list(words[1:]))
     taken = ("--data.drop_modality", "--data.audio_swap", "--evaluator.windows", "--run.", "--ckpt_path")
     if wrong := [word for word in rest if word.startswith(taken)]:
         raise ValueError(f"{wrong[0].split('=')[0]} is set by `probe` itself; leave it out")

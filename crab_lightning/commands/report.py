@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import io
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import file_to_write
-from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.commands.help_text import Options
 from crab_lightning.configuration.files import read_yaml
 from crab_lightning.files import replace_text
 
@@ -22,16 +21,19 @@ if TYPE_CHECKING:
 _FRAMES, _SIDE_PX = 4, 112
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of ``report``."""
-    made = Options(
-        prog="cli.py report",
-        description="Write the results of a run as one HTML page that needs no network. The page shows"
+def run(words: Sequence[str]) -> None:
+    """Write the page.
+
+    Args:
+        words: The command's name and its options.
+    """
+    parser = Options(
+        "report",
+        "Write the results of a run as one HTML page that needs no network. The page shows"
         " the table of results, training curves, confusion matrices, breakdowns, and wrong answers with"
         " pictures of their clips.",
-        formatter_class=DefaultsShown,
     )
-    add = made.add_argument
+    add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="a run folder, or a folder of version_N folders")
     add("--out", type=file_to_write, help="file to write (default: report.html in the run folder)")
     add("--split", choices=["test", "val"], default="test", help="split whose results are shown")
@@ -46,16 +48,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="data root from which the pictures are read (default: that of the run's config)",
     )
-    return made
-
-
-def run(words: Sequence[str]) -> None:
-    """Write the page.
-
-    Args:
-        words: The command's name and its options.
-    """
-    args = parser().parse_args(list(words[1:]))
+    args = parser.parse_args(words[1:])
     if args.failures < 0:
         raise ValueError(f"--failures is {args.failures}; it starts at 0")
     from crab_lightning.reports.page import Page, render

@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from crab_lightning.commands.file_arguments import folder_to_write
-from crab_lightning.commands.help_text import CHECKPOINT, DefaultsShown, Options, positive
+from crab_lightning.commands.help_text import CHECKPOINT, Options, positive
 from crab_lightning.files import replace_json
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of ``routes``."""
-    made = Options(
-        prog="cli.py routes",
-        description="Record how the routers of a run weight the adapter heads: in every layer, and"
-        " separately for text, audio and visual tokens. The command writes routes.npz, routes.json, pictures,"
-        " and tokens.html with the tokens that each head likes best.",
-        formatter_class=DefaultsShown,
-    )
-    add = made.add_argument
-    add("run", type=Path, metavar="RUN", help=CHECKPOINT)
-    add("--split", choices=["test", "val", "train"], default="test", help="split whose samples are used")
-    add("--samples", type=positive, default=32, help="number of samples of each dataset")
-    add("--batch-size", type=positive, default=8, help="number of samples in one forward pass")
-    add("--texts", type=int, default=2, help="samples of each dataset whose text is shown with shading")
-    add("--parquet", action="store_true", help="also write the routes as routes.parquet (needs pyarrow)")
-    add("--device", default="auto", help="cpu, cuda, ...; `auto` uses a GPU if there is one")
-    add("--out", type=folder_to_write, help="folder to write (default: routes/SPLIT in the run folder)")
-    return made
 
 
 def run(words: Sequence[str]) -> None:
@@ -42,7 +20,22 @@ def run(words: Sequence[str]) -> None:
     Raises:
         ValueError: If the run has no routers, or its data no samples.
     """
-    args = parser().parse_args(list(words[1:]))
+    parser = Options(
+        "routes",
+        "Record how the routers of a run weight the adapter heads: in every layer, and"
+        " separately for text, audio and visual tokens. The command writes routes.npz, routes.json, pictures,"
+        " and tokens.html with the tokens that each head likes best.",
+    )
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help=CHECKPOINT)
+    add("--split", choices=["test", "val", "train"], default="test", help="split whose samples are used")
+    add("--samples", type=positive, default=32, help="number of samples of each dataset")
+    add("--batch-size", type=positive, default=8, help="number of samples in one forward pass")
+    add("--texts", type=int, default=2, help="samples of each dataset whose text is shown with shading")
+    add("--parquet", action="store_true", help="also write the routes as routes.parquet (needs pyarrow)")
+    add("--device", default="auto", help="cpu, cuda, ...; `auto` uses a GPU if there is one")
+    add("--out", type=folder_to_write, help="folder to write (default: routes/SPLIT in the run folder)")
+    args = parser.parse_args(words[1:])
     from crab_lightning.data.manifests.layout import display_name
     from crab_lightning.inference.loading import load_run
     from crab_lightning.reports.tables import PlainTable, to_text

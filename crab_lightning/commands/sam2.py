@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from crab_lightning.commands.file_arguments import file_to_read, folder_to_write
-from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.commands.help_text import Options
 
 
 def mini(words: Sequence[str]) -> None:
@@ -16,16 +16,15 @@ def mini(words: Sequence[str]) -> None:
         words: Options after ``model sam2-mini``.
     """
     parser = Options(
-        prog="cli.py model sam2-mini",
-        description="Train a tiny SAM2 (class Sam2Model of transformers) on shapes of Mini AV-UIE, with"
+        "model sam2-mini",
+        "Train a tiny SAM2 (class Sam2Model of transformers) on shapes of Mini AV-UIE, with"
         " boxes and points as prompts. It cannot segment anything else.",
-        formatter_class=DefaultsShown,
     )
     parser.add_argument("--out", type=folder_to_write, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and pictures")
     parser.add_argument("--minutes", type=float, default=20.0, help="CPU minutes after which training ends")
     parser.add_argument("--steps", type=int, default=1500, help="steps after which training ends")
-    args = parser.parse_args(list(words))
+    args = parser.parse_args(words)
 
     from crab_lightning.mini.pretrain.sam2 import MiniSam2Recipe, train_mini_sam2
 
@@ -45,14 +44,14 @@ def convert(words: Sequence[str]) -> None:
         words: Options after ``model sam2-convert``.
     """
     parser = Options(
-        prog="cli.py model sam2-convert",
-        description="Write an official SAM2.1 checkpoint (.pt, any of the four sizes) as a transformers"
+        "model sam2-convert",
+        "Write an official SAM2.1 checkpoint (.pt, any of the four sizes) as a transformers"
         " folder for the image and the video predictor. A tensor that the model does not have is"
         " an error.",
     )
     parser.add_argument("--checkpoint", type=file_to_read, required=True, help="sam2.1_hiera_*.pt")
     parser.add_argument("--out", type=folder_to_write, required=True, help="folder to write")
-    args = parser.parse_args(list(words))
+    args = parser.parse_args(words)
 
     from crab_lightning.segmentation.convert import convert_checkpoint
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import folder_to_write
-from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.commands.help_text import Options
 from crab_lightning.data.manifests.files import ANNOTATIONS
 from crab_lightning.files import read_json, replace_json, replace_text
 from crab_lightning.spelling import did_you_mean
@@ -23,15 +23,21 @@ if TYPE_CHECKING:
     from crab_lightning.tasks.base import Task
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of ``score``."""
-    made = Options(
-        prog="cli.py score",
-        description="Score an answer file without a model: predictions/<dataset>.jsonl of a run, or"
+def run(words: Sequence[str]) -> None:
+    """Score an answer file and print the table.
+
+    Args:
+        words: The command's name and its options.
+
+    Raises:
+        ValueError: If the config, the task's options or the answers make no sense.
+    """
+    parser = Options(
+        "score",
+        "Score an answer file without a model: predictions/<dataset>.jsonl of a run, or"
         " inference_<task>.jsonl of the released scripts. No media are needed.",
-        formatter_class=DefaultsShown,
     )
-    add = made.add_argument
+    add = parser.add_argument
     add("--root", required=True, type=Path, help="data root, the folder that holds AVUIE_2/")
     add("--dataset", required=True, help="key of the dataset in the data config, e.g. ave")
     add("--predictions", required=True, type=Path, help="the answer file, JSON lines")
@@ -59,19 +65,7 @@ def parser() -> argparse.ArgumentParser:
         help="folder in which metrics.json and predictions/ are written, for `compare` and `report`",
     )
     add("--json", action="store_true", help="print JSON only")
-    return made
-
-
-def run(words: Sequence[str]) -> None:
-    """Score an answer file and print the table.
-
-    Args:
-        words: The command's name and its options.
-
-    Raises:
-        ValueError: If the config, the task's options or the answers make no sense.
-    """
-    args = parser().parse_args(list(words[1:]))
+    args = parser.parse_args(words[1:])
     if not args.predictions.is_file():
         raise FileNotFoundError(f"--predictions {args.predictions} is not a file")
     if not (args.root / ANNOTATIONS).is_dir():

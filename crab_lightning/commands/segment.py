@@ -16,7 +16,7 @@ from crab_lightning.commands.file_arguments import (
     folder_to_write,
     model_folder,
 )
-from crab_lightning.commands.help_text import CHECKPOINT, DefaultsShown, Options
+from crab_lightning.commands.help_text import CHECKPOINT, Options
 from crab_lightning.files import replace_json
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ def run(words: Sequence[str]) -> None:
         ValueError: If the run's task for it is none that points.
     """
     parser = Options(
-        prog="cli.py segment",
-        description="Draw a mask over the object that makes the sound, or over the object that --expression"
+        "segment",
+        "Draw a mask over the object that makes the sound, or over the object that --expression"
         " names. The trained run answers with a box and points, and SAM2, SAM3 or EdgeTAM makes the mask from"
         " them; with --by, SAM3 makes it from the name in the answer. For a"
         " picture, and for one second of a video (--at_s), the command writes overlay.png, mask.png and"
@@ -45,7 +45,6 @@ def run(words: Sequence[str]) -> None:
         " answer.json. Without --expression another object may begin to sound, so each answer is used only"
         " for the frames nearest to it. With --expression all answers are about the same object and"
         " are used together.",
-        formatter_class=DefaultsShown,
     )
     add = parser.add_argument
     add("--checkpoint", required=True, type=Path, help=CHECKPOINT)
@@ -79,7 +78,7 @@ def run(words: Sequence[str]) -> None:
     add("--out", type=folder_to_write, default=Path("segmented"), help="folder to write")
     add("--config", type=config_file, help="config file; the run's own config.yaml when left out")
     add("--device", default="auto", help="cpu, cuda, ...; auto uses a GPU if there is one")
-    args = parser.parse_args(list(words[1:]))
+    args = parser.parse_args(words[1:])
     check_media([args.video], [args.audio])
     check_picture(args.image)
     if args.asks < 1 or (args.fps is not None and args.fps <= 0):

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from crab_lightning.commands.file_arguments import config_file, file_to_read
-from crab_lightning.commands.help_text import CHECKPOINT, DefaultsShown, Options, port, positive
+from crab_lightning.commands.help_text import CHECKPOINT, Options, port, positive
 
 KEY_VARIABLE = "CRAB_API_KEY"
 
@@ -24,7 +24,7 @@ def parser(name: str = "serve") -> argparse.ArgumentParser:
         "demo": "Serve a trained run together with a web page, where you upload a clip and ask about it. Open"
         " the address that the command prints in a browser. The server has the API of `serve` too.",
     }
-    made = Options(prog=f"cli.py {name}", description=about[name], formatter_class=DefaultsShown)
+    made = Options(name, about[name])
     add = made.add_argument
     add("--checkpoint", required=True, type=Path, help=CHECKPOINT)
     add("--config", type=config_file, help="config file; the run's own config.yaml when left out")
@@ -93,7 +93,7 @@ def demo(words: Sequence[str]) -> None:
     Args:
         words: Options after ``demo``.
     """
-    _serve(parser("demo").parse_args(list(words)))
+    _serve(parser("demo").parse_args(words))
 
 
 def run(words: Sequence[str]) -> None:
@@ -106,7 +106,7 @@ def run(words: Sequence[str]) -> None:
         ValueError: If the address is open to others and no key is given.
         ImportError: If the extra ``serve`` is not installed.
     """
-    _serve(parser().parse_args(list(words)))
+    _serve(parser().parse_args(words))
 
 
 def _serve(args: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.ask import windows_of_text
 from crab_lightning.commands.file_arguments import config_file, file_to_read, folder_to_write, model_folder
-from crab_lightning.commands.help_text import CHECKPOINT, DefaultsShown, Options
+from crab_lightning.commands.help_text import CHECKPOINT, Options
 from crab_lightning.files import replace_json, replace_text
 
 if TYPE_CHECKING:
@@ -27,58 +27,6 @@ _PLAYED = {".mp4": "video/mp4", ".webm": "video/webm", ".mov": "video/mp4"}
 _PLAYED_BYTES = 12 * 2**20
 """Larger clips are not put into the page."""
 _STILLS = 7
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of ``showcase``."""
-    made = Options(
-        prog="cli.py showcase",
-        description="Ask a trained run about one clip: one question for each task on which the run was"
-        " trained."
-        " The answers are written on one page, with events on a timeline and masks on a picture. The page is"
-        " written as a picture (showcase.png) and as showcase.html, which plays the clip and needs no"
-        " network. All answers are also written to showcase.json.",
-        formatter_class=DefaultsShown,
-    )
-    add = made.add_argument
-    add("--video", required=True, type=file_to_read, help="the clip")
-    add("--checkpoint", required=True, type=Path, help=CHECKPOINT)
-    add("--audio", type=file_to_read, help="sound file; the clip's own track when left out")
-    add("--silent", action="store_true", help="replace all sound by silence")
-    add(
-        "--other",
-        type=file_to_read,
-        help="second clip for the matching task; that task is left out without it",
-    )
-    add("--question", default="What makes the sound in this video?", help="question to be answered")
-    add("--expression", help="object for the referring task to find; that task is left out without it")
-    add("--at_s", type=float, help="second of the clip whose frame is segmented; the middle when left out")
-    add(
-        "--sam2",
-        type=model_folder,
-        help="SAM2 folder, hub name or mini_sam2; the run's own mask decoder when left out",
-    )
-    add(
-        "--dataset",
-        nargs="+",
-        default=[],
-        help="use the settings of these datasets, instead of the first one of each task",
-    )
-    add(
-        "--windows",
-        metavar="LENGTH[,HOP]",
-        help="ask about the events of a long clip in windows of LENGTH seconds, one each HOP seconds; one"
-        " question is asked about the whole clip without it",
-    )
-    add(
-        "--untaught",
-        action="store_true",
-        help="also ask the tasks and datasets on which the run was not trained",
-    )
-    add("--out", type=folder_to_write, default=Path("showcase"), help="folder to write")
-    add("--config", type=config_file, help="config file; the run's own config.yaml when left out")
-    add("--device", default="auto", help="cpu, cuda, ...; auto uses a GPU if there is one")
-    return made
 
 
 @dataclass
@@ -196,7 +144,53 @@ def run(words: Sequence[str]) -> None:
     Raises:
         ValueError: If no task could be asked, or ``--dataset`` names one that the run does not have.
     """
-    args = parser().parse_args(list(words[1:]))
+    parser = Options(
+        "showcase",
+        "Ask a trained run about one clip: one question for each task on which the run was"
+        " trained."
+        " The answers are written on one page, with events on a timeline and masks on a picture. The page is"
+        " written as a picture (showcase.png) and as showcase.html, which plays the clip and needs no"
+        " network. All answers are also written to showcase.json.",
+    )
+    add = parser.add_argument
+    add("--video", required=True, type=file_to_read, help="the clip")
+    add("--checkpoint", required=True, type=Path, help=CHECKPOINT)
+    add("--audio", type=file_to_read, help="sound file; the clip's own track when left out")
+    add("--silent", action="store_true", help="replace all sound by silence")
+    add(
+        "--other",
+        type=file_to_read,
+        help="second clip for the matching task; that task is left out without it",
+    )
+    add("--question", default="What makes the sound in this video?", help="question to be answered")
+    add("--expression", help="object for the referring task to find; that task is left out without it")
+    add("--at_s", type=float, help="second of the clip whose frame is segmented; the middle when left out")
+    add(
+        "--sam2",
+        type=model_folder,
+        help="SAM2 folder, hub name or mini_sam2; the run's own mask decoder when left out",
+    )
+    add(
+        "--dataset",
+        nargs="+",
+        default=[],
+        help="use the settings of these datasets, instead of the first one of each task",
+    )
+    add(
+        "--windows",
+        metavar="LENGTH[,HOP]",
+        help="ask about the events of a long clip in windows of LENGTH seconds, one each HOP seconds; one"
+        " question is asked about the whole clip without it",
+    )
+    add(
+        "--untaught",
+        action="store_true",
+        help="also ask the tasks and datasets on which the run was not trained",
+    )
+    add("--out", type=folder_to_write, default=Path("showcase"), help="folder to write")
+    add("--config", type=config_file, help="config file; the run's own config.yaml when left out")
+    add("--device", default="auto", help="cpu, cuda, ...; auto uses a GPU if there is one")
+    args = parser.parse_args(words[1:])
     windows = None if args.windows is None else windows_of_text(args.windows)
     from crab_lightning.commands.showcase_html import html_page
     from crab_lightning.commands.showcase_page import TITLES, page_figure

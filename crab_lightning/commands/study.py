@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import folder_to_write
-from crab_lightning.commands.help_text import DefaultsShown, Options, positive
+from crab_lightning.commands.help_text import Options, positive
 
 if TYPE_CHECKING:
     from crab_lightning.studies.study import Study
@@ -23,7 +23,7 @@ PRELOAD = (
 
 
 def _parser(action: str, about: str) -> argparse.ArgumentParser:
-    made = Options(prog=f"cli.py study {action}", description=about, formatter_class=DefaultsShown)
+    made = Options(f"study {action}", about)
     made.add_argument("study", help="YAML file of the study, or the name of a file in configs/studies/")
     made.add_argument("--root", type=Path, help="folder in which the study's folder is made")
     return made
@@ -46,33 +46,28 @@ def _read(args: argparse.Namespace) -> Study:
     return read_study(args.study, root=args.root)
 
 
-def plan_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``study plan``."""
-    made = _parser(
-        "plan",
-        "List the cells of a study, which are its single runs, with their steps and trained parameters."
-        " The time is estimated from a few measured steps. Nothing is written into the study's folder.",
-    )
-    _cells(made)
-    made.add_argument(
-        "--jobs", type=positive, default=1, help="number of cells that run at the same time, for the estimate"
-    )
-    made.add_argument(
-        "--steps",
-        type=int,
-        default=4,
-        help="number of steps to measure in each arm; with 0 nothing is measured",
-    )
-    return made
-
-
 def plan(words: Sequence[str]) -> None:
     """Print the plan of a study.
 
     Args:
         words: Options after ``study plan``.
     """
-    args = plan_parser().parse_args(list(words))
+    parser = _parser(
+        "plan",
+        "List the cells of a study, which are its single runs, with their steps and trained parameters."
+        " The time is estimated from a few measured steps. Nothing is written into the study's folder.",
+    )
+    _cells(parser)
+    parser.add_argument(
+        "--jobs", type=positive, default=1, help="number of cells that run at the same time, for the estimate"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=4,
+        help="number of steps to measure in each arm; with 0 nothing is measured",
+    )
+    args = parser.parse_args(words)
     from crab_lightning.commands import trainer
     from crab_lightning.studies.planning import print_plan
     from crab_lightning.studies.runner import check_arms, chosen_cells
@@ -83,16 +78,23 @@ def plan(words: Sequence[str]) -> None:
     print_plan(study, cells, trainer.run, args.steps, args.jobs, PRELOAD)
 
 
-def run_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``study run``."""
-    made = _parser(
+def run(words: Sequence[str]) -> None:
+    """Run a study.
+
+    Args:
+        words: Options after ``study run``.
+
+    Raises:
+        ValueError: If cells failed or are damaged; the text lists them with their errors.
+    """
+    parser = _parser(
         "run",
         "Train and test the cells of a study, which are its single runs. Finished cells are kept. An"
         " interrupted cell is continued, and a failed cell is tried again. A cell that fails does not"
         " stop the others. After an interruption, start the same command again.",
     )
-    _cells(made)
-    add = made.add_argument
+    _cells(parser)
+    add = parser.add_argument
     add("--jobs", type=positive, default=1, help="number of cells that run at the same time on this machine")
     add("--threads", type=positive, default=1, help="CPU threads of each cell")
     add("--devices", help="CUDA devices, one for each job, separated by commas, e.g. 0,1,2,3")
@@ -106,19 +108,7 @@ def run_parser() -> argparse.ArgumentParser:
         help="repeat the cells that are damaged or were made with other settings; the earlier ones are"
         " moved to replaced/",
     )
-    return made
-
-
-def run(words: Sequence[str]) -> None:
-    """Run a study.
-
-    Args:
-        words: Options after ``study run``.
-
-    Raises:
-        ValueError: If cells failed or are damaged; the text lists them with their errors.
-    """
-    args = run_parser().parse_args(list(words))
+    args = parser.parse_args(words)
     from crab_lightning.commands import trainer
     from crab_lightning.studies.cells import state_of
     from crab_lightning.studies.engines import engine
@@ -151,20 +141,15 @@ def run(words: Sequence[str]) -> None:
     print(f"Cells: {study.folder / 'cells'}")
 
 
-def status_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``study status``."""
-    made = _parser("status", "Show which runs of a study are finished.")
-    _cells(made)
-    return made
-
-
 def status(words: Sequence[str]) -> None:
     """Print how far a study is.
 
     Args:
         words: Options after ``study status``.
     """
-    args = status_parser().parse_args(list(words))
+    parser = _parser("status", "Show which runs of a study are finished.")
+    _cells(parser)
+    args = parser.parse_args(words)
     from crab_lightning.studies.cells import state_of
     from crab_lightning.studies.runner import chosen_cells
 
@@ -182,26 +167,6 @@ def status(words: Sequence[str]) -> None:
     )
 
 
-def report_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``study report``."""
-    made = _parser(
-        "report",
-        "Compare training together with training each dataset alone. The report shows the gain of each"
-        " task, the fraction of datasets that gain and that lose, and the net score, with intervals. The"
-        " command writes tables (CSV, LaTeX, Markdown), pictures (PNG), one HTML page and TensorBoard"
-        " events into report/.",
-    )
-    add = made.add_argument
-    add(
-        "--out",
-        type=folder_to_write,
-        help="folder in which the report is written (default: report/ in the study's folder)",
-    )
-    add("--resamples", type=positive, default=2000, help="number of resamples of the bootstrap")
-    add("--seed", type=int, default=0, help="seed of the bootstrap")
-    return made
-
-
 def report(words: Sequence[str]) -> None:
     """Write the report of a study.
 
@@ -211,7 +176,22 @@ def report(words: Sequence[str]) -> None:
     Raises:
         ValueError: If nothing can be compared yet.
     """
-    args = report_parser().parse_args(list(words))
+    parser = _parser(
+        "report",
+        "Compare training together with training each dataset alone. The report shows the gain of each"
+        " task, the fraction of datasets that gain and that lose, and the net score, with intervals. The"
+        " command writes tables (CSV, LaTeX, Markdown), pictures (PNG), one HTML page and TensorBoard"
+        " events into report/.",
+    )
+    add = parser.add_argument
+    add(
+        "--out",
+        type=folder_to_write,
+        help="folder in which the report is written (default: report/ in the study's folder)",
+    )
+    add("--resamples", type=positive, default=2000, help="number of resamples of the bootstrap")
+    add("--seed", type=int, default=0, help="seed of the bootstrap")
+    args = parser.parse_args(words)
     if args.resamples < 100:
         raise ValueError(f"--resamples is {args.resamples}; an interval needs at least 100")
     from crab_lightning.studies.report import write_report
@@ -223,15 +203,19 @@ def report(words: Sequence[str]) -> None:
     print(f"\nWrote {out / 'index.html'}")
 
 
-def submit_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``study submit``."""
-    made = _parser(
+def submit(words: Sequence[str]) -> None:
+    """Submit a study.
+
+    Args:
+        words: Options after ``study submit``.
+    """
+    parser = _parser(
         "submit",
         "Submit a study to SLURM: an array job that makes the cells that are not finished, and a job"
         " that writes the report after it. The scripts are stored in slurm/ in the study's folder.",
     )
-    _cells(made)
-    add = made.add_argument
+    _cells(parser)
+    add = parser.add_argument
     add("--engine", choices=["slurm"], default="slurm", help="the cluster's scheduler")
     add(
         "--at-a-time",
@@ -245,16 +229,7 @@ def submit_parser() -> argparse.ArgumentParser:
         metavar="OPTION",
         help="options of sbatch for each cell, e.g. gres=gpu:1 time=8:00:00",
     )
-    return made
-
-
-def submit(words: Sequence[str]) -> None:
-    """Submit a study.
-
-    Args:
-        words: Options after ``study submit``.
-    """
-    args = submit_parser().parse_args(list(words))
+    args = parser.parse_args(words)
     from crab_lightning.commands import trainer
     from crab_lightning.studies import slurm
     from crab_lightning.studies.cells import state_of

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from crab_lightning.builder.rows import Imported, Importer, Row, Settings, answer, clip_media
+from crab_lightning.builder.rows import Imported, Importer, Settings, answer, clip_media
 from crab_lightning.builder.source import Source, read_objects
 
 _KEYS = ("video_id", "question_id", "type", "question_content", "templ_values", "anser")
@@ -38,7 +38,11 @@ def read(source: Source, settings: Settings) -> Imported:
                 reason = f"it has the answer {first!r} already, and a second time {entry['anser']!r}"
                 found.reject("avqa", split, label, reason)
             else:
-                found.rows.append(_row(source, split, entry, question))
+                vid = str(entry["video_id"])
+                media = clip_media(source.media(vid), f"{vid}.mp4", f"{vid}.mp3", f"{vid}.mp4")
+                values = {"video_id": vid, "question_id": entry["question_id"], "type": entry["type"]}
+                values |= {"question": question, "answer": entry["anser"]}
+                found.add_clip("avqa", split, label, media, values, {"label": answer(entry["anser"])})
     return found
 
 
@@ -50,22 +54,6 @@ def _filled(entry: dict[str, Any]) -> str | None:
         return None
     waiting = iter(values)
     return _PLACE.sub(lambda _: str(next(waiting)), text)
-
-
-def _row(source: Source, split: str, entry: dict[str, Any], question: str) -> Row:
-    vid = str(entry["video_id"])
-    paths, media = clip_media(source.media(vid), f"{vid}.mp4", f"{vid}.mp3", f"{vid}.mp4")
-    values = {
-        **paths,
-        "video_id": vid,
-        "question_id": entry["question_id"],
-        "type": entry["type"],
-        "question": question,
-        "answer": entry["anser"],
-    }
-    if split == "train":
-        values["label"] = answer(entry["anser"])
-    return Row("avqa", split, f"question {entry['question_id']} of {vid}", values, media)
 
 
 IMPORTER = Importer(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from crab_lightning.builder.datasets.youtube import find_vggsound
-from crab_lightning.builder.rows import Imported, Importer, Row, Settings, answer, clip_media
+from crab_lightning.builder.rows import Imported, Importer, Settings, answer, clip_media
 from crab_lightning.builder.source import Source, read_objects
 
 _KEYS = (
@@ -35,11 +35,10 @@ def read(source: Source, settings: Settings) -> Imported:
                 path, piece = find_vggsound(source, video_id, int(start))
             else:
                 path, piece = source.media(name), None
-            paths, media = clip_media(path, f"{name}.mp4", f"{name}.mp3", f"{name}.mp4", piece=piece)
-            values = {**paths, **{key: entry[key] for key in _KEYS}, "multi_choice": options, "answer": index}
-            if split == "train":
-                values["label"] = answer(options[index])
-            found.rows.append(Row("avqa_thu", split, f"{name} question {entry['id']}", values, media))
+            media = clip_media(path, f"{name}.mp4", f"{name}.mp3", f"{name}.mp4", piece=piece)
+            values = {**{key: entry[key] for key in _KEYS}, "multi_choice": options, "answer": index}
+            taught = {"label": answer(options[index])}
+            found.add_clip("avqa_thu", split, f"{name} question {entry['id']}", media, values, taught)
     return found
 
 

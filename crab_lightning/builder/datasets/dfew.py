@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crab_lightning.builder.rows import Imported, Importer, Row, Settings, answer, clip_media
+from crab_lightning.builder.rows import Imported, Importer, Settings, answer, clip_media
 from crab_lightning.builder.source import AnnotationError, Source, read_table, whole
 
 CLASSES = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")
@@ -28,11 +28,11 @@ def read(source: Source, settings: Settings) -> Imported:
                 )
             video = source.media(str(number), inside="original")
             wanted = f"original/part_*/{number}.mp4"
-            paths, media = clip_media(video, f"{number}.mp4", f"{number}.wav", wanted)
-            values = {**paths, "emotion": CLASSES[label - 1]}
-            if split == "train":
-                values["label"] = answer(CLASSES[label - 1])
-            found.rows.append(Row("dfew", split, str(number), values, media))
+            media = clip_media(video, f"{number}.mp4", f"{number}.wav", wanted)
+            emotion = CLASSES[label - 1]
+            found.add_clip(
+                "dfew", split, str(number), media, {"emotion": emotion}, {"label": answer(emotion)}
+            )
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crab_lightning.builder.rows import Imported, Importer, Row, Settings, answer, clip_media
+from crab_lightning.builder.rows import Imported, Importer, Settings, answer, clip_media
 from crab_lightning.builder.source import AnnotationError, Source, read_lines, stem_of
 
 CLASSES = (
@@ -25,11 +25,8 @@ def read(source: Source, settings: Settings) -> Imported:
                     f"{path}, line {line}: {text!r}; a file and one of {', '.join(CLASSES)} expected"
                 )
             name = stem_of(file.strip())
-            paths, media = clip_media(source.media(name), f"{name}.mp4", f"{name}.wav", f"{name}.mp4")
-            values = {**paths, "emotion": emotion}
-            if split == "train":
-                values["label"] = answer(emotion)
-            found.rows.append(Row("mafw", split, name, values, media))
+            media = clip_media(source.media(name), f"{name}.mp4", f"{name}.wav", f"{name}.mp4")
+            found.add_clip("mafw", split, name, media, {"emotion": emotion}, {"label": answer(emotion)})
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from crab_lightning.builder.rows import Imported, Importer, Row, Settings, answer, clip_media
+from crab_lightning.builder.rows import Imported, Importer, Settings, answer, clip_media
 from crab_lightning.builder.source import AnnotationError, Source, read_table
 
 CLASSES = ("neutral", "angry", "happy", "sad", "worried", "surprise")
@@ -31,11 +31,8 @@ def _read(found: Imported, source: Source, path: Path, split: str) -> None:
                 f"{path}, line {line}: discrete is {emotion!r}; one of {', '.join(CLASSES)} is expected"
             )
         video = source.media(name, inside="video-labeled") or source.media(name)
-        paths, media = clip_media(video, f"{name}.mp4", f"{name}.wav", f"video-labeled/{name}.mp4")
-        values = {**paths, "discrete": emotion}
-        if split == "train":
-            values["label"] = answer(emotion)
-        found.rows.append(Row("mer24", split, name, values, media))
+        media = clip_media(video, f"{name}.mp4", f"{name}.wav", f"video-labeled/{name}.mp4")
+        found.add_clip("mer24", split, name, media, {"discrete": emotion}, {"label": answer(emotion)})
 
 
 IMPORTER = Importer(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crab_lightning.builder.rows import Imported, Importer, Row, Settings, answer, clip_media
+from crab_lightning.builder.rows import Imported, Importer, Settings, answer, clip_media
 from crab_lightning.builder.source import AnnotationError, Source, read_lines, stem_of
 
 _NAMES = """
@@ -33,11 +33,9 @@ def read(source: Source, settings: Settings) -> Imported:
             if name not in classes:
                 continue
             clip = stem_of(place)
-            paths, media = clip_media(source.media(clip), f"{clip}.avi", f"{clip}.wav", place)
-            values = {**paths, "label": name}
-            if split == "train":
-                values["new_label"] = answer(name.lower(), "")
-            found.rows.append(Row("ucf", split, clip, values, media))
+            media = clip_media(source.media(clip), f"{clip}.avi", f"{clip}.wav", place)
+            taught = {"new_label": answer(name.lower(), "")}
+            found.add_clip("ucf", split, clip, media, {"label": name}, taught)
     return found
 
 

@@ -78,7 +78,8 @@ class Question:
             end = self.answer.rstrip(" .")[-1:]
         if not text.rstrip(" .\n").endswith(end):
             return "it does not end with the answer"
-        words = self._reasoning_words(text)
+        told = _before_tags(text) if self.source == "weak" else text
+        words = len(told.split()) - len(self.answer.split())
         if words < bounds.least:
             return f"its reasoning is too short: {words} words"
         if words > bounds.most:
@@ -91,12 +92,6 @@ class Question:
         parts = [f"{', '.join(missing)} missing"] if missing else []
         parts += [f"{', '.join(extra)} added"] if extra else []
         return "; ".join(parts) or None
-
-    def _reasoning_words(self, text: str) -> int:
-        told = (
-            re.split(r"<(?:visual|audio)(?:_event)?>", text, maxsplit=1)[0] if self.source == "weak" else text
-        )
-        return len(told.split()) - len(self.answer.split())
 
 
 def _before_tags(text: str) -> str:
