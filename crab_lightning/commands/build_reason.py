@@ -19,15 +19,12 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of ``build reason``."""
     made = Options(
         "build reason",
-        "Let a multimodal model write the reasoning texts of training rows. The model gets the "
-        "frames,"
-        " the sound, the question and the true answer. A text is kept only if the task's parser reads"
-        " the true answer from it, if it does not reveal that the answer was given, and if its length is"
-        " within the limits. "
-        "Rows"
-        " without such a text are left out of the manifest and listed in reasoning/discarded.tsv. The"
-        " earlier manifest is kept beside the new one. After an interruption, start the same command"
-        " again.",
+        "Let a multimodal model write the reasoning texts of training rows. The model gets the frames, the "
+        "sound, the question and the true answer. A text is kept only if the task's parser reads the true "
+        "answer from it, if it does not reveal that the answer was given, and if its length is within the "
+        "limits. Rows without such a text are left out of the manifest and listed in "
+        "reasoning/discarded.tsv. The earlier manifest is kept beside the new one. After an interruption, "
+        "start the same command again.",
     )
     add = made.add_argument
     add("--root", type=Path, required=True, help="folder that holds AVUIE_2/")
@@ -276,10 +273,9 @@ def _print_report(report: Report) -> None:
     kept = ", ".join(f"{count:,} {length}" for length, count in sorted(report.kept.items()))
     print(
         f"{report.dataset}: {report.rows:,} rows, {report.known:,} decided before, {report.asked:,} requests "
-        f"sent;"
-        f" {sum(report.kept.values()):,} texts kept ({kept or 'none'}), {sum(report.discarded.values()):,} "
-        f"rows"
-        f" discarded; {report.prompt_tokens:,} input tokens and {report.completion_tokens:,} written"
+        f"sent; {sum(report.kept.values()):,} texts kept ({kept or 'none'}), "
+        f"{sum(report.discarded.values()):,} rows discarded; {report.prompt_tokens:,} input tokens and "
+        f"{report.completion_tokens:,} written"
     )
     for name, counts in (
         ("rows discarded because", report.discarded),
@@ -302,8 +298,7 @@ def _print_estimates(found: Sequence[Estimate], costs: Costs) -> None:
             f"{one.completion_tokens:>12,}{one.seconds:>10,.0f}{one.price:>12,.2f}"
         )
     print(
-        "Tokens, seconds and money are estimates for one try of each row: "
-        f"{costs.image_tokens:g} tokens a frame, {costs.audio_tokens:g} a second of sound, "
-        f"{costs.request_s:g} s a "
-        "request. No request was sent and nothing was written."
+        f"Tokens, seconds and money are estimates for one try of each row: {costs.image_tokens:g} tokens a "
+        f"frame, {costs.audio_tokens:g} a second of sound, {costs.request_s:g} s a request. No request was "
+        "sent and nothing was written."
     )

@@ -52,9 +52,8 @@ def run(words: Sequence[str]) -> None:
         "--protocol",
         choices=["strict", "valid_only", "likelihood"],
         default="strict",
-        help="`strict` scores every sample, `valid_only` only the readable answers, `likelihood` the"
-        " answer with the highest probability (for runs tested with --evaluator.decoding likelihood or"
-        " both)",
+        help="`strict` scores every sample, `valid_only` only the readable answers, `likelihood` the answer "
+        "with the highest probability (for runs tested with --evaluator.decoding likelihood or both)",
     )
     add(
         "--format", choices=["table", "markdown", "csv", "latex"], default="table", help="format of the table"

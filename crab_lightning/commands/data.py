@@ -217,9 +217,8 @@ def cache(words: Sequence[str]) -> None:
     add(
         "--ray",
         action="store_true",
-        help="decode on all machines of the Ray cluster that RAY_ADDRESS names, or of a local cluster"
-        " when it is not set. All machines must be able to read ROOT and write FOLDER. This needs the"
-        " extra `ray`",
+        help="decode on all machines of the Ray cluster that RAY_ADDRESS names, or of a local cluster when "
+        "it is not set. All machines must be able to read ROOT and write FOLDER. This needs the extra `ray`",
     )
     args = parser.parse_args(words)
 

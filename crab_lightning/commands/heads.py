@@ -24,10 +24,9 @@ def run(words: Sequence[str]) -> None:
     """
     parser = Options(
         "heads",
-        "Test an I-LoRA run with all its heads, and once more without each of them. Each"
-        " test without a head is compared with the test with all heads, with paired intervals (Table 7"
-        " of the Crab+ paper). Further options go to `test`,"
-        " e.g. --only ave,avqa.",
+        "Test an I-LoRA run with all its heads, and once more without each of them. Each test without a head "
+        "is compared with the test with all heads, with paired intervals (Table 7 of the Crab+ paper). "
+        "Further options go to `test`, e.g. --only ave,avqa.",
     )
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help=CHECKPOINT)

@@ -37,10 +37,9 @@ def run(words: Sequence[str]) -> None:
     """
     parser = Options(
         "probe",
-        "Test a run four times: as it is, with silence for sound, with grey for pictures, and"
-        " with the sound of other clips. If the score of a dataset falls when the sound or the pictures"
-        " are taken away, its answers depend on them. Further options go to `test`, e.g. --only ave,avqa"
-        " or --data.root DIR.",
+        "Test a run four times: as it is, with silence for sound, with grey for pictures, and with the sound "
+        "of other clips. If the score of a dataset falls when the sound or the pictures are taken away, its "
+        "answers depend on them. Further options go to `test`, e.g. --only ave,avqa or --data.root DIR.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help=CHECKPOINT)
     parser.add_argument(

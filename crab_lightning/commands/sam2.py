@@ -45,9 +45,8 @@ def convert(words: Sequence[str]) -> None:
     """
     parser = Options(
         "model sam2-convert",
-        "Write an official SAM2.1 checkpoint (.pt, any of the four sizes) as a transformers"
-        " folder for the image and the video predictor. A tensor that the model does not have is"
-        " an error.",
+        "Write an official SAM2.1 checkpoint (.pt, any of the four sizes) as a transformers folder for the "
+        "image and the video predictor. A tensor that the model does not have is an error.",
     )
     parser.add_argument("--checkpoint", type=file_to_read, required=True, help="sam2.1_hiera_*.pt")
     parser.add_argument("--out", type=folder_to_write, required=True, help="folder to write")

@@ -36,15 +36,14 @@ def run(words: Sequence[str]) -> None:
     """
     parser = Options(
         "segment",
-        "Draw a mask over the object that makes the sound, or over the object that --expression"
-        " names. The trained run answers with a box and points, and SAM2, SAM3 or EdgeTAM makes the mask from"
-        " them; with --by, SAM3 makes it from the name in the answer. For a"
-        " picture, and for one second of a video (--at_s), the command writes overlay.png, mask.png and"
-        " answer.json. For a whole video it asks the run about some of the frames (--asks), follows the"
-        " object through the other frames, and writes overlay.mp4 with sound, masks/NNNNN.png and"
-        " answer.json. Without --expression another object may begin to sound, so each answer is used only"
-        " for the frames nearest to it. With --expression all answers are about the same object and"
-        " are used together.",
+        "Draw a mask over the object that makes the sound, or over the object that --expression names. The "
+        "trained run answers with a box and points, and SAM2, SAM3 or EdgeTAM makes the mask from them; with "
+        "--by, SAM3 makes it from the name in the answer. For a picture, and for one second of a video "
+        "(--at_s), the command writes overlay.png, mask.png and answer.json. For a whole video it asks the "
+        "run about some of the frames (--asks), follows the object through the other frames, and writes "
+        "overlay.mp4 with sound, masks/NNNNN.png and answer.json. Without --expression another object may "
+        "begin to sound, so each answer is used only for the frames nearest to it. With --expression all "
+        "answers are about the same object and are used together.",
     )
     add = parser.add_argument
     add("--checkpoint", required=True, type=Path, help=CHECKPOINT)

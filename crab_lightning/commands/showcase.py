@@ -146,11 +146,10 @@ def run(words: Sequence[str]) -> None:
     """
     parser = Options(
         "showcase",
-        "Ask a trained run about one clip: one question for each task on which the run was"
-        " trained."
-        " The answers are written on one page, with events on a timeline and masks on a picture. The page is"
-        " written as a picture (showcase.png) and as showcase.html, which plays the clip and needs no"
-        " network. All answers are also written to showcase.json.",
+        "Ask a trained run about one clip: one question for each task on which the run was trained. The "
+        "answers are written on one page, with events on a timeline and masks on a picture. The page is "
+        "written as a picture (showcase.png) and as showcase.html, which plays the clip and needs no "
+        "network. All answers are also written to showcase.json.",
     )
     add = parser.add_argument
     add("--video", required=True, type=file_to_read, help="the clip")

@@ -134,9 +134,8 @@ class GradientConflict(Callback):
     ) -> None:
         if samples < 1 or batch_size < 1 or (every_n_steps is not None and every_n_steps < 1):
             raise ValueError(
-                f"samples is {samples}, batch_size {batch_size} and every_n_steps {every_n_steps}; each"
-                " starts"
-                " at 1"
+                f"samples is {samples}, batch_size {batch_size} and every_n_steps {every_n_steps}; each "
+                "starts at 1"
             )
         if any(step < 0 for step in at_steps or []):
             raise ValueError(f"at_steps is {at_steps}; steps count from 0")

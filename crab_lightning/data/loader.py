@@ -283,9 +283,8 @@ class TrainLoader(BatchLoader):
             found = "; ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed)
             where = f"step {state['step']} of {state['steps']} of epoch {state['epoch']}"
             raise ValueError(
-                f"the checkpoint was saved at {where} of other data: {found}. Resume with the data"
-                f" settings of that run, resume from the end of an epoch, or start a new run from its"
-                f" adapters."
+                f"the checkpoint was saved at {where} of other data: {found}. Resume with the data settings "
+                "of that run, resume from the end of an epoch, or start a new run from its adapters."
             )
         if changed:  # between epochs new data are welcome; the epoch that ended has no rows left
             self.batches.set_epoch(state["epoch"])

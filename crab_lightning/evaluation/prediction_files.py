@@ -58,9 +58,8 @@ class PredictionFiles:
             return []
         if self._identity() is None:
             rank_zero_warn(
-                f"{self.parts / 'identity.json'} is incomplete, perhaps because of a full disk. It is"
-                f" not certain that the answers beside it belong to this test, so they are computed"
-                f" again."
+                f"{self.parts / 'identity.json'} is incomplete, perhaps because of a full disk. It is not "
+                "certain that the answers beside it belong to this test, so they are computed again."
             )
             return []
         self.check(identity, leave_out=("checkpoint",))
@@ -84,9 +83,8 @@ class PredictionFiles:
         changed = sorted(key for key in keys if before.get(key) != identity.get(key))
         if changed:
             raise ValueError(
-                f"{self.parts} holds answers of an interrupted run with other settings"
-                f" ({', '.join(changed)} differ). Delete that folder to start over, or write elsewhere with"
-                " --run.folder DIR."
+                f"{self.parts} holds answers of an interrupted run with other settings ({', '.join(changed)} "
+                "differ). Delete that folder to start over, or write elsewhere with --run.folder DIR."
             )
 
     def _identity(self) -> dict[str, Any] | None:

@@ -357,9 +357,8 @@ class Answering(AskedModule, ABC):
     def _check_weighing(self) -> None:
         if getattr(self, "attention", None) == "flash_attention_2":
             raise ValueError(
-                "the probabilities of candidate answers need an attention mask that flash_attention_2"
-                " does not support; set "
-                "model.attention to sdpa, or evaluator.decoding to generate"
+                "the probabilities of candidate answers need an attention mask that flash_attention_2 does "
+                "not support; set model.attention to sdpa, or evaluator.decoding to generate"
             )
 
     def _tokens_of(self, text: str) -> list[int]:

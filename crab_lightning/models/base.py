@@ -254,9 +254,8 @@ class AVModule(StoredModule):
         if held != named.keys():
             missing = sorted(named[i] for i in named.keys() - held)
             raise RuntimeError(
-                f"the optimizer holds {len(held)} parameters, {len(named)} are trainable; {len(missing)}"
-                f" trainable ones would never change (first: {missing[:1]}), {len(held - named.keys())}"
-                f" held "
+                f"the optimizer holds {len(held)} parameters, {len(named)} are trainable; {len(missing)} "
+                f"trainable ones would never change (first: {missing[:1]}), {len(held - named.keys())} held "
                 "ones are frozen. Build the optimizer after configure_model (LightningCLI: "
                 "auto_configure_optimizers=False)."
             )

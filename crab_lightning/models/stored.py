@@ -148,10 +148,9 @@ class StoredModule(Answering):
         own = cls.paradigm or cls.__name__
         if (found := same_paradigm(about.get("paradigm"))) != own:
             raise ValueError(
-                f"{path} is for the architecture {found!r}, and {cls.__name__} has the architecture"
-                f" {own!r}. Use the class"
-                f" of that model, or call crab_lightning.load_run on the run folder, which finds the"
-                f" class"
+                f"{path} is for the architecture {found!r}, and {cls.__name__} has the architecture {own!r}. "
+                "Use the class of that model, or call crab_lightning.load_run on the run folder, which finds "
+                "the class"
             )
         if "init" not in about and not values:
             raise ValueError(

@@ -150,9 +150,8 @@ def join_answers(
     found.records, found.other_tasks = len(records), len(records) - len(own)
     if found.conflicts and on_conflict == "refuse":
         raise JoinError(
-            f"{found.conflicts} samples of '{dataset}' have several answers that differ: the file holds"
-            " more than one run. Keep one run's lines, or take the last answer of each with"
-            " --duplicates last."
+            f"{found.conflicts} samples of '{dataset}' have several answers that differ: the file holds more "
+            "than one run. Keep one run's lines, or take the last answer of each with --duplicates last."
         )
     return found
 

@@ -85,9 +85,8 @@ class JoinedRuns(FinishedRun):
             for dataset in part.datasets:
                 if dataset in home:
                     raise ValueError(
-                        f"{home[dataset].folder} and {part.folder} were both tested on {dataset}; give runs"
-                        " on"
-                        " different datasets, of which each stands for its own"
+                        f"{home[dataset].folder} and {part.folder} were both tested on {dataset}; give runs "
+                        "on different datasets, of which each stands for its own"
                     )
                 home[dataset] = part
         entries = {dataset: part.datasets[dataset] for dataset, part in home.items()}

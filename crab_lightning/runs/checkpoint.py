@@ -105,9 +105,8 @@ class RunCheckpoint(Checkpoint):
                     if isinstance(value, Tensor) and value.ndim and value.shape != weight.shape:
                         raise CheckpointError(
                             f"the checkpoint's optimizer state {name} has shape {tuple(value.shape)} for a "
-                            "weight of "
-                            f"shape {tuple(weight.shape)}: it was not written by this run. Resume from "
-                            "another one"
+                            f"weight of shape {tuple(weight.shape)}: it was not written by this run. Resume "
+                            "from another one"
                         )
         states, self._loaded_random = self._loaded_random, None
         if states is not None and len(states) == trainer.world_size:

@@ -63,8 +63,7 @@ class CheckpointFiles(TorchCheckpointIO):
             kept = f"{path} of before is whole" if path.is_file() else "there is no earlier one"
             self.error = (
                 f"the checkpoint {path} could not be written ({_reason(err)}); {kept}. Free space on that "
-                "disk, or "
-                "set run.root to another one, and resume"
+                "disk, or set run.root to another one, and resume"
             )
 
     def load_checkpoint(

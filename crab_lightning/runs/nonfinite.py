@@ -71,9 +71,8 @@ class NonFiniteSteps(Callback):
         said = self._said(trainer, seen)
         if self.skipped >= self.skip:
             raise NonFiniteError(
-                f"{said}. The weights from before this step are kept. Lower the learning rate or check"
-                f" these samples. With --nonfinite.skip N, up to N such steps are left out"
-                f" ({self.skipped} so far)"
+                f"{said}. The weights from before this step are kept. Lower the learning rate or check these "
+                f"samples. With --nonfinite.skip N, up to N such steps are left out ({self.skipped} so far)"
             )
         self.skipped += 1
         for weight in weights:

@@ -301,9 +301,8 @@ def _groups(path: Path, key: str, value: Any, datasets: tuple[str, ...]) -> tupl
             raise ConfigError(f"{path}: {key}.pairs_of is {list(names)}; a pair needs at least two datasets")
         return tuple(combinations(names, 2))
     raise ConfigError(
-        f"{path}: {key} is {value!r}; it may be `each` (a run for each dataset), `all` (one run on all), a"
-        " list"
-        " of dataset keys (one run on these), or {pairs_of: [dataset keys]} (a run for every two of them)"
+        f"{path}: {key} is {value!r}; it may be `each` (a run for each dataset), `all` (one run on all), a "
+        "list of dataset keys (one run on these), or {pairs_of: [dataset keys]} (a run for every two of them)"
     )
 
 

@@ -59,9 +59,8 @@ def gain_table(arm: ArmTransfer, regimes: tuple[str, str], names: Mapping[str, s
             cells += [_loss_gain(loss) + noted(table, loss.note), _p(loss.gain), str(loss.questions or "–")]
         table.add(cells)
     table.notes.append(
-        f"Gain: {regimes[1]} minus {regimes[0]}, with the sign changed where lower is better, so that a"
-        f" value above 0 is better. *: the gain differs from 0 after Holm's correction over the datasets"
-        f" (5 %)."
+        f"Gain: {regimes[1]} minus {regimes[0]}, with the sign changed where lower is better, so that a "
+        "value above 0 is better. *: the gain differs from 0 after Holm's correction over the datasets (5 %)."
     )
     by_seeds: dict[tuple[int, ...], list[str]] = {}
     for row in arm.rows:
@@ -152,9 +151,8 @@ def conflict_table(found: Sequence[ArmConflict]) -> PlainTable:
         cells += [_rho(one.by_score), _rho(one.by_loss)]
         table.add(cells)
     table.notes.append(
-        "rho: Spearman's correlation over the datasets between the mean cosine of a dataset's gradient with"
-        " the"
-        " others' and its measured gain; p from 10,000 permutations; not given for fewer than 4 datasets."
+        "rho: Spearman's correlation over the datasets between the mean cosine of a dataset's gradient with "
+        "the others' and its measured gain; p from 10,000 permutations; not given for fewer than 4 datasets."
     )
     return table
 

@@ -88,8 +88,7 @@ class EventParsing(Task[ModalEvents]):
         return (
             f"Choose the events from: {', '.join(classes_of(spec))}. For each event that is seen, write its "
             f"name and its start and end in whole seconds from 0 to {self.clip_s} inside tags: "
-            f"<visual>{name},(2 5)</visual>. For each event that is heard, write: "
-            f"<audio>{name},(2 5)</audio>"
+            f"<visual>{name},(2 5)</visual>. For each event that is heard, write: <audio>{name},(2 5)</audio>"
         )
 
     def direct(self, sample: Sample) -> str:

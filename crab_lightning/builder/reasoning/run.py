@@ -108,10 +108,8 @@ def reason(
             first = open_rows[0]
             raise ValueError(
                 f"{work.state}: {len(open_rows):,} of {len(part):,} rows have no verdict yet, first "
-                f"{first.id} (row "
-                f"{first.row}). Copy the files {journal_name((1, 2))} and so on of all machines into this "
-                f"folder, "
-                "or finish the shards"
+                f"{first.id} (row {first.row}). Copy the files {journal_name((1, 2))} and so on of all "
+                "machines into this folder, or finish the shards"
             )
         report = Report(dataset, rows=len(part), known=len(part) - len(open_rows))
         before = kept.asked

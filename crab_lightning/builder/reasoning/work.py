@@ -116,10 +116,9 @@ class Work:
         if self.manifest.is_file() and _digest(self.manifest) not in known:
             raise FileExistsError(
                 f"{self.manifest} was changed after texts were written to it; nothing was done. To go on "
-                f"from the "
-                f"changed rows, remove {self.original.name} and the folder {self.state}. To go on from the "
-                f"rows as "
-                f"they were before any text, copy {self.original.name} over {self.manifest.name}."
+                f"from the changed rows, remove {self.original.name} and the folder {self.state}. To go on "
+                f"from the rows as they were before any text, copy {self.original.name} over "
+                f"{self.manifest.name}."
             )
         return self.original
 
@@ -237,8 +236,7 @@ class Work:
         if not rows:
             raise ValueError(
                 f"{self.manifest}: no row got a usable text, so the manifest was left as it is. The verdicts "
-                f"in "
-                f"{self.state} say why"
+                f"in {self.state} say why"
             )
         if self.manifest.suffix == ".json":
             content = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
@@ -273,10 +271,8 @@ def prompts_of(dataset: str, spec: DatasetSpec, settings: Settings) -> Prompts:
     if prompts is None:
         raise ValueError(
             f"data.datasets.{dataset}: there are no examples for the task {spec.task!r}. A caption is its "
-            f"own "
-            f"answer and needs no reasoning. For a task of your own, write {spec.task}.yaml in the folder "
-            f"that "
-            "--examples names"
+            f"own answer and needs no reasoning. For a task of your own, write {spec.task}.yaml in the "
+            "folder that --examples names"
         )
     return prompts
 

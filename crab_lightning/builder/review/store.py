@@ -68,9 +68,8 @@ class ReviewStore:
         if known is not None:
             if known != told:
                 raise ValueError(
-                    f"{self.path} holds a review with {known}; this call has {told}. Use the earlier"
-                    f" values, or name "
-                    "another file with --database"
+                    f"{self.path} holds a review with {known}; this call has {told}. Use the earlier values, "
+                    "or name another file with --database"
                 )
             return
         items = draw()

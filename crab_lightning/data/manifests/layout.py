@@ -247,9 +247,8 @@ _CLASSES = {
 def _unknown(name: str) -> str:
     known = [*_CLASSES, *_card_names()]
     return (
-        f"layout is {name!r}{did_you_mean(name, known)}; known layouts: "
-        f"{', '.join(known)}. It may also be a YAML file with a column map, or the "
-        "import path of a class derived from crab_lightning.data.Layout."
+        f"layout is {name!r}{did_you_mean(name, known)}; known layouts: {', '.join(known)}. It may also be a "
+        "YAML file with a column map, or the import path of a class derived from crab_lightning.data.Layout."
     )
 
 
