@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -58,6 +59,12 @@ def replace_file(path: Path, write: Callable[[Path], object], keep: Path | None 
 def replace_bytes(path: Path, content: bytes) -> None:
     """Write a whole small file, as :func:`replace_file` does."""
     replace_file(path, lambda temporary: temporary.write_bytes(content))
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -94,12 +94,12 @@ def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> No
             parameter.copy_(value)
 
 
-def listing(what: str, names: list[str], shown: int = 5) -> str:
+def listing(what: str, names: list[str]) -> str:
     """Return how many there are and the first of them; an empty string when there are none."""
     if not names:
         return ""
-    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return f"{len(names)} {what}: {', '.join(names[:shown])}{rest}"
+    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{len(names)} {what}: {', '.join(names[:5])}{rest}"
 
 
 def _common_config(model: nn.Module) -> AdapterConfig:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 # transformers 5 renamed the towers of multimodal models in memory, some of them only in later releases, and
 # translates names whenever it reads or writes its own weights. Files keep the older names, as published ones.
 _RENAMED = (
@@ -9,9 +11,18 @@ _RENAMED = (
     ("model.visual.", "visual."),
     ("model.audio_tower.", "audio_tower."),
 )
-
-
 _FSDP1_WRAPPER = "_fsdp_wrapped_module."
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.([0-9]+)\.")
+
+
+def depth_of(name: str) -> int:
+    """Return the layer number in the dotted name of a module; -1 where it has none.
+
+    >>> depth_of("layers.3.mlp.up_proj"), depth_of("lm_head")
+    (3, -1)
+    """
+    found = _LAYER.search(name)
+    return int(found[1]) if found else -1
 
 
 def unwrapped_name(name: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +13,8 @@ from crab_lightning.builder.media_jobs import PART, Done, Link, MediaJob, do_job
 from crab_lightning.builder.report import ImportReport, Lost, SplitCount
 from crab_lightning.builder.rows import Imported, Importer, Row, Settings
 from crab_lightning.builder.source import Source
-from crab_lightning.files import free_name, read_json, replace_bytes
+from crab_lightning.data.manifests.files import ANNOTATIONS, manifest_text
+from crab_lightning.files import digest_of, free_name, read_json, replace_json, replace_text
 
 if TYPE_CHECKING:
     from crab_lightning.segmentation import Prompt
@@ -24,7 +23,6 @@ RECORD = "import.json"
 """Lies in the folder of each task and says how it was imported, and what the manifests were."""
 MISSING = "import_missing.tsv"
 """Lists every official row that is in no manifest."""
-_ANNOTATIONS = "AVUIE_2"
 
 Progress = Callable[[str, int, int], None]
 """Told the name of a step, how many of its parts are done, and how many there are."""
@@ -77,7 +75,7 @@ def import_dataset(
     importer = get_importer(name)
     settings = settings or Settings()
     _check_settings(name, importer, settings)
-    base = root / _ANNOTATIONS
+    base = root / ANNOTATIONS
     found = importer.read(Source(sources, without=base), settings)
     report = _count(name, importer, found)
     report.dry_run = dry_run
@@ -294,7 +292,7 @@ def _guard(base: Path, importer: Importer, overwrite: bool) -> None:
         for path in sorted((base / task).glob("*.json")):
             if path.name == RECORD or path.stem not in ("train", "test", "weak"):
                 continue
-            if known.get(path.name) == _digest(path) or overwrite:
+            if known.get(path.name) == digest_of(path) or overwrite:
                 continue
             changed = path.name in known
             what = "was changed since it was imported" if changed else "was not written by this command"
@@ -302,10 +300,6 @@ def _guard(base: Path, importer: Importer, overwrite: bool) -> None:
                 f"{path} {what}; nothing was done. Use another --root, or --overwrite, which keeps the file "
                 f"as {path.name}.before_import"
             )
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _write(
@@ -329,12 +323,12 @@ def _write(
             path = folder / f"{split}.json"
             if (task, split) in counts:
                 counts[task, split].written = len(mine)
-            stale = path.is_file() and known.get(path.name) != _digest(path)
+            stale = path.is_file() and known.get(path.name) != digest_of(path)
             if stale and mine:
                 path.replace(free_name(path.with_name(f"{path.name}.before_import")))
             if mine:
-                replace_bytes(path, (json.dumps(mine, indent=1, ensure_ascii=False) + "\n").encode())
-                manifests[path.name] = _digest(path)
+                replace_text(path, manifest_text(path, mine))
+                manifests[path.name] = digest_of(path)
             elif path.is_file() and not stale:
                 path.unlink()  # an earlier import had rows for it
         lost = [one for one in report.lost if one.task == task]
@@ -342,7 +336,7 @@ def _write(
         cells += [(f"{one.split}.json", one.name, one.kind, one.reason) for one in lost]
         text = "".join("\t".join(" ".join(cell.split()) for cell in line) + "\n" for line in cells)
         if lost:
-            replace_bytes(folder / MISSING, text.encode())
+            replace_text(folder / MISSING, text)
         else:
             (folder / MISSING).unlink(missing_ok=True)
         # Last of all: a folder without this record, or with another one, was interrupted.
@@ -353,7 +347,7 @@ def _write(
             "manifests": manifests,
             **report.jsonable(),
         }
-        replace_bytes(record, (json.dumps(written, indent=1, ensure_ascii=False) + "\n").encode())
+        replace_json(record, written, indent=1)
 
 
 def _recorded(record: Path) -> dict[str, str]:

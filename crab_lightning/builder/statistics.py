@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from crab_lightning.builder.datasets import IMPORTERS
+from crab_lightning.data.manifests.split import clips_of
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks.base import Task
 from crab_lightning.tasks.event_text import read_events, read_modal_events
@@ -223,13 +224,9 @@ def _statistics_of(root: Path, name: str, spec: DatasetSpec, task: Task[Any]) ->
     if has_test(root, name, replace(spec, test=None)):
         tested, errors, *_ = survey_manifest(root, name, spec, "test", task)
         made.test, made.unreadable = len(tested), made.unreadable + len({e.row for e in errors})
-        both = {c for s in samples for c in _clips(s)} & {c for s in tested for c in _clips(s)}
+        both = {c for s in samples for c in clips_of(s)} & {c for s in tested for c in clips_of(s)}
         made.leaked = len(both)
     return made
-
-
-def _clips(sample: Sample) -> tuple[str, ...]:
-    return sample.clips or (sample.clip,)
 
 
 def _words(text: str) -> int:
@@ -319,7 +316,7 @@ def _media(made: DatasetStatistics, samples: Sequence[Sample]) -> None:
             files[kind].update(paths)
     made.media = dict(kinds.most_common())
     made.files = {kind: len(paths) for kind, paths in files.items() if paths}
-    made.recordings = len({clip for sample in samples for clip in _clips(sample)})
+    made.recordings = len({clip for sample in samples for clip in clips_of(sample)})
 
 
 def _repeats(made: DatasetStatistics, samples: Sequence[Sample], task: Task[Any]) -> None:

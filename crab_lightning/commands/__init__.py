@@ -12,6 +12,7 @@ from importlib import import_module
 
 from crab_lightning import __version__
 from crab_lightning.commands.errors import is_known, one_text
+from crab_lightning.commands.help_text import take
 from crab_lightning.commands.output import keep_output_open
 from crab_lightning.configuration.allowed_code import OPTION, allow_code_of
 from crab_lightning.lazy import lazy_torchmetrics
@@ -133,7 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     name = ""
     try:
-        words, packages = _taken(words, OPTION)
+        values, words = take(words, (OPTION,), "the name of a package")
+        packages = [name for value in values for name in value.split(",")]
         name_, rest = _find(words)
         if name_ is None:
             return _no_command(words)
@@ -172,22 +174,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {told(text)}", file=sys.stderr)
         return 2 if isinstance(err, ArgumentError) else 1  # 2: a mistake in the command line
     return 0
-
-
-def _taken(words: Sequence[str], option: str) -> tuple[list[str], list[str]]:
-    """Split off every ``option VALUE`` and ``option=VALUE``; several values may be joined by commas."""
-    rest: list[str] = []
-    values: list[str] = []
-    following = iter(words)
-    for word in following:
-        name, equals, value = word.partition("=")
-        if name != option:
-            rest.append(word)
-        elif (value := value if equals else next(following, "")) == "":
-            raise ValueError(f"{option} needs the name of a package")
-        else:
-            values += value.split(",")
-    return rest, values
 
 
 def _no_command(words: Sequence[str]) -> int:

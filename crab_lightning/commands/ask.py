@@ -146,7 +146,7 @@ def write_routes(run: TrainedRun, question: Question, answer: Answer, path: Path
         answer: Its answer.
         path: The page.
     """
-    from crab_lightning.studies.routes import depth_of
+    from crab_lightning.adapters.names import depth_of
     from crab_lightning.studies.token_routes import answer_page, routes_of_answer
 
     found, names = routes_of_answer(run, question, answer.text)

@@ -138,7 +138,6 @@ def comparison(
     columns += [f"{method} (paper)" for method in methods or ()]
     table = PlainTable("", columns)
     units = set()
-    notes = _Notes(table)
     for dataset in dict.fromkeys(name for run in runs for name in run.datasets):
         entries = [run.datasets.get(dataset) for run in runs]
         known = next(e for e in entries if e is not None)
@@ -156,11 +155,11 @@ def comparison(
                     cells.append("")
                     continue
                 if scale.unit != PERCENT:  # the samples' scores are shares, the metric's value is not
-                    cells.append(_plain_difference(scale, values[0], values[i], notes))
+                    cells.append(_plain_difference(scale, values[0], values[i], table))
                     continue
-                cells.append(_difference(scores, i, [values[0], values[i]], notes, seed, resamples))
+                cells.append(_difference(scores, i, [values[0], values[i]], table, seed, resamples))
             for method in methods or ():
-                cells.append(_printed(figures, method, known, metric, runs, entries, notes))
+                cells.append(_printed(figures, method, known, metric, runs, entries, table))
             table.add(cells)
     table.title = f"{first.split}: {units_said(units)}, {protocol}"
     if others:
@@ -186,21 +185,6 @@ def is_synthetic(folder: Path) -> bool | None:
     content = read_yaml(configs[-1]) or {}
     root = Path(str((content.get("data") or {}).get("root", "")))
     return (root / "mini.json").is_file() if root.is_dir() else None
-
-
-class _Notes:
-    """Footnotes of a table, each text once."""
-
-    def __init__(self, table: PlainTable) -> None:
-        self.table = table
-        self.texts: list[str] = []
-
-    def mark(self, text: str) -> str:
-        """Return the mark of a note, which is added when it is new."""
-        if text not in self.texts:
-            self.texts.append(text)
-            self.table.notes.append(f"({len(self.texts)}) {text}.")
-        return f"({self.texts.index(text) + 1})"
 
 
 def _named(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
@@ -246,7 +230,7 @@ def _difference(
     scores: Sequence[dict[str, float]],
     index: int,
     headlines: Sequence[float | None],
-    notes: _Notes,
+    table: PlainTable,
     seed: int,
     resamples: int,
 ) -> str:
@@ -257,22 +241,22 @@ def _difference(
     a, b = scores[0], scores[index]
     found = paired_difference(a, b, resamples=resamples, seed=seed)
     if found is None:
-        return notes.mark("no sample has a score of its own in both runs") if a or b else "–"
+        return table.mark("no sample has a score of its own in both runs") if a or b else "–"
     marks = ""
     if found.samples < max(len(a), len(b)):
-        marks += notes.mark(f"{found.samples} of {max(len(a), len(b))} samples are common to both runs")
+        marks += table.mark(f"{found.samples} of {max(len(a), len(b))} samples are common to both runs")
     means = [sum(s.values()) / len(s) for s in (a, b)]
     if any(h is None or abs(h - m) > 1e-4 for h, m in zip(headlines, means, strict=True)):
-        marks += notes.mark("the metric is no mean over samples; Δ is that of the mean sample score")
+        marks += table.mark("the metric is no mean over samples; Δ is that of the mean sample score")
     star = "*" if found.differs else ""
     return f"{signed(found.mean)} [{signed(found.low)}, {signed(found.high)}]{star}{marks}"
 
 
-def _plain_difference(scale: Scale, a: float | None, b: float | None, notes: _Notes) -> str:
+def _plain_difference(scale: Scale, a: float | None, b: float | None, table: PlainTable) -> str:
     """Return the difference of two values of a metric that is no share."""
     if a is None or b is None:
         return "–"
-    return scale.signed(b - a) + notes.mark(
+    return scale.signed(b - a) + table.mark(
         "this metric has no range of 0 to 1, so this is the difference of its values"
     )
 
@@ -284,7 +268,7 @@ def _printed(
     metric: str,
     runs: Sequence[FinishedRun],
     entries: Sequence[dict[str, Any] | None],
-    notes: _Notes,
+    table: PlainTable,
 ) -> str:
     """Return a figure of the paper, marked where it cannot be read against the runs."""
     from crab_lightning.reports.published import known_test_samples
@@ -301,4 +285,4 @@ def _printed(
         scored = {e["counts"]["scored"] for e in entries if e is not None}
         if scored != {count}:
             reasons.append(f"the paper's test split has {count:,} samples, the runs answered {min(scored):,}")
-    return f"{figure.percent:.2f}" + ("†" + "".join(notes.mark(r) for r in reasons) if reasons else "")
+    return f"{figure.percent:.2f}" + ("†" + "".join(table.mark(r) for r in reasons) if reasons else "")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Never
 
+from crab_lightning.configuration.files import ConfigError
 from crab_lightning.program import told
 from crab_lightning.spelling import did_you_mean
 
@@ -66,6 +67,35 @@ class Options(argparse.ArgumentParser):
     def error(self, message: str) -> Never:
         """End the command with one line, without the usage of all options."""
         self.exit(2, f"error: {message}; `{told(f'python {self._plain} --help')}` says more\n")
+
+
+def take(words: Sequence[str], options: Sequence[str], needs: str = "a value") -> tuple[list[str], list[str]]:
+    """Split off the values of some options, given as ``--option value`` or ``--option=value``.
+
+    Args:
+        words: Words of a command line.
+        options: The options.
+        needs: What an option needs, for the message.
+
+    Returns:
+        The values, and the other words.
+
+    Raises:
+        ConfigError: If the words end behind an option.
+    """
+    values: list[str] = []
+    rest: list[str] = []
+    following = iter(words)
+    for word in following:
+        option, equals, value = word.partition("=")
+        if option not in options:
+            rest.append(word)
+            continue
+        found = value if equals else next(following, None)
+        if found is None:
+            raise ConfigError(f"{option} needs {needs}")
+        values.append(found)
+    return values, rest
 
 
 def positive(text: str) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from crab_lightning.builder.points import SPATIAL
 from crab_lightning.commands.help_text import Options, add_only, positive
+from crab_lightning.data.manifests.files import manifest_text
 from crab_lightning.files import replace_file
 from crab_lightning.spelling import did_you_mean
 
@@ -70,7 +70,7 @@ def run(words: Sequence[str]) -> None:
         return
     for result in rebuilt:
         kept = result.path.with_name("train.json.before_points")
-        text = json.dumps(result.rows, indent=1, ensure_ascii=False) + "\n"
+        text = manifest_text(result.path, result.rows)
         # A second call must not replace the released file by the first call's.
         first = None if kept.exists() else kept
         replace_file(result.path, partial(Path.write_text, data=text, encoding="utf-8"), first)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from crab_lightning.commands.help_text import take
 from crab_lightning.configuration.allowed_code import check_names, without_training
 from crab_lightning.configuration.files import ConfigError, compose, find_config
 from crab_lightning.program import start_is_over
@@ -45,15 +46,15 @@ def one_config(words: list[str], function: str = "fit") -> tuple[list[str], str 
     Returns:
         The words for the parser, and the name that a run from these configs has.
     """
-    names, rest = _take(words, ("--config", "-c"))
+    names, rest = take(words, ("--config", "-c"))
     stored: Path | None = None
-    checkpoint = next(iter(_take(rest, ("--ckpt_path",))[0]), None)
+    checkpoint = next(iter(take(rest, ("--ckpt_path",))[0]), None)
     checkpoint = None if checkpoint == AUTO else checkpoint
     repo: str | None = None
     if checkpoint and is_address(checkpoint):
         repo = repository(checkpoint)[0].partition("/")[2]
         checkpoint = str(find_checkpoint(checkpoint))  # downloaded once, and a folder from here on
-        rest = [*_take(rest, ("--ckpt_path",))[1], "--ckpt_path", checkpoint]
+        rest = [*take(rest, ("--ckpt_path",))[1], "--ckpt_path", checkpoint]
     if not names:
         stored = find_run(find_checkpoint(Path(checkpoint))) if checkpoint else None
         if stored is None:
@@ -79,22 +80,3 @@ def one_config(words: list[str], function: str = "fit") -> tuple[list[str], str 
     name = repo or content.get("run", {}).get("name") or find_config(names[0]).stem
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     return ["--config", text, *rest], name
-
-
-def _take(words: list[str], options: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Split off the values of some options, given as ``--option value`` or ``--option=value``."""
-    values: list[str] = []
-    rest: list[str] = []
-    words = list(words)
-    while words:
-        word = words.pop(0)
-        option, equals, value = word.partition("=")
-        if option not in options:
-            rest.append(word)
-        elif equals:
-            values.append(value)
-        elif words:
-            values.append(words.pop(0))
-        else:
-            raise ConfigError(f"{option} needs a value")
-    return values, rest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from crab_lightning.adapters import LoRALinear
-from crab_lightning.adapters.names import unwrapped_name
+from crab_lightning.adapters.names import depth_of, unwrapped_name
 from crab_lightning.data.sampling.seeding import stable_hash
 from crab_lightning.structures import Sample
 
 FOLDER = "conflict"
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.([0-9]+)\.")
 
 
 @dataclass(frozen=True)
@@ -263,7 +261,7 @@ def _compared(
             gram = table @ table.t()
             cosine = gram / (lengths[:, None] * lengths[None, :])
             names.append(name)
-            depths.append(_depth(name))
+            depths.append(depth_of(name))
             parts.append(part)
             cosines.append(cosine.clamp(-1, 1).numpy())
             norms.append(lengths.numpy())
@@ -288,17 +286,12 @@ def _parts(layer: LoRALinear, held: Sequence[Sequence[Tensor]]) -> Iterator[tupl
         yield "router", [row[2] for row in held]
 
 
-def _depth(name: str) -> int:
-    found = _LAYER.search(name)
-    return int(found[1]) if found else -1
-
-
 def _chosen_layers(model: nn.Module, layers: Sequence[int] | None) -> list[tuple[str, LoRALinear]]:
     adapted = [(unwrapped_name(n), m) for n, m in model.named_modules() if isinstance(m, LoRALinear)]
-    depths = sorted({_depth(name) for name, _ in adapted} - {-1})
+    depths = sorted({depth_of(name) for name, _ in adapted} - {-1})
     if layers is None:
         layers = [depths[0], depths[len(depths) // 2], depths[-1]] if depths else [-1]
-    chosen = [(name, layer) for name, layer in adapted if _depth(name) in layers]
+    chosen = [(name, layer) for name, layer in adapted if depth_of(name) in layers]
     if not chosen:
         raise ValueError(
             f"no adapter lies in layers {list(layers)}; layers with adapters: {depths or 'none'}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from contextlib import ExitStack
 from typing import Any
@@ -13,9 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from crab_lightning.adapters import LoRALinear, record_routes
+from crab_lightning.adapters.names import depth_of
 from crab_lightning.structures import Batch
-
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.([0-9]+)\.")
 
 
 class RouteMeans:
@@ -73,7 +71,7 @@ class RouteMeans:
 
     def result(self) -> dict[str, NDArray[np.float64]]:
         """Return dataset -> mean route ``(layers, n)``, layers in order, over the modules of each."""
-        keys = [int(m[1]) if (m := _LAYER.search(name)) else -1 for name in self._names]
+        keys = [depth_of(name) for name in self._names]
         order = sorted(set(keys))
         result = {}
         for dataset, total in self._sums.items():

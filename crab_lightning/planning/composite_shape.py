@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,11 +9,10 @@ from torch import nn
 
 from crab_lightning.adapters import AdapterConfig
 from crab_lightning.compat import from_config
-from crab_lightning.planning.shape import QWEN2_7B, ConnectorShape, Shape, count, shape_of
+from crab_lightning.planning.shape import ConnectorShape, Shape, count, known_config, shape_of
 
 if TYPE_CHECKING:
     from crab_lightning.models import LlmVaModule, VllmAModule
-    from crab_lightning.processing.families import Reader
 
 FRAMES, SECONDS = 10, 10
 """Frames and seconds of sound of a usual sample."""
@@ -22,48 +20,6 @@ LONG_SECONDS = 20
 """Seconds of sound of the longest samples (MUSIC-AVQA)."""
 NATIVE_TOKENS, NATIVE_LONGEST, NATIVE_PER_S = 725, 1350, 25
 """Tokens of a sample of AV-UIE v2 in the native paradigm, where a second of sound is 25 of them."""
-
-# Sizes of published checkpoints (their config.json), so that a plan needs neither network nor weights. What
-# is left out is transformers' default.
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "meta-llama/Llama-2-7b-chat-hf": {
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-        "vocab_size": 32000,
-        "tie_word_embeddings": False,
-    },
-    "meta-llama/Meta-Llama-3-8B-Instruct": {
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "vocab_size": 128256,
-        "tie_word_embeddings": False,
-    },
-    "openai/clip-vit-large-patch14": {
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "image_size": 224,
-        "patch_size": 14,
-    },
-    "Qwen/Qwen2.5-VL-7B-Instruct": {
-        "text_config": QWEN2_7B,
-        "vision_config": {
-            "hidden_size": 1280,
-            "depth": 32,
-            "num_heads": 16,
-            "intermediate_size": 3420,
-            "out_hidden_size": 3584,
-        },
-        "tie_word_embeddings": False,
-    },
-}
 
 
 def measure_llm_va(init: Any, adapter: AdapterConfig | None, module: type[LlmVaModule]) -> Shape:
@@ -80,11 +36,14 @@ def measure_llm_va(init: Any, adapter: AdapterConfig | None, module: type[LlmVaM
     from crab_lightning.models.connectors import ConnectorConfig
     from crab_lightning.models.llm_va import assemble
 
-    text, source = _config("model.pretrained", str(init.pretrained), LlamaConfig, module.processor_class)
+    text, source = known_config(
+        "composite", "model.pretrained", str(init.pretrained), LlamaConfig, module.processor_class
+    )
     visual = _encoder(init, "visual_encoder")
     if visual is None:
         visual = ClipVision(str(init.vision))
-        whole, _ = _config("model.vision", visual.pretrained, CLIPVisionConfig)
+        # A folder of CLIP's vision half says so in its config.
+        whole, _ = known_config("composite", "model.vision", visual.pretrained, CLIPVisionConfig, part=True)
         visual.config = getattr(whole, "vision_config", whole)
     audio = _encoder(init, "audio_encoder") or BeatsAudio(str(init.beats))
     sizes = ConnectorConfig(**dict(init.connector))
@@ -122,8 +81,12 @@ def measure_vllm_a(init: Any, adapter: AdapterConfig | None, module: type[VllmAM
     from crab_lightning.models.connectors import ConnectorConfig
     from crab_lightning.models.vllm_a import VllmAModel
 
-    config, source = _config(
-        "model.pretrained", str(init.pretrained), module.model_class.config_class, module.processor_class
+    config, source = known_config(
+        "composite",
+        "model.pretrained",
+        str(init.pretrained),
+        module.model_class.config_class,
+        module.processor_class,
     )
     audio = _encoder(init, "audio_encoder") or BeatsAudio(str(init.beats))
     sizes = ConnectorConfig(**dict(init.connector))
@@ -216,31 +179,6 @@ def _connector_shape(connector: Any, tokens: int, groups: int) -> ConnectorShape
         layers=config.layers,
         width=connector.width,
         dropout=config.dropout > 0,
-    )
-
-
-def _config(key: str, name: str, kind: Any, reader: type[Reader] | None = None) -> tuple[Any, str]:
-    """Return a checkpoint's config and where it comes from: a folder's config.json, or published sizes.
-
-    Raises:
-        FileNotFoundError: If it is neither a folder with a config nor a name whose sizes are known here.
-        ValueError: If the model that ``reader`` prepares inputs for does not read that family.
-    """
-    from transformers import AutoConfig
-
-    from crab_lightning.processing.families import check_family
-
-    if (Path(name) / "config.json").is_file():
-        if reader is not None:
-            check_family(name, reader)
-        # A folder of CLIP's vision half says so in its config.
-        found = (kind if key == "model.vision" else AutoConfig).from_pretrained(name)
-        return found, f"{name}/config.json"
-    if name in PUBLISHED:
-        return kind(**PUBLISHED[name]), f"published sizes of {name}"
-    raise FileNotFoundError(
-        f"{key} {name}: no such folder with a config.json, and its sizes are not known here "
-        f"(known: {', '.join(PUBLISHED)}). Give a folder; its weights are not read"
     )
 
 

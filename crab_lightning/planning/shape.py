@@ -12,70 +12,14 @@ from torch import nn
 
 from crab_lightning.adapters import AdapterConfig
 from crab_lightning.compat import from_config
+from crab_lightning.files import parsed_yaml
 
 if TYPE_CHECKING:
     from crab_lightning.models.native import OmniModule
+    from crab_lightning.processing.families import Reader
 
-QWEN2_7B: dict[str, Any] = {
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "vocab_size": 152064,
-    "tie_word_embeddings": False,
-}
-
-# Sizes of the published thinker (Qwen2.5-Omni technical report, arXiv:2503.20215, and the checkpoint's
-# config.json), so that a plan needs neither network nor weights. What is left out is transformers' default.
-PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
-    "Qwen/Qwen2.5-Omni-7B": {
-        "text_config": QWEN2_7B,
-        "vision_config": {
-            "hidden_size": 1280,
-            "depth": 32,
-            "num_heads": 16,
-            "intermediate_size": 3420,
-            "out_hidden_size": 3584,
-        },
-        "audio_config": {
-            "d_model": 1280,
-            "encoder_layers": 32,
-            "encoder_attention_heads": 20,
-            "encoder_ffn_dim": 5120,
-            "output_dim": 3584,
-        },
-    },
-    # Written from memory of its config.json; the sum, 30.5 billion weights in the language model, is right.
-    "Qwen/Qwen3-Omni-30B-A3B-Instruct": {
-        "text_config": {
-            "hidden_size": 2048,
-            "intermediate_size": 768,
-            "moe_intermediate_size": 768,
-            "num_experts": 128,
-            "num_experts_per_tok": 8,
-            "num_hidden_layers": 48,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 4,
-            "head_dim": 128,
-            "vocab_size": 152064,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1e6,
-                "mrope_section": [24, 20, 20],
-                "mrope_interleaved": True,
-            },
-        },
-        "vision_config": {"hidden_size": 1152, "depth": 27, "num_heads": 16, "out_hidden_size": 2048},
-        "audio_config": {
-            "d_model": 1280,
-            "encoder_layers": 32,
-            "encoder_attention_heads": 20,
-            "encoder_ffn_dim": 5120,
-            "output_dim": 2048,
-        },
-    },
-}
+_SIZES = Path(__file__).with_name("published_sizes.yaml")
+"""Sizes of published checkpoints, so that a plan needs neither network nor weights."""
 
 SAMPLE: dict[str, dict[str, Any]] = {
     # 49 tokens a pair of frames in the place of 64, 13 a second of sound in the place of 25
@@ -197,31 +141,38 @@ class Shape:
         return self.decoder + self.towers + self.rest
 
 
-def thinker_config(pretrained: str, module: type[OmniModule]) -> tuple[Any, str]:
-    """Return a thinker's config and where it comes from: a folder's config.json, or published sizes.
+def known_config(
+    group: str, key: str, name: str, kind: Any, reader: type[Reader] | None = None, *, part: bool = False
+) -> tuple[Any, str]:
+    """Return a checkpoint's config and where it comes from: a folder's config.json, or published sizes.
 
     Args:
-        pretrained: Folder or known name of the checkpoint.
-        module: Class that reads it.
+        group: Group of the published sizes: ``native`` or ``composite``.
+        key: Key of the config that names the checkpoint, for messages.
+        name: Folder or known name of the checkpoint.
+        kind: Class of the config, which published sizes are given to.
+        reader: Processor of the model that reads the checkpoint; left out, its family is not checked.
+        part: Whether a folder's config.json may be that of a larger model, of which ``kind`` reads its part.
 
     Raises:
         FileNotFoundError: If it is neither a folder with a config nor a name whose sizes are known here.
-        ValueError: If another class reads that checkpoint.
+        ValueError: If the model that ``reader`` prepares inputs for does not read that family.
     """
     from transformers import AutoConfig
 
     from crab_lightning.processing.families import check_family
 
-    if (Path(pretrained) / "config.json").is_file():
-        check_family(pretrained, module.processor_class)
-        config = AutoConfig.from_pretrained(pretrained, trust_remote_code=False)
-        return getattr(config, "thinker_config", config), f"{pretrained}/config.json"
-    if pretrained in PUBLISHED:
-        sizes: dict[str, Any] = PUBLISHED[pretrained]
-        return module.thinker_class.config_class(**sizes), f"published sizes of {pretrained}"
+    if (Path(name) / "config.json").is_file():
+        if reader is not None:
+            check_family(name, reader)
+        found = (kind if part else AutoConfig).from_pretrained(name, trust_remote_code=False)
+        return getattr(found, "thinker_config", found), f"{name}/config.json"
+    published = parsed_yaml(_SIZES.read_text(encoding="utf-8"))[group]
+    if name in published:
+        return kind(**published[name]), f"published sizes of {name}"
     raise FileNotFoundError(
-        f"model.pretrained {pretrained}: no such folder with a config.json, and its sizes are not known here "
-        f"(known: {', '.join(PUBLISHED)}). Give a folder; its weights are not read"
+        f"{key} {name}: no such folder with a config.json, and its sizes are not known here "
+        f"(known: {', '.join(published)}). Give a folder; its weights are not read"
     )
 
 
@@ -238,7 +189,8 @@ def measure(pretrained: str, adapter: AdapterConfig | None, module: type[OmniMod
     from crab_lightning.models.native import OmniModule
 
     module = module or OmniModule
-    config, source = thinker_config(pretrained, module)
+    kind = module.thinker_class.config_class
+    config, source = known_config("native", "model.pretrained", pretrained, kind, module.processor_class)
     with torch.device("meta"):
         model: Any = from_config(module.thinker_class, config)
         decoder: Any = model.get_decoder()

@@ -39,7 +39,6 @@ def paired_difference(
     b: Mapping[str, float],
     *,
     resamples: int = 10_000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> Difference | None:
     """Bootstrap the mean of ``b - a`` over the samples that both know.
@@ -51,7 +50,6 @@ def paired_difference(
         a: Sample id -> score.
         b: Sample id -> score.
         resamples: Number of resamples.
-        level: Coverage of the interval.
         seed: Seed of the resampling; the same pairs give the same interval.
 
     Returns:
@@ -61,11 +59,11 @@ def paired_difference(
     if not common:
         return None
     delta = np.array([b[i] - a[i] for i in common], dtype=np.float64)
-    return bootstrap_mean(delta, resamples=resamples, level=level, seed=seed)
+    return bootstrap_mean(delta, resamples=resamples, seed=seed)
 
 
 def bootstrap_mean(
-    values: Sequence[float] | np.ndarray, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
+    values: Sequence[float] | np.ndarray, *, resamples: int = 10_000, seed: int = 0
 ) -> Difference:
     """Return the mean of some values and its percentile interval.
 
@@ -76,8 +74,7 @@ def bootstrap_mean(
     if data.size == 0:
         raise ValueError("no values to resample")
     means = _resampled_means(data, resamples, np.random.default_rng(seed))
-    tail = 100 * (1 - level) / 2
-    low, high = np.percentile(means, [tail, 100 - tail])
+    low, high = np.percentile(means, [2.5, 97.5])
     return Difference(float(data.mean()), float(low), float(high), int(data.size))
 
 

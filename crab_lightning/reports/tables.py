@@ -46,6 +46,16 @@ class PlainTable:
             for row in self.rows
         ]
 
+    def mark(self, text: str) -> str:
+        """Return the mark of a footnote, which is added when it is new; empty for an empty text."""
+        if not text:
+            return ""
+        found = [i for i, note in enumerate(self.notes, 1) if note == f"({i}) {text}."]
+        if not found:
+            self.notes.append(f"({len(self.notes) + 1}) {text}.")
+            found = [len(self.notes)]
+        return f"({found[0]})"
+
 
 _OF_DATASETS = ("dataset", "partner", "ties")
 """Columns whose cells are keys of datasets."""

@@ -100,9 +100,7 @@ class StepTimer(Callback):
         replace_json(self.path, before | {k: v for k, v in self.found.items() if v})
 
 
-def measure(
-    cell: Cell, command: Command, steps: int, preload: Sequence[str] = (), threads: int = 1
-) -> Measured:
+def measure(cell: Cell, command: Command, steps: int, preload: Sequence[str] = ()) -> Measured:
     """Train a few steps and answer one batch as a cell would, in a process of its own.
 
     Args:
@@ -137,9 +135,7 @@ def measure(
         config = merge(dict(cell.config), own)
         (Path(scratch) / "measure.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         log = Path(scratch) / "log"
-        process = context.Process(
-            target=watched, args=(_fit_and_test, (scratch, command), threads, None, log)
-        )
+        process = context.Process(target=watched, args=(_fit_and_test, (scratch, command), 1, None, log))
         process.start()
         process.join()
         if process.exitcode != 0 or not out.is_file():

@@ -15,7 +15,6 @@ array          shape               holds
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +26,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crab_lightning.adapters import LoRALinear
-from crab_lightning.adapters.names import unwrapped_name
+from crab_lightning.adapters.names import depth_of, unwrapped_name
 from crab_lightning.structures import AUDIO, TEXT, VISUAL, Sample
 from crab_lightning.studies.token_routes import TokenLikes, routed_pass, token_routes
 
 TOKENS = ("all", "text", "audio", "visual")
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.([0-9]+)\.")
 
 
 @dataclass(frozen=True)
@@ -206,11 +204,6 @@ def recorded(
         np.concatenate(rows),
         np.stack([head_likeness(layers[name].lora_B, layers[name].heads) for name in names]),
     )
-
-
-def depth_of(name: str) -> int:
-    """Return the layer number in the dotted name of a module; -1 where it has none."""
-    return int(m[1]) if (m := _LAYER.search(name)) else -1
 
 
 def head_likeness(b: Tensor, heads: int) -> NDArray[np.float64]:

@@ -155,10 +155,9 @@ class FinishedCells:
 
     Args:
         study: The study.
-        split: ``test`` or ``val``.
     """
 
-    def __init__(self, study: Study, split: str = "test") -> None:
+    def __init__(self, study: Study) -> None:
         self.study = study
         self.states = [_checked(state_of(cell), split) for cell in study.cells()]
         self._cells = {
@@ -166,7 +165,6 @@ class FinishedCells:
             for c in (s.cell for s in self.states if s.status == "done")
         }
         self._runs: dict[str, FinishedRun] = {}
-        self._split = split
 
     def cells(self, arm: str, regime: str, datasets: tuple[str, ...]) -> list[Cell]:
         """Return the finished cells on a set of datasets, one for each seed that is finished."""
@@ -176,7 +174,7 @@ class FinishedCells:
     def run(self, cell: Cell) -> FinishedRun:
         """Return the results of a finished cell."""
         if cell.name not in self._runs:
-            self._runs[cell.name] = find_results(cell.folder, self._split)
+            self._runs[cell.name] = find_results(cell.folder)
         return self._runs[cell.name]
 
     def of(self, regime: str, arm: str, dataset: str, seed: int) -> FinishedRun | None:

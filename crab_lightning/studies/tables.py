@@ -50,13 +50,21 @@ def gain_table(arm: ArmTransfer, regimes: tuple[str, str], names: Mapping[str, s
     for row in arm.rows:
         score, loss = row.score, row.loss
         cells = [row.dataset, row.scale.label(row.metric), row.scale.text(score.before)]
-        cells += [row.scale.text(score.after), score_gain(row) + noted(table, score.note), _p(score.gain)]
+        cells += [
+            row.scale.text(score.after),
+            score_gain(row) + _mark(table, score.note),
+            _p(score.gain),
+        ]
         cells.append(str(score.questions or "–"))
         if loss is None:
             cells += ["–"] * 5
         else:
             cells += [f"{loss.before:.4f}", f"{loss.after:.4f}"]
-            cells += [_loss_gain(loss) + noted(table, loss.note), _p(loss.gain), str(loss.questions or "–")]
+            cells += [
+                _loss_gain(loss) + _mark(table, loss.note),
+                _p(loss.gain),
+                str(loss.questions or "–"),
+            ]
         table.add(cells)
     table.notes.append(
         f"Gain: {regimes[1]} minus {regimes[0]}, with the sign changed where lower is better, so that a "
@@ -118,7 +126,7 @@ def deviation_table(baseline: str, rows: Mapping[str, Sequence[DatasetTransfer]]
         cells = [name, some.scale.label(some.metric), some.scale.text(some.score.before)]
         for found in by_arm.values():
             row = found.get(name)
-            cells.append("–" if row is None else score_gain(row) + noted(table, row.score.note))
+            cells.append("–" if row is None else score_gain(row) + _mark(table, row.score.note))
         table.add(cells)
     for arm, held in rows.items():
         points = [abs(row.score.gain.value) for row in held if row.scale.unit == PERCENT]
@@ -201,16 +209,8 @@ def score_gain(row: DatasetTransfer) -> str:
     return _bracketed(row.score.gain, row.scale.signed)
 
 
-def noted(table: PlainTable, text: str) -> str:
-    """Return the mark of a footnote, which is added when it is new."""
-    if not text:
-        return ""
-    line = f"{text[0].upper()}{text[1:]}."
-    found = [i for i, note in enumerate(table.notes, 1) if note == f"({i}) {line}"]
-    if not found:
-        table.notes.append(f"({len(table.notes) + 1}) {line}")
-        found = [len(table.notes)]
-    return f"({found[0]})"
+def _mark(table: PlainTable, note: str) -> str:
+    return table.mark(note[:1].upper() + note[1:])
 
 
 def _raw(found: Comparison | None) -> list[object]:

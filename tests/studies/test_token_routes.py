@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from crab_lightning.adapters import record_routes
+from crab_lightning.adapters.names import depth_of
 from crab_lightning.commands import main
 from crab_lightning.inference.answer import Answer
 from crab_lightning.inference.loading import load_run
 from crab_lightning.inference.question import Question, put
 from crab_lightning.structures import AUDIO, TEXT
-from crab_lightning.studies.routes import Routes, depth_of
+from crab_lightning.studies.routes import Routes
 from crab_lightning.studies.study import read_study
 from crab_lightning.studies.token_routes import (
     COLOURS,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crab_lightning.builder.reasoning.prompts import Length
-from crab_lightning.data.manifests.files import dataset_folder
+from crab_lightning.data.manifests.files import dataset_folder, has_test
 from crab_lightning.data.manifests.layout import LAYOUTS, card, laid_over
 from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.structures import DatasetSpec, Sample
@@ -125,11 +125,8 @@ def with_classes(
     """Fill in the closed set of a row that leaves it out, from both manifests."""
     if spec.classes is not None:
         return spec
-    from crab_lightning.data.manifests.files import has_test
-
-    more = (
-        read_manifest(root, dataset, spec, "test", check_media=False) if has_test(root, dataset, spec) else []
-    )
+    tested = has_test(root, dataset, spec)
+    more = read_manifest(root, dataset, spec, "test", check_media=False) if tested else []
     return replace(spec, classes=task.class_names([*rows, *more]))
 
 

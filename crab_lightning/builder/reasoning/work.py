@@ -25,9 +25,9 @@ from crab_lightning.builder.reasoning.questions import (
 from crab_lightning.builder.reasoning.settings import Settings
 from crab_lightning.builder.reasoning.writers import RowRefused, Writer
 from crab_lightning.data.loading import load_media
-from crab_lightning.data.manifests.files import dataset_folder, load_rows, manifest_path
+from crab_lightning.data.manifests.files import dataset_folder, load_rows, manifest_path, manifest_text
 from crab_lightning.data.manifests.reader import read_manifest
-from crab_lightning.files import free_name, replace_file, replace_text
+from crab_lightning.files import digest_of, free_name, replace_bytes, replace_json, replace_text
 from crab_lightning.processing.endpoint import EndpointProcessor
 from crab_lightning.structures import DatasetSpec, Example, Sample
 from crab_lightning.tasks.base import Task
@@ -101,8 +101,8 @@ class Work:
             "easy rows": hashlib.sha256("\n".join(sorted(self._easy)).encode()).hexdigest(),
             "frames": self.spec.frames,
             "size_px": self.spec.size_px,
-            "manifest": _digest(source),
-            "weak manifest": _digest(self.folder / WEAK) if weak else None,
+            "manifest": digest_of(source),
+            "weak manifest": digest_of(self.folder / WEAK) if weak else None,
         }
 
     def _source(self) -> Path:
@@ -110,10 +110,10 @@ class Work:
         if not self.original.is_file():
             return self.manifest
         record = self.state / "written.json"
-        known = {_digest(self.original)}
+        known = {digest_of(self.original)}
         if record.is_file():
             known.add(json.loads(record.read_text(encoding="utf-8"))["written"])
-        if self.manifest.is_file() and _digest(self.manifest) not in known:
+        if self.manifest.is_file() and digest_of(self.manifest) not in known:
             raise FileExistsError(
                 f"{self.manifest} was changed after texts were written to it; nothing was done. To go on "
                 f"from the changed rows, remove {self.original.name} and the folder {self.state}. To go on "
@@ -238,21 +238,17 @@ class Work:
                 f"{self.manifest}: no row got a usable text, so the manifest was left as it is. The verdicts "
                 f"in {self.state} say why"
             )
-        if self.manifest.suffix == ".json":
-            content = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-        else:
-            content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        content = manifest_text(self.manifest, rows)
         cells = [("manifest", "id", "reason"), *lost]
         table = "".join("\t".join(" ".join(cell.split()) for cell in line) + "\n" for line in cells)
         self.state.mkdir(exist_ok=True)
         replace_text(self.state / "discarded.tsv", table)
         if not self.original.is_file():
-            before = self.manifest.read_bytes()
-            replace_file(self.original, lambda part: part.write_bytes(before))
+            replace_bytes(self.original, self.manifest.read_bytes())
         # First the record, then the manifest: a call that is killed between them finds the original in its
         # place.
         record = {"written": hashlib.sha256(content.encode()).hexdigest(), "settings": self.header}
-        replace_text(self.state / "written.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        replace_json(self.state / "written.json", record, indent=1)
         replace_text(self.manifest, content)
 
     def restart(self) -> None:
@@ -275,7 +271,3 @@ def prompts_of(dataset: str, spec: DatasetSpec, settings: Settings) -> Prompts:
             "folder that --examples names"
         )
     return prompts
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

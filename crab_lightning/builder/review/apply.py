@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,9 +12,9 @@ from typing import Any
 
 from crab_lightning.builder.reasoning.questions import target_key, with_classes
 from crab_lightning.builder.review.store import ReviewStore, ReviewVerdict
-from crab_lightning.data.manifests.files import load_rows, manifest_path
+from crab_lightning.data.manifests.files import load_rows, manifest_path, manifest_text
 from crab_lightning.data.manifests.reader import read_manifest
-from crab_lightning.files import free_name, replace_file
+from crab_lightning.files import digest_of, free_name, replace_bytes
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks.base import Task
 
@@ -58,13 +57,13 @@ def apply_verdicts(
                 f"{verdict.kind}). "
                 "Let one of them change the verdict, or say with --reviewer whose verdicts count"
             )
-    planned: list[tuple[str, Path, str, Path, bytes]] = []
+    planned: list[tuple[str, Path, bytes, Path, bytes]] = []
     counts: dict[str, Counter[str]] = {}
     for dataset in dict.fromkeys(items[number].dataset for number in sorted(agreed)):
         spec = datasets[dataset]
         path = manifest_path(root, dataset, spec, "train")
         kept = path.with_name(f"{path.stem}.before_review{path.suffix}")
-        begun = kept.is_file() and store.fact(f"applied {dataset}") == _digest(path.read_bytes())
+        begun = kept.is_file() and store.fact(f"applied {dataset}") == digest_of(path)
         source = kept if begun else path
         key = target_key(spec, dataset)
         rows: list[dict[str, Any] | None] = list(load_rows(source, f"data.datasets.{dataset}", root))
@@ -92,18 +91,14 @@ def apply_verdicts(
                     )
                 rows[item.row] = row | {key: verdict.text}
         left = [row for row in rows if row is not None]
-        if path.suffix == ".jsonl":
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in left)
-        else:
-            text = json.dumps(left, indent=1, ensure_ascii=False) + "\n"
-        planned.append((dataset, path, text, kept, source.read_bytes()))
-    for dataset, path, text, kept, before in planned:
-        content = text.encode()
+        content = manifest_text(path, left).encode()
+        planned.append((dataset, path, content, kept, source.read_bytes()))
+    for dataset, path, content, kept, before in planned:
         if kept.is_file() and kept.read_bytes() != before:  # of an earlier review: it stays too
             kept.replace(free_name(kept))
-        _write(kept, before)
-        store.note_fact(f"applied {dataset}", _digest(content))
-        _write(path, content)
+        replace_bytes(kept, before)
+        store.note_fact(f"applied {dataset}", hashlib.sha256(content).hexdigest())
+        replace_bytes(path, content)
     return counts
 
 
@@ -130,11 +125,3 @@ class _Reader:
         if found != self.task.truth(sample, spec):
             return f"its answer is not the right one; the row's answer is {self.task.direct(sample)!r}"
         return ""
-
-
-def _write(path: Path, content: bytes) -> None:
-    replace_file(path, lambda part: part.write_bytes(content))
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

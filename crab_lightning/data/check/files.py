@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from hashlib import blake2b
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +22,6 @@ _VERSION = 2
 _LARGE_GAP_S = 0.5
 # No object fills a picture to its last pixels.
 _FULL_SHARE = 0.98
-_CHUNK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -157,11 +156,8 @@ def _whole(path: Path) -> media.MediaInfo:
 
 def content_hash(path: Path) -> str:
     """Return a hash of a file's bytes."""
-    digest = blake2b(digest_size=16)
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()
 
 
 class Findings:

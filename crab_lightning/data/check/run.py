@@ -20,6 +20,7 @@ from crab_lightning.data.manifests.files import (
 )
 from crab_lightning.data.manifests.own import no_sound_hint
 from crab_lightning.data.manifests.reader import survey_manifest
+from crab_lightning.data.manifests.split import clips_of
 from crab_lightning.data.sampling.lengths import guess_tokens
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks.base import Task
@@ -255,7 +256,7 @@ class _Check:
         for (name, split), samples in self.samples.items():
             if split == "train":
                 for sample in samples:
-                    for clip in _clips(sample):
+                    for clip in clips_of(sample):
                         learnt[clip].setdefault(name, sample)
         for manifest, samples in self.samples.items():
             if manifest[1] != "test":
@@ -263,7 +264,7 @@ class _Check:
             asked: set[str] = set()
             shared: dict[str, dict[str, tuple[Sample, Sample]]] = defaultdict(dict)
             for sample in samples:
-                for clip in _clips(sample):
+                for clip in clips_of(sample):
                     asked.add(clip)
                     for name, other in learnt.get(clip, {}).items():
                         shared[name].setdefault(clip, (sample, other))
@@ -305,7 +306,7 @@ class _Check:
                     learnt.setdefault(content, (path, sample))
             for path, (manifest, sample) in places["test"].items():
                 found = learnt.get(contents[path] or "")
-                if found is None or set(_clips(sample)) & set(_clips(found[1])):
+                if found is None or set(clips_of(sample)) & set(clips_of(found[1])):
                     continue  # the same recording was reported by its name
                 sort = "leak_sound" if path in sample.audios else "leak_content"
                 self._leak(sort, manifest, sample, found[1], f"{path}, a copy of {found[0]},")
@@ -328,7 +329,3 @@ def _media(sample: Sample) -> Iterator[tuple[Path, FileKind]]:
         yield path, "image"
     for path in sample.audios:
         yield path, "audio"
-
-
-def _clips(sample: Sample) -> tuple[str, ...]:
-    return sample.clips or (sample.clip,)

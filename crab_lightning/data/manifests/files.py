@@ -8,6 +8,7 @@ import json
 import os
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -107,6 +108,13 @@ def load_rows(path: Path, where: str, root: Path) -> list[Any]:
     if not isinstance(rows, list):
         raise ManifestError(f"{where}: {path} holds {kind_of(rows)}; one JSON array of objects is expected.")
     return rows
+
+
+def manifest_text(path: Path, rows: Iterable[Any]) -> str:
+    """Return rows as the text of a manifest: lines of JSON for ``.jsonl``, else one JSON array."""
+    if path.suffix == ".jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return json.dumps(list(rows), indent=1, ensure_ascii=False) + "\n"
 
 
 def _text_of(path: Path, where: str, root: Path) -> str:

@@ -63,10 +63,11 @@ def read_rows(
         name: read_manifest(root, name, spec, "test", task=tasks[spec.task]) if name in own else []
         for name, spec in datasets.items()
     }
-    specs = {
-        name: _with_classes(spec, tasks[spec.task], [*train[name], *tested[name]])
-        for name, spec in datasets.items()
-    }
+    specs = dict(datasets)
+    for name, spec in datasets.items():
+        if spec.classes is None:
+            classes = tasks[spec.task].class_names([*train[name], *tested[name]])
+            specs[name] = replace(spec, classes=classes)
     carved = carve_validation(train, val_share, seed)
     splits: dict[Split, dict[str, PackedSamples]] = {"train": {}, "val": {}, "test": {}}
     for name, spec in specs.items():
@@ -89,11 +90,6 @@ def read_rows(
             PackedSamples(limited(scored, spec.limit, seed)) if name in own else splits["val"][name]
         )
     return Rows(splits, specs, carved.unsplit)
-
-
-def _with_classes(spec: DatasetSpec, task: Task[Any], samples: Sequence[Sample]) -> DatasetSpec:
-    """Fill in the closed set of a row that leaves it out, for tasks that have one."""
-    return spec if spec.classes is not None else replace(spec, classes=task.class_names(samples))
 
 
 def limited(samples: Sequence[Sample], limit: int | None, seed: int) -> Sequence[Sample]:
