@@ -74,7 +74,10 @@ def import_dataset(
     """
     importer = get_importer(name)
     settings = settings or Settings()
-    _check_settings(name, importer, settings)
+    if strange := [key for key in settings.given() if key not in importer.options and key != "seed"]:
+        takes = ", ".join(importer.options) or "no options of its own"
+        flag = "--" + strange[0].replace("_", "-")
+        raise ValueError(f"{flag} is no option of {name}, which takes: {takes}")
     base = root / ANNOTATIONS
     found = importer.read(Source(sources, without=base), settings)
     report = _count(name, importer, found)
@@ -95,13 +98,6 @@ def import_dataset(
     kept = _finish(kept, workers, timeout_s, report, progress)
     _write(base, importer, kept, sources, settings, report)
     return report
-
-
-def _check_settings(name: str, importer: Importer, settings: Settings) -> None:
-    if strange := [key for key in settings.given() if key not in importer.options and key != "seed"]:
-        takes = ", ".join(importer.options) or "no options of its own"
-        flag = "--" + strange[0].replace("_", "-")
-        raise ValueError(f"{flag} is no option of {name}, which takes: {takes}")
 
 
 def _missing_of(row: Row) -> str | None:

@@ -28,12 +28,8 @@ _KNOWN_ELSEWHERE = (
 
 def is_known(err: BaseException) -> bool:
     """Return whether an error is of a kind that a user's files, options or machine cause."""
-    return isinstance(err, (*_KNOWN, *_elsewhere()))
-
-
-def _elsewhere() -> tuple[type[BaseException], ...]:
     found: list[Any] = [getattr(sys.modules.get(module), name, None) for module, name in _KNOWN_ELSEWHERE]
-    return tuple(kind for kind in found if isinstance(kind, type))
+    return isinstance(err, (*_KNOWN, *(kind for kind in found if isinstance(kind, type))))
 
 
 def one_text(err: BaseException) -> str:

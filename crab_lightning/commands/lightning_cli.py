@@ -35,12 +35,7 @@ from crab_lightning.program import is_first_process, told
 from crab_lightning.runs import RunCheckpoint, RunFolder, find_checkpoint, find_run
 from crab_lightning.runs.hub import downloaded, in_cache, is_address
 from crab_lightning.runs.nonfinite import NonFiniteSteps
-from crab_lightning.runs.ownership import (
-    Ownership,
-    check_vacant,
-    own_new_version,
-    set_run_aside,
-)
+from crab_lightning.runs.ownership import Ownership, check_vacant, own_new_version, set_run_aside
 from crab_lightning.runs.run_folder import AUTO, LAST, PREVIOUS
 from crab_lightning.spelling import did_you_mean
 
@@ -56,14 +51,8 @@ ZERO_SHOT = "-zero-shot"
 """Ends the name of a run that tests a model without a checkpoint."""
 
 _MODEL_PATHS = (
-    "pretrained",
-    "vision",
-    "beats",
-    "load_adapter",
-    "visual_connector",
-    "audio_connector",
-    "chat_template",
-)
+    "pretrained", "vision", "beats", "load_adapter", "visual_connector", "audio_connector", "chat_template",
+)  # fmt: skip
 
 
 class CrabCLI(LightningCLI):
@@ -171,7 +160,7 @@ class CrabCLI(LightningCLI):
         if self.config.only is not None:
             # The rows stay in the run's config: `ask` puts questions as any of them.
             rows = self.config.data.get("datasets") or self.config.data.sources
-            self.config.data.only = list(_chosen(dict(rows), self.config.only))
+            self.config.data.only = _chosen(list(rows), self.config.only)
         self.ckpt_path: Path | None = None
         self.adapter_folder: Path | None = None
         wanted = self.config.ckpt_path
@@ -255,11 +244,8 @@ class CrabCLI(LightningCLI):
         first = is_first_process()
         if found is None:
             name = run.name or "run"
-            if (
-                not train
-                and source is None
-                and not self.config.model.get("init_args", {}).get("load_adapter")
-            ):
+            loaded = source or self.config.model.get("init_args", {}).get("load_adapter")
+            if not train and not loaded:
                 name += ZERO_SHOT
                 if first:
                     print(
@@ -391,8 +377,8 @@ def cli_for(args: Sequence[str]) -> type[CrabCLI]:
     return ConnectorCLI if isinstance(data, dict) and "sources" in data else CrabCLI
 
 
-def _chosen(datasets: dict[str, Any], only: str) -> dict[str, Any]:
-    """Keep the rows that ``--only`` names, in the order of the config."""
+def _chosen(datasets: list[str], only: str) -> list[str]:
+    """Return the datasets that ``--only`` names, in the order of the config."""
     names = [name.strip() for name in only.split(",") if name.strip()]
     if not names or (unknown := [name for name in names if name not in datasets]):
         wrong = (
@@ -401,4 +387,4 @@ def _chosen(datasets: dict[str, Any], only: str) -> dict[str, Any]:
             else "it names none"
         )
         raise ConfigError(f"--only {only}: {wrong}; data.datasets has: {', '.join(datasets)}")
-    return {name: row for name, row in datasets.items() if name in names}
+    return [name for name in datasets if name in names]

@@ -257,8 +257,9 @@ def _print(shape: Shape, setting: Setting, limit: float, together: tuple[str, fl
     s = setting
     console = Console()
     trained = shape.adapters or shape.base
+    weights = f"{shape.base / 1e9:.2f} B" if shape.base >= 1e8 else f"{shape.base / 1e6:.1f} M"
     console.print(
-        f"{shape.source}: {_count(shape.base)} weights, {trained / 1e6:,.0f} M trained.\n"
+        f"{shape.source}: {weights} weights, {trained / 1e6:,.0f} M trained.\n"
         f"{s.world} x {limit / 1e9:g} GB, strategy {s.sharding}, micro-batches of {s.most_tokens:,} tokens "
         f"at most, {s.accumulate} to a step.",
         highlight=False,
@@ -311,20 +312,13 @@ def _print(shape: Shape, setting: Setting, limit: float, together: tuple[str, fl
     if s.sharding == "fsdp2_offload":
         console.print("Copies between host and device and the optimizer's step on the host are not counted.")
     found = pace(shape, s)
+    time = f"{found.hours:.1f} hours" if found.hours >= 1 else f"{found.hours * 60:.1f} minutes"
     bound = "computing" if found.compute_s >= found.transfer_s else "communication"
     console.print(
         f"A step: {found.compute_s:.2f} s of computing, {found.transfer_s:.2f} s of communication "
         f"({found.sent_bytes / 1e9:.1f} GB sent by a device), so {bound} decides; "
         f"{found.tokens_per_s:,.0f} input tokens/s on all devices.\n"
-        f"{s.epochs} epochs of {s.samples:,} samples: about {_time(found.hours)}, evaluation left out.",
+        f"{s.epochs} epochs of {s.samples:,} samples: about {time}, evaluation left out.",
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _count(weights: int) -> str:
-    return f"{weights / 1e9:.2f} B" if weights >= 1e8 else f"{weights / 1e6:.1f} M"
-
-
-def _time(hours: float) -> str:
-    return f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,17 +153,14 @@ def dependence(runs: Sequence[FinishedRun]) -> dict[str, Any]:
                 "high": found.high,
                 "samples": found.samples,
             }
+        strict = {run.name: (run.datasets.get(dataset) or {}).get("strict", {}) for run in runs}
         table[dataset] = {
             "headline": headline,
-            "scores": {r.name: _headline(r.datasets.get(dataset), headline) for r in runs},
+            "scores": {name: scores.get(headline) for name, scores in strict.items()},
             "majority": entry["majority"].get(headline),
             "loss": fall,
         }
     return table
-
-
-def _headline(entry: Mapping[str, Any] | None, metric: str | None) -> float | None:
-    return None if entry is None or metric is None else entry["strict"].get(metric)
 
 
 def _is_complete(folder: Path) -> bool:

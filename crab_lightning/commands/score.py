@@ -6,6 +6,7 @@ import argparse
 import inspect
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from crab_lightning.data import AVDataModule
     from crab_lightning.reports.answer_files import Joined
     from crab_lightning.structures import DatasetSpec, Sample
-    from crab_lightning.tasks.base import Task
 
 
 def run(words: Sequence[str]) -> None:
@@ -92,7 +92,10 @@ def run(words: Sequence[str]) -> None:
             "rows of train.json: the file does not say which of them were asked, so none is counted as"
             " missing"
         )
-    scores = DatasetScores(args.dataset, task, spec, _majority(task, train, spec))
+    majority = None
+    with suppress(ValueError):  # where no training row holds an answer
+        majority = task.majority(train, spec)
+    scores = DatasetScores(args.dataset, task, spec, majority)
     lines = []
     for sample in asked:
         if (record := joined.answers.get(sample.id)) is not None:
@@ -230,14 +233,6 @@ def write_run(
     if lines:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         replace_text(folder / "predictions" / f"{dataset}.jsonl", text)
-
-
-def _majority(task: Task[Any], train: Sequence[Sample], spec: DatasetSpec) -> Any:
-    """Return the most frequent training answer; ``None`` where no training row holds one."""
-    try:
-        return task.majority(train, spec)
-    except ValueError:
-        return None
 
 
 def _print(args: argparse.Namespace, result: dict[str, Any], joined: Joined) -> None:

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from crab_lightning.compat import datamodule_of
+from crab_lightning.dashboards.figures.sheet import cut
 from crab_lightning.evaluation.prediction_files import read_records
 from crab_lightning.metrics.mask_scores import binary_scores
 from crab_lightning.runs.boards import log_picture
@@ -107,7 +108,7 @@ def overlay_of(record: dict[str, Any], sample: Sample, task: Segmentation, spec:
     said = "unreadable: " if answer is None else ""
     return Overlay(
         picture, pred, truth, prompt,
-        title=_short(f"{Path(sample.clip).name}  {subject}", 40),
+        title=cut(f"{Path(sample.clip).name}  {subject}", 40),
         scores={"J": jaccard, "F": f_score},
         note=said + _end(record["answer"].replace("\n", " "), 120),
     )  # fmt: skip
@@ -116,7 +117,3 @@ def overlay_of(record: dict[str, Any], sample: Sample, task: Segmentation, spec:
 def _end(text: str, length: int) -> str:
     """Cut the beginning off: coordinates stand at the end."""
     return text if len(text) <= length else "…" + text[-length + 1 :]
-
-
-def _short(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"

@@ -130,8 +130,10 @@ class Pictures(Callback):
             replace_bytes(place / f"{tag.partition('/')[2].replace('/', '-')}.png", content)
             log_picture(trainer.loggers, tag, content, step)
             count += 1
-        for tag, rows in self._tables(data, answers, split):
-            log_table(trainer.loggers, tag, ANSWER_COLUMNS, rows, step)
+        for task, records in self._chosen(data, answers).items():
+            if records:
+                rows = [answer_cells(record) for record in records]
+                log_table(trainer.loggers, f"{split}/{task}/answers", ANSWER_COLUMNS, rows, step)
         seconds = time.perf_counter() - began
         for logger in trainer.loggers:
             logger.log_metrics({f"{split}/pictures_s": seconds}, step=trainer.global_step)
@@ -225,11 +227,6 @@ class Pictures(Callback):
             turns.sort(key=lambda pair: pair[0])  # stable: within a turn, datasets keep their order
             chosen[task] = [record for _, record in turns[: self.per_task]]
         return chosen
-
-    def _tables(self, data: Any, answers: Path, split: str) -> Iterator[tuple[str, list[list[str]]]]:
-        for task, records in self._chosen(data, answers).items():
-            if records:
-                yield f"{split}/{task}/answers", [answer_cells(record) for record in records]
 
 
 def _altered(data: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import ExitStack
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +36,8 @@ class RouteMeans:
     def start(self, model: nn.Module, batch: Batch) -> None:
         """Begin to record a batch, unless its datasets have been seen often enough or nothing routes."""
         wanted = any(self._seen[sample.dataset] < self.samples for sample in batch.samples)
-        if not wanted or not _has_routes(model):
+        routed = (isinstance(m, LoRALinear) and m.routed and m.heads > 1 for m in model.modules())
+        if not wanted or not any(routed):
             return
         mask = batch.inputs["attention_mask"].float()
         share = mask / mask.sum(1, keepdim=True).clamp(min=1)
@@ -78,7 +78,3 @@ class RouteMeans:
             routes = (total / self._seen[dataset]).double().cpu().numpy()  # (modules, n)
             result[dataset] = np.stack([routes[[k == key for k in keys]].mean(0) for key in order])
         return result
-
-
-def _has_routes(model: Any) -> bool:
-    return any(isinstance(m, LoRALinear) and m.routed and m.heads > 1 for m in model.modules())

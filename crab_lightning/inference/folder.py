@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -242,7 +242,8 @@ def ask_folder(
                 }  # fmt: skip
                 record |= {"note": answer.note} if answer.note else {}
             records[found[0]] = record
-            _append(file, record)
+            file.write(_line(record))
+            file.flush()
             done += 1
             if report is not None:
                 report("Clips", done, len(clips))
@@ -307,11 +308,6 @@ def _earlier(out: Path, settings: str) -> dict[str, Record]:
 
 def _is_answered(record: Record | None, clip: FolderClip) -> bool:
     return record is not None and "error" not in record and record["bytes"] == clip.size
-
-
-def _append(file: IO[str], record: Record) -> None:
-    file.write(_line(record))
-    file.flush()
 
 
 def _line(record: Record) -> str:

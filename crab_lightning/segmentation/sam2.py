@@ -101,7 +101,8 @@ class Sam2Decoder:
             keys = [content_key(request.image) for request in part]
 
             def embed(new: list[int], part: Sequence[MaskRequest] = part) -> list[Embedding]:
-                return _embed(loaded, [part[i].image for i in new])
+                maps = loaded.model.get_image_embeddings(loaded.pixels([part[i].image for i in new]))
+                return [[level[i : i + 1] for level in maps] for i in range(len(new))]
 
             embeddings = self._embeddings.fill(keys, embed)
             # A padded point is not ignored by the attention, so only prompts of one form go together.
@@ -115,12 +116,6 @@ class Sam2Decoder:
                     full = F.interpolate(logits[None, None], size, mode="bilinear", align_corners=False)[0, 0]
                     masks[first + i] = full if self.logits else full > 0
         return [mask.cpu() for mask in masks if mask is not None]
-
-
-def _embed(loaded: Loaded, images: Sequence[Tensor]) -> list[Embedding]:
-    """Return the embeddings of some images."""
-    maps = loaded.model.get_image_embeddings(loaded.pixels(images))
-    return [[level[i : i + 1] for level in maps] for i in range(len(images))]
 
 
 def _low_masks(loaded: Loaded, requests: Sequence[MaskRequest], embeddings: Sequence[Embedding]) -> Tensor:

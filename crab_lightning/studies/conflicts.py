@@ -187,11 +187,8 @@ def _last(finished: FinishedCells, arm: str, regime: str) -> list[Conflict]:
     files = [_last_file(cell.folder) for cell in finished.cells(arm, regime, groups[0])]
     found = [one for one in files if one is not None]
     # A seed that was measured in other layers has no place in a mean.
-    return [c for c in found if (c.datasets, c.names, c.parts) == _shape(found[0])]
-
-
-def _shape(found: Conflict) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    return found.datasets, found.names, found.parts
+    shapes = [(c.datasets, c.names, c.parts) for c in found]
+    return [c for c, shape in zip(found, shapes, strict=True) if shape == shapes[0]]
 
 
 def _last_file(folder: Any) -> Conflict | None:

@@ -18,6 +18,7 @@ import numpy as np
 from crab_lightning import __version__
 from crab_lightning.files import replace_bytes, replace_text
 from crab_lightning.metrics.scale import PERCENT
+from crab_lightning.reports.runs import FinishedRun
 from crab_lightning.reports.tables import PlainTable, to_csv, to_latex, to_markdown, to_text
 from crab_lightning.studies import figures, tables
 from crab_lightning.studies.cells import CellState
@@ -72,9 +73,12 @@ def study_results(study: Study, *, resamples: int = 2000, seed: int = 0) -> Stud
     first = next(iter(study.arms))
     joint = _joint(study)
     deviations = {}
+
+    def of_first(arm: str, dataset: str, seed: int) -> FinishedRun | None:
+        return finished.of(joint, first, dataset, seed)
+
     for arm in list(study.arms)[1:]:
         # The same comparison, with the first arm in the place of the baseline.
-        of_first = partial(_of_arm, finished, joint, first)
         made = arm_transfer(
             arm, study.datasets, study.seeds, of_first, partial(finished.of, joint), resampling
         )
@@ -103,10 +107,6 @@ def study_results(study: Study, *, resamples: int = 2000, seed: int = 0) -> Stud
 def _joint(study: Study) -> str:
     """Return the regime in which arms are compared with each other."""
     return study.compare[1] if study.compare[1] in study.regimes else next(iter(study.regimes))
-
-
-def _of_arm(finished: FinishedCells, regime: str, arm: str, _: str, dataset: str, seed: int) -> Any:
-    return finished.of(regime, arm, dataset, seed)
 
 
 def _coverage(
@@ -280,11 +280,6 @@ _ABOUT = {
 }
 
 
-def _about(name: str) -> str:
-    """Return the text of a picture for those who do not see it; the tables hold its numbers."""
-    return _ABOUT.get(name, f"Cosine between the gradients of every two datasets: {name}")
-
-
 _PARTS = (
     ("Does learning together help?", ("shares", "gains", "gains-loss"), ("shares", "gains-*")),
     ("Arms against each other", ("coverage", "deviation"), ("arms",)),
@@ -308,7 +303,9 @@ def _page(
     for title, images, names in _PARTS:
         part = _Part(title)
         shown = [n for pattern in images for n in pictures if fnmatchcase(n, pattern)]
-        part.pictures = [{"data": base64.b64encode(pictures[n]).decode(), "about": _about(n)} for n in shown]
+        for n in shown:
+            about = _ABOUT.get(n, f"Cosine between the gradients of every two datasets: {n}")
+            part.pictures.append({"data": base64.b64encode(pictures[n]).decode(), "about": about})
         part.tables = [made[n] for pattern in names for n in made if fnmatchcase(n, pattern)]
         if part.pictures or part.tables:
             parts.append(part)

@@ -113,7 +113,8 @@ class Study:
         data |= {"only": list(sets), "order_seed": seed}
         trainer = dict(config.get("trainer", {})) | _length(*self.equal)
         callbacks = list(trainer.get("callbacks") or [])
-        if not any(_class_path(entry) == _LOSSES for entry in callbacks):
+        known = [entry.get("class_path") if isinstance(entry, dict) else entry for entry in callbacks]
+        if _LOSSES not in known:
             callbacks.append(_LOSSES)
         trainer["callbacks"] = callbacks
         config |= {"data": data, "trainer": trainer, "seed_everything": seed}
@@ -378,7 +379,3 @@ def _length(kind: str, count: int) -> dict[str, Any]:
         "val_check_interval": count,
         "check_val_every_n_epoch": None,
     }
-
-
-def _class_path(entry: Any) -> Any:
-    return entry.get("class_path") if isinstance(entry, dict) else entry

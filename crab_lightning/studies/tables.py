@@ -61,7 +61,7 @@ def gain_table(arm: ArmTransfer, regimes: tuple[str, str], names: Mapping[str, s
         else:
             cells += [f"{loss.before:.4f}", f"{loss.after:.4f}"]
             cells += [
-                _loss_gain(loss) + _mark(table, loss.note),
+                _bracketed(loss.gain, _nats) + _mark(table, loss.note),
                 _p(loss.gain),
                 str(loss.questions or "–"),
             ]
@@ -241,10 +241,6 @@ def _bracketed(found: Estimate, show: object) -> str:
     if found.low is not None and found.high is not None:
         text += f" [{show(found.low)}, {show(found.high)}]"
     return text + ("*" if found.certain else "")
-
-
-def _loss_gain(found: Comparison) -> str:
-    return _bracketed(found.gain, _nats)
 
 
 def _nats(value: float) -> str:

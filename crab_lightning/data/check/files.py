@@ -76,19 +76,14 @@ def inspect_file(job: FileJob) -> FileFacts:
         if job.content:
             return FileFacts(content=content_hash(job.path))
         if job.kind == "image":
-            return FileFacts(size_px=_picture(job))
+            shape = media.read_image(job.path, None).shape if job.frames else None
+            return FileFacts(size_px=media.picture_size(job.path) if shape is None else _shape(shape))
         if job.kind == "mask":
             return _mask(job)
         remarks = _sound_remarks(job.path) if job.kind == "audio" else ()
         return FileFacts(duration_s=_duration_s(job), remarks=remarks)
     except (media.MediaError, OSError) as err:
         return FileFacts(error=str(err), kind=type(err).__name__)
-
-
-def _picture(job: FileJob) -> tuple[int, int]:
-    if job.frames:
-        return _shape(media.read_image(job.path, None).shape)
-    return media.picture_size(job.path)
 
 
 def _mask(job: FileJob) -> FileFacts:
