@@ -136,12 +136,12 @@ def run_study(
     return failed
 
 
-def _checked(state: CellState, split: str) -> CellState:
+def _checked(state: CellState) -> CellState:
     """Return the state of a finished cell as ``damaged`` if its answers or losses cannot be read."""
     if state.status != "done":
         return state
     try:
-        run = find_results(state.cell.folder, split)
+        run = find_results(state.cell.folder)
         for dataset in run.datasets:
             run.records(dataset)
         read_sample_losses(state.cell.folder)
@@ -159,7 +159,7 @@ class FinishedCells:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self.states = [_checked(state_of(cell), split) for cell in study.cells()]
+        self.states = [_checked(state_of(cell)) for cell in study.cells()]
         self._cells = {
             (c.arm, c.regime, c.datasets, c.seed): c
             for c in (s.cell for s in self.states if s.status == "done")
