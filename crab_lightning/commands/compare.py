@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import file_to_write
-from crab_lightning.commands.help_text import Options, positive
+from crab_lightning.commands.help_text import Options, positive, zero_or_more
 from crab_lightning.configuration.files import read_yaml
 from crab_lightning.files import replace_text
 from crab_lightning.spelling import did_you_mean
@@ -71,7 +71,7 @@ def run(words: Sequence[str]) -> None:
         f" {' '.join(_ROWS)})",
     )
     add("--out", type=file_to_write, help="file to write the table to; the table is printed when left out")
-    add("--seed", type=int, default=0, help="seed of the bootstrap")
+    add("--seed", type=zero_or_more, default=0, help="seed of the bootstrap")
     add("--resamples", type=positive, default=10_000, help="number of resamples of the bootstrap")
     args = parser.parse_args(words[1:])
     if args.resamples < 100:

@@ -20,7 +20,7 @@ def run(words: Sequence[str]) -> None:
         words: The command's name and its options.
 
     Raises:
-        ValueError: If the run has no heads to drop, or an option would change what is compared.
+        ValueError: If the run has no heads to leave out, or an option would change what is compared.
     """
     parser = Options(
         "heads",
@@ -56,11 +56,13 @@ def run(words: Sequence[str]) -> None:
     if folder is None:
         raise ValueError(f"{checkpoint} belongs to no run folder with a config.yaml")
     config = compose([folder / "config.yaml"])
-    adapter = ((config.get("model") or {}).get("init_args") or {}).get("adapter") or {}
+    adapter = ((config.get("model") or {}).get("init_args") or {}).get("adapter", {})
+    if adapter is None:
+        raise ValueError(f"{folder}: this run has no adapters, and so no heads that can be left out")
     if adapter.get("kind", "ilora") not in ("ilora", "hydra_lora"):
         raise ValueError(
             f"{folder}: its adapters are of kind {adapter.get('kind')}, which has no heads that can be"
-            f" left out"
+            " left out; I-LoRA (`ilora`) and HydraLoRA (`hydra_lora`) have such heads"
         )
     count = int(adapter.get("heads", 3))
     home = results_folder(checkpoint, args.out, "heads")

@@ -109,6 +109,17 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def zero_or_more(text: str) -> int:
+    """Return a number of things of which there may be none, as ``type`` of an option.
+
+    Raises:
+        ArgumentTypeError: If it is none, or below 0.
+    """
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
+    return int(text)
+
+
 def port(text: str) -> int:
     """Return a port of this machine, as ``type`` of an option; 0 stands for any free one.
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from crab_lightning.commands.file_arguments import folder_to_write
-from crab_lightning.commands.help_text import CHECKPOINT, Options, positive
+from crab_lightning.commands.help_text import CHECKPOINT, Options, positive, zero_or_more
 from crab_lightning.files import replace_json
 
 
@@ -31,7 +31,12 @@ def run(words: Sequence[str]) -> None:
     add("--split", choices=["test", "val", "train"], default="test", help="split whose samples are used")
     add("--samples", type=positive, default=32, help="number of samples of each dataset")
     add("--batch-size", type=positive, default=8, help="number of samples in one forward pass")
-    add("--texts", type=int, default=2, help="samples of each dataset whose text is shown with shading")
+    add(
+        "--texts",
+        type=zero_or_more,
+        default=2,
+        help="number of samples of each dataset whose text is shown with shading",
+    )
     add("--parquet", action="store_true", help="also write the routes as routes.parquet (needs pyarrow)")
     add("--device", default="auto", help="cpu, cuda, ...; `auto` uses a GPU if there is one")
     add("--out", type=folder_to_write, help="folder to write (default: routes/SPLIT in the run folder)")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import folder_to_write
-from crab_lightning.commands.help_text import Options, positive
+from crab_lightning.commands.help_text import Options, positive, zero_or_more
 
 if TYPE_CHECKING:
     from crab_lightning.studies.study import Study
@@ -63,7 +63,7 @@ def plan(words: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--steps",
-        type=int,
+        type=zero_or_more,
         default=4,
         help="number of steps to measure in each arm; with 0 nothing is measured",
     )
@@ -151,7 +151,7 @@ def status(words: Sequence[str]) -> None:
     _cells(parser)
     args = parser.parse_args(words)
     from crab_lightning.studies.cells import state_of
-    from crab_lightning.studies.runner import chosen_cells
+    from crab_lightning.studies.runner import chosen_cells, other_folders
 
     study = _read(args)
     states = [state_of(cell) for cell in chosen_cells(study, args.cells)]
@@ -165,6 +165,12 @@ def status(words: Sequence[str]) -> None:
         f"{', '.join(f'{n} {name}' for name, n in counts.items())}; {seconds / 3600:.2f} hours of cells so"
         " far"
     )
+    if others := other_folders(study):
+        names = ", ".join(others[:4]) + (" ..." if len(others) > 4 else "")
+        print(
+            f"{study.folder / 'cells'} has {len(others)} more folders, which belong to no cell of this study:"
+            f" {names}. If an arm or a regime has a new name, rename its folders in the same way to keep them"
+        )
 
 
 def report(words: Sequence[str]) -> None:
@@ -190,7 +196,7 @@ def report(words: Sequence[str]) -> None:
         help="folder in which the report is written (default: report/ in the study's folder)",
     )
     add("--resamples", type=positive, default=2000, help="number of resamples of the bootstrap")
-    add("--seed", type=int, default=0, help="seed of the bootstrap")
+    add("--seed", type=zero_or_more, default=0, help="seed of the bootstrap")
     args = parser.parse_args(words)
     if args.resamples < 100:
         raise ValueError(f"--resamples is {args.resamples}; an interval needs at least 100")
@@ -243,7 +249,7 @@ def submit(words: Sequence[str]) -> None:
             print(f"{state.cell.name} is damaged and is left out: {state.detail}")
     cells = [state.cell for state in states if state.status not in ("done", "running", "damaged")]
     if not cells:
-        print("There is no cell to submit: the others are done or in work")
+        print("Nothing to submit: every cell is done, in work or damaged")
         return
     check_arms(cells, trainer.run)
     options = [f"--{option.lstrip('-')}" for option in args.sbatch]

@@ -35,11 +35,11 @@ Command = Callable[[Sequence[str]], None]
 _MODEL = "model.init_args."
 _READ = 10_000_000  # bytes of each file of weights that are compared
 
-# They change how fast a cell is made, not what it is.
+# They change how fast a cell is made or how it is called, not what it is.
 _SPEED_ONLY = {
     "data.num_workers", "data.prefetch_batches", "data.cache", "data.cache_gb", "data.load_timeout_s",
     "data.eval_batch_size", "trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.logger",
-    "trainer.devices", "trainer.num_nodes", "checkpoint.every_n_steps", "evaluator.print_table",
+    "trainer.devices", "trainer.num_nodes", "checkpoint.every_n_steps", "evaluator.print_table", "run.name",
 }  # fmt: skip
 
 
@@ -102,7 +102,10 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         return ""
     # An empty mapping, as of manifests that are not there, is no key of its own.
     old, new = ({k: v for k, v in flat_keys(one) if v != {}} for one in (before, now))
-    keys = [key for key in sorted({*old, *new} - {"hash"}) if old.get(key) != new.get(key)]
+    known = (key for key in {*old, *new} - {"hash"} if not _is_speed(key.removeprefix("settings.")))
+    keys = [key for key in sorted(known) if old.get(key) != new.get(key)]
+    if not keys:
+        return ""
     root = new.get("settings.data.root")
 
     def shown_value(key: str) -> str:
@@ -203,11 +206,15 @@ def _locked(cell: Cell) -> Iterator[None]:
 
 
 def _is_locked(cell: Cell) -> bool:
+    """Tell whether a process works on a cell, also in a folder that others have made and nobody may write."""
     try:
-        with _locked(cell):
-            return False
+        with (cell.folder / LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except FileNotFoundError:
+        pass
+    return False
 
 
 def _read(cell: Cell) -> dict[str, Any] | None:

@@ -118,11 +118,12 @@ def _bars(axes: Any, title: str, shares: Mapping[str, Shares]) -> None:
     axes.tick_params(labelsize=8)
 
 
-def coverage_figure(coverage: Mapping[str, Mapping[str, float]]) -> Any:
+def coverage_figure(coverage: Mapping[str, Mapping[str, float]], regime: str = "multi") -> Any:
     """Draw in which share of the datasets an arm is the best of all, in the manner of Figure 10.
 
     Args:
         coverage: Arm -> ``best``, ``tied`` and ``gain``: shares of the datasets.
+        regime: The regime in which the arms are compared.
     """
     figure = figure_of(max(5.5, 1.8 + 1.3 * len(coverage)), 3.2)
     axes = figure.subplots()
@@ -148,16 +149,19 @@ def coverage_figure(coverage: Mapping[str, Mapping[str, float]]) -> Any:
     axes.set_ylim(0, 105)
     axes.legend(fontsize=7)
     axes.tick_params(labelsize=8)
-    axes.set_title("Datasets that an arm covers best, all trained together", fontsize=10, loc="left")
+    axes.set_title(f"Datasets on which an arm is the best, regime {regime}", fontsize=10, loc="left")
     return figure
 
 
-def deviation_figure(deviation: Mapping[str, Mapping[str, float]], baseline: str) -> Any:
+def deviation_figure(
+    deviation: Mapping[str, Mapping[str, float]], baseline: str, regime: str = "multi"
+) -> Any:
     """Draw how far arms lie from the first one on each dataset, in the manner of Figure 11.
 
     Args:
         deviation: Arm -> dataset -> difference of scores as a fraction, of metrics in percent.
         baseline: The first arm.
+        regime: The regime in which the arms are compared.
     """
     names = list(dict.fromkeys(name for row in deviation.values() for name in row))
     figure = figure_of(max(5.5, 2.5 + 0.6 * len(names)), 3.2)
@@ -175,7 +179,7 @@ def deviation_figure(deviation: Mapping[str, Mapping[str, float]], baseline: str
     axes.set_ylabel("points", fontsize=8)
     axes.legend(fontsize=7)
     axes.tick_params(labelsize=8)
-    axes.set_title(f"Deviation from {baseline}, all trained together", fontsize=10, loc="left")
+    axes.set_title(f"Deviation from {baseline}, regime {regime}", fontsize=10, loc="left")
     return figure
 
 

@@ -182,14 +182,16 @@ def report_figures(results: StudyResults) -> dict[str, Any]:
             found["gains-loss"] = figures.gains_figure(results.transfers, "loss", names)
         found["shares"] = figures.shares_figure(results.transfers)
     if results.coverage:
-        found["coverage"] = figures.coverage_figure(results.coverage)
+        found["coverage"] = figures.coverage_figure(results.coverage, _joint(results.study))
     if results.deviations:
         rows = {
             arm: {names[row.dataset]: row.score.gain.value for row in held if row.scale.unit == PERCENT}
             for arm, held in results.deviations.items()
         }
         if any(rows.values()):
-            found["deviation"] = figures.deviation_figure(rows, next(iter(results.study.arms)))
+            found["deviation"] = figures.deviation_figure(
+                rows, next(iter(results.study.arms)), _joint(results.study)
+            )
     for one in results.conflicts:
         title = f"{one.arm}: cosine between the gradients of datasets, after step {one.step:,}"
         shown = [names.get(key, key) for key in one.datasets]
@@ -213,32 +215,35 @@ def write_report(study: Study, out: Path, *, resamples: int = 2000, seed: int = 
         ValueError: If no two finished cells can be compared.
     """
     results = study_results(study, resamples=resamples, seed=seed)
-    out.mkdir(parents=True, exist_ok=True)
-    _remove_earlier(out)
     made = report_tables(results)
-    for name, table in made.items():
-        for ending, form in (("csv", to_csv), ("tex", to_latex), ("md", to_markdown)):
-            replace_text(out / f"{name}.{ending}", form(table) + "\n")
-    replace_text(out / "gains.csv", tables.raw_csv(results.transfers))
-    pictures = {}
+    forms = (("csv", to_csv), ("tex", to_latex), ("md", to_markdown))
+    files = {f"{name}.{ending}": form(table) + "\n" for name, table in made.items() for ending, form in forms}
+    files["gains.csv"] = tables.raw_csv(results.transfers)
     drawn = report_figures(results)
-    for name, figure in drawn.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=130)
-        pictures[name] = buffer.getvalue()
-        replace_bytes(out / f"{name}.png", pictures[name])
-    page = _page(results, made, pictures, resamples, seed)
-    replace_text(out / "index.html", page)
+    pictures = {name: _png(figure) for name, figure in drawn.items()}
+    files["index.html"] = _page(results, made, pictures, resamples, seed)
+    for name, text in files.items():
+        replace_text(out / name, text)
+    for name, content in pictures.items():
+        replace_bytes(out / f"{name}.png", content)
     _write_board(results, drawn, out)
+    _remove_earlier(out, {*files, *(f"{name}.png" for name in pictures)})
     return "\n\n".join([*_notes(results, resamples), *(to_text(table) for table in made.values())])
 
 
-def _remove_earlier(out: Path) -> None:
-    """Remove the tables and pictures of an earlier report, of which this one may have fewer."""
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
+
+
+def _remove_earlier(out: Path, kept: set[str]) -> None:
+    """Remove tables and pictures of an earlier report that this one does not have."""
     for name in ("shares", "gains*", "arms", "conflict*", "pairs", "published", "coverage", "deviation"):
         for ending in ("csv", "tex", "md", "png"):
             for path in out.glob(f"{name}.{ending}"):
-                path.unlink()
+                if path.name not in kept:
+                    path.unlink()
 
 
 def _notes(results: StudyResults, resamples: int) -> list[str]:
@@ -331,8 +336,7 @@ def _write_board(results: StudyResults, drawn: Mapping[str, Any], out: Path) -> 
     """Write shares and pictures for TensorBoard, in the place of those of an earlier report."""
     from torch.utils.tensorboard import SummaryWriter
 
-    for old in out.glob("events.out.tfevents.*"):
-        old.unlink()
+    earlier = list(out.glob("events.out.tfevents.*"))
     with SummaryWriter(str(out)) as board:
         for one in results.transfers:
             for by, shares in (("score", one.shares), ("loss", one.loss_shares)):
@@ -341,3 +345,5 @@ def _write_board(results: StudyResults, drawn: Mapping[str, Any], out: Path) -> 
                         board.add_scalar(f"transfer/{one.arm}/{by}/{name}", getattr(shares, name).value)
         for name, figure in drawn.items():
             board.add_figure(f"study/{name}", figure)
+    for old in earlier:
+        old.unlink()

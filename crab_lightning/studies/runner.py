@@ -40,6 +40,12 @@ def _fits(name: str, pattern: str) -> bool:
     return name == pattern or fnmatchcase(name, pattern)  # a name may itself have brackets
 
 
+def other_folders(study: Study) -> list[str]:
+    """Return the names of folders among the cells that belong to no cell of the study."""
+    known = {cell.name for cell in study.cells()}
+    return sorted(p.name for p in (study.folder / "cells").glob("*/") if p.is_dir() and p.name not in known)
+
+
 def check_arms(cells: Sequence[Cell], command: Command) -> None:
     """Parse the config of each arm, so that a wrong key is found before anything is trained.
 

@@ -12,7 +12,7 @@ from crab_lightning.studies.study import Cell, Study
 
 _HEAD = """#!/usr/bin/env bash
 #SBATCH --job-name={name}
-#SBATCH --output={folder}/slurm-%A_%a.out
+#SBATCH --output={output}
 {options}set -euo pipefail
 cd {here}
 """
@@ -44,14 +44,15 @@ def submit(
     lines = "".join(f"#SBATCH {option}\n" for option in options)
     here = shlex.quote(str(Path.cwd()))
     names = " ".join(shlex.quote(cell.name) for cell in cells)
+    output = shlex.quote(f"{folder}/slurm-%A_%a.out")
     array = folder / "cells.sbatch"
     array.write_text(
-        _HEAD.format(name=study.name, folder=folder, options=lines, here=here)
+        _HEAD.format(name=study.name, output=output, options=lines, here=here)
         + f'cells=({names})\n{command} run {where} --cells "${{cells[$SLURM_ARRAY_TASK_ID]}}"\n'
     )
     report = folder / "report.sbatch"
     report.write_text(
-        _HEAD.format(name=f"{study.name}-report", folder=folder, options="", here=here)
+        _HEAD.format(name=f"{study.name}-report", output=output, options="", here=here)
         + f"{command} report {where}\n"
     )
     limit = "" if at_a_time is None else f"%{at_a_time}"

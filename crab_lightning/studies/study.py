@@ -111,7 +111,8 @@ class Study:
         config = dict(self.arms[arm])
         data = dict(config.get("data", {}))
         data |= {"only": list(sets), "order_seed": seed}
-        trainer = dict(config.get("trainer", {})) | _length(*self.equal)
+        trainer = dict(config.get("trainer", {}))
+        trainer |= _length(*self.equal, int(trainer.get("accumulate_grad_batches") or 1))
         callbacks = list(trainer.get("callbacks") or [])
         known = [entry.get("class_path") if isinstance(entry, dict) else entry for entry in callbacks]
         if _LOSSES not in known:
@@ -367,8 +368,8 @@ def _check_compared(
     )
 
 
-def _length(kind: str, count: int) -> dict[str, Any]:
-    """Return the trainer's keys for an equal number of epochs or of steps."""
+def _length(kind: str, count: int, batches: int) -> dict[str, Any]:
+    """Return the trainer's keys for an equal number of epochs or of steps of some batches each."""
     if kind == "epochs":
         return {"max_epochs": count, "max_steps": -1}
     # One validation, behind the last step: a small dataset would otherwise be validated at each of many
@@ -376,6 +377,6 @@ def _length(kind: str, count: int) -> dict[str, Any]:
     return {
         "max_epochs": -1,
         "max_steps": count,
-        "val_check_interval": count,
+        "val_check_interval": count * batches,
         "check_val_every_n_epoch": None,
     }

@@ -63,7 +63,7 @@ def test_slurm_makes_every_cell_and_then_the_report(
     assert "--dependency=afterany:71" in asked[1]
     assert "#SBATCH --gres=gpu:1" in (study.folder / "slurm/cells.sbatch").read_text()
     assert main(words) == 0
-    assert "Every cell is done" in capsys.readouterr().out
+    assert "Nothing to submit: every cell is done" in capsys.readouterr().out
     other = study_file(tmp_path, places, arms={"lora": {}}, equal={"epochs": 2})
     assert main(["study", "submit", str(other)]) == 1
     assert "3 of 3 cells were made with other settings" in capsys.readouterr().err

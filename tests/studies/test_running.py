@@ -180,6 +180,29 @@ def test_a_damaged_cell_is_named_and_stops_no_other(
     assert [path.name for path in (study.folder / "replaced").iterdir()] == [f"{first.name}-0"]
 
 
+def test_a_renamed_arm_keeps_its_cells_if_its_folders_are_renamed(
+    tmp_path: Path, study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_study(study.cells(), engine("local"), fake_cells.quick)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(path.read_text().replace("\n  lora:\n", "\n  plain:\n"))
+    words = ["study", "status", str(path)]
+    assert main(words) == 0
+    assert "3 new, 3 done" in (said := capsys.readouterr().out)
+    assert "3 more folders, which belong to no cell of this study: lora.multi.seed0, lora.single.avqa" in said
+    for old in (study.folder / "cells").glob("lora.*"):
+        old.rename(old.with_name(old.name.replace("lora", "plain")))
+    assert main(words) == 0
+    assert "6 done" in (said := capsys.readouterr().out)
+    assert "more folders" not in said
+    # A state of an earlier version, which also compared the names.
+    state = study.folder / "cells/plain.multi.seed0/cell.json"
+    content = json.loads(state.read_text())
+    content["identity"]["settings"]["run.name"] = "lora.multi.seed0"
+    state.write_text(json.dumps(content | {"identity": content["identity"] | {"hash": "other"}}))
+    assert set(statuses(read_study(path)).values()) == {"done"}
+
+
 def test_other_rows_other_weights_and_another_version_are_other_settings(
     tmp_path: Path, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:

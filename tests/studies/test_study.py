@@ -49,6 +49,9 @@ def test_what_is_held_equal_sets_the_length_of_every_cell(tmp_path: Path, places
         (-1, 30)
     }
     assert {c.config["trainer"]["val_check_interval"] for c in steps} == {30}
+    four = {"a": {"trainer": {"accumulate_grad_batches": 4}}}  # it counts batches, and max_steps steps
+    more = read_study(study_file(tmp_path, places, arms=four, equal={"steps": 30})).cells()
+    assert {c.config["trainer"]["val_check_interval"] for c in more} == {120}
 
 
 def test_pairs_and_subsets_are_regimes(tmp_path: Path, places: dict[str, Path]) -> None:

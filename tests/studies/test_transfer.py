@@ -21,6 +21,8 @@ from crab_lightning.studies.run_data import data_of
 from crab_lightning.studies.significance import holm, p_value, sign_test
 from crab_lightning.studies.statistics import MetricStatistic, drawn_counts, headline_of
 from crab_lightning.studies.study import Cell, Study, read_study
+from tests.commands import test_full_disk as disk
+from tests.runs.quick import contents
 from tests.studies.conftest import study_file
 from tests.studies.planted import plant
 
@@ -198,6 +200,20 @@ def test_report_is_written_in_every_form(tmp_path: Path, capsys: pytest.CaptureF
         "lora": {"best": 0.0, "tied": 0.8, "gain": 0.6},
         "ilora": {"best": 0.2, "tied": 0.8, "gain": 0.8},
     }
+
+
+def test_report_on_a_full_disk_leaves_the_earlier_one(tmp_path: Path) -> None:
+    path = _file(tmp_path)
+    plant(read_study(path), planted_scores)
+    words = ["study", "report", str(path), "--resamples", "100"]
+    assert main(words) == 0
+    before = contents(tmp_path)
+    status, said = disk.call(words, 0)
+    assert status == 1
+    assert "File too large" in said
+    assert "Traceback" not in said
+    assert contents(tmp_path) == before
+    assert main(words) == 0
 
 
 def test_nothing_to_compare_is_an_error(study: Study) -> None:
