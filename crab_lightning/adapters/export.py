@@ -32,9 +32,9 @@ def plain_lora(model: nn.Module) -> dict[str, LoRALinear]:
     kinds = sorted({layer.config.kind for layer in layers.values()} - {"lora"})
     if kinds:
         raise ExportError(
-            f"the adapters are of kind {', '.join(kinds)}. Their update depends on the token or on the task, "
-            "so neither PEFT's LoRA nor a single merged weight can hold it. Export a run of kind lora, or "
-            "serve this one with `serve`"
+            f"the adapters are of kind {', '.join(kinds)}. PEFT's LoRA and a merged weight can hold the "
+            "kind lora only: other kinds compute another update, most of them one for each token or task. "
+            "Export a run of kind lora, or serve this one with `serve`"
         )
     return layers
 

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from crab_lightning.adapters.kinds import drop_foreign_keys
+from crab_lightning.adapters.kinds import drop_foreign_keys, load_installed_kinds
 from crab_lightning.commands.identity import identity
 from crab_lightning.commands.loggers import place_loggers, with_save_dir
 from crab_lightning.commands.switches import check_switches
@@ -151,6 +151,7 @@ class CrabCLI(LightningCLI):
         # parse_args on its own: the inherited method warns whenever sys.argv is not empty, as it always is
         # here.
         guard_parsers()
+        load_installed_kinds()  # before the parser reads which keys adapters have
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as err:

@@ -77,7 +77,10 @@ def explained(message: str, parser: Any, words: Sequence[str] = ()) -> str:
         return said
     if (found := _LACKING.search(message)) and "--config" not in words:
         return _no_config(words, parser.prog, found[1])
-    return f"{useful(message)}\n`python {parser.prog} --help` says what each key takes"
+    said = useful(message)
+    if "adapter.kind: Expected" in said:
+        said += ". If another package adds this kind, install that package in this environment"
+    return f"{said}\n`python {parser.prog} --help` says what each key takes"
 
 
 def useful(message: str) -> str:

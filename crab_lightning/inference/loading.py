@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from jsonargparse import ArgumentParser
 
-from crab_lightning.adapters.kinds import drop_foreign_keys
+from crab_lightning.adapters.kinds import drop_foreign_keys, load_installed_kinds
 from crab_lightning.configuration.allowed_code import parsed_config, without_training
 from crab_lightning.configuration.files import ConfigError, compose
 from crab_lightning.data import AVDataModule
@@ -214,6 +214,7 @@ def _built(content: dict[str, Any], adapter: Path | None = None) -> Any:
     """Return what a config describes: its data module and, where it has one, its model."""
     parser = ArgumentParser(exit_on_error=False)
     if "model" in content:
+        load_installed_kinds()  # before the parser reads which keys adapters have
         parser.add_subclass_arguments(AVModule, "model", fail_untyped=False, required=True)
     parser.add_class_arguments(AVDataModule, "data", fail_untyped=False)
     parsed = parsed_config(parser, content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,7 +44,10 @@ class StoredModule(Answering):
     def __new__(cls, *args: Any, **values: Any) -> Self:
         """Keep the arguments, for checkpoints that can be loaded without repeating them."""
         made = super().__new__(cls)
-        object.__setattr__(made, "init_arguments", given_arguments(cls, args, values))
+        given = given_arguments(cls, args, values)
+        # What a checkpoint cannot hold is refused now, not when it is saved.
+        plain_arguments({name: value for name, value in given.items() if name != "optimizer"})
+        object.__setattr__(made, "init_arguments", given)
         return made
 
     @abstractmethod
@@ -179,13 +183,17 @@ class StoredModule(Answering):
         """Refuse a checkpoint of another geometry, or whose weights are not exactly the trained ones.
 
         Raises:
-            ValueError: If the geometry differs, or weights are missing or unknown.
+            ValueError: If the geometry or a decisive setting of the adapters differs, or weights do not fit.
         """
         self.configure_model()
-        for name, wanted in self._expectations().items():
-            found = checkpoint.get(_METADATA, {}).get(name)
-            if name == "paradigm":
-                found = same_paradigm(found)
+        about = checkpoint.get(_METADATA, {})
+        pairs = {name: (about.get(name), wanted) for name, wanted in self._expectations().items()}
+        pairs["paradigm"] = same_paradigm(about.get("paradigm")), pairs["paradigm"][1]
+        saved = about.get("init", {}).get("adapter")  # absent in checkpoints of older versions
+        if self.adapter is not None and saved:
+            own = plain_arguments(asdict(self.adapter))
+            pairs |= {f"adapter.{k}": (saved[k], own[k]) for k in self.adapter.decisive if k in saved}
+        for name, (found, wanted) in pairs.items():
             if found != wanted:
                 raise ValueError(
                     f"the checkpoint was trained with {name} {found!r}, this run has {wanted!r}. "

@@ -220,8 +220,8 @@ def test_damaged_folders_are_named(tmp_path: Path, edit: object, message: str) -
     [
         (
             "kind",
-            "dora",
-            f"adapter.kind is 'dora'; known: {', '.join(ADAPTERS)}",
+            "lorra",
+            rf"adapter.kind is 'lorra' \(did you mean 'lora'\?\); known: {', '.join(ADAPTERS)}",
         ),
         ("rank", 0, "adapter.rank is 0"),
         ("ranks", 2, "adapter has unknown keys ranks"),

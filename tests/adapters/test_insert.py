@@ -138,8 +138,8 @@ def test_adapters_are_not_put_on_adapters() -> None:
     ("settings", "message"),
     [
         (
-            {"kind": "dora"},
-            rf"adapter.kind is 'dora' \(did you mean 'lora'\?\); known: {', '.join(ADAPTERS)}",
+            {"kind": "lorra"},
+            rf"adapter.kind is 'lorra' \(did you mean 'lora'\?\); known: {', '.join(ADAPTERS)}",
         ),
         ({"router": "output"}, "adapter.router is 'output'; known: latent, input"),
         ({"dtype": "int8"}, "adapter.dtype is 'int8'; known: float32, bfloat16"),

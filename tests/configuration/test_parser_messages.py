@@ -90,7 +90,7 @@ def test_null_is_nothing_and_no_text_however_deep_its_key_lies() -> None:
         ("adapter.rank=x", "error: model.adapter.rank: Expected int. Got value: x\n"),
         (
             "adapter.kind=foo",
-            f"model.adapter.kind: Expected one of {list(ADAPTERS)}. Got value: foo\n",
+            f"model.adapter.kind: Expected one of {list(ADAPTERS)}. Got value: foo. If another package adds",
         ),
     ],
 )

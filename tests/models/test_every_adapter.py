@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
@@ -16,9 +18,9 @@ from torch import nn
 from crab_lightning.adapters import (
     ADAPTERS,
     AdapterConfig,
+    AdapterError,
     LoRALinear,
     announce_batch,
-    insert_adapters,
     read_adapter_config,
     record_routes,
 )
@@ -28,7 +30,7 @@ from crab_lightning.distributed.shard_files import draw_adapters
 from crab_lightning.inference.loading import load_run
 from crab_lightning.models import OmniModule
 from crab_lightning.structures import Batch
-from tests.adapters.test_insert import Thinker, config
+from tests.adapters.test_insert import Thinker
 from tests.distributed.sharded_fit import of_kind
 from tests.models.conftest import Build
 
@@ -114,6 +116,21 @@ def test_saved_adapters_answer_and_learn_the_same_and_can_be_inspected(
     assert shown["towers"]["language"]["dead"] == []
 
 
+def test_a_checkpoint_is_used_with_the_settings_that_it_was_trained_with(build: Build) -> None:
+    module = build(adapter=AdapterConfig(kind="moka", rank=4))
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    build(adapter=AdapterConfig(kind="moka", rank=4, dropout=0.1)).on_load_checkpoint(checkpoint)
+    for changed, said in (
+        ({"kind": "lora"}, r"trained with adapter\.kind 'moka', this run has 'lora'"),
+        ({"alpha": 8.0}, r"trained with adapter\.alpha 32\.0, this run has 8\.0"),
+        ({"mixing": 0.9}, r"trained with adapter\.mixing 0\.5, this run has 0\.9"),
+    ):
+        other = AdapterConfig(**{"kind": "moka", "rank": 4} | changed)
+        with pytest.raises(ValueError, match=said):
+            build(adapter=other).on_load_checkpoint(checkpoint)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_prompts_of_a_batch_are_answered_as_each_alone(kind: str, build: Build, prompts: list[Batch]) -> None:
     module = filled(build(adapter=of_kind(kind)))
@@ -147,7 +164,7 @@ def test_routes_are_shown_where_a_kind_routes(kind: str, build: Build, prompts: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_is_planned_trained_and_asked(
+def test_a_run_is_planned_trained_tested_and_asked(
     kind: str, small: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = [f"--model.init_args.adapter.kind={kind}", f"--model.init_args.pretrained={small['tiny']}"]
@@ -157,6 +174,7 @@ def test_a_run_is_planned_trained_and_asked(
     words += [f"--data.root={small['mini']}", "--only=ave", f"--run.folder={run}", "--data.num_workers=0"]
     words += ["--data.val_generate_per_dataset=0", "--model.init_args.max_new_tokens=3"]
     assert main(["fit", "--config", "demo.yaml", *model, *words]) == 0
+    assert main(["test", "--ckpt_path", str(run), "--trainer.limit_test_batches=1"]) == 0
     capsys.readouterr()
     video = next((small["mini"] / "AVUIE_2").rglob("*.mp4"))
     assert main(["ask", "--checkpoint", str(run), "--video", str(video), "--task", "ave", "--json"]) == 0
@@ -212,13 +230,13 @@ def test_a_run_config_that_lists_the_keys_of_all_kinds_still_loads(
     assert main(["validate", "--ckpt_path", str(run), "--trainer.limit_val_batches=1"]) == 0
 
 
-def test_another_package_adds_a_kind_with_one_file_and_an_entry_point(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_package_adds_a_kind_with_one_file_and_an_entry_point(tmp_path: Path) -> None:
+    # In a process of its own: there the module of the kind is imported before those that it imports itself.
     (tmp_path / "their_package.py").write_text(
         "from dataclasses import dataclass\n"
         "from typing import Literal\n"
         "from crab_lightning.adapters import AdapterConfig, LoRALinear\n"
+        "from crab_lightning.models import OmniModule\n"  # a package may hold more than the kind
         "@dataclass\n"
         "class ScaledConfig(AdapterConfig):\n"
         '    """adds its update several times.\n\n'
@@ -236,22 +254,66 @@ def test_another_package_adds_a_kind_with_one_file_and_an_entry_point(
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their_package\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[crab_lightning.adapters]\nscaled = their_package:ScaledLinear\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    before = dict(ADAPTERS)
-    from crab_lightning.adapters import kinds
+    code = (
+        "import torch\n"
+        "from torch import nn\n"
+        "from crab_lightning.commands import main\n"
+        "kind = ['--model.init_args.adapter.kind=scaled', '--model.init_args.adapter.times=3']\n"
+        "assert main(['plan', '--config', 'demo.yaml', *kind]) == 0\n"
+        "from crab_lightning.adapters import AdapterConfig, insert_adapters\n"
+        "from crab_lightning.adapters import read_adapter_config, save_adapters\n"
+        "assert 'scaled' in AdapterConfig.__doc__\n"
+        "model = nn.ModuleDict({'language_model': nn.ModuleDict({'q_proj': nn.Linear(8, 20)})})\n"
+        "config = AdapterConfig(kind='scaled', times=3, target_modules=['q_proj'])\n"
+        "insert_adapters(model, config)\n"
+        "assert model['language_model']['q_proj'](torch.randn(2, 3, 8)).shape == (2, 3, 20)\n"
+        "save_adapters(model, 'saved', {})\n"
+        "assert read_adapter_config('saved') == config\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, check=True
+    )
+    with pytest.raises(
+        AdapterError, match=r"adapter\.kind is 'scaled'.*another package adds this kind, install that"
+    ):
+        read_adapter_config(tmp_path / "saved")
 
-    try:
-        kinds.register_entry_points()
-        assert AdapterConfig(kind="scaled", times=3).times == 3
-        assert "scaled" in (AdapterConfig.__doc__ or "")
-        made = insert_adapters(model := Thinker(), config(kind="scaled", times=3))
-        assert made.config.kind == "scaled"
-        assert model(torch.randn(2, 3, 8)).shape == (2, 3, 20)
-    finally:
-        ADAPTERS.clear()
-        ADAPTERS.update(before)
-        kinds.describe()
-        sys.modules.pop("their_package", None)
+
+def test_a_kind_that_would_be_lost_when_it_is_saved_or_loaded_is_refused() -> None:
+    @dataclass
+    class Config(AdapterConfig):
+        decisive = ("kind", "rank", "alpha", "tims")
+        kind: Literal["lossy"] = "lossy"  # type: ignore[assignment]
+        times: int = 2
+
+    class Layer(LoRALinear):
+        config_class = Config
+
+    def refused(config: type[AdapterConfig], message: str) -> None:
+        Layer.config_class = config
+        with pytest.raises(ValueError, match=message):
+            register_adapter(Layer)
+
+    refused(Config, r"Config\.decisive names 'tims' \(did you mean 'times'\?\)")
+    refused(type("Bare", (Config,), {"other": 1}), r"Bare is no dataclass, so its keys would be lost")
+    refused(dataclass(type("Same", (Config,), {})), r"Same does not name its kind; write")
+    refused(LoRALinear.config_class, r"'lora' is LoRALinear already\. Give Layer a config_class of its own")
+    assert "lossy" not in ADAPTERS
+
+    class Hidden(LoRALinear):
+        def add_parameters(self) -> None:
+            self.norm = nn.LayerNorm(self.rank)
+
+    class Drawn(LoRALinear):
+        def add_parameters(self) -> None:
+            self.register_buffer("fixed", torch.randn(3))
+
+    for layer, name in ((Hidden, "norm.weight"), (Drawn, "fixed")):
+        with pytest.raises(
+            TypeError, match=rf"{layer.__name__}\.{name} would not be saved with the adapters"
+        ):
+            layer(nn.Linear(6, 8), AdapterConfig(kind="lora"))
 
 
 def test_a_name_or_a_default_that_is_taken_is_refused() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
@@ -17,7 +18,7 @@ from typing import Any, Literal, get_type_hints
 
 from docstring_parser import parse
 
-from crab_lightning.adapters.config import AdapterConfig, one_of
+from crab_lightning.adapters.config import AdapterConfig
 from crab_lightning.adapters.kinds.lora import LoRALinear
 from crab_lightning.spelling import did_you_mean
 
@@ -35,10 +36,13 @@ def register_adapter(layer: type[LoRALinear]) -> type[LoRALinear]:
         ValueError: If the name is taken by another class, or a key of the config is also a key of another
             kind with another default.
     """
-    name = layer.config_class.kind
+    name = _kind_of(layer)
     if ADAPTERS.get(name, layer) is not layer:
-        raise ValueError(f"adapter kind {name!r} is {ADAPTERS[name].__name__} already; choose another name")
-    known = all_keys()
+        raise ValueError(
+            f"adapter kind {name!r} is {ADAPTERS[name].__name__} already. Give {layer.__name__} a "
+            "config_class of its own with another name"
+        )
+    known = _keys()
     for key in fields(layer.config_class):
         if key.name != "kind" and key.name in known and _default(key) != _default(known[key.name]):
             raise ValueError(
@@ -48,6 +52,30 @@ def register_adapter(layer: type[LoRALinear]) -> type[LoRALinear]:
     ADAPTERS[name] = layer
     describe()
     return layer
+
+
+def _kind_of(layer: type[LoRALinear]) -> str:
+    """Return the name of a layer's kind, after a look at what a config class is easily written without.
+
+    Raises:
+        ValueError: If the config class would lose a key, or saved adapters of the kind could not be loaded.
+    """
+    config = layer.config_class
+    where = f"{config.__module__}.{config.__qualname__}"
+    own = vars(config)
+    if "__dataclass_fields__" not in own:
+        raise ValueError(f"{where} is no dataclass, so its keys would be lost; write @dataclass above it")
+    if "kind" not in own.get("__annotations__", {}) or not isinstance(own.get("kind"), str):
+        raise ValueError(
+            f'{where} does not name its kind; write `kind: Literal["my_kind"] = "my_kind"` into it, and make '
+            f"it the config_class of {layer.__name__}"
+        )
+    if lost := [key for key in config.decisive if key not in _names(config)]:
+        raise ValueError(
+            f"{where}.decisive names {lost[0]!r}{did_you_mean(lost[0], _names(config))}, which is no key of "
+            f"it; it has: {', '.join(key.name for key in fields(config))}"
+        )
+    return config.kind
 
 
 def make_config(kind: str = "ilora", **values: Any) -> AdapterConfig:
@@ -79,10 +107,19 @@ def own_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: If the kind is unknown.
     """
+    load_installed_kinds()
     kind = values.get("kind", AdapterConfig.kind)
-    one_of("kind", kind, tuple(ADAPTERS))
+    if kind not in ADAPTERS:
+        raise ValueError(f"adapter.kind is {kind!r}{did_you_mean(kind, ADAPTERS)}; {_known_kinds()}")
     names = _names(ADAPTERS[kind].config_class)
     return {key: value for key, value in values.items() if key in names}
+
+
+def _known_kinds() -> str:
+    return (
+        f"known: {', '.join(ADAPTERS)}. If another package adds this kind, install that package in this"
+        " environment"
+    )
 
 
 def drop_foreign_keys(model: Mapping[str, Any]) -> None:
@@ -100,6 +137,11 @@ def drop_foreign_keys(model: Mapping[str, Any]) -> None:
 
 def all_keys() -> dict[str, Field[Any]]:
     """Return the keys of every kind, those that all kinds have first."""
+    load_installed_kinds()
+    return _keys()
+
+
+def _keys() -> dict[str, Field[Any]]:
     found = {key.name: key for key in fields(AdapterConfig)}
     for layer in ADAPTERS.values():
         found |= {key.name: key for key in fields(layer.config_class) if key.name not in found}
@@ -138,7 +180,7 @@ def describe() -> None:
     AdapterConfig.__doc__ = common.partition("Args:")[0] + "Args:\n" + "\n".join(lines) + "\n"
     parameters = [
         inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=_default(v), annotation=hints[k])
-        for k, v in all_keys().items()
+        for k, v in _keys().items()
     ]
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     init: Any = AdapterConfig.__init__
@@ -149,8 +191,11 @@ def describe() -> None:
 _DOC = AdapterConfig.__doc__ or ""
 
 
-def register_entry_points() -> None:
-    """Add the kinds of installed packages.
+@cache
+def load_installed_kinds() -> None:
+    """Add the kinds of installed packages, when a kind is first asked for.
+
+    Their modules import this package, so they cannot be imported while it is being imported itself.
 
     Raises:
         ImportError: If one cannot be loaded.
@@ -167,4 +212,3 @@ def register_entry_points() -> None:
 
 for _module in sorted(iter_modules(__path__), key=lambda m: m.name):
     register_adapter(import_module(f"{__name__}.{_module.name}").LAYER)
-register_entry_points()

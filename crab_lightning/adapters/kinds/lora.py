@@ -76,6 +76,7 @@ class LoRALinear(nn.Module):
         self.lora_B = self._new_b(stack)
         self.register_parameter("lora_route", self._route(config))
         self.add_parameters()
+        self._refuse_unsaved()
         self.reset_parameters()
 
     @staticmethod
@@ -121,10 +122,22 @@ class LoRALinear(nn.Module):
         ``(1,)``.
         """
 
+    def _refuse_unsaved(self) -> None:
+        """Refuse weights that saved adapters would not hold, so that they come back as they were drawn."""
+        inner = [name for name, _ in self.named_parameters() if "." in name and not name.startswith("base.")]
+        buffers = [name for name, _ in self.named_buffers(recurse=False) if name != "head_scale"]
+        if lost := inner + [name for name in buffers if name in self.state_dict()]:
+            raise TypeError(
+                f"{type(self).__name__}.{lost[0]} would not be saved with the adapters, since it is a buffer "
+                "or lies in a module inside the layer. Make it in add_parameters with self._parameter, or "
+                "register a buffer that can be computed again with persistent=False"
+            )
+
     def reset_parameters(self) -> None:
         """Draw A and the router again and zero B, after which the layer computes what its base computes.
 
-        A kind with parameters of its own calls this and then gives them their first values.
+        A kind with parameters of its own calls this and then gives them their first values. They must not
+        depend on the base weights, which a sharded model reads later: let ``update`` add the base's part.
         """
         for drawn in (self.lora_A, self.lora_route):
             if drawn is not None:
