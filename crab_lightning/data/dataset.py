@@ -27,6 +27,7 @@ from crab_lightning.data.windows import random_window
 from crab_lightning.media import MediaLimits, NoAudioTrack, Resizer
 from crab_lightning.processing import Geometry
 from crab_lightning.structures import Conversation, DatasetSpec, Encoded, Example, Sample, TargetPolicy
+from crab_lightning.tasks.base import describe
 
 if TYPE_CHECKING:
     from crab_lightning.processing import Processor
@@ -145,14 +146,14 @@ class AVDataset(Dataset[Encoded]):
         notes = "".join(f" ({note})" for note in getattr(err, "__notes__", ()))
         if isinstance(err, NoAudioTrack) and sample.row >= 0:
             notes += no_sound_hint(sample, err.path)
+        kind = "" if isinstance(err, ValueError) else f"{type(err).__name__}: "
         if sample.row < 0:  # a user's own clip: no manifest holds it
-            kind = "" if isinstance(err, ValueError) else f"{type(err).__name__}: "
             return SampleError(f"{kind}{err}{notes}")
         spec = self.specs[sample.dataset]
         manifest = manifest_name(sample.dataset, spec, sample.split)
         return SampleError(
             f"data.datasets.{sample.dataset}: sample '{sample.id}' (row {sample.row} of {manifest}) "
-            f"cannot be loaded: {type(err).__name__}: {err}{notes}"
+            f"cannot be loaded: {kind}{str(err).removeprefix(describe(sample) + ' ')}{notes}"
         )
 
     def example(self, index: int, epoch: int = 0) -> Example:
@@ -198,9 +199,12 @@ def longer(conversation: Conversation, said: str) -> Conversation:
 def target_policy(sample: Sample, spec: DatasetSpec, seed: int) -> TargetPolicy:
     """Return how a sample's target is written; under a mixing ratio its id and the seed decide for good.
 
-    A row of the manifest may say ``"target_policy": "direct"``: it is then never learnt with reasoning.
+    A row of the manifest may say ``"target_policy": "direct"``: it is then never learnt with reasoning. Of a
+    training row that holds no text, the answer alone is learnt.
     """
     if sample.fields.get("target_policy") == "direct":
+        return "direct"
+    if sample.target is None and sample.split != "test" and spec.target == "reasoning":
         return "direct"
     if isinstance(spec.target, str):
         return spec.target

@@ -100,9 +100,12 @@ class Task(ABC, Generic[AnswerT]):
         if policy != "reasoning":
             raise ValueError(f"target policy is {policy!r}; there are 'reasoning' and 'direct'")
         if sample.target is None:
-            raise ValueError(
-                f"{describe(sample)} has no target text: test manifests hold none. Learn from training rows."
+            remedy = (
+                ": test manifests hold none. Learn from training rows."
+                if sample.split == "test"
+                else ". Name the column that holds it as `target` of the dataset's columns."
             )
+            raise ValueError(f"{describe(sample)} has no target text{remedy}")
         return sample.target
 
     @abstractmethod

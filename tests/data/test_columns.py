@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from crab_lightning.data import AVDataModule, Layout, ManifestError, Parts, has_test, read_manifest
-from crab_lightning.structures import DatasetSpec
-from crab_lightning.tasks import EventLocalization
+from crab_lightning.data.dataset import target_policy
+from crab_lightning.data.manifests.columns import ColumnMap
+from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
+from crab_lightning.tasks import Captioning, EventLocalization, OpenAnswer
 from tests.data.trees import manifest, media_bytes, write_file
 
 COLUMNS: dict[str, Any] = {
@@ -74,6 +76,45 @@ def test_a_dataset_with_columns_of_its_own_needs_no_python(tmp_path: Path) -> No
     assert samples[3].fields["place"] == "hall"
     assert samples[0].target == ROWS[0]["text"]
     assert data.datasets["mine"].classes == ["bell", "dog"]
+
+
+def test_where_the_rows_hold_no_text_to_be_learnt_the_answer_alone_is_learnt(tmp_path: Path) -> None:
+    columns = {key: value for key, value in COLUMNS.items() if key != "target"}
+    data = AVDataModule(
+        own(tmp_path, ROWS),
+        {"events": EventLocalization(), "captions": Captioning()},
+        {"mine": DatasetSpec("events", columns=columns), "told": DatasetSpec("captions", columns=columns)},
+        only=["mine"],
+        val_share=0.5,
+    )
+    data.setup()
+    for split in ("train", "val"):
+        for sample in data.samples(split):
+            policy = target_policy(sample, data.datasets["mine"], 0)
+            assert (
+                data.tasks["events"].target(sample, policy)
+                == f"<event>{sample.fields['event']}, (0 2)</event>"
+            )
+    with pytest.raises(ValueError, match=r"has no target text\. Name the column that holds it as `target`"):
+        Captioning().target(sample, "direct")
+
+
+def test_a_field_of_a_task_of_ones_own_may_have_any_name_with_a_type() -> None:
+    said = {"fields": {"question": "q", "option": {"key": "o", "type": "any"}}}
+    assert ColumnMap(said, "mine").read({"q": "?", "o": [1]}, "train").fields["option"] == [1]
+
+
+def test_questions_are_told_apart_by_what_the_task_asks(tmp_path: Path) -> None:
+    class Asking(OpenAnswer):
+        def prompt(self, sample: Sample) -> Conversation:
+            return (Media.VIDEO, f"How many of {sample.fields['things']} are there?")
+
+    columns = {"media": {"videos": "clip"}, "fields": {"things": "label", "answer": "to"}}
+    rows = [ROWS[0] | {"label": label, "to": str(i)} for i, label in enumerate(("dogs", "cats", "dogs"))]
+    own(tmp_path, rows, "mine/test.json")
+    spec = DatasetSpec("t", columns=columns)
+    samples = read_manifest(tmp_path, "mine", spec, "test", task=Asking())
+    assert [(s.id, s.fields["answer"]) for s in samples] == [("mine/test/0", "0"), ("mine/test/0~2", "1")]
 
 
 def test_a_column_that_the_rows_do_not_have_is_named_with_the_one_like_it(tmp_path: Path) -> None:
@@ -176,6 +217,10 @@ def test_a_class_of_another_package_reads_what_no_map_can_state(tmp_path: Path) 
             r"\.columns\.fields\.x\.type is 'float'.*; there are",
         ),
         ({"columns": {"fields": {"x": {"type": "text"}}}}, "give it one of key, keys"),
+        (
+            {"columns": {"fields": {"question": "q", "option": "o"}}},
+            r"\.columns\.fields has 'option', which no shipped task reads \(did you mean 'options'\?\)",
+        ),
         (
             {"columns": {"media": {"video": "x"}}},
             r"columns\.media has the key 'video' \(did you mean 'videos'",

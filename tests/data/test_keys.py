@@ -6,6 +6,7 @@ import pytest
 
 from crab_lightning.data.manifests.keys import check_datasets, chosen_datasets
 from crab_lightning.structures import DatasetSpec
+from crab_lightning.tasks import EventParsing, OpenAnswer
 
 ROWS = {name: DatasetSpec(task="t", layout=name) for name in ("ave", "avvp", "ks")}
 
@@ -35,3 +36,12 @@ def test_a_name_that_the_command_line_reads_as_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="has the key 'null', which a command line reads as nothing"):
         check_datasets({"t": None}, {"null": DatasetSpec("t", "plain")})
     check_datasets({"t": None}, {name: DatasetSpec("t", "plain") for name in ("1", "true", "on")})
+
+
+def test_metrics_are_refused_where_the_task_reads_no_names() -> None:
+    row = DatasetSpec("t", "plain", metrics=["exact"])
+    check_datasets({"t": OpenAnswer()}, {"mine": row})
+    with pytest.raises(
+        ValueError, match=r"mine\.metrics is \['exact'\], and the task 't' does not read such"
+    ):
+        check_datasets({"t": EventParsing()}, {"mine": row})

@@ -7,6 +7,7 @@ import re
 import wave
 from dataclasses import replace
 from pathlib import Path
+from pydoc import locate
 from typing import Any, Literal
 
 import numpy as np
@@ -29,11 +30,10 @@ TASKS = yaml.safe_load(CONFIG.read_text())["tasks"]
 
 
 def task(name: str) -> Any:
-    from crab_lightning import tasks
-
     if name == "captioning":
         return task_of("avcap")
-    return getattr(tasks, TASKS[name]["class_path"].rpartition(".")[2])()
+    made: Any = locate(TASKS[name]["class_path"])
+    return made()
 
 
 def root_with(folder: Path, rows: list[dict[str, Any]], split: str = "train") -> Path:

@@ -54,7 +54,7 @@ def loaded(data: AVDataset, item: int, epoch: int = 0) -> Sample:
 
 def test_without_a_quarantine_a_broken_clip_fails_by_name(broken: Path) -> None:
     samples = read_manifest(broken, "ks", DATASETS["ks"], "train")
-    with pytest.raises(SampleError, match=r"sample 'ks/train/1' \(row 1 of ks/train.json\).*1.mp4"):
+    with pytest.raises(SampleError, match=r"sample 'ks/train/1' \(row 1 of ks/train\).*1.mp4"):
         AVDataset(samples, TASKS, DATASETS, Letters()).__getitems__([Draw(0), Draw(1)])
 
 

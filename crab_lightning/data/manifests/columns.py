@@ -33,6 +33,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from crab_lightning.data.manifests.column_types import (
@@ -165,7 +166,9 @@ class _Side:
         self.columns: list[_Column] = [
             _Column("", (key,), anything) for key in _names(content.get("required"), where)
         ]
-        for name, said in (content.get("fields") or {}).items():
+        fields: Mapping[str, Any] = content.get("fields") or {}
+        for name, said in fields.items():
+            _refuse_misspelt(name, said, fields, where)
             self._add_field(name, said, where)
         media = content.get("media") or {}
         _known(media, set(_KINDS), f"{where}.media")
@@ -293,6 +296,17 @@ class Fields(dict[str, Any]):
 _MODES = {"one": "key", "all": "keys", "first": "any_of"}
 
 
+def _refuse_misspelt(name: str, said: Any, fields: Mapping[str, Any], where: str) -> None:
+    """Refuse a field that is nearly one of the shipped tasks: an optional one would be missed in silence."""
+    typed = isinstance(said, Mapping) and "type" in said
+    near = [] if typed or name in FIELD_TYPES else get_close_matches(str(name), FIELD_TYPES, 1, 0.85)
+    if near and near[0] not in fields:
+        raise ValueError(
+            f"{where}.fields has {name!r}, which no shipped task reads (did you mean {near[0]!r}?). Correct"
+            f" it, or write `{name}: {{key: ..., type: any}}` if a task of your own reads it"
+        )
+
+
 def _cell(row: Mapping[str, Any], key: str, read: Callable[[Any], Any], rows_of: str) -> Any:
     """Return what a reader makes of one value of a row.
 
@@ -306,7 +320,7 @@ def _cell(row: Mapping[str, Any], key: str, read: Callable[[Any], Any], rows_of:
             rows_of,
             f"key {key!r}",
             f"is missing{did_you_mean(key, row)}; the row has: {', '.join(map(str, row)) or 'nothing'}",
-            "Add the key, or choose the layout that the file has.",
+            "Add the key, or correct `columns` or `layout` of the dataset.",
         ) from None
     try:
         return read(value)

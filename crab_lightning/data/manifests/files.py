@@ -78,9 +78,9 @@ def manifest_path(root: Path, dataset: str, spec: DatasetSpec, split: Literal["t
 
 
 def manifest_name(dataset: str, spec: DatasetSpec, split: str) -> str:
-    """Return what a message calls the manifest of a sample's split."""
+    """Return what a message calls the manifest of a sample's split; its ending is known where it is read."""
     side, named = ("test", spec.test_file) if split == "test" else ("train", spec.train_file)
-    return f"{folder_name(dataset, spec)}/{named or f'{side}.json'}"
+    return f"{folder_name(dataset, spec)}/{named or side}"
 
 
 def has_test(root: Path, dataset: str, spec: DatasetSpec) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from crab_lightning.data.manifests.layout import layout_of
@@ -55,6 +56,11 @@ def check_datasets(tasks: Mapping[str, Any], datasets: Mapping[str, DatasetSpec]
                 f"{where}.task is '{spec.task}'{did_you_mean(spec.task, tasks)};"
                 f" data.tasks has: {', '.join(sorted(tasks)) or 'nothing'}"
             )
+        if spec.metrics is not None and not _reads_names(tasks[spec.task], spec):
+            raise ValueError(
+                f"{where}.metrics is {spec.metrics}, and the task '{spec.task}' does not read such names: it"
+                " always has the same metrics. Leave `metrics` out"
+            )
         if not spec.layout and not spec.columns:
             raise ValueError(
                 f"{where} has neither layout nor columns; name the row format of its manifest in"
@@ -83,6 +89,15 @@ def check_datasets(tasks: Mapping[str, Any], datasets: Mapping[str, DatasetSpec]
                 f"{where}.target is {spec.target}; it is 'reasoning', 'direct', or the fraction from 0"
                 f" to 1 of samples that keep their reasoning"
             )
+
+
+def _reads_names(task: Any, spec: DatasetSpec) -> bool:
+    """Tell whether a task reads the row's ``metrics``: it then refuses a name that is none."""
+    try:
+        task.metrics(replace(spec, metrics=[""]))
+    except ValueError:
+        return True
+    return False
 
 
 _LEAST = {

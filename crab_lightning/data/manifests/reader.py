@@ -76,7 +76,7 @@ def read_manifest(
     where = f"data.datasets.{dataset}"
     samples = _readable(rows, reader, where)
     if split == "test":
-        samples = asked_once(samples, reader.path, where)
+        samples = asked_once(samples, reader.path, where, task)
     samples = _with_unique_ids(samples)
     if check_media:
         allowed = spec.allow_missing if split == "train" else 0
@@ -115,7 +115,7 @@ def survey_manifest(
             samples.append(reader.read(index, row))
         except RowError as err:
             errors += reader.errors(index, row) or [err]
-    return _with_unique_ids(samples), errors, find_repeats(samples) if split == "test" else []
+    return _with_unique_ids(samples), errors, find_repeats(samples, task) if split == "test" else []
 
 
 def _readable(rows: list[Any], reader: _RowReader, where: str) -> list[Sample]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from crab_lightning.structures import Sample
+from crab_lightning.tasks.base import Task
 
 ASKED_AGAIN = "asked_again"
 """Field of a sample: how many later rows of its manifest ask the same; only where there are some."""
 
 _log = logging.getLogger(__name__)
-# What a row asks, beside its media. Every other field belongs to the answer, or names the row.
+# What a row asks, beside its media, where no task writes the question of it.
 _ASKED = ("question", "options", "options_text", "expression")
 _NAMES = frozenset({"question_id", "video_id", "uid", ASKED_AGAIN})
 
@@ -46,11 +49,12 @@ class Repeat:
         return f"row {self.row}: it asks the same about the same clip as row {self.first}{answers}. {counted}"
 
 
-def find_repeats(samples: Sequence[Sample]) -> list[Repeat]:
+def find_repeats(samples: Sequence[Sample], task: Task[Any] | None = None) -> list[Repeat]:
     """Return the rows that ask what an earlier row asks.
 
     Args:
         samples: The rows of one manifest, with ids that are not numbered yet.
+        task: Writes their questions, perhaps of fields of its own.
     """
     first: dict[Hashable, Sample] = {}
     own: dict[Hashable, Sample] = {}
@@ -61,7 +65,7 @@ def find_repeats(samples: Sequence[Sample]) -> list[Repeat]:
             sample.images,
             sample.audios,
             sample.unit,
-            *(sample.fields.get(name) for name in _ASKED),
+            *_question(sample, task),
         )
         same_id = (sample.id, asked) in own
         earlier = own.setdefault((sample.id, asked), sample) if same_id else first.get(asked)
@@ -72,7 +76,14 @@ def find_repeats(samples: Sequence[Sample]) -> list[Repeat]:
     return repeats
 
 
-def asked_once(samples: list[Sample], path: Path, where: str) -> list[Sample]:
+def _question(sample: Sample, task: Task[Any] | None) -> tuple[Hashable, ...]:
+    if task is not None:
+        with contextlib.suppress(KeyError, ValueError):  # a row that gives no question is reported elsewhere
+            return task.conversation(sample)
+    return tuple(sample.fields.get(name) for name in _ASKED)
+
+
+def asked_once(samples: list[Sample], path: Path, where: str, task: Task[Any] | None = None) -> list[Sample]:
     """Leave out rows that repeat the question of an earlier row with the same id; the log names them.
 
     A question that is asked twice would count twice, and an answer file that names questions by what they ask
@@ -82,8 +93,9 @@ def asked_once(samples: list[Sample], path: Path, where: str) -> list[Sample]:
         samples: The rows of a test manifest.
         path: The manifest.
         where: Names the dataset in the message.
+        task: Writes their questions.
     """
-    repeats = [repeat for repeat in find_repeats(samples) if repeat.same_id]
+    repeats = [repeat for repeat in find_repeats(samples, task) if repeat.same_id]
     if not repeats:
         return samples
     contradictory = sum(not repeat.agrees for repeat in repeats)
