@@ -280,7 +280,8 @@ class Evaluator(Callback):
         for name, result in self.results.items():
             prefix = f"{split}/{result['task']}/{name}"
             worse = [k for k in result["scales"] if not read_scale(result, k).higher_is_better]
-            self.lower_is_better |= {f"{prefix}/{key}" for key in worse}
+            worse += ["unparsed_rate", "truncated_rate", "calibration_error", "loss"]
+            self.lower_is_better |= {f"{prefix}/{kind}{key}" for key in worse for kind in ("", "likelihood_")}
             heads += [f"{prefix}/{result['headline']}"] if result["headline"] in result["strict"] else []
             values = {k: v for k, v in result["strict"].items() if isinstance(v, float)}
             values |= {

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from crab_lightning.evaluation.likelihoods import CandidateScore, Choice, choice_record, choose
 from crab_lightning.metrics import Calibration
 from crab_lightning.metrics.scale import entry_scales, read_scale
+from crab_lightning.spelling import did_you_mean
 from crab_lightning.structures import ClipWindow, DatasetSpec, Media, Prediction, Sample
 from crab_lightning.tasks.base import EXPLAINED, Task
 
@@ -198,6 +200,9 @@ class DatasetScores:
 
         Returns:
             The dataset's entry in ``metrics.json``. Scores are fractions; ``None`` where nothing was scored.
+
+        Raises:
+            ValueError: If the task names a primary metric that its metrics do not give.
         """
         total = dict(zip(COUNTS, sums, strict=True))
         counts = {
@@ -208,6 +213,9 @@ class DatasetScores:
         scored = counts["scored"] > 0
         baseline = scored and self.majority_answer is not None
         headline = self.task.headline(self.spec)
+        strict = _compute(self.strict, device) if scored else {}
+        if strict:
+            self._check_headline(headline, strict, counts["scored"])
         notes = [note for note in (self.task.note(self.spec), EXPLAINED * self.task.explained) if note]
         from_val = int(total["from_val"])  # all of them, for a dataset without a test file
         more = {"events_beyond_clip": int(total["beyond"])} if total["beyond"] else {}
@@ -221,7 +229,7 @@ class DatasetScores:
             "headline": headline,
             "scales": entry_scales(self.strict) if scored else {},
             "note": "; ".join(notes) or None,
-            "strict": _compute(self.strict, device) if scored else {},
+            "strict": strict,
             "valid_only": _compute(self.valid_only, device) if scored else {},
             "majority": _compute(self.majority, device) if baseline else {},
             "likelihood": _compute(self.likelihood, device) if counts["weighed"] else {},
@@ -235,6 +243,22 @@ class DatasetScores:
             "answer_tokens": total["tokens"] / counts["scored"] if scored else None,
             "loss": _finite(total["loss_sum"] / total["loss_tokens"]) if total["loss_tokens"] else None,
         }
+
+    def _check_headline(self, headline: str | None, values: Mapping[str, Any], scored: int) -> None:
+        named = f" {headline!r}" if headline else ""
+        where = f"data.datasets.{self.dataset}: the primary metric{named} of the task {self.spec.task!r}"
+        single = [name for name, value in values.items() if not isinstance(value, list)]
+        if headline is not None and headline not in single:
+            raise ValueError(
+                f"{where} is not among the values of its metrics{did_you_mean(headline, single)}; they are: "
+                f"{', '.join(single) or 'none'}. Let {type(self.task).__name__}.headline return one of them"
+            )
+        if headline is None or values[headline] is None:
+            found = f"no number after {scored} answers" if headline else "not named by its `headline`"
+            rank_zero_warn(
+                f"{where} is {found}. Until it is, the dataset is no part of the mean, nor of the choice of "
+                "the best checkpoint"
+            )
 
     def _update(self, answer: Any, sample: Sample) -> None:
         self.task.update(self.strict, answer, sample, self.spec)
@@ -311,7 +335,9 @@ def _compute(metrics: Callable[[], Any], device: torch.device | None) -> dict[st
     """Compute a collection, its values as floats and lists; not a number becomes ``None``."""
     if device is not None:
         metrics.to(device)  # type: ignore[attr-defined]
-    values: dict[str, Tensor] = metrics.compute()  # type: ignore[attr-defined]
+    with warnings.catch_warnings():  # no answer that can be read is no mistake: the value is none
+        warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
+        values: dict[str, Tensor] = metrics.compute()  # type: ignore[attr-defined]
     return {name: _plain(value) for name, value in values.items()}
 
 

@@ -23,6 +23,7 @@ from crab_lightning.runs.folder_callback import folder_of
 from crab_lightning.runs.interruption import LOADER_LOST, REQUEUE, StopSignals, requeue
 from crab_lightning.runs.random_state import random_states, set_random_state
 from crab_lightning.runs.run_folder import ADAPTER, ADAPTER_BEST, BEST, LAST
+from crab_lightning.spelling import did_you_mean
 
 MEAN = "val/mean/headline"
 _RANDOM = "crab_lightning_random"
@@ -195,9 +196,10 @@ class RunCheckpoint(Checkpoint):
             known = (
                 ", ".join(sorted(k for k in trainer.callback_metrics if k.startswith("val/"))) or "nothing"
             )
+            near = "" if self.monitor == MEAN else did_you_mean(str(self.monitor), trainer.callback_metrics)
             rank_zero_info(
-                f"No best checkpoint is kept: checkpoint.monitor is '{self.monitor}', which is not logged; "
-                f"logged are: {known}"
+                f"No best checkpoint is kept: checkpoint.monitor is '{self.monitor}', which is not logged"
+                f"{near}. Set it to one of: {known}"
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

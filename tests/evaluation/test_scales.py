@@ -16,14 +16,14 @@ from torchmetrics.classification import BinaryAccuracy
 
 from crab_lightning.commands import main
 from crab_lightning.evaluation import Evaluator
-from crab_lightning.evaluation.scores import mean_headline
+from crab_lightning.evaluation.scores import DatasetScores, mean_headline
 from crab_lightning.evaluation.tables import results_table
 from crab_lightning.metrics import Accuracy, CaptionScores, NullMaskS, Scale
 from crab_lightning.metrics.base import BenchmarkMetric, mean_of, to_units
 from crab_lightning.metrics.scale import scale_of
 from crab_lightning.reports.results import metric_table
 from crab_lightning.runs import RunCheckpoint
-from crab_lightning.structures import DatasetSpec, Sample
+from crab_lightning.structures import DatasetSpec, Prediction, Sample
 from tests.evaluation.fakes import Naming, Parrot, Rows, sample
 from tests.quiet import quiet_trainer
 
@@ -157,11 +157,35 @@ def test_a_metric_without_a_bounded_range_stays_out_of_the_mean_of_the_others(tm
     assert mean_headline(evaluator.results) == pytest.approx((share + other) / 2)
 
 
+def test_a_primary_metric_that_is_not_computed_stops_and_one_without_a_number_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(MeanError, "compute", lambda self: torch.tensor(torch.nan))
+    scores = DatasetScores("a", Moment(), DatasetSpec(task="moment", layout="a"))
+    scores.add(Prediction(sample("a", 0, "val", "1", "1"), "1", 1, False))
+    said = r"data\.datasets\.a: the primary metric 'error' of the task 'moment' is no number after 1 answers"
+    with pytest.warns(UserWarning, match=said):
+        found = scores.result(scores.sums(), None)
+    assert found["strict"] == {"error": None}
+    monkeypatch.setattr(Moment, "headline", lambda self, spec: None)
+    with pytest.warns(
+        UserWarning, match="primary metric of the task 'moment' is not named by its `headline`"
+    ):
+        scores.result(scores.sums(), None)
+    monkeypatch.setattr(Moment, "headline", lambda self, spec: "errors")
+    said = r"'errors' of the task 'moment' is not among .*mean 'error'\?\); they are: error\. Let Moment\."
+    with pytest.raises(ValueError, match=said):
+        scores.result(scores.sums(), None)
+
+
 def test_a_direction_that_is_given_wins(tmp_path: Path) -> None:
     kept, _, _ = fitted(tmp_path / "run", moments(), monitor="val/moment/a/error", mode="max")
     assert kept.best_score == 3.0
-    kept, _, _ = fitted(tmp_path / "other", moments(), monitor="val/moment/a/error")
+    kept, evaluator, _ = fitted(tmp_path / "other", moments(), monitor="val/moment/a/error")
     assert kept.best_score == 1.0
+    kinds = ("error", "likelihood_error", "likelihood_calibration_error", "unparsed_rate", "truncated_rate")
+    assert {f"val/moment/a/{kind}" for kind in kinds} <= evaluator.lower_is_better
+    assert "val/moment/a/likelihood_confidence" not in evaluator.lower_is_better
 
 
 def test_a_headline_beyond_its_end_counts_as_one_and_below_as_none() -> None:
