@@ -49,8 +49,17 @@ class Encoder(ABC):
         return 0
 
     def arguments(self) -> dict[str, Any]:
-        """Return what the object was made with; each argument has to be kept under its own name."""
+        """Return what the object was made with; each argument has to be kept under its own name.
+
+        Raises:
+            TypeError: If one is not.
+        """
         names = list(inspect.signature(type(self).__init__).parameters)[1:]
+        if lost := [name for name in names if not hasattr(self, name)]:
+            raise TypeError(
+                f"{self.name} does not keep its argument {lost[0]!r} as self.{lost[0]}, from where "
+                "checkpoints take it. Keep it under that name"
+            )
         return {name: getattr(self, name) for name in names}
 
     @abstractmethod
@@ -69,6 +78,13 @@ class Encoder(ABC):
     @abstractmethod
     def width(self, tower: nn.Module) -> int:
         """Return the width E of the features of the module that ``build`` or ``load`` returned."""
+
+    def _refuse_shape(self, found: Tensor, pieces: int, tokens: int) -> None:
+        raise ValueError(
+            f"{self.name}.features returned {tuple(found.shape)} for {pieces} pieces, of which the longest "
+            f"has {tokens} features by {self.name}.tokens; it must return (pieces, features, width). Correct "
+            "one of the two"
+        )
 
 
 class VisualEncoder(Encoder):
@@ -102,6 +118,17 @@ class VisualEncoder(Encoder):
         Returns:
             ``(F, N, E)``.
         """
+
+    def encoded(self, tower: nn.Module, frames: Tensor, counts: Tensor) -> Tensor:
+        """Return ``features``.
+
+        Raises:
+            ValueError: If they are not ``tokens`` of each frame.
+        """
+        found = self.features(tower, frames, counts)
+        if found.dim() != 3 or found.shape[:2] != (len(frames), self.tokens):
+            self._refuse_shape(found, len(frames), self.tokens)
+        return found
 
 
 class AudioEncoder(Encoder):
@@ -190,9 +217,15 @@ class AudioEncoder(Encoder):
         return [self.prepared(part) for part in parts]
 
     def encoded(self, tower: nn.Module, sounds: Tensor, steps: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return ``features`` and what is each piece's own ``(G, N)``, ``None`` where all of it is."""
+        """Return ``features`` and what is each piece's own ``(G, N)``, ``None`` where all of it is.
+
+        Raises:
+            ValueError: If they are fewer than ``tokens`` says.
+        """
         found = self.features(tower, sounds, steps)
         counts = [self.tokens(count) for count in steps.tolist()]
+        if found.dim() != 3 or len(found) != len(sounds) or found.shape[1] < max(counts):
+            self._refuse_shape(found, len(sounds), max(counts))
         places = torch.arange(found.shape[1], device=found.device)
         own = places < torch.tensor(counts, device=found.device)[:, None]
         return found, None if min(counts) == found.shape[1] else own

@@ -144,7 +144,15 @@ class Connector(nn.Module):
 
         Returns:
             ``(tokens, D)``: ``G * K``, or as many windows as the clips' own tokens fill.
+
+        Raises:
+            ValueError: If the features have another width than the encoder says.
         """
+        if features.shape[-1] != self.encoder_width:
+            raise ValueError(
+                f"{self.encoder}.features are {features.shape[-1]} wide, and {self.encoder}.width says "
+                f"{self.encoder_width}. Correct one of the two"
+            )
         if self.config.kind == "window_qformer":
             features, own = windows(features, own, self.config.window_tokens)
         elif self.cut is not None:

@@ -88,7 +88,7 @@ class LlmVaModel(nn.Module):
         embeds = self.language_model.get_input_embeddings()(input_ids)
         if frames is not None and frame_counts is not None:
             with torch.no_grad():  # frozen in both stages
-                features = self.visual_encoder.features(self.vision, frames, frame_counts)
+                features = self.visual_encoder.encoded(self.vision, frames, frame_counts)
             tokens = self.visual_connector(features)
             embeds = splice(embeds, media_kind, VISUAL, tokens)
         if sounds is not None and sound_steps is not None:

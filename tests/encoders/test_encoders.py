@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 from crab_lightning.encoders import (
     AudioEncoder,
@@ -24,7 +24,9 @@ from crab_lightning.encoders import (
     WhisperAudio,
 )
 from crab_lightning.mini.checkpoints.composite import save_tiny_beats
+from crab_lightning.models import LlmVaModule
 from crab_lightning.models.checkpoints import plain_arguments, typed_arguments
+from crab_lightning.models.connectors import Connector, ConnectorConfig
 from tests.encoders.checkpoints import HIDDEN, PATCH, write
 from tests.processing.examples import frames, sound
 
@@ -178,6 +180,40 @@ def test_encoder_travels_to_workers_is_planned_and_is_kept_in_checkpoints(name: 
     again = typed_arguments(Owner, stored)["encoder"]
     assert type(again) is type(encoder)
     assert plain_arguments({"encoder": again}) == stored
+
+
+class Colours(VisualEncoder):
+    """An encoder of a contributor: the mean colours of each frame, 3 wide."""
+
+    side_px, tokens = 4, 1
+
+    def __init__(self, pretrained: str = "", gain: float = 1.0) -> None:
+        super().__init__(pretrained)
+
+    def build(self) -> nn.Module:
+        return nn.Identity()
+
+    def load(self, dtype: torch.dtype) -> nn.Module:
+        return self.build()
+
+    def width(self, tower: nn.Module) -> int:
+        return 3
+
+    def features(self, tower: nn.Module, frames: Tensor, counts: Tensor) -> Tensor:
+        return frames.float().mean((2, 3))[:, None]
+
+
+def test_an_encoder_whose_members_do_not_fit_each_other_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, pictures, counts = Colours(), torch.zeros(5, 3, 4, 4, dtype=torch.uint8), torch.tensor([5])
+    connector = Connector(ConnectorConfig(queries=2, hidden=16, heads=2, ffn=24), 3, 8, encoder.name)
+    assert connector(encoder.encoded(nn.Identity(), pictures, counts)).shape == (10, 8)
+    with pytest.raises(ValueError, match=r"Colours\.features are 4 wide, and Colours\.width says 3"):
+        connector(torch.zeros(5, 1, 4))
+    monkeypatch.setattr(Colours, "tokens", 2)
+    with pytest.raises(ValueError, match=r"features returned \(5, 1, 3\) for 5 pieces, .* has 2 features by"):
+        encoder.encoded(nn.Identity(), pictures, counts)
+    with pytest.raises(TypeError, match=r"Colours does not keep its argument 'gain' as self\.gain"):
+        LlmVaModule("llm", vision="clip", beats="beats", visual_encoder=encoder)
 
 
 def test_checkpoint_of_another_family_is_refused_by_name(find: Find, tmp_path: Path) -> None:
