@@ -94,14 +94,20 @@ def alone(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Alone:
 
 
 @pytest.fixture(scope="module")
-def together(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Together:
-    """Folder of what two processes saw of a case under a strategy; a hang ends at the time-out."""
+def together(
+    checkpoints: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Together:
+    """Folder of what two processes saw of a case under a strategy; a hang ends at the time-out.
+
+    Only the cases of the chosen tests are run.
+    """
+    chosen = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")}
 
     @cache
     def run(slow: bool) -> Path:
         folder = tmp_path_factory.mktemp("together")
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={PROCESSES}"]
-        names = [name for name, case in CASES.items() if case.slow == slow]
+        names = [name for name, case in CASES.items() if case.slow == slow and name in chosen]
         worker = ["-m", "tests.distributed.sharded_fit", str(checkpoints), str(folder), *names]
         done = subprocess.run(
             [sys.executable, *launcher, *worker],

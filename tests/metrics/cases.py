@@ -1,9 +1,15 @@
-"""One small data set for every metric class, cut into single samples, for facts that hold for all of them."""
+"""One small data set for every metric class, cut into single samples, for facts that hold for all of them.
+
+The test of a metric may hold its case itself, under the name ``CASES``.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -141,3 +147,12 @@ CASES: dict[str, Case] = {
     "unav": Case(lambda: metrics.EventMeanAP(3), _videos(12), batched=False),
     "captions": Case(lambda: metrics.CaptionScores("python", with_meteor=False), _captions(9)),
 }
+
+
+def all_cases() -> dict[str, Case]:
+    """Return the cases above and those of the test files beside this one."""
+    found = dict(CASES)
+    for file in sorted(Path(__file__).parent.glob("test_*.py")):
+        if re.search(r"^CASES\b", file.read_text(encoding="utf-8"), re.MULTILINE):
+            found |= import_module(f"{__package__}.{file.stem}").CASES
+    return found

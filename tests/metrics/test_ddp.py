@@ -12,8 +12,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torchmetrics import MetricCollection
 
-from tests.metrics.cases import CASES, Case
-from tests.metrics.test_every_metric import digits
+from tests.metrics.cases import Case
+from tests.metrics.test_every_metric import EVERY, digits
 
 
 def _alone(case: Case) -> Case:
@@ -22,11 +22,11 @@ def _alone(case: Case) -> Case:
 
 def _sharing() -> MetricCollection:
     """Metrics that keep one state between them, which the process without samples never finds out."""
-    return MetricCollection({name: CASES[name].make() for name in ("war", "uar", "waf", "confusion")})
+    return MetricCollection({name: EVERY[name].make() for name in ("war", "uar", "waf", "confusion")})
 
 
-COLLECTIONS = {name: _alone(case) for name, case in CASES.items()}
-COLLECTIONS["shared state"] = Case(_sharing, CASES["war"].samples)
+COLLECTIONS = {name: _alone(case) for name, case in EVERY.items()}
+COLLECTIONS["shared state"] = Case(_sharing, EVERY["war"].samples)
 
 
 def _work(rank: int, world: int, folder: str) -> None:

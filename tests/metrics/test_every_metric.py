@@ -5,14 +5,19 @@ from __future__ import annotations
 import inspect
 import pickle
 import warnings
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from crab_lightning import metrics
-from tests.metrics.cases import CASES, Case, join
+from tests.metrics.cases import Case, all_cases, join
+
+EVERY = all_cases()
 
 
 def _compute(case: Case, updates: list[tuple[Any, ...]]) -> Any:
@@ -31,28 +36,29 @@ def digits(value: Any) -> dict[str, list[Any]]:
     }
 
 
-def test_every_exported_metric_has_a_case() -> None:
-    exported = {getattr(metrics, name) for name in metrics.__all__ if inspect.isclass(getattr(metrics, name))}
-    bases = {metrics.BenchmarkMetric, metrics.GroupedAccuracy}
-    assert {c for c in exported if issubclass(c, metrics.BenchmarkMetric)} - bases == {
-        type(case.make()) for case in CASES.values()
+def test_every_metric_of_the_room_has_a_case() -> None:
+    modules = [import_module(f"{metrics.__name__}.{found.name}") for found in iter_modules(metrics.__path__)]
+    made_there = {c for m in modules for c in vars(m).values() if getattr(c, "__module__", "") == m.__name__}
+    found = {c for c in made_there if inspect.isclass(c) and issubclass(c, Metric) and c.__name__[0] != "_"}
+    assert found - {metrics.BenchmarkMetric, metrics.GroupedAccuracy} == {
+        type(case.make()) for case in EVERY.values()
     }
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("case", EVERY.values(), ids=EVERY)
 def test_order_does_not_change_a_digit(case: Case) -> None:
     assert digits(_compute(case, case.samples[::-1])) == digits(_compute(case, case.samples))
 
 
 @pytest.mark.parametrize(
-    "case", [c for c in CASES.values() if c.batched], ids=[k for k in CASES if CASES[k].batched]
+    "case", [c for c in EVERY.values() if c.batched], ids=[k for k in EVERY if EVERY[k].batched]
 )
 def test_batching_does_not_change_a_digit(case: Case) -> None:
     batches = [join(case.samples[:4]), join(case.samples[4:5]), join(case.samples[5:])]
     assert digits(_compute(case, batches)) == digits(_compute(case, case.samples))
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("case", EVERY.values(), ids=EVERY)
 def test_no_sample_gives_nan_without_a_warning(case: Case) -> None:
     metric = case.make()
     with warnings.catch_warnings():
@@ -65,7 +71,7 @@ def test_no_sample_gives_nan_without_a_warning(case: Case) -> None:
         assert "nan" in {item for items in digits(value).values() for item in items}
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("case", EVERY.values(), ids=EVERY)
 def test_scores_are_float64_and_survive_pickling_and_reset(case: Case) -> None:
     metric = case.make()
     for arguments in case.samples:
@@ -80,7 +86,7 @@ def test_scores_are_float64_and_survive_pickling_and_reset(case: Case) -> None:
     assert digits(metric.compute()) == digits(case.make().compute())
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("case", EVERY.values(), ids=EVERY)
 def test_forward_returns_the_batch_value_and_accumulates(case: Case) -> None:
     metric = case.make()
     for arguments in case.samples:
