@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from crab_lightning.data import AVDataModule, Layout, ManifestError, Parts, has_test, read_manifest
+from crab_lightning.data.check.run import check_root
 from crab_lightning.data.dataset import target_policy
 from crab_lightning.data.manifests.columns import ColumnMap
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
@@ -78,7 +79,9 @@ def test_a_dataset_with_columns_of_its_own_needs_no_python(tmp_path: Path) -> No
     assert data.datasets["mine"].classes == ["bell", "dog"]
 
 
-def test_where_the_rows_hold_no_text_to_be_learnt_the_answer_alone_is_learnt(tmp_path: Path) -> None:
+def test_where_the_rows_hold_no_text_to_be_learnt_the_answer_alone_is_learnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     columns = {key: value for key, value in COLUMNS.items() if key != "target"}
     data = AVDataModule(
         own(tmp_path, ROWS),
@@ -95,6 +98,10 @@ def test_where_the_rows_hold_no_text_to_be_learnt_the_answer_alone_is_learnt(tmp
                 data.tasks["events"].target(sample, policy)
                 == f"<event>{sample.fields['event']}, (0 2)</event>"
             )
+    monkeypatch.setattr(EventLocalization, "parse", lambda *_: None)
+    spec = DatasetSpec("events", columns=columns)
+    found = check_root(tmp_path, {"events": EventLocalization()}, {"mine": spec}, decode=False).problems
+    assert [p.row for p in found if p.kind == "grammar"] == [0, 1, 2, 3]  # what is learnt cannot be read
     with pytest.raises(ValueError, match=r"has no target text\. Name the column that holds it as `target`"):
         Captioning().target(sample, "direct")
 

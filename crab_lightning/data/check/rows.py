@@ -39,22 +39,24 @@ def check_annotations(task: Task[Any], samples: Sequence[Sample], spec: DatasetS
     for sample in samples:
         try:
             truth = task.truth(sample, spec)
-            if sample.target is not None:
-                task.direct(sample)
+            written = sample.target
+            if sample.target is not None or sample.split != "test":
+                direct = task.direct(sample)
+                written = sample.target or direct  # without a text, the answer alone is learnt
         except ValueError as err:
             yield _problem(sample, "annotation", str(err))
             continue
         for remark in task.remarks(sample):
             yield _problem(sample, "annotation", f"row {sample.row}: {remark}", level="warning")
-        if sample.target is None:
+        if written is None:
             continue
-        answer = task.parse(sample.target, sample, spec)
+        answer = task.parse(written, sample, spec)
         if answer is None:
             # Without a truth to compare (coordinates that the released scripts reject) the row may stay.
             yield _problem(
                 sample,
                 "grammar",
-                f"row {sample.row}: no answer can be read from the target {_cut(sample.target)}; a model "
+                f"row {sample.row}: no answer can be read from the target {_cut(written)}; a model "
                 "that writes exactly this would be scored as wrong. Correct its tags, or train with "
                 "target: direct",
                 level="warning" if truth is None else "error",
@@ -66,7 +68,7 @@ def check_annotations(task: Task[Any], samples: Sequence[Sample], spec: DatasetS
                 yield _problem(
                     sample,
                     "contradiction",
-                    f"row {sample.row}: the target {_cut(sample.target)} gives "
+                    f"row {sample.row}: the target {_cut(written)} gives "
                     f"{_cut(task.jsonable(answer))}, the annotation {_cut(task.jsonable(truth))}",
                     level="warning",
                 )
