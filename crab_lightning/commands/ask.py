@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from crab_lightning.commands.file_arguments import check_picture, config_file, file_to_read, file_to_write
 from crab_lightning.commands.help_text import CHECKPOINT, Options, positive
+from crab_lightning.files import replace_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -151,7 +152,7 @@ def write_routes(run: TrainedRun, question: Question, answer: Answer, path: Path
 
     found, names = routes_of_answer(run, question, answer.text)
     page = answer_page(answer, found, names, [depth_of(name) for name in names])
-    path.write_text(page, encoding="utf-8")
+    replace_text(path, page)
     print(f"Wrote {path}", file=sys.stderr)
 
 

@@ -241,7 +241,7 @@ def _difference(
     a, b = scores[0], scores[index]
     found = paired_difference(a, b, resamples=resamples, seed=seed)
     if found is None:
-        return table.mark("no sample has a score of its own in both runs") if a or b else "–"
+        return table.mark("the two runs have no scored sample in common") if a or b else "–"
     marks = ""
     if found.samples < max(len(a), len(b)):
         marks += table.mark(f"{found.samples} of {max(len(a), len(b))} samples are common to both runs")

@@ -74,7 +74,9 @@ def run_locally(
         ValueError: If there are fewer devices than jobs.
     """
     if devices is not None and len(devices) < jobs:
-        raise ValueError(f"--jobs {jobs} needs as many --devices, {len(devices)} are given")
+        raise ValueError(
+            f"--jobs {jobs} needs {jobs} devices, and --devices names {len(devices)}; name one for each job"
+        )
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", *preload])
     free = [(None if devices is None else devices[i]) for i in range(jobs)]

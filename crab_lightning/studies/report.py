@@ -68,7 +68,9 @@ def study_results(study: Study, *, resamples: int = 2000, seed: int = 0) -> Stud
     finished = FinishedCells(study)
     resampling = Resampling(resamples, seed)
     before, after = (partial(finished.of, regime) for regime in study.compare)
-    found = [arm_transfer(a, study.datasets, study.seeds, before, after, resampling) for a in study.arms]
+    trained = [{name for group in study.regimes.get(r, ()) for name in group} for r in study.compare]
+    shared = [name for name in study.datasets if all(name in names for names in trained)]
+    found = [arm_transfer(a, shared, study.seeds, before, after, resampling) for a in study.arms]
     transfers = [one for one in found if one is not None]
     first = next(iter(study.arms))
     joint = _joint(study)
@@ -92,6 +94,11 @@ def study_results(study: Study, *, resamples: int = 2000, seed: int = 0) -> Stud
             (s for s in finished.states if s.status in ("other settings", "damaged", "failed")), None
         )
         why = "" if troubled is None else f"; {troubled.cell.name}: {troubled.status}: {troubled.detail}"
+        if len(counts) == 1 and counts["done"]:
+            raise ValueError(
+                f"{study.folder}: all {said}, and there is nothing to compare: the study has one arm, and not"
+                f" both regimes {' and '.join(study.compare)}. Add an arm or a regime"
+            )
         raise ValueError(f"{study.folder}: no two finished cells can be compared yet; cells: {said}{why}")
     return StudyResults(
         study,
@@ -261,17 +268,18 @@ def _notes(results: StudyResults, resamples: int) -> list[str]:
         for name, state in results.unfinished.items()
         if state.status == "damaged"
     ]
-    seeds = {seed for one in results.transfers for row in one.rows for seed in row.score.seeds}
+    compared = [one.rows for one in results.transfers] + list(results.deviations.values())
+    seeds = {seed for rows in compared for row in rows for seed in row.score.seeds}
     if len(seeds) == 1:
         notes.append(
-            f"The gains come from one seed ({min(seeds)}): their intervals do not contain the differences"
-            " between seeds."
+            f"All comparisons come from one seed ({min(seeds)}): their intervals do not contain the"
+            " differences between seeds."
         )
-    datasets = max((one.shares.datasets for one in results.transfers), default=0)
+    datasets = max(map(len, compared), default=0)
     if 2 * datasets >= LEVEL * (resamples + 1):  # the least p value, times Holm's first factor
         notes.append(
-            f"With {resamples:,} resamples no gain can be certain: {datasets} datasets need at least"
-            f" {math.floor(2 * datasets / LEVEL):,}."
+            f"With {resamples:,} resamples no gain or difference can be certain: {datasets} datasets need at"
+            f" least {math.floor(2 * datasets / LEVEL):,}."
         )
     return notes
 

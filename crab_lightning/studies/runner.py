@@ -146,13 +146,15 @@ def _checked(state: CellState) -> CellState:
     """Return the state of a finished cell as ``damaged`` if its answers or losses cannot be read."""
     if state.status != "done":
         return state
+    remedy = ". Remove the file metrics.json of this cell; `study run` then tests the cell again"
     try:
         run = find_results(state.cell.folder)
         for dataset in run.datasets:
             run.records(dataset)
+        remedy = ""
         read_sample_losses(state.cell.folder)
     except ValueError as err:
-        return CellState(state.cell, "damaged", str(err))
+        return CellState(state.cell, "damaged", f"{err}{remedy}")
     return state
 
 

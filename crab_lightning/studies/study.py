@@ -354,10 +354,18 @@ def _check_compared(
     compare: tuple[str, str],
     datasets: tuple[str, ...],
 ) -> None:
-    """Refuse two regimes that train no dataset in two ways, so that all their gains would be zero."""
+    """Refuse regimes that train no dataset in two ways, or one of which trains a dataset in several cells."""
     before, after = (regimes.get(regime, ()) for regime in compare)
     if not before or not after:
         return
+    for regime in compare:
+        held = [name for group in regimes[regime] for name in group]
+        if several := [name for name in datasets if held.count(name) > 1]:
+            raise ConfigError(
+                f"{path}: compare: the regime {regime} trains {several[0]} in several cells; name regimes"
+                " that train each dataset in one cell. Pairs are compared with the baseline without being"
+                " named here"
+            )
     for name in datasets:
         first, second = ({frozenset(g) for g in groups if name in g} for groups in (before, after))
         if first and second and first != second:

@@ -102,9 +102,9 @@ def shares_table(arms: Sequence[ArmTransfer]) -> PlainTable:
             if shares is not None:
                 table.add([arm.arm, by, *_shares(shares)])
     table.notes.append(
-        "Net score: the fraction of datasets that gain, minus the fraction that lose; ties count for"
-        " neither. Brackets: 95 % interval from resampled seeds and questions. Certain: after Holm's"
-        " correction over the datasets (5 %)."
+        "Net score: the fraction of datasets that gain, minus the fraction that are harmed; ties count for"
+        " neither. Brackets: the 95 % interval over resampled seeds and questions. Certain: the gain of the"
+        " dataset differs from 0 after Holm's correction over the datasets (5 %)."
     )
     return table
 
@@ -159,8 +159,9 @@ def conflict_table(found: Sequence[ArmConflict]) -> PlainTable:
         cells += [_rho(one.by_score), _rho(one.by_loss)]
         table.add(cells)
     table.notes.append(
-        "rho: Spearman's correlation over the datasets between the mean cosine of a dataset's gradient with "
-        "the others' and its measured gain; p from 10,000 permutations; not given for fewer than 4 datasets."
+        "rho: Spearman's rank correlation, over the datasets, of two numbers: the mean cosine between the "
+        "gradient of a dataset and those of the others, and the gain of that dataset. p: from 10,000 "
+        "permutations. With fewer than 4 datasets there is no rho."
     )
     return table
 

@@ -227,7 +227,7 @@ def compared(
         note = "no question is common to the runs"
         return Comparison(means[0], means[1], Estimate(gained()), 0, seeds, note), None
     if any(set(own) != set(ids) for own in known):
-        note = f"only the {len(ids)} questions that all runs answered"
+        note = f"these numbers come from the {len(ids)} questions that all runs answered"
         values = [(a.of(ids).value(), b.of(ids).value()) for a, b in pairs]
         means = [float(np.mean([pair[i] for pair in values])) for i in (0, 1)]
     counts = resampling.questions(ids)

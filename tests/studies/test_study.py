@@ -101,6 +101,14 @@ def test_pairs_and_subsets_are_regimes(tmp_path: Path, places: dict[str, Path]) 
             {"regimes": {"single": "each", "joint": "all"}},
             "the regimes are single, joint, and compare is left out",
         ),
+        (
+            {
+                "datasets": ["avqa", "dfew", "ave"],
+                "regimes": {"single": "each", "p": {"pairs_of": ["avqa", "dfew", "ave"]}},
+                "compare": ["single", "p"],
+            },
+            "the regime p trains avqa in several cells",
+        ),
         ({"arms": {"a": {}, "b": None}}, "the arms a and b have the same settings"),
         (
             {"arms": {"a": {}, "b": {"data": {"datasets": {"*": {}}}}}},

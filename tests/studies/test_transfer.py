@@ -107,7 +107,7 @@ def test_a_metric_in_seconds_is_printed_in_seconds_and_a_tie_has_no_sign(tmp_pat
     assert "lora: in percent or in the unit named, validation loss" in said
     assert "Arms against lora, regime multi: in percent or in the unit named" in said
     assert "accuracy (s, lower is better)    3.95   1.95  +2.00 [+2.00, +2.00]" in said
-    assert "With 100 resamples no gain can be certain: 3 datasets need at least 120." in said
+    assert "With 100 resamples no gain or difference can be certain: 3 datasets need at least 120." in said
     assert "points over" not in said  # seconds have no mean with points
     assert not (stale.parent / "deviation.png").exists()
     assert "or one that is not a number: Kinetics-Sounds." in said
@@ -139,7 +139,7 @@ def test_what_a_report_leaves_out_is_named(tmp_path: Path) -> None:
         if one.seed == 1:
             (one.folder / "cell.json").unlink(missing_ok=True)
     said = write_report(study, tmp_path / "report", resamples=100)
-    assert "The gains come from one seed (0)" in said
+    assert "All comparisons come from one seed (0)" in said
     assert "its test has no value of the primary metric: AVE." in said
 
 
@@ -216,9 +216,44 @@ def test_report_on_a_full_disk_leaves_the_earlier_one(tmp_path: Path) -> None:
     assert main(words) == 0
 
 
-def test_nothing_to_compare_is_an_error(study: Study) -> None:
+def test_nothing_to_compare_is_an_error(study: Study, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no two finished cells can be compared yet"):
         study_results(study)
+    joint = read_study(_file(tmp_path / "joint", regimes={"multi": "all"}))
+    plant(joint, planted_scores)
+    with pytest.raises(
+        ValueError, match="all 2 done, and there is nothing to compare: the study has one arm"
+    ):
+        study_results(joint)
+
+
+def test_arms_are_compared_on_one_seed_and_a_subset_with_a_word_about_it(tmp_path: Path) -> None:
+    heads = {"model": {"init_args": {"adapter": {"heads": 4}}}}
+    arms = {"three": {}, "four": heads}
+    study = read_study(_file(tmp_path, regimes={"multi": "all"}, arms=arms, seeds=[4]))
+    plant(study, planted_scores)
+    said = write_report(study, tmp_path / "report", resamples=100)
+    assert "All comparisons come from one seed (4)" in said
+    assert "With 100 resamples no gain or difference can be certain" in said
+    regimes = {"few": ["ks", "ucf"], "all": "all"}
+    study = read_study(_file(tmp_path / "few", regimes=regimes, compare=["few", "all"]))
+    plant(study, planted_scores)
+    said = write_report(study, tmp_path / "report", resamples=100)
+    assert "Left out, because" not in said  # the other datasets are not meant to be compared
+
+
+def test_damaged_answers_and_losses_leave_their_cell_out(study: Study, tmp_path: Path) -> None:
+    plant(study, planted_scores, lambda cell, _: [1.0] * 3)
+    names = [f"lora.single.{name}.seed0" for name in ("ks", "ucf")]
+    folders = [study.folder / "cells" / name for name in names]
+    (folders[0] / "predictions/ks.jsonl").write_text('{"id": "ks/0", "sco')
+    (folders[1] / "sample_losses.json").write_text('{"ucf": {')
+    said = write_report(study, tmp_path / "report", resamples=100)
+    assert "left out are 2 of 12 cells: " + ", ".join(f"{name} (damaged)" for name in names) in said
+    assert f"{folders[0] / 'predictions/ks.jsonl'}, line 1: not JSON" in said
+    assert "Remove the file metrics.json of this cell; `study run` then tests the cell again." in said
+    assert "Remove it; the next validation of the run writes it anew." in said
+    assert "seeds: 1 (Kinetics-Sounds, UCF51); 0, 1 (AVE, LLP, ARIG)." in said
 
 
 def test_holm_sign_test_and_p_values_are_those_of_the_textbook() -> None:
