@@ -32,11 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
-_VIDEO_ONLY = re.compile(
-    r"(maskmem_tpos_enc|no_mem_pos_enc|no_obj_ptr|no_obj_embed_spatial)$"
-    r"|(memory_attention|memory_encoder|mask_downsample|obj_ptr_proj|obj_ptr_tpos_proj)\."
-)
-"""Parts that follow an object through a video; an image predictor has none of them."""
+_HEADS = r"\.(output_hypernetworks_mlps\.\d+|iou_prediction_head|pred_obj_score_head)"
 
 _RENAMED: tuple[tuple[str, str], ...] = (
     (r"^no_mem_embed$", "no_memory_embedding"),
@@ -84,32 +80,22 @@ _RENAMED: tuple[tuple[str, str], ...] = (
     (r"(cross_attn_\w+)\.out_proj\.", r"\1.o_proj."),
     (r"\.mlp\.layers\.0\.", ".mlp.proj_in."),
     (r"\.mlp\.layers\.1\.", ".mlp.proj_out."),
-    (
-        r"\.(output_hypernetworks_mlps\.\d+|iou_prediction_head|pred_obj_score_head)\.layers\.0\.",
-        r".\1.proj_in.",
-    ),
-    (
-        r"\.(output_hypernetworks_mlps\.\d+|iou_prediction_head|pred_obj_score_head)\.layers\.2\.",
-        r".\1.proj_out.",
-    ),
-    (
-        r"\.(output_hypernetworks_mlps\.\d+|iou_prediction_head|pred_obj_score_head)\.layers\.1\.",
-        r".\1.layers.0.",
-    ),
+    (rf"{_HEADS}\.layers\.0\.", r".\1.proj_in."),
+    (rf"{_HEADS}\.layers\.2\.", r".\1.proj_out."),
+    (rf"{_HEADS}\.layers\.1\.", r".\1.layers.0."),
 )
 
 _GAUSSIAN = "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
 _CORNERS = re.compile(r"^sam_prompt_encoder\.point_embeddings\.(\d)\.weight$")
 
 
-def convert_names(state: Mapping[str, Tensor], *, video: bool = False) -> dict[str, Tensor]:
-    """Return an official state dict under the names of ``transformers.Sam2Model`` or ``Sam2VideoModel``.
+def convert_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return an official state dict under the names of ``transformers.Sam2VideoModel``.
 
     The four point embeddings are stacked, and the fixed frequencies given to both modules that hold them.
 
     Args:
         state: Official names and tensors.
-        video: Keep what follows an object through a video; an image predictor has none of it.
 
     Raises:
         ValueError: If the four point embeddings are not all there.
@@ -117,8 +103,6 @@ def convert_names(state: Mapping[str, Tensor], *, video: bool = False) -> dict[s
     converted: dict[str, Tensor] = {}
     corners: dict[int, Tensor] = {}
     for name, tensor in state.items():
-        if not video and _VIDEO_ONLY.match(name):
-            continue
         if match := _CORNERS.match(name):
             corners[int(match[1])] = tensor
             continue
@@ -138,12 +122,12 @@ def convert_names(state: Mapping[str, Tensor], *, video: bool = False) -> dict[s
 
 
 def fill_model(model: Any, state: Mapping[str, Tensor]) -> None:
-    """Load an official state dict into a ``Sam2Model`` or a ``Sam2VideoModel``.
+    """Load an official state dict into a ``Sam2VideoModel``.
 
     Raises:
         ValueError: If a tensor is missing, left over or of another shape; the message names the first.
     """
-    converted = convert_names(state, video=hasattr(model, "memory_attention"))
+    converted = convert_names(state)
     wanted = model.state_dict()
     for problem, names in (
         ("lacks", sorted(wanted.keys() - converted.keys())),
@@ -178,9 +162,9 @@ def find_variant(state: Mapping[str, Tensor]) -> str:
     )
 
 
-def variant_config(name: str, *, video: bool = False) -> Any:
-    """Return the transformers configuration of an official size, ``Sam2Config`` or ``Sam2VideoConfig``."""
-    from transformers import Sam2Config, Sam2VideoConfig
+def variant_config(name: str) -> Any:
+    """Return the transformers configuration of an official size, a ``Sam2VideoConfig``."""
+    from transformers import Sam2VideoConfig
 
     sizes = VARIANTS[name]
     width, heads = sizes["hidden_size"], sizes.get("num_attention_heads", 1)
@@ -191,8 +175,9 @@ def variant_config(name: str, *, video: bool = False) -> Any:
         "num_attention_heads_per_stage": [heads * factor for factor in (1, 2, 4, 8)],
         **sizes,
     }
-    kind = Sam2VideoConfig if video else Sam2Config
-    return kind(vision_config={"backbone_config": backbone, "backbone_channel_list": channels[::-1]})
+    return Sam2VideoConfig(
+        vision_config={"backbone_config": backbone, "backbone_channel_list": channels[::-1]}
+    )
 
 
 def convert_checkpoint(checkpoint: Path, out: Path) -> str:
@@ -223,7 +208,7 @@ def convert_checkpoint(checkpoint: Path, out: Path) -> str:
     if not isinstance(state, dict):
         raise ValueError(f"{checkpoint} holds no entry 'model'; official SAM2.1 checkpoints do")
     name = find_variant(state)
-    model = Sam2VideoModel(variant_config(name, video=True))  # Sam2Model reads its folders too
+    model = Sam2VideoModel(variant_config(name))  # Sam2Model reads its folders too
     fill_model(model, state)
     model.save_pretrained(out)
     Sam2Processor(Sam2ImageProcessor()).save_pretrained(out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crab_lightning.segmentation.decoder import LastUsed, MaskRequest, check_request, content_key
-from crab_lightning.segmentation.weights import Loaded, check_dtype, check_filled, class_for, load_folder
+from crab_lightning.segmentation.weights import Loaded, check_dtype, load_folder
 
 KINDS = {
     "sam2": "Sam2Model",
@@ -140,11 +140,5 @@ def _low_masks(loaded: Loaded, requests: Sequence[MaskRequest], embeddings: Sequ
     return out.pred_masks[:, 0, 0].float()  # type: ignore[no-any-return]
 
 
-@cache
-def _load(pretrained: str, device: str, dtype: str) -> Loaded:
-    """Load the image predictor once in a process."""
-    kind = class_for(pretrained, KINDS, "does not make masks from boxes and points")
-    # Official folders also hold the video predictor's memory; the image predictor leaves it alone.
-    loaded, missing = load_folder(kind, pretrained, device, dtype)
-    check_filled(kind, pretrained, missing)
-    return loaded
+# Once in a process. Official folders also hold the video predictor's memory, which is left alone here.
+_load = cache(partial(load_folder, KINDS, "does not make masks from boxes and points"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -12,14 +12,7 @@ from torch.nn import functional as F
 
 from crab_lightning.segmentation.decoder import LastUsed, MaskRequest, check_request, content_key
 from crab_lightning.segmentation.prompts import Prompt
-from crab_lightning.segmentation.weights import (
-    Loaded,
-    check_dtype,
-    check_filled,
-    class_for,
-    find_weights,
-    load_folder,
-)
+from crab_lightning.segmentation.weights import Loaded, check_dtype, load_folder
 
 KINDS = {"sam3": "Sam3Model", "sam3_video": "Sam3Model"}
 """``model_type`` of a folder's config -> class in transformers."""
@@ -96,7 +89,7 @@ class Sam3Decoder:
         """
         for request in requests:
             check_request(request, named=True)
-        loaded, tokenizer = _load(self.pretrained, self.device, self.dtype)
+        loaded = _load(self.pretrained, self.device, self.dtype)
         masks = []
         for request in requests:
             key = content_key(request.image)
@@ -108,16 +101,14 @@ class Sam3Decoder:
             size = request.image.shape[-2:]
             found = torch.zeros(size, device=loaded.device)
             for name in filter(None, map(str.strip, request.prompt.names)):
-                for mask in self._things(loaded, tokenizer, seen, name, request.prompt, size):
+                for mask in self._things(loaded, seen, name, request.prompt, size):
                     found = torch.maximum(found, mask)
             masks.append((torch.logit(found, 1e-6) if self.logits else found > 0.5).cpu())
         return masks
 
-    def _things(
-        self, loaded: Loaded, tokenizer: Any, seen: Any, name: str, prompt: Prompt, size: torch.Size
-    ) -> list[Tensor]:
+    def _things(self, loaded: Loaded, seen: Any, name: str, prompt: Prompt, size: torch.Size) -> list[Tensor]:
         """Return the probabilities ``(H, W)`` of the pixels of each thing that is found and pointed at."""
-        words = tokens_of(name, tokenizer, loaded.model.config).to(loaded.device)
+        words = tokens_of(name, loaded, loaded.model.config)
         box = {}
         if prompt.box_xyxy_px is not None:
             box["input_boxes"] = _centred(prompt.box_xyxy_px, size).to(loaded.device, loaded.model.dtype)
@@ -144,10 +135,13 @@ def _centred(box_xyxy_px: tuple[float, float, float, float], size: torch.Size) -
     )
 
 
-def tokens_of(name: str, tokenizer: Any, config: Any) -> Any:
+def tokens_of(name: str, loaded: Loaded, config: Any) -> Any:
     """Return the tokens of a name as the detector with this config reads them."""
     length = min(32, config.text_config.max_position_embeddings)
-    return tokenizer([name], return_tensors="pt", padding="max_length", max_length=length, truncation=True)
+    found = loaded.tokenizer(
+        [name], return_tensors="pt", padding="max_length", max_length=length, truncation=True
+    )
+    return found.to(loaded.device)
 
 
 def pointed_at(mask: Tensor, prompt: Prompt) -> bool:
@@ -161,12 +155,4 @@ def pointed_at(mask: Tensor, prompt: Prompt) -> bool:
     return not spots or any(bool(mask[y, x]) for x, y in spots)
 
 
-@cache
-def _load(pretrained: str, device: str, dtype: str) -> tuple[Loaded, Any]:
-    """Load the detector and its tokenizer once in a process."""
-    from transformers import AutoTokenizer
-
-    kind = class_for(pretrained, KINDS, "finds no named things")
-    loaded, missing = load_folder(kind, pretrained, device, dtype)
-    check_filled(kind, pretrained, missing)
-    return loaded, AutoTokenizer.from_pretrained(find_weights(pretrained))
+_load = cache(partial(load_folder, KINDS, "finds no named things", named=True))  # once in a process

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from crab_lightning.compat import clean_masks_here
 from crab_lightning.segmentation.prompts import Prompt
 from crab_lightning.segmentation.sam3 import pointed_at, tokens_of
 from crab_lightning.segmentation.tracker import FramesOnDemand, Sam2Tracker
-from crab_lightning.segmentation.weights import Loaded, check_filled, class_for, find_weights, load_folder
+from crab_lightning.segmentation.weights import Loaded, load_folder
 
 KINDS = {"sam3_video": "Sam3VideoModel"}
 """``model_type`` of a folder's config -> class in transformers."""
@@ -69,8 +68,8 @@ class NameTracker(Sam2Tracker):
             return
         if wrong := [i for i in prompts if not 0 <= i < len(frames)]:
             raise ValueError(f"prompt on frame {wrong[0]} of a video with {len(frames)} frames")
-        loaded, tokenizer = _load(self.pretrained, self.device, self.dtype)
-        things = _things(loaded, tokenizer, list(names), frames)
+        loaded = _load(self.pretrained, self.device, self.dtype)
+        things = _things(loaded, list(names), frames)
         pointing = {i: prompt for i, prompt in prompts.items() if prompt}
         if not pointing:
             for number, found in things:
@@ -92,15 +91,13 @@ class _Session(FramesOnDemand, Sam3VideoInferenceSession):
     """What is known of a video."""
 
 
-def _things(
-    loaded: Loaded, tokenizer: Any, names: list[str], frames: Tensor
-) -> Iterator[tuple[int, dict[int, Tensor]]]:
+def _things(loaded: Loaded, names: list[str], frames: Tensor) -> Iterator[tuple[int, dict[int, Tensor]]]:
     """Yield every frame number with the things shown there: number of the thing -> logits ``(1, h, w)``."""
     config = loaded.model.config
     session = _Session(frames, loaded, config.tracker_config)
     session.reach += config.hotstart_delay  # masks come out so many frames late
     for name in names:
-        words = tokens_of(name, tokenizer, config.detector_config).to(loaded.device)
+        words = tokens_of(name, loaded, config.detector_config)
         number = session.add_prompt(name)
         session.prompt_input_ids[number] = words["input_ids"]
         session.prompt_attention_masks[number] = words["attention_mask"]
@@ -121,12 +118,9 @@ def _joined(things: list[Tensor], frames: Tensor) -> Tensor:
 
 
 @cache
-def _load(pretrained: str, device: str, dtype: str) -> tuple[Loaded, Any]:
-    """Load the video model and its tokenizer once in a process."""
-    from transformers import AutoTokenizer
-
-    kind = class_for(pretrained, KINDS, "follows no named things through a video")
-    loaded, missing = load_folder(kind, pretrained, device, dtype)
-    check_filled(kind, pretrained, missing)
+def _load(pretrained: str, device: str, dtype: str) -> Loaded:
+    """Load the video model once in a process."""
     clean_masks_here()
-    return loaded, AutoTokenizer.from_pretrained(find_weights(pretrained))
+    return load_folder(
+        KINDS, "follows no named things through a video", pretrained, device, dtype, named=True
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import Sam2VideoInferenceSession
 
 from crab_lightning.segmentation.prompts import Prompt
-from crab_lightning.segmentation.weights import Loaded, check_dtype, check_filled, class_for, load_folder
+from crab_lightning.segmentation.weights import Loaded, check_dtype, load_folder
 
 _OBJECT = 1
 
@@ -144,17 +144,4 @@ class _Session(FramesOnDemand, Sam2VideoInferenceSession):
         self.obj_with_new_inputs = [_OBJECT]
 
 
-@cache
-def _load(pretrained: str, device: str, dtype: str) -> Loaded:
-    """Load the video predictor once in a process."""
-    kind = class_for(pretrained, KINDS, "follows nothing through a video")
-    loaded, missing = load_folder(kind, pretrained, device, dtype)
-    if memory := [name for name in missing if name.startswith(("memory_", "object_pointer"))]:
-        raise ValueError(
-            f"the SAM2 weights at {pretrained} segment pictures alone (one moment of a video with --at_s): "
-            f"{len(memory)} tensors of the video predictor's memory are not there, first {memory[0]!r}. "
-            "Take an official SAM2.1 model, such as facebook/sam2.1-hiera-tiny, or convert an official .pt "
-            "with `python cli.py model sam2-convert`"
-        )
-    check_filled(kind, pretrained, missing)
-    return loaded
+_load = cache(partial(load_folder, KINDS, "follows nothing through a video"))  # once in a process

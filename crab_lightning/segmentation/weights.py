@@ -27,10 +27,14 @@ class Loaded:
         image_processor: States mean and standard deviation of pixels.
         side: Height and width of the pictures that the model takes, in pixels.
         device: Where the model is.
+        tokenizer: Reads names, where the model finds what is named.
     """
 
-    def __init__(self, model: Any, image_processor: Any, side: int, device: str) -> None:
+    def __init__(
+        self, model: Any, image_processor: Any, side: int, device: str, tokenizer: Any = None
+    ) -> None:
         self.model = model
+        self.tokenizer = tokenizer
         self.side = side
         self.device = device
         self.mean = torch.tensor(image_processor.image_mean, device=device)[:, None, None]
@@ -49,19 +53,26 @@ class Loaded:
         return (square[0] - self.mean) / self.std
 
 
-def class_for(pretrained: str, kinds: Mapping[str, str], lacking: str) -> str:
-    """Return the class of transformers for the weights of a folder or hub name.
+def load_folder(
+    kinds: Mapping[str, str], lacking: str, pretrained: str, device: str, dtype: str, *, named: bool = False
+) -> Loaded:
+    """Load a frozen model of a folder or hub name.
 
     Args:
-        pretrained: Folder, hub name or ``mini_sam2``.
-        kinds: ``model_type`` of a config -> class.
+        kinds: ``model_type`` of a config -> class of transformers that reads the weights.
         lacking: What a model of another type does not do, for the message.
+        pretrained: Folder, hub name or ``mini_sam2``.
+        device: ``auto`` uses a GPU if there is one.
+        dtype: Name of a torch dtype.
+        named: Load the tokenizer of names too.
 
     Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If the weights are of another kind of model.
+        FileNotFoundError: If there are no such weights.
+        ValueError: If the weights are of another kind of model, or leave tensors of it unset.
     """
-    from transformers import PreTrainedConfig
+    import transformers
+    from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedConfig
+    from transformers.utils import logging as transformers_logging
 
     where = find_weights(pretrained)
     found, _ = PreTrainedConfig.get_config_dict(where)
@@ -70,31 +81,12 @@ def class_for(pretrained: str, kinds: Mapping[str, str], lacking: str) -> str:
         raise ValueError(
             f"{where} holds a model of type {kind!r}, which {lacking}; known types: {', '.join(kinds)}"
         )
-    return kinds[kind]
-
-
-def load_folder(name: str, pretrained: str, device: str, dtype: str) -> tuple[Loaded, list[str]]:
-    """Load a frozen model and say which of its tensors the weights leave unset.
-
-    Args:
-        name: Class of transformers, from :func:`class_for`.
-        pretrained: Folder, hub name or ``mini_sam2``.
-        device: ``auto`` uses a GPU if there is one.
-        dtype: Name of a torch dtype.
-
-    Raises:
-        FileNotFoundError: If there are no such weights.
-    """
-    import transformers
-    from transformers import AutoImageProcessor
-    from transformers.utils import logging as transformers_logging
-
-    where = find_weights(pretrained)
+    name = kinds[kind]
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()  # several classes read one folder; what is missing is returned
+    transformers_logging.set_verbosity_error()  # several classes read one folder; what is missing is told
     try:
         model, report = load_with_info(
             getattr(transformers, name), where, dtype=getattr(torch, dtype), key_mapping=_RENAMED.get(name)
@@ -104,12 +96,13 @@ def load_folder(name: str, pretrained: str, device: str, dtype: str) -> tuple[Lo
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
-    missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    _check_filled(name, pretrained, sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])))
     model.requires_grad_(False)
     config = model.config
     detector = getattr(config, "detector_config", config)
     sized = getattr(config, "prompt_encoder_config", None) or detector.vision_config
-    return Loaded(model.to(device).eval(), images, int(sized.image_size), device), missing
+    tokenizer = AutoTokenizer.from_pretrained(where) if named else None
+    return Loaded(model.to(device).eval(), images, int(sized.image_size), device, tokenizer)
 
 
 def check_dtype(name: str) -> None:
@@ -122,12 +115,15 @@ def check_dtype(name: str) -> None:
         raise ValueError(f"dtype is {name!r}; there are: float32, bfloat16")
 
 
-def check_filled(name: str, pretrained: str, missing: Sequence[str]) -> None:
-    """Refuse weights that leave tensors of a model unset.
-
-    Raises:
-        ValueError: If there are any.
-    """
+def _check_filled(name: str, pretrained: str, missing: Sequence[str]) -> None:
+    """Refuse weights that leave tensors of a model unset."""
+    if memory := [tensor for tensor in missing if tensor.startswith(("memory_", "object_pointer"))]:
+        raise ValueError(
+            f"the SAM2 weights at {pretrained} segment pictures alone (one moment of a video with --at_s): "
+            f"{len(memory)} tensors of the video predictor's memory are not there, first {memory[0]!r}. "
+            "Take an official SAM2.1 model, such as facebook/sam2.1-hiera-tiny, or convert an official .pt "
+            "with `python cli.py model sam2-convert`"
+        )
     if missing:
         raise ValueError(
             f"the weights at {pretrained} leave {len(missing)} tensors of {name} unset, first "

@@ -64,16 +64,27 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def converted(official: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same weights as a transformers folder."""
-    from transformers import Sam2ImageProcessor, Sam2Model
+def video_model(official: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same weights as a transformers folder with memory."""
+    from transformers import Sam2ImageProcessor, Sam2VideoModel
 
     from crab_lightning.segmentation.convert import fill_model
 
-    model = Sam2Model(small_config())
+    model = Sam2VideoModel(small_video_config())
     fill_model(model, torch.load(official, weights_only=True)["model"])
-    folder = tmp_path_factory.mktemp("sam2-transformers")
+    folder = tmp_path_factory.mktemp("sam2-video")
     model.save_pretrained(folder)
+    Sam2ImageProcessor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def converted(video_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same weights as a transformers folder without memory."""
+    from transformers import Sam2ImageProcessor, Sam2Model
+
+    folder = tmp_path_factory.mktemp("sam2-transformers")
+    Sam2Model.from_pretrained(video_model, config=small_config()).save_pretrained(folder)
     Sam2ImageProcessor().save_pretrained(folder)
     return folder
 

@@ -16,7 +16,7 @@ from crab_lightning.segmentation.convert import (
     find_variant,
     variant_config,
 )
-from tests.segmentation.conftest import small_config
+from tests.segmentation.conftest import small_video_config
 
 
 def official_shapes(monkeypatch: pytest.MonkeyPatch, letter: str) -> dict[str, Any]:
@@ -37,12 +37,12 @@ def official_shapes(monkeypatch: pytest.MonkeyPatch, letter: str) -> dict[str, A
     ("name", "letter"), [("tiny", "t"), ("small", "s"), ("base-plus", "b+"), ("large", "l")]
 )
 def test_every_official_tensor_has_its_place(name: str, letter: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers import Sam2Model
+    from transformers import Sam2VideoModel
 
     state = official_shapes(monkeypatch, letter)
     assert find_variant(state) == name
     with torch.device("meta"):
-        wanted = Sam2Model(variant_config(name)).state_dict()
+        wanted = Sam2VideoModel(variant_config(name)).state_dict()
         found = convert_names(state)
     assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in wanted.items()}
 
@@ -70,12 +70,12 @@ def test_sizes_are_those_of_the_official_configs() -> None:
     ],
 )
 def test_a_tensor_too_many_or_too_few_is_an_error(official: Path, change: Any, message: str) -> None:
-    from transformers import Sam2Model
+    from transformers import Sam2VideoModel
 
     state = dict(torch.load(official, weights_only=True)["model"])
     change(state)
     with pytest.raises(ValueError, match=message):
-        fill_model(Sam2Model(small_config()), state)
+        fill_model(Sam2VideoModel(small_video_config()), state)
 
 
 class Harm:

@@ -50,7 +50,7 @@ def test_masks_of_a_name_are_those_of_transformers(sam3: Path) -> None:
 def test_names_are_joined_and_each_picture_is_encoded_once(
     sam3: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded, _ = _load(str(sam3), "cpu", "float32")
+    loaded = _load(str(sam3), "cpu", "float32")
     seen: list[int] = []
     pixels = loaded.pixels
     monkeypatch.setattr(loaded, "pixels", lambda images: seen.append(len(images)) or pixels(images))

@@ -11,8 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from crab_lightning.segmentation import MaskRequest, Prompt, Sam2Decoder, Sam2Tracker
-from crab_lightning.segmentation.convert import fill_model
-from tests.segmentation.conftest import CONFIG, OVERRIDES, small_video_config
+from tests.segmentation.conftest import CONFIG, OVERRIDES
 
 BOX = (20.0, 30.0, 80.0, 90.0)
 POINTS = ((40.0, 40.0), (60.0, 70.0), (50.0, 55.0))
@@ -31,19 +30,6 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensor]:
         Image.fromarray(frame).save(folder / f"{i:05d}.jpg", quality=95)
         read.append(torch.from_numpy(np.array(Image.open(folder / f"{i:05d}.jpg"))).permute(2, 0, 1))
     return folder, torch.stack(read)
-
-
-@pytest.fixture(scope="module")
-def video_model(official: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The official random weights as a transformers folder with memory."""
-    from transformers import Sam2ImageProcessor, Sam2VideoModel
-
-    model = Sam2VideoModel(small_video_config())
-    fill_model(model, torch.load(official, weights_only=True)["model"])
-    folder = tmp_path_factory.mktemp("sam2-video")
-    model.save_pretrained(folder)
-    Sam2ImageProcessor().save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize("asked", [(2,), (1, 6)])
