@@ -7,11 +7,14 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import file_to_read, folder_to_write
 from crab_lightning.commands.help_text import Options, positive
 from crab_lightning.files import removed_on_failure
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 # Sizes, maker, and how the folder is named in a config, of each paradigm.
 _TINY = {
@@ -31,29 +34,35 @@ _TINY = {
 }
 
 
+def _parser(command: str, about: str) -> ArgumentParser:
+    """Return the parser of a command whose options are the fields of a class, with ``--out``."""
+    from jsonargparse import ArgumentParser
+
+    # A mistake is one line, without the usage of all options.
+    made = ArgumentParser(
+        allow_abbrev=False, exit_on_error=False, prog=f"cli.py model {command}", description=about
+    )
+    made.add_argument("--out", type=str, required=True, help="Folder to write.")
+    return made
+
+
 def tiny(words: Sequence[str]) -> None:
     """Write a tiny checkpoint folder.
 
     Args:
         words: Options after ``model tiny``.
     """
-    from jsonargparse import ArgumentParser
-
     from crab_lightning import mini
 
     # The sizes differ between paradigms, so the choice is read before the parser is made.
     first = Options("model tiny", add_help=False)
     first.add_argument("--paradigm", choices=list(_TINY), default="native")
     sizes_name, maker_name, usage = _TINY[first.parse_known_args(list(words))[0].paradigm]
-    parser = ArgumentParser(
-        allow_abbrev=False,
-        exit_on_error=False,  # a mistake is one line, without the usage of all options
-        prog="cli.py model tiny",
-        description="Write a tiny checkpoint folder with random weights: config, weights, tokenizer and"
-        " processor.",
+    parser = _parser(
+        "tiny",
+        "Write a tiny checkpoint folder with random weights: config, weights, tokenizer and processor.",
     )
     parser.add_argument("--paradigm", choices=list(_TINY), default="native", help="Kind of model to write.")
-    parser.add_argument("--out", type=str, required=True, help="Folder to write.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the random weights.")
     text_help = "Text model of llm_va, instead of a random one: 'smollm2' (its package) or a folder."
     parser.add_argument("--text", type=str, default=None, help=text_help)
@@ -80,19 +89,14 @@ def pocket(words: Sequence[str]) -> None:
     Args:
         words: Options after ``model pocket``.
     """
-    from jsonargparse import ArgumentParser
-
     from crab_lightning.mini import PocketTowers, make_pocket
 
-    parser = ArgumentParser(
-        allow_abbrev=False,
-        exit_on_error=False,  # a mistake is one line, without the usage of all options
-        prog="cli.py model pocket",
-        description="Write a small checkpoint for OmniModule. Its text model has the weights of a small"
+    parser = _parser(
+        "pocket",
+        "Write a small checkpoint for OmniModule. Its text model has the weights of a small"
         " pre-trained text model. Its vision tower and its audio tower are random, so train it before"
         " you ask about clips.",
     )
-    parser.add_argument("--out", type=str, required=True, help="Folder to write.")
     parser.add_argument(
         "--text",
         type=str,
@@ -151,20 +155,15 @@ def pretrain(words: Sequence[str]) -> None:
     Args:
         words: Options after ``model pretrain``.
     """
-    from jsonargparse import ArgumentParser
-
     from crab_lightning.mini import PretrainConfig, pretrain_mini
 
-    parser = ArgumentParser(
-        allow_abbrev=False,
-        exit_on_error=False,  # a mistake is one line, without the usage of all options
-        prog="cli.py model pretrain",
-        description="Train the mini base model that the demo fine-tunes, from random weights, on descriptions"
+    parser = _parser(
+        "pretrain",
+        "Train the mini base model that the demo fine-tunes, from random weights, on descriptions"
         " of scenes of the synthetic data. The stages are in crab_lightning/mini/pretrain/base.py. The"
         " command writes a model card next to the weights. It takes several hours on one CPU core. After an"
         " interruption, start the same command again.",
     )
-    parser.add_argument("--out", type=str, required=True, help="Folder to write.")
     parser.add_class_arguments(PretrainConfig, None)
     args = parser.parse_args(list(words))
     config = PretrainConfig(**{key: args[key] for key in asdict(PretrainConfig())})

@@ -32,10 +32,21 @@ class _ByClip(BenchmarkMetric):
 
     width: int
     """Numbers of a row, the clip's key at first."""
+    sums: ClassVar[tuple[str, ...]]
+    """Names of the sums over frames or batches that need no clip."""
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: str = "crabplus", frames_per_batch: int | None = None) -> None:
         super().__init__()
         self.add_list("clips", torch.int64)
+        self.protocol = find_protocol(protocol, frames_per_batch)
+        self.has_batches = PROTOCOLS[protocol].frames_per_batch != 1
+        for name in self.sums:
+            self.add_sum(name)
+
+    def _check(self, pred: Tensor, clips: Sequence[str] | None) -> None:
+        check_masks(pred, self.protocol)
+        if clips is not None and len(clips) != len(pred):
+            raise ValueError(f"{len(clips)} clips are named for {len(pred)} frames; name one for each frame")
 
     def _add_rows(self, clips: Sequence[str], numbers: Sequence[Tensor]) -> None:
         """Add the numbers of F frames: each ``(F,)`` or ``(F, N)``."""
@@ -58,11 +69,6 @@ class _ByClip(BenchmarkMetric):
 
 def _clip_key(clip: str) -> int:
     return int.from_bytes(hashlib.blake2b(clip.encode(), digest_size=8).digest(), "big", signed=True)
-
-
-def _check_clips(clips: Sequence[str], pred: Tensor) -> None:
-    if len(clips) != len(pred):
-        raise ValueError(f"{len(clips)} clips are named for {len(pred)} frames; name one for each frame")
 
 
 class MaskJF(_ByClip):
@@ -97,17 +103,11 @@ class MaskJF(_ByClip):
 
     scales: ClassVar[Mapping[str, Scale]] = {"frames_per_batch": COUNT}
     width = 4 + LEVELS  # key, frames, J, frames whose truth is not empty, F at each threshold
+    sums = ("j_units", "f_units", "batches", "frames")
     j_units: Tensor
     f_units: Tensor
     batches: Tensor
     frames: Tensor
-
-    def __init__(self, protocol: str = "crabplus", frames_per_batch: int | None = None) -> None:
-        super().__init__()
-        self.protocol = find_protocol(protocol, frames_per_batch)
-        self.has_batches = PROTOCOLS[protocol].frames_per_batch != 1
-        for name in ("j_units", "f_units", "batches", "frames"):
-            self.add_sum(name)
 
     def update(self, pred: Tensor, target: Tensor, clips: Sequence[str] | None = None) -> None:
         """Add F frames.
@@ -120,9 +120,7 @@ class MaskJF(_ByClip):
         Raises:
             ValueError: If shapes or types are others.
         """
-        check_masks(pred, self.protocol)
-        if clips is not None:
-            _check_clips(clips, pred)
+        self._check(pred, clips)
         if target.dtype != torch.bool or target.shape != pred.shape:
             raise ValueError(
                 f"target is {target.dtype} {tuple(target.shape)}; it must be bool and {tuple(pred.shape)}"
@@ -213,19 +211,16 @@ class NullMaskS(_ByClip):
         "frames_per_batch": COUNT,
     }
     width = 4  # key, frames, predicted pixels, all pixels
+    sums = ("s_units", "scored", "infinite", "frames")
     s_units: Tensor
     scored: Tensor
     infinite: Tensor
     frames: Tensor
 
     def __init__(self, protocol: str = "crabplus", frames_per_batch: int | None = None) -> None:
-        super().__init__()
-        self.protocol = find_protocol(protocol, frames_per_batch)
-        self.has_batches = PROTOCOLS[protocol].frames_per_batch != 1
+        super().__init__(protocol, frames_per_batch)
         if protocol == "avsbench":
             raise ValueError("protocol 'avsbench' defines no S; use crabplus, framewise or refavs")
-        for name in ("s_units", "scored", "infinite", "frames"):
-            self.add_sum(name)
 
     def update(self, pred: Tensor, clips: Sequence[str] | None = None) -> None:
         """Add F frames.
@@ -238,11 +233,9 @@ class NullMaskS(_ByClip):
         Raises:
             ValueError: If shape or type is another.
         """
-        check_masks(pred, self.protocol)
+        self._check(pred, clips)
         mask = pred if pred.dtype == torch.bool else torch.sigmoid(pred.float()) > 0.5
         positive, area = pixels(mask), float(pred.shape[1] * pred.shape[2])
-        if clips is not None:
-            _check_clips(clips, pred)
         if clips is not None and self.has_batches:
             self._add_rows(clips, [torch.ones_like(positive), positive, torch.full_like(positive, area)])
             self.frames += pred.shape[0]

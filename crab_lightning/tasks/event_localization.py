@@ -123,21 +123,17 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
     def windowed(self, sample: Sample, window: ClipWindow, spec: DatasetSpec) -> Sample:
         """Return the events in the window at their times in it; ``<event></event>`` where there is none."""
         events, clip_s = _timed_events(sample), self.length_s(sample)
-        inside = [found for event in events if (found := in_window(event, window, clip_s)) is not None]
         times: dict[str, str] = {}
-        for event in inside:
-            times[event.name] = times.get(event.name, "") + f"({event.start_s:g} {event.end_s:g})"
+        seconds = []
+        for event in events:
+            if (inside := in_window(event, window, clip_s)) is None:
+                continue
+            times[event.name] = times.get(event.name, "") + f"({inside.start_s:g} {inside.end_s:g})"
+            start_s = max(event.start_s, window.start_s) - window.start_s
+            end_s = min(event.end_s, window.end_s) - window.start_s
+            seconds.append({"label": event.name, "start_s": start_s, "end_s": end_s})
         tags = "".join(f"<event>{name}, {spans}</event>" for name, spans in times.items()) or NOTHING
         length_s = window.end_s - window.start_s
-        seconds = [
-            {
-                "label": event.name,
-                "start_s": max(event.start_s, window.start_s) - window.start_s,
-                "end_s": min(event.end_s, window.end_s) - window.start_s,
-            }
-            for event in events
-            if in_window(event, window, clip_s) is not None
-        ]
         fields = {k: v for k, v in sample.fields.items() if k not in ("event", "start_s", "end_s")}
         fields |= {"annotation": tags, "events_s": seconds, "duration_s": length_s}
         return windowed(sample, window, events, fields, tags, clip_s)
@@ -227,9 +223,8 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
                 true_spans, true_classes = _as_tensors(truth, classes)
                 if sample.whole_s is None and (timed := _true_times(sample, classes)) is not None:
                     true_spans, true_classes = timed
-                    pred_spans *= float(sample.fields["duration_s"]) / self.length_s(
-                        sample
-                    )  # both in seconds
+                    # Both in seconds.
+                    pred_spans *= float(sample.fields["duration_s"]) / self.length_s(sample)
                 scores = torch.ones(len(pred_classes), dtype=torch.float64)
                 metric.update(pred_spans, pred_classes, scores, true_spans, true_classes)
             else:

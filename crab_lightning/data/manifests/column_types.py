@@ -54,6 +54,20 @@ def show(value: Any) -> str:
     return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
+def read_as(reader: Callable[[Any], Any], value: Any, key: str) -> Any:
+    """Return what a reader makes of the value under a key.
+
+    Raises:
+        ColumnError: If it cannot be read; the error names the key and the value.
+    """
+    try:
+        return reader(value)
+    except ColumnError as err:
+        raise ColumnError(err.wanted, f"key {key!r}", f"is {show(value)}", err.remedy) from None
+    except RecursionError:
+        raise ColumnError("a plain value", f"key {key!r}", "is nested too deeply") from None
+
+
 def kind_of(value: Any) -> str:
     """Return a JSON value's kind as it is shown in a message."""
     names: dict[type, str] = {dict: "an object", list: "an array", str: "a string", bool: "a truth value"}

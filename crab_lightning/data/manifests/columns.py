@@ -41,6 +41,7 @@ from crab_lightning.data.manifests.column_types import (
     TYPES,
     ColumnError,
     anything,
+    read_as,
     relative_path,
     show,
     target_text,
@@ -322,12 +323,7 @@ def _cell(row: Mapping[str, Any], key: str, read: Callable[[Any], Any], rows_of:
             f"is missing{did_you_mean(key, row)}; the row has: {', '.join(map(str, row)) or 'nothing'}",
             "Add the key, or correct `columns` or `layout` of the dataset.",
         ) from None
-    try:
-        return read(value)
-    except ColumnError as err:
-        raise ColumnError(err.wanted, f"key {key!r}", f"is {show(value)}", err.remedy) from None
-    except RecursionError:
-        raise ColumnError("a plain value", f"key {key!r}", "is nested too deeply") from None
+    return read_as(read, value, key)
 
 
 def _recording(rule: str) -> Callable[[str], str]:

@@ -13,6 +13,7 @@ from typing import Any
 from crab_lightning.data.manifests.column_types import (
     ColumnError,
     integer,
+    read_as,
     relative_path,
     seconds,
     show,
@@ -65,7 +66,7 @@ class Plain(Layout):
         for name, reader in _READ.items():
             key = self.keys.get(name, name)
             if row.get(key) is not None:
-                found[name] = _read(reader, row[key], key)
+                found[name] = read_as(reader, row[key], key)
         media = {kind: _paths(row, self.keys.get(kind, kind)) for kind in _KINDS}
         if not media["audio"] and self.sound == "track":
             media["audio"] = list(media["video"])
@@ -136,8 +137,8 @@ class Messages(Layout):
             },
             target=answer,
             reference=extract_answer(answer).strip(),
-            clip=None if row.get("clip") is None else _read(word, row["clip"], "clip"),
-            id=None if row.get("id") is None else _read(word, row["id"], "id"),
+            clip=None if row.get("clip") is None else read_as(word, row["clip"], "clip"),
+            id=None if row.get("id") is None else read_as(word, row["id"], "id"),
             marks=() if row.get("id") is not None else (" ".join(said).strip(),),
             conversation=conversation,
         )
@@ -161,7 +162,7 @@ def _turns(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     key = "messages" if "messages" in row or "conversations" not in row else "conversations"
     turns = row.get(key)
     if isinstance(turns, str):
-        turns = _read(_literal, turns, key)
+        turns = read_as(_literal, turns, key)
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise ColumnError(
             'a list such as [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]',
@@ -172,7 +173,7 @@ def _turns(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     said = []
     for turn in turns:
         role = turn.get("role", turn.get("from"))
-        content = _read(target_text, turn.get("content", turn.get("value")), f"{key}.content")
+        content = read_as(target_text, turn.get("content", turn.get("value")), f"{key}.content")
         said.append((names.get(str(role), str(role)), content))
     if isinstance(row.get("system"), str) and row["system"].strip():
         said.insert(0, ("system", row["system"]))
@@ -200,15 +201,8 @@ def _paths(row: Mapping[str, Any], key: str) -> list[str]:
     if value is None:
         return []
     if isinstance(value, str) and value.lstrip().startswith("["):
-        value = _read(_literal, value, key)
-    return [_read(relative_path, path, key) for path in (value if isinstance(value, list) else [value])]
-
-
-def _read(reader: Callable[[Any], Any], value: Any, key: str) -> Any:
-    try:
-        return reader(value)
-    except ColumnError as err:
-        raise ColumnError(err.wanted, f"key {key!r}", f"is {show(value)}", err.remedy) from None
+        value = read_as(_literal, value, key)
+    return [read_as(relative_path, path, key) for path in (value if isinstance(value, list) else [value])]
 
 
 def _literal(value: Any) -> Any:
