@@ -178,6 +178,14 @@ def remove_cut_line(path: Path) -> None:
         os.truncate(path, content.rfind(b"\n") + 1)
 
 
+def free_place(home: Path, name: str) -> Path:
+    """Return the first ``name-N`` of a folder that is not there yet."""
+    number = 0
+    while (place := home / f"{name}-{number}").exists():
+        number += 1
+    return place
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove temporary files that killed writers of a file have left; it must have no other writer now."""
     for leftover in path.parent.glob(f".{path.name}.[0-9]*.????????"):

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from crab_lightning import __version__
 from crab_lightning.evaluation.scores import mean_headline
-from crab_lightning.files import DamagedFileError, read_json, replace_json
+from crab_lightning.files import DamagedFileError, free_place, read_json, replace_json
 
 METRICS = "metrics.json"
 FOLDER = "earlier"
@@ -42,7 +42,7 @@ def set_aside(folder: Path, identity: Mapping[str, Any], *, whole: bool) -> Path
     before = content["test"]
     if before.get("identity", {}) == dict(identity) and (whole or not before.get("whole_split")):
         return None
-    place = _free(folder / FOLDER)
+    place = free_place(folder / FOLDER, "test")
     (place / "predictions").mkdir(parents=True)
     patterns = ("predictions/*.jsonl", *_PICTURES, *(f"figures/{name}" for name in before["datasets"]))
     for found in [p for pattern in patterns for p in sorted(folder.glob(pattern))]:
@@ -103,10 +103,3 @@ def read_metrics(path: Path) -> dict[str, Any]:
         f" again for the results of other splits that it held."
     )
     return {}
-
-
-def _free(home: Path) -> Path:
-    number = 0
-    while (home / f"test-{number}").exists():
-        number += 1
-    return home / f"test-{number}"

@@ -139,13 +139,10 @@ class DatasetScores:
         """Score what was read of an answer and return its record."""
         sample = prediction.sample
         truth = self.task.truth(sample, self.spec)
-        self._update(answer, sample)
-        self.task.update_text(self.strict, prediction.text, answer, sample, self.spec)
+        self._update(answer, prediction.text, sample)
         if answer is not None:
             self.task.update(self.valid_only, answer, sample, self.spec)
             self.task.update_text(self.valid_only, prediction.text, answer, sample, self.spec)
-        if self.folder is not None:
-            self.task.save(answer, sample, self.spec, self.folder)
         score = self.task.score(answer, sample, self.spec)
         if answer is None:
             self._sums["unparsed"] += 1
@@ -170,10 +167,7 @@ class DatasetScores:
 
     def add_missing(self, sample: Sample) -> None:
         """Count a sample that was never answered as wrong."""
-        self._update(None, sample)
-        self.task.update_text(self.strict, "", None, sample, self.spec)
-        if self.folder is not None:
-            self.task.save(None, sample, self.spec, self.folder)
+        self._update(None, "", sample)
         self._sums["missing"] += 1
 
     def add_loss(self, loss_sum: float, tokens: int) -> None:
@@ -260,8 +254,12 @@ class DatasetScores:
                 "the best checkpoint"
             )
 
-    def _update(self, answer: Any, sample: Sample) -> None:
+    def _update(self, answer: Any, text: str, sample: Sample) -> None:
+        """Take an answer, or what is missing, into the strict scores and the baseline, and save it."""
         self.task.update(self.strict, answer, sample, self.spec)
+        self.task.update_text(self.strict, text, answer, sample, self.spec)
+        if self.folder is not None:
+            self.task.save(answer, sample, self.spec, self.folder)
         if self.majority_answer is not None:
             constant = self.majority_answer
             if sample.whole_s is not None:  # stretched over the clip, as every answer about a whole clip is

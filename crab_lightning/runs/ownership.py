@@ -10,6 +10,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+from crab_lightning.files import free_place
 from crab_lightning.runs.run_folder import ADAPTER, BEST, LAST, PREVIOUS, newest_version
 
 if os.name == "posix":
@@ -157,9 +158,7 @@ def set_run_aside(folder: Path) -> Path | None:
     found = [p for pattern in _MADE for p in sorted(folder.glob(pattern)) if own not in p.name]
     if not found:
         return None
-    number = 0
-    while (place := folder / "earlier" / f"run-{number}").exists():
-        number += 1
+    place = free_place(folder / "earlier", "run")
     place.mkdir(parents=True)
     for path in found:
         path.rename(place / path.name)

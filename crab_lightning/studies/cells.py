@@ -21,7 +21,7 @@ import yaml
 from crab_lightning import __version__
 from crab_lightning.configuration.files import ConfigError, flat_keys
 from crab_lightning.data.manifests.files import FORMATS, dataset_folder
-from crab_lightning.files import DamagedFileError, read_json, replace_json, replace_text
+from crab_lightning.files import DamagedFileError, free_place, read_json, replace_json, replace_text
 from crab_lightning.reports.runs import find_results
 from crab_lightning.structures import DatasetSpec
 from crab_lightning.studies.study import Cell
@@ -185,9 +185,7 @@ def fail(cell: Cell, error: str) -> None:
 def set_aside(cell: Cell) -> Path:
     """Move the folder of a cell away, so that the cell can be made again; return where it is now."""
     home = cell.folder.parents[1] / "replaced"
-    number = 0
-    while (place := home / f"{cell.name}-{number}").exists():
-        number += 1
+    place = free_place(home, cell.name)
     home.mkdir(parents=True, exist_ok=True)
     with _locked(cell):
         cell.folder.rename(place)

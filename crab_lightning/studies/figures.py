@@ -107,14 +107,18 @@ def _bars(axes: Any, title: str, shares: Mapping[str, Shares]) -> None:
                 label=("gain share", "harmed share", "net score")[shift] if place == 0 else None,
             )  # fmt: skip
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_xticks(range(len(shares)), list(shares), fontsize=8, parse_math=False)
-    axes.set_ylabel("% of datasets", fontsize=8)
     axes.set_ylim(-105, 105)
-    axes.set_title(title, fontsize=10, loc="left")
+    _labelled(axes, list(shares), "% of datasets", title)
     # Above the bars: below the title there is no place that no bar can reach.
     axes.legend(
         fontsize=7, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.2, frameon=False
     )
+
+
+def _labelled(axes: Any, names: Sequence[str], values: str, title: str, **turned: Any) -> None:
+    axes.set_xticks(range(len(names)), names, fontsize=8, parse_math=False, **turned)
+    axes.set_ylabel(values, fontsize=8)
+    axes.set_title(title, fontsize=10, loc="left")
     axes.tick_params(labelsize=8)
 
 
@@ -144,12 +148,10 @@ def coverage_figure(coverage: Mapping[str, Mapping[str, float]], regime: str = "
                 place + 0.2, 100 * shares["gain"], 0.36, color="#e69f00", hatch="//", edgecolor="white",
                 label="better than trained alone" if not place else None,
             )  # fmt: skip
-    axes.set_xticks(range(len(coverage)), list(coverage), fontsize=8, parse_math=False)
-    axes.set_ylabel("% of datasets", fontsize=8)
     axes.set_ylim(0, 105)
     axes.legend(fontsize=7)
-    axes.tick_params(labelsize=8)
-    axes.set_title(f"Datasets on which an arm is the best, regime {regime}", fontsize=10, loc="left")
+    title = f"Datasets on which an arm is the best, regime {regime}"
+    _labelled(axes, list(coverage), "% of datasets", title)
     return figure
 
 
@@ -175,11 +177,9 @@ def deviation_figure(
             hatch=("", "//", "..", "xx")[i % 4], label=f"{arm}: mean absolute deviation {mean:.1f}",
         )  # fmt: skip
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8, parse_math=False)
-    axes.set_ylabel("points", fontsize=8)
     axes.legend(fontsize=7)
-    axes.tick_params(labelsize=8)
-    axes.set_title(f"Deviation from {baseline}, regime {regime}", fontsize=10, loc="left")
+    title = f"Deviation from {baseline}, regime {regime}"
+    _labelled(axes, names, "points", title, rotation=40, ha="right")
     return figure
 
 

@@ -121,14 +121,10 @@ def _plan(card: ClipCard) -> tuple[float, Callable[[Sheet, float], None]]:
     media_height = sum(height for height, _ in parts)
 
     def draw(sheet: Sheet, top: float) -> None:
-        place = top
-        for text, size, options in words:
-            sheet.text(_LEFT, place, text, size, **options)
-            place += height_of(text, size) + 0.06
-        place = top
+        sheet.texts(_LEFT, top, words, 0.06)
         for height, part in parts:
-            part(sheet, place)
-            place += height
+            part(sheet, top)
+            top += height
 
     return max(text_height, media_height), draw
 

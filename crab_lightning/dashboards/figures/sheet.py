@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crab_lightning.fonts import new_figure
@@ -17,6 +17,8 @@ LINE = 1.28
 """Height of a line of text over its font size."""
 
 Record = Mapping[str, Any]
+Texts = Sequence[tuple[str, float, Mapping[str, Any]]]
+"""Wrapped text, font size and further options of each."""
 
 
 class Sheet:
@@ -52,6 +54,12 @@ class Sheet:
         self.figure.text(
             left / self.width_in, 1 - top / self.height_in, printable(text), fontsize=size, **options
         )
+
+    def texts(self, left: float, top: float, texts: Texts, gap: float) -> None:
+        """Write texts below one another."""
+        for text, size, options in texts:
+            self.text(left, top, text, size, **options)
+            top += height_of(text, size) + gap
 
     def line(self, top: float) -> None:
         """Draw a thin rule across the sheet."""

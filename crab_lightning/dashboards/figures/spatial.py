@@ -71,10 +71,7 @@ def frame_sheet(title: str, cards: Sequence[FrameCard]) -> Any:
     for column, (card, block) in enumerate(zip(cards, words, strict=True)):
         left = _LEFT + column * (_SIDE + _GAP)
         _draw(sheet.axes(left, head, _SIDE, _SIDE), card)
-        place = head + _SIDE + 0.08
-        for text, size, options in block:
-            sheet.text(left, place, text, size, **options)
-            place += height_of(text, size) + 0.05
+        sheet.texts(left, head + _SIDE + 0.08, block, 0.05)
     return sheet.figure
 
 
