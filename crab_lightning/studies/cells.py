@@ -19,7 +19,7 @@ from typing import Any, Literal
 import yaml
 
 from crab_lightning import __version__
-from crab_lightning.configuration.files import ConfigError, flat_keys
+from crab_lightning.configuration.files import ConfigError, flat_keys, found_path
 from crab_lightning.data.manifests.files import FORMATS, dataset_folder
 from crab_lightning.files import DamagedFileError, free_place, read_json, replace_json, replace_text
 from crab_lightning.reports.runs import find_results
@@ -73,7 +73,7 @@ def identity(cell: Cell) -> dict[str, Any]:
     # Connectors and other files of the model: only what looks like a path, whatever the current folder holds.
     paths = {key: str(v) for key, v in flat.items() if key.startswith(_MODEL) and "/" in str(v)}
     paths.pop(f"{_MODEL}pretrained", None)
-    if files := {key: _weights(path) for key, path in paths.items() if Path(path).exists()}:
+    if files := {key: _weights(path) for key, path in paths.items() if Path(found_path(path)).exists()}:
         content["files"] = files
     content["hash"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return content
@@ -104,6 +104,9 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     old, new = ({k: v for k, v in flat_keys(one) if v != {}} for one in (before, now))
     known = (key for key in {*old, *new} - {"hash"} if not _is_speed(key.removeprefix("settings.")))
     keys = [key for key in sorted(known) if old.get(key) != new.get(key)]
+    if str(old.get("weights")).startswith("crab_lightning/"):
+        # Version 0.1.0 at first noted shipped weights by name, if the current folder had no such path.
+        keys = [key for key in keys if key != "weights"]
     if not keys:
         return ""
     root = new.get("settings.data.root")
@@ -278,7 +281,7 @@ def _weights(pretrained: str) -> str:
 
     Of a large file the last bytes are read: other weights differ everywhere.
     """
-    place = Path(pretrained)
+    place = Path(found_path(pretrained))
     if not place.exists():
         return pretrained
     digest = hashlib.sha256()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from crab_lightning import __version__
-from crab_lightning.files import replace_bytes, replace_text
+from crab_lightning.files import read_json, replace_bytes, replace_json, replace_text
 from crab_lightning.metrics.scale import PERCENT
 from crab_lightning.reports.runs import FinishedRun
 from crab_lightning.reports.tables import PlainTable, to_csv, to_latex, to_markdown, to_text
@@ -233,8 +233,8 @@ def write_report(study: Study, out: Path, *, resamples: int = 2000, seed: int = 
         replace_text(out / name, text)
     for name, content in pictures.items():
         replace_bytes(out / f"{name}.png", content)
-    _write_board(results, drawn, out)
-    _remove_earlier(out, {*files, *(f"{name}.png" for name in pictures)})
+    written = {*files, *(f"{name}.png" for name in pictures), *_write_board(results, drawn, out)}
+    _replace_earlier(out, written)
     return "\n\n".join([*_notes(results, resamples), *(to_text(table) for table in made.values())])
 
 
@@ -244,13 +244,13 @@ def _png(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _remove_earlier(out: Path, kept: set[str]) -> None:
-    """Remove tables and pictures of an earlier report that this one does not have."""
-    for name in ("shares", "gains*", "arms", "conflict*", "pairs", "published", "coverage", "deviation"):
-        for ending in ("csv", "tex", "md", "png"):
-            for path in out.glob(f"{name}.{ending}"):
-                if path.name not in kept:
-                    path.unlink()
+def _replace_earlier(out: Path, names: set[str]) -> None:
+    """Note the files of this report, and remove those of an earlier one that it does not have."""
+    record = out / "report.json"
+    earlier = read_json(record, "Remove it")["files"] if record.is_file() else []
+    replace_json(record, {"files": sorted(names)})
+    for name in set(earlier) - names:
+        (out / Path(name).name).unlink(missing_ok=True)
 
 
 def _notes(results: StudyResults, resamples: int) -> list[str]:
@@ -340,11 +340,11 @@ def _page(
     )
 
 
-def _write_board(results: StudyResults, drawn: Mapping[str, Any], out: Path) -> None:
-    """Write shares and pictures for TensorBoard, in the place of those of an earlier report."""
+def _write_board(results: StudyResults, drawn: Mapping[str, Any], out: Path) -> set[str]:
+    """Write shares and pictures for TensorBoard, and return the names of the files."""
     from torch.utils.tensorboard import SummaryWriter
 
-    earlier = list(out.glob("events.out.tfevents.*"))
+    before = set(out.glob("events.out.tfevents.*"))
     with SummaryWriter(str(out)) as board:
         for one in results.transfers:
             for by, shares in (("score", one.shares), ("loss", one.loss_shares)):
@@ -353,5 +353,4 @@ def _write_board(results: StudyResults, drawn: Mapping[str, Any], out: Path) -> 
                         board.add_scalar(f"transfer/{one.arm}/{by}/{name}", getattr(shares, name).value)
         for name, figure in drawn.items():
             board.add_figure(f"study/{name}", figure)
-    for old in earlier:
-        old.unlink()
+    return {path.name for path in set(out.glob("events.out.tfevents.*")) - before}

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 
 from crab_lightning.commands import main
 from crab_lightning.configuration.files import ConfigError
-from crab_lightning.studies.cells import run_cell, state_of
+from crab_lightning.studies import cells
+from crab_lightning.studies.cells import difference, identity, run_cell, state_of
 from crab_lightning.studies.engines import engine
 from crab_lightning.studies.runner import run_study
 from crab_lightning.studies.study import Study, read_study
@@ -206,8 +207,6 @@ def test_a_renamed_arm_keeps_its_cells_if_its_folders_are_renamed(
 def test_other_rows_other_weights_and_another_version_are_other_settings(
     tmp_path: Path, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from crab_lightning.studies import cells
-
     cell = study.cells()[0]
     run_cell(_made(cell), fake_cells.quick)
     monkeypatch.setattr(cells, "__version__", "0.0.other")
@@ -230,8 +229,6 @@ def test_other_rows_other_weights_and_another_version_are_other_settings(
 
 
 def test_own_manifests_and_connectors_are_part_of_what_made_a_cell(tmp_path: Path) -> None:
-    from crab_lightning.studies import cells
-
     path = study_file(tmp_path, {"tiny": tmp_path / "tiny", "mini": tmp_path / "mini"})
     content = yaml.safe_load(path.read_text())
     row = {"task": "question_answering", "layout": "plain", "train_file": "lists/a.csv"}
@@ -251,6 +248,19 @@ def test_own_manifests_and_connectors_are_part_of_what_made_a_cell(tmp_path: Pat
         cells._weights.cache_clear()
         key = "files.model.init_args.audio_connector" if number == 2 else f"manifests.mine.{file.name}"
         assert key.replace("mine.a", "mine.lists/a") in state_of(made).detail
+
+
+def test_shipped_weights_are_compared_by_what_they_are_in_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = "crab_lightning/assets/mini_omni"
+    study = read_study(study_file(tmp_path, {"tiny": Path(shipped), "mini": tmp_path / "mini"}))
+    here = identity(study.cells()[0])
+    monkeypatch.chdir(tmp_path)
+    cells._weights.cache_clear()
+    assert identity(study.cells()[0])["weights"] == here["weights"] != shipped
+    assert difference(here | {"hash": "", "weights": shipped}, here) == ""  # of an earlier state of 0.1.0
+    assert "weights: made with 'other'" in difference(here | {"hash": "", "weights": "other"}, here)
 
 
 def _made(cell: object) -> object:

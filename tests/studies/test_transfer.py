@@ -97,13 +97,15 @@ def test_a_metric_in_seconds_is_printed_in_seconds_and_a_tie_has_no_sign(tmp_pat
     plant(study, errors, losses, seconds)
     stale = study.folder / "report/gains-gone.csv"
     stale.parent.mkdir()
-    stale.touch()
-    (stale.parent / "my_notes.csv").touch()
+    own = [stale.parent / name for name in ("gains-mine.csv", "events.out.tfevents.1")]
+    for path in (stale, *own):
+        path.touch()
+    (stale.parent / "report.json").write_text('{"files": ["gains-gone.csv"]}')
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         said = write_report(study, stale.parent, resamples=100)
     assert not stale.exists()
-    assert (stale.parent / "my_notes.csv").exists()
+    assert all(path.exists() for path in own)
     assert "lora: in percent or in the unit named, validation loss" in said
     assert "Arms against lora, regime multi: in percent or in the unit named" in said
     assert "accuracy (s, lower is better)    3.95   1.95  +2.00 [+2.00, +2.00]" in said
@@ -214,6 +216,7 @@ def test_report_on_a_full_disk_leaves_the_earlier_one(tmp_path: Path) -> None:
     assert "Traceback" not in said
     assert contents(tmp_path) == before
     assert main(words) == 0
+    assert {path.name for path in tmp_path.rglob("events.*")}.isdisjoint(Path(path).name for path in before)
 
 
 def test_nothing_to_compare_is_an_error(study: Study, tmp_path: Path) -> None:
