@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from crab_lightning import __version__
-from crab_lightning.commands.errors import is_known, one_text
+from crab_lightning.commands.errors import is_known, one_text, place_of
 from crab_lightning.commands.help_text import take
 from crab_lightning.commands.output import keep_output_open
 from crab_lightning.configuration.allowed_code import OPTION, allow_code_of
@@ -168,9 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         text = one_text(err)
         if not is_known(err):
-            text = (
-                f"{type(err).__name__}: {text} (this is probably a fault of the program; --debug shows where)"
-            )
+            text = f"{type(err).__name__}: {text} (this is probably a fault of the code in {place_of(err)};"
+            text += " --debug shows how it got there)"
         print(f"error: {told(text)}", file=sys.stderr)
         return 2 if isinstance(err, ArgumentError) else 1  # 2: a mistake in the command line
     return 0

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from crab_lightning.commands.help_text import Options
+from crab_lightning.configuration.allowed_code import other_packages
 from crab_lightning.runs.hub import PULLED, HubError, clear_errors
 
 _CARD, _CONFIG = "README.md", "config.yaml"
@@ -135,7 +136,7 @@ def pull(words: Sequence[str]) -> None:
 
 def _prepare(source: Path, folder: Path, args: Any) -> list[str]:
     """Write what is uploaded into a folder; return what the user should know."""
-    from crab_lightning.adapters import read_adapter_config
+    from crab_lightning.adapters import ADAPTERS, read_adapter_config
     from crab_lightning.adapters.checkpoint import read_weights, rewrite_base
     from crab_lightning.reports.model_card import CardFacts, model_card
     from crab_lightning.runs.run_folder import find_adapter, find_run
@@ -147,11 +148,13 @@ def _prepare(source: Path, folder: Path, args: Any) -> list[str]:
     notes: list[str] = []
     given = dict(_pair(word) for word in args.set) | ({_BASE_KEY: args.base} if args.base else {})
     tasks: dict[str, str] = {}
+    packages = {ADAPTERS[config.kind].__module__.partition(".")[0]} - {"crab_lightning"}
     base = args.base
     if run is not None:
         content = _portable(run / _CONFIG, adapter, given)
         base = base or content["model"]["init_args"].get("pretrained")
         tasks = _taught(content["data"])
+        packages |= other_packages(content)
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         (folder / _CONFIG).write_text(text, encoding="utf-8")
     else:
@@ -176,6 +179,7 @@ def _prepare(source: Path, folder: Path, args: Any) -> list[str]:
         made,
         args.license,
         has_config=run is not None,
+        packages=sorted(packages),
     )
     (folder / _CARD).write_text(model_card(facts), encoding="utf-8")
     return notes

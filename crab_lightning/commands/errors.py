@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import re
 import sys
+import traceback
 from typing import Any
+
+from crab_lightning.configuration.allowed_code import PACKAGES, allowed_packages
 
 _KNOWN = (ValueError, OSError, ImportError, NotImplementedError, MemoryError)
 # Of libraries that are not imported for this: their errors can only come up where they are already.
@@ -30,6 +33,17 @@ def is_known(err: BaseException) -> bool:
     """Return whether an error is of a kind that a user's files, options or machine cause."""
     found: list[Any] = [getattr(sys.modules.get(module), name, None) for module, name in _KNOWN_ELSEWHERE]
     return isinstance(err, (*_KNOWN, *(kind for kind in found if isinstance(kind, type))))
+
+
+def place_of(err: BaseException) -> str:
+    """Return file and line of the innermost frame of this project, or of a package that a config may name."""
+    own = {*allowed_packages()}.difference(PACKAGES) | {"crab_lightning", "__main__"}
+    places = [
+        f"{frame.f_code.co_filename}, line {line}"
+        for frame, line in traceback.walk_tb(err.__traceback__)
+        if str(frame.f_globals.get("__name__")).partition(".")[0] in own
+    ]
+    return places[-1] if places else "another package"
 
 
 def one_text(err: BaseException) -> str:

@@ -129,6 +129,12 @@ def check_names(content: Any) -> None:
             raise ForbiddenCode(f"{where}: {_refusal(value)}")
 
 
+def other_packages(content: Any) -> set[str]:
+    """Return the packages beside :data:`PACKAGES` whose classes a config names."""
+    named = (*_class_paths(content, ""), *_layouts(content, ""))
+    return {str(path).partition(".")[0] for _, path in named if "." in str(path)} - {*PACKAGES}
+
+
 def check_classes(parsed: Any) -> None:
     """Refuse a parsed config that names anything but a class of a kind that runs are built from.
 

@@ -52,11 +52,11 @@ class Encoder(ABC):
         """Return what the object was made with; each argument has to be kept under its own name.
 
         Raises:
-            TypeError: If one is not.
+            ValueError: If one is not.
         """
         names = list(inspect.signature(type(self).__init__).parameters)[1:]
         if lost := [name for name in names if not hasattr(self, name)]:
-            raise TypeError(
+            raise ValueError(
                 f"{self.name} does not keep its argument {lost[0]!r} as self.{lost[0]}, from where "
                 "checkpoints take it. Keep it under that name"
             )

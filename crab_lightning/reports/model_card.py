@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,7 @@ class CardFacts:
         made: When the results were made, as a date.
         licence: Identifier of the licence, as the hub knows it; ``None`` if nobody gave one.
         has_config: Whether ``config.yaml`` lies beside the adapters.
+        packages: Packages of others whose classes the run needs.
     """
 
     repo: str
@@ -57,6 +58,7 @@ class CardFacts:
     made: str = ""
     licence: str | None = None
     has_config: bool = True
+    packages: Sequence[str] = ()
 
 
 def model_card(facts: CardFacts) -> str:
@@ -108,6 +110,11 @@ def _use(facts: CardFacts) -> list[str]:
         "```",
         "A task whose question differs from clip to clip also needs `--question`, and one that looks "
         "for a named object needs `--expression`.",
+        *(
+            f"The run needs the package `{name}` too: install it, and add `--allow-code-of {name}` to `ask` "
+            "and `test`, which lets the config run code of that package."
+            for name in facts.packages
+        ),
     ]
 
 

@@ -85,6 +85,19 @@ def test_card_says_what_was_measured_and_when(
     assert "adapter.safetensors" in said.split("Files for")[1]
 
 
+def test_card_names_the_packages_that_the_run_needs(
+    tested: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(tested, tmp_path / "run")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["tasks"]["count"] = {"class_path": "their_tasks.Counting"}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert push(run, "--base", "someone/base", "--dry-run") == 0
+    assert "needs the package `their_tasks` too: install it, and add `--allow-code-of their_tasks`" in (
+        capsys.readouterr().out
+    )
+
+
 def test_no_path_of_this_machine_leaves(tested: Path, small: dict[str, Path], hub: StubHub) -> None:
     assert push(tested, "--base", "someone/base") == 0
     for name, content in hub.repos[REPO].items():

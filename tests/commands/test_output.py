@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from crab_lightning.commands import main
 from crab_lightning.configuration.files import compose, found_path
 
 REPO = Path(__file__).resolve().parents[2]
@@ -27,6 +28,21 @@ def test_terminal_without_a_character_or_a_reader_ends_nothing(encoding: str) ->
     assert done.returncode == 0
     assert done.stderr == b"whole\n"
     assert done.stdout.startswith(b"a ")
+
+
+def test_an_error_that_nobody_foresaw_names_the_file_and_the_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(words: list[str]) -> int:
+        return len(words) + None  # type: ignore[operator]
+
+    monkeypatch.setattr("crab_lightning.commands.compare.run", run)
+    assert main(["compare"]) == 1
+    said = capsys.readouterr().err
+    assert (
+        f"(this is probably a fault of the code in {__file__}, line {run.__code__.co_firstlineno + 1};"
+        in said
+    )
 
 
 def test_copied_config_finds_its_parts_among_the_shipped(tmp_path: Path) -> None:

@@ -311,7 +311,7 @@ def test_a_kind_that_would_be_lost_when_it_is_saved_or_loaded_is_refused() -> No
 
     for layer, name in ((Hidden, "norm.weight"), (Drawn, "fixed")):
         with pytest.raises(
-            TypeError, match=rf"{layer.__name__}\.{name} would not be saved with the adapters"
+            ValueError, match=rf"{layer.__name__}\.{name} would not be saved with the adapters"
         ):
             layer(nn.Linear(6, 8), AdapterConfig(kind="lora"))
 

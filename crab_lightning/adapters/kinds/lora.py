@@ -42,6 +42,7 @@ class LoRALinear(nn.Module):
 
     Raises:
         TypeError: If ``base`` is not an ``nn.Linear``.
+        ValueError: If the kind has a weight that saved adapters would not hold.
 
     Source: Hu et al., ICLR 2022 (arXiv:2106.09685).
     """
@@ -127,7 +128,7 @@ class LoRALinear(nn.Module):
         inner = [name for name, _ in self.named_parameters() if "." in name and not name.startswith("base.")]
         buffers = [name for name, _ in self.named_buffers(recurse=False) if name != "head_scale"]
         if lost := inner + [name for name in buffers if name in self.state_dict()]:
-            raise TypeError(
+            raise ValueError(
                 f"{type(self).__name__}.{lost[0]} would not be saved with the adapters, since it is a buffer "
                 "or lies in a module inside the layer. Make it in add_parameters with self._parameter, or "
                 "register a buffer that can be computed again with persistent=False"
