@@ -252,7 +252,20 @@ class Task(ABC, Generic[AnswerT]):
             ValueError: At the first annotation that cannot be read; the message names its row.
         """
         for sample in samples:
-            self.truth(sample, spec)
+            try:
+                self.truth(sample, spec)
+            except ValueError as err:
+                if (said := with_row(sample, err)) == str(err):
+                    raise
+                raise ValueError(said) from err
+
+
+def with_row(sample: Sample, err: ValueError) -> str:
+    """Return what an error about a sample says; it names the row also where Python says what is wrong."""
+    said = str(err)
+    if type(err) is not ValueError or sample.id in said:
+        return said
+    return f"{describe(sample)} cannot be read: {said}. Correct the row or remove it"
 
 
 def most_frequent(truths: Sequence[AnswerT], samples: Sequence[Sample]) -> AnswerT:

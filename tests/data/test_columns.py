@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,36 @@ def test_where_the_rows_hold_no_text_to_be_learnt_the_answer_alone_is_learnt(
 def test_a_field_of_a_task_of_ones_own_may_have_any_name_with_a_type() -> None:
     said = {"fields": {"question": "q", "option": {"key": "o", "type": "any"}}}
     assert ColumnMap(said, "mine").read({"q": "?", "o": [1]}, "train").fields["option"] == [1]
+
+
+def test_what_a_class_of_another_package_did_not_expect_names_the_row(tmp_path: Path) -> None:
+    class Counting(OpenAnswer):
+        def truth(self, sample: Sample, spec: DatasetSpec) -> str:
+            return str(int(sample.fields["answer"]))
+
+    path = f"{__name__}.Tabs"
+    own(tmp_path, [{"line": "0|dog"}, {"lin": "1|bell"}, {"line": "2"}])
+    with pytest.raises(
+        ManifestError, match=r"row 1 .*makes Tabs fail \(KeyError: 'line'\); expected what Tabs"
+    ):
+        read(tmp_path, layout=path)
+    spec = DatasetSpec(
+        "t", columns={"media": {"videos": "clip"}, "fields": {"question": "text", "answer": "label"}}
+    )
+    with pytest.raises(
+        ManifestError, match=r"which the layout tests\.data\.test_columns\.Tabs does not give; it"
+    ):
+        read(own(tmp_path, [{"line": "0|dog"}]), layout=path)[0].fields["answer"]
+    own(tmp_path, [{"line": "0|dog"}, {"lin": "1|bell"}, {"line": "2"}])
+    tasks = {"t": Counting()}
+    found = check_root(tmp_path, tasks, {"mine": DatasetSpec("t", layout=path)}, decode=False).problems
+    assert [p.row for p in found if "makes Tabs fail" in p.message] == [1, 2]
+    own(tmp_path, ROWS)
+    said = r"mine/train/0 \(row 0 of mine's training rows\) cannot be read: invalid literal for int"
+    found = check_root(tmp_path, tasks, {"mine": spec}, decode=False).problems
+    assert re.search(said, found[0].message)
+    with pytest.raises(ValueError, match=said):
+        tasks["t"].check(read_manifest(tmp_path, "mine", spec, "train"), spec)
 
 
 def test_questions_are_told_apart_by_what_the_task_asks(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from crab_lightning.data.check.report import Problem
 from crab_lightning.structures import DatasetSpec, Sample
-from crab_lightning.tasks.base import Task
+from crab_lightning.tasks.base import Task, with_row
 
 
 def readable_classes(
@@ -44,7 +44,7 @@ def check_annotations(task: Task[Any], samples: Sequence[Sample], spec: DatasetS
                 direct = task.direct(sample)
                 written = sample.target or direct  # without a text, the answer alone is learnt
         except ValueError as err:
-            yield _problem(sample, "annotation", str(err))
+            yield _problem(sample, "annotation", with_row(sample, err))
             continue
         for remark in task.remarks(sample):
             yield _problem(sample, "annotation", f"row {sample.row}: {remark}", level="warning")

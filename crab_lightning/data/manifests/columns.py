@@ -275,22 +275,25 @@ class Fields(dict[str, Any]):
         values: The fields.
         where: Place of the dataset's entry in the config.
         task: Key of the task that reads them.
+        layout: Import path of the class that read them; none where ``columns`` state them.
     """
 
-    __slots__ = ("task", "where")
+    __slots__ = ("layout", "task", "where")
 
-    def __init__(self, values: Mapping[str, Any], where: str, task: str) -> None:
+    def __init__(self, values: Mapping[str, Any], where: str, task: str, layout: str = "") -> None:
         super().__init__(values)
-        self.where, self.task = where, task
+        self.where, self.task, self.layout = where, task, layout
 
-    def __reduce__(self) -> tuple[type[Fields], tuple[dict[str, Any], str, str]]:
-        return type(self), (dict(self), self.where, self.task)
+    def __reduce__(self) -> tuple[type[Fields], tuple[dict[str, Any], str, str, str]]:
+        return type(self), (dict(self), self.where, self.task, self.layout)
 
     def __missing__(self, field: str) -> Any:
+        source, remedy = "columns.fields", "State there which column holds"
+        if self.layout:
+            source, remedy = f"the layout {self.layout}", "Let its class return"
         raise ManifestError(
-            f"{self.where}: the task {self.task!r} reads the field {field!r}, which columns.fields does not "
-            f"give{did_you_mean(field, self)}; it gives: {', '.join(self) or 'none'}. State there which "
-            f"column holds {field}"
+            f"{self.where}: the task {self.task!r} reads the field {field!r}, which {source} does not "
+            f"give{did_you_mean(field, self)}; it gives: {', '.join(self) or 'none'}. {remedy} {field}"
         )
 
 

@@ -36,6 +36,8 @@ __all__ = ["ManifestError", "RowError", "has_test", "manifest_path", "read_manif
 _log = logging.getLogger(__name__)
 
 _POLICY = "target_policy"
+_FAULTS = (ValueError, TypeError, LookupError, AttributeError)
+"""What a class of another package raises for a row that it did not expect."""
 
 
 def read_manifest(
@@ -188,8 +190,9 @@ class _RowReader:
         self.prefix = f"{layout.source}/" if layout.source else ""
         # One path object for the many questions about one clip: building it is what costs.
         self.paths: dict[str, Path] = {}
-        self.own_columns = spec.columns is not None and isinstance(layout, ColumnMap)
-        self.place = (f"data.datasets.{dataset}", spec.task)
+        by_class = "" if isinstance(layout, ColumnMap) else spec.layout
+        self.own_columns = not layout.completes and bool(spec.columns or by_class)
+        self.place = (f"data.datasets.{dataset}", spec.task, by_class)
         self.units = spec.audio.units if spec.audio.kind == "one_unit" else None
 
     def error(self, row: int, err: ColumnError) -> RowError:
@@ -213,7 +216,7 @@ class _RowReader:
                 raise ColumnError(
                     "an object", "the row", f"is {kind_of(data)}", "Keep one JSON array of objects."
                 )
-            parts = self.layout.read(data, self.split)
+            parts = self._parts(data)
             _read_policy(data, parts)
             self._check_class(parts.fields)
             self._check_unit(parts.unit)
@@ -253,11 +256,27 @@ class _RowReader:
         except ColumnError as err:
             raise self.error(index, err) from None
 
+    def _parts(self, data: dict[str, Any]) -> Parts:
+        try:
+            return self.layout.read(data, self.split)
+        except ColumnError:
+            raise
+        except _FAULTS as err:  # of a class of another package
+            name = type(self.layout).__qualname__
+            raise ColumnError(
+                f"what {name} reads",
+                found=f"makes {name} fail ({type(err).__name__}: {err})",
+                remedy="Correct the row, or the class.",
+            ) from err
+
     def errors(self, index: int, data: Any) -> list[RowError]:
         """Return one error for each value of a row that cannot be read by itself."""
         if not isinstance(data, dict):
             return []
-        found = [self.error(index, err) for err in self.layout.errors(data, self.split)]
+        try:
+            found = [self.error(index, err) for err in self.layout.errors(data, self.split)]
+        except _FAULTS:  # said when the row was read
+            return []
         return list({str(err): err for err in found}.values())
 
     @staticmethod
@@ -315,7 +334,7 @@ def _completed(sample: Sample, task: Task[Any], row: Mapping[str, Any]) -> Sampl
             f"is missing{did_you_mean(err.args[0], row)}{keys}",
             "Add the key, or rename the one that is meant.",
         ) from err
-    except ValueError as err:
+    except _FAULTS as err:
         told = str(err).removeprefix(f"{describe(sample)}: ")  # the reader names file and row itself
         reason, begins, remedy = told.partition("Correct the row")
         remedy = f"{begins}{remedy}" or "Correct the row or remove it."
