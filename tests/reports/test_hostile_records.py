@@ -145,8 +145,9 @@ def study_report_page() -> str:
     study = SimpleNamespace(
         name=EVIL, datasets=[EVIL], arms={EVIL: 1}, seeds=[EVIL], equal=(EVIL, EVIL), cells=lambda: [1]
     )
-    table = PlainTable(EVIL, [EVIL, EVIL], [[EVIL, EVIL]], [EVIL])
-    results: Any = SimpleNamespace(study=study, unfinished={EVIL: EVIL}, transfers=())
+    table = PlainTable(EVIL, ["dataset", EVIL], [["ks", EVIL]], [EVIL], names={"ks": EVIL})
+    states = {EVIL: SimpleNamespace(status=EVIL), EVIL + "2": SimpleNamespace(status="damaged", detail=EVIL)}
+    results: Any = SimpleNamespace(study=study, unfinished=states, transfers=(), deviations={})
     return study_page(results, {"gains-" + EVIL: table}, {"gains": b"", "conflict-" + EVIL: b""}, 10, 0)
 
 
