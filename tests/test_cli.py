@@ -226,7 +226,7 @@ def test_value_of_the_wrong_type_is_one_line(
 
 def test_unknown_dataset_in_only_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     said = error_of(capsys, ["fit", "--config", "demo.yaml", "--only", "ave,av"])
-    assert "--only ave,av: there is no av (did you mean 'ave'?); data.datasets has: a2v, v2a" in said
+    assert "--only ave,av: there is no dataset av (did you mean 'ave'?); data.datasets has: a2v, v2a" in said
 
 
 def test_missing_data_root_is_an_error_without_traceback(

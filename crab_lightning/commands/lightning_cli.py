@@ -383,7 +383,7 @@ def _chosen(datasets: list[str], only: str) -> list[str]:
     names = [name.strip() for name in only.split(",") if name.strip()]
     if not names or (unknown := [name for name in names if name not in datasets]):
         wrong = (
-            f"there is no {', '.join(unknown)}{did_you_mean(unknown[0], datasets)}"
+            f"there is no dataset {', '.join(unknown)}{did_you_mean(unknown[0], datasets)}"
             if names
             else "it names none"
         )
