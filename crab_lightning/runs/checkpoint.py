@@ -199,7 +199,7 @@ class RunCheckpoint(Checkpoint):
             near = "" if self.monitor == MEAN else did_you_mean(str(self.monitor), trainer.callback_metrics)
             rank_zero_info(
                 f"No best checkpoint is kept: checkpoint.monitor is '{self.monitor}', which is not logged"
-                f"{near}. Set it to one of: {known}"
+                f"{near}. These values are logged: {known}"
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
