@@ -25,7 +25,9 @@ def parse(words: list[str]) -> Any:
         def instantiate_classes(self) -> None:
             """Stop at the parsed config."""
 
-    return Parsed("fit", options, name).config
+    cli = Parsed("fit", options, name)
+    cli.close()  # the run folder is taken with the config
+    return cli.config
 
 
 def test_there_are_configs_to_check() -> None:
