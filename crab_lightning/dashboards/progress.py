@@ -125,7 +125,9 @@ class RunProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count a step."""
+        """Count a step. An epoch that is resumed in its middle has no start, so its bar begins here."""
+        if not self._label:
+            self.on_train_epoch_start(trainer, pl_module)
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         self._loss = loss if isinstance(loss, Tensor) else None  # read only when it is shown
         self._done = batch_idx  # which is not 0 at the first step of a resumed epoch
