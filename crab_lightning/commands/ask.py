@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crab_lightning.commands.file_arguments import check_picture, config_file, file_to_read, file_to_write
-from crab_lightning.commands.help_text import CHECKPOINT, Options, positive
+from crab_lightning.commands.help_text import CHECKPOINT, DEVICE, RUN_CONFIG, Options, positive
 from crab_lightning.files import replace_text
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def run(words: Sequence[str]) -> None:
     )
     add = parser.add_argument
     add("--checkpoint", required=True, type=Path, help=CHECKPOINT)
-    add("--config", type=config_file, help="config file; the run's own config.yaml when left out")
+    add("--config", type=config_file, help=RUN_CONFIG)
     add(
         "--task",
         required=True,
@@ -104,7 +104,7 @@ def run(words: Sequence[str]) -> None:
         help="write a page that shows which head of I-LoRA worked on which token of the question and answer",
     )
     add("--max_new_tokens", type=positive, help="longest answer, in tokens; the run's setting when left out")
-    add("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+    add("--device", default="auto", help=DEVICE)
     add("--json", action="store_true", help="print only one JSON object for each answer")
     args = parser.parse_args(words)
     if args.folder is not None or args.out is not None:

@@ -13,6 +13,8 @@ from crab_lightning.program import told
 from crab_lightning.spelling import did_you_mean
 
 CHECKPOINT = "a run folder, a .ckpt file, an adapter folder, or hf://OWNER/NAME for adapters on a model hub"
+RUN_CONFIG = "config file; the run's own config.yaml when left out"
+DEVICE = "cpu, cuda, ... (default: a GPU if there is one)"
 
 
 class Options(argparse.ArgumentParser):
@@ -104,9 +106,7 @@ def positive(text: str) -> int:
     Raises:
         ArgumentTypeError: If it is none, or below 1.
     """
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
+    return _whole(text, 1)
 
 
 def zero_or_more(text: str) -> int:
@@ -115,8 +115,12 @@ def zero_or_more(text: str) -> int:
     Raises:
         ArgumentTypeError: If it is none, or below 0.
     """
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
     return int(text)
 
 

@@ -16,7 +16,7 @@ from crab_lightning.commands.file_arguments import (
     folder_to_write,
     model_folder,
 )
-from crab_lightning.commands.help_text import CHECKPOINT, Options
+from crab_lightning.commands.help_text import CHECKPOINT, DEVICE, RUN_CONFIG, Options
 from crab_lightning.files import replace_json
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def run(words: Sequence[str]) -> None:
         help="also allow a task or dataset on which the run was not trained",
     )
     add("--out", type=folder_to_write, default=Path("segmented"), help="folder to write")
-    add("--config", type=config_file, help="config file; the run's own config.yaml when left out")
-    add("--device", default="auto", help="cpu, cuda, ...; auto uses a GPU if there is one")
+    add("--config", type=config_file, help=RUN_CONFIG)
+    add("--device", default="auto", help=DEVICE)
     args = parser.parse_args(words[1:])
     check_media([args.video], [args.audio])
     check_picture(args.image)

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from crab_lightning.commands.file_arguments import config_file, file_to_read
-from crab_lightning.commands.help_text import CHECKPOINT, Options, port, positive
+from crab_lightning.commands.help_text import CHECKPOINT, DEVICE, RUN_CONFIG, Options, port, positive
 
 KEY_VARIABLE = "CRAB_API_KEY"
 
@@ -27,7 +27,7 @@ def parser(name: str = "serve") -> argparse.ArgumentParser:
     made = Options(name, about[name])
     add = made.add_argument
     add("--checkpoint", required=True, type=Path, help=CHECKPOINT)
-    add("--config", type=config_file, help="config file; the run's own config.yaml when left out")
+    add("--config", type=config_file, help=RUN_CONFIG)
     add(
         "--host",
         default="127.0.0.1",
@@ -83,7 +83,7 @@ def parser(name: str = "serve") -> argparse.ArgumentParser:
         default=10.0,
         help="seconds that answers may still take after the server was told to stop",
     )
-    add("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+    add("--device", default="auto", help=DEVICE)
     return made
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.ask import windows_of_text
 from crab_lightning.commands.file_arguments import config_file, file_to_read, folder_to_write, model_folder
-from crab_lightning.commands.help_text import CHECKPOINT, Options
+from crab_lightning.commands.help_text import CHECKPOINT, DEVICE, RUN_CONFIG, Options
 from crab_lightning.files import replace_json, replace_text
 
 if TYPE_CHECKING:
@@ -187,8 +187,8 @@ def run(words: Sequence[str]) -> None:
         help="also ask the tasks and datasets on which the run was not trained",
     )
     add("--out", type=folder_to_write, default=Path("showcase"), help="folder to write")
-    add("--config", type=config_file, help="config file; the run's own config.yaml when left out")
-    add("--device", default="auto", help="cpu, cuda, ...; auto uses a GPU if there is one")
+    add("--config", type=config_file, help=RUN_CONFIG)
+    add("--device", default="auto", help=DEVICE)
     args = parser.parse_args(words[1:])
     windows = None if args.windows is None else windows_of_text(args.windows)
     from crab_lightning.commands.showcase_html import html_page

@@ -48,13 +48,14 @@ def one_config(words: list[str], function: str = "fit") -> tuple[list[str], str 
     """
     names, rest = take(words, ("--config", "-c"))
     stored: Path | None = None
-    checkpoint = next(iter(take(rest, ("--ckpt_path",))[0]), None)
+    given, others = take(rest, ("--ckpt_path",))
+    checkpoint = next(iter(given), None)
     checkpoint = None if checkpoint == AUTO else checkpoint
     repo: str | None = None
     if checkpoint and is_address(checkpoint):
         repo = repository(checkpoint)[0].partition("/")[2]
         checkpoint = str(find_checkpoint(checkpoint))  # downloaded once, and a folder from here on
-        rest = [*take(rest, ("--ckpt_path",))[1], "--ckpt_path", checkpoint]
+        rest = [*others, "--ckpt_path", checkpoint]
     if not names:
         stored = find_run(find_checkpoint(Path(checkpoint))) if checkpoint else None
         if stored is None:

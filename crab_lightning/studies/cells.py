@@ -21,7 +21,14 @@ import yaml
 from crab_lightning import __version__
 from crab_lightning.configuration.files import ConfigError, flat_keys, found_path
 from crab_lightning.data.manifests.files import FORMATS, dataset_folder
-from crab_lightning.files import DamagedFileError, free_place, read_json, replace_json, replace_text
+from crab_lightning.files import (
+    DamagedFileError,
+    digest_of,
+    free_place,
+    read_json,
+    replace_json,
+    replace_text,
+)
 from crab_lightning.reports.runs import find_results
 from crab_lightning.structures import DatasetSpec
 from crab_lightning.studies.study import Cell
@@ -268,11 +275,7 @@ def _manifests(folder: Path, named: tuple[str, ...]) -> dict[str, str]:
     """Return a checksum of each manifest of a dataset."""
     found = {path.name: path for path in folder.glob("*") if path.suffix in FORMATS}
     found |= {name: folder / name for name in named}
-    return {
-        name: hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        for name, path in sorted(found.items())
-        if path.is_file()
-    }
+    return {name: digest_of(path)[:16] for name, path in sorted(found.items()) if path.is_file()}
 
 
 @lru_cache(maxsize=16)

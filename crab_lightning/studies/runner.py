@@ -142,22 +142,6 @@ def run_study(
     return failed
 
 
-def _checked(state: CellState) -> CellState:
-    """Return the state of a finished cell as ``damaged`` if its answers or losses cannot be read."""
-    if state.status != "done":
-        return state
-    remedy = ". Remove the file metrics.json of this cell; `study run` then tests the cell again"
-    try:
-        run = find_results(state.cell.folder)
-        for dataset in run.datasets:
-            run.records(dataset)
-        remedy = ""
-        read_sample_losses(state.cell.folder)
-    except ValueError as err:
-        return CellState(state.cell, "damaged", f"{err}{remedy}")
-    return state
-
-
 class FinishedCells:
     """The finished runs of a study, by arm, regime, dataset and seed.
 
@@ -167,12 +151,28 @@ class FinishedCells:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self.states = [_checked(state_of(cell)) for cell in study.cells()]
+        self._runs: dict[str, FinishedRun] = {}
+        self.states = [self._checked(state_of(cell)) for cell in study.cells()]
         self._cells = {
             (c.arm, c.regime, c.datasets, c.seed): c
             for c in (s.cell for s in self.states if s.status == "done")
         }
-        self._runs: dict[str, FinishedRun] = {}
+
+    def _checked(self, state: CellState) -> CellState:
+        """Keep the results of a finished cell; it is ``damaged`` if its answers or losses cannot be read."""
+        if state.status != "done":
+            return state
+        remedy = ". Remove the file metrics.json of this cell; `study run` then tests the cell again"
+        try:
+            run = find_results(state.cell.folder)
+            for dataset in run.datasets:
+                run.records(dataset)
+            remedy = ""
+            read_sample_losses(state.cell.folder)
+        except ValueError as err:
+            return CellState(state.cell, "damaged", f"{err}{remedy}")
+        self._runs[state.cell.name] = run
+        return state
 
     def cells(self, arm: str, regime: str, datasets: tuple[str, ...]) -> list[Cell]:
         """Return the finished cells on a set of datasets, one for each seed that is finished."""
@@ -181,8 +181,6 @@ class FinishedCells:
 
     def run(self, cell: Cell) -> FinishedRun:
         """Return the results of a finished cell."""
-        if cell.name not in self._runs:
-            self._runs[cell.name] = find_results(cell.folder)
         return self._runs[cell.name]
 
     def of(self, regime: str, arm: str, dataset: str, seed: int) -> FinishedRun | None:

@@ -110,16 +110,12 @@ def own_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     load_installed_kinds()
     kind = values.get("kind", AdapterConfig.kind)
     if kind not in ADAPTERS:
-        raise ValueError(f"adapter.kind is {kind!r}{did_you_mean(kind, ADAPTERS)}; {_known_kinds()}")
+        raise ValueError(
+            f"adapter.kind is {kind!r}{did_you_mean(kind, ADAPTERS)}; known: {', '.join(ADAPTERS)}. If "
+            "another package adds this kind, install that package in this environment"
+        )
     names = _names(ADAPTERS[kind].config_class)
     return {key: value for key, value in values.items() if key in names}
-
-
-def _known_kinds() -> str:
-    return (
-        f"known: {', '.join(ADAPTERS)}. If another package adds this kind, install that package in this"
-        " environment"
-    )
 
 
 def drop_foreign_keys(model: Mapping[str, Any]) -> None:
