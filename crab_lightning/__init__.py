@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from crab_lightning.adapters import AdapterConfig as AdapterConfig
     from crab_lightning.commands.python_door import fit as fit
     from crab_lightning.commands.python_door import run_test as run_test
-    from crab_lightning.commands.python_door import write_report as write_report
     from crab_lightning.data import AVDataModule as AVDataModule
     from crab_lightning.evaluation import Evaluator as Evaluator
     from crab_lightning.inference.answer import Answer as Answer
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from crab_lightning.models import OmniModule as OmniModule
     from crab_lightning.models import Qwen3OmniModule as Qwen3OmniModule
     from crab_lightning.models import VllmAModule as VllmAModule
+    from crab_lightning.reports.run_page import write_report as write_report
     from crab_lightning.runs import RunCheckpoint as RunCheckpoint
 
 __version__ = "0.1.0"

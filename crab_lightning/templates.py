@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 from functools import cache
 from typing import Any
 
@@ -47,6 +48,13 @@ def _environment() -> Environment:
     )
     made.filters["sha256"] = csp_hash
     return made
+
+
+def picture_uri(picture: Any, form: str = "JPEG", **options: Any) -> str:
+    """Return a picture of Pillow as a data URI; the options are those of its ``save``."""
+    out = io.BytesIO()
+    picture.save(out, form, **options)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
 def csp_hash(text: str) -> str:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from crab_lightning.inference.answer import Answer
     from crab_lightning.inference.loading import TrainedRun
     from crab_lightning.inference.question import Question
-    from crab_lightning.structures import Windows
 
 _SHOWN = 10
 
@@ -112,6 +111,7 @@ def run(words: Sequence[str]) -> None:
         return
     check_picture(args.image)
     from crab_lightning.inference.loading import load_run
+    from crab_lightning.inference.long_clip import windows_of_text
     from crab_lightning.inference.question import AskError, Question
     from crab_lightning.studies.heads import heads_of
 
@@ -154,22 +154,6 @@ def write_routes(run: TrainedRun, question: Question, answer: Answer, path: Path
     page = answer_page(answer, found, names, [depth_of(name) for name in names])
     replace_text(path, page)
     print(f"Wrote {path}", file=sys.stderr)
-
-
-def windows_of_text(text: str) -> Windows:
-    """Return the windows of ``LENGTH`` or ``LENGTH,HOP``.
-
-    Raises:
-        AskError: If the text is not one or two numbers, or a number makes no sense.
-    """
-    from crab_lightning.inference.question import AskError
-    from crab_lightning.structures import Windows
-
-    try:
-        return Windows(*(float(part) for part in text.split(",", 1)))
-    except ValueError as err:
-        reason = str(err) if str(err).startswith("windows.") else "give LENGTH or LENGTH,HOP in seconds"
-        raise AskError(f"--windows {text}: {reason}") from err
 
 
 def run_folder(args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crab_lightning.commands.file_arguments import file_to_read, folder_to_write
-from crab_lightning.commands.help_text import DefaultsShown, Options
+from crab_lightning.commands.help_text import DefaultsShown, Options, add_selection
 from crab_lightning.commands.step_bar import StepBar
 
 
@@ -123,8 +123,6 @@ def stats(words: Sequence[str]) -> None:
     Args:
         words: Options after ``build stats``.
     """
-    from crab_lightning.commands.data import _add_selection, _selection
-
     parser = Options(
         "build stats",
         "Count what a data root holds, and show the numbers beside the paper's Table 1 and"
@@ -132,7 +130,7 @@ def stats(words: Sequence[str]) -> None:
         " balance, lengths of events, media files and repeated rows. The command writes one HTML page,"
         " its pictures as PNG and its numbers as JSON. It does not open media files.",
     )
-    _add_selection(parser)
+    add_selection(parser)
     parser.add_argument(
         "--out",
         type=folder_to_write,
@@ -143,8 +141,9 @@ def stats(words: Sequence[str]) -> None:
     args = parser.parse_args(words)
 
     from crab_lightning.builder import read_statistics, write_statistics
+    from crab_lightning.configuration.sections import tasks_and_datasets
 
-    tasks, datasets = _selection(args.config, args.datasets)
+    tasks, datasets = tasks_and_datasets(args.config, args.datasets)
     with StepBar() as bar:
         found = read_statistics(args.root, tasks, datasets, bar)
     for line in found.composition:

@@ -195,14 +195,14 @@ def run(words: Sequence[str]) -> None:
     made = parser()
     args = made.parse_args(words)
     from crab_lightning.builder.reasoning import Costs, NoWriter, Settings, estimate, reason, writer_settings
-    from crab_lightning.commands.data import _selection
+    from crab_lightning.configuration.sections import tasks_and_datasets
 
     if args.merge and (args.shard or args.limit):
         made.error("--merge joins all shards; leave --shard and --limit out")
     asks = not (args.dry_run or args.merge)
     if asks and (args.endpoint is None) == (not args.local):
         made.error("give --endpoint URL, the address of the model that writes, or --local to load it here")
-    tasks, datasets = _selection(args.config, args.datasets)
+    tasks, datasets = tasks_and_datasets(args.config, args.datasets)
     settings = Settings(
         args.length,
         args.tries,

@@ -48,10 +48,10 @@ def run(words: Sequence[str]) -> None:
     add("--reviewer", metavar="NAME", help="for --apply: use only the decisions of this reviewer")
     args = parser.parse_args(words)
     from crab_lightning.builder.review import ReviewStore, apply_verdicts, draw_sample, kappas, rates
-    from crab_lightning.commands.data import _selection
+    from crab_lightning.configuration.sections import tasks_and_datasets
     from crab_lightning.data.manifests.files import manifest_path
 
-    tasks, datasets = _selection(args.config, args.datasets)
+    tasks, datasets = tasks_and_datasets(args.config, args.datasets)
     if args.datasets is None:
         datasets = {n: s for n, s in datasets.items() if manifest_path(args.root, n, s, "train").is_file()}
     path = args.database or args.root / "review" / "review.sqlite"

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import file_to_write
-from crab_lightning.commands.help_text import Options, add_only, positive
+from crab_lightning.commands.help_text import Options, add_selection, positive
 from crab_lightning.commands.step_bar import StepBar
-from crab_lightning.spelling import did_you_mean
-
-if TYPE_CHECKING:
-    from crab_lightning.structures import DatasetSpec
-    from crab_lightning.tasks.base import Task
 
 
 def mini(words: Sequence[str]) -> None:
@@ -111,7 +104,7 @@ def check(words: Sequence[str]) -> None:
         " exit status is 1 if there is an error, and 0 if there are only warnings.",
     )
     add = parser.add_argument
-    _add_selection(parser)
+    add_selection(parser)
     add(
         "--decode",
         action="store_true",
@@ -137,6 +130,7 @@ def check(words: Sequence[str]) -> None:
 
     from rich.console import Console
 
+    from crab_lightning.configuration.sections import tasks_and_datasets
     from crab_lightning.data.check.run import check_root
 
     if not args.root.is_dir():
@@ -144,7 +138,7 @@ def check(words: Sequence[str]) -> None:
             f"--root {args.root}: there is no such folder; give the one that holds AVUIE_2/ or the folder of "
             "your own dataset"
         )
-    tasks, datasets = _selection(args.config, args.datasets)
+    tasks, datasets = tasks_and_datasets(args.config, args.datasets)
     with StepBar() as bar:
         report = check_root(
             args.root,
@@ -191,7 +185,7 @@ def cache(words: Sequence[str]) -> None:
         " machines may write to one folder at the same time.",
     )
     add = parser.add_argument
-    _add_selection(parser)
+    add_selection(parser)
     add("--cache", type=Path, default=None, metavar="FOLDER", help="the cache; ROOT/media_cache if left out")
     add("--workers", type=int, default=2, help="processes that decode; 0 works in this one, unguarded")
     add(
@@ -222,9 +216,10 @@ def cache(words: Sequence[str]) -> None:
     )
     args = parser.parse_args(words)
 
+    from crab_lightning.configuration.sections import tasks_and_datasets
     from crab_lightning.data.cache.build import build_cache
 
-    _, datasets = _selection(args.config, args.datasets)
+    _, datasets = tasks_and_datasets(args.config, args.datasets)
     folder = args.root / "media_cache" if args.cache is None else args.cache
     with StepBar() as bar:
         report = build_cache(
@@ -251,44 +246,3 @@ def cache(words: Sequence[str]) -> None:
         raise CheckFailed(
             f"{len(report.broken):,} files cannot be decoded (`data check --decode` lists all):\n{shown}"
         )
-
-
-def _add_selection(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name a data root and its rows."""
-    parser.add_argument("--root", type=Path, required=True, help="folder that holds AVUIE_2/")
-    parser.add_argument(
-        "--config",
-        default="data/av_uie_v2.yaml",
-        help="config with `datasets`, at its top level or under `data`; its `tasks` are added to those"
-        " of data/av_uie_v2.yaml",
-    )
-    add_only(parser, "only these keys of data.datasets")
-
-
-def _selection(
-    config: str, chosen: Sequence[str] | None
-) -> tuple[dict[str, Task[Any]], dict[str, DatasetSpec]]:
-    """Return the tasks and the chosen rows of a config."""
-    from jsonargparse import ArgumentParser
-
-    from crab_lightning.configuration.allowed_code import parsed_config
-    from crab_lightning.configuration.files import ConfigError, compose
-    from crab_lightning.data.manifests.keys import check_datasets
-    from crab_lightning.structures import DatasetSpec
-    from crab_lightning.tasks.base import Task
-
-    content = compose([config])
-    content = content.get("data", content)
-    if "datasets" not in content:
-        raise ConfigError(f"{config} has no datasets, at its top or under `data`")
-    content["tasks"] = compose(["data/av_uie_v2.yaml"])["tasks"] | content.get("tasks", {})
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--tasks", type=dict[str, Task])  # type: ignore[type-arg]
-    parser.add_argument("--datasets", type=dict[str, DatasetSpec])
-    made = parser.instantiate_classes(parsed_config(parser, {k: content[k] for k in ("tasks", "datasets")}))
-    tasks, datasets = dict(made.tasks), dict(made.datasets)
-    check_datasets(tasks, datasets)
-    if unknown := [name for name in chosen or () if name not in datasets]:
-        near = did_you_mean(unknown[0], datasets)
-        raise ConfigError(f"--only names {', '.join(unknown)}{near}; {config} has: {', '.join(datasets)}")
-    return tasks, {name: row for name, row in datasets.items() if chosen is None or name in chosen}

@@ -160,6 +160,18 @@ def add_only(parser: argparse.ArgumentParser, about: str, *, required: bool = Fa
     )
 
 
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name a data root and its rows."""
+    parser.add_argument("--root", type=Path, required=True, help="folder that holds AVUIE_2/")
+    parser.add_argument(
+        "--config",
+        default="data/av_uie_v2.yaml",
+        help="config with `datasets`, at its top level or under `data`; its `tasks` are added to those"
+        " of data/av_uie_v2.yaml",
+    )
+    add_only(parser, "only these keys of data.datasets")
+
+
 class _Keys(argparse.Action):
     """Takes keys that are parted by commas or blanks, under the new name of the option or the old one."""
 

@@ -54,21 +54,18 @@ def run(words: Sequence[str]) -> None:
     )
     add("--max_new_tokens", type=int, default=512, help="longest answer in tokens")
     args = parser.parse_args(words)
-    if args.out.exists():
-        raise FileExistsError(f"{args.out} exists already; name a folder that does not")
-    from crab_lightning.commands.score import load_dataset, read_rows_of
-    from crab_lightning.configuration.files import compose, find_config
+    from crab_lightning.configuration.files import find_config
+    from crab_lightning.configuration.sections import data_section, one_dataset, read_rows_of
     from crab_lightning.data import has_test
     from crab_lightning.data.manifests.keys import chosen_datasets
     from crab_lightning.files import new_folder
 
-    content = compose([args.config])
-    rows = content.get("data", content).get("datasets") or {}
+    rows = data_section(args.config).get("datasets") or {}
     only = None if args.only is None else [name.strip() for name in args.only.split(",") if name.strip()]
     names, lenient = [], []
     with new_folder(args.out) as folder:
         for name in chosen_datasets(rows, only):
-            data = load_dataset(args.config, args.root, name)
+            data = one_dataset(args.config, args.root, name)
             if not has_test(data.root, name, data.datasets[name]):
                 print(f"{name}: left out, since there is no test file under {args.root}")
                 continue

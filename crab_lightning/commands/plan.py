@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.help_text import Options
-from crab_lightning.commands.trainer import one_config
+from crab_lightning.commands.trainer import command_line
 
 if TYPE_CHECKING:
     from crab_lightning.planning.memory import Setting, Sharding
@@ -104,7 +104,9 @@ def run(words: Sequence[str]) -> None:
     for name in ("devices", "nodes", "memory", "tokens", "longest", "targets", "tflops", "link", "network"):
         if getattr(args, name) is not None and getattr(args, name) <= 0:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be above 0")
-    config = _parsed([word for name in args.config for word in ("--config", name)] + others)
+    words = [word for name in args.config for word in ("--config", name)] + others
+    # The config as ``fit`` would have it, nothing built.
+    config: Any = command_line("fit", words, instantiate_classes=lambda cli: None).config
     shape = _shape(config.model, list(config.data.get("tasks") or ()) or None)
     own = {"tokens": args.tokens, "longest": args.longest, "patches": args.patches, "samples": args.samples}
     assumed = ", ".join(
@@ -182,21 +184,6 @@ def _shape(model: Any, tasks: list[str] | None) -> Shape:
         "classes derived from them. Run a few steps with --trainer.max_steps 5 and read the memory that "
         "Lightning logs"
     )
-
-
-def _parsed(words: list[str]) -> Any:
-    """Return the config as ``fit`` would have it, nothing built."""
-    from crab_lightning.commands.lightning_cli import cli_for
-    from crab_lightning.commands.noise import quieten
-
-    quieten()
-    options, name = one_config(words)
-
-    class Parsed(cli_for(options)):  # type: ignore[misc]  # a class made on the spot
-        def instantiate_classes(self) -> None:
-            """Stop at the parsed config."""
-
-    return Parsed("fit", options, name).config
 
 
 def _setting(config: Any, args: argparse.Namespace) -> Setting:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from crab_lightning.commands.trainer import one_config
+from crab_lightning.commands.trainer import command_line
 from crab_lightning.configuration.files import ConfigError
 from crab_lightning.files import read_json
 
@@ -56,40 +56,16 @@ def run_test(run: str | Path, settings: Mapping[str, Any] | None = None) -> dict
     return found
 
 
-def write_report(run: str | Path, out: str | Path | None = None) -> Path:
-    """Put the results of a run on one HTML page, as ``cli.py report`` does, and return its path.
-
-    Args:
-        run: A run folder with results.
-        out: The page; ``report.html`` in the run folder when left out.
-
-    Raises:
-        FileNotFoundError: If the run has no results.
-    """
-    from crab_lightning.commands import report
-    from crab_lightning.reports.runs import find_results
-
-    path = Path(out) if out is not None else find_results(Path(run)).folder / "report.html"
-    report.run(["report", str(run), "--out", str(path)])
-    return path
-
-
 def _run(function: str, source: list[str], settings: Mapping[str, Any]) -> Path:
-    from crab_lightning.commands.lightning_cli import cli_for
-    from crab_lightning.commands.noise import quieten
-
     words = [f"--{key}={_word(value)}" for key, value in settings.items()]
-    options, name = one_config([*source, *words])
-    quieten()
-
-    class FromPython(cli_for(options)):  # type: ignore[misc]  # a class made on the spot
-        def refuse(self, said: str) -> None:
-            """Raise what a command line prints."""
-            raise ConfigError(said)
-
-    made = FromPython(function, options, name)
+    made = command_line(function, [*source, *words], refuse=_refuse)
     made.start()
-    return Path(made.trainer.log_dir)
+    return Path(made.trainer.log_dir or "")
+
+
+def _refuse(cli: Any, said: str) -> None:
+    """Raise what a command line prints."""
+    raise ConfigError(said)
 
 
 def _word(value: Any) -> str:

@@ -44,16 +44,14 @@ def run(words: Sequence[str]) -> None:
     from crab_lightning.data.manifests.layout import display_name
     from crab_lightning.inference.loading import load_run
     from crab_lightning.reports.tables import PlainTable, to_text
-    from crab_lightning.runs.run_folder import find_checkpoint, find_run, results_folder
+    from crab_lightning.runs.run_folder import find_checkpoint, results_folder, run_of
     from crab_lightning.studies.heads import heads_of
     from crab_lightning.studies.routes import TOKENS, recorded, routes_pictures, silhouette
     from crab_lightning.studies.run_data import data_of
     from crab_lightning.studies.token_routes import TokenLikes, likes_page
 
     checkpoint = find_checkpoint(args.run)
-    folder = find_run(checkpoint)
-    if folder is None:
-        raise ValueError(f"{args.run} belongs to no run folder with a config.yaml")
+    folder = run_of(checkpoint)
     out = results_folder(checkpoint, args.out, "routes") / ("" if args.out else args.split)
     model, _ = load_run(checkpoint, device=args.device)
     if not heads_of(model.model):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,12 +14,9 @@ from crab_lightning.commands.file_arguments import folder_to_write
 from crab_lightning.commands.help_text import Options
 from crab_lightning.data.manifests.files import ANNOTATIONS
 from crab_lightning.files import read_json, replace_json, replace_text
-from crab_lightning.spelling import did_you_mean
 
 if TYPE_CHECKING:
-    from crab_lightning.data import AVDataModule
     from crab_lightning.reports.answer_files import Joined
-    from crab_lightning.structures import DatasetSpec, Sample
 
 
 def run(words: Sequence[str]) -> None:
@@ -70,13 +66,14 @@ def run(words: Sequence[str]) -> None:
         raise FileNotFoundError(f"--predictions {args.predictions} is not a file")
     if not (args.root / ANNOTATIONS).is_dir():
         raise FileNotFoundError(f"--root {args.root} holds no {ANNOTATIONS}/; give the folder that does")
+    from crab_lightning.configuration.sections import one_dataset, read_rows_of
     from crab_lightning.evaluation.likelihoods import scores_of
     from crab_lightning.evaluation.long_clips import parts_of
     from crab_lightning.evaluation.scores import DatasetScores
     from crab_lightning.reports.answer_files import answer_text, join_answers, read_answers
     from crab_lightning.structures import Prediction
 
-    data = load_dataset(args.data_config, args.root, args.dataset, args.protocol, args.lenient)
+    data = one_dataset(args.data_config, args.root, args.dataset, args.protocol, args.lenient)
     records = read_answers(args.predictions)  # after the options are checked: it may be large
     spec, task = data.datasets[args.dataset], data.tasks[data.datasets[args.dataset].task]
     ids = [str(r["id"]) for r in records if "id" in r]
@@ -119,94 +116,6 @@ def run(words: Sequence[str]) -> None:
         write_run(args.out, args.dataset, result, lines if joined.per_sample else [], options, whole)
     content = {"dataset": args.dataset, "options": options, "join": joined.counts(), "result": result}
     print(json.dumps(content, indent=2)) if args.json else _print(args, result, joined)
-
-
-def load_dataset(
-    config: str, root: Path, dataset: str, protocol: str | None = None, lenient: bool = False
-) -> AVDataModule:
-    """Make a data module of one dataset, no manifest read.
-
-    Args:
-        config: A data section, or a run's config with one.
-        root: Data root.
-        dataset: The one row that is kept.
-        protocol: The one protocol whose metrics are computed, for tasks that know several.
-        lenient: Given to the task as ``lenient``.
-
-    Raises:
-        ConfigError: If the config has no such dataset, or its task no such option.
-    """
-    from jsonargparse import ArgumentParser
-
-    from crab_lightning.configuration.allowed_code import class_of, parsed_config
-    from crab_lightning.configuration.files import ConfigError, compose
-    from crab_lightning.data import AVDataModule
-
-    content = compose([config])
-    section = dict(content.get("data", content))
-    rows = section.get("datasets") or {}
-    if dataset not in rows:
-        near = did_you_mean(dataset, rows)
-        raise ConfigError(f"--dataset {dataset}{near}: {config} has: {', '.join(rows) or 'no datasets'}")
-    key = rows[dataset]["task"]
-    row = dict((section.get("tasks") or {}).get(key) or {})
-    kind = class_of(str(row.get("class_path")))
-    if lenient:
-        if "lenient" not in inspect.signature(kind).parameters:
-            raise ConfigError(f"--lenient: task {key} ({kind.__name__}) has only one way of reading answers")
-        row["init_args"] = {**(row.get("init_args") or {}), "lenient": True}
-    if protocol is not None:
-        if protocol not in (known := getattr(kind, "protocols", ())):
-            there = f"has: {', '.join(known)}" if known else "has no named protocols"
-            raise ConfigError(f"--protocol {protocol}: task {key} ({kind.__name__}) {there}")
-        rows = {dataset: {**rows[dataset], "metrics": [protocol]}}
-    section |= {"root": str(root), "tasks": {key: row}, "datasets": {dataset: rows[dataset]}}
-    section.pop("only", None)  # of a run on some of the rows; here it is one row anyway
-    made = ArgumentParser(exit_on_error=False)
-    made.add_class_arguments(AVDataModule, "data", fail_untyped=False)
-    data: AVDataModule = made.instantiate_classes(parsed_config(made, {"data": section})).data
-    return data
-
-
-def read_rows_of(
-    data: AVDataModule, dataset: str, of_train: bool = False
-) -> tuple[DatasetSpec, list[Sample], list[Sample]]:
-    """Read a dataset's manifests, media unseen.
-
-    Args:
-        data: From :func:`load_dataset`.
-        dataset: Its one dataset.
-        of_train: Whether the training file was asked.
-
-    Returns:
-        The row with classes filled in, the training rows (empty without that file), and the rows that were
-        asked: of the test file, or of the training file where asked or where there is no other.
-    """
-    from crab_lightning.data import has_test, read_manifest
-    from crab_lightning.data.manifests.files import manifest_path
-    from crab_lightning.data.manifests.rows import limited
-
-    spec = data.datasets[dataset]
-    task = data.tasks[spec.task]
-    tested = has_test(data.root, dataset, spec)
-    stored = manifest_path(data.root, dataset, spec, "train")
-    needs_train = of_train or not tested
-    train = (
-        read_manifest(data.root, dataset, spec, "train", task=task, check_media=False)
-        if needs_train or stored.is_file()
-        else []
-    )
-    test = read_manifest(data.root, dataset, spec, "test", task=task, check_media=False) if tested else []
-    if spec.classes is None:
-        spec = replace(spec, classes=task.class_names([*train, *test]))
-    asked = (
-        [replace(s, split="val") for s in train]
-        if needs_train
-        else list(limited(test, spec.limit, data.seed))
-    )
-    if not asked:
-        raise ValueError(f"data.datasets.{dataset}: the manifest under {data.root} has no rows")
-    return spec, train, asked
 
 
 def write_run(

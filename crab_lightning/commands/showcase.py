@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crab_lightning.commands.ask import windows_of_text
 from crab_lightning.commands.file_arguments import config_file, file_to_read, folder_to_write, model_folder
 from crab_lightning.commands.help_text import CHECKPOINT, DEVICE, RUN_CONFIG, Options
 from crab_lightning.files import replace_json, replace_text
 
 if TYPE_CHECKING:
-    from crab_lightning.commands.showcase_page import Lane, Panel, Showcase
     from crab_lightning.data import AVDataModule
+    from crab_lightning.reports.showcase_page import Lane, Panel, Showcase
     from crab_lightning.structures import DatasetSpec, Sample, Windows
     from crab_lightning.tasks.base import Task
 
@@ -41,11 +40,11 @@ class Asker:
 
     def panel(self, key: str, dataset: str) -> Panel:
         """Ask one task and return what the page shows of it."""
-        from crab_lightning.commands.showcase_page import Panel
         from crab_lightning.inference.answer import in_seconds, read_text
         from crab_lightning.inference.long_clip import put_windows
         from crab_lightning.inference.question import AskError, put
         from crab_lightning.media import MediaError
+        from crab_lightning.reports.showcase_page import Panel
 
         task, spec = self.data.tasks[key], self.data.datasets[dataset]
         panel = Panel(key, dataset)
@@ -190,11 +189,13 @@ def run(words: Sequence[str]) -> None:
     add("--config", type=config_file, help=RUN_CONFIG)
     add("--device", default="auto", help=DEVICE)
     args = parser.parse_args(words[1:])
+    from crab_lightning.inference.long_clip import windows_of_text
+
     windows = None if args.windows is None else windows_of_text(args.windows)
-    from crab_lightning.commands.showcase_html import html_page
-    from crab_lightning.commands.showcase_page import TITLES, page_figure
     from crab_lightning.inference.loading import load_run
     from crab_lightning.inference.question import check_clips
+    from crab_lightning.reports.showcase_html import html_page
+    from crab_lightning.reports.showcase_page import TITLES, page_figure
     from crab_lightning.segmentation import save_figure
 
     def check(data: AVDataModule) -> None:
@@ -301,7 +302,7 @@ def told_by_window(windows: Sequence[Mapping[str, Any]]) -> str:
 
 def lanes_of(task: Task[Any], parsed: Any) -> list[Lane]:
     """Return what an answer draws on the timeline; one about events always has a row there."""
-    from crab_lightning.commands.showcase_page import Lane
+    from crab_lightning.reports.showcase_page import Lane
     from crab_lightning.tasks import EventLocalization, EventParsing
     from crab_lightning.tasks.event_text import EventSpan, ModalEvents
 
@@ -319,8 +320,8 @@ def gather(args: argparse.Namespace, panels: Sequence[Panel]) -> Showcase:
     """Read what the page shows of the clip itself."""
     import torch
 
-    from crab_lightning.commands.showcase_page import Showcase
     from crab_lightning.media import log_mel, probe, read_audio, read_video
+    from crab_lightning.reports.showcase_page import Showcase
     from crab_lightning.structures import SAMPLE_RATE_HZ
 
     clip, heard = read_video(args.video, _STILLS, None), args.audio or args.video

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -15,6 +16,9 @@ from crab_lightning.program import start_is_over
 from crab_lightning.runs.hub import is_address, repository
 from crab_lightning.runs.run_folder import AUTO, find_checkpoint, find_run
 
+if TYPE_CHECKING:
+    from crab_lightning.commands.lightning_cli import CrabCLI
+
 
 def run(words: Sequence[str]) -> None:
     """Run ``fit``, ``validate``, ``test`` or ``predict``.
@@ -22,14 +26,27 @@ def run(words: Sequence[str]) -> None:
     Args:
         words: The function's name and its options.
     """
-    options, name = one_config(list(words[1:]), words[0])
+    cli = command_line(words[0], words[1:])
+    start_is_over()
+    cli.start()
+
+
+def command_line(function: str, words: Sequence[str], **methods: Callable[..., object]) -> CrabCLI:
+    """Return Lightning's command line for a function, with its config parsed and everything built.
+
+    Args:
+        function: ``fit``, ``validate``, ``test`` or ``predict``.
+        words: Its options.
+        methods: Methods of ``CrabCLI`` to be replaced.
+    """
+    options, name = one_config(list(words), function)
     from crab_lightning.commands.lightning_cli import cli_for
     from crab_lightning.commands.noise import quieten
 
     quieten()
-    cli = cli_for(options)(words[0], options, name)
-    start_is_over()
-    cli.start()
+    kind = cli_for(options)
+    made: CrabCLI = type(kind.__name__, (kind,), methods)(function, options, name)
+    return made
 
 
 def one_config(words: list[str], function: str = "fit") -> tuple[list[str], str | None]:

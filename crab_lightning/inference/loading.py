@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 from crab_lightning.adapters.kinds import drop_foreign_keys, load_installed_kinds
 from crab_lightning.configuration.allowed_code import parsed_config, without_training
 from crab_lightning.configuration.files import ConfigError, compose
+from crab_lightning.configuration.sections import data_module, data_section
 from crab_lightning.data import AVDataModule
 from crab_lightning.data.manifests.keys import chosen_datasets
 from crab_lightning.inference.answer import Answer, read_answer
@@ -180,9 +181,7 @@ def load_data(config: str | Path, **settings: Any) -> AVDataModule:
     Raises:
         ConfigError: If the file is absent or a value is wrong.
     """
-    content = compose([str(config)])
-    content = content.get("data", content)
-    return _built({"data": content | settings}).data  # type: ignore[no-any-return]
+    return data_module(data_section(str(config)) | settings)
 
 
 def device_of(name: str) -> str:
@@ -204,20 +203,15 @@ def device_of(name: str) -> str:
 
 
 def _instantiate(content: dict[str, Any], adapter: Path | None) -> tuple[AVModule, AVDataModule]:
-    # A question may be put as any row of the config, also one that the run was not taught.
-    made = _built({"model": content["model"], "data": {**content["data"], "only": None}}, adapter)
-    made.data.taught = list(chosen_datasets(made.data.datasets, content["data"].get("only")))
-    return made.model, made.data
-
-
-def _built(content: dict[str, Any], adapter: Path | None = None) -> Any:
-    """Return what a config describes: its data module and, where it has one, its model."""
+    load_installed_kinds()  # before the parser reads which keys adapters have
     parser = ArgumentParser(exit_on_error=False)
-    if "model" in content:
-        load_installed_kinds()  # before the parser reads which keys adapters have
-        parser.add_subclass_arguments(AVModule, "model", fail_untyped=False, required=True)
+    parser.add_subclass_arguments(AVModule, "model", fail_untyped=False, required=True)
     parser.add_class_arguments(AVDataModule, "data", fail_untyped=False)
-    parsed = parsed_config(parser, content)
+    # A question may be put as any row of the config, also one that the run was not taught.
+    section = {**content["data"], "only": None}
+    parsed = parsed_config(parser, {"model": content["model"], "data": section})
     if adapter is not None:
         parsed.model.init_args.load_adapter = str(adapter)
-    return parser.instantiate_classes(parsed)
+    made = parser.instantiate_classes(parsed)
+    made.data.taught = list(chosen_datasets(made.data.datasets, content["data"].get("only")))
+    return made.model, made.data

@@ -34,6 +34,19 @@ class WindowedAnswer:
     note: str
 
 
+def windows_of_text(text: str) -> Windows:
+    """Return the windows of ``LENGTH`` or ``LENGTH,HOP``.
+
+    Raises:
+        AskError: If the text is not one or two numbers, or a number makes no sense.
+    """
+    try:
+        return Windows(*(float(part) for part in text.split(",", 1)))
+    except ValueError as err:
+        reason = str(err) if str(err).startswith("windows.") else "give LENGTH or LENGTH,HOP in seconds"
+        raise AskError(f"--windows {text}: {reason}") from err
+
+
 def put_windows(model: Any, data: AVDataModule, sample: Sample, windows: Windows) -> WindowedAnswer | None:
     """Ask about each window of a clip, one after the other; ``None`` where the clip is one window.
 

@@ -37,6 +37,18 @@ def find_run(path: Path) -> Path | None:
     return next((p for p in (path, *list(path.parents)[:3]) if (p / "config.yaml").is_file()), None)
 
 
+def run_of(path: Path, remedy: str = "") -> Path:
+    """Return the run folder that something belongs to, as :func:`find_run` finds it.
+
+    Raises:
+        ValueError: If it belongs to none; ``remedy`` ends the message.
+    """
+    found = find_run(path)
+    if found is None:
+        raise ValueError(f"{path} belongs to no run folder with a config.yaml{remedy}")
+    return found
+
+
 def find_checkpoint(path: str | Path) -> Path:
     """Return the checkpoint that a user means: a file, an adapter folder, or the last state in a run folder.
 
@@ -110,10 +122,7 @@ def results_folder(checkpoint: Path, given: Path | None, name: str) -> Path:
         raise ValueError(
             f"{checkpoint} lies in the cache of the hub, where no results are kept; give --out FOLDER"
         )
-    run = find_run(checkpoint)
-    if run is None:
-        raise ValueError(f"{checkpoint} belongs to no run folder with a config.yaml; give --out and --config")
-    return run / name
+    return run_of(checkpoint, "; give --out and --config") / name
 
 
 def newest_version(home: Path) -> int:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -28,7 +26,7 @@ from crab_lightning.media import UnreadableMedia, is_picture, probe
 from crab_lightning.segmentation import MaskRequest, Prompt
 from crab_lightning.serving.requests import RequestError
 from crab_lightning.structures import Encoded, Prediction, Sample
-from crab_lightning.templates import csp_hash
+from crab_lightning.templates import csp_hash, picture_uri
 
 _PAGE = Path(__file__).with_name("demo.html")
 _SIDE_PX = 224
@@ -175,8 +173,5 @@ def _shown(data: AVDataModule, sample: Sample, value: Any) -> dict[str, Any]:
 
 def _picture(pixels: NDArray[np.uint8]) -> str:
     """Return pixels as a data address: PNG where they have transparency, else JPEG."""
-    out = io.BytesIO()
     image = Image.fromarray(pixels)
-    form = "PNG" if image.mode == "RGBA" else "JPEG"
-    image.save(out, form)
-    return f"data:image/{form.lower()};base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
+    return picture_uri(image, "PNG" if image.mode == "RGBA" else "JPEG")

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
-from crab_lightning.configuration.allowed_code import parsed_config
 from crab_lightning.configuration.files import ConfigError, compose
+from crab_lightning.configuration.sections import data_module
 from crab_lightning.data import AVDataModule
 
 
@@ -38,9 +35,6 @@ def data_of(run: Path, datasets: Sequence[str] | None = None) -> AVDataModule:
 
 def data_from(section: Mapping[str, Any]) -> AVDataModule:
     """Return the data module of a config's section ``data``, its manifests read."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(AVDataModule, "data", fail_untyped=False)
-    parsed = parsed_config(parser, {"data": deepcopy(dict(section))})
-    data: AVDataModule = parser.instantiate_classes(parsed).data
+    data = data_module(section)
     data.setup()
     return data

@@ -16,7 +16,7 @@ from crab_lightning.builder.reasoning import LocalWriter, Settings, reason
 from crab_lightning.builder.reasoning.work import Work
 from crab_lightning.builder.reasoning.writers import RowRefused
 from crab_lightning.commands import main
-from crab_lightning.commands.data import _selection
+from crab_lightning.configuration.sections import tasks_and_datasets
 
 ONE = Settings(tries=1, frames=2, size_px=56, discarded="direct")
 
@@ -32,7 +32,7 @@ def root(small: dict[str, Path], tmp_path: Path) -> Path:
 
 
 def test_frames_and_sound_reach_the_model(writer: LocalWriter, root: Path) -> None:
-    tasks, datasets = _selection("data/av_uie_v2.yaml", ["avqa"])
+    tasks, datasets = tasks_and_datasets("data/av_uie_v2.yaml", ["avqa"])
     work = Work(root, "avqa", datasets["avqa"], tasks["question_answering"], ONE, writer.settings())
     content = work.content(work.samples[0])
     messages = work.prompts.messages(content, "Right answer: two", "full", ("a text", "a reason"))
@@ -62,7 +62,7 @@ def test_frames_and_sound_reach_the_model(writer: LocalWriter, root: Path) -> No
 def test_a_model_that_knows_nothing_keeps_no_text_and_is_not_asked_twice(
     writer: LocalWriter, root: Path
 ) -> None:
-    tasks, datasets = _selection("data/av_uie_v2.yaml", ["avqa"])
+    tasks, datasets = tasks_and_datasets("data/av_uie_v2.yaml", ["avqa"])
     (report,) = reason(root, tasks, datasets, writer, ONE)
     assert report.kept == {}
     assert report.discarded.total() == report.rows > 0
@@ -88,7 +88,7 @@ def test_a_right_text_is_kept(small: dict[str, Path], root: Path, monkeypatch: p
 
     monkeypatch.setattr(writer, "_inputs", prepared)
     monkeypatch.setattr(writer.module.model, "generate", generate)
-    tasks, datasets = _selection("data/av_uie_v2.yaml", ["avqa"])
+    tasks, datasets = tasks_and_datasets("data/av_uie_v2.yaml", ["avqa"])
     (report,) = reason(root, tasks, datasets, writer, ONE)
     assert report.kept == {"full": report.rows}
     rows = json.loads((root / "AVUIE_2/avqa/train.json").read_text())

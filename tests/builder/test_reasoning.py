@@ -18,7 +18,7 @@ from crab_lightning.builder.reasoning.journal import Journal, JournalError, Verd
 from crab_lightning.builder.reasoning.prompts import read_phrases, read_prompts
 from crab_lightning.builder.reasoning.questions import BOUNDS, Question
 from crab_lightning.builder.reasoning.work import Work
-from crab_lightning.commands.data import _selection
+from crab_lightning.configuration.sections import tasks_and_datasets
 from crab_lightning.data import read_manifest
 from crab_lightning.data.dataset import target_policy
 from tests.builder.writing_endpoint import WritingEndpoint, lies_about
@@ -65,7 +65,7 @@ def writer(url: str, **more: Any) -> EndpointWriter:
 def test_exactly_the_lies_are_dropped_and_failures_survived(many: Path, tmp_path: Path) -> None:
     root = copied(many, tmp_path, "root")
     stub = WritingEndpoint(trouble=True)
-    tasks, datasets = _selection("data/av_uie_v2.yaml", CHOSEN)
+    tasks, datasets = tasks_and_datasets("data/av_uie_v2.yaml", CHOSEN)
     settings = Settings(tries=2)
     lies: dict[str, list[int]] = {}
     for name, spec in datasets.items():
@@ -96,7 +96,7 @@ def test_exactly_the_lies_are_dropped_and_failures_survived(many: Path, tmp_path
 
 def test_killed_calls_end_in_the_same_bytes(many: Path, tmp_path: Path, stub: WritingEndpoint) -> None:
     whole, killed = copied(many, tmp_path, "whole"), copied(many, tmp_path, "killed")
-    tasks, datasets = _selection("data/av_uie_v2.yaml", ["avqa"])
+    tasks, datasets = tasks_and_datasets("data/av_uie_v2.yaml", ["avqa"])
     reason(whole, tasks, datasets, writer(stub.url), Settings(tries=2))
     for moment in (1, 2, 3, 6, 9, 11, 14, 17, 20, 23):  # verdicts that are there when the process ends
         assert _kill_at(moment, killed, stub.url) == signal.SIGKILL
@@ -126,7 +126,7 @@ def _kill_at(moment: int, root: Path, url: str) -> int:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         Journal.append = counting  # type: ignore[method-assign]
-        tasks, datasets = _selection("data/av_uie_v2.yaml", ["avqa"])
+        tasks, datasets = tasks_and_datasets("data/av_uie_v2.yaml", ["avqa"])
         reason(root, tasks, datasets, writer(url), Settings(tries=2))
         os._exit(0)
     return os.waitpid(child, 0)[1]
@@ -134,7 +134,7 @@ def _kill_at(moment: int, root: Path, url: str) -> int:
 
 def test_merged_shards_give_what_one_call_gives(many: Path, tmp_path: Path, stub: WritingEndpoint) -> None:
     whole, parts = copied(many, tmp_path, "whole"), copied(many, tmp_path, "parts")
-    tasks, datasets = _selection("data/av_uie_v2.yaml", ["avqa"])
+    tasks, datasets = tasks_and_datasets("data/av_uie_v2.yaml", ["avqa"])
     asker, settings = writer(stub.url), Settings(tries=2)
     reason(whole, tasks, datasets, asker, settings)
     reason(parts, tasks, datasets, asker, settings, shard=(1, 2))
@@ -165,7 +165,7 @@ def test_weak_labels_get_times(many: Path, tmp_path: Path, stub: WritingEndpoint
         kept = {k: v for k, v in row.items() if k != "label_content"}
         weak.append(kept | {"event": label, "video_path": name})
     (root / "AVUIE_2/avvp/weak.json").write_text(json.dumps(weak))
-    tasks, datasets = _selection("data/av_uie_v2.yaml", ["avvp"])
+    tasks, datasets = tasks_and_datasets("data/av_uie_v2.yaml", ["avvp"])
     # No clip is lied about or all: media are the same, so the stub treats them alike.
     report = reason(root, tasks, datasets, writer(stub.url), Settings(tries=1))[0]
     assert report.rows == 8
@@ -192,7 +192,7 @@ def test_auto_asks_only_where_the_cheap_answer_was_wrong_or_unsure(
     many: Path, tmp_path: Path, stub: WritingEndpoint
 ) -> None:
     root = copied(many, tmp_path, "root")
-    tasks, datasets = _selection("data/av_uie_v2.yaml", ["avqa"])
+    tasks, datasets = tasks_and_datasets("data/av_uie_v2.yaml", ["avqa"])
     spec = datasets["avqa"]
     samples = read_manifest(root, "avqa", spec, "train")
     records = []
@@ -221,7 +221,7 @@ def test_auto_asks_only_where_the_cheap_answer_was_wrong_or_unsure(
 
 
 def test_what_a_text_must_be(many: Path) -> None:
-    tasks, datasets = _selection("data/av_uie_v2.yaml", ["avqa"])
+    tasks, datasets = tasks_and_datasets("data/av_uie_v2.yaml", ["avqa"])
     spec = datasets["avqa"]
     sample = read_manifest(many, "avqa", spec, "train")[0]
     task = tasks[spec.task]
@@ -243,7 +243,7 @@ def test_what_a_text_must_be(many: Path) -> None:
 
 
 def test_every_shipped_example_is_a_text_that_would_be_kept() -> None:
-    _, datasets = _selection("data/av_uie_v2.yaml", None)
+    _, datasets = tasks_and_datasets("data/av_uie_v2.yaml", None)
     families = {spec.task for spec in datasets.values()} - {"captioning"}
     for family in sorted(families):
         prompts = read_prompts(family, "none")
@@ -271,14 +271,14 @@ def test_dry_run_counts_and_writes_nothing(many: Path, tmp_path: Path, capsys: A
     assert float(money) == pytest.approx((2 * int(read) + 8 * int(written)) / 1e6, abs=0.006)
     assert int(read) > 24 * 10 * 258  # ten frames each
     assert sorted(root.rglob("*")) == before
-    tasks, datasets = _selection("data/av_uie_v2.yaml", ["avcap"])
+    tasks, datasets = tasks_and_datasets("data/av_uie_v2.yaml", ["avcap"])
     with pytest.raises(ValueError, match="there are no examples for the task 'captioning'"):
         estimate(root, tasks, datasets, {}, Settings(), Costs(), parallel=1)
 
 
 def test_an_unreachable_endpoint_says_how_to_go_on(many: Path, tmp_path: Path) -> None:
     root = copied(many, tmp_path, "root")
-    tasks, datasets = _selection("data/av_uie_v2.yaml", ["avqa"])
+    tasks, datasets = tasks_and_datasets("data/av_uie_v2.yaml", ["avqa"])
     asker = EndpointWriter("http://127.0.0.1:9/v1", "m", retries=0)
     with pytest.raises(WriterError, match=r"cannot be reached.*\n0 of 24 open rows of avqa have a verdict"):
         reason(root, tasks, datasets, asker, Settings())

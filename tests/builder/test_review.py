@@ -17,7 +17,7 @@ import pytest
 from crab_lightning.builder.review import ReviewStore, apply_verdicts, draw_sample, kappas, rates
 from crab_lightning.builder.review.store import ReviewVerdict
 from crab_lightning.builder.review.summary import wilson
-from crab_lightning.commands.data import _selection
+from crab_lightning.configuration.sections import tasks_and_datasets
 
 HOSTILE = "<script>document.title='taken'</script> {{ 7 * 7 }} \"'&"
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
@@ -39,7 +39,7 @@ def root(small: dict[str, Path], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(root: Path) -> ReviewStore:
-    tasks, datasets = _selection("data/av_uie_v2.yaml", CHOSEN)
+    tasks, datasets = tasks_and_datasets("data/av_uie_v2.yaml", CHOSEN)
     made = ReviewStore(root / "review/review.sqlite")
     made.begin({"seed": 0}, lambda: draw_sample(root, tasks, datasets, 5, 0))
     return made
@@ -155,7 +155,7 @@ def test_the_page_answers_this_machine_only(address: str) -> None:
 
 
 def test_applied_verdicts_change_the_manifest_and_nothing_else(store: ReviewStore, root: Path) -> None:
-    tasks, datasets = _selection("data/av_uie_v2.yaml", CHOSEN)
+    tasks, datasets = tasks_and_datasets("data/av_uie_v2.yaml", CHOSEN)
     items = store.items()
     first, second = (i for i, item in enumerate(items) if item.dataset == "ave")
     path = root / "AVUIE_2/ave/train.json"
@@ -212,7 +212,7 @@ def test_numbers_of_the_summary(store: ReviewStore) -> None:
 
 
 def test_the_sample_is_drawn_by_the_seed_from_every_dataset(root: Path, store: ReviewStore) -> None:
-    tasks, datasets = _selection("data/av_uie_v2.yaml", CHOSEN)
+    tasks, datasets = tasks_and_datasets("data/av_uie_v2.yaml", CHOSEN)
     one, other = (draw_sample(root, tasks, datasets, 3, 7) for _ in range(2))
     assert one == other
     assert {item.dataset for item in one} == set(CHOSEN)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crab_lightning.builder import Settings, Source, get_importer
-from crab_lightning.commands.data import _selection
+from crab_lightning.configuration.sections import tasks_and_datasets
 from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.structures import DatasetSpec, Sample
 from tests.builder.media import put, put_mask
@@ -17,7 +17,7 @@ from tests.builder.media import put, put_mask
 @cache
 def mixture() -> tuple[dict[str, Any], dict[str, DatasetSpec]]:
     """Tasks and dataset rows of ``configs/data/av_uie_v2.yaml``."""
-    return _selection("data/av_uie_v2.yaml", None)
+    return tasks_and_datasets("data/av_uie_v2.yaml", None)
 
 
 def fill(folder: Path, name: str, settings: Settings | None = None, *, leave: Sequence[str] = ()) -> None:

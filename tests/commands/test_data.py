@@ -77,13 +77,13 @@ def test_a_cache_is_built_ahead_and_taken_up_again(root: Path, capsys: pytest.Ca
 
 
 def test_a_built_cache_serves_every_row_without_decoding(root: Path) -> None:
-    from crab_lightning.commands.data import _selection
+    from crab_lightning.configuration.sections import tasks_and_datasets
     from crab_lightning.data import read_manifest
     from crab_lightning.data.cache.store import MediaCache
     from crab_lightning.data.loading import load_media
 
     assert build(root, "--cache", str(root / "elsewhere")) == 0
-    _, datasets = _selection("data/av_uie_v2.yaml", ["mer24", "avcap"])
+    _, datasets = tasks_and_datasets("data/av_uie_v2.yaml", ["mer24", "avcap"])
     cache = MediaCache(root / "elsewhere")
     for name, spec in datasets.items():
         for sample in read_manifest(root, name, spec, "train"):

@@ -47,7 +47,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def test_every_test_set_is_a_task_that_asks_our_questions(folder: Path, small: dict[str, Path]) -> None:
-    from crab_lightning.commands.score import load_dataset, read_rows_of
+    from crab_lightning.configuration.sections import one_dataset, read_rows_of
 
     group = yaml.safe_load((folder / "crab_lightning.yaml").read_text())
     assert len(group["task"]) == 16
@@ -56,7 +56,7 @@ def test_every_test_set_is_a_task_that_asks_our_questions(folder: Path, small: d
         key = name.removeprefix("crab_lightning_")
         file = Path(task["dataset_kwargs"]["data_files"][task["test_split"]])
         docs = rows(file)
-        data = load_dataset("data/av_uie_v2.yaml", small["mini"], key)
+        data = one_dataset("data/av_uie_v2.yaml", small["mini"], key)
         spec, _, samples = read_rows_of(data, key)
         assert [doc["id"] for doc in docs] == [sample.id for sample in samples]
         assert all(set(map(type, doc.values())) == {str} for doc in docs), "one type for the JSON reader"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from crab_lightning.commands import main, probe, trainer
+from crab_lightning.commands import conditions, main, trainer
 from tests.commands.test_compare import write_run
 
 HEARD = {"intact": 0.75, "no_audio": 0.25, "no_vision": 0.75, "swapped_audio": 0.0}
@@ -44,12 +44,12 @@ def tests(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 def test_each_condition_is_one_test_of_the_runs_checkpoint(run: Path, tests: list[list[str]]) -> None:
     assert main(["probe", str(run), "--only", "ks"]) == 0
-    assert [Path(words[4]).name for words in tests] == list(probe.CONDITIONS)
+    assert [Path(words[4]).name for words in tests] == list(conditions.CONDITIONS)
     assert all(words[:3] == ["test", "--ckpt_path", str(run / "adapter")] for words in tests)
     assert all(words[-2:] == ["--only", "ks"] for words in tests)
     # The run's own test stays as it is: every condition has a folder of its own.
     assert all(Path(words[4]).parent == run / "probe" for words in tests)
-    assert [words[5:7] for words in tests] == [list(options) for options in probe.CONDITIONS.values()]
+    assert [words[5:7] for words in tests] == [list(options) for options in conditions.CONDITIONS.values()]
 
 
 def test_table_tells_hearing_from_looking(
@@ -73,13 +73,13 @@ def test_table_does_not_say_percent_of_a_score_in_another_unit(
     run: Path, tests: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["probe", str(run)]) == 0
-    for name in probe.CONDITIONS:
+    for name in conditions.CONDITIONS:
         file = run / "probe" / name / "metrics.json"
         content = json.loads(file.read_text())
         content["test"]["datasets"]["ks"]["scales"] = {"accuracy": {"high": None, "unit": "s"}}
         file.write_text(json.dumps(content))
     capsys.readouterr()
-    probe.summarise(run / "probe")
+    conditions.summarise(run / "probe")
     assert "test: in percent or in the unit named, strict, with each sense" in capsys.readouterr().out
 
 
@@ -92,11 +92,11 @@ def test_reuse_keeps_complete_conditions_only(run: Path, tests: list[list[str]])
     (run / "probe" / "no_vision" / "predictions" / ".parts-test").rmdir()
     tests.clear()
     assert main(["probe", str(run), "--reuse", "--only", "ks"]) == 0  # other options: nothing is kept
-    assert [Path(words[4]).name for words in tests] == list(probe.CONDITIONS)
+    assert [Path(words[4]).name for words in tests] == list(conditions.CONDITIONS)
     tests.clear()
     (run / "adapter" / "adapter.json").write_text('{"kind": "ilora"}')  # other weights
     assert main(["probe", str(run), "--reuse", "--only", "ks"]) == 0
-    assert len(tests) == len(probe.CONDITIONS)
+    assert len(tests) == len(conditions.CONDITIONS)
     tests.clear()
     assert main(["probe", str(run), "--reuse", "--only", "ks"]) == 0
     assert tests == []

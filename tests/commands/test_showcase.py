@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from crab_lightning.commands import main
-from crab_lightning.commands.showcase_page import Lane
 from crab_lightning.media import write_video
+from crab_lightning.reports.showcase_page import Lane
 from crab_lightning.structures import AudioWindow, DatasetSpec, Prediction, Sample
 from crab_lightning.tasks import (
     ActionRecognition,

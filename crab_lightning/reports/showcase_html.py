@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import io
-
 import numpy as np
 from numpy.typing import NDArray
 
-from crab_lightning.commands.showcase_page import Panel, Showcase, spectrogram
-from crab_lightning.templates import render
+from crab_lightning.reports.showcase_page import Panel, Showcase, spectrogram
+from crab_lightning.templates import picture_uri, render
 
 
 def html_page(show: Showcase) -> str:
@@ -19,7 +16,7 @@ def html_page(show: Showcase) -> str:
     frames = (_jpeg(still.permute(1, 2, 0).numpy(), 180) for still in show.stills)
     step = next(s for s in (1, 2, 5, 10, 30, 60, 600, 3600) if show.duration_s / s <= 15 or s == 3600)
     return render(
-        "commands/showcase.html.j2",
+        "reports/showcase.html.j2",
         title=show.title,
         show=show,
         stills=list(zip(frames, show.times_s, strict=True)),
@@ -47,6 +44,4 @@ def _jpeg(pixels: NDArray[np.uint8], longest_px: int | None) -> str:
     picture = Image.fromarray(pixels)
     if longest_px is not None:
         picture.thumbnail((longest_px, longest_px))
-    out = io.BytesIO()
-    picture.save(out, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+    return picture_uri(picture, quality=88)

@@ -1,4 +1,4 @@
-"""``probe``: how much a run's answers depend on what it hears and sees."""
+"""``probe`` and ``heads``: a run tested again without something, to see how much its answers depend on it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from crab_lightning.commands.file_arguments import folder_to_write
 from crab_lightning.commands.help_text import CHECKPOINT, Options
@@ -26,7 +28,7 @@ CONDITIONS: dict[str, tuple[str, ...]] = {
 """Name of a condition -> options of ``test`` that make it; the first is what the others are compared with."""
 
 
-def run(words: Sequence[str]) -> None:
+def probe(words: Sequence[str]) -> None:
     """Run the four tests, print the table and write it.
 
     Args:
@@ -35,25 +37,14 @@ def run(words: Sequence[str]) -> None:
     Raises:
         ValueError: If an option would change what is compared, or there is no run folder to write to.
     """
-    parser = Options(
+    args, rest = _asked(
         "probe",
         "Test a run four times: as it is, with silence for sound, with grey for pictures, and with the sound "
         "of other clips. If the score of a dataset falls when the sound or the pictures are taken away, its "
         "answers depend on them. Further options go to `test`, e.g. --only ave,avqa or --data.root DIR.",
+        words,
+        ("--data.drop_modality", "--data.audio_swap", "--evaluator.windows", "--run.", "--ckpt_path"),
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help=CHECKPOINT)
-    parser.add_argument(
-        "--out",
-        type=folder_to_write,
-        help="folder in which the tests are written (default: probe/ in the run folder)",
-    )
-    parser.add_argument(
-        "--reuse", action="store_true", help="keep the complete tests of the same weights and options"
-    )
-    args, rest = parser.parse_known_args(list(words[1:]))
-    taken = ("--data.drop_modality", "--data.audio_swap", "--evaluator.windows", "--run.", "--ckpt_path")
-    if wrong := [word for word in rest if word.startswith(taken)]:
-        raise ValueError(f"{wrong[0].split('=')[0]} is set by `probe` itself; leave it out")
     from crab_lightning.runs.run_folder import find_checkpoint, results_folder
 
     checkpoint = find_checkpoint(args.run)
@@ -62,6 +53,83 @@ def run(words: Sequence[str]) -> None:
         whole = "--evaluator.windows=null"  # the sound of another clip has other windows
         run_condition(name, home / name, checkpoint, [*options, whole, *rest], reuse=args.reuse)
     summarise(home)
+
+
+def heads(words: Sequence[str]) -> None:
+    """Run the tests, print the table and write it.
+
+    Args:
+        words: The command's name and its options.
+
+    Raises:
+        ValueError: If the run has no heads to leave out, or an option would change what is compared.
+    """
+    args, rest = _asked(
+        "heads",
+        "Test an I-LoRA run with all its heads, and once more without each of them. Each test without a head "
+        "is compared with the test with all heads, with paired intervals (Table 7 of the Crab+ paper). "
+        "Further options go to `test`, e.g. --only ave,avqa.",
+        words,
+        ("--run.", "--ckpt_path", "--config"),
+    )
+    from crab_lightning.configuration.files import compose
+    from crab_lightning.reports.comparison import comparison
+    from crab_lightning.reports.runs import find_results
+    from crab_lightning.reports.tables import to_csv, to_markdown, to_text
+    from crab_lightning.runs.run_folder import find_checkpoint, results_folder, run_of
+
+    checkpoint = find_checkpoint(args.run)
+    folder = run_of(checkpoint)
+    config = compose([folder / "config.yaml"])
+    adapter = ((config.get("model") or {}).get("init_args") or {}).get("adapter", {})
+    if adapter is None:
+        raise ValueError(f"{folder}: this run has no adapters, and so no heads that can be left out")
+    if adapter.get("kind", "ilora") not in ("ilora", "hydra_lora"):
+        raise ValueError(
+            f"{folder}: its adapters are of kind {adapter.get('kind')}, which has no heads that can be"
+            " left out; I-LoRA (`ilora`) and HydraLoRA (`hydra_lora`) have such heads"
+        )
+    count = int(adapter.get("heads", 3))
+    home = results_folder(checkpoint, args.out, "heads")
+    home.mkdir(parents=True, exist_ok=True)
+    names = ["no drop", *(f"drop head {i}" for i in range(1, count + 1))]
+    # The complete model last: a pattern that fits no layer is then refused before anything is tested.
+    for head in (*range(1, count + 1), 0):
+        name = names[head]
+        place = home / name.replace(" ", "-")
+        callbacks = list((config.get("trainer") or {}).get("callbacks") or [])
+        if head:
+            drop = {"head": head, "modules": args.modules}
+            callbacks.append({"class_path": "crab_lightning.studies.heads.DropHead", "init_args": drop})
+        path = home / f"{place.name}.yaml"
+        own = config | {"trainer": (config.get("trainer") or {}) | {"callbacks": callbacks or None}}
+        text = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
+        replace_text(path, text)
+        options = ["--config", str(path), *rest]
+        run_condition(name, place, checkpoint, options, reuse=args.reuse, asked=text)
+    table = comparison([replace(find_results(home / n.replace(" ", "-")), name=n) for n in names])
+    table.title = f"{table.title}; heads dropped in {'all layers' if args.modules == '*' else args.modules}"
+    for ending, form in (("md", to_markdown), ("csv", to_csv)):
+        replace_text(home / f"heads.{ending}", form(table) + "\n")
+    print(to_text(table))
+    print(f"\nWrote {home / 'heads.md'} and heads.csv")
+
+
+def _asked(command: str, about: str, words: Sequence[str], taken: tuple[str, ...]) -> tuple[Any, list[str]]:
+    """Return the options of one of the two commands, and those that go to ``test``; refuse those it sets."""
+    parser = Options(command, about)
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help=CHECKPOINT)
+    if command == "heads":
+        where = "layers in which a head is left out, as a pattern such as '*.layers.3.*'"
+        add("--modules", default="*", help=where)
+    home = f"folder in which the tests are written (default: {command}/ in the run folder)"
+    add("--out", type=folder_to_write, help=home)
+    add("--reuse", action="store_true", help="keep the complete tests of the same weights and options")
+    args, rest = parser.parse_known_args(list(words[1:]))
+    if wrong := [word for word in rest if word.startswith(taken)]:
+        raise ValueError(f"{wrong[0].split('=')[0]} is set by `{command}` itself; leave it out")
+    return args, rest
 
 
 def run_condition(
@@ -98,7 +166,7 @@ def run_condition(
 
 def summarise(home: Path) -> None:
     """Print the table of finished conditions and write ``probe.md`` and ``probe.json`` beside them."""
-    from crab_lightning.commands.compare import comparison
+    from crab_lightning.reports.comparison import comparison
     from crab_lightning.reports.runs import find_results
     from crab_lightning.reports.tables import to_markdown, to_text
 
