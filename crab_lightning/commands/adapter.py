@@ -50,7 +50,7 @@ def convert(words: Sequence[str]) -> None:
     add(
         "--alpha",
         type=float,
-        help=f"alpha of the file, which does not state it; the update is scaled"
+        help=f"alpha, which the file does not contain; the update is scaled"
         f" by alpha/rank (default: {RELEASED_ALPHA:g})",
     )
     args = parser.parse_args(words)

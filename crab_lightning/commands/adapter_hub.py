@@ -34,7 +34,7 @@ def push(words: Sequence[str]) -> None:
         "adapter push",
         "Upload the adapters of a run to a model hub (huggingface.co, or the address in "
         "HF_ENDPOINT): the weights, the part of the config that `ask`, `serve` and `test` need, and a model "
-        "card with the scores of the run's test. Answers, media and training settings stay here.",
+        "card with the scores of the run's test. Answers, media and training settings are not uploaded.",
     )
     add = parser.add_argument
     add("source", type=Path, help="a run folder or an adapter folder")
@@ -50,7 +50,8 @@ def push(words: Sequence[str]) -> None:
         action="append",
         default=[],
         metavar="KEY=NAME",
-        help="value of another key of the config that is a folder of this machine; may be repeated",
+        help="name to publish for another key of the config whose value is a folder of this machine; may be"
+        " repeated",
     )
     add("--private", action="store_true", help="make a private repository")
     add("--dry-run", action="store_true", help="show the card and the files, and upload nothing")

@@ -84,8 +84,8 @@ def run(words: Sequence[str]) -> None:
     add(
         "--windows",
         metavar="LENGTH[,HOP]",
-        help="ask about a long clip in windows of LENGTH seconds, one each HOP seconds, and draw a timeline;"
-        " for tasks that name events with their times",
+        help="ask about a long clip in windows of LENGTH seconds, which start every HOP seconds, and draw a"
+        " timeline; for tasks that name events with their times",
     )
     add("--question", help="question to be answered")
     add("--options", nargs="+", help="answers to choose from")

@@ -125,7 +125,7 @@ def stats(words: Sequence[str]) -> None:
     """
     parser = Options(
         "build stats",
-        "Count what a data root holds, and show the numbers beside the paper's Table 1 and"
+        "Count what a data root contains, and show the numbers beside the Crab+ paper's Table 1 and"
         " Fig. 3 (b): rows of each task and source dataset, lengths of answers and reasoning, class"
         " balance, lengths of events, media files and repeated rows. The command writes one HTML page,"
         " its pictures as PNG and its numbers as JSON. It does not open media files.",

@@ -187,7 +187,13 @@ def cache(words: Sequence[str]) -> None:
     add = parser.add_argument
     add_selection(parser)
     add("--cache", type=Path, default=None, metavar="FOLDER", help="the cache; ROOT/media_cache if left out")
-    add("--workers", type=int, default=2, help="processes that decode; 0 works in this one, unguarded")
+    add(
+        "--workers",
+        type=int,
+        default=2,
+        help="number of processes that decode; with 0 this process does it, and a file that crashes the"
+        " decoder ends the command",
+    )
     add(
         "--max-gb",
         type=float,

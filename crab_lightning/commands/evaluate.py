@@ -34,7 +34,7 @@ def run(words: Sequence[str]) -> None:
         "--config",
         type=config_file,
         default="endpoint.yaml",
-        help="config file with the tasks and datasets; one without `model` adds to endpoint.yaml",
+        help="config file with the tasks and datasets; a file without `model` is added to endpoint.yaml",
     )
     add("--only", help="keys of the datasets to use, comma-separated")
     add(

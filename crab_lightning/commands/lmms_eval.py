@@ -37,14 +37,14 @@ def run(words: Sequence[str]) -> None:
     """
     parser = Options(
         "data lmms-eval",
-        "Write the test sets as task files for lmms-eval, with their questions, so that every "
-        "model that lmms-eval runs can be asked them. Its answers are scored by `score` of this package, "
-        "from an environment of its own.",
+        "Write the test sets and their questions as task files for lmms-eval, so that any model that "
+        "lmms-eval supports can be tested on them. lmms-eval calls `score` of this package to score the "
+        "answers. The two need separate Python environments.",
     )
     add = parser.add_argument
     add("--root", required=True, type=Path, help="data root, the folder that holds AVUIE_2/")
     add("--out", required=True, type=Path, help="folder to write; it must not exist")
-    add("--only", help="keys of the datasets to write, comma-separated; all that have a test file otherwise")
+    add("--only", help="keys of the datasets to write, comma-separated (default: all that have a test file)")
     add("--config", default="data/av_uie_v2.yaml", help="config with `tasks` and `datasets`")
     add(
         "--explain",

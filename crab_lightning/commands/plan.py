@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from crab_lightning.planning.shape import Shape
 
 _EXPLANATION = """\
-Estimates how much memory one device needs and how long a step and the whole run take. When the run does
+Estimate how much memory one device needs and how long a step and the whole run take. When the run does
 not fit, the command suggests settings that do. It loads no weights: it reads the sizes of the model from the
 config.json in the folders that the config names, or uses published sizes (Qwen2.5-Omni-7B, Qwen2.5-VL-7B,
 LLaMA-2-7B, LLaMA-3-8B, CLIP ViT-L/14, BEATs). All architectures and both stages are supported. Keys of
@@ -25,7 +25,7 @@ LLaMA-2-7B, LLaMA-3-8B, CLIP ViT-L/14, BEATs). All architectures and both stages
   python cli.py plan --config omni.yaml --devices 4 --memory 24 --trainer.strategy fsdp2
   python cli.py plan --config omni.yaml --devices 8 --nodes 8 --memory 80 --data.batch_tokens 6000
 
-The memory is that of the largest micro-batch, in which all samples are as long as --longest. The formulas
+Memory is estimated for the largest micro-batch, in which all samples are as long as --longest. The formulas
 were checked against small runs on a CPU. The 2 GB for CUDA and the 5 % that the allocator wastes are
 assumptions. The time assumes that a device achieves --tflops, and that computing and communication happen at
 the same time. To get a better estimate, run a few steps and give the measured value as --tflops.

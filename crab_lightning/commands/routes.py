@@ -24,7 +24,7 @@ def run(words: Sequence[str]) -> None:
         "routes",
         "Record how the routers of a run weight the adapter heads: in every layer, and"
         " separately for text, audio and visual tokens. The command writes routes.npz, routes.json, pictures,"
-        " and tokens.html with the tokens that each head likes best.",
+        " and tokens.html with the tokens that give each head the largest weights.",
     )
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help=CHECKPOINT)

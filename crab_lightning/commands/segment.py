@@ -58,14 +58,14 @@ def run(words: Sequence[str]) -> None:
         "--by",
         choices=["points", "name", "both"],
         default="points",
-        help="what the mask is made of: the box and points of the answer, the name in the answer (else"
-        " --expression), or both, or the one that the answer has; name and both need a folder of SAM3",
+        help="make the mask from the box and points in the answer, from the name in the answer (or from"
+        " --expression if there is none), or from both; `name` and `both` need a folder of SAM3",
     )
     add("--image", type=file_to_read, help="picture to segment; the video is segmented when it is left out")
     add("--video", type=file_to_read, help="video; the whole video is segmented without --at_s")
     add("--audio", type=file_to_read, help="sound file; the video's own track when left out")
     add("--at_s", type=float, help="segment only the frame of the video at this second")
-    add("--asks", type=int, default=5, help="how many frames of a video the run is asked about")
+    add("--asks", type=int, default=5, help="number of frames of a video about which the run is asked")
     add("--fps", type=float, help="number of frames of each second that get a mask; all frames when left out")
     add("--expression", help="name of the object to find; the object that makes the sound when left out")
     add("--dataset", help="dataset whose task and audio window are used; the first that fits when left out")

@@ -101,12 +101,12 @@ class AVDataModule(lightning.LightningDataModule):
         seed: Seed of the order, the validation split, row limits, mixed targets and subsets. The result does
             not depend on the number of processes and workers.
         explain_answers: Add sentences to each question that explain how to write the answer, and read answers
-            leniently. This is for models that were not trained on these tasks. The results state it.
-        train_window_s: Length in seconds of a random window. Of each clip that is longer, training uses such
-            a window, a new one in every epoch, and the events in it are the target. This applies to event
-            datasets whose rows give true times in seconds; other clips are used as they are. Validation uses
-            all windows of a clip. The targets are direct answers without reasoning. At its end the run states
-            how many events were cut or lay outside.
+            leniently. Use it for models that were not trained on these tasks. The results name this setting.
+        train_window_s: Length of a window in seconds. Training reads one random window of each longer clip, a
+            new one in every epoch, and the target names the events in it. This applies to event datasets
+            whose rows give true times in seconds; other clips are used as they are. Validation uses all
+            windows of a clip. The targets are direct answers without reasoning. When the run ends, it prints
+            how many events were cut or were outside the windows.
         order_seed: Seed of the order of the training samples, instead of ``seed``. Use it for runs with
             another order but the same validation split and rows.
 

@@ -42,9 +42,9 @@ class PromptInputs(NamedTuple):
 
 
 class Predictions(list[Prediction]):
-    """Answers that Lightning moves between devices as one piece, since there is nothing in them to move.
+    """A list of answers that Lightning leaves as it is when it moves a batch to a device.
 
-    Left a plain list, ``Trainer.predict`` would walk into the samples and stop at their being frozen.
+    In a plain list, ``Trainer.predict`` would try to change the samples, which are frozen dataclasses.
     """
 
     def to(self, *_: Any, **__: Any) -> Predictions:
@@ -53,7 +53,7 @@ class Predictions(list[Prediction]):
 
 
 class AskedModule(LightningModule, ABC):
-    """A model that answers the questions of a test, with weights of its own or at an endpoint.
+    """A model that answers questions. Its weights are on this machine, or it is reached at an endpoint.
 
     Args:
         max_new_tokens: Longest answer, in tokens.

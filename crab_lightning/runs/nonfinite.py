@@ -26,8 +26,8 @@ class NonFiniteSteps(Callback):
     the loss counts.
 
     Args:
-        skip: Number of steps with a loss or gradient that is not finite which may be left out before the run
-            ends.
+        skip: How many steps may be left out because their loss or gradient is not finite. One more such step
+            ends the run.
     """
 
     def __init__(self, skip: int = 0) -> None:
