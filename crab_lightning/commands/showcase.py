@@ -177,8 +177,8 @@ def run(words: Sequence[str]) -> None:
     add(
         "--windows",
         metavar="LENGTH[,HOP]",
-        help="ask about the events of a long clip in windows of LENGTH seconds, which start every HOP seconds;"
-        " when left out, one question is asked about the whole clip",
+        help="ask about the events of a long clip in windows of LENGTH seconds, which start every HOP"
+        " seconds; when left out, one question is asked about the whole clip",
     )
     add(
         "--untaught",
