@@ -125,7 +125,9 @@ def _asked(command: str, about: str, words: Sequence[str], taken: tuple[str, ...
         add("--modules", default="*", help=where)
     home = f"folder in which the tests are written (default: {command}/ in the run folder)"
     add("--out", type=folder_to_write, help=home)
-    add("--reuse", action="store_true", help="do not repeat a complete test with the same weights and options")
+    add(
+        "--reuse", action="store_true", help="do not repeat a complete test with the same weights and options"
+    )
     args, rest = parser.parse_known_args(list(words[1:]))
     if wrong := [word for word in rest if word.startswith(taken)]:
         raise ValueError(f"{wrong[0].split('=')[0]} is set by `{command}` itself; leave it out")
