@@ -6,12 +6,15 @@ import contextlib
 import io
 import re
 import shlex
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
+from torch import nn
 
+from crab_lightning.adapters import ADAPTERS, AdapterConfig
 from crab_lightning.commands import COMMANDS, main
 
 REPO = Path(__file__).resolve().parents[1]
@@ -68,6 +71,28 @@ def test_command_on_a_page_exists_with_its_options(page: str, line: str) -> None
         else:
             everywhere = ("--debug", "--allow-code-of")
             assert option in known or option in everywhere, f"{page}: {name} has no option {option}"
+
+
+def test_the_table_of_adapter_kinds_is_that_of_the_registry() -> None:
+    page = (REPO / "docs/adapters.md").read_text(encoding="utf-8")
+    sizes = {"r": 4, "h": 6, "d": 10, "n": 3, "k": 2, "t": 2}
+    found = set()
+    for row in re.findall(r"^\|.*`\.kind .*\|$", page, re.MULTILINE):
+        _, _, settings, formula, _ = row.split("|")
+        keys = {key: sizes.get(value, value) for key, value in re.findall(r"`\.(\w+) ([\w.]+)`", settings)}
+        keys = {key: float(value) if key in ("mixing", "balance") else value for key, value in keys.items()}
+        found.add(kind := str(keys["kind"]))
+        layer_class = ADAPTERS[kind]
+        own = {key.name for key in fields(layer_class.config_class)} - {
+            key.name for key in fields(AdapterConfig)
+        }
+        assert {key for key in own if f".{key}" not in page} == set(), "the page does not name a key"
+        if "tasks" in own:
+            keys["tasks"] = ["a", "b"]
+        layer = layer_class(nn.Linear(sizes["h"], sizes["d"]), AdapterConfig(**{"rank": sizes["r"], **keys}))
+        count = sum(p.numel() for p in layer.parameters(recurse=False))
+        assert eval(re.sub(r"(?<=[\w)]) (?=[\w(])", "*", formula.strip()), sizes) == count, row
+    assert found == set(ADAPTERS)
 
 
 def test_the_citation_has_what_its_format_asks_for_and_no_version_of_its_own() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 from crab_lightning.spelling import did_you_mean
@@ -80,8 +80,10 @@ class AdapterConfig(metaclass=_ByKind):
             )
 
     def details(self) -> dict[str, Any]:
-        """Return what a reader should know beside kind, rank, alpha and dropout: heads, router, tasks."""
-        return {}
+        """Return the keys that only this kind has, with their values; a key that is null is left out."""
+        common = {key.name for key in fields(AdapterConfig)}
+        own = {key.name: getattr(self, key.name) for key in fields(self) if key.name not in common}
+        return {name: value for name, value in own.items() if value is not None}
 
     def completed(self, saved: AdapterConfig | None, tasks: Sequence[str] | None) -> AdapterConfig:
         """Return the config with what only the run knows; most kinds need nothing.
@@ -119,10 +121,6 @@ class ExpertAdapterConfig(AdapterConfig):
         super().__post_init__()
         if self.expert_rank is not None:
             at_least_one("expert_rank", self.expert_rank)
-
-    def details(self) -> dict[str, Any]:
-        """Return the rank on the experts, if they are adapted."""
-        return {} if self.expert_rank is None else {"expert_rank": self.expert_rank}
 
 
 def _short(value: Any) -> str:

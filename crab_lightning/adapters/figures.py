@@ -29,6 +29,7 @@ class LayerFigures:
         max_a: Largest absolute value in A.
         max_b: Largest absolute value in each B matrix, over all experts.
         max_route: Largest absolute value in the router; None without.
+        max_own: Largest absolute value in each weight that only this kind has, by name.
         parameters: Number of values.
     """
 
@@ -39,6 +40,7 @@ class LayerFigures:
     max_a: float
     max_b: tuple[float, ...]
     max_route: float | None
+    max_own: Mapping[str, float]
     parameters: int
 
     @property
@@ -55,7 +57,9 @@ class LayerFigures:
     @property
     def finite(self) -> bool:
         """False when a value is NaN or infinite."""
-        return all(map(math.isfinite, (self.max_a, *self.max_b, self.max_route or 0.0)))
+        return all(
+            map(math.isfinite, (self.max_a, *self.max_b, self.max_route or 0.0, *self.max_own.values()))
+        )
 
 
 def layer_figures(name: str, parts: Mapping[str, Tensor], router: str | None = None) -> LayerFigures:
@@ -69,6 +73,7 @@ def layer_figures(name: str, parts: Mapping[str, Tensor], router: str | None = N
     """
     held = {key.rpartition(".")[2]: value for key, value in parts.items()}
     a, b, route = held["lora_A"], held["lora_B"], held.get("lora_route")
+    own = {name: value for name, value in held.items() if name not in ("lora_A", "lora_B", "lora_route")}
     rank, inputs = a.shape[-2:]
     of_tasks = b.dim() == 3 and not name.rpartition(".")[0].endswith("experts")
     matrices = list(b) if of_tasks else list(torch.split(b, rank, dim=-1))
@@ -85,6 +90,7 @@ def layer_figures(name: str, parts: Mapping[str, Tensor], router: str | None = N
         _largest(a),
         tuple(map(_largest, matrices)),
         None if route is None else _largest(route),
+        {name: _largest(value) for name, value in own.items()},
         sum(value.numel() for value in held.values()),
     )
 
@@ -122,6 +128,7 @@ def tower_figures(layers: Iterable[LayerFigures]) -> dict[str, dict[str, Any]]:
             "max_abs_a": max(layer.max_a for layer in held),
             "max_abs_b": max(max(layer.max_b) for layer in held),
             "max_abs_b_by_head": _by_head(held),
+            "max_abs_own": _of_kind(held),
             "dead": [layer.name for layer in held if layer.dead],
             "not_finite": [layer.name for layer in held if not layer.finite],
         }
@@ -132,6 +139,11 @@ def tower_figures(layers: Iterable[LayerFigures]) -> dict[str, dict[str, Any]]:
 def _by_head(layers: list[LayerFigures]) -> list[float]:
     heads = max(layer.heads for layer in layers)
     return [max(layer.max_b[i] for layer in layers if layer.heads > i) for i in range(heads)]
+
+
+def _of_kind(layers: list[LayerFigures]) -> dict[str, float]:
+    names = dict.fromkeys(name for layer in layers for name in layer.max_own)
+    return {name: max(layer.max_own.get(name, 0.0) for layer in layers) for name in names}
 
 
 def figures_table(towers: Mapping[str, Mapping[str, Any]], title: str) -> Table:

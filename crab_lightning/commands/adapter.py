@@ -125,8 +125,7 @@ def inspect(words: Sequence[str]) -> None:
         args.source = find_adapter(args.source)
         config = read_adapter_config(args.source)
         layers = folder_figures(read_weights(args.source), config)
-        about = {"kind": config.kind, "alpha": config.alpha, "dtype": config.dtype}
-        about |= config.details()
+        about = {"kind": config.kind, "alpha": config.alpha, "dtype": config.dtype, **config.details()}
         about["metadata"] = read_adapter_metadata(args.source)
     else:
         layers = released_figures(open_released(args.source))
@@ -144,6 +143,8 @@ def inspect(words: Sequence[str]) -> None:
     for name, value in metadata.items():
         print(f"{name}: {value}")
     for tower, row in tower_figures(layers).items():
+        for name, largest in row["max_abs_own"].items():
+            print(f"{tower}: max|{name}| {largest:.3g}")
         for what in ("dead", "not_finite"):
             if row[what]:
                 print(f"{tower}: {len(row[what])} {what.replace('_', ' ')}, first {row[what][0]}")

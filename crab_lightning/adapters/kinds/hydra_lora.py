@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +38,6 @@ class HydraLoRAConfig(AdapterConfig):
             at_least_one("top_k", self.top_k, self.heads)
         if not math.isfinite(self.balance) or self.balance < 0:
             raise ValueError(f"adapter.balance is {self.balance!r}; it must be a finite number of at least 0")
-
-    def details(self) -> dict[str, Any]:
-        """Return heads, the number that a token uses, and the weight of the balance loss."""
-        return {"heads": self.heads, "top_k": self.top_k or self.heads, "balance": self.balance}
 
 
 class HydraLoRALinear(LoRALinear):

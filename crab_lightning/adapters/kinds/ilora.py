@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
@@ -45,11 +45,6 @@ class ILoRAConfig(ExpertAdapterConfig):
                 f"adapter.head_scale is {self.head_scale!r}; adapter.heads is {self.heads}, so give "
                 f"{self.heads} finite numbers"
             )
-
-    def details(self) -> dict[str, Any]:
-        """Return heads, router, and the heads' factors where they are given."""
-        scale = {} if self.head_scale is None else {"head_scale": self.head_scale}
-        return {"heads": self.heads, "router": self.router} | scale | super().details()
 
 
 class ILoRALinear(LoRALinear):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,10 +35,6 @@ class MokAConfig(AdapterConfig):
         super().__post_init__()
         if not math.isfinite(self.mixing):
             raise ValueError(f"adapter.mixing is {self.mixing!r}; it must be a finite number")
-
-    def details(self) -> dict[str, Any]:
-        """Return the weight of the mixing."""
-        return {"mixing": self.mixing}
 
 
 class MokALinear(LoRALinear):

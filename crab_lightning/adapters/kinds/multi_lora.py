@@ -31,10 +31,6 @@ class MultiLoRAConfig(AdapterConfig):
         if self.tasks is not None and (not self.tasks or len(set(self.tasks)) < len(self.tasks)):
             raise ValueError(f"adapter.tasks is {self.tasks!r}; give task keys, each once, or leave it out")
 
-    def details(self) -> dict[str, Any]:
-        """Return the tasks."""
-        return {} if self.tasks is None else {"tasks": self.tasks}
-
     def completed(self, saved: AdapterConfig | None, tasks: Sequence[str] | None) -> AdapterConfig:
         """Return the config with its tasks: those of the saved adapters, else those of the data."""
         if self.tasks is not None:
