@@ -19,13 +19,13 @@ def parse(words: list[str]) -> Any:
     """Parse as the command line does, building nothing."""
     from crab_lightning.commands.lightning_cli import cli_for
 
-    options, name = one_config(words)
+    options = one_config(words)
 
-    class Parsed(cli_for(options)):  # type: ignore[misc]  # a class made on the spot
+    class Parsed(cli_for(options.words)):  # type: ignore[misc]  # a class made on the spot
         def instantiate_classes(self) -> None:
             """Stop at the parsed config."""
 
-    cli = Parsed("fit", options, name)
+    cli = Parsed("fit", *options)
     cli.close()  # the run folder is taken with the config
     return cli.config
 

@@ -24,8 +24,8 @@ from crab_lightning.commands.loggers import place_loggers, with_save_dir
 from crab_lightning.commands.switches import check_switches
 from crab_lightning.compat import callbacks_of, datamodule_of
 from crab_lightning.configuration.allowed_code import check_classes, guard_parsers
-from crab_lightning.configuration.files import ConfigError, found_path
-from crab_lightning.configuration.parser_messages import explained, useful
+from crab_lightning.configuration.files import ConfigError, found_path, in_file, naming_file
+from crab_lightning.configuration.parser_messages import explained, plainly
 from crab_lightning.dashboards import RunProgress, TrainScalars
 from crab_lightning.data import AVDataModule, CaptionDataModule
 from crab_lightning.evaluation import Evaluator
@@ -55,6 +55,9 @@ _MODEL_PATHS = (
 )  # fmt: skip
 
 
+_CALLBACKS = {"evaluator": Evaluator, "nonfinite": NonFiniteSteps, "checkpoint": RunCheckpoint}
+
+
 class CrabCLI(LightningCLI):
     """Parses a config and runs one of the trainer's four functions.
 
@@ -65,12 +68,16 @@ class CrabCLI(LightningCLI):
         function: ``fit``, ``validate``, ``test`` or ``predict``.
         args: Words of the command line after the function's name; at most one ``--config``, as text.
         run_name: Name of the run when neither config nor flags give one.
+        files: The config files that were given, for errors.
     """
 
     data_class: type[AVDataModule] = AVDataModule
 
-    def __init__(self, function: str, args: Sequence[str], run_name: str | None = None) -> None:
+    def __init__(
+        self, function: str, args: Sequence[str], run_name: str | None = None, files: Sequence[str] = ()
+    ) -> None:
         self.function = function
+        self.files = files
         self.run_name = run_name
         self.ownership: Ownership | None = None
         self.folder_callback: RunFolder | None = None
@@ -96,9 +103,8 @@ class CrabCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what a run has besides model, data and trainer."""
-        parser.add_lightning_class_args(Evaluator, "evaluator")
-        parser.add_lightning_class_args(NonFiniteSteps, "nonfinite")
-        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        for key, callback in _CALLBACKS.items():
+            parser.add_lightning_class_args(callback, key)
         parser.add_argument(
             "--run.root", type=str, default="runs", help="Folder under which new run folders are made."
         )
@@ -155,8 +161,10 @@ class CrabCLI(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as err:
-            self.refuse(explained(str(err), parser, args))
-        check_classes(self.config)
+            places = {"model": AskedModule, "data": self.data_class, "trainer": Trainer} | _CALLBACKS
+            self.refuse(in_file(explained(str(err), parser, args, places), self.files))
+        with naming_file(self.files):
+            check_classes(self.config)
         self._find_paths()
         if self.config.only is not None:
             # The rows stay in the run's config: `ask` puts questions as any of them.
@@ -216,7 +224,8 @@ class CrabCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Decide where the run writes, take that folder, and point the loggers there."""
-        check_switches(self.config.trainer)
+        with naming_file(self.files):
+            check_switches(self.config.trainer)
         if (threads := self.config.run.threads) is not None:
             if threads < 1:
                 raise ConfigError(f"--run.threads is {threads}; at least 1 is needed")
@@ -300,11 +309,10 @@ class CrabCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build everything; of an error over several types, keep what the right one says."""
         try:
-            super().instantiate_classes()
-        except BaseException as err:
+            with plainly(self.files):
+                super().instantiate_classes()
+        except BaseException:
             self.close()
-            if isinstance(err, ValueError) and (said := useful(str(err))) != str(err):
-                raise ValueError(said) from err
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

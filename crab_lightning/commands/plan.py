@@ -165,7 +165,7 @@ def _shape(model: Any, tasks: list[str] | None) -> Shape:
         FileNotFoundError: If the sizes of a checkpoint are not known.
     """
     from crab_lightning.adapters import AdapterConfig
-    from crab_lightning.configuration.allowed_code import class_of
+    from crab_lightning.configuration.objects import class_of
     from crab_lightning.models import LlmVaModule, OmniModule, VllmAModule
     from crab_lightning.planning.composite_shape import measure_llm_va, measure_vllm_a
     from crab_lightning.planning.shape import measure

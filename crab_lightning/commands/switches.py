@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.strategies import StrategyRegistry
 
 from crab_lightning.configuration.files import ConfigError
+from crab_lightning.spelling import did_you_mean
 
 
 def check_switches(trainer: Any) -> None:
@@ -19,6 +21,17 @@ def check_switches(trainer: Any) -> None:
     Raises:
         ConfigError: It names what does the same.
     """
+    named = {
+        "strategy": ["auto", *StrategyRegistry.available_strategies()],
+        "accelerator": ["auto", "gpu", *AcceleratorRegistry.available_accelerators()],
+        "profiler": ["simple", "advanced", "pytorch", "xla"],
+    }
+    for key, known in named.items():
+        if isinstance(name := trainer.get(key), str) and name.lower() not in known:
+            raise ConfigError(
+                f"trainer.{key} is {name!r}{did_you_mean(name, known)}; it must be one of {', '.join(known)},"
+                " or a mapping with a class_path"
+            )
     if str(trainer.get("precision")) in ("bf16-true", "16-true", "64-true", "64"):
         raise ConfigError(
             f"trainer.precision {trainer.precision}: the model sets the type of its weights, and its"

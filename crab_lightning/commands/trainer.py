@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
 
 from crab_lightning.commands.help_text import take
 from crab_lightning.configuration.allowed_code import check_names, without_training
-from crab_lightning.configuration.files import ConfigError, compose, find_config
+from crab_lightning.configuration.files import ConfigError, compose, find_config, naming_file
 from crab_lightning.program import start_is_over
 from crab_lightning.runs.hub import is_address, repository
 from crab_lightning.runs.run_folder import AUTO, find_checkpoint, find_run
@@ -39,17 +39,31 @@ def command_line(function: str, words: Sequence[str], **methods: Callable[..., o
         words: Its options.
         methods: Methods of ``CrabCLI`` to be replaced.
     """
-    options, name = one_config(list(words), function)
+    options = one_config(list(words), function)
     from crab_lightning.commands.lightning_cli import cli_for
     from crab_lightning.commands.noise import quieten
 
     quieten()
-    kind = cli_for(options)
-    made: CrabCLI = type(kind.__name__, (kind,), methods)(function, options, name)
+    kind = cli_for(options.words)
+    made: CrabCLI = type(kind.__name__, (kind,), methods)(function, *options)
     return made
 
 
-def one_config(words: list[str], function: str = "fit") -> tuple[list[str], str | None]:
+class Given(NamedTuple):
+    """Options of a function with at most one ``--config``, as text.
+
+    Args:
+        words: The options.
+        run_name: The name that a run from these configs has.
+        files: The config files, for errors.
+    """
+
+    words: list[str]
+    run_name: str | None = None
+    files: Sequence[str] = ()
+
+
+def one_config(words: list[str], function: str = "fit") -> Given:
     """Replace all ``--config`` options by one file's worth of text, with parts included and merged.
 
     Flags win over configs wherever they stand. Without a config, the one of the run in ``--ckpt_path`` is
@@ -59,9 +73,6 @@ def one_config(words: list[str], function: str = "fit") -> tuple[list[str], str 
     Args:
         words: Options of the function.
         function: ``fit``, ``validate``, ``test`` or ``predict``.
-
-    Returns:
-        The words for the parser, and the name that a run from these configs has.
     """
     names, rest = take(words, ("--config", "-c"))
     stored: Path | None = None
@@ -76,7 +87,7 @@ def one_config(words: list[str], function: str = "fit") -> tuple[list[str], str 
     if not names:
         stored = find_run(find_checkpoint(Path(checkpoint))) if checkpoint else None
         if stored is None:
-            return rest, None
+            return Given(rest)
         print(f"Using {stored / 'config.yaml'}", file=sys.stderr)
         names = [str(stored / "config.yaml")]
     content = compose(names, of_run=stored is not None)
@@ -85,7 +96,8 @@ def one_config(words: list[str], function: str = "fit") -> tuple[list[str], str 
     if stored is not None:
         from crab_lightning.adapters.kinds import drop_foreign_keys
 
-        drop_foreign_keys(content.get("model") or {})
+        with naming_file(names):
+            drop_foreign_keys(content.get("model") or {})
     if function != "fit":
         content, taken = without_training(content, of_run=stored is not None)
         if taken:
@@ -94,7 +106,8 @@ def one_config(words: list[str], function: str = "fit") -> tuple[list[str], str 
                 " --config to use your own",
                 file=sys.stderr,
             )
-    check_names(content)
+    with naming_file(names):
+        check_names(content)
     name = repo or content.get("run", {}).get("name") or find_config(names[0]).stem
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    return ["--config", text, *rest], name
+    return Given(["--config", text, *rest], name, names)

@@ -66,34 +66,6 @@ def allowed_packages() -> tuple[str, ...]:
     return (*PACKAGES, *sorted((_named | from_environment) - {*PACKAGES, *_NEVER}))
 
 
-def parsed_config(parser: Any, content: Mapping[str, Any]) -> Any:
-    """Parse a config for classes that are built from it, after checking what it names.
-
-    Args:
-        parser: A jsonargparse parser.
-        content: The composed config.
-
-    Returns:
-        The parsed config, nothing built.
-
-    Raises:
-        ForbiddenCode: If it names code that it may not run.
-        ConfigError: If a key or value does not fit.
-    """
-    from jsonargparse import ArgumentError
-
-    from crab_lightning.configuration.parser_messages import useful
-
-    guard_parsers()
-    check_names(content)
-    try:
-        parsed = parser.parse_object(content)
-    except ArgumentError as err:
-        raise ConfigError(denied(str(err)) or useful(str(err))) from err
-    check_classes(parsed)
-    return parsed
-
-
 def guard_parsers() -> None:
     """Let jsonargparse import values from the allowed packages alone, and build nothing in untyped places.
 
@@ -145,7 +117,7 @@ def check_classes(parsed: Any) -> None:
     plain = parsed.as_dict() if hasattr(parsed, "as_dict") else parsed
     check_names(dict(_layouts(plain, "")))  # one that came with an argument is in no file
     for where, value in _class_paths(plain, ""):
-        found = _object(str(value)) if "." in str(value) else None
+        found = object_of(str(value)) if "." in str(value) else None
         if found is None:
             continue  # a short name, which the parser has looked up among the subclasses of its type
         kind = type(found).__name__
@@ -162,23 +134,6 @@ def check_classes(parsed: Any) -> None:
             # A default of our own is a lambda, which no import path names.
             name = f"{getattr(leaf, '__module__', '?')}.{getattr(leaf, '__qualname__', leaf)}"
             raise ForbiddenCode(f"{where}: {name} is a function; a config may name classes only")
-
-
-def class_of(path: str) -> type:
-    """Import a class that a config names, after the same checks.
-
-    Raises:
-        ForbiddenCode: If it may not be named, or is no class.
-        ConfigError: If there is no such class.
-    """
-    check_names({"class_path": path})
-    check_classes({"class_path": path})
-    try:
-        found = _object(path)
-    except (ImportError, AttributeError) as err:
-        raise ConfigError(f"class_path {path}: there is no such class ({err})") from err
-    assert isinstance(found, type)
-    return found
 
 
 def denied(message: str) -> str | None:
@@ -269,13 +224,15 @@ def _leaves(node: Any, where: str) -> Iterator[tuple[str, Any]]:
         yield where, node
 
 
-def _object(path: str) -> Any:
+def object_of(path: str) -> Any:
     """Import what a path names: a module, then attributes."""
     parts = path.split(".")
     for count in range(len(parts) - 1, 0, -1):
         try:
             found: Any = import_module(".".join(parts[:count]))
-        except ModuleNotFoundError:
+        except ModuleNotFoundError as err:
+            if not f"{path}.".startswith(f"{err.name}."):  # one that the module itself imports
+                raise
             continue
         for name in parts[count:]:
             found = getattr(found, name)
@@ -302,5 +259,5 @@ def _kinds() -> tuple[type, ...]:
             "lightning.pytorch.plugins.ClusterEnvironment",
             "lightning.pytorch.plugins.LayerSync",
         ):
-            _cached_kinds.append(_object(path))
+            _cached_kinds.append(object_of(path))
     return tuple(_cached_kinds)

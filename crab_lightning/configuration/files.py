@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,59 @@ def read_yaml(path: Path) -> Any:
             f"{path}: its aliases make {values:,} values of it; a config has at most {_MOST_VALUES:,}"
         )
     return content
+
+
+@contextmanager
+def naming_file(names: Sequence[str | Path]) -> Iterator[None]:
+    """Put the name of the file in front of an error about a value that one of some config files holds.
+
+    Args:
+        names: What was given to ``--config``, in order.
+    """
+    try:
+        yield
+    except ValueError as err:
+        err.args = (in_file(str(err), names), *err.args[1:])
+        raise
+
+
+_KEYS = re.compile(
+    r".*?\bno key '(?P<key>[\w.]+)'|there is no dataset '(?P<row>\w+)' in|(?P<there>[\w.]+) has no "
+    r"|(?P<set>[\w.]+)(?: is |: | names )"
+)
+
+
+def in_file(said: str, names: Sequence[str | Path]) -> str:
+    """Return an error about a key behind the file that has the key, with the value that the error names."""
+    found = _KEYS.match(said)
+    if found is None:
+        return said
+    wanted = [part for part in str(found[found.lastgroup or 0]).split(".") if part != "init_args"][-2:]
+    value = re.split(r"; | \(did you mean", said)[0] if found["set"] else None
+    for name in reversed(names):
+        read: list[Path] = []
+        with suppress(ConfigError):
+            _load(find_config(name), (), read)
+        for path in (*read[:1], *reversed(read[1:])):  # the files whose keys win come first
+            if _has(read_yaml(path), wanted, value):
+                return f"{path}: {said}"
+    return said
+
+
+def _has(node: Any, wanted: list[str], value: str | None, above: tuple[str, ...] = ()) -> bool:
+    """Return whether the wanted key is below a node, with a value that a text names."""
+    ends = list(above[-len(wanted) :])
+    if value is None:
+        found = ends == wanted
+    else:  # a section may be a file of its own, in which the key has no section above it
+        texts = [re.escape(str(one)) for one in (node if isinstance(node, list) else [node])]
+        found = bool(ends) and ends == wanted[-len(ends) :]
+        found = found and any(re.search(rf"(?<![\w.]){text}(?![\w.])", value) for text in texts)
+    below = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    return found or any(
+        _has(child, wanted, value, above if key == "init_args" else (*above, str(key)))
+        for key, child in below
+    )
 
 
 def _count(node: Any, known: dict[int, int], level: int) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from importlib import import_module
@@ -15,6 +16,9 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from crab_lightning.configuration.allowed_code import denied
+from crab_lightning.configuration.files import ConfigError, naming_file
+from crab_lightning.configuration.wrong_values import first_wrong
+from crab_lightning.files import parsed_yaml
 from crab_lightning.spelling import did_you_mean
 from crab_lightning.structures import DatasetSpec
 
@@ -29,36 +33,29 @@ _UNKNOWN_OF_CLASS = re.compile(
 )
 _LACKING = re.compile(r"^the following arguments are required: (.+)")
 _LACKING_OF_ROW = re.compile(r"DatasetSpec':\s+the following arguments are required: (.+)")
-_ROWS = "data.datasets."
 
-# Lines of jsonargparse about the types that it has tried and the object that it has tried them with.
-_TRIED = re.compile(r"Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Problem with")
-_KEY = re.compile(r'Parser key "(.+)":')
-_WRONG_TYPE = re.compile(r"Expected (?:a )?(?:<class ')?([\w.]+(?:\[.*?\])?)(?:'>)?\. Got value: (.*)")
-# Of a class that is called later, such as the optimizer: the inner key, the outer one, and what was given.
-_OF_CALLABLE = re.compile(
-    r'callable class: Parser key "([^"]+)":.*?^(\S+): Expected (\w+)\. Got value: (.+?)\. Got',
-    re.DOTALL | re.MULTILINE,
+# What jsonargparse says of the types that it has tried; a check of our own says something else.
+_TRIED = re.compile(
+    r"Does not validate against|Subtypes:|Errors:|Problem with|Parser key|Given value|Expected an? "
+    r"|Expected one of|Not a valid subclass|Subclass types expect|a class path \(str\)|a dict with"
 )
-_GIVEN = re.compile(r"Given value: (.*)")
-_GOT = re.compile(r"\. Got value: ")
-# Where a section of keys, or a class, is wanted and something else was given.
-_NO_PATH = re.compile(r"Expected a path but (.*) either not accessible or invalid")
-_NO_CLASS = re.compile(r"Expected a dot import path string: (.*)")
-_NO_SECTION = re.compile(r'Parser key "([^"]+)": Unable to load config "(.*)"')
-_SECTION = "Expected a mapping, such as {key: value}"
+_KEY = re.compile(r'^Parser key "(.+)":\s*')
 
 
-def explained(message: str, parser: Any, words: Sequence[str] = ()) -> str:
+def explained(message: str, parser: Any, words: Sequence[str], places: Mapping[str, Any]) -> str:
     """Return what a user can act on in a parser's message.
 
     Args:
         message: Of jsonargparse, which lists every type that it has tried.
         parser: Knows the keys.
         words: The command line that was parsed; at most one ``--config``, as text.
+        places: The type of each section, see :func:`first_wrong`.
     """
     if refused := denied(message):
         return refused
+    content = _content(words)
+    if said := first_wrong(content, places):
+        return said
     if found := _UNKNOWN_OF_CLASS.search(message):
         place = found[1]
         module, _, kind = place.rpartition(".")
@@ -66,80 +63,88 @@ def explained(message: str, parser: Any, words: Sequence[str] = ()) -> str:
         accepted = list(dict.fromkeys(key.partition(".")[0] for key in taken))
         name = found[2] or found[3]
         name = name if name.partition(".")[0] in accepted else name.partition(".")[0]
-        return f"{place} has no key '{name}'{_closest(name, accepted)}; it has: {', '.join(accepted)}"
+        has = ", ".join(accepted) or "none"
+        return f"{place} has no key '{name}'{_closest(name, accepted)}; it has: {has}"
     if found := _UNKNOWN.search(message):
         name = ".".join(part for part in found.groups() if part)
         known = list(parser.get_defaults().keys())
         return (
             f"there is no key '{name}'{_closest(name, known)}; `python {parser.prog} --help` lists the keys"
         )
-    if (found := _LACKING_OF_ROW.search(message)) and (said := _unknown_row(words)):
+    if _LACKING_OF_ROW.search(message) and (said := _unknown_row(content)):
         return said
     if (found := _LACKING.search(message)) and "--config" not in words:
         return _no_config(words, parser.prog, found[1])
-    said = useful(message)
-    if "adapter.kind: Expected" in said:
-        said += ". If another package adds this kind, install that package in this environment"
-    return f"{said}\n`python {parser.prog} --help` says what each key takes"
+    return f"{useful(message)}\n`python {parser.prog} --help` says what each key takes"
 
 
 def useful(message: str) -> str:
-    """Return the lines of a parser's message that say what is wrong, each behind the key that it is about.
+    """Return the lines of a parser's message that a check of ours has written, or else the whole of it."""
+    if "Does not validate against" not in message:
+        return _KEY.sub(r"\1: ", message)
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    return "\n".join(dict.fromkeys(line for line in lines if line and not _TRIED.match(line))) or message
+
+
+@contextmanager
+def plainly(files: Sequence[str | Path]) -> Iterator[None]:
+    """Keep of an error what a user can act on, behind the config file that it is about.
 
     Args:
-        message: Of jsonargparse; returned as it is where it has not tried several types.
+        files: The config files that were given, in order.
     """
-    if found := _NO_SECTION.search(message):
-        return f"{found[1]}: {_SECTION}. Got value: {found[2]}"
-    plainly = "Does not validate against" not in message
-    if plainly and (key := _KEY.search(message)) and (found := _NO_CLASS.search(message)):
-        return f"{key[1]}: {_SECTION}, or a class path. Got value: {found[1]}"
-    if plainly and (key := _KEY.search(message)) and (found := _WRONG_TYPE.search(message)):
-        wanted = found[1].replace("typing.Literal", "one of ")
-        return f"{key[1]}: Expected {wanted}. Got value: {found[2]}"
-    if plainly:
-        return message
-    path: list[tuple[int, str]] = []
-    kept: list[str] = []
-    given = ""
-    for line in message.splitlines():
-        text = line.strip().removeprefix("- ")
-        depth = len(line) - len(line.lstrip())
-        if found := _KEY.match(text):
-            path = [*((at, key) for at, key in path if at < depth), (depth, found[1])]
-        elif found := _GIVEN.match(text):
-            given = given or found[1]  # the innermost comes first
-        elif text and not _TRIED.match(text) and not text.startswith("Given value type:"):
-            where = ".".join(key for at, key in path if at < depth).replace(_ROWS, f"{_ROWS}ROW.")
-            if _NO_PATH.match(text):
-                continue  # a value may also be the path of a file that holds it, which nobody means here
-            text = _NO_CLASS.sub(f"{_SECTION}, or a class path", text)
-            # A check of our own names its key itself.
-            kept.append(f"{where}: {text}" if where and text.startswith("Expected a") else text)
-    kept = [
-        line if _GOT.search(line) or "Expected a" not in line else f"{line}. Got value: {given}"
-        for line in kept
-    ]
-    plain = "\n".join(dict.fromkeys(kept)).replace("Expected a typing.Literal", "Expected one of ")
-    plain = re.sub(r"a <class '(?:\w+\.)*(\w+)'>", r"\1", plain)
-    if found := _OF_CALLABLE.search(plain):
-        return f"{found[2]}.{found[1]}: Expected {found[3]}. Got value: {found[4]}"
-    return plain or message
+    with naming_file(files):
+        try:
+            yield
+        except ValueError as err:
+            if (said := useful(str(err))) == str(err):
+                raise
+            raise ConfigError(said) from err
 
 
-def _unknown_row(words: Sequence[str]) -> str | None:
+def _content(words: Sequence[str]) -> dict[str, Any]:
+    """Return the config of a command line, with the values of its options in their places."""
+    rest = list(words)
+    content: dict[str, Any] = {}
+    if "--config" in rest:
+        at = rest.index("--config")
+        content = parsed_yaml(rest[at + 1]) or {}
+        del rest[at : at + 2]
+    for word, after in itertools.zip_longest(rest, rest[1:], fillvalue=""):
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not (equals or after):
+            continue
+        with suppress(yaml.YAMLError):
+            value = parsed_yaml(value if equals else after)
+        node, parts = content, key.removesuffix("+").split(".")
+        for part in parts[:-1]:
+            node = _child(_arguments(node, part), part)
+        node, last = _arguments(node, parts[-1]), parts[-1]
+        earlier = node.get(last) if key.endswith("+") else None
+        node[last] = [*(earlier if isinstance(earlier, list) else ()), value] if key.endswith("+") else value
+    return content
+
+
+def _arguments(node: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return where a key of a class stands: among its ``init_args``, which an option may leave out."""
+    return (
+        _child(node, "init_args") if "class_path" in node and key not in ("class_path", "init_args") else node
+    )
+
+
+def _child(node: dict[str, Any], key: str) -> dict[str, Any]:
+    if not isinstance(node.get(key), dict):
+        node[key] = {"class_path": node[key]} if isinstance(node.get(key), str) else {}
+    child: dict[str, Any] = node[key]
+    return child
+
+
+def _unknown_row(content: Mapping[str, Any]) -> str | None:
     """Name the dataset rows that lack a field they need, which a misspelt key makes."""
     needed = [
         field.name for field in fields(DatasetSpec) if MISSING is field.default is field.default_factory
     ]
-    rows: dict[str, set[str]] = {}
-    if "--config" in words:
-        data = (yaml.safe_load(words[words.index("--config") + 1]) or {}).get("data") or {}
-        rows = {name: set(row or ()) for name, row in (data.get("datasets") or {}).items()}
-    for word in words:
-        name, _, key = word.partition("=")[0].removeprefix("--").removeprefix(_ROWS).partition(".")
-        if word.startswith(f"--{_ROWS}") and key:
-            rows.setdefault(name, set()).add(key)
+    rows = {name: set(row or ()) for name, row in content["data"]["datasets"].items()}
     known = [name for name, row in rows.items() if row.issuperset(needed)]
     lacking = [name for name in rows if name not in known]
     if not lacking:

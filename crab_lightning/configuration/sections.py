@@ -9,10 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
-from crab_lightning.configuration.allowed_code import class_of, parsed_config
-from crab_lightning.configuration.files import ConfigError, compose
+from crab_lightning.configuration.files import ConfigError, compose, naming_file
+from crab_lightning.configuration.objects import class_of, objects_of
 from crab_lightning.data import AVDataModule, has_test, read_manifest
 from crab_lightning.data.manifests.files import manifest_path
 from crab_lightning.data.manifests.keys import check_datasets
@@ -44,24 +42,20 @@ def tasks_and_datasets(
     if "datasets" not in content:
         raise ConfigError(f"{config} has no datasets, at its top or under `data`")
     content["tasks"] = compose(["data/av_uie_v2.yaml"])["tasks"] | content.get("tasks", {})
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--tasks", type=dict[str, Task])  # type: ignore[type-arg]
-    parser.add_argument("--datasets", type=dict[str, DatasetSpec])
-    made = parser.instantiate_classes(parsed_config(parser, {k: content[k] for k in ("tasks", "datasets")}))
+    places = {"tasks": dict[str, Task], "datasets": dict[str, DatasetSpec]}  # type: ignore[type-arg]
+    made = objects_of(content, places, [config])
     tasks, datasets = dict(made.tasks), dict(made.datasets)
-    check_datasets(tasks, datasets)
+    with naming_file([config]):
+        check_datasets(tasks, datasets)
     if unknown := [name for name in chosen or () if name not in datasets]:
         near = did_you_mean(unknown[0], datasets)
         raise ConfigError(f"--only names {', '.join(unknown)}{near}; {config} has: {', '.join(datasets)}")
     return tasks, {name: row for name, row in datasets.items() if chosen is None or name in chosen}
 
 
-def data_module(section: Mapping[str, Any]) -> AVDataModule:
-    """Return the data module of a config's section ``data``, no manifest read."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(AVDataModule, "data", fail_untyped=False)
-    parsed = parsed_config(parser, {"data": deepcopy(dict(section))})
-    data: AVDataModule = parser.instantiate_classes(parsed).data
+def data_module(section: Mapping[str, Any], files: Sequence[str | Path] = ()) -> AVDataModule:
+    """Return the data module of a config's section ``data``, no manifest read; ``files`` are for errors."""
+    data: AVDataModule = objects_of({"data": deepcopy(dict(section))}, {"data": AVDataModule}, files).data
     return data
 
 
@@ -99,7 +93,7 @@ def one_dataset(
         rows = {dataset: {**rows[dataset], "metrics": [protocol]}}
     section |= {"root": str(root), "tasks": {key: row}, "datasets": {dataset: rows[dataset]}}
     section.pop("only", None)  # of a run on some of the rows; here it is one row anyway
-    return data_module(section)
+    return data_module(section, [config])
 
 
 def read_rows_of(

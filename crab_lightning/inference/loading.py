@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jsonargparse import ArgumentParser
 
 from crab_lightning.adapters.kinds import drop_foreign_keys, load_installed_kinds
-from crab_lightning.configuration.allowed_code import parsed_config, without_training
-from crab_lightning.configuration.files import ConfigError, compose
+from crab_lightning.configuration.allowed_code import without_training
+from crab_lightning.configuration.files import ConfigError, compose, naming_file
+from crab_lightning.configuration.objects import objects_of
 from crab_lightning.configuration.sections import data_module, data_section
 from crab_lightning.data import AVDataModule
 from crab_lightning.data.manifests.keys import chosen_datasets
@@ -149,12 +149,14 @@ def load_run(
     else:
         content = compose([config])
     content, _ = without_training(content, of_run=True)
-    drop_foreign_keys(content.get("model") or {})
-    if missing := [name for name in ("model", "data") if name not in content]:
-        raise ConfigError(f"{config} has no section {' and no '.join(missing)}")
+    for name in ("model", "data"):
+        if not isinstance(content.get(name), dict):
+            raise ConfigError(f"{config} has no section {name} with keys, as the config of a run has")
+    with naming_file([config]):
+        drop_foreign_keys(content["model"])
     if not trained and isinstance(content.get("seed_everything"), int):
         torch.manual_seed(content["seed_everything"])
-    model, data = _instantiate(content, found if found.is_dir() and trained else None)
+    model, data = _instantiate(content, found if found.is_dir() and trained else None, config)
     if check is not None:
         check(data)
     if model.adapter is not None:
@@ -181,7 +183,7 @@ def load_data(config: str | Path, **settings: Any) -> AVDataModule:
     Raises:
         ConfigError: If the file is absent or a value is wrong.
     """
-    return data_module(data_section(str(config)) | settings)
+    return data_module(data_section(str(config)) | settings, [config])
 
 
 def device_of(name: str) -> str:
@@ -202,16 +204,13 @@ def device_of(name: str) -> str:
     return name
 
 
-def _instantiate(content: dict[str, Any], adapter: Path | None) -> tuple[AVModule, AVDataModule]:
+def _instantiate(content: dict[str, Any], adapter: Path | None, config: str) -> tuple[AVModule, AVDataModule]:
     load_installed_kinds()  # before the parser reads which keys adapters have
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(AVModule, "model", fail_untyped=False, required=True)
-    parser.add_class_arguments(AVDataModule, "data", fail_untyped=False)
-    # A question may be put as any row of the config, also one that the run was not taught.
-    section = {**content["data"], "only": None}
-    parsed = parsed_config(parser, {"model": content["model"], "data": section})
+    model = content["model"]
     if adapter is not None:
-        parsed.model.init_args.load_adapter = str(adapter)
-    made = parser.instantiate_classes(parsed)
+        model = {**model, "init_args": {**(model.get("init_args") or {}), "load_adapter": str(adapter)}}
+    # A question may be put as any row of the config, also one that the run was not taught.
+    sections = {"model": model, "data": {**content["data"], "only": None}}
+    made = objects_of(sections, {"model": AVModule, "data": AVDataModule}, [config])
     made.data.taught = list(chosen_datasets(made.data.datasets, content["data"].get("only")))
     return made.model, made.data

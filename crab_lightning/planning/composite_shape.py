@@ -184,7 +184,7 @@ def _connector_shape(connector: Any, tokens: int, groups: int) -> ConnectorShape
 
 def _encoder(init: Any, key: str) -> Any:
     """Return the encoder that a parsed config names under a key, ``None`` without one."""
-    from crab_lightning.configuration.allowed_code import class_of
+    from crab_lightning.configuration.objects import class_of
 
     named = init.get(key) if hasattr(init, "get") else getattr(init, key, None)
     return None if named is None else class_of(named.class_path)(**dict(named.get("init_args") or {}))

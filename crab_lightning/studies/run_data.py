@@ -30,11 +30,11 @@ def data_of(run: Path, datasets: Sequence[str] | None = None) -> AVDataModule:
         raise ConfigError(f"{path} has no section data")
     if datasets is not None:
         section = section | {"only": list(datasets)}
-    return data_from(section)
+    return data_from(section, path)
 
 
-def data_from(section: Mapping[str, Any]) -> AVDataModule:
-    """Return the data module of a config's section ``data``, its manifests read."""
-    data = data_module(section)
+def data_from(section: Mapping[str, Any], *files: Path) -> AVDataModule:
+    """Return the data module of a config's section ``data``, its manifests read; ``files`` are for errors."""
+    data = data_module(section, files)
     data.setup()
     return data

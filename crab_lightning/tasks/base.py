@@ -303,7 +303,7 @@ def chosen(spec: DatasetSpec, known: Sequence[str], default: Sequence[str] | Non
     names = spec.metrics if spec.metrics is not None else list(known if default is None else default)
     if unknown := [name for name in names if name not in known]:
         raise ValueError(
-            f"metrics of {_kind_of(spec)} name {', '.join(map(repr, unknown))}"
+            f"metrics names {', '.join(map(repr, unknown))}"
             f"{did_you_mean(unknown[0], known)}; task {spec.task!r} knows: {', '.join(known)}"
         )
     return names

@@ -133,8 +133,7 @@ class QuestionAnswering(Task[str | int]):
         names = chosen(spec, tuple(_METRICS), ("accuracy",))
         if len(names) != 1:
             raise ValueError(
-                f"metrics of a {spec.layout!r} dataset are {names}; each of {', '.join(_METRICS)} holds the "
-                "overall accuracy, so name one"
+                f"metrics is {names}; each of {', '.join(_METRICS)} holds the overall accuracy, so name one"
             )
         return MetricCollection({names[0]: _METRICS[names[0]]()})
 

@@ -19,10 +19,10 @@ from crab_lightning.configuration.allowed_code import (
     ForbiddenCode,
     allow_code_of,
     allowed_packages,
-    class_of,
     without_training,
 )
 from crab_lightning.configuration.files import ConfigError, compose
+from crab_lightning.configuration.objects import class_of
 
 Edit = Callable[[dict[str, Any]], None]
 TORCH_ADAMW = "torch.optim.AdamW"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from crab_lightning.adapters import ADAPTERS
 from crab_lightning.commands import main
@@ -61,9 +62,9 @@ def parsed(*flags: str) -> Any:
             found.append(self.config)
 
     found: list[Any] = []
-    options, name = one_config([*DEMO[1:], *flags])
+    options = one_config([*DEMO[1:], *flags])
     with pytest.raises(InterruptedError):
-        ParsedOnly("fit", options, name)
+        ParsedOnly("fit", *options)
     return found[0]
 
 
@@ -87,10 +88,10 @@ def test_null_is_nothing_and_no_text_however_deep_its_key_lies() -> None:
     ("flag", "said"),
     [
         ("adapter.rank=0", "error: adapter.rank is 0; it must be a whole number of at least 1\n"),
-        ("adapter.rank=x", "error: model.adapter.rank: Expected int. Got value: x\n"),
+        ("adapter.rank=x", "adapter.rank is 'x'; it must be a whole number\n"),
         (
-            "adapter.kind=foo",
-            f"model.adapter.kind: Expected one of {list(ADAPTERS)}. Got value: foo. If another package adds",
+            "adapter.kind=lorra",
+            f"is 'lorra' (did you mean 'lora'?); it must be one of {', '.join(ADAPTERS)}. If another package",
         ),
     ],
 )
@@ -107,7 +108,89 @@ def test_wrong_value_of_a_dataset_row_is_not_taken_for_a_key_of_the_section(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     answer = error_of(capsys, [*DEMO, "--data.datasets.ave.weight=x"])
-    assert "data.datasets.ROW.weight: Expected float. Got value: x\n" in answer
+    assert "data.datasets.ave.weight is 'x'; it must be a number, or null\n" in answer
+
+
+OWN = """
+from crab_lightning.tasks import OpenAnswer
+class Mine(OpenAnswer):
+    def __init__(self, count: int = 3) -> None:
+        super().__init__()
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("model.class_path", "crab_lightning.models.OmniModul",
+         "did you mean 'crab_lightning.models.OmniModule'?"),
+        ("model.init_args.optimizer", "AdmW", "did you mean 'torch.optim.AdamW'?"),
+        ("model.init_args.optimizer.class_path", "torch.nn.Linear", "which is no Optimizer. Give the"),
+        ("model.init_args.adapter.kind", "ilroa", "did you mean 'ilora'?"),
+        ("data.tasks.segmentation.class_path", "crab_lightning.tasks.segmentatoin.Segmentation",
+         "did you mean 'crab_lightning.tasks.Segmentation'?"),
+        ("data.tasks.segmentation.class_path", "lightning.pytorch.Trainer", "which is no Task. Give"),
+        ("data.tasks.segmentation.init_args.mask_decoder", "crab_lightning.segmentation.Sam2Decodr",
+         "did you mean 'crab_lightning.segmentation.Sam2Decoder'?"),
+        ("data.tasks.mine.class_path", "own_tasks.Mien", "did you mean 'own_tasks.Mine'?"),
+        ("data.tasks.mine", {"class_path": "own_tasks.Mine", "init_args": {"count": "x"}},
+         "data.tasks.mine.init_args.count is 'x'; it must be a whole number"),
+        ("data.tasks.mine.class_path", "broken_tasks.Mine", "cannot be imported (ModuleNotFoundError: "),
+        ("data.tasks.mine", {"class_pth": "own_tasks.Mine"}, "it has class_pth (did you mean 'class_path'?)"),
+        ("data.datasets.ave.metrics", ["acuracy"], "did you mean 'segment_accuracy'?"),
+        ("data.datasets.ave.task", "event_localisation", "did you mean 'event_localization'?"),
+        ("data.datasets.ave.layout", "crab_lightning.data.Layot", "did you mean 'Layout'?"),
+        ("data.datasets.ave.weigh", 3, "did you mean 'weight'?"),
+        ("trainer.callbacks", [{"class_path": "crab_lightning.dashboards.MaskSheet"}],
+         "did you mean 'crab_lightning.dashboards.MaskSheets'?"),
+        ("trainer.callbacks", ["EarlyStoping"], "did you mean 'lightning.pytorch.callbacks.EarlyStopping'?"),
+        ("trainer.logger", {"class_path": "lightning.pytorch.loggers.CSVLoger"},
+         "did you mean 'lightning.pytorch.loggers.CSVLogger'?"),
+        ("trainer.strategy", "dpp", "did you mean 'ddp'?"),
+        ("trainer.strategy", {"class_path": "crab_lightning.distributed.Fsdp2Strateg"},
+         "did you mean 'crab_lightning.distributed.Fsdp2Strategy'?"),
+        ("trainer.plugins", [{"class_path": "lightning.pytorch.plugins.Precison"}],
+         "did you mean 'lightning.pytorch.plugins.Precision'?"),
+        ("trainer.profiler", "simpl", "did you mean 'simple'?"),
+        ("evaluator.decoding", "both ", "did you mean 'both'?"),
+        ("trainr.max_epochs", 3, "did you mean 'trainer.max_epochs'?"),
+    ],
+)  # fmt: skip
+def test_a_wrong_name_in_a_file_is_told_with_the_file_the_key_and_the_nearest_name(
+    key: str,
+    value: object,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_tasks.py").write_text(OWN)
+    (tmp_path / "broken_tasks.py").write_text("import not_installed_anywhere")
+    content: object = value
+    for part in reversed(key.split(".")):
+        content = {part: content}
+    # The key stands in a file that the given one includes.
+    (tmp_path / "part.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "mine.yaml").write_text("include: [demo.yaml, part.yaml]")
+    words = ["fit", "--config", str(tmp_path / "mine.yaml"), f"--run.folder={tmp_path / 'run'}"]
+    answer = error_of(capsys, [*words, "--allow-code-of", "own_tasks,broken_tasks"])
+    assert f"error: {tmp_path / 'part.yaml'}: " in answer
+    assert said in answer
+    named = key.split(".")
+    assert ".".join(named) in answer or named[-1] in answer
+    for word in ("Namespace", "<class", "Expected", "subclass", "Parser", "typing", "argument"):
+        assert word not in answer.replace("init_args", "")
+
+
+def test_a_wrong_name_in_an_option_is_no_fault_of_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (
+        ["--trainer.logger=CSVLoger"],
+        ["--trainer.callbacks+=EarlyStoping"],
+        ["--model", "OmniModul"],
+    ):
+        assert "error: /" not in (answer := error_of(capsys, [*DEMO, *words]))
+        assert "; there is no such class (did you mean '" in answer
 
 
 def test_without_a_config_the_error_says_what_to_give(

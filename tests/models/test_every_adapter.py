@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -204,7 +205,7 @@ def test_a_folder_that_holds_the_keys_of_all_kinds_still_loads(tmp_path: Path, b
 
 
 def test_a_run_config_that_lists_the_keys_of_all_kinds_still_loads(
-    small: dict[str, Path], tmp_path: Path
+    small: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     words = [f"--model.init_args.pretrained={small['tiny']}", f"--data.root={small['mini']}", "--only=ave"]
@@ -228,6 +229,17 @@ def test_a_run_config_that_lists_the_keys_of_all_kinds_still_loads(
     model, _ = load_run(run, device="cpu")
     assert model.adapter == AdapterConfig(kind="lora", rank=32, alpha=64.0)
     assert main(["validate", "--ckpt_path", str(run), "--trainer.limit_val_batches=1"]) == 0
+    # A kind of a package that is not installed here is refused with the file that names it.
+    adapter["kind"] = "scaled"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError, match=rf"^{run}/config\.yaml: adapter\.kind is 'scaled'; known:"):
+        load_run(run, device="cpu")
+    capsys.readouterr()
+    for words in (["test", "--ckpt_path", str(run)], ["fit", "--config", str(run / "config.yaml")]):
+        with suppress(SystemExit):
+            assert main(words) == 1
+        assert f"error: {run}/config.yaml: " in (said := capsys.readouterr().err)
+        assert "adapter.kind is 'scaled'" in said
 
 
 def test_another_package_adds_a_kind_with_one_file_and_an_entry_point(tmp_path: Path) -> None:
@@ -247,8 +259,14 @@ def test_another_package_adds_a_kind_with_one_file_and_an_entry_point(tmp_path: 
         "    times: int = 2\n"
         "class ScaledLinear(LoRALinear):\n"
         "    config_class = ScaledConfig\n"
+        "    def add_parameters(self):\n"
+        "        self.gain_of_all = self._parameter()\n"
+        "    def reset_parameters(self):\n"
+        "        super().reset_parameters()\n"
+        "        self.gain_of_all.detach().fill_(1.5)\n"
         "    def update(self, x):\n"
-        "        return self.config.times * self.scaling * self.dropped(x) @ self.lora_A.T @ self.lora_B.T\n"
+        "        scale = self.config.times * self.scaling * self.gain_of_all\n"
+        "        return scale * self.dropped(x) @ self.lora_A.T @ self.lora_B.T\n"
     )
     info = tmp_path / "their_package-1.0.dist-info"
     info.mkdir()
@@ -269,11 +287,15 @@ def test_another_package_adds_a_kind_with_one_file_and_an_entry_point(tmp_path: 
         "assert model['language_model']['q_proj'](torch.randn(2, 3, 8)).shape == (2, 3, 20)\n"
         "save_adapters(model, 'saved', {})\n"
         "assert read_adapter_config('saved') == config\n"
+        "assert main(['adapter', 'inspect', 'saved']) == 0\n"
     )
     path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
-    subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, check=True
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(
+        words, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, check=True, capture_output=True, text=True
     )
+    assert "\ntimes: 3\n" in done.stdout
+    assert "\nlanguage: max|gain_of_all| 1.5\n" in done.stdout
     with pytest.raises(
         AdapterError, match=r"adapter\.kind is 'scaled'.*another package adds this kind, install that"
     ):

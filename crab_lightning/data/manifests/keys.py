@@ -56,11 +56,14 @@ def check_datasets(tasks: Mapping[str, Any], datasets: Mapping[str, DatasetSpec]
                 f"{where}.task is '{spec.task}'{did_you_mean(spec.task, tasks)};"
                 f" data.tasks has: {', '.join(sorted(tasks)) or 'nothing'}"
             )
-        if spec.metrics is not None and not _reads_names(tasks[spec.task], spec):
-            raise ValueError(
-                f"{where}.metrics is {spec.metrics}, and the task '{spec.task}' does not read such names: it"
-                " always has the same metrics. Leave `metrics` out"
-            )
+        if spec.metrics is not None:
+            if not _refusal(tasks[spec.task], replace(spec, metrics=[""])):
+                raise ValueError(
+                    f"{where}.metrics is {spec.metrics}, and the task '{spec.task}' does not read such names:"
+                    " it always has the same metrics. Leave `metrics` out"
+                )
+            if (said := _refusal(tasks[spec.task], spec)).startswith("metrics "):  # else: unknown classes
+                raise ValueError(f"{where}.{said}")
         if not spec.layout and not spec.columns:
             raise ValueError(
                 f"{where} has neither layout nor columns; name the row format of its manifest in"
@@ -91,13 +94,13 @@ def check_datasets(tasks: Mapping[str, Any], datasets: Mapping[str, DatasetSpec]
             )
 
 
-def _reads_names(task: Any, spec: DatasetSpec) -> bool:
-    """Tell whether a task reads the row's ``metrics``: it then refuses a name that is none."""
+def _refusal(task: Any, spec: DatasetSpec) -> str:
+    """Return how a task refuses the metrics of a row; nothing where it takes them."""
     try:
-        task.metrics(replace(spec, metrics=[""]))
-    except ValueError:
-        return True
-    return False
+        task.metrics(spec)
+    except ValueError as err:
+        return str(err)
+    return ""
 
 
 _LEAST = {

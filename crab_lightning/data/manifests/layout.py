@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -257,9 +258,10 @@ def _imported(path: str) -> type[Layout]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as err:
-        raise ValueError(f"layout {path!r} cannot be imported: {err}") from err
+        near = did_you_mean(attribute, getattr(sys.modules.get(module), "__all__", ()))
+        raise ValueError(f"layout is {path!r}{near}, which cannot be imported: {err}") from err
     if not (isinstance(found, type) and issubclass(found, Layout)):
-        raise ValueError(f"layout {path!r} is no class derived from crab_lightning.data.Layout")
+        raise ValueError(f"layout is {path!r}, which is no class derived from crab_lightning.data.Layout")
     return found
 
 

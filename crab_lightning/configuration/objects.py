@@ -1,0 +1,74 @@
+"""The objects that a config describes, made after what it names was checked."""
+
+from __future__ import annotations
+
+import inspect
+from argparse import ArgumentError
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from crab_lightning.configuration.allowed_code import (
+    ForbiddenCode,
+    check_classes,
+    check_names,
+    denied,
+    guard_parsers,
+    object_of,
+)
+from crab_lightning.configuration.files import ConfigError
+from crab_lightning.configuration.parser_messages import plainly, useful
+from crab_lightning.configuration.wrong_values import first_wrong, no_such_class
+
+
+def objects_of(
+    content: Mapping[str, Any], places: Mapping[str, Any], files: Sequence[str | Path] = ()
+) -> Any:
+    """Make the objects that some sections of a config describe.
+
+    Args:
+        content: These sections.
+        places: What each section is: a class whose arguments it holds, an abstract class one of whose
+            subclasses it names, or a type such as ``dict[str, Task]``.
+        files: The config files that the sections come from, for errors.
+
+    Returns:
+        The objects, as attributes with the names of the sections.
+
+    Raises:
+        ForbiddenCode: If the config names code that it may not run.
+        ConfigError: If a key or value does not fit.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    for key, kind in places.items():
+        if not isinstance(kind, type):
+            parser.add_argument(f"--{key}", type=kind)
+        elif inspect.isabstract(kind):
+            parser.add_subclass_arguments(kind, key, fail_untyped=False, required=True)
+        else:
+            parser.add_class_arguments(kind, key, fail_untyped=False)
+    guard_parsers()
+    with plainly(files):
+        check_names(content)
+        try:
+            parsed = parser.parse_object({key: content[key] for key in places})
+        except ArgumentError as err:
+            raise ConfigError(denied(str(err)) or first_wrong(content, places) or useful(str(err))) from err
+        check_classes(parsed)
+        return parser.instantiate_classes(parsed)
+
+
+def class_of(path: str) -> type:
+    """Import a class that a config names, after the same checks.
+
+    Raises:
+        ForbiddenCode: If it may not be named, is no class, or is not there.
+    """
+    check_names({"class_path": path})
+    if said := no_such_class(path, object):
+        raise ForbiddenCode(f"class_path is {path!r}{said}")
+    check_classes({"class_path": path})
+    found: type = object_of(path)
+    return found
