@@ -111,9 +111,6 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     old, new = ({k: v for k, v in flat_keys(one) if v != {}} for one in (before, now))
     known = (key for key in {*old, *new} - {"hash"} if not _is_speed(key.removeprefix("settings.")))
     keys = [key for key in sorted(known) if old.get(key) != new.get(key)]
-    if str(old.get("weights")).startswith("crab_lightning/"):
-        # Version 0.1.0 at first noted shipped weights by name, if the current folder had no such path.
-        keys = [key for key in keys if key != "weights"]
     if not keys:
         return ""
     root = new.get("settings.data.root")

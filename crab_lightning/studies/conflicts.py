@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crab_lightning.dashboards.gradient_conflict import FOLDER, Conflict
-from crab_lightning.metrics.scale import Scale
 from crab_lightning.studies.runner import FinishedCells
-from crab_lightning.studies.transfer import ArmTransfer, Comparison, Resampling, compared_runs
+from crab_lightning.studies.transfer import ArmTransfer, DatasetTransfer, Resampling, compared_runs
 
 PARTS = ("A", "B", "router")
 
@@ -63,32 +62,23 @@ class PairTransfer:
 
     Args:
         arm: Key of the arm.
-        dataset: The dataset that is tested.
         partner: The other one.
-        metric: Name of the primary metric of the tested dataset.
-        scale: How the metric is printed, and its direction.
-        score: The comparison with training alone.
-        loss: The same by validation loss; ``None`` without losses.
+        tested: The dataset that is tested, compared with training alone.
         cosine: Mean cosine of their gradients in the joint run; ``None`` where it was not measured.
     """
 
     arm: str
-    dataset: str
     partner: str
-    metric: str
-    scale: Scale
-    score: Comparison
-    loss: Comparison | None
+    tested: DatasetTransfer
     cosine: float | None
 
 
-def correlation(x: Sequence[float], y: Sequence[float], seed: int = 0) -> Correlation:
+def correlation(x: Sequence[float], y: Sequence[float]) -> Correlation:
     """Return Spearman's correlation and its p value from 10,000 permutations.
 
     Args:
         x: Values.
         y: As many values.
-        seed: Seed of the permutations.
     """
     pairs = [(a, b) for a, b in zip(x, y, strict=True) if np.isfinite(a) and np.isfinite(b)]
     if len(pairs) < 4 or len({a for a, _ in pairs}) == 1 or len({b for _, b in pairs}) == 1:
@@ -98,7 +88,7 @@ def correlation(x: Sequence[float], y: Sequence[float], seed: int = 0) -> Correl
     first, second = (rankdata([pair[i] for pair in pairs]) for i in (0, 1))
     first, second = ((r - r.mean()) / r.std() for r in (first, second))
     rho = float((first * second).mean())
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     drawn = rng.permuted(np.tile(second, (10_000, 1)), axis=1) @ first / len(pairs)
     p = (1 + int((np.abs(drawn) >= abs(rho) - 1e-12).sum())) / 10_001
     return Correlation(rho, p, len(pairs))
@@ -167,15 +157,9 @@ def pair_transfers(finished: FinishedCells, resampling: Resampling) -> list[Pair
                         for cell in finished.cells(arm, regime, group)
                         if (single := finished.of(study.compare[0], arm, dataset, cell.seed)) is not None
                     }
-                    made = compared_runs(dataset, runs, resampling)
-                    if made is not None:
+                    if (made := compared_runs(dataset, runs, resampling)) is not None:
                         cosine = float(np.mean(cosines)) if cosines else None
-                        loss = None if made.loss is None else made.loss[0]
-                        found.append(
-                            PairTransfer(
-                                arm, dataset, partner, made.metric, made.scale, made.score[0], loss, cosine
-                            )
-                        )
+                        found.append(PairTransfer(arm, partner, made, cosine))
     return found
 
 

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -270,15 +271,7 @@ def _ray_cell(cell: Cell, command: Command, folder: str) -> str:
     return ""
 
 
-EngineName = Literal["local", "ray"]
-
-
-def engine(name: EngineName, **options: Any) -> Engine:
+def engine(name: Literal["local", "ray"], **options: Any) -> Engine:
     """Return an engine with its options set."""
     kinds: dict[str, Any] = {"local": run_locally, "ray": run_on_ray}
-    chosen = kinds[name]
-
-    def run(cells: Sequence[Cell], command: Command, report: Report) -> None:
-        chosen(cells, command, report, **options)
-
-    return run
+    return partial(kinds[name], **options)

@@ -108,7 +108,6 @@ def measure(cell: Cell, command: Command, steps: int, preload: Sequence[str] = (
         command: Runs ``fit`` and ``test``.
         steps: Training steps.
         preload: Modules that are imported before the clock starts, as for the cells of a study.
-        threads: CPU threads.
 
     Raises:
         ValueError: If the steps fail; the text holds what was printed.

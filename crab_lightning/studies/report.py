@@ -7,7 +7,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -145,16 +145,6 @@ def _coverage(
     for one in transfers:
         shares[one.arm]["gain"] = one.shares.gain.value
     return shares
-
-
-@dataclass
-class _Part:
-    """A part of the page."""
-
-    title: str
-    texts: list[str] = field(default_factory=list)
-    pictures: list[dict[str, str]] = field(default_factory=list)
-    tables: list[PlainTable] = field(default_factory=list)
 
 
 def report_tables(results: StudyResults) -> dict[str, PlainTable]:
@@ -314,14 +304,13 @@ def _page(
 
     parts = []
     for title, images, names in _PARTS:
-        part = _Part(title)
-        shown = [n for pattern in images for n in pictures if fnmatchcase(n, pattern)]
-        for n in shown:
+        shown = []
+        for n in [n for pattern in images for n in pictures if fnmatchcase(n, pattern)]:
             about = _ABOUT.get(n, f"Cosine between the gradients of every two datasets: {n}")
-            part.pictures.append({"data": base64.b64encode(pictures[n]).decode(), "about": about})
-        part.tables = [made[n] for pattern in names for n in made if fnmatchcase(n, pattern)]
-        if part.pictures or part.tables:
-            parts.append(part)
+            shown.append({"data": base64.b64encode(pictures[n]).decode(), "about": about})
+        listed = [made[n] for pattern in names for n in made if fnmatchcase(n, pattern)]
+        if shown or listed:
+            parts.append({"title": title, "pictures": shown, "tables": listed})
     study = results.study
     facts = {
         "datasets": str(len(study.datasets)),

@@ -47,9 +47,13 @@ class Statistic(ABC):
     def at(self, counts: Counts) -> Values:
         """Return the metric on each of R resamples ``(R, N)`` as ``(R,)``."""
 
-    @abstractmethod
     def of(self, ids: Sequence[str]) -> Statistic:
         """Return the same metric on these questions, in this order."""
+        place = {name: i for i, name in enumerate(self.ids)}
+        return self._of(ids, [place[name] for name in ids])
+
+    @abstractmethod
+    def _of(self, ids: Sequence[str], places: list[int]) -> Statistic: ...
 
     def value(self) -> float:
         """Return the metric with every question counted once."""
@@ -82,11 +86,8 @@ class RatioStatistic(Statistic):
         )
         return result
 
-    def of(self, ids: Sequence[str]) -> RatioStatistic:
-        """Return the same ratio on these questions."""
-        place = {name: i for i, name in enumerate(self.ids)}
-        chosen = [place[name] for name in ids]
-        return RatioStatistic(ids, self.parts[chosen].tolist(), self.weights[chosen].tolist())
+    def _of(self, ids: Sequence[str], places: list[int]) -> RatioStatistic:
+        return RatioStatistic(ids, self.parts[places].tolist(), self.weights[places].tolist())
 
 
 class MetricStatistic(Statistic):
@@ -135,10 +136,8 @@ class MetricStatistic(Statistic):
             values.append(_value_of(self.metric, self.key))
         return np.asarray(values, dtype=np.float64)
 
-    def of(self, ids: Sequence[str]) -> MetricStatistic:
-        """Return the same metric on these questions."""
-        place = {name: i for i, name in enumerate(self.ids)}
-        return MetricStatistic(ids, self.metric, self.key, [self.states[place[name]] for name in ids])
+    def _of(self, ids: Sequence[str], places: list[int]) -> MetricStatistic:
+        return MetricStatistic(ids, self.metric, self.key, [self.states[i] for i in places])
 
 
 class CiderStatistic(Statistic):
@@ -162,10 +161,8 @@ class CiderStatistic(Statistic):
         drawn = [[self.items[i] for i in np.repeat(np.arange(len(row)), row.astype(int))] for row in counts]
         return np.asarray([cider(items) if items else math.nan for items in drawn], dtype=np.float64)
 
-    def of(self, ids: Sequence[str]) -> CiderStatistic:
-        """Return the same metric on these captions."""
-        place = {name: i for i, name in enumerate(self.ids)}
-        return CiderStatistic(ids, [self.items[place[name]] for name in ids])
+    def _of(self, ids: Sequence[str], places: list[int]) -> CiderStatistic:
+        return CiderStatistic(ids, [self.items[i] for i in places])
 
 
 @dataclass(frozen=True)

@@ -172,20 +172,11 @@ def pair_table(found: Sequence[PairTransfer]) -> PlainTable:
     columns.insert(3, "metric")
     table = PlainTable("Trained with one partner", [*columns, "cosine"], left=4)
     for one in found:
-        gain = one.score.gain
-        table.add(
-            [
-                one.arm,
-                one.dataset,
-                one.partner,
-                one.scale.label(one.metric),
-                one.scale.text(one.score.before),
-                one.scale.text(one.score.after),
-                _bracketed(gain, one.scale.signed),
-                "–" if one.loss is None else _bracketed(one.loss.gain, _nats),
-                "–" if one.cosine is None else f"{one.cosine:+.3f}",
-            ]
-        )
+        row = one.tested
+        cells = [one.arm, row.dataset, one.partner, row.scale.label(row.metric)]
+        cells += [row.scale.text(row.score.before), row.scale.text(row.score.after), score_gain(row)]
+        cells.append("–" if row.loss is None else _bracketed(row.loss.gain, _nats))
+        table.add([*cells, "–" if one.cosine is None else f"{one.cosine:+.3f}"])
     table.notes.append("Intervals are not corrected for the number of pairs.")
     return table
 

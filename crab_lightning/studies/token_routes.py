@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MEDIA = {AUDIO: "sound", VISUAL: "pictures"}
 COLOURS = ("0,114,178", "230,159,0", "0,158,115", "204,121,167", "86,180,233", "213,94,0", "120,120,120")
 """Red, green and blue of each head, told apart by colour-blind readers too (Okabe and Ito)."""
-_RARE = 3
+_RARE, _BEST = 3, 20
 
 
 @dataclass(frozen=True)
@@ -166,14 +166,11 @@ class TokenLikes:
         mean: NDArray[np.float64] = np.sum(list(self._sums.values()), axis=0) / sum(self._counts.values())
         return mean
 
-    def best(self, count: int = 20) -> list[list[dict[str, Any]]]:
-        """Return for each head the tokens that it likes best.
+    def best(self) -> list[list[dict[str, Any]]]:
+        """Return for each head the 20 tokens that it likes best.
 
         A head likes a token as much as the token's mean route to it exceeds its mean route over all text
         tokens, as a share of the latter. Tokens seen fewer than three times are left out, unless all are.
-
-        Args:
-            count: Tokens of each head.
 
         Returns:
             For each head ``{"token", "preference", "times"}``, the most liked one first.
@@ -183,7 +180,7 @@ class TokenLikes:
         return [
             [
                 {"token": often[i], "preference": float(likes[i, head]), "times": self._counts[often[i]]}
-                for i in np.argsort(-likes[:, head], kind="stable")[:count]
+                for i in np.argsort(-likes[:, head], kind="stable")[:_BEST]
                 if likes[i, head] > 0
             ]
             for head in range(likes.shape[1])

@@ -62,6 +62,7 @@ class Comparison:
         questions: Number of questions or samples.
         seeds: Seeds that both have results of.
         note: What the reader has to know; empty when there is nothing.
+        drawn: The gain in each resample ``(R,)``; ``None`` without statistics.
     """
 
     before: float
@@ -70,6 +71,7 @@ class Comparison:
     questions: int
     seeds: tuple[int, ...]
     note: str = ""
+    drawn: Draws | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -91,25 +93,6 @@ class DatasetTransfer:
     scale: Scale
     score: Comparison
     loss: Comparison | None
-
-
-@dataclass(frozen=True)
-class ComparedRuns:
-    """Pairs of runs compared on one dataset.
-
-    Args:
-        task: Key of its task.
-        metric: Name of its headline metric.
-        scale: How the metric is printed.
-        score: The comparison by the metric, and the gain in each resample.
-        loss: The same by the validation loss; ``None`` without losses.
-    """
-
-    task: str
-    metric: str
-    scale: Scale
-    score: tuple[Comparison, Draws | None]
-    loss: tuple[Comparison, Draws | None] | None
 
 
 @dataclass(frozen=True)
@@ -196,7 +179,7 @@ def compared(
     higher_is_better: bool,
     resampling: Resampling,
     note: str = "",
-) -> tuple[Comparison, Draws | None]:
+) -> Comparison:
     """Compare two regimes on one dataset.
 
     Args:
@@ -205,9 +188,6 @@ def compared(
         higher_is_better: Direction of the quantity.
         resampling: The resamples.
         note: Why there is no statistic, where there is none.
-
-    Returns:
-        The comparison, and the gain in each resample ``(R,)``; ``None`` without statistics.
     """
     seeds = tuple(sorted(before.keys() & after.keys()))
     sign = 1.0 if higher_is_better else -1.0
@@ -220,12 +200,12 @@ def compared(
         return 0.0 if abs(value) <= TIE else value  # the rounding of a mean is no gain
 
     if len(pairs) < len(seeds):
-        return Comparison(means[0], means[1], Estimate(gained()), 0, seeds, note or "no interval"), None
+        return Comparison(means[0], means[1], Estimate(gained()), 0, seeds, note or "no interval")
     ids = tuple(sorted(set.intersection(*(set(s.ids) for pair in pairs for s in pair))))
     known = {s.ids for pair in pairs for s in pair}
     if not ids:
         note = "no question is common to the runs"
-        return Comparison(means[0], means[1], Estimate(gained()), 0, seeds, note), None
+        return Comparison(means[0], means[1], Estimate(gained()), 0, seeds, note)
     if any(set(own) != set(ids) for own in known):
         note = f"these numbers come from the {len(ids)} questions that all runs answered"
         values = [(a.of(ids).value(), b.of(ids).value()) for a, b in pairs]
@@ -237,29 +217,24 @@ def compared(
     drawn = np.where(np.abs(drawn) < TIE, 0.0, drawn)
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
     gain = Estimate(gained(), float(low), float(high), p_value(drawn, len(ids)))
-    return Comparison(means[0], means[1], gain, len(ids), seeds, note), drawn
+    return Comparison(means[0], means[1], gain, len(ids), seeds, note, drawn)
 
 
-def _corrected(found: Sequence[Comparison]) -> list[Comparison]:
-    """Correct the p values of several comparisons together."""
-    known = [i for i, one in enumerate(found) if one.gain.p is not None]
-    corrected = holm([float(found[i].gain.p or 0.0) for i in known])
-    result = list(found)
-    for i, p in zip(known, corrected, strict=True):
-        result[i] = replace(found[i], gain=replace(found[i].gain, p_holm=p))
-    return result
+def _corrected(found: Mapping[str, Comparison]) -> dict[str, Comparison]:
+    """Correct the p values of several datasets' comparisons together."""
+    known = {name: one.gain.p for name, one in found.items() if one.gain.p is not None}
+    corrected = dict(zip(known, holm(list(known.values())), strict=True))
+    return {n: replace(one, gain=replace(one.gain, p_holm=corrected.get(n))) for n, one in found.items()}
 
 
-def shares_of(names: Sequence[str], found: Sequence[Comparison], drawn: Sequence[Draws | None]) -> Shares:
+def shares_of(found: Mapping[str, Comparison]) -> Shares:
     """Count who gains and who is harmed.
 
     Args:
-        names: The datasets.
-        found: Their comparisons, corrected.
-        drawn: Their gains in each resample; one without draws keeps its sign in all of them.
+        found: Dataset -> its comparison, corrected; one without draws keeps its sign in all resamples.
     """
-    gains = [one.gain.value for one in found]
-    count = len(gains)
+    gains = [one.gain.value for one in found.values()]
+    drawn = [one.drawn for one in found.values()]
     up, down = (np.array([s * g > TIE for g in gains]) for s in (1, -1))
     size = next((len(d) for d in drawn if d is not None), 1)
     columns = [np.full(size, g) if d is None else d for g, d in zip(gains, drawn, strict=True)]
@@ -270,7 +245,7 @@ def shares_of(names: Sequence[str], found: Sequence[Comparison], drawn: Sequence
         low, high = np.percentile(draws, [2.5, 97.5])
         return Estimate(value, float(low), float(high))
 
-    sure = [one.gain.certain for one in found]
+    sure = [one.gain.certain for one in found.values()]
     certain_gain, certain_harmed = (float(np.mean(side & np.array(sure))) for side in (up, down))
     return Shares(
         gain=share(float(up.mean()), ups),
@@ -280,8 +255,8 @@ def shares_of(names: Sequence[str], found: Sequence[Comparison], drawn: Sequence
         certain_harmed=certain_harmed,
         certain_net=certain_gain - certain_harmed,
         sign_p=sign_test(gains),
-        ties=tuple(n for n, g in zip(names, gains, strict=True) if abs(g) <= TIE),
-        datasets=count,
+        ties=tuple(name for name, one in found.items() if abs(one.gain.value) <= TIE),
+        datasets=len(gains),
     )
 
 
@@ -306,46 +281,30 @@ def arm_transfer(
     Returns:
         ``None`` where no dataset has results under both regimes.
     """
-    names, missing = [], []
-    found: list[ComparedRuns] = []
+    rows: list[DatasetTransfer] = []
     for dataset in datasets:
         runs: dict[int, tuple[FinishedRun, FinishedRun]] = {}
         for seed in seeds:
             first, second = before(arm, dataset, seed), after(arm, dataset, seed)
             if first is not None and second is not None:
                 runs[seed] = first, second
-        made = compared_runs(dataset, runs, resampling)
-        if made is None:
-            missing.append(dataset)
-        else:
-            names.append(dataset)
-            found.append(made)
-    scores, losses = [one.score for one in found], [one.loss for one in found]
-    if not names:
+        if (made := compared_runs(dataset, runs, resampling)) is not None:
+            rows.append(made)
+    if not rows:
         return None
-    corrected = _corrected([one for one, _ in scores])
-    shares = shares_of(names, corrected, [d for _, d in scores])
-    known = [i for i, one in enumerate(losses) if one is not None]
-    both = [one for one in losses if one is not None]
-    loss_corrected = dict(zip(known, _corrected([one for one, _ in both]), strict=True))
-    loss_shares = (
-        shares_of([names[i] for i in known], [loss_corrected[i] for i in known], [d for _, d in both])
-        if known
-        else None
+    scores = _corrected({row.dataset: row.score for row in rows})
+    losses = _corrected({row.dataset: row.loss for row in rows if row.loss is not None})
+    missing = tuple(name for name in datasets if name not in scores)
+    corrected = (replace(r, score=scores[r.dataset], loss=losses.get(r.dataset)) for r in rows)
+    return ArmTransfer(
+        arm, tuple(corrected), shares_of(scores), shares_of(losses) if losses else None, missing
     )
-    rows = tuple(
-        DatasetTransfer(
-            names[i], found[i].task, found[i].metric, found[i].scale, corrected[i], loss_corrected.get(i)
-        )
-        for i in range(len(names))
-    )
-    return ArmTransfer(arm, rows, shares, loss_shares, tuple(missing))
 
 
 def compared_runs(
     dataset: str, runs: Mapping[int, tuple[FinishedRun, FinishedRun]], resampling: Resampling
-) -> ComparedRuns | None:
-    """Compare pairs of runs on one dataset.
+) -> DatasetTransfer | None:
+    """Compare pairs of runs on one dataset; p values are not corrected yet.
 
     Args:
         dataset: Key of the dataset.
@@ -366,12 +325,13 @@ def compared_runs(
     sides = [{s: (pair[i].value, pair[i].statistic) for s, pair in heads.items()} for i in (0, 1)]
     note = next((h.note for pair in heads.values() for h in pair if h.note), "")
     score = compared(sides[0], sides[1], some.scale.higher_is_better, resampling, note)
-    return ComparedRuns(some.task, some.metric, some.scale, score, _loss_compared(dataset, runs, resampling))
+    loss = _loss_compared(dataset, runs, resampling)
+    return DatasetTransfer(dataset, some.task, some.metric, some.scale, score, loss)
 
 
 def _loss_compared(
     dataset: str, runs: Mapping[int, tuple[FinishedRun, FinishedRun]], resampling: Resampling
-) -> tuple[Comparison, Draws | None] | None:
+) -> Comparison | None:
     sides: tuple[dict[int, tuple[float, Statistic | None]], ...] = ({}, {})
     for seed, pair in runs.items():
         for side, run in zip(sides, pair, strict=True):
