@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crab_lightning.builder.datasets import get_importer
 from crab_lightning.builder.media_jobs import PART, Done, Link, MediaJob, do_job
-from crab_lightning.builder.report import ImportReport, Lost, SplitCount
+from crab_lightning.builder.report import ImportReport, Lost
 from crab_lightning.builder.rows import Imported, Importer, Row, Settings
 from crab_lightning.builder.source import Source
 from crab_lightning.data.manifests.files import ANNOTATIONS, manifest_text
@@ -26,12 +25,6 @@ MISSING = "import_missing.tsv"
 
 Progress = Callable[[str, int, int], None]
 """Told the name of a step, how many of its parts are done, and how many there are."""
-
-
-@dataclass(frozen=True)
-class _MaskJob:
-    path: Path
-    max_iou: float
 
 
 def import_dataset(
@@ -107,28 +100,20 @@ def _missing_of(row: Row) -> str | None:
 
 def _count(name: str, importer: Importer, found: Imported) -> ImportReport:
     report = ImportReport(name, importer.title, notes=found.notes)
-    splits: dict[tuple[str, str], SplitCount] = {
-        key: SplitCount(*key, expected=count) for key, count in importer.expected.items()
-    }
-
-    def at(task: str, split: str) -> SplitCount:
-        return splits.setdefault((task, split), SplitCount(task, split))
-
+    for (task, split), expected in importer.expected.items():
+        report.at(task, split).expected = expected
     for row in found.rows:
-        count = at(row.task, row.split)
+        count = report.at(row.task, row.split)
         count.rows += 1
-        lost = _missing_of(row)
-        count.found += lost is None
-        count.missing += lost is not None
-        if lost is not None:
-            report.lost.append(Lost(row.task, row.split, row.name, "missing", lost))
+        if (lost := _missing_of(row)) is None:
+            count.found += 1
+        else:
+            report.lose(Lost(row.task, row.split, row.name, "missing", lost))
     for out in found.rejected:
-        count = at(out.task, out.split)
-        count.rows += 1
-        count.rejected += 1
-        report.lost.append(Lost(out.task, out.split, out.name, "unusable", out.reason))
+        report.at(out.task, out.split).rows += 1
+        report.lose(out)
     order = {task: i for i, task in enumerate(importer.tasks)}
-    shown = (split for split in splits.values() if split.rows or split.split != "weak")
+    shown = (split for split in report.splits if split.rows or split.split != "weak")
     report.splits = sorted(shown, key=lambda s: (order[s.task], s.split != "train", s.split))
     return report
 
@@ -228,24 +213,22 @@ def _without_unreadable(
     rows: Sequence[Row], base: Path, bad: dict[Path, str], report: ImportReport
 ) -> list[Row]:
     kept = []
-    counts = {(s.task, s.split): s for s in report.splits}
     for row in rows:
         places = (base / row.task / media.place for media in row.media)
         reason = next((bad[place] for place in places if place in bad), None)
         if reason is None:
             kept.append(row)
         else:
-            counts[row.task, row.split].unreadable += 1
-            report.lost.append(Lost(row.task, row.split, row.name, "unreadable", reason))
+            report.lose(Lost(row.task, row.split, row.name, "unreadable", reason))
     return kept
 
 
-def _read_prompt(job: _MaskJob) -> Prompt | None:
+def _read_prompt(mask: Path) -> Prompt | None:
     from crab_lightning.media import read_mask
     from crab_lightning.segmentation import prompt_of
     from crab_lightning.tasks.spatial_text import FRAME_PX
 
-    return prompt_of(read_mask(job.path, FRAME_PX).numpy(), max_iou=job.max_iou)
+    return prompt_of(read_mask(mask, FRAME_PX).numpy())
 
 
 def _finish(
@@ -253,16 +236,13 @@ def _finish(
 ) -> list[Row]:
     """Complete the rows whose text needs a mask."""
     from crab_lightning.data.check.pool import Failure, run_isolated
-    from crab_lightning.segmentation.prompts import MAX_IOU
 
     masks = list(dict.fromkeys(row.mask for row in rows if row.finish is not None and row.mask is not None))
     prompts: dict[Path, Prompt | Failure | None] = {}
-    jobs = [_MaskJob(path, MAX_IOU) for path in masks]
-    for job, result in run_isolated(_read_prompt, jobs, workers, timeout_s=timeout_s):
-        prompts[job.path] = result
-        progress(f"{report.dataset}: masks", len(prompts), len(jobs))
+    for mask, result in run_isolated(_read_prompt, masks, workers, timeout_s=timeout_s):
+        prompts[mask] = result
+        progress(f"{report.dataset}: masks", len(prompts), len(masks))
     kept = []
-    counts = {(s.task, s.split): s for s in report.splits}
     for row in rows:
         if row.finish is not None:
             prompt = None if row.mask is None else prompts[row.mask]
@@ -271,10 +251,7 @@ def _finish(
             else:
                 kind, reason = "unusable", row.finish(row.values, prompt) or ""
             if reason:
-                count = counts[row.task, row.split]
-                count.unreadable += kind == "unreadable"
-                count.rejected += kind == "unusable"
-                report.lost.append(Lost(row.task, row.split, row.name, kind, reason))
+                report.lose(Lost(row.task, row.split, row.name, kind, reason))
                 continue
         kept.append(row)
     return kept
@@ -307,7 +284,6 @@ def _write(
     report: ImportReport,
 ) -> None:
     """Write the manifests, the list of lost rows and the record of each task."""
-    counts = {(s.task, s.split): s for s in report.splits}
     for task in importer.tasks:
         folder = base / task
         folder.mkdir(parents=True, exist_ok=True)
@@ -317,12 +293,11 @@ def _write(
         for split in ("train", "test", "weak"):
             mine = [row.values for row in rows if row.task == task and row.split == split]
             path = folder / f"{split}.json"
-            if (task, split) in counts:
-                counts[task, split].written = len(mine)
             stale = path.is_file() and known.get(path.name) != digest_of(path)
             if stale and mine:
                 path.replace(free_name(path.with_name(f"{path.name}.before_import")))
             if mine:
+                report.at(task, split).written = len(mine)
                 replace_text(path, manifest_text(path, mine))
                 manifests[path.name] = digest_of(path)
             elif path.is_file() and not stale:

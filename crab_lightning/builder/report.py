@@ -42,7 +42,7 @@ class SplitCount:
 
 @dataclass(frozen=True)
 class Lost:
-    """An official row that is not in the manifest."""
+    """An official row that is not in the manifest: ``missing``, ``unreadable`` or ``unusable``."""
 
     task: str
     split: str
@@ -72,6 +72,21 @@ class ImportReport:
     notes: Counter[str] = field(default_factory=Counter)
     media: Counter[str] = field(default_factory=Counter)
     dry_run: bool = False
+
+    def at(self, task: str, split: str) -> SplitCount:
+        """Return the numbers of one manifest; all zero at first."""
+        known = next((one for one in self.splits if (one.task, one.split) == (task, split)), None)
+        if known is None:
+            self.splits.append(known := SplitCount(task, split))
+        return known
+
+    def lose(self, lost: Lost) -> None:
+        """Count and list an official row that is in no manifest."""
+        count, kind = self.at(lost.task, lost.split), lost.kind
+        count.missing += kind == "missing"
+        count.unreadable += kind == "unreadable"
+        count.rejected += kind == "unusable"
+        self.lost.append(lost)
 
     def jsonable(self) -> dict[str, Any]:
         """Return the numbers, without the list of lost rows."""

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from crab_lightning.builder.report import Lost
+
 if TYPE_CHECKING:
     from crab_lightning.builder.source import Source
     from crab_lightning.segmentation import Prompt
 
 Action = Literal["link", "sound", "empty_mask"]
-ClipMedia = tuple[dict[str, str], tuple["Media", "Media"]]
 Finish = Callable[[dict[str, Any], "Prompt | None"], "str | None"]
 
 
@@ -61,16 +62,6 @@ class Row:
     finish: Finish | None = None
 
 
-@dataclass(frozen=True)
-class Rejected:
-    """An official row that no manifest can hold, and why."""
-
-    task: str
-    split: str
-    name: str
-    reason: str
-
-
 @dataclass
 class Imported:
     """What an importer found in the annotation files.
@@ -82,35 +73,58 @@ class Imported:
     """
 
     rows: list[Row] = field(default_factory=list)
-    rejected: list[Rejected] = field(default_factory=list)
+    rejected: list[Lost] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
 
     def reject(self, task: str, split: str, name: str, reason: str) -> None:
         """Set an official row aside."""
-        self.rejected.append(Rejected(task, split, name, reason))
+        self.rejected.append(Lost(task, split, name, "unusable", reason))
 
     def add_clip(
         self,
         task: str,
         split: str,
         name: str,
-        media: ClipMedia,
+        source: Path | None,
+        stem: str,
         values: Mapping[str, Any],
         taught: Mapping[str, Any] | None = None,
+        *,
+        video: str = ".mp4",
+        audio: str = ".mp3",
+        wanted: str | None = None,
+        sound: Path | None = None,
+        piece: tuple[float, float] | None = None,
     ) -> None:
         """Add a row with one video and one audio file.
+
+        The video keeps the ending of the owner's file: a reader tells a container by its content, and a file
+        that is named after another one misleads its users.
 
         Args:
             task: Released task id.
             split: Stem of the manifest.
             name: The official id, for messages.
-            media: Path columns and files, of :func:`clip_media`.
+            source: The owner's video; ``None`` where it was not found.
+            stem: Place below ``video/`` and below ``audio/``, without the ending.
             values: The row in the released spelling, without the path columns.
             taught: What training rows hold besides, as the text to be learnt.
+            video: Released ending of the video.
+            audio: Released ending of the sound.
+            wanted: What was looked for; the released name of the video when left out.
+            sound: The owner's audio file, where there is one of its own.
+            piece: Start and end, where the owner's file may be a longer recording.
         """
-        paths, files = media
+        wanted = wanted or stem + video
+        seen = stem + (video if source is None else source.suffix.lower())
+        heard = stem + (audio if sound is None else sound.suffix.lower())
+        media = (
+            Media(f"video/{seen}", source, wanted, "link", piece),
+            Media(f"audio/{heard}", sound or source, wanted, "link" if sound else "sound", piece),
+        )
         more = taught if split == "train" and taught is not None else {}
-        self.rows.append(Row(task, split, name, {**paths, **values, **more}, files))
+        paths = {"video_path": seen, "audio_path": heard}
+        self.rows.append(Row(task, split, name, {**paths, **values, **more}, media))
 
 
 @dataclass(frozen=True)
@@ -184,39 +198,6 @@ class Importer:
     access: str
     files: str
     options: tuple[str, ...] = ()
-
-
-def clip_media(
-    source: Path | None,
-    video: str,
-    audio: str,
-    wanted: str,
-    *,
-    sound: Path | None = None,
-    piece: tuple[float, float] | None = None,
-) -> ClipMedia:
-    """Return the path columns and the files of a row with one video and one audio file.
-
-    The video keeps the ending of the owner's file: a reader tells a container by its content, and a file that
-    is named after another one misleads its users.
-
-    Args:
-        source: The owner's video; ``None`` where it was not found.
-        video: Place below ``video/``, with the released ending.
-        audio: Place below ``audio/``, with the released ending.
-        wanted: What was looked for.
-        sound: The owner's audio file, where there is one of its own.
-        piece: Start and end, where the owner's file may be a longer recording.
-    """
-    if source is not None:
-        video = video.rpartition(".")[0] + source.suffix.lower()
-    audio_file = Media(f"audio/{audio}", source, wanted, "sound", piece)
-    if sound is not None:
-        ending = sound.suffix.lower()
-        audio = audio.rpartition(".")[0] + ending
-        audio_file = Media(f"audio/{audio}", sound, wanted, "link", piece)
-    media = (Media(f"video/{video}", source, wanted, "link", piece), audio_file)
-    return {"video_path": video, "audio_path": audio}, media
 
 
 def answer(text: str, stop: str = ".") -> str:

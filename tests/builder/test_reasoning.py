@@ -6,15 +6,23 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from crab_lightning.builder.reasoning import Costs, EndpointWriter, Settings, WriterError, estimate, reason
-from crab_lightning.builder.reasoning.journal import Journal, JournalError, Verdict
+from crab_lightning.builder.reasoning import (
+    Costs,
+    EndpointWriter,
+    Settings,
+    WriterError,
+    estimate,
+    reason,
+    run,
+)
+from crab_lightning.builder.reasoning.journal import JournalError
 from crab_lightning.builder.reasoning.prompts import read_phrases, read_prompts
 from crab_lightning.builder.reasoning.questions import BOUNDS, Question
 from crab_lightning.builder.reasoning.work import Work
@@ -118,14 +126,14 @@ def _kill_at(moment: int, root: Path, url: str) -> int:
     child = os.fork()
     if child == 0:
         signal.alarm(60)
-        append = Journal.append
+        append = run.append_verdict
 
-        def counting(journal: Journal, verdicts: Iterable[Verdict]) -> None:
-            append(journal, verdicts)
-            if len(journal.path.read_text().splitlines()) > moment:
+        def counting(path: Path, header: Any, verdict: Any) -> None:
+            append(path, header, verdict)
+            if len(path.read_text().splitlines()) > moment:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        Journal.append = counting  # type: ignore[method-assign]
+        run.append_verdict = counting
         tasks, datasets = tasks_and_datasets("data/av_uie_v2.yaml", ["avqa"])
         reason(root, tasks, datasets, writer(url), Settings(tries=2))
         os._exit(0)

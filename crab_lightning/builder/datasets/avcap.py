@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from crab_lightning.builder.datasets.youtube import find_piece, split_times
-from crab_lightning.builder.rows import Imported, Importer, Settings, clip_media
+from crab_lightning.builder.rows import Imported, Importer, Settings
 from crab_lightning.builder.source import Source, read_objects
 
 
@@ -27,8 +27,8 @@ def read(source: Source, settings: Settings) -> Imported:
                 continue
             vid, start, end = parts
             path, piece = find_piece(source, (name, f"{vid}_{start:g}_{end:g}"), vid, start, end)
-            media = clip_media(path, f"{name}.mp4", f"{name}.mp3", f"{name}.mp4", piece=piece)
-            found.add_clip("avcap", split, name, media, {"video_id": name, "label_content": text})
+            values = {"video_id": name, "label_content": text}
+            found.add_clip("avcap", split, name, path, name, values, piece=piece)
     return found
 
 

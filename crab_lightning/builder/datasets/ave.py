@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crab_lightning.builder.rows import Imported, Importer, Settings, clip_media
+from crab_lightning.builder.rows import Imported, Importer, Settings
 from crab_lightning.builder.source import AnnotationError, Source, read_lines, whole
 
 CLIP_S = 10
@@ -32,10 +32,9 @@ def read(source: Source, settings: Settings) -> Imported:
                 reason = f"its event lasts from {start} to {end} s, which is no part of a {CLIP_S} s clip"
                 found.reject("ave", split, vid, reason)
                 continue
-            media = clip_media(source.media(vid), f"{vid}.mp4", f"{vid}.mp3", f"{vid}.mp4")
             values = {"event": event, "vid": vid, "start_time": start, "end_time": end}
             taught = {"label_content": f"<event>{event}, ({start} {end})</event>"}
-            found.add_clip("ave", split, vid, media, values, taught)
+            found.add_clip("ave", split, vid, source.media(vid), vid, values, taught)
     return found
 
 

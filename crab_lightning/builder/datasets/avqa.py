@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from crab_lightning.builder.rows import Imported, Importer, Settings, answer, clip_media
+from crab_lightning.builder.rows import Imported, Importer, Settings, answer
 from crab_lightning.builder.source import Source, read_objects
 
 _KEYS = ("video_id", "question_id", "type", "question_content", "templ_values", "anser")
@@ -39,10 +39,10 @@ def read(source: Source, settings: Settings) -> Imported:
                 found.reject("avqa", split, label, reason)
             else:
                 vid = str(entry["video_id"])
-                media = clip_media(source.media(vid), f"{vid}.mp4", f"{vid}.mp3", f"{vid}.mp4")
                 values = {"video_id": vid, "question_id": entry["question_id"], "type": entry["type"]}
                 values |= {"question": question, "answer": entry["anser"]}
-                found.add_clip("avqa", split, label, media, values, {"label": answer(entry["anser"])})
+                taught = {"label": answer(entry["anser"])}
+                found.add_clip("avqa", split, label, source.media(vid), vid, values, taught)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from crab_lightning.builder.datasets.youtube import find_vggsound
-from crab_lightning.builder.rows import Imported, Importer, Settings, answer, clip_media
+from crab_lightning.builder.rows import Imported, Importer, Settings, answer
 from crab_lightning.builder.source import Source, read_objects
 
 _KEYS = (
@@ -25,20 +25,20 @@ def read(source: Source, settings: Settings) -> Imported:
     for split, file in (("train", "train_qa.json"), ("test", "val_qa.json")):
         for _, entry in read_objects(source.annotation(file), (*_KEYS, "answer")):
             name = str(entry["video_name"])
+            label = f"{name} question {entry['id']}"
             options, index = _options(entry["multi_choice"], found), entry["answer"]
             if not isinstance(index, int) or not 0 <= index < len(options) or len(options) < 2:
                 reason = f"answer {index!r} is no index of its {len(options)} choices"
-                found.reject("avqa_thu", split, f"{name} question {entry['id']}", reason)
+                found.reject("avqa_thu", split, label, reason)
                 continue
             video_id, _, start = name.rpartition("_")
             if start.isdigit():
                 path, piece = find_vggsound(source, video_id, int(start))
             else:
                 path, piece = source.media(name), None
-            media = clip_media(path, f"{name}.mp4", f"{name}.mp3", f"{name}.mp4", piece=piece)
             values = {**{key: entry[key] for key in _KEYS}, "multi_choice": options, "answer": index}
             taught = {"label": answer(options[index])}
-            found.add_clip("avqa_thu", split, f"{name} question {entry['id']}", media, values, taught)
+            found.add_clip("avqa_thu", split, label, path, name, values, taught, piece=piece)
     return found
 
 

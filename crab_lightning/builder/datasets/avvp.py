@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from crab_lightning.builder.datasets.youtube import find_piece, split_times
-from crab_lightning.builder.rows import Imported, Importer, Settings, clip_media
+from crab_lightning.builder.rows import Imported, Importer, Settings
 from crab_lightning.builder.source import AnnotationError, Source, read_table, whole
 
 CLIP_S = 10
@@ -91,13 +91,12 @@ def _add(
     assert parts is not None
     vid, start_s, end_s = parts
     path, piece = find_piece(source, (filename,), vid, start_s, end_s)
-    media = clip_media(path, f"{vid}.mp4", f"{vid}.mp3", f"{vid}.mp4", piece=piece)
     event = labels if split == "weak" else modal_tags(texts)
     if split == "train" and not event:
         found.reject("avvp", split, filename, "no line of the times names it, so that it has no text")
         return
     values = {"filename": filename, "vid": vid, "event": event}
-    found.add_clip("avvp", split, filename, media, values, {"label_content": event})
+    found.add_clip("avvp", split, filename, path, vid, values, {"label_content": event}, piece=piece)
 
 
 def modal_tags(texts: dict[str, dict[str, list[tuple[int, int]]]]) -> str:

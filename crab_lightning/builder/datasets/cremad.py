@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crab_lightning.builder.rows import Imported, Importer, Settings, answer, clip_media
+from crab_lightning.builder.rows import Imported, Importer, Settings, answer
 from crab_lightning.builder.source import AUDIO, AnnotationError, Source, read_bare
 
 EMOTIONS = {
@@ -21,10 +21,12 @@ def read(source: Source, settings: Settings) -> Imported:
                 raise AnnotationError(f"{path}, line {line}: emotion {code!r}; one of {known} is expected")
             if f"_{code}_" not in name:
                 found.notes["rows whose name tells another emotion than their label"] += 1
+            values, taught = {"emotion": EMOTIONS[code]}, {"label": answer(EMOTIONS[code])}
             wanted, sound = f"{name}.flv or {name}.mp4", source.media(name, AUDIO)
-            media = clip_media(source.media(name), f"{name}.mp4", f"{name}.wav", wanted, sound=sound)
-            emotion = EMOTIONS[code]
-            found.add_clip("cremad", split, name, media, {"emotion": emotion}, {"label": answer(emotion)})
+            video = source.media(name)
+            found.add_clip(
+                "cremad", split, name, video, name, values, taught, audio=".wav", wanted=wanted, sound=sound
+            )
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crab_lightning.builder.rows import Imported, Importer, Settings, answer, clip_media
+from crab_lightning.builder.rows import Imported, Importer, Settings, answer
 from crab_lightning.builder.source import AnnotationError, Source, read_table, whole
 
 CLASSES = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")
@@ -26,13 +26,10 @@ def read(source: Source, settings: Settings) -> Imported:
                 raise AnnotationError(
                     f"{path}, line {line}: label is {label}; 1 to {len(CLASSES)} is expected"
                 )
-            video = source.media(str(number), inside="original")
-            wanted = f"original/part_*/{number}.mp4"
-            media = clip_media(video, f"{number}.mp4", f"{number}.wav", wanted)
-            emotion = CLASSES[label - 1]
-            found.add_clip(
-                "dfew", split, str(number), media, {"emotion": emotion}, {"label": answer(emotion)}
-            )
+            emotion, name = CLASSES[label - 1], str(number)
+            video, wanted = source.media(name, inside="original"), f"original/part_*/{name}.mp4"
+            values, taught = {"emotion": emotion}, {"label": answer(emotion)}
+            found.add_clip("dfew", split, name, video, name, values, taught, audio=".wav", wanted=wanted)
     return found
 
 

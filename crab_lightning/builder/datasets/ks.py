@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from crab_lightning.builder.datasets.youtube import find_piece
-from crab_lightning.builder.rows import Imported, Importer, Settings, answer, clip_media
+from crab_lightning.builder.rows import Imported, Importer, Settings, answer
 from crab_lightning.builder.source import AnnotationError, Source, read_bare, read_lines, read_table, whole
 
 _NAMES = """
@@ -51,8 +51,8 @@ def read(source: Source, settings: Settings) -> Imported:
 def _add(found: Imported, source: Source, split: str, action: str, vid: str, start: int, end: int) -> None:
     name = f"{vid}_{start:06d}_{end:06d}"
     path, piece = find_piece(source, (name,), vid, start, end)
-    media = clip_media(path, f"{name}.mp4", f"{name}.wav", f"{name}.mp4", piece=piece)
-    found.add_clip("ks", split, name, media, {"action": action}, {"label": answer(action, "")})
+    values, taught = {"action": action}, {"label": answer(action, "")}
+    found.add_clip("ks", split, name, path, name, values, taught, audio=".wav", piece=piece)
 
 
 IMPORTER = Importer(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crab_lightning.builder.rows import Imported, Importer, Settings, answer, clip_media
+from crab_lightning.builder.rows import Imported, Importer, Settings, answer
 from crab_lightning.builder.source import AnnotationError, Source, read_lines, stem_of
 
 CLASSES = (
@@ -25,8 +25,8 @@ def read(source: Source, settings: Settings) -> Imported:
                     f"{path}, line {line}: {text!r}; a file and one of {', '.join(CLASSES)} expected"
                 )
             name = stem_of(file.strip())
-            media = clip_media(source.media(name), f"{name}.mp4", f"{name}.wav", f"{name}.mp4")
-            found.add_clip("mafw", split, name, media, {"emotion": emotion}, {"label": answer(emotion)})
+            values, taught = {"emotion": emotion}, {"label": answer(emotion)}
+            found.add_clip("mafw", split, name, source.media(name), name, values, taught, audio=".wav")
     return found
 
 

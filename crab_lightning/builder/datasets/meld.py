@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crab_lightning.builder.rows import Imported, Importer, Settings, answer, clip_media
+from crab_lightning.builder.rows import Imported, Importer, Settings, answer
 from crab_lightning.builder.source import Source, read_table, whole
 
 _FOLDERS = {
@@ -37,10 +37,8 @@ def read(source: Source, settings: Settings) -> Imported:
             clip = f"{split}/{'dev_' if part == 'dev' else ''}{name}"
             video = source.media(name, inside=_FOLDERS[part])
             wanted = f"{_FOLDERS[part]}/{name}.mp4"
-            media = clip_media(video, f"{clip}.mp4", f"{clip}.mp3", wanted)
-            emotion = row["Emotion"]
-            taught = {"label": answer(emotion)}
-            found.add_clip("meld", split, f"{part} {name}", media, {"Emotion": emotion}, taught)
+            values, taught = {"Emotion": row["Emotion"]}, {"label": answer(row["Emotion"])}
+            found.add_clip("meld", split, f"{part} {name}", video, clip, values, taught, wanted=wanted)
     return found
 
 

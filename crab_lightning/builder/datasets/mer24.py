@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from crab_lightning.builder.rows import Imported, Importer, Settings, answer, clip_media
+from crab_lightning.builder.rows import Imported, Importer, Settings, answer
 from crab_lightning.builder.source import AnnotationError, Source, read_table
 
 CLASSES = ("neutral", "angry", "happy", "sad", "worried", "surprise")
@@ -31,8 +31,9 @@ def _read(found: Imported, source: Source, path: Path, split: str) -> None:
                 f"{path}, line {line}: discrete is {emotion!r}; one of {', '.join(CLASSES)} is expected"
             )
         video = source.media(name, inside="video-labeled") or source.media(name)
-        media = clip_media(video, f"{name}.mp4", f"{name}.wav", f"video-labeled/{name}.mp4")
-        found.add_clip("mer24", split, name, media, {"discrete": emotion}, {"label": answer(emotion)})
+        values, taught = {"discrete": emotion}, {"label": answer(emotion)}
+        wanted = f"video-labeled/{name}.mp4"
+        found.add_clip("mer24", split, name, video, name, values, taught, audio=".wav", wanted=wanted)
 
 
 IMPORTER = Importer(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crab_lightning.builder.rows import Imported, Importer, Settings, answer, clip_media
+from crab_lightning.builder.rows import Imported, Importer, Settings, answer
 from crab_lightning.builder.source import AnnotationError, Source, read_lines, stem_of
 
 _NAMES = """
@@ -23,19 +23,21 @@ def read(source: Source, settings: Settings) -> Imported:
     classes = CLASSES
     if settings.classes is not None:
         classes = frozenset(line.strip() for _, line in read_lines(settings.classes))
-    for split, file in (("train", "trainlist01.txt"), ("test", "testlist01.txt")):
-        path = source.annotation(file)
+    for split, name in (("train", "trainlist01.txt"), ("test", "testlist01.txt")):
+        path = source.annotation(name)
         for line, text in read_lines(path):
             place = text.split()[0]
-            name, slash, _ = place.partition("/")
+            label, slash, _ = place.partition("/")
             if not slash or not place.endswith(".avi"):
                 raise AnnotationError(f"{path}, line {line}: {text!r}; <Class>/<file>.avi is expected")
-            if name not in classes:
+            if label not in classes:
                 continue
             clip = stem_of(place)
-            media = clip_media(source.media(clip), f"{clip}.avi", f"{clip}.wav", place)
-            taught = {"new_label": answer(name.lower(), "")}
-            found.add_clip("ucf", split, clip, media, {"label": name}, taught)
+            values, taught = {"label": label}, {"new_label": answer(label.lower(), "")}
+            file = source.media(clip)
+            found.add_clip(
+                "ucf", split, clip, file, clip, values, taught, video=".avi", audio=".wav", wanted=place
+            )
     return found
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from crab_lightning.builder.rows import Imported, Importer, Settings, clip_media
+from crab_lightning.builder.rows import Imported, Importer, Settings
 from crab_lightning.builder.source import AnnotationError, Source, read_json
 
 PARTS = 10
@@ -79,13 +79,12 @@ def _add(
         return
     if blinks:
         found.notes["train: events that round to no length and are in no text"] += blinks
-    media = clip_media(source.media(vid), f"{vid}.mp4", f"{vid}.mp3", f"{vid}.mp4")
     times = [{"label": name, "start_s": start, "end_s": end} for name, start, end in events]
     values: dict[str, Any] = {"vid": vid, "original_label": label}
     if split == "train":
         values["label_content"] = label
     values |= {"duration_s": duration, "events_s": times}
-    found.add_clip("unav", split, vid, media, values)
+    found.add_clip("unav", split, vid, source.media(vid), vid, values)
 
 
 def tenth_span(start_s: float, end_s: float, duration_s: float) -> tuple[int, int]:

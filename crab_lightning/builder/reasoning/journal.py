@@ -55,34 +55,24 @@ class JournalError(ValueError):
     """A file of verdicts that cannot be used."""
 
 
-class Journal:
-    """One file of verdicts, appended to.
+def append_verdict(path: Path, header: Mapping[str, Any], verdict: Verdict) -> None:
+    """Add a verdict to a file and hand it to the operating system.
 
     Args:
-        folder: Where the files of a dataset lie.
+        path: The file.
         header: What the verdicts depend on; it is the first line.
-        shard: Part of the rows, ``(i, n)`` from ``(1, n)`` to ``(n, n)``; ``None`` for all.
-
-    Raises:
-        JournalError: If the file was begun with another header.
+        verdict: The verdict.
     """
-
-    def __init__(self, folder: Path, header: Mapping[str, Any], shard: Shard | None = None) -> None:
-        self.folder, self.header = folder, dict(header)
-        self.path = folder / journal_name(shard)
-
-    def append(self, verdicts: Iterable[Verdict]) -> None:
-        """Add verdicts and hand them to the operating system."""
-        lines = "".join(_line(asdict(verdict)) for verdict in verdicts)
-        if not self.path.is_file() or not self.path.stat().st_size:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lines = _line(self.header) + lines
-        with appended(self.path) as file:
-            file.write(lines)
+    lines = _line(asdict(verdict))
+    if not path.is_file() or not path.stat().st_size:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = _line(header) + lines
+    with appended(path) as file:
+        file.write(lines)
 
 
 def journal_name(shard: Shard | None) -> str:
-    """Return the name of a file of verdicts."""
+    """Return the name of a file of verdicts: of all rows, or of a part ``(i, n)`` of them."""
     return "verdicts.jsonl" if shard is None else f"verdicts-{shard[0]}-of-{shard[1]}.jsonl"
 
 
@@ -139,4 +129,4 @@ def _short(value: Any) -> str:
 
 
 def _line(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, ensure_ascii=False) + "\n"
+    return json.dumps(dict(content), ensure_ascii=False) + "\n"

@@ -9,7 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from crab_lightning.builder.reasoning.journal import Journal, Shard, Verdict, journal_name, read_journals
+from crab_lightning.builder.reasoning.journal import (
+    Shard,
+    Verdict,
+    append_verdict,
+    journal_name,
+    read_journals,
+)
 from crab_lightning.builder.reasoning.settings import Settings
 from crab_lightning.builder.reasoning.work import Work
 from crab_lightning.builder.reasoning.writers import CachedWriter, Writer, WriterError
@@ -113,10 +119,10 @@ def reason(
             )
         report = Report(dataset, rows=len(part), known=len(part) - len(open_rows))
         before = kept.asked
-        journal = Journal(work.state, work.header, shard)
-        remove_cut_line(journal.path)
+        journal = work.state / journal_name(shard)
+        remove_cut_line(journal)
         for done, verdict in enumerate(_decided(work, open_rows, kept), report.known + 1):
-            journal.append([verdict])
+            append_verdict(journal, work.header, verdict)
             known[verdict.key] = verdict
             if progress is not None:
                 progress(f"{dataset}: texts", done, len(part))
