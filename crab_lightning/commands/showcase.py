@@ -61,8 +61,9 @@ class Asker:
             return panel
         panel.seconds = round(time.perf_counter() - began, 2)
         if windowed is not None:
-            panel.answer, panel.truncated = told_by_window(windowed.told), windowed.truncated
-            parsed, panel.note = windowed.parsed, windowed.note
+            whole, parsed = windowed
+            panel.answer, panel.truncated = told_by_window(whole.windows), whole.truncated
+            panel.note = whole.note
         elif answer is not None:
             panel.answer, panel.truncated = answer.text, answer.truncated
             parsed, panel.note = read_text(task, spec, sample, answer.text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from crab_lightning.data import AVDataModule
@@ -11,27 +11,6 @@ from crab_lightning.data.windows import length_of, windows_of
 from crab_lightning.inference.answer import Answer
 from crab_lightning.inference.question import AskError, put
 from crab_lightning.structures import ClipWindow, Sample, Windows
-
-
-@dataclass(frozen=True)
-class WindowedAnswer:
-    """The answers about the windows of a clip, and the one made of them.
-
-    Args:
-        parsed: The stitched answer; ``None`` where no window could be read.
-        told: Start, end, text and reading of each window, as JSON values.
-        whole_s: Length of the clip.
-        tokens: Number of generated tokens.
-        truncated: Whether an answer stopped at the token limit.
-        note: Why answers could not be read, where that is known; else empty.
-    """
-
-    parsed: Any
-    told: tuple[dict[str, Any], ...]
-    whole_s: float
-    tokens: int
-    truncated: bool
-    note: str
 
 
 def windows_of_text(text: str) -> Windows:
@@ -47,7 +26,9 @@ def windows_of_text(text: str) -> Windows:
         raise AskError(f"--windows {text}: {reason}") from err
 
 
-def put_windows(model: Any, data: AVDataModule, sample: Sample, windows: Windows) -> WindowedAnswer | None:
+def put_windows(
+    model: Any, data: AVDataModule, sample: Sample, windows: Windows
+) -> tuple[Answer, Any] | None:
     """Ask about each window of a clip, one after the other; ``None`` where the clip is one window.
 
     Args:
@@ -55,7 +36,11 @@ def put_windows(model: Any, data: AVDataModule, sample: Sample, windows: Windows
         data: Tasks and datasets, with the model's processor.
         sample: The question about the whole clip.
         windows: Length and distance of the windows.
+
+    Returns:
+        The answer with its timeline, and what was read, stitched; ``None`` where no window could be read.
     """
+    began = time.perf_counter()
     task, spec = data.tasks[sample.task], data.datasets[sample.dataset]
     whole_s = length_of(sample, data.limits)
     note = ""
@@ -82,7 +67,11 @@ def put_windows(model: Any, data: AVDataModule, sample: Sample, windows: Windows
         )
         tokens, truncated = tokens + said.tokens, truncated or said.truncated
     parsed = None if note else task.stitch(parts, replace(sample, whole_s=whole_s), spec)
-    return WindowedAnswer(parsed, tuple(told), whole_s, tokens, truncated, note)
+    text = "\n".join(window["answer"] for window in told)
+    value = None if parsed is None else task.jsonable(parsed)
+    seconds = round(time.perf_counter() - began, 3)
+    about = (sample.task, sample.dataset, truncated, tokens, seconds, note, whole_s)
+    return Answer(text, value, *about, tuple(told)), parsed
 
 
 def ask_windows(model: Any, data: AVDataModule, sample: Sample, windows: Windows) -> Answer:
@@ -103,35 +92,23 @@ def ask_windows(model: Any, data: AVDataModule, sample: Sample, windows: Windows
             f"`windows` is for one clip and for tasks whose answers have times, events; leave it out for "
             f"task {sample.task}"
         )
-    began = time.perf_counter()
     found = put_windows(model, data, sample, windows)
     if found is None:
         raise AskError(
             f"`windows` {windows.length_s:g}: the clip lasts {length_of(sample, data.limits):g} s, which is "
             "one window; leave it out"
         )
-    return Answer(
-        "\n".join(window["answer"] for window in found.told),
-        None if found.parsed is None else task.jsonable(found.parsed),
-        sample.task,
-        sample.dataset,
-        found.truncated,
-        found.tokens,
-        round(time.perf_counter() - began, 3),
-        found.note,
-        found.whole_s,
-        found.told,
-    )
+    return found[0]
 
 
-def timeline(value: Any, whole_s: float, width: int = 40) -> list[str]:
+def timeline(value: Any, whole_s: float) -> list[str]:
     """Return the events of an answer as lines of text: a name, a bar from the clip's start to its end, times.
 
     Args:
         value: The answer as JSON values, of event localization or event parsing.
         whole_s: Length of the clip.
-        width: Characters of a bar.
     """
+    width = 40  # characters of a bar
     spans: dict[str, list[tuple[float, float]]] = {}
     if isinstance(value, dict):
         for side, events in value.items():
