@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,9 +93,8 @@ def draw_overlay(axes: Any, overlay: Overlay, *, size: float = 8.0) -> None:
     )  # fmt: skip
     legend.set_in_layout(True)
     if overlay.note:
-        axes.set_xlabel(
-            _wrapped(overlay.note, 46), fontsize=size - 1, labelpad=2.6 * size + (size if lines else 0)
-        )
+        note = textwrap.wrap(overlay.note, 46, max_lines=3, placeholder=" …")
+        axes.set_xlabel("\n".join(note), fontsize=size - 1, labelpad=2.6 * size + (size if lines else 0))
 
 
 def _outline(axes: Any, mask: Tensor, colour: str, style: str, *, fill: bool) -> None:
@@ -113,12 +113,6 @@ def _outline(axes: Any, mask: Tensor, colour: str, style: str, *, fill: bool) ->
         np.arange(-1, values.shape[1] + 1), np.arange(-1, values.shape[0] + 1), padded, levels=[0.5],
         colors=[colour], linewidths=1.6, linestyles=style,
     )  # fmt: skip
-
-
-def _wrapped(text: str, width: int, lines: int = 3) -> str:
-    import textwrap
-
-    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
 
 
 def painted(frame: NDArray[np.uint8], mask: NDArray[np.bool_], prompt: Prompt | None) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crab_lightning.segmentation.decoder import LastUsed, MaskRequest, check_request, content_key
-from crab_lightning.segmentation.weights import Loaded, check_dtype, load_folder
+from crab_lightning.segmentation.weights import FolderModel, Loaded, load_folder
 
 KINDS = {
     "sam2": "Sam2Model",
@@ -29,7 +29,7 @@ Embedding = list[Tensor]
 """Feature maps of one image, finest first, ``(1, C, h, w)`` each."""
 
 
-class Sam2Decoder:
+class Sam2Decoder(FolderModel):
     """Image predictor of SAM2.1, frozen; of SAM3 or EdgeTAM where the folder's ``model_type`` says so.
 
     The weights are loaded at the first use, and decoders with the same settings share them within a process.
@@ -55,6 +55,9 @@ class Sam2Decoder:
     Sources: SAM2 arXiv:2408.00714, SAM3 arXiv:2511.16719, EdgeTAM arXiv:2501.07256.
     """
 
+    # Official folders also hold the video predictor's memory, which is left alone here.
+    weights = cache(partial(load_folder, KINDS, "does not make masks from boxes and points"))
+
     def __init__(
         self,
         pretrained: str,
@@ -64,26 +67,14 @@ class Sam2Decoder:
         cache_size: int = 16,
         logits: bool = False,
     ) -> None:
-        check_dtype(dtype)
+        super().__init__(pretrained, device, dtype)
         if batch_size < 1 or cache_size < 0:
             raise ValueError(
                 f"batch_size is {batch_size} and cache_size {cache_size}; they begin at 1 and at 0"
             )
-        self.pretrained = pretrained
-        self.device = device
-        self.dtype = dtype
         self.batch_size = batch_size
         self.logits = logits
         self._embeddings = LastUsed(cache_size)
-
-    def load(self) -> None:
-        """Load the weights, which else happens at the first mask.
-
-        Raises:
-            OSError: If there are no such weights.
-            ValueError: If the folder's weights do not fill the model.
-        """
-        _load(self.pretrained, self.device, self.dtype)
 
     @torch.no_grad()
     def decode(self, requests: Sequence[MaskRequest]) -> list[Tensor]:
@@ -94,7 +85,7 @@ class Sam2Decoder:
         """
         for request in requests:
             check_request(request)
-        loaded = _load(self.pretrained, self.device, self.dtype)
+        loaded = self.load()
         masks: list[Tensor | None] = [None] * len(requests)
         for first in range(0, len(requests), self.batch_size):
             part = requests[first : first + self.batch_size]
@@ -138,7 +129,3 @@ def _low_masks(loaded: Loaded, requests: Sequence[MaskRequest], embeddings: Sequ
     levels = [torch.cat(level) for level in zip(*embeddings, strict=True)]
     out = loaded.model(image_embeddings=levels, multimask_output=False, **inputs)
     return out.pred_masks[:, 0, 0].float()  # type: ignore[no-any-return]
-
-
-# Once in a process. Official folders also hold the video predictor's memory, which is left alone here.
-_load = cache(partial(load_folder, KINDS, "does not make masks from boxes and points"))

@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from crab_lightning.segmentation.decoder import LastUsed, MaskRequest, check_request, content_key
 from crab_lightning.segmentation.prompts import Prompt
-from crab_lightning.segmentation.weights import Loaded, check_dtype, load_folder
+from crab_lightning.segmentation.weights import FolderModel, Loaded, load_folder
 
 KINDS = {"sam3": "Sam3Model", "sam3_video": "Sam3Model"}
 """``model_type`` of a folder's config -> class in transformers."""
 
 
-class Sam3Decoder:
+class Sam3Decoder(FolderModel):
     """Concept segmentation of SAM3, frozen: finds the things that a prompt names.
 
     Everything in the picture that fits a name counts, and the masks of all things and of all names are
@@ -46,6 +46,7 @@ class Sam3Decoder:
     """
 
     reads_names = True
+    weights = cache(partial(load_folder, KINDS, "finds no named things", named=True))
 
     def __init__(
         self,
@@ -56,27 +57,15 @@ class Sam3Decoder:
         logits: bool = False,
         min_score: float = 0.5,
     ) -> None:
-        check_dtype(dtype)
+        super().__init__(pretrained, device, dtype)
         if cache_size < 0 or not 0 <= min_score < 1:
             raise ValueError(
                 f"cache_size is {cache_size} and min_score {min_score}; the first begins at 0, the second "
                 "lies in [0, 1)"
             )
-        self.pretrained = pretrained
-        self.device = device
-        self.dtype = dtype
         self.logits = logits
         self.min_score = min_score
         self._embeddings = LastUsed(cache_size)
-
-    def load(self) -> None:
-        """Load the weights, which else happens at the first mask.
-
-        Raises:
-            OSError: If there are no such weights.
-            ValueError: If they are of another kind of model.
-        """
-        _load(self.pretrained, self.device, self.dtype)
 
     @torch.no_grad()
     def decode(self, requests: Sequence[MaskRequest]) -> list[Tensor]:
@@ -89,7 +78,7 @@ class Sam3Decoder:
         """
         for request in requests:
             check_request(request, named=True)
-        loaded = _load(self.pretrained, self.device, self.dtype)
+        loaded = self.load()
         masks = []
         for request in requests:
             key = content_key(request.image)
@@ -153,6 +142,3 @@ def pointed_at(mask: Tensor, prompt: Prompt) -> bool:
     height, width = mask.shape
     spots = [(min(round(x), width - 1), min(round(y), height - 1)) for x, y in prompt.points_xy_px]
     return not spots or any(bool(mask[y, x]) for x, y in spots)
-
-
-_load = cache(partial(load_folder, KINDS, "finds no named things", named=True))  # once in a process

@@ -35,14 +35,13 @@ class NameTracker(Sam2Tracker):
     Source: arXiv:2511.16719.
     """
 
-    def load(self) -> None:
-        """Load the weights now, so that what is wrong with them is told before any work is done.
-
-        Raises:
-            OSError: If there are no such weights.
-            ValueError: If they are of another kind of model, or do not fill it.
-        """
-        _load(self.pretrained, self.device, self.dtype)
+    @staticmethod
+    @cache
+    def weights(pretrained: str, device: str, dtype: str) -> Loaded:
+        """Load the video model, once in a process."""
+        clean_masks_here()
+        lacking = "follows no named things through a video"
+        return load_folder(KINDS, lacking, pretrained, device, dtype, named=True)
 
     @torch.no_grad()
     def track(self, frames: Tensor, prompts: Mapping[int, Prompt]) -> Iterator[tuple[int, Tensor]]:
@@ -68,7 +67,7 @@ class NameTracker(Sam2Tracker):
             return
         if wrong := [i for i in prompts if not 0 <= i < len(frames)]:
             raise ValueError(f"prompt on frame {wrong[0]} of a video with {len(frames)} frames")
-        loaded = _load(self.pretrained, self.device, self.dtype)
+        loaded = self.load()
         things = _things(loaded, list(names), frames)
         pointing = {i: prompt for i, prompt in prompts.items() if prompt}
         if not pointing:
@@ -115,12 +114,3 @@ def _joined(things: list[Tensor], frames: Tensor) -> Tensor:
         full = F.interpolate(low[None].float(), size, mode="bilinear", align_corners=False)[0, 0]
         mask |= (full > 0).cpu()
     return mask
-
-
-@cache
-def _load(pretrained: str, device: str, dtype: str) -> Loaded:
-    """Load the video model once in a process."""
-    clean_masks_here()
-    return load_folder(
-        KINDS, "follows no named things through a video", pretrained, device, dtype, named=True
-    )

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import Sam2VideoInferenceSession
 
 from crab_lightning.segmentation.prompts import Prompt
-from crab_lightning.segmentation.weights import Loaded, check_dtype, load_folder
+from crab_lightning.segmentation.weights import FolderModel, Loaded, load_folder
 
 _OBJECT = 1
 
@@ -28,7 +28,7 @@ KINDS = {
 """``model_type`` of a folder's config -> class in transformers. All take the same session and prompts."""
 
 
-class Sam2Tracker:
+class Sam2Tracker(FolderModel):
     """Video predictor of SAM2.1, frozen; of SAM3 or EdgeTAM where the folder's ``model_type`` says so.
 
     Args:
@@ -39,20 +39,7 @@ class Sam2Tracker:
     Sources: SAM2 arXiv:2408.00714, SAM3 arXiv:2511.16719, EdgeTAM arXiv:2501.07256.
     """
 
-    def __init__(self, pretrained: str, device: str = "auto", dtype: str = "float32") -> None:
-        check_dtype(dtype)
-        self.pretrained = pretrained
-        self.device = device
-        self.dtype = dtype
-
-    def load(self) -> None:
-        """Load the weights now, so that what is wrong with them is told before any work is done.
-
-        Raises:
-            FileNotFoundError: If there are no such weights.
-            ValueError: If they have no memory, or are of a model that follows nothing.
-        """
-        _load(self.pretrained, self.device, self.dtype)
+    weights = cache(partial(load_folder, KINDS, "follows nothing through a video"))
 
     @torch.no_grad()
     def track(self, frames: Tensor, prompts: Mapping[int, Prompt]) -> Iterator[tuple[int, Tensor]]:
@@ -72,7 +59,8 @@ class Sam2Tracker:
             raise ValueError("an object to follow needs a prompt with a box or points on at least one frame")
         if wrong := [i for i in prompts if not 0 <= i < len(frames)]:
             raise ValueError(f"prompt on frame {wrong[0]} of a video with {len(frames)} frames")
-        loaded = _load(self.pretrained, self.device, self.dtype)
+        # Not those of a subclass: it follows with these too.
+        loaded = Sam2Tracker.weights(self.pretrained, self.device, self.dtype)
         session = _Session(frames, loaded, loaded.model.config)
         size = tuple(frames.shape[-2:])
         for number in sorted(prompts):
@@ -142,6 +130,3 @@ class _Session(FramesOnDemand, Sam2VideoInferenceSession):
         }
         self.add_point_inputs(self.obj_id_to_idx(_OBJECT), number, inputs)
         self.obj_with_new_inputs = [_OBJECT]
-
-
-_load = cache(partial(load_folder, KINDS, "follows nothing through a video"))  # once in a process

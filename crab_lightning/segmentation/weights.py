@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +51,34 @@ class Loaded:
             floats, (self.side, self.side), mode="bilinear", align_corners=False, antialias=True
         )
         return (square[0] - self.mean) / self.std
+
+
+class FolderModel:
+    """A frozen segmentation model of a folder, loaded at its first use and shared within a process.
+
+    Args:
+        pretrained: Folder in the transformers layout, hub name, or ``mini_sam2``.
+        device: ``auto`` uses a GPU if there is one.
+        dtype: ``float32`` or ``bfloat16``.
+    """
+
+    weights: ClassVar[Any]
+    """Loads the weights of ``pretrained`` to ``device`` in ``dtype``, once in a process."""
+
+    def __init__(self, pretrained: str, device: str = "auto", dtype: str = "float32") -> None:
+        if dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype is {dtype!r}; there are: float32, bfloat16")
+        self.pretrained, self.device, self.dtype = pretrained, device, dtype
+
+    def load(self) -> Loaded:
+        """Return the weights; called before any work, it tells what is wrong with them.
+
+        Raises:
+            OSError: If there are no such weights.
+            ValueError: If they are of another kind of model, or do not fill it.
+        """
+        loaded: Loaded = type(self).weights(self.pretrained, self.device, self.dtype)
+        return loaded
 
 
 def load_folder(
@@ -103,16 +131,6 @@ def load_folder(
     sized = getattr(config, "prompt_encoder_config", None) or detector.vision_config
     tokenizer = AutoTokenizer.from_pretrained(where) if named else None
     return Loaded(model.to(device).eval(), images, int(sized.image_size), device, tokenizer)
-
-
-def check_dtype(name: str) -> None:
-    """Refuse a type of weights that the decoders do not compute with.
-
-    Raises:
-        ValueError: If it is neither ``float32`` nor ``bfloat16``.
-    """
-    if name not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype is {name!r}; there are: float32, bfloat16")
 
 
 def _check_filled(name: str, pretrained: str, missing: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crab_lightning.segmentation.decoder import LastUsed, MaskDecoder, MaskRequest
 from crab_lightning.segmentation.prompts import Prompt
-from crab_lightning.segmentation.sam2 import Sam2Decoder, _load
+from crab_lightning.segmentation.sam2 import Sam2Decoder
 from crab_lightning.segmentation.sam2_package import Sam2PackageDecoder
 from crab_lightning.segmentation.sam3 import Sam3Decoder
 from crab_lightning.segmentation.tracker import Sam2Tracker
@@ -61,7 +61,7 @@ def test_a_batch_gives_what_single_requests_give(converted: Path) -> None:
 
 
 def test_one_picture_is_embedded_once(converted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = _load(str(converted), "cpu", "float32")
+    loaded = Sam2Decoder.weights(str(converted), "cpu", "float32")
     seen: list[int] = []
     pixels = loaded.pixels
     monkeypatch.setattr(loaded, "pixels", lambda images: seen.append(len(images)) or pixels(images))
@@ -76,8 +76,9 @@ def test_one_picture_is_embedded_once(converted: Path, monkeypatch: pytest.Monke
 
 
 def test_decoders_of_one_process_share_frozen_weights(converted: Path) -> None:
-    assert _load(str(converted), "cpu", "float32") is _load(str(converted), "cpu", "float32")
-    assert not any(p.requires_grad for p in _load(str(converted), "cpu", "float32").model.parameters())
+    loaded = Sam2Decoder(str(converted), "cpu").load()
+    assert Sam2Decoder(str(converted), "cpu").load() is loaded
+    assert not any(p.requires_grad for p in loaded.model.parameters())
 
 
 def test_a_decoder_is_pickled_without_weights(converted: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from crab_lightning.metrics import RightPrompts
 from crab_lightning.segmentation import MaskRequest, Prompt, Sam2Decoder, Sam3Decoder
-from crab_lightning.segmentation.sam3 import _load, pointed_at
+from crab_lightning.segmentation.sam3 import pointed_at
 from crab_lightning.tasks import ReferringSegmentation, Segmentation
 from crab_lightning.tasks.object_names import named_objects
 from tests.segmentation.test_test_loop import Rectangle, box_mask, row, run_test
@@ -50,7 +50,7 @@ def test_masks_of_a_name_are_those_of_transformers(sam3: Path) -> None:
 def test_names_are_joined_and_each_picture_is_encoded_once(
     sam3: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = _load(str(sam3), "cpu", "float32")
+    loaded = Sam3Decoder.weights(str(sam3), "cpu", "float32")
     seen: list[int] = []
     pixels = loaded.pixels
     monkeypatch.setattr(loaded, "pixels", lambda images: seen.append(len(images)) or pixels(images))

@@ -11,7 +11,6 @@ import torch
 from torch.nn import functional as F
 
 from crab_lightning.segmentation import MaskRequest, Prompt, Sam2Decoder, Sam2Tracker
-from crab_lightning.segmentation.tracker import _load
 
 PROMPTS = (
     Prompt((10.0, 20.0, 60.0, 90.0), ((30.0, 40.0), (50.0, 50.0), (20.0, 80.0))),
@@ -71,7 +70,7 @@ def test_masks_of_a_video_are_those_of_transformers(folder: Path) -> None:
     family = {"sam3_video": "Sam3TrackerVideo", "edgetam_video": "EdgeTamVideo"}[kind_of(folder)]
     model: Any = getattr(transformers, f"{family}Model").from_pretrained(folder).eval()
     frames = torch.randint(0, 255, (6, 3, 90, 120), dtype=torch.uint8, generator=torch.manual_seed(2))
-    loaded = _load(str(folder), "cpu", "float32")
+    loaded = Sam2Tracker.weights(str(folder), "cpu", "float32")
     session = getattr(transformers, f"{family}InferenceSession")(
         loaded.pixels(list(frames)), 90, 120, dtype=torch.float32
     )

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from crab_lightning.segmentation import NameTracker, Prompt, Sam2Tracker
-from crab_lightning.segmentation.sam3_video import _load
 
 FRAMES = torch.randint(0, 255, (9, 3, 60, 80), dtype=torch.uint8, generator=torch.manual_seed(2))
 BOX = (10.0, 5.0, 60.0, 50.0)
@@ -18,7 +17,7 @@ BOX = (10.0, 5.0, 60.0, 50.0)
 @pytest.fixture
 def easy(sam3: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Random weights that find things, and remove and confirm some of them again."""
-    model = _load(str(sam3), "cpu", "float32").model
+    model = NameTracker.weights(str(sam3), "cpu", "float32").model
     wanted = {"score_threshold_detection": 0.2, "new_det_thresh": 0.2, "det_nms_thresh": 0.9,
               "high_conf_thresh": 0.2, "high_iou_thresh": 0.1, "recondition_every_nth_frame": 3,
               "hotstart_delay": 3, "hotstart_unmatch_thresh": 2, "hotstart_dup_thresh": 2}  # fmt: skip
@@ -39,7 +38,7 @@ def test_masks_of_names_are_those_of_transformers(easy: Path) -> None:
         Sam3VideoProcessor,
     )
 
-    loaded = _load(str(easy), "cpu", "float32")
+    loaded = NameTracker.weights(str(easy), "cpu", "float32")
     images, words = Sam3ImageProcessor.from_pretrained(easy), AutoTokenizer.from_pretrained(easy)
     processor = Sam3VideoProcessor(images, Sam2VideoVideoProcessor(), words)
     session = Sam3VideoInferenceSession(loaded.pixels(list(FRAMES)), 60, 80, dtype=torch.float32)
