@@ -23,7 +23,7 @@ from crab_lightning.metrics.scale import COUNT, Scale
 _LOOSE_ROWS = 512
 
 
-class _ByClip(BenchmarkMetric):
+class MaskMetric(BenchmarkMetric):
     """Keeps a row of whole numbers for each clip, to which its frames add, on whichever process they are.
 
     A clip's frames may reach several processes, or one process before and after it was killed, so a batch
@@ -71,7 +71,7 @@ def _clip_key(clip: str) -> int:
     return int.from_bytes(hashlib.blake2b(clip.encode(), digest_size=8).digest(), "big", signed=True)
 
 
-class MaskJF(_ByClip):
+class MaskJF(MaskMetric):
     """Jaccard index J and F-measure (beta squared 0.3) of masks, in [0, 1]; higher is better.
 
     Keys: ``j``, ``f``, and for protocols with batches ``frames_per_batch``, the mean that was met.
@@ -178,7 +178,7 @@ class MaskJF(_ByClip):
         return scores
 
 
-class NullMaskS(_ByClip):
+class NullMaskS(MaskMetric):
     """S on frames where nothing is to be segmented (Ref-AVS null set); 0 is best, lower is better.
 
     Keys: ``s``; for ``crabplus`` also ``s_infinite``, for ``refavs`` also ``frames_per_batch`` as it was met.

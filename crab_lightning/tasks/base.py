@@ -24,10 +24,8 @@ from crab_lightning.structures import (
 
 AnswerT = TypeVar("AnswerT")
 
-VIDEO_AND_AUDIO = "This is a video and an audio:"
-TWO_VIDEOS_AND_AUDIO = "These are two videos and an audio:"
-VIDEO_AND_TWO_AUDIOS = "This is a video and two audio clips:"
-IMAGE_AND_AUDIO = "This is an image and an audio:"
+VIDEO_AND_AUDIO = ("This is a video and an audio:", Media.VIDEO, Media.AUDIO)
+IMAGE_AND_AUDIO = ("This is an image and an audio:", Media.IMAGE, Media.AUDIO)
 
 LENIENT = (
     "answers were read leniently: the released scripts reject some of them, so these scores are not "
@@ -260,6 +258,17 @@ class Task(ABC, Generic[AnswerT]):
                 raise ValueError(said) from err
 
 
+class InstructedTask(Task[AnswerT]):
+    """A task with one instruction about a video, or about an image, and its sound."""
+
+    opening: Conversation = VIDEO_AND_AUDIO
+    instruction: str
+
+    def prompt(self, sample: Sample) -> Conversation:
+        """Return opening, media, instruction."""
+        return (*self.opening, self.instruction)
+
+
 def with_row(sample: Sample, err: ValueError) -> str:
     """Return what an error about a sample says; it names the row also where Python says what is wrong."""
     said = str(err)
@@ -327,11 +336,11 @@ def classes_of(spec: DatasetSpec) -> list[str]:
     return spec.classes
 
 
+def box_tensor(box: Sequence[int]) -> Tensor:
+    """Return one box as the float64 ``(1, 4)`` that metrics take."""
+    return torch.tensor([box], dtype=torch.float64)
+
+
 def index_tensor(index: int) -> Tensor:
     """Return one class index as the int64 vector of length 1 that metrics take."""
     return torch.tensor([index], dtype=torch.int64)
-
-
-def around(opening: str, media: Sequence[Media], instruction: str) -> Conversation:
-    """Return a conversation: opening, media, instruction."""
-    return (opening, *media, instruction)

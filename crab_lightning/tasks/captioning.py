@@ -8,12 +8,12 @@ from torchmetrics import MetricCollection
 
 from crab_lightning.metrics import CaptionScores
 from crab_lightning.metrics.caption_tools import TOKENIZERS, Tokenizer, choose_tokenizer
-from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
+from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks.answers import cut_end_tokens
-from crab_lightning.tasks.base import VIDEO_AND_AUDIO, Task, around
+from crab_lightning.tasks.base import InstructedTask
 
 
-class Captioning(Task[str]):
+class Captioning(InstructedTask[str]):
     """Describes a clip; the manifest's text is the reference caption.
 
     An unreadable (empty) answer scores as an empty caption. There is no shorter form of a caption, so both
@@ -30,10 +30,6 @@ class Captioning(Task[str]):
     def __init__(self, tokenizer: Tokenizer = "auto", with_meteor: bool = False) -> None:
         self.tokenizer: Tokenizer = tokenizer
         self.with_meteor = with_meteor
-
-    def prompt(self, sample: Sample) -> Conversation:
-        """Return opening, video, audio, instruction."""
-        return around(VIDEO_AND_AUDIO, (Media.VIDEO, Media.AUDIO), self.instruction)
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the answer as the caption to be learnt."""

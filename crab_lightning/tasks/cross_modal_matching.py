@@ -10,15 +10,10 @@ from torchmetrics import MetricCollection
 from crab_lightning.metrics import INVALID, Accuracy
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks.answers import read_choice
-from crab_lightning.tasks.base import (
-    TWO_VIDEOS_AND_AUDIO,
-    VIDEO_AND_TWO_AUDIOS,
-    Task,
-    around,
-    describe,
-    index_tensor,
-)
+from crab_lightning.tasks.base import Task, describe, index_tensor
 
+TWO_VIDEOS_AND_AUDIO = "These are two videos and an audio:"
+VIDEO_AND_TWO_AUDIOS = "This is a video and two audio clips:"
 CHOOSE_VIDEO = "Please listen to the audio and indicate which of the two videos matches what you hear."
 CHOOSE_AUDIO = "Please view the video and indicate which of the two audio clips matches what you see."
 
@@ -47,9 +42,9 @@ class CrossModalMatching(Task[int]):
         """
         counts = len(sample.videos), len(sample.audios)
         if counts == (2, 1):
-            return around(TWO_VIDEOS_AND_AUDIO, (Media.AUDIO, Media.VIDEO, Media.VIDEO), CHOOSE_VIDEO)
+            return (TWO_VIDEOS_AND_AUDIO, Media.AUDIO, Media.VIDEO, Media.VIDEO, CHOOSE_VIDEO)
         if counts == (1, 2):
-            return around(VIDEO_AND_TWO_AUDIOS, (Media.VIDEO, Media.AUDIO, Media.AUDIO), CHOOSE_AUDIO)
+            return (VIDEO_AND_TWO_AUDIOS, Media.VIDEO, Media.AUDIO, Media.AUDIO, CHOOSE_AUDIO)
         raise ValueError(
             f"{sample.id} has {counts[0]} videos and {counts[1]} audio files; matching takes two of one kind "
             "and one of the other"

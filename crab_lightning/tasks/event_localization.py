@@ -9,9 +9,9 @@ import torch
 from torchmetrics import Metric, MetricCollection
 
 from crab_lightning.metrics import EventMeanAP, SegmentAccuracy
-from crab_lightning.structures import ClipWindow, Conversation, DatasetSpec, Media, Sample
+from crab_lightning.structures import ClipWindow, DatasetSpec, Sample
 from crab_lightning.tasks.answers import class_index, distinct_names, plain, tag_bodies
-from crab_lightning.tasks.base import LENIENT, VIDEO_AND_AUDIO, Task, around, chosen, classes_of, describe
+from crab_lightning.tasks.base import LENIENT, chosen, classes_of, describe
 from crab_lightning.tasks.event_text import (
     ANY_LENGTH_S,
     EventSpan,
@@ -22,7 +22,7 @@ from crab_lightning.tasks.event_text import (
     segment_classes,
     whole_span,
 )
-from crab_lightning.tasks.event_windows import in_whole_clip, in_window, joined, windowed
+from crab_lightning.tasks.event_windows import EventTask, in_whole_clip, in_window, joined, windowed
 from crab_lightning.tasks.loose_events import json_events, loosened_times
 
 CONSTANT_SCORE = (
@@ -35,7 +35,7 @@ NOTHING = "<event></event>"
 """What says that nothing happens in a clip."""
 
 
-class EventLocalization(Task[tuple[EventSpan, ...]]):
+class EventLocalization(EventTask[tuple[EventSpan, ...]]):
     """Names events and their half-open spans ``[start_s, end_s)`` in whole seconds.
 
     Reads the fields ``event``, ``start_s`` and ``end_s`` (one event), or ``annotation`` (any number, in
@@ -45,32 +45,9 @@ class EventLocalization(Task[tuple[EventSpan, ...]]):
 
     Scoring: segment accuracy of Tian et al., ECCV 2018 (arXiv:1803.08842); mean average precision of UnAV-100
     (arXiv:2303.12930), every predicted event with score 1, since a language model gives none.
-
-    Args:
-        clip_s: Clip length in seconds, where the dataset's entry gives none; answers are clipped to it.
-        lenient: Also read times as ``0:02`` and ``2 s``, and events written as JSON. State it when you report
-            such results.
-
-    Raises:
-        ValueError: If ``clip_s`` is not positive.
     """
 
-    has_times = True
     instruction = "Please describe the events and time range that occurred in the video."
-
-    def __init__(self, clip_s: int = 10, lenient: bool = False) -> None:
-        if clip_s < 1:
-            raise ValueError(f"clip_s is {clip_s}; a clip lasts at least one second")
-        self.clip_s = clip_s
-        self.lenient = lenient
-
-    def length_s(self, sample: Sample) -> int:
-        """Return the seconds of a clip in training: those of its dataset's entry, else the task's."""
-        return int(sample.fields.get("clip_s", self.clip_s))
-
-    def prompt(self, sample: Sample) -> Conversation:
-        """Return opening, video, audio, instruction."""
-        return around(VIDEO_AND_AUDIO, (Media.VIDEO, Media.AUDIO), self.instruction)
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the events in tags."""

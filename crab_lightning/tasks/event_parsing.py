@@ -12,9 +12,9 @@ from torchmetrics import MetricCollection
 from crab_lightning.metrics import EventParsingF
 from crab_lightning.metrics.event_parsing import clip_f_scores, named_f_scores
 from crab_lightning.spelling import did_you_mean
-from crab_lightning.structures import ClipWindow, Conversation, DatasetSpec, Media, Sample
+from crab_lightning.structures import ClipWindow, DatasetSpec, Sample
 from crab_lightning.tasks.answers import class_index, distinct_names, plain
-from crab_lightning.tasks.base import VIDEO_AND_AUDIO, Task, around, classes_of, describe
+from crab_lightning.tasks.base import classes_of, describe
 from crab_lightning.tasks.event_text import (
     ANY_LENGTH_S,
     EventSpan,
@@ -26,14 +26,14 @@ from crab_lightning.tasks.event_text import (
     rasterise,
     read_modal_events,
 )
-from crab_lightning.tasks.event_windows import in_whole_clip, in_window, windowed
+from crab_lightning.tasks.event_windows import EventTask, in_whole_clip, in_window, windowed
 from crab_lightning.tasks.loose_events import json_events, loosened_times
 
 NOTHING = "<visual></visual><audio></audio>"
 """What says that nothing is seen and heard in a clip."""
 
 
-class EventParsing(Task[ModalEvents]):
+class EventParsing(EventTask[ModalEvents]):
     """Names the events that are seen and those that are heard, with spans in whole seconds.
 
     Reads the field ``annotation``, the events in tags; where that holds none, the manifest's target text. A
@@ -41,35 +41,12 @@ class EventParsing(Task[ModalEvents]):
 
     Scoring: the ten F-scores of Tian et al., ECCV 2020 (arXiv:2007.10558). An unreadable answer means no
     events.
-
-    Args:
-        clip_s: Clip length in seconds, where the dataset's entry gives none; answers are clipped to it.
-        lenient: Also read times as ``0:02`` and ``2 s``, and events written as JSON that says what is seen
-            and what is heard. State it when you report such results.
-
-    Raises:
-        ValueError: If ``clip_s`` is not positive.
     """
 
-    has_times = True
     instruction = (
         "Please determine the events that occur based on the visual and audio information in the video, as "
         "well as the start and end times of these events."
     )
-
-    def __init__(self, clip_s: int = 10, lenient: bool = False) -> None:
-        if clip_s < 1:
-            raise ValueError(f"clip_s is {clip_s}; a clip lasts at least one second")
-        self.clip_s = clip_s
-        self.lenient = lenient
-
-    def length_s(self, sample: Sample) -> int:
-        """Return the seconds of a clip in training: those of its dataset's entry, else the task's."""
-        return int(sample.fields.get("clip_s", self.clip_s))
-
-    def prompt(self, sample: Sample) -> Conversation:
-        """Return opening, video, audio, instruction."""
-        return around(VIDEO_AND_AUDIO, (Media.VIDEO, Media.AUDIO), self.instruction)
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the events in tags; one without a modality is both seen and heard."""

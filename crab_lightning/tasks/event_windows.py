@@ -1,4 +1,4 @@
-"""Events of a long clip and of its windows: from one to the other, and back."""
+"""What the tasks of events share: the length of a clip, and events of a long clip and of its windows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from crab_lightning.structures import ClipWindow, Sample
 from crab_lightning.tasks.answers import class_index
+from crab_lightning.tasks.base import AnswerT, InstructedTask
 from crab_lightning.tasks.event_text import EventSpan
 
 _TOUCHING_S = 1e-3
@@ -16,6 +17,31 @@ _TOUCHING_S = 1e-3
 IN_WINDOW = "in_window"
 """Field of a sample made by :func:`windowed`: how many events of its clip lie ``whole`` in the window, were
 ``cut`` at its ends, and lie ``outside``."""
+
+
+class EventTask(InstructedTask[AnswerT]):
+    """A task whose answers name events with their times.
+
+    Args:
+        clip_s: Clip length in seconds, where the dataset's entry gives none; answers are clipped to it.
+        lenient: Also read times as ``0:02`` and ``2 s``, and events written as JSON, which has to say what is
+            seen and what is heard where the task asks for it. State it when you report such results.
+
+    Raises:
+        ValueError: If ``clip_s`` is not positive.
+    """
+
+    has_times = True
+
+    def __init__(self, clip_s: int = 10, lenient: bool = False) -> None:
+        if clip_s < 1:
+            raise ValueError(f"clip_s is {clip_s}; a clip lasts at least one second")
+        self.clip_s = clip_s
+        self.lenient = lenient
+
+    def length_s(self, sample: Sample) -> int:
+        """Return the seconds of a clip in training: those of its dataset's entry, else the task's."""
+        return int(sample.fields.get("clip_s", self.clip_s))
 
 
 def in_whole_clip(event: EventSpan, window: ClipWindow, clip_s: int) -> EventSpan:

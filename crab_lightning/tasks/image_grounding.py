@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median_low
 from typing import Any
 
-import torch
 from torchmetrics import MetricCollection
 
 from crab_lightning.metrics import BoxIoU, box_iou
 from crab_lightning.segmentation import MaskDecoder
-from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
-from crab_lightning.tasks.base import IMAGE_AND_AUDIO, Task, around, describe
+from crab_lightning.structures import DatasetSpec, Sample
+from crab_lightning.tasks.base import IMAGE_AND_AUDIO, InstructedTask, box_tensor, describe
 from crab_lightning.tasks.masks import MaskMaker, save_mask
-from crab_lightning.tasks.spatial_text import FRAME_PX, Box, SpatialPrompt, read_box
+from crab_lightning.tasks.spatial_text import FRAME_PX, Box, SpatialPrompt, median_box, read_box
 
 NO_OBJECT_PX = 1000
 """First coordinate of a box that stands for "no object sounds"; such rows are not scored."""
 
 
-class ImageGrounding(Task[Box]):
+class ImageGrounding(InstructedTask[Box]):
     """Gives the box ``(x1, y1, x2, y2)`` of the sounding object, in pixels of the 224-pixel frame.
 
     Reads the field ``box_xyxy_px``; where it is absent (train), the box in the target text. An unreadable
@@ -38,6 +36,7 @@ class ImageGrounding(Task[Box]):
             you report such results.
     """
 
+    opening = IMAGE_AND_AUDIO
     instruction = (
         "Please recognize the category of object that makes the sound and then output its bounding box."
     )
@@ -45,10 +44,6 @@ class ImageGrounding(Task[Box]):
     def __init__(self, mask_decoder: MaskDecoder | None = None, lenient: bool = False) -> None:
         self.lenient = lenient
         self.masks = None if mask_decoder is None else MaskMaker(mask_decoder)
-
-    def prompt(self, sample: Sample) -> Conversation:
-        """Return opening, image, audio, instruction."""
-        return around(IMAGE_AND_AUDIO, (Media.IMAGE, Media.AUDIO), self.instruction)
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the row's box; a row that is a conversation has it in its text."""
@@ -102,14 +97,14 @@ class ImageGrounding(Task[Box]):
         """Add one box, unless no object sounds."""
         truth = self.truth(sample, spec)
         if truth is not None:
-            metrics.update(_as_tensor(answer or (0, 0, 0, 0)), _as_tensor(truth))
+            metrics.update(box_tensor(answer or (0, 0, 0, 0)), box_tensor(truth))
 
     def score(self, answer: Box | None, sample: Sample, spec: DatasetSpec) -> float | None:
         """Return the IoU; ``None`` where no object sounds."""
         truth = self.truth(sample, spec)
         if truth is None:
             return None
-        return float(box_iou(_as_tensor(answer or (0, 0, 0, 0)), _as_tensor(truth)))
+        return float(box_iou(box_tensor(answer or (0, 0, 0, 0)), box_tensor(truth)))
 
     def headline(self, spec: DatasetSpec) -> str:
         """Return ``iou``."""
@@ -127,11 +122,7 @@ class ImageGrounding(Task[Box]):
 
     def majority(self, samples: Sequence[Sample], spec: DatasetSpec) -> Box:
         """Return the median of each side: boxes hardly ever repeat."""
-        boxes = [truth for sample in samples if (truth := self.truth(sample, spec)) is not None]
-        if not boxes:
-            raise ValueError(f"no majority answer: none of {len(samples)} rows holds a box")
-        x1, y1, x2, y2 = (median_low(side) for side in zip(*boxes, strict=True))
-        return x1, y1, x2, y2
+        return median_box([self.truth(sample, spec) for sample in samples])
 
     def jsonable(self, answer: Box) -> Any:
         """Return a list of four."""
@@ -143,8 +134,3 @@ def _prompt(box: Box | None) -> SpatialPrompt | None:
     if box is None or not (box[0] < box[2] < FRAME_PX and box[1] < box[3] < FRAME_PX):
         return None
     return SpatialPrompt(box)
-
-
-def _as_tensor(box: Box) -> torch.Tensor:
-    """Return one box as ``(1, 4)``."""
-    return torch.tensor([box], dtype=torch.float64)

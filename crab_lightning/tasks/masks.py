@@ -16,6 +16,7 @@ from torchmetrics import MetricCollection
 
 from crab_lightning.media import read_image, read_mask
 from crab_lightning.metrics import MaskJF, NullMaskS
+from crab_lightning.metrics.masks import MaskMetric
 from crab_lightning.segmentation import MaskDecoder, MaskRequest, Prompt, prompt_of
 from crab_lightning.structures import Sample
 from crab_lightning.tasks.spatial_text import ABSENT, FRAME_PX, SpatialPrompt
@@ -45,17 +46,6 @@ class MaskMaker:
         self._made: OrderedDict[Hashable, Tensor] = OrderedDict()
         # One answer is scored by several collections in a row; its true mask is read once.
         self._true: tuple[str, Tensor] | None = None
-
-    def load(self) -> None:
-        """Load the decoder's weights now, if it has a method for that; else they load at the first mask.
-
-        Raises:
-            OSError: If they cannot be had.
-            ImportError: If the decoder's package is absent.
-        """
-        load = getattr(self.decoder, "load", None)
-        if load is not None:
-            load()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_made": OrderedDict(), "_true": None}
@@ -162,6 +152,18 @@ class MaskMaker:
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
+def load_decoder(decoder: MaskDecoder) -> None:
+    """Load a decoder's weights now, if it has a method for that; else they load at the first mask.
+
+    Raises:
+        OSError: If they cannot be had.
+        ImportError: If the decoder's package is absent.
+    """
+    load = getattr(decoder, "load", None)
+    if load is not None:
+        load()
+
+
 def true_mask(file: Path, sample: Sample, size_px: int | None = FRAME_PX) -> Tensor:
     """Read a sample's mask file with the colours that its dataset states.
 
@@ -215,8 +217,8 @@ def save_mask(mask: Tensor, sample: Sample, folder: Path) -> Path:
     return path
 
 
-class ProtocolJF(MaskJF):
-    """J and F under one named protocol, fed frame by frame; keys begin with ``label``.
+class _OneProtocol(MaskMetric):
+    """A metric under one named protocol, fed frame by frame; keys begin with ``label``.
 
     Protocols with batches take each clip as one; ``..._frames_per_batch`` tells how many frames that was.
     """
@@ -225,15 +227,19 @@ class ProtocolJF(MaskJF):
         super().__init__(protocol)
         self.label = label
 
-    def add(self, clip: str, pred: Tensor, target: Tensor) -> None:
-        """Add one frame; bool or logits ``(H, W)`` and bool ``(H, W)``."""
+    def add(self, clip: str, pred: Tensor, *target: Tensor) -> None:
+        """Add one frame, bool or logits ``(H, W)``, and where there is one its true mask, bool ``(H, W)``."""
         if self.protocol.binary and pred.dtype != torch.bool:
             pred = pred > 0
-        self.update(pred[None], target[None], [clip])
+        self.update(pred[None], *(true[None] for true in target), [clip])
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the keys of :class:`MaskJF` after the label."""
-        return {f"{self.label}_{key}": value for key, value in super().compute().items()}
+        """Return the metric's keys after the label."""
+        return {f"{self.label}_{key}": value for key, value in super().compute().items()}  # type: ignore[safe-super]
+
+
+class ProtocolJF(_OneProtocol, MaskJF):
+    """J and F under one protocol."""
 
 
 class CeilingJF(ProtocolJF):
@@ -244,22 +250,8 @@ class FloorJF(ProtocolJF):
     """J and F of answers to other sounds: what a model reaches that does not listen."""
 
 
-class ProtocolS(NullMaskS):
-    """S under one named protocol, fed frame by frame; keys begin with ``label``."""
-
-    def __init__(self, protocol: str, label: str) -> None:
-        super().__init__(protocol)
-        self.label = label
-
-    def add(self, clip: str, pred: Tensor) -> None:
-        """Add one frame; bool or logits ``(H, W)``."""
-        if self.protocol.binary and pred.dtype != torch.bool:
-            pred = pred > 0
-        self.update(pred[None], [clip])
-
-    def compute(self) -> dict[str, Tensor]:
-        """Return the keys of :class:`NullMaskS` after the label."""
-        return {f"{self.label}_{key}": value for key, value in super().compute().items()}
+class ProtocolS(_OneProtocol, NullMaskS):
+    """S under one protocol."""
 
 
 def label_of(protocol: str, size: MaskSize) -> str:

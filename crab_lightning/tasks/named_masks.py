@@ -55,16 +55,6 @@ class NamedMasks:
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_last": None}
 
-    def load(self) -> None:
-        """Load the weights, if the decoder has a method for that.
-
-        Raises:
-            OSError: If they cannot be had.
-        """
-        load = getattr(self.decoder, "load", None)
-        if load is not None:
-            load()
-
     def masks(
         self, names: tuple[str, ...], answer: SpatialPrompt | None, sample: Sample, truth: Tensor
     ) -> MasksOfAnswer:

@@ -9,9 +9,9 @@ import torch
 from torchmetrics import Metric, MetricCollection
 
 from crab_lightning.metrics import Accuracy, AVQAAccuracy, GroupedAccuracy, MusicAVQAAccuracy
-from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
+from crab_lightning.structures import Conversation, DatasetSpec, Sample
 from crab_lightning.tasks.answers import normalise, read_answer, read_option
-from crab_lightning.tasks.base import VIDEO_AND_AUDIO, Task, around, chosen, describe, index_tensor
+from crab_lightning.tasks.base import VIDEO_AND_AUDIO, Task, chosen, describe, index_tensor
 
 _METRICS: dict[str, Callable[[], Metric]] = {
     "accuracy": Accuracy,
@@ -49,7 +49,7 @@ class QuestionAnswering(Task[str | int]):
             )
         else:
             instruction = f"Please answer this question: {question}"
-        return around(VIDEO_AND_AUDIO, (Media.VIDEO, Media.AUDIO), instruction)
+        return (*VIDEO_AND_AUDIO, instruction)
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the row with its options as the prompt prints them."""

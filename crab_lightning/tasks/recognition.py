@@ -14,17 +14,9 @@ from crab_lightning.metrics import (
     WeightedAverageRecall,
     WeightedF1,
 )
-from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
+from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks.answers import class_index, distinct_names, read_answer
-from crab_lightning.tasks.base import (
-    VIDEO_AND_AUDIO,
-    Task,
-    around,
-    chosen,
-    classes_of,
-    describe,
-    index_tensor,
-)
+from crab_lightning.tasks.base import InstructedTask, chosen, classes_of, describe, index_tensor
 
 RECOGNITION_METRICS: dict[str, Callable[[int], Metric]] = {
     "accuracy": lambda classes: Accuracy(),
@@ -35,7 +27,7 @@ RECOGNITION_METRICS: dict[str, Callable[[int], Metric]] = {
 """Metrics that a recognition dataset may name under ``metrics``; the first one is its primary metric."""
 
 
-class Recognition(Task[str]):
+class Recognition(InstructedTask[str]):
     """Names the class of a clip; the answer is one of ``spec.classes``, spelled as there.
 
     An answer that names no class reads as ``None`` and is scored as class -1: wrong, with no row or column of
@@ -46,15 +38,10 @@ class Recognition(Task[str]):
             in front of it. State it when you report such results.
     """
 
-    instruction: ClassVar[str]
     default_metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
 
     def __init__(self, lenient: bool = False) -> None:
         self.lenient = lenient
-
-    def prompt(self, sample: Sample) -> Conversation:
-        """Return opening, video, audio, instruction."""
-        return around(VIDEO_AND_AUDIO, (Media.VIDEO, Media.AUDIO), self.instruction)
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the answer as the class."""

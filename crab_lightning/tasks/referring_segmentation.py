@@ -9,8 +9,8 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from crab_lightning.metrics import Accuracy
-from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
-from crab_lightning.tasks.base import IMAGE_AND_AUDIO, around, index_tensor
+from crab_lightning.structures import Conversation, DatasetSpec, Sample
+from crab_lightning.tasks.base import index_tensor
 from crab_lightning.tasks.masks import ProtocolJF, ProtocolS, is_null, scored_by
 from crab_lightning.tasks.segmentation import Segmentation
 from crab_lightning.tasks.spatial_text import (
@@ -54,7 +54,7 @@ class ReferringSegmentation(Segmentation):
             "If it exists, respond with a sentence identifying the object's name, its bounding box, "
             "and three pixel points; if not, state that the object is absent."
         )
-        return around(IMAGE_AND_AUDIO, (Media.IMAGE, Media.AUDIO), instruction)
+        return (*self.opening, instruction)
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the expression, and the text to be learnt: no box means that the thing is not there."""

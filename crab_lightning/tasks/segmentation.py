@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median_low
 from typing import Any
 
 import torch
@@ -15,8 +14,8 @@ from torchmetrics import MetricCollection
 from crab_lightning.metrics import BoxIoU, RightPrompts, box_iou
 from crab_lightning.metrics.mask_scores import binary_scores
 from crab_lightning.segmentation import MaskDecoder, enclosing_box
-from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
-from crab_lightning.tasks.base import IMAGE_AND_AUDIO, LENIENT, Task, around, chosen, describe
+from crab_lightning.structures import DatasetSpec, Sample
+from crab_lightning.tasks.base import IMAGE_AND_AUDIO, LENIENT, InstructedTask, box_tensor, chosen, describe
 from crab_lightning.tasks.masks import (
     CeilingJF,
     FloorJF,
@@ -26,6 +25,7 @@ from crab_lightning.tasks.masks import (
     find_mask,
     is_null,
     label_of,
+    load_decoder,
     save_mask,
     scored_by,
     true_mask,
@@ -37,6 +37,7 @@ from crab_lightning.tasks.spatial_text import (
     Reading,
     SpatialPrompt,
     coordinate_groups,
+    median_box,
     read_box_and_points,
 )
 
@@ -48,7 +49,7 @@ _COORDINATES = (
 NO_MASKS = f"{BOXES_ALONE}: the task has no mask_decoder"
 
 
-class Segmentation(Task[SpatialPrompt]):
+class Segmentation(InstructedTask[SpatialPrompt]):
     """Answers with a box and three points on the object that sounds; a mask decoder makes a mask from them.
 
     The true prompt is in the manifest's target text only, so :meth:`truth` returns ``None`` for a test
@@ -83,6 +84,7 @@ class Segmentation(Task[SpatialPrompt]):
 
     protocols = ("crabplus", "avsbench", "framewise")
 
+    opening = IMAGE_AND_AUDIO
     instruction = (
         "Please identify the category of the object producing the sound in the video frame. Then, provide "
         "the bounding box and three pixel points of the object that is making the sound within the frame."
@@ -118,10 +120,6 @@ class Segmentation(Task[SpatialPrompt]):
         self.named: NamedMasks | None = None
         if name_decoder is not None and self.masks is not None:
             self.named = NamedMasks(name_decoder, self.masks)
-
-    def prompt(self, sample: Sample) -> Conversation:
-        """Return opening, image, audio, instruction."""
-        return around(IMAGE_AND_AUDIO, (Media.IMAGE, Media.AUDIO), self.instruction)
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the text to be learnt: the box, and its points or its centre."""
@@ -210,7 +208,7 @@ class Segmentation(Task[SpatialPrompt]):
         true_box = self._true_box(sample)
         if true_box is not None:
             for metric in scored_by(metrics, BoxIoU):
-                metric.update(_as_tensor(_box_of(answer)), _as_tensor(true_box))
+                metric.update(box_tensor(_box_of(answer)), box_tensor(true_box))
         if self.masks is not None:
             truth = self.masks.truth(sample)
             self._add_mask(metrics, self.masks.mask(answer, sample, truth), truth, sample)
@@ -272,7 +270,7 @@ class Segmentation(Task[SpatialPrompt]):
             pred = pred if pred.dtype == torch.bool else pred > 0
             return float(binary_scores(pred[None], truth[None])[0])
         box = self._true_box(sample)
-        return None if box is None else float(box_iou(_as_tensor(_box_of(answer)), _as_tensor(box)))
+        return None if box is None else float(box_iou(box_tensor(_box_of(answer)), box_tensor(box)))
 
     def headline(self, spec: DatasetSpec) -> str:
         """Return J of the first protocol, without a mask decoder ``iou``."""
@@ -289,14 +287,14 @@ class Segmentation(Task[SpatialPrompt]):
         if self.masks is None:
             return None
         try:
-            self.masks.load()
+            load_decoder(self.masks.decoder)
         except (OSError, ImportError) as err:
             if not self.mask_decoder_optional:
                 raise
             return textwrap.shorten(str(err), 200, placeholder=" ...")
         if self.named is not None:
             try:
-                self.named.load()
+                load_decoder(self.named.decoder)
             except OSError as err:
                 raise OSError(
                     f"name_decoder: {textwrap.shorten(str(err), 300, placeholder=' ...')} Without "
@@ -345,15 +343,8 @@ class Segmentation(Task[SpatialPrompt]):
 
     def majority(self, samples: Sequence[Sample], spec: DatasetSpec) -> SpatialPrompt:
         """Return the median box of the training answers with its centre as the point."""
-        boxes = [
-            truth.box_xyxy_px
-            for sample in samples
-            if (truth := self.truth(sample, spec)) is not None and truth.box_xyxy_px is not None
-        ]
-        if not boxes:
-            raise ValueError(f"no majority answer: none of {len(samples)} rows holds a box")
-        x1, y1, x2, y2 = (median_low(side) for side in zip(*boxes, strict=True))
-        return SpatialPrompt((x1, y1, x2, y2), (((x1 + x2) // 2, (y1 + y2) // 2),))
+        box = median_box([_box_or_none(self.truth(sample, spec)) for sample in samples])
+        return SpatialPrompt(box, (((box[0] + box[2]) // 2, (box[1] + box[3]) // 2),))
 
     def jsonable(self, answer: SpatialPrompt) -> Any:
         """Return box, points and whether the object is absent."""
@@ -370,8 +361,3 @@ def _box_or_none(prompt: SpatialPrompt | None) -> Box | None:
 
 def _box_of(answer: SpatialPrompt | None) -> Box:
     return _box_or_none(answer) or (0, 0, 0, 0)
-
-
-def _as_tensor(box: Box) -> Tensor:
-    """Return one box as ``(1, 4)``."""
-    return torch.tensor([box], dtype=torch.float64)

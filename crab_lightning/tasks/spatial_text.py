@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median_low
 from typing import Literal
 
 from crab_lightning.tasks.answers import tag_bodies
@@ -135,6 +136,19 @@ def read_box(text: str, *, lenient: bool = False) -> Box | None:
         x1, y1, x2, y2 = (_pixel(float(n)) if shares else _whole(n) for n in group)
         return x1, y1, x2, y2
     return None
+
+
+def median_box(boxes: Sequence[Box | None]) -> Box:
+    """Return the median of each side of the boxes that are there.
+
+    Raises:
+        ValueError: If none is.
+    """
+    known = [box for box in boxes if box is not None]
+    if not known:
+        raise ValueError(f"no majority answer: none of {len(boxes)} rows holds a box")
+    x1, y1, x2, y2 = (median_low(side) for side in zip(*known, strict=True))
+    return x1, y1, x2, y2
 
 
 def _coordinates(text: str, lenient: bool) -> tuple[Box | None, list[Point]]:
