@@ -186,6 +186,30 @@ def free_place(home: Path, name: str) -> Path:
     return place
 
 
+def walked(
+    folder: Path, without: Path | None = None, onerror: Callable[[OSError], object] | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield a folder and all below it, each once, with the names of its files; links to folders are followed.
+
+    Args:
+        folder: The folder.
+        without: A folder that is not looked into.
+        onerror: Called where a folder cannot be read; such a folder is passed over when left out.
+    """
+    seen: set[tuple[int, int]] = set()
+    if without is not None and without.is_dir():
+        info = without.stat()
+        seen.add((info.st_dev, info.st_ino))
+    for where, folders, names in os.walk(folder, followlinks=True, onerror=onerror):
+        info = os.stat(where)  # noqa: PTH116 - a Path for each of a million folders is slow
+        if (info.st_dev, info.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((info.st_dev, info.st_ino))
+        folders.sort()
+        yield where, names
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove temporary files that killed writers of a file have left; it must have no other writer now."""
     for leftover in path.parent.glob(f".{path.name}.[0-9]*.????????"):

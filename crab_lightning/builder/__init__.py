@@ -8,10 +8,8 @@ if TYPE_CHECKING:
     from crab_lightning.builder.datasets import IMPORTERS as IMPORTERS
     from crab_lightning.builder.datasets import get_importer as get_importer
     from crab_lightning.builder.importing import import_dataset as import_dataset
-    from crab_lightning.builder.report import ImportReport as ImportReport
     from crab_lightning.builder.rows import Settings as Settings
     from crab_lightning.builder.source import Source as Source
-    from crab_lightning.builder.statistics import Statistics as Statistics
     from crab_lightning.builder.statistics import read_statistics as read_statistics
     from crab_lightning.builder.statistics_page import write_statistics as write_statistics
 

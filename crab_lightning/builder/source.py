@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from crab_lightning.files import walked
 
 VIDEO = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv")
 AUDIO = (".wav", ".mp3", ".m4a", ".flac", ".ogg")
@@ -40,11 +41,11 @@ class Source:
         for folder in folders:
             if not folder.is_dir():
                 raise NotADirectoryError(f"--source {folder}: there is no such folder")
-            for path in _walk(folder, without):
-                name = path.rpartition("/")[2]
-                self._files.setdefault(name, []).append(path)
-                stem, dot, _ = name.rpartition(".")
-                self._stems.setdefault(stem if dot else name, []).append(path)
+            for where, names in walked(folder, without):
+                for name in names:
+                    self._files.setdefault(name, []).append(f"{where}/{name}")
+                    stem, dot, _ = name.rpartition(".")
+                    self._stems.setdefault(stem if dot else name, []).append(f"{where}/{name}")
 
     def file(self, tail: str, inside: str = "") -> Path | None:
         """Return the file whose path ends in ``tail``; the least deep one of several.
@@ -86,22 +87,6 @@ class Source:
             f"--source {where}: there is no {' and no '.join(tails)} in it or in a folder below. "
             "Give the folder of the annotation files too: --source takes several folders."
         )
-
-
-def _walk(folder: Path, without: Path | None) -> Iterator[str]:
-    """Yield every file below a folder; links to folders are followed, each folder once."""
-    seen: set[tuple[int, int]] = set()
-    if without is not None and without.is_dir():
-        info = without.stat()
-        seen.add((info.st_dev, info.st_ino))
-    for where, folders, files in os.walk(folder, followlinks=True):
-        info = os.stat(where)  # noqa: PTH116 - a Path for each of a million folders is slow
-        if (info.st_dev, info.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((info.st_dev, info.st_ino))
-        folders.sort()
-        yield from (f"{where}/{name}" for name in files)
 
 
 def _fits(path: str, tail: str, inside: str) -> bool:

@@ -7,14 +7,10 @@ from crab_lightning.lazy import lazy_exports
 if TYPE_CHECKING:
     from crab_lightning.captioners.base import Captioner as Captioner
     from crab_lightning.captioners.base import CaptionerError as CaptionerError
-    from crab_lightning.captioners.base import ClipRefused as ClipRefused
-    from crab_lightning.captioners.clips import Clip as Clip
     from crab_lightning.captioners.clips import find_clips as find_clips
     from crab_lightning.captioners.endpoint import EndpointCaptioner as EndpointCaptioner
     from crab_lightning.captioners.local import local_captioner as local_captioner
     from crab_lightning.captioners.qwen2_audio import Qwen2AudioCaptioner as Qwen2AudioCaptioner
-    from crab_lightning.captioners.qwen3_omni import Qwen3OmniCaptioner as Qwen3OmniCaptioner
-    from crab_lightning.captioners.writer import CaptionReport as CaptionReport
     from crab_lightning.captioners.writer import write_captions as write_captions
 
 __getattr__, __all__ = lazy_exports(__name__, __file__)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -16,7 +15,7 @@ import torch
 
 from crab_lightning.data.loading import SampleError
 from crab_lightning.data.quarantine import BROKEN_CLIP
-from crab_lightning.files import appended, remove_cut_line, replace_text, whole_lines
+from crab_lightning.files import appended, remove_cut_line, replace_text, walked, whole_lines
 from crab_lightning.in_order import in_order
 from crab_lightning.inference.answer import read_answer
 from crab_lightning.inference.loading import TrainedRun
@@ -130,22 +129,16 @@ def find_clips(folder: Path) -> tuple[list[FolderClip], int]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files and the broken links below a folder; a folder that links lead to twice is read once.
+    """Yield the files and the broken links below a folder.
 
     Raises:
         OSError: If a folder cannot be read.
     """
-    seen: set[tuple[int, int]] = set()
 
     def fail(err: OSError) -> None:
         raise err
 
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=fail):
-        state = Path(place).stat()
-        if (state.st_dev, state.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((state.st_dev, state.st_ino))
+    for place, names in walked(folder, onerror=fail):
         for name in names:
             path = Path(place, name)
             if path.is_file() or path.is_symlink():

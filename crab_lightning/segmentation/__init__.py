@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from crab_lightning.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from crab_lightning.segmentation.convert import convert_checkpoint as convert_checkpoint
     from crab_lightning.segmentation.decoder import MaskDecoder as MaskDecoder
     from crab_lightning.segmentation.decoder import MaskRequest as MaskRequest
     from crab_lightning.segmentation.overlays import Overlay as Overlay
@@ -14,9 +13,7 @@ if TYPE_CHECKING:
     from crab_lightning.segmentation.overlays import overlay_figure as overlay_figure
     from crab_lightning.segmentation.overlays import save_figure as save_figure
     from crab_lightning.segmentation.prompts import Prompt as Prompt
-    from crab_lightning.segmentation.prompts import circle_iou as circle_iou
     from crab_lightning.segmentation.prompts import enclosing_box as enclosing_box
-    from crab_lightning.segmentation.prompts import inscribed_circles as inscribed_circles
     from crab_lightning.segmentation.prompts import prompt_of as prompt_of
     from crab_lightning.segmentation.prompts import prompt_text as prompt_text
     from crab_lightning.segmentation.sam2 import Sam2Decoder as Sam2Decoder

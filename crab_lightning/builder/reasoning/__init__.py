@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from crab_lightning.builder.reasoning.settings import Settings as Settings
     from crab_lightning.builder.reasoning.writers import EndpointWriter as EndpointWriter
     from crab_lightning.builder.reasoning.writers import NoWriter as NoWriter
-    from crab_lightning.builder.reasoning.writers import Reply as Reply
     from crab_lightning.builder.reasoning.writers import Writer as Writer
     from crab_lightning.builder.reasoning.writers import WriterError as WriterError
     from crab_lightning.builder.reasoning.writers import writer_settings as writer_settings

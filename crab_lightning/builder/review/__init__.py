@@ -7,7 +7,6 @@ from crab_lightning.lazy import lazy_exports
 if TYPE_CHECKING:
     from crab_lightning.builder.review.app import make_app as make_app
     from crab_lightning.builder.review.apply import apply_verdicts as apply_verdicts
-    from crab_lightning.builder.review.sample import Item as Item
     from crab_lightning.builder.review.sample import draw_sample as draw_sample
     from crab_lightning.builder.review.store import ReviewStore as ReviewStore
     from crab_lightning.builder.review.summary import kappas as kappas
