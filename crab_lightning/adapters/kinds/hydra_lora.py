@@ -66,12 +66,10 @@ class HydraLoRALinear(LoRALinear):
     config_class: ClassVar[type[AdapterConfig]] = HydraLoRAConfig
     config: HydraLoRAConfig
 
-    @staticmethod
-    def _heads(config: AdapterConfig) -> int:
-        assert isinstance(config, HydraLoRAConfig)
-        return config.heads
+    def _heads(self) -> int:
+        return self.config.heads
 
-    def _route(self, config: AdapterConfig) -> nn.Parameter | None:
+    def _route(self) -> nn.Parameter | None:
         return self._parameter(self.heads, self.in_features)
 
     def update(self, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import nn
 
-from crab_lightning.adapters.config import AdapterConfig, ExpertAdapterConfig, at_least_one, one_of
+from crab_lightning.adapters.config import ExpertAdapterConfig, at_least_one, one_of
 from crab_lightning.adapters.kinds.lora import LoRALinear
 
 RouterInput = Literal["latent", "input"]
@@ -70,12 +70,10 @@ class ILoRALinear(LoRALinear):
     config_class = ILoRAConfig
     config: ILoRAConfig
 
-    @staticmethod
-    def _heads(config: AdapterConfig) -> int:
-        assert isinstance(config, ILoRAConfig)
-        return config.heads
+    def _heads(self) -> int:
+        return self.config.heads
 
-    def _route(self, config: AdapterConfig) -> nn.Parameter | None:
+    def _route(self) -> nn.Parameter | None:
         return self._parameter(self.heads, self.in_features if self.route_reads_x else self.rank)
 
     def _head_scale(self) -> Sequence[float] | None:

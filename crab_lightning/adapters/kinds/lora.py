@@ -60,7 +60,7 @@ class LoRALinear(nn.Module):
         self.config = config
         self.in_features, self.out_features = base.in_features, base.out_features
         self.experts = base.experts if isinstance(base, ExpertLinear) else 0
-        self.rank, self.heads = config.rank, self._heads(config)
+        self.rank, self.heads = config.rank, self._heads()
         if self.experts:
             assert isinstance(config, ExpertAdapterConfig)
             self.rank = config.expert_rank or config.rank
@@ -72,27 +72,25 @@ class LoRALinear(nn.Module):
         scale = self._head_scale()
         values = None if scale is None else torch.empty(len(scale), device=self.base.weight.device)
         self.register_buffer("head_scale", values, persistent=False)
-        stack = self._stack(config)
+        stack = self._stack()
         self.lora_A = self._parameter(*stack, self.rank, self.in_features)
         self.lora_B = self._new_b(stack)
-        self.register_parameter("lora_route", self._route(config))
+        self.register_parameter("lora_route", self._route())
         self.add_parameters()
         self._refuse_unsaved()
         self.reset_parameters()
 
-    @staticmethod
-    def _heads(config: AdapterConfig) -> int:
+    def _heads(self) -> int:
         return 1
 
-    @staticmethod
-    def _stack(config: AdapterConfig) -> tuple[int, ...]:
+    def _stack(self) -> tuple[int, ...]:
         """Leading sizes of A and B, where a layer holds several LoRAs."""
         return ()
 
     def _new_b(self, stack: tuple[int, ...]) -> nn.Parameter:
         return self._parameter(*stack, self.out_features, self.heads * self.rank)
 
-    def _route(self, config: AdapterConfig) -> nn.Parameter | None:
+    def _route(self) -> nn.Parameter | None:
         return None
 
     def _head_scale(self) -> Sequence[float] | None:

@@ -7,7 +7,6 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from crab_lightning.adapters.config import AdapterConfig
 from crab_lightning.adapters.kinds.hydra_lora import HydraLoRAConfig, HydraLoRALinear
 
 
@@ -39,10 +38,8 @@ class MoELoRALinear(HydraLoRALinear):
 
     config_class = MoELoRAConfig
 
-    @staticmethod
-    def _stack(config: AdapterConfig) -> tuple[int, ...]:
-        assert isinstance(config, MoELoRAConfig)
-        return (config.heads,)
+    def _stack(self) -> tuple[int, ...]:
+        return (self.heads,)
 
     def _new_b(self, stack: tuple[int, ...]) -> nn.Parameter:
         return super()._new_b(())

@@ -66,8 +66,7 @@ class MokALinear(LoRALinear):
     config_class = MokAConfig
     config: MokAConfig
 
-    @staticmethod
-    def _stack(config: AdapterConfig) -> tuple[int, ...]:
+    def _stack(self) -> tuple[int, ...]:
         return (_MODALITIES,)
 
     def _new_b(self, stack: tuple[int, ...]) -> nn.Parameter:

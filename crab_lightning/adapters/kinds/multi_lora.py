@@ -74,10 +74,8 @@ class MultiLoRALinear(LoRALinear):
             )
         super().__init__(base, config)
 
-    @staticmethod
-    def _stack(config: AdapterConfig) -> tuple[int, ...]:
-        assert isinstance(config, MultiLoRAConfig)
-        return (len(config.tasks or ()),)
+    def _stack(self) -> tuple[int, ...]:
+        return (len(self.config.tasks or ()),)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the base output plus each row's update: ``(B, ..., h)`` to ``(B, ..., d)``.
