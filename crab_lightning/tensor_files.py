@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pickletools
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 # What torch says about a file that asks for more than tensors and plain values.
 _ASKS_FOR = re.compile(r"GLOBAL (\S+\.\S+) |unrecognized function (\S+)")
@@ -50,6 +52,32 @@ def read_tensors(path: Path, map_location: Any = "cpu", *, mmap: bool = False) -
                 "saved as tensors alone"
             ) from err
         raise TensorFileError(f"{path} cannot be read as tensors ({reason(err)})") from err
+
+
+def listing(what: str, names: Sequence[str]) -> str:
+    """Return how many there are and the first of them; an empty string when there are none."""
+    if not names:
+        return ""
+    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{len(names)} {what}: {', '.join(names[:5])}{rest}"
+
+
+def misfits(saved: Mapping[str, Tensor], wanted: Mapping[str, Sequence[int]]) -> str:
+    """Say which weights of a file do not fit a model; empty where all do.
+
+    Args:
+        saved: Weights by name.
+        wanted: Shape of each weight of the model.
+    """
+    shapes = [
+        f"{name}: {tuple(saved[name].shape)}, must be {tuple(wanted[name])}"
+        for name in sorted(wanted.keys() & saved.keys())
+        if tuple(saved[name].shape) != tuple(wanted[name])
+    ]
+    kinds = {"missing": sorted(wanted.keys() - saved.keys()), "unknown": sorted(saved.keys() - wanted.keys())}
+    return "; ".join(
+        listing(kind, names) for kind, names in (kinds | {"of another shape": shapes}).items() if names
+    )
 
 
 def reason(err: BaseException) -> str:

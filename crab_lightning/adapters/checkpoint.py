@@ -22,6 +22,7 @@ from crab_lightning.adapters.kinds import all_keys, own_keys
 from crab_lightning.adapters.kinds.lora import LoRALinear
 from crab_lightning.adapters.names import portable_name, unwrapped_name
 from crab_lightning.files import replace_file
+from crab_lightning.tensor_files import misfits
 
 WEIGHTS_FILE = "adapter.safetensors"
 CONFIG_FILE = "adapter.json"
@@ -69,21 +70,10 @@ def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> No
     parameters = dict(_adapter_parameters(model))
     if not parameters:
         raise AdapterError(f"{type(model).__name__} has no adapters; call insert_adapters first")
-    misfits = [
-        f"{name}: {tuple(state[name].shape)} in the checkpoint, {tuple(p.shape)} in the model"
-        for name, p in parameters.items()
-        if name in state and state[name].shape != p.shape
-    ]
-    problems = [
-        listing("missing from the checkpoint", [name for name in parameters if name not in state]),
-        listing("unexpected in the checkpoint", [name for name in state if name not in parameters]),
-        listing("of another shape", misfits),
-    ]
-    if any(problems):
+    if problems := misfits(state, {name: p.shape for name, p in parameters.items()}):
         raise AdapterError(
-            "the adapter weights do not fit the model; "
-            + "; ".join(filter(None, problems))
-            + ". Insert adapters with the checkpoint's own configuration (read_adapter_config)"
+            f"the adapter weights of the checkpoint do not fit the model; {problems}. Insert adapters with"
+            " the checkpoint's own configuration (read_adapter_config)"
         )
     with torch.no_grad():
         for name, parameter in parameters.items():
@@ -92,14 +82,6 @@ def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> No
                 value = value.to(parameter.device, parameter.dtype)
                 value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
             parameter.copy_(value)
-
-
-def listing(what: str, names: list[str]) -> str:
-    """Return how many there are and the first of them; an empty string when there are none."""
-    if not names:
-        return ""
-    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{len(names)} {what}: {', '.join(names[:5])}{rest}"
 
 
 def _common_config(model: nn.Module) -> AdapterConfig:

@@ -24,7 +24,6 @@ from crab_lightning.adapters.checkpoint import (
     WEIGHTS_FILE,
     AdapterError,
     adapter_description,
-    listing,
     read_adapter_config,
     read_weights,
 )
@@ -42,7 +41,7 @@ from crab_lightning.adapters.released_table import (
 )
 from crab_lightning.adapters.safetensors_stream import write_safetensors
 from crab_lightning.files import replace_file
-from crab_lightning.tensor_files import TensorFileError, read_tensors
+from crab_lightning.tensor_files import TensorFileError, listing, misfits, read_tensors
 
 RELEASED_ALPHA, RELEASED_DROPOUT = 256.0, 0.1
 _WRAPPERS = ("module.", "thinker.")
@@ -94,17 +93,10 @@ def check_released(
         plain = _unwrapped(name)
         twice += [plain] if plain in found else []
         found[plain] = value
-    shapes = [
-        f"{name}: {tuple(found[name].shape)}, must be {shape}"
-        for name, shape in table.items()
-        if name in found and tuple(found[name].shape) != shape
-    ]
     types = [f"{n}: {v.dtype}" for n, v in found.items() if n in table and not v.is_floating_point()]
     problems = [
-        listing("missing", [name for name in table if name not in found]),
-        listing("unknown", [name for name in found if name not in table]),
+        misfits(found, table),
         listing("twice there", twice),
-        listing("of another shape", shapes),
         listing("not of a floating-point type", types),
     ]
     if any(problems):

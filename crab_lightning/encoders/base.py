@@ -243,9 +243,14 @@ class TransformersEncoder(Encoder):
     part: ClassVar[tuple[str, ...]] = ()
     """Keys under which the encoder's config lies in the config of a larger model, the outer one first."""
 
-    @abstractmethod
+    library_class: ClassVar[str] = ""
+    """Name of the class of transformers, where every checkpoint has the same."""
+
     def kind(self) -> Any:
         """Return the class of transformers; it is imported when it is needed."""
+        import transformers
+
+        return getattr(transformers, self.library_class)
 
     @cached_property
     def config(self) -> Any:

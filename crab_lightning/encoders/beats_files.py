@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from crab_lightning.encoders.beats import Beats, BeatsConfig
-from crab_lightning.tensor_files import TensorFileError, read_tensors
+from crab_lightning.tensor_files import TensorFileError, misfits, read_tensors
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -54,18 +54,9 @@ def load_beats(path: Path | str) -> Beats:
         raise BeatsFileError(f"{path}: {err}") from err
     with torch.device("meta"):
         model = Beats(config)
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    missing, unknown = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    shapes = [
-        f"{n} is {tuple(state[n].shape)}, expected {wanted[n]}"
-        for n in sorted(wanted.keys() & state.keys())
-        if tuple(state[n].shape) != wanted[n]
-    ]
-    if missing or unknown or shapes:
+    if problems := misfits(state, {name: value.shape for name, value in model.state_dict().items()}):
         raise BeatsFileError(
-            f"{path} does not hold a BEATs encoder of its own cfg: {len(missing)} weights missing (first: "
-            f"{missing[:1]}), {len(unknown)} unknown (first: {unknown[:1]}), {len(shapes)} of another shape "
-            f"(first: {shapes[:1]})"
+            f"{path} does not hold a BEATs encoder of its own cfg; of its weights, {problems}"
         )
     model.load_state_dict({n: v.to(torch.float32) for n, v in state.items()}, strict=True, assign=True)
     return model.eval()

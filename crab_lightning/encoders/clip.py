@@ -18,12 +18,7 @@ class ClipVision(TransformersEncoder, VisualEncoder):
 
     families = ("clip", "clip_vision_model")
     part = ("vision_config",)
-
-    def kind(self) -> Any:
-        """Return the class of transformers."""
-        from transformers import CLIPVisionModel
-
-        return CLIPVisionModel
+    library_class = "CLIPVisionModel"
 
     @property
     def side_px(self) -> int:

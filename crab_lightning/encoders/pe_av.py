@@ -31,12 +31,7 @@ class PeVision(TransformersEncoder, VisualEncoder):
 
     families = ("pe_audio_video", "pe_video", "pe_video_encoder")
     part = ("audio_video_config", "video_config")
-
-    def kind(self) -> Any:
-        """Return the class of transformers."""
-        from transformers import PeVideoEncoder
-
-        return PeVideoEncoder
+    library_class = "PeVideoEncoder"
 
     @property
     def _pictures(self) -> Any:
@@ -80,12 +75,7 @@ class PeAudio(TransformersEncoder, AudioEncoder):
 
     families = ("pe_audio_video", "pe_audio", "pe_audio_encoder")
     part = ("audio_video_config", "audio_config")
-
-    def kind(self) -> Any:
-        """Return the class of transformers."""
-        from transformers import PeAudioEncoder
-
-        return PeAudioEncoder
+    library_class = "PeAudioEncoder"
 
     @property
     def _hop(self) -> int:

@@ -26,12 +26,7 @@ class WhisperAudio(TransformersEncoder, AudioEncoder):
     """
 
     families = ("whisper",)
-
-    def kind(self) -> Any:
-        """Return the class of transformers."""
-        from transformers import WhisperModel
-
-        return WhisperModel
+    library_class = "WhisperModel"
 
     @property
     def tokens_per_s(self) -> float:

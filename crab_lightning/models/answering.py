@@ -113,6 +113,9 @@ class AskedModule(LightningModule, ABC):
 class Answering(AskedModule, ABC):
     """The part of a model with weights that answers prompts."""
 
+    model: Any
+    """The base with its adapters, of whichever class of transformers or of this package."""
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._answer_tokens: dict[str, list[int]] = {}
@@ -240,8 +243,7 @@ class Answering(AskedModule, ABC):
 
         # Autocast would cast in the middle of what is computed together.
         direct = can_run(self.decoder()) and not torch.is_autocast_enabled(self.device.type)
-        model: Any = self.model
-        blocks = DecoderPass(model, self.decoder()) if direct else None
+        blocks = DecoderPass(self.model, self.decoder()) if direct else None
         step = read if blocks is None else blocks.step
         return AnswerEngine(
             step, self.answer_head(), self.processor.end_token, self.announce_step, slots, blocks

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from rich.console import Console
 from torch import Tensor, nn
 
 from crab_lightning.adapters import (
@@ -24,12 +25,10 @@ from crab_lightning.adapters import (
 from crab_lightning.compat import log_interval, unscale_outside
 from crab_lightning.distributed.every_tower import Unread, with_unread
 from crab_lightning.distributed.sharding import check_strategy, shard
-from crab_lightning.models.checkpoints import (
-    clear_when_absent,
-)
+from crab_lightning.models.checkpoints import clear_when_absent
 from crab_lightning.models.log_window import LossWindow
 from crab_lightning.models.patches import multiply_patches
-from crab_lightning.models.reports import parameter_table, print_tables
+from crab_lightning.models.reports import parameter_table
 from crab_lightning.models.schedule import cosine_with_warmup, total_optimizer_steps
 from crab_lightning.models.stored import StoredModule
 from crab_lightning.models.token_mean import TokenMean
@@ -39,8 +38,6 @@ from crab_lightning.structures import TEXT, Batch, Sample
 
 Dtype = Literal["bfloat16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
-
-_METADATA = "crab_lightning"
 
 
 class AVModule(StoredModule):
@@ -260,7 +257,8 @@ class AVModule(StoredModule):
                 "auto_configure_optimizers=False)."
             )
         if self.trainer.is_global_zero:
-            print_tables(self._adapter_report, parameter_table(self))
+            adapted = [] if self._adapter_report is None else [self._adapter_report.table()]
+            Console().print(*adapted, parameter_table(self), sep="\n")
         # They are meant to be: see ``train``.
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         self._window.restart()

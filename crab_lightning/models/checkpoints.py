@@ -16,6 +16,7 @@ from torch import Tensor
 
 from crab_lightning.distributed.local_shards import whole_shape
 from crab_lightning.encoders.base import Encoder
+from crab_lightning.tensor_files import misfits
 
 
 @contextmanager
@@ -144,17 +145,9 @@ def check_fit(saved: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> Non
     Raises:
         ValueError: If weights are missing, unknown or of another shape.
     """
-    missing, unknown = sorted(trained.keys() - saved.keys()), sorted(saved.keys() - trained.keys())
-    shapes = [
-        f"{name}: {tuple(saved[name].shape)} in the checkpoint,"
-        f" {tuple(whole_shape(trained[name]))} in the model"
-        for name in sorted(trained.keys() & saved.keys())
-        if whole_shape(trained[name]) != saved[name].shape
-    ]
-    kinds = {"missing": missing, "unknown": unknown, "of another shape": shapes}
-    if found := [f"{len(names)} {kind} (first: {names[0]})" for kind, names in kinds.items() if names]:
+    if found := misfits(saved, {name: whole_shape(weight) for name, weight in trained.items()}):
         raise ValueError(
-            f"the checkpoint does not fit the model; of its weights, {', '.join(found)}. Give model.adapter"
+            f"the checkpoint does not fit the model; of its weights, {found}. Give model.adapter"
             " the kind, rank, heads and targets it was trained with."
         )
 

@@ -89,14 +89,12 @@ class CompositeModule(AVModule):
 
     def decoder(self) -> nn.Module:
         """Return the language model without its head."""
-        model: Any = self.model
-        decoder: nn.Module = model.language_model.get_decoder()
+        decoder: nn.Module = self.model.language_model.get_decoder()
         return decoder
 
     def answer_head(self) -> nn.Module:
         """Return the layer that maps hidden states to logits."""
-        model: Any = self.model
-        head: nn.Module = model.language_model.get_output_embeddings()
+        head: nn.Module = self.model.language_model.get_output_embeddings()
         return head
 
     def hidden_states(self, inputs: dict[str, Tensor], **options: Any) -> Tensor:
@@ -260,14 +258,12 @@ class CompositeModule(AVModule):
             "attention_mask": mask,
             "position_ids": self._model_positions(positions),
         }
-        model: Any = self.model
-        past = {cache_argument(model.language_model): cache}
+        past = {cache_argument(self.model.language_model): cache}
         return self.hidden_states(step, use_cache=True, **past)
 
     def text_config(self) -> Any:
         """Return the config of the language model."""
-        model: Any = self.model
-        return model.language_model.config.get_text_config()
+        return self.model.language_model.config.get_text_config()
 
     def _positioned(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the inputs with ``position_ids``: those of the processor, else counted from the mask."""

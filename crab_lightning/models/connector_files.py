@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from crab_lightning.adapters.names import unwrapped_name
 from crab_lightning.files import replace_file
 from crab_lightning.models.connectors import Connector
+from crab_lightning.tensor_files import misfits
 
 _FORMAT = "crab_lightning.connector/1"
 PUBLISHED_ENCODERS = {"visual": "ClipVision", "audio": "BeatsAudio"}
@@ -83,14 +84,8 @@ def load_connector(connector: Connector, modality: str, path: Path, key: str) ->
             f"{key}: {path} is not this model's {modality} connector: {'; '.join(other)}"
         )
     wanted = connector.state_dict()
-    missing, unknown = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    shapes = sorted(n for n in wanted.keys() & state.keys() if wanted[n].shape != state[n].shape)
-    if missing or unknown or shapes:
-        raise ConnectorFileError(
-            f"{key}: {path} does not fit: {len(missing)} weights missing (first: {missing[:1]}), "
-            f"{len(unknown)} unknown (first: {unknown[:1]}), {len(shapes)} of another shape "
-            f"(first: {shapes[:1]})"
-        )
+    if problems := misfits(state, {name: weight.shape for name, weight in wanted.items()}):
+        raise ConnectorFileError(f"{key}: {path} does not fit; of its weights, {problems}")
     with torch.no_grad():
         for name, own_value in wanted.items():
             value: Any = state[name].to(own_value.device, own_value.dtype)

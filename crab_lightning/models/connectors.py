@@ -69,11 +69,6 @@ class ConnectorConfig:
         return max(1, encoder_tokens // self.window_tokens) * self.queries
 
 
-def audio_connector_config() -> ConnectorConfig:
-    """Return the window-level connector of V-LLM+A."""
-    return ConnectorConfig(kind="window_qformer", queries=1)
-
-
 class Connector(nn.Module):
     """LayerNorm, Q-Former, and a projection of two layers.
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 from crab_lightning.adapters.quantized import four_bit_config
-from crab_lightning.compat import cache_argument, from_config, load_with_info
+from crab_lightning.compat import cache_argument, from_config
 from crab_lightning.distributed.every_tower import Unread, unread_patches
 from crab_lightning.distributed.shard_files import draw_adapters, fill_shards, parameters_on_meta
 from crab_lightning.distributed.sharding import shard_device, shards_at_load
+from crab_lightning.encoders.base import load_complete
 from crab_lightning.media import MEL_BINS
 from crab_lightning.models.answering import PromptInputs
 from crab_lightning.models.base import AVModule
@@ -95,14 +96,8 @@ class OmniModule(AVModule):
             with parameters_on_meta() if self._fills_shards else nullcontext():
                 model = from_config(self.thinker_class, config, **options)
         else:
-            model, found = load_with_info(self.thinker_class, self.pretrained, **options)
-            missing, wrong = sorted(found["missing_keys"]), sorted(map(str, found["mismatched_keys"]))
-            if missing or wrong:
-                raise ValueError(
-                    f"{self.pretrained}: {len(missing)} weights of the thinker are missing (first: "
-                    f"{missing[:1]}), {len(wrong)} have another shape (first: {wrong[:1]}). They would"
-                    f" keep random values. Use a complete {self.processor_class.family} checkpoint."
-                )
+            what = f"{self.processor_class.family} thinker"
+            model = load_complete(self.thinker_class, self.pretrained, what, **options)
         # Never used by this input format; training it would leave a parameter without a gradient.
         for name, parameter in model.named_parameters():
             if name.endswith("audio_tower.audio_bos_eos_token.weight"):
@@ -133,18 +128,15 @@ class OmniModule(AVModule):
 
     def decoder(self) -> nn.Module:
         """Return the language model."""
-        model: Any = self.model
-        decoder: nn.Module = model.get_decoder()
+        decoder: nn.Module = self.model.get_decoder()
         return decoder
 
     def _checkpoint_layers(self) -> None:
         super()._checkpoint_layers()
-        inside = {id(p) for p in self.decoder().parameters()}
-        if any(p.requires_grad and id(p) not in inside for p in self.model.parameters()):
+        if self._trains_beyond_decoder:
             # The towers train too, so they build a graph. Re-entrant checkpointing would cut it: their inputs
             # need no gradient, and their adapters would never move.
-            model: Any = self.model
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     def unread_media(self) -> dict[str, Unread]:
         """Return the smallest sound, picture and video that the towers read: a token each."""
@@ -172,9 +164,8 @@ class OmniModule(AVModule):
         """Return summed target loss, fp32 ``(B,)``, and number of target tokens, int64 ``(B,)``."""
         if batch.labels is None:
             raise ValueError("losses got a batch of prompts; collate examples with a target")
-        model: Any = self.model
-        hidden = last_hidden_states(model, **batch.inputs, use_cache=False)
-        return target_losses(hidden, batch.labels, model.lm_head)
+        hidden = last_hidden_states(self.model, **batch.inputs, use_cache=False)
+        return target_losses(hidden, batch.labels, self.model.lm_head)
 
     def prompt_inputs(self, batch: Batch) -> PromptInputs:
         """Return the tokens of a batch of left-padded prompts, and its media."""
@@ -198,11 +189,9 @@ class OmniModule(AVModule):
 
     def answer_head(self) -> nn.Module:
         """Return the layer that maps hidden states to logits."""
-        model: Any = self.model
-        head: nn.Module = model.lm_head
+        head: nn.Module = self.model.lm_head
         return head
 
     def text_config(self) -> Any:
         """Return the config of the language model."""
-        model: Any = self.model
-        return model.config.get_text_config()
+        return self.model.config.get_text_config()

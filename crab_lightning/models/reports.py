@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -32,11 +29,3 @@ def _figures(parameters: list[nn.Parameter]) -> tuple[str, str, str]:
     trained = sum(whole_shape(p).numel() for p in parameters if p.requires_grad)
     types = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
     return f"{total:,}", f"{trained:,}", " ".join(types)
-
-
-def print_tables(adapter_report: Any, parameters: Table) -> None:
-    """Print what was adapted, if anything, and the parameters by part."""
-    console = Console()
-    if adapter_report is not None:
-        console.print(adapter_report.table())
-    console.print(parameters)

@@ -19,10 +19,6 @@ def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup_share: flo
         total_steps: Optimizer steps of the whole run.
         warmup_share: Share of them spent warming up, in [0, 1).
     """
-    if not 0 <= warmup_share < 1:
-        raise ValueError(
-            f"warmup_share is {warmup_share}; it must be a fraction of the steps, from 0 to below 1"
-        )
     warmup = math.ceil(warmup_share * total_steps)
 
     def factor(step: int) -> float:

@@ -37,7 +37,6 @@ class StoredModule(Answering):
 
     # No ``__init__`` here: of a class with a ``__new__`` of its own, jsonargparse does not read it.
     adapter: AdapterConfig | None
-    model: nn.Module
     init_arguments: dict[str, Any]
     """What the module was made with, by argument."""
 

@@ -18,7 +18,7 @@ from crab_lightning.models.composite import (
     splice,
     unread_sound,
 )
-from crab_lightning.models.connectors import Connector, ConnectorConfig, audio_connector_config
+from crab_lightning.models.connectors import Connector, ConnectorConfig
 from crab_lightning.models.losses import last_hidden_states
 from crab_lightning.processing import Processor, VllmAProcessor
 from crab_lightning.processing.families import check_family
@@ -72,6 +72,9 @@ class VllmAModel(nn.Module):
         return last_hidden_states(self.language_model, input_ids=input_ids, inputs_embeds=embeds, **inputs)
 
 
+WINDOWED = ConnectorConfig(kind="window_qformer", queries=1)
+
+
 class VllmAModule(CompositeModule):
     """Qwen2.5-VL with adapters in its language model, a frozen audio encoder, and a window-level Q-Former.
 
@@ -95,7 +98,7 @@ class VllmAModule(CompositeModule):
         self,
         pretrained: str = "Qwen/Qwen2.5-VL-7B-Instruct",
         *,
-        connector: ConnectorConfig = audio_connector_config(),  # noqa: B008 - frozen
+        connector: ConnectorConfig = WINDOWED,
         train_connectors: list[Modality] = [],  # noqa: B006 - jsonargparse shows it
         **options: Any,
     ) -> None:

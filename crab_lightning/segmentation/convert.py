@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crab_lightning.tensor_files import TensorFileError, UnsafeTensorFile, read_tensors
+from crab_lightning.tensor_files import TensorFileError, UnsafeTensorFile, misfits, read_tensors
 
 # Heads, blocks, window sizes: facebookresearch/sam2, sam2/configs/sam2.1/*.yaml.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -128,20 +128,11 @@ def fill_model(model: Any, state: Mapping[str, Tensor]) -> None:
         ValueError: If a tensor is missing, left over or of another shape; the message names the first.
     """
     converted = convert_names(state)
-    wanted = model.state_dict()
-    for problem, names in (
-        ("lacks", sorted(wanted.keys() - converted.keys())),
-        ("holds besides", sorted(converted.keys() - wanted.keys())),
-        (
-            "has another shape for",
-            sorted(k for k in wanted.keys() & converted.keys() if wanted[k].shape != converted[k].shape),
-        ),
-    ):
-        if names:
-            raise ValueError(
-                f"the checkpoint {problem} {len(names)} tensors, first {names[0]!r} (transformers' name); "
-                "it is no SAM2.1 checkpoint of this size"
-            )
+    if problems := misfits(converted, {name: value.shape for name, value in model.state_dict().items()}):
+        raise ValueError(
+            f"the file is no SAM2.1 checkpoint of this size; of its tensors, by their names in transformers,"
+            f" {problems}"
+        )
     model.load_state_dict(converted, strict=True)
 
 

@@ -141,15 +141,15 @@ def test_missing_unexpected_and_misshaped_weights_are_named_and_nothing_is_copie
     with pytest.raises(AdapterError) as error:
         load_adapter_state_dict(model, state)
     text = str(error.value)
-    assert "1 missing from the checkpoint: language_model.layers.0.q_proj.lora_A" in text
-    assert "1 unexpected in the checkpoint: language_model.layers.7.q_proj.lora_A" in text
-    assert "language_model.layers.1.k_proj.lora_B: (4, 9) in the checkpoint, (4, 6) in the model" in text
+    assert "1 missing: language_model.layers.0.q_proj.lora_A" in text
+    assert "1 unknown: language_model.layers.7.q_proj.lora_A" in text
+    assert "language_model.layers.1.k_proj.lora_B: (4, 9), must be (4, 6)" in text
     assert all(torch.equal(v, before[k]) for k, v in adapter_state_dict(model).items())
 
 
 def test_other_targets_show_as_missing_and_unexpected_names(tmp_path: Path) -> None:
     save_adapters(trained(), tmp_path, {})
-    with pytest.raises(AdapterError, match=r"6 unexpected in the checkpoint: .*k_proj"):
+    with pytest.raises(AdapterError, match=r"6 unknown: .*k_proj"):
         load_adapters(trained(target_modules=["q_proj"]), tmp_path)
 
 

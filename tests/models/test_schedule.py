@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from crab_lightning.models import OmniModule
 from crab_lightning.models.schedule import cosine_with_warmup, total_optimizer_steps
 
 
@@ -38,8 +39,8 @@ def test_no_warmup_starts_at_the_peak() -> None:
 
 
 def test_warmup_share_outside_its_range_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"warmup_share is 1\.5"):
-        rates(10, 1.5)
+    with pytest.raises(ValueError, match=r"model\.warmup_share is 1\.5"):
+        OmniModule("nowhere", warmup_share=1.5)
 
 
 def test_run_without_an_end_is_refused() -> None:

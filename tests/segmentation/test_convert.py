@@ -56,12 +56,12 @@ def test_sizes_are_those_of_the_official_configs() -> None:
     [
         (
             lambda s: s.pop("sam_mask_decoder.iou_token.weight"),
-            "lacks 1 tensors, first 'mask_decoder.iou_token.weight'",
+            "1 missing: mask_decoder.iou_token.weight",
         ),
-        (lambda s: s.update(extra=torch.zeros(1)), "holds besides 1 tensors, first 'extra'"),
+        (lambda s: s.update(extra=torch.zeros(1)), "1 unknown: extra"),
         (
             lambda s: s.update(no_mem_embed=torch.zeros(1, 1, 8)),
-            "has another shape for 1 tensors, first 'no_memory",
+            "1 of another shape: no_memory",
         ),
         (
             lambda s: s.pop("sam_prompt_encoder.point_embeddings.2.weight"),
