@@ -1,4 +1,4 @@
-"""Captions from a model on this machine, whatever its family."""
+"""Captions from Qwen2-Audio (arXiv:2407.10759) or Qwen3-Omni (arXiv:2509.17765) on this machine."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoProcessor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    AutoConfig,
+    AutoProcessor,
+    Qwen2AudioForConditionalGeneration,
+    Qwen3OmniMoeThinkerForConditionalGeneration,
+)
 
 from crab_lightning.captioners.base import PROMPT, CaptionerError, ClipRefused, heard, tidy
 from crab_lightning.compat import load_with_info
 from crab_lightning.media import MediaError
+from crab_lightning.structures import SAMPLE_RATE_HZ
 
 _FAMILIES = "Qwen2-Audio or Qwen3-Omni"
 
@@ -116,6 +123,61 @@ def kind_of(pretrained: str) -> str:
         ) from err
 
 
+class Qwen2AudioCaptioner(LocalCaptioner):
+    """Asks Qwen2-Audio, as ``Qwen/Qwen2-Audio-7B-Instruct``."""
+
+    kinds = ("qwen2_audio",)
+    family = "Qwen2-Audio"
+    model_class: ClassVar[Any] = Qwen2AudioForConditionalGeneration
+
+    def inputs(self, prompt: str, sounds: list[Any]) -> Mapping[str, Tensor]:
+        """Return the model's inputs for a prompt about each of some sounds."""
+        self.processor.tokenizer.padding_side = "left"
+        found: Mapping[str, Tensor] = self.processor(
+            text=[prompt] * len(sounds),
+            audio=sounds,
+            sampling_rate=SAMPLE_RATE_HZ,
+            return_tensors="pt",
+            padding=True,
+        )
+        return found
+
+
+class Qwen3OmniCaptioner(LocalCaptioner):
+    """Asks Qwen3-Omni's thinker.
+
+    ``Qwen/Qwen3-Omni-30B-A3B-Captioner`` was trained on sound alone: give it an empty prompt. The Instruct
+    checkpoint takes any prompt.
+    """
+
+    kinds = ("qwen3_omni_moe", "qwen3_omni_moe_thinker")
+    family = "Qwen3-Omni"
+    model_class: ClassVar[Any] = Qwen3OmniMoeThinkerForConditionalGeneration
+
+    def inputs(self, prompt: str, sounds: list[Any]) -> Mapping[str, Tensor]:
+        """Return the model's inputs for a prompt about each of some sounds.
+
+        Each is prepared alone: the processor pads a group before it makes spectrograms, which changes the end
+        of the shorter sounds.
+        """
+        single = [
+            self.processor(text=[prompt], audio=[sound], sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt")
+            for sound in sounds
+        ]
+        filler = self.processor.tokenizer.pad_token_id
+        found = {}
+        for name, value, side in (
+            ("input_ids", filler, "left"),
+            ("attention_mask", 0, "left"),
+            ("input_features", 0.0, "right"),
+            ("feature_attention_mask", 0, "right"),
+        ):
+            rows = [one[name][0].transpose(0, -1) for one in single]  # what differs in length comes first
+            padded = pad_sequence(rows, batch_first=True, padding_value=value, padding_side=side)
+            found[name] = padded.transpose(1, -1) if padded.ndim == 3 else padded
+        return found
+
+
 def local_captioner(pretrained: str, *args: Any) -> LocalCaptioner:
     """Return the captioner that reads a checkpoint.
 
@@ -126,9 +188,6 @@ def local_captioner(pretrained: str, *args: Any) -> LocalCaptioner:
     Raises:
         CaptionerError: If no captioner reads its family.
     """
-    from crab_lightning.captioners.qwen2_audio import Qwen2AudioCaptioner
-    from crab_lightning.captioners.qwen3_omni import Qwen3OmniCaptioner
-
     kind = kind_of(pretrained)
     for reader in (Qwen2AudioCaptioner, Qwen3OmniCaptioner):
         if kind in reader.kinds:

@@ -237,7 +237,7 @@ def submit(words: Sequence[str]) -> None:
     )
     args = parser.parse_args(words)
     from crab_lightning.commands import trainer
-    from crab_lightning.studies import slurm
+    from crab_lightning.studies import engines
     from crab_lightning.studies.cells import state_of
     from crab_lightning.studies.runner import check_arms, chosen_cells, other_settings
 
@@ -253,5 +253,5 @@ def submit(words: Sequence[str]) -> None:
         return
     check_arms(cells, trainer.run)
     options = [f"--{option.lstrip('-')}" for option in args.sbatch]
-    array, report_job = slurm.submit(study, args.study, cells, options, args.at_a_time)
+    array, report_job = engines.submit(study, args.study, cells, options, args.at_a_time)
     print(f"Submitted {len(cells)} cells as job {array}, and the report as job {report_job}")

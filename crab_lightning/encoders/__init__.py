@@ -9,15 +9,15 @@ if TYPE_CHECKING:
     from crab_lightning.encoders.base import VisualEncoder as VisualEncoder
     from crab_lightning.encoders.beats import Beats as Beats
     from crab_lightning.encoders.beats import BeatsConfig as BeatsConfig
+    from crab_lightning.encoders.beats import beats_fbank as beats_fbank
+    from crab_lightning.encoders.beats import beats_tokens as beats_tokens
+    from crab_lightning.encoders.beats import fbank_frames as fbank_frames
     from crab_lightning.encoders.beats_audio import BeatsAudio as BeatsAudio
     from crab_lightning.encoders.beats_files import BeatsFileError as BeatsFileError
     from crab_lightning.encoders.beats_files import load_beats as load_beats
     from crab_lightning.encoders.beats_files import save_beats as save_beats
     from crab_lightning.encoders.clip import ClipVision as ClipVision
     from crab_lightning.encoders.dino import DinoVision as DinoVision
-    from crab_lightning.encoders.fbank import beats_fbank as beats_fbank
-    from crab_lightning.encoders.fbank import beats_tokens as beats_tokens
-    from crab_lightning.encoders.fbank import fbank_frames as fbank_frames
     from crab_lightning.encoders.pe_av import PeAudio as PeAudio
     from crab_lightning.encoders.pe_av import PeVision as PeVision
     from crab_lightning.encoders.siglip import SiglipVision as SiglipVision

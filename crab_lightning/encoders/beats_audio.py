@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from crab_lightning.encoders.base import AudioEncoder
-from crab_lightning.encoders.beats import Beats, BeatsConfig
+from crab_lightning.encoders.beats import SHORTEST_SAMPLES, Beats, BeatsConfig, beats_fbank, beats_tokens
 from crab_lightning.encoders.beats_files import CONFIG_FILE, load_beats
-from crab_lightning.encoders.fbank import SHORTEST_SAMPLES, beats_fbank, beats_tokens
 
 
 class BeatsAudio(AudioEncoder):

@@ -23,13 +23,14 @@ from crab_lightning.evaluation.likelihoods import (
 )
 from crab_lightning.evaluation.long_clips import LongClips, window_record
 from crab_lightning.evaluation.prediction_files import PredictionFiles, Record
-from crab_lightning.evaluation.processes import needs_device, sum_over_processes
 from crab_lightning.evaluation.scores import (
     DatasetScores,
     asked,
     majority_answers,
     make_ready,
     mean_headline,
+    needs_device,
+    sum_over_processes,
 )
 from crab_lightning.evaluation.tables import print_results
 from crab_lightning.metrics.scale import read_scale

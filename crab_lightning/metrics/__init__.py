@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from crab_lightning.metrics.event_localization import SegmentAccuracy as SegmentAccuracy
     from crab_lightning.metrics.event_parsing import EventParsingF as EventParsingF
     from crab_lightning.metrics.mask_prompts import RightPrompts as RightPrompts
-    from crab_lightning.metrics.mask_protocols import PROTOCOLS as PROTOCOLS
-    from crab_lightning.metrics.mask_protocols import MaskProtocol as MaskProtocol
+    from crab_lightning.metrics.mask_scores import PROTOCOLS as PROTOCOLS
+    from crab_lightning.metrics.mask_scores import MaskProtocol as MaskProtocol
     from crab_lightning.metrics.masks import MaskJF as MaskJF
     from crab_lightning.metrics.masks import NullMaskS as NullMaskS
     from crab_lightning.metrics.question_answering import AVQAAccuracy as AVQAAccuracy

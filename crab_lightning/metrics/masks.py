@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from crab_lightning.metrics.base import BenchmarkMetric, mean_of, to_units
-from crab_lightning.metrics.mask_protocols import PROTOCOLS, batch_sizes, check_masks, find_protocol
 from crab_lightning.metrics.mask_scores import (
     LEVELS,
+    PROTOCOLS,
     background_jaccard,
+    batch_sizes,
     binary_scores,
+    check_masks,
     f_curves,
+    find_protocol,
     pixels,
 )
 from crab_lightning.metrics.scale import COUNT, Scale

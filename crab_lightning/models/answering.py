@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from crab_lightning.models.decoder_pass import DecoderPass, Past, can_run, embedded
-from crab_lightning.models.decoding import Answers
 from crab_lightning.models.engine import Answer, AnswerEngine, Sampling, padded
-from crab_lightning.models.likelihood import PromptReader
+from crab_lightning.models.likelihood import Answers, PromptReader
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.structures import Batch, CandidateScores, Decoding, Prediction, Sample
 

@@ -29,9 +29,8 @@ from crab_lightning.models.checkpoints import clear_when_absent
 from crab_lightning.models.log_window import LossWindow
 from crab_lightning.models.patches import multiply_patches
 from crab_lightning.models.reports import parameter_table
-from crab_lightning.models.schedule import cosine_with_warmup, total_optimizer_steps
 from crab_lightning.models.stored import StoredModule
-from crab_lightning.models.token_mean import TokenMean
+from crab_lightning.models.token_mean import TokenMean, cosine_with_warmup, total_optimizer_steps
 from crab_lightning.processing import Processor
 from crab_lightning.processing.base import IGNORED_LABEL
 from crab_lightning.structures import TEXT, Batch, Sample

@@ -19,13 +19,14 @@ from crab_lightning.encoders import AudioEncoder, BeatsAudio, VisualEncoder
 from crab_lightning.models.answering import PromptInputs
 from crab_lightning.models.base import AVModule
 from crab_lightning.models.checkpoints import clear_when_absent
-from crab_lightning.models.connector_files import (
+from crab_lightning.models.connectors import (
     PUBLISHED_ENCODERS,
+    Connector,
+    ConnectorConfig,
     connector_state,
     load_connector,
     save_connector,
 )
-from crab_lightning.models.connectors import Connector, ConnectorConfig
 from crab_lightning.models.losses import target_losses
 from crab_lightning.structures import AUDIO, Batch
 

@@ -1,4 +1,4 @@
-"""Where cells run: processes of this machine, or tasks of a Ray cluster."""
+"""Where cells run: processes of this machine, tasks of a Ray cluster, or an array job of SLURM."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import io
 import multiprocessing
 import multiprocessing.connection
 import os
+import shlex
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +22,7 @@ from types import FrameType
 from typing import Any, Literal, Protocol
 
 from crab_lightning.studies.cells import LOG, CellTakenError, Command, fail, run_cell
-from crab_lightning.studies.study import Cell
+from crab_lightning.studies.study import Cell, Study
 
 Report = Callable[[Cell, str], None]
 """Told of a cell that ended, with its error or an empty text."""
@@ -275,3 +277,67 @@ def engine(name: Literal["local", "ray"], **options: Any) -> Engine:
     """Return an engine with its options set."""
     kinds: dict[str, Any] = {"local": run_locally, "ray": run_on_ray}
     return partial(kinds[name], **options)
+
+
+_HEAD = """#!/usr/bin/env bash
+#SBATCH --job-name={name}
+#SBATCH --output={output}
+{options}set -euo pipefail
+cd {here}
+"""
+
+
+def submit(
+    study: Study, file: str, cells: Sequence[Cell], options: Sequence[str] = (), at_a_time: int | None = None
+) -> tuple[str, str]:
+    """Write the two job scripts and hand them to ``sbatch``.
+
+    Args:
+        study: The study.
+        file: Its file, as ``study run`` takes it.
+        cells: The cells to make, a task of the array for each.
+        options: Options of ``sbatch`` for the array's tasks, e.g. ``--gres=gpu:1``.
+        at_a_time: Largest number of tasks that run at a time; no limit when left out.
+
+    Returns:
+        The numbers of the array job and of the report job.
+
+    Raises:
+        FileNotFoundError: If there is no ``sbatch`` on this machine.
+        ValueError: If ``sbatch`` refuses a job; the text is what it said.
+    """
+    folder = (study.folder / "slurm").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    command = f"{shlex.quote(sys.executable)} {shlex.quote(str(Path(sys.argv[0]).resolve()))} study"
+    where = f"{shlex.quote(file)} --root {shlex.quote(str(study.folder.parent.resolve()))}"
+    lines = "".join(f"#SBATCH {option}\n" for option in options)
+    here = shlex.quote(str(Path.cwd()))
+    names = " ".join(shlex.quote(cell.name) for cell in cells)
+    output = shlex.quote(f"{folder}/slurm-%A_%a.out")
+    array = folder / "cells.sbatch"
+    array.write_text(
+        _HEAD.format(name=study.name, output=output, options=lines, here=here)
+        + f'cells=({names})\n{command} run {where} --cells "${{cells[$SLURM_ARRAY_TASK_ID]}}"\n'
+    )
+    report = folder / "report.sbatch"
+    report.write_text(
+        _HEAD.format(name=f"{study.name}-report", output=output, options="", here=here)
+        + f"{command} report {where}\n"
+    )
+    limit = "" if at_a_time is None else f"%{at_a_time}"
+    first = _sbatch(f"--array=0-{len(cells) - 1}{limit}", str(array))
+    # afterany: cells that failed are left out of the report, not in its way
+    return first, _sbatch(f"--dependency=afterany:{first}", str(report))
+
+
+def _sbatch(*words: str) -> str:
+    """Submit a job and return its number."""
+    try:
+        done = subprocess.run(["sbatch", "--parsable", *words], capture_output=True, text=True, check=False)
+    except FileNotFoundError as err:
+        raise FileNotFoundError(
+            "there is no sbatch on this machine; submit from a login node of the cluster, or use `study run`"
+        ) from err
+    if done.returncode:
+        raise ValueError(f"sbatch {' '.join(words)} failed: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout.strip().partition(";")[0]

@@ -17,13 +17,14 @@ from crab_lightning.tasks.event_text import (
     EventSpan,
     behind,
     cut_off_remarks,
+    json_events,
+    loosened_times,
     read_events,
     says_nothing,
     segment_classes,
     whole_span,
 )
 from crab_lightning.tasks.event_windows import EventTask, in_whole_clip, in_window, joined, windowed
-from crab_lightning.tasks.loose_events import json_events, loosened_times
 
 CONSTANT_SCORE = (
     "mean average precision with the score 1.0 for every event, since the model gives none: events rank by "

@@ -21,13 +21,14 @@ from crab_lightning.tasks.event_text import (
     ModalEvents,
     behind,
     cut_off_remarks,
+    json_events,
+    loosened_times,
     merged_runs,
     modal_blocks,
     rasterise,
     read_modal_events,
 )
 from crab_lightning.tasks.event_windows import EventTask, in_whole_clip, in_window, windowed
-from crab_lightning.tasks.loose_events import json_events, loosened_times
 
 NOTHING = "<visual></visual><audio></audio>"
 """What says that nothing is seen and heard in a clip."""

@@ -1,4 +1,4 @@
-"""What action and emotion recognition share: one class name of a closed set inside answer tags."""
+"""Action and emotion recognition: one class name of a closed set inside answer tags."""
 
 from __future__ import annotations
 
@@ -111,3 +111,24 @@ class Recognition(InstructedTask[str]):
 
 def _stop(sample: Sample) -> str:
     return "." if (sample.target or sample.reference).rstrip().endswith(".") else ""
+
+
+class ActionRecognition(Recognition):
+    """Names the action of a clip, one of a closed set.
+
+    Reads the field ``class_name``; UCF51's names are in lower case, as in its released reference strings.
+    Scored by accuracy over all samples (``valid`` in GeWu-Lab/OGM-GE_CVPR2022 main.py).
+    """
+
+    instruction = "Please identify the action taking place in the video."
+
+
+class EmotionRecognition(Recognition):
+    """Names a person's emotion, one of a closed set.
+
+    Reads the field ``class_name``. A row's ``metrics`` choose between accuracy (CREMA-D), accuracy and
+    weighted F1 (MELD), WAR and UAR (DFEW, MAFW, MER2024); WAR and UAR when it names none.
+    """
+
+    instruction = "Please judge the person's emotion at the moment."
+    default_metrics = ("war", "uar")

@@ -30,8 +30,7 @@ from crab_lightning.tasks.masks import (
     scored_by,
     true_mask,
 )
-from crab_lightning.tasks.named_masks import NamedMasks, add_masks, name_metrics
-from crab_lightning.tasks.object_names import named_objects
+from crab_lightning.tasks.named_masks import NamedMasks, add_masks, name_metrics, named_objects
 from crab_lightning.tasks.spatial_text import (
     Box,
     Reading,

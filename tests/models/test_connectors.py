@@ -10,13 +10,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from crab_lightning.models.connector_files import (
+from crab_lightning.models.connectors import (
+    WINDOW_TOKENS,
+    Connector,
+    ConnectorConfig,
     ConnectorFileError,
     connector_state,
     load_connector,
     save_connector,
 )
-from crab_lightning.models.connectors import WINDOW_TOKENS, Connector, ConnectorConfig
 from crab_lightning.models.vllm_a import WINDOWED
 
 

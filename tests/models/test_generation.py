@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crab_lightning.models.decoding import greedy
+from crab_lightning.models.likelihood import greedy
 from crab_lightning.structures import Batch
 from tests.models.conftest import Build
 from tests.quiet import with_trained_adapters

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from crab_lightning.models import OmniModule
-from crab_lightning.models.schedule import cosine_with_warmup, total_optimizer_steps
+from crab_lightning.models.token_mean import cosine_with_warmup, total_optimizer_steps
 
 
 def rates(total: int, share: float) -> list[float]:

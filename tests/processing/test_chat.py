@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from crab_lightning.encoders import BeatsAudio
-from crab_lightning.encoders.fbank import SHORTEST_SAMPLES
+from crab_lightning.encoders.beats import SHORTEST_SAMPLES
 from crab_lightning.mini.checkpoints.composite import llama_tokenizer
 from crab_lightning.mini.checkpoints.tokenizer import DEFAULT_TEXTS
 from crab_lightning.processing.chat import ChatWriter

@@ -16,7 +16,7 @@ from crab_lightning.metrics import RightPrompts
 from crab_lightning.segmentation import MaskRequest, Prompt, Sam2Decoder, Sam3Decoder
 from crab_lightning.segmentation.sam3 import pointed_at
 from crab_lightning.tasks import ReferringSegmentation, Segmentation
-from crab_lightning.tasks.object_names import named_objects
+from crab_lightning.tasks.named_masks import named_objects
 from tests.segmentation.test_test_loop import Rectangle, box_mask, row, run_test
 
 IMAGE = torch.randint(0, 255, (3, 90, 120), dtype=torch.uint8, generator=torch.manual_seed(3))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from crab_lightning.builder.reasoning.easy import easy_rows
 from crab_lightning.builder.reasoning.journal import Shard, Verdict
 from crab_lightning.builder.reasoning.prompts import Length, Prompts, read_phrases, read_prompts
 from crab_lightning.builder.reasoning.questions import (
@@ -27,6 +26,7 @@ from crab_lightning.builder.reasoning.writers import RowRefused, Writer
 from crab_lightning.data.loading import load_media
 from crab_lightning.data.manifests.files import dataset_folder, load_rows, manifest_path, manifest_text
 from crab_lightning.data.manifests.reader import read_manifest
+from crab_lightning.evaluation.prediction_files import read_records
 from crab_lightning.files import digest_of, free_name, replace_bytes, replace_json, replace_text
 from crab_lightning.processing.endpoint import EndpointProcessor
 from crab_lightning.structures import DatasetSpec, Example, Sample
@@ -271,3 +271,41 @@ def prompts_of(dataset: str, spec: DatasetSpec, settings: Settings) -> Prompts:
             "folder that --examples names"
         )
     return prompts
+
+
+def easy_rows(
+    settings: Settings, samples: Sequence[Sample], spec: DatasetSpec, task: Task[Any]
+) -> frozenset[str]:
+    """Return the ids of the rows that a cheap model answered rightly and surely.
+
+    Raises:
+        ValueError: If the prediction file lacks a row: whether it is easy is not known.
+    """
+    assert settings.answers is not None
+    path, dataset = settings.answers, samples[0].dataset if samples else ""
+    path = path / f"{dataset}.jsonl" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"--answers: there is no {path}; it holds the direct answers of {dataset}")
+    records = {_without_split(record["id"]): record for record in read_records(path)}
+    easy = []
+    for sample in samples:
+        record = records.get(_without_split(sample.id))
+        if record is None:
+            raise ValueError(
+                f"--answers: {path} has no answer to {sample.id} (row {sample.row}). Let the small model"
+                f" answer every training row: `test` with --data.datasets.{dataset}.test_file naming the"
+                f" training manifest"
+            )
+        if "choice_right" in record:
+            right = bool(record["choice_right"]) and float(record["confidence"]) >= settings.sure
+        else:
+            answer = task.parse(str(record["answer"]), sample, spec)
+            right = answer is not None and answer == task.truth(sample, spec)
+        if right:
+            easy.append(sample.id)
+    return frozenset(easy)
+
+
+def _without_split(name: str) -> str:
+    dataset, _, rest = name.partition("/")
+    return f"{dataset}/{rest.partition('/')[2]}"
