@@ -15,15 +15,12 @@ from crab_lightning.evaluation.scores import mean_headline
 from crab_lightning.metrics.scale import Scale, read_scale, units_said
 
 
-def summary_table(
-    results: dict[str, dict[str, Any]], split: str, answers_per_s: float | None = None
-) -> Table:
+def summary_table(results: dict[str, dict[str, Any]], split: str) -> Table:
     """Lay out one row for each dataset, with its first metric, within 80 columns.
 
     Args:
         results: Dataset -> its entry in ``metrics.json``.
         split: Named in the title.
-        answers_per_s: Throughput for the caption.
 
     Returns:
         A rich table; fractions are shown in percent.
@@ -66,20 +63,15 @@ def summary_table(
             *(_percent(mean_headline(same, p)) for p in protocols),
             f"{sum(r['counts']['scored'] for r in same.values()):,}",
         )
-    if answers_per_s:
-        table.caption = f"{answers_per_s:.2f} answers per second"
     return table
 
 
-def results_table(
-    results: dict[str, dict[str, Any]], split: str, answers_per_s: float | None = None
-) -> Table:
+def results_table(results: dict[str, dict[str, Any]], split: str) -> Table:
     """Lay out every metric of every dataset beside its majority baseline; this needs about 160 columns.
 
     Args:
         results: Dataset -> its entry in ``metrics.json``.
         split: Named in the title.
-        answers_per_s: Throughput for the caption.
 
     Returns:
         A rich table; fractions are shown in percent, and the primary metric of a dataset comes first.
@@ -116,8 +108,6 @@ def results_table(
                 *(_counts(counts, result) if first else ("",) * 5),
                 end_section=row >= len(names) - 1,
             )
-    if answers_per_s:
-        table.caption = f"{answers_per_s:.2f} answers per second"
     return table
 
 
@@ -139,12 +129,12 @@ def print_results(
         more: Sentence that says where the other metrics are, printed under the short table.
     """
     console = Console()
-    if everything:
-        if not console.is_terminal:
-            console = Console(width=190 if any(r.get("likelihood") for r in results.values()) else 160)
-        console.print(results_table(results, split, answers_per_s))
-    else:
-        console.print(summary_table(results, split, answers_per_s))
+    if everything and not console.is_terminal:
+        console = Console(width=190 if any(r.get("likelihood") for r in results.values()) else 160)
+    table = (results_table if everything else summary_table)(results, split)
+    if answers_per_s:
+        table.caption = f"{answers_per_s:.2f} answers per second"
+    console.print(table)
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     if any(r["counts"]["scored"] for r in results.values()):
         say("strict: an answer that cannot be read, or is missing, is scored as an empty prediction.")

@@ -24,7 +24,7 @@ def entry(strict: float, valid: float | None, majority: float | None, **more: An
 
 def drawn(results: dict[str, dict[str, Any]], width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width)
-    console.print(summary_table(results, "test", 1.5))
+    console.print(summary_table(results, "test"))
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return text
 
@@ -66,11 +66,15 @@ def test_points_that_unreadable_answers_earn_are_told(monkeypatch: Any) -> None:
     console = Console(file=io.StringIO(), width=80)
     monkeypatch.setattr(tables, "Console", lambda **_: console)
     print_results(
-        {"ave": entry(0.5, 0.4, 0.1), "ks": entry(0.5, 0.5, 0.1, unparsed_score=0.0)}, "test", more="More."
+        {"ave": entry(0.5, 0.4, 0.1), "ks": entry(0.5, 0.5, 0.1, unparsed_score=0.0)},
+        "test",
+        1.5,
+        more="More.",
     )
     text = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
     assert "scored as an empty prediction" in text
     assert "earn points as empty predictions, on average (percent): ave 80.0." in text
+    assert "1.50 answers per second" in text
     assert text.endswith("More.")
 
 
