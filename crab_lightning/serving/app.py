@@ -23,6 +23,7 @@ from crab_lightning.models.engine import Sampling
 from crab_lightning.serving.request_media import load_example
 from crab_lightning.serving.requests import (
     ChatRequest,
+    MessagesError,
     RequestError,
     RequestSizes,
     read_request,
@@ -232,10 +233,9 @@ def make_app(
                 raise RequestError(f"the question cannot be put to this model: {err}") from err
             tokens = int(encoded.inputs["input_ids"].shape[0])
             if tokens > options.max_prompt_tokens:
-                raise RequestError(
+                raise MessagesError(
                     f"the question has {tokens:,} tokens, its media included; this server takes "
-                    f"{options.max_prompt_tokens:,}. Send fewer frames, shorter sound or less text",
-                    param="messages",
+                    f"{options.max_prompt_tokens:,}. Send fewer frames, shorter sound or less text"
                 )
             return encoded
 

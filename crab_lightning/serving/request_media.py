@@ -14,7 +14,7 @@ from crab_lightning.data import load_media
 from crab_lightning.data.loading import check_placeholders, fused_conversation
 from crab_lightning.media import MediaError, MediaLimits, Resizer, write_upright
 from crab_lightning.processing import Geometry
-from crab_lightning.serving.requests import ChatRequest, RequestError, shown
+from crab_lightning.serving.requests import ChatRequest, MessagesError, RequestError, shown
 from crab_lightning.structures import AudioWindow, DatasetSpec, Example, Media, Sample
 
 _NUMBERS = itertools.count()
@@ -83,7 +83,7 @@ def load_example(
 
 def _unusable(err: Exception, scratch: str) -> RequestError:
     said = str(err).replace(f"{scratch}/", "")
-    return RequestError(f"a media file of the request cannot be used: {said}", param="messages")
+    return MessagesError(f"a media file of the request cannot be used: {said}")
 
 
 def _file(address: str, place: Path, media_root: Path | None) -> Path:
@@ -91,29 +91,27 @@ def _file(address: str, place: Path, media_root: Path | None) -> Path:
     if address.startswith("data:"):
         head, comma, data = address.partition(",")
         if not comma or not head.endswith(";base64"):
-            raise RequestError("a data address must look like data:video/mp4;base64,...", param="messages")
+            raise MessagesError("a data address must look like data:video/mp4;base64,...")
         try:
             place.write_bytes(base64.b64decode(data, validate=True))
         except (binascii.Error, ValueError) as err:
-            raise RequestError(f"the base64 text of a medium is damaged: {err}", param="messages") from err
+            raise MessagesError(f"the base64 text of a medium is damaged: {err}") from err
         return place
     names = [address, unquote(address)]  # the name of a file may hold per cent signs, or be quoted
     if _WEB_ADDRESS.match(address):
         try:
             parts = urlsplit(address)
         except ValueError as err:
-            raise RequestError(f"{shown(address)} is no address: {err}", param="messages") from err
+            raise MessagesError(f"{shown(address)} is no address: {err}") from err
         names = [unquote(parts.path)] if parts.scheme == "file" else []
     if not names:
-        raise RequestError(
-            f"{shown(address)}: this server fetches nothing; send the file itself as a data address",
-            param="messages",
+        raise MessagesError(
+            f"{shown(address)}: this server fetches nothing; send the file itself as a data address"
         )
     if media_root is None:
-        raise RequestError(
+        raise MessagesError(
             "this server reads no files by name; send the file itself as a data address, or start the "
-            "server with --media_root FOLDER",
-            param="messages",
+            "server with --media_root FOLDER"
         )
     root = media_root.resolve()
     try:
@@ -121,9 +119,9 @@ def _file(address: str, place: Path, media_root: Path | None) -> Path:
         path = next((path for path in paths if path.is_relative_to(root) and path.is_file()), paths[-1])
         inside, there = path.is_relative_to(root), path.is_file()
     except (OSError, ValueError, RuntimeError) as err:  # too long, no text, or links in a ring
-        raise RequestError(f"{shown(address)} is no name of a file", param="messages") from err
+        raise MessagesError(f"{shown(address)} is no name of a file") from err
     if not inside:
         raise RequestError(f"{shown(address)} is outside the folder of media of this server", 403, "messages")
     if not there:
-        raise RequestError(f"{shown(address)} is not a file", param="messages")
+        raise MessagesError(f"{shown(address)} is not a file")
     return path

@@ -34,6 +34,13 @@ class RequestError(ValueError):
         self.status, self.param = status, param
 
 
+class MessagesError(RequestError):
+    """Messages that cannot be answered."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="messages")
+
+
 @dataclass(frozen=True)
 class RequestSizes:
     """Bounds of one request.
@@ -137,10 +144,9 @@ def _weighed(body: dict[str, Any], sizes: RequestSizes, *, stream: bool) -> tupl
     last = messages[-1] if isinstance(messages, list) and messages else None
     text = last.get("content") if isinstance(last, dict) and last.get("role") == "assistant" else None
     if not isinstance(text, str) or not text.strip() or not _is_text(text) or len(text) > sizes.text:
-        raise RequestError(
+        raise MessagesError(
             "with 'prompt_logprobs', the last message must be the assistant's answer as a text, whose "
-            "likelihood is then given",
-            param="messages",
+            "likelihood is then given"
         )
     if stream:
         raise RequestError(
@@ -195,63 +201,54 @@ def _frames(body: dict[str, Any], most: int) -> int:
 
 def _conversation(messages: Any, sizes: RequestSizes) -> tuple[Conversation, tuple[tuple[Media, str], ...]]:
     if not isinstance(messages, list) or not messages:
-        raise RequestError("'messages' must be a list with one user message", param="messages")
+        raise MessagesError("'messages' must be a list with one user message")
     user: dict[str, Any] | None = None
     for number, message in enumerate(messages):
         if not isinstance(message, dict):
-            raise RequestError(f"messages[{number}] must be an object", param="messages")
+            raise MessagesError(f"messages[{number}] must be an object")
         role, content = message.get("role"), message.get("content")
         if role == "system":
             if _only_text(content) != SYSTEM_MESSAGE:
-                raise RequestError(
+                raise MessagesError(
                     f"messages[{number}]: the model was trained with one fixed system message, which the "
-                    "server adds itself; leave the system message out",
-                    param="messages",
+                    "server adds itself; leave the system message out"
                 )
         elif role == "user" and user is None:
             user = message
         else:
-            raise RequestError(
+            raise MessagesError(
                 f"messages[{number}] has the role {shown(role)}; the model was trained on one question and "
-                "one answer, so send one user message and no earlier turns",
-                param="messages",
+                "one answer, so send one user message and no earlier turns"
             )
     if user is None:
-        raise RequestError("'messages' holds no message with the role 'user'", param="messages")
+        raise MessagesError("'messages' holds no message with the role 'user'")
     content = user.get("content")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if not isinstance(parts, list) or not parts:
-        raise RequestError(
-            "the content of the user message must be a text or a list of parts", param="messages"
-        )
+        raise MessagesError("the content of the user message must be a text or a list of parts")
     turn: list[str | Media] = []
     media: list[tuple[Media, str]] = []
     for number, part in enumerate(parts):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
             if not _is_text(part["text"]):
-                raise RequestError(f"content part {number} holds half a character", param="messages")
+                raise MessagesError(f"content part {number} holds half a character")
             turn.append(part["text"])
             continue
         found = _medium(part, kind)
         if found is None:
             known = ", ".join(["text", "input_audio", *_PARTS])
-            raise RequestError(
-                f"content part {number} is of type {shown(kind)}; known: {known}", param="messages"
-            )
+            raise MessagesError(f"content part {number} is of type {shown(kind)}; known: {known}")
         turn.append(found[0])
         media.append(found)
     if len(media) > sizes.media:
-        raise RequestError(
-            f"the message holds {len(media):,} media; this server takes {sizes.media} in one request",
-            param="messages",
+        raise MessagesError(
+            f"the message holds {len(media):,} media; this server takes {sizes.media} in one request"
         )
     if (length := sum(len(part) for part in turn if isinstance(part, str))) > sizes.text:
-        raise RequestError(
-            f"the texts have {length:,} characters; this server takes {sizes.text:,}", param="messages"
-        )
+        raise MessagesError(f"the texts have {length:,} characters; this server takes {sizes.text:,}")
     if not any(isinstance(part, str) and part.strip() for part in turn):
-        raise RequestError("the user message holds no text; ask a question", param="messages")
+        raise MessagesError("the user message holds no text; ask a question")
     return tuple(turn), tuple(media)
 
 
@@ -265,14 +262,12 @@ def _medium(part: Any, kind: Any) -> tuple[Media, str] | None:
     if kind == "input_audio":
         sound = part.get("input_audio")
         if not isinstance(sound, dict) or not isinstance(sound.get("data"), str):
-            raise RequestError(
-                'an input_audio part needs {"data": base64, "format": "wav"}', param="messages"
-            )
+            raise MessagesError('an input_audio part needs {"data": base64, "format": "wav"}')
         return Media.AUDIO, f"data:audio/{sound.get('format', 'wav')};base64,{sound['data']}"
     if not isinstance(kind, str) or kind not in _PARTS:
         return None
     address = part.get(kind)
     address = address.get("url") if isinstance(address, dict) else address
     if not isinstance(address, str):
-        raise RequestError(f'a part of type {kind} needs {{"url": ...}}', param="messages")
+        raise MessagesError(f'a part of type {kind} needs {{"url": ...}}')
     return _PARTS[kind], address
