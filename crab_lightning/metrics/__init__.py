@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from crab_lightning.metrics.classification import INVALID as INVALID
     from crab_lightning.metrics.classification import Accuracy as Accuracy
     from crab_lightning.metrics.classification import ConfusionMatrix as ConfusionMatrix
+    from crab_lightning.metrics.classification import SegmentAccuracy as SegmentAccuracy
     from crab_lightning.metrics.classification import UnweightedAverageRecall as UnweightedAverageRecall
     from crab_lightning.metrics.classification import WeightedAverageRecall as WeightedAverageRecall
     from crab_lightning.metrics.classification import WeightedF1 as WeightedF1
     from crab_lightning.metrics.detection import EventMeanAP as EventMeanAP
-    from crab_lightning.metrics.event_localization import SegmentAccuracy as SegmentAccuracy
     from crab_lightning.metrics.event_parsing import EventParsingF as EventParsingF
     from crab_lightning.metrics.mask_prompts import RightPrompts as RightPrompts
     from crab_lightning.metrics.mask_scores import PROTOCOLS as PROTOCOLS

@@ -64,6 +64,40 @@ class Accuracy(BenchmarkMetric):
         return self.right.to(torch.float64) / self.samples
 
 
+class SegmentAccuracy(Accuracy):
+    """Fraction of segments whose predicted class is the true one, in [0, 1]; higher is better.
+
+    Background is a class like the others. Class -1 (an event of unknown name) matches nothing, not even
+    background. One micro average over all segments. No videos: NaN, where the official code divides by zero.
+
+    Source: ``compute_acc`` in YapengTian/AVE-ECCV18 supervised_main.py.
+
+    Args:
+        segments: Segments in each video.
+    """
+
+    def __init__(self, segments: int = 10) -> None:
+        super().__init__()
+        self.segments = segments
+
+    def update(self, pred: Tensor, target: Tensor) -> None:
+        """Add N videos.
+
+        Args:
+            pred: Class of each segment ``(N, segments)``.
+            target: Class of each segment ``(N, segments)``.
+
+        Raises:
+            ValueError: If a shape differs from that, or ``target`` holds a negative class.
+        """
+        if pred.shape != target.shape or target.ndim != 2 or target.shape[1] != self.segments:
+            raise ValueError(
+                f"pred has shape {tuple(pred.shape)} and target {tuple(target.shape)}; both must be "
+                f"(videos, {self.segments})"
+            )
+        super().update(pred, target)
+
+
 class ConfusionMatrix(BenchmarkMetric):
     """Counts of true class (rows) against predicted class (columns); not a scalar.
 
