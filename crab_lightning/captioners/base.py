@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -30,10 +30,12 @@ class Captioner(Protocol):
     Args:
         group: Clips asked about in one call.
         parallel: Calls that may run at once.
+        settings: What the captions depend on, to be kept beside them.
     """
 
     group: int
     parallel: int
+    settings: dict[str, Any]
 
     def describe(self, paths: Sequence[Path]) -> list[str | Exception]:
         """Return the caption of each clip, or why it has none.
@@ -41,10 +43,6 @@ class Captioner(Protocol):
         Raises:
             CaptionerError: If no clip would get one.
         """
-        ...
-
-    def settings(self) -> dict[str, str | int | float]:
-        """Return what the captions depend on, to be kept beside them."""
         ...
 
 

@@ -64,10 +64,8 @@ class EndpointCaptioner:
         self.model, self.prompt, self.max_new_tokens = model, prompt, max_new_tokens
         self.parallel, self.timeout_s, self.retries = parallel, timeout_s, retries
         self.wait_s, self._sleep = wait_s, sleep
-
-    def settings(self) -> dict[str, str | int | float]:
-        """Return model, prompt and length; a model may move to another address."""
-        return {"model": self.model, "prompt": self.prompt, "max_new_tokens": self.max_new_tokens}
+        # Without the address: a model may move.
+        self.settings: dict[str, Any] = {"model": model, "prompt": prompt, "max_new_tokens": max_new_tokens}
 
     def describe(self, paths: Sequence[Path]) -> list[str | Exception]:
         """Return the caption of each clip, or why it has none.

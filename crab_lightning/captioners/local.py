@@ -40,6 +40,7 @@ class LocalCaptioner(ABC):
     """
 
     parallel = 1
+    settings: dict[str, Any]
     kinds: ClassVar[tuple[str, ...]]
     """``model_type`` of the checkpoints that it reads."""
     family: ClassVar[str]
@@ -53,8 +54,8 @@ class LocalCaptioner(ABC):
         batch_size: int = 8,
         device: str = "auto",
     ) -> None:
-        self.pretrained, self.prompt, self.max_new_tokens = pretrained, prompt, max_new_tokens
-        self.group = batch_size
+        self.prompt, self.max_new_tokens, self.group = prompt, max_new_tokens, batch_size
+        self.settings = {"model": pretrained, "prompt": prompt, "max_new_tokens": max_new_tokens}
         if (kind := kind_of(pretrained)) not in self.kinds:
             raise CaptionerError(f"--captioner {pretrained} is a {kind}; {self.family} is expected")
         if device == "auto":
@@ -68,10 +69,6 @@ class LocalCaptioner(ABC):
                 f"{lost[0]}); they would keep random values"
             )
         self.model: Any = model.to(device).eval()
-
-    def settings(self) -> dict[str, str | int | float]:
-        """Return model, prompt and length."""
-        return {"model": self.pretrained, "prompt": self.prompt, "max_new_tokens": self.max_new_tokens}
 
     @torch.no_grad()
     def describe(self, paths: Sequence[Path]) -> list[str | Exception]:

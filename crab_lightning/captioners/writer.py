@@ -93,7 +93,7 @@ def _name(clip: Clip, out: Path) -> str:
 
 def _same_settings(out: Path, captioner: Captioner) -> None:
     """Refuse to mix captions that were made in different ways; write down how these are made."""
-    beside, wanted = out.with_name(out.name + ".settings.json"), captioner.settings()
+    beside, wanted = out.with_name(out.name + ".settings.json"), captioner.settings
     if out.is_file() and out.stat().st_size:
         if not beside.is_file():
             raise CaptionerError(

@@ -8,7 +8,7 @@ from typing import Any
 
 from crab_lightning.data import AVDataModule
 from crab_lightning.data.windows import length_of, windows_of
-from crab_lightning.inference.answer import Answer
+from crab_lightning.inference.answer import Answer, read_text
 from crab_lightning.inference.question import AskError, put
 from crab_lightning.structures import ClipWindow, Sample, Windows
 
@@ -51,10 +51,8 @@ def put_windows(
         if one.window is None:
             return None
         said = put(model, data, one)
-        try:
-            answer = task.parse(said.text, one, spec)
-        except ValueError as err:  # a run whose config lists no classes still has answers worth reading
-            answer, note = None, str(err)
+        answer, unread = read_text(task, spec, one, said.text)
+        note = unread or note
         parts.append((one.window, answer))
         told.append(
             {

@@ -33,7 +33,7 @@ def root(small: dict[str, Path], tmp_path: Path) -> Path:
 
 def test_frames_and_sound_reach_the_model(writer: LocalWriter, root: Path) -> None:
     tasks, datasets = tasks_and_datasets("data/av_uie_v2.yaml", ["avqa"])
-    work = Work(root, "avqa", datasets["avqa"], tasks["question_answering"], ONE, writer.settings())
+    work = Work(root, "avqa", datasets["avqa"], tasks["question_answering"], ONE, writer.settings)
     content = work.content(work.samples[0])
     messages = work.prompts.messages(content, "Right answer: two", "full", ("a text", "a reason"))
     inputs = writer._inputs(messages)

@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-from crab_lightning.builder.datasets import (
-    avcap,
-    ave,
-    avqa,
-    avqa_thu,
-    avsbench,
-    avvp,
-    cremad,
-    dfew,
-    ks,
-    mafw,
-    meld,
-    mer24,
-    ref_avs,
-    ucf,
-    unav,
-    vgg_cm,
-)
+from importlib import import_module
+
+from crab_lightning.builder.datasets import avsbench
 from crab_lightning.builder.rows import Importer
 from crab_lightning.spelling import did_you_mean
 
-IMPORTERS: dict[str, Importer] = {
-    "ks": ks.IMPORTER,
-    "ucf": ucf.IMPORTER,
-    "meld": meld.IMPORTER,
-    "mafw": mafw.IMPORTER,
-    "dfew": dfew.IMPORTER,
-    "mer24": mer24.IMPORTER,
-    "cremad": cremad.IMPORTER,
-    "vgg_cm": vgg_cm.IMPORTER,
-    "unav": unav.IMPORTER,
-    "ave": ave.IMPORTER,
-    "avvp": avvp.IMPORTER,
-    "arig": avsbench.BOXES,
-    "avs": avsbench.MASKS,
-    "ref_avs": ref_avs.IMPORTER,
-    "avcap": avcap.IMPORTER,
-    "avqa": avqa.IMPORTER,
-    "avqa_thu": avqa_thu.IMPORTER,
-}
+
+def _named(*names: str) -> dict[str, Importer]:
+    return {name: import_module(f"{__name__}.{name}").IMPORTER for name in names}
+
+
+IMPORTERS = (
+    _named("ks", "ucf", "meld", "mafw", "dfew", "mer24", "cremad", "vgg_cm", "unav", "ave", "avvp")
+    | {"arig": avsbench.BOXES, "avs": avsbench.MASKS}
+    | _named("ref_avs", "avcap", "avqa", "avqa_thu")
+)
 """Name on the command line -> importer, in the order of the paper's Table 1."""
 
 

@@ -74,10 +74,7 @@ class LocalWriter:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.pretrained, self.device = pretrained, device
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
-
-    def settings(self) -> dict[str, Any]:
-        """Return model, length and temperature."""
-        return writer_settings(self.pretrained, self.max_new_tokens, self.temperature)
+        self.settings = writer_settings(pretrained, max_new_tokens, temperature)
 
     @cached_property
     def module(self) -> OmniModule:
@@ -102,7 +99,7 @@ class LocalWriter:
         options: dict[str, Any] = {"do_sample": self.temperature > 0}
         if self.temperature > 0:
             options["temperature"] = self.temperature
-            request = json.dumps([self.settings(), list(messages)], sort_keys=True)
+            request = json.dumps([self.settings, list(messages)], sort_keys=True)
             torch.manual_seed(int(hashlib.sha256(request.encode()).hexdigest()[:15], 16))
         model: Any = self.module.model
         try:

@@ -104,7 +104,7 @@ def reason(
     kept = CachedWriter(writer, root / CACHE if cache is None else cache)
     reports = []
     for dataset, spec in datasets.items():
-        work = Work(root, dataset, spec, tasks[spec.task], settings, writer.settings())
+        work = Work(root, dataset, spec, tasks[spec.task], settings, writer.settings)
         if restart:
             work.restart()
         known = read_journals(work.state, work.header)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from crab_lightning.builder.reasoning.prompts import Message
-from crab_lightning.files import replace_file
+from crab_lightning.files import replace_json
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 _ABOUT_THE_ROW = (400, 413, 415, 422)  # the next row may be fine
@@ -48,9 +48,11 @@ class Writer(Protocol):
 
     Args:
         parallel: Calls that may run at the same time.
+        settings: What the texts depend on, as :func:`writer_settings` returns it.
     """
 
     parallel: int
+    settings: dict[str, Any]
 
     def write(self, messages: Sequence[Message]) -> Reply:
         """Return the text.
@@ -59,10 +61,6 @@ class Writer(Protocol):
             RowRefused: If this conversation is refused.
             WriterError: If any other would fail as well.
         """
-        ...
-
-    def settings(self) -> dict[str, Any]:
-        """Return what the texts depend on."""
         ...
 
 
@@ -87,11 +85,7 @@ class NoWriter:
     parallel = 1
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self._settings = settings
-
-    def settings(self) -> dict[str, Any]:
-        """Return what the texts depend on."""
-        return self._settings
+        self.settings = settings
 
     def write(self, messages: Sequence[Message]) -> Reply:
         """Not possible.
@@ -146,16 +140,13 @@ class EndpointWriter:
             ) from err
         self.url, self.model, self.parallel = url.rstrip("/"), model, parallel
         self.max_new_tokens, self.temperature, self.retries = max_new_tokens, temperature, retries
+        self.settings = writer_settings(model, max_new_tokens, temperature)
         self._client = OpenAI(
             base_url=self.url,
             api_key=os.environ.get(KEY_VARIABLE, "none"),
             timeout=timeout_s,
             max_retries=retries,  # of passing errors: it waits as long as the endpoint says
         )
-
-    def settings(self) -> dict[str, Any]:
-        """Return model, length and temperature."""
-        return writer_settings(self.model, self.max_new_tokens, self.temperature)
 
     def write(self, messages: Sequence[Message]) -> Reply:
         """Return the text."""
@@ -212,15 +203,11 @@ class CachedWriter:
 
     def __init__(self, writer: Writer, folder: Path) -> None:
         self.writer, self.folder, self.parallel = writer, folder, writer.parallel
-        self.asked = 0
-
-    def settings(self) -> dict[str, Any]:
-        """Return what the texts depend on."""
-        return self.writer.settings()
+        self.settings, self.asked = writer.settings, 0
 
     def write(self, messages: Sequence[Message]) -> Reply:
         """Return the kept text, or ask for it and keep it."""
-        request = json.dumps([self.settings(), list(messages)], sort_keys=True, ensure_ascii=False)
+        request = json.dumps([self.settings, list(messages)], sort_keys=True, ensure_ascii=False)
         name = hashlib.sha256(request.encode()).hexdigest()
         path = self.folder / name[:2] / f"{name}.json"
         try:
@@ -233,7 +220,5 @@ class CachedWriter:
             ) from err
         self.asked += 1
         reply = self.writer.write(messages)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(asdict(reply), ensure_ascii=False) + "\n"
-        replace_file(path, lambda part: part.write_text(content, encoding="utf-8"))
+        replace_json(path, asdict(reply), indent=None)
         return reply

@@ -6,7 +6,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,9 @@ def apply_verdicts(
         source = kept if begun else path
         key = target_key(spec, dataset)
         rows: list[dict[str, Any] | None] = list(load_rows(source, f"data.datasets.{dataset}", root))
-        read = _Reader(root, dataset, replace(spec, train_file=source.name), tasks[spec.task])
+        task = tasks[spec.task]
+        samples: dict[int, Sample] = {}
+        filled = spec
         counts[dataset] = Counter()
         for number, verdict in agreed.items():
             item = items[number]
@@ -83,7 +84,11 @@ def apply_verdicts(
             if verdict.kind == "reject":
                 rows[item.row] = None
             elif verdict.kind == "correct":
-                if problem := read.problem(item.row, verdict.text):
+                if not samples:
+                    given = replace(spec, train_file=source.name)
+                    read = read_manifest(root, dataset, given, "train", check_media=False)
+                    samples, filled = {s.row: s for s in read}, with_classes(root, dataset, given, task, read)
+                if problem := _problem(task, filled, samples[item.row], verdict.text):
                     raise ValueError(
                         f"{path}: row {item.row} ({item.id}): the text that {verdict.reviewer} has corrected "
                         f"cannot be used: {problem}. Nothing was written. Correct the text on the page once "
@@ -102,26 +107,13 @@ def apply_verdicts(
     return counts
 
 
-class _Reader:
-    """Reads corrected texts of one dataset with the parser of its task; reads the manifest when needed."""
-
-    def __init__(self, root: Path, dataset: str, spec: DatasetSpec, task: Task[Any]) -> None:
-        self.root, self.dataset, self.spec, self.task = root, dataset, spec, task
-
-    @cached_property
-    def _rows(self) -> tuple[dict[int, Sample], DatasetSpec]:
-        rows = read_manifest(self.root, self.dataset, self.spec, "train", check_media=False)
-        spec = with_classes(self.root, self.dataset, self.spec, self.task, rows)
-        return {sample.row: sample for sample in rows}, spec
-
-    def problem(self, row: int, text: str) -> str:
-        """Return why a text cannot take the place of a row's; empty where it can."""
-        samples, spec = self._rows
-        # Where the text itself is the annotation, as in captions, a corrected text is its own truth.
-        sample = replace(samples[row], target=text)
-        found = self.task.parse(text, sample, spec)
-        if found is None:
-            return "its answer cannot be read"
-        if found != self.task.truth(sample, spec):
-            return f"its answer is not the right one; the row's answer is {self.task.direct(sample)!r}"
-        return ""
+def _problem(task: Task[Any], spec: DatasetSpec, sample: Sample, text: str) -> str:
+    """Return why a corrected text cannot take the place of a row's; empty where it can."""
+    # Where the text itself is the annotation, as in captions, a corrected text is its own truth.
+    sample = replace(sample, target=text)
+    found = task.parse(text, sample, spec)
+    if found is None:
+        return "its answer cannot be read"
+    if found != task.truth(sample, spec):
+        return f"its answer is not the right one; the row's answer is {task.direct(sample)!r}"
+    return ""

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from scipy.stats import binomtest
+
 from crab_lightning.builder.review.sample import Item
 from crab_lightning.builder.review.store import ReviewVerdict
-
-_Z = 1.959963984540054  # 95 %
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,8 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
     """Return the 95 % interval of a share (Wilson, JASA 1927); 0 to 1 without any trial."""
     if not count:
         return 0.0, 1.0
-    share, square = hits / count, _Z**2
-    centre = (share + square / (2 * count)) / (1 + square / count)
-    half = _Z / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    found = binomtest(hits, count).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
 
 
 def rates(items: Sequence[Item], verdicts: Iterable[ReviewVerdict]) -> list[Rate]:
