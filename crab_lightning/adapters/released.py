@@ -8,6 +8,7 @@ up and down projection is adapted, in the encoders too, and the router reads the
 
 from __future__ import annotations
 
+import json
 import secrets
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -39,7 +40,6 @@ from crab_lightning.adapters.released_table import (
     ThinkerSizes,
     released_table,
 )
-from crab_lightning.adapters.safetensors_stream import write_safetensors
 from crab_lightning.files import replace_file
 from crab_lightning.tensor_files import TensorFileError, listing, misfits, read_tensors
 
@@ -336,3 +336,43 @@ def export_released(
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, lambda temporary: torch.save(released, temporary))
     return config, empty
+
+
+_TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+
+
+def write_safetensors(
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    values: Iterable[Tensor],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write tensors of one type; ``safetensors`` itself wants all of them in memory together.
+
+    Args:
+        path: File to write.
+        shapes: By name, in the order of ``values``.
+        dtype: Values are cast to it.
+        values: The tensors; each is let go before the next is asked for.
+        metadata: Stored in the file's head.
+
+    Raises:
+        ValueError: If a tensor has another shape than announced, or their number differs.
+
+    Source: https://huggingface.co/docs/safetensors, section Format.
+    """
+    head: dict[str, object] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + prod(shape) * dtype.itemsize
+        head[name] = {"dtype": _TYPES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(head, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for (name, shape), value in zip(shapes.items(), values, strict=True):
+            if tuple(value.shape) != shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, announced was {shape}")
+            file.write(value.to(dtype).contiguous().view(torch.uint8).numpy().data)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from crab_lightning.builder.datasets import get_importer
 from crab_lightning.builder.media_jobs import PART, Done, Link, MediaJob, do_job
-from crab_lightning.builder.report import ImportReport, Lost
-from crab_lightning.builder.rows import Imported, Importer, Row, Settings
+from crab_lightning.builder.rows import Imported, Importer, ImportReport, Lost, Row, Settings
 from crab_lightning.builder.source import Source
 from crab_lightning.data.manifests.files import ANNOTATIONS, manifest_text
 from crab_lightning.files import digest_of, free_name, read_json, replace_json, replace_text

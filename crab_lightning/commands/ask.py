@@ -110,8 +110,8 @@ def run(words: Sequence[str]) -> None:
         run_folder(args)
         return
     check_picture(args.image)
+    from crab_lightning.inference.answer import windows_of_text
     from crab_lightning.inference.loading import load_run
-    from crab_lightning.inference.long_clip import windows_of_text
     from crab_lightning.inference.question import AskError, Question
     from crab_lightning.studies.heads import heads_of
 
@@ -263,7 +263,7 @@ def _show_windows(console: Console, answer: Answer, moment: str) -> None:
     """Print what was said of each window, and one timeline of the clip."""
     from rich.text import Text
 
-    from crab_lightning.inference.long_clip import timeline
+    from crab_lightning.inference.answer import timeline
 
     first = f"{moment}: " if moment else ""
     console.print(

@@ -40,8 +40,7 @@ class Asker:
 
     def panel(self, key: str, dataset: str) -> Panel:
         """Ask one task and return what the page shows of it."""
-        from crab_lightning.inference.answer import in_seconds, read_text
-        from crab_lightning.inference.long_clip import put_windows
+        from crab_lightning.inference.answer import in_seconds, put_windows, read_text
         from crab_lightning.inference.question import AskError, put
         from crab_lightning.media import MediaError
         from crab_lightning.reports.showcase_page import Panel
@@ -190,7 +189,7 @@ def run(words: Sequence[str]) -> None:
     add("--config", type=config_file, help=RUN_CONFIG)
     add("--device", default="auto", help=DEVICE)
     args = parser.parse_args(words[1:])
-    from crab_lightning.inference.long_clip import windows_of_text
+    from crab_lightning.inference.answer import windows_of_text
 
     windows = None if args.windows is None else windows_of_text(args.windows)
     from crab_lightning.inference.loading import load_run

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from crab_lightning.encoders.beats import beats_tokens as beats_tokens
     from crab_lightning.encoders.beats import fbank_frames as fbank_frames
     from crab_lightning.encoders.beats_audio import BeatsAudio as BeatsAudio
-    from crab_lightning.encoders.beats_files import BeatsFileError as BeatsFileError
-    from crab_lightning.encoders.beats_files import load_beats as load_beats
-    from crab_lightning.encoders.beats_files import save_beats as save_beats
+    from crab_lightning.encoders.beats_audio import BeatsFileError as BeatsFileError
+    from crab_lightning.encoders.beats_audio import load_beats as load_beats
+    from crab_lightning.encoders.beats_audio import save_beats as save_beats
     from crab_lightning.encoders.clip import ClipVision as ClipVision
     from crab_lightning.encoders.dino import DinoVision as DinoVision
     from crab_lightning.encoders.pe_av import PeAudio as PeAudio

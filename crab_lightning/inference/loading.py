@@ -17,8 +17,7 @@ from crab_lightning.configuration.objects import objects_of
 from crab_lightning.configuration.sections import data_module, data_section
 from crab_lightning.data import AVDataModule
 from crab_lightning.data.manifests.keys import chosen_datasets
-from crab_lightning.inference.answer import Answer, read_answer
-from crab_lightning.inference.long_clip import ask_windows
+from crab_lightning.inference.answer import Answer, ask_windows, read_answer
 from crab_lightning.inference.question import Question, put
 from crab_lightning.models import AVModule
 from crab_lightning.program import start_is_over

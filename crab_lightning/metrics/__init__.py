@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from crab_lightning.metrics.classification import WeightedF1 as WeightedF1
     from crab_lightning.metrics.detection import EventMeanAP as EventMeanAP
     from crab_lightning.metrics.event_parsing import EventParsingF as EventParsingF
-    from crab_lightning.metrics.mask_prompts import RightPrompts as RightPrompts
     from crab_lightning.metrics.mask_scores import PROTOCOLS as PROTOCOLS
     from crab_lightning.metrics.mask_scores import MaskProtocol as MaskProtocol
     from crab_lightning.metrics.masks import MaskJF as MaskJF
     from crab_lightning.metrics.masks import NullMaskS as NullMaskS
+    from crab_lightning.metrics.masks import RightPrompts as RightPrompts
     from crab_lightning.metrics.question_answering import AVQAAccuracy as AVQAAccuracy
     from crab_lightning.metrics.question_answering import GroupedAccuracy as GroupedAccuracy
     from crab_lightning.metrics.question_answering import MusicAVQAAccuracy as MusicAVQAAccuracy

@@ -155,7 +155,7 @@ def test_the_timeline_of_a_long_clip_runs_over_all_of_it(
     def put(model: Any, data: Any, sample: Sample) -> Prediction:
         return Prediction(sample, SAYS[sample.dataset])
 
-    monkeypatch.setattr("crab_lightning.inference.long_clip.put", put)
+    monkeypatch.setattr("crab_lightning.inference.answer.put", put)
     answers, page = showcase(tmp_path, *words, "--dataset", "ave", "--windows", "10")
     assert answers["ave"]["said"] == "dog & cat 1–3 s, dog & cat 11–13 s, dog & cat 16–18 s"
     assert answers["ave"]["answer"].startswith("[0–10 s] ")

@@ -25,8 +25,8 @@ from crab_lightning.data.windows import length_of, spans_of
 from crab_lightning.evaluation import Evaluator
 from crab_lightning.evaluation.long_clips import parts_of, recorded_answer
 from crab_lightning.evaluation.scores import DatasetScores
+from crab_lightning.inference.answer import windows_of_text
 from crab_lightning.inference.loading import TrainedRun
-from crab_lightning.inference.long_clip import windows_of_text
 from crab_lightning.inference.question import AskError
 from crab_lightning.media import probe, write_video
 from crab_lightning.mini import write_long_clips
