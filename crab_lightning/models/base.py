@@ -26,9 +26,8 @@ from crab_lightning.compat import log_interval, unscale_outside
 from crab_lightning.distributed.every_tower import Unread, with_unread
 from crab_lightning.distributed.sharding import check_strategy, shard
 from crab_lightning.models.checkpoints import clear_when_absent
-from crab_lightning.models.log_window import LossWindow
+from crab_lightning.models.log_window import LossWindow, parameter_table
 from crab_lightning.models.patches import multiply_patches
-from crab_lightning.models.reports import parameter_table
 from crab_lightning.models.stored import StoredModule
 from crab_lightning.models.token_mean import TokenMean, cosine_with_warmup, total_optimizer_steps
 from crab_lightning.processing import Processor

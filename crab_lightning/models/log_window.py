@@ -1,4 +1,4 @@
-"""Training figures gathered between two log lines."""
+"""Training figures gathered between two log lines, and the table of parameters before the first step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, distributed
+from rich.table import Table
+from torch import Tensor, distributed, nn
+
+from crab_lightning.distributed.local_shards import whole_shape
 
 
 @dataclass
@@ -81,3 +84,26 @@ def _figures(
         "target_tokens_per_s": tokens / seconds,
     }
     return out | {f"{name}/loss": pair[0] / max(pair[1], 1.0) for name, pair in summed.items()}
+
+
+def parameter_table(module: nn.Module) -> Table:
+    """Return a table of parameters by part: how many, how many trained, in which types."""
+    parts: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        parts.setdefault(".".join(name.split(".")[:-1][:3]), []).append(parameter)
+    table = Table(title="Parameters")
+    table.add_column("part")
+    for column in ("parameters", "trained", "types"):
+        table.add_column(column, justify="right")
+    for part, held in parts.items():
+        table.add_row(part, *_counted(held))
+    table.add_section()
+    table.add_row("all", *_counted([p for held in parts.values() for p in held]))
+    return table
+
+
+def _counted(parameters: list[nn.Parameter]) -> tuple[str, str, str]:
+    total = sum(whole_shape(p).numel() for p in parameters)
+    trained = sum(whole_shape(p).numel() for p in parameters if p.requires_grad)
+    types = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
+    return f"{total:,}", f"{trained:,}", " ".join(types)

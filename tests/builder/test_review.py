@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from crab_lightning.builder.review import ReviewStore, apply_verdicts, draw_sample, kappas, rates
-from crab_lightning.builder.review.store import ReviewVerdict
-from crab_lightning.builder.review.summary import wilson
+from crab_lightning.builder.review.store import ReviewVerdict, wilson
 from crab_lightning.configuration.sections import tasks_and_datasets
 
 HOSTILE = "<script>document.title='taken'</script> {{ 7 * 7 }} \"'&"

@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from crab_lightning.builder.reasoning.estimates import Estimate as Estimate
     from crab_lightning.builder.reasoning.estimates import estimate as estimate
     from crab_lightning.builder.reasoning.local import LocalWriter as LocalWriter
+    from crab_lightning.builder.reasoning.questions import Settings as Settings
     from crab_lightning.builder.reasoning.run import Report as Report
     from crab_lightning.builder.reasoning.run import reason as reason
-    from crab_lightning.builder.reasoning.settings import Settings as Settings
     from crab_lightning.builder.reasoning.writers import EndpointWriter as EndpointWriter
     from crab_lightning.builder.reasoning.writers import NoWriter as NoWriter
     from crab_lightning.builder.reasoning.writers import Writer as Writer

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crab_lightning.builder.reasoning.journal import Shard, read_journals
-from crab_lightning.builder.reasoning.settings import Settings
+from crab_lightning.builder.reasoning.questions import Settings
 from crab_lightning.builder.reasoning.work import Work
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks.base import Task

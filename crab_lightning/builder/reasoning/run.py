@@ -16,7 +16,7 @@ from crab_lightning.builder.reasoning.journal import (
     journal_name,
     read_journals,
 )
-from crab_lightning.builder.reasoning.settings import Settings
+from crab_lightning.builder.reasoning.questions import Settings
 from crab_lightning.builder.reasoning.work import Work
 from crab_lightning.builder.reasoning.writers import CachedWriter, Writer, WriterError
 from crab_lightning.files import remove_cut_line

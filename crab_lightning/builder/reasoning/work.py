@@ -14,6 +14,7 @@ from crab_lightning.builder.reasoning.prompts import Length, Prompts, read_phras
 from crab_lightning.builder.reasoning.questions import (
     WEAK,
     Question,
+    Settings,
     known_truth,
     target_key,
     timed_text,
@@ -21,7 +22,6 @@ from crab_lightning.builder.reasoning.questions import (
     weak_truth,
     with_classes,
 )
-from crab_lightning.builder.reasoning.settings import Settings
 from crab_lightning.builder.reasoning.writers import RowRefused, Writer
 from crab_lightning.data.loading import load_media
 from crab_lightning.data.manifests.files import dataset_folder, load_rows, manifest_path, manifest_text

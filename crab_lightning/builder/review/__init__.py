@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from crab_lightning.builder.review.apply import apply_verdicts as apply_verdicts
     from crab_lightning.builder.review.sample import draw_sample as draw_sample
     from crab_lightning.builder.review.store import ReviewStore as ReviewStore
-    from crab_lightning.builder.review.summary import kappas as kappas
-    from crab_lightning.builder.review.summary import rates as rates
+    from crab_lightning.builder.review.store import kappas as kappas
+    from crab_lightning.builder.review.store import rates as rates
 
 __getattr__, __all__ = lazy_exports(__name__, __file__)

@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
-from crab_lightning.builder.review.store import ReviewStore, ReviewVerdict
-from crab_lightning.builder.review.summary import kappas, rates
+from crab_lightning.builder.review.store import ReviewStore, ReviewVerdict, kappas, rates
 from crab_lightning.templates import render
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1", "testserver")

@@ -1,12 +1,15 @@
-"""Sample and verdicts in one SQLite file; every verdict is on disk before the page answers."""
+"""Sample and verdicts of a review in one SQLite file, and how many texts people accept by them."""
 
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +143,67 @@ class ReviewStore:
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(one) for one in value) if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Verdicts about the rows of one dataset.
+
+    Args:
+        dataset: Its key; ``all`` for all of them.
+        counts: Number of verdicts by kind.
+        rate: Fraction of accepted texts.
+        low: Lower end of the 95 % Wilson interval.
+        high: Upper end.
+    """
+
+    dataset: str
+    counts: Counter[str]
+    rate: float
+    low: float
+    high: float
+
+
+def wilson(hits: int, count: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share (Wilson, JASA 1927); 0 to 1 without any trial."""
+    if not count:
+        return 0.0, 1.0
+    from scipy.stats import binomtest
+
+    found = binomtest(hits, count).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
+
+
+def rates(items: Sequence[Item], verdicts: Iterable[ReviewVerdict]) -> list[Rate]:
+    """Return the rates of each dataset, and of all."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for verdict in verdicts:
+        for name in (items[verdict.item].dataset, "all"):
+            counts[name][verdict.kind] += 1
+    order = [*dict.fromkeys(item.dataset for item in items), "all"]
+    found = []
+    for name in order:
+        hits, count = counts[name]["accept"], counts[name].total()
+        found.append(Rate(name, counts[name], hits / count if count else 0.0, *wilson(hits, count)))
+    return found
+
+
+def kappas(verdicts: Iterable[ReviewVerdict]) -> list[tuple[str, str, int, float]]:
+    """Return both names, common rows and Cohen's kappa (1960) of every two reviewers with common rows.
+
+    Kappa is not a number where both gave one and the same verdict throughout.
+    """
+    said: dict[str, dict[int, str]] = defaultdict(dict)
+    for verdict in verdicts:
+        said[verdict.reviewer][verdict.item] = verdict.kind
+    found = []
+    for one, other in combinations(sorted(said), 2):
+        common = said[one].keys() & said[other].keys()
+        if not common:
+            continue
+        count = len(common)
+        agreed = sum(said[one][i] == said[other][i] for i in common) / count
+        first, second = (Counter(said[name][i] for i in common) for name in (one, other))
+        chance = sum(first[kind] * second[kind] for kind in first) / count**2
+        found.append((one, other, count, math.nan if chance == 1 else (agreed - chance) / (1 - chance)))
+    return found
