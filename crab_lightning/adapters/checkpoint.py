@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from crab_lightning.adapters.config import AdapterConfig
 from crab_lightning.adapters.kinds import all_keys, own_keys
-from crab_lightning.adapters.kinds.lora import LoRALinear
+from crab_lightning.adapters.kinds.lora import adapter_layers
 from crab_lightning.adapters.names import portable_name, unwrapped_name
 from crab_lightning.files import replace_file
 from crab_lightning.tensor_files import misfits
@@ -34,10 +34,9 @@ class AdapterError(ValueError):
 
 
 def _adapter_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    for module_name, module in model.named_modules():
-        if isinstance(module, LoRALinear):
-            for name, parameter in module.named_parameters(recurse=False):
-                yield unwrapped_name(f"{module_name}.{name}") if module_name else name, parameter
+    for module_name, module in adapter_layers(model).items():
+        for name, parameter in module.named_parameters(recurse=False):
+            yield unwrapped_name(f"{module_name}.{name}") if module_name else name, parameter
 
 
 def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -86,9 +85,9 @@ def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> No
 
 def _common_config(model: nn.Module) -> AdapterConfig:
     configs: list[AdapterConfig] = []
-    for module in model.modules():
-        if isinstance(module, LoRALinear) and module.config not in configs:
-            configs.append(module.config)
+    for layer in adapter_layers(model).values():
+        if layer.config not in configs:
+            configs.append(layer.config)
     if len(configs) != 1:
         raise AdapterError(
             f"the model's adapters have {len(configs)} different configurations; one can be saved"

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from crab_lightning.adapters.experts import AdaptedExperts
-from crab_lightning.adapters.kinds.lora import LoRALinear
+from crab_lightning.adapters.kinds.lora import LoRALinear, adapter_layers
 from crab_lightning.compat import save_model
 from crab_lightning.files import new_folder
 
@@ -26,7 +26,7 @@ def plain_lora(model: nn.Module) -> dict[str, LoRALinear]:
     Raises:
         ExportError: If the model has no adapters, or adapters of another kind.
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
+    layers = adapter_layers(model)
     if not layers:
         raise ExportError("the run has no adapters; there is nothing to export")
     kinds = sorted({layer.config.kind for layer in layers.values()} - {"lora"})
@@ -49,7 +49,7 @@ def library_model(model: nn.Module) -> Any:
 
     count = len(plain_lora(model))
     for module in model.modules():
-        if isinstance(module, PreTrainedModel) and len(_layers(module)) == count:
+        if isinstance(module, PreTrainedModel) and len(adapter_layers(module)) == count:
             return module
     raise ExportError("the adapters do not lie in one transformers model, so PEFT cannot name them")
 
@@ -70,7 +70,7 @@ def write_peft(model: nn.Module, base_name: str, out: Path) -> int:
         FileExistsError: If the folder exists.
     """
     inner = library_model(model)
-    layers = _layers(inner)
+    layers = adapter_layers(inner)
     if experts := [name for name, layer in layers.items() if layer.experts]:
         raise ExportError(
             f"{len(experts)} of the adapters are on experts (first: {experts[0]!r}), and the folder that is "
@@ -119,7 +119,7 @@ def write_merged(model: nn.Module, processor: Any, out: Path) -> int:
         FileExistsError: If the folder exists.
     """
     inner = library_model(model)
-    layers = _layers(inner)
+    layers = adapter_layers(inner)
     with new_folder(out) as folder:
         for name, layer in layers.items():
             base = layer.base
@@ -135,7 +135,3 @@ def write_merged(model: nn.Module, processor: Any, out: Path) -> int:
         save_model(inner, folder)
         processor.save_pretrained(folder)
     return len(layers)
-
-
-def _layers(model: nn.Module) -> dict[str, LoRALinear]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}

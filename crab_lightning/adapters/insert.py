@@ -13,7 +13,7 @@ from crab_lightning.adapters.batch import AnnouncedBatch, share_batch
 from crab_lightning.adapters.config import AdapterConfig, ExpertAdapterConfig
 from crab_lightning.adapters.experts import WEIGHTS, AdaptedExperts, are_experts
 from crab_lightning.adapters.kinds import ADAPTERS
-from crab_lightning.adapters.kinds.lora import LoRALinear
+from crab_lightning.adapters.kinds.lora import LoRALinear, adapter_layers
 from crab_lightning.adapters.names import portable_name
 
 if TYPE_CHECKING:
@@ -111,9 +111,8 @@ def insert_adapters(
         ValueError: If a target matches no linear layer, ``within`` or ``root`` is not part of the model,
             ``expert_rank`` is given and there are no experts, or the model has adapters already.
     """
-    adapted = [name for name, module in model.named_modules() if isinstance(module, LoRALinear)]
-    if adapted:
-        raise ValueError(f"the model has {len(adapted)} adapters already, first {adapted[0]!r}")
+    if adapted := adapter_layers(model):
+        raise ValueError(f"the model has {len(adapted)} adapters already, first {next(iter(adapted))!r}")
     candidates = _search_space(model, config, root)
     chosen: dict[str, str] = {}
     for pattern in config.target_modules:

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from crab_lightning.adapters.kinds.lora import LoRALinear
+from crab_lightning.adapters.kinds.lora import LoRALinear, adapter_layers
 from crab_lightning.adapters.names import unwrapped_name
 
 RouteReducer = Callable[[str, Tensor], Tensor]
@@ -92,8 +92,7 @@ def scale_heads(model: nn.Module, scale: Sequence[float], *, modules: str = "*")
 
 
 def _routed_layers(model: nn.Module, modules: str) -> dict[str, LoRALinear]:
-    named = ((unwrapped_name(name), layer) for name, layer in model.named_modules())
-    routed = {name: layer for name, layer in named if isinstance(layer, LoRALinear) and layer.routed}
+    routed = {unwrapped_name(name): la for name, la in adapter_layers(model).items() if la.routed}
     layers = {name: layer for name, layer in routed.items() if fnmatchcase(name, modules)}
     if not layers:
         known = ", ".join(list(routed)[:3]) or "none"

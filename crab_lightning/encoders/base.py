@@ -296,6 +296,15 @@ class TransformersEncoder(Encoder):
         return int(self.config.hidden_size)
 
 
+class PatchVision(TransformersEncoder, VisualEncoder):
+    """A vision encoder of transformers that gives a feature for each square patch of a frame."""
+
+    @property
+    def tokens(self) -> int:
+        """Patches of a frame."""
+        return int((self.side_px // self.config.patch_size) ** 2)
+
+
 def load_complete(kind: Any, name: str, what: str, **options: Any) -> Any:
     """Return a transformers model of a checkpoint, all of whose weights are in it.
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from crab_lightning.encoders.base import CLIP_MEAN, CLIP_STD, TransformersEncoder, VisualEncoder, normalised
+from crab_lightning.encoders.base import CLIP_MEAN, CLIP_STD, PatchVision, normalised
 
 
-class ClipVision(TransformersEncoder, VisualEncoder):
+class ClipVision(PatchVision):
     """Patches of CLIP's layer before the last, without the class token.
 
     Args:
@@ -24,11 +24,6 @@ class ClipVision(TransformersEncoder, VisualEncoder):
     def side_px(self) -> int:
         """Side of the frames, in pixels."""
         return int(self.config.image_size)
-
-    @property
-    def tokens(self) -> int:
-        """Patches of a frame."""
-        return int((self.config.image_size // self.config.patch_size) ** 2)
 
     def features(self, tower: Any, frames: Tensor, counts: Tensor) -> Tensor:
         """Return ``(F, N, E)``."""

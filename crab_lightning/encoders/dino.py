@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from crab_lightning.encoders.base import Colours, TransformersEncoder, VisualEncoder, normalised
+from crab_lightning.encoders.base import Colours, PatchVision, normalised
 
 _MEAN: Colours = (0.485, 0.456, 0.406)
 _STD: Colours = (0.229, 0.224, 0.225)
 
 
-class DinoVision(TransformersEncoder, VisualEncoder):
+class DinoVision(PatchVision):
     """Patches of the last layer of a DINO ViT, without class and register tokens.
 
     Args:
@@ -50,11 +50,6 @@ class DinoVision(TransformersEncoder, VisualEncoder):
                 f"{patch} px"
             )
         return self.size_px
-
-    @property
-    def tokens(self) -> int:
-        """Patches of a frame."""
-        return int((self.side_px // self.config.patch_size) ** 2)
 
     def features(self, tower: Any, frames: Tensor, counts: Tensor) -> Tensor:
         """Return ``(F, N, E)``."""

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from crab_lightning.encoders.base import Colours, TransformersEncoder, VisualEncoder, normalised
+from crab_lightning.encoders.base import Colours, PatchVision, normalised
 
 _HALF: Colours = (0.5, 0.5, 0.5)
 
 
-class SiglipVision(TransformersEncoder, VisualEncoder):
+class SiglipVision(PatchVision):
     """Patches of the last layer of SigLIP or SigLIP 2, which have no class token.
 
     SigLIP 2 of a fixed size is published under ``model_type`` ``siglip``; its form of free sizes (NaFlex) is
@@ -56,11 +56,6 @@ class SiglipVision(TransformersEncoder, VisualEncoder):
             allowed = f"a multiple of {patch}" if self._free else f"{own}, or left out"
             raise ValueError(f"model.visual_encoder size_px is {side}; for {self.pretrained} it is {allowed}")
         return side
-
-    @property
-    def tokens(self) -> int:
-        """Patches of a frame."""
-        return int((self.side_px // self.config.patch_size) ** 2)
 
     def features(self, tower: Any, frames: Tensor, counts: Tensor) -> Tensor:
         """Return ``(F, N, E)``."""

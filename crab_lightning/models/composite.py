@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import get_rank, is_available, is_initialized
 
-from crab_lightning.adapters import LoRALinear
+from crab_lightning.adapters.kinds.lora import adapter_layers
 from crab_lightning.compat import cache_argument
 from crab_lightning.distributed.every_tower import Unread
 from crab_lightning.distributed.sharding import readable_weights
@@ -126,14 +126,9 @@ class CompositeModule(AVModule):
             ValueError: If a connector would be neither trained nor loaded, so that it stayed random.
             FileNotFoundError: If a named file does not exist.
         """
-        adapters = {
-            id(p)
-            for module in self.model.modules()
-            if isinstance(module, LoRALinear)
-            for p in module.parameters(recurse=False)
-        }
-        for parameter in self.model.parameters():
-            parameter.requires_grad = id(parameter) in adapters
+        self.model.requires_grad_(False)
+        for parameter in self._adapter_parameters():
+            parameter.requires_grad = True
         for modality, connector in self.connectors().items():
             trained, key = modality in self.train_connectors, f"model.{modality}_connector"
             connector.requires_grad_(trained)
@@ -145,6 +140,9 @@ class CompositeModule(AVModule):
                     f"{key} is null and model.train_connectors does not name {modality!r}: the connector"
                     f" would keep random weights. Name the connector file of a stage 1 run, or train it"
                 )
+
+    def _adapter_parameters(self) -> list[nn.Parameter]:
+        return [p for layer in adapter_layers(self.model).values() for p in layer.parameters(recurse=False)]
 
     def _needs_connector(self, modality: Modality) -> bool:
         # In stage 1 only one connector is trained, on data of its own modality.
@@ -172,8 +170,7 @@ class CompositeModule(AVModule):
         Raises:
             RuntimeError: If another parameter is trained, or one of those is not.
         """
-        trained = [m for m in self.model.modules() if isinstance(m, LoRALinear)]
-        wanted = {id(p) for module in trained for p in module.parameters(recurse=False)}
+        wanted = {id(p) for p in self._adapter_parameters()}
         for modality in self.train_connectors:
             wanted |= {id(p) for p in self.connectors()[modality].parameters()}
         names = {id(p): name for name, p in self.named_parameters()}

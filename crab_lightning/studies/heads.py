@@ -45,6 +45,6 @@ class DropHead(Callback):
 
 def heads_of(model: Any) -> int:
     """Return the number of heads of a model's routed layers; 0 without such layers."""
-    from crab_lightning.adapters import LoRALinear
+    from crab_lightning.adapters.kinds.lora import adapter_layers
 
-    return max((m.heads for m in model.modules() if isinstance(m, LoRALinear) and m.routed), default=0)
+    return max((layer.heads for layer in adapter_layers(model).values() if layer.routed), default=0)

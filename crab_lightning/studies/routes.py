@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crab_lightning.adapters import LoRALinear
+from crab_lightning.adapters.kinds.lora import adapter_layers
 from crab_lightning.adapters.names import depth_of, unwrapped_name
 from crab_lightning.structures import AUDIO, TEXT, VISUAL, Sample
 from crab_lightning.studies.token_routes import TokenLikes, routed_pass, token_routes
@@ -194,7 +194,7 @@ def recorded(
         if likes is not None:
             for sample, one in zip(part, token_routes(module, batch, found), strict=True):
                 likes.add(sample.id, sample.dataset, one)
-    layers = {unwrapped_name(n): m for n, m in module.model.named_modules() if isinstance(m, LoRALinear)}
+    layers = {unwrapped_name(name): layer for name, layer in adapter_layers(module.model).items()}
     return Routes(
         tuple(s.id for s in samples),
         tuple(s.dataset for s in samples),

@@ -225,3 +225,8 @@ class LoRALinear(nn.Module):
 
 
 LAYER = LoRALinear
+
+
+def adapter_layers(model: nn.Module) -> dict[str, LoRALinear]:
+    """Return the adapted layers of a model by their names in it."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
