@@ -48,7 +48,8 @@ def beats_fbank(audio: Tensor) -> Tensor:
         audio: float32 ``(S,)``, 16 kHz, in [-1, 1].
 
     Returns:
-        float32 ``(M, 128)``, M as ``fbank_frames`` says.
+        float32 ``(M, 128)``, M as ``fbank_frames`` says: Kaldi's filter bank on 16-bit values, scaled by the
+        mean and deviation of AudioSet.
 
     Raises:
         ValueError: If the clip is shorter than a window of 25 ms.

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Literal
 
 from lightning_utilities.core.imports import RequirementCache
 
-from crab_lightning.metrics.caption_scores import Items
-
 if TYPE_CHECKING:
     from pycocoevalcap.meteor.meteor import Meteor
 
+Items = Sequence[tuple[str, Sequence[str]]]
+"""A candidate with its references each; texts are tokens joined by single spaces."""
 Tokenizer = Literal["auto", "ptb", "python", "none"]
 
 TOKENIZERS: dict[Tokenizer, str] = {

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from crab_lightning.segmentation.prompts import prompt_text as prompt_text
     from crab_lightning.segmentation.sam2 import Sam2Decoder as Sam2Decoder
     from crab_lightning.segmentation.sam2_package import Sam2PackageDecoder as Sam2PackageDecoder
+    from crab_lightning.segmentation.sam3 import NameTracker as NameTracker
     from crab_lightning.segmentation.sam3 import Sam3Decoder as Sam3Decoder
-    from crab_lightning.segmentation.sam3_video import NameTracker as NameTracker
     from crab_lightning.segmentation.tracker import Sam2Tracker as Sam2Tracker
 
 __getattr__, __all__ = lazy_exports(__name__, __file__)

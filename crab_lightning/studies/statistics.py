@@ -156,7 +156,7 @@ class CiderStatistic(Statistic):
 
     def at(self, counts: Counts) -> Values:
         """Return CIDEr on each resample."""
-        from crab_lightning.metrics.caption_scores import cider
+        from crab_lightning.metrics.captions import cider
 
         drawn = [[self.items[i] for i in np.repeat(np.arange(len(row)), row.astype(int))] for row in counts]
         return np.asarray([cider(items) if items else math.nan for items in drawn], dtype=np.float64)

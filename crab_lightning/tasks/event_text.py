@@ -3,6 +3,7 @@
 Three spellings of an event with a span are in use, and all are read: ``<event>NAME, (s e)(s e)</event>``,
 ``<event>NAME</event> ... <range>s,e</range>``, and ``event:NAME start_time:s end_time:e``. Parsing writes
 ``<visual>NAME,(s e),(s e)</visual>`` and ``<audio>...</audio>``, with or without ``_event`` in the tag names.
+What untrained models write besides is read under the option ``lenient`` of the event tasks alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Action and emotion recognition: one class name of a closed set inside answer tags."""
+"""One class name of a closed set inside answer tags.
+
+Action recognition: Kinetics-Sounds (``ks``) and UCF51 (``ucf``). Emotion recognition: MELD, MER2024, CREMA-D,
+MAFW and DFEW.
+"""
 
 from __future__ import annotations
 

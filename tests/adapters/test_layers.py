@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from crab_lightning.adapters import ADAPTERS, AdapterConfig, ILoRALinear, LoRALinear
-from crab_lightning.adapters.dropout import draw_seed, drop_count, dropped, keep_scale, mask_blocks
+from crab_lightning.adapters.function import draw_seed, drop_count, dropped, keep_scale, mask_blocks
 from tests.adapters.statement import make_layer, stated
 
 KINDS = [("lora", "latent"), ("ilora", "latent"), ("ilora", "input")]
@@ -64,7 +64,7 @@ def test_dropout_acts_on_the_way_to_a_alone_and_backward_sees_the_same_mask(kind
 def test_wide_inputs_are_masked_in_blocks_with_the_same_result(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crab_lightning.adapters.dropout._BLOCK_COLUMNS", 128)
+    monkeypatch.setattr("crab_lightning.adapters.function._BLOCK_COLUMNS", 128)
     layer = make_layer(inputs=300, dropout=0.4).to(dtype)
     x = torch.randn(30, 300, dtype=dtype, requires_grad=True)
     assert len(list(mask_blocks(30, 300, 0.4, 1, x.device))) == 3

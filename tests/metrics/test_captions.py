@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from crab_lightning.metrics import CaptionScores, caption_tools, captions, ptb_tokenize, python_tokenize
-from crab_lightning.metrics.caption_scores import bleu, cider, rouge_l
 from crab_lightning.metrics.caption_tools import meteor, missing_tool, start_meteor
+from crab_lightning.metrics.captions import bleu, cider, rouge_l
 from tests.metrics.oracle import approx, oracle_cases
 
 needs_java = pytest.mark.skipif(missing_tool() is not None, reason=str(missing_tool()))
