@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,7 @@ def write_statistics(statistics: Statistics, folder: Path) -> list[Path]:
     pictures = draw_figures(statistics, folder)
     page, numbers = folder / PAGE, folder / NUMBERS
     replace_text(page, page_text(statistics, pictures))
-    replace_json(numbers, statistics.jsonable(), indent=1)
+    replace_json(numbers, asdict(statistics), indent=1)
     return [page, numbers, *(path for _, path in pictures)]
 
 

@@ -105,8 +105,7 @@ class PredictionFiles:
         if fresh and self.parts.exists():
             shutil.rmtree(self.parts)
         self.parts.mkdir(parents=True, exist_ok=True)
-        plain = json.loads(json.dumps(identity, default=str))
-        replace_json(self.parts / "identity.json", plain, indent=1)
+        replace_json(self.parts / "identity.json", dict(identity), indent=1)
 
     def append(self, records: Sequence[Record]) -> None:
         """Add records to this process's parts and hand them to the operating system."""

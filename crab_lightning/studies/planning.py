@@ -17,13 +17,13 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from crab_lightning.configuration.files import merge
+from crab_lightning.configuration.sections import data_module
 from crab_lightning.data import AVDataModule
 from crab_lightning.files import read_json, replace_json
 from crab_lightning.reports.tables import PlainTable, to_text
 from crab_lightning.structures import Split
 from crab_lightning.studies.cells import Command, state_of
 from crab_lightning.studies.engines import watched
-from crab_lightning.studies.run_data import data_from
 from crab_lightning.studies.study import Cell, Study
 
 Place = tuple[str, tuple[str, ...]]
@@ -174,7 +174,10 @@ def rows_of(cells: Sequence[Cell]) -> dict[Place, dict[str, int]]:
         # Which text is learnt changes no row.
         section["datasets"] = {k: {**row, "target": "direct"} for k, row in section["datasets"].items()}
         key = json.dumps(section, sort_keys=True, default=str)
-        data = read[key] = read.get(key) or data_from(section)
+        if key not in read:
+            read[key] = data_module(section)
+            read[key].setup()
+        data = read[key]
         counts: dict[str, int] = dict.fromkeys(SPLITS, 0)
         for split in SPLITS:
             for name in cell.datasets:

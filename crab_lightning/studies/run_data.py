@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from crab_lightning.configuration.files import ConfigError, compose
 from crab_lightning.configuration.sections import data_module
@@ -30,11 +29,6 @@ def data_of(run: Path, datasets: Sequence[str] | None = None) -> AVDataModule:
         raise ConfigError(f"{path} has no section data")
     if datasets is not None:
         section = section | {"only": list(datasets)}
-    return data_from(section, path)
-
-
-def data_from(section: Mapping[str, Any], *files: Path) -> AVDataModule:
-    """Return the data module of a config's section ``data``, its manifests read; ``files`` are for errors."""
-    data = data_module(section, files)
+    data = data_module(section, [path])
     data.setup()
     return data

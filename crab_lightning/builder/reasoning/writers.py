@@ -88,11 +88,7 @@ class NoWriter:
         self.settings = settings
 
     def write(self, messages: Sequence[Message]) -> Reply:
-        """Not possible.
-
-        Raises:
-            WriterError: Always.
-        """
+        """Not possible: raises :class:`WriterError`."""
         raise WriterError("there is no model to ask")
 
 
