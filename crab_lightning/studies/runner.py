@@ -64,12 +64,11 @@ def check_arms(cells: Sequence[Cell], command: Command) -> None:
             try:
                 with redirect_stdout(io.StringIO()), redirect_stderr(said):
                     command(["fit", "--config", str(path), "--print_config"])
-            except SystemExit as err:
-                if err.code:
-                    what = said.getvalue().strip().removeprefix("error: ")
+            except (SystemExit, ConfigError) as err:
+                if isinstance(err, ConfigError) or err.code:
+                    what = str(err) if isinstance(err, ConfigError) else said.getvalue()
+                    what = what.strip().removeprefix("error: ").replace(f"{path}: ", "")
                     raise ConfigError(f"arm {cell.arm}: {what}") from err
-            except ConfigError as err:
-                raise ConfigError(f"arm {cell.arm}: {err}") from err
 
 
 def other_settings(states: Sequence[CellState], *, refuse: bool) -> list[CellState]:
