@@ -9,14 +9,7 @@ from torch.utils.data import Dataset
 
 from crab_lightning.data.cache.store import MediaCache
 from crab_lightning.data.deadline import deadline
-from crab_lightning.data.loading import (
-    DropModality,
-    SampleError,
-    check_placeholders,
-    fused_conversation,
-    load_media,
-    without,
-)
+from crab_lightning.data.loading import DropModality, SampleError, example_of, load_media, without
 from crab_lightning.data.manifests.files import manifest_name
 from crab_lightning.data.manifests.own import no_sound_hint
 from crab_lightning.data.quarantine import BROKEN_CLIP, Quarantine
@@ -176,18 +169,9 @@ class AVDataset(Dataset[Encoded]):
         conversation = task.conversation(sample)
         if self.explain and (said := task.explanation(sample, spec)):
             conversation = longer(conversation, said)
-        conversation = fused_conversation(conversation, self.geometry)
-        check_placeholders(conversation, loaded, sample.task)
-        return Example(
-            sample=sample,
-            conversation=conversation,
-            target=task.target(sample, target_policy(sample, spec, self.seed)) if self.with_target else None,
-            videos=loaded.videos,
-            images=loaded.images,
-            audios=loaded.audios,
-            seconds_per_grid=loaded.seconds_per_grid,
-            learn_replies=self.with_target and spec.turns == "every",
-        )
+        target = task.target(sample, target_policy(sample, spec, self.seed)) if self.with_target else None
+        learn_replies = self.with_target and spec.turns == "every"
+        return example_of(sample, conversation, loaded, self.geometry, target, learn_replies=learn_replies)
 
 
 def longer(conversation: Conversation, said: str) -> Conversation:

@@ -15,10 +15,13 @@ from crab_lightning import media
 from crab_lightning.data.cache.recipes import Decoded, Recipe, plan
 from crab_lightning.data.cache.store import MediaCache
 from crab_lightning.processing import Geometry
+from crab_lightning.processing.base import check_media
+from crab_lightning.processing.geometry import RELEASED_SECONDS_PER_GRID
 from crab_lightning.structures import (
     AudioWindow,
     Conversation,
     DatasetSpec,
+    Example,
     Media,
     Reply,
     Sample,
@@ -27,9 +30,6 @@ from crab_lightning.structures import (
 
 DropModality = Literal["audio", "vision"]
 
-# The released loader never passes the sampled rate on, so the model sees every clip at one pair of frames
-# in 2 s, whatever its length (AV-UIE v2 section 3).
-RELEASED_SECONDS_PER_GRID = 2.0
 MID_GREY = 128
 
 
@@ -111,11 +111,27 @@ def load_media(
     return loaded
 
 
-def fused_conversation(conversation: Conversation, geometry: Geometry) -> Conversation:
-    """Drop the placeholders of clips that the geometry fuses into one.
+def example_of(
+    sample: Sample,
+    conversation: Conversation,
+    loaded: LoadedMedia,
+    geometry: Geometry,
+    target: str | None = None,
+    *,
+    learn_replies: bool = False,
+) -> Example:
+    """Return a sample as a processor takes it; clips that the geometry fuses into one have one placeholder.
+
+    Args:
+        sample: The sample.
+        conversation: Its question.
+        loaded: Its decoded media.
+        geometry: What the processor expects.
+        target: Text to be learnt.
+        learn_replies: Whether earlier answers are learnt, too.
 
     Raises:
-        ValueError: If clips of several turns would be fused.
+        ValueError: If clips of several turns would be fused, or there is not one placeholder for each medium.
     """
     if geometry == "released":
         several = any(conversation.count(kind) > 1 for kind in (Media.VIDEO, Media.AUDIO))
@@ -126,7 +142,9 @@ def fused_conversation(conversation: Conversation, geometry: Geometry) -> Conver
             )
         for kind in (Media.VIDEO, Media.AUDIO):
             conversation = single_placeholder(conversation, kind)
-    return conversation
+    example = Example(sample, conversation, target, **vars(loaded), learn_replies=learn_replies)
+    check_media(example)
+    return example
 
 
 def without(loaded: LoadedMedia, modality: DropModality) -> LoadedMedia:
@@ -143,25 +161,6 @@ def without(loaded: LoadedMedia, modality: DropModality) -> LoadedMedia:
         videos=[torch.full_like(video, MID_GREY) for video in loaded.videos],
         images=[torch.full_like(image, MID_GREY) for image in loaded.images],
     )
-
-
-def check_placeholders(conversation: Conversation, loaded: LoadedMedia, task: str) -> None:
-    """Raise if a task's prompt does not have one placeholder for each medium.
-
-    Raises:
-        ValueError: If a number differs.
-    """
-    for kind, items in (
-        (Media.VIDEO, loaded.videos),
-        (Media.IMAGE, loaded.images),
-        (Media.AUDIO, loaded.audios),
-    ):
-        places = sum(part is kind for part in conversation)
-        if places != len(items):
-            raise ValueError(
-                f"data.tasks.{task} writes a prompt with {places} {kind.value} placeholders "
-                f"for {len(items)} clips; give the dataset the task or the row format that fits it"
-            )
 
 
 @contextmanager

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from crab_lightning.processing.geometry import Geometry
-from crab_lightning.structures import Batch, Encoded, Example, Media
+from crab_lightning.processing.positions import PAD_POSITION
+from crab_lightning.structures import TEXT, Batch, Encoded, Example, Media
 
 IGNORED_LABEL = -100
 
@@ -64,6 +65,45 @@ def pad_rows(rows: Sequence[Tensor], value: int | float, *, left: bool) -> Tenso
     return out
 
 
+def padded(items: Sequence[Encoded], pad_token: int) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Pad what has one place for each token: to the right with labels, to the left for prompts.
+
+    Returns:
+        ``input_ids``, ``attention_mask`` and, where the items have them, ``media_kind``, each ``(B, T)``, and
+        ``position_ids (3, B, T)``; and the labels.
+
+    Raises:
+        ValueError: If only some items carry labels.
+    """
+    left = not labels_present(items)
+    ones = [torch.ones_like(item.inputs["input_ids"]) for item in items]
+    inputs = {"attention_mask": pad_rows(ones, 0, left=left)}
+    fillers = {"input_ids": pad_token, "media_kind": TEXT, "position_ids": PAD_POSITION}
+    for key in fillers.keys() & items[0].inputs.keys():
+        inputs[key] = pad_rows([item.inputs[key] for item in items], fillers[key], left=left)
+    if "position_ids" in inputs:
+        inputs["position_ids"] = inputs["position_ids"].transpose(0, 1)  # (3, B, T) is the model's order
+    labels = [item.labels for item in items if item.labels is not None]
+    return inputs, pad_rows(labels, IGNORED_LABEL, left=False) if labels else None
+
+
+def concatenated(rows: Sequence[dict[str, Tensor]], keys: Sequence[str]) -> dict[str, Tensor]:
+    """Return what samples have under some keys, one behind the other; without a copy where there is one."""
+    found = {key: [row[key] for row in rows if key in row] for key in keys}
+    return {key: parts[0] if len(parts) == 1 else torch.cat(parts) for key, parts in found.items() if parts}
+
+
+def batch_of(
+    inputs: dict[str, Tensor],
+    labels: Tensor | None,
+    items: Sequence[Encoded],
+    repeated: Sequence[bool] | None,
+) -> Batch:
+    """Return a batch of items; none is a repeated sample where nothing is said."""
+    flags = list(repeated) if repeated is not None else [False] * len(items)
+    return Batch(inputs, labels, [item.sample for item in items], flags)
+
+
 def labels_present(items: Sequence[Encoded]) -> bool:
     """Tell whether a batch is for learning.
 
@@ -109,8 +149,9 @@ def check_media(example: Example) -> None:
         places = sum(part is media for part in example.conversation)
         if places != len(clips):
             raise ValueError(
-                f"{example.sample.id}: the conversation has {places} places for {media.value}, but "
-                f"{len(clips)} clips were given."
+                f"{example.sample.id}: the prompt of data.tasks.{example.sample.task} has {places} places "
+                f"for {media.value}, but {len(clips)} clips were given; give the dataset the task or the row "
+                "format that fits it"
             )
 
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from crab_lightning.encoders import AudioEncoder, BeatsAudio
-from crab_lightning.processing.base import IGNORED_LABEL, labels_present, pad_rows
+from crab_lightning.processing.base import IGNORED_LABEL, batch_of, concatenated, pad_rows, padded
 from crab_lightning.processing.chat import ChatWriter, expanded
 from crab_lightning.processing.families import check_family
 from crab_lightning.processing.geometry import Geometry, checked_geometry
-from crab_lightning.structures import TEXT, Batch, Encoded, Example
+from crab_lightning.structures import Batch, Encoded, Example
 
 
 class CompositeProcessor(ABC):
@@ -33,6 +33,8 @@ class CompositeProcessor(ABC):
 
     reader: ClassVar[str]
     reads_text_models: ClassVar[bool] = False
+    seen: ClassVar[tuple[str, ...]]
+    """Inputs that are neither text nor sound; those of several samples are laid one behind the other."""
 
     def __init__(
         self,
@@ -78,16 +80,10 @@ class CompositeProcessor(ABC):
         Raises:
             ValueError: If only some items carry labels.
         """
-        inputs, labels = padded_text(items, self.chat.pad_token)
+        inputs, labels = padded(items, self.chat.pad_token)
         rows = [item.inputs for item in items]
-        inputs |= self.joined(rows, left=labels is None)
-        inputs |= joined_sounds(rows)
-        flags = list(repeated) if repeated is not None else [False] * len(items)
-        return Batch(inputs, labels, [item.sample for item in items], flags)
-
-    @abstractmethod
-    def joined(self, rows: Sequence[dict[str, Tensor]], *, left: bool) -> dict[str, Tensor]:
-        """Return the inputs of all samples that are neither text nor sound, in one tensor each."""
+        inputs |= concatenated(rows, self.seen) | joined_sounds(rows)
+        return batch_of(inputs, labels, items, repeated)
 
     def answer_tokens(self, text: str) -> list[int]:
         """Return the tokens that training has for an answer, end token included."""
@@ -96,31 +92,6 @@ class CompositeProcessor(ABC):
     def decode(self, token_ids: Sequence[int] | Tensor) -> str:
         """Return the text of generated tokens, special tokens removed, outer whitespace stripped."""
         return self.chat.decode(token_ids)
-
-
-def concatenated(rows: Sequence[dict[str, Tensor]], keys: Sequence[str]) -> dict[str, Tensor]:
-    """Return what samples have under some keys, one behind the other."""
-    found = {key: [row[key] for row in rows if key in row] for key in keys}
-    return {key: torch.cat(parts) for key, parts in found.items() if parts}
-
-
-def padded_text(items: Sequence[Encoded], pad_token: int) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Pad ids, media kinds and labels: to the right with labels, to the left for prompts.
-
-    Returns:
-        ``input_ids``, ``media_kind`` and ``attention_mask``, each ``(B, T)``, and the labels.
-    """
-    learning = labels_present(items)
-    ids = [item.inputs["input_ids"] for item in items]
-    inputs = {
-        "input_ids": pad_rows(ids, pad_token, left=not learning),
-        "media_kind": pad_rows([item.inputs["media_kind"] for item in items], TEXT, left=not learning),
-        "attention_mask": pad_rows([torch.ones_like(i) for i in ids], 0, left=not learning),
-    }
-    if not learning:
-        return inputs, None
-    rows = [item.labels for item in items if item.labels is not None]
-    return inputs, pad_rows(rows, IGNORED_LABEL, left=False)
 
 
 def padded_sounds(sounds: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -20,6 +20,8 @@ from crab_lightning.structures import Example
 Geometry = Literal["released", "plain"]
 
 RELEASED_SIZE_PX = 224
+# The released loader never passes the sampled rate on, so the model sees every clip at one pair of frames
+# in 2 s, whatever its length (AV-UIE v2 section 3).
 RELEASED_SECONDS_PER_GRID = 2.0
 PATCH_PX = 14
 TEMPORAL_PATCH = 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from crab_lightning.encoders import AudioEncoder, ClipVision, VisualEncoder
 from crab_lightning.processing.base import check_length
 from crab_lightning.processing.chat import expanded
-from crab_lightning.processing.composite import CompositeProcessor, concatenated, padded_sounds
+from crab_lightning.processing.composite import CompositeProcessor, padded_sounds
 from crab_lightning.processing.geometry import Geometry, GeometryError
 from crab_lightning.structures import AUDIO, TEXT, VISUAL, Encoded, Example, Media
 
@@ -38,6 +37,7 @@ class LlmVaProcessor(CompositeProcessor):
 
     reader: ClassVar[str] = "LlmVaModule"
     reads_text_models: ClassVar[bool] = True
+    seen: ClassVar[tuple[str, ...]] = ("frames", "frame_counts")
 
     def __init__(
         self,
@@ -109,7 +109,3 @@ class LlmVaProcessor(CompositeProcessor):
                 f"{example.sample.id}: frames of {width} x {height} px; the vision encoder reads "
                 f"{self.image_px} x {self.image_px}. Set the dataset's size_px to {self.image_px}."
             )
-
-    def joined(self, rows: Sequence[dict[str, Tensor]], *, left: bool) -> dict[str, Tensor]:
-        """Return the frames of all samples, and their numbers."""
-        return concatenated(rows, ("frames", "frame_counts"))

@@ -15,11 +15,13 @@ from transformers import AutoConfig, Qwen2_5OmniProcessor
 from crab_lightning.media import MEL_BINS, log_mel
 from crab_lightning.processing.base import (
     IGNORED_LABEL,
+    batch_of,
     check_length,
     check_media,
     check_reserved,
-    labels_present,
+    concatenated,
     pad_rows,
+    padded,
 )
 from crab_lightning.processing.families import check_family
 from crab_lightning.processing.geometry import (
@@ -36,11 +38,12 @@ from crab_lightning.processing.geometry import (
     checked_geometry,
     seconds_per_grid,
 )
-from crab_lightning.processing.patches import IMAGE_MEAN, IMAGE_STD, patchify
-from crab_lightning.processing.positions import PAD_POSITION, Block, rope_positions
+from crab_lightning.processing.patches import IMAGE_MEAN, IMAGE_STD, patched
+from crab_lightning.processing.positions import Block, rope_positions
 from crab_lightning.structures import SAMPLE_RATE_HZ, SYSTEM_MESSAGE, Batch, Encoded, Example, Media, Reply
 
 IM_END = "<|im_end|>"
+_SEEN = ("pixel_values_videos", "video_grid_thw", "pixel_values", "image_grid_thw", "video_second_per_grid")
 
 
 class NativeProcessor:
@@ -229,15 +232,12 @@ class NativeProcessor:
                 whole=self.rules.whole_positions,
             ),
         }
+        patch_px = self.rules.patch_px
+        inputs |= patched(example.videos, _SEEN[:2], patch_px, *self._colours["video"])
         if example.videos:
-            patches = [self._patches(v, "video") for v in example.videos]
-            inputs["pixel_values_videos"] = _joined([p for p, _ in patches])
-            inputs["video_grid_thw"] = torch.tensor([g for _, g in patches])
             inputs["video_second_per_grid"] = torch.tensor(seconds)
-        if example.images:
-            patches = [self._patches(i[None], "image") for i in example.images]
-            inputs["pixel_values"] = _joined([p for p, _ in patches])
-            inputs["image_grid_thw"] = torch.tensor([g for _, g in patches])
+        images = [image[None] for image in example.images]
+        inputs |= patched(images, _SEEN[2:4], patch_px, *self._colours["image"])
         if example.audios:
             mels = [log_mel(a, mirrored_end=self.rules.mirrored_end) for a in example.audios]
             inputs["input_features"] = pad_rows(mels, 0.0, left=False)
@@ -248,9 +248,6 @@ class NativeProcessor:
         if example.target is not None:
             labels = ids.masked_fill(~learnt, IGNORED_LABEL)
         return Encoded(inputs, labels, example.sample)
-
-    def _patches(self, frames: Tensor, kind: str) -> tuple[Tensor, tuple[int, int, int]]:
-        return patchify(frames, self.rules.patch_px, *self._colours[kind])
 
     def _check_example(self, example: Example) -> None:
         check_media(example)
@@ -308,37 +305,13 @@ class NativeProcessor:
         Raises:
             ValueError: If only some items carry labels.
         """
-        learning = labels_present(items)
-        left = not learning
+        inputs, labels = padded(items, int(self.tokenizer.pad_token_id))
         rows = [item.inputs for item in items]
-        ids = [row["input_ids"] for row in rows]
-        inputs: dict[str, Tensor] = {
-            "input_ids": pad_rows(ids, int(self.tokenizer.pad_token_id), left=left),
-            "attention_mask": pad_rows([torch.ones_like(i) for i in ids], 0, left=left),
-            # (B, 3, T) -> (3, B, T), the model's order
-            "position_ids": pad_rows(
-                [row["position_ids"] for row in rows], PAD_POSITION, left=left
-            ).transpose(0, 1),
-        }
-        for key in (
-            "pixel_values_videos",
-            "video_grid_thw",
-            "video_second_per_grid",
-            "pixel_values",
-            "image_grid_thw",
-        ):
-            if parts := [row[key] for row in rows if key in row]:
-                inputs[key] = _joined(parts)
+        inputs |= concatenated(rows, _SEEN)
         for key in ("input_features", "feature_attention_mask"):
             if clips := [clip for row in rows if key in row for clip in row[key]]:
                 inputs[key] = pad_rows(clips, 0, left=False)
-        labels = None
-        if learning:
-            labels = pad_rows(
-                [item.labels for item in items if item.labels is not None], IGNORED_LABEL, left=False
-            )
-        flags = list(repeated) if repeated is not None else [False] * len(items)
-        return Batch(inputs, labels, [item.sample for item in items], flags)
+        return batch_of(inputs, labels, items, repeated)
 
     def answer_tokens(self, text: str) -> list[int]:
         """Return the tokens that training has for an answer, end token included.
@@ -368,8 +341,3 @@ def _tokenize(tokenizer: Any, text: str) -> list[int]:
 
 # Most datasets ask every sample the same: a tenth of the time that a cached sample takes.
 _prompt_tokens = lru_cache(maxsize=256)(_tokenize)
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """Concatenate, without a copy where there is one part."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -48,3 +49,22 @@ def patchify(
     ordered = np.ascontiguousarray(runs.transpose(0, 3, 6, 4, 7, 2, 1, 5)).view(np.uint8)
     cells = torch.from_numpy(ordered.reshape(t * h * w, channels, -1))
     return cells.to(torch.float32).sub_(_scaled(mean)).div_(_scaled(std)).reshape(t * h * w, -1), (t, h, w)
+
+
+def patched(
+    clips: Sequence[Tensor],
+    names: Sequence[str],
+    patch_px: int = PATCH_PX,
+    mean: Colours = IMAGE_MEAN,
+    std: Colours = IMAGE_STD,
+) -> dict[str, Tensor]:
+    """Return the patches of clips under the first name and their grids under the second; empty without clips.
+
+    The other arguments are those of :func:`patchify`.
+    """
+    if not clips:
+        return {}
+    found = [patchify(clip, patch_px, mean, std) for clip in clips]
+    parts = [patches for patches, _ in found]
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return {names[0]: whole, names[1]: torch.tensor([grid for _, grid in found])}

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
 from transformers import AutoConfig
 
 from crab_lightning.encoders import AudioEncoder
-from crab_lightning.processing.base import check_length, pad_rows
+from crab_lightning.processing.base import check_length
 from crab_lightning.processing.chat import expanded
-from crab_lightning.processing.composite import CompositeProcessor, concatenated, padded_sounds
+from crab_lightning.processing.composite import CompositeProcessor, padded_sounds
 from crab_lightning.processing.geometry import (
     MERGE,
     PATCH_PX,
@@ -24,11 +22,9 @@ from crab_lightning.processing.geometry import (
     seconds_per_grid,
     visual_tokens,
 )
-from crab_lightning.processing.patches import patchify
-from crab_lightning.processing.positions import PAD_POSITION, Block, rope_positions
+from crab_lightning.processing.patches import patched
+from crab_lightning.processing.positions import Block, rope_positions
 from crab_lightning.structures import AUDIO, TEXT, Encoded, Example, Media
-
-_VISION = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
 
 
 class VllmAProcessor(CompositeProcessor):
@@ -54,6 +50,9 @@ class VllmAProcessor(CompositeProcessor):
     """
 
     reader: ClassVar[str] = "VllmAModule"
+    seen: ClassVar[tuple[str, ...]] = (
+        "pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -135,23 +134,11 @@ class VllmAProcessor(CompositeProcessor):
             "media_kind": expanded(kinds, repeats),
             "position_ids": rope_positions(length, blocks, self.positions_per_s, behind="frame"),
         }
-        for key, grid_key, clips in (
-            ("pixel_values_videos", "video_grid_thw", example.videos),
-            ("pixel_values", "image_grid_thw", [image[None] for image in example.images]),
-        ):
-            if clips:
-                patches = [patchify(clip) for clip in clips]
-                inputs[key] = torch.cat([p for p, _ in patches])
-                inputs[grid_key] = torch.tensor([g for _, g in patches])
+        inputs |= patched([image[None] for image in example.images], self.seen[:2])
+        inputs |= patched(example.videos, self.seen[2:])
         inputs |= padded_sounds(prepared)
         return self.encoded(example, inputs, learnt, repeats)
 
     def audio_tokens(self, steps: int) -> int:
         """Return the places that a prepared clip of so many steps takes."""
         return self.connector_tokens(self.audio.tokens(steps))
-
-    def joined(self, rows: Sequence[dict[str, Tensor]], *, left: bool) -> dict[str, Tensor]:
-        """Return the positions of all samples, and what the model's own vision tower reads."""
-        positions = pad_rows([row["position_ids"] for row in rows], PAD_POSITION, left=left)
-        # (B, 3, T) -> (3, B, T), the model's order
-        return {"position_ids": positions.transpose(0, 1)} | concatenated(rows, _VISION)

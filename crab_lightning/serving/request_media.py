@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from crab_lightning.data import load_media
-from crab_lightning.data.loading import check_placeholders, fused_conversation
+from crab_lightning.data.loading import example_of
 from crab_lightning.media import MediaError, MediaLimits, Resizer, write_upright
 from crab_lightning.processing import Geometry
 from crab_lightning.serving.requests import ChatRequest, MessagesError, RequestError, shown
@@ -66,19 +66,9 @@ def load_example(
         spec = DatasetSpec(request.task, "", frames=request.frames, audio=AudioWindow("all"))
         try:
             loaded = load_media(sample, spec, geometry, limits=limits, resize=resize)
-            conversation = fused_conversation(request.conversation, geometry)
-            check_placeholders(conversation, loaded, request.task)
+            return example_of(sample, request.conversation, loaded, geometry)
         except (MediaError, OSError, ValueError) as err:
             raise _unusable(err, scratch) from err
-    return Example(
-        sample=sample,
-        conversation=conversation,
-        target=None,
-        videos=loaded.videos,
-        images=loaded.images,
-        audios=loaded.audios,
-        seconds_per_grid=loaded.seconds_per_grid,
-    )
 
 
 def _unusable(err: Exception, scratch: str) -> RequestError:
