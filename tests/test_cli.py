@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from crab_lightning.commands import COMMANDS, main
-from crab_lightning.commands.noise import quieten
+from crab_lightning.commands.output import quieten
 from crab_lightning.data.loading import SampleError
 from crab_lightning.program import start_is_over, start_quickly
 

@@ -67,8 +67,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "model pocket": ("model:pocket", "Write a small checkpoint whose text model is pre-trained."),
     "model encoders": ("model:encoders", "Train a tiny CLIP and BEATs on the synthetic data."),
     "model pretrain": ("model:pretrain", "Pre-train the mini base model that the demo fine-tunes."),
-    "model sam2-mini": ("sam2:mini", "Train the tiny SAM2 for the synthetic data."),
-    "model sam2-convert": ("sam2:convert", "Write an official SAM2.1 .pt file as a transformers folder."),
+    "model sam2-mini": ("model:mini_sam2", "Train the tiny SAM2 for the synthetic data."),
+    "model sam2-convert": (
+        "model:sam2",
+        "Write an official SAM2.1 .pt file as a transformers folder.",
+    ),
 }
 """Command words -> (module:function in this room, one line of help)."""
 

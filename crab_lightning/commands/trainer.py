@@ -41,7 +41,7 @@ def command_line(function: str, words: Sequence[str], **methods: Callable[..., o
     """
     options = one_config(list(words), function)
     from crab_lightning.commands.lightning_cli import cli_for
-    from crab_lightning.commands.noise import quieten
+    from crab_lightning.commands.output import quieten
 
     quieten()
     kind = cli_for(options.words)

@@ -94,7 +94,7 @@ def check_names(content: Any) -> None:
         ForbiddenCode: With the key, the import path and what to do.
     """
     allowed = allowed_packages()
-    for where, value in (*_class_paths(content, ""), *_layouts(content, "")):
+    for where, value in (*_class_paths(content), *_layouts(content)):
         if not isinstance(value, str):
             raise ConfigError(f"{where} is {value!r}; it must be the import path of a class")
         if "." in value and value.partition(".")[0] not in allowed:
@@ -103,7 +103,7 @@ def check_names(content: Any) -> None:
 
 def other_packages(content: Any) -> set[str]:
     """Return the packages beside :data:`PACKAGES` whose classes a config names."""
-    named = (*_class_paths(content, ""), *_layouts(content, ""))
+    named = (*_class_paths(content), *_layouts(content))
     return {str(path).partition(".")[0] for _, path in named if "." in str(path)} - {*PACKAGES}
 
 
@@ -115,8 +115,8 @@ def check_classes(parsed: Any) -> None:
     """
     allowed = {*allowed_packages()} - {*PACKAGES} | {_OWN}
     plain = parsed.as_dict() if hasattr(parsed, "as_dict") else parsed
-    check_names(dict(_layouts(plain, "")))  # one that came with an argument is in no file
-    for where, value in _class_paths(plain, ""):
+    check_names(dict(_layouts(plain)))  # one that came with an argument is in no file
+    for where, value in _class_paths(plain):
         found = object_of(str(value)) if "." in str(value) else None
         if found is None:
             continue  # a short name, which the parser has looked up among the subclasses of its type
@@ -129,7 +129,7 @@ def check_classes(parsed: Any) -> None:
                 f"{where}: {value} is none of the classes that a run is built from ({kinds}, and the classes"
                 f" of {_OWN})"
             )
-    for where, leaf in _leaves(plain, ""):
+    for where, leaf in _nodes(plain, ""):
         if callable(leaf) and not isinstance(leaf, type) and getattr(leaf, "__name__", "") != "<lambda>":
             # A default of our own is a lambda, which no import path names.
             name = f"{getattr(leaf, '__module__', '?')}.{getattr(leaf, '__qualname__', leaf)}"
@@ -192,36 +192,29 @@ def _refusal(path: str) -> str:
     )
 
 
-def _class_paths(node: Any, where: str) -> Iterator[tuple[str, Any]]:
+def _class_paths(node: Any) -> Iterator[tuple[str, Any]]:
     """Yield every ``class_path`` below a node, at any depth, with its key."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            place = f"{where}.{key}" if where else str(key)
-            if key == "class_path":
-                yield place, value
-            yield from _class_paths(value, place)
-    elif isinstance(node, (list, tuple)):
-        for i, value in enumerate(node):
-            yield from _class_paths(value, f"{where}.{i}" if where else str(i))
+    return (pair for pair in _nodes(node, "") if pair[0].rpartition(".")[2] == "class_path")
 
 
-def _layouts(node: Any, where: str) -> Iterator[tuple[str, str]]:
+def _layouts(node: Any) -> Iterator[tuple[str, str]]:
     """Yield every ``layout`` below a node that is an import path, with its key."""
-    for place, leaf in _leaves(node, where):
-        named = place.rpartition(".")[2] == "layout" and isinstance(leaf, str)
-        if named and "." in leaf and not leaf.endswith((".yaml", ".yml")):
-            yield place, leaf
+    for place, value in _nodes(node, ""):
+        named = place.rpartition(".")[2] == "layout" and isinstance(value, str)
+        if named and "." in value and not value.endswith((".yaml", ".yml")):
+            yield place, value
 
 
-def _leaves(node: Any, where: str) -> Iterator[tuple[str, Any]]:
+def _nodes(node: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Yield a node and all below it, each with its dotted key."""
+    yield where, node
+    children: Iterable[tuple[Any, Any]] = ()
     if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _leaves(value, f"{where}.{key}" if where else str(key))
+        children = node.items()
     elif isinstance(node, (list, tuple)):
-        for i, value in enumerate(node):
-            yield from _leaves(value, f"{where}.{i}")
-    else:
-        yield where, node
+        children = enumerate(node)
+    for key, value in children:
+        yield from _nodes(value, f"{where}.{key}" if where else str(key))
 
 
 def object_of(path: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,30 +48,17 @@ class Conflict:
     def save(self, path: Path) -> None:
         """Write one ``.npz`` file; its arrays have the names of the fields."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(
-            path,
-            step=self.step,
-            datasets=np.array(self.datasets),
-            names=np.array(self.names),
-            depths=self.depths,
-            parts=np.array(self.parts),
-            cosines=self.cosines.astype(np.float32),
-            norms=self.norms.astype(np.float32),
-        )
+        held = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
+        half = {name: value.astype(np.float32) for name, value in held.items() if value.dtype == np.float64}
+        np.savez_compressed(path, **(held | half))
 
     @classmethod
     def load(cls, path: Path) -> Conflict:
         """Read what :meth:`save` wrote."""
         with np.load(path, allow_pickle=False) as held:
-            return cls(
-                int(held["step"]),
-                tuple(map(str, held["datasets"])),
-                tuple(map(str, held["names"])),
-                held["depths"],
-                tuple(map(str, held["parts"])),
-                held["cosines"].astype(np.float64),
-                held["norms"].astype(np.float64),
-            )
+            texts = {name: tuple(map(str, held[name])) for name in ("datasets", "names", "parts")}
+            numbers = {name: held[name].astype(np.float64) for name in ("cosines", "norms")}
+            return cls(step=int(held["step"]), depths=held["depths"], **texts, **numbers)
 
     def mean(self, part: str = "*", depths: Sequence[int] | None = None) -> NDArray[np.float64]:
         """Return the mean cosine over some parts, ``(D, D)``.

@@ -14,6 +14,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from numpy.typing import NDArray
 
+from crab_lightning.compat import renew_limits
 from crab_lightning.data.cache.store import MediaCache
 from crab_lightning.data.dataset import AVDataset
 from crab_lightning.data.loader import BatchLoader, TrainLoader
@@ -22,10 +23,9 @@ from crab_lightning.data.manifests.keys import check_datasets, check_numbers, ch
 from crab_lightning.data.manifests.reader import manifest_path
 from crab_lightning.data.manifests.rows import Rows, read_rows
 from crab_lightning.data.quarantine import FILE_NAME, OnError, Quarantine
-from crab_lightning.data.sampling.epoch_limits import renew_limits
 from crab_lightning.data.sampling.lengths import guess_lengths
 from crab_lightning.data.sampling.mixture import Mixture
-from crab_lightning.data.sampling.mixture_table import MixtureRow, mixture_rows, mixture_table
+from crab_lightning.data.sampling.mixture_table import mixture_table
 from crab_lightning.data.sampling.packed_samples import PackedSamples
 from crab_lightning.data.sampling.samplers import EvalBatches, TrainBatches
 from crab_lightning.data.sampling.subset import balanced_subset
@@ -220,7 +220,9 @@ class AVDataModule(lightning.LightningDataModule):
             self._rows = read_rows(self.root, self.tasks, self.datasets, self.val_share, self.seed)
             self.datasets = dict(self._rows.specs)
         if stage == "fit":
-            self._print_mixture()
+            from rich.console import Console
+
+            rank_zero_only(Console().print)(self.mixture_table())
 
     def teardown(self, stage: str | None = None) -> None:
         """Stop the workers; the rows stay, for callbacks that report at the end."""
@@ -272,7 +274,7 @@ class AVDataModule(lightning.LightningDataModule):
             drawn_from["lengths"] = zlib.crc32(lengths.tobytes())
         self._training = self._track(
             TrainLoader(
-                self._split_dataset(samples, with_target=True, window_s=self.train_window_s),
+                self.dataset(samples, with_target=True, of_split=True, window_s=self.train_window_s),
                 TrainBatches(
                     mixture, self.batch_size, rank, world, self.length_window, lengths, self.batch_tokens
                 ),
@@ -359,19 +361,9 @@ class AVDataModule(lightning.LightningDataModule):
         """Return a loader of prompts over every dataset's test rows."""
         return self._eval_loader(self._pack("test"), with_target=False)
 
-    def mixture(self) -> list[MixtureRow]:
-        """Return what is mixed, a row for each dataset."""
-        return mixture_rows(self._read(), self._mixture())
-
     def mixture_table(self) -> Table:
         """Return the mixture as a table to print."""
-        return mixture_table(self.mixture(), self._read().unsplit, len(self._mixture()), self.temperature)
-
-    @rank_zero_only
-    def _print_mixture(self) -> None:
-        from rich.console import Console
-
-        Console().print(self.mixture_table())
+        return mixture_table(self._read(), self._mixture())
 
     def _read(self) -> Rows:
         if self._rows is None:
@@ -404,8 +396,7 @@ class AVDataModule(lightning.LightningDataModule):
         samples: Sequence[Sample],
         *,
         with_target: bool = False,
-        audio_swap: bool = False,
-        quarantine: Quarantine | None = None,
+        of_split: bool = False,
         window_s: float | None = None,
     ) -> AVDataset:
         """Return samples as this module loads them: every setting of the data section applies.
@@ -416,8 +407,8 @@ class AVDataModule(lightning.LightningDataModule):
         Args:
             samples: The samples, of any datasets under ``data.datasets``.
             with_target: Encode the text to be learnt; ``False`` gives prompts.
-            audio_swap: Give every clip the sound of another clip of its dataset.
-            quarantine: Where broken samples are listed and replaced; without it they raise.
+            of_split: Swap sounds and quarantine broken samples as ``audio_swap`` and ``on_error`` say; else
+                sounds stay, and a broken sample raises.
             window_s: Show a random window of this length of each longer clip; without it whole clips.
         """
         return AVDataset(
@@ -427,26 +418,15 @@ class AVDataModule(lightning.LightningDataModule):
             self.processor,
             geometry=self.geometry,
             drop_modality=self.drop_modality,
-            audio_swap=audio_swap,
+            audio_swap=of_split and self.audio_swap,
             with_target=with_target,
             seed=self.seed,
             cache=self._media_cache,
             limits=self.limits,
             resize=self.resize,
             timeout_s=self.load_timeout_s,
-            quarantine=quarantine,
+            quarantine=self._quarantine(samples) if of_split else None,
             explain=self.explain_answers,
-            window_s=window_s,
-        )
-
-    def _split_dataset(
-        self, samples: PackedSamples, with_target: bool, window_s: float | None = None
-    ) -> AVDataset:
-        return self.dataset(
-            samples,
-            with_target=with_target,
-            audio_swap=self.audio_swap,
-            quarantine=self._quarantine(samples),
             window_s=window_s,
         )
 
@@ -456,7 +436,7 @@ class AVDataModule(lightning.LightningDataModule):
             return None
         return MediaCache(self.cache, None if self.cache_gb is None else int(self.cache_gb * 1e9))
 
-    def _quarantine(self, samples: PackedSamples) -> Quarantine | None:
+    def _quarantine(self, samples: Sequence[Sample]) -> Quarantine | None:
         if self.on_error.policy == "fail":
             return None
         folder = self.run_folder
@@ -473,11 +453,8 @@ class AVDataModule(lightning.LightningDataModule):
             groups.setdefault(sample.dataset, []).append(index)
         lengths = self._lengths(samples, with_target)
         batches = EvalBatches(list(groups.values()), lengths, self.eval_batch_size, rank, world)
-        return self._track(
-            BatchLoader(
-                self._split_dataset(samples, with_target), batches, self.num_workers, self.prefetch_batches
-            )
-        )
+        dataset = self.dataset(samples, with_target=with_target, of_split=True)
+        return self._track(BatchLoader(dataset, batches, self.num_workers, self.prefetch_batches))
 
     def _lengths(self, samples: PackedSamples, with_target: bool) -> NDArray[np.int32]:
         return guess_lengths(samples, self.tasks, self.datasets, self.geometry, self.seed, with_target)

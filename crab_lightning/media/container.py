@@ -79,15 +79,12 @@ class MediaInfo:
 
     Args:
         path: The file.
-        container: Container format as ffmpeg names it, e.g. ``mov,mp4,m4a,3gp,3g2,mj2``.
         duration_s: Declared duration of the whole file; ``None`` where the header has none. Of mp3 and aac,
             whose headers only guess, the packets are counted.
         shown_s: Declared time from the start of the clip to the end of its pictures; ``None`` without
             pictures, and where the header does not say.
         has_video: Whether there is a track of moving pictures (cover art does not count).
         has_audio: Whether there is an audio track.
-        video_codec: Codec of the video track.
-        audio_codec: Codec of the audio track.
         width: Coded width in pixels, before any rotation; 0 without video.
         height: Coded height in pixels, before any rotation; 0 without video.
         fps: Declared average frame rate; 0 where there is none.
@@ -97,13 +94,10 @@ class MediaInfo:
     """
 
     path: Path
-    container: str
     duration_s: float | None
     shown_s: float | None
     has_video: bool
     has_audio: bool
-    video_codec: str | None
-    audio_codec: str | None
     width: int
     height: int
     fps: float
@@ -256,13 +250,10 @@ def probe(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInf
             duration_s = _counted_s(container, audio, limits.duration_s)
         return MediaInfo(
             path=Path(path),
-            container=container.format.name,
             duration_s=duration_s,
             shown_s=None if end_s is None else end_s - clock_zero_s(container),
             has_video=video is not None,
             has_audio=audio is not None,
-            video_codec=video.codec_context.name if video is not None else None,
-            audio_codec=audio.codec_context.name if audio is not None else None,
             width=video.width if video is not None else 0,
             height=video.height if video is not None else 0,
             fps=float(video.average_rate or 0) if video is not None else 0.0,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ from crab_lightning.media.container import (
     open_media,
     video_stream,
 )
-from crab_lightning.media.errors import EmptyMedia, MediaError, NoAudioTrack, NoVideoTrack, UnreadableMedia
-from crab_lightning.media.video import Resizer, frame_converter, frame_indices
+from crab_lightning.media.errors import EmptyMedia, MediaError, NoAudioTrack, UnreadableMedia
+from crab_lightning.media.pick import open_video
+from crab_lightning.media.video import Resizer, frame_converter, frame_indices, stacked
 from crab_lightning.media.write import SoundTrack, container_format, muxer_options
 from crab_lightning.structures import SAMPLE_RATE_HZ
 
@@ -76,7 +79,7 @@ def read_audio_piece(
         zero_s = clock_zero_s(container)
         if start_s > _EARLIER_S:  # a jump to the beginning would hear what encoders put in front of it
             container.seek(int((zero_s + start_s - _EARLIER_S) * av.time_base), backward=True)
-        try:
+        with _named(path, start_s, end_s):
             for frame in container.decode(track):
                 if frame.pts is None or frame.time is None:
                     raise UnreadableMedia(path, "has sound without time stamps. Convert it.")
@@ -95,10 +98,6 @@ def read_audio_piece(
                     if low < high:
                         piece[low:high] = samples[low - first : high - first]
                         last = max(last, high)
-        except (av.FFmpegError, ValueError) as err:
-            raise UnreadableMedia(
-                path, f"cannot be decoded from {start_s:g} to {end_s:g} s ({err}). Fetch it again."
-            ) from err
     if last == 0:
         raise EmptyMedia(path, f"has no sound from {start_s:g} to {end_s:g} s.")
     return torch.from_numpy(piece[:last])
@@ -139,11 +138,7 @@ def read_video_piece(
     path = Path(path)
     convert = frame_converter(size_px, resize)
     pictures: dict[float, Tensor] = {}
-    with open_media(path, limits) as container:
-        track = video_stream(container)
-        if track is None:
-            raise NoVideoTrack(path, "has no video track. Give a video file, or use its sound only.")
-        track.codec_context.thread_count = 1
+    with open_video(path, limits) as (container, track):
         zero_s = clock_zero_s(container)
 
         def rewind() -> None:
@@ -153,7 +148,7 @@ def read_video_piece(
             time_s = float(pts * track.time_base) - zero_s
             return start_s - _ROUNDING_S <= time_s < end_s - _ROUNDING_S
 
-        try:
+        with _named(path, start_s, end_s):
             rewind()
             times: set[int] = set()
             for packet in container.demux(track):  # nothing is decoded yet
@@ -176,21 +171,24 @@ def read_video_piece(
                         break
                 elif frame.pts is not None and frame.pts * track.time_base - zero_s >= end_s:
                     break
-        except MediaError:
-            raise
-        except (av.FFmpegError, ValueError) as err:
-            raise UnreadableMedia(
-                path, f"cannot be decoded from {start_s:g} to {end_s:g} s ({err}). Fetch it again."
-            ) from err
     if missing := len(set(chosen) - set(pictures)):
         raise UnreadableMedia(
             path, f"{missing} frames from {start_s:g} to {end_s:g} s cannot be decoded. Fetch it again."
         )
-    if len({picture.shape for picture in pictures.values()}) > 1:
+    return stacked(path, [pictures[pts] for pts in chosen])
+
+
+@contextmanager
+def _named(path: Path, start_s: float, end_s: float) -> Iterator[None]:
+    """Name the piece of a file that cannot be decoded."""
+    try:
+        yield
+    except MediaError:
+        raise
+    except (av.FFmpegError, ValueError) as err:
         raise UnreadableMedia(
-            path, "changes its picture size midway; give size_px to stretch all frames alike."
-        )
-    return torch.stack([pictures[pts] for pts in chosen])
+            path, f"cannot be decoded from {start_s:g} to {end_s:g} s ({err}). Fetch it again."
+        ) from err
 
 
 def cut_video(
@@ -237,7 +235,7 @@ def cut_video(
         heard: SoundTrack | None = None
         zero_s = clock_zero_s(container)
         container.seek(int((zero_s + start_s) * av.time_base), backward=True)
-        try:
+        with _named(source, start_s, end_s):
             for frame in container.decode(track):
                 if frame.time is None:
                     continue
@@ -262,10 +260,6 @@ def cut_video(
                 out.mux(stream.encode(picture))
                 if heard is not None:
                     heard.write_until(time_s - start_s)
-        except (av.FFmpegError, ValueError) as err:
-            raise UnreadableMedia(
-                source, f"cannot be decoded from {start_s:g} to {end_s:g} s ({err}). Fetch it again."
-            ) from err
         if stream is None:
             raise EmptyMedia(source, f"has no frame from {start_s:g} to {end_s:g} s.")
         out.mux(stream.encode(None))

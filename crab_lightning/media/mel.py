@@ -78,7 +78,7 @@ def _window() -> Tensor:
 def _mel_filters() -> Tensor:
     """Triangular filters ``(128, 201)`` on Slaney's mel scale, each of unit area, 0 to 8000 Hz."""
     nyquist_hz = SAMPLE_RATE_HZ / 2
-    edges_mel = torch.linspace(0.0, _hz_to_mel(nyquist_hz), MEL_BINS + 2, dtype=torch.float64)
+    edges_mel = torch.linspace(0.0, hz_to_mel(nyquist_hz), MEL_BINS + 2, dtype=torch.float64)
     # Slaney: linear to 1 kHz (15 mel), then 27 mel for every factor of 6.4.
     edges_hz = torch.where(
         edges_mel < 15.0, edges_mel * 200 / 3, 1000 * torch.exp((edges_mel - 15.0) * math.log(6.4) / 27)
@@ -90,5 +90,6 @@ def _mel_filters() -> Tensor:
     return (triangles * (2.0 / (edges_hz[2:] - edges_hz[:-2]))[:, None]).float()
 
 
-def _hz_to_mel(hz: float) -> float:
+def hz_to_mel(hz: float) -> float:
+    """Return a pitch on Slaney's mel scale."""
     return hz * 3 / 200 if hz < 1000 else 15.0 + math.log(hz / 1000) * 27 / math.log(6.4)

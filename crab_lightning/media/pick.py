@@ -86,7 +86,7 @@ def pick_frames(
     _refuse_cut(path, limits)
     if access == "index" and path.stat().st_size <= limits.index_bytes:
         # Where rule 1, 2 or 3 fails, decoding from the start gives the frames, or reports the damage.
-        with suppress(NotIndexable, av.FFmpegError), _open_video(path, limits) as (container, stream):
+        with suppress(NotIndexable, av.FFmpegError), open_video(path, limits) as (container, stream):
             zero_s = clock_zero_s(container)
             return _pick_indexed(PacketIndex.of(path, container, stream), stream, choose, convert, zero_s)
     return _pick_sequential(path, choose, convert, limits)
@@ -113,7 +113,7 @@ def pick_shown(
     path = check_file(Path(path))
     _refuse_cut(path, limits)
     if access == "index" and path.stat().st_size <= limits.index_bytes:
-        with suppress(NotIndexable, av.FFmpegError), _open_video(path, limits) as (container, stream):
+        with suppress(NotIndexable, av.FFmpegError), open_video(path, limits) as (container, stream):
             zero_s = clock_zero_s(container)
             index = PacketIndex.of(path, container, stream)
             times_s = [index.time_s(pts, zero_s) for pts in index.shown_pts]
@@ -121,7 +121,7 @@ def pick_shown(
             picked = _pick_indexed(index, stream, lambda _: [at], convert, zero_s)
             return picked.pictures[at], picked.times_s[at]
     shown: tuple[Any, float] | None = None
-    with _open_video(path, limits) as (container, stream):
+    with open_video(path, limits) as (container, stream):
         for frame, time_s in _timed_frames(container, stream):
             if shown is not None and time_s > moment_s + _ROUNDING_S:
                 break
@@ -133,7 +133,7 @@ def pick_shown(
 
 def _refuse_cut(path: Path, limits: MediaLimits) -> None:
     if missing := cut_off(path):
-        with _open_video(path, limits) as (container, stream):
+        with open_video(path, limits) as (container, stream):
             raise TruncatedMedia(
                 path,
                 f"is cut off: {missing}; only {_count(container, stream)} of "
@@ -155,7 +155,7 @@ def _timed_frames(container: Any, stream: Any) -> Iterator[tuple[Any, float]]:
 
 
 @contextmanager
-def _open_video(path: Path, limits: MediaLimits) -> Iterator[tuple[Any, Any]]:
+def open_video(path: Path, limits: MediaLimits) -> Iterator[tuple[Any, Any]]:
     """Open a file and its video track."""
     with open_media(path, limits) as container:
         stream = video_stream(container)
@@ -241,7 +241,7 @@ def _count(container: Any, stream: Any) -> int:
 def _pick_sequential(
     path: Path, choose: Callable[[int], Sequence[int]], convert: Callable[[Any], Tensor], limits: MediaLimits
 ) -> Picked:
-    with _open_video(path, limits) as (container, stream):
+    with open_video(path, limits) as (container, stream):
         guess = max(1, _declared_frames(container, stream))
     while True:  # ends at the second pass at the latest: the first one counts the frames
         picked = _pass(path, list(choose(guess)), convert, limits)
@@ -258,7 +258,7 @@ def _pass(path: Path, indices: list[int], convert: Callable[[Any], Tensor], limi
     fed_pts: set[int] = set()
     shown_pts: set[int | None] = set()
     errors: list[av.FFmpegError] = []
-    with _open_video(path, limits) as (container, stream):
+    with open_video(path, limits) as (container, stream):
         step_s = 1.0 / float(stream.average_rate or stream.guessed_rate or 25)
         zero_s = clock_zero_s(container)
         for packet in container.demux(stream):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -93,17 +93,26 @@ def read_video(
         access=access,
         limits=limits,
     )
-    if len({picture.shape for picture in picked.pictures.values()}) > 1:
-        raise UnreadableMedia(
-            path, "changes its picture size midway; give size_px to stretch all frames alike."
-        )
     return VideoClip(
-        frames=torch.stack([picked.pictures[index] for index in picked.indices]),
+        frames=stacked(path, [picked.pictures[index] for index in picked.indices]),
         times_s=torch.tensor([picked.times_s[index] for index in picked.indices], dtype=torch.float64),
         duration_s=picked.duration_s,
         total_frames=picked.total,
         lost_frames=picked.lost_frames,
     )
+
+
+def stacked(path: str | Path, pictures: Sequence[Tensor]) -> Tensor:
+    """Return pictures of a file as one tensor ``(F, 3, H, W)``.
+
+    Raises:
+        UnreadableMedia: If they differ in size.
+    """
+    if len({picture.shape for picture in pictures}) > 1:
+        raise UnreadableMedia(
+            path, "changes its picture size midway; give size_px to stretch all frames alike."
+        )
+    return torch.stack(list(pictures))
 
 
 def read_frame_at(

@@ -9,7 +9,7 @@ from torch import nn
 
 from crab_lightning.adapters import AdapterConfig
 from crab_lightning.compat import from_config
-from crab_lightning.planning.shape import ConnectorShape, Shape, count, known_config, shape_of
+from crab_lightning.planning.shape import ConnectorShape, Shape, adapted, count, known_config, shape_of
 
 if TYPE_CHECKING:
     from crab_lightning.models import LlmVaModule, VllmAModule
@@ -132,22 +132,11 @@ def _measured(
     patches: int,
 ) -> Shape:
     """Freeze and adapt as ``CompositeModule`` does, and count."""
-    from crab_lightning.adapters import insert_adapters
-
     model.requires_grad_(False)
     decoder = language_model.get_decoder()
-    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    layer = max(count(part.parameters()) for stack in stacks for part in stack)
+    base = adapted(model, decoder, towers, adapter, [connectors[name] for name in trained])
     for name in trained:
         connectors[name].requires_grad_(True)
-    frozen = count(p for p in model.parameters() if not p.requires_grad)
-    in_towers = count(p for tower in towers for p in tower.parameters())
-    base = (frozen, count(decoder.layers.parameters()), in_towers, layer)
-    if adapter is not None:
-        with torch.device("meta"):
-            insert_adapters(model, adapter, root=decoder if adapter.within == "language_model" else None)
-        for name in trained:
-            connectors[name].requires_grad_(True)
     shapes = tuple(_connector_shape(connectors[name], *features[name]) for name in trained)
     more = per_second - NATIVE_PER_S
     return shape_of(

@@ -83,7 +83,6 @@ class Shape:
         hidden: Width of the decoder.
         ffn: Width inside its feed-forward layers; of experts, of those that a token goes through.
         heads: Query heads.
-        kv_heads: Key and value heads.
         head_width: Width of a head.
         vocabulary: Tokens that the head tells apart.
         decoder: Parameters of all decoder layers.
@@ -112,7 +111,6 @@ class Shape:
     hidden: int
     ffn: int
     heads: int
-    kv_heads: int
     head_width: int
     vocabulary: int
     decoder: int
@@ -184,7 +182,6 @@ def measure(pretrained: str, adapter: AdapterConfig | None, module: type[OmniMod
         adapter: The adapters; ``None`` trains every weight.
         module: Class that reads it; ``OmniModule`` when left out.
     """
-    from crab_lightning.adapters import insert_adapters
     from crab_lightning.models.checkpoints import towers_of
     from crab_lightning.models.native import OmniModule
 
@@ -193,15 +190,9 @@ def measure(pretrained: str, adapter: AdapterConfig | None, module: type[OmniMod
     config, source = known_config("native", "model.pretrained", pretrained, kind, module.processor_class)
     with torch.device("meta"):
         model: Any = from_config(module.thinker_class, config)
-        decoder: Any = model.get_decoder()
-        towers = towers_of(model)
-        stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
-        layer = max(count(part.parameters()) for stack in stacks for part in stack)
-        base, in_towers = count(model.parameters()), count(p for t in towers for p in t.parameters())
-        in_decoder = count(decoder.layers.parameters())
-        vision, audio = (count(tower.parameters()) for tower in towers)
-        if adapter is not None:
-            insert_adapters(model, adapter, root=decoder if adapter.within == "language_model" else None)
+    decoder, towers = model.get_decoder(), towers_of(model)
+    vision, audio = (count(tower.parameters()) for tower in towers)
+    base = adapted(model, decoder, towers, adapter)
     vision_sizes, audio_sizes = config.vision_config, config.audio_config
     return shape_of(
         source,
@@ -210,11 +201,44 @@ def measure(pretrained: str, adapter: AdapterConfig | None, module: type[OmniMod
         decoder,
         towers,
         adapter,
-        base=(base, in_decoder, in_towers, layer),
+        base=base,
         vision=(vision_sizes.hidden_size, vision_sizes.intermediate_size, vision),
         audio=(audio_sizes.d_model, audio_sizes.encoder_ffn_dim, audio),
         **next((SAMPLE[c.__name__] for c in module.__mro__ if c.__name__ in SAMPLE), {}),
     )
+
+
+def adapted(
+    model: nn.Module,
+    decoder: Any,
+    towers: Sequence[nn.Module],
+    adapter: AdapterConfig | None,
+    trained: Sequence[nn.Module] = (),
+) -> tuple[int, int, int, int]:
+    """Insert the adapters, if any, and return what the base has without them.
+
+    Args:
+        model: The model, on the meta device.
+        decoder: The language model inside it.
+        towers: Its encoders.
+        adapter: Its adapters, if any.
+        trained: Connectors that are trained, which are no part of the base.
+
+    Returns:
+        Parameters of the base, of its decoder layers, its towers and its largest layer.
+    """
+    from crab_lightning.adapters import insert_adapters
+
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    layer = max(count(part.parameters()) for stack in stacks for part in stack)
+    whole, in_trained, in_towers = (
+        count(p for module in modules for p in module.parameters()) for modules in ([model], trained, towers)
+    )
+    base = (whole - in_trained, count(decoder.layers.parameters()), in_towers, layer)
+    if adapter is not None:
+        with torch.device("meta"):
+            insert_adapters(model, adapter, root=decoder if adapter.within == "language_model" else None)
+    return base
 
 
 def shape_of(
@@ -239,7 +263,7 @@ def shape_of(
         decoder: The language model inside it.
         towers: Its encoders.
         adapter: Its adapters, if any.
-        base: Parameters of the base, of its decoder layers, its towers and its largest layer.
+        base: See :func:`adapted`.
         vision: See ``Shape``.
         audio: See ``Shape``.
         options: Fields of ``Shape`` that differ from the native paradigm's.
@@ -278,7 +302,6 @@ def shape_of(
         idle_adapters=idle_adapters,
         expert_values=expert_values,
         heads=text.num_attention_heads,
-        kv_heads=text.num_key_value_heads,
         head_width=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
         vocabulary=text.vocab_size,
         decoder=in_decoder,

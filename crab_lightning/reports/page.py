@@ -8,8 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from crab_lightning.reports.charts import bars, boxes_svg, confusion, reliability, spans_svg
-from crab_lightning.reports.curves import Curves, dataset_curves, run_curves
+from crab_lightning.reports.charts import (
+    Curves,
+    bars,
+    boxes_svg,
+    confusion,
+    dataset_curves,
+    reliability,
+    run_curves,
+    spans_svg,
+)
 from crab_lightning.reports.results import metric_table, results, single_metrics
 from crab_lightning.tasks.answers import extract_answer
 from crab_lightning.templates import render as fill

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -12,20 +12,10 @@ from crab_lightning.reports.charts import TEMPLATE
 from crab_lightning.reports.tables import percent
 from crab_lightning.templates import draw
 
+if TYPE_CHECKING:
+    from crab_lightning.reports.page import DatasetPart
+
 _PROTOCOLS = ("strict", "valid_only", "majority", "likelihood")
-
-
-class Part(Protocol):
-    """What a row is made of."""
-
-    @property
-    def key(self) -> str: ...  # noqa: D102
-
-    @property
-    def title(self) -> str: ...  # noqa: D102
-
-    @property
-    def entry(self) -> Mapping[str, Any]: ...  # noqa: D102
 
 
 def single_metrics(entry: Mapping[str, Any]) -> dict[str, float | None]:
@@ -34,7 +24,7 @@ def single_metrics(entry: Mapping[str, Any]) -> dict[str, float | None]:
     return dict(sorted(kept.items(), key=lambda item: item[0] != entry["headline"]))
 
 
-def results(parts: Sequence[Part], summary: Mapping[str, Any]) -> Markup:
+def results(parts: Sequence[DatasetPart], summary: Mapping[str, Any]) -> Markup:
     """Return the primary metric of every dataset beside its baseline, and the meaning of the columns."""
     weighed = any(part.entry.get("likelihood") for part in parts)
     losses = any(part.entry.get("loss") is not None for part in parts)

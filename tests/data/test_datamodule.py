@@ -160,10 +160,13 @@ def test_answered_samples_are_left_out_of_a_resumed_test(root: Path) -> None:
 def test_mixture_is_told_in_numbers_and_as_a_table(root: Path) -> None:
     datasets = {"ks": replace(DATASETS["ks"], weight=3.0), "mer24": replace(DATASETS["mer24"], weight=1.0)}
     data = ready(root, datasets=datasets, epoch_size=40)
-    ks, mer24 = data.mixture()
-    assert (ks.dataset, ks.task, ks.weight, ks.share, ks.drawn) == ("ks", "recognition", 3.0, 0.75, 30.0)
-    assert (ks.train + ks.val, ks.test, ks.own_test) == (9, 3, True)
-    assert (mer24.test, mer24.own_test) == (mer24.val, False)
+    columns = {str(column.header): list(column.cells) for column in data.mixture_table().columns}
+    assert columns["dataset"] == ["ks", "mer24"]
+    assert [columns[name][0] for name in ("task", "weight", "share", "drawn")] == [
+        "recognition", "3", "75.0 %", "30.0",
+    ]  # fmt: skip
+    assert (int(columns["train"][0]) + int(columns["val"][0]), columns["test"][0]) == (9, "3")
+    assert columns["test"][1] == f"{columns['val'][1]}*"
     out = StringIO()
     Console(width=120, file=out).print(data.mixture_table())
     text = out.getvalue()

@@ -165,7 +165,6 @@ def test_probe_reads_the_header(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", moving_texture(20), 10, tone(2.0, 48_000), 48_000)
     info = probe(tmp_path / "a.mp4")
     assert (info.width, info.height, info.fps, info.frames) == (96, 64, 10.0, 20)
-    assert (info.video_codec, info.audio_codec) == ("h264", "aac")
     assert (info.has_video, info.has_audio, info.sample_rate_hz, info.channels) == (True, True, 48_000, 1)
     assert info.duration_s == pytest.approx(2.0, abs=0.05)
 

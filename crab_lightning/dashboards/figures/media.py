@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from crab_lightning.media import MediaError, log_mel, read_audio, read_image, read_video
+from crab_lightning.media.mel import hz_to_mel
 from crab_lightning.structures import SAMPLE_RATE_HZ, Sample
 
 FRAMES = 8
@@ -75,11 +76,7 @@ def load(sample: Sample) -> ClipMedia:
 
 def mel_row(hz: float) -> float:
     """Return the row of the spectrogram that a pitch falls on (Slaney's mel scale, 128 bands to 8 kHz)."""
-
-    def mel(f: float) -> float:
-        return f * 3 / 200 if f < 1000 else 15 + 27 * float(np.log(f / 1000) / np.log(6.4))
-
-    return mel(hz) / mel(_MEL_TOP_HZ) * 129 - 1
+    return hz_to_mel(hz) / hz_to_mel(_MEL_TOP_HZ) * 129 - 1
 
 
 def _strip(path: Any) -> Strip:

@@ -91,6 +91,10 @@ class Record:
     made_ns: int
 
 
+_PLAIN = ("shard", "offset", "bytes", "kind", "checksum", "duration_s", "made_ns")
+"""Fields of a record that an entry holds under the same name."""
+
+
 class ShardStore:
     """A folder of shards.
 
@@ -126,8 +130,7 @@ class ShardStore:
 
     def find(self, key: Key) -> Record | None:
         """Return the newest record of a key, as far as this process knows."""
-        recent = self._recent.get(key)
-        if recent is not None:
+        if (recent := self._recent.get(key)) is not None:
             return recent
         at = int(np.searchsorted(self._heads, np.uint64(key[0])))
         while at < len(self._heads) and int(self._heads[at]) == key[0]:
@@ -368,10 +371,9 @@ def _pack(tensor: Tensor) -> tuple[int, Tensor]:
 
 def _entry(key: Key, record: Record) -> bytes:
     entry = np.zeros(1, _ENTRY)
-    entry["key"], entry["made_ns"] = key, record.made_ns
-    entry["shard"], entry["offset"], entry["bytes"] = record.shard, record.offset, record.bytes
-    entry["duration_s"], entry["checksum"], entry["kind"] = record.duration_s, record.checksum, record.kind
-    entry["dims"] = len(record.shape)
+    entry["key"], entry["dims"] = key, len(record.shape)
+    for name in _PLAIN:
+        entry[name] = getattr(record, name)
     entry["shape"][0, : len(record.shape)] = record.shape
     body = entry.tobytes()[:_BODY_BYTES]
     return body + zlib.crc32(body).to_bytes(4, "little")
@@ -388,13 +390,5 @@ def _valid(data: bytes) -> NDArray[Any]:
 
 
 def _record(entry: NDArray[Any]) -> Record:
-    return Record(
-        shard=int(entry["shard"]),
-        offset=int(entry["offset"]),
-        bytes=int(entry["bytes"]),
-        shape=tuple(entry["shape"][: int(entry["dims"])].tolist()),
-        kind=int(entry["kind"]),
-        checksum=int(entry["checksum"]),
-        duration_s=float(entry["duration_s"]),
-        made_ns=int(entry["made_ns"]),
-    )
+    shape = tuple(entry["shape"][: int(entry["dims"])].tolist())
+    return Record(shape=shape, **{name: entry[name].item() for name in _PLAIN})

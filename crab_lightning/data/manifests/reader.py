@@ -1,20 +1,13 @@
-"""Manifest files to typed samples, through the layout that the dataset's row names.
-
-Nothing is skipped or filled in: whatever cannot be read is an error that names file, row, key and remedy.
-Keys that no layout reads are ignored, since the released files hold more than their reader uses.
-"""
+"""Manifest files to typed samples: all rows, each under an id of its own, their media in place."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from crab_lightning.data.manifests.column_types import ColumnError, kind_of
-from crab_lightning.data.manifests.columns import ColumnMap, Fields
 from crab_lightning.data.manifests.files import (
     ExistingFiles,
     ManifestError,
@@ -24,20 +17,15 @@ from crab_lightning.data.manifests.files import (
     manifest_path,
     near_name,
 )
-from crab_lightning.data.manifests.layout import Layout, Parts, layout_of, stem
+from crab_lightning.data.manifests.layout import layout_of
 from crab_lightning.data.manifests.repeats import Repeat, asked_once, find_repeats
-from crab_lightning.spelling import did_you_mean
+from crab_lightning.data.manifests.row_reader import RowReader
 from crab_lightning.structures import DatasetSpec, Sample
-from crab_lightning.tasks.answers import class_index
-from crab_lightning.tasks.base import Task, describe
+from crab_lightning.tasks.base import Task
 
 __all__ = ["ManifestError", "RowError", "has_test", "manifest_path", "read_manifest", "survey_manifest"]
 
 _log = logging.getLogger(__name__)
-
-_POLICY = "target_policy"
-_FAULTS = (ValueError, TypeError, LookupError, AttributeError)
-"""What a class of another package raises for a row that it did not expect."""
 
 
 def read_manifest(
@@ -110,19 +98,13 @@ def survey_manifest(
         ManifestError: If the file as a whole cannot be read.
     """
     rows, reader = _open(Path(root), dataset, spec, split, task)
-    samples: list[Sample] = []
-    errors: list[RowError] = []
-    for index, row in enumerate(rows):
-        try:
-            samples.append(reader.read(index, row))
-        except RowError as err:
-            errors += reader.errors(index, row) or [err]
+    samples, refused = _read(rows, reader)
+    errors = [each for err in refused for each in reader.errors(err.row, rows[err.row]) or [err]]
     return _with_unique_ids(samples), errors, find_repeats(samples, task) if split == "test" else []
 
 
-def _readable(rows: list[Any], reader: _RowReader, where: str) -> list[Sample]:
-    """Read the rows; as many as the dataset's row allows may be left out."""
-    allowed = reader.spec.allow_refused
+def _read(rows: list[Any], reader: RowReader, *, strict: bool = False) -> tuple[list[Sample], list[RowError]]:
+    """Return the samples of the rows that can be read, and why the others cannot; or raise for the first."""
     samples: list[Sample] = []
     refused: list[RowError] = []
     for index, row in enumerate(rows):
@@ -130,8 +112,15 @@ def _readable(rows: list[Any], reader: _RowReader, where: str) -> list[Sample]:
             samples.append(reader.read(index, row))
         except RowError as err:
             refused.append(err)
-            if not allowed:
+            if strict:
                 raise
+    return samples, refused
+
+
+def _readable(rows: list[Any], reader: RowReader, where: str) -> list[Sample]:
+    """Read the rows; as many as the dataset's row allows may be left out."""
+    allowed = reader.spec.allow_refused
+    samples, refused = _read(rows, reader, strict=not allowed)
     if len(refused) > allowed:
         raise ManifestError(
             f"{where}: {len(refused):,} of {len(rows):,} rows of {reader.path} cannot be read, and "
@@ -151,7 +140,7 @@ def _open(
     spec: DatasetSpec,
     split: Literal["train", "test"],
     task: Task[Any] | None,
-) -> tuple[list[Any], _RowReader]:
+) -> tuple[list[Any], RowReader]:
     """Return the rows of a file as they are, and what turns them into samples."""
     where = f"data.datasets.{dataset}"
     try:
@@ -160,208 +149,7 @@ def _open(
         raise ManifestError(f"{where}.{err}") from None
     path = manifest_path(root, dataset, spec, split)
     base = path.parent if spec.media_folder is None else root / spec.media_folder
-    return load_rows(path, where, root), _RowReader(path, base, dataset, spec, split, layout, task)
-
-
-class _RowReader:
-    """Turns the rows of one file into samples."""
-
-    def __init__(
-        self,
-        path: Path,
-        base: Path,
-        dataset: str,
-        spec: DatasetSpec,
-        split: Literal["train", "test"],
-        layout: Layout,
-        task: Task[Any] | None,
-    ) -> None:
-        self.task = task if layout.completes else None
-        self.path = path
-        self.dataset = dataset
-        self.spec = spec
-        self.split = split
-        self.layout = layout
-        self.base = str(base)
-        self.folders = {
-            kind: f"{self.base}/{layout.folders[kind]}/" if layout.folders.get(kind) else f"{self.base}/"
-            for kind in ("video", "image", "audio")
-        }
-        self.prefix = f"{layout.source}/" if layout.source else ""
-        # One path object for the many questions about one clip: building it is what costs.
-        self.paths: dict[str, Path] = {}
-        by_class = "" if isinstance(layout, ColumnMap) else spec.layout
-        self.own_columns = not layout.completes and bool(spec.columns or by_class)
-        self.place = (f"data.datasets.{dataset}", spec.task, by_class)
-        self.units = spec.audio.units if spec.audio.kind == "one_unit" else None
-
-    def error(self, row: int, err: ColumnError) -> RowError:
-        """Return the error about one value, with everything that names it."""
-        return RowError(
-            row,
-            f"data.datasets.{self.dataset}: {self.path}: row {row} (counted from 0): {err.what} {err.found}; "
-            f"expected {err.wanted}. {err.remedy}",
-        )
-
-    def path_of(self, name: str) -> Path:
-        """Return the path of a media file."""
-        if name not in self.paths:
-            self.paths[name] = Path(name)
-        return self.paths[name]
-
-    def read(self, index: int, data: Any) -> Sample:
-        """Return the sample of one row."""
-        try:
-            if not isinstance(data, dict):
-                raise ColumnError(
-                    "an object", "the row", f"is {kind_of(data)}", "Keep one JSON array of objects."
-                )
-            parts = self._parts(data)
-            _read_policy(data, parts)
-            self._check_class(parts.fields)
-            self._check_unit(parts.unit)
-        except ColumnError as err:
-            raise self.error(index, err) from None
-        if parts.masks is not None:
-            parts.fields["mask_candidates"] = tuple(Path(f"{self.base}/{mask}") for mask in parts.masks)
-            if self.spec.mask is not None:
-                parts.fields["mask_colours"] = self.spec.mask
-        if self.spec.clip_s is not None:
-            parts.fields["clip_s"] = self.spec.clip_s
-        names = self._recordings(parts) or [f"row{index}"]
-        clips = tuple(dict.fromkeys(self.prefix + self.layout.recording(name) for name in names))
-        if parts.clip is not None:
-            clips = (self.prefix + parts.clip,)
-        key = parts.id if parts.id is not None else "+".join(map(stem, names))
-        marks = "".join(f"#{mark}" for mark in parts.marks)
-        sample = Sample(
-            id=f"{self.dataset}/{self.split}/{key}{marks}",
-            dataset=self.dataset,
-            task=self.spec.task,
-            split=self.split,
-            clip=clips[0],
-            videos=tuple(self.path_of(self.folders["video"] + name) for name in parts.videos),
-            images=tuple(self.path_of(self.folders["image"] + name) for name in parts.images),
-            audios=tuple(self.path_of(self.folders["audio"] + name) for name in parts.audios),
-            unit=parts.unit,
-            target=parts.target,
-            reference=parts.reference,
-            fields=Fields(parts.fields, *self.place) if self.own_columns else parts.fields,
-            row=index,
-            clips=clips,
-            conversation=parts.conversation,
-        )
-        try:
-            return sample if self.task is None else _completed(sample, self.task, data)
-        except ColumnError as err:
-            raise self.error(index, err) from None
-
-    def _parts(self, data: dict[str, Any]) -> Parts:
-        try:
-            return self.layout.read(data, self.split)
-        except ColumnError:
-            raise
-        except _FAULTS as err:  # of a class of another package
-            name = type(self.layout).__qualname__
-            raise ColumnError(
-                f"what {name} reads",
-                found=f"makes {name} fail ({type(err).__name__}: {err})",
-                remedy="Correct the row, or the class.",
-            ) from err
-
-    def errors(self, index: int, data: Any) -> list[RowError]:
-        """Return one error for each value of a row that cannot be read by itself."""
-        if not isinstance(data, dict):
-            return []
-        try:
-            found = [self.error(index, err) for err in self.layout.errors(data, self.split)]
-        except _FAULTS:  # said when the row was read
-            return []
-        return list({str(err): err for err in found}.values())
-
-    @staticmethod
-    def _recordings(parts: Parts) -> list[str]:
-        """Return the files that name a row's recordings, the query's first."""
-        seen, files = [*parts.images, *parts.videos], [*parts.images, *parts.videos, *parts.audios]
-        if not files:
-            return []
-        query = parts.query or files[0]
-        if len(seen) == len(parts.audios) == 1:  # a clip and its sound track are one recording
-            return [query]
-        return list(dict.fromkeys([query, *files]))
-
-    def _check_unit(self, unit: int | None) -> None:
-        """Refuse an audio unit that the clip does not have."""
-        if unit is not None and self.units is not None and unit >= self.units:
-            raise ColumnError(
-                f"0 to {self.units - 1}, since it also names one of the {self.units} audio units; "
-                "a later one would be silence",
-                "the frame number",
-                f"is {unit}",
-            )
-
-    def _check_class(self, fields: dict[str, Any]) -> None:
-        """Refuse a class that the configured closed set lacks; it could only ever be scored as wrong."""
-        name = self.layout.class_field
-        if (
-            name is None
-            or self.spec.classes is None
-            or class_index(fields[name], self.spec.classes) is not None
-        ):
-            return
-        raise ColumnError(
-            f"one of data.datasets.{self.dataset}.classes ({', '.join(self.spec.classes)})",
-            f"the {name.replace('_', ' ')}",
-            f"is {fields[name]!r}{did_you_mean(fields[name], self.spec.classes)}",
-            "Correct the row, or leave `classes` out to take them from the manifests.",
-        )
-
-
-def _completed(sample: Sample, task: Task[Any], row: Mapping[str, Any]) -> Sample:
-    """Return a sample with the fields and the target that its task makes of a row anyone can write."""
-    keys = f"; the row has: {', '.join(map(str, row))}"
-    try:
-        fields = task.plain(dict(sample.fields))
-        target = sample.target or fields.pop("target", None)
-        sample = replace(sample, fields=fields, target=target)
-        sample = sample if target is not None else replace(sample, target=task.direct(sample))
-        if sample.conversation is None:
-            task.prompt(sample)  # it refuses a number of files that the task cannot ask about
-    except KeyError as err:
-        raise ColumnError(
-            f"it in every row of a dataset with the task {sample.task!r}",
-            f"key {err}",
-            f"is missing{did_you_mean(err.args[0], row)}{keys}",
-            "Add the key, or rename the one that is meant.",
-        ) from err
-    except _FAULTS as err:
-        told = str(err).removeprefix(f"{describe(sample)}: ")  # the reader names file and row itself
-        reason, begins, remedy = told.partition("Correct the row")
-        remedy = f"{begins}{remedy}" or "Correct the row or remove it."
-        wanted = f"what the task {sample.task!r} reads: {reason.rstrip(' .')}"
-        raise ColumnError(wanted, remedy=remedy) from err
-    if sample.conversation is None and not (sample.videos or sample.images or sample.audios):
-        raise ColumnError(
-            "a file under 'video', 'image' or 'audio'",
-            found=f"names no clip{keys}",
-            remedy="Add the key, or state its name in the file under `columns: {keys: ...}`.",
-        )
-    return sample
-
-
-def _read_policy(data: dict[str, Any], parts: Parts) -> None:
-    """Keep how a row's target is to be written, where the row says so; ``build reason`` writes it."""
-    policy = data.get(_POLICY)
-    if policy is None:
-        return
-    if policy not in ("reasoning", "direct"):
-        raise ColumnError(
-            "'reasoning' or 'direct'",
-            f"the key {_POLICY!r}",
-            f"is {policy!r}",
-            "Correct it or remove the key.",
-        )
-    parts.fields[_POLICY] = policy
+    return load_rows(path, where, root), RowReader(path, base, dataset, spec, split, layout, task)
 
 
 def _with_unique_ids(samples: list[Sample]) -> list[Sample]:
@@ -383,7 +171,7 @@ def _with_unique_ids(samples: list[Sample]) -> list[Sample]:
     return unique
 
 
-def _present(samples: list[Sample], reader: _RowReader, where: str, allowed: int) -> list[Sample]:
+def _present(samples: list[Sample], reader: RowReader, where: str, allowed: int) -> list[Sample]:
     """Return the samples whose media exist; refuse more than ``allowed`` others."""
     files = ExistingFiles()
     first: tuple[int, Path] | None = None
