@@ -16,13 +16,13 @@ from typing import Any
 
 from PIL import Image
 
-from crab_lightning.commands.report import read_curves
 from crab_lightning.dashboards.figures import clips
 from crab_lightning.dashboards.figures.media import load
 from crab_lightning.dashboards.figures.sheet import GREY, RIGHT, SAID, TRUE, png
 from crab_lightning.data import AVDataModule
 from crab_lightning.evaluation.prediction_files import read_records
 from crab_lightning.metrics.scale import read_scale
+from crab_lightning.reports.run_page import read_curves
 from crab_lightning.reports.runs import find_results
 from crab_lightning.studies.run_data import data_of
 

@@ -73,7 +73,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Write an official SAM2.1 .pt file as a transformers folder.",
     ),
 }
-"""Command words -> (module:function in this room, one line of help)."""
+"""Command words -> (module:function in this room, one line of help).
+
+A function takes the words that follow the command; that of the Trainer's four functions takes the command as
+well. Its docstring, up to the first section, is what ``--help`` says.
+"""
 
 _PROG = "cli.py"
 _FOOT = (
@@ -147,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module, function = COMMANDS[name][0].split(":")
         # Inside the try: an import may itself report what is wrong (a missing extra, a broken install).
         run = getattr(import_module(f"{__name__}.{module}"), function)
-        run(rest if " " in name or name in ("ask", "demo", "evaluate", "serve") else [name, *rest])
+        run([name, *rest] if module == "trainer" else rest)
         sys.stdout.flush()  # a closed pipe has to show here, not when Python ends
     except KeyboardInterrupt:  # what trains or tests has said by itself how to go on
         if debug:

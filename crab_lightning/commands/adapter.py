@@ -17,20 +17,15 @@ _HUB_BASE = "Qwen/Qwen2.5-Omni-7B"
 
 
 def convert(words: Sequence[str]) -> None:
-    """Convert released adapter weights to an adapter folder, or back.
+    """Write the released Crab+ weights (a .bin file of 1940 tensors) as an adapter folder.
 
-    Args:
-        words: Options after ``adapter convert``.
+    --model.init_args.load_adapter reads the folder. With --reverse, write an adapter folder as such a file.
+    The command checks all names and shapes.
     """
     from crab_lightning.adapters.released import RELEASED_ALPHA, convert_released, export_released
     from crab_lightning.adapters.released_table import RELEASED_HEADS, RELEASED_RANK
 
-    parser = Options(
-        "adapter convert",
-        "Write the released Crab+ weights (a .bin file of 1940 tensors) as an adapter"
-        " folder, which --model.init_args.load_adapter reads. With --reverse, write an adapter folder as"
-        " such a file. The command checks all names and shapes.",
-    )
+    parser = Options("adapter convert", convert)
     add = parser.add_argument
     add("source", type=Path, help="the released file; with --reverse the adapter folder")
     add("--out", type=Path, required=True, help="adapter folder to write; with --reverse the file")
@@ -93,17 +88,12 @@ def convert(words: Sequence[str]) -> None:
 
 
 def inspect(words: Sequence[str]) -> None:
-    """Show the kind, the sizes and the largest values of adapter weights.
+    """Show what a file of adapter weights holds.
 
-    Args:
-        words: Options after ``adapter inspect``.
+    It shows the kind, the ranks, the routers and the largest values in each tower of the model. The command
+    also names adapters without effect (their matrix B is zero) and those with values that are not finite.
     """
-    parser = Options(
-        "adapter inspect",
-        "Show what a file of adapter weights holds: the kind, the ranks, the routers and the"
-        " largest values in each tower of the model. The command also names adapters without effect"
-        " (their matrix B is zero) and those with values that are not finite.",
-    )
+    parser = Options("adapter inspect", inspect)
     parser.add_argument(
         "source", type=Path, help="an adapter or run folder, or a file with the released names"
     )
@@ -151,21 +141,16 @@ def inspect(words: Sequence[str]) -> None:
 
 
 def export(words: Sequence[str]) -> None:
-    """Write the plain LoRA of a run for other programs.
+    """Write the adapters of a run of kind lora as a PEFT folder, or as a whole checkpoint.
 
-    Args:
-        words: Options after ``adapter export``.
+    With --merge the whole checkpoint is written, in which the update is added to the base weights. Other
+    kinds cannot be exported, because their update depends on the token or on the task.
 
     Raises:
         ExportError: If the run's adapters are no plain LoRA.
         FileExistsError: If the folder exists.
     """
-    parser = Options(
-        "adapter export",
-        "Write the adapters of a run of kind lora as a PEFT folder, or with --merge as a whole "
-        "checkpoint in which the update is added to the base weights. Other kinds cannot be exported,"
-        " because their update depends on the token or on the task.",
-    )
+    parser = Options("adapter export", export)
     parser.add_argument("checkpoint", type=Path, help=CHECKPOINT)
     parser.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")
     parser.add_argument(

@@ -21,21 +21,16 @@ _BASE_KEY = "model.init_args.pretrained"
 
 
 def push(words: Sequence[str]) -> None:
-    """Upload the adapters of a run to a model hub.
+    """Upload the adapters of a run to a model hub (huggingface.co, or the address in HF_ENDPOINT).
 
-    Args:
-        words: Options after ``adapter push``.
+    The hub gets the weights, the part of the config that `ask`, `serve` and `test` need, and a model card
+    with the scores of the run's test. Answers, media and training settings are not uploaded.
 
     Raises:
         ValueError: If the config names a folder of this machine that readers do not have.
         HubError: If there is no token, or the hub refuses.
     """
-    parser = Options(
-        "adapter push",
-        "Upload the adapters of a run to a model hub (huggingface.co, or the address in "
-        "HF_ENDPOINT): the weights, the part of the config that `ask`, `serve` and `test` need, and a model "
-        "card with the scores of the run's test. Answers, media and training settings are not uploaded.",
-    )
+    parser = Options("adapter push", push)
     add = parser.add_argument
     add("source", type=Path, help="a run folder or an adapter folder")
     add("--to", required=True, metavar="OWNER/NAME", help="repository; it is made when it is absent")
@@ -89,21 +84,17 @@ def push(words: Sequence[str]) -> None:
 
 
 def pull(words: Sequence[str]) -> None:
-    """Download adapters from a model hub.
+    """Download adapters that `adapter push` has uploaded.
 
-    Args:
-        words: Options after ``adapter pull``.
+    The folder is one that `ask`, `serve` and `test` take as checkpoint. Only weights, texts and the config
+    are read, never code.
 
     Raises:
         FileExistsError: If the folder exists.
         HubError: If the hub has no such repository, or it holds no adapters.
         AdapterError: If the files are not whole.
     """
-    parser = Options(
-        "adapter pull",
-        "Download adapters that `adapter push` has uploaded. The folder is one that `ask`, "
-        "`serve` and `test` take as checkpoint. Only weights, texts and the config are read, never code.",
-    )
+    parser = Options("adapter pull", pull)
     add = parser.add_argument
     add("source", metavar="OWNER/NAME", help="repository on the hub")
     add("--out", type=Path, required=True, help="folder to write; it must not exist")

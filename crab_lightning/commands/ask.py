@@ -24,19 +24,12 @@ _SHOWN = 10
 
 
 def run(words: Sequence[str]) -> None:
-    """Parse the command line, ask, and print the raw and the parsed answer.
-
-    Args:
-        words: Options after ``ask``.
+    """Ask a trained run one question about your own clip, prepared as in training.
 
     Raises:
         AskError: If the task needs something that was not given.
     """
-    parser = Options(
-        "ask",
-        "Ask a trained run one question about your own clip, prepared as in training.",
-        formatter_class=argparse.HelpFormatter,
-    )
+    parser = Options("ask", run, formatter_class=argparse.HelpFormatter)
     add = parser.add_argument
     add("--checkpoint", required=True, type=Path, help=CHECKPOINT)
     add("--config", type=config_file, help=RUN_CONFIG)
@@ -126,16 +119,16 @@ def run(words: Sequence[str]) -> None:
         raise AskError("--routes shows one answer, and --windows asks for several; leave one of them out")
     moments = {"before training": False, "after training": True} if args.before else {"": True}
     for moment, trained in moments.items():  # one after the other: two large models would not fit
-        run = load_run(args.checkpoint, args.config, args.device, trained=trained, check=question.check)
+        asked = load_run(args.checkpoint, args.config, args.device, trained=trained, check=question.check)
         if args.max_new_tokens is not None:
-            run.model.max_new_tokens = args.max_new_tokens
-        if args.routes is not None and trained and not heads_of(run.model.model):
+            asked.model.max_new_tokens = args.max_new_tokens
+        if args.routes is not None and trained and not heads_of(asked.model.model):
             raise AskError("`routes` needs adapters with a router, such as I-LoRA; this run has none")
-        answer = run.put(question, windows)
+        answer = asked.put(question, windows)
         show(answer, args.options, as_json=args.json, moment=moment)
         if args.routes is not None and trained:
-            write_routes(run, question, answer, args.routes)
-        del run
+            write_routes(asked, question, answer, args.routes)
+        del asked
 
 
 def write_routes(run: TrainedRun, question: Question, answer: Answer, path: Path) -> None:

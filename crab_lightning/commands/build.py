@@ -118,18 +118,13 @@ def import_(words: Sequence[str]) -> None:
 
 
 def stats(words: Sequence[str]) -> None:
-    """Write the statistics of a data root.
+    """Count what a data root contains, and show the numbers beside the Crab+ paper's Table 1 and Fig. 3 (b).
 
-    Args:
-        words: Options after ``build stats``.
+    It counts rows of each task and source dataset, lengths of answers and reasoning, class balance, lengths
+    of events, media files and repeated rows. The command writes one HTML page, its pictures as PNG and its
+    numbers as JSON. It does not open media files.
     """
-    parser = Options(
-        "build stats",
-        "Count what a data root contains, and show the numbers beside the Crab+ paper's Table 1 and"
-        " Fig. 3 (b): rows of each task and source dataset, lengths of answers and reasoning, class"
-        " balance, lengths of events, media files and repeated rows. The command writes one HTML page,"
-        " its pictures as PNG and its numbers as JSON. It does not open media files.",
-    )
+    parser = Options("build stats", stats)
     add_selection(parser)
     parser.add_argument(
         "--out",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crab_lightning.commands.file_arguments import file_to_read, web_address
-from crab_lightning.commands.help_text import Options, add_only, positive
+from crab_lightning.commands.help_text import Options, add_selection, positive
 from crab_lightning.commands.step_bar import StepBar
 
 if TYPE_CHECKING:
@@ -17,23 +18,9 @@ if TYPE_CHECKING:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``build reason``."""
-    made = Options(
-        "build reason",
-        "Let a multimodal model write the reasoning texts of training rows. The model gets the frames, the "
-        "sound, the question and the true answer. A text is kept only if the task's parser reads the true "
-        "answer from it, if it does not reveal that the answer was given, and if its length is within the "
-        "limits. Rows without such a text are left out of the manifest and listed in "
-        "reasoning/discarded.tsv. The earlier manifest is kept beside the new one. After an interruption, "
-        "start the same command again.",
-    )
+    made = Options("build reason", run)
     add = made.add_argument
-    add("--root", type=Path, required=True, help="folder that holds AVUIE_2/")
-    add(
-        "--config",
-        default="data/av_uie_v2.yaml",
-        help="config with `tasks` and `datasets`, at its top or under `data`",
-    )
-    add_only(made, "keys of data.datasets", required=True)
+    add_selection(made, "keys of data.datasets", required=True)
     add(
         "--endpoint",
         type=web_address,
@@ -80,12 +67,14 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--min-words",
+        dest="least_words",
         type=int,
         metavar="N",
         help="smallest number of words in the reasoning (default: 3 for short, 8 for full)",
     )
     add(
         "--max-words",
+        dest="most_words",
         type=int,
         metavar="N",
         help="largest number of words in the reasoning (default: 40 for short, 200 for full)",
@@ -184,10 +173,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(words: Sequence[str]) -> None:
-    """Have texts written, or estimate what they cost.
+    """Let a multimodal model write the reasoning texts of training rows.
 
-    Args:
-        words: Options after ``build reason``.
+    The model gets the frames, the sound, the question and the true answer. A text is kept only if the task's
+    parser reads the true answer from it, if it does not reveal that the answer was given, and if its length
+    is within the limits. Rows without such a text are left out of the manifest and listed in
+    reasoning/discarded.tsv. The earlier manifest is kept beside the new one. After an interruption, start the
+    same command again.
 
     Raises:
         ValueError: If options do not fit together.
@@ -203,19 +195,8 @@ def run(words: Sequence[str]) -> None:
     if asks and (args.endpoint is None) == (not args.local):
         made.error("give --endpoint URL, the address of the model that writes, or --local to load it here")
     tasks, datasets = tasks_and_datasets(args.config, args.datasets)
-    settings = Settings(
-        args.length,
-        args.tries,
-        args.min_words,
-        args.max_words,
-        args.examples,
-        args.leakage,
-        args.answers,
-        args.sure,
-        args.frames,
-        args.size_px,
-        args.discarded,
-    )
+    own = {field.name: getattr(args, field.name) for field in fields(Settings)}
+    settings = Settings(**own)
     told = writer_settings(args.model, args.max_new_tokens, args.temperature)
     shard = _shard(args.shard)
     if args.dry_run:

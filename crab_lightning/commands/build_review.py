@@ -5,29 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from crab_lightning.commands.help_text import Options, add_only, port, positive
+from crab_lightning.commands.help_text import Options, add_selection, port, positive
 
 
 def run(words: Sequence[str]) -> None:
-    """Serve the page, print the summary or apply the verdicts.
+    """Serve a web page on which people accept, reject or correct the texts of training rows.
 
-    Args:
-        words: Options after ``build review``.
+    The rows are a random sample. Only this machine can open the page. Every decision is stored immediately.
+    Start the same command again to continue the same review. --apply writes the decisions to the manifests.
 
     Raises:
         ImportError: If the packages of the page are missing.
     """
-    parser = Options(
-        "build review",
-        "Choose a random sample of training rows and serve a web page on which people"
-        " accept, reject or correct their texts. Only this machine can open the page. Every decision is"
-        " stored immediately. Start the same command again to continue the same review. --apply writes"
-        " the decisions to the manifests.",
-    )
+    parser = Options("build review", run)
     add = parser.add_argument
-    add("--root", type=Path, required=True, help="folder that holds AVUIE_2/")
-    add("--config", default="data/av_uie_v2.yaml", help="config with `tasks` and `datasets`")
-    add_only(parser, "keys of data.datasets; all that are found when left out")
+    add_selection(parser, "keys of data.datasets; all that are found when left out")
     add(
         "--sample",
         type=positive,

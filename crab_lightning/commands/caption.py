@@ -19,20 +19,16 @@ class CaptionsMissing(ValueError):
 
 
 def run(words: Sequence[str]) -> None:
-    """Describe sounds.
+    """Let a model write a caption of each sound in a folder.
 
-    Args:
-        words: Options after ``data caption``.
+    The command writes a JSONL file with the keys id, audio and caption, in a fixed order.
+    configs/stage1_audio.yaml reads it (`--data.sources.captions.file`). After an interruption, start the same
+    command again.
 
     Raises:
         CaptionsMissing: If more sounds than allowed got no caption; the others are in the file.
     """
-    parser = Options(
-        "data caption",
-        "Let a model write a caption of each sound in a folder. The command writes a JSONL"
-        " file with the keys id, audio and caption, in a fixed order. configs/stage1_audio.yaml reads it"
-        " (`--data.sources.captions.file`). After an interruption, start the same command again.",
-    )
+    parser = Options("data caption", run)
     add = parser.add_argument
     add(
         "--audio",

@@ -19,20 +19,15 @@ _ROWS = ("Crab+", "Crab")
 
 
 def run(words: Sequence[str]) -> None:
-    """Print the comparison.
+    """Show the scores of runs side by side.
 
-    Args:
-        words: The command's name and its options.
+    Each run is compared with the first one, or with the runs of --against. The difference is computed over
+    the samples that both runs answered, with a paired bootstrap interval.
 
     Raises:
         ValueError: If a run has no such results or is given twice, or a method is not in the paper's tables.
     """
-    parser = Options(
-        "compare",
-        "Show the scores of runs side by side. Each run is compared with the first one, or"
-        " with the runs of --against. The difference is computed over the samples that both runs"
-        " answered, with a paired bootstrap interval.",
-    )
+    parser = Options("compare", run)
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of version_N folders")
     add(
@@ -69,7 +64,7 @@ def run(words: Sequence[str]) -> None:
     add("--out", type=file_to_write, help="file to write the table to; the table is printed when left out")
     add("--seed", type=zero_or_more, default=0, help="seed of the bootstrap")
     add("--resamples", type=positive, default=10_000, help="number of resamples of the bootstrap")
-    args = parser.parse_args(words[1:])
+    args = parser.parse_args(words)
     if args.resamples < 100:
         raise ValueError(
             f"--resamples is {args.resamples}; an interval needs at least 100 resamples; 10,000 are better"

@@ -29,19 +29,18 @@ CONDITIONS: dict[str, tuple[str, ...]] = {
 
 
 def probe(words: Sequence[str]) -> None:
-    """Run the four tests, print the table and write it.
+    """Test a run four times, to see how much its answers depend on what it hears and sees.
 
-    Args:
-        words: The command's name and its options.
+    It is tested as it is, with silence for sound, with grey for pictures, and with the sound of other clips.
+    If the score of a dataset falls when the sound or the pictures are taken away, its answers depend on them.
+    Further options go to `test`, e.g. --only ave,avqa or --data.root DIR.
 
     Raises:
         ValueError: If an option would change what is compared, or there is no run folder to write to.
     """
     args, rest = _asked(
         "probe",
-        "Test a run four times: as it is, with silence for sound, with grey for pictures, and with the sound "
-        "of other clips. If the score of a dataset falls when the sound or the pictures are taken away, its "
-        "answers depend on them. Further options go to `test`, e.g. --only ave,avqa or --data.root DIR.",
+        probe,
         words,
         ("--data.drop_modality", "--data.audio_swap", "--evaluator.windows", "--run.", "--ckpt_path"),
     )
@@ -56,19 +55,17 @@ def probe(words: Sequence[str]) -> None:
 
 
 def heads(words: Sequence[str]) -> None:
-    """Run the tests, print the table and write it.
+    """Test an I-LoRA run with all its heads, and once more without each of them.
 
-    Args:
-        words: The command's name and its options.
+    Each test without a head is compared with the test with all heads, with paired intervals (Table 7 of the
+    Crab+ paper). Further options go to `test`, e.g. --only ave,avqa.
 
     Raises:
         ValueError: If the run has no heads to leave out, or an option would change what is compared.
     """
     args, rest = _asked(
         "heads",
-        "Test an I-LoRA run with all its heads, and once more without each of them. Each test without a head "
-        "is compared with the test with all heads, with paired intervals (Table 7 of the Crab+ paper). "
-        "Further options go to `test`, e.g. --only ave,avqa.",
+        heads,
         words,
         ("--run.", "--ckpt_path", "--config"),
     )
@@ -115,7 +112,7 @@ def heads(words: Sequence[str]) -> None:
     print(f"\nWrote {home / 'heads.md'} and heads.csv")
 
 
-def _asked(command: str, about: str, words: Sequence[str], taken: tuple[str, ...]) -> tuple[Any, list[str]]:
+def _asked(command: str, about: Any, words: Sequence[str], taken: tuple[str, ...]) -> tuple[Any, list[str]]:
     """Return the options of one of the two commands, and those that go to ``test``; refuse those it sets."""
     parser = Options(command, about)
     add = parser.add_argument
@@ -128,7 +125,7 @@ def _asked(command: str, about: str, words: Sequence[str], taken: tuple[str, ...
     add(
         "--reuse", action="store_true", help="do not repeat a complete test with the same weights and options"
     )
-    args, rest = parser.parse_known_args(list(words[1:]))
+    args, rest = parser.parse_known_args(list(words))
     if wrong := [word for word in rest if word.startswith(taken)]:
         raise ValueError(f"{wrong[0].split('=')[0]} is set by `{command}` itself; leave it out")
     return args, rest

@@ -11,17 +11,12 @@ from crab_lightning.commands.step_bar import StepBar
 
 
 def mini(words: Sequence[str]) -> None:
-    """Write Mini AV-UIE.
+    """Write Mini AV-UIE, a synthetic dataset with the folders and media formats of AV-UIE v2.
 
-    Args:
-        words: Options after ``data mini``.
+    It has all 19 manifests. The same seed gives the same manifests, byte for byte. After an interruption,
+    start the same command again.
     """
-    parser = Options(
-        "data mini",
-        "Write Mini AV-UIE, a synthetic dataset with the folders, the 19 manifests and the"
-        " media formats of AV-UIE v2. The same seed gives the same manifests, byte for byte. After an"
-        " interruption, start the same command again.",
-    )
+    parser = Options("data mini", mini)
     add = parser.add_argument
     add(
         "--root",
@@ -88,21 +83,16 @@ def mini(words: Sequence[str]) -> None:
 
 
 def check(words: Sequence[str]) -> None:
-    """Check a data root.
+    """Check a data root before a run.
 
-    Args:
-        words: Options after ``data check``.
+    The command checks every manifest, key, path, media header, mask, answer and class name, and the lengths.
+    It also finds clips that are both in training and in test, by the name of the recording and by content. It
+    lists all problems. The exit status is 1 if there is an error, and 0 if there are only warnings.
 
     Raises:
         CheckFailed: If anything is wrong; so that the exit status is 1.
     """
-    parser = Options(
-        "data check",
-        "Check a data root before a run. The command checks every manifest, key, path, media"
-        " header, mask, answer and class name, and the lengths. It also finds clips that are both in"
-        " training and in test, by the name of the recording and by content. It lists all problems. The"
-        " exit status is 1 if there is an error, and 0 if there are only warnings.",
-    )
+    parser = Options("data check", check)
     add = parser.add_argument
     add_selection(parser)
     add(
@@ -170,20 +160,15 @@ class CheckFailed(ValueError):
 
 
 def cache(words: Sequence[str]) -> None:
-    """Fill a media cache.
+    """Decode every clip of a data root once and store it in a folder.
 
-    Args:
-        words: Options after ``data cache``.
+    Runs read the folder with --data.cache FOLDER. After an interruption, start the same command again.
+    Several machines may write to one folder at the same time.
 
     Raises:
         CheckFailed: If some files cannot be decoded; the others are in the cache.
     """
-    parser = Options(
-        "data cache",
-        "Decode every clip of a data root once and store it in a folder, which runs read"
-        " with --data.cache FOLDER. After an interruption, start the same command again. Several"
-        " machines may write to one folder at the same time.",
-    )
+    parser = Options("data cache", cache)
     add = parser.add_argument
     add_selection(parser)
     add("--cache", type=Path, default=None, metavar="FOLDER", help="the cache; ROOT/media_cache if left out")

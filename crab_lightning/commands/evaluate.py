@@ -9,18 +9,14 @@ from crab_lightning.commands.help_text import Options, positive
 
 
 def run(words: Sequence[str]) -> None:
-    """Turn the options into those of ``test`` and run it.
+    """Ask a model behind an OpenAI-compatible address every question of the test sets.
 
-    Args:
-        words: Options after ``evaluate``.
+    The address may be that of vLLM, of a hosted service or of `serve`. The answers are scored with the same
+    metrics as those of `test`. The run folder is like that of a test, so `compare` and `report` read it.
+    After an interruption, start the same command again. Any key of `test` may follow, such as
+    --evaluator.majority.
     """
-    parser = Options(
-        "evaluate",
-        "Ask a model behind an OpenAI-compatible address (vLLM, a hosted service, `serve`) every "
-        "question of the test sets, and score its answers with the same metrics as `test`. The run folder is "
-        "like that of a test, so `compare` and `report` read it. After an interruption, start the same"
-        " command again. Any key of `test` may follow, such as --evaluator.majority.",
-    )
+    parser = Options("evaluate", run)
     add = parser.add_argument
     add(
         "--endpoint",

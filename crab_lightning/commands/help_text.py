@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import inspect
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Never
 
@@ -22,14 +24,17 @@ class Options(argparse.ArgumentParser):
 
     Args:
         command: Words of the command, such as ``data check``.
-        about: What the command does.
+        about: The function of the command, whose docstring says what the command does; or that as a text.
         options: Further arguments of ``ArgumentParser``.
     """
 
-    def __init__(self, command: str, about: str | None = None, **options: Any) -> None:
+    def __init__(
+        self, command: str, about: Callable[..., object] | str | None = None, **options: Any
+    ) -> None:
         self._plain = f"cli.py {command}"
         own = {"prog": told(self._plain), "allow_abbrev": False, "formatter_class": DefaultsShown}
-        super().__init__(**{"description": about, **own, **options})
+        text = described(about) if callable(about) else about
+        super().__init__(**{"description": text, **own, **options})
 
     def format_help(self) -> str:
         """Name the program as it was typed."""
@@ -69,6 +74,11 @@ class Options(argparse.ArgumentParser):
     def error(self, message: str) -> Never:
         """End the command with one line, without the usage of all options."""
         self.exit(2, f"error: {message}; `{told(f'python {self._plain} --help')}` says more\n")
+
+
+def described(function: Callable[..., object]) -> str:
+    """Return the docstring of a command's function up to its first section, such as ``Raises:``."""
+    return re.split(r"\n\n(?:Args|Returns|Raises):", inspect.getdoc(function) or "")[0]
 
 
 def take(words: Sequence[str], options: Sequence[str], needs: str = "a value") -> tuple[list[str], list[str]]:
@@ -160,8 +170,10 @@ def add_only(parser: argparse.ArgumentParser, about: str, *, required: bool = Fa
     )
 
 
-def add_selection(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name a data root and its rows."""
+def add_selection(
+    parser: argparse.ArgumentParser, only: str = "only these keys of data.datasets", *, required: bool = False
+) -> None:
+    """Add the options that name a data root and its rows; ``only`` and ``required`` are about ``--only``."""
     parser.add_argument("--root", type=Path, required=True, help="folder that holds AVUIE_2/")
     parser.add_argument(
         "--config",
@@ -169,7 +181,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         help="config with `datasets`, at its top level or under `data`; its `tasks` are added to those"
         " of data/av_uie_v2.yaml",
     )
-    add_only(parser, "only these keys of data.datasets")
+    add_only(parser, only, required=required)
 
 
 class _Keys(argparse.Action):

@@ -26,21 +26,16 @@ class Function(str):
 
 
 def run(words: Sequence[str]) -> None:
-    """Write the folder.
+    """Write the test sets and their questions as task files for lmms-eval.
 
-    Args:
-        words: Options after ``data lmms-eval``.
+    Any model that lmms-eval supports can then be tested on them. lmms-eval calls `score` of this package to
+    score the answers. The two need separate Python environments.
 
     Raises:
         FileExistsError: If the folder exists.
         ValueError: If no chosen dataset has a test file.
     """
-    parser = Options(
-        "data lmms-eval",
-        "Write the test sets and their questions as task files for lmms-eval, so that any model that "
-        "lmms-eval supports can be tested on them. lmms-eval calls `score` of this package to score the "
-        "answers. The two need separate Python environments.",
-    )
+    parser = Options("data lmms-eval", run)
     add = parser.add_argument
     add("--root", required=True, type=Path, help="data root, the folder that holds AVUIE_2/")
     add("--out", required=True, type=Path, help="folder to write; it must not exist")

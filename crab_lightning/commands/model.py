@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import file_to_read, folder_to_write
-from crab_lightning.commands.help_text import Options, positive
+from crab_lightning.commands.help_text import Options, described, positive
 from crab_lightning.files import removed_on_failure
 
 if TYPE_CHECKING:
@@ -35,34 +35,27 @@ _TINY = {
 }
 
 
-def _parser(command: str, about: str) -> ArgumentParser:
+def _parser(command: str, about: Callable[..., object]) -> ArgumentParser:
     """Return the parser of a command whose options are the fields of a class, with ``--out``."""
     from jsonargparse import ArgumentParser
 
     # A mistake is one line, without the usage of all options.
     made = ArgumentParser(
-        allow_abbrev=False, exit_on_error=False, prog=f"cli.py model {command}", description=about
+        allow_abbrev=False, exit_on_error=False, prog=f"cli.py model {command}", description=described(about)
     )
     made.add_argument("--out", type=str, required=True, help="Folder to write.")
     return made
 
 
 def tiny(words: Sequence[str]) -> None:
-    """Write a tiny checkpoint folder.
-
-    Args:
-        words: Options after ``model tiny``.
-    """
+    """Write a tiny checkpoint folder with random weights: config, weights, tokenizer and processor."""
     from crab_lightning import mini
 
     # The sizes differ between paradigms, so the choice is read before the parser is made.
     first = Options("model tiny", add_help=False)
     first.add_argument("--paradigm", choices=list(_TINY), default="native")
     sizes_name, maker_name, usage = _TINY[first.parse_known_args(list(words))[0].paradigm]
-    parser = _parser(
-        "tiny",
-        "Write a tiny checkpoint folder with random weights: config, weights, tokenizer and processor.",
-    )
+    parser = _parser("tiny", tiny)
     parser.add_argument("--paradigm", choices=list(_TINY), default="native", help="Kind of model to write.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the random weights.")
     text_help = "Text model of llm_va, instead of a random one: 'smollm2' (its package) or a folder."
@@ -85,19 +78,14 @@ def tiny(words: Sequence[str]) -> None:
 
 
 def pocket(words: Sequence[str]) -> None:
-    """Write a small checkpoint whose text model is pre-trained.
+    """Write a small checkpoint for OmniModule.
 
-    Args:
-        words: Options after ``model pocket``.
+    Its text model has the weights of a small pre-trained text model. Its vision tower and its audio tower are
+    random, so train it before you ask about clips.
     """
     from crab_lightning.mini import PocketTowers, make_pocket
 
-    parser = _parser(
-        "pocket",
-        "Write a small checkpoint for OmniModule. Its text model has the weights of a small"
-        " pre-trained text model. Its vision tower and its audio tower are random, so train it before"
-        " you ask about clips.",
-    )
+    parser = _parser("pocket", pocket)
     parser.add_argument(
         "--text",
         type=str,
@@ -115,20 +103,15 @@ def pocket(words: Sequence[str]) -> None:
 
 
 def beats(words: Sequence[str]) -> None:
-    """Write a published BEATs checkpoint as a safetensors folder.
+    """Write a published BEATs checkpoint (.pt) as a folder of config.json and model.safetensors.
 
-    Args:
-        words: Options after ``model beats-convert``.
+    --model.init_args.beats reads the folder without pickle. A weight that the model does not have is an
+    error. The classifier of a fine-tuned checkpoint is left out.
 
     Raises:
         FileExistsError: If the folder holds a model already.
     """
-    parser = Options(
-        "model beats-convert",
-        "Write a published BEATs checkpoint (.pt) as a folder of config.json and "
-        "model.safetensors, which --model.init_args.beats reads without pickle. A weight that the model"
-        " does not have is an error. The classifier of a fine-tuned checkpoint is left out.",
-    )
+    parser = Options("model beats-convert", beats)
     parser.add_argument(
         "--checkpoint",
         type=file_to_read,
@@ -151,20 +134,15 @@ def beats(words: Sequence[str]) -> None:
 
 
 def pretrain(words: Sequence[str]) -> None:
-    """Pre-train the mini base model of the demo; an interrupted call is continued by the same call.
+    """Train the mini base model that the demo fine-tunes, from random weights.
 
-    Args:
-        words: Options after ``model pretrain``.
+    It learns from descriptions of scenes of the synthetic data. The stages are in
+    crab_lightning/mini/pretrain/base.py. The command writes a model card next to the weights. It takes
+    several hours on one CPU core. After an interruption, start the same command again.
     """
     from crab_lightning.mini import PretrainConfig, pretrain_mini
 
-    parser = _parser(
-        "pretrain",
-        "Train the mini base model that the demo fine-tunes, from random weights, on descriptions"
-        " of scenes of the synthetic data. The stages are in crab_lightning/mini/pretrain/base.py. The"
-        " command writes a model card next to the weights. It takes several hours on one CPU core. After an"
-        " interruption, start the same command again.",
-    )
+    parser = _parser("pretrain", pretrain)
     parser.add_class_arguments(PretrainConfig, None)
     args = parser.parse_args(list(words))
     config = PretrainConfig(**{key: args[key] for key in asdict(PretrainConfig())})
@@ -174,18 +152,12 @@ def pretrain(words: Sequence[str]) -> None:
 
 
 def encoders(words: Sequence[str]) -> None:
-    """Train the encoders of a tiny LLM+V+A.
+    """Train the random CLIP and BEATs that `model tiny --paradigm llm_va` wrote.
 
-    Args:
-        words: Options after ``model encoders``.
+    They learn from labelled scenes of the synthetic data. The weights in the folder are replaced. Without
+    this step the connectors would only get random features.
     """
-    parser = Options(
-        "model encoders",
-        "Train the random CLIP and BEATs that `model tiny --paradigm llm_va` wrote, on"
-        " labelled scenes of the synthetic data. The weights in the folder are replaced. Without this"
-        " step the connectors would only get random features.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = Options("model encoders", encoders, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add("--folder", type=Path, required=True, help="folder that contains clip/ and beats/")
     add("--vision-steps", type=positive, default=800, help="optimizer steps of CLIP, 12 pictures each")
@@ -212,16 +184,11 @@ def encoders(words: Sequence[str]) -> None:
 
 
 def mini_sam2(words: Sequence[str]) -> None:
-    """Train the tiny SAM2 of Mini AV-UIE.
+    """Train a tiny SAM2 (class Sam2Model of transformers) on shapes of Mini AV-UIE.
 
-    Args:
-        words: Options after ``model sam2-mini``.
+    Its prompts are boxes and points. It cannot segment anything else.
     """
-    parser = Options(
-        "model sam2-mini",
-        "Train a tiny SAM2 (class Sam2Model of transformers) on shapes of Mini AV-UIE, with"
-        " boxes and points as prompts. It cannot segment anything else.",
-    )
+    parser = Options("model sam2-mini", mini_sam2)
     parser.add_argument("--out", type=folder_to_write, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and pictures")
     parser.add_argument("--minutes", type=float, default=20.0, help="CPU minutes after which training ends")
@@ -240,16 +207,11 @@ def mini_sam2(words: Sequence[str]) -> None:
 
 
 def sam2(words: Sequence[str]) -> None:
-    """Convert an official checkpoint.
+    """Write an official SAM2.1 checkpoint (.pt, any of the four sizes) as a transformers folder.
 
-    Args:
-        words: Options after ``model sam2-convert``.
+    The image and the video predictor read the folder. A tensor that the model does not have is an error.
     """
-    parser = Options(
-        "model sam2-convert",
-        "Write an official SAM2.1 checkpoint (.pt, any of the four sizes) as a transformers folder for the "
-        "image and the video predictor. A tensor that the model does not have is an error.",
-    )
+    parser = Options("model sam2-convert", sam2)
     parser.add_argument("--checkpoint", type=file_to_read, required=True, help="sam2.1_hiera_*.pt")
     parser.add_argument("--out", type=folder_to_write, required=True, help="folder to write")
     args = parser.parse_args(words)

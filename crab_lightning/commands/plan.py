@@ -36,7 +36,7 @@ def run(words: Sequence[str]) -> None:
     """Print the plan.
 
     Args:
-        words: The command's name and its options.
+        words: Options after ``plan``.
 
     Raises:
         ValueError: If the model is none that the formulas are for, or a number makes no sense.
@@ -100,7 +100,7 @@ def run(words: Sequence[str]) -> None:
         metavar="GB/S",
         help="speed of the connection between nodes, for each device (default: 40)",
     )
-    args, others = parser.parse_known_args(list(words[1:]))
+    args, others = parser.parse_known_args(list(words))
     for name in ("devices", "nodes", "memory", "tokens", "longest", "targets", "tflops", "link", "network"):
         if getattr(args, name) is not None and getattr(args, name) <= 0:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be above 0")
@@ -242,14 +242,13 @@ def _print(shape: Shape, setting: Setting, limit: float, together: tuple[str, fl
     from crab_lightning.planning.memory import knobs, memory, pace
 
     s = setting
-    console = Console()
+    console = Console(highlight=False, soft_wrap=True)
     trained = shape.adapters or shape.base
     weights = f"{shape.base / 1e9:.2f} B" if shape.base >= 1e8 else f"{shape.base / 1e6:.1f} M"
     console.print(
         f"{shape.source}: {weights} weights, {trained / 1e6:,.0f} M trained.\n"
         f"{s.world} x {limit / 1e9:g} GB, strategy {s.sharding}, micro-batches of {s.most_tokens:,} tokens "
-        f"at most, {s.accumulate} to a step.",
-        highlight=False,
+        f"at most, {s.accumulate} to a step."
     )
     parts = memory(shape, s)
     total = sum(parts.values())
@@ -261,36 +260,27 @@ def _print(shape: Shape, setting: Setting, limit: float, together: tuple[str, fl
     table.add_row("all", f"{total / 1e9:.2f}")
     for column in table.columns[1:]:
         column.justify = "right"
-    console.print(table)
+    console.print(table, soft_wrap=False)
     if total <= limit:
-        console.print(f"It fits, with {(limit - total) / 1e9:.1f} GB to spare.", highlight=False)
+        console.print(f"It fits, with {(limit - total) / 1e9:.1f} GB to spare.")
         kept = replace(s, checkpointing=False)
         needed = sum(memory(shape, kept).values())
         if s.checkpointing and needed <= limit:
             console.print(
                 f"--model.init_args.gradient_checkpointing false fits too, with {needed / 1e9:.1f} GB: "
                 f"{pace(shape, kept).compute_s:.2f} s of computing in a step, against "
-                f"{pace(shape, s).compute_s:.2f}.",
-                highlight=False,
-                soft_wrap=True,
+                f"{pace(shape, s).compute_s:.2f}."
             )
     else:
-        console.print(
-            f"It does not fit: {(total - limit) / 1e9:.1f} GB too much. These settings would help:",
-            highlight=False,
-        )
+        console.print(f"It does not fit: {(total - limit) / 1e9:.1f} GB too much. These settings would help:")
         for text, value, _ in knobs(shape, s, limit):
             fits = "fits" if value <= limit else "still too much"
-            console.print(f"  --{text}: {value / 1e9:.1f} GB, {fits}", highlight=False, soft_wrap=True)
+            console.print(f"  --{text}: {value / 1e9:.1f} GB, {fits}")
         fits_alone = any(value <= limit for _, value, _ in knobs(shape, s, limit))
         if together is None and not fits_alone:
             console.print("None of this is enough: take more devices with fsdp2, or a smaller model.")
         if together is not None:
-            console.print(
-                f"These fit together, with {together[1] / 1e9:.1f} GB:\n  {together[0]}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            console.print(f"These fit together, with {together[1] / 1e9:.1f} GB:\n  {together[0]}")
     if shape.trains_towers:
         console.print(
             "The adapters in the towers are trained too. The activations that the towers keep"
@@ -305,7 +295,5 @@ def _print(shape: Shape, setting: Setting, limit: float, together: tuple[str, fl
         f"A step: {found.compute_s:.2f} s of computing, {found.transfer_s:.2f} s of communication "
         f"({found.sent_bytes / 1e9:.1f} GB sent by a device), so {bound} decides; "
         f"{found.tokens_per_s:,.0f} input tokens/s on all devices.\n"
-        f"{s.epochs} epochs of {s.samples:,} samples: about {time}, evaluation left out.",
-        highlight=False,
-        soft_wrap=True,
+        f"{s.epochs} epochs of {s.samples:,} samples: about {time}, evaluation left out."
     )

@@ -14,10 +14,11 @@ from crab_lightning.spelling import did_you_mean
 
 
 def run(words: Sequence[str]) -> None:
-    """Rebuild training texts, or show what would change.
+    """Compute the boxes and points in the training texts of s4, ms3, ref_avs and arig from their masks.
 
-    Args:
-        words: Options after ``data points``.
+    A box is the smallest one around the mask, and the points are the centres of the three largest inscribed
+    circles. The words of a text are kept. A text without coordinates is replaced by a plain sentence. Without
+    --write, the command only shows what would change.
 
     Raises:
         FileNotFoundError: If there is no training file of a spatial dataset.
@@ -26,13 +27,7 @@ def run(words: Sequence[str]) -> None:
     from crab_lightning.builder.points import rebuild
     from crab_lightning.segmentation.prompts import MAX_IOU
 
-    parser = Options(
-        "data points",
-        "Compute the boxes and points in the training texts of s4, ms3, ref_avs and arig"
-        " from their masks. A box is the smallest one around the mask, and the points are the centres of"
-        " the three largest inscribed circles. The words of a text are kept. A text without coordinates"
-        " is replaced by a plain sentence. Without --write, the command only shows what would change.",
-    )
+    parser = Options("data points", run)
     add = parser.add_argument
     add("--root", type=Path, required=True, help="data root, the folder that holds AVUIE_2/")
     add_only(parser, f"datasets to change, of {', '.join(SPATIAL)}; all that are found when left out")

@@ -10,17 +10,12 @@ from crab_lightning.commands.help_text import Options
 
 
 def run(words: Sequence[str]) -> None:
-    """Write the page.
+    """Write the results of a run as one HTML page that needs no network.
 
-    Args:
-        words: The command's name and its options.
+    The page shows the table of results, training curves, confusion matrices, breakdowns, and wrong answers
+    with pictures of their clips.
     """
-    parser = Options(
-        "report",
-        "Write the results of a run as one HTML page that needs no network. The page shows"
-        " the table of results, training curves, confusion matrices, breakdowns, and wrong answers with"
-        " pictures of their clips.",
-    )
+    parser = Options("report", run)
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="a run folder, or a folder of version_N folders")
     add("--out", type=file_to_write, help="file to write (default: report.html in the run folder)")
@@ -36,7 +31,7 @@ def run(words: Sequence[str]) -> None:
         type=Path,
         help="data root from which the pictures are read (default: that of the run's config)",
     )
-    args = parser.parse_args(words[1:])
+    args = parser.parse_args(words)
     from crab_lightning.reports.run_page import write_report
 
     write_report(args.run, args.out, split=args.split, failures=args.failures, root=args.root)

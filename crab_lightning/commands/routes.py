@@ -12,20 +12,15 @@ from crab_lightning.files import replace_json
 
 
 def run(words: Sequence[str]) -> None:
-    """Record, draw and write.
+    """Record how the routers of a run weight the adapter heads.
 
-    Args:
-        words: The command's name and its options.
+    They are recorded in every layer, and separately for text, audio and visual tokens. The command writes
+    routes.npz, routes.json, pictures, and tokens.html with the tokens that give each head the largest weights.
 
     Raises:
         ValueError: If the run has no routers, or its data no samples.
     """
-    parser = Options(
-        "routes",
-        "Record how the routers of a run weight the adapter heads: in every layer, and"
-        " separately for text, audio and visual tokens. The command writes routes.npz, routes.json, pictures,"
-        " and tokens.html with the tokens that give each head the largest weights.",
-    )
+    parser = Options("routes", run)
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help=CHECKPOINT)
     add("--split", choices=["test", "val", "train"], default="test", help="split whose samples are used")
@@ -40,7 +35,7 @@ def run(words: Sequence[str]) -> None:
     add("--parquet", action="store_true", help="also write the routes as routes.parquet (needs pyarrow)")
     add("--device", default="auto", help="cpu, cuda, ...; `auto` uses a GPU if there is one")
     add("--out", type=folder_to_write, help="folder to write (default: routes/SPLIT in the run folder)")
-    args = parser.parse_args(words[1:])
+    args = parser.parse_args(words)
     from crab_lightning.data.manifests.layout import display_name
     from crab_lightning.inference.loading import load_run
     from crab_lightning.reports.tables import PlainTable, to_text

@@ -20,19 +20,15 @@ if TYPE_CHECKING:
 
 
 def run(words: Sequence[str]) -> None:
-    """Score an answer file and print the table.
+    """Score an answer file without a model.
 
-    Args:
-        words: The command's name and its options.
+    The file is predictions/<dataset>.jsonl of a run, or inference_<task>.jsonl of the released scripts. No
+    media are needed.
 
     Raises:
         ValueError: If the config, the task's options or the answers make no sense.
     """
-    parser = Options(
-        "score",
-        "Score an answer file without a model: predictions/<dataset>.jsonl of a run, or"
-        " inference_<task>.jsonl of the released scripts. No media are needed.",
-    )
+    parser = Options("score", run)
     add = parser.add_argument
     add("--root", required=True, type=Path, help="data root, the folder that holds AVUIE_2/")
     add("--dataset", required=True, help="key of the dataset in the data config, e.g. ave")
@@ -61,7 +57,7 @@ def run(words: Sequence[str]) -> None:
         help="folder in which metrics.json and predictions/ are written, for `compare` and `report`",
     )
     add("--json", action="store_true", help="print JSON only")
-    args = parser.parse_args(words[1:])
+    args = parser.parse_args(words)
     if not args.predictions.is_file():
         raise FileNotFoundError(f"--predictions {args.predictions} is not a file")
     if not (args.root / ANNOTATIONS).is_dir():

@@ -25,26 +25,21 @@ if TYPE_CHECKING:
 
 
 def run(words: Sequence[str]) -> None:
-    """Ask a trained run where something is, and write overlay, masks and JSON.
+    """Draw a mask over the object that makes the sound, or over the object that --expression names.
 
-    Args:
-        words: ``segment`` and its options.
+    The trained run answers with a box and points, and SAM2, SAM3 or EdgeTAM makes the mask from them; with
+    --by, SAM3 makes it from the name in the answer. For a picture, and for one second of a video (--at_s),
+    the command writes overlay.png, mask.png and answer.json. For a whole video it asks the run about some of
+    the frames (--asks), follows the object through the other frames, and writes overlay.mp4 with sound,
+    masks/NNNNN.png and answer.json. Without --expression another object may begin to sound, so each answer is
+    used only for the frames nearest to it. With --expression all answers are about the same object and are
+    used together.
 
     Raises:
         AskError: If the run knows no such task, or a file is missing or too many.
         ValueError: If the run's task for it is none that points.
     """
-    parser = Options(
-        "segment",
-        "Draw a mask over the object that makes the sound, or over the object that --expression names. The "
-        "trained run answers with a box and points, and SAM2, SAM3 or EdgeTAM makes the mask from them; with "
-        "--by, SAM3 makes it from the name in the answer. For a picture, and for one second of a video "
-        "(--at_s), the command writes overlay.png, mask.png and answer.json. For a whole video it asks the "
-        "run about some of the frames (--asks), follows the object through the other frames, and writes "
-        "overlay.mp4 with sound, masks/NNNNN.png and answer.json. Without --expression another object may "
-        "begin to sound, so each answer is used only for the frames nearest to it. With --expression all "
-        "answers are about the same object and are used together.",
-    )
+    parser = Options("segment", run)
     add = parser.add_argument
     add("--checkpoint", required=True, type=Path, help=CHECKPOINT)
     add(
@@ -77,7 +72,7 @@ def run(words: Sequence[str]) -> None:
     add("--out", type=folder_to_write, default=Path("segmented"), help="folder to write")
     add("--config", type=config_file, help=RUN_CONFIG)
     add("--device", default="auto", help=DEVICE)
-    args = parser.parse_args(words[1:])
+    args = parser.parse_args(words)
     check_media([args.video], [args.audio])
     check_picture(args.image)
     if args.asks < 1 or (args.fps is not None and args.fps <= 0):

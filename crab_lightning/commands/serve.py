@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import fields
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -17,14 +18,7 @@ KEY_VARIABLE = "CRAB_API_KEY"
 
 def parser(name: str = "serve") -> argparse.ArgumentParser:
     """Return the parser of ``serve``, or of ``demo``, which always has the page."""
-    about = {
-        "serve": "Serve a trained run at an OpenAI-compatible address: POST /v1/chat/completions with "
-        "video, audio and image parts, GET /v1/models and GET /health. Any OpenAI client can use it. The"
-        " server decodes media as training does, and answers several questions at the same time.",
-        "demo": "Serve a trained run together with a web page, where you upload a clip and ask about it. Open"
-        " the address that the command prints in a browser. The server has the API of `serve` too.",
-    }
-    made = Options(name, about[name])
+    made = Options(name, run if name == "serve" else demo)
     add = made.add_argument
     add("--checkpoint", required=True, type=Path, help=CHECKPOINT)
     add("--config", type=config_file, help=RUN_CONFIG)
@@ -88,19 +82,19 @@ def parser(name: str = "serve") -> argparse.ArgumentParser:
 
 
 def demo(words: Sequence[str]) -> None:
-    """Serve a run with a web page where a clip can be uploaded.
+    """Serve a trained run together with a web page, where you upload a clip and ask about it.
 
-    Args:
-        words: Options after ``demo``.
+    Open the address that the command prints in a browser. The server has the API of `serve` too.
     """
     _serve(parser("demo").parse_args(words))
 
 
 def run(words: Sequence[str]) -> None:
-    """Load the run and serve it until the process is stopped.
+    """Serve a trained run at an OpenAI-compatible address.
 
-    Args:
-        words: Options after ``serve``.
+    It answers POST /v1/chat/completions with video, audio and image parts, GET /v1/models and GET /health.
+    Any OpenAI client can use it. The server decodes media as training does, and answers several questions at
+    the same time.
 
     Raises:
         ValueError: If the address is open to others and no key is given.
@@ -130,18 +124,15 @@ def _serve(args: argparse.Namespace) -> None:
     from crab_lightning.serving.worker import Worker
 
     model, data = load_run(args.checkpoint, args.config, args.device)
+    given = {field.name: getattr(args, field.name, None) for field in fields(ServerOptions)}
     options = ServerOptions(
-        name=args.name or args.checkpoint.resolve().name,
-        api_key=key,
-        media_root=args.media_root,
-        max_body_mb=args.max_body_mb,
-        max_new_tokens=args.max_new_tokens or model.max_new_tokens,
-        timeout_s=args.timeout_s,
-        decoders=args.decoders,
-        max_requests=args.max_requests,
-        max_prompt_tokens=args.max_prompt_tokens,
-        sizes=RequestSizes(args.max_media, args.max_frames, args.max_text),
-        grace_s=args.grace_s,
+        **given
+        | {
+            "name": args.name or args.checkpoint.resolve().name,
+            "api_key": key,
+            "max_new_tokens": args.max_new_tokens or model.max_new_tokens,
+            "sizes": RequestSizes(args.max_media, args.max_frames, args.max_text),
+        }
     )
     worker = Worker(model, args.slots, args.waiting)
     app = make_app(

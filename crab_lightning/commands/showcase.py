@@ -135,21 +135,16 @@ class Asker:
 
 
 def run(words: Sequence[str]) -> None:
-    """Ask every task and write the page.
+    """Ask a trained run about one clip: one question for each task on which the run was trained.
 
-    Args:
-        words: ``showcase`` and its options.
+    The answers are written on one page, with events on a timeline and masks on a picture. The page is written
+    as a picture (showcase.png) and as showcase.html, which plays the clip and needs no network. All answers
+    are also written to showcase.json.
 
     Raises:
         ValueError: If no task could be asked, or ``--dataset`` names one that the run does not have.
     """
-    parser = Options(
-        "showcase",
-        "Ask a trained run about one clip: one question for each task on which the run was trained. The "
-        "answers are written on one page, with events on a timeline and masks on a picture. The page is "
-        "written as a picture (showcase.png) and as showcase.html, which plays the clip and needs no "
-        "network. All answers are also written to showcase.json.",
-    )
+    parser = Options("showcase", run)
     add = parser.add_argument
     add("--video", required=True, type=file_to_read, help="the clip")
     add("--checkpoint", required=True, type=Path, help=CHECKPOINT)
@@ -188,7 +183,7 @@ def run(words: Sequence[str]) -> None:
     add("--out", type=folder_to_write, default=Path("showcase"), help="folder to write")
     add("--config", type=config_file, help=RUN_CONFIG)
     add("--device", default="auto", help=DEVICE)
-    args = parser.parse_args(words[1:])
+    args = parser.parse_args(words)
     from crab_lightning.inference.answer import windows_of_text
 
     windows = None if args.windows is None else windows_of_text(args.windows)

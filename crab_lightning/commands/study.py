@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ PRELOAD = (
 """What takes seconds to import and every cell needs."""
 
 
-def _parser(action: str, about: str) -> argparse.ArgumentParser:
+def _parser(action: str, about: Callable[..., object]) -> argparse.ArgumentParser:
     made = Options(f"study {action}", about)
     made.add_argument("study", help="YAML file of the study, or the name of a file in configs/studies/")
     made.add_argument("--root", type=Path, help="folder in which the study's folder is made")
@@ -47,16 +47,11 @@ def _read(args: argparse.Namespace) -> Study:
 
 
 def plan(words: Sequence[str]) -> None:
-    """Print the plan of a study.
+    """List the cells of a study, which are its single runs, with their steps and trained parameters.
 
-    Args:
-        words: Options after ``study plan``.
+    The time is estimated from a few measured steps. Nothing is written into the study's folder.
     """
-    parser = _parser(
-        "plan",
-        "List the cells of a study, which are its single runs, with their steps and trained parameters."
-        " The time is estimated from a few measured steps. Nothing is written into the study's folder.",
-    )
+    parser = _parser("plan", plan)
     _cells(parser)
     parser.add_argument(
         "--jobs", type=positive, default=1, help="number of cells that run at the same time, for the estimate"
@@ -79,20 +74,15 @@ def plan(words: Sequence[str]) -> None:
 
 
 def run(words: Sequence[str]) -> None:
-    """Run a study.
+    """Train and test the cells of a study, which are its single runs.
 
-    Args:
-        words: Options after ``study run``.
+    Finished cells are kept. An interrupted cell is continued, and a failed cell is tried again. A cell that
+    fails does not stop the others. After an interruption, start the same command again.
 
     Raises:
         ValueError: If cells failed or are damaged; the text lists them with their errors.
     """
-    parser = _parser(
-        "run",
-        "Train and test the cells of a study, which are its single runs. Finished cells are kept. An"
-        " interrupted cell is continued, and a failed cell is tried again. A cell that fails does not"
-        " stop the others. After an interruption, start the same command again.",
-    )
+    parser = _parser("run", run)
     _cells(parser)
     add = parser.add_argument
     add("--jobs", type=positive, default=1, help="number of cells that run at the same time on this machine")
@@ -142,12 +132,8 @@ def run(words: Sequence[str]) -> None:
 
 
 def status(words: Sequence[str]) -> None:
-    """Print how far a study is.
-
-    Args:
-        words: Options after ``study status``.
-    """
-    parser = _parser("status", "Show which runs of a study are finished.")
+    """Show which runs of a study are finished."""
+    parser = _parser("status", status)
     _cells(parser)
     args = parser.parse_args(words)
     from crab_lightning.studies.cells import state_of
@@ -174,21 +160,16 @@ def status(words: Sequence[str]) -> None:
 
 
 def report(words: Sequence[str]) -> None:
-    """Write the report of a study.
+    """Compare training together with training each dataset alone.
 
-    Args:
-        words: Options after ``study report``.
+    The report shows the gain of each task, the fraction of datasets that gain and that lose, and the net
+    score, with intervals. The command writes tables (CSV, LaTeX, Markdown), pictures (PNG), one HTML page and
+    TensorBoard events into report/.
 
     Raises:
         ValueError: If nothing can be compared yet.
     """
-    parser = _parser(
-        "report",
-        "Compare training together with training each dataset alone. The report shows the gain of each"
-        " task, the fraction of datasets that gain and that lose, and the net score, with intervals. The"
-        " command writes tables (CSV, LaTeX, Markdown), pictures (PNG), one HTML page and TensorBoard"
-        " events into report/.",
-    )
+    parser = _parser("report", report)
     add = parser.add_argument
     add(
         "--out",
@@ -210,16 +191,12 @@ def report(words: Sequence[str]) -> None:
 
 
 def submit(words: Sequence[str]) -> None:
-    """Submit a study.
+    """Submit a study to SLURM.
 
-    Args:
-        words: Options after ``study submit``.
+    An array job makes the cells that are not finished, and a job after it writes the report. The scripts are
+    stored in slurm/ in the study's folder.
     """
-    parser = _parser(
-        "submit",
-        "Submit a study to SLURM: an array job that makes the cells that are not finished, and a job"
-        " that writes the report after it. The scripts are stored in slurm/ in the study's folder.",
-    )
+    parser = _parser("submit", submit)
     _cells(parser)
     add = parser.add_argument
     add("--engine", choices=["slurm"], default="slurm", help="the cluster's scheduler")
