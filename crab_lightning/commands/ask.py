@@ -158,7 +158,7 @@ def run_folder(args: argparse.Namespace) -> None:
     Raises:
         AskError: If an option is missing, or is not for folders.
     """
-    from crab_lightning.commands.step_bar import StepBar
+    from crab_lightning.commands.output import StepBar
     from crab_lightning.inference.folder import ask_folder
     from crab_lightning.inference.loading import load_run
     from crab_lightning.inference.question import AskError

@@ -10,7 +10,7 @@ from typing import Any
 
 from crab_lightning.commands.file_arguments import file_to_read, folder_to_write
 from crab_lightning.commands.help_text import DefaultsShown, Options, add_selection
-from crab_lightning.commands.step_bar import StepBar
+from crab_lightning.commands.output import StepBar
 
 
 class ImportIncomplete(ValueError):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from crab_lightning.commands.file_arguments import file_to_read, web_address
 from crab_lightning.commands.help_text import Options, add_selection, positive
-from crab_lightning.commands.step_bar import StepBar
+from crab_lightning.commands.output import StepBar
 
 if TYPE_CHECKING:
     from crab_lightning.builder.reasoning import Costs, Estimate, Report, Writer

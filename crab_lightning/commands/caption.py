@@ -103,7 +103,7 @@ def run(words: Sequence[str]) -> None:
     )
     args = parser.parse_args(words)
     from crab_lightning.captioners import find_clips, write_captions
-    from crab_lightning.commands.step_bar import StepBar
+    from crab_lightning.commands.output import StepBar
     from crab_lightning.data.captions.files import read_segments
 
     listed = None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from crab_lightning.commands.file_arguments import file_to_write
 from crab_lightning.commands.help_text import Options, add_selection, positive
-from crab_lightning.commands.step_bar import StepBar
+from crab_lightning.commands.output import StepBar
 
 
 def mini(words: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentTypeError
-from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -91,25 +90,6 @@ def model_folder(text: str) -> str:
     if Path(text).is_file():
         raise ArgumentTypeError(f"{text} is a file; give the folder of a model or its name on the hub")
     return text
-
-
-def check_media(videos: Iterable[Path | None], sounds: Iterable[Path | None]) -> None:
-    """Look into the headers of a user's media, before a model is loaded for them.
-
-    Raises:
-        ValueError: If a video has no moving pictures, or a sound file no sound.
-    """
-    from crab_lightning.media import probe
-
-    wanted = [(path, True) for path in videos] + [(path, False) for path in sounds]
-    for path, pictures in wanted:
-        if path is None:
-            continue
-        found = probe(path)
-        if pictures and not found.has_video:
-            raise ValueError(f"{path} has no moving pictures; give a video file")
-        if not pictures and not found.has_audio:
-            raise ValueError(f"{path} has no sound; give a sound file, or a video with a sound track")
 
 
 def check_picture(path: Path | None) -> None:

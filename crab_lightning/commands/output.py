@@ -1,4 +1,4 @@
-"""What reaches the screen: output that does not end a run, without messages on which a user cannot act."""
+"""What reaches the screen: output that does not end a run, without useless messages, and a progress bar."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ import logging
 import re
 import sys
 import threading
+import time
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 # Its reader has gone, or it is a log on a full disk: what a run says is no reason to end it.
 _LOST = (
@@ -80,3 +84,38 @@ def _tell_of_thread(ended: threading.ExceptHookArgs) -> None:
     """Print the error of a thread, except of TensorBoard's on a full disk: the next write raises it again."""
     if type(ended.thread).__name__ != "_AsyncWriterThread" or not isinstance(ended.exc_value, OSError):
         threading.__excepthook__(ended)
+
+
+class StepBar:
+    """A progress bar for each step; nothing where the output is no terminal."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        # Drawn by calls only: workers are forked, and a fork must not copy a thread that holds a lock.
+        self._bar = Progress(
+            "{task.description}",
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            auto_refresh=False,
+            disable=not sys.stdout.isatty(),
+        )
+        self._steps: dict[str, TaskID] = {}
+        self._next = 0.0
+
+    def __enter__(self) -> StepBar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        """Show how many parts of a step are done."""
+        if step not in self._steps:
+            self._steps[step] = self._bar.add_task(step, total=total)
+        self._bar.update(self._steps[step], completed=done, total=total)
+        if done == total or time.monotonic() >= self._next:
+            self._bar.refresh()
+            self._next = time.monotonic() + 0.1

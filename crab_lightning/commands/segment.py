@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import (
-    check_media,
     check_picture,
     config_file,
     file_to_read,
@@ -73,7 +72,11 @@ def run(words: Sequence[str]) -> None:
     add("--config", type=config_file, help=RUN_CONFIG)
     add("--device", default="auto", help=DEVICE)
     args = parser.parse_args(words)
-    check_media([args.video], [args.audio])
+    from crab_lightning.inference.question import check_clip
+
+    for path, kind in ((args.video, "video"), (args.audio, "audio")):
+        if path is not None:
+            check_clip(path, kind)
     check_picture(args.image)
     if args.asks < 1 or (args.fps is not None and args.fps <= 0):
         raise ValueError(

@@ -189,8 +189,7 @@ def run(words: Sequence[str]) -> None:
     windows = None if args.windows is None else windows_of_text(args.windows)
     from crab_lightning.inference.loading import load_run
     from crab_lightning.inference.question import check_clips
-    from crab_lightning.reports.showcase_html import html_page
-    from crab_lightning.reports.showcase_page import TITLES, page_figure
+    from crab_lightning.reports.showcase_page import TITLES, html_page, page_figure
     from crab_lightning.segmentation import save_figure
 
     def check(data: AVDataModule) -> None:

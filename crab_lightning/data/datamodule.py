@@ -28,7 +28,7 @@ from crab_lightning.data.sampling.mixture import Mixture
 from crab_lightning.data.sampling.mixture_table import mixture_table
 from crab_lightning.data.sampling.packed_samples import PackedSamples
 from crab_lightning.data.sampling.samplers import EvalBatches, TrainBatches
-from crab_lightning.data.sampling.subset import balanced_subset
+from crab_lightning.data.sampling.seeding import balanced_subset
 from crab_lightning.data.windows import check_cuttable, count_windows, expanded, told
 from crab_lightning.media import MediaLimits, Resizer
 from crab_lightning.processing import Geometry, Processor

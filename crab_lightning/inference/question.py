@@ -224,9 +224,9 @@ def make_sample(
             )
         audios = videos[:need_audios]
     for path in videos:
-        _check_clip(path, "video", "`image`" if need_images else "")
+        check_clip(path, "video", "`image`" if need_images else "")
     for path in audios:
-        _check_clip(path, "audio")
+        check_clip(path, "audio")
     images: list[Path] = []
     unit = None
     if need_images:
@@ -270,12 +270,12 @@ def check_clips(videos: Sequence[Path], audio: Path | None, *, silent: bool) -> 
     if silent and audio is not None:
         raise AskError(_SILENT_AND_AUDIO)
     for place, path in enumerate(videos):
-        _check_clip(path, "video")
+        check_clip(path, "video")
         if not silent:
-            _check_clip(audio if audio is not None and place == 0 else path, "audio")
+            check_clip(audio if audio is not None and place == 0 else path, "audio")
 
 
-def _check_clip(path: Path, kind: Literal["video", "audio"], picture_goes_to: str = "") -> None:
+def check_clip(path: Path, kind: Literal["video", "audio"], picture_goes_to: str = "") -> None:
     """Refuse a file that does not hold what it was given for, in the words of what was given."""
     from crab_lightning.media import UnreadableMedia, is_picture, probe
 
@@ -303,7 +303,7 @@ def _silence(videos: Sequence[Path], spec: DatasetSpec, scratch: Path) -> Path:
 
     length_s = float(spec.audio.units)
     if videos:
-        _check_clip(videos[0], "video")
+        check_clip(videos[0], "video")
         length_s = probe(videos[0]).duration_s or length_s
     path = scratch / "silence.wav"
     write_audio(path, torch.zeros(max(1, round(length_s * SAMPLE_RATE_HZ))))

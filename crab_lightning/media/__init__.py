@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from crab_lightning.media.mel import MEL_BINS as MEL_BINS
     from crab_lightning.media.mel import log_mel as log_mel
     from crab_lightning.media.mel import mel_frames as mel_frames
-    from crab_lightning.media.resize import stretch as stretch
     from crab_lightning.media.video import Resizer as Resizer
     from crab_lightning.media.video import VideoClip as VideoClip
     from crab_lightning.media.video import frame_indices as frame_indices
     from crab_lightning.media.video import read_frame_at as read_frame_at
     from crab_lightning.media.video import read_video as read_video
-    from crab_lightning.media.wav import wav_bytes as wav_bytes
+    from crab_lightning.media.video import stretch as stretch
     from crab_lightning.media.whole import cut_off as cut_off
+    from crab_lightning.media.write import wav_bytes as wav_bytes
     from crab_lightning.media.write import write_audio as write_audio
     from crab_lightning.media.write import write_video as write_video
 

@@ -24,7 +24,7 @@ from crab_lightning.media.container import (
 from crab_lightning.media.errors import EmptyMedia, MediaError, NoAudioTrack, UnreadableMedia
 from crab_lightning.media.pick import open_video
 from crab_lightning.media.video import Resizer, frame_converter, frame_indices, stacked
-from crab_lightning.media.write import SoundTrack, container_format, muxer_options
+from crab_lightning.media.write import SoundTrack, container_format, muxer_options, video_track
 from crab_lightning.structures import SAMPLE_RATE_HZ
 
 _CLOCK = Fraction(1, 90_000)
@@ -246,12 +246,8 @@ def cut_video(
                     break
                 if stream is None:
                     encoder = _ENCODER.get(form.video or "", {})
-                    stream = out.add_stream(str(form.video), rate=rate, options=encoder)
-                    stream.height, stream.width = frame.height, frame.width
-                    is_odd = bool(frame.height % 2 or frame.width % 2)
-                    stream.pix_fmt = "yuv444p" if is_odd and form.video == "libx264" else "yuv420p"
+                    stream = video_track(out, str(form.video), rate, frame.height, frame.width, encoder)
                     stream.codec_context.time_base = clock
-                    stream.codec_context.thread_count = 1
                     if sound is not None:
                         heard = SoundTrack(out, form.audio, sound, SAMPLE_RATE_HZ)
                 picture = frame.reformat(format=stream.pix_fmt)

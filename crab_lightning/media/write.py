@@ -1,7 +1,8 @@
-"""Writing small media files: test clips and synthetic worlds."""
+"""Writing small media files: test clips, synthetic worlds, and sound for endpoints over the network."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -83,14 +84,11 @@ def write_video(
         raise ValueError(f"times_s has {len(times_s)} entries for {len(pictures)} frames.")
     with av.open(f"file:{path}", "w", options=muxer_options(path)) as container:
         rate = Fraction(fps).limit_denominator(1001)
-        video: Any = container.add_stream(
-            str(form.video), rate=rate, options={**form.options, **(options or {})}
+        height, width = pictures.shape[1:3]
+        video = video_track(
+            container, str(form.video), rate, height, width, {**form.options, **(options or {})}
         )
-        video.height, video.width = pictures.shape[1:3]
-        is_odd = bool(video.height % 2 or video.width % 2)
-        video.pix_fmt = "yuv444p" if is_odd and form.video == "libx264" else "yuv420p"
         context = video.codec_context
-        context.thread_count = 1
         context.flags |= av.codec.context.Flags.bitexact
         if keyframe_every is not None:
             context.gop_size = keyframe_every
@@ -135,6 +133,33 @@ def write_audio(
     form = container_format(path, video=False)
     with av.open(f"file:{path}", "w", options=muxer_options(path)) as container:
         SoundTrack(container, form.audio, _channels(samples), sample_rate_hz, bit_rate).finish()
+
+
+def wav_bytes(samples: Tensor, *, lossless: bool = False) -> bytes:
+    """Return a 16 kHz mono WAV file.
+
+    Args:
+        samples: float ``(S,)`` in [-1, 1].
+        lossless: Store 32-bit floats, which not every reader knows, instead of 16-bit integers.
+    """
+    from scipy.io import wavfile
+
+    values, out = samples.detach().cpu().float().numpy(), io.BytesIO()
+    whole = values if lossless else (values.clip(-1, 1) * 32767).round().astype("<i2")
+    wavfile.write(out, SAMPLE_RATE_HZ, whole)
+    return out.getvalue()
+
+
+def video_track(
+    container: Any, codec: str, rate: Fraction, height: int, width: int, options: Mapping[str, str]
+) -> Any:
+    """Return a video stream to be written, of one thread; H.264 keeps odd sides by its full colour."""
+    stream = container.add_stream(codec, rate=rate, options=dict(options))
+    stream.height, stream.width = height, width
+    is_odd = bool(height % 2 or width % 2)
+    stream.pix_fmt = "yuv444p" if is_odd and codec == "libx264" else "yuv420p"
+    stream.codec_context.thread_count = 1
+    return stream
 
 
 class SoundTrack:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from crab_lightning.media.wav import wav_bytes
+from crab_lightning.media.write import wav_bytes
 from crab_lightning.processing.geometry import Geometry
 from crab_lightning.structures import Batch, Encoded, Example, Media, Reply
 

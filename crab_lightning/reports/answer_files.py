@@ -216,14 +216,8 @@ def _by_key(
     key: Callable[[Record], Hashable],
     name: str,
 ) -> Joined:
-    groups: dict[Hashable, list[Record]] = defaultdict(list)
-    joined = Joined({}, name)
-    for record in records:
-        if (value := key(record)) in rows:
-            groups[value].append(record)
-        else:
-            joined.unmatched += 1
-    shared = 0
+    joined, shared = Joined({}, name), 0
+    groups = _grouped(joined, records, rows, key)
     for value, group in groups.items():
         _assign(joined, group, rows[value])
         shared += len(rows[value]) > 1
@@ -234,6 +228,20 @@ def _by_key(
             f" order of the file"
         )
     return joined
+
+
+def _grouped(
+    joined: Joined,
+    records: Sequence[Record],
+    rows: Mapping[Hashable, Sequence[Sample]],
+    key: Callable[[Record], Hashable],
+) -> dict[Hashable, list[Record]]:
+    """Return records by the key of their rows, and count those of no row."""
+    groups: dict[Hashable, list[Record]] = defaultdict(list)
+    for record in records:
+        groups[key(record)].append(record)
+    joined.unmatched = sum(len(groups.pop(value)) for value in groups.keys() - rows.keys())
+    return groups
 
 
 def _assign(joined: Joined, group: Sequence[Record], samples: Sequence[Sample]) -> None:
@@ -269,13 +277,8 @@ def _by_reference(records: Sequence[Record], samples: Sequence[Sample], layout: 
     rows: dict[Hashable, list[Sample]] = defaultdict(list)
     for sample in samples:
         rows[sample.reference].append(sample)
-    groups: dict[Hashable, list[Record]] = defaultdict(list)
     joined = Joined({}, "reference string (output)", per_sample=False)
-    for text, record in zip(said, records, strict=True):
-        if text in rows:
-            groups[text].append(record)
-        else:
-            joined.unmatched += 1
+    groups = _grouped(joined, records, rows, lambda record: _text(record.get("output")))
     if not groups:
         raise JoinError(
             f"none of the {len(records)} records of '{dataset}' has the reference string of a manifest row:"

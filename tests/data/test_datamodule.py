@@ -14,7 +14,7 @@ from rich.console import Console
 import crab_lightning
 from crab_lightning.data import AVDataModule, ManifestError
 from crab_lightning.data.manifests.split import clips_of
-from crab_lightning.data.sampling.subset import balanced_subset
+from crab_lightning.data.sampling.seeding import balanced_subset
 from crab_lightning.media import MediaLimits
 from crab_lightning.structures import DatasetSpec
 from tests.data.world import DATASETS, TASKS, Letters

@@ -21,7 +21,7 @@ from crab_lightning.evaluation.tables import results_table
 from crab_lightning.metrics import Accuracy, CaptionScores, NullMaskS, Scale
 from crab_lightning.metrics.base import BenchmarkMetric, mean_of, to_units
 from crab_lightning.metrics.scale import scale_of
-from crab_lightning.reports.results import metric_table
+from crab_lightning.reports.page import metric_table
 from crab_lightning.runs import RunCheckpoint
 from crab_lightning.structures import DatasetSpec, Prediction, Sample
 from tests.evaluation.fakes import Naming, Parrot, Rows, sample

@@ -19,8 +19,7 @@ import crab_lightning
 from crab_lightning.builder.statistics import Composition, DatasetStatistics, Lengths, Statistics
 from crab_lightning.builder.statistics_page import page_text
 from crab_lightning.reports.page import Card, DatasetPart, Page, Still, render
-from crab_lightning.reports.showcase_html import html_page
-from crab_lightning.reports.showcase_page import Lane, Panel, Showcase
+from crab_lightning.reports.showcase_page import Lane, Panel, Showcase, html_page
 from crab_lightning.reports.tables import PlainTable
 from crab_lightning.segmentation import Overlay
 from crab_lightning.studies.report import _page as study_page

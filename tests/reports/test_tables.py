@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from crab_lightning.reports.results import single_metrics
+from crab_lightning.reports.page import single_metrics
 from crab_lightning.reports.tables import FORMATS, PlainTable, percent, signed
 
 

@@ -97,16 +97,8 @@ class CheckReport:
             "errors": self.count("error"),
             "warnings": self.count("warning"),
             "manifests": [
-                {
-                    "dataset": t.dataset,
-                    "split": t.split,
-                    "rows": t.rows,
-                    "files": t.files,
-                    "tokens": summary(t.tokens),
-                    "seconds": summary(t.seconds),
-                    "target_characters": summary(t.target_characters),
-                }
-                for t in self.totals
+                {name: summary(v) if isinstance(v, list) else v for name, v in vars(totals).items()}
+                for totals in self.totals
             ],
             "problems": [asdict(problem) for problem in self.problems],
         }
