@@ -26,27 +26,19 @@ def convert(words: Sequence[str]) -> None:
     from crab_lightning.adapters.released_table import RELEASED_HEADS, RELEASED_RANK
 
     parser = Options("adapter convert", convert)
-    add = parser.add_argument
-    add("source", type=Path, help="the released file; with --reverse the adapter folder")
-    add("--out", type=Path, required=True, help="adapter folder to write; with --reverse the file")
-    add("--reverse", action="store_true", help="convert an adapter folder to a file with the released names")
-    add(
-        "--drop-zero",
-        action="store_true",
-        help="leave out adapters whose matrix B is zero, which have no effect",
-    )
-    add("--base", help=f"folder or hub name of a base model of another size (default: {_HUB_BASE})")
-    add("--rank", type=positive, help=f"rank of the adapters in the file (default: {RELEASED_RANK})")
-    add(
-        "--heads",
-        type=positive,
-        help=f"number of heads of the adapters in the file (default: {RELEASED_HEADS})",
-    )
+    add, switch = parser.option, parser.switch
+    add("source", "the released file; with --reverse the adapter folder", Path)
+    add("--out", "adapter folder to write; with --reverse the file", Path, required=True)
+    switch("--reverse", "convert an adapter folder to a file with the released names")
+    switch("--drop-zero", "leave out adapters whose matrix B is zero, which have no effect")
+    add("--base", f"folder or hub name of a base model of another size (default: {_HUB_BASE})")
+    add("--rank", f"rank of the adapters in the file (default: {RELEASED_RANK})", positive)
+    add("--heads", f"number of heads of the adapters in the file (default: {RELEASED_HEADS})", positive)
     add(
         "--alpha",
-        type=float,
-        help=f"alpha, which the file does not contain; the update is scaled"
+        f"alpha, which the file does not contain; the update is scaled"
         f" by alpha/rank (default: {RELEASED_ALPHA:g})",
+        float,
     )
     args = parser.parse_args(words)
     given = {"rank": args.rank, "heads": args.heads, "alpha": args.alpha}
@@ -94,10 +86,8 @@ def inspect(words: Sequence[str]) -> None:
     also names adapters without effect (their matrix B is zero) and those with values that are not finite.
     """
     parser = Options("adapter inspect", inspect)
-    parser.add_argument(
-        "source", type=Path, help="an adapter or run folder, or a file with the released names"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.option("source", "an adapter or run folder, or a file with the released names", Path)
+    parser.switch("--json", "print JSON")
     args = parser.parse_args(words)
 
     from crab_lightning.adapters.checkpoint import (
@@ -151,12 +141,10 @@ def export(words: Sequence[str]) -> None:
         FileExistsError: If the folder exists.
     """
     parser = Options("adapter export", export)
-    parser.add_argument("checkpoint", type=Path, help=CHECKPOINT)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")
-    parser.add_argument(
-        "--merge", action="store_true", help="write a whole checkpoint instead of a PEFT folder"
-    )
-    parser.add_argument("--config", help="config file; the run's own config.yaml is used when left out")
+    parser.option("checkpoint", CHECKPOINT, Path)
+    parser.option("--out", "folder to write; it must not exist", Path, required=True)
+    parser.switch("--merge", "write a whole checkpoint instead of a PEFT folder")
+    parser.option("--config", "config file; the run's own config.yaml is used when left out")
     args = parser.parse_args(words)
     if args.out.exists():
         raise FileExistsError(f"{args.out} exists already; name a folder that does not")

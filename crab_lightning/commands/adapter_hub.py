@@ -31,25 +31,21 @@ def push(words: Sequence[str]) -> None:
         HubError: If there is no token, or the hub refuses.
     """
     parser = Options("adapter push", push)
-    add = parser.add_argument
-    add("source", type=Path, help="a run folder or an adapter folder")
-    add("--to", required=True, metavar="OWNER/NAME", help="repository; it is made when it is absent")
-    add("--license", help="identifier of the licence of the adapters, such as apache-2.0 or cc-by-nc-4.0")
-    add(
-        "--base",
-        metavar="NAME",
-        help="hub name of the base weights, needed if the run read them from a folder",
-    )
+    add, switch = parser.option, parser.switch
+    add("source", "a run folder or an adapter folder", Path)
+    add("--to", "repository; it is made when it is absent", required=True, metavar="OWNER/NAME")
+    add("--license", "identifier of the licence of the adapters, such as apache-2.0 or cc-by-nc-4.0")
+    add("--base", "hub name of the base weights, needed if the run read them from a folder", metavar="NAME")
     add(
         "--set",
-        action="append",
-        default=[],
-        metavar="KEY=NAME",
-        help="name to publish for another key of the config whose value is a folder of this machine; may be"
+        "name to publish for another key of the config whose value is a folder of this machine; may be"
         " repeated",
+        default=[],
+        action="append",
+        metavar="KEY=NAME",
     )
-    add("--private", action="store_true", help="make a private repository")
-    add("--dry-run", action="store_true", help="show the card and the files, and upload nothing")
+    switch("--private", "make a private repository")
+    switch("--dry-run", "show the card and the files, and upload nothing")
     args = parser.parse_args(words)
     if args.license is not None:
         _check_licence(args.license)
@@ -95,10 +91,10 @@ def pull(words: Sequence[str]) -> None:
         AdapterError: If the files are not whole.
     """
     parser = Options("adapter pull", pull)
-    add = parser.add_argument
-    add("source", metavar="OWNER/NAME", help="repository on the hub")
-    add("--out", type=Path, required=True, help="folder to write; it must not exist")
-    add("--revision", help="branch, tag or commit; the newest state of the main branch when left out")
+    add = parser.option
+    add("source", "repository on the hub", metavar="OWNER/NAME")
+    add("--out", "folder to write; it must not exist", Path, required=True)
+    add("--revision", "branch, tag or commit; the newest state of the main branch when left out")
     args = parser.parse_args(words)
     if args.out.exists():
         raise FileExistsError(f"{args.out} exists already; name a folder that does not")

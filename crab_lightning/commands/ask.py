@@ -30,74 +30,47 @@ def run(words: Sequence[str]) -> None:
         AskError: If the task needs something that was not given.
     """
     parser = Options("ask", run, formatter_class=argparse.HelpFormatter)
-    add = parser.add_argument
-    add("--checkpoint", required=True, type=Path, help=CHECKPOINT)
-    add("--config", type=config_file, help=RUN_CONFIG)
-    add(
-        "--task",
-        required=True,
-        help="a task or dataset of the config, or the initials of a task (qa, er, ...)",
-    )
+    add, switch = parser.option, parser.switch
+    add("--checkpoint", CHECKPOINT, Path, required=True)
+    add("--config", RUN_CONFIG, config_file)
+    add("--task", "a task or dataset of the config, or the initials of a task (qa, er, ...)", required=True)
     add(
         "--dataset",
-        help="dataset whose frames, audio window and classes are used; the first that fits when left out",
+        "dataset whose frames, audio window and classes are used; the first that fits when left out",
     )
-    add("--folder", type=Path, help="ask about every clip of this folder and its sub-folders; needs --out")
+    add("--folder", "ask about every clip of this folder and its sub-folders; needs --out", Path)
     add(
         "--out",
-        type=file_to_write,
-        help="with --folder: file for the answers, one JSON object a line; an existing file is continued",
+        "with --folder: file for the answers, one JSON object a line; an existing file is continued",
+        file_to_write,
     )
-    add(
-        "--batch",
-        type=positive,
-        default=8,
-        help="with --folder: number of clips that are answered at the same time",
-    )
-    add(
-        "--workers", type=int, default=2, help="with --folder: number of clips that are read at the same time"
-    )
-    add(
-        "--video",
-        nargs="+",
-        default=[],
-        type=file_to_read,
-        help="video file; two where the task compares videos",
-    )
-    add("--image", type=file_to_read, help="picture; a frame of the video when left out")
-    add(
-        "--audio",
-        nargs="+",
-        default=[],
-        type=file_to_read,
-        help="sound file; the video's own track when left out",
-    )
-    add("--silent", action="store_true", help="replace all sound by silence")
-    add("--at_s", type=float, help="second of the clip that an image task looks at (default: its middle)")
+    add("--batch", "with --folder: number of clips that are answered at the same time", positive, 8)
+    add("--workers", "with --folder: number of clips that are read at the same time", int, 2)
+    add("--video", "video file; two where the task compares videos", file_to_read, [], nargs="+")
+    add("--image", "picture; a frame of the video when left out", file_to_read)
+    add("--audio", "sound file; the video's own track when left out", file_to_read, [], nargs="+")
+    switch("--silent", "replace all sound by silence")
+    add("--at_s", "second of the clip that an image task looks at (default: its middle)", float)
     add(
         "--windows",
-        metavar="LENGTH[,HOP]",
-        help="ask about a long clip in windows of LENGTH seconds, which start every HOP seconds, and draw a"
+        "ask about a long clip in windows of LENGTH seconds, which start every HOP seconds, and draw a"
         " timeline; for tasks that name events with their times",
+        metavar="LENGTH[,HOP]",
     )
-    add("--question", help="question to be answered")
-    add("--options", nargs="+", help="answers to choose from")
-    add("--expression", help="name of the object that a referring task has to find")
-    add(
-        "--untaught",
-        action="store_true",
-        help="also allow a task or dataset on which the run was not trained",
-    )
-    add("--before", action="store_true", help="also show the answer of the model before training")
+    add("--question", "question to be answered")
+    add("--options", "answers to choose from", nargs="+")
+    add("--expression", "name of the object that a referring task has to find")
+    switch("--untaught", "also allow a task or dataset on which the run was not trained")
+    switch("--before", "also show the answer of the model before training")
     add(
         "--routes",
-        type=file_to_write,
+        "write a page that shows which head of I-LoRA worked on which token of the question and answer",
+        file_to_write,
         metavar="PAGE.html",
-        help="write a page that shows which head of I-LoRA worked on which token of the question and answer",
     )
-    add("--max_new_tokens", type=positive, help="longest answer, in tokens; the run's setting when left out")
-    add("--device", default="auto", help=DEVICE)
-    add("--json", action="store_true", help="print only one JSON object for each answer")
+    add("--max_new_tokens", "longest answer, in tokens; the run's setting when left out", positive)
+    add("--device", DEVICE, default="auto")
+    switch("--json", "print only one JSON object for each answer")
     args = parser.parse_args(words)
     if args.folder is not None or args.out is not None:
         run_folder(args)

@@ -43,38 +43,28 @@ def import_(words: Sequence[str]) -> None:
         epilog=f"datasets:\n{known}",
         formatter_class=_Plain,
     )
-    add = parser.add_argument
-    add("--dataset", required=True, metavar="NAME", help="one of the datasets below")
+    add, switch = parser.option, parser.switch
+    add("--dataset", "one of the datasets below", required=True, metavar="NAME")
     add(
         "--source",
-        type=Path,
+        "folders of the owner's annotation files and media; files are found in folders below them too",
+        Path,
         nargs="+",
         required=True,
         metavar="DIR",
-        help="folders of the owner's annotation files and media; files are found in folders below them too",
     )
-    add("--root", type=folder_to_write, required=True, help="data root; AVUIE_2/<task>/ is made in it")
-    add("--dry-run", action="store_true", help="show what would be done, and write nothing")
-    add(
-        "--symlink",
-        action="store_true",
-        help="make symbolic links, which also work when the source is on another disk",
-    )
-    add("--copy", action="store_true", help="copy the media instead of linking them")
-    add(
+    add("--root", "data root; AVUIE_2/<task>/ is made in it", folder_to_write, required=True)
+    switch("--dry-run", "show what would be done, and write nothing")
+    switch("--symlink", "make symbolic links, which also work when the source is on another disk")
+    switch("--copy", "copy the media instead of linking them")
+    switch(
         "--overwrite",
-        action="store_true",
-        help="replace manifests that this command did not write or that were changed since; the earlier"
-        " files are kept",
+        "replace manifests that this command did not write or that were changed since; the earlier files"
+        " are kept",
     )
-    add(
-        "--workers",
-        type=int,
-        default=2,
-        help="number of processes that read and write media; with 0 this process does it",
-    )
-    add("--timeout", type=float, default=300.0, metavar="S", help="longest time for one file in seconds")
-    add("--seed", type=int, default=0, help="seed of the random VGG-CM pairs")
+    add("--workers", "number of processes that read and write media; with 0 this process does it", int, 2)
+    add("--timeout", "longest time for one file in seconds", float, 300.0, metavar="S")
+    add("--seed", "seed of the random VGG-CM pairs", int, 0)
     _add_settings(parser)
     args = parser.parse_args(words)
     if args.symlink and args.copy:
@@ -126,13 +116,7 @@ def stats(words: Sequence[str]) -> None:
     """
     parser = Options("build stats", stats)
     add_selection(parser)
-    parser.add_argument(
-        "--out",
-        type=folder_to_write,
-        default=None,
-        metavar="DIR",
-        help="folder to write; ROOT/statistics when left out",
-    )
+    parser.option("--out", "folder to write; ROOT/statistics when left out", folder_to_write, metavar="DIR")
     args = parser.parse_args(words)
 
     from crab_lightning.builder import read_statistics, write_statistics

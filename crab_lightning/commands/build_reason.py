@@ -19,143 +19,100 @@ if TYPE_CHECKING:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``build reason``."""
     made = Options("build reason", run)
-    add = made.add_argument
+    add, switch = made.option, made.switch
     add_selection(made, "keys of data.datasets", required=True)
     add(
         "--endpoint",
-        type=web_address,
+        "base address of the API, such as http://127.0.0.1:8000/v1; the environment variable OPENAI_API_KEY"
+        " holds the key",
+        web_address,
         metavar="URL",
-        help="base address of the API, such as http://127.0.0.1:8000/v1; the"
-        " environment variable OPENAI_API_KEY holds the key",
     )
-    add("--local", action="store_true", help="load the model on this machine instead of asking an endpoint")
-    add("--device", default="auto", help="with --local: cpu, cuda, ...; `auto` uses a GPU if there is one")
+    switch("--local", "load the model on this machine instead of asking an endpoint")
+    add("--device", "with --local: cpu, cuda, ...; `auto` uses a GPU if there is one", default="auto")
     add(
         "--model",
+        "name of the model at the endpoint; with --local the folder or hub name of a Qwen2.5-Omni or"
+        " Qwen3-Omni checkpoint",
         required=True,
         metavar="NAME",
-        help="name of the model at the endpoint; with --local the folder or hub name of a Qwen2.5-Omni or"
-        " Qwen3-Omni checkpoint",
     )
     add(
         "--length",
-        choices=("short", "full", "auto"),
+        "length of the reasoning; with auto, reasoning is written only for rows whose answer in --answers"
+        " is wrong or uncertain",
         default="full",
-        help="length of the reasoning; with auto, reasoning is written only for rows whose answer in"
-        " --answers is wrong or uncertain",
+        choices=("short", "full", "auto"),
     )
     add(
         "--answers",
-        type=Path,
+        "for auto: predictions of a small model for the training rows, <dataset>.jsonl or the folder of"
+        " such files",
+        Path,
         metavar="PATH",
-        help="for auto: predictions of a small model for the training rows, <dataset>.jsonl or the"
-        " folder of such files",
     )
     add(
         "--sure",
-        type=float,
-        default=0.9,
+        "for auto: an answer with at least this probability counts as certain",
+        float,
+        0.9,
         metavar="P",
-        help="for auto: an answer with at least this probability counts as certain",
     )
-    add(
-        "--tries",
-        type=int,
-        default=3,
-        metavar="K",
-        help="number of texts that are asked for before a row is left out",
-    )
+    add("--tries", "number of texts that are asked for before a row is left out", int, 3, metavar="K")
     add(
         "--min-words",
+        "smallest number of words in the reasoning (default: 3 for short, 8 for full)",
+        int,
         dest="least_words",
-        type=int,
-        metavar="N",
-        help="smallest number of words in the reasoning (default: 3 for short, 8 for full)",
     )
     add(
         "--max-words",
+        "largest number of words in the reasoning (default: 40 for short, 200 for full)",
+        int,
         dest="most_words",
-        type=int,
-        metavar="N",
-        help="largest number of words in the reasoning (default: 40 for short, 200 for full)",
     )
     add(
         "--examples",
-        type=Path,
+        "folder of YAML files that replace the shipped instructions and examples",
+        Path,
         metavar="DIR",
-        help="folder of YAML files that replace the shipped instructions and examples",
     )
     add(
         "--leakage",
-        type=file_to_read,
+        "file with phrases that no text may contain, one in each line",
+        file_to_read,
         metavar="FILE",
-        help="file with phrases that no text may contain, one in each line",
     )
     add(
         "--discarded",
-        choices=("drop", "direct"),
+        "leave rows without a good text out, or keep them with the bare answer",
         default="drop",
-        help="leave rows without a good text out, or keep them with the bare answer",
+        choices=("drop", "direct"),
     )
-    add(
-        "--frames",
-        type=int,
-        metavar="N",
-        help="number of frames of each video; the value in the dataset's row when left out",
-    )
+    add("--frames", "number of frames of each video; the value in the dataset's row when left out", int)
     add(
         "--size-px",
-        type=int,
-        metavar="N",
-        help="height and width of the frames in pixels; the value in the dataset's row when left out",
+        "height and width of the frames in pixels; the value in the dataset's row when left out",
+        int,
     )
-    add("--max-new-tokens", type=positive, default=512, metavar="N", help="longest text in tokens")
+    add("--max-new-tokens", "longest text in tokens", positive, 512)
+    add("--temperature", "sampling temperature; 0 always chooses the most probable token", float, 0.0)
+    add("--parallel", "number of requests that are sent at the same time", positive, 8)
+    add("--timeout", "longest time for one request", float, 120.0, metavar="S")
+    add("--retries", "how often a request that failed is sent again", int, 5)
     add(
-        "--temperature",
-        type=float,
-        default=0.0,
-        help="sampling temperature; 0 always chooses the most probable token",
+        "--cache", "folder in which replies are kept; ROOT/reasoning_cache when left out", Path, metavar="DIR"
     )
-    add(
-        "--parallel",
-        type=positive,
-        default=8,
-        metavar="N",
-        help="number of requests that are sent at the same time",
-    )
-    add("--timeout", type=float, default=120.0, metavar="S", help="longest time for one request")
-    add("--retries", type=int, default=5, metavar="N", help="how often a request that failed is sent again")
-    add(
-        "--cache",
-        type=Path,
-        metavar="DIR",
-        help="folder in which replies are kept; ROOT/reasoning_cache when left out",
-    )
-    add(
-        "--limit",
-        type=int,
-        metavar="N",
-        help="use only the first N rows of each dataset, as a trial; no manifest is written",
-    )
+    add("--limit", "use only the first N rows of each dataset, as a trial; no manifest is written", int)
     add(
         "--shard",
+        "use every N-th row from the I-th on, to divide the work among machines; no manifest is written",
         metavar="I/N",
-        help="use every N-th row from the I-th on, to divide the work among machines; no manifest is written",
     )
-    add(
-        "--merge",
-        action="store_true",
-        help="do not ask the model, and write the manifests from the results of all shards",
-    )
-    add(
-        "--restart",
-        action="store_true",
-        help="ignore the results of an earlier run; its stored replies are used again",
-    )
-    add(
-        "--dry-run",
-        action="store_true",
-        help="estimate requests, tokens, seconds and costs; do not ask the model and write nothing",
+    switch("--merge", "do not ask the model, and write the manifests from the results of all shards")
+    switch("--restart", "ignore the results of an earlier run; its stored replies are used again")
+    switch(
+        "--dry-run", "estimate requests, tokens, seconds and costs; do not ask the model and write nothing"
     )
     group = made.add_argument_group("assumptions of --dry-run")
     group.add_argument(

@@ -18,26 +18,20 @@ def run(words: Sequence[str]) -> None:
         ImportError: If the packages of the page are missing.
     """
     parser = Options("build review", run)
-    add = parser.add_argument
+    add, switch = parser.option, parser.switch
     add_selection(parser, "keys of data.datasets; all that are found when left out")
-    add(
-        "--sample",
-        type=positive,
-        default=200,
-        metavar="N",
-        help="number of rows in the sample, the same number from each dataset",
-    )
-    add("--seed", type=int, default=0, help="decides which rows")
+    add("--sample", "number of rows in the sample, the same number from each dataset", positive, 200)
+    add("--seed", "decides which rows", int, 0)
     add(
         "--database",
-        type=Path,
+        "SQLite file of the review; ROOT/review/review.sqlite when left out",
+        Path,
         metavar="FILE",
-        help="SQLite file of the review; ROOT/review/review.sqlite when left out",
     )
-    add("--port", type=port, default=8765, help="port of the page on 127.0.0.1")
-    add("--summary", action="store_true", help="print the summary and end")
-    add("--apply", action="store_true", help="write the decisions to the manifests and end")
-    add("--reviewer", metavar="NAME", help="for --apply: use only the decisions of this reviewer")
+    add("--port", "port of the page on 127.0.0.1", port, 8765)
+    switch("--summary", "print the summary and end")
+    switch("--apply", "write the decisions to the manifests and end")
+    add("--reviewer", "for --apply: use only the decisions of this reviewer", metavar="NAME")
     args = parser.parse_args(words)
     from crab_lightning.builder.review import ReviewStore, apply_verdicts, draw_sample, kappas, rates
     from crab_lightning.configuration.sections import tasks_and_datasets

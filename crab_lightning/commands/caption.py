@@ -29,78 +29,43 @@ def run(words: Sequence[str]) -> None:
         CaptionsMissing: If more sounds than allowed got no caption; the others are in the file.
     """
     parser = Options("data caption", run)
-    add = parser.add_argument
-    add(
-        "--audio",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder of sound files; its sub-folders are read too",
-    )
+    add = parser.option
+    add("--audio", "folder of sound files; its sub-folders are read too", Path, required=True, metavar="DIR")
     add(
         "--audioset",
-        type=file_to_read,
+        "AudioSet segment list: only its recordings are described, in the order of the list; the files must"
+        " be named after them",
+        file_to_read,
         metavar="CSV",
-        help="AudioSet segment list: only its recordings are described, in the order of the list; the"
-        " files must be named after them",
     )
     add(
         "--out",
-        type=Path,
+        "JSONL file to write; data.root of stage 1 is a good place",
+        Path,
         required=True,
         metavar="FILE",
-        help="JSONL file to write; data.root of stage 1 is a good place",
     )
     add(
         "--captioner",
+        "folder of Qwen2-Audio or Qwen3-Omni, or the address of an OpenAI-compatible endpoint that takes"
+        " sound, such as http://127.0.0.1:8000/v1; the environment variable OPENAI_API_KEY holds its key",
         required=True,
         metavar="WHO",
-        help="folder of Qwen2-Audio or Qwen3-Omni, or the address of an OpenAI-compatible endpoint that"
-        " takes sound, such as http://127.0.0.1:8000/v1; the environment variable OPENAI_API_KEY holds"
-        " its key",
     )
-    add("--model", default="", help="name of the model at the endpoint")
+    add("--model", "name of the model at the endpoint", default="")
     add(
         "--prompt",
+        "question that is asked about each sound; '' asks nothing, for models that take sound alone",
         default="Describe this audio in one sentence.",
-        help="question that is asked about each sound; '' asks nothing, for models that take sound alone",
     )
-    add("--max-new-tokens", type=positive, default=100, metavar="N", help="longest caption in tokens")
-    add("--limit", type=int, metavar="N", help="describe the first N sounds only")
-    add(
-        "--batch-size",
-        type=positive,
-        default=8,
-        metavar="N",
-        help="number of sounds that Qwen2-Audio describes at the same time",
-    )
-    add(
-        "--device",
-        default="auto",
-        help="device of Qwen2-Audio: cpu, cuda, ...; auto uses a GPU if there is one",
-    )
-    add(
-        "--parallel",
-        type=positive,
-        default=4,
-        metavar="N",
-        help="number of requests that are sent to an endpoint at the same time",
-    )
-    add(
-        "--timeout",
-        type=float,
-        default=60.0,
-        metavar="S",
-        help="longest time to wait for an endpoint in seconds",
-    )
-    add("--retries", type=int, default=4, metavar="N", help="how often a failed request is sent again")
-    add(
-        "--allow-broken",
-        type=int,
-        default=0,
-        metavar="N",
-        help="number of sounds that may stay without a caption",
-    )
+    add("--max-new-tokens", "longest caption in tokens", positive, 100)
+    add("--limit", "describe the first N sounds only", int)
+    add("--batch-size", "number of sounds that Qwen2-Audio describes at the same time", positive, 8)
+    add("--device", "device of Qwen2-Audio: cpu, cuda, ...; auto uses a GPU if there is one", default="auto")
+    add("--parallel", "number of requests that are sent to an endpoint at the same time", positive, 4)
+    add("--timeout", "longest time to wait for an endpoint in seconds", float, 60.0, metavar="S")
+    add("--retries", "how often a failed request is sent again", int, 4)
+    add("--allow-broken", "number of sounds that may stay without a caption", int, 0)
     args = parser.parse_args(words)
     from crab_lightning.captioners import find_clips, write_captions
     from crab_lightning.commands.output import StepBar

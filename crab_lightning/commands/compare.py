@@ -28,42 +28,36 @@ def run(words: Sequence[str]) -> None:
         ValueError: If a run has no such results or is given twice, or a method is not in the paper's tables.
     """
     parser = Options("compare", run)
-    add = parser.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of version_N folders")
+    add, switch = parser.option, parser.switch
+    add("runs", "a run folder, or a folder of version_N folders", Path, nargs="+", metavar="RUN")
     add(
         "--against",
+        "the run with which all others are compared. Several runs on different datasets count as one run,"
+        " so that a run on all datasets can be compared with runs on one dataset each",
+        Path,
         nargs="+",
-        type=Path,
         metavar="RUN",
-        help="the run with which all others are compared. Several runs on different datasets count as"
-        " one run, so that a run on all datasets can be compared with runs on one dataset each",
     )
-    add("--split", choices=["test", "val"], default="test", help="split whose results are shown")
+    add("--split", "split whose results are shown", default="test", choices=["test", "val"])
     add(
         "--protocol",
-        choices=["strict", "valid_only", "likelihood"],
+        "`strict` scores every sample, `valid_only` only the readable answers, `likelihood` the answer with"
+        " the highest probability (for runs tested with --evaluator.decoding likelihood or both)",
         default="strict",
-        help="`strict` scores every sample, `valid_only` only the readable answers, `likelihood` the answer "
-        "with the highest probability (for runs tested with --evaluator.decoding likelihood or both)",
+        choices=["strict", "valid_only", "likelihood"],
     )
-    add(
-        "--format", choices=["table", "markdown", "csv", "latex"], default="table", help="format of the table"
-    )
-    add(
-        "--all-metrics",
-        action="store_true",
-        help="show every metric, and not only the primary metrics and those in the paper",
-    )
+    add("--format", "format of the table", default="table", choices=["table", "markdown", "csv", "latex"])
+    switch("--all-metrics", "show every metric, and not only the primary metrics and those in the paper")
     add(
         "--published",
+        f"add the figures of these methods from the Crab+ paper, named as in its tables (default:"
+        f" {' '.join(_ROWS)})",
         nargs="*",
         metavar="METHOD",
-        help=f"add the figures of these methods from the Crab+ paper, named as in its tables (default:"
-        f" {' '.join(_ROWS)})",
     )
-    add("--out", type=file_to_write, help="file to write the table to; the table is printed when left out")
-    add("--seed", type=zero_or_more, default=0, help="seed of the bootstrap")
-    add("--resamples", type=positive, default=10_000, help="number of resamples of the bootstrap")
+    add("--out", "file to write the table to; the table is printed when left out", file_to_write)
+    add("--seed", "seed of the bootstrap", zero_or_more, 0)
+    add("--resamples", "number of resamples of the bootstrap", positive, 10_000)
     args = parser.parse_args(words)
     if args.resamples < 100:
         raise ValueError(

@@ -115,16 +115,14 @@ def heads(words: Sequence[str]) -> None:
 def _asked(command: str, about: Any, words: Sequence[str], taken: tuple[str, ...]) -> tuple[Any, list[str]]:
     """Return the options of one of the two commands, and those that go to ``test``; refuse those it sets."""
     parser = Options(command, about)
-    add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help=CHECKPOINT)
+    add, switch = parser.option, parser.switch
+    add("run", CHECKPOINT, Path, metavar="RUN")
     if command == "heads":
         where = "layers in which a head is left out, as a pattern such as '*.layers.3.*'"
-        add("--modules", default="*", help=where)
+        add("--modules", where, default="*")
     home = f"folder in which the tests are written (default: {command}/ in the run folder)"
-    add("--out", type=folder_to_write, help=home)
-    add(
-        "--reuse", action="store_true", help="do not repeat a complete test with the same weights and options"
-    )
+    add("--out", home, folder_to_write)
+    switch("--reuse", "do not repeat a complete test with the same weights and options")
     args, rest = parser.parse_known_args(list(words))
     if wrong := [word for word in rest if word.startswith(taken)]:
         raise ValueError(f"{wrong[0].split('=')[0]} is set by `{command}` itself; leave it out")

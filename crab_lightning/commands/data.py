@@ -17,48 +17,37 @@ def mini(words: Sequence[str]) -> None:
     start the same command again.
     """
     parser = Options("data mini", mini)
-    add = parser.add_argument
+    add, switch = parser.option, parser.switch
     add(
         "--root",
-        type=Path,
+        "data root to write; it must be new, empty, or from an interrupted command",
+        Path,
         required=True,
-        help="data root to write; it must be new, empty, or from an interrupted command",
     )
-    add("--clips", type=positive, default=400, help="total number of recordings in all datasets and splits")
-    add("--seed", type=int, default=0, help="seed of everything that is random")
-    add(
-        "--workers",
-        type=int,
-        default=2,
-        help="number of processes that draw and encode; with 0 this process does it",
-    )
-    add(
-        "--overwrite",
-        action="store_true",
-        help="replace a data root that this command made with other settings",
-    )
+    add("--clips", "total number of recordings in all datasets and splits", positive, 400)
+    add("--seed", "seed of everything that is random", int, 0)
+    add("--workers", "number of processes that draw and encode; with 0 this process does it", int, 2)
+    switch("--overwrite", "replace a data root that this command made with other settings")
     add(
         "--test-fraction",
-        type=float,
-        default=0.2,
+        "fraction of the recordings of each dataset that goes to its test file, where it has one",
+        float,
+        0.2,
         metavar="F",
-        help="fraction of the recordings of each dataset that goes to its test file, where it has one",
     )
     add(
         "--captions",
-        type=int,
-        default=0,
-        metavar="N",
-        help="also write N captioned pictures and N captioned sounds of other scenes into ROOT/captions,"
-        " for stage 1",
+        "also write N captioned pictures and N captioned sounds of other scenes into ROOT/captions, for"
+        " stage 1",
+        int,
+        0,
     )
     add(
         "--long",
-        type=int,
-        default=0,
-        metavar="N",
-        help="also write N test clips and N training clips of 40 to 90 s into ROOT/AVUIE_2/long_events;"
-        " they belong to none of the 19 datasets",
+        "also write N test clips and N training clips of 40 to 90 s into ROOT/AVUIE_2/long_events; they"
+        " belong to none of the 19 datasets",
+        int,
+        0,
     )
     args = parser.parse_args(words)
 
@@ -93,28 +82,23 @@ def check(words: Sequence[str]) -> None:
         CheckFailed: If anything is wrong; so that the exit status is 1.
     """
     parser = Options("data check", check)
-    add = parser.add_argument
+    add, switch = parser.option, parser.switch
     add_selection(parser)
-    add(
-        "--decode",
-        action="store_true",
-        help="decode every file as a run does, and do not only read its header",
-    )
+    switch("--decode", "decode every file as a run does, and do not only read its header")
     add(
         "--workers",
-        type=int,
-        default=2,
-        help="number of processes that check files; with 0 this"
-        " process does it, and a file that crashes the decoder ends the command",
+        "number of processes that check files; with 0 this process does it, and a file that crashes the"
+        " decoder ends the command",
+        int,
+        2,
     )
-    add("--timeout", type=float, default=120.0, metavar="S", help="longest time for one file in seconds")
+    add("--timeout", "longest time for one file in seconds", float, 120.0, metavar="S")
     add(
         "--json",
-        type=file_to_write,
-        default=None,
+        "write the findings to FILE. The findings for each media file are kept in FILE.files, so that an"
+        " interrupted check can be continued and a later check reads only changed files",
+        file_to_write,
         metavar="FILE",
-        help="write the findings to FILE. The findings for each media file are kept in FILE.files, so"
-        " that an interrupted check can be continued and a later check reads only changed files",
     )
     args = parser.parse_args(words)
 
@@ -169,41 +153,34 @@ def cache(words: Sequence[str]) -> None:
         CheckFailed: If some files cannot be decoded; the others are in the cache.
     """
     parser = Options("data cache", cache)
-    add = parser.add_argument
+    add, switch = parser.option, parser.switch
     add_selection(parser)
-    add("--cache", type=Path, default=None, metavar="FOLDER", help="the cache; ROOT/media_cache if left out")
+    add("--cache", "the cache; ROOT/media_cache if left out", Path, metavar="FOLDER")
     add(
         "--workers",
-        type=int,
-        default=2,
-        help="number of processes that decode; with 0 this process does it, and a file that crashes the"
-        " decoder ends the command",
+        "number of processes that decode; with 0 this process does it, and a file that crashes the decoder"
+        " ends the command",
+        int,
+        2,
     )
-    add(
-        "--max-gb",
-        type=float,
-        default=None,
-        metavar="GB",
-        help="largest size of the folder in GB; no limit when left out",
-    )
-    add("--timeout", type=float, default=300.0, metavar="S", help="longest time for one file in seconds")
+    add("--max-gb", "largest size of the folder in GB; no limit when left out", float, metavar="GB")
+    add("--timeout", "longest time for one file in seconds", float, 300.0, metavar="S")
     add(
         "--geometry",
-        choices=("released", "plain"),
+        "the value of data.geometry in the run; it decides which part of a clip is heard",
         default="released",
-        help="the value of data.geometry in the run; it decides which part of a clip is heard",
+        choices=("released", "plain"),
     )
     add(
         "--resize",
-        choices=("torch", "torch_uint8", "swscale"),
+        "the value of data.resize in the run, which is how frames are resized",
         default="torch",
-        help="the value of data.resize in the run, which is how frames are resized",
+        choices=("torch", "torch_uint8", "swscale"),
     )
-    add(
+    switch(
         "--ray",
-        action="store_true",
-        help="decode on all machines of the Ray cluster that RAY_ADDRESS names, or of a local cluster when "
-        "it is not set. All machines must be able to read ROOT and write FOLDER. This needs the extra `ray`",
+        "decode on all machines of the Ray cluster that RAY_ADDRESS names, or of a local cluster when it is"
+        " not set. All machines must be able to read ROOT and write FOLDER. This needs the extra `ray`",
     )
     args = parser.parse_args(words)
 

@@ -17,38 +17,32 @@ def run(words: Sequence[str]) -> None:
     --evaluator.majority.
     """
     parser = Options("evaluate", run)
-    add = parser.add_argument
-    add(
-        "--endpoint",
-        required=True,
-        type=web_address,
-        help="base address of the API, such as http://127.0.0.1:8000/v1",
-    )
-    add("--model", required=True, help="name of the model at the endpoint")
-    add("--data.root", dest="root", required=True, help="folder with AVUIE_2/ and the media")
+    add, switch = parser.option, parser.switch
+    add("--endpoint", "base address of the API, such as http://127.0.0.1:8000/v1", web_address, required=True)
+    add("--model", "name of the model at the endpoint", required=True)
+    add("--data.root", "folder with AVUIE_2/ and the media", dest="root", required=True)
     add(
         "--config",
-        type=config_file,
-        default="endpoint.yaml",
-        help="config file with the tasks and datasets; a file without `model` is added to endpoint.yaml",
+        "config file with the tasks and datasets; a file without `model` is added to endpoint.yaml",
+        config_file,
+        "endpoint.yaml",
     )
-    add("--only", help="keys of the datasets to use, comma-separated")
+    add("--only", "keys of the datasets to use, comma-separated")
     add(
         "--video",
-        choices=["frames", "file"],
+        "`frames` sends sampled frames as pictures, `file` sends the video file, which `serve` reads as"
+        " training does",
         default="frames",
-        help="`frames` sends sampled frames as pictures, `file` sends the video file, which `serve`"
-        " reads as training does",
+        choices=["frames", "file"],
     )
-    add(
+    switch(
         "--explain",
-        action="store_true",
-        help="end each question with an explanation of how to write the answer, and read answers leniently, "
-        "for models that were not trained on these tasks; the results say so",
+        "end each question with an explanation of how to write the answer, and read answers leniently, for"
+        " models that were not trained on these tasks; the results say so",
     )
-    add("--parallel", type=positive, default=8, help="number of requests that are sent at the same time")
-    add("--max_new_tokens", type=positive, default=512, help="longest answer in tokens")
-    add("--folder", type=folder_to_write, help="run folder; runs/endpoint/NAME of the model when left out")
+    add("--parallel", "number of requests that are sent at the same time", positive, 8)
+    add("--max_new_tokens", "longest answer in tokens", positive, 512)
+    add("--folder", "run folder; runs/endpoint/NAME of the model when left out", folder_to_write)
     known = {option for action in parser._actions for option in action.option_strings}
     given, rest = _split(list(words), known)
     args = parser.parse_args(given)

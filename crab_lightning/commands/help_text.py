@@ -36,6 +36,23 @@ class Options(argparse.ArgumentParser):
         text = described(about) if callable(about) else about
         super().__init__(**{"description": text, **own, **options})
 
+    def option(self, name: str, about: str, kind: Any = None, default: Any = None, **more: Any) -> None:
+        """Add an option that takes a value, or an argument.
+
+        Args:
+            name: ``--name``; without the dashes it is an argument.
+            about: What ``--help`` says.
+            kind: Makes its value of a text; whole numbers are shown as ``N``.
+            default: Its value when left out.
+            more: Further arguments of ``add_argument``.
+        """
+        whole = {"metavar": "N"} if kind in (int, positive, zero_or_more) else {}
+        self.add_argument(name, help=about, type=kind, default=default, **whole | more)
+
+    def switch(self, name: str, about: str) -> None:
+        """Add an option that takes no value: ``True`` where it is given."""
+        self.add_argument(name, help=about, action="store_true")
+
     def format_help(self) -> str:
         """Name the program as it was typed."""
         return told(super().format_help())

@@ -36,18 +36,17 @@ def run(words: Sequence[str]) -> None:
         ValueError: If no chosen dataset has a test file.
     """
     parser = Options("data lmms-eval", run)
-    add = parser.add_argument
-    add("--root", required=True, type=Path, help="data root, the folder that holds AVUIE_2/")
-    add("--out", required=True, type=Path, help="folder to write; it must not exist")
-    add("--only", help="keys of the datasets to write, comma-separated (default: all that have a test file)")
-    add("--config", default="data/av_uie_v2.yaml", help="config with `tasks` and `datasets`")
-    add(
+    add, switch = parser.option, parser.switch
+    add("--root", "data root, the folder that holds AVUIE_2/", Path, required=True)
+    add("--out", "folder to write; it must not exist", Path, required=True)
+    add("--only", "keys of the datasets to write, comma-separated (default: all that have a test file)")
+    add("--config", "config with `tasks` and `datasets`", default="data/av_uie_v2.yaml")
+    switch(
         "--explain",
-        action="store_true",
-        help="end each question with an explanation of how to write the answer, and read answers leniently, "
-        "for models that were not trained on these tasks",
+        "end each question with an explanation of how to write the answer, and read answers leniently, for"
+        " models that were not trained on these tasks",
     )
-    add("--max_new_tokens", type=int, default=512, help="longest answer in tokens")
+    add("--max_new_tokens", "longest answer in tokens", int, 512)
     args = parser.parse_args(words)
     from crab_lightning.configuration.files import find_config
     from crab_lightning.configuration.sections import data_section, one_dataset, read_rows_of

@@ -112,13 +112,10 @@ def beats(words: Sequence[str]) -> None:
         FileExistsError: If the folder holds a model already.
     """
     parser = Options("model beats-convert", beats)
-    parser.add_argument(
-        "--checkpoint",
-        type=file_to_read,
-        required=True,
-        help="the published file, such as BEATs_iter3_plus_AS2M.pt",
+    parser.option(
+        "--checkpoint", "the published file, such as BEATs_iter3_plus_AS2M.pt", file_to_read, required=True
     )
-    parser.add_argument("--out", type=folder_to_write, required=True, help="folder to write")
+    parser.option("--out", "folder to write", folder_to_write, required=True)
     args = parser.parse_args(words)
 
     from crab_lightning.encoders import load_beats, save_beats
@@ -158,17 +155,12 @@ def encoders(words: Sequence[str]) -> None:
     this step the connectors would only get random features.
     """
     parser = Options("model encoders", encoders, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add = parser.add_argument
-    add("--folder", type=Path, required=True, help="folder that contains clip/ and beats/")
-    add("--vision-steps", type=positive, default=800, help="optimizer steps of CLIP, 12 pictures each")
-    add("--audio-steps", type=positive, default=300, help="optimizer steps of BEATs, 10 clips of 4 s each")
-    add("--seed", type=int, default=1, help="seed of the scenes")
-    add(
-        "--workers",
-        type=int,
-        default=0,
-        help="number of processes that draw scenes, besides the one that trains",
-    )
+    add = parser.option
+    add("--folder", "folder that contains clip/ and beats/", Path, required=True)
+    add("--vision-steps", "optimizer steps of CLIP, 12 pictures each", positive, 800)
+    add("--audio-steps", "optimizer steps of BEATs, 10 clips of 4 s each", positive, 300)
+    add("--seed", "seed of the scenes", int, 1)
+    add("--workers", "number of processes that draw scenes, besides the one that trains", int, 0)
     args = parser.parse_args(words)
 
     from crab_lightning.mini import pretrain_encoders
@@ -189,10 +181,10 @@ def mini_sam2(words: Sequence[str]) -> None:
     Its prompts are boxes and points. It cannot segment anything else.
     """
     parser = Options("model sam2-mini", mini_sam2)
-    parser.add_argument("--out", type=folder_to_write, required=True, help="folder to write")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the weights and pictures")
-    parser.add_argument("--minutes", type=float, default=20.0, help="CPU minutes after which training ends")
-    parser.add_argument("--steps", type=int, default=1500, help="steps after which training ends")
+    parser.option("--out", "folder to write", folder_to_write, required=True)
+    parser.option("--seed", "seed of the weights and pictures", int, 0)
+    parser.option("--minutes", "CPU minutes after which training ends", float, 20.0)
+    parser.option("--steps", "steps after which training ends", int, 1500)
     args = parser.parse_args(words)
 
     from crab_lightning.mini.pretrain.sam2 import MiniSam2Recipe, train_mini_sam2
@@ -212,8 +204,8 @@ def sam2(words: Sequence[str]) -> None:
     The image and the video predictor read the folder. A tensor that the model does not have is an error.
     """
     parser = Options("model sam2-convert", sam2)
-    parser.add_argument("--checkpoint", type=file_to_read, required=True, help="sam2.1_hiera_*.pt")
-    parser.add_argument("--out", type=folder_to_write, required=True, help="folder to write")
+    parser.option("--checkpoint", "sam2.1_hiera_*.pt", file_to_read, required=True)
+    parser.option("--out", "folder to write", folder_to_write, required=True)
     args = parser.parse_args(words)
 
     from crab_lightning.segmentation.convert import convert_checkpoint

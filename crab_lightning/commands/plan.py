@@ -42,63 +42,49 @@ def run(words: Sequence[str]) -> None:
         ValueError: If the model is none that the formulas are for, or a number makes no sense.
     """
     parser = Options("plan", _EXPLANATION, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add(
+    add = parser.option
+    parser.add_argument(
         "--config",
         "-c",
         action="append",
         required=True,
         help="the run's config, as for fit; the option may be repeated",
     )
-    add("--devices", type=int, default=1, help="number of devices in each node (default: 1)")
-    add("--nodes", type=int, default=1, help="number of nodes (default: 1)")
-    add("--memory", type=float, default=80.0, metavar="GB", help="memory of each device (default: 80)")
-    add(
-        "--tokens",
-        type=int,
-        help="mean number of tokens in a sample (default: that of AV-UIE v2, 725 for OmniModule)",
-    )
+    add("--devices", "number of devices in each node (default: 1)", int, 1)
+    add("--nodes", "number of nodes (default: 1)", int, 1)
+    add("--memory", "memory of each device (default: 80)", float, 80.0, metavar="GB")
+    add("--tokens", "mean number of tokens in a sample (default: that of AV-UIE v2, 725 for OmniModule)", int)
     add(
         "--longest",
-        type=int,
-        help="number of tokens in the longest samples (default: that of AV-UIE v2, 1350 for OmniModule)",
+        "number of tokens in the longest samples (default: that of AV-UIE v2, 1350 for OmniModule)",
+        int,
     )
-    add("--targets", type=int, default=120, help="number of target tokens in a sample (default: 120)")
+    add("--targets", "number of target tokens in a sample (default: 120)", int, 120)
     add(
         "--patches",
-        type=int,
-        help="number of vision patches in a sample (default: those of 10 frames, 1280 for OmniModule)",
+        "number of vision patches in a sample (default: those of 10 frames, 1280 for OmniModule)",
+        int,
     )
-    add(
-        "--audio-tokens",
-        type=int,
-        default=250,
-        help="number of audio tokens in a sample (default: 250, for 10 s)",
-    )
+    add("--audio-tokens", "number of audio tokens in a sample (default: 250, for 10 s)", int, 250)
     add(
         "--samples",
-        type=int,
-        help="number of samples in an epoch (default: data.epoch_size, else 222,000 as in AV-UIE v2)",
+        "number of samples in an epoch (default: data.epoch_size, else 222,000 as in AV-UIE v2)",
+        int,
     )
-    add(
-        "--tflops",
-        type=float,
-        default=400.0,
-        help="TFLOP/s that a device achieves (default: 400, as an H100)",
-    )
+    add("--tflops", "TFLOP/s that a device achieves (default: 400, as an H100)", float, 400.0)
     add(
         "--link",
-        type=float,
-        default=300.0,
+        "speed of the connection between the devices of a node (default: 300)",
+        float,
+        300.0,
         metavar="GB/S",
-        help="speed of the connection between the devices of a node (default: 300)",
     )
     add(
         "--network",
-        type=float,
-        default=40.0,
+        "speed of the connection between nodes, for each device (default: 40)",
+        float,
+        40.0,
         metavar="GB/S",
-        help="speed of the connection between nodes, for each device (default: 40)",
     )
     args, others = parser.parse_known_args(list(words))
     for name in ("devices", "nodes", "memory", "tokens", "longest", "targets", "tflops", "link", "network"):

@@ -28,21 +28,12 @@ def run(words: Sequence[str]) -> None:
     from crab_lightning.segmentation.prompts import MAX_IOU
 
     parser = Options("data points", run)
-    add = parser.add_argument
-    add("--root", type=Path, required=True, help="data root, the folder that holds AVUIE_2/")
+    add, switch = parser.option, parser.switch
+    add("--root", "data root, the folder that holds AVUIE_2/", Path, required=True)
     add_only(parser, f"datasets to change, of {', '.join(SPATIAL)}; all that are found when left out")
-    add(
-        "--frame",
-        type=positive,
-        default=224,
-        help="side of the square frame that coordinates refer to, in pixels",
-    )
-    add("--max_iou", type=float, default=MAX_IOU, help="largest IoU of two inscribed circles")
-    add(
-        "--write",
-        action="store_true",
-        help="write train.json, and keep the earlier file as train.json.before_points",
-    )
+    add("--frame", "side of the square frame that coordinates refer to, in pixels", positive, 224)
+    add("--max_iou", "largest IoU of two inscribed circles", float, MAX_IOU)
+    switch("--write", "write train.json, and keep the earlier file as train.json.before_points")
     args = parser.parse_args(words)
     if wrong := [name for name in args.datasets or () if name not in SPATIAL]:
         near = did_you_mean(wrong[0], SPATIAL)

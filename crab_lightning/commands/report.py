@@ -16,21 +16,12 @@ def run(words: Sequence[str]) -> None:
     with pictures of their clips.
     """
     parser = Options("report", run)
-    add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="a run folder, or a folder of version_N folders")
-    add("--out", type=file_to_write, help="file to write (default: report.html in the run folder)")
-    add("--split", choices=["test", "val"], default="test", help="split whose results are shown")
-    add(
-        "--failures",
-        type=int,
-        default=6,
-        help="number of wrong answers shown for each dataset, the worst first",
-    )
-    add(
-        "--root",
-        type=Path,
-        help="data root from which the pictures are read (default: that of the run's config)",
-    )
+    add = parser.option
+    add("run", "a run folder, or a folder of version_N folders", Path, metavar="RUN")
+    add("--out", "file to write (default: report.html in the run folder)", file_to_write)
+    add("--split", "split whose results are shown", default="test", choices=["test", "val"])
+    add("--failures", "number of wrong answers shown for each dataset, the worst first", int, 6)
+    add("--root", "data root from which the pictures are read (default: that of the run's config)", Path)
     args = parser.parse_args(words)
     from crab_lightning.reports.run_page import write_report
 

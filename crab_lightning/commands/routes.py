@@ -15,26 +15,22 @@ def run(words: Sequence[str]) -> None:
     """Record how the routers of a run weight the adapter heads.
 
     They are recorded in every layer, and separately for text, audio and visual tokens. The command writes
-    routes.npz, routes.json, pictures, and tokens.html with the tokens that give each head the largest weights.
+    routes.npz, routes.json, pictures, and tokens.html with the tokens that give each head the largest
+    weights.
 
     Raises:
         ValueError: If the run has no routers, or its data no samples.
     """
     parser = Options("routes", run)
-    add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help=CHECKPOINT)
-    add("--split", choices=["test", "val", "train"], default="test", help="split whose samples are used")
-    add("--samples", type=positive, default=32, help="number of samples of each dataset")
-    add("--batch-size", type=positive, default=8, help="number of samples in one forward pass")
-    add(
-        "--texts",
-        type=zero_or_more,
-        default=2,
-        help="number of samples of each dataset whose text is shown with shading",
-    )
-    add("--parquet", action="store_true", help="also write the routes as routes.parquet (needs pyarrow)")
-    add("--device", default="auto", help="cpu, cuda, ...; `auto` uses a GPU if there is one")
-    add("--out", type=folder_to_write, help="folder to write (default: routes/SPLIT in the run folder)")
+    add, switch = parser.option, parser.switch
+    add("run", CHECKPOINT, Path, metavar="RUN")
+    add("--split", "split whose samples are used", default="test", choices=["test", "val", "train"])
+    add("--samples", "number of samples of each dataset", positive, 32)
+    add("--batch-size", "number of samples in one forward pass", positive, 8)
+    add("--texts", "number of samples of each dataset whose text is shown with shading", zero_or_more, 2)
+    switch("--parquet", "also write the routes as routes.parquet (needs pyarrow)")
+    add("--device", "cpu, cuda, ...; `auto` uses a GPU if there is one", default="auto")
+    add("--out", "folder to write (default: routes/SPLIT in the run folder)", folder_to_write)
     args = parser.parse_args(words)
     from crab_lightning.data.manifests.layout import display_name
     from crab_lightning.inference.loading import load_run

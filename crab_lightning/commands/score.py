@@ -29,34 +29,33 @@ def run(words: Sequence[str]) -> None:
         ValueError: If the config, the task's options or the answers make no sense.
     """
     parser = Options("score", run)
-    add = parser.add_argument
-    add("--root", required=True, type=Path, help="data root, the folder that holds AVUIE_2/")
-    add("--dataset", required=True, help="key of the dataset in the data config, e.g. ave")
-    add("--predictions", required=True, type=Path, help="the answer file, JSON lines")
+    add, switch = parser.option, parser.switch
+    add("--root", "data root, the folder that holds AVUIE_2/", Path, required=True)
+    add("--dataset", "key of the dataset in the data config, e.g. ave", required=True)
+    add("--predictions", "the answer file, JSON lines", Path, required=True)
     add(
         "--data-config",
+        "config with `tasks` and `datasets`, at its top level or under `data`, e.g. a run's config.yaml",
         default="data/av_uie_v2.yaml",
-        help="config with `tasks` and `datasets`, at its top level or under `data`, e.g. a run's config.yaml",
     )
-    add("--protocol", help="scoring protocol of masks: crabplus, avsbench, framewise or refavs")
-    add(
+    add("--protocol", "scoring protocol of masks: crabplus, avsbench, framewise or refavs")
+    switch(
         "--lenient",
-        action="store_true",
-        help="also read answers that the released scripts reject; such scores cannot be compared with theirs",
+        "also read answers that the released scripts reject; such scores cannot be compared with theirs",
     )
     add(
         "--duplicates",
-        choices=["last", "refuse"],
+        "what to do when the file has several different answers to one sample: `last` scores the last one,"
+        " `refuse` ends with an error",
         default="last",
-        help="what to do when the file has several different answers to one sample: `last` scores the"
-        " last one, `refuse` ends with an error",
+        choices=["last", "refuse"],
     )
     add(
         "--out",
-        type=folder_to_write,
-        help="folder in which metrics.json and predictions/ are written, for `compare` and `report`",
+        "folder in which metrics.json and predictions/ are written, for `compare` and `report`",
+        folder_to_write,
     )
-    add("--json", action="store_true", help="print JSON only")
+    switch("--json", "print JSON only")
     args = parser.parse_args(words)
     if not args.predictions.is_file():
         raise FileNotFoundError(f"--predictions {args.predictions} is not a file")

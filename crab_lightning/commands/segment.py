@@ -39,44 +39,41 @@ def run(words: Sequence[str]) -> None:
         ValueError: If the run's task for it is none that points.
     """
     parser = Options("segment", run)
-    add = parser.add_argument
-    add("--checkpoint", required=True, type=Path, help=CHECKPOINT)
+    add, switch = parser.option, parser.switch
+    add("--checkpoint", CHECKPOINT, Path, required=True)
     add(
         "--sam2",
-        required=True,
-        type=model_folder,
-        help="folder of SAM2, SAM3 or EdgeTAM in the transformers layout, or hub name; mini_sam2 for pictures"
+        "folder of SAM2, SAM3 or EdgeTAM in the transformers layout, or hub name; mini_sam2 for pictures"
         " and --at_s",
+        model_folder,
+        required=True,
     )
     add(
         "--by",
-        choices=["points", "name", "both"],
-        default="points",
-        help="make the mask from the box and points in the answer, from the name in the answer (or from"
+        "make the mask from the box and points in the answer, from the name in the answer (or from"
         " --expression if there is none), or from both; `name` and `both` need a folder of SAM3",
+        default="points",
+        choices=["points", "name", "both"],
     )
-    add("--image", type=file_to_read, help="picture to segment; the video is segmented when it is left out")
-    add("--video", type=file_to_read, help="video; the whole video is segmented without --at_s")
-    add("--audio", type=file_to_read, help="sound file; the video's own track when left out")
-    add("--at_s", type=float, help="segment only the frame of the video at this second")
-    add("--asks", type=int, default=5, help="number of frames of a video about which the run is asked")
-    add("--fps", type=float, help="number of frames of each second that get a mask; all frames when left out")
-    add("--expression", help="name of the object to find; the object that makes the sound when left out")
-    add("--dataset", help="dataset whose task and audio window are used; the first that fits when left out")
-    add(
-        "--untaught",
-        action="store_true",
-        help="also allow a task or dataset on which the run was not trained",
-    )
-    add("--out", type=folder_to_write, default=Path("segmented"), help="folder to write")
-    add("--config", type=config_file, help=RUN_CONFIG)
-    add("--device", default="auto", help=DEVICE)
+    add("--image", "picture to segment; the video is segmented when it is left out", file_to_read)
+    add("--video", "video; the whole video is segmented without --at_s", file_to_read)
+    add("--audio", "sound file; the video's own track when left out", file_to_read)
+    add("--at_s", "segment only the frame of the video at this second", float)
+    add("--asks", "number of frames of a video about which the run is asked", int, 5)
+    add("--fps", "number of frames of each second that get a mask; all frames when left out", float)
+    add("--expression", "name of the object to find; the object that makes the sound when left out")
+    add("--dataset", "dataset whose task and audio window are used; the first that fits when left out")
+    switch("--untaught", "also allow a task or dataset on which the run was not trained")
+    add("--out", "folder to write", folder_to_write, Path("segmented"))
+    add("--config", RUN_CONFIG, config_file)
+    add("--device", DEVICE, default="auto")
     args = parser.parse_args(words)
     from crab_lightning.inference.question import check_clip
 
-    for path, kind in ((args.video, "video"), (args.audio, "audio")):
-        if path is not None:
-            check_clip(path, kind)
+    if args.video is not None:
+        check_clip(args.video, "video")
+    if args.audio is not None:
+        check_clip(args.audio, "audio")
     check_picture(args.image)
     if args.asks < 1 or (args.fps is not None and args.fps <= 0):
         raise ValueError(

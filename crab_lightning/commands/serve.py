@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 from crab_lightning.commands.file_arguments import config_file, file_to_read
 from crab_lightning.commands.help_text import CHECKPOINT, DEVICE, RUN_CONFIG, Options, port, positive
@@ -19,65 +20,46 @@ KEY_VARIABLE = "CRAB_API_KEY"
 def parser(name: str = "serve") -> argparse.ArgumentParser:
     """Return the parser of ``serve``, or of ``demo``, which always has the page."""
     made = Options(name, run if name == "serve" else demo)
-    add = made.add_argument
-    add("--checkpoint", required=True, type=Path, help=CHECKPOINT)
-    add("--config", type=config_file, help=RUN_CONFIG)
+    add, switch = made.option, made.switch
+    add("--checkpoint", CHECKPOINT, Path, required=True)
+    add("--config", RUN_CONFIG, config_file)
     add(
         "--host",
+        "address to listen on; an address that other machines can reach needs a key",
         default="127.0.0.1",
-        help="address to listen on; an address that other machines can reach needs a key",
     )
-    add("--port", type=port, default=8000, help="port to listen on; 0 chooses a free one")
-    add("--name", help="name of the model in the list of models; the run's folder name when left out")
+    add("--port", "port to listen on; 0 chooses a free one", port, 8000)
+    add("--name", "name of the model in the list of models; the run's folder name when left out")
     add(
         "--api_key_file",
-        type=file_to_read,
-        help=f"file with the key that clients must send; the environment variable {KEY_VARIABLE} works too",
+        f"file with the key that clients must send; the environment variable {KEY_VARIABLE} works too",
+        file_to_read,
     )
     if name == "serve":
         page = "also serve a web page at /, where a clip can be uploaded, as `demo` does"
-        add("--page", action="store_true", help=page)
+        switch("--page", page)
     made.set_defaults(page=name == "demo")
     add(
-        "--media_root",
-        type=Path,
-        help="folder whose files requests may name; requests may name no files when left out",
+        "--media_root", "folder whose files requests may name; requests may name no files when left out", Path
     )
-    add("--slots", type=positive, default=16, help="number of answers that are generated at the same time")
-    add(
-        "--waiting",
-        type=positive,
-        default=64,
-        help="number of questions that may wait; further ones get status 429",
-    )
-    add("--max_body_mb", type=_above_zero, default=64.0, help="largest request in megabytes")
-    add("--max_new_tokens", type=positive, help="longest answer in tokens; the run's setting when left out")
-    add(
-        "--max_prompt_tokens",
-        type=positive,
-        default=32_768,
-        help="longest question in tokens, media included",
-    )
-    add("--max_media", type=positive, default=16, help="largest number of media in one request")
-    add("--max_frames", type=positive, default=256, help="largest number of frames taken from one video")
-    add("--max_text", type=positive, default=1_000_000, help="largest number of characters in one request")
-    add(
-        "--max_requests", type=positive, default=128, help="number of requests that are read at the same time"
-    )
-    add(
-        "--decoders",
-        type=positive,
-        default=2,
-        help="number of requests whose media are decoded at the same time",
-    )
-    add("--timeout_s", type=_above_zero, default=300.0, help="longest time for one request in seconds")
+    add("--slots", "number of answers that are generated at the same time", positive, 16)
+    add("--waiting", "number of questions that may wait; further ones get status 429", positive, 64)
+    add("--max_body_mb", "largest request in megabytes", _above_zero, 64.0)
+    add("--max_new_tokens", "longest answer in tokens; the run's setting when left out", positive)
+    add("--max_prompt_tokens", "longest question in tokens, media included", positive, 32_768)
+    add("--max_media", "largest number of media in one request", positive, 16)
+    add("--max_frames", "largest number of frames taken from one video", positive, 256)
+    add("--max_text", "largest number of characters in one request", positive, 1_000_000)
+    add("--max_requests", "number of requests that are read at the same time", positive, 128)
+    add("--decoders", "number of requests whose media are decoded at the same time", positive, 2)
+    add("--timeout_s", "longest time for one request in seconds", _above_zero, 300.0)
     add(
         "--grace_s",
-        type=_above_zero,
-        default=10.0,
-        help="seconds that answers may still take after the server was told to stop",
+        "seconds that answers may still take after the server was told to stop",
+        _above_zero,
+        10.0,
     )
-    add("--device", default="auto", help=DEVICE)
+    add("--device", DEVICE, default="auto")
     return made
 
 
@@ -124,7 +106,7 @@ def _serve(args: argparse.Namespace) -> None:
     from crab_lightning.serving.worker import Worker
 
     model, data = load_run(args.checkpoint, args.config, args.device)
-    given = {field.name: getattr(args, field.name, None) for field in fields(ServerOptions)}
+    given: dict[str, Any] = {field.name: getattr(args, field.name, None) for field in fields(ServerOptions)}
     options = ServerOptions(
         **given
         | {

@@ -145,44 +145,34 @@ def run(words: Sequence[str]) -> None:
         ValueError: If no task could be asked, or ``--dataset`` names one that the run does not have.
     """
     parser = Options("showcase", run)
-    add = parser.add_argument
-    add("--video", required=True, type=file_to_read, help="the clip")
-    add("--checkpoint", required=True, type=Path, help=CHECKPOINT)
-    add("--audio", type=file_to_read, help="sound file; the clip's own track when left out")
-    add("--silent", action="store_true", help="replace all sound by silence")
+    add, switch = parser.option, parser.switch
+    add("--video", "the clip", file_to_read, required=True)
+    add("--checkpoint", CHECKPOINT, Path, required=True)
+    add("--audio", "sound file; the clip's own track when left out", file_to_read)
+    switch("--silent", "replace all sound by silence")
+    add("--other", "second clip for the matching task; that task is left out without it", file_to_read)
+    add("--question", "question to be answered", default="What makes the sound in this video?")
+    add("--expression", "object for the referring task to find; that task is left out without it")
+    add("--at_s", "second of the clip whose frame is segmented; the middle when left out", float)
     add(
-        "--other",
-        type=file_to_read,
-        help="second clip for the matching task; that task is left out without it",
-    )
-    add("--question", default="What makes the sound in this video?", help="question to be answered")
-    add("--expression", help="object for the referring task to find; that task is left out without it")
-    add("--at_s", type=float, help="second of the clip whose frame is segmented; the middle when left out")
-    add(
-        "--sam2",
-        type=model_folder,
-        help="SAM2 folder, hub name or mini_sam2; the run's own mask decoder when left out",
+        "--sam2", "SAM2 folder, hub name or mini_sam2; the run's own mask decoder when left out", model_folder
     )
     add(
         "--dataset",
-        nargs="+",
+        "use the settings of these datasets, instead of the first one of each task",
         default=[],
-        help="use the settings of these datasets, instead of the first one of each task",
+        nargs="+",
     )
     add(
         "--windows",
+        "ask about the events of a long clip in windows of LENGTH seconds, which start every HOP seconds;"
+        " when left out, one question is asked about the whole clip",
         metavar="LENGTH[,HOP]",
-        help="ask about the events of a long clip in windows of LENGTH seconds, which start every HOP"
-        " seconds; when left out, one question is asked about the whole clip",
     )
-    add(
-        "--untaught",
-        action="store_true",
-        help="also ask the tasks and datasets on which the run was not trained",
-    )
-    add("--out", type=folder_to_write, default=Path("showcase"), help="folder to write")
-    add("--config", type=config_file, help=RUN_CONFIG)
-    add("--device", default="auto", help=DEVICE)
+    switch("--untaught", "also ask the tasks and datasets on which the run was not trained")
+    add("--out", "folder to write", folder_to_write, Path("showcase"))
+    add("--config", RUN_CONFIG, config_file)
+    add("--device", DEVICE, default="auto")
     args = parser.parse_args(words)
     from crab_lightning.inference.answer import windows_of_text
 

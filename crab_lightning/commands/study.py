@@ -22,21 +22,21 @@ PRELOAD = (
 """What takes seconds to import and every cell needs."""
 
 
-def _parser(action: str, about: Callable[..., object]) -> argparse.ArgumentParser:
+def _parser(action: str, about: Callable[..., object]) -> Options:
     made = Options(f"study {action}", about)
-    made.add_argument("study", help="YAML file of the study, or the name of a file in configs/studies/")
-    made.add_argument("--root", type=Path, help="folder in which the study's folder is made")
+    made.option("study", "YAML file of the study, or the name of a file in configs/studies/")
+    made.option("--root", "folder in which the study's folder is made", Path)
     return made
 
 
-def _cells(made: argparse.ArgumentParser) -> None:
-    made.add_argument(
+def _cells(made: Options) -> None:
+    made.option(
         "--cells",
-        nargs="+",
+        "use only the cells (runs of the study) whose names match a pattern, e.g. 'lora.*.seed0'; a name is"
+        " ARM.REGIME[.DATASET].seedN",
         default=[],
+        nargs="+",
         metavar="PATTERN",
-        help="use only the cells (runs of the study) whose names match a pattern, e.g. 'lora.*.seed0'; a"
-        " name is ARM.REGIME[.DATASET].seedN",
     )
 
 
@@ -53,14 +53,9 @@ def plan(words: Sequence[str]) -> None:
     """
     parser = _parser("plan", plan)
     _cells(parser)
-    parser.add_argument(
-        "--jobs", type=positive, default=1, help="number of cells that run at the same time, for the estimate"
-    )
-    parser.add_argument(
-        "--steps",
-        type=zero_or_more,
-        default=4,
-        help="number of steps to measure in each arm; with 0 nothing is measured",
+    parser.option("--jobs", "number of cells that run at the same time, for the estimate", positive, 1)
+    parser.option(
+        "--steps", "number of steps to measure in each arm; with 0 nothing is measured", zero_or_more, 4
     )
     args = parser.parse_args(words)
     from crab_lightning.commands import trainer
@@ -84,19 +79,18 @@ def run(words: Sequence[str]) -> None:
     """
     parser = _parser("run", run)
     _cells(parser)
-    add = parser.add_argument
-    add("--jobs", type=positive, default=1, help="number of cells that run at the same time on this machine")
-    add("--threads", type=positive, default=1, help="CPU threads of each cell")
-    add("--devices", help="CUDA devices, one for each job, separated by commas, e.g. 0,1,2,3")
-    add("--engine", choices=["local", "ray"], default="local", help="where cells run")
-    add("--ray-address", help="address of a Ray cluster; `auto` uses the cluster of this machine")
-    add("--ray-gpus", type=float, default=0.0, help="number of GPUs that each cell gets from Ray")
-    add("--ray-cpus", type=float, default=1.0, help="number of CPU cores that each cell gets from Ray")
-    add(
+    add, switch = parser.option, parser.switch
+    add("--jobs", "number of cells that run at the same time on this machine", positive, 1)
+    add("--threads", "CPU threads of each cell", positive, 1)
+    add("--devices", "CUDA devices, one for each job, separated by commas, e.g. 0,1,2,3")
+    add("--engine", "where cells run", default="local", choices=["local", "ray"])
+    add("--ray-address", "address of a Ray cluster; `auto` uses the cluster of this machine")
+    add("--ray-gpus", "number of GPUs that each cell gets from Ray", float, 0.0)
+    add("--ray-cpus", "number of CPU cores that each cell gets from Ray", float, 1.0)
+    switch(
         "--replace",
-        action="store_true",
-        help="repeat the cells that are damaged or were made with other settings; the earlier ones are"
-        " moved to replaced/",
+        "repeat the cells that are damaged or were made with other settings; the earlier ones are moved to"
+        " replaced/",
     )
     args = parser.parse_args(words)
     from crab_lightning.commands import trainer
@@ -170,14 +164,14 @@ def report(words: Sequence[str]) -> None:
         ValueError: If nothing can be compared yet.
     """
     parser = _parser("report", report)
-    add = parser.add_argument
+    add = parser.option
     add(
         "--out",
-        type=folder_to_write,
-        help="folder in which the report is written (default: report/ in the study's folder)",
+        "folder in which the report is written (default: report/ in the study's folder)",
+        folder_to_write,
     )
-    add("--resamples", type=positive, default=2000, help="number of resamples of the bootstrap")
-    add("--seed", type=zero_or_more, default=0, help="seed of the bootstrap")
+    add("--resamples", "number of resamples of the bootstrap", positive, 2000)
+    add("--seed", "seed of the bootstrap", zero_or_more, 0)
     args = parser.parse_args(words)
     if args.resamples < 100:
         raise ValueError(f"--resamples is {args.resamples}; an interval needs at least 100")
@@ -198,19 +192,15 @@ def submit(words: Sequence[str]) -> None:
     """
     parser = _parser("submit", submit)
     _cells(parser)
-    add = parser.add_argument
-    add("--engine", choices=["slurm"], default="slurm", help="the cluster's scheduler")
-    add(
-        "--at-a-time",
-        type=positive,
-        help="largest number of cells that run at the same time; no limit when left out",
-    )
+    add = parser.option
+    add("--engine", "the cluster's scheduler", default="slurm", choices=["slurm"])
+    add("--at-a-time", "largest number of cells that run at the same time; no limit when left out", positive)
     add(
         "--sbatch",
-        nargs="+",
+        "options of sbatch for each cell, e.g. gres=gpu:1 time=8:00:00",
         default=[],
+        nargs="+",
         metavar="OPTION",
-        help="options of sbatch for each cell, e.g. gres=gpu:1 time=8:00:00",
     )
     args = parser.parse_args(words)
     from crab_lightning.commands import trainer

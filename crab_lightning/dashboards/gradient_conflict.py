@@ -48,7 +48,7 @@ class Conflict:
     def save(self, path: Path) -> None:
         """Write one ``.npz`` file; its arrays have the names of the fields."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        held = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
+        held: dict[str, Any] = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
         half = {name: value.astype(np.float32) for name, value in held.items() if value.dtype == np.float64}
         np.savez_compressed(path, **(held | half))
 
@@ -56,9 +56,9 @@ class Conflict:
     def load(cls, path: Path) -> Conflict:
         """Read what :meth:`save` wrote."""
         with np.load(path, allow_pickle=False) as held:
-            texts = {name: tuple(map(str, held[name])) for name in ("datasets", "names", "parts")}
-            numbers = {name: held[name].astype(np.float64) for name in ("cosines", "norms")}
-            return cls(step=int(held["step"]), depths=held["depths"], **texts, **numbers)
+            read: dict[str, Any] = {"step": int(held["step"]), "depths": held["depths"]}
+            read |= {name: tuple(map(str, held[name])) for name in ("datasets", "names", "parts")}
+            return cls(**read, **{name: held[name].astype(np.float64) for name in ("cosines", "norms")})
 
     def mean(self, part: str = "*", depths: Sequence[int] | None = None) -> NDArray[np.float64]:
         """Return the mean cosine over some parts, ``(D, D)``.
