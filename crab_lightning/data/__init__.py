@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from crab_lightning.data.manifests.reader import read_manifest as read_manifest
     from crab_lightning.data.manifests.split import carve_validation as carve_validation
     from crab_lightning.data.sampling.mixture import Mixture as Mixture
-    from crab_lightning.data.sampling.mixture_table import MixtureRow as MixtureRow
     from crab_lightning.data.sampling.samplers import Draw as Draw
     from crab_lightning.data.sampling.samplers import EvalBatches as EvalBatches
     from crab_lightning.data.sampling.samplers import TrainBatches as TrainBatches

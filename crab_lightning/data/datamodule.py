@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
@@ -254,24 +253,12 @@ class AVDataModule(lightning.LightningDataModule):
         """Return the loader of the mixture; it can be resumed at any step."""
         samples = self._pack("train")
         if self.train_window_s is not None:
-            if self.audio_swap:  # not before: a run that learnt from windows may be tested with other sounds
-                raise ValueError(
-                    "data.train_window_s and data.audio_swap exclude each other: the other clip may be "
-                    "shorter; leave one of them out"
-                )
+            self._check_own_sound("data.train_window_s")  # now: such a run may be tested with other sounds
             check_cuttable(self.train_window_s, self._read().splits["train"], self.tasks, self.datasets)
         mixture = self._mixture()
         rank, world = self._place()
         grouped = self.length_window > 1 or self.batch_tokens is not None
         lengths = self._lengths(samples, with_target=True) if grouped else None
-        drawn_from: dict[str, Any] = {
-            "rows": dict(mixture.rows),
-            "shares": mixture.shares,
-            "epoch": len(mixture),
-            "seed": self.order_seed,
-        }
-        if lengths is not None:  # they decide the order too
-            drawn_from["lengths"] = zlib.crc32(lengths.tobytes())
         self._training = self._track(
             TrainLoader(
                 self.dataset(samples, with_target=True, of_split=True, window_s=self.train_window_s),
@@ -280,7 +267,6 @@ class AVDataModule(lightning.LightningDataModule):
                 ),
                 self.num_workers,
                 self.prefetch_batches,
-                drawn_from=drawn_from,
                 on_epoch=None if self.trainer is None else partial(renew_limits, self.trainer),
             )
         )
@@ -338,17 +324,20 @@ class AVDataModule(lightning.LightningDataModule):
         """
         if self.test_windows is None:
             return self._pack("test")
-        if self.audio_swap:
-            raise ValueError(
-                "evaluator.windows and data.audio_swap exclude each other: the clip that gives the sound"
-                " may be shorter; leave one of them out"
-            )
+        self._check_own_sound("evaluator.windows")
         if self._asked is None or self._asked[0] != self.test_windows:
             samples = expanded(
                 self.samples("test"), self.tasks, self.datasets, self.test_windows, self.limits
             )
             self._asked = self.test_windows, PackedSamples(samples)
         return self._asked[1]
+
+    def _check_own_sound(self, option: str) -> None:
+        if self.audio_swap:
+            raise ValueError(
+                f"{option} and data.audio_swap exclude each other: the clip that gives the sound "
+                "may be shorter; leave one of them out"
+            )
 
     def test_dataloader(self) -> BatchLoader:
         """Return a loader of prompts over every dataset's test rows, or the windows of their long clips."""

@@ -212,7 +212,6 @@ class TrainLoader(BatchLoader):
         batches: Which of them form each batch.
         num_workers: Loader processes; 0 loads in the main process.
         prefetch_batches: Batches that each worker prepares ahead.
-        drawn_from: What the order is made of; a position is only good for the same.
         on_epoch: Called at the start of every epoch, when the epoch's length is known.
     """
 
@@ -225,11 +224,9 @@ class TrainLoader(BatchLoader):
         batches: TrainBatches,
         num_workers: int = 0,
         prefetch_batches: int = 2,
-        drawn_from: Mapping[str, Any] | None = None,
         on_epoch: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(dataset, batches, num_workers, prefetch_batches)
-        self._drawn_from = dict(drawn_from or {})
         self._on_epoch = on_epoch
         self._step = 0
 
@@ -269,7 +266,7 @@ class TrainLoader(BatchLoader):
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the epoch, equal on all processes."""
         position = self.batches.state_dict(self._step)
-        return {**position, "steps": len(self.batches), "drawn_from": self._drawn_from}
+        return {**position, "steps": len(self.batches), "drawn_from": self.batches.drawn_from}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue behind the last batch of a checkpoint.
@@ -277,7 +274,7 @@ class TrainLoader(BatchLoader):
         Raises:
             ValueError: If the checkpoint stopped within an epoch of other data.
         """
-        before, now = state["drawn_from"], self._drawn_from
+        before, now = state["drawn_from"], self.batches.drawn_from
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
         if changed and 0 < state["step"] < state["steps"]:
             found = "; ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -119,6 +121,18 @@ class TrainBatches:
             return _steps(len(self.mixture), self._cuts[0])
         _, bounds = self._plan()
         return self._cuts[-1].step + (len(bounds) - 1) // self._cuts[-1].world
+
+    @cached_property
+    def drawn_from(self) -> dict[str, Any]:
+        """What the order is made of; a position is only good for the same."""
+        mixture = self.mixture
+        made = {
+            "rows": dict(mixture.rows),
+            "shares": mixture.shares,
+            "epoch": len(mixture),
+            "seed": mixture.seed,
+        }
+        return made if self.lengths is None else made | {"lengths": zlib.crc32(self.lengths.tobytes())}
 
     @property
     def start(self) -> int:
