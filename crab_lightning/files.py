@@ -109,6 +109,22 @@ def read_json(path: Path, remedy: str) -> Any:
         ) from err
 
 
+def path_given(name: str, value: object, wanted: str) -> str:
+    """Return a path that was given as an argument in Python.
+
+    Args:
+        name: Name of the argument.
+        value: What was given.
+        wanted: What it has to be, for the error.
+
+    Raises:
+        ValueError: If it is no path, or empty.
+    """
+    if not isinstance(value, str | os.PathLike) or not str(value):
+        raise ValueError(f"`{name}` is {value!r}; give {wanted}")
+    return os.fspath(value)
+
+
 def parsed_yaml(text: str) -> Any:
     """Return what a YAML text says, as ``yaml.safe_load`` does; with libyaml, where PyYAML has it, sooner."""
     import yaml

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import crab_lightning
-from crab_lightning import Answer, fit, load_data, load_run, run_test
+from crab_lightning import (
+    AdapterConfig,
+    Answer,
+    AVDataModule,
+    Evaluator,
+    OmniModule,
+    fit,
+    load_data,
+    load_run,
+    run_test,
+)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +102,80 @@ def test_wrong_keys_and_values_are_exceptions() -> None:
         fit("demo.yaml", {"model.init_args.adapter.rank": 0})
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_run("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: fit(None), "^`config` is None; give the name or the path of a config file$"),
+        (lambda: fit("none.yaml"), r"^config none\.yaml: no such file in"),
+        (lambda: fit("demo.yaml", ["data.root=x"]), r"^`settings` is \['data\.root=x'\]; give a dictionary"),
+        (
+            lambda: fit("demo.yaml", {"--data.root": "x"}),
+            "^`settings` has the key '--data.root'; give keys of",
+        ),
+        (lambda: fit("demo.yaml", {"help": True}), "^`settings` has the key 'help'"),
+        (
+            lambda: fit("demo.yaml", {"data.only": {"ave"}}),
+            r"^`settings` has \{'ave'\} for 'data\.only'; give a",
+        ),
+        (lambda: fit("demo.yaml", {}, folder=3), "^`folder` is 3; give a path$"),
+        (
+            lambda: fit("demo.yaml", only=["avee"]),
+            r"^`only` avee: there is no dataset avee \(did you mean 'ave'",
+        ),
+        (
+            lambda: fit("demo.yaml", {"model.init_args.adapter.alpha": math.nan}),
+            r"adapter\.alpha is nan; it must",
+        ),
+        (lambda: run_test(""), "^`run` is ''; give a run folder or a checkpoint$"),
+        (lambda: load_run(None), "^`checkpoint` is None; give a run folder"),
+        (
+            lambda: load_data("demo.yaml", root="x", only="ave"),
+            "^data.only is 'ave'; it must be a list, or null",
+        ),
+        (lambda: AdapterConfig(alpha="8"), "^adapter.alpha is '8'; it must be a number$"),
+        (
+            lambda: AdapterConfig(kind=["lora"]),
+            r"^adapter\.kind is \['lora'\] \(did you mean 'lora'\?\); known: ",
+        ),
+        (
+            lambda: AdapterConfig(target_modules=["q", 3]),
+            r"^adapter\.target_modules\.1 is 3; it must be a text$",
+        ),
+        (
+            lambda: Evaluator(decoding="greedy"),
+            "^evaluator.decoding is 'greedy'; it must be one of generate, ",
+        ),
+        (lambda: OmniModule(None), "^model.pretrained is None; it must be a text$"),
+        (
+            lambda: OmniModule("x", adapter={"kind": "lora"}),
+            "^model.adapter is .* an object of AdapterConfig, or",
+        ),
+        (
+            lambda: OmniModule("x", max_new_tokens="8"),
+            "^model.max_new_tokens is '8'; it must be a whole number$",
+        ),
+        (lambda: AVDataModule("x", {"a": 3}, {}), "^data.tasks.a is 3; it must be an object of Task$"),
+        (
+            lambda: AVDataModule("x", {}, {}, batch_size="x"),
+            "^data.batch_size is 'x'; it must be a whole number$",
+        ),
+    ],
+)
+def test_arguments_of_the_wrong_type_are_named(call: Callable[[], object], said: str) -> None:
+    with pytest.raises(ValueError, match=said) as caught:
+        call()
+    assert "--" not in str(caught.value).replace("'--data", "")
+
+
+def test_errors_of_a_run_name_settings_and_no_options(run: Path, small: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match="holds a run already") as caught:
+        fit("demo.yaml", {"data.root": small["mini"]}, folder=run)
+    assert "add `settings` {'ckpt_path': 'auto'}. To start a new run elsewhere, give another `folder`" in (
+        said := str(caught.value)
+    )
+    assert "add `settings` {'run.replace': True}, which" in said
 
 
 def test_a_data_part_becomes_a_data_module(small: dict[str, Path]) -> None:

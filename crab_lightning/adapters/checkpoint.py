@@ -180,6 +180,8 @@ def _parsed_description(folder: Path) -> dict[str, Any]:
             raise AdapterError(
                 f"{path} has no key {key!r}; it was not written by save_adapters or was edited"
             )
+        if key != "save_id" and not isinstance(description[key], dict):
+            raise AdapterError(f"{path}: {key} is {description[key]!r}; it must be an object with keys")
     return description
 
 
@@ -312,4 +314,4 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
                 )
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as err:
-        raise AdapterError(f"{path} cannot be read: {err}") from err
+        raise AdapterError(f"{path} cannot be read, so it is damaged or incomplete: {err}") from err

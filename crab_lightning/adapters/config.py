@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 from crab_lightning.spelling import did_you_mean
+from crab_lightning.value_types import check_arguments
 
 AdapterDtype = Literal["float32", "bfloat16"]
 
@@ -66,8 +67,7 @@ class AdapterConfig(metaclass=_ByKind):
     dtype: AdapterDtype = "float32"
 
     def __post_init__(self) -> None:
-        one_of("kind", self.kind, (type(self).kind,))
-        one_of("dtype", self.dtype, ("float32", "bfloat16"))
+        check_arguments(type(self), vars(self), "adapter")
         at_least_one("rank", self.rank)
         if not math.isfinite(self.alpha) or self.alpha <= 0:
             raise ValueError(f"adapter.alpha is {self.alpha!r}; it must be a finite number above 0")

@@ -19,6 +19,20 @@ RUN_CONFIG = "config file; the run's own config.yaml when left out"
 DEVICE = "cpu, cuda, ... (default: a GPU if there is one)"
 
 
+# What argparse says of a value, and the same in usual words.
+_PLAINLY = [
+    (re.compile(r"^argument (\S+): invalid float value: (.*)"), r"\1 is \2; it must be a number"),
+    (re.compile(r"^argument (\S+): invalid int value: (.*)"), r"\1 is \2; it must be a whole number"),
+    (
+        re.compile(r"^argument (\S+): invalid choice: (.*) \(choose from (.*)\)"),
+        r"\1 is \2; it must be one of \3",
+    ),
+    (re.compile(r"^argument (\S+): expected (?:at least )?(\w+) arguments?"), r"\1 needs \2 value"),
+    (re.compile(r"^argument (\S+): not allowed with argument (\S+)"), r"\1 cannot be given together with \2"),
+    (re.compile(r"^argument (\S+): "), r"\1: "),
+]
+
+
 class Options(argparse.ArgumentParser):
     """A parser that takes no shortened option, and answers an unknown one with the closest.
 
@@ -90,6 +104,8 @@ class Options(argparse.ArgumentParser):
 
     def error(self, message: str) -> Never:
         """End the command with one line, without the usage of all options."""
+        for argparse_says, plain in _PLAINLY:
+            message = argparse_says.sub(plain, message)
         self.exit(2, f"error: {message}; `{told(f'python {self._plain} --help')}` says more\n")
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from crab_lightning.commands.trainer import command_line
 from crab_lightning.configuration.files import ConfigError
-from crab_lightning.files import read_json
+from crab_lightning.files import path_given, read_json
 
 
 def fit(
@@ -17,7 +20,7 @@ def fit(
     settings: Mapping[str, Any] | None = None,
     *,
     folder: str | Path | None = None,
-    only: str | None = None,
+    only: str | Sequence[str] | None = None,
 ) -> Path:
     """Train as ``cli.py fit`` does and return the run folder, which ``load_run`` reads.
 
@@ -25,14 +28,16 @@ def fit(
         config: Config file, or the name of one of ``configs/``.
         settings: Keys that win over the config, by their dotted name: ``{"trainer.max_epochs": 3}``.
         folder: Run folder; a new one under ``runs/`` when left out.
-        only: Keys of the datasets to use, comma-separated.
+        only: Keys of the datasets to use: a list, or a text with commas.
 
     Raises:
         ConfigError: If a key or value is wrong.
     """
-    more = {"run.folder": folder, "only": only}
-    chosen = {key: value for key, value in more.items() if value is not None}
-    return _run("fit", ["--config", str(config)], dict(settings or {}) | chosen)
+    if only is not None and not isinstance(only, str):
+        only = ",".join(map(str, only))
+    options = {"config": path_given("config", config, "the name or the path of a config file")}
+    options["run.folder"] = _OUT if folder is None else path_given("folder", folder, "a path")
+    return _run("fit", options | {"only": _OUT if only is None else only}, settings)
 
 
 def run_test(run: str | Path, settings: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
@@ -50,17 +55,52 @@ def run_test(run: str | Path, settings: Mapping[str, Any] | None = None) -> dict
         ConfigError: If a key or value is wrong.
         FileNotFoundError: If there is no such run.
     """
-    folder = _run("test", ["--ckpt_path", str(run)], dict(settings or {}))
+    folder = _run("test", {"ckpt_path": path_given("run", run, "a run folder or a checkpoint")}, settings)
     content = read_json(folder / "metrics.json", "Test the run again")
     found: dict[str, dict[str, Any]] = content["test"]["datasets"]
     return found
 
 
-def _run(function: str, source: list[str], settings: Mapping[str, Any]) -> Path:
-    words = [f"--{key}={_word(value)}" for key, value in settings.items()]
-    made = command_line(function, [*source, *words], refuse=_refuse)
-    made.start()
+def _run(function: str, options: Mapping[str, object], settings: Mapping[str, Any] | None) -> Path:
+    given = {} if settings is None else settings
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"`settings` is {given!r}; give a dictionary such as {_EXAMPLE}")
+    for key in given:
+        if not isinstance(key, str) or not _KEY.fullmatch(key) or key in ("config", "help", "print_config"):
+            raise ConfigError(f"`settings` has the key {key!r}; give keys of a config, as in {_EXAMPLE}")
+    words = [
+        f"--{key}={_word(key, value)}" for key, value in {**given, **options}.items() if value is not _OUT
+    ]
+    try:
+        made = command_line(function, words, refuse=_refuse)
+        made.start()
+    except (ValueError, OSError) as err:
+        if len(err.args) == 1:  # of our own, not of the system
+            err.args = (_OPTION.sub(lambda found: _python_name(function, *found.groups()), str(err)),)
+        raise
     return Path(made.trainer.log_dir or "")
+
+
+_OUT = object()  # an argument that was left out
+_EXAMPLE = "{'trainer.max_epochs': 3}"
+_KEY = re.compile(r"\w[\w-]*(\.\w[\w-]*)*\+?")
+_OPTION = re.compile(
+    r"[;\n]? ?`python \S+ \w+ --help` [\w ]+|--([a-z]\w*(?:\.\w+)*)(?: (true|false|auto|\d+)\b)?"
+)
+_ARGUMENTS = {
+    "fit": {"config": "config", "run.folder": "folder", "only": "only"},
+    "test": {"ckpt_path": "run"},
+}
+
+
+def _python_name(function: str, key: str | None, value: str | None) -> str:
+    """Return how Python gives what an error calls an option; nothing for a hint at ``--help``."""
+    if key is None:
+        return ""
+    if key in _ARGUMENTS[function]:
+        return f"`{_ARGUMENTS[function][key]}`" + (f" {value}" if value else "")
+    word = {"true": True, "false": False}.get(str(value), value)
+    return f"`settings` {{{key!r}: {'...' if value is None else repr(word)}}}"
 
 
 def _refuse(cli: Any, said: str) -> None:
@@ -68,7 +108,21 @@ def _refuse(cli: Any, said: str) -> None:
     raise ConfigError(said)
 
 
-def _word(value: Any) -> str:
-    if value is None:
-        return "null"
-    return str(value) if isinstance(value, str | Path) else json.dumps(value)
+def _word(key: str, value: Any) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return f".{value}".replace(".-", "-.")  # as YAML writes it
+    try:
+        return str(value) if isinstance(value, str | Path) else json.dumps(value, default=_plain)
+    except (TypeError, ValueError) as err:
+        raise ConfigError(
+            f"`settings` has {value!r} for {key!r}; give a text, a path, a number, True, False, None, or a"
+            " list or dictionary of such values"
+        ) from err
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    raise TypeError

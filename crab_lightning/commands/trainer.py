@@ -92,7 +92,7 @@ def one_config(words: list[str], function: str = "fit") -> Given:
         names = [str(stored / "config.yaml")]
     content = compose(names, of_run=stored is not None)
     if not content:
-        raise ConfigError(f"--config {', '.join(names)} is empty")
+        raise ConfigError(f"config {', '.join(names)} is empty")
     if stored is not None:
         from crab_lightning.adapters.kinds import drop_foreign_keys
 

@@ -86,6 +86,8 @@ def find_config(name: str | Path) -> Path:
         ConfigError: If there is no such file; the text lists the configs there are.
     """
     path = Path(name)
+    if not str(name):
+        raise ConfigError("the name of the config is empty; give a file, or the name of one of configs/")
     roots = [Path("configs"), PACKAGE_CONFIGS]
     if roots[0].resolve() == PACKAGE_CONFIGS:  # called in a checkout
         roots.pop()
@@ -97,11 +99,11 @@ def find_config(name: str | Path) -> Path:
         if place.is_file():
             return place
     if path.is_dir():
-        raise ConfigError(f"--config {name} is a folder; give one .yaml file of it")
+        raise ConfigError(f"config {name} is a folder; give one .yaml file of it")
     known = sorted({p.name for root in roots if root.is_dir() for p in root.glob("*.yaml")})
     looked = ", ".join(str(place.parent) for place in places)
     raise ConfigError(
-        f"--config {name}: no such file in {looked}; configs/ has: {', '.join(known) or 'nothing'}"
+        f"config {name}: no such file in {looked}; configs/ has: {', '.join(known) or 'nothing'}"
     )
 
 
@@ -169,6 +171,10 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(
             f"{path}: is not UTF-8 (byte {err.object[err.start]:#04x}); save it as UTF-8"
         ) from err
+    except yaml.MarkedYAMLError as err:
+        mark = err.problem_mark
+        place = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
+        raise ConfigError(f"{path}{place}: not readable as YAML: {err.problem}") from err
     except (yaml.YAMLError, ValueError) as err:  # ValueError: a date that does not exist
         raise ConfigError(f"{path}: not readable as YAML: {err}") from err
     if values > _MOST_VALUES:
@@ -193,8 +199,8 @@ def naming_file(names: Sequence[str | Path]) -> Iterator[None]:
 
 
 _KEYS = re.compile(
-    r".*?\bno key '(?P<key>[\w.]+)'|there is no dataset '(?P<row>\w+)' in|(?P<there>[\w.]+) has no "
-    r"|(?P<set>[\w.]+)(?: is |: | names )"
+    r"there is no key '(?P<path>[\w.]+)'|.*? has no key '(?P<key>\w+)'|there is no dataset '(?P<row>\w+)' in"
+    r"|(?P<there>[\w.]+) has no |(?P<set>[\w.]+)(?: is |: | names )"
 )
 
 
@@ -203,7 +209,8 @@ def in_file(said: str, names: Sequence[str | Path]) -> str:
     found = _KEYS.match(said)
     if found is None:
         return said
-    wanted = [part for part in str(found[found.lastgroup or 0]).split(".") if part != "init_args"][-2:]
+    wanted = [part for part in str(found[found.lastgroup or 0]).split(".") if part != "init_args"]
+    wanted = wanted if found["path"] else wanted[-2:]
     value = re.split(r"; | \(did you mean", said)[0] if found["set"] else None
     for name in reversed(names):
         read: list[Path] = []
@@ -219,7 +226,7 @@ def _has(node: Any, wanted: list[str], value: str | None, above: tuple[str, ...]
     """Return whether the wanted key is below a node, with a value that a text names."""
     ends = list(above[-len(wanted) :])
     if value is None:
-        found = ends == wanted
+        found = ends == wanted and (len(wanted) > 1 or not wanted[0].isdecimal())
     else:  # a section may be a file of its own, in which the key has no section above it
         texts = [re.escape(str(one)) for one in (node if isinstance(node, list) else [node])]
         found = bool(ends) and ends == wanted[-len(ends) :]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,9 @@ def objects_of(
     with plainly(files):
         check_names(content)
         try:
-            parsed = parser.parse_object({key: content[key] for key in places})
+            parsed = parser.parse_object(
+                deepcopy({key: content[key] for key in places})
+            )  # it is changed by this
         except ArgumentError as err:
             raise ConfigError(denied(str(err)) or first_wrong(content, places) or useful(str(err))) from err
         check_classes(parsed)

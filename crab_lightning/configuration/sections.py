@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ def tasks_and_datasets(
 
 def data_module(section: Mapping[str, Any], files: Sequence[str | Path] = ()) -> AVDataModule:
     """Return the data module of a config's section ``data``, no manifest read; ``files`` are for errors."""
-    data: AVDataModule = objects_of({"data": deepcopy(dict(section))}, {"data": AVDataModule}, files).data
+    data: AVDataModule = objects_of({"data": section}, {"data": AVDataModule}, files).data
     return data
 
 

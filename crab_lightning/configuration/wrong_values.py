@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import sys
-import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from crab_lightning.configuration.allowed_code import allowed_packages, object_of
 from crab_lightning.spelling import did_you_mean
-
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "null"}
-
-
-class _Value(NamedTuple):
-    """One value of a ``Literal``."""
-
-    value: Any
+from crab_lightning.value_types import class_names, wanted_class, wrong_value
 
 
 def first_wrong(content: Mapping[str, Any], places: Mapping[str, Any]) -> str | None:
@@ -72,77 +62,15 @@ def no_such_class(path: str, *bases: type) -> str | None:
         return f"; there is no such class{absent}. {_choice(known, bases)}"
     if not isinstance(found, type):
         return f", which is a {type(found).__name__}; a config may name classes only"
-    return None if issubclass(found, bases) else f", which is no {_names(bases)}. {_choice(known, bases)}"
+    return (
+        None if issubclass(found, bases) else f", which is no {class_names(bases)}. {_choice(known, bases)}"
+    )
 
 
 def _wrong(value: Any, hint: Any, where: str) -> str | None:
-    """Return what is wrong with a value; ``None`` where nothing is, or where this cannot be told."""
-    allowed = list(_alternatives(hint))
-    # A tensor may stand for a number, which is not what a config holds.
-    bases = () if float in allowed else tuple(one for one in allowed if _is_class(one))
-    deeper: list[str | None] = []
-    for one in allowed:
-        origin, args = get_origin(one), get_args(one)
-        if isinstance(one, _Value):
-            right = str(value) == str(one.value)
-        elif one in _WORDS:
-            right = _has_type(value, one)
-        elif _is_class(one):
-            continue
-        elif not isinstance(origin, type) or not issubclass(origin, Iterable) or issubclass(origin, tuple):
-            return None
-        else:
-            many = issubclass(origin, Mapping)
-            right = isinstance(value, Mapping if many else list)
-            if right:
-                items = value.items() if many else enumerate(value)
-                deeper.append(_first(_wrong(v, args[-1], f"{where}.{k}") for k, v in items))
-                right = deeper[-1] is None
-        if right:
-            return None
-    named = isinstance(value, str) and str not in allowed and not all(map(is_dataclass, bases))
-    if bases and (isinstance(value, Mapping) or named):
-        deeper.insert(0, _wrong_class(value, bases, where))
-        if deeper[0] is None:
-            return None
-    values = [one.value for one in allowed if isinstance(one, _Value)]
-    wanted = [f"one of {', '.join(dict.fromkeys(map(str, values)))}"] if values else []
-    wanted += [_WORDS[one] for one in allowed if one in _WORDS and one is not type(None)]
-    wanted += ["a list"] if any(get_origin(one) in (list, Iterable) for one in allowed) else []
-    wanted += ["a mapping, such as {key: value}"] if any(get_origin(one) is dict for one in allowed) else []
-    wanted += [_wanted(bases)] if bases else []
-    wanted += ["null"] if type(None) in allowed else []
-    said = f"{where} is {value!r}{did_you_mean(value, values)}; it must be {', or '.join(wanted)}"
-    return next(filter(None, deeper), said)
-
-
-def _alternatives(hint: Any) -> Iterator[Any]:
-    """Yield the types of a union, and the values of a ``Literal``."""
-    if get_origin(hint) in (Union, types.UnionType):
-        for one in get_args(hint):
-            yield from _alternatives(one)
-    elif get_origin(hint) is Literal:
-        yield from map(_Value, get_args(hint))
-    else:  # of an optimizer, which is called later, what the call returns
-        yield get_args(hint)[-1] if get_origin(hint) is Callable else hint
-
-
-def _is_class(hint: Any) -> bool:
-    """Return whether a config gives the name of a class or its arguments for this type."""
-    return isinstance(hint, type) and hint.__module__.partition(".")[0] not in sys.stdlib_module_names
-
-
-def _has_type(value: Any, kind: type) -> bool:
-    if kind is str:
-        return isinstance(value, str | int | float)
-    if value is None or kind is type(None):
-        return value is None and kind is type(None)
-    if kind is bool:
-        return str(value).lower() in ("true", "false", "yes", "no", "0", "1")
-    try:
-        return not isinstance(value, bool) and (float(value).is_integer() or kind is float)
-    except (TypeError, ValueError):
-        return False
+    if get_origin(hint) is Callable:  # an optimizer, which is called later: what the call returns
+        hint = get_args(hint)[-1]
+    return wrong_value(value, hint, where, _wrong_class)
 
 
 def _wrong_class(value: Any, bases: tuple[type, ...], where: str) -> str | None:
@@ -160,9 +88,8 @@ def _wrong_class(value: Any, bases: tuple[type, ...], where: str) -> str | None:
     elif all(map(inspect.isabstract, bases)):
         near = _first(did_you_mean(key, ["class_path"]) or None for key in value) or ""
         has = f"it has {', '.join(value)}{near}" if value else "it is empty"
-        return (
-            f"{where} has no class_path; {has}. Give {_wanted(bases)}, or the name of an entry that is there"
-        )
+        wanted = f"{wanted_class(bases)}, or the name of an entry that is there"
+        return f"{where} has no class_path; {has}. Give {wanted}"
     hints: dict[str, Any] = {}
     for kind in kinds:
         for base in reversed(kind.__mro__):
@@ -198,23 +125,13 @@ def _last_module(path: str) -> str:
     return ""
 
 
-def _names(bases: tuple[type, ...]) -> str:
-    return " or ".join(base.__name__ for base in bases)
-
-
-def _wanted(bases: tuple[type, ...]) -> str:
-    if all(map(is_dataclass, bases)):
-        return f"a mapping with arguments of {_names(bases)}"
-    return f"the import path of a class derived from {_names(bases)}"
-
-
 def _choice(known: Mapping[str, str], bases: tuple[type, ...]) -> str:
     """Return which classes there are, by package."""
     rooms: dict[str, list[str]] = {}
     for name, path in known.items():
         rooms.setdefault(path.rpartition(".")[0], []).append(name)
     listed = "; ".join(f"{', '.join(names)} of {room}" for room, names in rooms.items())
-    return f"Give {_wanted(bases)}" + (f": {listed}" if listed else "")
+    return f"Give {wanted_class(bases)}" + (f": {listed}" if listed else "")
 
 
 def _first(found: Iterable[str | None]) -> str | None:

@@ -33,6 +33,7 @@ from crab_lightning.media import MediaLimits, Resizer
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.structures import DatasetSpec, Sample, Split, Windows
 from crab_lightning.tasks.base import Task
+from crab_lightning.value_types import check_arguments
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -145,6 +146,7 @@ class AVDataModule(lightning.LightningDataModule):
         train_window_s: float | None = None,
     ) -> None:
         super().__init__()
+        check_arguments(AVDataModule.__init__, locals(), "data")
         datasets = chosen_datasets(datasets, only)
         check_datasets(tasks, datasets)
         self.root = Path(root)

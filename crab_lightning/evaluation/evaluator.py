@@ -36,6 +36,7 @@ from crab_lightning.evaluation.tables import print_results
 from crab_lightning.metrics.scale import read_scale
 from crab_lightning.runs.folder_callback import folder_of
 from crab_lightning.structures import Batch, Decoding, Prediction, Sample, Windows
+from crab_lightning.value_types import check_arguments
 
 HEADLINE = "mean/headline"
 LOSS = "mean/loss"
@@ -76,6 +77,7 @@ class Evaluator(Callback):
         candidate_score: CandidateScore = "sum",
         windows: Windows | None = None,
     ) -> None:
+        check_arguments(Evaluator.__init__, locals(), "evaluator")
         self.majority = majority
         self.predictions = predictions
         self.print_table: bool | Literal["all"] = print_table

@@ -17,6 +17,7 @@ from crab_lightning.configuration.objects import objects_of
 from crab_lightning.configuration.sections import data_module, data_section
 from crab_lightning.data import AVDataModule
 from crab_lightning.data.manifests.keys import chosen_datasets
+from crab_lightning.files import path_given
 from crab_lightning.inference.answer import Answer, ask_windows, read_answer
 from crab_lightning.inference.question import Question, put
 from crab_lightning.models import AVModule
@@ -138,7 +139,9 @@ def load_run(
         ValueError: If this machine has no such device.
     """
     device = device_of(device)
-    found = find_checkpoint(checkpoint)
+    found = find_checkpoint(
+        path_given("checkpoint", checkpoint, "a run folder, a .ckpt file or an adapter folder")
+    )
     if config is None:
         run = find_run(found)
         if run is None:
@@ -146,6 +149,7 @@ def load_run(
         config = str(run / "config.yaml")
         content = compose([config], of_run=True)
     else:
+        config = path_given("config", config, "the name or the path of a config file")
         content = compose([config])
     content, _ = without_training(content, of_run=True)
     for name in ("model", "data"):
@@ -182,7 +186,8 @@ def load_data(config: str | Path, **settings: Any) -> AVDataModule:
     Raises:
         ConfigError: If the file is absent or a value is wrong.
     """
-    return data_module(data_section(str(config)) | settings, [config])
+    config = path_given("config", config, "the name or the path of a config file")
+    return data_module(data_section(config) | settings, [config])
 
 
 def device_of(name: str) -> str:

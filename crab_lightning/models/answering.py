@@ -18,6 +18,7 @@ from crab_lightning.models.engine import Answer, AnswerEngine, Sampling, padded
 from crab_lightning.models.likelihood import Answers, PromptReader
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.structures import Batch, CandidateScores, Decoding, Prediction, Sample
+from crab_lightning.value_types import check_arguments
 
 Candidates = Callable[[Sample], Sequence[str] | None]
 
@@ -69,6 +70,7 @@ class AskedModule(LightningModule, ABC):
 
     def __init__(self, max_new_tokens: int = 512, geometry: Geometry = "released") -> None:
         super().__init__()
+        check_arguments(AskedModule.__init__, locals(), "model")
         if max_new_tokens < 1:
             raise ValueError(f"model.max_new_tokens is {max_new_tokens}; an answer has at least 1 token")
         self.max_new_tokens = max_new_tokens

@@ -33,6 +33,7 @@ from crab_lightning.models.token_mean import TokenMean, cosine_with_warmup, tota
 from crab_lightning.processing import Processor
 from crab_lightning.processing.base import IGNORED_LABEL
 from crab_lightning.structures import TEXT, Batch, Sample
+from crab_lightning.value_types import check_arguments
 
 Dtype = Literal["bfloat16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
@@ -80,6 +81,7 @@ class AVModule(StoredModule):
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        check_arguments(AVModule.__init__, locals(), "model")
         if not 0 <= warmup_share < 1:
             raise ValueError(f"model.warmup_share is {warmup_share}; it must be a fraction from 0 to below 1")
         self.pretrained = str(pretrained)

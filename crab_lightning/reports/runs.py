@@ -116,6 +116,8 @@ def find_results(path: Path, split: Split = "test") -> FinishedRun:
         FileNotFoundError: If no metrics.json is there.
         ValueError: If it has no results of the split.
     """
+    if not path.exists():
+        raise FileNotFoundError(f"there is no run folder {path}")
     versions = sorted(path.glob("version_*"), key=lambda p: p.stat().st_mtime, reverse=True)
     folder = next((p for p in (path, *versions) if (p / "metrics.json").is_file()), None)
     if folder is None:

@@ -206,6 +206,10 @@ def test_a_write_that_breaks_off_leaves_no_half_file(tmp_path: Path, monkeypatch
             "format is 9; this version reads format 1",
         ),
         (lambda f: (f / "adapter.json").write_text('{"format": 1}'), "has no key 'save_id'"),
+        (
+            lambda f: (f / "adapter.json").write_text('{"format": 1, "save_id": "x", "adapter": 3}'),
+            "adapter is 3; it must be an object with keys",
+        ),
     ],
 )
 def test_damaged_folders_are_named(tmp_path: Path, edit: object, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import pytest
@@ -53,3 +54,30 @@ def test_program_is_named_as_it_was_started(
     with pytest.raises(SystemExit):
         main(["report", "--zzzz"])
     assert f"`{shown} report --help` says more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["plan", "--config", "demo.yaml", "--memory", "x"], "error: --memory is 'x'; it must be a number;"),
+        (
+            ["plan", "--config", "demo.yaml", "--devices", "1.5"],
+            "--devices is '1.5'; it must be a whole number;",
+        ),
+        (["plan", "--config"], "error: --config/-c needs one value;"),
+        (
+            ["model", "beats-convert", "--checkpoint", "none", "--out", "x"],
+            "error: --checkpoint: none is not a file;",
+        ),
+        (["adapter", "inspect", "none"], "error: there is no file or folder none; give an adapter folder"),
+        (["compare", "none", "none"], "error: there is no run folder none"),
+        (["report", ""], "error: no metrics.json in"),
+        (["plan", "--config", ""], "error: the name of the config is empty; give a file"),
+    ],
+)
+def test_a_wrong_value_of_an_option_is_told_in_usual_words(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.suppress(SystemExit):
+        assert main(words) == 1
+    assert said in capsys.readouterr().err

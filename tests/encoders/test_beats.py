@@ -150,7 +150,7 @@ def test_command_writes_the_folder_of_a_published_checkpoint(
     words = ["model", "beats-convert", "--checkpoint", str(file), "--out", str(out)]
     with pytest.raises(SystemExit):
         main(words)
-    assert "argument --checkpoint: " in (said := capsys.readouterr().err)
+    assert "error: --checkpoint: " in (said := capsys.readouterr().err)
     assert f"{file} is not a file" in said
     written(content, tmp_path)
     assert main(words) == 0

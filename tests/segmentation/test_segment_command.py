@@ -81,7 +81,7 @@ def test_an_unreadable_answer_gives_an_empty_mask_and_the_reason(tmp_path: Path,
 def test_missing_files_are_named(tmp_path: Path, says: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         segment(tmp_path, "--image", str(tmp_path / "nothing.png"))
-    assert re.search(r"argument --image: .*nothing.png is not a file", capsys.readouterr().err)
+    assert re.search(r"--image: .*nothing.png is not a file", capsys.readouterr().err)
 
 
 def test_the_mask_may_come_from_the_name(

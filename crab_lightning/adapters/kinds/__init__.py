@@ -109,7 +109,7 @@ def own_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     load_installed_kinds()
     kind = values.get("kind", AdapterConfig.kind)
-    if kind not in ADAPTERS:
+    if not isinstance(kind, str) or kind not in ADAPTERS:
         raise ValueError(
             f"adapter.kind is {kind!r}{did_you_mean(kind, ADAPTERS)}; known: {', '.join(ADAPTERS)}. If "
             "another package adds this kind, install that package in this environment"
