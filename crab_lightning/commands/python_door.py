@@ -35,9 +35,12 @@ def fit(
     """
     if only is not None and not isinstance(only, str):
         only = ",".join(map(str, only))
-    options = {"config": path_given("config", config, "the name or the path of a config file")}
-    options["run.folder"] = _OUT if folder is None else path_given("folder", folder, "a path")
-    return _run("fit", options | {"only": _OUT if only is None else only}, settings)
+    options: dict[str, object] = {
+        "config": path_given("config", config, "the name or the path of a config file"),
+        "run.folder": _OUT if folder is None else path_given("folder", folder, "a path"),
+        "only": _OUT if only is None else only,
+    }
+    return _run("fit", options, settings)
 
 
 def run_test(run: str | Path, settings: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:

@@ -77,7 +77,7 @@ def one_config(words: list[str], function: str = "fit") -> Given:
     names, rest = take(words, ("--config", "-c"))
     stored: Path | None = None
     given, others = take(rest, ("--ckpt_path",))
-    checkpoint = next(iter(given), None)
+    checkpoint = given[-1] if given else None  # as the parser takes the last of an option
     checkpoint = None if checkpoint == AUTO else checkpoint
     repo: str | None = None
     if checkpoint and is_address(checkpoint):

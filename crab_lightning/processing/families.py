@@ -54,8 +54,8 @@ def check_family(pretrained: str, processor: type[Reader]) -> None:
         ValueError: If its ``model_type`` belongs to another class, or to none.
         OSError: If there is no config.json.
     """
-    config: dict[str, Any] = PreTrainedConfig.get_config_dict(pretrained)[0]
-    found = config.get("model_type")
+    config: Any = PreTrainedConfig.get_config_dict(pretrained)[0]
+    found = config.get("model_type") if isinstance(config, dict) else None  # None: what it holds is no config
     known = [kind for kind, name in FAMILIES.items() if name == processor.reader]
     if found in known:
         return
