@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import lightning
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from numpy.typing import NDArray
 
 from crab_lightning.compat import renew_limits
-from crab_lightning.data.cache.store import MediaCache
-from crab_lightning.data.dataset import AVDataset
 from crab_lightning.data.loader import BatchLoader, TrainLoader
 from crab_lightning.data.loading import DropModality
 from crab_lightning.data.manifests.keys import check_datasets, check_numbers, chosen_datasets
 from crab_lightning.data.manifests.reader import manifest_path
 from crab_lightning.data.manifests.rows import Rows, read_rows
-from crab_lightning.data.quarantine import FILE_NAME, OnError, Quarantine
+from crab_lightning.data.quarantine import OnError
+from crab_lightning.data.sample_loading import SampleLoading
 from crab_lightning.data.sampling.lengths import guess_lengths
 from crab_lightning.data.sampling.mixture import Mixture
 from crab_lightning.data.sampling.mixture_table import mixture_table
@@ -30,7 +28,7 @@ from crab_lightning.data.sampling.samplers import EvalBatches, TrainBatches
 from crab_lightning.data.sampling.seeding import balanced_subset
 from crab_lightning.data.windows import check_cuttable, count_windows, expanded, told
 from crab_lightning.media import MediaLimits, Resizer
-from crab_lightning.processing import Geometry, Processor
+from crab_lightning.processing import Geometry
 from crab_lightning.structures import DatasetSpec, Sample, Split, Windows
 from crab_lightning.tasks.base import Task
 from crab_lightning.value_types import check_arguments
@@ -41,7 +39,7 @@ if TYPE_CHECKING:
 LoaderT = TypeVar("LoaderT", bound=BatchLoader)
 
 
-class AVDataModule(lightning.LightningDataModule):
+class AVDataModule(SampleLoading):
     """Mixes the datasets for training and provides each of them for evaluation.
 
     A part of the training rows is set aside for validation, whole recordings at a time and across datasets.
@@ -163,7 +161,7 @@ class AVDataModule(lightning.LightningDataModule):
         self.cache, self.cache_gb = cache, cache_gb
         self.on_error = OnError() if isinstance(on_error, str) else on_error
         self.load_timeout_s, self.limits = load_timeout_s, limits
-        self.resize: Resizer = resize
+        self.resize = resize
         self.seed = seed
         self.order_seed = seed if order_seed is None else order_seed
         self.explain_answers = explain_answers
@@ -176,44 +174,15 @@ class AVDataModule(lightning.LightningDataModule):
         check_numbers(vars(self))
         self.window_counts: dict[str, Counter[str]] = {}
         """Dataset -> windows learnt from by this process, and where the events of their clips lay."""
-        self.run_folder: Path | None = None
-        """Where broken clips are listed; the Trainer's run folder when left alone."""
         self.test_skip_ids: frozenset[str] = frozenset()
         """Sample ids that ``test`` leaves out: answered before a test that is taken up again."""
         self.test_windows: Windows | None = None
         """How ``test`` asks long clips; ``None`` asks every clip as a whole."""
-        self._processor: Processor | None = None
         self._rows: Rows | None = None
         self._asked: tuple[Windows, PackedSamples] | None = None
         self._open: list[BatchLoader] = []
         self._training: TrainLoader | None = None
         self._position: Mapping[str, Any] | None = None
-
-    @property
-    def processor(self) -> Processor:
-        """What encodes the samples: the one that was set, else that of the Trainer's model.
-
-        Raises:
-            RuntimeError: If there is neither.
-            ValueError: If it was made for another geometry.
-        """
-        processor = self._processor
-        if processor is None:
-            if self.trainer is None:
-                raise RuntimeError("set datamodule.processor to use the data module without a Trainer")
-            model: Any = self.trainer.lightning_module
-            processor = model.processor
-        assert processor is not None
-        if processor.geometry != self.geometry:
-            raise ValueError(
-                f"data.geometry is '{self.geometry}', but the model's processor is made for "
-                f"'{processor.geometry}'; set data.geometry and the model's geometry to the same"
-            )
-        return processor
-
-    @processor.setter
-    def processor(self, processor: Processor) -> None:
-        self._processor = processor
 
     def setup(self, stage: str | None = None) -> None:
         """Read the manifests, once, and print the mixture before training."""
@@ -381,61 +350,6 @@ class AVDataModule(lightning.LightningDataModule):
 
     def _answers(self, samples: Sequence[Sample]) -> list[str]:
         return [self.tasks[sample.task].target(sample, "direct") for sample in samples]
-
-    def dataset(
-        self,
-        samples: Sequence[Sample],
-        *,
-        with_target: bool = False,
-        of_split: bool = False,
-        window_s: float | None = None,
-    ) -> AVDataset:
-        """Return samples as this module loads them: every setting of the data section applies.
-
-        Use it for any sample beside the splits, for example a user's own question, so that a model is asked
-        with the input that it was trained on.
-
-        Args:
-            samples: The samples, of any datasets under ``data.datasets``.
-            with_target: Encode the text to be learnt; ``False`` gives prompts.
-            of_split: Swap sounds and quarantine broken samples as ``audio_swap`` and ``on_error`` say; else
-                sounds stay, and a broken sample raises.
-            window_s: Show a random window of this length of each longer clip; without it whole clips.
-        """
-        return AVDataset(
-            samples,
-            self.tasks,
-            self.datasets,
-            self.processor,
-            geometry=self.geometry,
-            drop_modality=self.drop_modality,
-            audio_swap=of_split and self.audio_swap,
-            with_target=with_target,
-            seed=self.seed,
-            cache=self._media_cache,
-            limits=self.limits,
-            resize=self.resize,
-            timeout_s=self.load_timeout_s,
-            quarantine=self._quarantine(samples) if of_split else None,
-            explain=self.explain_answers,
-            window_s=window_s,
-        )
-
-    @cached_property
-    def _media_cache(self) -> MediaCache | None:
-        if self.cache is None:
-            return None
-        return MediaCache(self.cache, None if self.cache_gb is None else int(self.cache_gb * 1e9))
-
-    def _quarantine(self, samples: Sequence[Sample]) -> Quarantine | None:
-        if self.on_error.policy == "fail":
-            return None
-        folder = self.run_folder
-        if folder is None:
-            if self.trainer is None:
-                raise RuntimeError("on_error: quarantine lists broken clips: set datamodule.run_folder")
-            folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)  # without RunFolder
-        return Quarantine(folder / FILE_NAME, self.on_error, samples, self.seed)
 
     def _eval_loader(self, samples: PackedSamples, with_target: bool) -> BatchLoader:
         rank, world = self._place()
