@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,11 @@ def import_(words: Sequence[str]) -> None:
 
     known = "\n".join(
         f"  {name:<9} {one.title}\n            files: {one.files}\n            access: {one.access}"
-        + (f"\n            options: {', '.join('--' + _flag(o) for o in one.options)}" if one.options else "")
+        + (
+            f"\n            options: {', '.join('--' + o.replace('_', '-') for o in one.options)}"
+            if one.options
+            else ""
+        )
         for name, one in IMPORTERS.items()
     )
     parser = Options(
@@ -139,79 +144,44 @@ def _listed(paths: Any) -> str:
     return ", ".join(map(str, paths))
 
 
-def _flag(name: str) -> str:
-    return name.replace("_", "-")
-
-
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def _add_settings(parser: Options) -> None:
     """Add the options that only some datasets take."""
     group = parser.add_argument_group("options of single datasets (see the list below)")
-
-    def add(name: str, **more: Any) -> None:
-        group.add_argument(f"--{_flag(name)}", dest=name, default=None, **more)
-
+    add = partial(parser.option, group=group)
     add(
-        "val",
-        choices=("released", "train", "leave"),
-        help="what to do with the official validation rows: `released` follows the sizes in the paper"
+        "--val",
+        "what to do with the official validation rows: `released` follows the sizes in the paper"
         " (they are added to training for MELD and LLP), `train` adds them to training, `leave` leaves"
         " them out (default: released)",
+        choices=("released", "train", "leave"),
     )
+    add("--classes", "file with the class names to keep, one in each line", file_to_read, metavar="FILE")
+    add("--pairs", "number of training pairs, both directions together (default: 10300)", int)
+    add("--test-pairs", "number of test pairs, both directions together (default: 2000)", int)
     add(
-        "classes",
-        type=file_to_read,
+        "--synonyms",
+        "YAML file with lists of class names that sound too similar to be used as a wrong pair",
+        file_to_read,
         metavar="FILE",
-        help="file with the class names to keep, one in each line",
     )
     add(
-        "pairs",
-        type=int,
-        metavar="N",
-        help="number of training pairs, both directions together (default: 10300)",
+        "--shortest-event",
+        "UnAV-100: every event of a training clip must last N tenths of the clip after rounding (default: 1)",
+        int,
     )
     add(
-        "test_pairs",
-        type=int,
-        metavar="N",
-        help="number of test pairs, both directions together (default: 2000)",
+        "--most-changes",
+        "UnAV-100: at most N moments inside a training clip at which an event starts or ends",
+        int,
     )
+    add("--all-clips", "UnAV-100: keep every training clip", action="store_true")
+    add("--frames", "number of frames of each training clip or expression (default: 2; ARIG: 1)", int)
+    add("--whole-clip", "LLP: let every weak training label last for the whole clip", action="store_true")
+    add("--test-labels", "MER2024: csv with name and discrete of a test set", file_to_read, metavar="FILE")
     add(
-        "synonyms",
-        type=file_to_read,
-        metavar="FILE",
-        help="YAML file with lists of class names that sound too similar to be used as a wrong pair",
-    )
-    add(
-        "shortest_event",
-        type=int,
-        metavar="N",
-        help="UnAV-100: every event of a training clip must last N tenths of the clip after rounding"
-        " (default: 1)",
-    )
-    add(
-        "most_changes",
-        type=int,
-        metavar="N",
-        help="UnAV-100: at most N moments inside a training clip at which an event starts or ends",
-    )
-    add("all_clips", action="store_true", help="UnAV-100: keep every training clip")
-    add(
-        "frames",
-        type=int,
-        metavar="N",
-        help="number of frames of each training clip or expression (default: 2; ARIG: 1)",
-    )
-    add("whole_clip", action="store_true", help="LLP: let every weak training label last for the whole clip")
-    add(
-        "test_labels",
-        type=file_to_read,
-        metavar="FILE",
-        help="MER2024: csv with name and discrete of a test set",
-    )
-    add(
-        "lists",
+        "--lists",
+        "Kinetics-Sounds: which lists give the split (default: kinetics)",
         choices=("kinetics", "ogm"),
-        help="Kinetics-Sounds: which lists give the split (default: kinetics)",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,17 +116,12 @@ def parser() -> argparse.ArgumentParser:
         "--dry-run", "estimate requests, tokens, seconds and costs; do not ask the model and write nothing"
     )
     group = made.add_argument_group("assumptions of --dry-run")
-    group.add_argument(
-        "--price-in", type=float, default=0.0, metavar="X", help="price of a million input tokens"
-    )
-    group.add_argument(
-        "--price-out", type=float, default=0.0, metavar="X", help="price of a million output tokens"
-    )
-    group.add_argument("--image-tokens", type=float, default=258.0, metavar="N", help="tokens of one frame")
-    group.add_argument(
-        "--audio-tokens", type=float, default=32.0, metavar="N", help="tokens of a second of sound"
-    )
-    group.add_argument("--request-s", type=float, default=4.0, metavar="S", help="seconds of one request")
+    assume = partial(made.option, kind=float, group=group)
+    assume("--price-in", "price of a million input tokens", default=0.0, metavar="X")
+    assume("--price-out", "price of a million output tokens", default=0.0, metavar="X")
+    assume("--image-tokens", "tokens of one frame", default=258.0, metavar="N")
+    assume("--audio-tokens", "tokens of a second of sound", default=32.0, metavar="N")
+    assume("--request-s", "seconds of one request", default=4.0, metavar="S")
     return made
 
 

@@ -50,18 +50,24 @@ class Options(argparse.ArgumentParser):
         text = described(about) if callable(about) else about
         super().__init__(**{"description": text, **own, **options})
 
-    def option(self, name: str, about: str, kind: Any = None, default: Any = None, **more: Any) -> None:
-        """Add an option that takes a value, or an argument.
+    def option(
+        self, name: str, about: str, kind: Any = None, default: Any = None, *, group: Any = None, **more: Any
+    ) -> None:
+        """Add an option, or an argument.
 
         Args:
             name: ``--name``; without the dashes it is an argument.
             about: What ``--help`` says.
             kind: Makes its value of a text; whole numbers are shown as ``N``.
             default: Its value when left out.
+            group: Group of options that it is shown in.
             more: Further arguments of ``add_argument``.
         """
-        whole = {"metavar": "N"} if kind in (int, positive, zero_or_more) else {}
-        self.add_argument(name, help=about, type=kind, default=default, **whole | more)
+        if kind is not None:
+            more["type"] = kind
+        if kind in (int, positive, zero_or_more):
+            more.setdefault("metavar", "N")
+        (group or self).add_argument(name, help=about, default=default, **more)
 
     def switch(self, name: str, about: str) -> None:
         """Add an option that takes no value: ``True`` where it is given."""
