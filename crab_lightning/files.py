@@ -48,7 +48,7 @@ def replace_file(path: Path, write: Callable[[Path], object], keep: Path | None 
         # Named by the file that is wanted: nobody knows the temporary one.
         if (number := _errno(err)) is None:
             raise
-        said = os.strerror(number) + ("; what it held before is whole" if path.exists() else "")
+        said = os.strerror(number) + ("; its earlier content is not damaged" if path.exists() else "")
         raise OSError(number, said, str(path)) from err
     finally:
         temporary.unlink(missing_ok=True)

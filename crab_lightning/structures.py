@@ -185,7 +185,7 @@ class Windows:
             raise ValueError(f"windows.length_s is {self.length_s}; it must be above 0")
         if self.hop_s is not None and not 0 < self.hop_s <= self.length_s:
             raise ValueError(
-                f"windows.hop_s is {self.hop_s}; it must lie above 0 and not above length_s, "
+                f"windows.hop_s is {self.hop_s}; it must be above 0 and at most length_s, "
                 f"{self.length_s:g}, so that no part of the clip is left out"
             )
 

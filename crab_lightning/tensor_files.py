@@ -47,9 +47,9 @@ def read_tensors(path: Path, map_location: Any = "cpu", *, mmap: bool = False) -
         name = _asked_for(str(err), path)
         if name is not None:
             raise UnsafeTensorFile(
-                f"{path} is refused: to be read it asks for {name}, which is no tensor and no plain value "
-                "and could run any code. Nothing of it was run. Use a file from a source that you trust, "
-                "saved as tensors alone"
+                f"{path} is refused: reading it would load {name}, which is neither a tensor nor a "
+                "simple value and could run any code. No code was run. Use a file from a source that "
+                "you trust, which contains only tensors"
             ) from err
         raise TensorFileError(f"{path} cannot be read as tensors ({reason(err)})") from err
 

@@ -22,7 +22,7 @@ _SHARED = Path(os.environ.get("CRAB_SHARED", Path(__file__).resolve().parents[2]
 
 def _need(path: Path) -> Path:
     if not path.is_dir():
-        pytest.skip(f"{path} is absent; set CRAB_SHARED to the folder that holds it")
+        pytest.skip(f"{path} is absent; set CRAB_SHARED to the folder that contains it")
     return path
 
 

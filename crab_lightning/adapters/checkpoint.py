@@ -167,7 +167,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
 def _parsed_description(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise AdapterError(f"{folder} holds no {CONFIG_FILE}; give the folder that save_adapters wrote")
+        raise AdapterError(f"{folder} contains no {CONFIG_FILE}; give the folder that save_adapters wrote")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as err:
@@ -309,8 +309,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             found = (file.metadata() or {}).get("save_id")
             if found != save_id:
                 raise AdapterError(
-                    f"{path} is of save {found!r}, {CONFIG_FILE} beside it of save {save_id!r}; "
-                    "a save was interrupted or files were mixed: use another checkpoint"
+                    f"{path} comes from save {found!r}, but {CONFIG_FILE} in the same folder comes from "
+                    f"save {save_id!r}; a save was interrupted or files were mixed: use another "
+                    "checkpoint"
                 )
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as err:

@@ -32,7 +32,7 @@ def plain_lora(model: nn.Module) -> dict[str, LoRALinear]:
     kinds = sorted({layer.config.kind for layer in layers.values()} - {"lora"})
     if kinds:
         raise ExportError(
-            f"the adapters are of kind {', '.join(kinds)}. PEFT's LoRA and a merged weight can hold the "
+            f"the adapters are of kind {', '.join(kinds)}. PEFT's LoRA and a merged weight can contain the "
             "kind lora only: other kinds compute another update, most of them one for each token or task. "
             "Export a run of kind lora, or serve this one with `serve`"
         )
@@ -51,7 +51,7 @@ def library_model(model: nn.Module) -> Any:
     for module in model.modules():
         if isinstance(module, PreTrainedModel) and len(adapter_layers(module)) == count:
             return module
-    raise ExportError("the adapters do not lie in one transformers model, so PEFT cannot name them")
+    raise ExportError("the adapters are not all in one transformers model, so PEFT cannot name them")
 
 
 def write_peft(model: nn.Module, base_name: str, out: Path) -> int:

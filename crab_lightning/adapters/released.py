@@ -73,9 +73,9 @@ def open_released(path: Path | str) -> dict[str, Tensor]:
         # Files older than the zip form are read whole.
         state = read_tensors(path, mmap=zipfile.is_zipfile(path))
     except TensorFileError as err:
-        raise AdapterError(f"{path} is no file of weights that torch can read safely: {err}") from err
+        raise AdapterError(f"{path} is not a file of weights that torch can read safely: {err}") from err
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise AdapterError(f"{path} holds a {type(state).__name__}, not a flat dictionary of tensors by name")
+        raise AdapterError(f"{path} is a {type(state).__name__}, not a flat dictionary of tensors by name")
     return state
 
 
@@ -101,7 +101,7 @@ def check_released(
     ]
     if any(problems):
         raise AdapterError(
-            f"{path} does not hold the {len(table)} weights of this base model: "
+            f"{path} does not contain the {len(table)} weights of this base model: "
             + "; ".join(filter(None, problems))
             + ". Give the rank and heads it was trained with, and --base for another thinker than 7B"
         )
@@ -238,7 +238,7 @@ def convert_released(
     """
     folder = Path(folder)
     if (folder / CONFIG_FILE).exists() or (folder / WEIGHTS_FILE).exists():
-        raise FileExistsError(f"{folder} already holds adapters; name another folder or remove them first")
+        raise FileExistsError(f"{folder} already contains adapters; name another folder or remove them first")
     state = read_released(source, released_table(sizes, rank, heads))
     layers = list(_by_layer(state))
     figures = tuple(layer_figures(layer, _joined(state, layer)) for layer in layers)
@@ -314,7 +314,7 @@ def export_released(
     if not isinstance(config, ILoRAConfig) or config.router != "input":
         router = config.details().get("router")
         raise AdapterError(
-            f"{folder} holds {config.kind} adapters with router {router!r}; a released file can hold"
+            f"{folder} contains {config.kind} adapters with router {router!r}; a released file can contain"
             f" only I-LoRA whose router reads the layer's input"
         )
     table = released_table(sizes, config.rank, config.heads)
@@ -374,5 +374,5 @@ def write_safetensors(
         file.write(text)
         for (name, shape), value in zip(shapes.items(), values, strict=True):
             if tuple(value.shape) != shape:
-                raise ValueError(f"{name} has shape {tuple(value.shape)}, announced was {shape}")
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, but the announced shape is {shape}")
             file.write(value.to(dtype).contiguous().view(torch.uint8).numpy().data)

@@ -69,7 +69,7 @@ def import_dataset(
     if strange := [key for key in settings.given() if key not in importer.options and key != "seed"]:
         takes = ", ".join(importer.options) or "no options of its own"
         flag = "--" + strange[0].replace("_", "-")
-        raise ValueError(f"{flag} is no option of {name}, which takes: {takes}")
+        raise ValueError(f"{flag} is not an option of {name}, which takes: {takes}")
     base = root / ANNOTATIONS
     found = importer.read(Source(sources, without=base), settings)
     report = _count(name, importer, found)
@@ -193,8 +193,8 @@ def _refuse_collisions(base: Path, jobs: Mapping[Path, MediaJob]) -> None:
         other = folded.setdefault(str(target).casefold(), target)
         if other != target and _ignores_case(base):
             raise ValueError(
-                f"{other} and {target} differ in case alone, and the disk of {base} does not distinguish"
-                f" upper and lower case. Use a --root on another disk"
+                f"{other} and {target} differ only in upper and lower case, and the disk of {base} does "
+                "not distinguish these. Use a --root on another disk"
             )
 
 

@@ -125,7 +125,7 @@ class ImportReport:
         for note, count in self.notes.items():
             console.print(Text(f"note: {note} ({count:,})"), soft_wrap=True)
         for lost in self.lost[:5]:
-            text = f"{lost.task}/{lost.split}.json has not {lost.name}: {lost.kind}, {lost.reason}"
+            text = f"{lost.task}/{lost.split}.json does not contain {lost.name}: {lost.kind}, {lost.reason}"
             console.print(Text(text), soft_wrap=True)
         if len(self.lost) > 5:
             console.print(Text(f"... and {len(self.lost) - 5:,} more rows"))
@@ -285,7 +285,7 @@ class Settings:
         for name, least in (("pairs", 0), ("test_pairs", 0), ("frames", 1), ("shortest_event", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ValueError(f"--{name.replace('_', '-')} is {value}; it starts at {least}")
+                raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")
 
     def given(self) -> dict[str, Any]:
         """Return what differs from the defaults."""

@@ -231,10 +231,10 @@ def read_objects(path: Path, keys: Sequence[str]) -> Iterator[tuple[int, dict[st
     """
     rows = read_json(path)
     if not isinstance(rows, list):
-        raise AnnotationError(f"{path} holds no JSON array. Is it another file of the same name?")
+        raise AnnotationError(f"{path} contains no JSON array. Is it another file of the same name?")
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or (lost := [key for key in keys if key not in row]):
-            what = f"has no {', '.join(lost)}" if isinstance(row, dict) else "is no object"
+            what = f"has no {', '.join(lost)}" if isinstance(row, dict) else "is not an object"
             raise AnnotationError(f"{path}, entry {number} (counted from 0) {what}. Correct the file.")
         yield number, row
 

@@ -179,7 +179,7 @@ def read_statistics(
     if not here:
         raise FileNotFoundError(
             f"--root {root}: there is no {ANNOTATIONS}/<dataset>/train.json of {', '.join(datasets)}. "
-            f"Give the folder that holds {ANNOTATIONS}/"
+            f"Give the folder that contains {ANNOTATIONS}/"
         )
     found = []
     for number, (name, spec) in enumerate(here.items(), 1):
@@ -291,7 +291,7 @@ def _labels(sample: Sample) -> tuple[list[str], list[tuple[float, float]] | None
             if isinstance(answer, int)
             else next((i for i, o in enumerate(options) if o == answer), None)
         )
-        return [f"option {index + 1}" if index is not None else "an answer that is no option"], None
+        return [f"option {index + 1}" if index is not None else "an answer that is not an option"], None
     if "answer" in fields:
         return [str(fields["answer"])], None
     if "expression" in fields:

@@ -39,10 +39,10 @@ def find_clips(folder: Path, listed: Sequence[str] | None = None) -> tuple[list[
         ValueError: If no clip is found.
     """
     if not folder.is_dir():
-        raise NotADirectoryError(f"--audio {folder} is no folder")
+        raise NotADirectoryError(f"--audio {folder} is not a folder")
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not paths:
-        raise ValueError(f"--audio {folder} holds no sound file ({', '.join(SUFFIXES)})")
+        raise ValueError(f"--audio {folder} contains no sound file ({', '.join(SUFFIXES)})")
     if listed is None:
         return [Clip(path, path.stem[:_ID_LENGTH]) for path in paths], 0
     order = {recording: place for place, recording in enumerate(dict.fromkeys(listed))}
@@ -57,7 +57,7 @@ def find_clips(folder: Path, listed: Sequence[str] | None = None) -> tuple[list[
     absent = len(order) - len({place for place, _ in found})
     if not found:
         raise ValueError(
-            f"--audio {folder} holds {len(paths):,} sound files, none of the {len(order):,} listed "
+            f"--audio {folder} contains {len(paths):,} sound files, none of the {len(order):,} listed "
             f"recordings; files are named after the recording, as {next(iter(order))}.wav (found: "
             f"{paths[0].name})"
         )

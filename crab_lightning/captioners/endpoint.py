@@ -57,7 +57,7 @@ class EndpointCaptioner:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         if not url.startswith(("http://", "https://")):
-            raise CaptionerError(f"{url!r} is no address of an endpoint; http://HOST:PORT/v1 is expected")
+            raise CaptionerError(f"{url!r} is not an address of an endpoint; http://HOST:PORT/v1 is expected")
         if not model:
             raise CaptionerError("an endpoint serves several models: name one with --model")
         self.url = url.rstrip("/") + "/chat/completions"
@@ -114,12 +114,14 @@ class EndpointCaptioner:
                     raise CaptionerError(f"{self.url}: {problem}{hint}") from err
                 wait_s = _asked_wait_s(err.headers.get("Retry-After"), wait_s)
             except TimeoutError:
-                problem = f"it was silent for {self.timeout_s:g} s (--timeout)"
+                problem = f"it did not answer for {self.timeout_s:g} s (--timeout)"
             except urllib.error.URLError as err:  # unreachable, or silent while connecting
                 silent = isinstance(err.reason, TimeoutError)
-                problem = f"it was silent for {self.timeout_s:g} s (--timeout)" if silent else str(err.reason)
+                problem = (
+                    f"it did not answer for {self.timeout_s:g} s (--timeout)" if silent else str(err.reason)
+                )
             except (HTTPException, ConnectionError) as err:
-                problem = f"it broke off its answer ({err!r})"
+                problem = f"its answer was interrupted ({err!r})"
             except MalformedAnswer as err:
                 problem = str(err)
             if attempt < self.retries:
@@ -143,7 +145,7 @@ def caption_of(body: bytes) -> str:
         text = reply["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError) as err:
         start = body[:200].decode("utf-8", "replace")
-        raise MalformedAnswer(f"it answered {start!r}, which is no chat completion ({err!r})") from err
+        raise MalformedAnswer(f"it answered {start!r}, which is not a chat completion ({err!r})") from err
     if isinstance(text, list):  # parts, as some servers write them
         text = "".join(str(part.get("text", "")) for part in text if isinstance(part, dict))
     if text is not None and not isinstance(text, str):

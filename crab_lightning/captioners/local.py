@@ -115,7 +115,7 @@ def kind_of(pretrained: str) -> str:
         return str(AutoConfig.from_pretrained(pretrained, trust_remote_code=False).model_type)
     except (OSError, ValueError) as err:
         raise CaptionerError(
-            f"--captioner {pretrained} is no folder with a model: {str(err).splitlines()[0]}. Name a "
+            f"--captioner {pretrained} is not a folder with a model: {str(err).splitlines()[0]}. Name a "
             f"folder of {_FAMILIES}, or the address of an endpoint (http://HOST:PORT/v1)"
         ) from err
 

@@ -97,8 +97,8 @@ def _same_settings(out: Path, captioner: Captioner) -> None:
     if out.is_file() and out.stat().st_size:
         if not beside.is_file():
             raise CaptionerError(
-                f"{out} holds captions, and {beside.name}, which says how they were made, is missing. Name "
-                "another --out"
+                f"{out} contains captions, and {beside.name}, which says how they were made, is missing. "
+                "Name another --out"
             )
         found = read_json(beside, "Name another --out")
         if changed := [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]:
@@ -120,7 +120,9 @@ def _read_rows(out: Path) -> dict[str, Any]:
             row = json.loads(line)
             rows[row["audio"]] = {key: row[key] for key in ("id", "audio", "caption")}
         except (ValueError, KeyError, TypeError) as err:
-            raise CaptionerError(f"{out}, line {number} is no caption row: {line[:80]!r} ({err!r})") from err
+            raise CaptionerError(
+                f"{out}, line {number} is not a caption row: {line[:80]!r} ({err!r})"
+            ) from err
     return rows
 
 

@@ -46,7 +46,7 @@ def convert(words: Sequence[str]) -> None:
     if args.reverse and (given or args.drop_zero):
         parser.error("--rank, --heads, --alpha and --drop-zero are not for --reverse: the folder has them")
     if args.rank not in (None, RELEASED_RANK) and args.alpha is None:
-        parser.error("--alpha: give it with --rank, since the file does not hold it")
+        parser.error("--alpha: give it with --rank, since the file does not contain it")
     if not args.reverse:
         folder_to_write(str(args.out))
     sizes = None if args.base is None else _sizes(args.base)
@@ -55,7 +55,7 @@ def convert(words: Sequence[str]) -> None:
         if empty:
             print(f"{len(empty)} layers that the folder leaves out were written as zeros, first {empty[0]}")
         print(
-            f"Wrote {args.out}. It holds no settings; whoever reads it has to know: rank {config.rank}, "
+            f"Wrote {args.out}. It contains no settings. A reader has to know them: rank {config.rank}, "
             f"alpha {config.alpha:g}, {config.heads} heads, router on the layer's input"
         )
         return
@@ -110,7 +110,7 @@ def inspect(words: Sequence[str]) -> None:
     else:
         layers = released_figures(open_released(args.source))
         if not layers:
-            raise AdapterError(f"{args.source} holds no layer under the released names")
+            raise AdapterError(f"{args.source} contains no layer under the released names")
         about = {"kind": "ilora (released names)"}
     if args.json:
         print(json.dumps({"source": str(args.source)} | about | {"towers": tower_figures(layers)}, indent=2))

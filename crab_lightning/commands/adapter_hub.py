@@ -113,10 +113,10 @@ def pull(words: Sequence[str]) -> None:
                 if path.is_file():
                     shutil.copyfile(path, folder / path.name)
         if not (folder / "adapter.json").is_file():
-            raise AdapterError(f"{args.source} holds no adapter.json, so no adapters of this package")
+            raise AdapterError(f"{args.source} has no adapter.json, so it has no adapters of this package")
         config, metadata = read_adapter_config(folder), read_adapter_metadata(folder)
         read_weights(folder)  # whole, and of one save
-    more = "" if (args.out / _CONFIG).is_file() else " --config CONFIG (the repository holds none)"
+    more = "" if (args.out / _CONFIG).is_file() else " --config CONFIG (the repository contains none)"
     print(f"Wrote {args.out}: {config}")
     print(f"They need the base weights {metadata.get('base_model')}.")
     print(f"Use them with `ask --checkpoint {args.out}{more}` or `test --ckpt_path {args.out}{more}`")
@@ -146,7 +146,7 @@ def _prepare(source: Path, folder: Path, args: Any) -> list[str]:
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         (folder / _CONFIG).write_text(text, encoding="utf-8")
     else:
-        notes.append(f"{adapter} belongs to no run folder; readers have to give a config of their own")
+        notes.append(f"{adapter} is not in a run folder, so users have to give their own config")
     about = rewrite_base(adapter, folder, base)
     base = about["metadata"]["base_model"]
     if Path(base).is_absolute() and not args.base:
@@ -181,7 +181,7 @@ def _check_licence(name: str) -> None:
     if name not in LICENCES:
         near = get_close_matches(name.lower(), LICENCES, 3) or ["apache-2.0", "mit", "cc-by-nc-4.0"]
         raise ValueError(
-            f"--license {name} is no identifier of a licence that the hub knows; it knows {', '.join(near)} "
+            f"--license {name}: the hub does not know this licence; it knows {', '.join(near)} "
             "and others (https://huggingface.co/docs/hub/repositories-licenses). For a licence without an "
             "identifier, give `other`"
         )
@@ -238,8 +238,8 @@ def _portable(path: Path, adapter: Path, given: dict[str, str]) -> dict[str, Any
         known = [f"--set {name.split(' ')[0]}=NAME" for name in local]
         known = [word.replace(f"--set {_BASE_KEY}=", "--base ") for word in known]
         raise ValueError(
-            f"the config names what only this machine has: {', '.join(local)}. Say where readers find it: "
-            f"{' '.join(known)}"
+            f"the config names files of this machine: {', '.join(local)}. State names that other users "
+            f"can load: {' '.join(known)}"
         )
     return portable
 
@@ -252,7 +252,7 @@ def _results(run: Path | None, adapter: Path, notes: list[str]) -> tuple[dict[st
         return None, ""
     results: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")).get("test")
     if results is None:
-        notes.append("metrics.json holds no test results, so the card has no scores; run `test` first")
+        notes.append("metrics.json contains no test results, so the card has no scores; run `test` first")
         return None, ""
     identity = results.get("identity", {})
     checkpoint = identity.get("checkpoint")

@@ -142,7 +142,7 @@ def run_folder(args: argparse.Namespace) -> None:
     if given := [f"--{name}" for name in single if getattr(args, name)]:
         raise AskError(f"{' and '.join(given)}: these options are for one clip; leave them out with --folder")
     if not args.folder.is_dir():
-        raise NotADirectoryError(f"--folder {args.folder} is no folder")
+        raise NotADirectoryError(f"--folder {args.folder} is not a folder")
     run = load_run(args.checkpoint, args.config, args.device)
     if args.max_new_tokens is not None:
         run.model.max_new_tokens = args.max_new_tokens
@@ -243,7 +243,7 @@ def _show_windows(console: Console, answer: Answer, moment: str) -> None:
             Text(f"{window['start_s']:g} to {window['end_s']:g} s: {window['answer'] or '(empty)'}")
         )
         if beyond := window["beyond_window"]:
-            console.print(Text(f"  behind the end of this window, and cut off: {', '.join(beyond)}"))
+            console.print(Text(f"  cut off at the end of this window: {', '.join(beyond)}"))
     for line in timeline(answer.value, answer.whole_s):
         console.print(Text(line), soft_wrap=True)
     if answer.value is None:

@@ -135,7 +135,7 @@ def stats(words: Sequence[str]) -> None:
         print(f"{line.task:<31}{line.title:<34}{line.train:>9,}  {paper}")
     print(f"{'all':<65}{found.train:>9,}   222.0 K in the paper")
     if found.absent:
-        print(f"Not here: {'; '.join(found.absent)}")
+        print(f"Missing datasets: {'; '.join(found.absent)}")
     files = write_statistics(found, args.out if args.out is not None else args.root / "statistics")
     print(f"Wrote {files[0]} and {len(files) - 1} files beside it")
 

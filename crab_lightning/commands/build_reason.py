@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--endpoint",
         "base address of the API, such as http://127.0.0.1:8000/v1; the environment variable OPENAI_API_KEY"
-        " holds the key",
+        " contains the key",
         web_address,
         metavar="URL",
     )

@@ -53,8 +53,8 @@ def run(words: Sequence[str]) -> None:
         said = list(store.verdicts().values())
         for rate in rates(store.items(), said):
             print(
-                f"{rate.dataset:<12}{rate.counts.total():>6,} verdicts, {100 * rate.rate:.1f} % accepted"
-                f" (95 % interval {100 * rate.low:.1f} to {100 * rate.high:.1f} %)"
+                f"{rate.dataset:<12}{rate.counts.total():>6,} decisions, {100 * rate.rate:.1f} % "
+                f"accepted (95 % interval {100 * rate.low:.1f} to {100 * rate.high:.1f} %)"
             )
         for one, other, count, kappa in kappas(said):
             print(f"{one} and {other}: Cohen's kappa {kappa:.2f} over {count:,} common rows")

@@ -48,7 +48,7 @@ def run(words: Sequence[str]) -> None:
     add(
         "--captioner",
         "folder of Qwen2-Audio or Qwen3-Omni, or the address of an OpenAI-compatible endpoint that takes"
-        " sound, such as http://127.0.0.1:8000/v1; the environment variable OPENAI_API_KEY holds its key",
+        " sound, such as http://127.0.0.1:8000/v1; the environment variable OPENAI_API_KEY contains its key",
         required=True,
         metavar="WHO",
     )
@@ -87,8 +87,8 @@ def run(words: Sequence[str]) -> None:
         said = f"{len(report.refused):,} sounds have no caption:\n{shown}"
         if len(report.refused) > args.allow_broken:
             raise CaptionsMissing(
-                f"{said}\nThe same command asks about them again; --allow-broken {len(report.refused)} goes"
-                " on without them"
+                f"{said}\nThe same command asks about them again; --allow-broken {len(report.refused)} "
+                "continues without them"
             )
         print(said)
 

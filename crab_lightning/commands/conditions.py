@@ -80,7 +80,7 @@ def heads(words: Sequence[str]) -> None:
     config = compose([folder / "config.yaml"])
     adapter = ((config.get("model") or {}).get("init_args") or {}).get("adapter", {})
     if adapter is None:
-        raise ValueError(f"{folder}: this run has no adapters, and so no heads that can be left out")
+        raise ValueError(f"{folder}: this run has no adapters, so it has no heads to leave out")
     if adapter.get("kind", "ilora") not in ("ilora", "hydra_lora"):
         raise ValueError(
             f"{folder}: its adapters are of kind {adapter.get('kind')}, which has no heads that can be"
@@ -151,7 +151,7 @@ def run_condition(
     if reuse and _is_complete(place):
         before = read_json(record, "Remove it; the test is then made again") if record.is_file() else None
         if before == now:
-            print(f"{name}: kept from {place}", file=sys.stderr)
+            print(f"{name}: using the earlier test in {place}", file=sys.stderr)
             return
         print(f"{name}: {place} was made with other options or weights", file=sys.stderr)
     print(f"{name}: testing", file=sys.stderr)
@@ -169,7 +169,7 @@ def summarise(home: Path) -> None:
 
     runs = [replace(find_results(home / name), name=name) for name in CONDITIONS]
     table = comparison(runs)
-    table.title = f"{table.title}, with each sense as it is, taken away or misled"
+    table.title = f"{table.title}, as it is, without sound or pictures, and with swapped sound"
     _add_majority(table, runs[0])
     print(to_text(table))
     replace_text(home / "probe.md", to_markdown(table) + "\n")

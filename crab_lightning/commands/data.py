@@ -109,8 +109,8 @@ def check(words: Sequence[str]) -> None:
 
     if not args.root.is_dir():
         raise CheckFailed(
-            f"--root {args.root}: there is no such folder; give the one that holds AVUIE_2/ or the folder of "
-            "your own dataset"
+            f"--root {args.root}: there is no such folder; give the one that contains AVUIE_2/ or the folder "
+            "of your own dataset"
         )
     tasks, datasets = tasks_and_datasets(args.config, args.datasets)
     with StepBar() as bar:

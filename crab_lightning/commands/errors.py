@@ -54,7 +54,7 @@ def one_text(err: BaseException) -> str:
             return f"{err.strerror}: a file could not be written; make room on the disk that is written to"
         return ": ".join([err.strerror, " -> ".join(names)]) if names else err.strerror
     if isinstance(err, UnicodeDecodeError):
-        return f"a file that has to be text in UTF-8 is none ({err.reason} at byte {err.start})"
+        return f"a file must be UTF-8 text and is not ({err.reason} at byte {err.start})"
     if isinstance(err, MemoryError) and not str(err):
         return "there is not enough memory"
     as_options = getattr(err, "as_options", None)  # of ``AskError``, which names arguments as Python has them

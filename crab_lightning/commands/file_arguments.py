@@ -19,7 +19,7 @@ def config_file(text: str) -> str:
     except ConfigError as err:
         raise ArgumentTypeError(str(err)) from err
     if not content:
-        raise ArgumentTypeError(f"{text} holds no config")
+        raise ArgumentTypeError(f"{text} contains no config")
     return text
 
 
@@ -51,7 +51,7 @@ def web_address(text: str) -> str:
     except ValueError:  # a port that is no number
         whole = False
     if not whole:
-        raise ArgumentTypeError(f"{text!r} is no web address; http://HOST:PORT/v1 or https://... is expected")
+        raise ArgumentTypeError(f"{text!r} is not a web address; give http://HOST:PORT/v1 or https://...")
     return text
 
 

@@ -106,7 +106,7 @@ class Options(argparse.ArgumentParser):
         """Refuse what no option means: numbers below 0, and those that are not finite."""
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, (int, float)) and not 0 <= number < float("inf"):
-                self.error(f"{'/'.join(action.option_strings)} is {number}; it is a number from 0 up")
+                self.error(f"{'/'.join(action.option_strings)} is {number}; it must be at least 0")
 
     def error(self, message: str) -> Never:
         """End the command with one line, without the usage of all options."""
@@ -169,7 +169,7 @@ def zero_or_more(text: str) -> int:
 
 def _whole(text: str, least: int) -> int:
     if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return int(text)
 
 
@@ -180,7 +180,7 @@ def port(text: str) -> int:
         ArgumentTypeError: If there is none of this number.
     """
     if not text.isdecimal() or int(text) > 65_535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port; ports are numbers from 0 to 65535")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port; ports are numbers from 0 to 65535")
     return int(text)
 
 
@@ -213,7 +213,7 @@ def add_selection(
     parser: argparse.ArgumentParser, only: str = "only these keys of data.datasets", *, required: bool = False
 ) -> None:
     """Add the options that name a data root and its rows; ``only`` and ``required`` are about ``--only``."""
-    parser.add_argument("--root", type=Path, required=True, help="folder that holds AVUIE_2/")
+    parser.add_argument("--root", type=Path, required=True, help="folder that contains AVUIE_2/")
     parser.add_argument(
         "--config",
         default="data/av_uie_v2.yaml",

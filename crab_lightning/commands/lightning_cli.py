@@ -126,7 +126,7 @@ class CrabCLI(LightningCLI):
             "--run.replace",
             type=bool,
             default=False,
-            help="Start a new run in a folder that holds one already. The earlier files are moved to"
+            help="Start a new run in a folder that contains one already. The earlier files are moved to"
             " earlier/ in that folder.",
         )
         parser.add_argument(
@@ -179,14 +179,14 @@ class CrabCLI(LightningCLI):
             return
         found = find_checkpoint(wanted)
         if found.is_file() and found.suffix != ".ckpt":
-            raise ConfigError(f"--ckpt_path {wanted}: this is no run folder and no checkpoint (.ckpt)")
+            raise ConfigError(f"--ckpt_path {wanted}: this is neither a run folder nor a .ckpt file")
         if found.is_file():
             self.ckpt_path = found
             return
         if self.function == "fit":
             raise FileNotFoundError(
-                f"{found} holds adapters only; fit resumes from a .ckpt with optimizer state. To start from"
-                f" these weights use --model.load_adapter {found}"
+                f"{found} contains adapters only; fit resumes from a .ckpt with optimizer state. To start "
+                f"from these weights use --model.load_adapter {found}"
             )
         self.adapter_folder = found
         init = self.config.model.get("init_args")
@@ -218,7 +218,7 @@ class CrabCLI(LightningCLI):
     def _latest(self) -> str | None:
         """Return the state that a run folder was left in, if it was left in one."""
         if self.config.run.folder is None:
-            raise ConfigError(f"--ckpt_path {AUTO} needs --run.folder, the folder of the run to take up")
+            raise ConfigError(f"--ckpt_path {AUTO} needs --run.folder, the folder of the run to continue")
         places = [Path(self.config.run.folder) / name for name in (LAST, PREVIOUS)]
         return next((str(place) for place in places if place.is_file()), None)
 

@@ -37,7 +37,7 @@ def run(words: Sequence[str]) -> None:
     """
     parser = Options("data lmms-eval", run)
     add, switch = parser.option, parser.switch
-    add("--root", "data root, the folder that holds AVUIE_2/", Path, required=True)
+    add("--root", "data root, the folder that contains AVUIE_2/", Path, required=True)
     add("--out", "folder to write; it must not exist", Path, required=True)
     add("--only", "keys of the datasets to write, comma-separated (default: all that have a test file)")
     add("--config", "config with `tasks` and `datasets`", default="data/av_uie_v2.yaml")
@@ -120,7 +120,7 @@ def _content(conversation: Conversation, sample: Sample, root: Path) -> list[dic
     for part in conversation:
         if isinstance(part, Reply):
             raise ValueError(
-                f"{sample.id} is a conversation of several turns, which these task files cannot hold; leave "
+                f"{sample.id} is a conversation of several turns, which cannot be in these task files; leave "
                 "the dataset out with --only"
             )
         if isinstance(part, str):

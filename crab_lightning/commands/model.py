@@ -121,7 +121,7 @@ def beats(words: Sequence[str]) -> None:
     from crab_lightning.encoders import load_beats, save_beats
 
     if (args.out / "config.json").exists():
-        raise FileExistsError(f"--out {args.out} holds a model already; name a new folder")
+        raise FileExistsError(f"--out {args.out} contains a model already; name a new folder")
     encoder = load_beats(args.checkpoint)
     save_beats(encoder, args.out)
     millions = sum(p.numel() for p in encoder.parameters()) / 1e6
@@ -190,7 +190,7 @@ def mini_sam2(words: Sequence[str]) -> None:
     from crab_lightning.mini.pretrain.sam2 import MiniSam2Recipe, train_mini_sam2
 
     if (args.out / "config.json").exists():
-        raise FileExistsError(f"--out {args.out} holds a model already; name a new folder")
+        raise FileExistsError(f"--out {args.out} contains a model already; name a new folder")
     recipe = MiniSam2Recipe(seed=args.seed, minutes=args.minutes, steps=args.steps)
     command = " ".join(["cli.py model sam2-mini", *words])
     scores = train_mini_sam2(args.out, recipe, command, lambda line: print(line, file=sys.stderr, flush=True))

@@ -232,9 +232,9 @@ def _print(shape: Shape, setting: Setting, limit: float, together: tuple[str, fl
     trained = shape.adapters or shape.base
     weights = f"{shape.base / 1e9:.2f} B" if shape.base >= 1e8 else f"{shape.base / 1e6:.1f} M"
     console.print(
-        f"{shape.source}: {weights} weights, {trained / 1e6:,.0f} M trained.\n"
-        f"{s.world} x {limit / 1e9:g} GB, strategy {s.sharding}, micro-batches of {s.most_tokens:,} tokens "
-        f"at most, {s.accumulate} to a step."
+        f"{shape.source}: {weights} weights, {trained / 1e6:,.0f} M trained.\n{s.world} x "
+        f"{limit / 1e9:g} GB, strategy {s.sharding}, micro-batches of {s.most_tokens:,} tokens at most, "
+        f"{s.accumulate} in a step."
     )
     parts = memory(shape, s)
     total = sum(parts.values())
@@ -264,7 +264,9 @@ def _print(shape: Shape, setting: Setting, limit: float, together: tuple[str, fl
             console.print(f"  --{text}: {value / 1e9:.1f} GB, {fits}")
         fits_alone = any(value <= limit for _, value, _ in knobs(shape, s, limit))
         if together is None and not fits_alone:
-            console.print("None of this is enough: take more devices with fsdp2, or a smaller model.")
+            console.print(
+                "None of these settings is enough. Use more devices with fsdp2, or a smaller model."
+            )
         if together is not None:
             console.print(f"These fit together, with {together[1] / 1e9:.1f} GB:\n  {together[0]}")
     if shape.trains_towers:

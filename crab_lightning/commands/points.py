@@ -29,7 +29,7 @@ def run(words: Sequence[str]) -> None:
 
     parser = Options("data points", run)
     add, switch = parser.option, parser.switch
-    add("--root", "data root, the folder that holds AVUIE_2/", Path, required=True)
+    add("--root", "data root, the folder that contains AVUIE_2/", Path, required=True)
     add_only(parser, f"datasets to change, of {', '.join(SPATIAL)}; all that are found when left out")
     add("--frame", "side of the square frame that coordinates refer to, in pixels", positive, 224)
     add("--max_iou", "largest IoU of two inscribed circles", float, MAX_IOU)

@@ -30,7 +30,7 @@ def run(words: Sequence[str]) -> None:
     """
     parser = Options("score", run)
     add, switch = parser.option, parser.switch
-    add("--root", "data root, the folder that holds AVUIE_2/", Path, required=True)
+    add("--root", "data root, the folder that contains AVUIE_2/", Path, required=True)
     add("--dataset", "key of the dataset in the data config, e.g. ave", required=True)
     add("--predictions", "the answer file, JSON lines", Path, required=True)
     add(
@@ -60,7 +60,7 @@ def run(words: Sequence[str]) -> None:
     if not args.predictions.is_file():
         raise FileNotFoundError(f"--predictions {args.predictions} is not a file")
     if not (args.root / ANNOTATIONS).is_dir():
-        raise FileNotFoundError(f"--root {args.root} holds no {ANNOTATIONS}/; give the folder that does")
+        raise FileNotFoundError(f"--root {args.root} contains no {ANNOTATIONS}/; give the folder that does")
     from crab_lightning.configuration.sections import one_dataset, read_rows_of
     from crab_lightning.evaluation.likelihoods import scores_of
     from crab_lightning.evaluation.long_clips import parts_of
@@ -143,10 +143,11 @@ def _print(args: argparse.Namespace, result: dict[str, Any], joined: Joined) -> 
     from crab_lightning.evaluation.tables import print_results
 
     print_results({args.dataset: result}, str(args.predictions), everything=True)
-    print(f"Joined by {joined.by}: {len(joined.answers):,} of {joined.records:,} records.", end=" ")
+    print(f"Matched by {joined.by}: {len(joined.answers):,} of {joined.records:,} records.", end=" ")
     print(
-        f"Records of other tasks {joined.other_tasks:,}, replaced duplicates {joined.duplicates:,}"
-        f" ({joined.conflicts:,} said something else), of no row {joined.unmatched:,}."
+        f"Records of other tasks: {joined.other_tasks:,}; replaced duplicates: {joined.duplicates:,} "
+        f"({joined.conflicts:,} of them with another answer); records without a row: "
+        f"{joined.unmatched:,}."
     )
     if args.lenient:
         joined.notes.append("lenient reading: not comparable with scores of the released scripts")

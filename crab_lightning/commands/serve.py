@@ -141,7 +141,7 @@ def _key(file: Path | None) -> str | None:
         try:
             key = file.read_text(encoding="utf-8").strip()
         except UnicodeDecodeError as err:
-            raise ValueError(f"--api_key_file {file} is no text in UTF-8; it has to hold the key") from err
+            raise ValueError(f"--api_key_file {file} is not UTF-8 text; it has to contain the key") from err
         if not key:
             raise ValueError(f"--api_key_file {file} is empty")
         return key

@@ -121,7 +121,7 @@ def run(words: Sequence[str]) -> None:
         )
     left = Counter(state_of(cell).status for cell in cells)
     if left["running"]:
-        print(f"{left['running']} of the cells are in work elsewhere; `study status` shows them")
+        print(f"{left['running']} of the cells are running elsewhere; `study status` shows them")
     print(f"Cells: {study.folder / 'cells'}")
 
 
@@ -216,7 +216,7 @@ def submit(words: Sequence[str]) -> None:
             print(f"{state.cell.name} is damaged and is left out: {state.detail}")
     cells = [state.cell for state in states if state.status not in ("done", "running", "damaged")]
     if not cells:
-        print("Nothing to submit: every cell is done, in work or damaged")
+        print("Nothing to submit: every cell is done, running or damaged")
         return
     check_arms(cells, trainer.run)
     options = [f"--{option.lstrip('-')}" for option in args.sbatch]

@@ -102,8 +102,8 @@ def one_config(words: list[str], function: str = "fit") -> Given:
         content, taken = without_training(content, of_run=stored is not None)
         if taken:
             print(
-                f"Not used of the run's config, since {function} needs none of it: {', '.join(taken)}. Give"
-                " --config to use your own",
+                f"Not used of the run's config, since {function} does not need these parts: "
+                f"{', '.join(taken)}. Give --config to use your own",
                 file=sys.stderr,
             )
     with naming_file(names):

@@ -126,8 +126,8 @@ def check_classes(parsed: Any) -> None:
         if found.__module__.partition(".")[0] not in allowed and not issubclass(found, _kinds()):
             kinds = ", ".join(sorted({k.__name__ for k in _kinds()}))
             raise ForbiddenCode(
-                f"{where}: {value} is none of the classes that a run is built from ({kinds}, and the classes"
-                f" of {_OWN})"
+                f"{where}: {value} is not one of the classes that a run is built from ({kinds}, and the "
+                f"classes of {_OWN})"
             )
     for where, leaf in _nodes(plain, ""):
         if callable(leaf) and not isinstance(leaf, type) and getattr(leaf, "__name__", "") != "<lambda>":

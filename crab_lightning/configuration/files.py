@@ -179,7 +179,7 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: not readable as YAML: {err}") from err
     if values > _MOST_VALUES:
         raise ConfigError(
-            f"{path}: its aliases make {values:,} values of it; a config has at most {_MOST_VALUES:,}"
+            f"{path}: with its aliases it has {values:,} values; a config has at most {_MOST_VALUES:,}"
         )
     return content
 
@@ -264,12 +264,12 @@ def _load(path: Path, above: tuple[Path, ...], read: list[Path]) -> dict[str, An
         route = " -> ".join(p.name for p in (*above, real))
         raise ConfigError(f"{path}: a config includes itself: {route}")
     if not path.is_file():
-        raise ConfigError(f"{above[-1] if above else path}: includes {path}, which is not there")
+        raise ConfigError(f"{above[-1] if above else path}: includes {path}, which does not exist")
     content = read_yaml(path)
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds a {type(content).__name__}; a config is a mapping of sections")
+        raise ConfigError(f"{path}: contains a {type(content).__name__}; a config is a mapping of sections")
     chain = (*above, real)
     for key, value in content.items():
         if isinstance(value, str) and value.endswith(_SUFFIXES) and key != "include":
@@ -340,10 +340,11 @@ def _interpolate(config: dict[str, Any]) -> dict[str, Any]:
     try:
         length = _filled(config, config, {}, ())
     except RecursionError as err:
-        raise ConfigError("config interpolation: its references lead to one another without end") from err
+        raise ConfigError("config interpolation: its references refer to each other in a circle") from err
     if length > _MOST_FILLED:
         raise ConfigError(
-            f"config interpolation: filled in, the config has {length:,} characters; at most {_MOST_FILLED:,}"
+            f"config interpolation: with its references filled in, it has {length:,} characters; at "
+            f"most {_MOST_FILLED:,}"
         )
     try:
         filled = OmegaConf.to_container(OmegaConf.create(config), resolve=True)

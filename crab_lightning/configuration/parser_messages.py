@@ -164,7 +164,7 @@ def _no_config(words: Sequence[str], prog: str, lacking: str) -> str:
     config = "--config demo.yaml (or another of configs/)"
     if path := given.get("--ckpt_path"):
         if Path(path).is_file() and Path(path).suffix != ".ckpt":
-            return f"--ckpt_path {path}: this is no run folder and no checkpoint"
+            return f"--ckpt_path {path}: this is neither a run folder nor a checkpoint"
         return f"--ckpt_path {path} belongs to no run folder with a config.yaml; give {config} too"
     if function == "fit":
         return f"fit has no {lacking}; give {config}"

@@ -120,7 +120,7 @@ class GradientConflict(Callback):
         if samples < 1 or batch_size < 1 or (every_n_steps is not None and every_n_steps < 1):
             raise ValueError(
                 f"samples is {samples}, batch_size {batch_size} and every_n_steps {every_n_steps}; each "
-                "starts at 1"
+                "must be at least 1"
             )
         if any(step < 0 for step in at_steps or []):
             raise ValueError(f"at_steps is {at_steps}; steps count from 0")
@@ -138,8 +138,8 @@ class GradientConflict(Callback):
         module: Any = pl_module
         if module._shards_weights():
             raise ValueError(
-                "GradientConflict needs whole weights on a process; take it out of trainer.callbacks, or use"
-                " trainer.strategy auto or ddp"
+                "GradientConflict needs complete weights on a process; remove it from "
+                "trainer.callbacks, or use trainer.strategy auto or ddp"
             )
         self._seen = trainer.global_step
         if trainer.global_step == 0 and 0 in self.at_steps:
@@ -280,9 +280,7 @@ def _chosen_layers(model: nn.Module, layers: Sequence[int] | None) -> list[tuple
         layers = [depths[0], depths[len(depths) // 2], depths[-1]] if depths else [-1]
     chosen = [(name, layer) for name, layer in adapted if depth_of(name) in layers]
     if not chosen:
-        raise ValueError(
-            f"no adapter lies in layers {list(layers)}; layers with adapters: {depths or 'none'}"
-        )
+        raise ValueError(f"no adapter is in layers {list(layers)}; layers with adapters: {depths or 'none'}")
     return chosen
 
 

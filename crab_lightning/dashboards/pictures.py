@@ -53,7 +53,7 @@ class Pictures(Callback):
 
     def __init__(self, per_task: int = 3, routes: int = 8, seed: int = 0) -> None:
         if per_task < 0 or routes < 0:
-            raise ValueError(f"per_task is {per_task} and routes is {routes}; both start at 0")
+            raise ValueError(f"per_task is {per_task} and routes is {routes}; both must be at least 0")
         self.per_task, self.routes, self.seed = per_task, routes, seed
         self._media: dict[str, ClipMedia] = {}
         self._means: RouteMeans | None = None
@@ -70,8 +70,8 @@ class Pictures(Callback):
         evaluators = [c for c in callbacks_of(trainer) if isinstance(c, Evaluator)]
         if not any(e.predictions for e in evaluators):
             raise ValueError(
-                "Pictures draws the answers that the Evaluator writes: set evaluator.predictions to true, or"
-                " take Pictures out of trainer.callbacks"
+                "Pictures draws the answers that the Evaluator writes: set evaluator.predictions to "
+                "true, or remove Pictures from trainer.callbacks"
             )
 
     # Routes, while the validation loss is computed

@@ -135,7 +135,7 @@ def scalar_layout(datasets: Mapping[str, DatasetSpec], headlines: Mapping[str, s
         "Overview": {
             "loss, training": _chart("train/loss"),
             "loss, validation": _chart("val/loss"),
-            "headline score, mean of the datasets": _chart("val/mean/headline"),
+            "mean of the primary metrics": _chart("val/mean/headline"),
             "learning rate": _chart("train/lr"),
             "gradient norm before clipping": _chart("train/grad_norm"),
             "padding share": _chart("train/padding_share"),
@@ -143,7 +143,7 @@ def scalar_layout(datasets: Mapping[str, DatasetSpec], headlines: Mapping[str, s
             "samples per second": _chart("train/samples_per_s"),
             "memory, GiB": _chart("train/memory_rss_gib", "train/memory_cuda_peak_gib"),
         },
-        "Headline scores, validation": {
+        "Primary metrics, validation": {
             f"{name}: {headline}": _chart(f"val/{datasets[name].task}/{name}/{headline}")
             for name, headline in scored.items()
         },

@@ -335,7 +335,7 @@ class AVDataModule(SampleLoading):
         if not any(rows.values()):
             files = [str(manifest_path(self.root, n, spec, "train")) for n, spec in self.datasets.items()]
             more = f" and {len(files) - 3} more" if len(files) > 3 else ""
-            raise ValueError(f"nothing to train on: no row to learn from in {', '.join(files[:3])}{more}")
+            raise ValueError(f"there are no training rows in {', '.join(files[:3])}{more}")
         return Mixture(
             rows=rows,
             weights={name: spec.weight for name, spec in self.datasets.items() if spec.weight is not None},

@@ -137,7 +137,7 @@ def example_of(
         several = any(conversation.count(kind) > 1 for kind in (Media.VIDEO, Media.AUDIO))
         if several and any(isinstance(part, Reply) for part in conversation):
             raise ValueError(
-                "a conversation of several turns holds several videos or sounds, which the geometry "
+                "a conversation of several turns contains several videos or sounds, which the geometry "
                 "'released' joins into one; set data.geometry and the model's geometry to 'plain'"
             )
         for kind in (Media.VIDEO, Media.AUDIO):

@@ -54,7 +54,7 @@ class OnError:
                 f"data.on_error.max_share is {self.max_share}; it must be a fraction from 0 to 1"
             )
         if self.max_count < 0:
-            raise ValueError(f"data.on_error.max_count is {self.max_count}; it starts at 0")
+            raise ValueError(f"data.on_error.max_count is {self.max_count}; it must be at least 0")
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,9 @@ def length_of(sample: Sample, limits: MediaLimits | None = None) -> float:
                 return heard_s or len(read_audio(path, limits=bounds)) / SAMPLE_RATE_HZ
             if heard_s is not None and heard_s > shown_s + SLACK_S:
                 warnings.warn(
-                    f"{sample.dataset}, {path}: the sound lasts {heard_s:g} s and the pictures {shown_s:g} s."
-                    " The windows end with the pictures, so the sound behind them is not heard",
+                    f"{sample.dataset}, {path}: the sound lasts {heard_s:g} s and the pictures "
+                    f"{shown_s:g} s. The windows end with the pictures, so the sound after them is not "
+                    "heard",
                     stacklevel=2,
                 )
     except MediaError:
@@ -166,11 +167,11 @@ def count_windows(counts: dict[str, Counter[str]], samples: Iterable[Sample]) ->
 def told(counts: Mapping[str, Counter[str]], length_s: float) -> list[str]:
     """Return a line for each dataset that says where the events of its windows' clips lay."""
     if not counts:
-        return [f"data.train_window_s: no clip that was learnt from is longer than {length_s:g} s"]
+        return [f"data.train_window_s: no training clip is longer than {length_s:g} s"]
     return [
-        f"{name}: learnt from {found['windows']:,} windows of {length_s:g} s. Of the events of their clips "
-        f"{found['whole']:,} lay whole in the window, {found['cut']:,} were cut at its ends, and "
-        f"{found['outside']:,} lay outside"
+        f"{name}: trained on {found['windows']:,} windows of {length_s:g} s. Of the events of their "
+        f"clips {found['whole']:,} were completely inside the window, {found['cut']:,} were cut at its "
+        f"ends, and {found['outside']:,} were outside"
         for name, found in counts.items()
     ]
 

@@ -64,9 +64,9 @@ def draw_adapters(model: nn.Module) -> None:
         for name in made:
             if getattr(module, name).isnan().any():
                 raise ValueError(
-                    f"adapter kind {module.config.kind!r}: {type(module).__name__}.reset_parameters gives "
-                    f"{name} no value, so that it would begin with any. Make the parameter in add_parameters "
-                    "and give it its first value in reset_parameters"
+                    f"adapter kind {module.config.kind!r}: {type(module).__name__}.reset_parameters "
+                    f"gives {name} no value, so its first value would be random. Make the parameter in "
+                    "add_parameters and give it its first value in reset_parameters"
                 )
 
 

@@ -105,7 +105,7 @@ def check_strategy(trainer: Any) -> None:
     strategy = None if trainer is None else trainer.strategy
     if isinstance(strategy, FSDPStrategy):
         raise ValueError(
-            "trainer.strategy is Lightning's fsdp (FSDPStrategy), which lays the bfloat16 base and the "
-            "float32 adapters of a layer side by side in one tensor of one type, and does not clip by norm. "
-            "Use trainer.strategy fsdp1, which keeps them apart, or fsdp2, which does the same with less"
+            "trainer.strategy is Lightning's fsdp (FSDPStrategy), which puts the bfloat16 base and the "
+            "float32 adapters of a layer into one tensor of one type, and does not clip by norm. Use "
+            "trainer.strategy fsdp1, which keeps them apart, or fsdp2"
         )

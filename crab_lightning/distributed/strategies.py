@@ -189,8 +189,8 @@ class Fsdp1Strategy(ShardedStrategy):
         assert self.accelerator is not None
         if plugin.precision not in ("32-true", "bf16-mixed"):
             raise ValueError(
-                f"trainer.precision is {plugin.precision}; under fsdp1 it can be 32-true or bf16-mixed. The "
-                "type of the base is model.init_args.dtype, bfloat16 at first"
+                f"trainer.precision is {plugin.precision}; under fsdp1 it can be 32-true or bf16-mixed. "
+                "The type of the base is model.init_args.dtype, bfloat16 by default"
             )
         self.accelerator.setup(trainer)
         if not hasattr(module, "fsdp1_root"):

@@ -57,8 +57,8 @@ class Encoder(ABC):
         names = list(inspect.signature(type(self).__init__).parameters)[1:]
         if lost := [name for name in names if not hasattr(self, name)]:
             raise ValueError(
-                f"{self.name} does not keep its argument {lost[0]!r} as self.{lost[0]}, from where "
-                "checkpoints take it. Keep it under that name"
+                f"{self.name} does not keep its argument {lost[0]!r} as self.{lost[0]}; checkpoints "
+                "read it from there. Keep it under that name"
             )
         return {name: getattr(self, name) for name in names}
 

@@ -57,7 +57,7 @@ def load_beats(path: Path | str) -> Beats:
         model = Beats(config)
     if problems := misfits(state, {name: value.shape for name, value in model.state_dict().items()}):
         raise BeatsFileError(
-            f"{path} does not hold a BEATs encoder of its own cfg; of its weights, {problems}"
+            f"{path} does not contain a BEATs encoder of its own cfg; of its weights, {problems}"
         )
     model.load_state_dict({n: v.to(torch.float32) for n, v in state.items()}, strict=True, assign=True)
     return model.eval()
@@ -77,7 +77,7 @@ def save_beats(model: Beats, folder: Path | str) -> Path:
 def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} holds no {name}; it is not a BEATs folder")
+            raise FileNotFoundError(f"{folder} contains no {name}; it is not a BEATs folder")
     try:
         cfg = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         state = load_file(folder / WEIGHTS_FILE)
@@ -95,7 +95,7 @@ def _read_published(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise BeatsFileError(str(err)) from err
     if not isinstance(content, dict) or not {"cfg", "model"} <= content.keys():
         found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise BeatsFileError(f"{path}: a BEATs checkpoint holds 'cfg' and 'model', found {found[:200]}")
+        raise BeatsFileError(f"{path}: a BEATs checkpoint contains 'cfg' and 'model', found {found[:200]}")
     if not isinstance(content["cfg"], Mapping) or not isinstance(content["model"], Mapping):
         raise BeatsFileError(f"{path}: 'cfg' and 'model' of a BEATs checkpoint are dictionaries")
     # The classifier of fine-tuned checkpoints, by name: anything else that is not known is refused.

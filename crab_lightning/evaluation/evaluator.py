@@ -177,7 +177,7 @@ class Evaluator(Callback):
             if split == "test":
                 place = set_aside(self._folder, self._identity(trainer), whole=_is_whole(trainer))
                 if place is not None:
-                    rank_zero_info(f"This folder holds a test with other settings; it is now in {place}")
+                    rank_zero_info(f"This folder contains a test with other settings; it is now in {place}")
             self._files.start(self._identity(trainer), fresh=not self._resumed)
         trainer.strategy.barrier("prediction files")
         if split == "test":

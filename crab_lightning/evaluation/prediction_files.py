@@ -83,8 +83,8 @@ class PredictionFiles:
         changed = sorted(key for key in keys if before.get(key) != identity.get(key))
         if changed:
             raise ValueError(
-                f"{self.parts} holds answers of an interrupted run with other settings ({', '.join(changed)} "
-                "differ). Delete that folder to start over, or write elsewhere with --run.folder DIR."
+                f"{self.parts} has answers of an interrupted run with other settings ({', '.join(changed)} "
+                "differ). To start anew, delete that folder, or write elsewhere with --run.folder DIR."
             )
 
     def _identity(self) -> dict[str, Any] | None:

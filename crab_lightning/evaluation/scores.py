@@ -250,10 +250,10 @@ class DatasetScores:
                 f"{', '.join(single) or 'none'}. Let {type(self.task).__name__}.headline return one of them"
             )
         if headline is None or values[headline] is None:
-            found = f"no number after {scored} answers" if headline else "not named by its `headline`"
+            found = f"not a number after {scored} answers" if headline else "not named by its `headline`"
             rank_zero_warn(
-                f"{where} is {found}. Until it is, the dataset is no part of the mean, nor of the choice of "
-                "the best checkpoint"
+                f"{where} is {found}. Until it is, the dataset is not a part of the mean, nor of the choice "
+                "of the best checkpoint"
             )
 
     def _update(self, answer: Any, text: str, sample: Sample) -> None:

@@ -88,7 +88,7 @@ def find_clips(folder: Path) -> tuple[list[FolderClip], int]:
         ValueError: If it holds no clip.
     """
     if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is no folder")
+        raise NotADirectoryError(f"{folder} is not a folder")
     places: dict[str, dict[str, list[Path]]] = {}
     passed_over = 0
     for path in sorted(_files(folder)):
@@ -123,7 +123,7 @@ def find_clips(folder: Path) -> tuple[list[FolderClip], int]:
     if not clips:
         endings = ", ".join(sorted(VIDEOS | PICTURES | SOUNDS))
         raise ValueError(
-            f"{folder} holds no clip. Files whose names end in one of these are clips: {endings}"
+            f"{folder} contains no clip. Files whose names end in one of these are clips: {endings}"
         )
     return sorted(clips, key=lambda clip: clip.name), passed_over
 
@@ -287,11 +287,11 @@ def _earlier(out: Path, settings: str) -> dict[str, Record]:
             name, other = record["file"], record["settings"] != settings
         except (ValueError, TypeError, KeyError) as err:
             raise ValueError(
-                f"{out}, line {number}: this is no answer of `ask --folder`; name another file as --out"
+                f"{out}, line {number}: this is not an answer of `ask --folder`; name another file as --out"
             ) from err
         if other:
             raise ValueError(
-                f"{out} holds answers to another question, or of another run or token limit; name another "
+                f"{out} contains answers to another question, or of another run or token limit; name another "
                 "file as --out, or remove this one"
             )
         records[name] = record

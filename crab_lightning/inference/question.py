@@ -287,7 +287,7 @@ def check_clip(path: Path, kind: Literal["video", "audio"], picture_goes_to: str
         remedy = f"give it as {picture_goes_to}" if picture_goes_to else f"this task needs a file with {kind}"
         raise AskError(f"{path} is a picture and was given as `{kind}`; {remedy}") from None
     if kind == "video" and not info.has_video:
-        raise AskError(f"{path} holds no moving pictures; give a video as `video`, and sound as `audio`")
+        raise AskError(f"{path} contains no moving pictures; give a video as `video`, and sound as `audio`")
     if kind == "audio" and not info.has_audio:
         raise AskError(
             f"{path} has no sound. Give a sound file as `audio`, or give `silent` to ask with silence."

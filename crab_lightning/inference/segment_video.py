@@ -76,7 +76,7 @@ def follow(
     for record in records:
         print(f"{record['time_s']:.1f} s: {record['answer']}" + _remark(record, record["frame"] in prompts))
     found = int(masks.flatten(1).any(1).sum())
-    print(f"{args.out}: overlay.mp4, masks/ ({len(masks)} frames, something found in {found}), answer.json")
+    print(f"{args.out}: overlay.mp4, masks/ ({len(masks)} frames, an object in {found}), answer.json")
 
 
 def read_clip(video: Path, fps: float | None) -> VideoClip:
@@ -175,7 +175,7 @@ def _prompt(record: Mapping[str, Any], by: str) -> Prompt | None:
 def _remark(record: Mapping[str, Any], used: bool) -> str:
     if used:
         return ""
-    why = "it names nothing" if record["status"] == "ok" else record["status"]
+    why = "it has no name" if record["status"] == "ok" else record["status"]
     return f" ({why}: no mask)"
 
 

@@ -117,7 +117,7 @@ def check_file(path: str | Path) -> Path:
     if not path.is_file():
         what = "is a link that leads nowhere" if path.is_symlink() else "does not exist"
         if path.exists():
-            what = "is a folder" if path.is_dir() else "is a pipe or a device, and no file"
+            what = "is a folder" if path.is_dir() else "is a pipe or a device, not a file"
         raise MissingMedia(path, f"{what}. Check the manifest's value and the data root, or fetch the file.")
     if path.stat().st_size == 0:
         raise EmptyMedia(path, "has zero bytes. Fetch or extract it again.")

@@ -186,7 +186,7 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
             raise ValueError("its floating-point values do not lie between 0 and 1")
         return Image.fromarray(np.rint(values * 255).astype(np.uint8))
     if picture.mode == "I" and picture.format not in ("PNG", "PPM"):
-        raise ValueError("it has 32 bits of grey, of which nothing says how bright the largest is")
+        raise ValueError("it has 32 bits of grey, and the value of white is not known")
     grey = Image.fromarray((values >> 8).astype(np.uint8))
     transparent = picture.info.get("transparency")
     if isinstance(transparent, int):  # the one value that is see-through

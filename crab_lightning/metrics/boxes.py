@@ -75,7 +75,7 @@ class BoxIoU(BenchmarkMetric):
                 f"pred has shape {tuple(pred.shape)} and target {tuple(target.shape)}; both must be (N, 4)"
             )
         if not bool((torch.isfinite(pred) & torch.isfinite(target)).all()):
-            raise ValueError("a box holds NaN or infinity; pass four zeros for an answer without a box")
+            raise ValueError("a box contains NaN or infinity; pass four zeros for an answer without a box")
         iou = box_iou(pred, target, self.eps)
         thresholds = torch.tensor(_THRESHOLDS, dtype=torch.float64, device=iou.device)
         self.iou_units += to_units(iou).sum()

@@ -21,7 +21,7 @@ Tokenizer = Literal["auto", "ptb", "python", "none"]
 
 TOKENIZERS: dict[Tokenizer, str] = {
     "ptb": "the Java program of published scores",
-    "python": "scores differ slightly from published ones, which take ptb",
+    "python": "scores differ slightly from published ones, which use ptb",
     "none": "captions are tokens joined by spaces already",
 }
 """What a reader of scores has to know of each tokenizer."""

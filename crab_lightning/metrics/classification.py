@@ -22,7 +22,7 @@ def _check(pred: Tensor, target: Tensor, num_classes: int | None) -> tuple[Tenso
         least, most = int(values.min()), int(values.max())
         if least < low or (top is not None and most > top):
             raise ValueError(
-                f"{name} holds class indices from {least} to {most}; allowed are {low} to "
+                f"{name} contains class indices from {least} to {most}; allowed are {low} to "
                 f"{'any' if top is None else top}. Pass -1 as prediction for an answer that names no class."
             )
     return pred, target

@@ -158,7 +158,7 @@ class EventMeanAP(BenchmarkMetric):
                 f"allowed are {lowest} to {self.num_classes - 1}"
             )
         if not bool(torch.isfinite(spans_s).all()):
-            raise ValueError(f"{side}_spans_s holds NaN or infinity")
+            raise ValueError(f"{side}_spans_s contains NaN or infinity")
         return np.asarray(spans_s.numpy(), dtype=np.float64)
 
     def compute(self) -> dict[str, Tensor]:

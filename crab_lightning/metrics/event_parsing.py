@@ -134,7 +134,7 @@ class EventParsingF(BenchmarkMetric):
                     f"segments), and true_audio is {tuple(true_audio.shape)}"
                 )
             if not bool(((matrix == 0) | (matrix == 1)).all()):
-                raise ValueError(f"{name} holds values other than 0 and 1; threshold it first")
+                raise ValueError(f"{name} contains values other than 0 and 1; threshold it first")
         self.f_units += clip_f_scores(*(matrix.bool() for matrix in matrices.values())).sum(dim=-1)
         self.videos += true_audio.shape[0]
 

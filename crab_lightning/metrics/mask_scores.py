@@ -74,7 +74,7 @@ def check_masks(pred: Tensor, protocol: MaskProtocol) -> None:
         wanted = "bool masks" if protocol.binary else "bool masks or floating-point logits"
         raise ValueError(f"pred is {pred.dtype}; this protocol takes {wanted}")
     if pred.is_floating_point() and pred.numel() and bool(pred.min().isnan()):
-        raise ValueError("pred holds NaN logits; the training of the model that made them has diverged")
+        raise ValueError("pred contains NaN logits; the training of the model that made them has diverged")
 
 
 def batch_sizes(frames: int, protocol: MaskProtocol) -> list[int]:

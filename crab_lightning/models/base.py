@@ -251,7 +251,7 @@ class AVModule(StoredModule):
         if held != named.keys():
             missing = sorted(named[i] for i in named.keys() - held)
             raise RuntimeError(
-                f"the optimizer holds {len(held)} parameters, {len(named)} are trainable; {len(missing)} "
+                f"the optimizer contains {len(held)} parameters, {len(named)} are trainable; {len(missing)} "
                 f"trainable ones would never change (first: {missing[:1]}), {len(held - named.keys())} held "
                 "ones are frozen. Build the optimizer after configure_model (LightningCLI: "
                 "auto_configure_optimizers=False)."

@@ -114,7 +114,7 @@ def typed_arguments(owner: type, values: Mapping[str, Any]) -> dict[str, Any]:
         hints = get_type_hints(kind.__init__) | hints  # type: ignore[misc]
     known = {name for _, parameters in _inits(owner) for name in parameters}
     if unknown := [name for name in values if name not in known]:
-        raise ValueError(f"{owner.__name__} has no argument {', '.join(unknown)}, which the checkpoint holds")
+        raise ValueError(f"{owner.__name__} has no argument {', '.join(unknown)}, but the checkpoint has it")
     found = dict(values)
     for name, value in values.items():
         kinds = [kind for kind in (hints.get(name), *get_args(hints.get(name))) if is_dataclass(kind)]
@@ -133,8 +133,8 @@ def _encoder(name: str, path: str) -> type[Encoder]:
     found = getattr(sys.modules.get(module), kind, None)
     if not (isinstance(found, type) and issubclass(found, Encoder)):
         raise ValueError(
-            f"the checkpoint holds {name} {path}, which is no encoder that is imported. Import its module "
-            f"first, or give {name}=... as an argument"
+            f"the checkpoint contains {name} {path}, which is not an encoder that is imported. Import its "
+            f"module first, or give {name}=... as an argument"
         )
     return found
 

@@ -63,7 +63,7 @@ class ConnectorConfig:
             raise ValueError(f"connector.kind is {self.kind!r}; known: qformer, window_qformer")
         for name in ("queries", "hidden", "layers", "heads", "ffn", "window_tokens"):
             if getattr(self, name) < 1:
-                raise ValueError(f"connector.{name} is {getattr(self, name)}; it starts at 1")
+                raise ValueError(f"connector.{name} is {getattr(self, name)}; it must be at least 1")
         if self.hidden % self.heads:
             raise ValueError(
                 f"connector.hidden is {self.hidden}; it must be a multiple of {self.heads} heads"
@@ -249,7 +249,7 @@ def load_connector(connector: Connector, modality: str, path: Path, key: str) ->
         raise ConnectorFileError(f"{key}: {path} cannot be read: {err}") from err
     if header.get("format") != _FORMAT:
         raise ConnectorFileError(
-            f"{key}: {path} is no connector file: its format is {header.get('format')!r}"
+            f"{key}: {path} is not a connector file: its format is {header.get('format')!r}"
         )
     found, own = json.loads(header["connector"]), _identity(connector, modality)
     found.setdefault("encoder", PUBLISHED_ENCODERS[modality])

@@ -138,8 +138,8 @@ class EndpointModule(AskedModule):
         """
         if reply.usage is None:
             raise EndpointError(
-                f"{self.url} does not say how many tokens a question has, so nothing can be weighed there. "
-                "Use --evaluator.decoding generate"
+                f"{self.url} does not say how many tokens a question has, so candidate answers get no "
+                "probabilities there. Use --evaluator.decoding generate"
             )
         sums, counts = [], []
         for candidate in candidates:
@@ -147,8 +147,8 @@ class EndpointModule(AskedModule):
             rows = (found.model_extra or {}).get("prompt_logprobs")
             if not rows or len(rows) <= reply.usage.prompt_tokens:
                 raise EndpointError(
-                    f"{self.url} does not show how likely a given answer is (no prompt_logprobs, which vLLM "
-                    "and `serve` give). Use --evaluator.decoding generate"
+                    f"{self.url} gives no probabilities of answers (prompt_logprobs, as vLLM and "
+                    "`serve` do). Use --evaluator.decoding generate"
                 )
             tokens = [next(iter(row.values())) for row in rows[reply.usage.prompt_tokens :]]
             # Behind the end token, templates write white space.
@@ -162,9 +162,9 @@ class EndpointModule(AskedModule):
         if sample.dataset not in self._too_many:
             self._too_many.add(sample.dataset)
             rank_zero_warn(
-                f"{sample.dataset}: {sample.id} has {count} candidate answers, each of which would be a "
-                f"request of its own; questions with more than {self.max_candidates} are answered in words "
-                "only. --model.init_args.max_candidates raises the limit"
+                f"{sample.dataset}: {sample.id} has {count} candidate answers, each of which needs one "
+                f"request; for questions with more than {self.max_candidates} only a text is generated. "
+                "--model.init_args.max_candidates raises the limit"
             )
 
     def _ask(
@@ -205,8 +205,8 @@ class EndpointModule(AskedModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> NoReturn:
         """Not possible: the weights are elsewhere."""
-        raise EndpointError("a model behind an endpoint can be tested, and not trained")
+        raise EndpointError("a model at an endpoint can be tested, but not trained")
 
     def configure_optimizers(self) -> NoReturn:
         """Not possible: the weights are elsewhere."""
-        raise EndpointError("a model behind an endpoint can be tested, and not trained")
+        raise EndpointError("a model at an endpoint can be tested, but not trained")

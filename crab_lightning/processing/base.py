@@ -130,7 +130,7 @@ def check_reserved(where: str, texts: Sequence[str], reserved: Sequence[str]) ->
         for token in reserved:
             if token in text:
                 raise ValueError(
-                    f"{where}: its text holds the reserved token {token!r}, which the model would read as "
+                    f"{where}: its text contains the reserved token {token!r}, which the model would read as "
                     "markup. Remove it from the manifest."
                 )
 

@@ -76,7 +76,7 @@ class ChatWriter:
         end = self.tokenizer.eos_token if end_token is None else end_token
         self.end_token = -1 if end is None else _token_id(self.tokenizer, end)
         if self.end_token < 0 or self.end_token == self.tokenizer.unk_token_id:
-            raise ValueError(f"{pretrained}: end_token {end!r} is no token of its vocabulary")
+            raise ValueError(f"{pretrained}: end_token {end!r} is not a token of its vocabulary")
         # Llama 2 and 3 have no padding token. Any will do: padding is masked by length, never by its id.
         pad = self.tokenizer.pad_token_id
         self.pad_token = int(self.end_token if pad is None else pad)

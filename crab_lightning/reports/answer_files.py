@@ -77,7 +77,7 @@ def read_answers(path: Path) -> list[Record]:
     try:
         lines = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
     except UnicodeDecodeError as err:
-        raise JoinError(f"{path} is no text in UTF-8, and so no answer file") from err
+        raise JoinError(f"{path} is not UTF-8 text, so it is not an answer file") from err
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -86,12 +86,12 @@ def read_answers(path: Path) -> list[Record]:
         except json.JSONDecodeError as err:
             hint = " The run was cut off there: remove the line." if number == len(lines) > 1 else ""
             if number == 1 and line.lstrip()[:1] in ("[", "{"):
-                hint = " The file has to hold one object in each line, not one JSON text over several lines."
+                hint = " Each line of the file must be one object; write no JSON text over several lines."
             raise JoinError(f"{path}, line {number} of {len(lines)}: not JSON ({err.msg}).{hint}") from err
         if isinstance(record, list):
             raise JoinError(
-                f"{path}, line {number}: a JSON array; the file has to hold one object in each line, without "
-                "brackets around them"
+                f"{path}, line {number}: a JSON array; the file has to contain one object in each line, "
+                "without brackets around them"
             )
         if not isinstance(record, dict) or not isinstance(answer_text(record), str):
             raise JoinError(
@@ -100,7 +100,7 @@ def read_answers(path: Path) -> list[Record]:
             )
         records.append(record)
     if not records:
-        raise JoinError(f"{path} holds no answers")
+        raise JoinError(f"{path} contains no answers")
     return records
 
 
@@ -150,8 +150,8 @@ def join_answers(
     found.records, found.other_tasks = len(records), len(records) - len(own)
     if found.conflicts and on_conflict == "refuse":
         raise JoinError(
-            f"{found.conflicts} samples of '{dataset}' have several answers that differ: the file holds more "
-            "than one run. Keep one run's lines, or take the last answer of each with --duplicates last."
+            f"{found.conflicts} samples of '{dataset}' have several answers that differ: the file contains "
+            "more than one run. Keep one run's lines, or take the last answer of each with --duplicates last."
         )
     return found
 
@@ -265,13 +265,14 @@ def _by_reference(records: Sequence[Record], samples: Sequence[Sample], layout: 
     if layout not in REFERENCE_DECIDES or any(text is None for text in said):
         if len(records) != len(samples):
             raise JoinError(
-                f"the {len(records)} records of '{dataset}' hold nothing that names their sample, and the"
-                f" manifest has {len(samples)} rows, so not even their order can be trusted. Answer the set"
-                " again with `test`, or add an 'id' to each record."
+                f"the {len(records)} records of '{dataset}' contain nothing that names their sample, "
+                f"and the manifest has {len(samples)} rows, so they cannot be matched by order either. "
+                "Answer the set again with `test`, or add an 'id' to each record."
             )
         answers = {sample.id: record for sample, record in zip(samples, records, strict=True)}
         note = (
-            "nothing in the records names a sample: joined by order alone, which several processes scramble"
+            "the records name no sample, so they were matched by order, which is wrong if several "
+            "processes wrote them"
         )
         return Joined(answers, "order, unchecked", per_sample=False, notes=[note])
     rows: dict[Hashable, list[Sample]] = defaultdict(list)
@@ -297,13 +298,13 @@ def _by_reference(records: Sequence[Record], samples: Sequence[Sample], layout: 
     ):  # only a whole number of whole runs can be told apart
         raise JoinError(
             f"{len(groups[over])} records of '{dataset}' have the output {over!r}, but the manifest has"
-            f" {len(rows[over])} such rows: answers of several runs are mixed and hold no id."
+            f" {len(rows[over])} such rows: answers of several runs are mixed and contain no id."
             " Keep one run's lines."
         )
     for reference, group in groups.items():
         _assign(joined, group, rows[reference])
     joined.notes.append(
-        "the records hold no id; each was given a row with the same reference, which decides the truth:"
-        " the score is exact, which clip an answer belongs to is not known"
+        "the records contain no id; each was matched to a row with the same reference. The score is "
+        "exact, but the clip of an answer is not known"
     )
     return joined

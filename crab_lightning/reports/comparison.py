@@ -140,7 +140,7 @@ def _difference(
         marks += table.mark(f"{found.samples} of {max(len(a), len(b))} samples are common to both runs")
     means = [sum(s.values()) / len(s) for s in (a, b)]
     if any(h is None or abs(h - m) > 1e-4 for h, m in zip(headlines, means, strict=True)):
-        marks += table.mark("the metric is no mean over samples; Δ is that of the mean sample score")
+        marks += table.mark("the metric is not a mean over samples; Δ is that of the mean sample score")
     star = "*" if found.differs else ""
     return f"{signed(found.mean)} [{signed(found.low)}, {signed(found.high)}]{star}{marks}"
 

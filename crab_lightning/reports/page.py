@@ -254,9 +254,7 @@ def results(parts: Sequence[DatasetPart], summary: Mapping[str, Any]) -> Markup:
         " a line on the bar."
     )
     if weighed:
-        about += (
-            " Likelihood: the answer of the closed set that the model finds likeliest; nothing is parsed."
-        )
+        about += " Likelihood: the most probable answer of the closed set; no text is read."
     return draw(TEMPLATE, "results", about, head, rows)
 
 

@@ -85,8 +85,8 @@ class JoinedRuns(FinishedRun):
             for dataset in part.datasets:
                 if dataset in home:
                     raise ValueError(
-                        f"{home[dataset].folder} and {part.folder} were both tested on {dataset}; give runs "
-                        "on different datasets, of which each stands for its own"
+                        f"{home[dataset].folder} and {part.folder} were both tested on {dataset}; give "
+                        "runs on different datasets"
                     )
                 home[dataset] = part
         entries = {dataset: part.datasets[dataset] for dataset, part in home.items()}
@@ -147,7 +147,7 @@ def _results_in(folder: Path) -> dict[str, Any]:
     path = folder / "metrics.json"
     content = read_json(path, "Test the run again, or remove the file") if path.is_file() else {}
     if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
-        raise ValueError(f"{path} does not hold the results of a run, by split")
+        raise ValueError(f"{path} does not contain the results of a run, by split")
     for split, part in content.items():
         entries = part.get("datasets")
         if not isinstance(entries, dict):

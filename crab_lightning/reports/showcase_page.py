@@ -23,9 +23,9 @@ TITLES = {
     "event_localization": "Events",
     "event_parsing": "Seen and heard",
     "cross_modal_matching": "Matching",
-    "segmentation": "What sounds, as a mask",
-    "referring_segmentation": "What is meant, as a mask",
-    "image_grounding": "What sounds, as a box",
+    "segmentation": "The sounding object, as a mask",
+    "referring_segmentation": "The named object, as a mask",
+    "image_grounding": "The sounding object, as a box",
     "captioning": "Caption",
     "question_answering": "Question",
 }

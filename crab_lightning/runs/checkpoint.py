@@ -71,7 +71,7 @@ class RunCheckpoint(Checkpoint):
         every_n_steps: int | None = None,
     ) -> None:
         if every_n_steps is not None and every_n_steps < 1:
-            raise ValueError(f"checkpoint.every_n_steps is {every_n_steps}; it starts at 1")
+            raise ValueError(f"checkpoint.every_n_steps is {every_n_steps}; it must be at least 1")
         self.monitor = monitor
         self.mode = mode
         self.every_n_steps = every_n_steps
@@ -235,7 +235,7 @@ class RunCheckpoint(Checkpoint):
         if trainer.state.fn == "fit":
             end = f", after step {trainer.global_step:,}{self._how_to_go_on()}"
         else:
-            end = ". The same command again goes on where this one stopped."
+            end = ". Start the same command again to continue."
         print(
             f"[rank {trainer.global_rank}] Another process of this run has ended or does not answer{end}",
             file=sys.stderr,

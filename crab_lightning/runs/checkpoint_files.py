@@ -60,7 +60,7 @@ class CheckpointFiles(TorchCheckpointIO):
             replace_file(path, lambda temporary: torch.save(checkpoint, temporary), keep)
         # torch's writer reports a full disk as a RuntimeError.
         except (OSError, RuntimeError) as err:
-            kept = f"{path} of before is whole" if path.is_file() else "there is no earlier one"
+            kept = f"the earlier {path} is not damaged" if path.is_file() else "there is no earlier one"
             self.error = (
                 f"the checkpoint {path} could not be written ({_reason(err)}); {kept}. Free space on that "
                 "disk, or set run.root to another one, and resume"
@@ -133,7 +133,7 @@ def damage_of(path: Path) -> str | None:
 def _read(path: Path, map_location: Any, mmap: bool = False) -> dict[str, Any]:
     found = read_tensors(path, map_location, mmap=mmap)
     if not isinstance(found, dict) or not {"state_dict", "global_step", "loops"} <= found.keys():
-        raise ValueError("it holds no state of a run")
+        raise ValueError("it has no state of a run")
     return found
 
 

@@ -34,7 +34,9 @@ def repository(address: str | Path) -> tuple[str, str | None]:
     found = _ADDRESS.fullmatch(str(address))
     if found is None:
         said = str(address).replace("hf:/", "hf://", 1).replace("hf:///", "hf://")
-        raise HubError(f"{said} is no address of adapters; hf://OWNER/NAME or hf://OWNER/NAME@REVISION is")
+        raise HubError(
+            f"{said} is not an address of adapters; give hf://OWNER/NAME or hf://OWNER/NAME@REVISION"
+        )
     return found[1], found[2]
 
 
@@ -71,7 +73,7 @@ def downloaded(address: str | Path) -> Path:
             raise HubError(f"{without}, and {repo} was not downloaded earlier") from err
     folder = Path(found)
     if not (folder / "adapter.json").is_file():
-        raise FileNotFoundError(f"{repo} on the hub holds no adapter.json, so no adapters of this package")
+        raise FileNotFoundError(f"{repo} on the hub has no adapter.json; it has no adapters of this package")
     if is_first_process():
         earlier = "" if without is None else f" ({without}; this is an earlier download)"
         print(f"Using {repo} at commit {folder.name[:12]} from {folder}{earlier}", file=sys.stderr)
@@ -119,7 +121,7 @@ def clear_errors(endpoint: str, repo: str) -> Iterator[None]:
     try:
         yield
     except HFValidationError as err:
-        raise HubError(f"{repo} is no name of a repository; OWNER/NAME is expected ({err})") from err
+        raise HubError(f"{repo} is not a name of a repository; OWNER/NAME is expected ({err})") from err
     except RevisionNotFoundError as err:
         raise HubError(f"{endpoint}: {repo} has no such revision") from err
     except RepositoryNotFoundError as err:

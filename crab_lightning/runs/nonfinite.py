@@ -32,7 +32,7 @@ class NonFiniteSteps(Callback):
 
     def __init__(self, skip: int = 0) -> None:
         if skip < 0:
-            raise ValueError(f"nonfinite.skip is {skip}; it starts at 0")
+            raise ValueError(f"nonfinite.skip is {skip}; it must be at least 0")
         self.skip = skip
         self.skipped = 0
         self._seen: list[tuple[list[tuple[str, str]], Tensor]] = []

@@ -132,13 +132,13 @@ def check_vacant(folder: Path, checkpoint: Path | None, *, train: bool) -> None:
     results = [p for p in ("metrics.json", "predictions") if (folder / p).exists()]
     if trained and not train:
         raise RunFolderError(
-            f"{folder} holds a trained run ({trained[0]}), and this is not a test of it. To test it, give"
+            f"{folder} contains a trained run ({trained[0]}), and this is not a test of it. To test it, give"
             f" --ckpt_path {folder}; to write elsewhere, another --run.folder"
         )
     if train and (trained or results):
         found = str((trained or results)[0])
         raise RunFolderError(
-            f"{folder} holds a run already ({found}). To continue it, add --ckpt_path auto. To start a"
+            f"{folder} contains a run already ({found}). To continue it, add --ckpt_path auto. To start a"
             f" new run elsewhere, give another --run.folder. To start a new run in this folder, add"
             f" --run.replace true, which moves the present files into its folder earlier/"
         )

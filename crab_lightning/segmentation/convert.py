@@ -115,7 +115,7 @@ def convert_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         converted[name] = tensor
     if sorted(corners) != [0, 1, 2, 3]:
         raise ValueError(
-            f"the checkpoint holds point embeddings {sorted(corners)} of 0 to 3; it is no SAM2 checkpoint"
+            f"the checkpoint contains point embeddings {sorted(corners)} of 0 to 3; this is not SAM2"
         )
     converted["prompt_encoder.point_embed.weight"] = torch.cat([corners[i] for i in range(4)])
     return converted
@@ -130,7 +130,7 @@ def fill_model(model: Any, state: Mapping[str, Tensor]) -> None:
     converted = convert_names(state)
     if problems := misfits(converted, {name: value.shape for name, value in model.state_dict().items()}):
         raise ValueError(
-            f"the file is no SAM2.1 checkpoint of this size; of its tensors, by their names in transformers,"
+            f"this is not a SAM2.1 checkpoint of this size; of its tensors, by their names in transformers,"
             f" {problems}"
         )
     model.load_state_dict(converted, strict=True)
@@ -197,7 +197,7 @@ def convert_checkpoint(checkpoint: Path, out: Path) -> str:
         raise ValueError(f"{err}; give an official SAM2.1 .pt file") from err
     state = content.get("model") if isinstance(content, dict) else None
     if not isinstance(state, dict):
-        raise ValueError(f"{checkpoint} holds no entry 'model'; official SAM2.1 checkpoints do")
+        raise ValueError(f"{checkpoint} contains no entry 'model'; official SAM2.1 checkpoints do")
     name = find_variant(state)
     model = Sam2VideoModel(variant_config(name))  # Sam2Model reads its folders too
     fill_model(model, state)

@@ -107,7 +107,7 @@ def load_folder(
     kind = str(found.get("model_type"))
     if kind not in kinds:
         raise ValueError(
-            f"{where} holds a model of type {kind!r}, which {lacking}; known types: {', '.join(kinds)}"
+            f"{where} contains a model of type {kind!r}, which {lacking}; known types: {', '.join(kinds)}"
         )
     name = kinds[kind]
     if device == "auto":

@@ -230,7 +230,7 @@ def make_app(
                 if asked.weighed is not None:
                     model.processor.answer_tokens(asked.weighed)  # it must not hold a reserved token
             except ValueError as err:
-                raise RequestError(f"the question cannot be put to this model: {err}") from err
+                raise RequestError(f"this model cannot be asked this question: {err}") from err
             tokens = int(encoded.inputs["input_ids"].shape[0])
             if tokens > options.max_prompt_tokens:
                 raise MessagesError(

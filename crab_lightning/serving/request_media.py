@@ -92,11 +92,11 @@ def _file(address: str, place: Path, media_root: Path | None) -> Path:
         try:
             parts = urlsplit(address)
         except ValueError as err:
-            raise MessagesError(f"{shown(address)} is no address: {err}") from err
+            raise MessagesError(f"{shown(address)} is not an address: {err}") from err
         names = [unquote(parts.path)] if parts.scheme == "file" else []
     if not names:
         raise MessagesError(
-            f"{shown(address)}: this server fetches nothing; send the file itself as a data address"
+            f"{shown(address)}: this server downloads nothing; send the file itself as a data address"
         )
     if media_root is None:
         raise MessagesError(
@@ -109,7 +109,7 @@ def _file(address: str, place: Path, media_root: Path | None) -> Path:
         path = next((path for path in paths if path.is_relative_to(root) and path.is_file()), paths[-1])
         inside, there = path.is_relative_to(root), path.is_file()
     except (OSError, ValueError, RuntimeError) as err:  # too long, no text, or links in a ring
-        raise MessagesError(f"{shown(address)} is no name of a file") from err
+        raise MessagesError(f"{shown(address)} is not a name of a file") from err
     if not inside:
         raise RequestError(f"{shown(address)} is outside the folder of media of this server", 403, "messages")
     if not there:

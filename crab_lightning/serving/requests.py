@@ -149,9 +149,7 @@ def _weighed(body: dict[str, Any], sizes: RequestSizes, *, stream: bool) -> tupl
             "likelihood is then given"
         )
     if stream:
-        raise RequestError(
-            "'prompt_logprobs' are not sent piece by piece; leave 'stream' out", param="stream"
-        )
+        raise RequestError("'prompt_logprobs' cannot be streamed; leave 'stream' out", param="stream")
     return text, messages[:-1]
 
 
@@ -221,7 +219,7 @@ def _conversation(messages: Any, sizes: RequestSizes) -> tuple[Conversation, tup
                 "one answer, so send one user message and no earlier turns"
             )
     if user is None:
-        raise MessagesError("'messages' holds no message with the role 'user'")
+        raise MessagesError("'messages' contains no message with the role 'user'")
     content = user.get("content")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if not isinstance(parts, list) or not parts:
@@ -232,7 +230,7 @@ def _conversation(messages: Any, sizes: RequestSizes) -> tuple[Conversation, tup
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
             if not _is_text(part["text"]):
-                raise MessagesError(f"content part {number} holds half a character")
+                raise MessagesError(f"content part {number} contains an incomplete character")
             turn.append(part["text"])
             continue
         found = _medium(part, kind)
@@ -243,12 +241,12 @@ def _conversation(messages: Any, sizes: RequestSizes) -> tuple[Conversation, tup
         media.append(found)
     if len(media) > sizes.media:
         raise MessagesError(
-            f"the message holds {len(media):,} media; this server takes {sizes.media} in one request"
+            f"the message contains {len(media):,} media; this server takes {sizes.media} in one request"
         )
     if (length := sum(len(part) for part in turn if isinstance(part, str))) > sizes.text:
         raise MessagesError(f"the texts have {length:,} characters; this server takes {sizes.text:,}")
     if not any(isinstance(part, str) and part.strip() for part in turn):
-        raise MessagesError("the user message holds no text; ask a question")
+        raise MessagesError("the user message contains no text; ask a question")
     return tuple(turn), tuple(media)
 
 

@@ -104,7 +104,7 @@ class Worker:
         try:
             self._jobs.put_nowait(job)
         except queue.Full:
-            raise Overloaded(f"{self._jobs.maxsize} questions wait already; try again later") from None
+            raise Overloaded(f"{self._jobs.maxsize} questions are waiting already; try again later") from None
 
     def stop(self, grace_s: float = 10.0) -> None:
         """Finish what was begun for at most ``grace_s`` seconds, then end."""

@@ -248,7 +248,7 @@ def _read(cell: Cell) -> dict[str, Any] | None:
         or not isinstance(content.get("seconds", 0.0), int | float)
     ):
         raise DamagedFileError(
-            f"{path} does not hold the state, the identity and the seconds of a cell. {remedy}"
+            f"{path} does not contain the state, the identity and the seconds of a cell. {remedy}"
         )
     if content["state"] == "done" and not (cell.folder / "metrics.json").is_file():
         return content | {"state": "interrupted"}  # the results were removed; the test makes them again

@@ -117,7 +117,7 @@ def run_study(
     waiting = [s.cell for s in states if s.status not in ("done", "running") and s.cell.name not in failed]
     kept = Counter(s.status for s in states)
     print(
-        f"Cells: {len(waiting)} to make, {kept['done']} done, {kept['running']} in work elsewhere"
+        f"Cells: {len(waiting)} to make, {kept['done']} done, {kept['running']} running elsewhere"
         + (f", {len(failed)} damaged" if failed else ""),
         flush=True,
     )

@@ -100,7 +100,7 @@ class MetricStatistic(Statistic):
         states: For each question the states of the metric after that answer alone.
     """
 
-    how = "computed anew from the answers of each resample"
+    how = "computed again from the answers of each resample"
 
     def __init__(
         self, ids: Sequence[str], metric: Any, key: str, states: Sequence[Mapping[str, Any]]

@@ -144,7 +144,7 @@ def read_study(path: str | Path, *, root: Path | None = None) -> Study:
         )
     overlay = {} if content.get("overlay") is None else content["overlay"]
     if not isinstance(overlay, dict):
-        raise ConfigError(f"{found}: overlay is {overlay!r}; give the keys that are laid over base")
+        raise ConfigError(f"{found}: overlay is {overlay!r}; give the keys that replace those of base")
     _check_overlay(found, overlay, "overlay")
     if content["base"].get("only") is not None:  # of the command line; it would rule over every cell
         raise ConfigError(f"{found}: base has the key only; remove it and name the datasets in datasets")

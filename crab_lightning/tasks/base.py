@@ -33,8 +33,8 @@ LENIENT = (
 )
 
 EXPLAINED = (
-    "the prompts explained the form of the answer, which those of the released model do not, so these scores "
-    "are not comparable with scores under the released prompts"
+    "the prompts explained the answer format, and the released prompts do not, so these scores are not "
+    "comparable with scores under the released prompts"
 )
 
 
@@ -99,9 +99,9 @@ class Task(ABC, Generic[AnswerT]):
             raise ValueError(f"target policy is {policy!r}; there are 'reasoning' and 'direct'")
         if sample.target is None:
             remedy = (
-                ": test manifests hold none. Learn from training rows."
+                ": test manifests contain none. Learn from training rows."
                 if sample.split == "test"
-                else ". Name the column that holds it as `target` of the dataset's columns."
+                else ". Name the column that contains it as `target` of the dataset's columns."
             )
             raise ValueError(f"{describe(sample)} has no target text{remedy}")
         return sample.target
@@ -285,7 +285,9 @@ def most_frequent(truths: Sequence[AnswerT], samples: Sequence[Sample]) -> Answe
     """
     if not truths:
         where = (
-            f"the {len(samples)} rows of {samples[0].dataset} hold no true answer" if samples else "no rows"
+            f"the {len(samples)} rows of {samples[0].dataset} contain no true answer"
+            if samples
+            else "no rows"
         )
         raise ValueError(f"no majority answer: {where}")
     counts = Counter(truths)

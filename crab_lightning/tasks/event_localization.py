@@ -27,8 +27,9 @@ from crab_lightning.tasks.event_text import (
 from crab_lightning.tasks.event_windows import EventTask, in_whole_clip, in_window, joined, windowed
 
 CONSTANT_SCORE = (
-    "mean average precision with the score 1.0 for every event, since the model gives none: events rank by "
-    "their place in the answer; do not set it beside figures of models that score their events"
+    "mean average precision with the confidence 1.0 for every event, because the model gives none, so "
+    "events are ranked by their place in the answer; do not compare it with models that give "
+    "confidences"
 )
 _METRICS = ("segment_accuracy", "map")
 
@@ -76,7 +77,9 @@ class EventLocalization(EventTask[tuple[EventSpan, ...]]):
             return f"<event>{fields['event']}, ({fields['start_s']} {fields['end_s']})</event>"
         blocks = [body for _, tag, end, body in tag_bodies(fields["annotation"], "event") if tag == end]
         if not blocks:
-            raise ValueError(f"{describe(sample)}: annotation {fields['annotation']!r} holds no <event> tags")
+            raise ValueError(
+                f"{describe(sample)}: annotation {fields['annotation']!r} contains no <event> tags"
+            )
         return "".join(f"<event>{body}</event>" for body in blocks)
 
     def by_window(self, sample: Sample, spec: DatasetSpec) -> bool:
@@ -265,6 +268,6 @@ def _true_times(sample: Sample, classes: Sequence[str]) -> tuple[torch.Tensor, t
     indices = [class_index(event["label"], classes) for event in events]
     if None in indices:
         label = events[indices.index(None)]["label"]
-        raise ValueError(f"{describe(sample)}: events_s names {label!r}, which is no class of the dataset")
+        raise ValueError(f"{describe(sample)}: events_s names {label!r}, which is not a class of the dataset")
     spans = [[event["start_s"], event["end_s"]] for event in events]
     return torch.tensor(spans, dtype=torch.float64), torch.tensor(indices, dtype=torch.int64)

@@ -75,7 +75,7 @@ class EventParsing(EventTask[ModalEvents]):
             if blocks := modal_blocks(text):
                 return "".join(f"<{tag}>{body}</{tag}>" for _, tag, body in blocks)
         raise ValueError(
-            f"{describe(sample)}: neither its target nor its event {sample.fields['annotation']!r} holds "
+            f"{describe(sample)}: neither its target nor its event {sample.fields['annotation']!r} contains "
             "<visual> or <audio> tags"
         )
 

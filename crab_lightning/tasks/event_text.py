@@ -242,7 +242,7 @@ def unfilled(text: str) -> list[str]:
 def cut_off_remarks(sample: Sample, found: Iterable[EventSpan], clip_s: int) -> list[str]:
     """Say which annotated events do not lie in the clip, for ``data check``."""
     remarks = [
-        f"event {event} ends behind the clip of {clip_s} s; what lies behind it is not scored. "
+        f"event {event} ends after the clip of {clip_s} s; the part after the clip is not scored. "
         "Correct the times, or set clip_s in the dataset's entry"
         for event in behind(found, clip_s)
     ]

@@ -69,7 +69,7 @@ class ImageGrounding(InstructedTask[Box]):
         box = read_box(self.target(sample, "reasoning"))
         if box is None:
             raise ValueError(
-                f"{describe(sample)}: target {sample.target!r} holds no box such as "
+                f"{describe(sample)}: target {sample.target!r} contains no box such as "
                 "<obj>(10,20)(110,120)</obj>. Correct the row."
             )
         return box

@@ -110,7 +110,7 @@ class QuestionAnswering(Task[str | int]):
                 index = texts.index(normalise(answer))
         if index is None:
             raise ValueError(
-                f"{describe(sample)}: answer {answer!r} is none of its options {list(options)}. "
+                f"{describe(sample)}: answer {answer!r} is not one of its options {list(options)}. "
                 "Correct the row or remove it."
             )
         return int(index)
@@ -133,7 +133,7 @@ class QuestionAnswering(Task[str | int]):
         names = chosen(spec, tuple(_METRICS), ("accuracy",))
         if len(names) != 1:
             raise ValueError(
-                f"metrics is {names}; each of {', '.join(_METRICS)} holds the overall accuracy, so name one"
+                f"metrics is {names}; each of {', '.join(_METRICS)} has the overall accuracy, so name one"
             )
         return MetricCollection({names[0]: _METRICS[names[0]]()})
 

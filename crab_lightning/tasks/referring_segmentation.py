@@ -25,8 +25,8 @@ _TRUE, _FALSE = "<answer>true</answer>", ABSENT
 
 
 NULL_ROWS = (
-    "in the null subset an answer that cannot be read is an empty mask, which is the right one there "
-    "(S = 0): read S beside null_unread, the fraction of such answers"
+    "in the null subset an unreadable answer counts as an empty mask, which is right there (S = 0); "
+    "null_unread is the fraction of such answers"
 )
 
 

@@ -40,7 +40,7 @@ from crab_lightning.tasks.spatial_text import (
     read_box_and_points,
 )
 
-BOXES_ALONE = "boxes alone are scored, no J and F"
+BOXES_ALONE = "only boxes are scored, without J and F"
 _COORDINATES = (
     "Take the picture as 224 pixels wide and 224 pixels high. Write the box as its left, top, right and "
     "bottom side in pixels, then the three points: [10,20,110,120],[50,60],[60,70],[70,80]"
@@ -142,7 +142,7 @@ class Segmentation(InstructedTask[SpatialPrompt]):
         groups = coordinate_groups(self.target(sample, "reasoning"), lenient=self.lenient)
         if not groups:
             raise ValueError(
-                f"{describe(sample)}: target {sample.target!r} holds no coordinates such as "
+                f"{describe(sample)}: target {sample.target!r} contains no coordinates such as "
                 "[10,20,110,120] or [60,70]. Correct the row, or train it with target: reasoning."
             )
         return ",".join(groups)
@@ -304,7 +304,7 @@ class Segmentation(InstructedTask[SpatialPrompt]):
     def do_without(self, reason: str) -> str:
         """Score boxes alone, and return the line that says so."""
         self.masks = self.named = None
-        self.without_masks = f"{BOXES_ALONE}: the weights of the mask decoder cannot be had ({reason})"
+        self.without_masks = f"{BOXES_ALONE}: the weights of the mask decoder cannot be loaded ({reason})"
         return self.without_masks
 
     def note(self, spec: DatasetSpec) -> str | None:

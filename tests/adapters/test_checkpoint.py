@@ -196,7 +196,7 @@ def test_a_write_that_breaks_off_leaves_no_half_file(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda f: (f / "adapter.json").unlink(), r"holds no adapter\.json"),
+        (lambda f: (f / "adapter.json").unlink(), r"contains no adapter\.json"),
         (lambda f: (f / "adapter.safetensors").unlink(), "is missing beside adapter.json"),
         (lambda f: (f / "adapter.safetensors").write_bytes(b"x" * 40), "cannot be read"),
         (lambda f: (f / "adapter.json").write_text("{"), "is not valid JSON"),

@@ -155,9 +155,9 @@ class Harmful:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (Harmful(), "no file of weights that torch can read safely"),
-        ([torch.zeros(1)], "holds a list, not a flat dictionary"),
-        ({"a": {"b": torch.zeros(1)}}, "holds a dict, not a flat dictionary"),
+        (Harmful(), "not a file of weights that torch can read safely"),
+        ([torch.zeros(1)], "is a list, not a flat dictionary"),
+        ({"a": {"b": torch.zeros(1)}}, "is a dict, not a flat dictionary"),
     ],
 )
 def test_files_that_are_not_plain_weights_are_refused(
@@ -206,7 +206,7 @@ def test_nothing_left_is_an_error(tmp_path: Path) -> None:
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     path = write(tmp_path / "w.bin", weights())
     convert_released(path, tmp_path / "own", **SETTINGS)
-    with pytest.raises(FileExistsError, match="already holds adapters"):
+    with pytest.raises(FileExistsError, match="already contains adapters"):
         convert_released(path, tmp_path / "own", **SETTINGS)
     with pytest.raises(FileExistsError, match=r"w\.bin exists"):
         export_released(tmp_path / "own", path, sizes=SIZES)
@@ -218,5 +218,5 @@ def test_a_latent_router_has_no_released_form(tmp_path: Path) -> None:
     description = json.loads(path.read_text())
     description["adapter"]["router"] = "latent"
     path.write_text(json.dumps(description))
-    with pytest.raises(AdapterError, match="router 'latent'; a released file can hold only I-LoRA"):
+    with pytest.raises(AdapterError, match="router 'latent'; a released file can contain only I-LoRA"):
         export_released(tmp_path / "own", tmp_path / "back.bin", sizes=SIZES)

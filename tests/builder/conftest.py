@@ -12,5 +12,5 @@ def excerpts() -> Path:
     shared = Path(os.environ.get("CRAB_SHARED", Path(__file__).resolve().parents[3] / "shared"))
     folder = shared / "source_annotations"
     if not folder.is_dir():
-        pytest.skip(f"{folder} is absent; set CRAB_SHARED to the folder that holds it")
+        pytest.skip(f"{folder} is absent; set CRAB_SHARED to the folder that contains it")
     return folder

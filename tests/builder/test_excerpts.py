@@ -78,7 +78,7 @@ def test_avqa(excerpts: Path, tmp_path: Path) -> None:
     fill(source, "avqa_thu")
     report = import_dataset("avqa_thu", [source], root, workers=0)
     assert [(one.kind, one.reason) for one in report.lost] == [
-        ("unusable", "answer 3 is no index of its 3 choices")
+        ("unusable", "answer 3 is not an index of its 3 choices")
     ]
     assert report.notes["questions with an empty choice, written as NULL"] == 2
     assert report.notes["questions with another number of choices than 4"] == 2

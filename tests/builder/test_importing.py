@@ -203,7 +203,7 @@ def test_names_that_differ_in_case_alone_need_a_disk_that_tells_them_apart(
     monkeypatch.setattr("crab_lightning.builder.importing._ignores_case", lambda _: True)
     with pytest.raises(
         ValueError,
-        match=r"differ in case alone, and the disk of .* does not distinguish upper and lower case",
+        match=r"differ only in upper and lower case, and the disk of .* does not distinguish these",
     ):
         import_dataset("ave", [source], tmp_path / "root", workers=0)
 
@@ -237,7 +237,7 @@ def test_what_cannot_work_is_said_at_once(
         import_dataset("avee", [source], root)
     with pytest.raises(NotADirectoryError, match="there is no such folder"):
         import_dataset("ave", [tmp_path / "nowhere"], root)
-    with pytest.raises(ValueError, match="--pairs is no option of ave, which takes: val"):
+    with pytest.raises(ValueError, match="--pairs is not an option of ave, which takes: val"):
         import_dataset("ave", [source], root, Settings(pairs=3))
     (source / "testSet.txt").rename(source / "test.txt")
     with pytest.raises(FileNotFoundError, match=r"there is no testSet\.txt in it"):

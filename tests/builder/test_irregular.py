@@ -139,7 +139,7 @@ def test_llp_joins_what_the_official_scorer_counts(owner: Path, tmp_path: Path) 
     assert [(r["vid"], r["event"]) for r in weak] == [("AP0061o0Nvk", "Cello"), ("-_a_b_c_d_e", "Speech,Dog")]
     assert report.notes["AVVP_eval_audio.csv: lines that end before they start"] == 2
     assert report.notes["AVVP_eval_audio.csv: lines of a clip that no row names"] == 3
-    assert report.notes["AVVP_eval_audio.csv: lines that stand twice"] == 1
+    assert report.notes["AVVP_eval_audio.csv: repeated lines"] == 1
     assert [one.name for one in report.lost] == ["no_times_id_0_10"]
     assert len(samples(tmp_path / "root", "avvp", "test")) == 2
 
@@ -205,9 +205,7 @@ def test_vgg_cm_keeps_recordings_and_near_synonyms_apart(owner: Path, tmp_path: 
     report = bring(tmp_path, "vgg_cm", settings)
     assert report.notes["clips of vggsound.csv that are not in the source"] == 1
     assert report.notes["training clips of a recording that is in test too; left out"] == 1
-    assert (
-        report.notes["train: 1 pairs drawn of 10 asked for; there are no more clips"] == 1
-    )  # one dog is left
+    assert report.notes["train: 1 pairs instead of 10; there are no more clips"] == 1  # one dog is left
     (row,) = rows_of(tmp_path, "a2v")
     assert {row["video1_event"], row["video2_event"]} > {"dog barking"}
     first = {s.split: (s.task, s.written) for s in report.splits}
@@ -439,8 +437,8 @@ def test_ref_avs_folders_masks_and_damaged_rows(owner: Path, tmp_path: Path) -> 
     fill(owner, "ref_avs")
     put_mask(owner / "media/gt_mask/a_b-c_d-e_f_0_10000/fid_2/00002.png", None)  # not in sight in this frame
     report = bring(tmp_path, "ref_avs")
-    assert report.notes["rows of the split TODO, which its owners read nowhere"] == 1
-    assert report.notes["rows that stand twice, kept as published"] == 1
+    assert report.notes["rows of the split TODO, which the owners' code does not use"] == 1
+    assert report.notes["repeated rows, kept as published"] == 1
     assert [one.name for one in report.lost] == ["G8YSz3L1R3M_75000_85000_boy_1"]
     rows = rows_of(tmp_path, "ref_avs")
     assert [(row["idx"], row["vid"], row["description"]) for row in rows[:2]] == [
@@ -480,7 +478,7 @@ def test_pieces_are_cut_out_of_whole_videos(owner: Path, tmp_path: Path) -> None
         "without_times": "unusable",
         "too_short_1_40.000_46.000": "unreadable",
     }
-    assert "too long for the piece of 6 s, too short to hold 40 to 46 s" in report.lost[-1].reason
+    assert "too long for the piece of 6 s, too short to contain 40 to 46 s" in report.lost[-1].reason
     assert report.media == {"cut": 1, "linked": 1, "extracted": 2, "unreadable": 2}
     cut, trimmed = samples(tmp_path / "root", "avcap")
     assert samples(tmp_path / "root", "avcap", "test")[0].target == "It hums."

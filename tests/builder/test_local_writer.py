@@ -117,5 +117,5 @@ def test_another_kind_of_model_is_refused_before_anything_is_loaded(tmp_path: Pa
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ValueError, match="is a llama; --local loads qwen2_5_omni, qwen2_5_omni_thinker"):
         LocalWriter(str(tmp_path))
-    with pytest.raises(ValueError, match="is no folder with a model, and no name on the hub"):
+    with pytest.raises(ValueError, match="is neither a folder with a model nor a name on the hub"):
         LocalWriter(str(tmp_path / "absent"))

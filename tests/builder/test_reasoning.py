@@ -146,7 +146,7 @@ def test_merged_shards_give_what_one_call_gives(many: Path, tmp_path: Path, stub
     asker, settings = writer(stub.url), Settings(tries=2)
     reason(whole, tasks, datasets, asker, settings)
     reason(parts, tasks, datasets, asker, settings, shard=(1, 2))
-    with pytest.raises(ValueError, match=r"12 of 24 rows have no verdict yet, first avqa/\S+ \(row 1\)"):
+    with pytest.raises(ValueError, match=r"12 of 24 rows have no decision yet, first avqa/\S+ \(row 1\)"):
         reason(parts, tasks, datasets, asker, settings, merge=True)
     assert rows_of(parts) == rows_of(many)
     reason(parts, tasks, datasets, asker, settings, shard=(2, 2))

@@ -215,5 +215,5 @@ def test_the_sample_is_drawn_by_the_seed_from_every_dataset(root: Path, store: R
     one, other = (draw_sample(root, tasks, datasets, 3, 7) for _ in range(2))
     assert one == other
     assert {item.dataset for item in one} == set(CHOSEN)
-    with pytest.raises(ValueError, match="holds a review with"):
+    with pytest.raises(ValueError, match="contains a review with"):
         store.begin({"seed": 1}, lambda: one)

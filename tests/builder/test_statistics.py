@@ -110,7 +110,7 @@ def test_the_command_writes_page_pictures_and_numbers(
     assert main(["build", "stats", "--root", str(small["mini"]), "--out", str(out)]) == 0
     told = capsys.readouterr().out
     assert re.search(r"MUSIC-AVQA +2 +31\.9 K in the paper", told)
-    assert "Not here" not in told
+    assert "Missing datasets" not in told
     pictures = sorted(out.glob("*.png"))
     assert [p.stem for p in pictures] == ["classes", "composition", "event_lengths", "text_lengths"]
     for path in pictures:

@@ -84,7 +84,7 @@ def test_an_endpoint_that_stays_silent_is_named_with_the_time_out(endpoint: Endp
 
     endpoint.answer = answer
     path = next((sounds / "clips").iterdir())
-    with pytest.raises(CaptionerError, match=r"it was silent for 0\.05 s \(--timeout\), 2 times"):
+    with pytest.raises(CaptionerError, match=r"it did not answer for 0\.05 s \(--timeout\), 2 times"):
         captioner(endpoint, timeout_s=0.05, retries=1).describe([path])
 
 
@@ -100,9 +100,9 @@ def test_an_endpoint_that_hangs_up_is_named(sounds: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "named"),
     [
-        (b"<html>Bad gateway</html>", "is no chat completion"),
-        (b'{"choices": []}', "is no chat completion"),
-        (b'{"error": "no"}', "is no chat completion"),
+        (b"<html>Bad gateway</html>", "is not a chat completion"),
+        (b'{"choices": []}', "is not a chat completion"),
+        (b'{"error": "no"}', "is not a chat completion"),
         (b'{"choices": [{"message": {"content": 7}}]}', "content 7; a text is expected"),
     ],
 )

@@ -127,7 +127,7 @@ def test_the_wrong_base_is_refused_with_names(
 ) -> None:
     assert main(["adapter", "convert", str(file), "--out", str(tmp_path / "a")]) == 1
     said = capsys.readouterr().err
-    assert "does not hold the 1940 weights of this base model" in said
+    assert "does not contain the 1940 weights of this base model" in said
     assert "model.layers.2" not in said.partition("missing: ")[0]
     assert "--base" in said
 

@@ -146,7 +146,7 @@ def test_what_the_hub_refuses_is_said_in_one_line(
     assert f"{hub.url} has no repository someone/nothing" in said()
     hub.repos["someone/other"] = {"model.bin": b"x"}
     assert pull(tmp_path / "a", repo="someone/other") == 1
-    assert "someone/other holds no adapter.json" in said()
+    assert "someone/other has no adapter.json" in said()
     assert pull(tmp_path / "a", "--revision", "v9", repo="someone/other") == 1
     assert "someone/other has no such revision" in said()
     assert pull(tmp_path / "a", repo="not a name") == 1
@@ -227,10 +227,10 @@ def test_commands_take_the_address_of_adapters_on_a_hub(
     [
         ("hf://someone/nothing", "has no repository someone/nothing"),
         ("hf://someone/my-adapter@v9", "someone/my-adapter has no such revision"),
-        ("hf://someone", "hf://someone is no address of adapters; hf://OWNER/NAME or"),
-        ("hf://someone/other/folder", "hf://someone/other/folder is no address of adapters"),
-        ("hf://someone/other", "someone/other on the hub holds no adapter.json"),
-        ("hf://no name/at all", "no name/at all is no name of a repository"),
+        ("hf://someone", "hf://someone is not an address of adapters; give hf://OWNER/NAME or"),
+        ("hf://someone/other/folder", "hf://someone/other/folder is not an address of adapters"),
+        ("hf://someone/other", "someone/other on the hub has no adapter.json"),
+        ("hf://no name/at all", "no name/at all is not a name of a repository"),
     ],
 )
 def test_address_without_adapters_is_named(
@@ -252,5 +252,5 @@ def test_licence_that_the_hub_does_not_know_is_refused(capsys: pytest.CaptureFix
     for name, near in (("apache2", "apache-2.0"), ("nonsense", "mit"), ("CC-BY-NC-4.0", "cc-by-nc-4.0")):
         assert push(Path("x"), "--license", name) == 1
         said = capsys.readouterr().err
-        assert f"--license {name} is no identifier of a licence" in said
+        assert f"--license {name}: the hub does not know this licence" in said
         assert near in said

@@ -55,7 +55,7 @@ def test_a_metric_that_is_no_mean_over_samples_says_so(
     a = write_run(tmp_path / "a", "dfew", [0.0, 1.0], "uar", value="0.4")
     b = write_run(tmp_path / "b", "dfew", [1.0, 0.0], "uar", value="0.4")
     out = compare(capsys, str(a), str(b))
-    assert "(1) the metric is no mean over samples" in out
+    assert "(1) the metric is not a mean over samples" in out
     assert "0.00 [−100.00, +100.00](1)" in out
 
 

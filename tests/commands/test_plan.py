@@ -19,7 +19,7 @@ def test_recipe_is_planned_without_network_or_weights(capsys: pytest.CaptureFixt
 def test_run_that_does_not_fit_is_told_what_to_turn(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*OMNI, "--devices", "8", "--memory", "24", "--trainer.accumulate_grad_batches=2"]) == 0
     text = capsys.readouterr().out
-    assert "2 to a step" in text
+    assert "2 in a step" in text
     assert "It does not fit" in text
     assert "--trainer.strategy fsdp2: " in text
     assert "--data.batch_size 2 and trainer.accumulate_grad_batches 4: " in text
@@ -33,7 +33,7 @@ def test_changes_that_fit_together_are_shown_where_none_is_enough(capsys: pytest
     assert main([*OMNI, "--memory", "24", *shown[0].split()]) == 0
     assert "It fits" in capsys.readouterr().out
     assert main([*OMNI, "--memory", "1"]) == 0
-    assert "None of this is enough" in capsys.readouterr().out
+    assert "None of these settings is enough" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_table_tells_hearing_from_looking(
     row = next(line for line in said.splitlines() if line.startswith("Kinetics-Sounds")).split()
     assert row[3:8] == ["75.00", "25.00", "75.00", "0.00", "10.00"]  # the last is the majority's
     assert "−50.00" in said
-    assert "test: in percent, strict, with each sense as it is, taken away or misled" in said
+    assert "test: in percent, strict, as it is, without sound or pictures, and with swapped sound" in said
     assert "0.00 [0.00, 0.00]" in said
     content: dict[str, Any] = json.loads((run / "probe" / "probe.json").read_text())
     assert content["ks"]["loss"]["no_audio"]["mean"] == pytest.approx(0.5)

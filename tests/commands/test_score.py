@@ -146,7 +146,7 @@ def test_a_second_run_in_the_file_replaces_the_first(root: Path, capsys: pytest.
 
 def test_half_a_second_run_without_ids_is_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     records = [says(row, "Cat", 1) for row in [*AVE, AVE[0]]]
-    with pytest.raises(AssertionError, match="answers of several runs are mixed and hold no id"):
+    with pytest.raises(AssertionError, match="answers of several runs are mixed and contain no id"):
         score(root, "ave", records, capsys)
 
 
@@ -185,7 +185,7 @@ def test_images_join_by_path_under_another_root_and_lenient_is_named(
 
 def test_order_alone_needs_equal_counts(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     records = [{"predict": "<event>Cat, (0 10)</event>"}] * 3
-    with pytest.raises(AssertionError, match="not even their order can be trusted"):
+    with pytest.raises(AssertionError, match="they cannot be matched by order either"):
         score(root, "ave", records, capsys)
     content = score(root, "ave", records + records[:1], capsys)
     assert content["join"]["by"] == "order, unchecked"
@@ -198,7 +198,7 @@ def test_order_alone_needs_equal_counts(root: Path, capsys: pytest.CaptureFixtur
         (["--dataset", "avcap", "--lenient"], "--lenient: task captioning (Captioning) has only one way"),
         (["--protocol", "framewise"], "--protocol framewise: task event_localization"),
         (["--predictions", "gone.jsonl"], "--predictions gone.jsonl is not a file"),
-        (["--root", "gone"], "--root gone holds no AVUIE_2/"),
+        (["--root", "gone"], "--root gone contains no AVUIE_2/"),
     ],
 )
 def test_errors_name_the_option(

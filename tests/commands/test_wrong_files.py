@@ -234,7 +234,7 @@ def test_wrong_address_is_named_before_anything_is_read(
     with pytest.raises(SystemExit):
         main([*line.split(), "--endpoint", address])
     err = capsys.readouterr().err
-    assert f"--endpoint: '{address}' is no web address; http://HOST:PORT/v1" in err
+    assert f"--endpoint: '{address}' is not a web address; give http://HOST:PORT/v1" in err
 
 
 @pytest.mark.parametrize("line", lines(WRITES))

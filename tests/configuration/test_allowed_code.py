@@ -335,7 +335,9 @@ def test_a_run_from_elsewhere_is_asked_and_tested_without_what_its_config_adds(
     assert main(ask) == 0
     assert main(["test", f"--ckpt_path={run}", "--trainer.limit_test_batches=1"]) == 0
     said = capsys.readouterr().err
-    assert "Not used of the run's config, since test needs none of it: trainer.logger, hostile.Kind" in said
+    assert (
+        "Not used of the run's config, since test does not need these parts: trainer.logger, hostile.Kind"
+    ) in said
     assert main(["fit", f"--ckpt_path={run}", "--trainer.max_steps=2"]) in (1, 2)
     assert "hostile" not in sys.modules
     assert not trap.exists()

@@ -202,4 +202,4 @@ def test_without_a_config_the_error_says_what_to_give(
     assert "--config demo.yaml" in said
     (tmp_path / "README.md").write_text("text")
     said = error_of(capsys, ["test", "--ckpt_path", str(tmp_path / "README.md")])
-    assert "README.md: this is no run folder and no checkpoint" in said
+    assert "README.md: this is neither a run folder nor a checkpoint" in said

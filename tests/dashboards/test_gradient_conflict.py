@@ -123,7 +123,7 @@ def test_the_first_the_middle_and_the_last_layer_are_measured_when_none_is_named
     chosen = [name for name, _ in _chosen_layers(model, None)]
     assert chosen == ["m.layers.0.q", "m.layers.3.q", "m.layers.5.q"]
     assert [name for name, _ in _chosen_layers(model, [1])] == ["m.layers.1.q"]
-    with pytest.raises(ValueError, match=r"no adapter lies in layers \[9\]; layers with adapters: \[0, 1"):
+    with pytest.raises(ValueError, match=r"no adapter is in layers \[9\]; layers with adapters: \[0, 1"):
         _chosen_layers(model, [9])
 
 

@@ -19,8 +19,8 @@ def test_layout_shows_the_run_first_and_then_each_dataset() -> None:
     rows = {"a": DatasetSpec("x", "ks"), "b": DatasetSpec("y", "avcap")}
     layout = scalar_layout(rows, {"a": "accuracy", "b": None})
     assert next(iter(layout)) == "Overview"
-    assert list(layout["Headline scores, validation"]) == ["a: accuracy"]
-    ((pattern,),) = (chart[1] for chart in layout["Headline scores, validation"].values())
+    assert list(layout["Primary metrics, validation"]) == ["a: accuracy"]
+    ((pattern,),) = (chart[1] for chart in layout["Primary metrics, validation"].values())
     assert re.match(pattern, "val/x/a/accuracy")
     assert not re.match(pattern, "val/x/a/accuracy_of_more")
     assert list(layout["Loss, training"]) == ["a", "b"]

@@ -205,7 +205,7 @@ def test_broken_files_raise_as_without_a_cache(tmp_path: Path) -> None:
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(CacheError, match="is no media cache"):
+    with pytest.raises(CacheError, match="is not a media cache"):
         MediaCache(tmp_path)
     (tmp_path / "cache.json").write_text('{"format": 99}')
     with pytest.raises(CacheError, match="format 99"):

@@ -103,7 +103,9 @@ def test_where_the_rows_hold_no_text_to_be_learnt_the_answer_alone_is_learnt(
     spec = DatasetSpec("events", columns=columns)
     found = check_root(tmp_path, {"events": EventLocalization()}, {"mine": spec}, decode=False).problems
     assert [p.row for p in found if p.kind == "grammar"] == [0, 1, 2, 3]  # what is learnt cannot be read
-    with pytest.raises(ValueError, match=r"has no target text\. Name the column that holds it as `target`"):
+    with pytest.raises(
+        ValueError, match=r"has no target text\. Name the column that contains it as `target`"
+    ):
         Captioning().target(sample, "direct")
 
 
@@ -198,7 +200,7 @@ def test_rows_may_be_parquet(tmp_path: Path) -> None:
     [
         ('{"a": 1}\n{"a"', "jsonl", r"line 2 is not JSON"),
         ("a,b\n1", "csv", r"line 2 has 1 cells, the header line 2"),
-        ("a,a\n1,2", "csv", r"column 'a' stands twice"),
+        ("a,a\n1,2", "csv", r"column 'a' occurs twice"),
         (
             "clip,sound,label,from,to,tape,text\n0.mp4,0.mp3,dog,soon,2,0,x",
             "csv",
@@ -219,7 +221,7 @@ def test_what_cannot_be_read_names_line_or_row(tmp_path: Path, text: str, ending
 def test_two_files_that_could_be_meant_are_refused_and_a_name_decides(tmp_path: Path) -> None:
     own(tmp_path, ROWS)
     own(tmp_path, ROWS[:1], "mine/train.jsonl")
-    with pytest.raises(ManifestError, match=r"holds train\.json and train\.jsonl.*mine\.train_file"):
+    with pytest.raises(ManifestError, match=r"contains train\.json and train\.jsonl.*mine\.train_file"):
         read(tmp_path, columns=COLUMNS)
     assert len(read(tmp_path, columns=COLUMNS, train_file="train.json")) == 4
 
@@ -264,10 +266,10 @@ def test_a_class_of_another_package_reads_what_no_map_can_state(tmp_path: Path) 
             r"columns\.media has the key 'video' \(did you mean 'videos'",
         ),
         ({"columns": {"recordings": {"name": "("}}}, "no regular expression"),
-        ({"layout": "pathlib.Path"}, "no class derived from"),
+        ({"layout": "pathlib.Path"}, "not a class derived from"),
         ({"layout": "nowhere.Layout"}, "cannot be imported"),
         ({"layout": "cards/none.yaml"}, "There is no file"),
-        ({"layout": "ks", "test": False, "test_file": "t.json"}, "drop one of them"),
+        ({"layout": "ks", "test": False, "test_file": "t.json"}, "remove one of them"),
     ],
 )
 def test_a_map_that_makes_no_sense_is_refused_before_anything_is_read(

@@ -118,5 +118,5 @@ def test_evaluate_explains_reads_leniently_and_says_so(
     said, note, unparsed = found["explained"]
     assert said
     assert "read leniently" in note
-    assert "explained the form of the answer" in note
+    assert "explained the answer format" in note
     assert unparsed == 0

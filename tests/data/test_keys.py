@@ -33,7 +33,7 @@ def test_an_empty_choice_is_refused() -> None:
 
 
 def test_a_name_that_the_command_line_reads_as_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="has the key 'null', which a command line reads as nothing"):
+    with pytest.raises(ValueError, match="has the key 'null', which the command line reads as null"):
         check_datasets({"t": None}, {"null": DatasetSpec("t", "plain")})
     check_datasets({"t": None}, {name: DatasetSpec("t", "plain") for name in ("1", "true", "on")})
 

@@ -25,13 +25,13 @@ def broken(text: str | bytes) -> Callable[[Path], None]:
     [
         ("[{", "is not JSON: .* at line 1, column 3"),
         ("", "is not JSON"),
-        ('{"video_path": "a"}', "holds an object; one JSON array of objects is expected"),
-        ("3", "holds a number"),
+        ('{"video_path": "a"}', "is an object; one JSON array of objects is expected"),
+        ("3", "is a number"),
         ("[[]]", "row 0 .*the row is an array; expected an object"),
         ("[null]", "the row is null"),
-        ('[{"vid": 1, "vid": 2}]', "key 'vid' stands twice in one object"),
-        ("[NaN]", "holds NaN, which is not JSON"),
-        ("[-Infinity]", "holds -Infinity"),
+        ('[{"vid": 1, "vid": 2}]', "key 'vid' occurs twice in one object"),
+        ("[NaN]", "contains NaN, which is not JSON"),
+        ("[-Infinity]", "contains -Infinity"),
         (b'[{"vid": "\xe9"}]', "is not UTF-8 .byte 0xe9 at offset 10."),
         ("[" * 200_000, "is not JSON that can be read"),
         ('[{"video_path": "\\ud800.mp4", "audio_path": "a.mp3"}]', "row 0"),
@@ -59,19 +59,19 @@ def test_half_a_surrogate_pair_is_refused_where_text_is_used(tmp_path: Path) -> 
 
 
 def test_a_missing_manifest_says_where_to_look(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="is not a folder; set it to the folder that holds AVUIE_2/"):
+    with pytest.raises(ManifestError, match="is not a folder; set it to the folder that contains AVUIE_2/"):
         read(tmp_path / "nowhere", "ave")
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ManifestError, match=r"notes\.txt' is not a folder; set it to .* of your own dataset"):
         read(tmp_path / "notes.txt", "ave")
-    with pytest.raises(ManifestError, match=r"holds no AVUIE_2/"):
+    with pytest.raises(ManifestError, match=r"contains no AVUIE_2/"):
         read(tmp_path, "ave")
     write_file(tmp_path, "ave", "train", [])
     with pytest.raises(ManifestError, match="its parent folder, it seems"):
         read(tmp_path / "AVUIE_2", "ave")
-    with pytest.raises(ManifestError, match=r"AVUIE_2/ holds: ave. Set `folder`"):
+    with pytest.raises(ManifestError, match=r"AVUIE_2/ contains: ave. Set `folder`"):
         read(tmp_path, "ks")
-    with pytest.raises(ManifestError, match=r"Its folder holds: train\.json"):
+    with pytest.raises(ManifestError, match=r"Its folder contains: train\.json"):
         read(tmp_path, "ave", "test")
 
 

@@ -156,7 +156,7 @@ def test_without_audio_the_track_of_the_video_is_heard(tmp_path: Path) -> None:
             "plain",
             "question_answering",
             {"video": "clips/0.mp4", "question": "?", "options": ["a", "b"], "answer": "c"},
-            r"expected what the task 'question_answering' reads: answer 'c' is none of its options "
+            r"expected what the task 'question_answering' reads: answer 'c' is not one of its options "
             r"\['a', 'b'\]\. Correct the row or remove it\.$",
         ),
         ("plain", "cross_modal_matching", {"answer": "both"}, r"row 0 .*answer is 'both'; expected 1 or 2"),
@@ -232,7 +232,7 @@ def test_check_names_each_lost_file_once_a_folder_and_an_empty_manifest(tmp_path
     folder, lost, empty = (problem.message for problem in report.problems)
     assert folder.endswith("mine/clips is not a file. Add it, or correct the row. It is a folder.")
     assert lost.endswith("lost.mp4 is not a file. Add it, or correct the row.")
-    assert empty.endswith("mine/test.jsonl holds no rows. Write rows into it")
+    assert empty.endswith("mine/test.jsonl contains no rows. Write rows into it")
 
 
 def test_clip_without_any_sound_and_a_broken_link_are_named_with_what_to_do(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_clip_without_any_sound_and_a_broken_link_are_named_with_what_to_do(tmp_
     spec = DatasetSpec("t", "plain", frames=2, size_px=28)
     report = check_root(tmp_path, {"t": task("open_answer")}, {"mine": spec})
     mute, none, dead = (problem.message for problem in report.problems if problem.level == "error")
-    assert "names no `audio`, so the track of its video was to be heard" in mute
+    assert "names no `audio`, so the sound track of its video is used" in mute
     assert mute.endswith("or state `columns: {sound: none}` for the dataset to hear nothing.")
     assert "has an audio track without a single sample" in none
     assert dead.endswith(

@@ -108,7 +108,7 @@ def test_rows_that_cannot_be_read_are_left_out_as_far_as_is_allowed(
     frames = manifest("ms3", "test")
     write_file(tmp_path, "ms3", "test", [*frames, {**frames[0], "frame_idx": 7}])
     assert len(read(tmp_path, "ms3", "test", audio=units, allow_refused=1)) == len(frames)
-    with pytest.raises(ValueError, match=r"allow_refused is -1; it starts at 0"):
+    with pytest.raises(ValueError, match=r"allow_refused is -1; it must be at least 0"):
         check_datasets(TASKS, {"ave": DatasetSpec("event", "ave", allow_refused=-1)})
 
 
@@ -117,7 +117,7 @@ def test_json_lines_are_named_in_place_of_json(blank: str, tmp_path: Path) -> No
     path = write_file(tmp_path, "ave", "train", [])
     path.write_text(blank + "\n".join(json.dumps(row) for row in manifest("ave", "train")) + "\n")
     with pytest.raises(
-        ManifestError, match=r"holds JSON lines .* put a comma between the lines, and \[ and \]"
+        ManifestError, match=r"contains JSON lines .* put a comma between the lines, and \[ and \]"
     ):
         read(tmp_path, "ave")
 
@@ -127,8 +127,8 @@ def test_json_in_place_of_json_lines_is_named(tmp_path: Path, capsys: pytest.Cap
     words = ["score", "--root", str(tmp_path), "--dataset", "ave", "--predictions", str(tmp_path / "a.jsonl")]
     rows = [{"id": "ave/test/ave1", "answer": "x"}]
     for text, hint in (
-        (json.dumps(rows), "a JSON array; the file has to hold one object in each line"),
-        (json.dumps(rows, indent=1), "one object in each line, not one JSON text over several lines"),
+        (json.dumps(rows), "a JSON array; the file has to contain one object in each line"),
+        (json.dumps(rows, indent=1), "must be one object; write no JSON text over several lines"),
     ):
         (tmp_path / "a.jsonl").write_text(text)
         assert main(words) != 0
@@ -178,7 +178,7 @@ def test_masks_that_cannot_be_right_are_named(tmp_path: Path) -> None:
         Image.fromarray(np.full(shape, 255, np.uint8)).save(mask)
     found = [p.message for p in problems(tmp_path, "s4") if p.kind == "mask"]
     assert found
-    assert all("100 % of this mask is the object" in message for message in found)
+    assert all("100 % of the picture is marked as the object" in message for message in found)
     for mask in masks:
         Image.fromarray(np.zeros(shape, np.uint8)).save(mask)
     (message,) = [p.message for p in problems(tmp_path, "s4") if p.kind == "mask"]

@@ -88,7 +88,7 @@ def test_segment_list_chooses_clips(root: Path, tmp_path: Path) -> None:
     found = read_captions("audio", *chosen)
     assert ([s.target for s in found.samples], found.unlisted) == (["a"], 1)
     (tmp_path / "list.csv").write_text(lines + "x, 1.0\n")
-    with pytest.raises(ManifestError, match=r"list\.csv, line 3: .* is no segment"):
+    with pytest.raises(ManifestError, match=r"list\.csv, line 3: .* is not a segment"):
         read_segments(tmp_path / "list.csv")
 
 

@@ -125,8 +125,8 @@ def test_folder_gives_the_same_encoder_back(beats: Beats, tmp_path: Path) -> Non
         ),
         (lambda c: c["cfg"].update(layer_norm_first=True), "layer_norm_first is True: no published BEATs"),
         (lambda c: c["cfg"].pop("conv_pos"), "cfg lacks conv_pos"),
-        (lambda c: c.pop("cfg"), "holds 'cfg' and 'model'"),
-        (lambda c: c.update(label_dict=Path("run code")), "is refused: to be read it asks for"),
+        (lambda c: c.pop("cfg"), "contains 'cfg' and 'model'"),
+        (lambda c: c.update(label_dict=Path("run code")), "is refused: reading it would load"),
     ],
 )
 def test_file_that_is_not_exactly_an_encoder_is_refused(
@@ -157,7 +157,7 @@ def test_command_writes_the_folder_of_a_published_checkpoint(
     again = load_beats(out).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in beats.state_dict().items())
     assert main(words) == 1
-    assert "holds a model already" in capsys.readouterr().err
+    assert "contains a model already" in capsys.readouterr().err
 
 
 def test_missing_file_says_which_is_wanted(tmp_path: Path) -> None:

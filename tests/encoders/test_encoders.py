@@ -224,5 +224,5 @@ def test_checkpoint_of_another_family_is_refused_by_name(find: Find, tmp_path: P
     with pytest.raises(ValueError, match=r"size_px is 30; .* reads multiples of 14 px"):
         _ = DinoVision(str(find("dinov3")), size_px=30).side_px
     assert SiglipVision(str(find("siglip2")), size_px=56).tokens == 16
-    with pytest.raises(ValueError, match="no encoder that is imported"):
+    with pytest.raises(ValueError, match="not an encoder that is imported"):
         typed_arguments(Owner, {"encoder": {"class_path": "os.path.join", "init_args": {}}})

@@ -163,7 +163,9 @@ def test_a_primary_metric_that_is_not_computed_stops_and_one_without_a_number_is
     monkeypatch.setattr(MeanError, "compute", lambda self: torch.tensor(torch.nan))
     scores = DatasetScores("a", Moment(), DatasetSpec(task="moment", layout="a"))
     scores.add(Prediction(sample("a", 0, "val", "1", "1"), "1", 1, False))
-    said = r"data\.datasets\.a: the primary metric 'error' of the task 'moment' is no number after 1 answers"
+    said = (
+        r"data\.datasets\.a: the primary metric 'error' of the task 'moment' is not a number after 1 answers"
+    )
     with pytest.warns(UserWarning, match=said):
         found = scores.result(scores.sums(), None)
     assert found["strict"] == {"error": None}

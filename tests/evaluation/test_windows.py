@@ -305,7 +305,7 @@ def test_check_names_an_annotated_event_beyond_the_clip(
 ) -> None:
     sample = Sample("x", layout, layout, "test", "c", fields=fields, row=3)
     problems = list(check_annotations(task, [sample], DatasetSpec(layout, layout, classes=["Dog"])))
-    assert any("Dog (25 35) ends behind the clip of 10 s" in problem.message for problem in problems)
+    assert any("Dog (25 35) ends after the clip of 10 s" in problem.message for problem in problems)
 
 
 def test_check_names_intervals_that_fill_nothing() -> None:

@@ -126,7 +126,7 @@ def test_stopped_call_goes_on_and_the_file_is_the_same(
     with pytest.raises(ValueError, match="answers to another question"):
         ask_folder(run, QA, folder, out, question="What is seen?")
     (tmp_path / "foreign.jsonl").write_text('{"id": 1}\n')
-    with pytest.raises(ValueError, match="line 1: this is no answer"):
+    with pytest.raises(ValueError, match="line 1: this is not an answer"):
         ask_folder(run, QA, folder, tmp_path / "foreign.jsonl", **ASKED)
 
 
@@ -181,10 +181,10 @@ def test_what_no_clip_can_cure_is_said_at_once(
 
 
 def test_folder_without_a_readable_clip_is_named(run: TrainedRun, tmp_path: Path) -> None:
-    with pytest.raises(NotADirectoryError, match="is no folder"):
+    with pytest.raises(NotADirectoryError, match="is not a folder"):
         find_clips(tmp_path / "gone")
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(ValueError, match="holds no clip"):
+    with pytest.raises(ValueError, match="contains no clip"):
         find_clips(tmp_path)
     (tmp_path / "a.mp4").touch()
     with pytest.raises(ValueError, match=r"none of the 1 clips .* a\.mp4: .*zero bytes"):
@@ -196,7 +196,7 @@ def test_folder_without_a_readable_clip_is_named(run: TrainedRun, tmp_path: Path
     [
         (["--folder", "x"], "--folder and --out belong together"),
         (["--folder", "x", "--out", "o", "--video", __file__], "--video: these options are for one clip"),
-        (["--folder", "x", "--out", "o"], "--folder x is no folder"),
+        (["--folder", "x", "--out", "o"], "--folder x is not a folder"),
     ],
 )
 def test_options_that_do_not_go_with_a_folder_are_named(

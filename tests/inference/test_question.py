@@ -84,7 +84,7 @@ def test_a_file_of_another_kind_is_refused_in_the_words_of_what_was_given(tmp_pa
         ("ave", {"videos": [picture]}, f"{picture} is a picture and was given as `video`; this task needs"),
         ("s4", {"videos": [picture]}, f"{picture} is a picture and was given as `video`; give it as `image`"),
         ("ave", {"videos": [mute], "audios": [picture]}, f"{picture} is a picture and was given as `audio`"),
-        ("ave", {"videos": [sound]}, f"{sound} holds no moving pictures; give a video as `video`"),
+        ("ave", {"videos": [sound]}, f"{sound} contains no moving pictures; give a video as `video`"),
         ("ave", {"videos": [mute]}, f"{mute} has no sound. Give a sound file as `audio`, or give `silent`"),
         ("a2v", {"videos": [mute, mute]}, f"{mute} has no sound"),
         ("ave", {"videos": [mute], "audios": [mute]}, f"{mute} has no sound"),

@@ -85,11 +85,15 @@ def test_collection_keeps_one_confusion_matrix_for_all_that_need_it() -> None:
 @pytest.mark.parametrize(
     ("pred", "target", "message"),
     [
-        (torch.tensor([3]), torch.tensor([0]), "pred holds class indices from 3 to 3; allowed are -1 to 2"),
+        (
+            torch.tensor([3]),
+            torch.tensor([0]),
+            "contains class indices from 3 to 3; allowed are -1 to 2",
+        ),
         (
             torch.tensor([0]),
             torch.tensor([-1]),
-            "target holds class indices from -1 to -1; allowed are 0 to 2",
+            "target contains class indices from -1 to -1; allowed are 0 to 2",
         ),
         (torch.tensor([0, 1]), torch.tensor([0]), "pred has 2 class indices and target 1"),
     ],

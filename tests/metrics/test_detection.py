@@ -106,7 +106,7 @@ def test_prediction_of_unknown_class_changes_nothing() -> None:
     [
         ([[0, 1, 2, 1.0]], [], "pred_classes run from 2 to 2; allowed are -1 to 1"),
         ([], [[0, 1, -1]], "true_classes run from -1 to -1; allowed are 0 to 1"),
-        ([[0, float("inf"), 1, 1.0]], [], "pred_spans_s holds NaN or infinity"),
+        ([[0, float("inf"), 1, 1.0]], [], "pred_spans_s contains NaN or infinity"),
         ([[0, 1, 1, float("nan")]], [], "pred_scores must be 1 finite numbers"),
     ],
 )

@@ -30,7 +30,7 @@ def test_unknown_event_is_wrong_on_background_too() -> None:
     ("target", "message"),
     [
         (torch.zeros(1, 9, dtype=torch.int64), r"\(1, 10\) and target \(1, 9\); both must be \(videos, 10\)"),
-        (torch.full((1, 10), -1), "target holds class indices from -1 to -1; allowed are 0 to any"),
+        (torch.full((1, 10), -1), "target contains class indices from -1 to -1; allowed are 0 to any"),
     ],
 )
 def test_malformed_truth_is_refused(target: torch.Tensor, message: str) -> None:

@@ -98,7 +98,7 @@ def test_five_scores_worked_by_hand() -> None:
 
 def test_values_other_than_zero_and_one_are_refused() -> None:
     good = torch.zeros(1, 25, 10)
-    with pytest.raises(ValueError, match="pred_visual holds values other than 0 and 1"):
+    with pytest.raises(ValueError, match="pred_visual contains values other than 0 and 1"):
         EventParsingF().update(good, good + 0.5, good, good)
     with pytest.raises(ValueError, match=r"pred_audio has shape \(1, 25, 9\)"):
         EventParsingF().update(good[..., :9], good, good, good)

@@ -231,7 +231,7 @@ def test_scores_stay_between_zero_and_one_and_j_is_symmetric(pred: Tensor, true:
             "torch.uint8; this protocol takes bool masks or floating-point logits",
         ),
         (lambda: MaskJF().update(_row("x."), _row("x..")), r"it must be bool and \(1, 1, 2\)"),
-        (lambda: NullMaskS("refavs").update(torch.full((1, 2, 2), float("nan"))), "pred holds NaN logits"),
+        (lambda: NullMaskS("refavs").update(torch.full((1, 2, 2), float("nan"))), "pred contains NaN logits"),
     ],
 )
 def test_wrong_use_is_refused(call: Any, message: str) -> None:

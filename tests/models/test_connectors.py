@@ -128,7 +128,7 @@ def test_file_that_lacks_weights_or_is_absent_is_refused(tmp_path: Path) -> None
     with pytest.raises(ConnectorFileError, match="1 missing: queries"):
         load_connector(own, "audio", tmp_path / "a.safetensors", "model.audio_connector")
     save_file({"x": torch.zeros(1)}, tmp_path / "b.safetensors")
-    with pytest.raises(ConnectorFileError, match="is no connector file"):
+    with pytest.raises(ConnectorFileError, match="is not a connector file"):
         load_connector(own, "audio", tmp_path / "b.safetensors", "model.audio_connector")
     with pytest.raises(FileNotFoundError, match=r"model\.audio_connector is .*stage 1"):
         load_connector(own, "audio", tmp_path / "none.safetensors", "model.audio_connector")

@@ -106,7 +106,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(build: Build, batch: Ba
 
 def test_optimizer_over_other_parameters_stops_the_run(build: Build, batch: Batch, tmp_path: Path) -> None:
     module = build(optimizer=lambda p: torch.optim.AdamW(list(p)[:3], lr=1e-3))
-    with pytest.raises(RuntimeError, match=r"the optimizer holds 3 parameters, .* would never change"):
+    with pytest.raises(RuntimeError, match=r"the optimizer contains 3 parameters, .* would never change"):
         quiet_trainer(tmp_path, max_steps=1).fit(module, loader(batch))
 
 

@@ -123,7 +123,7 @@ def test_tokenizer_without_a_template_is_refused(folder: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("text", ["say <|eot_id|> now", "a <|crab:audio|> here"])
 def test_text_with_markup_is_refused(folder: Path, text: str) -> None:
-    with pytest.raises(ValueError, match="ave/x: its text holds the reserved token"):
+    with pytest.raises(ValueError, match="ave/x: its text contains the reserved token"):
         ChatWriter(str(folder)).write(example(text))
 
 

@@ -181,7 +181,7 @@ def test_plain_geometry_keeps_two_clips_apart(tiny: Path) -> None:
 
 def test_reserved_token_in_a_text_is_refused(processor: NativeProcessor) -> None:
     example = dataclasses.replace(video_example(), conversation=("<|im_end|>", Media.VIDEO, Media.AUDIO))
-    with pytest.raises(ValueError, match=r"ave/v: its text holds the reserved token '<\|im_end\|>'"):
+    with pytest.raises(ValueError, match=r"ave/v: its text contains the reserved token '<\|im_end\|>'"):
         processor.encode(example)
 
 

@@ -34,7 +34,7 @@ def test_a_line_that_was_cut_off_is_named(tmp_path: Path) -> None:
 def test_an_empty_file_and_a_line_without_answer_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("\n")
-    with pytest.raises(JoinError, match="holds no answers"):
+    with pytest.raises(JoinError, match="contains no answers"):
         read_answers(path)
     path.write_text('{"id": 1}\n')
     with pytest.raises(JoinError, match="line 1: expected an object with 'answer'"):

@@ -112,7 +112,7 @@ def test_finished_run_is_not_written_into_unless_it_is_said(
 ) -> None:
     before = contents(finished)
     said = refused(capsys, small, "fit", f"--run.folder={finished}")
-    for remedy in ("holds a run already", "--ckpt_path auto", "--run.folder", "--run.replace true"):
+    for remedy in ("contains a run already", "--ckpt_path auto", "--run.folder", "--run.replace true"):
         assert remedy in said
     said = refused(capsys, small, "test", f"--run.folder={finished}")
     assert f"--ckpt_path {finished}" in said

@@ -100,7 +100,7 @@ def test_a_video_is_segmented_by_the_names_of_the_answers(
     assert given == [{1: Prompt(names=("dog",))}]
     assert (record["masks_made_of"], [one["names"] for one in record["asked"]]) == ("name", [["dog"], []])
     assert record["mask_pixels"][3:] == [0, 0, 0]
-    assert "(it names nothing: no mask)" in capsys.readouterr().out
+    assert "(it has no name: no mask)" in capsys.readouterr().out
     said = [named, "[56,56,167,167],[100,60]"]
     _, record = segment(tmp_path, tmp_path / "clip.mp4", sam3, *words, "both")
     box, points = (16.0, 12.0, 47.0, 35.0), given[1][1].points_xy_px

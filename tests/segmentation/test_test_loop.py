@@ -289,7 +289,7 @@ def test_without_weights_boxes_are_scored_where_that_is_allowed_and_the_table_sa
         result = run_test(tmp_path, task, rows, print_table=True)
     assert result["strict"] == {"iou": 1.0, "auc": 1.0, "success_at_50": 1.0}
     assert result["headline"] == "iou"
-    said = f"{BOXES_ALONE}: the weights of the mask decoder cannot be had (no such weights)"
+    said = f"{BOXES_ALONE}: the weights of the mask decoder cannot be loaded (no such weights)"
     assert result["note"] == said
     assert [r.message for r in caplog.records if BOXES_ALONE in r.message] == [f"data.tasks.spatial: {said}"]
     assert f"spatial: {said}" in " ".join(capsys.readouterr().out.split())
@@ -381,4 +381,4 @@ def test_share_of_unread_answers_in_the_null_subset_is_shown(tmp_path: Path) -> 
     result = run_test(tmp_path, ReferringSegmentation(mask_decoder=Rectangle()), rows)
     assert result["strict"]["null_unread"] == 0.5
     assert result["counts"]["unparsed"] == 2
-    assert "read S beside null_unread" in result["note"]
+    assert "null_unread is the fraction" in result["note"]

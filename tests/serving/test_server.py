@@ -214,7 +214,7 @@ def test_models_and_health_are_listed(server: Server) -> None:
         ({"messages": [{"role": "assistant", "content": "x"}]}, "one question and one answer"),
         ({"messages": [{"role": "system", "content": "Be brief."}]}, "leave the system message out"),
         ({"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "known: text, input_audio"),
-        ({"messages": [{"role": "user", "content": "  "}]}, "holds no text"),
+        ({"messages": [{"role": "user", "content": "  "}]}, "contains no text"),
         ({"n": 2}, "one answer"),
         ({"temperature": 9}, "between 0 and 2"),
         ({"max_tokens": 0}, "between 1 and"),
@@ -233,7 +233,7 @@ def test_bad_request_is_named(server: Server, media: Path, change: dict[str, Any
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("http://127.0.0.1:1/x.mp4", "fetches nothing"),
+        ("http://127.0.0.1:1/x.mp4", "downloads nothing"),
         ("data:video/mp4;base64,@@@", "damaged"),
         ("data:video/mp4,plain", "must look like"),
         ("missing.mp4", "is not a file"),

@@ -52,7 +52,7 @@ def test_heads_tests_a_run_without_each_head(
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "h").rglob("metrics.json")}
     words = ["heads", str(run), "--out", str(tmp_path / "h"), "--only", "dfew", "--reuse"]
     assert main(words) == 0
-    assert "drop head 1: kept from" in capsys.readouterr().err
+    assert "drop head 1: using the earlier test in" in capsys.readouterr().err
     assert stamps == {p: p.stat().st_mtime_ns for p in stamps}
     assert main([*words, "--modules", "*.layers.99.*"]) == 1
     said = capsys.readouterr().err

@@ -174,7 +174,7 @@ def test_a_damaged_cell_is_named_and_stops_no_other(
     assert said.startswith(f"{first.name:<44} damaged        {state.detail}\n")
     failed = run_study(cells, engine("local"), fake_cells.quick)
     assert failed == {first.name: state.detail}
-    assert "4 to make, 1 done, 0 in work elsewhere, 1 damaged" in capsys.readouterr().out
+    assert "4 to make, 1 done, 0 running elsewhere, 1 damaged" in capsys.readouterr().out
     assert [state_of(cell).status for cell in cells] == ["damaged"] + ["done"] * 5
     assert run_study(cells, engine("local"), fake_cells.quick, replace=True) == {}
     assert {state_of(cell).status for cell in cells} == {"done"}

@@ -274,12 +274,12 @@ def test_a_closed_set_has_to_be_known() -> None:
         (
             "avqa_thu",
             {"answer": 4, "options": ("a", "b"), "question": "?"},
-            "answer 4 is none of its options",
+            "answer 4 is not one of its options",
         ),
         (
             "avqa_thu",
             {"answer": "c", "options": ("x", "y"), "question": "?"},
-            "answer 'c' is none of its options",
+            "answer 'c' is not one of its options",
         ),
         ("arig", {}, "has no target text"),
     ],

@@ -64,7 +64,7 @@ def _kind_of(layer: type[LoRALinear]) -> str:
     where = f"{config.__module__}.{config.__qualname__}"
     own = vars(config)
     if "__dataclass_fields__" not in own:
-        raise ValueError(f"{where} is no dataclass, so its keys would be lost; write @dataclass above it")
+        raise ValueError(f"{where} is not a dataclass, so its keys would be lost; write @dataclass above it")
     if "kind" not in own.get("__annotations__", {}) or not isinstance(own.get("kind"), str):
         raise ValueError(
             f'{where} does not name its kind; write `kind: Literal["my_kind"] = "my_kind"` into it, and make '
@@ -72,8 +72,8 @@ def _kind_of(layer: type[LoRALinear]) -> str:
         )
     if lost := [key for key in config.decisive if key not in _names(config)]:
         raise ValueError(
-            f"{where}.decisive names {lost[0]!r}{did_you_mean(lost[0], _names(config))}, which is no key of "
-            f"it; it has: {', '.join(key.name for key in fields(config))}"
+            f"{where}.decisive names {lost[0]!r}{did_you_mean(lost[0], _names(config))}, which is not a key "
+            f"of it; it has: {', '.join(key.name for key in fields(config))}"
         )
     return config.kind
 

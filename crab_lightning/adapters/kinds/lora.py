@@ -127,9 +127,9 @@ class LoRALinear(nn.Module):
         buffers = [name for name, _ in self.named_buffers(recurse=False) if name != "head_scale"]
         if lost := inner + [name for name in buffers if name in self.state_dict()]:
             raise ValueError(
-                f"{type(self).__name__}.{lost[0]} would not be saved with the adapters, since it is a buffer "
-                "or lies in a module inside the layer. Make it in add_parameters with self._parameter, or "
-                "register a buffer that can be computed again with persistent=False"
+                f"{type(self).__name__}.{lost[0]} would not be saved with the adapters, because it is a "
+                "buffer or is in a module inside the layer. Make it in add_parameters with "
+                "self._parameter, or register a buffer that can be computed again with persistent=False"
             )
 
     def reset_parameters(self) -> None:

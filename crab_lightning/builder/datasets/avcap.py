@@ -22,7 +22,7 @@ def read(source: Source, settings: Settings) -> Imported:
             name, text = str(entry["video_id"]), str(entry["desc"] or "").strip()
             parts = split_times(name)
             if parts is None or not text:
-                reason = "its caption is empty" if parts else "its id is no <id>_<start>_<end>"
+                reason = "its caption is empty" if parts else "its id is not an <id>_<start>_<end>"
                 found.reject("avcap", split, name, reason)
                 continue
             vid, start, end = parts

@@ -29,7 +29,7 @@ def read(source: Source, settings: Settings) -> Imported:
             start = whole(path, line, "StartTime", cells[3])
             end = whole(path, line, "EndTime", cells[4])
             if not 0 <= start < end <= CLIP_S:
-                reason = f"its event lasts from {start} to {end} s, which is no part of a {CLIP_S} s clip"
+                reason = f"its event lasts from {start} to {end} s, which is not a part of a {CLIP_S} s clip"
                 found.reject("ave", split, vid, reason)
                 continue
             values = {"event": event, "vid": vid, "start_time": start, "end_time": end}

@@ -28,7 +28,7 @@ def read(source: Source, settings: Settings) -> Imported:
             label = f"{name} question {entry['id']}"
             options, index = _options(entry["multi_choice"], found), entry["answer"]
             if not isinstance(index, int) or not 0 <= index < len(options) or len(options) < 2:
-                reason = f"answer {index!r} is no index of its {len(options)} choices"
+                reason = f"answer {index!r} is not an index of its {len(options)} choices"
                 found.reject("avqa_thu", split, label, reason)
                 continue
             video_id, _, start = name.rpartition("_")

@@ -33,7 +33,7 @@ def _read(source: Source, settings: Settings, tasks: tuple[str, ...]) -> Importe
     if path is None and source.file("s4_meta_data.csv") is not None:
         raise AnnotationError(
             f"{source.file('s4_meta_data.csv')}: this is AVSBench-object (2022). The released layout is that "
-            "of AVSBench-semantic (2023), which holds the same clips; fetch it, and give its folder with "
+            "of AVSBench-semantic (2023), which contains the same clips; fetch it, and give its folder with "
             "metadata.csv"
         )
     for line, row in read_table(

@@ -30,7 +30,8 @@ def read(source: Source, settings: Settings) -> Imported:
         for line, row in read_table(path, "\t", ("filename", "event_labels")):
             if split_times(row["filename"]) is None:
                 raise AnnotationError(
-                    f"{path}, line {line}: {row['filename']!r} is no <id>_<start>_<end>. Correct the line."
+                    f"{path}, line {line}: {row['filename']!r} is not an <id>_<start>_<end>. Correct the "
+                    "line."
                 )
             weak[row["filename"]] = (split, file, row["event_labels"])
     known = weak.keys() | _left_out(source, settings)
@@ -47,7 +48,7 @@ def read(source: Source, settings: Settings) -> Imported:
             texts = {}
         _add(found, source, filename, split if texts else "weak", labels, texts)
     if any(row.split == "weak" for row in found.rows):
-        found.notes["training rows in weak.json wait for times: `build reason`, or --whole-clip"] = sum(
+        found.notes["training rows in weak.json have no times; use `build reason` or --whole-clip"] = sum(
             row.split == "weak" for row in found.rows
         )
     return found
@@ -73,7 +74,7 @@ def _times(source: Source, file: str, known: set[str], found: Imported) -> _Time
         elif onset >= event[2]:
             found.notes[f"{file}: lines that end before they start"] += 1
         elif event in times[row["filename"]][event[0]]:
-            found.notes[f"{file}: lines that stand twice"] += 1
+            found.notes[f"{file}: repeated lines"] += 1
         else:
             times[row["filename"]][event[0]].append(event)
     return times
@@ -93,7 +94,7 @@ def _add(
     path, piece = find_piece(source, (filename,), vid, start_s, end_s)
     event = labels if split == "weak" else modal_tags(texts)
     if split == "train" and not event:
-        found.reject("avvp", split, filename, "no line of the times names it, so that it has no text")
+        found.reject("avvp", split, filename, "no line with times names it, so it has no text")
         return
     values = {"filename": filename, "vid": vid, "event": event}
     found.add_clip("avvp", split, filename, path, vid, values, {"label_content": event}, piece=piece)

@@ -25,7 +25,7 @@ def read(source: Source, settings: Settings) -> Imported:
     seen: set[tuple[str, ...]] = set()
     for line, row in read_table(path, ",", ("vid", "uid", "split", "fid", "exp")):
         if row["split"] == "TODO":
-            found.notes["rows of the split TODO, which its owners read nowhere"] += 1
+            found.notes["rows of the split TODO, which the owners' code does not use"] += 1
             continue
         if row["split"] not in _SPLITS:
             known = ", ".join(_SPLITS)
@@ -39,11 +39,11 @@ def read(source: Source, settings: Settings) -> Imported:
         if len(parts) != 3:
             raise AnnotationError(f"{path}, line {line}: uid {row['uid']!r}; <clip>_<object>_<n> is expected")
         if tuple(row.values()) in seen:
-            found.notes["rows that stand twice, kept as published"] += 1
+            found.notes["repeated rows, kept as published"] += 1
         seen.add(tuple(row.values()))
         expression = row["exp"].strip()
         if not expression or expression.startswith("[Error]"):
-            found.reject("ref_avs", split, row["uid"], f"its expression is no description: {expression!r}")
+            found.reject("ref_avs", split, row["uid"], f"its expression is not a description: {expression!r}")
             continue
         object_id = whole(path, line, "fid", row["fid"])
         frames = range(FRAMES) if split == "test" else spread(settings.frames or 2, FRAMES)

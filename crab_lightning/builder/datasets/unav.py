@@ -71,14 +71,14 @@ def _add(
         tenths = [
             (n, *((min(s, PARTS - 1), min(s, PARTS - 1) + 1) if s == e else (s, e))) for n, s, e in tenths
         ]
-        found.notes["test: events that round to no length and are shown as one tenth"] += blinks
+        found.notes["test: events without a length after rounding, which are shown as one tenth"] += blinks
         blinks = 0
     label = event_tags(tenths)
     if not label:
         found.reject("unav", split, vid, "no event is left after rounding to tenths of the clip")
         return
     if blinks:
-        found.notes["train: events that round to no length and are in no text"] += blinks
+        found.notes["train: events without a length after rounding, which are in no text"] += blinks
     times = [{"label": name, "start_s": start, "end_s": end} for name, start, end in events]
     values: dict[str, Any] = {"vid": vid, "original_label": label}
     if split == "train":

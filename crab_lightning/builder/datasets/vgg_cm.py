@@ -41,7 +41,7 @@ def read(source: Source, settings: Settings) -> Imported:
         rng = random.Random(f"{settings.seed}/{split}")
         pairs = _draw(pools[split], count, kinds, rng)
         if len(pairs) < count:
-            note = f"{split}: {len(pairs):,} pairs drawn of {count:,} asked for; there are no more clips"
+            note = f"{split}: {len(pairs):,} pairs instead of {count:,}; there are no more clips"
             found.notes[note] = 1
         # Exactly even odds in each direction: half the right answers come first.
         sides = [i // 2 % 2 for i in range(len(pairs))]

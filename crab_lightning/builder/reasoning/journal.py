@@ -88,8 +88,8 @@ def read_journals(folder: Path, header: Mapping[str, Any]) -> dict[Key, Verdict]
             before = found.setdefault(verdict.key, (verdict, path))
             if before[0] != verdict:
                 raise JournalError(
-                    f"{path} and {before[1].name} disagree about the row {verdict.id}. They come from"
-                    f" different runs. Remove one of the two files, or start again with --restart"
+                    f"{path} and {before[1].name} disagree about the row {verdict.id}. They come from "
+                    "different runs. Remove one of the two files, or start again with --restart"
                 )
     return {key: verdict for key, (verdict, _) in found.items()}
 
@@ -107,8 +107,8 @@ def _read(path: Path, header: Mapping[str, Any]) -> Iterable[Verdict]:
             raise
         except (ValueError, TypeError, KeyError) as err:
             raise JournalError(
-                f"{path}, line {number} is no verdict ({err!r}). Remove the line, or start again with"
-                f" --restart"
+                f"{path}, line {number} is not a decision ({err!r}). Remove the line, or start again "
+                "with --restart"
             ) from err
         yield verdict
 

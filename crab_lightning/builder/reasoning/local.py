@@ -60,7 +60,7 @@ class LocalWriter:
             kind = PreTrainedConfig.get_config_dict(pretrained)[0].get("model_type")
         except (OSError, ValueError) as err:
             raise ValueError(
-                f"--model {pretrained} is no folder with a model, and no name on the hub: "
+                f"--model {pretrained} is neither a folder with a model nor a name on the hub: "
                 f"{str(err).splitlines()[0]}"
             ) from err
         self.reader = FAMILIES.get(str(kind), "")

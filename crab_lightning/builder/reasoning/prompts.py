@@ -87,7 +87,7 @@ def read_prompts(task: str, dataset: str, folder: Path | None = None) -> Prompts
         return None
     examples = _read(path)
     if not isinstance(examples, list) or not examples:
-        raise ValueError(f"{path} must hold a list of examples, at least one")
+        raise ValueError(f"{path} must contain a list of examples, at least one")
     for number, one in enumerate(examples, 1):
         if not isinstance(one, dict) or any(not isinstance(one.get(key), str) for key in _EXAMPLE_KEYS):
             raise ValueError(

@@ -113,7 +113,7 @@ def reason(
         if merge and open_rows:
             first = open_rows[0]
             raise ValueError(
-                f"{work.state}: {len(open_rows):,} of {len(part):,} rows have no verdict yet, first "
+                f"{work.state}: {len(open_rows):,} of {len(part):,} rows have no decision yet, first "
                 f"{first.id} (row {first.row}). Copy the files {journal_name((1, 2))} and so on of all "
                 "machines into this folder, or finish the shards"
             )
@@ -145,7 +145,7 @@ def _decided(work: Work, samples: Sequence[Sample], writer: Writer) -> Iterator[
             done += 1
     except WriterError as err:
         raise WriterError(
-            f"{err}\n{done:,} of {len(samples):,} open rows of {work.dataset} have a verdict in "
+            f"{err}\n{done:,} of {len(samples):,} open rows of {work.dataset} have a decision in "
             f"{work.state}; start the same command again to continue"
         ) from err
 

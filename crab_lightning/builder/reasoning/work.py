@@ -235,8 +235,8 @@ class Work:
             rows.append(row)
         if not rows:
             raise ValueError(
-                f"{self.manifest}: no row got a usable text, so the manifest was left as it is. The verdicts "
-                f"in {self.state} say why"
+                f"{self.manifest}: no row got a usable text, so the manifest was left as it is. The "
+                f"decisions in {self.state} say why"
             )
         content = manifest_text(self.manifest, rows)
         cells = [("manifest", "id", "reason"), *lost]
@@ -285,7 +285,7 @@ def easy_rows(
     path, dataset = settings.answers, samples[0].dataset if samples else ""
     path = path / f"{dataset}.jsonl" if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f"--answers: there is no {path}; it holds the direct answers of {dataset}")
+        raise FileNotFoundError(f"--answers: there is no {path}; it contains the direct answers of {dataset}")
     records = {_without_split(record["id"]): record for record in read_records(path)}
     easy = []
     for sample in samples:

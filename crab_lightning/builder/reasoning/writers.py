@@ -155,7 +155,7 @@ class EndpointWriter:
                 time.sleep(wait_s)
                 wait_s = min(2 * wait_s, 8.0)
         raise WriterError(
-            f"{self.url} answered {self.retries + 1} times with something that is no chat completion"
+            f"{self.url} answered {self.retries + 1} times with something that is not a chat completion"
         )
 
     def _ask(self, messages: Sequence[Message]) -> Reply | None:
@@ -212,7 +212,7 @@ class CachedWriter:
             pass
         except (ValueError, TypeError) as err:
             raise ValueError(
-                f"{path} is no kept reply: {err}. Remove the file, and the question is asked again"
+                f"{path} is not a stored reply: {err}. Remove the file, and the question is asked again"
             ) from err
         self.asked += 1
         reply = self.writer.write(messages)

@@ -53,8 +53,8 @@ def apply_verdicts(
         if (other.kind, other.text) != (verdict.kind, verdict.text):
             raise ValueError(
                 f"{other.reviewer} and {name} disagree about {items[number].id} ({other.kind} and "
-                f"{verdict.kind}). "
-                "Let one of them change the verdict, or say with --reviewer whose verdicts count"
+                f"{verdict.kind}). Let one of them change the decision, or say with --reviewer whose "
+                "decisions count"
             )
     planned: list[tuple[str, Path, bytes, Path, bytes]] = []
     counts: dict[str, Counter[str]] = {}

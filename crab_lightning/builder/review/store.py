@@ -71,8 +71,8 @@ class ReviewStore:
         if known is not None:
             if known != told:
                 raise ValueError(
-                    f"{self.path} holds a review with {known}; this call has {told}. Use the earlier values, "
-                    "or name another file with --database"
+                    f"{self.path} contains a review with {known}; this call has {told}. Use the earlier "
+                    "values, or name another file with --database"
                 )
             return
         items = draw()
@@ -109,7 +109,9 @@ class ReviewStore:
             or not 0 <= verdict.item < len(self.items())
             or not verdict.reviewer.strip()
         ):
-            raise ValueError("a verdict needs a row of the sample, a reviewer, and accept, reject or correct")
+            raise ValueError(
+                "a decision needs a row of the sample, a reviewer, and accept, reject or correct"
+            )
         if verdict.kind == "correct" and not verdict.text.strip():
             raise ValueError("a correction needs a text")
         time = datetime.now(UTC).isoformat(timespec="seconds")

@@ -246,7 +246,7 @@ class ShardStore:
         file = os.open(self.folder / f"{number:016x}.bin", os.O_RDONLY | os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(file).st_mode):
             os.close(file)
-            raise CorruptRecord("the shard is no file")
+            raise CorruptRecord("the shard is not a file")
         self._open[number] = file
         return file
 
@@ -295,7 +295,7 @@ def _check(record: Record, shard_bytes: int) -> None:
         CorruptRecord: If its parts do not fit together, or do not fit into the shard.
     """
     if record.kind not in _TYPES or len(record.shape) > _MOST_DIMS or not 0 <= record.duration_s < math.inf:
-        raise CorruptRecord("its entry is none of this cache")
+        raise CorruptRecord("its entry is not one of this cache")
     if math.prod(record.shape) * _TYPES[record.kind].itemsize != record.bytes:
         raise CorruptRecord("its length is not that of its shape")
     if record.offset + record.bytes > shard_bytes:

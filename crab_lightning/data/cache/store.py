@@ -141,7 +141,7 @@ class MediaCache:
         except CacheFull as err:
             self._closed = True
             self.stats.unstored += 1
-            _log.warning("%s: %s; what is not in it is decoded every time.", self.folder, err)
+            _log.warning("%s: %s; other clips are decoded every time.", self.folder, err)
 
     def _mark(self) -> None:
         """Refuse a folder of another kind; mark a new one."""
@@ -159,7 +159,7 @@ class MediaCache:
             return
         # Another process may be marking the folder right now.
         if self.folder.is_dir() and any(not p.name.startswith("cache.json") for p in self.folder.iterdir()):
-            raise CacheError(f"{self.folder} holds files and is no media cache; give a folder of its own")
+            raise CacheError(f"{self.folder} has files and is not a media cache; give another folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         part = self.folder / f"cache.json.{os.getpid()}"
         part.write_text(json.dumps({"format": _FORMAT}))

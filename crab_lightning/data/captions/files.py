@@ -101,12 +101,12 @@ def read_segments(path: Path) -> list[Segment]:
                 segment = Segment(recording, float(start), float(end), tuple(labels.split(",")))
             except ValueError as err:
                 raise ManifestError(
-                    f"{path}, line {number}: {row} is no segment; YTID, start_seconds, end_seconds, "
+                    f"{path}, line {number}: {row} is not a segment; YTID, start_seconds, end_seconds, "
                     '"labels" is expected'
                 ) from err
             segments.append(segment)
     if not segments:
-        raise ManifestError(f"{path} holds no segment; it must be a segment list of AudioSet")
+        raise ManifestError(f"{path} contains no segment; it must be a segment list of AudioSet")
     return segments
 
 
@@ -135,7 +135,7 @@ def read_captions(name: str, source: CaptionSource, root: Path) -> Captions:
         for number, row in rows(root / source.file):
             try:
                 if isinstance(row, Exception):
-                    raise ValueError(f"it is no JSON: {row}")
+                    raise ValueError(f"it is not JSON: {row}")
                 if listed is not None and _recording(row) not in listed:
                     found.unlisted += 1
                     continue
@@ -159,7 +159,7 @@ def _opened(path: Path) -> Any:
     except OSError as err:
         raise ManifestError(f"{path} cannot be read: {err.strerror or err}") from err
     except UnicodeDecodeError as err:
-        raise ManifestError(f"{path} is no text in UTF-8 ({err.reason} at byte {err.start})") from err
+        raise ManifestError(f"{path} is not UTF-8 text ({err.reason} at byte {err.start})") from err
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -169,7 +169,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
         except ValueError as err:
             raise ManifestError(f"{path} is not valid JSON: {err}") from err
     if not isinstance(rows, list):
-        raise ManifestError(f"{path} holds a {type(rows).__name__}; a list of rows is expected")
+        raise ManifestError(f"{path} contains a {type(rows).__name__}; a list of rows is expected")
     yield from enumerate(rows)
 
 
@@ -221,7 +221,7 @@ def _video_llava(name: str, number: int, row: Any, media: Path) -> list[Sample]:
                     f"a question has {asked.count(f'<{kind}>')} places <{kind}> for {len(paths)} files"
                 )
         if PLACEHOLDER.search(answer) or "<audio>" in asked:
-            raise ValueError("a placeholder stands where no clip is shown")
+            raise ValueError("a placeholder has no clip")
         key = str(number) if len(turns) == 2 else f"{number}-{pair // 2}"
         samples.append(
             _sample(

@@ -92,8 +92,9 @@ def _mask(job: FileJob) -> FileFacts:
     remarks: tuple[str, ...] = ()
     if share >= _FULL_SHARE:
         remarks = (
-            f"{job.path}: {100 * share:.0f} % of this mask is the object, which no object is. Are its "
-            "colours reversed, or is its background not black? State them under `mask` of the dataset's row",
+            f"{job.path}: {100 * share:.0f} % of the picture is marked as the object, which is too "
+            "much. Are its colours reversed, or is its background not black? State them under `mask` "
+            "of the dataset's row",
         )
     return FileFacts(size_px=_shape(mask.shape), remarks=remarks, foreground=share)
 

@@ -130,7 +130,7 @@ class _Child(Generic[Job, Result]):
             code = self._process.exitcode
             how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
             self.kill()
-            return Failure("crash", f"ended the process that read it ({how})")
+            return Failure("crash", f"crashed the process that read it ({how})")
 
     def kill(self) -> None:
         """Stop the process, whatever it does."""
@@ -170,7 +170,7 @@ def _attempt(function: Callable[[Job], Result], job: Job) -> Result | Failure:
     try:
         return function(job)
     except MemoryError as err:
-        return Failure("memory", f"asks for more memory than a file may take ({err})")
+        return Failure("memory", f"needs more memory than one file may use ({err})")
     except Exception as err:
         return Failure("error", f"{type(err).__name__}: {err}")
 

@@ -101,7 +101,11 @@ def check_classes(
         if len(names) > 1:
             shown = ", ".join(map(repr, sorted(names)))
             yield Problem(
-                "warning", "classes", dataset, "train", f"classes {shown} may be one; spell them alike"
+                "warning",
+                "classes",
+                dataset,
+                "train",
+                f"classes {shown} may be the same class; use one spelling",
             )
 
 

@@ -124,7 +124,7 @@ class _Check:
             self.add(level, "repeated", (name, split), repeat.message, repeat.row)
         if not samples and not errors:
             path = manifest_path(self.root, name, spec, split)
-            self.add("error", "manifest", (name, split), f"{path} holds no rows. Write rows into it")
+            self.add("error", "manifest", (name, split), f"{path} contains no rows. Write rows into it")
         return samples
 
     def _check_dataset(self, name: str, spec: DatasetSpec) -> None:
@@ -211,7 +211,7 @@ class _Check:
             users[FileJob(mask, "mask", 1, colours=colours)].append((manifest, sample))
             return
         looked = " nor ".join(map(str, candidates)) or "a place that follows from its image"
-        text = f"row {sample.row}: its mask is not at {looked}. Add it; without, the row cannot be scored"
+        text = f"row {sample.row}: its mask is not at {looked}. Add it, or the row cannot be scored"
         self.add("error", "mask", manifest, text, sample.row)
 
     def _file_problems(
@@ -316,8 +316,8 @@ class _Check:
         # come from AudioSet). The user has to know, but has no other files to use. Equal sound alone may be
         # silence or a jingle.
         text = (
-            f"row {sample.row}: {what} is also learnt from (row {other.row} of {other.dataset}'s training "
-            "rows). Scores on it say nothing of new clips. Keep one of the two rows"
+            f"row {sample.row}: {what} is also learnt from (row {other.row} of {other.dataset}'s "
+            "training rows). Scores on it say nothing about new clips. Keep one of the two rows"
         )
         self.add("warning", kind, manifest, text, sample.row)
 

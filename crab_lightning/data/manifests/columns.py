@@ -288,7 +288,7 @@ class Fields(dict[str, Any]):
         return type(self), (dict(self), self.where, self.task, self.layout)
 
     def __missing__(self, field: str) -> Any:
-        source, remedy = "columns.fields", "State there which column holds"
+        source, remedy = "columns.fields", "State there which column contains"
         if self.layout:
             source, remedy = f"the layout {self.layout}", "Let its class return"
         raise ManifestError(

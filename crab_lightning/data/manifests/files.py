@@ -71,8 +71,8 @@ def manifest_path(root: Path, dataset: str, spec: DatasetSpec, split: Literal["t
     found = [path for ending in FORMATS if (path := folder / f"{split}{ending}").is_file()]
     if len(found) > 1:
         raise ManifestError(
-            f"data.datasets.{dataset}: {folder} holds {' and '.join(path.name for path in found)}. Say which "
-            f"one is meant by data.datasets.{dataset}.{split}_file, or remove the other."
+            f"data.datasets.{dataset}: {folder} contains {' and '.join(path.name for path in found)}. Say "
+            f"which one is meant by data.datasets.{dataset}.{split}_file, or remove the other."
         )
     return found[0] if found else folder / f"{split}.json"
 
@@ -106,7 +106,7 @@ def load_rows(path: Path, where: str, root: Path) -> list[Any]:
         return [_json(line, path, f"{where}: {path}: line {number}", "") for number, line in lines]
     rows = _json(text, path, f"{where}: {path}", " One JSON array of objects is expected.")
     if not isinstance(rows, list):
-        raise ManifestError(f"{where}: {path} holds {kind_of(rows)}; one JSON array of objects is expected.")
+        raise ManifestError(f"{where}: {path} is {kind_of(rows)}; one JSON array of objects is expected.")
     return rows
 
 
@@ -146,19 +146,19 @@ def _json(text: str, path: Path, at: str, expected: str) -> Any:
         if len(row) != len(pairs):
             twin = next(key for key, count in Counter(k for k, _ in pairs).items() if count > 1)
             raise ManifestError(
-                f"{at}: key {twin!r} stands twice in one object that begins {show(row)}. Keep one of the two."
+                f"{at}: key {twin!r} occurs twice in one object that begins {show(row)}. Keep one of the two."
             )
         return row
 
     def refuse_constant(name: str) -> NoReturn:
-        raise ManifestError(f"{at} holds {name}, which is not JSON. Write a number, or remove the row.")
+        raise ManifestError(f"{at} contains {name}, which is not JSON. Write a number, or remove the row.")
 
     try:
         return json.loads(text, object_pairs_hook=refuse_twins, parse_constant=refuse_constant)
     except json.JSONDecodeError as err:
         if expected and _is_json_lines(text):
             raise ManifestError(
-                f"{at} holds JSON lines (one object in each line). One JSON array of objects is "
+                f"{at} contains JSON lines (one object in each line). One JSON array of objects is "
                 "expected: let the file's name end in .jsonl, or put a comma between the lines, and [ and ] "
                 "around them."
             ) from err
@@ -178,13 +178,13 @@ def _csv_rows(text: str, path: Path, where: str) -> list[Any]:
     try:
         header = next(reader, [])
         if twins := [name for name, count in Counter(header).items() if count > 1]:
-            raise ManifestError(f"{where}: {path}: column {twins[0]!r} stands twice. Rename one of the two.")
+            raise ManifestError(f"{where}: {path}: column {twins[0]!r} occurs twice. Rename one of the two.")
         rows = []
         for cells in reader:
             if cells and len(cells) != len(header):
                 raise ManifestError(
                     f"{where}: {path}: line {reader.line_num} has {len(cells)} cells, the header line "
-                    f"{len(header)}. Put a cell that holds a comma in double quotes."
+                    f"{len(header)}. Put a cell that contains a comma in double quotes."
                 )
             if cells:
                 rows.append({name: cell for name, cell in zip(header, cells, strict=True) if cell != ""})
@@ -251,22 +251,22 @@ def _hint(path: Path, root: Path) -> str:
     """Say what to change about a manifest that is not where it should be."""
     if not root.is_dir():
         return (
-            f"data.root {str(root)!r} is not a folder; set it to the folder that holds {ANNOTATIONS}/ or the "
-            "folder of your own dataset."
+            f"data.root {str(root)!r} is not a folder; set it to the folder that contains {ANNOTATIONS}/ or "
+            "the folder of your own dataset."
         )
     if path.parent.is_dir():
         found = (
             ", ".join(sorted(p.name for p in path.parent.iterdir() if p.suffix in FORMATS)) or "no manifest"
         )
-        return f"Its folder holds: {found}. Add the file, or take the row out of data.datasets."
+        return f"Its folder contains: {found}. Add the file, or take the row out of data.datasets."
     if not (root / ANNOTATIONS).is_dir():
         parent = " (its parent folder, it seems)" if root.name == ANNOTATIONS else ""
         return (
-            f"data.root {str(root)!r} holds no {ANNOTATIONS}/; set it to the folder that does{parent}. "
+            f"data.root {str(root)!r} contains no {ANNOTATIONS}/; set it to the folder that does{parent}. "
             f"A dataset of your own may also lie in {root / path.parent.name}."
         )
     found = ", ".join(sorted(p.name for p in (root / ANNOTATIONS).iterdir() if p.is_dir())) or "nothing"
-    return f"{ANNOTATIONS}/ holds: {found}. Set `folder`, or take the row out of data.datasets."
+    return f"{ANNOTATIONS}/ contains: {found}. Set `folder`, or take the row out of data.datasets."
 
 
 class ExistingFiles:

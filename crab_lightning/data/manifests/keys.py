@@ -49,7 +49,7 @@ def check_datasets(tasks: Mapping[str, Any], datasets: Mapping[str, DatasetSpec]
             )
         if name in ("null", "Null", "NULL", "~"):
             raise ValueError(
-                f"data.datasets has the key '{name}', which a command line reads as nothing; choose another"
+                f"data.datasets has the key '{name}', which the command line reads as null; choose another"
             )
         if spec.task not in tasks:
             raise ValueError(
@@ -75,7 +75,7 @@ def check_datasets(tasks: Mapping[str, Any], datasets: Mapping[str, DatasetSpec]
             raise ValueError(f"{where}.{err}") from None
         if spec.test is False and spec.test_file is not None:
             raise ValueError(
-                f"{where}.test_file is '{spec.test_file}', but {where}.test is false; drop one of them"
+                f"{where}.test_file is '{spec.test_file}', but {where}.test is false; remove one of them"
             )
         for key, value, least in (
             ("limit", spec.limit, 1),
@@ -86,7 +86,7 @@ def check_datasets(tasks: Mapping[str, Any], datasets: Mapping[str, DatasetSpec]
             ("weight", spec.weight, 0),
         ):
             if value is not None and not least <= value < float("inf"):
-                raise ValueError(f"{where}.{key} is {value}; it starts at {least}")
+                raise ValueError(f"{where}.{key} is {value}; it must be at least {least}")
         if not isinstance(spec.target, str) and not 0 <= spec.target <= 1:
             raise ValueError(
                 f"{where}.target is {spec.target}; it is 'reasoning', 'direct', or the fraction from 0"
@@ -125,7 +125,7 @@ def check_numbers(settings: Mapping[str, Any]) -> None:
         raise ValueError(f"data.val_share is {share}; it must be a fraction from 0 to below 1, e.g. 0.05")
     for key, least in _LEAST.items():
         if (value := settings[key]) is not None and value < least:
-            raise ValueError(f"data.{key} is {value}; it starts at {least}")
+            raise ValueError(f"data.{key} is {value}; it must be at least {least}")
     if not (temperature := settings["temperature"]) > 0:
         raise ValueError(f"data.temperature is {temperature}; it must be above 0 (1 keeps the weights)")
     for key in ("cache_gb", "load_timeout_s", "train_window_s"):

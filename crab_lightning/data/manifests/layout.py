@@ -181,7 +181,7 @@ def card(name: str) -> dict[str, Any]:
     except yaml.YAMLError as err:
         raise ValueError(f"{path} is not YAML: {err}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no mapping of columns")
+        raise ValueError(f"{path} contains no mapping of columns")
     return laid_over(card(content.pop("like")), content) if "like" in content else content
 
 
@@ -261,7 +261,7 @@ def _imported(path: str) -> type[Layout]:
         near = did_you_mean(attribute, getattr(sys.modules.get(module), "__all__", ()))
         raise ValueError(f"layout is {path!r}{near}, which cannot be imported: {err}") from err
     if not (isinstance(found, type) and issubclass(found, Layout)):
-        raise ValueError(f"layout is {path!r}, which is no class derived from crab_lightning.data.Layout")
+        raise ValueError(f"layout is {path!r}, which is not a class derived from crab_lightning.data.Layout")
     return found
 
 

@@ -90,8 +90,8 @@ def no_sound_hint(sample: Sample, path: Path) -> str:
     if path not in sample.videos:
         return ""
     return (
-        " The row names no `audio`, so the track of its video was to be heard: name a sound file, or state "
-        "`columns: {sound: none}` for the dataset to hear nothing."
+        " The row names no `audio`, so the sound track of its video is used: name a sound file, or "
+        "state `columns: {sound: none}` for the dataset to hear nothing."
     )
 
 
@@ -150,7 +150,7 @@ def _refuse_misspelt(row: Mapping[str, Any], wanted: Sequence[str], known: Set[s
     for key in wanted:
         if key not in row and (near := get_close_matches(key, used, 1, 0.8)):
             raise ColumnError(
-                f"{key!r}, or a name that is less like it",
+                f"{key!r}, or a name that is not similar",
                 f"key {near[0]!r}",
                 "is not read",
                 "Rename the key.",

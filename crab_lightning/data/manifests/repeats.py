@@ -100,9 +100,9 @@ def asked_once(samples: list[Sample], path: Path, where: str, task: Task[Any] | 
         return samples
     contradictory = sum(not repeat.agrees for repeat in repeats)
     _log.warning(
-        "%s: %d of %d rows of %s ask again what an earlier row asks (first: row %d as row %d, counted from "
-        "0), %d of them with another answer. Each question is asked and scored once, with the answer that "
-        "comes first. Remove the others.",
+        "%s: %d of %d rows of %s repeat the question of an earlier row (first: row %d as row %d, "
+            "counted from 0), %d of them with another answer. Each question is asked and scored once, with "
+            "the answer that comes first. Remove the others.",
         where, len(repeats), len(samples), path, repeats[0].row, repeats[0].first, contradictory,
     )  # fmt: skip
     again: dict[int, int] = {}

@@ -46,7 +46,7 @@ class Mixture:
             raise ValueError(f"data.epoch_size is {self.epoch_size}; an epoch needs at least 1 sample")
         for name, weight in self.weights.items():
             if not (0 <= weight < float("inf")):
-                raise ValueError(f"data.datasets.{name}.weight is {weight}; a weight is a number from 0 up")
+                raise ValueError(f"data.datasets.{name}.weight is {weight}; a weight must be at least 0")
             if weight > 0 and self.rows[name] == 0:
                 raise ValueError(
                     f"data.datasets.{name} has weight {weight} but no training rows to draw from"

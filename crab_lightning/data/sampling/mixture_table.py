@@ -27,7 +27,7 @@ def mixture_table(rows: Rows, mixture: Mixture) -> Table:
     own = {name: rows.splits["test"][name] is not rows.splits["val"][name] for name in rows.specs}
     notes = [] if all(own.values()) else ["* no test manifest was released: tested on the validation rows"]
     notes += [
-        f"{name}: two-clip questions tie {count:,} rows together, which therefore all stay in training"
+        f"{name}: questions about two clips connect {count:,} rows, so all of them stay in training"
         for name, count in rows.unsplit.items()
     ]
     table = Table(

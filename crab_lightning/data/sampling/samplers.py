@@ -93,8 +93,8 @@ class TrainBatches:
     ) -> None:
         if batch_size < 1 or window < 1 or (tokens is not None and tokens < 1):
             raise ValueError(
-                f"data.batch_size is {batch_size}, data.length_window is {window} and data.batch_tokens is "
-                f"{tokens}; each starts at 1"
+                f"data.batch_size is {batch_size}, data.length_window is {window} and data.batch_tokens "
+                f"is {tokens}; each must be at least 1"
             )
         if len(mixture) < world:
             raise ValueError(
@@ -316,7 +316,7 @@ class EvalBatches:
         world: int = 1,
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"data.eval_batch_size is {batch_size}; it starts at 1")
+            raise ValueError(f"data.eval_batch_size is {batch_size}; it must be at least 1")
         batches: list[list[Draw]] = []
         for group in groups:
             indices = np.asarray(group, dtype=np.int64)
