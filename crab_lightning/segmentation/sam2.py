@@ -56,6 +56,7 @@ class Sam2Decoder(FolderModel):
     """
 
     # Official folders also hold the video predictor's memory, which is left alone here.
+    #: Loads the weights of a folder once in each process.
     weights = cache(partial(load_folder, KINDS, "does not make masks from boxes and points"))
 
     def __init__(

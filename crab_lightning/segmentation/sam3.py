@@ -49,6 +49,7 @@ class Sam3Decoder(FolderModel):
     """
 
     reads_names = True
+    #: Loads the weights of a folder once in each process.
     weights = cache(partial(load_folder, KINDS, "finds no named things", named=True))
 
     def __init__(

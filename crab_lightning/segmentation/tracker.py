@@ -39,6 +39,7 @@ class Sam2Tracker(FolderModel):
     Sources: SAM2 arXiv:2408.00714, SAM3 arXiv:2511.16719, EdgeTAM arXiv:2501.07256.
     """
 
+    #: Loads the weights of a folder once in each process.
     weights = cache(partial(load_folder, KINDS, "follows nothing through a video"))
 
     @torch.no_grad()

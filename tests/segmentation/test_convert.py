@@ -105,6 +105,8 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path, official: Path) -> None:
     for protocol in range(6):
         (tmp_path / f"harm{protocol}.pt").write_bytes(pickle.dumps(Harm(), protocol))
     for path in sorted(tmp_path.glob("harm*.pt")):
-        with pytest.raises(ValueError, match=rf"{path.name} is refused: .*would load \w+\.system, .*any code"):
+        with pytest.raises(
+            ValueError, match=rf"{path.name} is refused: .*would load \w+\.system, .*any code"
+        ):
             convert_checkpoint(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
