@@ -248,7 +248,7 @@ def test_tasks_travel_to_loader_workers(dataset: str) -> None:
 
 def test_an_unknown_metric_lists_the_known_ones() -> None:
     for dataset in ("meld", "ave", "avqa"):
-        with pytest.raises(ValueError, match=r"name 'f2'; task '\w+' knows: \w+"):
+        with pytest.raises(ValueError, match=r"names 'f2'; task '\w+' knows: \w+"):
             task_of(dataset).metrics(spec_of(dataset, metrics=["f2"]))
 
 
