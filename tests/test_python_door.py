@@ -170,7 +170,7 @@ def test_arguments_of_the_wrong_type_are_named(call: Callable[[], object], said:
 
 
 def test_errors_of_a_run_name_settings_and_no_options(run: Path, small: dict[str, Path]) -> None:
-    with pytest.raises(ValueError, match="holds a run already") as caught:
+    with pytest.raises(ValueError, match="contains a run already") as caught:
         fit("demo.yaml", {"data.root": small["mini"]}, folder=run)
     assert "add `settings` {'ckpt_path': 'auto'}. To start a new run elsewhere, give another `folder`" in (
         said := str(caught.value)
