@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -31,14 +31,15 @@ def check_arguments(owner: Callable[..., Any], given: Mapping[str, Any], section
     Args:
         owner: The constructor, or the dataclass.
         given: Its arguments by name; other names are left alone, and so are types that this does not know.
-        section: Where a config has these arguments, for the error.
+        section: Where a config has these arguments, for the error; empty for those of a function.
 
     Raises:
         ValueError: If one has not the type that it is annotated with; the text names it.
     """
     hints = get_type_hints(owner)
     for name in hints:
-        if name in given and (said := wrong_value(given[name], hints[name], f"{section}.{name}")):
+        where = f"{section}.{name}" if section else f"`{name}`"
+        if name in given and (said := wrong_value(given[name], hints[name], where)):
             raise ValueError(said)
 
 
@@ -86,7 +87,7 @@ def wrong_value(value: Any, hint: Any, where: str, of_class: OfClass | None = No
     values = [one.value for one in allowed if isinstance(one, _Value)]
     wanted = [f"one of {', '.join(dict.fromkeys(map(str, values)))}"] if values else []
     wanted += [_WORDS[one] for one in allowed if one in _WORDS and one is not type(None)]
-    wanted += ["a list"] if any(get_origin(one) in (list, Iterable) for one in allowed) else []
+    wanted += ["a list"] if any(get_origin(one) in (list, Iterable, Sequence) for one in allowed) else []
     wanted += ["a mapping, such as {key: value}"] if any(get_origin(one) is dict for one in allowed) else []
     wanted += [wanted_class(bases) if of_class else f"an object of {class_names(bases)}"] if bases else []
     wanted += ["null" if of_class else "None"] if type(None) in allowed else []

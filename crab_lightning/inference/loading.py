@@ -26,6 +26,7 @@ from crab_lightning.runs.checkpoint_files import usable_checkpoint
 from crab_lightning.runs.run_folder import find_checkpoint, find_run
 from crab_lightning.structures import Windows
 from crab_lightning.tensor_files import read_tensors
+from crab_lightning.value_types import check_arguments
 
 Files = str | Path | Sequence[str | Path]
 
@@ -76,15 +77,18 @@ class TrainedRun(NamedTuple):
 
         Raises:
             AskError: If the task needs something that was not given, takes something not, or was not taught.
+            ValueError: If an argument has a wrong type.
             FileNotFoundError: If a file is not there.
             MediaError: If a file cannot be read.
         """
+        check_arguments(TrainedRun.ask, locals(), "")
+        videos, audios = _paths("video", video), _paths("audio", audio)
         given = {"question": question, "options": options, "expression": expression}
         texts: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if options is not None:
             texts["options"] = list(options)
         picture = None if image is None else Path(image)
-        asked = Question(task, _paths(video), _paths(audio), picture, texts, dataset, at_s, silent, untaught)
+        asked = Question(task, videos, audios, picture, texts, dataset, at_s, silent, untaught)
         return self.put(asked, windows)
 
     def put(self, question: Question, windows: Windows | None = None) -> Answer:
@@ -106,8 +110,9 @@ class TrainedRun(NamedTuple):
             return read_answer(self.data, prediction, time.perf_counter() - began)
 
 
-def _paths(given: Files) -> list[Path]:
-    return [Path(given)] if isinstance(given, str | Path) else [Path(path) for path in given]
+def _paths(name: str, given: Files) -> list[Path]:
+    listed = given if isinstance(given, list | tuple) else [given]
+    return [Path(path_given(name, path, "a file, or a list of files")) for path in listed]
 
 
 def load_run(
