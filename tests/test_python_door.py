@@ -22,6 +22,7 @@ from crab_lightning import (
     load_data,
     load_run,
     run_test,
+    write_report,
 )
 
 
@@ -133,6 +134,7 @@ def test_wrong_keys_and_values_are_exceptions() -> None:
             r"adapter\.alpha is nan; it must",
         ),
         (lambda: run_test(""), "^`run` is ''; give a run folder or a checkpoint$"),
+        (lambda: write_report(None), "^`run` is None; give a run folder with results$"),
         (lambda: load_run(None), "^`checkpoint` is None; give a run folder"),
         (
             lambda: load_data("demo.yaml", root="x", only="ave"),

@@ -11,7 +11,7 @@ from PIL import Image
 from crab_lightning.configuration.files import read_yaml
 from crab_lightning.configuration.sections import one_dataset, read_rows_of
 from crab_lightning.data.manifests.layout import display_name
-from crab_lightning.files import replace_text
+from crab_lightning.files import path_given, replace_text
 from crab_lightning.media import MediaError, log_mel, read_audio, read_image, read_video
 from crab_lightning.reports.page import Card, DatasetPart, Page, Still, render
 from crab_lightning.reports.runs import FinishedRun, find_results
@@ -41,7 +41,8 @@ def write_report(
     Raises:
         FileNotFoundError: If the run has no results.
     """
-    found, notes = find_results(Path(run), split), list[str]()
+    folder = Path(path_given("run", run, "a run folder with results"))
+    found, notes = find_results(folder, split), list[str]()
     config = _config(found)
     root = root or _root(found, config, notes)
     datasets = [_part(found, name, config, root, failures) for name in found.datasets]
