@@ -14,7 +14,7 @@ import crab_lightning
 from crab_lightning.mini.pretrain import base
 from crab_lightning.mini.pretrain.base import CURRICULUM, SIZES, PretrainConfig, Stage, pretrain_mini
 from crab_lightning.mini.pretrain.corpus import KINDS, Corpus, draw, go_on
-from crab_lightning.mini.pretrain.dialogue import bare, matches, recalls, turns, words
+from crab_lightning.mini.pretrain.dialogue import bare, copies, matches, recalls, turns, words
 from crab_lightning.mini.pretrain.towers import CELLS, LOOKS, picture_labels, random_picture, random_sound
 from crab_lightning.mini.world.scenes import rng_for
 from crab_lightning.processing import NativeProcessor
@@ -82,6 +82,24 @@ def test_what_is_said_of_two_clips_fits_the_one_that_is_asked() -> None:
         first = noun in pair.split("first and")[0]
         assert ("one" in answer or "first" in answer) == first
         assert ("two" in answer or "second" in answer) != first
+
+
+def test_what_is_said_again_holds_the_same_words() -> None:
+    mixed = 0
+    for question, answer in copies(rng_for(5, "copy"), 9, 40):
+        assert question == f"Repeat: {answer}"
+        mixed += len(answer.split()) > 10
+    assert mixed  # sentences of the tasks too, not only nouns
+
+
+@pytest.mark.parametrize("form", ["again", "short"])
+def test_a_place_is_looked_up_behind_its_name(form: str) -> None:
+    for question, answer in recalls(rng_for(5, "places"), 40, form):
+        told, asked = question.split(". ")
+        noun = asked.removeprefix("Say the ").removesuffix("?").split()[0]
+        place = answer.removeprefix(f"{noun} ")
+        assert (place == answer) == (form == "short")
+        assert f"{noun} {place}" in told.split(", ")
 
 
 def test_what_is_recalled_was_told() -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import IterableDataset
 
 from crab_lightning.media import apply_window
-from crab_lightning.mini.pretrain.dialogue import matches, numbers, recalls, relate, turns, words
+from crab_lightning.mini.pretrain.dialogue import copies, matches, numbers, recalls, relate, turns, words
 from crab_lightning.mini.pretrain.towers import noise, roughen
 from crab_lightning.mini.world.datasets import DATASETS, make_item
 from crab_lightning.mini.world.describe import (
@@ -253,8 +253,10 @@ KINDS: dict[str, Drafter] = {
     "spot": _spot,
     "match": _talk(lambda draft, _: matches(draft.rng, 12)),
     "recall": _talk(lambda draft, _: recalls(draft.rng, 10)),
-    "terse": _talk(lambda draft, _: recalls(draft.rng, 10, terse=True)),
+    "place_again": _talk(lambda draft, _: recalls(draft.rng, 10, "again")),
+    "place_short": _talk(lambda draft, _: recalls(draft.rng, 10, "short")),
     "text": _talk(lambda draft, seed: words(draft.rng, seed, 10)),
+    "copy": _talk(lambda draft, seed: copies(draft.rng, seed, 8)),
 }
 """Kind of conversation -> what drafts it."""
 

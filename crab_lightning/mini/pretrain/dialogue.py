@@ -191,27 +191,29 @@ def _framed(question: str, answer: str, rng: Rng) -> QA:
     return asked, f"{told} {tagged}".strip()
 
 
-def recalls(rng: Rng, count: int, terse: bool = False) -> list[QA]:
+def recalls(rng: Rng, count: int, form: str = "any") -> list[QA]:
     """Return turns without a clip: where things are is told, in any order, and asked by name or by place.
 
     Args:
         rng: Chooses.
         count: Number of turns.
-        terse: Only the form in which a place stands right behind its name. From this form alone a small model
-            finds out in some hundred steps how to look up what was told, and takes it over to the others;
-            from the others, or from a mixture, it does not.
+        form: ``again``: the answer repeats the name and then the place, which stood right behind it. A
+            small model that can copy learns this within 200 steps. ``short``: the answer is the place
+            alone. ``any``: the other forms.
     """
-    return [_recall(rng, terse) for _ in range(count)]
+    return [_recall(rng, form) for _ in range(count)]
 
 
-def _recall(rng: Rng, terse: bool) -> QA:
+def _recall(rng: Rng, form: str) -> QA:
     places = [PLACES[int(i)] for i in rng.permutation(3)[: 2 + int(rng.random() < 0.5)]]
     nouns = [_WORDS[int(i)] for i in rng.choice(len(_WORDS), len(places), replace=False)]
     boxes = [box_text(_box(rng)) for _ in places]
     pick = int(rng.integers(len(nouns)))
     noun, place = nouns[pick], places[pick]
     short = ", ".join(f"{n} {p}" for n, p in zip(nouns, places, strict=True))
-    if terse:
+    if form == "again":
+        return f"{short}. Say the {noun} and its place.", f"{noun} {place}"
+    if form == "short":
         return f"{short}. {noun}?", place
     told = f"I see {join([f'{a(n)} {at(p)}' for n, p in zip(nouns, places, strict=True)])}."
     listed = " ".join(f"{n} {box}" for n, box in zip(nouns, boxes, strict=True))
@@ -309,14 +311,30 @@ def words(rng: Rng, seed: int, count: int) -> list[QA]:
     return found
 
 
-def _repeat(rng: Rng, seed: int) -> QA:
+def copies(rng: Rng, seed: int, count: int) -> list[QA]:
+    """Return turns without a clip that ask to say words again, which stand in any order.
+
+    Args:
+        rng: Chooses.
+        seed: Of the synthetic world.
+        count: Number of turns.
+    """
+    return [_nouns_again(rng) if rng.random() < 0.5 else _repeat(rng, seed, mixed=1.0) for _ in range(count)]
+
+
+def _nouns_again(rng: Rng) -> QA:
+    text = " ".join(_WORDS[int(i)] for i in rng.integers(0, len(_WORDS), int(rng.integers(3, 11))))
+    return "Repeat: " + text, text
+
+
+def _repeat(rng: Rng, seed: int, mixed: float = 0.3) -> QA:
     parts = []
     for _ in range(int(rng.integers(1, 3))):
         item = _item(rng, seed)
         sentences = [part for part in item.target.split(". ") if part]
         parts.append(sentences[int(rng.integers(len(sentences)))])
     text = ". ".join(parts)
-    if rng.random() < 0.3:
+    if rng.random() < mixed:
         split = text.split(" ")
         text = " ".join(split[i] for i in rng.permutation(len(split)))
     return "Repeat: " + text, text
