@@ -48,7 +48,7 @@ def test_nothing_to_train_on_names_the_files(root: Path, tmp_path: Path) -> None
     name = next(iter(DATASETS))
     path = tmp_path / "root/AVUIE_2" / (DATASETS[name].folder or DATASETS[name].layout) / "train.json"
     path.write_text("[]")
-    with pytest.raises(ValueError, match=f"nothing to train on.*{path}"):
+    with pytest.raises(ValueError, match=f"no training rows in .*{path}"):
         ready(tmp_path / "root", name).mixture_table()
 
 
