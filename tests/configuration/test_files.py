@@ -130,7 +130,7 @@ def test_repeated_key_is_an_error(tmp_path: Path) -> None:
 
 def test_malformed_yaml_names_the_file(tmp_path: Path) -> None:
     write(tmp_path, main="data: {seed: 1\n")
-    with pytest.raises(ConfigError, match=r"main\.yaml: not readable as YAML"):
+    with pytest.raises(ConfigError, match=r"main\.yaml, line 2, column 1: not readable as YAML"):
         compose([tmp_path / "main.yaml"])
 
 
@@ -157,10 +157,10 @@ def test_configs_that_are_made_to_take_time_are_refused_at_once(tmp_path: Path) 
         ("huge", "a: [" + "1, " * 300_000 + "1]", r"has [\d,]+ bytes; a config has at most"),
     ):
         write(tmp_path, **{name: text})
-        began = time.monotonic()
-        with pytest.raises(ConfigError, match=rf"{name}\.yaml: .*({message})"):
+        began = time.process_time()
+        with pytest.raises(ConfigError, match=rf"{name}\.yaml(, line \d+, column \d+)?: .*({message})"):
             compose([tmp_path / f"{name}.yaml"])
-        assert time.monotonic() - began < 10
+        assert time.process_time() - began < 10
 
 
 def test_configs_that_grow_by_includes_or_by_interpolation_are_refused(tmp_path: Path) -> None:

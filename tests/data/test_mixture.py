@@ -74,9 +74,9 @@ def test_dataset_of_weight_zero_is_never_drawn() -> None:
 
 def test_222_thousand_rows_are_ordered_in_well_under_a_second() -> None:
     mixture = Mixture({str(i): 222_000 // 19 for i in range(19)}, temperature=2.0)
-    start = time.perf_counter()
+    start = time.process_time()
     mixture.order(4)
-    assert time.perf_counter() - start < 1.0  # 0.06 s here
+    assert time.process_time() - start < 1.0  # 0.06 s here
 
 
 @pytest.mark.parametrize(
