@@ -117,7 +117,9 @@ def find_results(path: Path, split: Split = "test") -> FinishedRun:
         ValueError: If it has no results of the split.
     """
     if not path.exists():
-        raise FileNotFoundError(f"there is no run folder {path}")
+        raise FileNotFoundError(
+            f"there is no run folder {path}; give the folder of a run that `cli.py test` has tested"
+        )
     versions = sorted(path.glob("version_*"), key=lambda p: p.stat().st_mtime, reverse=True)
     folder = next((p for p in (path, *versions) if (p / "metrics.json").is_file()), None)
     if folder is None:

@@ -288,5 +288,5 @@ def test_an_unreachable_endpoint_says_how_to_go_on(many: Path, tmp_path: Path) -
     root = copied(many, tmp_path, "root")
     tasks, datasets = tasks_and_datasets("data/av_uie_v2.yaml", ["avqa"])
     asker = EndpointWriter("http://127.0.0.1:9/v1", "m", retries=0)
-    with pytest.raises(WriterError, match=r"cannot be reached.*\n0 of 24 open rows of avqa have a verdict"):
+    with pytest.raises(WriterError, match=r"cannot be reached.*\n0 of 24 open rows of avqa have a decision"):
         reason(root, tasks, datasets, asker, Settings())

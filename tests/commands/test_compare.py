@@ -131,7 +131,7 @@ def test_runs_without_common_samples_get_no_interval(
 
 def test_errors_say_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "a", "ave", [0.5])
-    assert "run `cli.py test --ckpt_path" in compare(capsys, str(tmp_path / "gone"))
+    assert "gone; give the folder of a run that `cli.py test`" in compare(capsys, str(tmp_path / "gone"))
     assert "has results of test, not of 'val'" in compare(capsys, str(run), "--split", "val")
     assert "--published Crba (did you mean 'Crab'?): the paper's tables have: TimeChat" in compare(
         capsys, str(run), "--published", "Crba"

@@ -80,7 +80,7 @@ def test_table_does_not_say_percent_of_a_score_in_another_unit(
         file.write_text(json.dumps(content))
     capsys.readouterr()
     conditions.summarise(run / "probe")
-    assert "test: in percent or in the unit named, strict, with each sense" in capsys.readouterr().out
+    assert "test: in percent or in the unit named, strict, as it is, without sound" in capsys.readouterr().out
 
 
 def test_reuse_keeps_complete_conditions_only(run: Path, tests: list[list[str]]) -> None:

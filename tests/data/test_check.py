@@ -124,7 +124,7 @@ def test_a_class_that_only_the_test_rows_have_is_named(root: Path) -> None:
     edit(root, "ks", "test", (1, {"action": "Playing-Drums"}))
     messages = [p.message for p in check(root, "ks").problems if p.kind == "classes"]
     assert any("'Playing-Drums' of 1 test rows" in text for text in messages)
-    assert any("'Playing-Drums', 'playing drums' may be one" in text for text in messages)
+    assert any("'Playing-Drums', 'playing drums' may be the same class" in text for text in messages)
 
 
 def test_recordings_on_both_sides_are_counted_and_named_but_no_error(root: Path) -> None:

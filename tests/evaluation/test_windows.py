@@ -214,7 +214,7 @@ def test_ask_draws_one_timeline_of_a_long_clip(long_clips: Path, capsys: pytest.
     show(answer, None, as_json=False)
     printed = capsys.readouterr().out
     assert "·" * 25 + "█" * 10 + "·" * 5 + "  25 to 35 s" in printed
-    assert printed.count("behind the end of this window, and cut off: dog barking (25 35)") == 7
+    assert printed.count("cut off at the end of this window: dog barking (25 35)") == 7
     show(answer, None, as_json=True)
     assert len(json.loads(capsys.readouterr().out)["windows"]) == 7
     with pytest.raises(AskError, match="tasks whose answers have times"):

@@ -236,7 +236,7 @@ def test_an_unknown_event_name_is_wrong_even_over_background() -> None:
 def test_results_say_what_their_metric_takes_for_granted() -> None:
     unav = DatasetSpec(task="event_localization", layout="unav", metrics=["map"], classes=["Dog"])
     ave = DatasetSpec(task="event_localization", layout="ave", classes=["Dog"])
-    assert "the score 1.0 for every event" in str(EventLocalization().note(unav))
+    assert "the confidence 1.0 for every event" in str(EventLocalization().note(unav))
     assert EventLocalization().note(ave) is None
     avcap = DatasetSpec(task="captioning", layout="avcap")
     assert "tokenizer python: scores differ slightly" in Captioning("python").note(avcap)
