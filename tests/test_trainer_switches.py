@@ -39,7 +39,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "barebones": ({"barebones": "true"}, "--trainer.enable_checkpointing false"),
     "half weights": ({"precision": "bf16-true"}, "--model.init_args.dtype bfloat16"),
     "overfit": ({"overfit_batches": 2}, "--data.datasets.NAME.limit"),
-    "accelerator": ({"accelerator": "nix"}, "Available names are"),
+    "accelerator": ({"accelerator": "nix"}, "'nix'; it must be one of auto, gpu, cuda, cpu"),
     "strategy": ({"strategy": "nix"}, "nix"),
     **{
         name: ({"strategy": name, "devices": 2}, "Use --trainer.strategy ddp, which starts the same command")
@@ -50,7 +50,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"strategy": "DDPStrategy", "strategy.init_args.start_method": "spawn", "devices": 2},
         "starts its processes by spawn",
     ),
-    "profiler": ({"profiler": "nix"}, "it can only be one of ['simple', 'advanced'"),
+    "profiler": ({"profiler": "nix"}, "'nix'; it must be one of simple, advanced"),
     "devices": ({"devices": 0}, "devices"),
 }
 OF_QUICK = {"max_epochs", "limit_train_batches", "limit_test_batches", "callbacks"}

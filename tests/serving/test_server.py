@@ -390,4 +390,4 @@ def test_bound_that_makes_no_sense_is_refused_before_anything_is_loaded(
 ) -> None:
     with pytest.raises(SystemExit):
         serve(["--checkpoint", str(tmp_path), *words])
-    assert f"error: argument {words[0]}: " in capsys.readouterr().err
+    assert f"error: {words[0]}: " in capsys.readouterr().err
