@@ -39,7 +39,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "barebones": ({"barebones": "true"}, "--trainer.enable_checkpointing false"),
     "half weights": ({"precision": "bf16-true"}, "--model.init_args.dtype bfloat16"),
     "overfit": ({"overfit_batches": 2}, "--data.datasets.NAME.limit"),
-    "accelerator": ({"accelerator": "nix"}, "'nix'; it must be one of auto, gpu, cuda, cpu"),
+    "accelerator": ({"accelerator": "nix"}, "'nix'; it must be one of auto, gpu, cpu, cuda"),
     "strategy": ({"strategy": "nix"}, "nix"),
     **{
         name: ({"strategy": name, "devices": 2}, "Use --trainer.strategy ddp, which starts the same command")

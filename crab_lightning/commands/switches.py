@@ -23,7 +23,7 @@ def check_switches(trainer: Any) -> None:
     """
     named = {
         "strategy": ["auto", *StrategyRegistry.available_strategies()],
-        "accelerator": ["auto", "gpu", *AcceleratorRegistry.available_accelerators()],
+        "accelerator": ["auto", "gpu", *sorted(AcceleratorRegistry.available_accelerators())],
         "profiler": ["simple", "advanced", "pytorch", "xla"],
     }
     for key, known in named.items():
