@@ -16,13 +16,13 @@ class TinySizes:
 
     Args:
         hidden: Width of the language model.
-        layers: Its decoder layers.
-        heads: Its attention heads.
-        kv_heads: Its key and value heads.
+        layers: Decoder layers of the language model.
+        heads: Attention heads of the language model.
+        kv_heads: Key and value heads of the language model.
         vision_hidden: Width of the vision encoder.
-        vision_layers: Its layers.
+        vision_layers: Layers of the vision encoder.
         audio_hidden: Width of the audio encoder.
-        audio_layers: Its layers.
+        audio_layers: Layers of the audio encoder.
         vocab: Upper bound of the vocabulary.
     """
 

@@ -54,7 +54,7 @@ class TinyNativeConfig(TinySizes):
         ffn: Width of the language model's feed-forward layers; 3 x ``hidden`` when left out.
         vision_layers: Blocks of the vision encoder; every second one attends to whole frames, the others to
             windows.
-        vision_heads: Its heads; ``vision_hidden / vision_heads`` must be a multiple of 4.
+        vision_heads: Heads of the vision encoder; ``vision_hidden / vision_heads`` must be a multiple of 4.
         audio_heads: Heads of the audio encoder.
         tie_embeddings: Share the input and output embeddings.
         rope_theta: Base of the rotary positions. With a small base, a small model does not learn to look up

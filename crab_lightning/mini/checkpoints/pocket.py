@@ -28,11 +28,11 @@ class PocketTowers:
 
     Args:
         vision_hidden: Width of the vision tower.
-        vision_layers: Its blocks.
-        vision_heads: Its heads; ``vision_hidden / vision_heads`` must be a multiple of 4.
+        vision_layers: Blocks of the vision tower.
+        vision_heads: Heads of the vision tower; ``vision_hidden / vision_heads`` must be a multiple of 4.
         audio_hidden: Width of the audio tower.
-        audio_layers: Its layers.
-        audio_heads: Its heads.
+        audio_layers: Layers of the audio tower.
+        audio_heads: Heads of the audio tower.
     """
 
     vision_hidden: int = 64
@@ -80,8 +80,8 @@ def refuse_other_builds(name: str, text: Any) -> None:
     """Refuse a text model that a thinker cannot hold.
 
     Args:
-        name: Its folder or hub name.
-        text: Its config.
+        name: Folder or hub name of the text model.
+        text: Config of the text model.
 
     Raises:
         ValueError: If it is not built as Llama or Qwen2 is.

@@ -66,7 +66,7 @@ class TinyQwen3OmniConfig(TinySizes):
         experts_per_token: Experts that each token goes through.
         expert_ffn: Width inside an expert.
         vision_layers: Blocks of the vision encoder; all but the last also feed the first decoder layers.
-        vision_heads: Its heads; ``vision_hidden / vision_heads`` must be a multiple of 4.
+        vision_heads: Heads of the vision encoder; ``vision_hidden / vision_heads`` must be a multiple of 4.
         audio_heads: Heads of the audio encoder.
     """
 
