@@ -30,7 +30,7 @@ class LoRALinear(nn.Module):
     """A frozen linear layer plus a scaled low-rank update: ``y = x Wᵀ + b + alpha/r * drop(x) Aᵀ Bᵀ``.
 
     A starts Kaiming-uniform (a = sqrt 5) and B at zero, so a fresh layer computes what its base computes.
-    Dropout follows torch's random state (``adapters.dropout``).
+    Dropout follows torch's random state.
 
     Args:
         base: The layer to adapt; its parameters are frozen.
