@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union, get_args
 
 import torch
 import torch.nn.functional as F
@@ -182,6 +182,22 @@ def keep_nulls() -> None:
         return adapt(value, *args, **options)
 
     _typehints.adapt_class_type = with_nulls
+
+
+def whole_numbers_first(parser: Any) -> None:
+    """Let a setting that takes a whole number or a fraction read ``1`` as a whole number: one batch, not all.
+
+    For ``Optional[Union[int, float]]``, which Lightning's Trainer has, ``typing`` returns an equal type that
+    was asked for earlier: with torch 2.11 that is ``Optional[Union[float, int]]``. jsonargparse (4.53) takes
+    the first type that fits, here 1.0.
+
+    Args:
+        parser: The parser whose settings are changed.
+    """
+    for action in parser._actions:
+        kinds = get_args(getattr(action, "_typehint", None))
+        if {int, float} <= {*kinds}:
+            action._typehint = Union[tuple(sorted(kinds, key=lambda kind: kind is not int))]  # noqa: UP007
 
 
 def inherit_names_of_weights(kind: Any) -> None:

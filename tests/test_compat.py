@@ -8,11 +8,12 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Union
 
 import pytest
 import torch
 import torchmetrics
+from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -138,6 +139,19 @@ def test_jsonargparse_takes_null_for_a_key_of_a_class_inside_a_class(
     parser.add_subclass_arguments(Outer, "outer")
     found = parser.parse_args([f"--outer={__name__}.Outer", f"--outer.inner.{word}"]).outer.init_args.inner
     assert (found.text, found.texts) == expected
+
+
+def test_jsonargparse_reads_one_as_a_whole_number_where_fractions_are_allowed_too() -> None:
+    def limited(batches: Union[float, int, str, None] = None) -> None:  # noqa: UP007
+        """Stand for a setting of the Trainer."""
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_function_arguments(limited)
+    assert isinstance(parser.parse_args(["--batches", "1"]).batches, float)  # or the function can go
+    compat.whole_numbers_first(parser)
+    for word, value in (("1", 1), ("1.0", 1.0), ("0.5", 0.5), ("null", None), ("all", "all")):
+        found = parser.parse_args(["--batches", word]).batches
+        assert (found, type(found)) == (value, type(value)), word
 
 
 def test_lightning_module_is_told_its_device() -> None:

@@ -22,7 +22,7 @@ from crab_lightning.adapters.kinds import drop_foreign_keys, load_installed_kind
 from crab_lightning.commands.identity import identity
 from crab_lightning.commands.loggers import place_loggers, with_save_dir
 from crab_lightning.commands.switches import check_switches
-from crab_lightning.compat import callbacks_of, datamodule_of
+from crab_lightning.compat import callbacks_of, datamodule_of, whole_numbers_first
 from crab_lightning.configuration.allowed_code import check_classes, guard_parsers
 from crab_lightning.configuration.files import ConfigError, found_path, in_file, naming_file
 from crab_lightning.configuration.parser_messages import explained, plainly
@@ -103,6 +103,7 @@ class CrabCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what a run has besides model, data and trainer."""
+        whole_numbers_first(parser)
         for key, callback in _CALLBACKS.items():
             parser.add_lightning_class_args(callback, key)
         parser.add_argument(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from packaging.version import Version
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -96,6 +97,7 @@ def load_folder(
 
     Raises:
         FileNotFoundError: If there are no such weights.
+        ImportError: If transformers is too old for this kind of model.
         ValueError: If the weights are of another kind of model, or leave tensors of it unset.
     """
     import transformers
@@ -108,6 +110,11 @@ def load_folder(
     if kind not in kinds:
         raise ValueError(
             f"{where} contains a model of type {kind!r}, which {lacking}; known types: {', '.join(kinds)}"
+        )
+    if kind.startswith("edgetam") and Version(transformers.__version__) < Version("5.20"):
+        raise ImportError(
+            f"{where} contains EdgeTAM, which transformers {transformers.__version__} cannot load without "
+            "the default config of the hub; `pip install 'transformers>=5.20'`"
         )
     name = kinds[kind]
     if device == "auto":

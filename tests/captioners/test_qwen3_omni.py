@@ -17,7 +17,7 @@ from crab_lightning.mini import make_tiny_qwen3_omni
 def test_answers_to_a_group_are_those_to_each_alone(prompt: str, sounds: Path, tmp_path: Path) -> None:
     folder = make_tiny_qwen3_omni(tmp_path / "tiny")
     captioner = local_captioner(str(folder), prompt, 6, 8, "cpu")
-    for weight in captioner.model.model.language_model.parameters():
+    for weight in captioner.model.get_decoder().parameters():
         weight.mul_(4)  # so that it hears a difference
     paths = sorted((sounds / "clips").iterdir())[:3]
     together = captioner.describe(paths)

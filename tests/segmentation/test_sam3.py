@@ -107,3 +107,12 @@ def test_model_without_boxes_and_points_is_named(tmp_path: Path) -> None:
         Sam2Decoder(str(tmp_path), device="cpu").load()
     with pytest.raises(ValueError, match=r"type 'clip', which follows nothing through a video; known types"):
         Sam2Tracker(str(tmp_path), "cpu").load()
+
+
+def test_edgetam_with_an_older_transformers_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "edgetam_video"}')
+    monkeypatch.setattr("transformers.__version__", "5.19.0")
+    with pytest.raises(ImportError, match=r"transformers 5\.19\.0 cannot load .*'transformers>=5\.20'"):
+        Sam2Decoder(str(tmp_path)).load()
