@@ -45,9 +45,8 @@ def no_such_class(path: str, *bases: type) -> str | None:
     Returns:
         What follows the name in a sentence; ``None`` if there is such a class.
     """
-    known = _known(path, bases)
     try:
-        found: Any = object_of(known.get(path, path) if "." not in path else path)
+        found: Any = object_of(_import_path(path, bases))
     except Exception as err:
         lacking = str(getattr(err, "name", None) or path)
         own = lacking in path.split(".") or f"{path}.".startswith(f"{lacking}.")
@@ -55,16 +54,16 @@ def no_such_class(path: str, *bases: type) -> str | None:
             return f", which cannot be imported ({type(err).__name__}: {err})"
         package = path.partition(".")[0]
         absent = "" if _last_module(path) or "." not in path else f", since no package {package} is installed"
-        name = path.rpartition(".")[2]
+        name, known = path.rpartition(".")[2], _known(path, bases)
         near = name if name in known else next(iter(get_close_matches(name, known, 1)), None)
         if near:
             return f"; there is no such class{absent} (did you mean '{known[near]}'?)"
         return f"; there is no such class{absent}. {_choice(known, bases)}"
     if not isinstance(found, type):
         return f", which is a {type(found).__name__}; a config may name classes only"
-    return (
-        None if issubclass(found, bases) else f", which is no {class_names(bases)}. {_choice(known, bases)}"
-    )
+    if issubclass(found, bases):
+        return None
+    return f", which is no {class_names(bases)}. {_choice(_known(path, bases), bases)}"
 
 
 def _wrong(value: Any, hint: Any, where: str) -> str | None:
@@ -82,7 +81,7 @@ def _wrong_class(value: Any, bases: tuple[type, ...], where: str) -> str | None:
             return None  # which is refused elsewhere, before anything is imported
         if said := no_such_class(path, *bases):
             return f"{where}{'' if path is value else '.class_path'} is {path!r}{said}"
-        kinds = (object_of(_known(path, bases).get(path, path)),)
+        kinds = (object_of(_import_path(path, bases)),)
         value = {} if isinstance(value, str) else value.get("init_args") or {}
         where = f"{where}.init_args"
     elif all(map(inspect.isabstract, bases)):
@@ -97,6 +96,11 @@ def _wrong_class(value: Any, bases: tuple[type, ...], where: str) -> str | None:
                 with suppress(Exception):  # an annotation that only its own package can read
                     hints |= get_type_hints(vars(base)["__init__"])
     return _first(_wrong(value[key], hints[key], f"{where}.{key}") for key in value if key in hints)
+
+
+def _import_path(name: str, bases: tuple[type, ...]) -> str:
+    """Return where a class is that a config names; a name with a dot is such a path already."""
+    return name if "." in name else _known(name, bases).get(name, name)
 
 
 def _known(path: str, bases: tuple[type, ...]) -> dict[str, str]:
