@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from crab_lightning.commands import COMMANDS
+from crab_lightning.data.manifests.layout import card
 
 REPO = Path(__file__).resolve().parents[1]
 PAGES = REPO / "docs" / "reference"
@@ -32,6 +33,12 @@ ROOMS = {
     "mini": "Mini AV-UIE",
 }
 TRAINER = ("fit", "validate", "test", "predict")
+SOUND = {
+    "units": "the whole clip",
+    "one_unit": "one of {units} parts: that of the picture",
+    "head": "the first {head_s:g} s",
+    "strided": "around every {every}th of {units} parts, {before:g} parts before to {after:g} after",
+}
 
 
 def write(name: str, text: str) -> None:
@@ -49,7 +56,7 @@ def help_of(command: str) -> str:
     done = subprocess.run(words, cwd=REPO, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"`{' '.join(words[1:])}` ended with {done.returncode}: {done.stderr}")
-    return done.stdout.rstrip()
+    return done.stdout.replace(" \b", "").rstrip()  # jsonargparse takes back a space before `[=flags]`
 
 
 def exports(room: str) -> list[tuple[str, str]]:
@@ -91,7 +98,7 @@ def documented(module: str, name: str) -> str:
 
 def task_cards() -> str:
     """Return one line for each task, from the shipped data config and the classes' docstrings."""
-    parts = ["# Tasks\n\nThe config key of each task, and what its class says about it.\n"]
+    parts = ["# Tasks\n\nThe key of each task in a config, its datasets, and the docstring of its class.\n"]
     config = yaml.safe_load((REPO / "configs/data/av_uie_v2.yaml").read_text(encoding="utf-8"))
     for key, entry in config["tasks"].items():
         rows = ", ".join(f"`{name}`" for name, row in config["datasets"].items() if row["task"] == key)
@@ -108,18 +115,19 @@ def dataset_cards() -> str:
         "# Datasets",
         "",
         "The 19 task files of AV-UIE v2, as `configs/data/av_uie_v2.yaml` reads them. The column *sound*",
-        "says which part of the sound a model hears.",
+        "says which part of the sound of a clip the model hears. The column *frames* says how many frames of",
+        "a video it sees, or that it sees one picture. The [glossary](../glossary.md#codes-of-datasets)",
+        "explains the keys.",
         "",
-        "| key | task | frames | sound | classes listed | metrics |",
-        "|---|---|---:|---|---:|---|",
+        "| key | name | task | frames | sound | metrics |",
+        "|---|---|---|---|---|---|",
     ]
     for key, row in config["datasets"].items():
-        sound = ", ".join(f"{k} {v}" for k, v in row.get("audio", {}).items())
-        metrics = ", ".join(row.get("metrics", [])) or "those of the task"
-        classes = len(row.get("classes") or []) or ""
-        lines.append(
-            f"| `{key}` | `{row['task']}` | {row.get('frames', 10)} | {sound} | {classes} | {metrics} |"
-        )
+        facts = card(row["layout"])
+        sound = SOUND[row["audio"]["kind"]].format(**row["audio"])
+        frames = "a picture" if "images" in facts["media"] else row.get("frames", 10)
+        metrics = ", ".join(f"`{metric}`" for metric in row.get("metrics", [])) or "all of the task"
+        lines.append(f"| `{key}` | {facts['display']} | `{row['task']}` | {frames} | {sound} | {metrics} |")
     return "\n".join(lines) + "\n"
 
 
@@ -136,7 +144,7 @@ def generate() -> None:
     """Write all pages."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         texts = dict(zip(COMMANDS, pool.map(help_of, COMMANDS), strict=True))
-    parts = ["# Commands\n\nWhat `python cli.py COMMAND --help` prints for each command.\n"]
+    parts = ["# Commands\n\nThis page shows what `python cli.py COMMAND --help` prints for each command.\n"]
     for command, (_, about) in COMMANDS.items():
         if command in TRAINER:
             text = texts[command].split("\n\nCustomize every aspect")[0]
@@ -146,11 +154,13 @@ def generate() -> None:
         parts.append(f"\n## {command}\n\n{about}\n\n```text\n{text}\n```{more}")
     write("commands", "".join(parts))
     write("config", config_page(texts["fit"]))
-    write("python", python_page("Python", "The public classes and functions, by room.", ROOMS))
+    write("python", python_page("Python", "The public classes and functions of each room.", ROOMS))
     write(
         "metrics",
         python_page(
-            "Metrics", "Each metric states its range, its direction and its source.", {"metrics": "Metrics"}
+            "Metrics",
+            "Each metric states its range, whether a larger value is better, and its source.",
+            {"metrics": "Metrics"},
         ),
     )
     write("tasks", task_cards())
