@@ -32,6 +32,11 @@ LENIENT = (
     "comparable with theirs"
 )
 
+NO_CLASS = (
+    "no row names a class, for example because every event has the length 0, so there is nothing to learn. "
+    "Correct the rows, or the columns that the dataset's entry names"
+)
+
 EXPLAINED = (
     "the prompts explained the answer format, and the released prompts do not, so these scores are not "
     "comparable with scores under the released prompts"

@@ -156,7 +156,13 @@ class EventLocalization(EventTask[tuple[EventSpan, ...]]):
     def _annotated(self, sample: Sample) -> list[EventSpan]:
         fields = sample.fields
         if "event" in fields:
-            span = whole_span(fields["start_s"], fields["end_s"], self.length_s(sample))
+            start_s, end_s = fields["start_s"], fields["end_s"]
+            if end_s < start_s:
+                raise ValueError(
+                    f"{describe(sample)}: the event {fields['event']!r} ends at {end_s} s, before it starts"
+                    f" at {start_s} s. Correct the row, or exchange the columns of start_s and end_s"
+                )
+            span = whole_span(start_s, end_s, self.length_s(sample))
             return [EventSpan(fields["event"], *span)] if span else []
         events = read_events(fields["annotation"], self.length_s(sample))
         if not events and not says_nothing(fields["annotation"]):

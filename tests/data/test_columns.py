@@ -14,7 +14,8 @@ import pytest
 from crab_lightning.data import AVDataModule, Layout, ManifestError, Parts, has_test, read_manifest
 from crab_lightning.data.check.run import check_root
 from crab_lightning.data.dataset import target_policy
-from crab_lightning.data.manifests.columns import ColumnMap
+from crab_lightning.data.manifests.column_types import TYPES, ColumnError
+from crab_lightning.data.manifests.columns import _FACTS, _KEYS, ColumnMap
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks import Captioning, EventLocalization, OpenAnswer
 from tests.data.trees import manifest, media_bytes, write_file
@@ -266,6 +267,12 @@ def test_a_class_of_another_package_reads_what_no_map_can_state(tmp_path: Path) 
             r"columns\.media has the key 'video' \(did you mean 'videos'",
         ),
         ({"columns": {"recordings": {"name": "("}}}, "no regular expression"),
+        ({"columns": {"fields": {"event": "label"}}}, r"\.columns names no file\. Give the key"),
+        ({"columns": {"media": {"videos": "x"}, "recordings": "tape"}}, r"\.recordings is \"tape\"; it is a"),
+        (
+            {"columns": {"media": {"videos": "x"}, "fields": {"event": "e"}, "classes": "label"}},
+            r"\.classes names the field 'label', which `fields` does not give; it gives: event",
+        ),
         ({"layout": "pathlib.Path"}, "not a class derived from"),
         ({"layout": "nowhere.Layout"}, "cannot be imported"),
         ({"layout": "cards/none.yaml"}, "There is no file"),
@@ -277,6 +284,81 @@ def test_a_map_that_makes_no_sense_is_refused_before_anything_is_read(
 ) -> None:
     with pytest.raises(ValueError, match=rf"data\.datasets\.mine.*{message}"):
         AVDataModule(tmp_path, {"t": EventLocalization()}, {"mine": DatasetSpec("t", **spec)})
+
+
+@pytest.mark.parametrize("key", sorted(_KEYS | _FACTS | {"train", "test"}))
+@pytest.mark.parametrize("value", [3, True, "clip", ["clip"], [3], {"clip": "clip"}, {"key": ["clip"]}])
+def test_a_value_of_any_form_is_taken_or_refused_in_words(key: str, value: Any) -> None:
+    try:
+        made = ColumnMap({"media": {"videos": "clip"}, "fields": {"event": "label"}} | {key: value}, "mine")
+        made.read(ROWS[0], "train")
+    except ValueError as err:
+        assert len(str(err)) > 20  # noqa: PT017 - many values are no fault
+
+
+def test_a_value_inside_another_is_named_with_dots() -> None:
+    fields = {
+        "start_s": "marks.0.at",
+        "end_s": "marks.1.at",
+        "event": {"any_of": ["note.name", "label.name"]},
+        "place": {"key": "label.place", "optional": True},
+    }
+    made = ColumnMap({"media": {"videos": "clip.file"}, "fields": fields, "target": "a.b"}, "mine")
+    row = {"clip": {"file": "0.mp4"}, "label": {"name": "dog"}, "a.b": "text", "a": {"b": "other"}}
+    found = made.read(row | {"marks": [{"at": "00:03.5"}, {"at": "1:02:03"}]}, "train")
+    assert found.videos == ["0.mp4"]
+    assert found.fields == {"start_s": 3.5, "end_s": 3723, "event": "dog"}
+    assert found.target == "text"
+    (said,) = made.errors(row | {"marks": [{"at": "0:03"}]}, "train")
+    assert (said.what, said.found.partition(";")[0]) == (
+        "key 'marks.1.at'",
+        """is missing ('marks' is [{"at": "0:03"}])""",
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        ("seconds", "0:03", 3),
+        ("seconds", "75:59.25", 4559.25),
+        ("seconds", "0:61", None),
+        ("seconds", "1:75:00", None),
+        ("seconds", "-0:03", None),
+        ("number", "-12.5", -12.5),
+        ("number", 90, 90),
+        ("number", True, None),
+        ("number", float("nan"), None),
+        ("number", "0:03", None),
+    ],
+)
+def test_times_and_numbers_are_read_as_people_write_them(kind: str, text: Any, value: Any) -> None:
+    if value is None:
+        with pytest.raises(ColumnError):
+            TYPES[kind](text)
+    else:
+        assert TYPES[kind](text) == value
+
+
+@pytest.mark.parametrize(
+    ("fields", "rows", "message"),
+    [
+        ({"start": "from"}, {}, "reads the field 'start_s', which columns.fields does not give"),
+        ({"start_s": "to", "end_s": "from"}, {}, "ends at 0 s, before it starts at 2 s"),
+        ({"start_s": "from"}, {"to": 0}, "no row names a class"),
+    ],
+)
+def test_rows_of_which_no_annotation_can_be_read_are_errors_of_the_check_and_of_a_run(
+    tmp_path: Path, fields: dict[str, str], rows: dict[str, Any], message: str
+) -> None:
+    own(tmp_path, [row | rows for row in ROWS])
+    spec = DatasetSpec("events", columns=COLUMNS | {"fields": {"event": "label", "end_s": "to"} | fields})
+    tasks = {"events": EventLocalization()}
+    report = check_root(tmp_path, tasks, {"mine": spec}, decode=False)
+    found = [p.message for p in report.problems if p.level == "error"]
+    assert found
+    assert all(message in said for said in found)
+    with pytest.raises(ValueError, match=message):
+        AVDataModule(tmp_path, tasks, {"mine": spec}, val_share=0.5).setup()
 
 
 def test_a_test_file_is_used_where_it_is_whatever_the_layout(tmp_path: Path) -> None:

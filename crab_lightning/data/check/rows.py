@@ -8,7 +8,7 @@ from typing import Any
 
 from crab_lightning.data.check.report import Problem
 from crab_lightning.structures import DatasetSpec, Sample
-from crab_lightning.tasks.base import Task, with_row
+from crab_lightning.tasks.base import NO_CLASS, Task, with_row
 
 
 def readable_classes(
@@ -26,6 +26,19 @@ def readable_classes(
         for name in names or ():
             holders[name].append(sample)
     return task.class_names(kept), holders
+
+
+def check_closed_set(task: Task[Any], samples: Sequence[Sample]) -> Iterator[Problem]:
+    """Yield why no class is known, although the task needs a closed set."""
+    found = False
+    for sample in samples:
+        try:
+            task.class_names([sample])
+        except ValueError as err:
+            found = True
+            yield _problem(sample, "annotation", with_row(sample, err))
+    if samples and not found:
+        yield _problem(samples[0], "classes", NO_CLASS)
 
 
 def check_annotations(task: Task[Any], samples: Sequence[Sample], spec: DatasetSpec) -> Iterator[Problem]:

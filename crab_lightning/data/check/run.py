@@ -10,7 +10,12 @@ from typing import Any, Literal
 
 from crab_lightning.data.check.files import FileFacts, FileJob, FileKind, Findings
 from crab_lightning.data.check.report import CheckReport, FileTotals, Problem
-from crab_lightning.data.check.rows import check_annotations, check_classes, readable_classes
+from crab_lightning.data.check.rows import (
+    check_annotations,
+    check_classes,
+    check_closed_set,
+    readable_classes,
+)
 from crab_lightning.data.manifests.files import (
     ExistingFiles,
     ManifestError,
@@ -139,8 +144,10 @@ class _Check:
         sides: list[tuple[_Manifest, list[Sample]]] = [((name, "train"), train), ((name, "test"), test)]
         for manifest, samples in sides:
             # Without a single readable annotation there is no closed set to check the others against.
-            if names or names is None:
+            if names or names is None or spec.classes:
                 self.problems += check_annotations(task, samples, spec)
+            else:
+                self.problems += check_closed_set(task, samples)
             if not samples:
                 continue
             totals = self.totals[manifest]

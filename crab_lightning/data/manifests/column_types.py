@@ -20,6 +20,7 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,15}")
 # Larger ones overflow where they become tensors; no frame number, pixel or time is near.
 _LARGEST = 10**9
 _NUMBER = re.compile(r"[+-]?[0-9]{1,15}(?:\.[0-9]{1,15})?")
+_CLOCK = re.compile(r"(?:([0-9]{1,4}):)?([0-9]{1,4}):([0-5]?[0-9](?:\.[0-9]{1,15})?)")
 _DRIVE = re.compile(r"[A-Za-z]:")
 _SEPARATORS = re.compile(r"[/\\]")
 
@@ -120,16 +121,35 @@ def integer(value: Any) -> int:
 
 
 def seconds(value: Any) -> int | float:
-    """Accept a time in seconds that is not negative, as a number or its decimal string."""
-    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
-        value = int(value) if _INTEGER.fullmatch(value.strip()) else float(value)
+    """Accept a time that is not negative: seconds as a number or its decimal string, or ``[h:]m:s``."""
+    if isinstance(value, str) and (clock := _CLOCK.fullmatch(value.strip())):
+        hours, minutes, rest = clock.groups()
+        if hours is None or int(minutes) < 60:
+            whole = 3600 * int(hours or 0) + 60 * int(minutes)
+            value = whole + (float(rest) if "." in rest else int(rest))
+    value = _as_number(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ColumnError("a time in seconds such as 3")
+        raise ColumnError("a time in seconds such as 3, or as minutes and seconds such as '0:03'")
     if not 0 <= value < math.inf:
         raise ColumnError("a time in seconds that is finite and not negative")
     if value > _LARGEST:
         raise ColumnError(f"a time in seconds up to {_LARGEST:,}")
     return value
+
+
+def number(value: Any) -> int | float:
+    """Accept a finite number, or its decimal string."""
+    value = _as_number(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ColumnError("a finite number such as 3 or -0.5")
+    return value
+
+
+def _as_number(value: Any) -> Any:
+    """Return the number that a decimal string is; any other value as it is."""
+    if not (isinstance(value, str) and _NUMBER.fullmatch(value.strip())):
+        return value
+    return int(value) if _INTEGER.fullmatch(value.strip()) else float(value)
 
 
 def choice(value: Any) -> int:
@@ -237,6 +257,7 @@ TYPES: dict[str, Callable[[Any], Any]] = {
     "file_number": file_number,
     "integer": integer,
     "lower": lower,
+    "number": number,
     "option": option,
     "options": options,
     "options_text": options_text,

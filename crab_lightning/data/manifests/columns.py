@@ -25,7 +25,8 @@ key               meaning
 
 A field is described by ``key``, ``keys`` (all of them, as a tuple) or ``any_of`` (the first one that the row
 has), by ``value`` (the same in every row), by ``type`` (see ``TYPES``; the field's own when left out), by
-``item`` (one element of what was read) and by ``optional`` (left out where the row has no such key).
+``item`` (one element of what was read) and by ``optional`` (left out where the row has no such key). A key
+inside another value is named with dots, and an element of a list by its number: ``segment.0.start``.
 """
 
 from __future__ import annotations
@@ -33,9 +34,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
+from crab_lightning.data.manifests.column_checks import (
+    key_names,
+    known_keys,
+    known_texts,
+    one_name,
+    places,
+    refer,
+    refuse_misspelt,
+)
 from crab_lightning.data.manifests.column_types import (
     FIELD_TYPES,
     TYPES,
@@ -85,7 +94,9 @@ class ColumnMap(Layout):
 
     def __init__(self, content: Mapping[str, Any], name: str, place: str = "columns") -> None:
         self.name = name
-        _known(content, _KEYS | _FACTS | {"train", "test"}, place)
+        known_keys(content, _KEYS | _FACTS | {"train", "test"}, place)
+        for split in ("train", "test"):
+            known_keys(content.get(split) or {}, _KEYS | _FACTS, f"{place}.{split}")
         shared = {key: value for key, value in content.items() if key not in ("train", "test")}
         self._sides = {
             split: _Side(
@@ -95,12 +106,12 @@ class ColumnMap(Layout):
             for split in ("train", "test")
         }
         recordings = content.get("recordings") or {}
-        _known(recordings, {"source", "name", "query", "key"}, f"{place}.recordings")
         self.source = str(recordings.get("source", ""))
         self.class_field = content.get("classes")
         self.folders = content.get("folders") or {}
-        _known(self.folders, {"video", "image", "audio"}, f"{place}.folders")
-        self._recording = _recording(recordings.get("name", "stem"))
+        known_keys(self.folders, {"video", "image", "audio"}, f"{place}.folders")
+        known_texts(self.folders, f"{place}.folders")
+        self._recording = _recording(str(recordings.get("name", "stem")))
 
     def read(self, row: Mapping[str, Any], split: str) -> Parts:
         """Return what a row holds."""
@@ -144,70 +155,92 @@ class _Column:
 
     def value(self, row: Mapping[str, Any], rows_of: str) -> Any:
         """Return the field's value; ``None`` where it may be and is missing."""
-        if self.optional and all(row.get(key) is None for key in self.keys):
+        if self.optional and all(_found(row, key) in (None, _ABSENT) for key in self.keys):
             return None
         if self.mode == "one":
             value = _cell(row, self.keys[0], self.read, rows_of)
         elif self.mode == "first":
-            key = next((key for key in self.keys if key in row), self.keys[-1])
+            key = next((key for key in self.keys if _found(row, key) is not _ABSENT), self.keys[-1])
             value = _cell(row, key, self.read, rows_of)
         else:
             values = [_cell(row, key, self.read, rows_of) for key in self.keys]
             # Tuples are laid end to end: two corners make a box.
             value = tuple(x for v in values for x in (v if isinstance(v, tuple) else (v,)))
-        return value if self.item is None else value[self.item]
+        if self.item is None:
+            return value
+        try:
+            return value[self.item]
+        except (LookupError, TypeError):
+            raise ColumnError(
+                f"an element number {self.item} (counted from 0)",
+                f"key {self.keys[0]!r}",
+                f"is {show(value)}",
+            ) from None
 
 
 class _Side:
     """The columns of one split's file."""
 
     def __init__(self, content: Mapping[str, Any], where: str) -> None:
-        _known(content, _KEYS | _FACTS, where)
         self.constants: dict[str, Any] = {}
         self.columns: list[_Column] = [
-            _Column("", (key,), anything) for key in _names(content.get("required"), where)
+            _Column("", (key,), anything) for key in key_names(content.get("required"), where)
         ]
-        fields: Mapping[str, Any] = content.get("fields") or {}
+        fields: Any = content.get("fields") or {}
+        if not isinstance(fields, Mapping):
+            raise ValueError(f"{where}.fields is {show(fields)}; it is a mapping such as {{event: label}}")
         for name, said in fields.items():
-            _refuse_misspelt(name, said, fields, where)
+            refuse_misspelt(name, said, fields, where)
             self._add_field(name, said, where)
         media = content.get("media") or {}
-        _known(media, set(_KINDS), f"{where}.media")
+        known_keys(media, set(_KINDS), f"{where}.media")
         self.media = [
-            (kind, key) for kind in _KINDS for key in _names(media.get(kind), f"{where}.media.{kind}")
+            (kind, key) for kind in _KINDS for key in key_names(media.get(kind), f"{where}.media.{kind}")
         ]
-        self.target = content.get("target")
+        self.target = one_name(content.get("target"), f"{where}.target")
         self.reference = template(str(content.get("reference") or ""))
-        self.id = _names(content.get("id"), f"{where}.id")
-        self.unit = content.get("unit")
+        self.id = key_names(content.get("id"), f"{where}.id")
+        self.unit = one_name(content.get("unit"), f"{where}.unit")
         recordings = content.get("recordings") or {}
+        known_keys(recordings, {"source", "name", "query", "key"}, f"{where}.recordings")
         images = [key for kind, key in self.media if kind == "images"]
-        self.query = recordings.get("query") if not images else images[0]
-        self.clip_key = recordings.get("key")
-        self.masks = content.get("masks")
+        query, clip = (one_name(recordings.get(key), f"{where}.recordings.{key}") for key in ("query", "key"))
+        self.query, self.clip_key = images[0] if images else query, clip
+        masks = content.get("masks")
+        self.masks = [masks] if masks is not None and not isinstance(masks, list) else masks
+        given = [*fields]
+        refer([self.unit], given, f"{where}.unit")
+        refer([one_name(content.get("classes"), f"{where}.classes")], given, f"{where}.classes")
+        refer(places(self.reference), given, f"{where}.reference")
         for mask in self.masks or ():
-            _known(mask, {"path", "replace", "key"}, f"{where}.masks")
+            known_keys(mask, {"path", "replace", "key"}, f"{where}.masks")
+            path = one_name(mask.get("path"), f"{where}.masks.path")
+            if (path is None) == (one_name(mask.get("key"), f"{where}.masks.key") is None):
+                raise ValueError(f"{where}.masks has {show(dict(mask))}; give each mask a path or a key")
+            refer(places(template(path or "")), [*given, "image", "clip"], f"{where}.masks.path")
+            known_texts(mask.get("replace") or {}, f"{where}.masks.replace")
 
     def _add_field(self, name: str, said: Any, where: str) -> None:
         place = f"{where}.fields.{name}"
         said = said if isinstance(said, Mapping) else {"key": said}
-        _known(said, _FIELD_KEYS, place)
+        known_keys(said, _FIELD_KEYS, place)
         if "value" in said:
             self.constants[name] = said["value"]
             return
-        kind = said.get("type") or FIELD_TYPES.get(name, "any")
+        kind = str(said.get("type") or FIELD_TYPES.get(name, "any"))
         if kind not in TYPES:
             raise ValueError(
                 f"{place}.type is {kind!r}{did_you_mean(kind, TYPES)}; there are: {', '.join(sorted(TYPES))}"
             )
+        item = said.get("item")
+        if item is not None and type(item) is not int:
+            raise ValueError(f"{place}.item is {show(item)}; it is the number of an element, counted from 0")
         modes = [(mode, key) for mode, key in _MODES.items() if said.get(key) is not None]
         if len(modes) != 1:
             raise ValueError(f"{place} is {show(dict(said))}; give it one of key, keys, any_of and value")
         mode, key = modes[0]
-        keys = _names(said[key], place)
-        self.columns.append(
-            _Column(name, keys, TYPES[kind], mode, said.get("item"), bool(said.get("optional")))
-        )
+        keys = key_names(said[key], place)
+        self.columns.append(_Column(name, keys, TYPES[kind], mode, item, bool(said.get("optional"))))
 
     def needs(self) -> Needs:
         kinds = [kind for kind, _ in self.media]
@@ -300,15 +333,22 @@ class Fields(dict[str, Any]):
 _MODES = {"one": "key", "all": "keys", "first": "any_of"}
 
 
-def _refuse_misspelt(name: str, said: Any, fields: Mapping[str, Any], where: str) -> None:
-    """Refuse a field that is nearly one of the shipped tasks: an optional one would be missed in silence."""
-    typed = isinstance(said, Mapping) and "type" in said
-    near = [] if typed or name in FIELD_TYPES else get_close_matches(str(name), FIELD_TYPES, 1, 0.85)
-    if near and near[0] not in fields:
-        raise ValueError(
-            f"{where}.fields has {name!r}, which no shipped task reads (did you mean {near[0]!r}?). Correct"
-            f" it, or write `{name}: {{key: ..., type: any}}` if a task of your own reads it"
-        )
+_ABSENT = object()
+
+
+def _found(row: Mapping[str, Any], key: str) -> Any:
+    """Return a value of a row, also one inside another (``segment.0.start``); ``_ABSENT`` without it."""
+    if key in row:
+        return row[key]
+    value: Any = row
+    for part in key.split("."):
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return _ABSENT
+    return value
 
 
 def _cell(row: Mapping[str, Any], key: str, read: Callable[[Any], Any], rows_of: str) -> Any:
@@ -317,15 +357,18 @@ def _cell(row: Mapping[str, Any], key: str, read: Callable[[Any], Any], rows_of:
     Raises:
         ColumnError: If the key is missing, or its value cannot be read; the error names both.
     """
-    try:
-        value = row[key]
-    except KeyError:
+    value = _found(row, key)
+    if value is _ABSENT:
+        outer = key.rpartition(".")[0]
+        while outer and _found(row, outer) is _ABSENT:
+            outer = outer.rpartition(".")[0]
+        near = f" ({outer!r} is {show(_found(row, outer))})" if outer else did_you_mean(key, row)
         raise ColumnError(
             rows_of,
             f"key {key!r}",
-            f"is missing{did_you_mean(key, row)}; the row has: {', '.join(map(str, row)) or 'nothing'}",
+            f"is missing{near}; the row has: {', '.join(map(str, row)) or 'nothing'}",
             "Add the key, or correct `columns` or `layout` of the dataset.",
-        ) from None
+        )
     return read_as(read, value, key)
 
 
@@ -349,21 +392,3 @@ def _recording(rule: str) -> Callable[[str], str]:
         return found[1] if found else stem(path)
 
     return named
-
-
-def _names(value: Any, where: str) -> tuple[str, ...]:
-    """Return a name, or a list of names, as a tuple."""
-    if value is None:
-        return ()
-    names = value if isinstance(value, list) else [value]
-    if not all(isinstance(name, str) and name for name in names):
-        raise ValueError(f"{where} is {show(value)}; it is the name of a key, or a list of such names")
-    return tuple(names)
-
-
-def _known(content: Any, known: set[str], where: str) -> None:
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{where} is {show(content)}; it is a mapping of: {', '.join(sorted(known))}")
-    if unknown := [str(key) for key in content if key not in known]:
-        near = did_you_mean(unknown[0], known)
-        raise ValueError(f"{where} has the key {unknown[0]!r}{near}; it knows: {', '.join(sorted(known))}")

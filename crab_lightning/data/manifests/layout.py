@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -22,6 +22,9 @@ from crab_lightning.data.manifests.column_types import ColumnError
 from crab_lightning.files import parsed_yaml
 from crab_lightning.spelling import did_you_mean
 from crab_lightning.structures import Conversation, DatasetSpec
+
+if TYPE_CHECKING:
+    from crab_lightning.data.manifests.columns import ColumnMap
 
 CARDS = Path(__file__).with_name("cards")
 
@@ -224,9 +227,9 @@ def _made(layout: str, name: str, columns: Any) -> Layout:
     told = _thawed(columns) or {}
     if layout in _card_names() or layout.endswith((".yaml", ".yml")):
         place = "columns" if told else f"layout {layout}"
-        return ColumnMap(laid_over(card(layout), told), name, place)
+        return _asking(ColumnMap(laid_over(card(layout), told), name, place), place)
     if not layout:
-        return ColumnMap(told, name)
+        return _asking(ColumnMap(told, name), "columns")
     if layout not in _CLASSES and "." not in layout:
         raise ValueError(_unknown(layout))
     found = _imported(_CLASSES.get(layout, layout))
@@ -236,6 +239,17 @@ def _made(layout: str, name: str, columns: Any) -> Layout:
         raise ValueError(f"columns do not fit layout {layout!r}: {err}") from err
     made.name = made.name or layout
     return made
+
+
+def _asking(columns: ColumnMap, place: str) -> ColumnMap:
+    """Return a column map if it names a file to ask about."""
+    needs = columns.needs()
+    if not (needs.videos or needs.images or needs.audios):
+        raise ValueError(
+            f"{place} names no file. Give the key that contains the path: media: {{videos: KEY}}, or images, "
+            "or audios"
+        )
+    return columns
 
 
 _CLASSES = {

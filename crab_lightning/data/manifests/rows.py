@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from crab_lightning.data.manifests.files import has_test
+from crab_lightning.data.manifests.files import ManifestError, has_test
 from crab_lightning.data.manifests.layout import LAYOUTS
 from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.data.manifests.split import carve_validation
 from crab_lightning.data.sampling.packed_samples import PackedSamples
 from crab_lightning.data.sampling.seeding import stable_hash
 from crab_lightning.structures import DatasetSpec, Sample, Split
-from crab_lightning.tasks.base import Task
+from crab_lightning.tasks.base import NO_CLASS, Task
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +67,8 @@ def read_rows(
     for name, spec in datasets.items():
         if spec.classes is None:
             classes = tasks[spec.task].class_names([*train[name], *tested[name]])
+            if classes == [] and (train[name] or tested[name]):
+                raise ManifestError(f"data.datasets.{name}: {NO_CLASS}")
             specs[name] = replace(spec, classes=classes)
     carved = carve_validation(train, val_share, seed)
     splits: dict[Split, dict[str, PackedSamples]] = {"train": {}, "val": {}, "test": {}}

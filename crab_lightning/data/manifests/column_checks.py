@@ -1,0 +1,68 @@
+"""What a column map may say; everything else is refused with the place where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from crab_lightning.data.manifests.column_types import FIELD_TYPES, show
+from crab_lightning.spelling import did_you_mean
+
+
+def refuse_misspelt(name: str, said: Any, fields: Mapping[str, Any], where: str) -> None:
+    """Refuse a field that is nearly one of the shipped tasks: an optional one would be missed in silence."""
+    typed = isinstance(said, Mapping) and "type" in said
+    near = [] if typed or name in FIELD_TYPES else get_close_matches(str(name), FIELD_TYPES, 1, 0.85)
+    if near and near[0] not in fields:
+        raise ValueError(
+            f"{where}.fields has {name!r}, which no shipped task reads (did you mean {near[0]!r}?). Correct"
+            f" it, or write `{name}: {{key: ..., type: any}}` if a task of your own reads it"
+        )
+
+
+def places(parts: list[str | tuple[str, int | None]]) -> list[str]:
+    """Return the fields that a template names."""
+    return [part[0] for part in parts if not isinstance(part, str)]
+
+
+def refer(names: Iterable[str | None], given: Sequence[str], where: str) -> None:
+    """Refuse the name of a field that the map does not give."""
+    for name in names:
+        if name is not None and name not in given:
+            raise ValueError(
+                f"{where} names the field {name!r}{did_you_mean(name, given)}, which `fields` does not give; "
+                f"it gives: {', '.join(given) or 'none'}"
+            )
+
+
+def known_texts(value: Any, where: str) -> None:
+    """Refuse what is no mapping from texts to texts."""
+    if not isinstance(value, Mapping) or not all(isinstance(text, str) for text in value.values()):
+        raise ValueError(f"{where} is {show(value)}; it is a mapping from texts to texts")
+
+
+def one_name(value: Any, where: str) -> str | None:
+    """Return one name, if there is one."""
+    if value is not None and not (isinstance(value, str) and value):
+        raise ValueError(f"{where} is {show(value)}; it is one name")
+    return value
+
+
+def key_names(value: Any, where: str) -> tuple[str, ...]:
+    """Return a name, or a list of names, as a tuple."""
+    if value is None:
+        return ()
+    names = value if isinstance(value, list) else [value]
+    if not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"{where} is {show(value)}; it is the name of a key, or a list of such names")
+    return tuple(names)
+
+
+def known_keys(content: Any, known: set[str], where: str) -> None:
+    """Refuse what is no mapping, and a key of it that means nothing."""
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{where} is {show(content)}; it is a mapping of: {', '.join(sorted(known))}")
+    if unknown := [str(key) for key in content if key not in known]:
+        near = did_you_mean(unknown[0], known)
+        raise ValueError(f"{where} has the key {unknown[0]!r}{near}; it knows: {', '.join(sorted(known))}")
