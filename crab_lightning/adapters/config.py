@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
@@ -57,6 +57,10 @@ class AdapterConfig(metaclass=_ByKind):
 
     decisive: ClassVar[tuple[str, ...]] = ("kind", "rank", "alpha")
     """Settings that change what the same weights compute. Saved adapters load only where these are equal."""
+    value_advice: ClassVar[Mapping[str, str]] = {
+        "kind": "If another package adds this kind, install that package in this environment"
+    }
+    """What to do about a wrong value of a key, beside choosing another value."""
 
     kind: str = "ilora"
     rank: int = 16

@@ -15,13 +15,12 @@ from crab_lightning.configuration.allowed_code import (
     ForbiddenCode,
     check_classes,
     check_names,
-    denied,
     guard_parsers,
     object_of,
 )
 from crab_lightning.configuration.files import ConfigError
-from crab_lightning.configuration.parser_messages import plainly, useful
-from crab_lightning.configuration.wrong_values import first_wrong, no_such_class
+from crab_lightning.configuration.parser_messages import plainly, refusal, useful
+from crab_lightning.configuration.wrong_values import no_such_class
 
 
 def objects_of(
@@ -58,7 +57,7 @@ def objects_of(
                 deepcopy({key: content[key] for key in places})
             )  # it is changed by this
         except ArgumentError as err:
-            raise ConfigError(denied(str(err)) or first_wrong(content, places) or useful(str(err))) from err
+            raise ConfigError(refusal(str(err), content, places) or useful(str(err))) from err
         check_classes(parsed)
         return parser.instantiate_classes(parsed)
 

@@ -51,10 +51,28 @@ def explained(message: str, parser: Any, words: Sequence[str], places: Mapping[s
         words: The command line that was parsed; at most one ``--config``, as text.
         places: The type of each section, see :func:`first_wrong`.
     """
-    if refused := denied(message):
-        return refused
-    content = _content(words)
-    if said := first_wrong(content, places):
+    if said := refusal(message, _content(words), places):
+        return said
+    if found := _UNKNOWN.search(message):
+        name = ".".join(part for part in found.groups() if part)
+        known = list(parser.get_defaults().keys())
+        return (
+            f"there is no key '{name}'{_closest(name, known)}; `python {parser.prog} --help` lists the keys"
+        )
+    if (found := _LACKING.search(message)) and "--config" not in words:
+        return _no_config(words, parser.prog, found[1])
+    return f"{useful(message)}\n`python {parser.prog} --help` says what each key takes"
+
+
+def refusal(message: str, content: Mapping[str, Any], places: Mapping[str, Any]) -> str | None:
+    """Return what a parser's message means for a config; ``None`` where it says so itself.
+
+    Args:
+        message: Of jsonargparse.
+        content: The config that was parsed.
+        places: The type of each section, see :func:`first_wrong`.
+    """
+    if said := denied(message) or first_wrong(content, places):
         return said
     if found := _UNKNOWN_OF_CLASS.search(message):
         place = found[1]
@@ -65,17 +83,9 @@ def explained(message: str, parser: Any, words: Sequence[str], places: Mapping[s
         name = name if name.partition(".")[0] in accepted else name.partition(".")[0]
         has = ", ".join(accepted) or "none"
         return f"{place} has no key '{name}'{_closest(name, accepted)}; it has: {has}"
-    if found := _UNKNOWN.search(message):
-        name = ".".join(part for part in found.groups() if part)
-        known = list(parser.get_defaults().keys())
-        return (
-            f"there is no key '{name}'{_closest(name, known)}; `python {parser.prog} --help` lists the keys"
-        )
-    if _LACKING_OF_ROW.search(message) and (said := _unknown_row(content)):
-        return said
-    if (found := _LACKING.search(message)) and "--config" not in words:
-        return _no_config(words, parser.prog, found[1])
-    return f"{useful(message)}\n`python {parser.prog} --help` says what each key takes"
+    if _LACKING_OF_ROW.search(message):
+        return _unknown_row((content.get("data") or content)["datasets"])
+    return None
 
 
 def useful(message: str) -> str:
@@ -139,17 +149,20 @@ def _child(node: dict[str, Any], key: str) -> dict[str, Any]:
     return child
 
 
-def _unknown_row(content: Mapping[str, Any]) -> str | None:
+def _unknown_row(datasets: Mapping[str, Any]) -> str | None:
     """Name the dataset rows that lack a field they need, which a misspelt key makes."""
     needed = [
         field.name for field in fields(DatasetSpec) if MISSING is field.default is field.default_factory
     ]
-    rows = {name: set(row or ()) for name, row in content["data"]["datasets"].items()}
+    rows = {name: set(row or ()) for name, row in datasets.items()}
     known = [name for name, row in rows.items() if row.issuperset(needed)]
     lacking = [name for name in rows if name not in known]
     if not lacking:
         return None
     name = lacking[0]
+    if not known:
+        has = ", ".join(sorted(rows[name])) or "nothing"
+        return f"data.datasets.{name} has no {' and '.join(needed)}; it has: {has}"
     return (
         f"there is no dataset '{name}' in data.datasets{_closest(name, known)}; there are:"
         f" {', '.join(known)}. A new one needs {' and '.join(needed)}"

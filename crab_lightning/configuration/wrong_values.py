@@ -29,10 +29,7 @@ def first_wrong(content: Mapping[str, Any], places: Mapping[str, Any]) -> str | 
         section = isinstance(kind, type) and not inspect.isabstract(kind)
         if section and not isinstance(content.get(key, {}), Mapping):
             return f"{key} is {content[key]!r}; it must be a mapping, such as {{key: value}}"
-    said = _first(_wrong(content[key], hint, key) for key, hint in places.items() if key in content)
-    if said and "adapter.kind is" in said:
-        said += ". If another package adds this kind, install that package in this environment"
-    return said
+    return _first(_wrong(content[key], hint, key) for key, hint in places.items() if key in content)
 
 
 def no_such_class(path: str, *bases: type) -> str | None:
@@ -62,7 +59,8 @@ def no_such_class(path: str, *bases: type) -> str | None:
     if not isinstance(found, type):
         return f", which is a {type(found).__name__}; a config may name classes only"
     if issubclass(found, bases):
-        return None
+        lacking = sorted(getattr(found, "__abstractmethods__", ()))
+        return f", which is not complete. Define {', '.join(lacking)} in that class" if lacking else None
     return f", which is no {class_names(bases)}. {_choice(_known(path, bases), bases)}"
 
 
@@ -90,12 +88,17 @@ def _wrong_class(value: Any, bases: tuple[type, ...], where: str) -> str | None:
         wanted = f"{wanted_class(bases)}, or the name of an entry that is there"
         return f"{where} has no class_path; {has}. Give {wanted}"
     hints: dict[str, Any] = {}
+    advice: dict[str, str] = {}
     for kind in kinds:
+        advice |= getattr(kind, "value_advice", {})
         for base in reversed(kind.__mro__):
             if "__init__" in vars(base):
                 with suppress(Exception):  # an annotation that only its own package can read
                     hints |= get_type_hints(vars(base)["__init__"])
-    return _first(_wrong(value[key], hints[key], f"{where}.{key}") for key in value if key in hints)
+    for key in value:
+        if key in hints and (said := _wrong(value[key], hints[key], f"{where}.{key}")):
+            return f"{said}. {advice[key]}" if key in advice else said
+    return None
 
 
 def _import_path(name: str, bases: tuple[type, ...]) -> str:

@@ -47,7 +47,7 @@ def draw_adapters(model: nn.Module) -> None:
     They are small enough to be whole for a moment, and are then what one process would draw.
 
     Raises:
-        ValueError: If a kind of adapters does not say how one of its parameters begins.
+        ValueError: If a kind of adapters does not say how one of its parameters or buffers begins.
     """
     for module in model.modules():
         if not isinstance(module, LoRALinear):
@@ -58,15 +58,18 @@ def draw_adapters(model: nn.Module) -> None:
                 empty = torch.full_like(parameter, math.nan, device="cpu")
                 setattr(module, name, nn.Parameter(empty, parameter.requires_grad))
                 made.append(name)
-        if module.head_scale is not None:
-            module.head_scale = torch.empty_like(module.head_scale, device="cpu")
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if buffer.is_meta:
+                fill = math.nan if buffer.is_floating_point() else 0
+                setattr(module, name, torch.full_like(buffer, fill, device="cpu"))
+                made.append(name)
         module.reset_parameters()
         for name in made:
             if getattr(module, name).isnan().any():
                 raise ValueError(
                     f"adapter kind {module.config.kind!r}: {type(module).__name__}.reset_parameters "
-                    f"gives {name} no value, so its first value would be random. Make the parameter in "
-                    "add_parameters and give it its first value in reset_parameters"
+                    f"gives {name} no value, so its first value would be random. Make it in add_parameters "
+                    "and give it its first value in reset_parameters"
                 )
 
 

@@ -36,6 +36,7 @@ from crab_lightning.evaluation.tables import print_results
 from crab_lightning.metrics.scale import read_scale
 from crab_lightning.runs.folder_callback import folder_of
 from crab_lightning.structures import Batch, Decoding, Prediction, Sample, Windows
+from crab_lightning.tasks.base import parse_answer
 from crab_lightning.value_types import check_arguments
 
 HEADLINE = "mean/headline"
@@ -356,7 +357,7 @@ class Evaluator(Callback):
         for p, repeated in _paired(outputs["predictions"], batch):
             if not repeated:
                 scores = self._scores[p.sample.dataset]
-                answer = scores.task.parse(p.text, p.sample, scores.spec)
+                answer = parse_answer(scores.task, p.text, p.sample, scores.spec)
                 parsed = None if answer is None else scores.task.jsonable(answer)
                 said = {"answer": p.text, "parsed": parsed, "truncated": p.truncated, "tokens": p.tokens}
                 records.append(asked(scores.task, p.sample) | said)

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from crab_lightning.evaluation.prediction_files import PredictionFiles, Record
 from crab_lightning.evaluation.scores import DatasetScores
 from crab_lightning.structures import ClipWindow, DatasetSpec, Prediction, Sample
-from crab_lightning.tasks.base import Task
+from crab_lightning.tasks.base import Task, parse_answer
 
 
 class LongClips:
@@ -139,7 +139,7 @@ def recorded_answer(
     """
     parts = parts_of(record, sample)
     if not parts:
-        return task.parse(str(record["answer"]), sample, spec), sample
+        return parse_answer(task, str(record["answer"]), sample, spec), sample
     whole = replace(sample, whole_s=float(record["whole_s"]))
-    read = [(w, None if p is None else task.parse(p.text, p.sample, spec)) for w, p in parts]
+    read = [(w, None if p is None else parse_answer(task, p.text, p.sample, spec)) for w, p in parts]
     return task.stitch(read, whole, spec), whole

@@ -115,7 +115,15 @@ class PredictionFiles:
             if dataset not in self._open:
                 path = self.parts / f"{dataset}.{self.rank}-{self._session}.jsonl"
                 self._open[dataset] = path.open("a", encoding="utf-8")
-            self._open[dataset].write(json.dumps(record, ensure_ascii=False) + "\n")
+            try:
+                line = json.dumps(record, ensure_ascii=False)
+            except TypeError as err:
+                raise ValueError(
+                    f"data.datasets.{dataset}: an answer that the task {record['task']!r} has read,"
+                    f" {record.get('parsed')!r}, cannot be written as JSON ({err}). Let the task's jsonable"
+                    " return texts, numbers, lists and mappings"
+                ) from err
+            self._open[dataset].write(line + "\n")
             touched.add(dataset)
         for dataset in touched:
             try:

@@ -15,13 +15,14 @@ import torch.distributed
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
+from torchmetrics import MetricCollection
 
 from crab_lightning.evaluation.likelihoods import CandidateScore, Choice, choice_record, choose
 from crab_lightning.metrics import Calibration
 from crab_lightning.metrics.scale import entry_scales, read_scale
 from crab_lightning.spelling import did_you_mean
 from crab_lightning.structures import ClipWindow, DatasetSpec, Media, Prediction, Sample
-from crab_lightning.tasks.base import EXPLAINED, Task
+from crab_lightning.tasks.base import EXPLAINED, Task, parse_answer
 
 COUNTS = (
     "scored",
@@ -62,10 +63,13 @@ class DatasetScores:
         self.task = task
         self.spec = spec
         self.majority_answer = majority
-        self.strict = task.metrics(spec)
-        self.valid_only = task.metrics(spec)
-        self.majority = task.metrics(spec)
-        self.likelihood = task.metrics(spec)
+        made = [task.metrics(spec) for _ in range(4)]
+        if not all(isinstance(one, MetricCollection) for one in made):
+            raise ValueError(
+                f"data.datasets.{dataset}: {type(task).__name__}.metrics returns a {type(made[0]).__name__}; "
+                "it must return a MetricCollection, such as MetricCollection({'error': MyMetric()})"
+            )
+        self.strict, self.valid_only, self.majority, self.likelihood = made
         self.calibration = Calibration()
         self.candidate_score: CandidateScore = "sum"
         """How the log-probability of an answer is made of those of its tokens."""
@@ -77,7 +81,7 @@ class DatasetScores:
 
     def prepare(self, predictions: Sequence[Prediction]) -> None:
         """Let the task work on several answers at once, before each is added."""
-        pairs = [(self.task.parse(p.text, p.sample, self.spec), p.sample) for p in predictions]
+        pairs = [(parse_answer(self.task, p.text, p.sample, self.spec), p.sample) for p in predictions]
         if self.majority_answer is not None:
             pairs += [(self.majority_answer, p.sample) for p in predictions]
         self.task.prepare(pairs, self.spec)
@@ -92,7 +96,7 @@ class DatasetScores:
             self._add_choice(choice, sample)
             if self.choice_is_answer:
                 prediction = replace(prediction, text=choice.text)
-        answer = self.task.parse(prediction.text, sample, self.spec)
+        answer = parse_answer(self.task, prediction.text, sample, self.spec)
         record = self._scored(answer, prediction)
         if beyond := self.task.beyond(prediction.text, sample):
             record["beyond_clip"] = beyond
@@ -115,7 +119,7 @@ class DatasetScores:
             said: dict[str, Any] = {"start_s": window.start_s, "end_s": window.end_s, "answer": None}
             answer = None
             if prediction is not None:
-                answer = self.task.parse(prediction.text, prediction.sample, self.spec)
+                answer = parse_answer(self.task, prediction.text, prediction.sample, self.spec)
                 said |= {
                     "answer": prediction.text,
                     "parsed": None if answer is None else self.task.jsonable(answer),
@@ -209,7 +213,7 @@ class DatasetScores:
         scored = counts["scored"] > 0
         baseline = scored and self.majority_answer is not None
         headline = self.task.headline(self.spec)
-        strict = _compute(self.strict, device) if scored else {}
+        strict = self._computed(self.strict, device) if scored else {}
         if strict:
             self._check_headline(headline, strict, counts["scored"])
         notes = [note for note in (self.task.note(self.spec), EXPLAINED * self.task.explained) if note]
@@ -226,9 +230,9 @@ class DatasetScores:
             "scales": entry_scales(self.strict) if scored else {},
             "note": "; ".join(notes) or None,
             "strict": strict,
-            "valid_only": _compute(self.valid_only, device) if scored else {},
-            "majority": _compute(self.majority, device) if baseline else {},
-            "likelihood": _compute(self.likelihood, device) if counts["weighed"] else {},
+            "valid_only": self._computed(self.valid_only, device) if scored else {},
+            "majority": self._computed(self.majority, device) if baseline else {},
+            "likelihood": self._computed(self.likelihood, device) if counts["weighed"] else {},
             "calibration": _compute(self.calibration, device) if counts["weighed"] else None,
             "majority_answer": self.task.jsonable(self.majority_answer) if baseline else None,
             "counts": counts,
@@ -239,6 +243,15 @@ class DatasetScores:
             "answer_tokens": total["tokens"] / counts["scored"] if scored else None,
             "loss": _finite(total["loss_sum"] / total["loss_tokens"]) if total["loss_tokens"] else None,
         }
+
+    def _computed(self, metrics: MetricCollection, device: torch.device | None) -> dict[str, Any]:
+        try:
+            return _compute(metrics, device)
+        except ValueError as err:
+            raise ValueError(
+                f"data.datasets.{self.dataset}: the metrics of the task {self.spec.task!r} cannot be"
+                f" computed: {err}. A metric without enough answers should return not a number"
+            ) from err
 
     def _check_headline(self, headline: str | None, values: Mapping[str, Any], scored: int) -> None:
         named = f" {headline!r}" if headline else ""

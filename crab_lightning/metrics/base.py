@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +15,9 @@ from torchmetrics import Metric
 from crab_lightning.metrics.scale import Scale
 
 _UNIT = 2.0**-40
+_LARGEST = 2.0**14
+_FULL = 2**62
+"""Half of the range of int64. An update of 256 scores up to the largest one cannot pass the other half."""
 
 
 def to_units(values: Tensor) -> Tensor:
@@ -27,7 +32,16 @@ def to_units(values: Tensor) -> Tensor:
 
     Returns:
         int64 of the same shape.
+
+    Raises:
+        ValueError: If a score is not finite, or so large that a few of them leave the range of int64.
     """
+    if not bool((values.abs() <= _LARGEST).all()):
+        worst = values.flatten()[values.flatten().abs().nan_to_num(math.inf).argmax()].item()
+        raise ValueError(
+            f"a metric adds the score {worst:g}, which is not finite or above {_LARGEST:g}. Decide what such"
+            " an answer scores, or choose a larger unit"
+        )
     return torch.round(values.to(torch.float64) / _UNIT).to(torch.int64)
 
 
@@ -65,10 +79,12 @@ class BenchmarkMetric(Metric):
     def __init__(self) -> None:
         super().__init__()
         self._typed_lists: dict[str, torch.dtype] = {}
+        self._sums: list[str] = []
 
     def add_sum(self, name: str, *shape: int) -> None:
         """Add an int64 state of this shape that is summed over processes."""
         self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
+        self._sums.append(name)
 
     def add_list(self, name: str, dtype: torch.dtype) -> None:
         """Add a list of one-dimensional tensors that are joined over processes; it grows with the dataset."""
@@ -96,6 +112,23 @@ class BenchmarkMetric(Metric):
             if isinstance(state := getattr(self, name), list) and not state:
                 setattr(self, name, [torch.zeros(0, dtype=dtype, device=self.device)])
         super().sync(*args, **kwargs)
+
+    def _wrap_update(self, update: Callable[..., None]) -> Callable[..., None]:
+        # Whole numbers that leave the range of int64 begin again at its other end.
+        wrapped: Callable[..., None] = super()._wrap_update(update)
+
+        @wraps(wrapped)
+        def checked(*args: Any, **kwargs: Any) -> None:
+            wrapped(*args, **kwargs)
+            for name in self._sums:
+                state: Tensor = getattr(self, name)
+                if bool(((state > _FULL) | (state < -_FULL)).any()):
+                    raise ValueError(
+                        f"{type(self).__name__}.{name} has become too large to be summed exactly. Choose a"
+                        " larger unit for its scores"
+                    )
+
+        return checked
 
     def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
         # "compute before update" is no mistake here: a process may own none of the samples, and NaN says it.

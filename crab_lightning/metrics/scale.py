@@ -68,8 +68,9 @@ def scale_of(metric: Any, key: str) -> Scale:
     """Return the scale of one value of a metric.
 
     A metric of this package says it in ``scale`` and, where the values of its dictionary differ, in
-    ``scales`` by the end of their key; its ``higher_is_better`` is read. Of another torchmetrics metric
-    ``higher_is_better`` and the plot bounds are read; it is printed in percent if these are 0 and 1.
+    ``scales`` by the end of their key. Lower is better if its ``higher_is_better`` or its ``scale`` says so.
+    Of another torchmetrics metric ``higher_is_better`` and the plot bounds are read; it is printed in percent
+    if these are 0 and 1.
 
     Args:
         metric: The metric.
@@ -84,7 +85,7 @@ def scale_of(metric: Any, key: str) -> Scale:
     if own is None:
         low, high = metric.plot_lower_bound, metric.plot_upper_bound
         own = Scale(low=low, high=high, unit=PERCENT if (low, high) == (0.0, 1.0) else "")
-    return replace(own, higher_is_better=higher)
+    return replace(own, higher_is_better=higher and own.higher_is_better)
 
 
 def entry_scales(metrics: Any) -> dict[str, dict[str, Any]]:

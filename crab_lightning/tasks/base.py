@@ -63,8 +63,18 @@ class Task(ABC, Generic[AnswerT]):
         return ""
 
     def conversation(self, sample: Sample) -> Conversation:
-        """Return the question as the sample's own row asks it, else :meth:`prompt`."""
-        return self.prompt(sample) if sample.conversation is None else sample.conversation
+        """Return the question as the sample's own row asks it, else :meth:`prompt`.
+
+        Raises:
+            ValueError: If the prompt is one text, so that the places of the media are not known.
+        """
+        asked = self.prompt(sample) if sample.conversation is None else sample.conversation
+        if isinstance(asked, str):
+            raise ValueError(
+                f"{type(self).__name__}.prompt returns a text; it must return a tuple of media and texts,"
+                " such as (Media.VIDEO, 'What is seen?')"
+            )
+        return asked
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the fields that this task reads, made of a row that anyone can write.
@@ -263,6 +273,21 @@ class Task(ABC, Generic[AnswerT]):
                 raise ValueError(said) from err
 
 
+def parse_answer(task: Task[AnswerT], text: str, sample: Sample, spec: DatasetSpec) -> AnswerT | None:
+    """Return what a task reads from an answer; ``None`` when it cannot be read.
+
+    Raises:
+        ValueError: If the task fails, which would end an evaluation because of one answer.
+    """
+    try:
+        return task.parse(text, sample, spec)
+    except ValueError as err:
+        raise ValueError(
+            f"{describe(sample)}: {type(task).__name__}.parse fails for the answer {text[:80]!r}: {err}. It"
+            " must return None for an answer that it cannot read"
+        ) from err
+
+
 class InstructedTask(Task[AnswerT]):
     """A task with one instruction about a video, or about an image, and its sound."""
 
@@ -283,7 +308,7 @@ def with_row(sample: Sample, err: ValueError) -> str:
 
 
 def most_frequent(truths: Sequence[AnswerT], samples: Sequence[Sample]) -> AnswerT:
-    """Return the most frequent of some hashable answers.
+    """Return the most frequent of some answers; those that print alike are the same.
 
     Raises:
         ValueError: If there are none.
@@ -295,8 +320,9 @@ def most_frequent(truths: Sequence[AnswerT], samples: Sequence[Sample]) -> Answe
             else "no rows"
         )
         raise ValueError(f"no majority answer: {where}")
-    counts = Counter(truths)
-    return min(counts, key=lambda answer: (-counts[answer], repr(answer)))
+    shown = [repr(truth) for truth in truths]
+    counts = Counter(shown)
+    return truths[shown.index(min(counts, key=lambda text: (-counts[text], text)))]
 
 
 def describe(sample: Sample) -> str:

@@ -113,9 +113,12 @@ def test_wrong_value_of_a_dataset_row_is_not_taken_for_a_key_of_the_section(
 
 OWN = """
 from crab_lightning.tasks import OpenAnswer
+from crab_lightning.tasks.base import Task
 class Mine(OpenAnswer):
     def __init__(self, count: int = 3) -> None:
         super().__init__()
+class Half(Task):
+    def prompt(self, sample): ...
 """
 
 
@@ -136,6 +139,8 @@ class Mine(OpenAnswer):
         ("data.tasks.mine", {"class_path": "own_tasks.Mine", "init_args": {"count": "x"}},
          "data.tasks.mine.init_args.count is 'x'; it must be a whole number"),
         ("data.tasks.mine.class_path", "broken_tasks.Mine", "cannot be imported (ModuleNotFoundError: "),
+        ("data.tasks.mine.class_path", "own_tasks.Half",
+         "which is not complete. Define direct, metrics, parse, truth, update in that class"),
         ("data.tasks.mine", {"class_pth": "own_tasks.Mine"}, "it has class_pth (did you mean 'class_path'?)"),
         ("data.datasets.ave.metrics", ["acuracy"], "did you mean 'segment_accuracy'?"),
         ("data.datasets.ave.task", "event_localisation", "did you mean 'event_localization'?"),
@@ -181,6 +186,35 @@ def test_a_wrong_name_in_a_file_is_told_with_the_file_the_key_and_the_nearest_na
     assert ".".join(named) in answer or named[-1] in answer
     for word in ("Namespace", "<class", "Expected", "subclass", "Parser", "typing", "argument"):
         assert word not in answer.replace("init_args", "")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("tasks.t", {"class_path": "own_tasks.Half"}, "Define direct, metrics, parse, truth, update in that"),
+        ("tasks.t", {"class_path": "own_tasks.Mine", "init_args": {"cuont": 3}}, "did you mean 'count'?"),
+        ("datasets.mine", {"task": "t", "colums": {"target": "x"}}, "did you mean 'columns'?"),
+        ("datasets.mine", {"columns": {"media": {}}}, "data.datasets.mine has no task; it has: columns"),
+    ],
+)
+def test_a_command_that_reads_only_the_data_section_says_the_same(
+    key: str,
+    value: dict[str, object],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_tasks.py").write_text(OWN)
+    section, name = key.split(".")
+    content = {"datasets": {"mine": {"task": "t", "layout": "plain"}}, section: {name: value}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"data": content}))
+    words = ["data", "check", "--config", str(tmp_path / "mine.yaml"), "--root", str(tmp_path)]
+    answer = error_of(capsys, [*words, "--allow-code-of", "own_tasks"])
+    assert f"error: {tmp_path / 'mine.yaml'}: " in answer
+    assert said in answer
+    assert "Problem with" not in answer
 
 
 def test_a_wrong_name_in_an_option_is_no_fault_of_the_file(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
-from torchmetrics import MeanAbsoluteError, MetricCollection
+from torchmetrics import MeanAbsoluteError, MetricCollection, R2Score
 from torchmetrics.classification import BinaryAccuracy
 
 from crab_lightning.commands import main
@@ -24,6 +24,7 @@ from crab_lightning.metrics.scale import scale_of
 from crab_lightning.reports.page import metric_table
 from crab_lightning.runs import RunCheckpoint
 from crab_lightning.structures import DatasetSpec, Prediction, Sample
+from crab_lightning.tasks.base import Task
 from tests.evaluation.fakes import Naming, Parrot, Rows, sample
 from tests.quiet import quiet_trainer
 
@@ -72,6 +73,60 @@ class Moment(Naming):
 
     def jsonable(self, answer: int) -> Any:
         return answer
+
+
+class SaidInScale(MeanError):
+    higher_is_better = True
+    scale = Scale(higher_is_better=False, high=None, unit="s")
+
+
+def test_the_direction_may_be_stated_in_either_place() -> None:
+    for kind in (MeanError, SaidInScale):
+        assert not scale_of(kind(), "error").higher_is_better
+    assert scale_of(Accuracy(), "accuracy").higher_is_better
+
+
+def _add_two(self: Any, metrics: MetricCollection, *_: Any) -> None:
+    metrics.update(torch.ones(1), torch.ones(1))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            {"metrics": lambda *_: MeanError()},
+            r"Wrong\.metrics returns a MeanError; it must return a Metric",
+        ),
+        (
+            {"parse": lambda self, text, *_: int(text)},
+            r"^a/val/0 .*Wrong\.parse fails for the answer 'soon': .*must return None for an answer that",
+        ),
+        (
+            {"metrics": lambda *_: MetricCollection({"error": R2Score()}), "update": _add_two},
+            r"^data\.datasets\.a: the metrics of the task .* cannot be computed: Needs at least two samples",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_task_is_told_with_its_dataset(wrong: dict[str, Any], message: str) -> None:
+    task = type("Wrong", (Moment,), wrong)()
+    with pytest.raises(ValueError, match=message):  # noqa: PT012
+        scores = DatasetScores("a", task, DatasetSpec("moment", "x"))
+        scores.add(Prediction(sample("a", 0, "val", "soon", "1"), "soon", 1, False))
+        scores.result(scores.sums(), None)
+
+
+def test_answers_that_cannot_be_hashed_have_a_majority_and_a_prompt_is_no_text() -> None:
+    class Lists(Moment):
+        def truth(self, sample: Sample, spec: DatasetSpec) -> Any:
+            return [sample.fields["label"]]
+
+        def prompt(self, sample: Sample) -> Any:
+            return "When?"
+
+    rows = [sample("a", i, "train", "", label) for i, label in enumerate("212")]
+    assert Task.majority(Lists(), rows, DatasetSpec("moment", "x")) == ["2"]
+    with pytest.raises(ValueError, match=r"Lists\.prompt returns a text; it must return a tuple"):
+        Lists().conversation(rows[0])
 
 
 class Better(Parrot):

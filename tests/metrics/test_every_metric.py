@@ -16,6 +16,7 @@ from torchmetrics import Metric
 
 from crab_lightning import metrics
 from crab_lightning.metrics import masks
+from crab_lightning.metrics.base import to_units
 from tests.metrics.cases import Case, all_cases, join
 
 EVERY = all_cases()
@@ -42,7 +43,32 @@ def test_every_metric_of_the_room_has_a_case() -> None:
     made_there = {c for m in modules for c in vars(m).values() if getattr(c, "__module__", "") == m.__name__}
     found = {c for c in made_there if inspect.isclass(c) and issubclass(c, Metric) and c.__name__[0] != "_"}
     bases = {metrics.BenchmarkMetric, metrics.GroupedAccuracy, masks.MaskMetric}
-    assert found - bases == {type(case.make()) for case in EVERY.values()}
+    tested = {type(case.make()) for case in EVERY.values()}
+    assert found - bases == tested, "put samples named CASES into its test, as tests/metrics/cases.py"
+
+
+class Squares(metrics.BenchmarkMetric):
+    total: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_sum("total")
+
+    def update(self, error: Tensor) -> None:
+        self.total += to_units(error**2).sum()
+
+    def compute(self) -> Tensor:
+        return self.total
+
+
+def test_a_score_that_cannot_be_summed_is_refused_instead_of_giving_another_sum() -> None:
+    metric = Squares()
+    for wrong in (torch.nan, torch.inf, 1e3):
+        with pytest.raises(ValueError, match=r"adds the score (nan|inf|1e\+06), which is not finite"):
+            metric.update(torch.tensor([1.0, wrong]))
+    with pytest.raises(ValueError, match=r"Squares\.total has become too large to be summed exactly"):  # noqa: PT012
+        for _ in range(2000):
+            metric.update(torch.full((8,), 100.0))
 
 
 @pytest.mark.parametrize("case", EVERY.values(), ids=EVERY)

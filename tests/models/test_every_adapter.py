@@ -67,7 +67,7 @@ def test_fresh_adapters_change_nothing_and_training_moves_them_alone(
         optimizer.zero_grad()
         module.training_step(batch, 0).backward()
         optimizer.step()
-    own = {id(parameter) for parameter in weights(module)}
+    own = {id(parameter) for parameter in weights(module) if parameter.requires_grad}
     for name, parameter in module.named_parameters():
         assert torch.equal(parameter, before[name]) == (id(parameter) not in own), name
 
@@ -92,6 +92,32 @@ def test_a_parameter_that_would_begin_with_any_value_is_refused() -> None:
         draw_adapters(layer)
 
 
+def test_a_buffer_and_a_frozen_parameter_get_their_first_values_again() -> None:
+    class Masked(LoRALinear):
+        filled = True
+        mask: torch.Tensor
+
+        def add_parameters(self) -> None:
+            self.lora_A.requires_grad_(False)
+            mask = torch.empty(self.rank, device=self.base.weight.device)
+            self.register_buffer("mask", mask, persistent=False)
+
+        def reset_parameters(self) -> None:
+            super().reset_parameters()
+            if self.filled:
+                self.mask.fill_(2.0)
+
+    with torch.device("meta"):
+        layer, forgetful = (Masked(nn.Linear(6, 8), AdapterConfig(kind="lora")) for _ in range(2))
+    draw_adapters(layer)
+    assert layer.mask.tolist() == [2.0] * layer.rank
+    assert [p.requires_grad for p in layer.parameters(recurse=False)] == [False, True]
+    assert layer.lora_A.isfinite().all()
+    Masked.filled = False
+    with pytest.raises(ValueError, match=r"Masked\.reset_parameters gives mask no value"):
+        draw_adapters(forgetful)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_saved_adapters_answer_and_learn_the_same_and_can_be_inspected(
     kind: str,
@@ -112,8 +138,7 @@ def test_saved_adapters_answer_and_learn_the_same_and_can_be_inspected(
     assert main(["adapter", "inspect", str(tmp_path), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["kind"] == kind
-    trained = [p for p in module.parameters() if p.requires_grad]
-    assert shown["towers"]["language"]["parameters"] == sum(p.numel() for p in trained)
+    assert shown["towers"]["language"]["parameters"] == sum(p.numel() for p in weights(module))
     assert shown["towers"]["language"]["dead"] == []
 
 

@@ -111,8 +111,8 @@ def own_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     kind = values.get("kind", AdapterConfig.kind)
     if not isinstance(kind, str) or kind not in ADAPTERS:
         raise ValueError(
-            f"adapter.kind is {kind!r}{did_you_mean(kind, ADAPTERS)}; known: {', '.join(ADAPTERS)}. If "
-            "another package adds this kind, install that package in this environment"
+            f"adapter.kind is {kind!r}{did_you_mean(kind, ADAPTERS)}; known: {', '.join(ADAPTERS)}. "
+            + AdapterConfig.value_advice["kind"]
         )
     names = _names(ADAPTERS[kind].config_class)
     return {key: value for key, value in values.items() if key in names}

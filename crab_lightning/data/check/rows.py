@@ -8,7 +8,7 @@ from typing import Any
 
 from crab_lightning.data.check.report import Problem
 from crab_lightning.structures import DatasetSpec, Sample
-from crab_lightning.tasks.base import NO_CLASS, Task, with_row
+from crab_lightning.tasks.base import NO_CLASS, Task, parse_answer, with_row
 
 
 def readable_classes(
@@ -56,6 +56,7 @@ def check_annotations(task: Task[Any], samples: Sequence[Sample], spec: DatasetS
             if sample.target is not None or sample.split != "test":
                 direct = task.direct(sample)
                 written = sample.target or direct  # without a text, the answer alone is learnt
+            answer = None if written is None else parse_answer(task, written, sample, spec)
         except ValueError as err:
             yield _problem(sample, "annotation", with_row(sample, err))
             continue
@@ -63,7 +64,6 @@ def check_annotations(task: Task[Any], samples: Sequence[Sample], spec: DatasetS
             yield _problem(sample, "annotation", f"row {sample.row}: {remark}", level="warning")
         if written is None:
             continue
-        answer = task.parse(written, sample, spec)
         if answer is None:
             # Without a truth to compare (coordinates that the released scripts reject) the row may stay.
             yield _problem(
