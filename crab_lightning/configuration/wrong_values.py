@@ -59,8 +59,8 @@ def no_such_class(path: str, *bases: type) -> str | None:
     if not isinstance(found, type):
         return f", which is a {type(found).__name__}; a config may name classes only"
     if issubclass(found, bases):
-        lacking = sorted(getattr(found, "__abstractmethods__", ()))
-        return f", which is not complete. Define {', '.join(lacking)} in that class" if lacking else None
+        members = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
+        return f", which is not complete. Define {members} in that class" if members else None
     return f", which is no {class_names(bases)}. {_choice(_known(path, bases), bases)}"
 
 
