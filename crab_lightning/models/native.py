@@ -164,7 +164,14 @@ class OmniModule(AVModule):
         """Return summed target loss, fp32 ``(B,)``, and number of target tokens, int64 ``(B,)``."""
         if batch.labels is None:
             raise ValueError("losses got a batch of prompts; collate examples with a target")
-        hidden = last_hidden_states(self.model, **batch.inputs, use_cache=False)
+        inputs, config = {**batch.inputs}, self.text_config()
+        own_keys = config.num_attention_heads == config.num_key_value_heads
+        if self.attention == "sdpa" and own_keys and bool(inputs["attention_mask"][:, 0].all()):
+            # Padding is behind the texts, and no token sees what is behind it. Without a mask torch leaves
+            # out half of the attention, and the results are equal to the last bit. Where heads share keys,
+            # it would add the gradients of these heads in another order.
+            del inputs["attention_mask"]
+        hidden = last_hidden_states(self.model, **inputs, use_cache=False)
         return target_losses(hidden, batch.labels, self.model.lm_head)
 
     def prompt_inputs(self, batch: Batch) -> PromptInputs:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from crab_lightning.models.losses import target_losses
+from crab_lightning.configuration.files import found_path
+from crab_lightning.models.losses import last_hidden_states, target_losses
 from crab_lightning.structures import Batch
 from tests.models.conftest import Build
+from tests.processing.examples import image_example, video_example
 
 
 def test_loss_equals_that_of_the_library(build: Build, batch: Batch) -> None:
@@ -30,6 +35,37 @@ def test_sample_losses_add_up_over_its_own_tokens(build: Build, batch: Batch) ->
         )
         assert loss_sum[row].item() == pytest.approx(wanted.item(), rel=1e-5)
         assert tokens[row] == (batch.labels[row] != -100).sum()
+
+
+def test_without_a_mask_losses_and_gradients_are_equal(build: Build) -> None:
+    module = build(pretrained=found_path("crab_lightning/assets/mini_omni"))
+    pairs = [(video_example, {"count": 10, "seconds": 10.0}), (image_example, {"target": "a longer answer"})]
+    encode, collate = module.processor.encode, module.processor.collate
+    batch = collate([encode(make(**options)) for make, options in pairs])
+    masks: list[torch.Tensor | None] = []
+    module.decoder().layers[0].self_attn.register_forward_pre_hook(
+        lambda _m, _args, options: masks.append(options["attention_mask"]), with_kwargs=True
+    )
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.data.normal_(std=0.05)
+
+    def found(losses: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
+        sums = losses()
+        return [sums, *torch.autograd.grad(sums.sum(), weights)]
+
+    def with_mask() -> torch.Tensor:
+        hidden = last_hidden_states(module.model, **batch.inputs, use_cache=False)
+        return target_losses(hidden, batch.labels, module.model.lm_head)[0]
+
+    ours, theirs = found(lambda: module.losses(batch)[0]), found(with_mask)
+    assert masks[0] is None and masks[1] is not None
+    assert not batch.inputs["attention_mask"].all() and all(one.abs().max() > 0 for one in ours)
+    assert all(map(torch.equal, ours, theirs))
+    # Prompts are padded in front.
+    prompts = collate([encode(make(**options | {"target": None})) for make, options in pairs])
+    module.losses(replace(prompts, labels=prompts.inputs["input_ids"]))
+    assert masks[2] is not None
 
 
 def test_logits_are_made_at_targets_only() -> None:
