@@ -71,6 +71,18 @@ def test_help_lists_every_command_without_heavy_imports() -> None:
     assert out.splitlines()[-1] == "[]"
 
 
+def test_help_of_training_does_without_transformers() -> None:
+    code = (
+        "import contextlib, sys\n"
+        "from crab_lightning.commands import main\n"
+        "with contextlib.suppress(SystemExit): main(['fit', '--help'])\n"
+        "print('transformers' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "--data.batch_size" in out
+    assert out.splitlines()[-1] == "False"
+
+
 def test_search_for_garbage_waits_for_the_end_of_a_start_and_no_longer() -> None:
     usual = gc.get_threshold()
     try:

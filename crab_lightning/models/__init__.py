@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     # the names under which configs written before version 0.2 know the strategies
     from crab_lightning.distributed.strategies import Fsdp1Strategy as Fsdp1Strategy
     from crab_lightning.distributed.strategies import Fsdp2Strategy as Fsdp2Strategy
-    from crab_lightning.models.answering import AskedModule as AskedModule
+    from crab_lightning.models.asked import AskedModule as AskedModule
     from crab_lightning.models.base import AVModule as AVModule
     from crab_lightning.models.composite import CompositeModule as CompositeModule
     from crab_lightning.models.endpoint import EndpointModule as EndpointModule

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NoReturn
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from crab_lightning.models.answering import AskedModule, Predictions
+from crab_lightning.models.asked import AskedModule, Predictions
 from crab_lightning.processing import Processor
 from crab_lightning.processing.endpoint import EndpointProcessor, SendVideo
 from crab_lightning.structures import Batch, CandidateScores, Prediction, Sample

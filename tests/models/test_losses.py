@@ -59,8 +59,9 @@ def test_without_a_mask_losses_and_gradients_are_equal(build: Build) -> None:
         return target_losses(hidden, batch.labels, module.model.lm_head)[0]
 
     ours, theirs = found(lambda: module.losses(batch)[0]), found(with_mask)
-    assert masks[0] is None and masks[1] is not None
-    assert not batch.inputs["attention_mask"].all() and all(one.abs().max() > 0 for one in ours)
+    assert [mask is None for mask in masks] == [True, False]
+    assert not batch.inputs["attention_mask"].all()
+    assert all(one.abs().max() > 0 for one in ours)
     assert all(map(torch.equal, ours, theirs))
     # Prompts are padded in front.
     prompts = collate([encode(make(**options | {"target": None})) for make, options in pairs])
