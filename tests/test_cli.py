@@ -73,9 +73,9 @@ def test_help_lists_every_command_without_heavy_imports() -> None:
 
 def test_help_of_training_does_without_transformers() -> None:
     code = (
-        "import contextlib, sys\n"
-        "from crab_lightning.commands import main\n"
-        "with contextlib.suppress(SystemExit): main(['fit', '--help'])\n"
+        "import contextlib, sys; sys.argv = ['cli.py', 'fit', '--help']\n"
+        "from crab_lightning.commands import program\n"
+        "with contextlib.suppress(SystemExit): program()\n"
         "print('transformers' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
