@@ -1,4 +1,4 @@
-"""Sub-commands of the command line, and the dispatcher that imports only the one that is asked for."""
+"""The sub-commands of the command line, and the dispatcher, which imports only the command that is called."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Write an official SAM2.1 .pt file as a transformers folder.",
     ),
 }
-"""Command words -> (module:function in this room, one line of help).
+"""Maps the words of a command to ``module:function`` in this room and to one line of help.
 
-A function takes the words that follow the command; that of the Trainer's four functions takes the command as
-well. Its docstring, up to the first section, is what ``--help`` says.
+The function gets the words that follow the command. For ``fit``, ``validate``, ``test`` and ``predict`` it
+gets the command, too. ``--help`` shows the docstring of the function, up to its first section.
 """
 
 _PROG = "cli.py"
@@ -87,7 +87,7 @@ _FOOT = (
 
 
 def _help(prefix: str = "") -> str:
-    """List the commands that begin with ``prefix``, one a line."""
+    """Return the list of the commands that begin with ``prefix``, one in each line."""
     rows = {name: text for name, (_, text) in COMMANDS.items() if not prefix or name.split()[0] == prefix}
     width = max(map(len, rows)) + 2
     usage = f"usage: {_PROG} {prefix + ' ' if prefix else ''}COMMAND ..."
@@ -110,27 +110,30 @@ def _find(words: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def program() -> int:
-    """Run the command line in a process of its own, which starts and ends faster than :func:`main` alone."""
+    """Run :func:`main` in a process of its own, which starts and ends faster; return the exit status."""
     start_quickly()
     lazy_torchmetrics()
     try:
         return main()
     finally:
-        gc.freeze()  # Python would look through everything once more, only to throw it away
+        gc.freeze()  # otherwise Python examines all objects once more when the process ends
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command and return the exit status.
 
-    This is the one place where errors become text. What a user can cause is told in one line; the rest is
-    told with its type, since it is probably a fault of this program.
+    Only this function turns errors into text. An error that a user can cause is printed in one line. Any
+    other error is printed with its type, since it is probably a fault of this program.
 
     Args:
-        argv: Words after the program's name; those of this process when left out.
+        argv: The words after the program's name. When left out, those of this process are used.
 
     Returns:
-        0 after success, 1 after an error, 2 after a mistake in the command line, 130 after Ctrl-C, 141 where
-        the reader of the output has gone away, as ``head`` does.
+        0 after success, 1 after an error, 2 after a mistake in the command line, 130 after Ctrl-C, and 141 if
+        the program that reads the output has ended, as ``head`` does.
+
+    Raises:
+        SystemExit: If the command ends by itself, for example after ``--help``.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     keep_output_open()
@@ -153,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = getattr(import_module(f"{__name__}.{module}"), function)
         run([name, *rest] if module == "trainer" else rest)
         sys.stdout.flush()  # a closed pipe has to show here, not when Python ends
-    except KeyboardInterrupt:  # what trains or tests has said by itself how to go on
+    except KeyboardInterrupt:  # fit and test have already said how to continue
         if debug:
             raise
         print(f"\n{name}: stopped by Ctrl-C", file=sys.stderr)
@@ -183,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _no_command(words: Sequence[str]) -> int:
-    """Print the commands, or say that there is none of this name."""
+    """Print the list of commands, or an error that names the unknown command."""
     groups = {command.split()[0] for command in COMMANDS if " " in command}
     prefix = words[0] if words and words[0] in groups else ""
     asked = words[len(prefix.split()) :]
@@ -201,7 +204,7 @@ def _no_command(words: Sequence[str]) -> int:
 
 
 def _reader_is_gone() -> int:
-    """Close the output quietly: whoever read it has enough."""
+    """Discard all further output, because the program that read it has ended."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141

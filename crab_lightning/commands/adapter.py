@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import folder_to_write
-from crab_lightning.commands.help_text import CHECKPOINT, Options, positive
+from crab_lightning.commands.help_text import CHECKPOINT, RUN_CONFIG, Options, positive
 
 if TYPE_CHECKING:
     from crab_lightning.adapters.released_table import ThinkerSizes
@@ -80,10 +80,13 @@ def convert(words: Sequence[str]) -> None:
 
 
 def inspect(words: Sequence[str]) -> None:
-    """Show what a file of adapter weights holds.
+    """Show the contents of adapter weights.
 
-    It shows the kind, the ranks, the routers and the largest values in each tower of the model. The command
-    also names adapters without effect (their matrix B is zero) and those with values that are not finite.
+    The command shows the kind, the ranks, the routers and the largest values in each tower of the model. It
+    also names adapters without effect (their matrix B is zero) and adapters with values that are not finite.
+
+    Raises:
+        AdapterError: If the file contains no adapter weights.
     """
     parser = Options("adapter inspect", inspect)
     parser.option("source", "an adapter or run folder, or a file with the released names", Path)
@@ -131,20 +134,20 @@ def inspect(words: Sequence[str]) -> None:
 
 
 def export(words: Sequence[str]) -> None:
-    """Write the adapters of a run of kind lora as a PEFT folder, or as a whole checkpoint.
+    """Write the adapters of a run as a PEFT folder, or as a whole checkpoint.
 
-    With --merge the whole checkpoint is written, in which the update is added to the base weights. Other
-    kinds cannot be exported, because their update depends on the token or on the task.
+    With --merge, the command adds the update to the base weights and writes a whole checkpoint. Only adapters
+    of kind `lora` can be exported, because the update of the other kinds depends on the token or on the task.
 
     Raises:
-        ExportError: If the run's adapters are no plain LoRA.
+        ExportError: If the run's adapters are not plain LoRA.
         FileExistsError: If the folder exists.
     """
     parser = Options("adapter export", export)
     parser.option("checkpoint", CHECKPOINT, Path)
     parser.option("--out", "folder to write; it must not exist", Path, required=True)
     parser.switch("--merge", "write a whole checkpoint instead of a PEFT folder")
-    parser.option("--config", "config file; the run's own config.yaml is used when left out")
+    parser.option("--config", RUN_CONFIG)
     args = parser.parse_args(words)
     if args.out.exists():
         raise FileExistsError(f"{args.out} exists already; name a folder that does not")

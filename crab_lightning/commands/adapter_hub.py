@@ -1,4 +1,4 @@
-"""``adapter push`` and ``adapter pull``: adapters on a model hub, with a card and their config."""
+"""``adapter push`` and ``adapter pull``: upload adapters to a model hub and download them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ def push(words: Sequence[str]) -> None:
     with the scores of the run's test. Answers, media and training settings are not uploaded.
 
     Raises:
-        ValueError: If the config names a folder of this machine that readers do not have.
-        HubError: If there is no token, or the hub refuses.
+        ValueError: If the config names a folder of this machine that other users do not have, or the hub does
+            not know the licence.
+        HubError: If there is no access token, or the hub refuses the upload.
     """
     parser = Options("adapter push", push)
     add, switch = parser.option, parser.switch
@@ -82,19 +83,19 @@ def push(words: Sequence[str]) -> None:
 def pull(words: Sequence[str]) -> None:
     """Download adapters that `adapter push` has uploaded.
 
-    The folder is one that `ask`, `serve` and `test` take as checkpoint. Only weights, texts and the config
+    `ask`, `serve` and `test` accept the folder as a checkpoint. Only weights, texts and the config
     are read, never code.
 
     Raises:
         FileExistsError: If the folder exists.
         HubError: If the hub has no such repository, or it holds no adapters.
-        AdapterError: If the files are not whole.
+        AdapterError: If files are missing or damaged, or come from different saves.
     """
     parser = Options("adapter pull", pull)
     add = parser.option
     add("source", "repository on the hub", metavar="OWNER/NAME")
     add("--out", "folder to write; it must not exist", Path, required=True)
-    add("--revision", "branch, tag or commit; the newest state of the main branch when left out")
+    add("--revision", "branch, tag or commit (default: the newest state of the main branch)")
     args = parser.parse_args(words)
     if args.out.exists():
         raise FileExistsError(f"{args.out} exists already; name a folder that does not")
@@ -115,7 +116,7 @@ def pull(words: Sequence[str]) -> None:
         if not (folder / "adapter.json").is_file():
             raise AdapterError(f"{args.source} has no adapter.json, so it has no adapters of this package")
         config, metadata = read_adapter_config(folder), read_adapter_metadata(folder)
-        read_weights(folder)  # whole, and of one save
+        read_weights(folder)  # checks that the files are complete and from one save
     more = "" if (args.out / _CONFIG).is_file() else " --config CONFIG (the repository contains none)"
     print(f"Wrote {args.out}: {config}")
     print(f"They need the base weights {metadata.get('base_model')}.")
@@ -123,7 +124,7 @@ def pull(words: Sequence[str]) -> None:
 
 
 def _prepare(source: Path, folder: Path, args: Any) -> list[str]:
-    """Write what is uploaded into a folder; return what the user should know."""
+    """Write the files for the hub into ``folder``, and return notes for the user."""
     from crab_lightning.adapters import ADAPTERS, read_adapter_config
     from crab_lightning.adapters.checkpoint import read_weights, rewrite_base
     from crab_lightning.reports.model_card import CardFacts, model_card
@@ -131,7 +132,7 @@ def _prepare(source: Path, folder: Path, args: Any) -> list[str]:
 
     adapter = find_adapter(source)
     config = read_adapter_config(adapter)
-    read_weights(adapter)  # whole, and of one save
+    read_weights(adapter)  # checks that the files are complete and from one save
     run = find_run(adapter)
     notes: list[str] = []
     given = dict(_pair(word) for word in args.set) | ({_BASE_KEY: args.base} if args.base else {})
@@ -205,7 +206,7 @@ def _portable(path: Path, adapter: Path, given: dict[str, str]) -> dict[str, Any
     """Return the model and data sections of a run's config, without paths of this machine.
 
     Raises:
-        ValueError: If a key names a path that readers do not have; it says which.
+        ValueError: If a key names a path that other users do not have. The message names the keys.
     """
     from crab_lightning.configuration.allowed_code import without_training
     from crab_lightning.configuration.files import compose, portable_path
@@ -227,7 +228,7 @@ def _portable(path: Path, adapter: Path, given: dict[str, str]) -> dict[str, Any
             return node
         leaf = key.rpartition(".")[2]
         if (adapter / f"{leaf}.safetensors").is_file():
-            return None  # its weights lie beside the adapters
+            return None  # the weights of this encoder lie beside the adapters
         if (shipped := portable_path(node)) is not None:
             return shipped
         local.append(f"{key} ({node})")
@@ -245,7 +246,7 @@ def _portable(path: Path, adapter: Path, given: dict[str, str]) -> dict[str, Any
 
 
 def _results(run: Path | None, adapter: Path, notes: list[str]) -> tuple[dict[str, Any] | None, str]:
-    """Return the results of a test of these weights and their date; say why where there are none."""
+    """Return the test results of these weights and their date, or add a note that says why there are none."""
     path = None if run is None else run / "metrics.json"
     if path is None or not path.is_file():
         notes.append("the run has no test results, so the card has no scores; run `test` first")
@@ -264,8 +265,8 @@ def _results(run: Path | None, adapter: Path, notes: list[str]) -> tuple[dict[st
         ours = ours and [now.st_size, now.st_mtime_ns] == checkpoint[1:]
     if not ours:
         notes.append(
-            f"the test results are of {tested or identity.get('adapter')} and not, or no longer, of "
-            f"{adapter}: the card has no scores. Test these weights first"
+            f"the card has no scores, because the test results are of {tested or identity.get('adapter')},"
+            f" which is not {adapter} or was replaced since. Run `test` with these weights first"
         )
         return None, ""
     date = results.get("made", {}).get("date")

@@ -1,4 +1,4 @@
-"""``ask``: one question to a trained run about any clip."""
+"""``ask``: ask a trained run a question about any clip."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _SHOWN = 10
 
 
 def run(words: Sequence[str]) -> None:
-    """Ask a trained run one question about your own clip, prepared as in training.
+    """Ask a trained run one question about your own clip. The clip is prepared as in training.
 
     Raises:
-        AskError: If the task needs something that was not given.
+        AskError: If the task needs something that was not given, or options do not fit together.
     """
     parser = Options("ask", run, formatter_class=argparse.HelpFormatter)
     add, switch = parser.option, parser.switch
@@ -36,7 +36,7 @@ def run(words: Sequence[str]) -> None:
     add("--task", "a task or dataset of the config, or the initials of a task (qa, er, ...)", required=True)
     add(
         "--dataset",
-        "dataset whose frames, audio window and classes are used; the first that fits when left out",
+        "dataset whose frames, audio window and classes are used (default: the first that fits)",
     )
     add("--folder", "ask about every clip of this folder and its sub-folders; needs --out", Path)
     add(
@@ -47,8 +47,8 @@ def run(words: Sequence[str]) -> None:
     add("--batch", "with --folder: number of clips that are answered at the same time", positive, 8)
     add("--workers", "with --folder: number of clips that are read at the same time", int, 2)
     add("--video", "video file; two where the task compares videos", file_to_read, [], nargs="+")
-    add("--image", "picture; a frame of the video when left out", file_to_read)
-    add("--audio", "sound file; the video's own track when left out", file_to_read, [], nargs="+")
+    add("--image", "picture (default: a frame of the video)", file_to_read)
+    add("--audio", "sound file (default: the video's own track)", file_to_read, [], nargs="+")
     switch("--silent", "replace all sound by silence")
     add("--at_s", "second of the clip that an image task looks at (default: its middle)", float)
     add(
@@ -68,7 +68,7 @@ def run(words: Sequence[str]) -> None:
         file_to_write,
         metavar="PAGE.html",
     )
-    add("--max_new_tokens", "longest answer, in tokens; the run's setting when left out", positive)
+    add("--max_new_tokens", "longest answer, in tokens (default: the run's setting)", positive)
     add("--device", DEVICE, default="auto")
     switch("--json", "print only one JSON object for each answer")
     args = parser.parse_args(words)
@@ -91,12 +91,12 @@ def run(words: Sequence[str]) -> None:
     if windows is not None and args.routes is not None:
         raise AskError("--routes shows one answer, and --windows asks for several; leave one of them out")
     moments = {"before training": False, "after training": True} if args.before else {"": True}
-    for moment, trained in moments.items():  # one after the other: two large models would not fit
+    for moment, trained in moments.items():  # one at a time: two large models do not fit
         asked = load_run(args.checkpoint, args.config, args.device, trained=trained, check=question.check)
         if args.max_new_tokens is not None:
             asked.model.max_new_tokens = args.max_new_tokens
         if args.routes is not None and trained and not heads_of(asked.model.model):
-            raise AskError("`routes` needs adapters with a router, such as I-LoRA; this run has none")
+            raise AskError("--routes needs adapters with a router, such as I-LoRA; this run has none")
         answer = asked.put(question, windows)
         show(answer, args.options, as_json=args.json, moment=moment)
         if args.routes is not None and trained:
@@ -105,13 +105,13 @@ def run(words: Sequence[str]) -> None:
 
 
 def write_routes(run: TrainedRun, question: Question, answer: Answer, path: Path) -> None:
-    """Write the page that shows which head worked on which token.
+    """Write a page that shows which head worked on which token.
 
     Args:
         run: The run that answered.
         question: The question.
-        answer: Its answer.
-        path: The page.
+        answer: The answer of the run to this question.
+        path: HTML file to write.
     """
     from crab_lightning.adapters.names import depth_of
     from crab_lightning.studies.token_routes import answer_page, routes_of_answer
@@ -130,6 +130,7 @@ def run_folder(args: argparse.Namespace) -> None:
 
     Raises:
         AskError: If an option is missing, or is not for folders.
+        NotADirectoryError: If ``--folder`` is not a folder.
     """
     from crab_lightning.commands.output import StepBar
     from crab_lightning.inference.folder import ask_folder
@@ -177,7 +178,7 @@ def run_folder(args: argparse.Namespace) -> None:
 
 
 def one_line(text: str) -> str:
-    """Return a text with its control characters written out: the name of a file may hold any."""
+    """Return a text with its control characters written as escapes. Names of files may contain them."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -186,9 +187,9 @@ def show(answer: Answer, options: Sequence[str] | None, *, as_json: bool, moment
 
     Args:
         answer: The answer.
-        options: Those that the user gave to choose from.
+        options: The answers from which the model had to choose, if the user gave any.
         as_json: Print one JSON object.
-        moment: Which of several models it was.
+        moment: ``before training`` or ``after training``, if both models are asked.
     """
     if as_json:
         record = {
@@ -226,7 +227,7 @@ def show(answer: Answer, options: Sequence[str] | None, *, as_json: bool, moment
 
 
 def _show_windows(console: Console, answer: Answer, moment: str) -> None:
-    """Print what was said of each window, and one timeline of the clip."""
+    """Print the answer about each window, and one timeline of the clip."""
     from rich.text import Text
 
     from crab_lightning.inference.answer import timeline

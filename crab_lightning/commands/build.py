@@ -1,4 +1,4 @@
-"""``build ...``: from the datasets as their owners publish them to a data root that a run can train on."""
+"""``build ...``: make a data root for training from the files that the owners of datasets publish."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from crab_lightning.commands.output import StepBar
 
 
 class ImportIncomplete(ValueError):
-    """An import after which a manifest has no rows at all."""
+    """No row of a dataset could be imported."""
 
 
 def import_(words: Sequence[str]) -> None:
@@ -25,7 +25,7 @@ def import_(words: Sequence[str]) -> None:
         words: Options after ``build import``.
 
     Raises:
-        ImportIncomplete: If no row could be imported; so that the exit status is 1.
+        ImportIncomplete: If no row could be imported. The exit status is then 1.
     """
     from crab_lightning.builder.datasets import IMPORTERS
 
@@ -121,7 +121,7 @@ def stats(words: Sequence[str]) -> None:
     """
     parser = Options("build stats", stats)
     add_selection(parser)
-    parser.option("--out", "folder to write; ROOT/statistics when left out", folder_to_write, metavar="DIR")
+    parser.option("--out", "folder to write (default: ROOT/statistics)", folder_to_write, metavar="DIR")
     args = parser.parse_args(words)
 
     from crab_lightning.builder import read_statistics, write_statistics
@@ -186,4 +186,4 @@ def _add_settings(parser: Options) -> None:
 
 
 class _Plain(DefaultsShown, argparse.RawDescriptionHelpFormatter):
-    """Keeps the line ends of the list of datasets."""
+    """Keeps the line breaks of the list of datasets in ``--help``."""

@@ -1,4 +1,4 @@
-"""``build reason``: reasoning texts for the training rows of a data root, written by a multimodal model."""
+"""``build reason``: let a multimodal model write reasoning texts for the training rows of a data root."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ def parser() -> argparse.ArgumentParser:
         default="drop",
         choices=("drop", "direct"),
     )
-    add("--frames", "number of frames of each video; the value in the dataset's row when left out", int)
+    add("--frames", "number of frames of each video (default: the value in the dataset's row)", int)
     add(
         "--size-px",
-        "height and width of the frames in pixels; the value in the dataset's row when left out",
+        "height and width of the frames in pixels (default: the value in the dataset's row)",
         int,
     )
     add("--max-new-tokens", "longest text in tokens", positive, 512)
@@ -101,9 +101,7 @@ def parser() -> argparse.ArgumentParser:
     add("--parallel", "number of requests that are sent at the same time", positive, 8)
     add("--timeout", "longest time for one request", float, 120.0, metavar="S")
     add("--retries", "how often a request that failed is sent again", int, 5)
-    add(
-        "--cache", "folder in which replies are kept; ROOT/reasoning_cache when left out", Path, metavar="DIR"
-    )
+    add("--cache", "folder in which replies are kept (default: ROOT/reasoning_cache)", Path, metavar="DIR")
     add("--limit", "use only the first N rows of each dataset, as a trial; no manifest is written", int)
     add(
         "--shard",
@@ -135,7 +133,7 @@ def run(words: Sequence[str]) -> None:
     same command again.
 
     Raises:
-        ValueError: If options do not fit together.
+        ValueError: If ``--shard`` is not of the form I/N, or a setting is out of range.
     """
     made = parser()
     args = made.parse_args(words)
@@ -178,7 +176,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def _writer(args: argparse.Namespace) -> Writer:
-    """Return what writes the texts."""
+    """Return the client of the endpoint or the local model that writes the texts."""
     from crab_lightning.builder.reasoning import EndpointWriter, LocalWriter
 
     if args.local:

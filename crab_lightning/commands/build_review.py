@@ -1,4 +1,4 @@
-"""``build review``: people look at a sample of the training texts."""
+"""``build review``: let people check a sample of the training texts."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ def run(words: Sequence[str]) -> None:
     Start the same command again to continue the same review. --apply writes the decisions to the manifests.
 
     Raises:
-        ImportError: If the packages of the page are missing.
+        FileNotFoundError: If ``--summary`` or ``--apply`` is given and there is no review yet.
+        ImportError: If the extra ``serve`` is not installed.
     """
     parser = Options("build review", run)
     add, switch = parser.option, parser.switch
-    add_selection(parser, "keys of data.datasets; all that are found when left out")
+    add_selection(parser, "keys of data.datasets (default: all that are found)")
     add("--sample", "number of rows in the sample, the same number from each dataset", positive, 200)
     add("--seed", "decides which rows", int, 0)
     add(
         "--database",
-        "SQLite file of the review; ROOT/review/review.sqlite when left out",
+        "SQLite file of the review (default: ROOT/review/review.sqlite)",
         Path,
         metavar="FILE",
     )

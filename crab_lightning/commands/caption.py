@@ -1,4 +1,4 @@
-"""``data caption``: captions of sounds, as stage 1 of an audio connector reads them."""
+"""``data caption``: let a model write captions of sounds, which stage 1 of an audio connector reads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def run(words: Sequence[str]) -> None:
     command again.
 
     Raises:
-        CaptionsMissing: If more sounds than allowed got no caption; the others are in the file.
+        CaptionsMissing: If more sounds than allowed got no caption. The captions of the others are in the
+            file.
     """
     parser = Options("data caption", run)
     add = parser.option

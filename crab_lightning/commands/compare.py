@@ -1,4 +1,4 @@
-"""``compare``: runs side by side, with paired intervals and the paper's figures."""
+"""``compare``: show runs side by side, with paired intervals and the figures of the paper."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def run(words: Sequence[str]) -> None:
     the samples that both runs answered, with a paired bootstrap interval.
 
     Raises:
-        ValueError: If a run has no such results or is given twice, or a method is not in the paper's tables.
+        ValueError: If a run has no results of the split or is given twice, a method is not in the paper's
+            tables, or there are fewer than 100 resamples.
     """
     parser = Options("compare", run)
     add, switch = parser.option, parser.switch
@@ -55,7 +56,7 @@ def run(words: Sequence[str]) -> None:
         nargs="*",
         metavar="METHOD",
     )
-    add("--out", "file to write the table to; the table is printed when left out", file_to_write)
+    add("--out", "file to write the table to (default: the table is printed)", file_to_write)
     add("--seed", "seed of the bootstrap", zero_or_more, 0)
     add("--resamples", "number of resamples of the bootstrap", positive, 10_000)
     args = parser.parse_args(words)
@@ -89,7 +90,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def is_synthetic(folder: Path) -> bool | None:
-    """Tell whether a run's data are Mini AV-UIE; ``None`` where its config or its data root is gone."""
+    """Return whether a run used Mini AV-UIE; ``None`` if its config or its data root is missing."""
     configs = sorted(folder.glob("config*.yaml"), key=lambda p: p.stat().st_mtime)
     if not configs:
         return None
@@ -99,6 +100,6 @@ def is_synthetic(folder: Path) -> bool | None:
 
 
 def _named(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
-    """Make names unique: runs that share one are shown with their paths."""
+    """Return the runs with unique names: runs with the same name get their path as the name."""
     names = [run.name for run in runs]
     return [replace(r, name=str(r.folder)) if names.count(r.name) > 1 else r for r in runs]

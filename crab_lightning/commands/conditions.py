@@ -1,4 +1,4 @@
-"""``probe`` and ``heads``: a run tested again without something, to see how much its answers depend on it."""
+"""``probe`` and ``heads``: test a run again without sound, pictures or heads, which its answers may need."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ CONDITIONS: dict[str, tuple[str, ...]] = {
     "no_vision": ("--data.drop_modality=vision", "--data.audio_swap=false"),
     "swapped_audio": ("--data.drop_modality=null", "--data.audio_swap=true"),
 }
-"""Name of a condition -> options of ``test`` that make it; the first is what the others are compared with."""
+"""Maps each condition to the options of ``test`` that make it. The others are compared with the first."""
 
 
 def probe(words: Sequence[str]) -> None:
-    """Test a run four times, to see how much its answers depend on what it hears and sees.
+    """Test a run four times, to see how much its answers depend on sound and on pictures.
 
-    It is tested as it is, with silence for sound, with grey for pictures, and with the sound of other clips.
-    If the score of a dataset falls when the sound or the pictures are taken away, its answers depend on them.
-    Further options go to `test`, e.g. --only ave,avqa or --data.root DIR.
+    The run is tested with unchanged clips, with silence instead of sound, with grey pictures, and with the
+    sound of other clips. If the score of a dataset falls without sound or without pictures, the answers
+    depend on them. Further options go to `test`, e.g. --only ave,avqa or --data.root DIR.
 
     Raises:
-        ValueError: If an option would change what is compared, or there is no run folder to write to.
+        ValueError: If an option would change the comparison, or there is no run folder to write to.
     """
     args, rest = _asked(
         "probe",
@@ -61,7 +61,7 @@ def heads(words: Sequence[str]) -> None:
     Crab+ paper). Further options go to `test`, e.g. --only ave,avqa.
 
     Raises:
-        ValueError: If the run has no heads to leave out, or an option would change what is compared.
+        ValueError: If the run has no heads to leave out, or an option would change the comparison.
     """
     args, rest = _asked(
         "heads",
@@ -90,7 +90,7 @@ def heads(words: Sequence[str]) -> None:
     home = results_folder(checkpoint, args.out, "heads")
     home.mkdir(parents=True, exist_ok=True)
     names = ["no drop", *(f"drop head {i}" for i in range(1, count + 1))]
-    # The complete model last: a pattern that fits no layer is then refused before anything is tested.
+    # The complete model is tested last, so that a pattern that fits no layer is refused before any test.
     for head in (*range(1, count + 1), 0):
         name = names[head]
         place = home / name.replace(" ", "-")
@@ -113,7 +113,7 @@ def heads(words: Sequence[str]) -> None:
 
 
 def _asked(command: str, about: Any, words: Sequence[str], taken: tuple[str, ...]) -> tuple[Any, list[str]]:
-    """Return the options of one of the two commands, and those that go to ``test``; refuse those it sets."""
+    """Return the command's own options and those that go to ``test``; refuse those that the command sets."""
     parser = Options(command, about)
     add, switch = parser.option, parser.switch
     add("run", CHECKPOINT, Path, metavar="RUN")
@@ -132,15 +132,15 @@ def _asked(command: str, about: Any, words: Sequence[str], taken: tuple[str, ...
 def run_condition(
     name: str, place: Path, checkpoint: Path, options: Sequence[str], *, reuse: bool, asked: str = ""
 ) -> None:
-    """Test a run once, unless the same test is there and may be kept.
+    """Test a run once, unless the same test was made before and may be kept.
 
     Args:
-        name: Name of the test, for what is printed.
-        place: Folder of its results.
-        checkpoint: The weights.
+        name: Name of the test in messages.
+        place: Folder for the results.
+        checkpoint: A checkpoint file or adapter folder with the weights.
         options: Further options of ``test``.
         reuse: Keep a complete test of the same weights with the same options.
-        asked: What else the results depend on.
+        asked: A text on which the results also depend, such as the config of this test.
     """
     from crab_lightning.commands import trainer
 
@@ -162,7 +162,7 @@ def run_condition(
 
 
 def summarise(home: Path) -> None:
-    """Print the table of finished conditions and write ``probe.md`` and ``probe.json`` beside them."""
+    """Print the table of all conditions, and write ``probe.md`` and ``probe.json`` into ``home``."""
     from crab_lightning.reports.comparison import comparison
     from crab_lightning.reports.runs import find_results
     from crab_lightning.reports.tables import to_markdown, to_text
@@ -178,7 +178,7 @@ def summarise(home: Path) -> None:
 
 
 def _add_majority(table: PlainTable, intact: FinishedRun) -> None:
-    """Add the score of the most frequent training answer: a condition near it leaves nothing to go by."""
+    """Add a column with the score of the most frequent training answer, which needs no clip at all."""
     from crab_lightning.metrics.scale import read_scale
 
     known: dict[tuple[str, str], str] = {}
@@ -192,15 +192,15 @@ def _add_majority(table: PlainTable, intact: FinishedRun) -> None:
 
 
 def dependence(runs: Sequence[FinishedRun]) -> dict[str, Any]:
-    """Return, for each dataset, the primary metric under every condition and the loss by each condition.
+    """Return, for each dataset, the primary metric under every condition, and how the conditions change it.
 
     Args:
-        runs: Results by condition, the intact one first.
+        runs: The results of each condition. The first are those of the intact clips.
 
     Returns:
-        Dataset -> ``headline``, ``scores`` and ``majority`` (fractions), and ``loss``: for each other
-        condition the mean fall of a sample's score with its paired 95 % interval, ``None`` where samples have
-        no score of their own.
+        A dictionary for each dataset. ``headline`` names the primary metric, and ``scores`` and ``majority``
+        hold its values as fractions. ``loss`` holds, for each other condition, the mean change of a sample's
+        score with its paired 95 % interval, or ``None`` if single samples have no score.
     """
     from crab_lightning.reports.bootstrap import paired_difference
 
@@ -229,7 +229,7 @@ def dependence(runs: Sequence[FinishedRun]) -> dict[str, Any]:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Return whether a test ended in this folder and was not taken up again since."""
+    """Return whether this folder holds a complete test that was not started again since."""
     path = folder / "metrics.json"
     if not path.is_file() or (folder / "predictions" / ".parts-test").exists():
         return False

@@ -13,8 +13,8 @@ from crab_lightning.commands.output import StepBar
 def mini(words: Sequence[str]) -> None:
     """Write Mini AV-UIE, a synthetic dataset with the folders and media formats of AV-UIE v2.
 
-    It has all 19 manifests. The same seed gives the same manifests, byte for byte. After an interruption,
-    start the same command again.
+    The dataset has all 19 manifests. The same seed gives the same manifests, byte for byte. After an
+    interruption, start the same command again.
     """
     parser = Options("data mini", mini)
     add, switch = parser.option, parser.switch
@@ -79,7 +79,7 @@ def check(words: Sequence[str]) -> None:
     lists all problems. The exit status is 1 if there is an error, and 0 if there are only warnings.
 
     Raises:
-        CheckFailed: If anything is wrong; so that the exit status is 1.
+        CheckFailed: If there is an error. The exit status is then 1.
     """
     parser = Options("data check", check)
     add, switch = parser.option, parser.switch
@@ -140,7 +140,7 @@ def _counted(count: int, what: str) -> str:
 
 
 class CheckFailed(ValueError):
-    """A data root with errors that would stop a run."""
+    """A data root has errors that would stop a run."""
 
 
 def cache(words: Sequence[str]) -> None:
@@ -150,12 +150,12 @@ def cache(words: Sequence[str]) -> None:
     Several machines may write to one folder at the same time.
 
     Raises:
-        CheckFailed: If some files cannot be decoded; the others are in the cache.
+        CheckFailed: If some files cannot be decoded. The cache contains all others.
     """
     parser = Options("data cache", cache)
     add, switch = parser.option, parser.switch
     add_selection(parser)
-    add("--cache", "the cache; ROOT/media_cache if left out", Path, metavar="FOLDER")
+    add("--cache", "folder of the cache (default: ROOT/media_cache)", Path, metavar="FOLDER")
     add(
         "--workers",
         "number of processes that decode; with 0 this process does it, and a file that crashes the decoder"
@@ -163,7 +163,7 @@ def cache(words: Sequence[str]) -> None:
         int,
         2,
     )
-    add("--max-gb", "largest size of the folder in GB; no limit when left out", float, metavar="GB")
+    add("--max-gb", "largest size of the folder in GB (default: no limit)", float, metavar="GB")
     add("--timeout", "longest time for one file in seconds", float, 300.0, metavar="S")
     add(
         "--geometry",

@@ -1,4 +1,4 @@
-"""What is printed of an error: one line that says what is wrong, and whether a user can have caused it."""
+"""How errors are printed: as one line of text, and with the type if a user cannot have caused the error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from crab_lightning.configuration.allowed_code import PACKAGES, allowed_packages
 
 _KNOWN = (ValueError, OSError, ImportError, NotImplementedError, MemoryError)
-# Of libraries that are not imported for this: their errors can only come up where they are already.
+# These libraries are not imported here: their errors can only occur after another module has imported them.
 _KNOWN_ELSEWHERE = (
     ("lightning.fabric.utilities.exceptions", "MisconfigurationException"),
     ("lightning.pytorch.utilities.exceptions", "MisconfigurationException"),
@@ -30,13 +30,13 @@ _KNOWN_ELSEWHERE = (
 
 
 def is_known(err: BaseException) -> bool:
-    """Return whether an error is of a kind that a user's files, options or machine cause."""
+    """Return whether the files, the options or the machine of a user can have caused an error."""
     found: list[Any] = [getattr(sys.modules.get(module), name, None) for module, name in _KNOWN_ELSEWHERE]
     return isinstance(err, (*_KNOWN, *(kind for kind in found if isinstance(kind, type))))
 
 
 def place_of(err: BaseException) -> str:
-    """Return file and line of the innermost frame of this project, or of a package that a config may name."""
+    """Return the file and line of the innermost frame in this package or in a package of the user."""
     own = {*allowed_packages()}.difference(PACKAGES) | {"crab_lightning", "__main__"}
     places = [
         f"{frame.f_code.co_filename}, line {line}"
@@ -47,19 +47,19 @@ def place_of(err: BaseException) -> str:
 
 
 def one_text(err: BaseException) -> str:
-    """Return what an error says, without an error number, and without the traceback of a loader process."""
+    """Return the text of an error, without an error number and without the traceback of a loader process."""
     if isinstance(err, OSError) and err.strerror:
         names = [str(name) for name in (err.filename, err.filename2) if name is not None]
         if not names and err.errno in (errno.ENOSPC, errno.EFBIG, errno.EROFS):
-            return f"{err.strerror}: a file could not be written; make room on the disk that is written to"
+            return f"{err.strerror}: a file could not be written; free some space on that disk"
         return ": ".join([err.strerror, " -> ".join(names)]) if names else err.strerror
     if isinstance(err, UnicodeDecodeError):
         return f"a file must be UTF-8 text and is not ({err.reason} at byte {err.start})"
     if isinstance(err, MemoryError) and not str(err):
         return "there is not enough memory"
-    as_options = getattr(err, "as_options", None)  # of ``AskError``, which names arguments as Python has them
+    as_options = getattr(err, "as_options", None)  # ``AskError`` names arguments as in Python
     text = str(err if as_options is None else as_options()).strip()
     if text.startswith("Caught ") and "Traceback (most recent call last):" in text:
-        # A loader process sends its traceback as text; what was said stands behind the error's name, last.
+        # A loader process sends its traceback as text. The message follows the last name of the error.
         text = re.split(rf"^(?:[\w.]+\.)?{type(err).__name__}: ", text, flags=re.MULTILINE)[-1].rstrip()
     return text or type(err).__name__

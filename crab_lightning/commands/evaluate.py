@@ -1,4 +1,4 @@
-"""``evaluate``: the test sets, put to any model behind an OpenAI-compatible address."""
+"""``evaluate``: ask any model behind an OpenAI-compatible address the questions of the test sets."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(words: Sequence[str]) -> None:
     )
     add("--parallel", "number of requests that are sent at the same time", positive, 8)
     add("--max_new_tokens", "longest answer in tokens", positive, 512)
-    add("--folder", "run folder; runs/endpoint/NAME of the model when left out", folder_to_write)
+    add("--folder", "run folder (default: runs/endpoint/ and the name of the model)", folder_to_write)
     known = {option for action in parser._actions for option in action.option_strings}
     given, rest = _split(list(words), known)
     args = parser.parse_args(given)
@@ -68,7 +68,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def _split(words: list[str], known: set[str]) -> tuple[list[str], list[str]]:
-    """Split off the dotted keys that belong to ``test``."""
+    """Return the own options, and the dotted keys that go to ``test``."""
     own: list[str] = []
     rest: list[str] = []
     target = own

@@ -1,4 +1,4 @@
-"""Files and folders that options name, checked before anything is loaded."""
+"""Checks of the files and folders that options name, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def config_file(text: str) -> str:
-    """Return the name of a config that is there, as ``--config`` takes it.
+    """Return the name of an existing config; this is the type of ``--config``.
 
     Raises:
-        ArgumentTypeError: If there is none, or the file is no config.
+        ArgumentTypeError: If the file is missing, cannot be read as a config, or is empty.
     """
     from crab_lightning.configuration.files import ConfigError, compose
 
@@ -24,10 +24,10 @@ def config_file(text: str) -> str:
 
 
 def file_to_read(text: str) -> Path:
-    """Return a file that is there.
+    """Return the path of an existing file.
 
     Raises:
-        ArgumentTypeError: If it is not, or is a folder.
+        ArgumentTypeError: If there is no such file, or the path is a folder.
     """
     path = Path(text)
     if path.is_dir():
@@ -38,17 +38,17 @@ def file_to_read(text: str) -> Path:
 
 
 def web_address(text: str) -> str:
-    """Return the address of an API, as ``--endpoint`` takes it.
+    """Return the address of an API; this is the type of ``--endpoint``.
 
     Raises:
-        ArgumentTypeError: If it does not begin with http:// or https://, or names no machine.
+        ArgumentTypeError: If the text does not begin with http:// or https://, or names no machine.
     """
     from urllib.parse import urlsplit
 
     try:
         parts = urlsplit(text)
         whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number
+    except ValueError:  # the port is not a number
         whole = False
     if not whole:
         raise ArgumentTypeError(f"{text!r} is not a web address; give http://HOST:PORT/v1 or https://...")
@@ -56,10 +56,10 @@ def web_address(text: str) -> str:
 
 
 def folder_to_write(text: str) -> Path:
-    """Return a folder that is there or can be made.
+    """Return the path of a folder that exists or can be made.
 
     Raises:
-        ArgumentTypeError: If a file stands in its place.
+        ArgumentTypeError: If the path, or a folder above it, is a file.
     """
     path = Path(text)
     for place in (path, *path.parents):
@@ -69,10 +69,10 @@ def folder_to_write(text: str) -> Path:
 
 
 def file_to_write(text: str) -> Path:
-    """Return a file that can be written.
+    """Return the path of a file that can be written.
 
     Raises:
-        ArgumentTypeError: If a folder stands in its place, or a file in the place of its folder.
+        ArgumentTypeError: If the path is a folder, or a folder above it is a file.
     """
     path = Path(text)
     if path.is_dir():
@@ -82,10 +82,10 @@ def file_to_write(text: str) -> Path:
 
 
 def model_folder(text: str) -> str:
-    """Return a folder or a name of weights; a name may be one of the hub.
+    """Return the folder of a model, or its name on the hub.
 
     Raises:
-        ArgumentTypeError: If it is a file.
+        ArgumentTypeError: If the path is a file.
     """
     if Path(text).is_file():
         raise ArgumentTypeError(f"{text} is a file; give the folder of a model or its name on the hub")
@@ -93,10 +93,10 @@ def model_folder(text: str) -> str:
 
 
 def check_picture(path: Path | None) -> None:
-    """Look at a user's picture, before a model is loaded for it.
+    """Check that a picture can be decoded, before a model is loaded for it; ``None`` is allowed.
 
     Raises:
-        MediaError: If it cannot be decoded; the text names it.
+        MediaError: If the picture cannot be decoded. The message names the file.
     """
     if path is None:
         return

@@ -1,4 +1,4 @@
-"""How the commands take and show their options."""
+"""How the commands read their options and show them in ``--help``."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from crab_lightning.program import told
 from crab_lightning.spelling import did_you_mean
 
 CHECKPOINT = "a run folder, a .ckpt file, an adapter folder, or hf://OWNER/NAME for adapters on a model hub"
-RUN_CONFIG = "config file; the run's own config.yaml when left out"
+RUN_CONFIG = "config file (default: the run's own config.yaml)"
 DEVICE = "cpu, cuda, ... (default: a GPU if there is one)"
 
 
-# What argparse says of a value, and the same in usual words.
+# Messages of argparse about a value, and the same in usual words.
 _PLAINLY = [
     (re.compile(r"^argument (\S+): invalid float value: (.*)"), r"\1 is \2; it must be a number"),
     (re.compile(r"^argument (\S+): invalid int value: (.*)"), r"\1 is \2; it must be a whole number"),
@@ -34,11 +34,11 @@ _PLAINLY = [
 
 
 class Options(argparse.ArgumentParser):
-    """A parser that takes no shortened option, and answers an unknown one with the closest.
+    """A parser that accepts no shortened options, and suggests the most similar option for an unknown one.
 
     Args:
         command: Words of the command, such as ``data check``.
-        about: The function of the command, whose docstring says what the command does; or that as a text.
+        about: The description of the command, or the function of the command, whose docstring is used.
         options: Further arguments of ``ArgumentParser``.
     """
 
@@ -53,14 +53,14 @@ class Options(argparse.ArgumentParser):
     def option(
         self, name: str, about: str, kind: Any = None, default: Any = None, *, group: Any = None, **more: Any
     ) -> None:
-        """Add an option, or an argument.
+        """Add an option, or a positional argument.
 
         Args:
-            name: ``--name``; without the dashes it is an argument.
-            about: What ``--help`` says.
-            kind: Makes its value of a text; whole numbers are shown as ``N``.
-            default: Its value when left out.
-            group: Group of options that it is shown in.
+            name: ``--name`` of the option. A name without the dashes makes a positional argument.
+            about: The text in ``--help``.
+            kind: Function that makes the value from a text. ``--help`` shows whole numbers as ``N``.
+            default: The value when the option is left out.
+            group: Group of options in which ``--help`` shows the option.
             more: Further arguments of ``add_argument``.
         """
         if kind is not None:
@@ -70,16 +70,16 @@ class Options(argparse.ArgumentParser):
         (group or self).add_argument(name, help=about, default=default, **more)
 
     def switch(self, name: str, about: str) -> None:
-        """Add an option that takes no value: ``True`` where it is given."""
+        """Add an option without a value. It is ``True`` if it is given, else ``False``."""
         self.add_argument(name, help=about, action="store_true")
 
     def format_help(self) -> str:
-        """Name the program as it was typed."""
+        """Return the help text, which names the program as the user typed it."""
         return told(super().format_help())
 
     def parse_args(self, args: Sequence[str], namespace: Any = None) -> Any:  # type: ignore[override]
-        """Parse; an unknown option is named before what is missing, which it may be meant for."""
-        # A file whose name begins with a dash is no option.
+        """Parse the words. An unknown option is reported before a missing one: the user may have meant it."""
+        # A file whose name begins with a dash is not an option.
         args = [
             f"./{word}"
             if word.startswith("-") and word not in self._option_string_actions and Path(word).is_file()
@@ -95,7 +95,7 @@ class Options(argparse.ArgumentParser):
         return super().parse_args(args, namespace)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse, and look at the numbers."""
+        """Parse the words, and check the numbers."""
         found, rest = super().parse_known_args(args, namespace)
         for action in self._actions:
             if action.type in (int, float, positive):
@@ -103,7 +103,7 @@ class Options(argparse.ArgumentParser):
         return found, rest
 
     def _check_number(self, action: argparse.Action, value: Any) -> None:
-        """Refuse what no option means: numbers below 0, and those that are not finite."""
+        """Refuse numbers below 0 and numbers that are not finite, which no option allows."""
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, (int, float)) and not 0 <= number < float("inf"):
                 self.error(f"{'/'.join(action.option_strings)} is {number}; it must be at least 0")
@@ -126,13 +126,13 @@ def take(words: Sequence[str], options: Sequence[str], needs: str = "a value") -
     Args:
         words: Words of a command line.
         options: The options.
-        needs: What an option needs, for the message.
+        needs: Name of the value in the error message.
 
     Returns:
         The values, and the other words.
 
     Raises:
-        ConfigError: If the words end behind an option.
+        ConfigError: If the last word is one of the options, so that its value is missing.
     """
     values: list[str] = []
     rest: list[str] = []
@@ -150,19 +150,19 @@ def take(words: Sequence[str], options: Sequence[str], needs: str = "a value") -
 
 
 def positive(text: str) -> int:
-    """Return a number of things, as ``type`` of an option.
+    """Return a whole number of at least 1; this is the type of an option.
 
     Raises:
-        ArgumentTypeError: If it is none, or below 1.
+        ArgumentTypeError: If the text is not such a number.
     """
     return _whole(text, 1)
 
 
 def zero_or_more(text: str) -> int:
-    """Return a number of things of which there may be none, as ``type`` of an option.
+    """Return a whole number of at least 0; this is the type of an option.
 
     Raises:
-        ArgumentTypeError: If it is none, or below 0.
+        ArgumentTypeError: If the text is not such a number.
     """
     return _whole(text, 0)
 
@@ -174,10 +174,10 @@ def _whole(text: str, least: int) -> int:
 
 
 def port(text: str) -> int:
-    """Return a port of this machine, as ``type`` of an option; 0 stands for any free one.
+    """Return the number of a port; this is the type of an option. 0 means any free port.
 
     Raises:
-        ArgumentTypeError: If there is none of this number.
+        ArgumentTypeError: If the text is not a whole number from 0 to 65535.
     """
     if not text.isdecimal() or int(text) > 65_535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port; ports are numbers from 0 to 65535")
@@ -185,7 +185,7 @@ def port(text: str) -> int:
 
 
 class DefaultsShown(argparse.ArgumentDefaultsHelpFormatter):
-    """Adds the defaults that say something: not ``None``, ``False`` or empty, nor one told in words."""
+    """Adds default values, except ``None``, ``False``, empty values and those that the text states itself."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = action.default is None or action.default is False or action.default in ("", [])
@@ -195,7 +195,7 @@ class DefaultsShown(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def add_only(parser: argparse.ArgumentParser, about: str, *, required: bool = False) -> None:
-    """Add ``--only KEY,KEY`` with its old name ``--datasets``; the keys are ``args.datasets``, a list."""
+    """Add ``--only KEY,KEY`` and its old name ``--datasets``. ``args.datasets`` is the list of keys."""
     parser.add_argument(
         "--only",
         "--datasets",
@@ -212,7 +212,7 @@ def add_only(parser: argparse.ArgumentParser, about: str, *, required: bool = Fa
 def add_selection(
     parser: argparse.ArgumentParser, only: str = "only these keys of data.datasets", *, required: bool = False
 ) -> None:
-    """Add the options that name a data root and its rows; ``only`` and ``required`` are about ``--only``."""
+    """Add ``--root``, ``--config`` and ``--only``; ``only`` and ``required`` are about the option ``--only``."""
     parser.add_argument("--root", type=Path, required=True, help="folder that contains AVUIE_2/")
     parser.add_argument(
         "--config",
@@ -224,7 +224,7 @@ def add_selection(
 
 
 class _Keys(argparse.Action):
-    """Takes keys that are parted by commas or blanks, under the new name of the option or the old one."""
+    """Reads keys that are separated by commas or spaces, for the new and the old name of the option."""
 
     def __call__(
         self,

@@ -23,14 +23,14 @@ _SPEED_ONLY = {
 
 
 def identity(config: Mapping[str, Any], adapter: Path | None) -> dict[str, Any]:
-    """Return the settings that decide the answers of a run: model and data, without what only changes speed.
+    """Return the model and data settings that decide the answers of a run; others only change the speed.
 
     Args:
         config: The whole config as plain values.
-        adapter: Folder of the adapters that are loaded.
+        adapter: Folder of the adapters that are loaded, if any.
 
     Returns:
-        Value by dotted key.
+        The value of each dotted key.
     """
     model = deepcopy(config["model"])
     drop_foreign_keys(model)

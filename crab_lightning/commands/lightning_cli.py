@@ -59,16 +59,16 @@ _CALLBACKS = {"evaluator": Evaluator, "nonfinite": NonFiniteSteps, "checkpoint":
 
 
 class CrabCLI(LightningCLI):
-    """Parses a config and runs one of the trainer's four functions.
+    """Parses a config and runs one of four functions of the Trainer.
 
-    One parser for one function: Lightning's own sub-commands build four, and let the hyperparameters stored
-    in a checkpoint override flags and configs.
+    It builds the parser of this function only. Lightning's own sub-commands build four parsers, and let the
+    hyperparameters stored in a checkpoint override flags and configs.
 
     Args:
         function: ``fit``, ``validate``, ``test`` or ``predict``.
         args: Words of the command line after the function's name; at most one ``--config``, as text.
         run_name: Name of the run when neither config nor flags give one.
-        files: The config files that were given, for errors.
+        files: The config files that were given, for error messages.
     """
 
     data_class: type[AVDataModule] = AVDataModule
@@ -89,7 +89,7 @@ class CrabCLI(LightningCLI):
             save_config_callback=None,  # the run folder's begin writes it
             seed_everything_default=0,
             parser_kwargs={
-                "prog": f"cli.py {function}",  # as `told` finds it in what is refused
+                "prog": f"cli.py {function}",  # `told` replaces this name in messages
                 "usage": told(f"cli.py {function} {source} [--KEY VALUE ...]"),
                 "description": told(_ABOUT[function]),
                 "allow_abbrev": False,  # a misspelt key must not be taken for another
@@ -102,7 +102,7 @@ class CrabCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add what a run has besides model, data and trainer."""
+        """Add the options of a run besides those of model, data and trainer."""
         whole_numbers_first(parser)
         for key, callback in _CALLBACKS.items():
             parser.add_lightning_class_args(callback, key)
@@ -154,9 +154,8 @@ class CrabCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and turn a folder given as checkpoint into what it holds."""
-        # parse_args on its own: the inherited method warns whenever sys.argv is not empty, as it always is
-        # here.
+        """Parse the options, and find the checkpoint or the adapters that ``--ckpt_path`` names."""
+        # The inherited method is not called: it warns if sys.argv is not empty, which is always so here.
         guard_parsers()
         load_installed_kinds()  # before the parser reads which keys adapters have
         try:
@@ -168,7 +167,7 @@ class CrabCLI(LightningCLI):
             check_classes(self.config)
         self._find_paths()
         if self.config.only is not None:
-            # The rows stay in the run's config: `ask` puts questions as any of them.
+            # All rows stay in the run's config, because `ask` can use any of them.
             rows = self.config.data.get("datasets") or self.config.data.sources
             self.config.data.only = _chosen(list(rows), self.config.only)
         self.ckpt_path: Path | None = None
@@ -198,12 +197,12 @@ class CrabCLI(LightningCLI):
         init.load_adapter = str(found)
 
     def refuse(self, said: str) -> None:
-        """End the command because of a mistake in what was given."""
+        """Print an error, and end the command with the exit status 2."""
         print(f"error: {told(said)}", file=sys.stderr)
         raise SystemExit(2)
 
     def _find_paths(self) -> None:
-        """Make relative paths absolute: the stored config is read from other folders too."""
+        """Make relative paths absolute, because the stored config is also read from other folders."""
         init, data = self.config.model.get("init_args") or {}, self.config.data
         chosen = [init.get(key) or {} for key in ("visual_encoder", "audio_encoder")]
         encoders = [(encoder.get("init_args") or {}, _MODEL_PATHS) for encoder in chosen]
@@ -213,18 +212,18 @@ class CrabCLI(LightningCLI):
                 if isinstance(value, str | Path):
                     on_hub = key == "load_adapter" and is_address(value)
                     section[key] = str(downloaded(value)) if on_hub else found_path(str(value))
-        if isinstance(data.get("root"), str | Path):  # it need not be there yet
+        if isinstance(data.get("root"), str | Path):  # this folder need not exist yet
             data["root"] = str(Path(data["root"]).absolute())
 
     def _latest(self) -> str | None:
-        """Return the state that a run folder was left in, if it was left in one."""
+        """Return the last checkpoint of the run folder, or ``None`` if the folder has none."""
         if self.config.run.folder is None:
             raise ConfigError(f"--ckpt_path {AUTO} needs --run.folder, the folder of the run to continue")
         places = [Path(self.config.run.folder) / name for name in (LAST, PREVIOUS)]
         return next((str(place) for place in places if place.is_file()), None)
 
     def before_instantiate_classes(self) -> None:
-        """Decide where the run writes, take that folder, and point the loggers there."""
+        """Choose the run folder, take ownership of it, and let the loggers write there."""
         with naming_file(self.files):
             check_switches(self.config.trainer)
         if (threads := self.config.run.threads) is not None:
@@ -239,13 +238,13 @@ class CrabCLI(LightningCLI):
         self.config_dump = json.loads(text)
 
     def _take_folder(self) -> Path:
-        """Return the run folder; the first process owns it from here to :meth:`close`.
+        """Return the run folder. The first process owns the folder until :meth:`close`.
 
         Raises:
-            RunFolderError: If it is in use, holds another run, or cannot be written.
+            RunFolderError: If the folder is in use, contains another run, or cannot be written.
         """
         run, train = self.config.run, self.function == "fit"
-        if self.config.trainer.get("fast_dev_run"):  # which is to leave nothing behind
+        if self.config.trainer.get("fast_dev_run"):  # such a trial must leave no files
             self._scratch = tempfile.TemporaryDirectory(prefix="fast_dev_run_")
             return Path(self._scratch.name)
         source = self.ckpt_path or self.adapter_folder
@@ -266,7 +265,7 @@ class CrabCLI(LightningCLI):
                         file=sys.stderr,
                     )
             home = Path(run.root) / name
-            if not first:  # whatever it is: the first process says which
+            if not first:  # the first process chooses the version
                 return home
             self.ownership = own_new_version(home, self.function)
             return self.ownership.folder
@@ -277,14 +276,14 @@ class CrabCLI(LightningCLI):
         return found
 
     def close(self) -> None:
-        """Give the run folder back; one that was made for a run which never began is removed."""
+        """Release the run folder, and remove it if it was made for a run that never began."""
         if self.ownership is not None:
             self.ownership.release(keep=self.folder_callback is not None and self.folder_callback.has_begun)
         if self._scratch is not None:
             self._scratch.cleanup()
 
     def _begin(self, trainer: Trainer) -> None:
-        """Write ``config.yaml``, or ``config.<function>.yaml`` beside that of the run that is evaluated."""
+        """Write ``config.yaml``, or ``config.<function>.yaml`` if the folder has the config of another run."""
         if self._scratch is not None:
             return
         folder, known = self.run_folder, self.run_folder / "config.yaml"
@@ -296,19 +295,19 @@ class CrabCLI(LightningCLI):
             folder / f"config.{self.function}.yaml" if self.function != "fit" and known.is_file() else known
         )
         content = deepcopy(self.config_dump)
-        # With the closed sets that the manifests span: `ask` has no manifests, and a class index must not
-        # shift.
+        # The class names found in the manifests are stored too: `ask` has no manifests, and must use the same
+        # class indices.
         for name, row in content["data"].get("datasets", {}).items():
             if name in datamodule_of(trainer).datasets:  # data.only leaves rows out
                 row["classes"] = datamodule_of(trainer).datasets[name].classes
         content = {key: value for key, value in content.items() if key not in ("config", "ckpt_path")}
         drop_foreign_keys(content["model"])
-        # A run that is copied or moved writes where it is.
+        # Without these keys, a run that is copied or moved writes into its new folder.
         content["run"] = {k: v for k, v in content["run"].items() if k not in ("folder", "replace")}
         replace_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
     def instantiate_classes(self) -> None:
-        """Build everything; of an error over several types, keep what the right one says."""
+        """Build all objects. An error about several possible types keeps the message of the right type."""
         try:
             with plainly(self.files):
                 super().instantiate_classes()
@@ -317,7 +316,7 @@ class CrabCLI(LightningCLI):
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add the run folder with its loggers, progress and scalars, each where the config leaves room."""
+        """Build the trainer, with the run folder and the loggers, progress bar and scalars that are not set."""
         config = self.config_init.trainer
         if config.logger in (None, True):
             # The run folder holds the event files itself.
@@ -325,7 +324,7 @@ class CrabCLI(LightningCLI):
             loggers: list[Any] = [TensorBoardLogger(self.run_folder, **board)]
         else:
             loggers = config.logger if isinstance(config.logger, list) else [config.logger]
-        # Handed over by the run folder, before which none of them may write.
+        # RunFolder adds the loggers to the trainer, since none of them may write before the folder is ready.
         kwargs["logger"] = False
         quick = self._scratch is not None
         self.folder_callback = RunFolder(
@@ -346,7 +345,7 @@ class CrabCLI(LightningCLI):
         config["callbacks"] = [self.folder_callback, *given]
         try:
             return super()._instantiate_trainer(config, callbacks)
-        except (TypeError, RuntimeError) as err:  # what Lightning says of a switch that makes no sense
+        except (TypeError, RuntimeError) as err:  # Lightning's message about a wrong option
             raise ConfigError(f"trainer: {err}") from err
 
     def start(self) -> None:
@@ -357,9 +356,9 @@ class CrabCLI(LightningCLI):
         arguments: dict[str, Any] = {"datamodule": self.datamodule, "ckpt_path": self.ckpt_path}
         arguments["weights_only"] = True  # a checkpoint from elsewhere must not run code
         if self.function in ("validate", "test"):
-            arguments["verbose"] = False  # the Evaluator's table says it better
+            arguments["verbose"] = False  # the Evaluator prints its own table
         if self.function == "predict":
-            arguments["return_predictions"] = False  # they are written as they come, not kept
+            arguments["return_predictions"] = False  # they are written immediately and not kept
         try:
             getattr(self.trainer, self.function)(self.model, **arguments)
         finally:
@@ -370,13 +369,13 @@ class CrabCLI(LightningCLI):
 
 
 class ConnectorCLI(CrabCLI):
-    """The same for stage 1, whose data are captions instead of a mixture of tasks."""
+    """The command line for stage 1, which trains on captions instead of a mixture of tasks."""
 
     data_class = CaptionDataModule
 
 
 def cli_for(args: Sequence[str]) -> type[CrabCLI]:
-    """Return the command line that a config is for: ``data.sources`` makes it one of stage 1.
+    """Return the class for a config: :class:`ConnectorCLI` if the config has ``data.sources``.
 
     Args:
         args: Words of the command line; at most one ``--config``, as text.

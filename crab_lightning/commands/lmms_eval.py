@@ -1,4 +1,4 @@
-"""``data lmms-eval``: the test sets as task files for lmms-eval, which asks the questions of them."""
+"""``data lmms-eval``: write the test sets as task files for lmms-eval."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(words: Sequence[str]) -> None:
 
     Raises:
         FileExistsError: If the folder exists.
-        ValueError: If no chosen dataset has a test file.
+        ValueError: If no chosen dataset has a test file, or a row is a conversation of several turns.
     """
     parser = Options("data lmms-eval", run)
     add, switch = parser.option, parser.switch
@@ -91,7 +91,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def _row(sample: Sample, task: Task[Any], spec: DatasetSpec, root: Path, explain: bool) -> dict[str, str]:
-    """Return a question with flat values of one type, as the JSON reader of ``datasets`` needs them."""
+    """Return a question as a flat dictionary of texts, which the JSON reader of ``datasets`` needs."""
     from crab_lightning.data.dataset import longer
 
     conversation = task.conversation(sample)
@@ -99,7 +99,7 @@ def _row(sample: Sample, task: Task[Any], spec: DatasetSpec, root: Path, explain
         conversation = longer(conversation, said)
     try:
         target = task.direct(sample)
-    except (KeyError, ValueError):  # an annotation that test files do not have in this form
+    except (KeyError, ValueError):  # some test files lack the annotation in this form
         target = ""
     return {
         "id": sample.id,
@@ -163,7 +163,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes functions as lmms-eval reads them."""
+    """Writes names of functions in the form that lmms-eval reads."""
 
 
 _Dumper.add_representer(Function, lambda dumper, name: dumper.represent_scalar("!function", str(name)))

@@ -1,4 +1,4 @@
-"""Loggers of a run: each writes below the run folder unless the user says where."""
+"""Where the loggers of a run write: below the run folder, unless the user names another folder."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _HERE = "RUN_FOLDER"
 
 
 def with_save_dir(words: Sequence[str]) -> list[str]:
-    """Return a command line in which every logger that needs a folder has one.
+    """Return a command line in which every logger that needs a ``save_dir`` has one.
 
-    ``CSVLogger`` and ``TensorBoardLogger`` cannot be made without ``save_dir``; where the user names none,
-    the run folder is meant.
+    ``CSVLogger`` and ``TensorBoardLogger`` cannot be made without ``save_dir``. If the user gives none, a
+    word that stands for the run folder is inserted.
 
     Args:
         words: Words of the command line; at most one ``--config``, as text.
@@ -46,10 +46,10 @@ def with_save_dir(words: Sequence[str]) -> list[str]:
 
 
 def place_loggers(trainer: Any, folder: Path) -> None:
-    """Let the loggers of a parsed ``trainer`` section write below a folder, except where the user says else.
+    """Let the loggers of a parsed ``trainer`` section write below a folder, unless the user names another one.
 
     Args:
-        trainer: The section; changed in place.
+        trainer: The section, which is changed in place.
         folder: The run folder.
     """
     found: Any = trainer.get("logger")
@@ -62,7 +62,7 @@ def place_loggers(trainer: Any, folder: Path) -> None:
         init: Any = logger.get("init_args")
         if parameter is None or not init or init.get("tracking_uri"):
             continue
-        # The default of a logger is the current folder, or a folder in it.
+        # By default, a logger writes into the current folder or a folder in it.
         if init.get("save_dir") in (_HERE, None, parameter.default):
             below = "mlruns" if kind is known_loggers.MLFlowLogger else ""
             init.save_dir = str(folder / below)
@@ -96,5 +96,5 @@ def _needs_save_dir(name: str) -> bool:
 
 
 def _kind(name: str) -> Any:
-    """Return the logger of Lightning that a class path or bare name means; ``None`` for any other."""
+    """Return the logger class of Lightning with this name or class path, or ``None`` for any other class."""
     return getattr(known_loggers, name.rpartition(".")[2], None)

@@ -17,7 +17,7 @@ from crab_lightning.files import removed_on_failure
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-# Sizes, maker, and how the folder is named in a config, of each paradigm.
+# For each architecture: the class of its sizes, the function that writes it, and the options that use it.
 _TINY = {
     "native": ("TinyNativeConfig", "make_tiny_native", "--model.init_args.pretrained {0}"),
     "qwen3_omni": ("TinyQwen3OmniConfig", "make_tiny_qwen3_omni", "--model.init_args.pretrained {0}"),
@@ -36,10 +36,10 @@ _TINY = {
 
 
 def _parser(command: str, about: Callable[..., object]) -> ArgumentParser:
-    """Return the parser of a command whose options are the fields of a class, with ``--out``."""
+    """Return a parser with ``--out``, to which the fields of a class are added as options."""
     from jsonargparse import ArgumentParser
 
-    # A mistake is one line, without the usage of all options.
+    # An error is printed in one line, without the usage of all options.
     made = ArgumentParser(
         allow_abbrev=False, exit_on_error=False, prog=f"cli.py model {command}", description=described(about)
     )
@@ -109,7 +109,7 @@ def beats(words: Sequence[str]) -> None:
     error. The classifier of a fine-tuned checkpoint is left out.
 
     Raises:
-        FileExistsError: If the folder holds a model already.
+        FileExistsError: If the folder contains a model already.
     """
     parser = Options("model beats-convert", beats)
     parser.option(
@@ -133,7 +133,7 @@ def beats(words: Sequence[str]) -> None:
 def pretrain(words: Sequence[str]) -> None:
     """Train the mini base model that the demo fine-tunes, from random weights.
 
-    It learns from descriptions of scenes of the synthetic data. The stages are in
+    The model learns from descriptions of scenes of the synthetic data. The stages are in
     crab_lightning/mini/pretrain/base.py. The command writes a model card next to the weights. It takes
     several hours on one CPU core. After an interruption, start the same command again.
     """
@@ -151,7 +151,7 @@ def pretrain(words: Sequence[str]) -> None:
 def encoders(words: Sequence[str]) -> None:
     """Train the random CLIP and BEATs that `model tiny --paradigm llm_va` wrote.
 
-    They learn from labelled scenes of the synthetic data. The weights in the folder are replaced. Without
+    The two learn from labelled scenes of the synthetic data. The weights in the folder are replaced. Without
     this step the connectors would only get random features.
     """
     parser = Options("model encoders", encoders, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -178,7 +178,10 @@ def encoders(words: Sequence[str]) -> None:
 def mini_sam2(words: Sequence[str]) -> None:
     """Train a tiny SAM2 (class Sam2Model of transformers) on shapes of Mini AV-UIE.
 
-    Its prompts are boxes and points. It cannot segment anything else.
+    The prompts of the model are boxes and points. The model cannot segment anything else.
+
+    Raises:
+        FileExistsError: If the folder contains a model already.
     """
     parser = Options("model sam2-mini", mini_sam2)
     parser.option("--out", "folder to write", folder_to_write, required=True)

@@ -1,4 +1,4 @@
-"""What reaches the screen: output that does not end a run, without useless messages, and a progress bar."""
+"""Output on the screen: streams that do not end a run, a filter of useless messages, and a progress bar."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-# Its reader has gone, or it is a log on a full disk: what a run says is no reason to end it.
+# Errors of a stream whose reader has ended, or of a log on a full disk. They must not end a run.
 _LOST = (
     errno.EPIPE,
     errno.EIO,
@@ -26,10 +26,10 @@ _LOST = (
 
 
 class _Lasting(io.FileIO):
-    """A file whose reader may have gone, or whose disk may be full: what is written after that is dropped."""
+    """An output stream that drops data when its reader has ended or its disk is full."""
 
     def write(self, data: Any) -> int:
-        """Write, or drop what nobody can read (``| head``, a lost connection, a log on a full disk)."""
+        """Write the data, or drop them after ``| head``, a lost connection or on a full disk."""
         try:
             return super().write(data) or 0
         except OSError as err:
@@ -39,11 +39,11 @@ class _Lasting(io.FileIO):
 
 
 def keep_output_open() -> None:
-    """Let this process's output survive its reader, and write what the encoding lacks as an escape."""
+    """Make stdout and stderr raise no error when they cannot be written; escape what the encoding lacks."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not getattr(sys, f"__{name}__") or not isinstance(stream, io.TextIOWrapper):
-            continue  # a test's or a notebook's own
+            continue  # a stream of a test or a notebook
         raw = _Lasting(stream.fileno(), "w", closefd=False)
         lasting = io.TextIOWrapper(
             io.BufferedWriter(raw),
@@ -54,7 +54,7 @@ def keep_output_open() -> None:
         setattr(sys, name, lasting)
 
 
-# Messages of Lightning at every start on which a user cannot act, each with the reason.
+# Messages that Lightning prints at every start and that do not help the user, each with the reason.
 _NOISE = re.compile(
     "|".join(
         [
@@ -73,7 +73,7 @@ _NOISE = re.compile(
 
 
 def quieten() -> None:
-    """Leave out messages that Lightning prints at every start and that nobody can act on here."""
+    """Hide messages that Lightning prints at every start and that do not help the user."""
     warnings.filterwarnings("ignore", message=_NOISE.pattern)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(lambda record: _NOISE.match(record.getMessage()) is None)
@@ -81,18 +81,19 @@ def quieten() -> None:
 
 
 def _tell_of_thread(ended: threading.ExceptHookArgs) -> None:
-    """Print the error of a thread, except of TensorBoard's on a full disk: the next write raises it again."""
+    """Print the error of a thread, except an OSError of TensorBoard, which its next write raises again."""
     if type(ended.thread).__name__ != "_AsyncWriterThread" or not isinstance(ended.exc_value, OSError):
         threading.__excepthook__(ended)
 
 
 class StepBar:
-    """A progress bar for each step; nothing where the output is no terminal."""
+    """A progress bar for each step. It shows nothing if the output is not a terminal."""
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-        # Drawn by calls only: workers are forked, and a fork must not copy a thread that holds a lock.
+        # The bar is drawn by calls only: workers are forked, and a fork must not copy a thread that holds a
+        # lock.
         self._bar = Progress(
             "{task.description}",
             BarColumn(),
@@ -112,7 +113,7 @@ class StepBar:
         self._bar.stop()
 
     def __call__(self, step: str, done: int, total: int) -> None:
-        """Show how many parts of a step are done."""
+        """Show that ``done`` of ``total`` parts of a step are finished."""
         if step not in self._steps:
             self._steps[step] = self._bar.add_task(step, total=total)
         self._bar.update(self._steps[step], completed=done, total=total)

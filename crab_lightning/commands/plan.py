@@ -39,7 +39,8 @@ def run(words: Sequence[str]) -> None:
         words: Options after ``plan``.
 
     Raises:
-        ValueError: If the model is none that the formulas are for, or a number makes no sense.
+        ValueError: If there are no formulas for the model or the strategy, or a number is not above 0.
+        FileNotFoundError: If the sizes of a checkpoint are not known.
     """
     parser = Options("plan", _EXPLANATION, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.option
@@ -91,7 +92,7 @@ def run(words: Sequence[str]) -> None:
         if getattr(args, name) is not None and getattr(args, name) <= 0:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be above 0")
     words = [word for name in args.config for word in ("--config", name)] + others
-    # The config as ``fit`` would have it, nothing built.
+    # The config is read as by ``fit``, but nothing is built.
     config: Any = command_line("fit", words, instantiate_classes=lambda cli: None).config
     shape = _shape(config.model, list(config.data.get("tasks") or ()) or None)
     own = {"tokens": args.tokens, "longest": args.longest, "patches": args.patches, "samples": args.samples}
@@ -107,15 +108,15 @@ def run(words: Sequence[str]) -> None:
         from rich.console import Console
 
         text = (
-            f"Assumed of AV-UIE v2, where this config trains on captions: {assumed}. Give them for your data."
+            f"This config trains on captions, but {assumed} use values of AV-UIE v2. Give those of your data."
         )
         Console().print(text, highlight=False, soft_wrap=True)
 
 
 def _together(config: Any, shape: Shape, setting: Setting, limit: float) -> tuple[str, float] | None:
-    """Return the changes, made one after the other, with which a run fits, and the memory that it then takes.
+    """Return the changes that together make a run fit, and the memory in bytes that it needs with them.
 
-    ``None`` where it fits as it is, where a single change is enough, and where nothing helps.
+    ``None`` means that the run fits without changes, that a single change is enough, or that nothing helps.
     """
     from crab_lightning.planning.memory import knobs, memory
 
@@ -137,7 +138,8 @@ def _together(config: Any, shape: Shape, setting: Setting, limit: float) -> tupl
         found = knobs(shape, setting, limit)
         if not found:
             return None
-        # Quantized weights cost less speed than smaller micro-batches; what fits by itself is taken first.
+        # A change that is enough by itself is taken first, then quantization, which costs less speed than
+        # others.
         text, _, setting = min(found, key=lambda one: (one[1] > limit, "quantization" not in one[0]))
         made |= dict(part.split(" ", 1) for part in text.split(" and "))
     return None
@@ -147,7 +149,7 @@ def _shape(model: Any, tasks: list[str] | None) -> Shape:
     """Return the sizes of a config's model.
 
     Raises:
-        ValueError: If the class is not known, or the checkpoint is of another family.
+        ValueError: If the class is not known, or the checkpoint is of another architecture.
         FileNotFoundError: If the sizes of a checkpoint are not known.
     """
     from crab_lightning.adapters import AdapterConfig
@@ -202,14 +204,14 @@ def _setting(config: Any, args: argparse.Namespace) -> Setting:
 
 
 def _sharding(strategy: Any, processes: int) -> Sharding:
-    """Return how weights lie under a strategy of Lightning's or of ours."""
+    """Return how a strategy of Lightning or of this package distributes the weights."""
     name = strategy if isinstance(strategy, str) else strategy.class_path.rpartition(".")[2]
     if name in ("Fsdp1Strategy", "Fsdp2Strategy"):
         init = strategy.init_args
         name = (
             "fsdp2_offload" if init.get("cpu_offload") else "fsdp2_hybrid" if init.get("hybrid") else "fsdp2"
         )
-    match name.replace("fsdp1", "fsdp2"):  # the same units hold, gather and send the same
+    match name.replace("fsdp1", "fsdp2"):  # both shard the same units and send the same amounts
         case "fsdp2" | "fsdp2_offload" | "fsdp2_hybrid" as sharding:
             return sharding
         case "auto" | "ddp" | "DDPStrategy":

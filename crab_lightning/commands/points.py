@@ -1,4 +1,4 @@
-"""``data points``: the coordinates in the training text of the spatial datasets, made anew from masks."""
+"""``data points``: compute the coordinates in the training texts of the spatial datasets from masks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run(words: Sequence[str]) -> None:
 
     Raises:
         FileNotFoundError: If there is no training file of a spatial dataset.
-        ValueError: If a mask is missing; nothing is written then.
+        ValueError: If a mask is missing. Nothing is written then.
     """
     from crab_lightning.builder.points import rebuild
     from crab_lightning.segmentation.prompts import MAX_IOU
@@ -30,7 +30,7 @@ def run(words: Sequence[str]) -> None:
     parser = Options("data points", run)
     add, switch = parser.option, parser.switch
     add("--root", "data root, the folder that contains AVUIE_2/", Path, required=True)
-    add_only(parser, f"datasets to change, of {', '.join(SPATIAL)}; all that are found when left out")
+    add_only(parser, f"datasets to change, of {', '.join(SPATIAL)} (default: all that are found)")
     add("--frame", "side of the square frame that coordinates refer to, in pixels", positive, 224)
     add("--max_iou", "largest IoU of two inscribed circles", float, MAX_IOU)
     switch("--write", "write train.json, and keep the earlier file as train.json.before_points")
@@ -52,12 +52,12 @@ def run(words: Sequence[str]) -> None:
         if result.example is not None:
             print(f"  before: {result.example[0]}\n  after:  {result.example[1]}")
     if not args.write:
-        print("Nothing was written; --write does it.")
+        print("Nothing was written. Add --write to write the files.")
         return
     for result in rebuilt:
         kept = result.path.with_name("train.json.before_points")
         text = manifest_text(result.path, result.rows)
-        # A second call must not replace the released file by the first call's.
+        # A second call must not replace the kept released file with the result of the first call.
         first = None if kept.exists() else kept
         replace_file(result.path, partial(Path.write_text, data=text, encoding="utf-8"), first)
-        print(f"Wrote {result.path}; the old one is {kept.name}")
+        print(f"Wrote {result.path}; the earlier file is {kept.name}")

@@ -1,4 +1,4 @@
-"""``fit`` and ``run_test`` as Python functions: the commands ``fit`` and ``test``, with exceptions."""
+"""The functions ``fit`` and ``run_test``: the commands ``fit`` and ``test`` for Python, with exceptions."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ def fit(
     folder: str | Path | None = None,
     only: str | Sequence[str] | None = None,
 ) -> Path:
-    """Train as ``cli.py fit`` does and return the run folder, which ``load_run`` reads.
+    """Train as ``cli.py fit`` does.
 
     Args:
-        config: Config file, or the name of one of ``configs/``.
-        settings: Keys that win over the config, by their dotted name: ``{"trainer.max_epochs": 3}``.
-        folder: Run folder; a new one under ``runs/`` when left out.
-        only: Keys of the datasets to use: a list, or a text with commas.
+        config: Path of a config file, or the name of a file in ``configs/``.
+        settings: Values that replace those of the config, by dotted key: ``{"trainer.max_epochs": 3}``.
+        folder: Run folder. By default, a new folder under ``runs/`` is made.
+        only: Keys of the datasets to use, as a list or as a text with commas.
+
+    Returns:
+        The run folder, which ``load_run`` reads.
 
     Raises:
         ConfigError: If a key or value is wrong.
@@ -48,11 +51,11 @@ def run_test(run: str | Path, settings: Mapping[str, Any] | None = None) -> dict
 
     Args:
         run: A run folder, a ``.ckpt`` file or an adapter folder.
-        settings: Keys that win over the run's config: ``{"evaluator.decoding": "both"}``.
+        settings: Values that replace those of the run's config: ``{"evaluator.decoding": "both"}``.
 
     Returns:
-        Dataset -> its entry of ``metrics.json``: ``headline`` names the first metric, ``strict`` holds the
-        scores.
+        The entry of ``metrics.json`` for each dataset: ``headline`` names the primary metric, and ``strict``
+        contains the scores.
 
     Raises:
         ConfigError: If a key or value is wrong.
@@ -78,7 +81,7 @@ def _run(function: str, options: Mapping[str, object], settings: Mapping[str, An
         made = command_line(function, words, refuse=_refuse)
         made.start()
     except (ValueError, OSError) as err:
-        if len(err.args) == 1:  # of our own, not of the system
+        if len(err.args) == 1:  # a message of this package, not of the operating system
             err.args = (_OPTION.sub(lambda found: _python_name(function, *found.groups()), str(err)),)
         raise
     return Path(made.trainer.log_dir or "")
@@ -97,7 +100,7 @@ _ARGUMENTS = {
 
 
 def _python_name(function: str, key: str | None, value: str | None) -> str:
-    """Return how Python gives what an error calls an option; nothing for a hint at ``--help``."""
+    """Return the Python name of an option in an error message, or an empty text for a hint to ``--help``."""
     if key is None:
         return ""
     if key in _ARGUMENTS[function]:
@@ -107,7 +110,7 @@ def _python_name(function: str, key: str | None, value: str | None) -> str:
 
 
 def _refuse(cli: Any, said: str) -> None:
-    """Raise what a command line prints."""
+    """Raise the message that the command line would print."""
     raise ConfigError(said)
 
 

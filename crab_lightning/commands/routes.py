@@ -1,4 +1,4 @@
-"""``routes``: what the routers of a run do with every sample."""
+"""``routes``: record how the routers of a run weight the adapter heads."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from crab_lightning.files import replace_json
 def run(words: Sequence[str]) -> None:
     """Record how the routers of a run weight the adapter heads.
 
-    They are recorded in every layer, and separately for text, audio and visual tokens. The command writes
-    routes.npz, routes.json, pictures, and tokens.html with the tokens that give each head the largest
+    The weights are recorded in every layer, and separately for text, audio and visual tokens. The command
+    writes routes.npz, routes.json, pictures, and tokens.html with the tokens that give each head the largest
     weights.
 
     Raises:
-        ValueError: If the run has no routers, or its data no samples.
+        ValueError: If the run has no routers, or its data have no samples of the split.
     """
     parser = Options("routes", run)
     add, switch = parser.option, parser.switch
@@ -59,7 +59,9 @@ def run(words: Sequence[str]) -> None:
     found.save(out / "routes.npz")
     if args.parquet:
         found.save_parquet(out / "routes.parquet")
-    page = likes_page(likes, f"What the heads of {folder.name} like, in {len(samples)} {args.split} samples")
+    page = likes_page(
+        likes, f"Tokens that the heads of {folder.name} prefer, in {len(samples)} {args.split} samples"
+    )
     (out / "tokens.html").write_text(page, encoding="utf-8")
     scores = {by: silhouette(found.of_samples(), getattr(found, f"{by}s")) for by in ("dataset", "task")}
     content = {

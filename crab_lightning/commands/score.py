@@ -26,13 +26,14 @@ def run(words: Sequence[str]) -> None:
     media are needed.
 
     Raises:
-        ValueError: If the config, the task's options or the answers make no sense.
+        FileNotFoundError: If the answer file, or AVUIE_2/ in the data root, is missing.
+        ValueError: If the config, the options of the task or the answers are wrong.
     """
     parser = Options("score", run)
     add, switch = parser.option, parser.switch
     add("--root", "data root, the folder that contains AVUIE_2/", Path, required=True)
     add("--dataset", "key of the dataset in the data config, e.g. ave", required=True)
-    add("--predictions", "the answer file, JSON lines", Path, required=True)
+    add("--predictions", "the answer file, in JSON lines", Path, required=True)
     add(
         "--data-config",
         "config with `tasks` and `datasets`, at its top level or under `data`, e.g. a run's config.yaml",
@@ -69,7 +70,7 @@ def run(words: Sequence[str]) -> None:
     from crab_lightning.structures import Prediction
 
     data = one_dataset(args.data_config, args.root, args.dataset, args.protocol, args.lenient)
-    records = read_answers(args.predictions)  # after the options are checked: it may be large
+    records = read_answers(args.predictions)  # after the options are checked, since the file may be large
     spec, task = data.datasets[args.dataset], data.tasks[data.datasets[args.dataset].task]
     ids = [str(r["id"]) for r in records if "id" in r]
     of_train = bool(ids) and all(name.startswith(f"{args.dataset}/train/") for name in ids)
@@ -121,7 +122,7 @@ def write_run(
     options: dict[str, Any],
     whole: bool,
 ) -> None:
-    """Add a dataset's scores to a folder that reads like a run folder."""
+    """Add the scores and answers of a dataset to a folder that `compare` and `report` read as a run."""
     from crab_lightning.evaluation.scores import mean_headline
 
     path = folder / "metrics.json"
@@ -150,7 +151,9 @@ def _print(args: argparse.Namespace, result: dict[str, Any], joined: Joined) -> 
         f"{joined.unmatched:,}."
     )
     if args.lenient:
-        joined.notes.append("lenient reading: not comparable with scores of the released scripts")
+        joined.notes.append(
+            "read leniently, so the scores cannot be compared with those of the released scripts"
+        )
     if not result["strict"]:
         joined.notes.append(f"{result['task']} has no metric as configured; only the counts are shown")
     elif args.protocol and not any(name.startswith(args.protocol) for name in result["strict"]):

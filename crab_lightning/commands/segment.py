@@ -1,4 +1,4 @@
-"""``segment``: what sounds in a picture or a video, or what an expression names, as masks."""
+"""``segment``: draw masks of the object that makes the sound, or of an object that the user names."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def run(words: Sequence[str]) -> None:
     used together.
 
     Raises:
-        AskError: If the run knows no such task, or a file is missing or too many.
-        ValueError: If the run's task for it is none that points.
+        AskError: If the run has no such task, a file is missing, or there are too many files.
+        ValueError: If the answers of the task contain no points, or --asks or --fps is too small.
     """
     parser = Options("segment", run)
     add, switch = parser.option, parser.switch
@@ -57,12 +57,12 @@ def run(words: Sequence[str]) -> None:
     )
     add("--image", "picture to segment; the video is segmented when it is left out", file_to_read)
     add("--video", "video; the whole video is segmented without --at_s", file_to_read)
-    add("--audio", "sound file; the video's own track when left out", file_to_read)
+    add("--audio", "sound file (default: the video's own track)", file_to_read)
     add("--at_s", "segment only the frame of the video at this second", float)
     add("--asks", "number of frames of a video about which the run is asked", int, 5)
-    add("--fps", "number of frames of each second that get a mask; all frames when left out", float)
-    add("--expression", "name of the object to find; the object that makes the sound when left out")
-    add("--dataset", "dataset whose task and audio window are used; the first that fits when left out")
+    add("--fps", "number of frames of each second that get a mask (default: all frames)", float)
+    add("--expression", "name of the object to find (default: the object that makes the sound)")
+    add("--dataset", "dataset whose task and audio window are used (default: the first that fits)")
     switch("--untaught", "also allow a task or dataset on which the run was not trained")
     add("--out", "folder to write", folder_to_write, Path("segmented"))
     add("--config", RUN_CONFIG, config_file)
@@ -77,7 +77,7 @@ def run(words: Sequence[str]) -> None:
     check_picture(args.image)
     if args.asks < 1 or (args.fps is not None and args.fps <= 0):
         raise ValueError(
-            f"--asks {args.asks} and --fps {args.fps}: the first begins at 1, the second above 0"
+            f"--asks is {args.asks} and --fps is {args.fps}; --asks must be at least 1 and --fps above 0"
         )
     whole = args.video is not None and args.image is None and args.at_s is None
     from crab_lightning.inference.loading import device_of, load_run
@@ -87,7 +87,7 @@ def run(words: Sequence[str]) -> None:
 
     tracker = (Sam2Tracker if args.by == "points" else NameTracker)(args.sam2, args.device)
     if whole:
-        tracker.load()  # weights that cannot do it are told before anything else
+        tracker.load()  # unsuitable weights are reported before anything else
     elif args.by != "points":
         Sam3Decoder(args.sam2, args.device).load()
 
@@ -108,7 +108,7 @@ def run(words: Sequence[str]) -> None:
     task = data.tasks[data.datasets[name].task]
     if not isinstance(task, Segmentation):
         raise ValueError(
-            f"dataset {name} has the task {data.datasets[name].task}, which gives no points to segment by"
+            f"dataset {name} has the task {data.datasets[name].task}, whose answers contain no points for a mask"
         )
     if whole:
         from crab_lightning.inference.segment_video import follow
@@ -145,14 +145,15 @@ def run(words: Sequence[str]) -> None:
 def segmented(
     task: Segmentation, answer: Prediction, spec: Any, title: str, by: str = "points"
 ) -> tuple[Any, Any, dict[str, Any]]:
-    """Turn an answer into a picture, a mask and what can be said of both.
+    """Turn an answer into a picture, a mask and a record.
 
     Args:
         task: Task with a mask decoder.
-        answer: What the model said.
-        spec: The dataset's row.
-        title: Printed above the picture.
-        by: What the mask is made of: ``points``, ``name`` or ``both``; names need ``task.named``.
+        answer: The answer of the model, with its sample.
+        spec: The dataset's row in the config.
+        title: Text above the picture.
+        by: The part of the answer from which the mask is made: ``points``, ``name`` or ``both``. ``name`` and
+            ``both`` need ``task.named``.
 
     Returns:
         A matplotlib figure, the mask (bool ``(H, W)`` at the picture's size, empty for an unreadable answer),

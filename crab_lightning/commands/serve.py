@@ -1,4 +1,4 @@
-"""``serve``: a trained run behind an OpenAI-compatible address."""
+"""``serve`` and ``demo``: serve a trained run at an OpenAI-compatible address."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEY_VARIABLE = "CRAB_API_KEY"
 
 
 def parser(name: str = "serve") -> argparse.ArgumentParser:
-    """Return the parser of ``serve``, or of ``demo``, which always has the page."""
+    """Return the parser of ``serve``, or of ``demo``, which always serves the web page."""
     made = Options(name, run if name == "serve" else demo)
     add, switch = made.option, made.switch
     add("--checkpoint", CHECKPOINT, Path, required=True)
@@ -29,7 +29,7 @@ def parser(name: str = "serve") -> argparse.ArgumentParser:
         default="127.0.0.1",
     )
     add("--port", "port to listen on; 0 chooses a free one", port, 8000)
-    add("--name", "name of the model in the list of models; the run's folder name when left out")
+    add("--name", "name of the model in the list of models (default: the run's folder name)")
     add(
         "--api_key_file",
         f"file with the key that clients must send; the environment variable {KEY_VARIABLE} works too",
@@ -39,13 +39,11 @@ def parser(name: str = "serve") -> argparse.ArgumentParser:
         page = "also serve a web page at /, where a clip can be uploaded, as `demo` does"
         switch("--page", page)
     made.set_defaults(page=name == "demo")
-    add(
-        "--media_root", "folder whose files requests may name; requests may name no files when left out", Path
-    )
+    add("--media_root", "folder whose files requests may name (default: requests may name no files)", Path)
     add("--slots", "number of answers that are generated at the same time", positive, 16)
     add("--waiting", "number of questions that may wait; further ones get status 429", positive, 64)
     add("--max_body_mb", "largest request in megabytes", _above_zero, 64.0)
-    add("--max_new_tokens", "longest answer in tokens; the run's setting when left out", positive)
+    add("--max_new_tokens", "longest answer in tokens (default: the run's setting)", positive)
     add("--max_prompt_tokens", "longest question in tokens, media included", positive, 32_768)
     add("--max_media", "largest number of media in one request", positive, 16)
     add("--max_frames", "largest number of frames taken from one video", positive, 256)
@@ -74,9 +72,9 @@ def demo(words: Sequence[str]) -> None:
 def run(words: Sequence[str]) -> None:
     """Serve a trained run at an OpenAI-compatible address.
 
-    It answers POST /v1/chat/completions with video, audio and image parts, GET /v1/models and GET /health.
-    Any OpenAI client can use it. The server decodes media as training does, and answers several questions at
-    the same time.
+    The server answers POST /v1/chat/completions with video, audio and image parts, GET /v1/models and GET
+    /health. Any OpenAI client can use it. The server decodes media as training does, and answers several
+    questions at the same time.
 
     Raises:
         ValueError: If the address is open to others and no key is given.

@@ -1,4 +1,4 @@
-"""``showcase``: every task on one clip, on one page."""
+"""``showcase``: ask about one clip with every task, and write the answers on one page."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _STILLS = 7
 
 @dataclass
 class Asker:
-    """A run with the clip and all that a user gave."""
+    """A run, and the clip and options that a user gave."""
 
     model: Any
     data: AVDataModule
@@ -39,7 +39,7 @@ class Asker:
     windows: Windows | None = None
 
     def panel(self, key: str, dataset: str) -> Panel:
-        """Ask one task and return what the page shows of it."""
+        """Ask the question of one task, and return its panel for the page."""
         from crab_lightning.inference.answer import in_seconds, put_windows, read_text
         from crab_lightning.inference.question import AskError, put
         from crab_lightning.media import MediaError
@@ -107,7 +107,7 @@ class Asker:
         )
 
     def _picture(self, panel: Panel, task: Task[Any], parsed: Any, sample: Sample) -> None:
-        """Draw where the answer points, and the mask where there is a decoder."""
+        """Draw the box and points of the answer, and the mask if there is a mask decoder."""
         from crab_lightning.media import read_image
         from crab_lightning.segmentation import Overlay, Sam2Decoder
         from crab_lightning.tasks import ImageGrounding
@@ -142,21 +142,19 @@ def run(words: Sequence[str]) -> None:
     are also written to showcase.json.
 
     Raises:
-        ValueError: If no task could be asked, or ``--dataset`` names one that the run does not have.
+        ValueError: If no task could be asked, or ``--dataset`` names a dataset that the run does not have.
     """
     parser = Options("showcase", run)
     add, switch = parser.option, parser.switch
     add("--video", "the clip", file_to_read, required=True)
     add("--checkpoint", CHECKPOINT, Path, required=True)
-    add("--audio", "sound file; the clip's own track when left out", file_to_read)
+    add("--audio", "sound file (default: the clip's own track)", file_to_read)
     switch("--silent", "replace all sound by silence")
     add("--other", "second clip for the matching task; that task is left out without it", file_to_read)
     add("--question", "question to be answered", default="What makes the sound in this video?")
     add("--expression", "object for the referring task to find; that task is left out without it")
-    add("--at_s", "second of the clip whose frame is segmented; the middle when left out", float)
-    add(
-        "--sam2", "SAM2 folder, hub name or mini_sam2; the run's own mask decoder when left out", model_folder
-    )
+    add("--at_s", "second of the clip whose frame is segmented (default: the middle)", float)
+    add("--sam2", "SAM2 folder, hub name or mini_sam2 (default: the run's own mask decoder)", model_folder)
     add(
         "--dataset",
         "use the settings of these datasets, instead of the first one of each task",
@@ -213,15 +211,15 @@ def run(words: Sequence[str]) -> None:
 def datasets_of(
     data: AVDataModule, wanted: Sequence[str], *, untaught: bool = False
 ) -> list[tuple[str, str]]:
-    """Return task and dataset of everything that is asked: the first row of a task, both ways of matching.
+    """Return the task and dataset of each question: the first dataset of a task, or two for matching.
 
     Args:
         data: Tasks and datasets of the run.
         wanted: Datasets that the user names.
-        untaught: Also what the run was not trained on.
+        untaught: Also use datasets on which the run was not trained.
 
     Raises:
-        ValueError: If ``wanted`` names a dataset that is not there, or that the run was not taught.
+        ValueError: If ``wanted`` names a dataset that does not exist, or on which the run was not trained.
     """
     from crab_lightning.inference.question import choose_dataset
 
@@ -247,13 +245,13 @@ def _texts(spec: DatasetSpec) -> set[str]:
 
 
 def question_of(task: Task[Any], sample: Sample) -> str:
-    """Return the last part of the prompt, which says what is wanted."""
+    """Return the last text of the prompt, which contains the question."""
     parts = [part for part in task.prompt(sample) if isinstance(part, str)]
     return parts[-1].strip()
 
 
 def said_of(task: Task[Any], spec: DatasetSpec, sample: Sample, parsed: Any) -> str:
-    """Return a read answer in a few words."""
+    """Return a parsed answer as a short text."""
     from crab_lightning.tasks.event_text import EventSpan, ModalEvents
 
     if isinstance(parsed, ModalEvents):
@@ -285,7 +283,7 @@ def told_by_window(windows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def lanes_of(task: Task[Any], parsed: Any) -> list[Lane]:
-    """Return what an answer draws on the timeline; one about events always has a row there."""
+    """Return the rows of the timeline for an answer. An answer about events always has a row."""
     from crab_lightning.reports.showcase_page import Lane
     from crab_lightning.tasks import EventLocalization, EventParsing
     from crab_lightning.tasks.event_text import EventSpan, ModalEvents
@@ -301,7 +299,7 @@ def lanes_of(task: Task[Any], parsed: Any) -> list[Lane]:
 
 
 def gather(args: argparse.Namespace, panels: Sequence[Panel]) -> Showcase:
-    """Read what the page shows of the clip itself."""
+    """Read the frames, the sound and the facts of the clip for the page."""
     import torch
 
     from crab_lightning.media import log_mel, probe, read_audio, read_video

@@ -19,7 +19,7 @@ PRELOAD = (
     "crab_lightning.models.native",
     "crab_lightning.processing.native",
 )
-"""What takes seconds to import and every cell needs."""
+"""Modules that every cell needs and that take seconds to import."""
 
 
 def _parser(action: str, about: Callable[..., object]) -> Options:
@@ -161,7 +161,7 @@ def report(words: Sequence[str]) -> None:
     TensorBoard events into report/.
 
     Raises:
-        ValueError: If nothing can be compared yet.
+        ValueError: If no cells can be compared yet, or there are fewer than 100 resamples.
     """
     parser = _parser("report", report)
     add = parser.option
@@ -194,7 +194,7 @@ def submit(words: Sequence[str]) -> None:
     _cells(parser)
     add = parser.option
     add("--engine", "the cluster's scheduler", default="slurm", choices=["slurm"])
-    add("--at-a-time", "largest number of cells that run at the same time; no limit when left out", positive)
+    add("--at-a-time", "largest number of cells that run at the same time (default: no limit)", positive)
     add(
         "--sbatch",
         "options of sbatch for each cell, e.g. gres=gpu:1 time=8:00:00",

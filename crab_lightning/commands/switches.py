@@ -1,4 +1,4 @@
-"""Switches of Lightning's Trainer that a run of this package refuses, each with what does the same."""
+"""Options of Lightning's Trainer that this package refuses. Each error names options to use instead."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from crab_lightning.spelling import did_you_mean
 
 
 def check_switches(trainer: Any) -> None:
-    """Refuse the switches of the trainer that cannot do here what they promise.
+    """Refuse options of the Trainer that do not work in this package.
 
     Args:
         trainer: The section ``trainer`` of a parsed config.
 
     Raises:
-        ConfigError: It names what does the same.
+        ConfigError: If such an option is set. The message names options to use instead.
     """
     named = {
         "strategy": ["auto", *StrategyRegistry.available_strategies()],
@@ -44,7 +44,7 @@ def check_switches(trainer: Any) -> None:
         )
     if (how := _start_method(trainer.get("strategy"))) in ("spawn", "fork", "forkserver"):
         raise ConfigError(
-            f"trainer.strategy starts its processes by {how}, as copies of this one, which own no run"
+            f"trainer.strategy starts its processes by {how}, as copies of this one, which do not own the run"
             " folder. Use --trainer.strategy ddp, which starts the same command once for each device"
         )
     if trainer.get("barebones"):
@@ -61,7 +61,7 @@ def check_switches(trainer: Any) -> None:
 
 
 def _start_method(strategy: Any) -> str | None:
-    """Return how a strategy, given by its name or its class, starts its processes."""
+    """Return the method by which a strategy, given as a name or a class, starts its processes."""
     given: dict[str, Any]
     if isinstance(strategy, str):
         given = StrategyRegistry[strategy]["init_params"] if strategy in StrategyRegistry else {}

@@ -1,4 +1,4 @@
-"""``fit``, ``validate``, ``test`` and ``predict``: finds the config before anything heavy is imported."""
+"""``fit``, ``validate``, ``test`` and ``predict``: read the config before large libraries are imported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(words: Sequence[str]) -> None:
     """Run ``fit``, ``validate``, ``test`` or ``predict``.
 
     Args:
-        words: The function's name and its options.
+        words: The name of the function and its options.
     """
     cli = command_line(words[0], words[1:])
     start_is_over()
@@ -32,12 +32,12 @@ def run(words: Sequence[str]) -> None:
 
 
 def command_line(function: str, words: Sequence[str], **methods: Callable[..., object]) -> CrabCLI:
-    """Return Lightning's command line for a function, with its config parsed and everything built.
+    """Return Lightning's command line for a function, after the config is parsed and all objects are built.
 
     Args:
         function: ``fit``, ``validate``, ``test`` or ``predict``.
-        words: Its options.
-        methods: Methods of ``CrabCLI`` to be replaced.
+        words: Options of the function.
+        methods: Functions that replace the methods of ``CrabCLI`` with the same names.
     """
     options = one_config(list(words), function)
     from crab_lightning.commands.lightning_cli import cli_for
@@ -54,8 +54,8 @@ class Given(NamedTuple):
 
     Args:
         words: The options.
-        run_name: The name that a run from these configs has.
-        files: The config files, for errors.
+        run_name: The name of a new run with these configs.
+        files: The config files, for error messages.
     """
 
     words: list[str]
@@ -64,25 +64,28 @@ class Given(NamedTuple):
 
 
 def one_config(words: list[str], function: str = "fit") -> Given:
-    """Replace all ``--config`` options by one file's worth of text, with parts included and merged.
+    """Replace all ``--config`` options with one, whose value is the text of all config files merged.
 
-    Flags win over configs wherever they stand. Without a config, the one of the run in ``--ckpt_path`` is
-    taken. Only ``fit`` gets what training needs, see
+    Flags take precedence over configs, whatever their order is. Without ``--config``, the config of the run
+    in ``--ckpt_path`` is used. Only ``fit`` keeps the settings of training, see
     :func:`~crab_lightning.configuration.allowed_code.without_training`.
 
     Args:
         words: Options of the function.
         function: ``fit``, ``validate``, ``test`` or ``predict``.
+
+    Raises:
+        ConfigError: If a config is missing, is empty or cannot be read, or names a class that is not allowed.
     """
     names, rest = take(words, ("--config", "-c"))
     stored: Path | None = None
     given, others = take(rest, ("--ckpt_path",))
-    checkpoint = given[-1] if given else None  # as the parser takes the last of an option
+    checkpoint = given[-1] if given else None  # the parser, too, takes the last one
     checkpoint = None if checkpoint == AUTO else checkpoint
     repo: str | None = None
     if checkpoint and is_address(checkpoint):
         repo = repository(checkpoint)[0].partition("/")[2]
-        checkpoint = str(find_checkpoint(checkpoint))  # downloaded once, and a folder from here on
+        checkpoint = str(find_checkpoint(checkpoint))  # downloaded once; a folder from now on
         rest = [*others, "--ckpt_path", checkpoint]
     if not names:
         stored = find_run(find_checkpoint(Path(checkpoint))) if checkpoint else None
@@ -102,8 +105,8 @@ def one_config(words: list[str], function: str = "fit") -> Given:
         content, taken = without_training(content, of_run=stored is not None)
         if taken:
             print(
-                f"Not used of the run's config, since {function} does not need these parts: "
-                f"{', '.join(taken)}. Give --config to use your own",
+                f"{function} does not use these parts of the run's config: {', '.join(taken)}. "
+                "Give --config to use your own",
                 file=sys.stderr,
             )
     with naming_file(names):

@@ -129,7 +129,7 @@ def test_scores_of_other_weights_are_left_out(
     assert push(run / "adapter" / "best", "--base", "someone/base", "--dry-run") == 0
     said = capsys.readouterr().out
     assert "## Scores" not in said
-    assert "last.ckpt and not, or no longer, of" in " ".join(said.split())
+    assert "last.ckpt, which is not" in " ".join(said.split())
 
 
 def test_what_the_hub_refuses_is_said_in_one_line(

@@ -337,9 +337,7 @@ def test_a_run_from_elsewhere_is_asked_and_tested_without_what_its_config_adds(
     assert main(ask) == 0
     assert main(["test", f"--ckpt_path={run}", "--trainer.limit_test_batches=1"]) == 0
     said = capsys.readouterr().err
-    assert (
-        "Not used of the run's config, since test does not need these parts: trainer.logger, hostile.Kind"
-    ) in said
+    assert ("test does not use these parts of the run's config: trainer.logger, hostile.Kind") in said
     assert main(["fit", f"--ckpt_path={run}", "--trainer.max_steps=2"]) in (1, 2)
     assert "hostile" not in sys.modules
     assert not trap.exists()

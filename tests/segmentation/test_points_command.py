@@ -55,7 +55,7 @@ def test_without_write_nothing_changes(tree: Path, capsys: pytest.CaptureFixture
     said = capsys.readouterr().out
     assert "s4: 3 rows: " in said
     assert "before: " in said
-    assert "Nothing was written; --write does it." in said
+    assert "Nothing was written. Add --write to write the files." in said
     assert {p: p.read_bytes() for p in tree.rglob("*.json*")} == before
 
 
