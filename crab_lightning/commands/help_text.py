@@ -212,7 +212,7 @@ def add_only(parser: argparse.ArgumentParser, about: str, *, required: bool = Fa
 def add_selection(
     parser: argparse.ArgumentParser, only: str = "only these keys of data.datasets", *, required: bool = False
 ) -> None:
-    """Add ``--root``, ``--config`` and ``--only``; ``only`` and ``required`` are about the option ``--only``."""
+    """Add ``--root``, ``--config`` and ``--only``; ``only`` and ``required`` go to :func:`add_only`."""
     parser.add_argument("--root", type=Path, required=True, help="folder that contains AVUIE_2/")
     parser.add_argument(
         "--config",

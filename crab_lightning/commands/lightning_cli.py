@@ -283,7 +283,7 @@ class CrabCLI(LightningCLI):
             self._scratch.cleanup()
 
     def _begin(self, trainer: Trainer) -> None:
-        """Write ``config.yaml``, or ``config.<function>.yaml`` if the folder has the config of another run."""
+        """Write ``config.yaml``, or ``config.<function>.yaml`` if the folder has the config of a training."""
         if self._scratch is not None:
             return
         folder, known = self.run_folder, self.run_folder / "config.yaml"
@@ -316,7 +316,7 @@ class CrabCLI(LightningCLI):
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer, with the run folder and the loggers, progress bar and scalars that are not set."""
+        """Build the trainer, with the run folder and the default loggers, progress bar and scalars."""
         config = self.config_init.trainer
         if config.logger in (None, True):
             # The run folder holds the event files itself.

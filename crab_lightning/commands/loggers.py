@@ -46,7 +46,7 @@ def with_save_dir(words: Sequence[str]) -> list[str]:
 
 
 def place_loggers(trainer: Any, folder: Path) -> None:
-    """Let the loggers of a parsed ``trainer`` section write below a folder, unless the user names another one.
+    """Let the loggers of a parsed ``trainer`` section write below a folder, unless the user names another.
 
     Args:
         trainer: The section, which is changed in place.

@@ -108,7 +108,7 @@ def run(words: Sequence[str]) -> None:
     task = data.tasks[data.datasets[name].task]
     if not isinstance(task, Segmentation):
         raise ValueError(
-            f"dataset {name} has the task {data.datasets[name].task}, whose answers contain no points for a mask"
+            f"dataset {name} has the task {data.datasets[name].task}, whose answers contain no points"
         )
     if whole:
         from crab_lightning.inference.segment_video import follow

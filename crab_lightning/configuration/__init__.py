@@ -1,1 +1,1 @@
-"""Config files before the parser sees them."""
+"""How config files are read, checked and turned into objects."""

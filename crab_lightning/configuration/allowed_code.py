@@ -1,15 +1,14 @@
-"""Which code a config may name: classes of a few packages, of the kinds that a run is built from.
+"""Checks of the code that a config names: it may name only classes of a few packages and of a few kinds.
 
-A config is a text that people share, and every ``class_path`` in it is imported and called. So three things
-are checked, each before what it guards:
+People share configs, and every ``class_path`` in a config is imported and called. So there are three rules:
 
-1. Before anything is imported: every import path, also that of a dataset's ``layout``, has to lie in
-   :data:`PACKAGES`, or in a package that the user has named with ``--allow-code-of``. The config itself
-   cannot name one.
-2. Before anything is built: every import path has to be a class, not a function, and a class of another
-   package than this project's has to be one of :func:`_kinds`.
-3. Where a run is only asked or tested, what only training needs is taken out of its config:
-   :func:`without_training`.
+1. Before anything is imported, every import path (also the ``layout`` of a dataset) must belong to
+   :data:`PACKAGES`, or to a package that the user has named with ``--allow-code-of``. The config itself
+   cannot allow a package.
+2. Before anything is built, every import path must be that of a class, and not of a function. A class of
+   another package must be derived from one of :func:`_kinds`.
+3. If a run is only asked or tested, :func:`without_training` removes the settings of training from its
+config.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ OPTION = "--allow-code-of"
 VARIABLE = "CRAB_ALLOW_CODE_OF"
 
 _OWN = "crab_lightning"
-_DENIED = re.compile(r"Importing '([^']+)' is not allowed")  # jsonargparse's words; a test holds them
+_DENIED = re.compile(r"Importing '([^']+)' is not allowed")  # a message of jsonargparse; a test checks it
 _NEVER = {*sys.stdlib_module_names, "builtins", "jsonargparse", "setuptools", "pip"}
 _NEVER_SAID = "a config may never name anything of Python's standard library or of its installers"
 _named: set[str] = set()
@@ -38,18 +37,18 @@ _opened: set[str] = set()
 
 
 class ForbiddenCode(ConfigError):
-    """A config that names code which it may not run."""
+    """A config names code that it may not run."""
 
 
 def allow_code_of(names: Iterable[str]) -> None:
-    """Set the packages beside :data:`PACKAGES` whose code configs may run, in place of those set before.
+    """Set the packages, besides :data:`PACKAGES`, whose code configs may run. Earlier calls are forgotten.
 
     Args:
-        names: Top-level packages, those of ``--allow-code-of``; the environment variable
-            ``CRAB_ALLOW_CODE_OF`` adds to them.
+        names: The top-level packages of ``--allow-code-of``. The packages in the environment variable
+            ``CRAB_ALLOW_CODE_OF`` are allowed, too.
 
     Raises:
-        ConfigError: If one is no name of a package.
+        ConfigError: If a name is not that of a package, or is that of a package that is never allowed.
     """
     names = [name.strip() for name in names]
     if wrong := [name for name in names if not name.isidentifier()]:
@@ -61,15 +60,15 @@ def allow_code_of(names: Iterable[str]) -> None:
 
 
 def allowed_packages() -> tuple[str, ...]:
-    """Return the top-level packages whose code a config may name now."""
+    """Return the top-level packages whose code a config may name at present."""
     from_environment = {name.strip() for name in os.environ.get(VARIABLE, "").split(",")} - {""}
     return (*PACKAGES, *sorted((_named | from_environment) - {*PACKAGES, *_NEVER}))
 
 
 def guard_parsers() -> None:
-    """Let jsonargparse import values from the allowed packages alone, and build nothing in untyped places.
+    """Let jsonargparse import only from the allowed packages, and build no objects where the type is unknown.
 
-    This also covers what :func:`check_names` cannot know to be an import path, such as a callable's text.
+    :func:`check_names` cannot recognise every import path, for example that of a callable.
     """
     from jsonargparse import set_parsing_settings
 
@@ -77,7 +76,7 @@ def guard_parsers() -> None:
 
     keep_nulls()
     allowed = allowed_packages()
-    closed = sorted(_opened - {*allowed})  # named by an earlier call in this process
+    closed = sorted(_opened - {*allowed})  # allowed by an earlier call in this process
     set_parsing_settings(
         import_path_denylist=["*", *closed],
         import_path_allowlist=list(allowed),
@@ -88,10 +87,11 @@ def guard_parsers() -> None:
 
 
 def check_names(content: Any) -> None:
-    """Refuse a config that names a class of a package that is not allowed; imports nothing.
+    """Refuse a config that names a class of a package that is not allowed. This imports nothing.
 
     Raises:
-        ForbiddenCode: With the key, the import path and what to do.
+        ForbiddenCode: If there is such a class. The message has the key, the import path and the remedy.
+        ConfigError: If a ``class_path`` is not a text.
     """
     allowed = allowed_packages()
     for where, value in (*_class_paths(content), *_layouts(content)):
@@ -102,24 +102,24 @@ def check_names(content: Any) -> None:
 
 
 def other_packages(content: Any) -> set[str]:
-    """Return the packages beside :data:`PACKAGES` whose classes a config names."""
+    """Return the packages, besides :data:`PACKAGES`, whose classes a config names."""
     named = (*_class_paths(content), *_layouts(content))
     return {str(path).partition(".")[0] for _, path in named if "." in str(path)} - {*PACKAGES}
 
 
 def check_classes(parsed: Any) -> None:
-    """Refuse a parsed config that names anything but a class of a kind that runs are built from.
+    """Refuse a parsed config that names a function, or a class that is not a part of a run.
 
     Raises:
-        ForbiddenCode: With the key, the import path and what is allowed.
+        ForbiddenCode: If there is one. The message has the key, the import path and what is allowed.
     """
     allowed = {*allowed_packages()} - {*PACKAGES} | {_OWN}
     plain = parsed.as_dict() if hasattr(parsed, "as_dict") else parsed
-    check_names(dict(_layouts(plain)))  # one that came with an argument is in no file
+    check_names(dict(_layouts(plain)))  # a layout of the command line is in no file
     for where, value in _class_paths(plain):
         found = object_of(str(value)) if "." in str(value) else None
         if found is None:
-            continue  # a short name, which the parser has looked up among the subclasses of its type
+            continue  # a short name, which the parser has found among the subclasses of the type
         kind = type(found).__name__
         if not isinstance(found, type):
             raise ForbiddenCode(f"{where}: {value} is a {kind}; a config may name classes only")
@@ -131,27 +131,27 @@ def check_classes(parsed: Any) -> None:
             )
     for where, leaf in _nodes(plain, ""):
         if callable(leaf) and not isinstance(leaf, type) and getattr(leaf, "__name__", "") != "<lambda>":
-            # A default of our own is a lambda, which no import path names.
+            # Defaults of this package are lambdas, which no import path names.
             name = f"{getattr(leaf, '__module__', '?')}.{getattr(leaf, '__qualname__', leaf)}"
             raise ForbiddenCode(f"{where}: {name} is a function; a config may name classes only")
 
 
 def denied(message: str) -> str | None:
-    """Return what to say where jsonargparse has refused to import something; ``None`` for other messages."""
+    """Return our message if jsonargparse has refused to import something, or ``None`` for other messages."""
     found = _DENIED.search(message)
     return None if found is None else _refusal(found[1])
 
 
 def without_training(content: Mapping[str, Any], *, of_run: bool) -> tuple[dict[str, Any], list[str]]:
-    """Take out of a config what a pass without training does not need.
+    """Return a config without the settings that only training needs.
 
     Args:
         content: The composed config.
-        of_run: Whether it is the config that lies in a run folder. Then loggers, profilers and the callbacks
-            of other packages go as well as the optimizer: a run folder from elsewhere is only data.
+        of_run: Whether the config comes from a run folder. Then loggers, profilers and the callbacks of other
+            packages are removed too, because a run folder may come from another person.
 
     Returns:
-        The config, and what was taken out besides the optimizer, in words.
+        The config, and the names of the removed settings other than the optimizer.
     """
     result = {**content}
     model = result.get("model")
@@ -163,7 +163,7 @@ def without_training(content: Mapping[str, Any], *, of_run: bool) -> tuple[dict[
         return result, []
     trainer, taken = {**trainer}, []
     for key in ("logger", "profiler"):
-        # A name or a switch chooses among Lightning's own; anything else names a class.
+        # A short name, true or false chooses a class of Lightning; any other value names a class.
         if isinstance(trainer.get(key), (Mapping, list)) or "." in str(trainer.get(key)):
             taken.append(f"trainer.{key}")
             del trainer[key]
@@ -218,13 +218,18 @@ def _nodes(node: Any, where: str) -> Iterator[tuple[str, Any]]:
 
 
 def object_of(path: str) -> Any:
-    """Import what a path names: a module, then attributes."""
+    """Import the object with this import path.
+
+    Raises:
+        ImportError: If the module cannot be imported.
+        AttributeError: If the module has no such object.
+    """
     parts = path.split(".")
     for count in range(len(parts) - 1, 0, -1):
         try:
             found: Any = import_module(".".join(parts[:count]))
         except ModuleNotFoundError as err:
-            if not f"{path}.".startswith(f"{err.name}."):  # one that the module itself imports
+            if not f"{path}.".startswith(f"{err.name}."):  # the module itself imports something missing
                 raise
             continue
         for name in parts[count:]:
@@ -237,7 +242,7 @@ _cached_kinds: list[type] = []
 
 
 def _kinds() -> tuple[type, ...]:
-    """Return the base classes of everything of other packages that a run is built from."""
+    """Return the base classes of the objects of other packages that a config may name."""
     if not _cached_kinds:
         for path in (
             "torch.optim.Optimizer",

@@ -1,18 +1,18 @@
-"""Configs from parts: bare names, includes by relative path, and deep merging, before the parser sees them.
+"""Reads config files, with their includes, and merges them before the parser sees them.
 
-jsonargparse replaces a dictionary argument whole when a second config names it, so an overlay with one
-dataset would drop the other eighteen without a word. Merging the files here keeps them, and keeps one rule
-for everything:
+jsonargparse replaces a whole dictionary when a second config names it: a second config with one dataset would
+drop the other eighteen without a message. The files are merged here instead, with these rules:
 
-- ``--config omni.yaml`` is looked for in ``configs/`` here, in ``configs/`` beside the package, then as a
-path.
-- A top-level section that is a string ending in ``.yaml`` (``trainer: trainer/cpu.yaml``) is that file.
-- ``include: part.yaml`` (or a list) inside any mapping puts the file's keys there; keys beside it win.
+- ``--config omni.yaml`` is searched in ``configs/`` of the current folder, in the shipped ``configs/``, and
+  then as a path.
+- A top-level section that is a text ending in ``.yaml`` (``trainer: trainer/cpu.yaml``) is read from that
+file. - ``include: part.yaml`` (or a list) in any mapping inserts the keys of that file. Keys beside it take
+  precedence.
 - Included paths are relative to the including file, or else to the shipped configs.
-- Mappings merge key by key and anything else is replaced. A mapping with another ``class_path`` replaces the
-  whole mapping, because arguments of one class mean nothing to another.
-- ``${section.key}`` and ``${oc.env:NAME}`` are filled in by OmegaConf after merging; not in the config of a
-  run, which is complete.
+- Mappings are merged key by key; any other value is replaced. A mapping with another ``class_path`` replaces
+  the whole mapping, because the arguments of one class have no meaning for another.
+- OmegaConf fills in ``${section.key}`` and ``${oc.env:NAME}`` after the merge, except in the config of a run,
+  which is complete.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _SUFFIXES = (".yaml", ".yml")
 
 
 class ConfigError(ValueError):
-    """A config file that is missing, malformed, or includes itself."""
+    """A config that is missing, cannot be read, or has a wrong key or value."""
 
 
-# Far beyond any config: what is larger is a mistake, or was made to take time and memory.
+# Limits far above any config. A larger file is a mistake, or was made to use up time and memory.
 _MOST_BYTES = 2**19
 _MOST_VALUES = 200_000
 _MOST_LEVELS = 60
@@ -52,7 +52,7 @@ _NOT_TEXT = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "fl
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose ``1e-4`` is a number, whose keys are texts, and whose repeated keys are errors."""
+    """Reads ``1e-4`` as a number and every key as a text, and refuses repeated keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
@@ -68,7 +68,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-# YAML 1.1 wants a dot and a sign in a float; `lr: 1e-4` would otherwise arrive as text.
+# YAML 1.1 needs a dot and a sign in a float; without this, `lr: 1e-4` would be a text.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+)$"),
@@ -80,10 +80,10 @@ def find_config(name: str | Path) -> Path:
     """Return the file that ``--config NAME`` means.
 
     Args:
-        name: A bare file name, looked for in ``configs/``, or any path.
+        name: A bare file name, which is searched in ``configs/`` first, or any path.
 
     Raises:
-        ConfigError: If there is no such file; the text lists the configs there are.
+        ConfigError: If there is no such file. The message lists the files in ``configs/``.
     """
     path = Path(name)
     if not str(name):
@@ -91,7 +91,7 @@ def find_config(name: str | Path) -> Path:
     roots = [Path("configs"), PACKAGE_CONFIGS]
     if roots[0].resolve() == PACKAGE_CONFIGS:  # called in a checkout
         roots.pop()
-    # By the text: Path("./mine.yaml") has one part, yet says where it is.
+    # The text is examined, because Path("./mine.yaml") has only one part and is still a path.
     bare = not {"/", os.sep} & set(str(name))
     inside = [root / path for root in roots]
     places = [*inside, path] if bare else [path, *inside]
@@ -108,15 +108,15 @@ def find_config(name: str | Path) -> Path:
 
 
 def compose(names: Sequence[str | Path], *, of_run: bool = False) -> dict[str, Any]:
-    """Load config files with everything they include, later ones over earlier ones.
+    """Load config files with all files that they include. Later files take precedence over earlier ones.
 
     Args:
-        names: What was given to ``--config``, in order.
-        of_run: Whether they lie in a run folder. Such a config is complete, so ``${...}`` in it stays text: a
-            run folder from elsewhere must not read environment variables.
+        names: The values of ``--config``, in order.
+        of_run: Whether the config comes from a run folder. Such a config is complete, so ``${...}`` in it
+            stays a text: a run folder of another person must not read environment variables.
 
     Returns:
-        The merged config, plain dictionaries and lists.
+        The merged config, as plain dictionaries and lists.
 
     Raises:
         ConfigError: If a file is missing, malformed or includes itself, or an interpolation has no value.
@@ -129,7 +129,7 @@ def compose(names: Sequence[str | Path], *, of_run: bool = False) -> dict[str, A
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Return ``above`` laid over ``below``; neither is changed."""
+    """Return ``below`` merged with ``above``, whose values take precedence; neither is changed."""
     if "class_path" in above and above["class_path"] != below.get("class_path"):
         return dict(above)
     result = dict(below)
@@ -140,7 +140,7 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def flat_keys(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Return the values of nested mappings by dotted key; an empty mapping is a value."""
+    """Return the dotted keys and the values of nested mappings; an empty mapping is a value."""
     pairs: list[tuple[str, Any]] = []
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
@@ -151,18 +151,19 @@ def flat_keys(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file of plain values, within bounds.
+    """Read a YAML file of plain values, up to a limited size.
 
     Args:
         path: An existing file.
 
     Raises:
-        ConfigError: If it is no YAML, or larger, deeper or (its aliases followed) longer than any config.
+        ConfigError: If the file is not YAML in UTF-8, or exceeds the limits on its size, depth and number of
+            values (with its aliases written out).
     """
     if (size := path.stat().st_size) > _MOST_BYTES:
         raise ConfigError(f"{path}: has {size:,} bytes; a config has at most {_MOST_BYTES:,}")
     try:
-        # A local, not remote, file; the loader derives from SafeLoader.
+        # This is a local file, and the loader is derived from SafeLoader.
         content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
         values = _count(content, {}, 0)
     except RecursionError as err:
@@ -186,10 +187,10 @@ def read_yaml(path: Path) -> Any:
 
 @contextmanager
 def naming_file(names: Sequence[str | Path]) -> Iterator[None]:
-    """Put the name of the file in front of an error about a value that one of some config files holds.
+    """Add the name of the config file to a ``ValueError`` about one of its values.
 
     Args:
-        names: What was given to ``--config``, in order.
+        names: The values of ``--config``, in order.
     """
     try:
         yield
@@ -205,7 +206,7 @@ _KEYS = re.compile(
 
 
 def in_file(said: str, names: Sequence[str | Path]) -> str:
-    """Return an error about a key behind the file that has the key, with the value that the error names."""
+    """Return an error message with the name of the config file in front that has the key and value of it."""
     found = _KEYS.match(said)
     if found is None:
         return said
@@ -216,18 +217,18 @@ def in_file(said: str, names: Sequence[str | Path]) -> str:
         read: list[Path] = []
         with suppress(ConfigError):
             _load(find_config(name), (), read)
-        for path in (*read[:1], *reversed(read[1:])):  # the files whose keys win come first
+        for path in (*read[:1], *reversed(read[1:])):  # files that take precedence come first
             if _has(read_yaml(path), wanted, value):
                 return f"{path}: {said}"
     return said
 
 
 def _has(node: Any, wanted: list[str], value: str | None, above: tuple[str, ...] = ()) -> bool:
-    """Return whether the wanted key is below a node, with a value that a text names."""
+    """Return whether a node contains the wanted key with a value that the text ``value`` names."""
     ends = list(above[-len(wanted) :])
     if value is None:
         found = ends == wanted and (len(wanted) > 1 or not wanted[0].isdecimal())
-    else:  # a section may be a file of its own, in which the key has no section above it
+    else:  # a section may be a separate file, in which the key has no section above it
         texts = [re.escape(str(one)) for one in (node if isinstance(node, list) else [node])]
         found = bool(ends) and ends == wanted[-len(ends) :]
         found = found and any(re.search(rf"(?<![\w.]){text}(?![\w.])", value) for text in texts)
@@ -239,10 +240,10 @@ def _has(node: Any, wanted: list[str], value: str | None, above: tuple[str, ...]
 
 
 def _count(node: Any, known: dict[int, int], level: int) -> int:
-    """Count the values of a config as if its aliases were written out; each is walked through once.
+    """Count the values of a config as if its aliases were written out, but visit each alias only once.
 
     Raises:
-        RecursionError: If it is too deep, or holds itself.
+        RecursionError: If the config is nested too deeply, or contains itself.
     """
     if not isinstance(node, (dict, list)):
         return 1
@@ -255,7 +256,7 @@ def _count(node: Any, known: dict[int, int], level: int) -> int:
 
 
 def _load(path: Path, above: tuple[Path, ...], read: list[Path]) -> dict[str, Any]:
-    """Read one file and what it includes; ``above`` led here, ``read`` are all that were read so far."""
+    """Read a file and its includes; ``above`` are the files that include it, ``read`` all files so far."""
     real = path.resolve()
     read.append(real)
     if len(read) > _MOST_FILES:
@@ -280,17 +281,17 @@ def _load(path: Path, above: tuple[Path, ...], read: list[Path]) -> dict[str, An
 
 
 def _part(path: Path, name: str) -> Path:
-    """Return the file that another includes: beside it, or else among the shipped ones."""
+    """Return the path of an included file: beside the including file, or else among the shipped configs."""
     beside, shipped = path.parent / name, PACKAGE_CONFIGS / name
     return shipped if not beside.is_file() and shipped.is_file() else beside
 
 
 def found_path(value: str) -> str:
-    """Return a path of a config as an absolute one, so that it is found from every folder.
+    """Return a path in a config as an absolute path, so that it can be found from every folder.
 
-    A path that is not there is looked for beside the installed package, which ships the mini models as
-    ``crab_lightning/assets`` and the configs as ``configs``. What is at neither place may be a hub name, and
-    is returned as it is.
+    If the path does not exist, it is searched in the installed package, which contains the mini models as
+    ``crab_lightning/assets`` and the configs as ``configs``. If it is not there either, it may be a hub name
+    and is returned unchanged.
 
     Args:
         value: A path, absolute or relative to the current folder, or a hub name.
@@ -304,7 +305,7 @@ def found_path(value: str) -> str:
 
 
 def portable_path(value: str) -> str | None:
-    """Return how every machine names an absolute path of what the package ships; ``None`` for another one."""
+    """Return a path inside this package in a form for every machine; ``None`` for any other path."""
     for first, root in (("crab_lightning", _PACKAGE), ("configs", PACKAGE_CONFIGS)):
         if Path(value).is_relative_to(root):
             return str(Path(first) / Path(value).relative_to(root))
@@ -312,7 +313,7 @@ def portable_path(value: str) -> str | None:
 
 
 def _expand(node: Any, path: Path, chain: tuple[Path, ...], read: list[Path]) -> Any:
-    """Replace every ``include`` key below ``node`` by the contents of its files."""
+    """Replace every ``include`` key below ``node`` with the contents of its files."""
     if isinstance(node, list):
         return [_expand(item, path, chain, read) for item in node]
     if not isinstance(node, dict):
@@ -340,11 +341,11 @@ def _interpolate(config: dict[str, Any]) -> dict[str, Any]:
     try:
         length = _filled(config, config, {}, ())
     except RecursionError as err:
-        raise ConfigError("config interpolation: its references refer to each other in a circle") from err
+        raise ConfigError("config interpolation: the references refer to each other in a circle") from err
     if length > _MOST_FILLED:
         raise ConfigError(
-            f"config interpolation: with its references filled in, it has {length:,} characters; at "
-            f"most {_MOST_FILLED:,}"
+            f"config interpolation: the config has {length:,} characters with its references filled in; at "
+            f"most {_MOST_FILLED:,} are allowed"
         )
     try:
         filled = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
@@ -355,7 +356,7 @@ def _interpolate(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _filled(node: Any, config: dict[str, Any], known: dict[str, int], above: tuple[str, ...]) -> int:
-    """Count the characters of a node once every ``${section.key}`` in it is filled in."""
+    """Count the characters of a node with every ``${section.key}`` in it filled in."""
     if isinstance(node, (dict, list)):
         children = node.values() if isinstance(node, dict) else node
         return sum(_filled(child, config, known, above) for child in children)
@@ -363,7 +364,7 @@ def _filled(node: Any, config: dict[str, Any], known: dict[str, int], above: tup
     length = len(text)
     for key in _REFERENCE.findall(text):
         if key in above:
-            continue  # a circle, which OmegaConf names
+            continue  # a circle, which OmegaConf reports
         if key not in known:
             found: Any = config
             for part in key.split("."):

@@ -1,4 +1,4 @@
-"""The objects that a config describes, made after what it names was checked."""
+"""Makes the objects that a config describes, after the classes that it names were checked."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def objects_of(
     """Make the objects that some sections of a config describe.
 
     Args:
-        content: These sections.
-        places: What each section is: a class whose arguments it holds, an abstract class one of whose
-            subclasses it names, or a type such as ``dict[str, Task]``.
-        files: The config files that the sections come from, for errors.
+        content: The config, with these sections.
+        places: The type of each section: a class whose arguments the section holds, an abstract class of
+            which it names a subclass, or a type such as ``dict[str, Task]``.
+        files: The config files that the sections come from, for error messages.
 
     Returns:
         The objects, as attributes with the names of the sections.
 
     Raises:
         ForbiddenCode: If the config names code that it may not run.
-        ConfigError: If a key or value does not fit.
+        ConfigError: If a key or value is wrong.
     """
     parser = ArgumentParser(exit_on_error=False)
     for key, kind in places.items():
@@ -53,9 +53,8 @@ def objects_of(
     with plainly(files):
         check_names(content)
         try:
-            parsed = parser.parse_object(
-                deepcopy({key: content[key] for key in places})
-            )  # it is changed by this
+            # The parser changes the object that it gets.
+            parsed = parser.parse_object(deepcopy({key: content[key] for key in places}))
         except ArgumentError as err:
             raise ConfigError(refusal(str(err), content, places) or useful(str(err))) from err
         check_classes(parsed)
@@ -63,10 +62,10 @@ def objects_of(
 
 
 def class_of(path: str) -> type:
-    """Import a class that a config names, after the same checks.
+    """Import a class that a config names, after the same checks as in :func:`objects_of`.
 
     Raises:
-        ForbiddenCode: If it may not be named, is no class, or is not there.
+        ForbiddenCode: If a config may not name it, it is not a class, or it does not exist.
     """
     check_names({"class_path": path})
     if said := no_such_class(path, object):

@@ -1,4 +1,4 @@
-"""What the command line says about a wrong key or value: its name, what comes closest, and where to look."""
+"""Error messages about a wrong key or value: its name, the most similar name, and where to look."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from crab_lightning.files import parsed_yaml
 from crab_lightning.spelling import did_you_mean
 from crab_lightning.structures import DatasetSpec
 
-# Of a flag, of a section, and of a key inside a section.
+# Messages about an unknown flag, an unknown section, and an unknown key in a section.
 _UNKNOWN = re.compile(
     r"^unrecognized arguments: -*([^\s=]+)"
     r"|^Option '(.+?)' is not"
@@ -34,7 +34,7 @@ _UNKNOWN_OF_CLASS = re.compile(
 _LACKING = re.compile(r"^the following arguments are required: (.+)")
 _LACKING_OF_ROW = re.compile(r"DatasetSpec':\s+the following arguments are required: (.+)")
 
-# What jsonargparse says of the types that it has tried; a check of our own says something else.
+# Lines of jsonargparse about the types that it has tried. Other lines come from checks of this package.
 _TRIED = re.compile(
     r"Does not validate against|Subtypes:|Errors:|Problem with|Parser key|Given value|Expected an? "
     r"|Expected one of|Not a valid subclass|Subclass types expect|a class path \(str\)|a dict with"
@@ -43,11 +43,11 @@ _KEY = re.compile(r'^Parser key "(.+)":\s*')
 
 
 def explained(message: str, parser: Any, words: Sequence[str], places: Mapping[str, Any]) -> str:
-    """Return what a user can act on in a parser's message.
+    """Return a short error message in place of a long one of jsonargparse.
 
     Args:
-        message: Of jsonargparse, which lists every type that it has tried.
-        parser: Knows the keys.
+        message: The message of jsonargparse, which lists every type that it has tried.
+        parser: The parser, which knows all keys.
         words: The command line that was parsed; at most one ``--config``, as text.
         places: The type of each section, see :func:`first_wrong`.
     """
@@ -65,10 +65,10 @@ def explained(message: str, parser: Any, words: Sequence[str], places: Mapping[s
 
 
 def refusal(message: str, content: Mapping[str, Any], places: Mapping[str, Any]) -> str | None:
-    """Return what a parser's message means for a config; ``None`` where it says so itself.
+    """Return a clear error in place of a message of jsonargparse, or ``None`` if that message is clear.
 
     Args:
-        message: Of jsonargparse.
+        message: The message of jsonargparse.
         content: The config that was parsed.
         places: The type of each section, see :func:`first_wrong`.
     """
@@ -89,7 +89,7 @@ def refusal(message: str, content: Mapping[str, Any], places: Mapping[str, Any])
 
 
 def useful(message: str) -> str:
-    """Return the lines of a parser's message that a check of ours has written, or else the whole of it."""
+    """Return the lines of a parser's message that come from a check of this package, or else all lines."""
     if "Does not validate against" not in message:
         return _KEY.sub(r"\1: ", message)
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
@@ -98,10 +98,13 @@ def useful(message: str) -> str:
 
 @contextmanager
 def plainly(files: Sequence[str | Path]) -> Iterator[None]:
-    """Keep of an error what a user can act on, behind the config file that it is about.
+    """Shorten the message of a ``ValueError`` as :func:`useful` does, and name the config file.
 
     Args:
         files: The config files that were given, in order.
+
+    Raises:
+        ConfigError: In place of a ``ValueError`` whose message was shortened.
     """
     with naming_file(files):
         try:
@@ -113,7 +116,7 @@ def plainly(files: Sequence[str | Path]) -> Iterator[None]:
 
 
 def _content(words: Sequence[str]) -> dict[str, Any]:
-    """Return the config of a command line, with the values of its options in their places."""
+    """Return the config of a command line, in which the values of its options are inserted."""
     rest = list(words)
     content: dict[str, Any] = {}
     if "--config" in rest:
@@ -136,7 +139,7 @@ def _content(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _arguments(node: dict[str, Any], key: str) -> dict[str, Any]:
-    """Return where a key of a class stands: among its ``init_args``, which an option may leave out."""
+    """Return the mapping that holds a key of a class: its ``init_args``, which an option may leave out."""
     return (
         _child(node, "init_args") if "class_path" in node and key not in ("class_path", "init_args") else node
     )
@@ -150,7 +153,7 @@ def _child(node: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _unknown_row(datasets: Mapping[str, Any]) -> str | None:
-    """Name the dataset rows that lack a field they need, which a misspelt key makes."""
+    """Return an error that names a dataset without its required fields, as a misspelt key makes it."""
     needed = [
         field.name for field in fields(DatasetSpec) if MISSING is field.default is field.default_factory
     ]
@@ -170,7 +173,7 @@ def _unknown_row(datasets: Mapping[str, Any]) -> str | None:
 
 
 def _no_config(words: Sequence[str], prog: str, lacking: str) -> str:
-    """Say how to give what a run needs and no config gave."""
+    """Return an error that says how to give the settings that are missing without a config."""
     function = prog.rpartition(" ")[2]
     given = dict(itertools.pairwise(words))
     given |= {word.partition("=")[0]: word.partition("=")[2] for word in words if "=" in word}
@@ -185,7 +188,7 @@ def _no_config(words: Sequence[str], prog: str, lacking: str) -> str:
 
 
 def _closest(name: str, known: Iterable[str]) -> str:
-    """Suggest what comes closest to the first part that differs, at its level; else that key elsewhere."""
+    """Suggest a similar key at the level of the first wrong part, or else a key of this name elsewhere."""
     known = list(known)
     leaf = name.rpartition(".")[2]
     close = _closest_at_level(name, known) or [key for key in known if key.rpartition(".")[2] == leaf]

@@ -1,4 +1,4 @@
-"""The data section of a config as objects: its tasks and datasets, or its data module; media unseen."""
+"""Makes the tasks, the datasets or the data module of a config's data section. It reads no media."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from crab_lightning.tasks.base import Task
 
 
 def data_section(config: str) -> dict[str, Any]:
-    """Return the data section of a config, which may be the whole file."""
+    """Return the section ``data`` of a config, or the whole config if it has no such section."""
     content = compose([config])
     return dict(content.get("data", content))
 
@@ -28,14 +28,14 @@ def data_section(config: str) -> dict[str, Any]:
 def tasks_and_datasets(
     config: str, chosen: Sequence[str] | None = None
 ) -> tuple[dict[str, Task[Any]], dict[str, DatasetSpec]]:
-    """Return the tasks of a config, with those of ``data/av_uie_v2.yaml``, and its datasets.
+    """Return the tasks of a config, together with those of ``data/av_uie_v2.yaml``, and its datasets.
 
     Args:
         config: Name or path of the config.
-        chosen: Keys of the datasets that are wanted; all when left out.
+        chosen: Keys of the datasets to return. By default, all are returned.
 
     Raises:
-        ConfigError: If the config has no datasets, or not the chosen ones.
+        ConfigError: If the config has no datasets, lacks a chosen one, or has a wrong key or value.
     """
     content = data_section(config)
     if "datasets" not in content:
@@ -53,7 +53,7 @@ def tasks_and_datasets(
 
 
 def data_module(section: Mapping[str, Any], files: Sequence[str | Path] = ()) -> AVDataModule:
-    """Return the data module of a config's section ``data``, no manifest read; ``files`` are for errors."""
+    """Return the data module of a section ``data`` without reading manifests; ``files`` are for messages."""
     data: AVDataModule = objects_of({"data": section}, {"data": AVDataModule}, files).data
     return data
 
@@ -61,17 +61,17 @@ def data_module(section: Mapping[str, Any], files: Sequence[str | Path] = ()) ->
 def one_dataset(
     config: str, root: Path, dataset: str, protocol: str | None = None, lenient: bool = False
 ) -> AVDataModule:
-    """Return a data module of one dataset, no manifest read.
+    """Return a data module with one dataset, without reading manifests.
 
     Args:
-        config: A data section, or a run's config with one.
+        config: Name or path of a config with ``datasets``, at its top level or under ``data``.
         root: Data root.
-        dataset: The one row that is kept.
-        protocol: The one protocol whose metrics are computed, for tasks that know several.
-        lenient: Given to the task as ``lenient``.
+        dataset: Key of the dataset.
+        protocol: Compute only the metrics of this protocol, for tasks that have several.
+        lenient: Value of the argument ``lenient`` of the task.
 
     Raises:
-        ConfigError: If the config has no such dataset, or its task no such option.
+        ConfigError: If the config has no such dataset, or the task has no such protocol or option.
     """
     section = data_section(config)
     rows = section.get("datasets") or {}
@@ -91,23 +91,27 @@ def one_dataset(
             raise ConfigError(f"--protocol {protocol}: task {key} ({kind.__name__}) {there}")
         rows = {dataset: {**rows[dataset], "metrics": [protocol]}}
     section |= {"root": str(root), "tasks": {key: row}, "datasets": {dataset: rows[dataset]}}
-    section.pop("only", None)  # of a run on some of the rows; here it is one row anyway
+    section.pop("only", None)  # the choice of a run; here only one dataset is left
     return data_module(section, [config])
 
 
 def read_rows_of(
     data: AVDataModule, dataset: str, of_train: bool = False
 ) -> tuple[DatasetSpec, list[Sample], list[Sample]]:
-    """Read a dataset's manifests, media unseen.
+    """Read the manifests of a dataset, but no media.
 
     Args:
-        data: From :func:`one_dataset`.
-        dataset: Its one dataset.
-        of_train: Whether the training file was asked.
+        data: The result of :func:`one_dataset`.
+        dataset: Key of the dataset.
+        of_train: Whether the questions come from the training file.
 
     Returns:
-        The row with classes filled in, the training rows (empty without that file), and the rows that were
-        asked: of the test file, or of the training file where asked or where there is no other.
+        The dataset's row with its classes filled in, the samples of the training file (empty without this
+        file), and the samples with the questions: those of the test file, or those of the training file if
+        ``of_train`` is set or there is no test file.
+
+    Raises:
+        ValueError: If there are no such samples, or a manifest cannot be read.
     """
     spec, train, test = data.datasets[dataset], [], []
     task = data.tasks[spec.task]

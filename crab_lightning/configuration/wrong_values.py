@@ -1,4 +1,4 @@
-"""Which value of a config has a wrong type, in plain words; asked after a parser has refused the config."""
+"""Finds the value of a config that has a wrong type, after a parser has refused the config."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from crab_lightning.value_types import class_names, wanted_class, wrong_value
 
 
 def first_wrong(content: Mapping[str, Any], places: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with the first value of a config that has not the type that it needs.
+    """Return an error message about the first value of a config that has a wrong type.
 
     Args:
         content: The composed config.
-        places: The type of each section: a class whose arguments the section gives, an abstract class one of
-            whose subclasses it names, or a type such as ``dict[str, Task]``.
+        places: The type of each section: a class whose arguments the section holds, an abstract class of
+            which it names a subclass, or a type such as ``dict[str, Task]``.
 
     Returns:
-        A sentence with the key, what was found and what is allowed; ``None`` if no type is wrong.
+        A sentence with the key, the value and what is allowed; ``None`` if no type is wrong.
     """
     for key, kind in places.items():
         section = isinstance(kind, type) and not inspect.isabstract(kind)
@@ -33,14 +33,14 @@ def first_wrong(content: Mapping[str, Any], places: Mapping[str, Any]) -> str | 
 
 
 def no_such_class(path: str, *bases: type) -> str | None:
-    """Return why a name is not that of a class of some kind, with the name that is most like it.
+    """Return why a name is not that of a class derived from ``bases``, and suggest a similar name.
 
     Args:
         path: An import path in a package that configs may name, or the short name of a class.
-        bases: The classes from one of which it has to be derived.
+        bases: The class must be derived from one of these classes.
 
     Returns:
-        What follows the name in a sentence; ``None`` if there is such a class.
+        The rest of a sentence that begins with the name; ``None`` if there is such a class.
     """
     try:
         found: Any = object_of(_import_path(path, bases))
@@ -61,22 +61,22 @@ def no_such_class(path: str, *bases: type) -> str | None:
     if issubclass(found, bases):
         members = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
         return f", which is not complete. Define {members} in that class" if members else None
-    return f", which is no {class_names(bases)}. {_choice(_known(path, bases), bases)}"
+    return f", which is not derived from {class_names(bases)}. {_choice(_known(path, bases), bases)}"
 
 
 def _wrong(value: Any, hint: Any, where: str) -> str | None:
-    if get_origin(hint) is Callable:  # an optimizer, which is called later: what the call returns
+    if get_origin(hint) is Callable:  # such as an optimizer; the type that the call returns is checked
         hint = get_args(hint)[-1]
     return wrong_value(value, hint, where, _wrong_class)
 
 
 def _wrong_class(value: Any, bases: tuple[type, ...], where: str) -> str | None:
-    """Return what is wrong with the name of a class, or with the arguments for it."""
+    """Return an error message about the name of a class or about its arguments, if one is wrong."""
     kinds = bases
     if isinstance(value, str) or "class_path" in value:
         path = value if isinstance(value, str) else value["class_path"]
         if not isinstance(path, str) or ("." in path and path.partition(".")[0] not in allowed_packages()):
-            return None  # which is refused elsewhere, before anything is imported
+            return None  # refused elsewhere, before anything is imported
         if said := no_such_class(path, *bases):
             return f"{where}{'' if path is value else '.class_path'} is {path!r}{said}"
         kinds = (object_of(_import_path(path, bases)),)
@@ -85,7 +85,7 @@ def _wrong_class(value: Any, bases: tuple[type, ...], where: str) -> str | None:
     elif all(map(inspect.isabstract, bases)):
         near = _first(did_you_mean(key, ["class_path"]) or None for key in value) or ""
         has = f"it has {', '.join(value)}{near}" if value else "it is empty"
-        wanted = f"{wanted_class(bases)}, or the name of an entry that is there"
+        wanted = f"{wanted_class(bases)}, or the name of an entry that exists"
         return f"{where} has no class_path; {has}. Give {wanted}"
     hints: dict[str, Any] = {}
     advice: dict[str, str] = {}
@@ -93,7 +93,7 @@ def _wrong_class(value: Any, bases: tuple[type, ...], where: str) -> str | None:
         advice |= getattr(kind, "value_advice", {})
         for base in reversed(kind.__mro__):
             if "__init__" in vars(base):
-                with suppress(Exception):  # an annotation that only its own package can read
+                with suppress(Exception):  # annotations that only their own package can read
                     hints |= get_type_hints(vars(base)["__init__"])
     for key in value:
         if key in hints and (said := _wrong(value[key], hints[key], f"{where}.{key}")):
@@ -102,12 +102,12 @@ def _wrong_class(value: Any, bases: tuple[type, ...], where: str) -> str | None:
 
 
 def _import_path(name: str, bases: tuple[type, ...]) -> str:
-    """Return where a class is that a config names; a name with a dot is such a path already."""
+    """Return the import path of a class that a config names; a name with a dot is such a path already."""
     return name if "." in name else _known(name, bases).get(name, name)
 
 
 def _known(path: str, bases: tuple[type, ...]) -> dict[str, str]:
-    """Return by name the import paths of the classes of some kind in its package and in that of a path."""
+    """Return the import paths, by name, of the classes derived from ``bases`` in these packages."""
     rooms = []
     for base in bases:
         parts = base.__module__.split(".")
@@ -124,7 +124,7 @@ def _known(path: str, bases: tuple[type, ...]) -> dict[str, str]:
 
 
 def _last_module(path: str) -> str:
-    """Return the longest beginning of an import path that is a module; nothing where there is none."""
+    """Return the longest beginning of an import path that is a module, or an empty text."""
     parts = path.split(".")[:-1]
     for count in range(len(parts), 0, -1):
         with suppress(ImportError):
@@ -133,7 +133,7 @@ def _last_module(path: str) -> str:
 
 
 def _choice(known: Mapping[str, str], bases: tuple[type, ...]) -> str:
-    """Return which classes there are, by package."""
+    """Return a sentence that lists the possible classes of each package."""
     rooms: dict[str, list[str]] = {}
     for name, path in known.items():
         rooms.setdefault(path.rpartition(".")[0], []).append(name)
