@@ -1,1 +1,1 @@
-"""A trained run, loaded and asked."""
+"""Loads a trained run and asks it questions."""

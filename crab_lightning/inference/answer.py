@@ -1,4 +1,4 @@
-"""One answer of a trained run, as it was written and as it was read; of a long clip, window by window."""
+"""The answer of a trained run, as text and as a parsed value. Long clips are asked about in windows."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from crab_lightning.structures import Sample, Windows
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer.
+    """The answer to one question.
 
     Args:
-        text: What the model wrote.
-        value: What was read from it, as JSON values: a class name, the number of an option, events with times
-            in seconds, a box. ``None`` where it cannot be read.
+        text: The text that the model wrote.
+        value: The parsed answer as JSON values: a class name, the number of an option, events with times in
+            seconds, or a box. ``None`` if the text cannot be parsed.
         task: Key of the task.
         dataset: Key of the dataset whose row and classes were used.
         truncated: Whether the answer stopped at the token limit.
         tokens: Number of generated tokens.
-        seconds: How long it took.
-        note: Why it could not be read, where that is known; else empty.
-        whole_s: Length of a clip that was asked in windows; the times of ``value`` are seconds of it. Else 0.
-        windows: Start, end, text and reading of each window, where the clip was asked in windows.
+        seconds: Time that the answer took, in seconds.
+        note: The reason why the text cannot be parsed, if it is known; else empty.
+        whole_s: Length in seconds of a clip that was asked about in windows, else 0. The times in ``value``
+            are then seconds of the whole clip.
+        windows: Start, end, text and parsed answer of each window, if the clip was asked about in windows.
     """
 
     text: str
@@ -54,12 +55,12 @@ class Answer:
 
 
 def read_answer(data: AVDataModule, prediction: Prediction, seconds: float) -> Answer:
-    """Read what a model wrote with the parser of its task.
+    """Parse the text of a model with the parser of its task.
 
     Args:
-        data: Tasks and rows.
-        prediction: What the model wrote.
-        seconds: How long it took.
+        data: Tasks and datasets.
+        prediction: The text of the model, with its sample.
+        seconds: Time that the answer took, in seconds.
     """
     sample = prediction.sample
     task, spec = data.tasks[sample.task], data.datasets[sample.dataset]
@@ -81,16 +82,16 @@ def read_answer(data: AVDataModule, prediction: Prediction, seconds: float) -> A
 
 
 def in_seconds(task: Task[Any], spec: DatasetSpec, sample: Sample, parsed: Any) -> Any:
-    """Return an answer about a whole clip with the times of its events in seconds of the clip.
+    """Return an answer about a whole clip with the times of its events in seconds.
 
-    Answers count in ``clip_s`` parts of the clip. These are seconds where the clip is as long as those of
-    the training; of a longer clip they are longer.
+    In an answer, a clip has ``clip_s`` equal parts. A part is one second if the clip is as long as the clips
+    of the training, and more in a longer clip.
 
     Args:
-        task: The task that was asked; an answer without times is returned as it is.
+        task: Task of the question. An answer without times is returned unchanged.
         spec: Row of the dataset.
-        sample: What was asked.
-        parsed: What was read; ``None`` where it cannot be read.
+        sample: The question.
+        parsed: The parsed answer; ``None`` if the text cannot be parsed.
     """
     if parsed is None or not task.has_times or sample.window is not None:
         return parsed
@@ -102,29 +103,33 @@ def in_seconds(task: Task[Any], spec: DatasetSpec, sample: Sample, parsed: Any) 
 
 
 def read_text(task: Task[Any], spec: DatasetSpec, sample: Sample, text: str) -> tuple[Any, str]:
-    """Return what a task reads from an answer (``None``: nothing), and why nothing could be read.
+    """Parse an answer of a model.
 
     Args:
-        task: The task that was asked.
+        task: Task of the question.
         spec: Row of the dataset.
-        sample: What was asked.
-        text: What the model wrote.
+        sample: The question.
+        text: The text that the model wrote.
+
+    Returns:
+        The parsed answer, or ``None`` if the text cannot be parsed; and a message if the config of the run
+        makes parsing impossible, else an empty text.
     """
     try:
         return task.parse(text, sample, spec), ""
     except ValueError as err:
         if spec.classes:
             return None, str(err)
-        # A run whose config lists no classes still has an answer worth reading.
+        # If the config lists no classes, the text of the answer is still useful.
         name = sample.dataset
         return None, f"The config of this run lists no classes of {name}, so the answer is shown as it is."
 
 
 def windows_of_text(text: str) -> Windows:
-    """Return the windows of ``LENGTH`` or ``LENGTH,HOP``.
+    """Return the windows for a text of the form ``LENGTH`` or ``LENGTH,HOP``, in seconds.
 
     Raises:
-        AskError: If the text is not one or two numbers, or a number makes no sense.
+        AskError: If the text has another form, or a number is out of range.
     """
     try:
         return Windows(*(float(part) for part in text.split(",", 1)))
@@ -136,16 +141,17 @@ def windows_of_text(text: str) -> Windows:
 def put_windows(
     model: Any, data: AVDataModule, sample: Sample, windows: Windows
 ) -> tuple[Answer, Any] | None:
-    """Ask about each window of a clip, one after the other; ``None`` where the clip is one window.
+    """Ask about each window of a clip, one after the other.
 
     Args:
-        model: The run's model.
-        data: Tasks and datasets, with the model's processor.
+        model: Model of the run.
+        data: Tasks and datasets, with the processor of the model.
         sample: The question about the whole clip.
         windows: Length and distance of the windows.
 
     Returns:
-        The answer with its timeline, and what was read, stitched; ``None`` where no window could be read.
+        The answer, and the parsed answers of all windows joined into one (``None`` if the config makes
+        parsing impossible). ``None`` instead of both if the clip is not longer than one window.
     """
     began = time.perf_counter()
     task, spec = data.tasks[sample.task], data.datasets[sample.dataset]
@@ -180,38 +186,39 @@ def put_windows(
 
 
 def ask_windows(model: Any, data: AVDataModule, sample: Sample, windows: Windows) -> Answer:
-    """Ask about each window of a clip and return one answer with its timeline.
+    """Ask about each window of a clip, and return one answer about the whole clip.
 
     Args:
-        model: The run's model.
-        data: Tasks and datasets, with the model's processor.
+        model: Model of the run.
+        data: Tasks and datasets, with the processor of the model.
         sample: The question about the whole clip.
         windows: Length and distance of the windows.
 
     Raises:
-        AskError: If the answers of the task cannot be stitched, or the clip is no longer than one window.
+        AskError: If the answers of the task have no times, there is more than one clip, or the clip is not
+            longer than one window.
     """
     task = data.tasks[sample.task]
     if not task.has_times or len(sample.videos) > 1 or len(sample.audios) > 1:
         raise AskError(
-            f"`windows` is for one clip and for tasks whose answers have times, events; leave it out for "
+            f"`windows` is for one clip, and for tasks whose answers are events with times; leave it out for "
             f"task {sample.task}"
         )
     found = put_windows(model, data, sample, windows)
     if found is None:
         raise AskError(
             f"`windows` {windows.length_s:g}: the clip lasts {length_of(sample, data.limits):g} s, which is "
-            "one window; leave it out"
+            "only one window; leave this argument out"
         )
     return found[0]
 
 
 def timeline(value: Any, whole_s: float) -> list[str]:
-    """Return the events of an answer as lines of text: a name, a bar from the clip's start to its end, times.
+    """Return the events of an answer as lines of text: a name, a bar for the whole clip, and the times.
 
     Args:
-        value: The answer as JSON values, of event localization or event parsing.
-        whole_s: Length of the clip.
+        value: An answer to event localization or event parsing, as JSON values.
+        whole_s: Length of the clip in seconds.
     """
     width = 40  # characters of a bar
     spans: dict[str, list[tuple[float, float]]] = {}

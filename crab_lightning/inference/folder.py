@@ -1,4 +1,4 @@
-"""One question to a trained run about every clip of a folder."""
+"""Asks a trained run one question about every clip of a folder."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class FolderClip:
     """A clip of a folder.
 
     Args:
-        name: Path below the folder, with forward slashes; of the video, else the picture, else the sound.
-        size: Bytes of its files together.
-        video: Its video.
-        image: A picture that stands alone.
-        audio: The sound file of the same name beside it.
+        name: Path of the video, the picture or the sound file, relative to the folder, with forward slashes.
+        size: Size of the files of the clip together, in bytes.
+        video: Video of the clip.
+        image: Picture of the clip, if it has no video.
+        audio: Sound file of the clip, which may stand beside a video or picture of the same name.
     """
 
     name: str
@@ -60,14 +60,14 @@ class FolderClip:
 
 @dataclass(frozen=True)
 class FolderAnswers:
-    """What came of a folder.
+    """The result of asking about a folder.
 
     Args:
-        answered: Clips with an answer, those of earlier calls included.
-        before: Clips that earlier calls had answered.
-        broken: Name -> what is wrong, of clips that have no answer.
-        gone: Clips in the answer file that are no longer in the folder; their answers are kept.
-        passed_over: Files whose names end like no medium.
+        answered: Number of clips with an answer, including those of earlier calls.
+        before: Number of clips that earlier calls had answered.
+        broken: Error message of each clip without an answer, by name.
+        gone: Number of clips in the answer file that are no longer in the folder. Their answers are kept.
+        passed_over: Number of hidden files and of files without the name of a video, picture or sound.
     """
 
     answered: int
@@ -78,14 +78,15 @@ class FolderAnswers:
 
 
 def find_clips(folder: Path) -> tuple[list[FolderClip], int]:
-    """Return the clips of a folder and its sub-folders, by name, and how many other files there are.
+    """Return the clips of a folder and its sub-folders, sorted by name, and the number of other files.
 
-    A sound file that stands beside a video or a picture of the same name is the sound of that clip. Links are
-    followed; one that leads nowhere is a clip that cannot be read, so that it is named.
+    A sound file beside a video or a picture of the same name is the sound of that clip. Links are followed. A
+    broken link counts as a clip that cannot be read, so that it is reported.
 
     Raises:
         NotADirectoryError: If there is no such folder.
-        ValueError: If it holds no clip.
+        ValueError: If the folder contains no clip.
+        OSError: If a sub-folder cannot be read.
     """
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is not a folder")
@@ -105,7 +106,7 @@ def find_clips(folder: Path) -> tuple[list[FolderClip], int]:
         sounds = found.get("audio", [])
         sound = sounds[0] if len(sounds) == 1 else None
         shown = found.get("video") or found.get("image")
-        # Two sounds of one name cannot both be the sound of a clip: they are clips of their own.
+        # Two sounds with one name cannot both be the sound of a clip, so each is a clip of its own.
         alone = sounds if not shown or len(sounds) > 1 else []
         for path in (shown or []) + alone:
             kind = "audio" if path in alone else "video" if "video" in found else "image"
@@ -162,33 +163,34 @@ def ask_folder(
     workers: int = 2,
     report: Callable[[str, int, int], None] | None = None,
 ) -> FolderAnswers:
-    """Ask one question about every clip of a folder, several at a time.
+    """Ask one question about every clip of a folder, several clips at the same time.
 
-    Answers are appended to ``out`` as they come, one JSON object a line, so that a call that was stopped goes
-    on where it was: a clip whose name and size stand there with an answer is not asked again. At the end the
-    file is written once more, by the names of the clips. A clip that cannot be read has ``error`` in place of
-    an answer, and is tried again by the next call.
+    Each answer is appended to ``out`` immediately, as a JSON object in one line, so that a later call
+    continues an interrupted one: it does not ask again about a clip with the same name and size. At the end,
+    the file is sorted by the names of the clips. A clip that cannot be read has the key ``error`` instead of
+    an answer, and the next call tries it again.
 
     Args:
-        run: What :func:`load_run` returns.
-        task: Key of a task or dataset of the run, the start of a task's key, or its initials.
-        folder: The clips, in any sub-folders.
-        out: File of the answers.
+        run: The result of :func:`load_run`.
+        task: Key of a task or dataset of the run, the start of a task's key, or the initials of a task.
+        folder: Folder of the clips; its sub-folders are read too.
+        out: File for the answers.
         question: Question to be answered.
         options: Answers to choose from.
-        expression: What a referring task has to find.
-        dataset: Dataset whose frames, audio window and classes are used.
-        at_s: Second of each clip that an image task looks at; its middle when left out.
-        silent: Ask with silence in the place of all sound.
-        untaught: Also ask what the run was not trained on.
-        batch: Clips that are read at once, and number of answers that are generated at the same time.
-        workers: Clips that are decoded at the same time.
-        report: Told a name, how many clips are done, and how many there are.
+        expression: Name of the object that a referring task has to find.
+        dataset: Dataset whose frames, audio window and classes are used. By default, the first that fits.
+        at_s: Second of each clip that an image task looks at. By default, the middle of the clip.
+        silent: Replace all sound with silence.
+        untaught: Also allow tasks and datasets on which the run was not trained.
+        batch: Number of answers that are generated at the same time.
+        workers: Number of clips that are decoded at the same time.
+        report: Called with ``"Clips"``, the number of finished clips and the number of all clips.
 
     Raises:
-        AskError: If the task needs something that was not given, or two clips.
+        AskError: If the task needs something that was not given, or needs two clips.
         NotADirectoryError: If there is no such folder.
-        ValueError: If it holds no clip, none can be read, or ``out`` holds answers to something else.
+        ValueError: If the folder contains no clip, no clip has an answer, ``out`` contains other answers, or
+            ``batch`` or ``workers`` is below 1.
     """
     if batch < 1 or workers < 1:
         raise ValueError(f"batch is {batch} and workers {workers}; both must be at least 1")
@@ -252,7 +254,7 @@ def ask_folder(
 
 
 def _check(run: TrainedRun, name: str, texts: dict[str, Any]) -> None:
-    """Find what no clip can cure before the first one is decoded."""
+    """Check the task and the texts, which are the same for all clips, before the first clip is decoded."""
     spec = run.data.datasets[name]
     needed = needs(spec)
     if needed is None:
@@ -264,7 +266,7 @@ def _check(run: TrainedRun, name: str, texts: dict[str, Any]) -> None:
 
 
 def _digest(run: TrainedRun, settings: Record) -> str:
-    """Return a short name of all that decides an answer beside the clip: question, token limit, weights."""
+    """Return a hash of everything, except the clip, on which an answer depends."""
     settings["max_new_tokens"] = run.model.max_new_tokens
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, parameter in sorted(run.model.named_parameters()):
@@ -275,10 +277,10 @@ def _digest(run: TrainedRun, settings: Record) -> str:
 
 
 def _earlier(out: Path, settings: str) -> dict[str, Record]:
-    """Return the records of an answer file; a line that was cut off is taken out of the file, too.
+    """Return the records of an answer file, and remove an incomplete last line from the file.
 
     Raises:
-        ValueError: If it is no such file, or its answers are to something else.
+        ValueError: If the file is not an answer file, or contains answers to another question.
     """
     records: dict[str, Record] = {}
     for number, line in enumerate(whole_lines(out), 1):
@@ -307,7 +309,7 @@ def _line(record: Record) -> str:
     text = json.dumps(record, ensure_ascii=False)
     try:
         text.encode()
-    except UnicodeEncodeError:  # the name of a file need not be text
+    except UnicodeEncodeError:  # the name of a file may contain bytes that are not text
         text = json.dumps(record)
     return text + "\n"
 
@@ -315,7 +317,7 @@ def _line(record: Record) -> str:
 def _answers(
     run: TrainedRun, encoded: Iterator[tuple[FolderClip, Encoded | str]], batch: int
 ) -> Iterator[tuple[str, Prediction | str]]:
-    """Yield what the model says of each clip, or why it cannot be asked, as soon as this is known."""
+    """Yield the model's answer about each clip, or the reason why there is none, as soon as it is known."""
     model: Any = run.model
     ready: list[Encoded] = []
 

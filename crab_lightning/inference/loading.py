@@ -1,4 +1,4 @@
-"""A trained run without a Trainer: its model with weights, and its tasks and datasets."""
+"""Loads a trained run without a Trainer: the model with its weights, and the tasks and datasets."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class TrainedRun(NamedTuple):
     """A trained run, ready to be asked.
 
     Args:
-        model: The model in evaluation mode on its device.
-        data: Tasks and datasets, with the model's processor; no manifest is read.
+        model: The model, in evaluation mode and on its device.
+        data: Tasks and datasets, with the processor of the model. No manifest is read.
     """
 
     model: AVModule
@@ -58,27 +58,28 @@ class TrainedRun(NamedTuple):
         untaught: bool = False,
         windows: Windows | None = None,
     ) -> Answer:
-        """Ask one question about a clip, through the code path that training uses.
+        """Ask one question about a clip, which is prepared as in training.
 
         Args:
-            task: Key of a task or dataset of the run, the start of a task's key, or its initials (``qa``).
-            video: A video file, or two where the task compares videos.
-            audio: A sound file or two; the videos' own tracks when left out.
-            image: Picture for an image task; a frame of the video when left out.
+            task: Key of a task or dataset of the run, the start of a task's key, or the initials of a task
+                (``qa``).
+            video: A video file, or two if the task compares videos.
+            audio: A sound file, or two. By default, the sound of the videos is used.
+            image: Picture for an image task. By default, a frame of the video is used.
             question: Question to be answered.
             options: Answers to choose from.
-            expression: What a referring task has to find.
-            dataset: Dataset whose frames, audio window and classes are used; the first that fits when left
-                out.
-            at_s: Second of the clip that an image task looks at; its middle when left out.
-            silent: Ask with silence in the place of all sound.
-            untaught: Also ask what the run was not trained on.
-            windows: Ask about a long clip window by window, for tasks that name events with their times.
+            expression: Name of the object that a referring task has to find.
+            dataset: Dataset whose frames, audio window and classes are used. By default, the first that fits.
+            at_s: Second of the clip that an image task looks at. By default, the middle of the clip.
+            silent: Replace all sound with silence.
+            untaught: Also allow tasks and datasets on which the run was not trained.
+            windows: Ask about a long clip in windows, for tasks that name events with their times.
 
         Raises:
-            AskError: If the task needs something that was not given, takes something not, or was not taught.
+            AskError: If the task needs something that was not given, does not accept something that was
+                given, or is one on which the run was not trained.
             ValueError: If an argument has a wrong type.
-            FileNotFoundError: If a file is not there.
+            FileNotFoundError: If a file does not exist.
             MediaError: If a file cannot be read.
         """
         check_arguments(TrainedRun.ask, locals(), "")
@@ -92,14 +93,14 @@ class TrainedRun(NamedTuple):
         return self.put(asked, windows)
 
     def put(self, question: Question, windows: Windows | None = None) -> Answer:
-        """Ask a question that was made before; :meth:`ask` makes it from its arguments.
+        """Ask a question that is given as an object; :meth:`ask` makes it from its arguments.
 
         Args:
-            question: What to ask.
+            question: The question.
             windows: As for :meth:`ask`.
 
         Raises:
-            AskError: As :meth:`ask`.
+            AskError: As :meth:`ask` does, which also raises the other errors of this method.
         """
         with tempfile.TemporaryDirectory() as scratch:
             sample = question.sample(self.data, Path(scratch))
@@ -123,24 +124,27 @@ def load_run(
     trained: bool = True,
     check: Callable[[AVDataModule], object] | None = None,
 ) -> TrainedRun:
-    """Load a trained run, ready to be asked; its manifests are not read.
+    """Load a trained run, so that questions can be asked. The manifests of the run are not read.
 
     Args:
-        checkpoint: A run folder, a ``.ckpt`` file, an adapter folder, or ``hf://OWNER/NAME``, adapters on a
-            model hub.
-        config: Config file; the run's own ``config.yaml`` when left out.
-        device: ``auto`` uses a GPU if there is one.
-        trained: Load what the run has trained; else the model is as the run found it.
-        check: Called with the tasks and datasets before any weight is read; what it raises ends the loading.
+        checkpoint: A run folder, a ``.ckpt`` file, an adapter folder, or ``hf://OWNER/NAME`` for adapters on
+            a model hub.
+        config: Config file. By default, the run's own ``config.yaml`` is used.
+        device: Name of a device, such as ``cpu`` or ``cuda:1``; ``auto`` uses a GPU if there is one.
+        trained: Load the weights that the run has trained. With ``False``, the model is as before the
+            training.
+        check: Called with the tasks and datasets before any weight is read. An error that it raises ends the
+            loading.
 
     Returns:
-        The run; it unpacks into model and data module.
+        The run, which can be unpacked into the model and the data module.
 
     Raises:
-        ConfigError: If no config is given and none lies beside the checkpoint.
+        ConfigError: If no config is given and the checkpoint belongs to no run folder, or the config is
+            wrong.
         FileNotFoundError: If there is no checkpoint.
         HubError: If the hub cannot be reached, or has no such adapters.
-        CheckpointError: If it is damaged and no earlier one can take its place.
+        CheckpointError: If the checkpoint is damaged and there is no usable earlier one.
         ValueError: If this machine has no such device.
     """
     device = device_of(device)
@@ -168,7 +172,7 @@ def load_run(
     if check is not None:
         check(data)
     if model.adapter is not None:
-        model.adapter = model.adapter.completed(None, list(data.tasks))  # as a run with a Trainer does
+        model.adapter = model.adapter.completed(None, list(data.tasks))  # as in a run with a Trainer
     model.configure_model()
     if found.is_file() and trained:
         state = read_tensors(usable_checkpoint(found))
@@ -181,22 +185,22 @@ def load_run(
 
 
 def load_data(config: str | Path, **settings: Any) -> AVDataModule:
-    """Return the data module of a config, for a Trainer of your own.
+    """Return the data module of a config, for use with your own Trainer.
 
     Args:
-        config: Config file, or the name of one of ``configs/``: a data part such as ``data/av_uie_v2.yaml``,
-            or a whole config.
-        settings: Arguments of ``AVDataModule`` that win over the file's, such as ``root`` and ``only``.
+        config: Path of a config file, or the name of a file in ``configs/``: a data section such as
+            ``data/av_uie_v2.yaml``, or a whole config.
+        settings: Arguments of ``AVDataModule`` that replace those of the file, such as ``root`` and ``only``.
 
     Raises:
-        ConfigError: If the file is absent or a value is wrong.
+        ConfigError: If there is no such file, or a key or value is wrong.
     """
     config = path_given("config", config, "the name or the path of a config file")
     return data_module(data_section(config) | settings, [config])
 
 
 def device_of(name: str) -> str:
-    """Return the device of a name; ``auto`` is a GPU where there is one.
+    """Return the name of a device of this machine; ``auto`` means a GPU if there is one, else the CPU.
 
     Raises:
         ValueError: If there is no such device.
@@ -218,7 +222,7 @@ def _instantiate(content: dict[str, Any], adapter: Path | None, config: str) -> 
     model = content["model"]
     if adapter is not None:
         model = {**model, "init_args": {**(model.get("init_args") or {}), "load_adapter": str(adapter)}}
-    # A question may be put as any row of the config, also one that the run was not taught.
+    # A question may use any dataset of the config, also one on which the run was not trained.
     sections = {"model": model, "data": {**content["data"], "only": None}}
     made = objects_of(sections, {"model": AVModule, "data": AVDataModule}, [config])
     made.data.taught = list(chosen_datasets(made.data.datasets, content["data"].get("only")))

@@ -1,4 +1,4 @@
-"""One question about one clip: the dataset whose rules it follows, its sample and its answer."""
+"""One question about one clip: chooses the dataset, makes the sample and asks the model."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _SILENT_AND_AUDIO = "`silent` puts silence in the place of all sound, so it cann
 
 
 class AskError(ValueError):
-    """A question that cannot be put: a file, text or task is missing, or there is one too many.
+    """A question cannot be asked, because a file, text or task is missing or is too many.
 
-    Its text names what is meant in backquotes, as Python has it; :meth:`as_options` as a command line does.
+    The message names arguments in backquotes, as in Python. :meth:`as_options` writes them as options.
     """
 
     def as_options(self) -> AskError:
@@ -31,18 +31,18 @@ class AskError(ValueError):
 
 @dataclass(frozen=True)
 class Question:
-    """What a user asks about files of their own.
+    """A question of a user about their own files.
 
     Args:
-        task: Key of a task or dataset of the run, the start of a task's key, or its initials.
+        task: Key of a task or dataset of the run, the start of a task's key, or the initials of a task.
         videos: Video files.
-        audios: Sound files; the videos' own tracks when empty.
-        image: Picture for an image task; a frame of the video when ``None``.
-        texts: Question, options and expression, those that were given.
-        dataset: Dataset whose row is used; the first that fits when ``None``.
-        at_s: Second of the clip that an image task looks at; its middle when ``None``.
-        silent: Ask with silence in the place of all sound.
-        untaught: Also ask what the run was not trained on.
+        audios: Sound files. If empty, the sound of the videos is used.
+        image: Picture for an image task. If ``None``, a frame of the video is used.
+        texts: ``question``, ``options`` and ``expression``, as far as they were given.
+        dataset: Dataset whose row is used. If ``None``, the first that fits is used.
+        at_s: Second of the clip that an image task looks at. If ``None``, the middle of the clip.
+        silent: Replace all sound with silence.
+        untaught: Also allow tasks and datasets on which the run was not trained.
     """
 
     task: str
@@ -56,15 +56,15 @@ class Question:
     untaught: bool = False
 
     def sample(self, data: AVDataModule, scratch: Path) -> Sample:
-        """Return the sample that is asked.
+        """Return the sample for this question.
 
         Args:
             data: Tasks and datasets of the run.
-            scratch: Folder for what is made for the question; has to outlive the sample.
+            scratch: Folder for files that are made for the question. It must exist as long as the sample.
 
         Raises:
-            AskError: If it cannot be put to this run.
-            FileNotFoundError: If a file is not there.
+            AskError: If this run cannot be asked this question.
+            FileNotFoundError: If a file does not exist.
             MediaError: If a file cannot be read.
         """
         for path in (*self.videos, *self.audios, *([self.image] if self.image else [])):
@@ -80,12 +80,12 @@ class Question:
         )  # fmt: skip
         try:
             data.tasks[sample.task].prompt(sample)
-        except KeyError as err:  # the rows of own data differ, so their layout does not say what is asked
+        except KeyError as err:  # rows of own data differ, so the layout does not know the needed texts
             raise AskError(f"task {sample.task} ({name}) needs `{err.args[0]}`") from None
         return sample
 
     def check(self, data: AVDataModule) -> None:
-        """Raise what :meth:`sample` raises; nothing of it is kept."""
+        """Make the sample as :meth:`sample` does, with the same errors, and throw it away."""
         with tempfile.TemporaryDirectory() as scratch:
             self.sample(data, Path(scratch))
 
@@ -100,19 +100,20 @@ def choose_dataset(
     *,
     untaught: bool = False,
 ) -> str:
-    """Return the dataset whose row and layout fit what was given; one that the run was taught comes first.
+    """Return the dataset that fits best to the files and texts of a question.
 
     Args:
-        data: Holds tasks and rows.
-        task: Key of a task or dataset, the start of one task's key, or its initials.
-        dataset: Key of a dataset, when the user named one.
-        videos: Number of videos given.
-        audios: Number of sound files given.
-        texts: Question, options and expression, those that were given.
-        untaught: Allow a dataset that is in the run's config, but that the run was not taught.
+        data: Tasks and datasets of the run.
+        task: Key of a task or dataset, the start of a task's key, or the initials of a task.
+        dataset: Key of a dataset, if the user named one.
+        videos: Number of given videos.
+        audios: Number of given sound files.
+        texts: ``question``, ``options`` and ``expression``, as far as they were given.
+        untaught: Allow a dataset of the run's config on which the run was not trained.
 
     Raises:
-        AskError: If nothing fits, or the run was not taught it; the message says what is there.
+        AskError: If the run has no such task or dataset, or was not trained on it. The message lists what the
+            run has.
     """
     if dataset is None and task in data.datasets:
         dataset = task
@@ -162,9 +163,9 @@ def _task_key(task: str, known: list[str]) -> str:
 
 
 def needs(spec: DatasetSpec) -> tuple[int, int, int, set[str]] | None:
-    """Return how many videos, images and sounds a row's samples have, and which texts they are asked with.
+    """Return how many videos, images and sounds a sample of a dataset has, and the names of its texts.
 
-    ``None`` for a layout whose rows differ: what is given is what is needed.
+    ``None`` means that the rows of the layout differ, so that any number is allowed.
     """
     from crab_lightning.data.manifests.layout import layout_of
 
@@ -186,18 +187,19 @@ def make_sample(
     *,
     silent: bool = False,
 ) -> Sample:
-    """Return a sample of a dataset made from a user's files.
+    """Make a sample of a dataset from files of a user.
 
     Args:
         dataset: Key of the dataset.
-        spec: Its row.
+        spec: Row of the dataset.
         videos: Video files, in order.
-        image: Picture for an image task; a frame of the first video when ``None``.
-        audios: Sound files, in order; the videos' own tracks when empty.
-        at_s: Second of the clip that an image task looks at and listens to; its middle when ``None``.
-        texts: Question, options and expression.
-        scratch: Folder for a frame taken out of a video, and for silence; has to outlive the sample.
-        silent: Put silence in the place of all sound.
+        image: Picture for an image task. If ``None``, a frame of the first video is used.
+        audios: Sound files, in order. If empty, the sound of the videos is used.
+        at_s: Second of the clip that an image task looks at and listens to. If ``None``, the middle of the
+            clip.
+        texts: ``question``, ``options`` and ``expression``, as far as they were given.
+        scratch: Folder for a frame of a video and for silence. It must exist as long as the sample.
+        silent: Replace all sound with silence.
 
     Raises:
         AskError: If files or texts do not fit the task.
@@ -241,7 +243,7 @@ def make_sample(
     if spec.clip_s is not None:
         fields["clip_s"] = spec.clip_s
     if "options" in fields:
-        fields["options_text"] = str(list(fields["options"]))  # the way training prompts print them
+        fields["options_text"] = str(list(fields["options"]))  # as the prompts of the training show them
     return Sample(
         id=f"{dataset}/ask",
         dataset=dataset,
@@ -257,15 +259,17 @@ def make_sample(
 
 
 def check_clips(videos: Sequence[Path], audio: Path | None, *, silent: bool) -> None:
-    """Refuse what is no clip before anything is loaded.
+    """Check the clips of a user before anything is loaded.
 
     Args:
-        videos: Clips that need a picture, and a sound unless ``audio`` or ``silent`` stands for it.
+        videos: Clips, which must have pictures. They also need sound, unless ``audio`` or ``silent`` replaces
+            it.
         audio: Sound file of the first clip.
-        silent: Ask with silence in the place of all sound.
+        silent: Replace all sound with silence.
 
     Raises:
-        AskError: If a file does not hold what is needed.
+        AskError: If a file has no pictures or no sound, or ``silent`` and ``audio`` are given together.
+        MediaError: If a file cannot be read.
     """
     if silent and audio is not None:
         raise AskError(_SILENT_AND_AUDIO)
@@ -276,7 +280,17 @@ def check_clips(videos: Sequence[Path], audio: Path | None, *, silent: bool) -> 
 
 
 def check_clip(path: Path, kind: Literal["video", "audio"], picture_goes_to: str = "") -> None:
-    """Refuse a file that does not hold what it was given for, in the words of what was given."""
+    """Check that a file has the moving pictures or the sound for which it was given.
+
+    Args:
+        path: The file.
+        kind: The argument as which the file was given.
+        picture_goes_to: The argument that accepts a picture, for the message.
+
+    Raises:
+        AskError: If the file is a picture, or has no moving pictures or no sound.
+        MediaError: If the file cannot be read.
+    """
     from crab_lightning.media import UnreadableMedia, is_picture, probe
 
     try:
@@ -295,7 +309,7 @@ def check_clip(path: Path, kind: Literal["video", "audio"], picture_goes_to: str
 
 
 def _silence(videos: Sequence[Path], spec: DatasetSpec, scratch: Path) -> Path:
-    """Write silence as long as the first video, or a second for every unit of sound where there is none."""
+    """Write silence as long as the first video, or of one second for every audio unit without a video."""
     import torch
 
     from crab_lightning.media import probe, write_audio
@@ -311,13 +325,13 @@ def _silence(videos: Sequence[Path], spec: DatasetSpec, scratch: Path) -> Path:
 
 
 def _media(videos: int, images: int, audios: int) -> str:
-    """Return which files a task is asked with."""
+    """Return the names of the files that a task needs."""
     if images:
         return "`video`, or `image` with `audio`"
     seen, heard = (
         f"{n} `{kind}`" if n > 1 else f"`{kind}`" for n, kind in ((videos, "video"), (audios, "audio"))
     )
-    return f"{seen} and {heard}" if audios > videos else f"{seen}, and {heard} where it has no sound"
+    return f"{seen} and {heard}" if audios > videos else f"{seen}, and {heard} if it has no sound"
 
 
 def _picture(
@@ -328,7 +342,7 @@ def _picture(
     at_s: float | None,
     scratch: Path,
 ) -> tuple[list[Path], int | None]:
-    """Return the picture of an image task, and the audio unit that belongs to it."""
+    """Return the picture of an image task, and the number of the audio unit that belongs to it."""
     from crab_lightning.media import probe, read_audio, write_upright
     from crab_lightning.structures import SAMPLE_RATE_HZ
 
@@ -342,7 +356,7 @@ def _picture(
         raise AskError(f"`at_s` {moment_s:g}: the clip lasts {duration_s:g} s")
     if image is None:
         image = _frame(videos[0], moment_s, scratch)
-    else:  # as the user's own viewer shows it; manifests name pictures as they are stored
+    else:  # turned upright, as a picture viewer shows it; pictures of manifests are used as they are stored
         image = write_upright(image, scratch / "upright.png")
     if spec.audio.kind != "one_unit" or audio is None:
         return [image], None
@@ -363,17 +377,22 @@ def _frame(video: Path, moment_s: float, scratch: Path) -> Path:
 
 
 def put(model: Any, data: AVDataModule, sample: Sample) -> Prediction:
-    """Answer one sample, loaded and encoded with the settings that training used."""
+    """Let the model answer one sample, which is loaded and encoded with the settings of the training."""
     batch = data.processor.collate([data.dataset([sample])[0]])
     prediction: Prediction = model.generate(batch.to(model.device))[0]
     return prediction
 
 
 def check_texts(task: str, wanted: Set[str], texts: Mapping[str, Any]) -> None:
-    """Refuse texts that are missing, blank or of no use to a task.
+    """Check that the texts of a question are those that a task needs.
+
+    Args:
+        task: Name of the task in the message.
+        wanted: Names of the texts that the task needs.
+        texts: The given texts by name.
 
     Raises:
-        AskError: It names the task and the texts.
+        AskError: If a text is missing or blank, or the task does not use it.
     """
     given = {name for name, text in texts.items() if not isinstance(text, str) or text.strip()}
     if missing := sorted(wanted - given):
@@ -383,5 +402,5 @@ def check_texts(task: str, wanted: Set[str], texts: Mapping[str, Any]) -> None:
 
 
 def named(names: Sequence[str], between: str = " and ") -> str:
-    """Return names in backquotes, joined."""
+    """Return the names in backquotes, joined by ``between``."""
     return between.join(f"`{name}`" for name in names)

@@ -1,4 +1,4 @@
-"""The part of ``segment`` that follows things through a video."""
+"""The part of ``segment`` that follows objects through a video."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from crab_lightning.tasks.segmentation import Segmentation
 
 _SHOWN_S = 0.2
-"""How long before and after its frame a prompt is drawn."""
+"""A prompt is drawn for this time before and after its frame, in seconds."""
 
 
 def follow(
@@ -37,15 +37,15 @@ def follow(
     task: Segmentation,
     tracker: Sam2Tracker,
 ) -> None:
-    """Ask on some frames, follow through all, and write what came of it.
+    """Ask about some frames, follow the objects through all frames, and write the masks.
 
     Args:
         args: Options of ``segment``.
         model: Trained model.
-        data: Its data module.
-        name: Dataset whose task is asked.
-        task: That task.
-        tracker: Follows what ``args.by`` says: what the answers point at, or what they name.
+        data: Data module of the run.
+        name: Key of the dataset.
+        task: Task of the dataset.
+        tracker: Follows the objects from the points or the names in the answers, as ``args.by`` says.
     """
     clip = read_clip(args.video, args.fps)
     frames = clip.frames
@@ -80,7 +80,7 @@ def follow(
 
 
 def read_clip(video: Path, fps: float | None) -> VideoClip:
-    """Read all frames of a video at their own size, or about ``fps`` of them a second."""
+    """Read all frames of a video in full size, or about ``fps`` of them for each second."""
     total = read_video(video, 1, 8).total_frames
     wanted = total
     if fps is not None:
@@ -90,12 +90,12 @@ def read_clip(video: Path, fps: float | None) -> VideoClip:
 
 
 def asked_frames(frames: int, asks: int) -> list[int]:
-    """Return the middles of equal parts of a video; fewer where it has fewer frames."""
+    """Return the middle frame of each of ``asks`` equal parts of a video, without repeated frames."""
     return sorted({int((i + 0.5) * frames / asks) for i in range(asks)})
 
 
 def nearest_parts(asked: Sequence[int], frames: int) -> list[range]:
-    """Cut a video so that every frame lies in the part of the asked frame nearest to it."""
+    """Divide a video into one part for each asked frame, to which the frames nearest to it belong."""
     cuts = [0, *((a + b) // 2 + 1 for a, b in pairwise(asked)), frames]
     return [range(a, b) for a, b in pairwise(cuts)]
 
@@ -106,13 +106,13 @@ def masks_of(
     parts: Sequence[range],
     tracker: Sam2Tracker,
 ) -> Tensor:
-    """Return a mask for every frame, bool ``(F, H, W)``; empty in parts without a prompt.
+    """Return a mask for every frame, bool ``(F, H, W)``. Parts without a prompt have empty masks.
 
     Args:
         frames: uint8 ``(F, 3, H, W)``.
-        prompts: Frame number -> prompt in its pixels.
-        parts: Parts of the video in which one thing is followed.
-        tracker: Follows.
+        prompts: Prompts by frame number, in pixels of the frame.
+        parts: Parts of the video. In each, one object is followed.
+        tracker: Follows the objects.
     """
     masks = torch.zeros(len(frames), *frames.shape[-2:], dtype=torch.bool)
     done = 0
@@ -138,7 +138,7 @@ def _ask(
     number: int,
     scratch: Path,
 ) -> dict[str, Any]:
-    """Ask about one frame and return what is written of it."""
+    """Ask about one frame, and return its record for answer.json."""
     picture = clip.frames[number]
     file = scratch / f"{number}.png"
     Image.fromarray(picture.permute(1, 2, 0).numpy()).save(file)
@@ -164,7 +164,7 @@ def _ask(
 
 
 def _prompt(record: Mapping[str, Any], by: str) -> Prompt | None:
-    """Return what is followed from an answer; ``None`` where it says nothing of that kind."""
+    """Return the box, points or names of an answer as a prompt; ``None`` if it has none of these."""
     box = record["box_xyxy_px"] if by != "name" else None
     points = record["points_xy_px"] if by != "name" else ()
     names = record["names"] if by != "points" else ()
@@ -180,10 +180,10 @@ def _remark(record: Mapping[str, Any], used: bool) -> str:
 
 
 def _write(args: argparse.Namespace, clip: VideoClip, masks: Tensor, prompts: Mapping[int, Prompt]) -> None:
-    """Write the video with masks over it, and every mask."""
+    """Write the video with the masks drawn over it, and every mask as a picture."""
     folder = args.out / "masks"
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("[0-9]*.png"):  # of a longer video before
+    for old in folder.glob("[0-9]*.png"):  # from an earlier, longer video
         old.unlink()
     times = clip.times_s - clip.times_s[0]
     shown = clip.frames.permute(0, 2, 3, 1).numpy().copy()

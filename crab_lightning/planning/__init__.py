@@ -1,1 +1,1 @@
-"""Memory and time of a run, computed before it starts."""
+"""Computes the memory and the time of a run before it starts."""

@@ -1,4 +1,4 @@
-"""Sizes of the two models with connectors: a language model, encoders, and connectors between them."""
+"""Sizes of LLM+V+A and V-LLM+A, which have connectors between encoders and a language model."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from crab_lightning.models import LlmVaModule, VllmAModule
 
 FRAMES, SECONDS = 10, 10
-"""Frames and seconds of sound of a usual sample."""
+"""Number of frames and seconds of sound in a usual sample."""
 LONG_SECONDS = 20
-"""Seconds of sound of the longest samples (MUSIC-AVQA)."""
+"""Seconds of sound in the longest samples (MUSIC-AVQA)."""
 NATIVE_TOKENS, NATIVE_LONGEST, NATIVE_PER_S = 725, 1350, 25
-"""Tokens of a sample of AV-UIE v2 in the native paradigm, where a second of sound is 25 of them."""
+"""Native architecture: mean and largest tokens of a sample of AV-UIE v2, and tokens of 1 s of sound."""
 
 
 def measure_llm_va(init: Any, adapter: AdapterConfig | None, module: type[LlmVaModule]) -> Shape:
-    """Build LLM+V+A on the meta device and count.
+    """Build LLM+V+A on the meta device, and return its sizes.
 
     Args:
         init: ``model.init_args`` of the config.
@@ -51,7 +51,7 @@ def measure_llm_va(init: Any, adapter: AdapterConfig | None, module: type[LlmVaM
         language_model: Any = from_config(module.model_class, text)
         towers: Any = {"visual": visual.build(), "audio": audio.build()}
         model = assemble(language_model, towers, visual, audio, sizes)
-    # BEATs makes 48 tokens of a second that it reads alone.
+    # BEATs makes 48 tokens of one second of sound if it reads that second alone.
     heard = SECONDS * (audio.cut or 48)
     return _measured(
         source,
@@ -70,7 +70,7 @@ def measure_llm_va(init: Any, adapter: AdapterConfig | None, module: type[LlmVaM
 
 
 def measure_vllm_a(init: Any, adapter: AdapterConfig | None, module: type[VllmAModule]) -> Shape:
-    """Build V-LLM+A on the meta device and count.
+    """Build V-LLM+A on the meta device, and return its sizes.
 
     Args:
         init: ``model.init_args`` of the config.
@@ -131,7 +131,7 @@ def _measured(
     per_second: int,
     patches: int,
 ) -> Shape:
-    """Freeze and adapt as ``CompositeModule`` does, and count."""
+    """Freeze weights and insert adapters as ``CompositeModule`` does, and return the sizes."""
     model.requires_grad_(False)
     decoder = language_model.get_decoder()
     base = adapted(model, decoder, towers, adapter, [connectors[name] for name in trained])
@@ -172,7 +172,7 @@ def _connector_shape(connector: Any, tokens: int, groups: int) -> ConnectorShape
 
 
 def _encoder(init: Any, key: str) -> Any:
-    """Return the encoder that a parsed config names under a key, ``None`` without one."""
+    """Return the encoder that a parsed config names under a key, or ``None`` if it names none."""
     from crab_lightning.configuration.objects import class_of
 
     named = init.get(key) if hasattr(init, "get") else getattr(init, key, None)

@@ -1,7 +1,7 @@
-"""Memory of a process and time of a step, from sizes alone.
+"""Computes the memory of a process and the time of a step from the sizes of the model.
 
-Each line is a formula that small runs were checked against (tests/commands/test_plan_memory.py); constants
-that only a GPU can tell are named as assumptions.
+The formulas were checked against small runs (tests/planning/test_memory.py). Constants that can only be
+measured on a GPU are marked as assumptions.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from crab_lightning.planning.shape import Shape
 
 Sharding = Literal["none", "ddp", "fsdp2", "fsdp2_hybrid", "fsdp2_offload"]
 
-CHUNK_TOKENS = 1024  # models.losses.CHUNK_TOKENS, whose import would bring torch's checkpointing along
+CHUNK_TOKENS = 1024  # same as models.losses.CHUNK_TOKENS, whose import would load torch's checkpointing
 CONTEXT_BYTES = 2.0e9
-"""CUDA context, NCCL buffers and workspaces: an assumption."""
+"""Memory of the CUDA context, NCCL buffers and workspaces; this is an assumption."""
 FRAGMENTATION = 0.05
-"""Share of the rest that the allocator cannot use: an assumption."""
-FOUR_BIT_BYTES = 0.5 + 4 / 64 / 2  # NF4 in blocks of 64, its scales kept in 8 bits and a little
+"""Fraction of the other memory that the allocator cannot use; this is an assumption."""
+FOUR_BIT_BYTES = 0.5 + 4 / 64 / 2  # NF4 in blocks of 64 with scales of slightly more than 8 bits
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run is asked to do.
+    """The settings of a run that decide its memory and time.
 
     Args:
-        devices: Devices of a node.
-        nodes: Nodes.
-        sharding: How weights lie on the devices.
-        rows: Samples of a process in a micro-batch.
-        sample_tokens: Mean length of a sample.
-        longest_tokens: Length that a whole micro-batch is padded to at worst.
-        batch_tokens: Padded tokens of a micro-batch, in the place of ``rows`` times ``longest_tokens``.
-        target_tokens: Learnt tokens of a sample.
-        patches: Vision patches of a sample.
-        audio_tokens: Audio tokens of a sample.
-        accumulate: Micro-batches of a step.
-        checkpointing: Whether decoder layers are computed again for backward.
-        weight_bytes: Bytes of a base weight: 2 for bfloat16.
-        four_bit: Whether the decoder's linear layers lie in 4 bits.
-        moments: Values that the optimizer keeps for each trained weight: 2 for Adam.
-        samples: Samples of an epoch.
-        epochs: Epochs.
-        flops: Floating-point operations that a device achieves in a second.
-        link: Bytes a second between devices of a node, for each device.
-        network: Bytes a second between nodes, for each device.
+        devices: Number of devices in each node.
+        nodes: Number of nodes.
+        sharding: How the weights are distributed over the devices.
+        rows: Number of samples in a micro-batch of one process.
+        sample_tokens: Mean number of tokens in a sample.
+        longest_tokens: Number of tokens to which the samples of the largest micro-batch are padded.
+        batch_tokens: Number of padded tokens in a micro-batch, instead of ``rows`` times ``longest_tokens``.
+        target_tokens: Number of target tokens in a sample.
+        patches: Number of vision patches in a sample.
+        audio_tokens: Number of audio tokens in a sample.
+        accumulate: Number of micro-batches in a step.
+        checkpointing: Whether decoder layers are computed again in the backward pass.
+        weight_bytes: Size of a base weight in bytes, which is 2 for bfloat16.
+        four_bit: Whether the linear layers of the decoder are stored in 4 bits.
+        moments: Number of values that the optimizer keeps for each trained weight, which is 2 for Adam.
+        samples: Number of samples in an epoch.
+        epochs: Number of epochs.
+        flops: Floating-point operations that a device achieves in each second.
+        link: Speed of the connection between devices of a node, for each device, in bytes per second.
+        network: Speed of the connection between nodes, for each device, in bytes per second.
     """
 
     devices: int
@@ -77,7 +77,7 @@ class Setting:
 
     @property
     def shards(self) -> int:
-        """Processes that share one copy of the weights."""
+        """Number of processes that share one copy of the weights."""
         match self.sharding:
             case "fsdp2" | "fsdp2_offload":
                 return self.world
@@ -88,22 +88,23 @@ class Setting:
 
     @property
     def most_tokens(self) -> int:
-        """Padded tokens of a micro-batch at worst."""
+        """Number of padded tokens in the largest micro-batch of a process."""
         return self.batch_tokens or math.ceil(self.rows * self.longest_tokens)
 
     @property
     def usual_rows(self) -> float:
-        """Samples of a micro-batch on average."""
+        """Mean number of samples in a micro-batch."""
         return self.rows if self.batch_tokens is None else self.batch_tokens / self.sample_tokens
 
 
 def layer_bytes(shape: Shape, weight_bytes: int) -> float:
-    """Return what one decoder layer keeps for backward, in bytes for each token.
+    """Return how many bytes one decoder layer keeps for the backward pass, for each token.
 
-    Two norms keep their float32 input and a number; the attention keeps queries, keys and values (repeated
-    for grouped heads, since a padded batch has a mask), its output, that again in the order that the output
-    projection reads, and the rotary factors; the feed-forward keeps gate, its activation, up and the product.
-    Adapters keep their low-rank activation and routes, and no copy of their input; those on experts keep it.
+    The two norms keep their float32 input and one number. The attention keeps queries, keys and values
+    (repeated for grouped heads, since a padded batch has a mask), its output, a copy of the output in the
+    order of the output projection, and the rotary factors. The feed-forward network keeps the gate, the
+    activation of the gate, the up projection and the product. Adapters keep their low-rank activation and the
+    routes. Only adapters on experts also keep a copy of their input.
     """
     b, d = weight_bytes, shape.hidden
     width = shape.heads * shape.head_width
@@ -114,7 +115,7 @@ def layer_bytes(shape: Shape, weight_bytes: int) -> float:
 
 
 def activation_bytes(shape: Shape, tokens: int, weight_bytes: int, checkpointing: bool) -> float:
-    """Return what the decoder keeps for backward, at most, of a micro-batch of so many tokens."""
+    """Return how many bytes the decoder keeps at most for the backward pass of a micro-batch."""
     layer = layer_bytes(shape, weight_bytes) * tokens
     if not checkpointing:
         return shape.layers * layer
@@ -122,19 +123,19 @@ def activation_bytes(shape: Shape, tokens: int, weight_bytes: int, checkpointing
 
 
 def logit_bytes(shape: Shape, targets: float, weight_bytes: int) -> float:
-    """Return the memory of logits, their float32 copy, its log-softmax and gradients, for one chunk."""
+    """Return the bytes of logits, their float32 copy, its log-softmax and the gradients, for one chunk."""
     return min(targets, CHUNK_TOKENS) * shape.vocabulary * (2 * weight_bytes + 12)
 
 
 def tower_bytes(shape: Shape, rows: float, patches: int, audio_tokens: int, weight_bytes: int) -> float:
-    """Return the working memory of a frozen tower's layer, the larger of the two."""
+    """Return the bytes that one layer of a frozen tower needs, for the tower that needs more."""
     seen = rows * patches * (6 * shape.vision[0] + 3 * shape.vision[1])
     heard = rows * 2 * audio_tokens * (6 * shape.audio[0] + 2 * shape.audio[1])
     return weight_bytes * max(seen, heard)
 
 
 def memory(shape: Shape, setting: Setting) -> dict[str, float]:
-    """Return the memory of one process in bytes, part by part, at the worst moment of a step."""
+    """Return the memory of each part of a run in one process, in bytes, at the largest moment of a step."""
     s, b = setting, setting.weight_bytes
     full = shape.adapters == 0
     trained = shape.base if full else shape.adapters
@@ -149,7 +150,7 @@ def memory(shape: Shape, setting: Setting) -> dict[str, float]:
     gathered = shape.rest * b + 2 * (shape.layer * b + extra) if sharded and s.world > 1 else 0.0
     buckets = trained * trained_bytes if s.sharding == "ddp" and s.world > 1 else 0.0
     gradients = trained * trained_bytes * on_device + buckets
-    if sharded:  # two layers' gradients wait to be reduced
+    if sharded:  # the gradients of two layers wait to be reduced
         gradients += 2 * (shape.layer * trained_bytes if full else extra)
     rows = s.most_tokens / s.longest_tokens
     parts = {
@@ -163,7 +164,8 @@ def memory(shape: Shape, setting: Setting) -> dict[str, float]:
         "logits": logit_bytes(shape, max(s.usual_rows, rows) * s.target_tokens, b),
         "towers": tower_bytes(shape, max(s.usual_rows, rows), s.patches, s.audio_tokens, b),
     }
-    # Towers are through before the decoder keeps anything; the optimizer steps when activations are gone.
+    # The towers have finished before the decoder keeps activations, which are freed before the optimizer
+    # step.
     parts["towers"] = max(0.0, parts["towers"] - parts["activations"] - parts["logits"])
     parts["fragmentation"] = FRAGMENTATION * sum(parts.values())
     parts["context"] = CONTEXT_BYTES
@@ -172,7 +174,7 @@ def memory(shape: Shape, setting: Setting) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Pace:
-    """Time of an optimizer step and of a run.
+    """The time of an optimizer step and of a run.
 
     Args:
         compute_s: Seconds of computing in a step.
@@ -190,12 +192,12 @@ class Pace:
 
     @property
     def step_s(self) -> float:
-        """Seconds of a step: communication hides behind computing or the other way round."""
+        """Seconds of a step, in which computing and communication happen at the same time."""
         return max(self.compute_s, self.transfer_s)
 
 
 def pace(shape: Shape, setting: Setting) -> Pace:
-    """Return the time of a step, counting what is computed, recomputation included."""
+    """Return the time of a step and of the run, from the number of operations, with recomputation."""
     s, b = setting, setting.weight_bytes
     full = shape.adapters == 0
     rows = s.usual_rows
@@ -214,7 +216,8 @@ def pace(shape: Shape, setting: Setting) -> Pace:
     share = (s.shards - 1) / s.shards
     between = (s.nodes - 1) / s.nodes
     if s.sharding.startswith("fsdp2"):
-        # Gathered for forward and, without the frozen towers, for backward; gradients at every micro-batch.
+        # Weights are gathered for the forward pass and, except frozen towers, for the backward pass.
+        # Gradients are sent at every micro-batch.
         again = weights - (0 if shape.trains_towers else shape.towers * b)
         inside = share * (weights + again + trained) * s.accumulate
         outside = 2 * between * trained / s.shards * s.accumulate if s.sharding == "fsdp2_hybrid" else 0.0
@@ -231,12 +234,17 @@ def pace(shape: Shape, setting: Setting) -> Pace:
 
 
 def knobs(shape: Shape, setting: Setting, limit: float) -> list[tuple[str, float, Setting]]:
-    """Return single changes in the order of what they cost, each with the memory that it leads to in bytes.
+    """Return single changes of a run that need less memory. Changes that cost less speed come first.
 
     Args:
-        shape: The model.
-        setting: The run as it is.
-        limit: Memory of a device in bytes; changes that cannot help are left out.
+        shape: The sizes of the model.
+        setting: The settings of the run.
+        limit: Memory of a device in bytes.
+
+    Returns:
+        For each change: the options that make it, the memory that the run then needs in bytes, and the
+            changed
+        settings.
     """
     s = setting
     found: list[tuple[str, Setting]] = []

@@ -1,4 +1,4 @@
-"""Sizes of a model that memory and time follow from, counted on the meta device: no weight is made."""
+"""Measures the sizes of a model, from which memory and time follow, on the meta device without weights."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ if TYPE_CHECKING:
     from crab_lightning.processing.families import Reader
 
 _SIZES = Path(__file__).with_name("published_sizes.yaml")
-"""Sizes of published checkpoints, so that a plan needs neither network nor weights."""
+"""Sizes of published checkpoints, so that `plan` needs neither a network nor weights."""
 
 SAMPLE: dict[str, dict[str, Any]] = {
-    # 49 tokens a pair of frames in the place of 64, 13 a second of sound in the place of 25
+    # a pair of frames has 49 tokens instead of 64, and a second of sound has 13 instead of 25
     "Qwen3OmniModule": {"sample_tokens": (530, 1035), "patches": 980}
 }
-"""What a sample of AV-UIE v2 takes where it differs from Qwen2.5-Omni."""
+"""Sizes of a sample of AV-UIE v2 for classes in which they differ from those of Qwen2.5-Omni."""
 
 
 @dataclass(frozen=True)
 class ConnectorShape:
-    """Sizes of a connector that is trained.
+    """The sizes of a connector that is trained.
 
     Args:
-        encoder_width: Width of the features that it reads.
-        encoder_tokens: Features of a sample.
-        groups: Frames, seconds or windows that they lie in.
-        queries: Tokens that it makes of each.
-        hidden: Width of its Q-Former.
-        ffn: Width inside its feed-forward layers.
-        heads: Its heads.
-        layers: Its layers.
+        encoder_width: Width of the features that the connector reads.
+        encoder_tokens: Number of features in a sample.
+        groups: Number of frames, seconds or windows of a sample.
+        queries: Number of tokens that the connector makes of each frame, second or window.
+        hidden: Width of the Q-Former.
+        ffn: Inner width of the feed-forward layers of the Q-Former.
+        heads: Number of heads of the Q-Former.
+        layers: Number of layers of the Q-Former.
         width: Width of the decoder.
-        dropout: Whether it drops activations, whose masks are kept.
+        dropout: Whether dropout is used, whose masks are kept for the backward pass.
     """
 
     encoder_width: int
@@ -58,12 +58,13 @@ class ConnectorShape:
 
     @property
     def kept_bytes(self) -> float:
-        """Bytes that it keeps of a sample for backward, in float32.
+        """Bytes that the connector keeps of a sample for the backward pass, in float32.
 
-        Once its features, before and after the norm; in each layer keys, values and attention of the
-        features, attention and activations of the queries; what the projection reads and makes.
+        It keeps the features before and after the norm once. Each layer keeps the keys, values and attention
+        of the features, and the attention and activations of the queries. The projection keeps input and
+        output.
         """
-        drop = 8 if self.dropout else 0  # a mask and what it leaves
+        drop = 8 if self.dropout else 0  # the mask and the result of dropout
         read = self.encoder_tokens * (8 * self.encoder_width + 8)
         across = self.encoder_tokens * (8 * self.hidden + self.heads * self.queries * (4 + drop))
         places = self.groups * self.queries
@@ -75,35 +76,36 @@ class ConnectorShape:
 
 @dataclass(frozen=True)
 class Shape:
-    """Numbers of parameters and widths of a model with its adapters.
+    """The numbers of parameters and the widths of a model with its adapters.
 
     Args:
-        source: Where the sizes come from.
-        layers: Decoder layers.
+        source: Where the sizes come from, as text.
+        layers: Number of decoder layers.
         hidden: Width of the decoder.
-        ffn: Width inside its feed-forward layers; of experts, of those that a token goes through.
-        heads: Query heads.
+        ffn: Inner width of the feed-forward layers. With experts, the sum over the experts of one token.
+        heads: Number of query heads.
         head_width: Width of a head.
-        vocabulary: Tokens that the head tells apart.
-        decoder: Parameters of all decoder layers.
-        towers: Parameters of the towers.
-        layer: Parameters of the largest layer of all, adapters left out.
-        rest: Parameters outside of layers: embeddings, head, norms, the towers' ends.
-        vision: Width, feed-forward width and parameters of the vision tower.
-        audio: Width, feed-forward width and parameters of the audio tower.
-        adapters: Parameters of the adapters, and of the connectors that are trained.
-        layer_adapters: Adapter parameters of one decoder layer.
-        adapted: Adapted linear layers in one decoder layer, without experts.
-        rank: Width of their low-rank activation.
-        routes: Heads that each routes over; 0 without a router.
-        adapter_bytes: Bytes of a trained weight beside a frozen base.
-        trains_towers: Whether adapters, or everything, train inside the towers too.
-        connectors: Connectors that are trained.
-        sample_tokens: Mean tokens of a sample of AV-UIE v2, and tokens of its longest ones.
-        patches: Vision patches of a sample of ten frames.
-        idle: Parameters of experts that a token does not go through, in all decoder layers.
-        idle_adapters: The same of adapters on experts.
-        expert_values: Values that the adapters on experts keep for backward in a layer, for each token.
+        vocabulary: Number of tokens in the vocabulary.
+        decoder: Number of parameters in all decoder layers.
+        towers: Number of parameters in the towers.
+        layer: Number of parameters in the largest layer of the model, without adapters.
+        rest: Number of parameters outside of the decoder layers and the towers, such as embeddings.
+        vision: Width, feed-forward width and number of parameters of the vision tower.
+        audio: Width, feed-forward width and number of parameters of the audio tower.
+        adapters: Number of trained parameters: those of adapters and connectors. 0 if everything is trained.
+        layer_adapters: Number of adapter parameters in one decoder layer.
+        adapted: Number of adapted linear layers in one decoder layer, without experts.
+        rank: Rank of the adapters.
+        routes: Number of heads that a router weights; 0 without a router.
+        adapter_bytes: Size of an adapter weight in bytes.
+        trains_towers: Whether weights in the towers are trained too.
+        connectors: The connectors that are trained.
+        sample_tokens: Mean number of tokens in a sample of AV-UIE v2, and the number in the longest samples.
+        patches: Number of vision patches in a sample of ten frames.
+        idle: Number of parameters of the experts that a token does not use, in all decoder layers.
+        idle_adapters: Number of parameters of the adapters on these experts.
+        expert_values: Values that the adapters on experts keep for the backward pass, for each token and
+            layer.
     """
 
     source: str
@@ -135,26 +137,29 @@ class Shape:
 
     @property
     def base(self) -> int:
-        """Parameters of the base, towers included."""
+        """Number of parameters of the base model, with the towers."""
         return self.decoder + self.towers + self.rest
 
 
 def known_config(
     group: str, key: str, name: str, kind: Any, reader: type[Reader] | None = None, *, part: bool = False
 ) -> tuple[Any, str]:
-    """Return a checkpoint's config and where it comes from: a folder's config.json, or published sizes.
+    """Return the config of a checkpoint, and a text that says where the config comes from.
+
+    The config is the config.json of a folder, or is made from the published sizes in this package.
 
     Args:
         group: Group of the published sizes: ``native`` or ``composite``.
-        key: Key of the config that names the checkpoint, for messages.
+        key: Key that names the checkpoint, for messages.
         name: Folder or known name of the checkpoint.
-        kind: Class of the config, which published sizes are given to.
-        reader: Processor of the model that reads the checkpoint; left out, its family is not checked.
-        part: Whether a folder's config.json may be that of a larger model, of which ``kind`` reads its part.
+        kind: Class of the config.
+        reader: Processor of the model that reads the checkpoint. Without it, the ``model_type`` of the
+            checkpoint is not checked.
+        part: Whether config.json may be that of a larger model, from which ``kind`` reads a part.
 
     Raises:
-        FileNotFoundError: If it is neither a folder with a config nor a name whose sizes are known here.
-        ValueError: If the model that ``reader`` prepares inputs for does not read that family.
+        FileNotFoundError: If ``name`` is neither a folder with a config.json nor a name with published sizes.
+        ValueError: If ``reader`` cannot read a checkpoint of this ``model_type``.
     """
     from transformers import AutoConfig
 
@@ -175,12 +180,16 @@ def known_config(
 
 
 def measure(pretrained: str, adapter: AdapterConfig | None, module: type[OmniModule] | None = None) -> Shape:
-    """Build a thinker with its adapters on the meta device and count.
+    """Build a thinker with its adapters on the meta device, and return its sizes.
 
     Args:
         pretrained: Folder or known name of the checkpoint.
         adapter: The adapters; ``None`` trains every weight.
-        module: Class that reads it; ``OmniModule`` when left out.
+        module: Class that reads the checkpoint. By default, this is ``OmniModule``.
+
+    Raises:
+        FileNotFoundError: If the sizes of the checkpoint are not known.
+        ValueError: If the checkpoint is of another architecture.
     """
     from crab_lightning.models.checkpoints import towers_of
     from crab_lightning.models.native import OmniModule
@@ -215,17 +224,17 @@ def adapted(
     adapter: AdapterConfig | None,
     trained: Sequence[nn.Module] = (),
 ) -> tuple[int, int, int, int]:
-    """Insert the adapters, if any, and return what the base has without them.
+    """Count the parameters of the base model, and then insert the adapters, if any.
 
     Args:
         model: The model, on the meta device.
-        decoder: The language model inside it.
-        towers: Its encoders.
-        adapter: Its adapters, if any.
-        trained: Connectors that are trained, which are no part of the base.
+        decoder: The language model in ``model``.
+        towers: The encoders in ``model``.
+        adapter: The adapters to insert, if any.
+        trained: Connectors that are trained. They do not count as parts of the base model.
 
     Returns:
-        Parameters of the base, of its decoder layers, its towers and its largest layer.
+        Number of parameters of the base model, of its decoder layers, of its towers and of its largest layer.
     """
     from crab_lightning.adapters import insert_adapters
 
@@ -254,19 +263,19 @@ def shape_of(
     audio: tuple[int, int, int],
     **options: Any,
 ) -> Shape:
-    """Put a shape together from a model on the meta device.
+    """Return the sizes of a model on the meta device.
 
     Args:
-        source: Where the sizes come from.
-        model: The model, adapters inserted and frozen weights frozen.
-        text: Config of its language model.
-        decoder: The language model inside it.
-        towers: Its encoders.
-        adapter: Its adapters, if any.
-        base: See :func:`adapted`.
+        source: Where the sizes come from, as text.
+        model: The model, with its adapters inserted and its frozen weights frozen.
+        text: Config of the language model.
+        decoder: The language model in ``model``.
+        towers: The encoders in ``model``.
+        adapter: The adapters, if any.
+        base: The result of :func:`adapted`.
         vision: See ``Shape``.
         audio: See ``Shape``.
-        options: Fields of ``Shape`` that differ from the native paradigm's.
+        options: Fields of ``Shape`` that differ from those of the native architecture.
     """
     from crab_lightning.adapters import LoRALinear
 
@@ -275,8 +284,8 @@ def shape_of(
     trained = [p for p in model.parameters() if p.requires_grad]
     trains_all = len(trained) == len(list(model.parameters())) and adapter is None
     trains_towers = any(p.requires_grad for t in towers for p in t.parameters())
-    # The experts of a layer lie in parameters of three dimensions, the first of which counts them.
-    # So do the parts of some adapters, which are none.
+    # The experts of a layer are parameters of three dimensions, and the first dimension is their number.
+    # The parts of some adapters have three dimensions too, but are not experts.
     adapters = {
         id(p) for m in decoder.modules() if isinstance(m, LoRALinear) for p in m.parameters(recurse=False)
     }
@@ -289,7 +298,8 @@ def shape_of(
         idle = experts - experts * chosen // text.num_experts
         added = text.num_hidden_layers * count(p for m in on_experts for p in m.parameters(recurse=False))
         idle_adapters = added - added * chosen // text.num_experts
-        # Each pair of a token and an expert: input, latent, what B reads; the mask of dropout has a byte.
+        # For each token and expert: the input, the low-rank activation, the input of B, and a byte of
+        # dropout.
         expert_values = chosen * sum(
             m.in_features * (3 if m.config.dropout else 2) // 2 + m.rank * (1 + m.heads) for m in on_experts
         )
@@ -322,5 +332,5 @@ def shape_of(
 
 
 def count(parameters: Iterable[nn.Parameter]) -> int:
-    """Return the number of values in parameters."""
+    """Return the number of values in all parameters."""
     return sum(p.numel() for p in parameters)

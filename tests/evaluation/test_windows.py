@@ -217,9 +217,9 @@ def test_ask_draws_one_timeline_of_a_long_clip(long_clips: Path, capsys: pytest.
     assert printed.count("cut off at the end of this window: dog barking (25 35)") == 7
     show(answer, None, as_json=True)
     assert len(json.loads(capsys.readouterr().out)["windows"]) == 7
-    with pytest.raises(AskError, match="tasks whose answers have times"):
+    with pytest.raises(AskError, match="tasks whose answers are events"):
         run.ask("qa", video=video, question="What?", windows=Windows(10.0))
-    with pytest.raises(AskError, match="which is one window"):
+    with pytest.raises(AskError, match="which is only one window"):
         run.ask("events", video=video, windows=Windows(60.0))
     with pytest.raises(AskError, match=r"--windows 5,9: windows\.hop_s is 9"):
         windows_of_text("5,9")

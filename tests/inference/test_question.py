@@ -28,8 +28,8 @@ def sample(layout: str, **given: Any) -> Any:
 @pytest.mark.parametrize(
     ("layout", "needed"),
     [
-        ("avcap", "needs `video`, and `audio` where it has no sound"),
-        ("a2v", "needs 2 `video`, and `audio` where it has no sound"),
+        ("avcap", "needs `video`, and `audio` if it has no sound"),
+        ("a2v", "needs 2 `video`, and `audio` if it has no sound"),
         ("v2a", "needs `video` and 2 `audio`"),
         ("s4", "needs `video`, or `image` with `audio`"),
     ],
