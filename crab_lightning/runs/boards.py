@@ -1,6 +1,6 @@
-"""Pictures and text for every logger that can show them: TensorBoard, Weights & Biases and MLflow.
+"""Logs pictures and texts to the loggers that can show them: TensorBoard, Weights & Biases and MLflow.
 
-Numbers go through ``self.log`` and ``logger.log_metrics``, which every logger has.
+Numbers are logged with ``self.log`` and ``logger.log_metrics``, which every logger has.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
 
 
 def log_picture(loggers: Iterable[Any], tag: str, png: bytes, step: int) -> None:
-    """Show a picture.
+    """Log a picture.
 
     Args:
-        loggers: The trainer's; those that show no pictures are passed over.
-        tag: Its name, such as ``val/qa/samples``.
-        png: The encoded picture.
-        step: Optimizer step that it belongs to.
+        loggers: Loggers of the trainer. Loggers that cannot show pictures are ignored.
+        tag: Name of the picture, such as ``val/qa/samples``.
+        png: The picture as PNG.
+        step: Number of the optimizer step.
     """
     for logger in loggers:
         match logger:
@@ -44,14 +44,14 @@ def log_picture(loggers: Iterable[Any], tag: str, png: bytes, step: int) -> None
 def log_table(
     loggers: Iterable[Any], tag: str, columns: Sequence[str], rows: Sequence[Sequence[str]], step: int
 ) -> None:
-    """Show a table of texts.
+    """Log a table of texts.
 
     Args:
-        loggers: The trainer's; those that show no text are passed over.
-        tag: Its name.
+        loggers: Loggers of the trainer. Loggers that cannot show text are ignored.
+        tag: Name of the table.
         columns: Headings.
         rows: Cells, as plain text.
-        step: Optimizer step that it belongs to.
+        step: Number of the optimizer step.
     """
     for logger in loggers:
         match logger:
@@ -65,13 +65,13 @@ def log_table(
 
 
 def log_text(loggers: Iterable[Any], tag: str, text: str, step: int) -> None:
-    """Show a text.
+    """Log a text.
 
     Args:
-        loggers: The trainer's; those that show no text are passed over.
-        tag: Its name.
-        text: Plain text; TensorBoard shows it as it is, in a fixed width.
-        step: Optimizer step that it belongs to.
+        loggers: Loggers of the trainer. Loggers that cannot show text are ignored.
+        tag: Name of the text.
+        text: Plain text. TensorBoard shows it unchanged, in a font of fixed width.
+        step: Number of the optimizer step.
     """
     for logger in loggers:
         match logger:
@@ -84,14 +84,14 @@ def log_text(loggers: Iterable[Any], tag: str, text: str, step: int) -> None:
 
 
 def log_scalar_layout(loggers: Iterable[Any], layout: dict[str, dict[str, list[Any]]]) -> None:
-    """Group curves on TensorBoard's Custom Scalars tab; the other loggers group by name on their own."""
+    """Group curves on TensorBoard's Custom Scalars tab; other loggers group curves by their names."""
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_custom_scalars(layout)
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown, every cell escaped: answers hold tags, brackets and underscores."""
+    """Return a table in Markdown with escaped cells, because answers contain tags and underscores."""
     lines = [list(columns), ["---"] * len(columns), *([_cell(text) for text in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: when they are written, and how a run stops without losing a step."""
+"""When the checkpoints of a run are written, and how a run stops without losing a step."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from crab_lightning.spelling import did_you_mean
 MEAN = "val/mean/headline"
 _RANDOM = "crab_lightning_random"
 _FREE_SPACE = "free space on that disk, or set run.root to another one, and resume"
-# What the libraries for collective calls say on the processes that are left when one has died.
+# Parts of the messages of the communication libraries on the processes that are left when one has ended.
 _PEER_LOST = (
     "connection closed",
     "connection reset",
@@ -44,15 +44,16 @@ class RunCheckpoint(Checkpoint):
     """Saves the last and the best state of a run, each as a Lightning checkpoint and as an adapter folder.
 
     ``checkpoints/last.ckpt`` and ``adapter/`` are written after every epoch, before every validation, every
-    ``every_n_steps`` steps, and when training ends, by itself or by a signal; ``checkpoints/best.ckpt`` and
-    ``adapter/best/`` after a validation that improved the monitored value. Lightning's own ModelCheckpoint
-    writes ``last.ckpt`` only together with a new best.
+    ``every_n_steps`` steps, and when training ends or is stopped by a signal. ``checkpoints/best.ckpt`` and
+    ``adapter/best/`` are written after a validation that improved the monitored value. Lightning's own
+    ModelCheckpoint writes ``last.ckpt`` only together with a new best checkpoint.
 
-    A checkpoint is always of a whole optimizer step. On Ctrl-C, SIGTERM and SIGHUP (and SIGUSR1 under SLURM,
-    which hands the job back to the queue), and when a process that loads data is killed, the step that is
-    going on is finished, its state is saved on all processes, and the run ends with the command to go on. A
-    state holds the trained weights, the optimizer, the schedule, the position in the data and all random
-    number generators, so that the resumed run is the uninterrupted one.
+    A checkpoint always contains the state after a complete optimizer step. If the run gets Ctrl-C, SIGTERM or
+    SIGHUP (or SIGUSR1 under SLURM, which also puts the job into the queue again), or if a process that loads
+    data is killed, the present step is finished and saved, and the run ends and prints the command that
+    continues it. A checkpoint contains the trained weights, the optimizer, the learning-rate schedule, the
+    position in the data and the state of all random number generators, so that a resumed run gives the same
+    result as an uninterrupted one.
 
     Args:
         monitor: Logged value that decides which state is best: any ``val/<task>/<dataset>/<metric>``, or a
@@ -78,7 +79,7 @@ class RunCheckpoint(Checkpoint):
         self.best_score: float | None = None
         self.best_model_path = ""
         self._folder = Path()
-        self._saved_at = 0  # nothing to keep before the first step
+        self._saved_at = 0  # there is nothing to save before the first step
         self._step = 0
         self._told = self._told_lost = False
         self._signals = StopSignals()
@@ -87,17 +88,17 @@ class RunCheckpoint(Checkpoint):
         self._stop_postponed = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the run folder, and have checkpoints written whole and read with their checksums."""
+        """Find the run folder, and let :class:`CheckpointFiles` write and read the checkpoints."""
         self._folder = folder_of(trainer)
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # else the user's own
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that the user has chosen
             trainer.strategy.checkpoint_io = CheckpointFiles()
         before_launcher_kills(lambda: self._tell_of_lost_process(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on with the random numbers of the checkpoint, and take over the signals.
+        """Restore the random numbers of the checkpoint, and start to handle signals.
 
         Raises:
-            CheckpointError: If the optimizer's state is not of the trained weights.
+            CheckpointError: If the state of the optimizer does not belong to the trained weights.
         """
         self._step = self._saved_at = trainer.global_step
         for optimizer in trainer.optimizers:
@@ -114,7 +115,7 @@ class RunCheckpoint(Checkpoint):
             set_random_state(states[trainer.global_rank], pl_module.device)
         elif states is not None:
             rank_zero_info(
-                f"The checkpoint is of {len(states)} processes, this run has {trainer.world_size}:"
+                f"The checkpoint was saved by {len(states)} processes and this run has {trainer.world_size}:"
                 f" dropout uses other random numbers than an uninterrupted run."
             )
         self._signals.install()
@@ -122,10 +123,10 @@ class RunCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the last state when it is time within an epoch, or when the run is to stop."""
+        """Save the last state if ``every_n_steps`` steps have passed, or if the run must stop."""
         step = trainer.global_step
-        if step == self._step:  # gradients are being accumulated: a state of now could not be gone on from
-            if trainer.should_stop:  # max_time, say: the run stops when this step is whole
+        if step == self._step:  # a step with accumulated gradients is not complete and cannot be saved
+            if trainer.should_stop:  # for example because of max_time; the run stops after this step
                 trainer.should_stop, self._stop_postponed = False, True
             return
         self._step = step
@@ -134,7 +135,8 @@ class RunCheckpoint(Checkpoint):
         if _lost_worker(trainer) is not None:
             self._signals.received = LOADER_LOST
         asked = self._signals.asked()
-        # After an epoch's last step Lightning would take its validation for done: the hooks that follow save.
+        # The hooks after the last step of an epoch save it: here Lightning would count the validation as
+        # done.
         if trainer.is_last_batch:
             return
         if asked or (self.every_n_steps and step % self.every_n_steps == 0):
@@ -143,7 +145,7 @@ class RunCheckpoint(Checkpoint):
             self._stop(trainer, asked)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the last state: a validation takes long, and a run that is killed in it repeats it."""
+        """Save the last state, so that a run that is killed in a validation only repeats the validation."""
         if trainer.sanity_checking or not _may_save(trainer):
             return
         self._saved_at = -1
@@ -155,15 +157,15 @@ class RunCheckpoint(Checkpoint):
         self._stop_if_asked(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        """Stop when asked; the state is saved already."""
+        """Stop if a signal was received; the state is already saved."""
         if not trainer.sanity_checking and trainer.state.fn == "fit":
             self._stop_if_asked(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the state when the monitored value has improved."""
+        """Save the best state if the monitored value has improved."""
         if trainer.sanity_checking or not _may_save(trainer):
             return
-        self._saved_at = -1  # the state that is kept is to know of this validation
+        self._saved_at = -1  # the next save must contain the results of this validation
         if self.monitor is None:
             return
         key, sign = self._watched(trainer)
@@ -179,7 +181,7 @@ class RunCheckpoint(Checkpoint):
             self._save_adapters(trainer, pl_module, self._folder / ADAPTER_BEST)
 
     def _watched(self, trainer: Trainer) -> tuple[str, int]:
-        """Return the logged key that decides, and 1 where more is better, else -1."""
+        """Return the key of the monitored value, and 1 if a higher value is better, else -1."""
         key = str(self.monitor)
         less: set[str] = set()
         for callback in callbacks_of(trainer):
@@ -203,17 +205,17 @@ class RunCheckpoint(Checkpoint):
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the last state."""
+        """Save the last state."""
         self._save_last(trainer, pl_module)
         self._stop_if_asked(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the last state, also when training stopped within an epoch."""
+        """Save the last state, also if training stopped within an epoch."""
         self._save_last(trainer, pl_module)
         self._signals.restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say how to go on; nothing is saved here, where a step may be half done."""
+        """Print how to continue. Nothing is saved here, because a step may be incomplete."""
         self._signals.restore()
         asked = isinstance(exception, (KeyboardInterrupt, SIGTERMException, LoaderProcessError))
         if trainer.testing or trainer.state.fn == "test":
@@ -225,7 +227,7 @@ class RunCheckpoint(Checkpoint):
         if asked:
             rank_zero_info(f"Interrupted after step {trainer.global_step:,}{self._how_to_go_on()}")
         elif trainer.world_size > 1 and any(word in str(exception).lower() for word in _PEER_LOST):
-            # On every process: the one that died may be the first.
+            # Printed by every process, since the first one may have ended.
             self._tell_of_lost_process(trainer)
 
     def _tell_of_lost_process(self, trainer: Trainer) -> None:
@@ -243,7 +245,7 @@ class RunCheckpoint(Checkpoint):
         )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back, whatever happened."""
+        """Restore the earlier signal handlers."""
         self._signals.restore()
 
     def _how_to_go_on(self) -> str:
@@ -259,7 +261,7 @@ class RunCheckpoint(Checkpoint):
             self._stop(trainer, asked)
 
     def _stop(self, trainer: Trainer, asked: signal.Signals) -> None:
-        """End the run, on every process, as Lightning ends it for this signal."""
+        """End the run on every process, with the exception that Lightning raises for this signal."""
         if asked == REQUEUE and trainer.is_global_zero:
             requeue()
         if asked == LOADER_LOST:
@@ -276,7 +278,7 @@ class RunCheckpoint(Checkpoint):
 
     @staticmethod
     def _save(trainer: Trainer, path: Path) -> None:
-        """Write a checkpoint, or stop all processes if that fails on the one that writes."""
+        """Write a checkpoint. If this fails on the process that writes, stop all processes."""
         trainer.save_checkpoint(path, weights_only=False)
         files = trainer.strategy.checkpoint_io
         if isinstance(files, CheckpointFiles) and (error := trainer.strategy.broadcast(files.error)):
@@ -284,14 +286,14 @@ class RunCheckpoint(Checkpoint):
 
     @staticmethod
     def _save_adapters(trainer: Trainer, pl_module: LightningModule, folder: Path) -> None:
-        # A model without adapters (full fine-tuning) has its weights in the Lightning checkpoint alone.
+        # Without adapters (full fine-tuning), the weights are only in the Lightning checkpoint.
         module: Any = pl_module
         if not module.saves_parts:
             return
         error = None
         try:
             module.save_adapter(folder)
-        except OSError as err:  # on the process that writes; the others wait for it and have to hear of it
+        except OSError as err:  # only on the process that writes; the error is sent to the others
             error = f"the weights in {folder} could not be written ({err.strerror}); {_FREE_SPACE}"
         if error := trainer.strategy.broadcast(error):
             raise CheckpointError(error)
@@ -299,16 +301,16 @@ class RunCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the random numbers of every process, and see that Lightning resumes where this run has stopped.
+        """Add the random state of every process, and let Lightning resume at the step where this run stopped.
 
-        A validation that has not been done is repeated, and an epoch that was cut short is ended.
+        A validation that was not finished is repeated, and an epoch that was not finished is continued.
         """
         checkpoint[_RANDOM] = random_states(pl_module.device)
         if trainer.state.fn == "fit" and not trainer.fit_loop.epoch_loop._num_ready_batches_reached():
             _reopen_epoch(checkpoint["loops"]["fit_loop"])
         if self._before_validation:
-            # Lightning takes a validation up again that has begun a batch and not ended it, at the batch that
-            # ``current`` says. Without this it would leave the validation out.
+            # Lightning only repeats a validation in which a batch has begun and not ended, from the batch in
+            # ``current``. Without this change it would skip the validation.
             begun = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
             begun["total"].update(ready=1, started=1, processed=0, completed=0)
             begun["current"].update(ready=0, started=0, processed=0, completed=0)
@@ -316,11 +318,11 @@ class RunCheckpoint(Checkpoint):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the random numbers until training starts."""
+        """Store the random state until training starts."""
         self._loaded_random = checkpoint.get(_RANDOM) if trainer.state.fn == "fit" else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run must know."""
+        """Return the monitored value and the best score, which a resumed run needs."""
         return {
             "monitor": self.monitor,
             "best_score": self.best_score,
@@ -328,18 +330,18 @@ class RunCheckpoint(Checkpoint):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint; a best value of another monitor means nothing here."""
+        """Restore the best score, if it is that of the same monitored value."""
         if state_dict["monitor"] == self.monitor:
             self.best_score = state_dict["best_score"]
             self.best_model_path = state_dict["best_model_path"]
 
 
 def _reopen_epoch(loops: dict[str, Any]) -> None:
-    """Let the state of an epoch that was cut short say that this epoch is not over.
+    """Change the counts in a checkpoint so that an interrupted epoch is continued.
 
-    Where ``max_steps``, ``max_time`` or an early stop ends a run within an epoch, Lightning counts the epoch
-    as done before its last hooks, and a longer run from there would leave the rest of it out. The counts are
-    set to those at the end of a training batch, from where Lightning resumes within the epoch.
+    If ``max_steps``, ``max_time`` or early stopping ends a run within an epoch, Lightning counts the epoch as
+    finished, and a resumed run would skip the rest of the epoch. The counts are set to those at the end of a
+    training batch, from which Lightning resumes within the epoch.
     """
     epoch, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
     if epoch["current"]["processed"] < epoch["current"]["ready"]:

@@ -1,4 +1,4 @@
-"""Checkpoint files that are whole or absent, the one before kept, and checked when they are read."""
+"""Writes checkpoint files completely or not at all, keeps the earlier one, and checks files for damage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from crab_lightning.files import replace_file
 from crab_lightning.runs.run_folder import LAST, PREVIOUS
 from crab_lightning.tensor_files import TensorFileError, UnsafeTensorFile, read_tensors
 
-# What reading a file of other bytes than were written ends in.
+# Errors that reading a damaged file may raise.
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -29,36 +29,37 @@ _DAMAGE = (
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be written or read; the message says which one can be used instead."""
+    """A checkpoint cannot be written or read. The message says what can be used instead."""
 
 
 class CheckpointFiles(TorchCheckpointIO):
     """Writes and reads the checkpoints of a run on a local or shared file system.
 
-    A checkpoint is written under a temporary name, flushed to disk and renamed, so that a process that is
-    killed or a disk that is full leaves the old one. ``last.ckpt`` becomes ``previous.ckpt`` before a new one
-    takes its name: on disk there are two, and three while one is written. Reading compares the checksum of
-    every part; a damaged ``last.ckpt`` gives way to ``previous.ckpt``, with a warning.
+    A checkpoint is written under a temporary name, flushed to disk and then renamed, so that the earlier file
+    stays if the process is killed or the disk is full. Before a new ``last.ckpt`` gets its name, the earlier
+    one is renamed to ``previous.ckpt``. So there are two files on disk, and three during a save. The checksum
+    of every part is compared before a file is read. If ``last.ckpt`` is damaged, ``previous.ckpt`` is read
+    instead, with a warning.
 
-    Only tensors and plain values are read, so a file from elsewhere cannot run code.
+    Only tensors and plain values are read, so that a file of another person cannot run code.
     """
 
     error: str | None = None
-    """Why the last save failed, for the other processes; ``None`` if it did not."""
+    """The reason why the last save failed, or ``None`` if it did not fail."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint; called on one process.
+        """Write a checkpoint. Only one process calls this.
 
-        A failure is kept in ``error`` instead of being raised here: the other processes wait for this one,
-        and all have to hear of it.
+        An error is stored in ``error`` and not raised, so that the error can be sent to the other processes,
+        which wait for this one.
         """
         path = Path(path)
         self.error = None
         try:
             keep = path.with_name(PREVIOUS.name) if path.name == LAST.name else None
-            # Straight to the file: Lightning's own writer holds all bytes in memory a second time first.
+            # Written directly to the file, because Lightning's own writer first makes a copy in memory.
             replace_file(path, lambda temporary: torch.save(checkpoint, temporary), keep)
-        # torch's writer reports a full disk as a RuntimeError.
+        # torch reports a full disk as a RuntimeError.
         except (OSError, RuntimeError) as err:
             kept = f"the earlier {path} is not damaged" if path.is_file() else "there is no earlier one"
             self.error = (
@@ -69,21 +70,21 @@ class CheckpointFiles(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: Any = True
     ) -> dict[str, Any]:
-        """Read a checkpoint, or the one before it if it is the damaged last one.
+        """Read a checkpoint, or ``previous.ckpt`` if the checkpoint is a damaged ``last.ckpt``.
 
         Raises:
-            FileNotFoundError: If there is none.
-            CheckpointError: If it is damaged and nothing can take its place.
+            FileNotFoundError: If there is no such file.
+            CheckpointError: If the file is damaged and there is no usable earlier one.
         """
         return _read(usable_checkpoint(Path(path)), map_location)
 
 
 def usable_checkpoint(path: Path) -> Path:
-    """Return a checkpoint that can be read: the one that is given, or the one before a damaged ``last.ckpt``.
+    """Return the path of a checkpoint that can be read: ``path``, or ``previous.ckpt`` if it is damaged.
 
     Raises:
-        FileNotFoundError: If there is none.
-        CheckpointError: If it is damaged and nothing can take its place.
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If the file is damaged and there is no usable earlier one, or the file is unsafe.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
@@ -109,12 +110,13 @@ def usable_checkpoint(path: Path) -> Path:
 
 
 def damage_of(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint; ``None`` if nothing.
+    """Return a description of the damage of a checkpoint, or ``None`` if the file can be read.
 
-    torch does not compare the checksums inside it: a flipped bit would become a weight.
+    This compares the checksums in the file, which torch does not: otherwise a flipped bit would change a
+        weight.
 
     Raises:
-        CheckpointError: If it asks for more than tensors and plain values: it is not damaged, but made so.
+        CheckpointError: If the file contains more than tensors and plain values, so that it may run code.
     """
     try:
         with zipfile.ZipFile(path) as parts:
@@ -138,6 +140,6 @@ def _read(path: Path, map_location: Any, mmap: bool = False) -> dict[str, Any]:
 
 
 def _reason(err: BaseException) -> str:
-    # torch's messages go on with a stack trace.
+    # Messages of torch contain a stack trace after the first line.
     first = str(err).strip().splitlines()
     return first[0][:200] if first else type(err).__name__

@@ -1,4 +1,4 @@
-"""The run folder as the trainer's callbacks see it: where it is, and the moment from which it may change."""
+"""The callback that gives a run its folder, and says from which moment on the folder may change."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class RunFolder(Callback):
-    """Gives a run its folder, whichever loggers it has: one, several or none.
+    """Gives a run its folder, whether the run has one logger, several loggers or none.
 
-    The loggers are handed to the trainer once the folder is the same on every process, and before any of them
-    has written. ``on_begin`` is called on the first process when the first batch has been worked on: what
-    fails before (weights that are not there, a checkpoint that does not fit, a clip that cannot be read) has
-    then changed nothing in the folder. Place this callback before all others.
+    The trainer gets the loggers when all processes have the same folder and before a logger has written.
+    ``on_begin`` is called on the first process after the first batch. An error before this moment (missing
+    weights, a checkpoint that does not fit, a clip that cannot be read) changes nothing in the folder. Place
+    this callback before all others.
 
     Args:
-        folder: The run folder. The first process's holds on all of them.
+        folder: The run folder. All processes use the folder of the first process.
         loggers: Loggers of the run, which must not have been given to the trainer.
-        on_begin: Called once, on the first process, before anything of an existing run is replaced.
+        on_begin: Called once, on the first process, before any file of an existing run is replaced.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class RunFolder(Callback):
         self._on_begin = on_begin
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Agree on the folder, tell the data module, and hand over the loggers."""
+        """Give the same folder to all processes and to the data module, and the loggers to the trainer."""
         self.folder = Path(trainer.strategy.broadcast(str(self.folder)))
         data: Any = getattr(trainer, "datamodule", None)
         if hasattr(data, "run_folder"):
@@ -51,16 +51,16 @@ class RunFolder(Callback):
             self._on_begin(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        """Begin."""
+        """Call ``on_begin`` after the first batch."""
         self._begin(trainer)
 
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = on_train_batch_end
 
 
 def folder_of(trainer: Any) -> Path:
-    """Return the run folder: that of a :class:`RunFolder` callback, else where the trainer's logger writes.
+    """Return the folder of the :class:`RunFolder` callback, or else the folder of the trainer's logger.
 
-    Without the callback this is a collective call; every process has to make it.
+    Without this callback, every process must call this function, because the processes communicate.
     """
     for callback in trainer.callbacks:
         if isinstance(callback, RunFolder):

@@ -1,4 +1,4 @@
-"""Adapters on a model hub: the address ``hf://OWNER/NAME``, the download, and what a hub refuses."""
+"""Downloads adapters from a model hub by their address ``hf://OWNER/NAME``, with clear errors."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 from crab_lightning.program import is_first_process
 
 PULLED = ["adapter.json", "*.safetensors", "config.yaml", "README.md"]
-"""What is downloaded of a repository: weights, texts and the config, never code."""
+"""The files that are downloaded from a repository: weights, texts and the config, but never code."""
 
-_ADDRESS = re.compile(r"hf:/{1,2}([^/@]+/[^/@]+)(?:@(.+))?")  # as a Path it has one slash
+_ADDRESS = re.compile(r"hf:/{1,2}([^/@]+/[^/@]+)(?:@(.+))?")  # a Path has only one slash
 
 
 class HubError(ValueError):
-    """The hub cannot be reached, or refuses what it is asked."""
+    """The hub cannot be reached, or refuses a request."""
 
 
 def is_address(checkpoint: str | Path) -> bool:
-    """Tell whether a checkpoint is named by its address on a hub, and not by a path."""
+    """Return whether a checkpoint is given by its address on a hub, and not by a path."""
     return str(checkpoint).startswith("hf:/")
 
 
@@ -41,17 +41,17 @@ def repository(address: str | Path) -> tuple[str, str | None]:
 
 
 def downloaded(address: str | Path) -> Path:
-    """Return the folder in the hub's cache that holds the adapters of an address.
+    """Return the folder in the hub's cache that contains the adapters of an address.
 
-    What is there already is not downloaded again. If the hub cannot be reached, an earlier download is used,
-    and a line says so.
+    Files that are already in the cache are not downloaded again. If the hub cannot be reached, an earlier
+    download is used, and a message says so.
 
     Args:
         address: ``hf://OWNER/NAME`` or ``hf://OWNER/NAME@REVISION``.
 
     Raises:
-        HubError: If the hub has no such repository or cannot be reached, and no earlier download is there.
-        FileNotFoundError: If the repository holds no adapters of this package.
+        HubError: If the hub has no such repository, or cannot be reached and there is no earlier download.
+        FileNotFoundError: If the repository contains no adapters of this package.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
 
@@ -67,7 +67,7 @@ def downloaded(address: str | Path) -> Path:
             found = snapshot_download(
                 repo, revision=revision, allow_patterns=PULLED, local_files_only=without is not None
             )
-        except FileNotFoundError as err:  # of a download that is absent or not whole
+        except FileNotFoundError as err:  # there is no complete earlier download
             if without is None:
                 raise
             raise HubError(f"{without}, and {repo} was not downloaded earlier") from err
@@ -81,19 +81,19 @@ def downloaded(address: str | Path) -> Path:
 
 
 def in_cache(path: Path) -> bool:
-    """Tell whether a folder belongs to the hub's cache, into which no results are written."""
+    """Return whether a path is in the hub's cache, into which no results may be written."""
     from huggingface_hub import constants
 
     return path.resolve().is_relative_to(Path(constants.HF_HUB_CACHE).expanduser().resolve())
 
 
 def _unreachable(err: Exception, endpoint: str) -> str | None:
-    """Return why the hub was not asked, or that it did not answer; ``None`` if it did."""
+    """Return the reason why there is no answer of the hub, or ``None`` if the hub has answered."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     if isinstance(err, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set, so the hub is not asked"
-    # The hub's HTTP client is httpx or httpx2, by the version.
+    # The HTTP client is httpx or httpx2, depending on the version of huggingface_hub.
     if any(kind.__name__ == "TransportError" for kind in type(err).__mro__):
         return f"{endpoint} cannot be reached: {' '.join(str(err).split())[:200]}"
     return None
@@ -101,14 +101,14 @@ def _unreachable(err: Exception, endpoint: str) -> str | None:
 
 @contextmanager
 def clear_errors(endpoint: str, repo: str) -> Iterator[None]:
-    """Say in one line what a hub refuses.
+    """Turn errors of the hub into a :class:`HubError` with a short message.
 
     Args:
         endpoint: Address of the hub.
-        repo: ``OWNER/NAME`` that it is asked about.
+        repo: ``OWNER/NAME`` of the repository.
 
     Raises:
-        HubError: In place of the hub's errors.
+        HubError: In place of the errors of the hub.
     """
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -131,7 +131,7 @@ def clear_errors(endpoint: str, repo: str) -> Iterator[None]:
         ) from err
     except HfHubHTTPError as err:
         status = err.response.status_code
-        hint = "; is the token right, and may it write there?" if status in (401, 403) else ""
+        hint = "; check the token, and whether it may write there" if status in (401, 403) else ""
         said = " ".join(str(err.server_message or err).split())[:300]
         raise HubError(f"{endpoint} refused with status {status}: {said}{hint}") from err
     except LocalEntryNotFoundError as err:

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, kept until it can stop without losing anything."""
+"""Stores signals that ask a run to stop, until the run can stop without losing anything."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from lightning.pytorch.utilities import rank_zero_info
 _log = logging.getLogger(__name__)
 REQUEUE = signal.SIGUSR1  # what Lightning's SLURM environment uses too
 LOADER_LOST = getattr(signal, "SIGCHLD", signal.SIGTERM)
-"""Noted as received when a process that loads data was killed."""
+"""Stored as received if a process that loads data was killed."""
 
 
 class StopSignals:
-    """Notes SIGINT, SIGTERM, SIGHUP and, under SLURM, SIGUSR1 (requeue the job), instead of acting on them.
+    """Stores SIGINT, SIGTERM, SIGHUP and, under SLURM, SIGUSR1 (requeue the job) until the run asks.
 
-    Lightning raises, or saves, in the middle of whatever is going on: between two weights of an optimizer
-    step, or on one of several processes alone. Here the training loop asks after every step, and all
-    processes get the same answer. A second Ctrl-C stops at once, without saving.
+    Lightning may raise or save in the middle of an optimizer step, or on only one of several processes. Here,
+    the training loop asks after every step, and all processes get the same answer. A second Ctrl-C stops
+    immediately, without saving.
     """
 
     def __init__(self) -> None:
@@ -35,28 +35,28 @@ class StopSignals:
         self._group: Any = None
 
     def install(self) -> None:
-        """Take over the signals; only a process's main thread can."""
+        """Start to handle the signals. In a thread other than the main thread, this does nothing."""
         if self._before or threading.current_thread() is not threading.main_thread():
             return
         signals = [signal.SIGINT, signal.SIGTERM, *([REQUEUE] if SLURMEnvironment.detect() else [])]
-        # A dropped connection; under nohup it is ignored, and is to stay so.
+        # SIGHUP means a lost connection. If it is ignored, as under nohup, it stays ignored.
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             signals.append(signal.SIGHUP)
         self._before = {number: signal.signal(number, self._note) for number in signals}
         self.received = None
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            # On the CPU: asking must not make the processes wait for their devices.
+            # A group on the CPU, so that the processes need not wait for their devices.
             self._group = dist.new_group(backend="gloo")
 
     def restore(self) -> None:
-        """Give the signals back."""
+        """Restore the earlier signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
         self._group = None
 
     def asked(self) -> signal.Signals | None:
-        """Return the signal that any process has received; every process has to ask, in the same step."""
+        """Return a signal that any process has received. Every process must call this in the same step."""
         if self._group is None:
             return self.received
         found = torch.tensor(int(self.received or 0))
@@ -68,11 +68,11 @@ class StopSignals:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
         if number == signal.SIGINT:
-            rank_zero_info("\nStopping after this step; Ctrl-C again stops at once, without saving.")
+            rank_zero_info("\nStopping after this step. Ctrl-C again stops immediately, without saving.")
 
 
 def requeue() -> None:
-    """Hand this SLURM job back to the queue; it starts again with the same command line."""
+    """Put this SLURM job into the queue again, which starts it later with the same command line."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
     try:

@@ -1,4 +1,4 @@
-"""Stops a training at the first loss or gradient that is not finite, before it reaches a weight."""
+"""Stops a training at the first loss or gradient that is not finite, before a weight changes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from crab_lightning.structures import Batch
 
 
 class NonFiniteError(ValueError):
-    """A loss or gradient norm that is not finite; the message names step, datasets and samples."""
+    """A loss or gradient norm is not finite. The message names the step, the datasets and the samples."""
 
 
 class NonFiniteSteps(Callback):
     """Checks that the loss and the gradient norm of every optimizer step are finite before the step is taken.
 
-    All processes decide alike. The weights stay those of the step before, and no later checkpoint or metric
-    replaces the ones on disk. Under ``16-mixed`` gradients may overflow, which its scaler answers; there only
-    the loss counts.
+    All processes make the same decision. The weights stay those of the step before, and no later checkpoint
+    or metric replaces those on disk. With ``16-mixed``, only the loss is checked, because gradients may
+    overflow and the gradient scaler handles this.
 
     Args:
         skip: How many steps may be left out because their loss or gradient is not finite. One more such step
@@ -41,20 +41,20 @@ class NonFiniteSteps(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Remember whom the batch is of."""
+        """Store the datasets and names of the samples in the batch."""
         self._samples = [(s.dataset, s.id) for s in batch.samples] if isinstance(batch, Batch) else []
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Keep the loss on its device; nothing waits for it yet."""
+        """Store the loss on its device, without waiting for its value."""
         self._seen.append((self._samples, loss.detach()))
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Stop, or drop the gradients, if anything of this step is not finite.
+        """Stop the run or drop the gradients if the loss or the gradient norm of this step is not finite.
 
         Raises:
-            NonFiniteError: If it is not, and no step may be skipped any more.
+            NonFiniteError: If one is not finite, and no further step may be left out.
         """
         seen, self._seen = self._seen, []
         weights = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -100,5 +100,5 @@ class NonFiniteSteps(Callback):
         return {"skipped": self.skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Count on."""
+        """Restore the number of steps that were left out."""
         self.skipped = state_dict["skipped"]

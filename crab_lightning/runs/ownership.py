@@ -1,4 +1,4 @@
-"""Who may write into a run folder: one process at a time, and never over another run by accident."""
+"""Makes sure that only one run at a time writes into a run folder, and that it replaces no other run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if os.name == "posix":
     import fcntl
 
 LOCK = ".lock"
-"""In a run folder: locked by the process that writes into it, and a sign that a run of this package did."""
+"""File in a run folder that is locked by the run that writes. It also shows that a run made the folder."""
 
-# What a run makes, and what `--run.replace` therefore moves away.
+# The files that a run makes, which `--run.replace` moves away.
 _MADE = (
     "config.yaml",
     "config.*.yaml",
@@ -37,28 +37,27 @@ _MADE = (
 
 
 class RunFolderError(ValueError):
-    """A run folder that another process writes into, that holds another run, or that cannot be written."""
+    """A run folder is used by another process, contains another run, or cannot be written."""
 
 
 class Ownership:
-    """The exclusive right to write into one run folder, held until :meth:`release` or the process's end.
+    """The exclusive right to write into one run folder, until :meth:`release` or the end of the process.
 
-    The lock is the operating system's (``fcntl.lockf``): a process that dies does not keep it, and the
-    loader processes that it has forked never held it. Where a file system has no locks, the run goes on
-    without.
+    This is a lock of the operating system (``fcntl.lockf``). It ends with the process, and forked loader
+    processes do not hold it. If the file system has no locks, the run continues without one.
 
     Args:
-        folder: The run folder; made when it is absent.
-        function: What is run, for the message that another process shows.
+        folder: The run folder, which is made if it does not exist.
+        function: Name of the command, for the message that another process shows.
 
     Raises:
-        RunFolderError: If another process writes into the folder, or it cannot be made or written into.
+        RunFolderError: If another process writes into the folder, or the folder cannot be made or written.
     """
 
     def __init__(self, folder: Path, function: str) -> None:
         self.folder = folder
         self.is_new = not folder.exists() or _is_abandoned(folder)
-        """Whether nothing was in the folder before."""
+        """Whether the folder was new or held only the lock of an earlier run."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file: int | None = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -77,15 +76,15 @@ class Ownership:
             )
         now = datetime.now().strftime("%Y-%m-%d %H:%M")
         text = f"`{function}`, process {os.getpid()} on {socket.gethostname()}, since {now}\n"
-        with suppress(OSError):  # a full disk: the lock is held all the same
+        with suppress(OSError):  # the disk may be full; the lock is held anyway
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, text.encode(), 0)
 
     def release(self, *, keep: bool = True) -> None:
-        """Let others write.
+        """Allow others to write into the folder.
 
         Args:
-            keep: Leave a folder that was not there before; otherwise it is removed with all that is in it.
+            keep: Keep the folder. With ``False``, a folder that was new is removed with all its files.
         """
         if self._file is None:
             return
@@ -96,11 +95,17 @@ class Ownership:
 
 
 def own_new_version(home: Path, function: str) -> Ownership:
-    """Take the next free ``version_N`` of a folder of runs; two processes never get the same one.
+    """Take the next free ``version_N`` folder of a run name. Two processes never get the same folder.
 
     Args:
-        home: Folder that holds the versions of one run name.
+        home: Folder that contains the ``version_N`` folders of one run name.
         function: As for :class:`Ownership`.
+
+    Returns:
+        The ownership of the new folder.
+
+    Raises:
+        RunFolderError: If the folder cannot be made.
     """
     number = newest_version(home)
     while True:
@@ -115,17 +120,17 @@ def own_new_version(home: Path, function: str) -> Ownership:
 
 
 def check_vacant(folder: Path, checkpoint: Path | None, *, train: bool) -> None:
-    """Refuse to write over a run that was not named as the one to go on with.
+    """Refuse to write into a folder that contains another run than the one that is continued.
 
     Args:
-        folder: Where a run is about to write.
-        checkpoint: What it goes on from, if anything: a file or folder.
-        train: Whether it is a training; a test belongs into the folder of an earlier test as well.
+        folder: Folder into which a run will write.
+        checkpoint: Checkpoint file or adapter folder that the run loads, if any.
+        train: Whether the run is a training. A test may write into the folder of an earlier test.
 
     Raises:
-        RunFolderError: If the folder holds another run, or a ``config.yaml`` that no run has written.
+        RunFolderError: If the folder contains another run, or a ``config.yaml`` that no run has written.
     """
-    # The folder itself: adapters that were pulled from a hub lie beside their config.
+    # The checkpoint may be the folder itself: adapters that were pulled from a hub lie beside their config.
     if checkpoint is not None and checkpoint.resolve().is_relative_to(folder.resolve()):
         return
     trained = [p for p in (LAST, PREVIOUS, BEST, ADAPTER / "adapter.json") if (folder / p).is_file()]
@@ -150,9 +155,12 @@ def check_vacant(folder: Path, checkpoint: Path | None, *, train: bool) -> None:
 
 
 def set_run_aside(folder: Path) -> Path | None:
-    """Move what an earlier run made to ``earlier/run-N`` of its folder; return where it is, if there is any.
+    """Move the files of an earlier run to ``earlier/run-N`` in the same folder.
 
-    Event files that this process writes are left.
+    Event files of this process are not moved.
+
+    Returns:
+        The folder to which the files were moved, or ``None`` if there were no files.
     """
     own = f".{os.getpid()}."
     found = [p for pattern in _MADE for p in sorted(folder.glob(pattern)) if own not in p.name]
@@ -166,7 +174,7 @@ def set_run_aside(folder: Path) -> Path | None:
 
 
 def _is_abandoned(folder: Path) -> bool:
-    """Tell whether a folder holds nothing but the lock of a run that ended before it began."""
+    """Return whether a folder contains only the lock of a run that never began."""
     try:
         return all(path.name == LOCK for path in folder.iterdir())
     except OSError:

@@ -13,9 +13,9 @@ RandomState = dict[str, Any]
 
 
 def random_states(device: torch.device) -> list[RandomState]:
-    """Return the state of every process, in the order of ranks; every process has to call this.
+    """Return the random state of every process, in the order of ranks. Every process must call this.
 
-    Plain values and tensors only, so that a checkpoint that holds them can be read without running code.
+    The states contain only plain values and tensors, so that a checkpoint can be read without running code.
     """
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     version, words, second = random.getstate()
@@ -33,7 +33,7 @@ def random_states(device: torch.device) -> list[RandomState]:
 
 
 def set_random_state(state: RandomState, device: torch.device) -> None:
-    """Continue every generator of this process where ``random_states`` found it."""
+    """Set every random number generator of this process to a state of :func:`random_states`."""
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] is not None and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)

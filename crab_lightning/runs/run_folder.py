@@ -1,10 +1,10 @@
-"""Where things lie in a run folder, and which checkpoint a path means; imports nothing heavy.
+"""The files of a run folder, and which checkpoint a path means. This module imports no large library.
 
 .lock                     locked by the process that writes into the folder; see ownership.py
-config.yaml               resolved config, closed sets included; config.test.yaml etc. for later passes
+config.yaml               resolved config with class names; config.test.yaml etc. for later passes
 events.out.tfevents...    TensorBoard; other loggers write into folders of their own names
 metrics.json              results by split
-predictions/              answers, one file per dataset
+predictions/              answers, one file for each dataset
 checkpoints/last.ckpt     last state: adapters, optimizer, scheduler, random numbers, position in the data
 checkpoints/previous.ckpt the state before it, used when last.ckpt is damaged
 checkpoints/best.ckpt     state with the best monitored value
@@ -19,7 +19,7 @@ from pathlib import Path
 from crab_lightning.runs.hub import downloaded, in_cache, is_address
 
 AUTO = "auto"
-"""As checkpoint of ``fit``: the last state of the run folder if it has one."""
+"""This value of ``--ckpt_path`` means the last checkpoint of the run folder, if there is one."""
 
 LAST = Path("checkpoints") / "last.ckpt"
 PREVIOUS = Path("checkpoints") / "previous.ckpt"
@@ -29,19 +29,19 @@ ADAPTER_BEST = ADAPTER / "best"
 
 
 def find_run(path: Path) -> Path | None:
-    """Return the run folder that a checkpoint file, adapter folder or run folder belongs to.
+    """Return the run folder to which a checkpoint file, an adapter folder or a run folder belongs, if any.
 
-    A run folder is one that holds ``config.yaml``.
+    A run folder is a folder with ``config.yaml``. The path and three folders above it are searched.
     """
     path = path.absolute()
     return next((p for p in (path, *list(path.parents)[:3]) if (p / "config.yaml").is_file()), None)
 
 
 def run_of(path: Path, remedy: str = "") -> Path:
-    """Return the run folder that something belongs to, as :func:`find_run` finds it.
+    """Return the run folder to which a path belongs, as :func:`find_run` does.
 
     Raises:
-        ValueError: If it belongs to none; ``remedy`` ends the message.
+        ValueError: If the path belongs to no run folder. ``remedy`` is the end of the message.
     """
     found = find_run(path)
     if found is None:
@@ -50,18 +50,18 @@ def run_of(path: Path, remedy: str = "") -> Path:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """Return the checkpoint that a user means: a file, an adapter folder, or the last state in a run folder.
+    """Return the checkpoint that a user means: a file, an adapter folder, or the last state of a run folder.
 
     Args:
-        path: A ``.ckpt`` file; a folder with ``adapter.json``; a run folder; a folder of runs (``version_0``,
-            ``version_1``, ...), of which the newest with a checkpoint counts; or ``hf://OWNER/NAME``,
-            adapters on a model hub, which are downloaded.
+        path: A file; a folder with ``adapter.json``; a run folder; a folder with ``version_0``, ``version_1``
+            and so on, of which the newest with a checkpoint is used; or ``hf://OWNER/NAME`` for adapters on a
+            model hub, which are downloaded.
 
     Returns:
-        A ``.ckpt`` file, or a folder with ``adapter.json``.
+        A file, or a folder with ``adapter.json``. A file that the user names may be of any kind.
 
     Raises:
-        FileNotFoundError: If nothing of this kind is there; the text says what was looked for.
+        FileNotFoundError: If there is no checkpoint. The message says what was searched.
         HubError: If the hub has no such adapters, or cannot be reached.
     """
     if is_address(path):
@@ -85,11 +85,14 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def find_adapter(path: str | Path) -> Path:
-    """Return the adapter folder that a user means: this one, or that of a run folder or its newest version.
+    """Return the adapter folder that a user means: the path itself, or the one in a run folder.
+
+    Args:
+        path: An adapter folder, a run folder, a folder of ``version_N`` folders, or ``hf://OWNER/NAME``.
 
     Raises:
-        FileNotFoundError: If there is no such path, or none in it.
-        HubError: If it is the address of adapters on a hub, and they cannot be had.
+        FileNotFoundError: If the path does not exist, or contains no adapter folder.
+        HubError: If the hub has no such adapters, or cannot be reached.
     """
     if is_address(path):
         return downloaded(path)
@@ -106,12 +109,12 @@ def find_adapter(path: str | Path) -> Path:
 
 
 def results_folder(checkpoint: Path, given: Path | None, name: str) -> Path:
-    """Return the folder that the results of a command go to.
+    """Return the folder into which a command writes its results.
 
     Args:
-        checkpoint: The checkpoint that it works with.
-        given: Folder that the user chose, which is taken as it is.
-        name: Name of the folder that is otherwise taken in the checkpoint's run folder.
+        checkpoint: The checkpoint with which the command works.
+        given: Folder that the user has chosen, if any.
+        name: Name of the folder in the run folder that is used otherwise.
 
     Raises:
         ValueError: If the checkpoint belongs to no run folder that results may be written into.
@@ -126,11 +129,11 @@ def results_folder(checkpoint: Path, given: Path | None, name: str) -> Path:
 
 
 def newest_version(home: Path) -> int:
-    """Return the highest N of the ``version_N`` folders of a run name; 0 without any."""
+    """Return the highest N of the ``version_N`` folders of a run name, or 0 if there are none."""
     names = [p.name.removeprefix("version_") for p in home.glob("version_*")]
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def _runs(path: Path) -> list[Path]:
-    """Return a folder and the runs in it, the newest first."""
+    """Return a folder and the ``version_N`` folders in it, the newest first."""
     return [path, *sorted(path.glob("version_*"), key=lambda p: p.stat().st_mtime, reverse=True)]
