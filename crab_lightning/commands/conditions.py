@@ -199,7 +199,7 @@ def dependence(runs: Sequence[FinishedRun]) -> dict[str, Any]:
 
     Returns:
         A dictionary for each dataset. ``headline`` names the primary metric, and ``scores`` and ``majority``
-        hold its values as fractions. ``loss`` holds, for each other condition, the mean change of a sample's
+        hold its values as fractions. ``loss`` holds, for each other condition, the mean fall of a sample's
         score with its paired 95 % interval, or ``None`` if single samples have no score.
     """
     from crab_lightning.reports.bootstrap import paired_difference

@@ -8,7 +8,7 @@ People share configs, and every ``class_path`` in a config is imported and calle
 2. Before anything is built, every import path must be that of a class, and not of a function. A class of
    another package must be derived from one of :func:`_kinds`.
 3. If a run is only asked or tested, :func:`without_training` removes the settings of training from its
-config.
+   config.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ drop the other eighteen without a message. The files are merged here instead, wi
 - ``--config omni.yaml`` is searched in ``configs/`` of the current folder, in the shipped ``configs/``, and
   then as a path.
 - A top-level section that is a text ending in ``.yaml`` (``trainer: trainer/cpu.yaml``) is read from that
-file. - ``include: part.yaml`` (or a list) in any mapping inserts the keys of that file. Keys beside it take
+  file.
+- ``include: part.yaml`` (or a list) in any mapping inserts the keys of that file. Keys beside it take
   precedence.
 - Included paths are relative to the including file, or else to the shipped configs.
 - Mappings are merged key by key; any other value is replaced. A mapping with another ``class_path`` replaces

@@ -1,4 +1,4 @@
-"""AV-UIE v2 on disk to batches: manifests, splits, the mixture and the one DataModule."""
+"""Makes batches from data on disk: manifests, splits, the mixture and the DataModule."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The one DataModule: any subset of the datasets, mixed, split, decoded and batched for any model."""
+"""The DataModule: mixes, splits, decodes and batches any of the datasets for any model."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class AVDataModule(SampleLoading):
         datasets: The datasets, by a key of your choice (usually the released task id). Each entry names its
             ``task`` and its ``layout`` or ``columns``. To change one value of one entry, use
             ``--data.datasets.ave.weight 2``.
-        only: Keys of the datasets to use, e.g. ``[ave, avvp]``; all when left out.
+        only: Keys of the datasets to use, e.g. ``[ave, avvp]``. By default, all are used.
         batch_size: Number of training samples that one process loads for a step.
         batch_tokens: Largest number of tokens in a batch, padding included. It is used instead of
             ``batch_size``: batches of short samples are large and batches of long samples are small. Set
@@ -73,8 +73,8 @@ class AVDataModule(SampleLoading):
         val_share: Fraction of the recordings that is used for validation. Datasets without a test manifest
             (mer24, unav, avcap) are also tested on them.
         val_generate_per_dataset: Number of validation samples of each dataset for which the model generates
-            an answer. They are the same in every validation and balanced over the true answers. All when left
-            out. The validation loss always uses all samples.
+            an answer. They are the same in every validation and balanced over the true answers. With
+            ``null``, all samples are answered. The validation loss always uses all samples.
         geometry: Preprocessing of the media. ``released`` prepares them as for the released adapter: the two
             clips of a question are joined, sound is cut into windows, and a pair of frames always stands for
             2 s. ``plain`` keeps clips whole and separate, with their true times.
@@ -109,13 +109,13 @@ class AVDataModule(SampleLoading):
             another order but the same validation split and rows.
 
     Raises:
-        ValueError: If a key or a number in the section is not valid; the message names it.
+        ValueError: If a key or a number in the section is not valid. The message names it.
     """
 
     def __init__(
         self,
         root: str | Path,
-        # Bare on purpose: jsonargparse 4.53 loses a subclass's own arguments behind Task[Any].
+        # Not Task[Any], with which jsonargparse 4.53 loses the arguments of a subclass.
         tasks: dict[str, Task],  # type: ignore[type-arg]
         datasets: dict[str, DatasetSpec],
         only: list[str] | None = None,
@@ -151,7 +151,7 @@ class AVDataModule(SampleLoading):
         self.tasks = tasks
         self.datasets = dict(datasets)
         self.taught = list(datasets)
-        """Keys of the rows that the model learns from; a run that is asked holds the other rows, too."""
+        """Keys of the datasets for training. A run that is asked questions also has the other datasets."""
         self.batch_size, self.batch_tokens = batch_size, batch_tokens
         self.eval_batch_size = eval_batch_size
         self.num_workers, self.prefetch_batches = num_workers, prefetch_batches
@@ -173,11 +173,11 @@ class AVDataModule(SampleLoading):
         self.train_window_s = train_window_s
         check_numbers(vars(self))
         self.window_counts: dict[str, Counter[str]] = {}
-        """Dataset -> windows learnt from by this process, and where the events of their clips lay."""
+        """For each dataset: windows that this process used for training, and where their events were."""
         self.test_skip_ids: frozenset[str] = frozenset()
-        """Sample ids that ``test`` leaves out: answered before a test that is taken up again."""
+        """Ids of samples that ``test`` leaves out, because an interrupted test has answered them."""
         self.test_windows: Windows | None = None
-        """How ``test`` asks long clips; ``None`` asks every clip as a whole."""
+        """Windows in which ``test`` asks about long clips; with ``None``, it asks about whole clips."""
         self._rows: Rows | None = None
         self._asked: tuple[Windows, PackedSamples] | None = None
         self._open: list[BatchLoader] = []
@@ -185,7 +185,12 @@ class AVDataModule(SampleLoading):
         self._position: Mapping[str, Any] | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the manifests, once, and print the mixture before training."""
+        """Read the manifests once, and print the mixture before training.
+
+        Raises:
+            ManifestError: If a manifest cannot be read.
+            ValueError: If a task cannot read an annotation.
+        """
         if self._rows is None:
             self._rows = read_rows(self.root, self.tasks, self.datasets, self.val_share, self.seed)
             self.datasets = dict(self._rows.specs)
@@ -195,7 +200,7 @@ class AVDataModule(SampleLoading):
             rank_zero_only(Console().print)(self.mixture_table())
 
     def teardown(self, stage: str | None = None) -> None:
-        """Stop the workers; the rows stay, for callbacks that report at the end."""
+        """Stop the workers. The samples stay in memory for callbacks that report at the end."""
         while self._open:
             self._open.pop().close()
         if stage == "fit" and self.train_window_s is not None:
@@ -203,28 +208,33 @@ class AVDataModule(SampleLoading):
                 rank_zero_info(line)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Count the events of windows that are learnt from."""
+        """Count the events in windows that are used for training."""
         if self.train_window_s is not None and self.trainer is not None and self.trainer.training:
             count_windows(self.window_counts, batch.samples)
         return batch
 
     def samples(self, split: Split, dataset: str | None = None) -> list[Sample]:
-        """Return the samples of a split, of one dataset or of all in the order of the config.
+        """Return the samples of a split, of one dataset or of all datasets in the order of the config.
 
         Args:
-            split: ``train``, ``val`` or ``test``; ``test`` of a dataset without a test manifest is its
+            split: ``train``, ``val`` or ``test``. For a dataset without a test manifest, ``test`` is its
                 validation split.
-            dataset: Key of a dataset; all of them when ``None``.
+            dataset: Key of a dataset; ``None`` for all datasets.
         """
         rows = self._read()
         names = self.datasets if dataset is None else [dataset]
         return [sample for name in names for sample in rows.splits[split][name]]
 
     def train_dataloader(self) -> TrainLoader:
-        """Return the loader of the mixture; it can be resumed at any step."""
+        """Return the loader of the training samples, which can be resumed at any step.
+
+        Raises:
+            ValueError: If there are no training rows, the sizes do not fit the number of processes, or no
+                dataset can be cut into windows although ``train_window_s`` is set.
+        """
         samples = self._pack("train")
         if self.train_window_s is not None:
-            self._check_own_sound("data.train_window_s")  # now: such a run may be tested with other sounds
+            self._check_own_sound("data.train_window_s")  # only checked here: a test may use other sounds
             check_cuttable(self.train_window_s, self._read().splits["train"], self.tasks, self.datasets)
         mixture = self._mixture()
         rank, world = self._place()
@@ -249,23 +259,23 @@ class AVDataModule(SampleLoading):
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the training data.
 
-        Lightning stores the loader's own state too, but never hands it back to a loader that was made before
-        the checkpoint was read, and ``trainer.estimated_stepping_batches``, which every schedule asks, makes
-        it so early: the resumed run would begin its epoch anew.
+        Lightning also stores the state of the loader. But it does not restore the state of a loader that was
+        made before the checkpoint was read, and ``trainer.estimated_stepping_batches``, which every schedule
+        uses, makes the loader earlier. Then a resumed run would begin its epoch again.
         """
         return {} if self._training is None else {"position": self._training.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on at a stored position, with the loader that there is or the one to come."""
+        """Continue at a stored position, with the present loader or the next one."""
         if "position" not in state_dict:
             return
         if self._training is None:
             self._position = state_dict["position"]
-        else:  # sharded strategies read the checkpoint after the loaders have been made
+        else:  # sharded strategies read the checkpoint after the loaders were made
             self._training.load_state_dict(state_dict["position"])
 
     def val_dataloader(self) -> list[BatchLoader]:
-        """Return a loader with labels for the loss, and one of prompts to be answered."""
+        """Return a loader with targets for the validation loss, and a loader of prompts to be answered."""
         rows = self._read()
         chosen: list[Sample] = []
         for name in self.datasets:
@@ -279,7 +289,7 @@ class AVDataModule(SampleLoading):
         ]
 
     def _val(self, samples: PackedSamples) -> PackedSamples:
-        """Return validation samples as they are learnt: long clips as their windows, each with its truth."""
+        """Return validation samples as in training: long clips as windows with their true answers."""
         if self.train_window_s is None:
             return samples
         windows = Windows(self.train_window_s)
@@ -288,10 +298,10 @@ class AVDataModule(SampleLoading):
         )
 
     def test_samples(self) -> PackedSamples:
-        """Return what ``test`` asks: every test row, or the windows of it where ``test_windows`` says so.
+        """Return the samples of ``test``: the test rows, whose long clips ``test_windows`` may divide.
 
         Raises:
-            ValueError: If every clip is to have the sound of another one, whose windows are not its own.
+            ValueError: If ``audio_swap`` is set too, since the sound of another clip may be shorter.
         """
         if self.test_windows is None:
             return self._pack("test")
@@ -311,18 +321,18 @@ class AVDataModule(SampleLoading):
             )
 
     def test_dataloader(self) -> BatchLoader:
-        """Return a loader of prompts over every dataset's test rows, or the windows of their long clips."""
+        """Return a loader of the prompts of :meth:`test_samples`."""
         samples = self.test_samples()
         if self.test_skip_ids:
             samples = PackedSamples(sample for sample in samples if sample.id not in self.test_skip_ids)
         return self._eval_loader(samples, with_target=False)
 
     def predict_dataloader(self) -> BatchLoader:
-        """Return a loader of prompts over every dataset's test rows."""
+        """Return a loader of the prompts of all test rows."""
         return self._eval_loader(self._pack("test"), with_target=False)
 
     def mixture_table(self) -> Table:
-        """Return the mixture as a table to print."""
+        """Return a table of the mixture for printing."""
         return mixture_table(self._read(), self._mixture())
 
     def _read(self) -> Rows:
@@ -365,7 +375,7 @@ class AVDataModule(SampleLoading):
         return guess_lengths(samples, self.tasks, self.datasets, self.geometry, self.seed, with_target)
 
     def _place(self) -> tuple[int, int]:
-        """Return this process's rank and the number of processes that get different samples."""
+        """Return the rank of this process and the number of processes that get different samples."""
         kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
         return (0, 1) if not kwargs else (int(kwargs["rank"]), int(kwargs["num_replicas"]))
 

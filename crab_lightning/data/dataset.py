@@ -1,4 +1,4 @@
-"""Samples to encoded examples: decode, fuse, choose the target, encode."""
+"""The dataset of torch that decodes samples, chooses their targets and encodes them."""
 
 from __future__ import annotations
 
@@ -28,26 +28,27 @@ if TYPE_CHECKING:
 
 
 class AVDataset(Dataset[Encoded]):
-    """Loads samples of any datasets; travels to loader workers and draws nothing at random.
+    """Loads samples of any datasets. It works in loader workers and uses no random numbers of its own.
 
     Args:
-        samples: What can be loaded, in any mix of datasets.
+        samples: Samples of any datasets.
         tasks: The tasks, by key.
-        specs: The datasets' rows, by key.
-        processor: Encodes the examples.
-        geometry: ``released`` fuses two-clip questions and keeps the released time scale; ``plain`` keeps
-            clips whole and apart, at their true time scale.
-        drop_modality: Replace this modality by silence or grey in every sample.
+        specs: Entries of the datasets in the config, by key.
+        processor: Processor that encodes the examples.
+        geometry: ``released`` joins the two clips of a question and keeps the released time scale. ``plain``
+            keeps clips whole and separate, with their true times.
+        drop_modality: Replace the sound with silence or the pictures with grey in every sample.
         audio_swap: Give every clip the sound of another clip of its dataset.
-        with_target: Encode the text to be learnt; ``False`` gives prompts.
-        seed: Chooses which samples keep their reasoning, and the swapped sounds.
-        cache: Where decoded media are kept.
-        limits: Bounds on what is read of one file.
-        resize: How frames are stretched.
-        timeout_s: Time that one sample may take to load; ``None`` for no bound.
-        quarantine: Where broken samples are listed and replaced; without it they raise.
-        explain: Whether each question ends with the task's explanation of how to write the answer.
-        window_s: Length of the random window that is shown of a longer clip; ``None`` shows whole clips.
+        with_target: Encode the target text too. With ``False``, only prompts are encoded.
+        seed: Seed that chooses the samples that keep their reasoning, the swapped sounds and the windows.
+        cache: Cache of decoded media.
+        limits: Limits on what is read of one file.
+        resize: How frames are resized.
+        timeout_s: Longest time to load one sample in seconds; ``None`` for no limit.
+        quarantine: List of broken samples, which are replaced. Without it, a broken sample raises an error.
+        explain: Whether each question ends with an explanation of how to write the answer.
+        window_s: Length in seconds of the random window that is used of a longer clip; ``None`` uses whole
+            clips.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class AVDataset(Dataset[Encoded]):
         """Load and encode one sample.
 
         Raises:
-            SampleError: If a file, the task or the processor refuses it.
+            SampleError: If the file, the task or the processor raises an error.
         """
         return self._loaded(Draw(index))
 
@@ -97,7 +98,7 @@ class AVDataset(Dataset[Encoded]):
             raise self._named(draw.item, err) from err
 
     def __getitems__(self, draws: Sequence[Draw]) -> list[tuple[Encoded, bool]]:
-        """Load a batch's samples with their marks; the loader prefers this to single items."""
+        """Load the samples of a batch, each with its mark as repeated; torch prefers this to single items."""
         if self.quarantine is None:
             return [(self._loaded(draw), draw.repeated) for draw in draws]
         return [self._drawn(draw, self.quarantine) for draw in draws]
@@ -107,18 +108,19 @@ class AVDataset(Dataset[Encoded]):
             return self.processor.encode(self.example(index, epoch))
 
     def _drawn(self, draw: Draw, quarantine: Quarantine) -> tuple[Encoded, bool]:
-        """Load a sample, or the one that takes its place.
+        """Load a sample, or a replacement if the sample is broken.
 
-        In evaluation the replacement carries the mark of a repeated sample: the broken one has no score, and
-        the other must not count twice.
+        In evaluation, the replacement is marked as repeated: the broken sample has no score, and the
+            replacement
+        must not count twice.
 
         Raises:
-            SampleError: If something else than a file is wrong.
-            QuarantineError: If more samples of the dataset are broken than the budget allows.
+            SampleError: If the error is not about a file.
+            QuarantineError: If more samples of the dataset are broken than the limits allow.
         """
         sample, index, attempt = self.samples[draw.item], draw.item, 0
-        # Ends: every turn either loads a sample or moves on to another draw, and each broken one is listed
-        # once, until the budget is spent.
+        # This loop ends: each turn loads a sample or tries another one, and each broken sample is listed,
+        # until the limit is reached.
         while True:
             current = self.samples[index]
             if current not in quarantine:
@@ -140,7 +142,7 @@ class AVDataset(Dataset[Encoded]):
         if isinstance(err, NoAudioTrack) and sample.row >= 0:
             notes += no_sound_hint(sample, err.path)
         kind = "" if isinstance(err, ValueError) else f"{type(err).__name__}: "
-        if sample.row < 0:  # a user's own clip: no manifest holds it
+        if sample.row < 0:  # a clip of the user, which is in no manifest
             return SampleError(f"{kind}{err}{notes}")
         spec = self.specs[sample.dataset]
         manifest = manifest_name(sample.dataset, spec, sample.split)
@@ -150,11 +152,11 @@ class AVDataset(Dataset[Encoded]):
         )
 
     def example(self, index: int, epoch: int = 0) -> Example:
-        """Decode one sample, its text chosen, before any processor sees it.
+        """Decode one sample and choose its texts, without encoding it.
 
         Args:
             index: Index of the sample.
-            epoch: Epoch of training; it decides which window of a long clip is shown.
+            epoch: Epoch of training, which decides the window of a long clip.
         """
         sample = self.samples[index]
         spec, task = self.specs[sample.dataset], self.tasks[sample.task]
@@ -175,16 +177,17 @@ class AVDataset(Dataset[Encoded]):
 
 
 def longer(conversation: Conversation, said: str) -> Conversation:
-    """Return a conversation with a text at its end."""
+    """Return a conversation with a text added at its end."""
     last = conversation[-1] if conversation else None
     return (*conversation[:-1], f"{last}\n{said}") if isinstance(last, str) else (*conversation, said)
 
 
 def target_policy(sample: Sample, spec: DatasetSpec, seed: int) -> TargetPolicy:
-    """Return how a sample's target is written; under a mixing ratio its id and the seed decide for good.
+    """Return whether the target of a sample is its reasoning or its direct answer.
 
-    A row of the manifest may say ``"target_policy": "direct"``: it is then never learnt with reasoning. Of a
-    training row that holds no text, the answer alone is learnt.
+    If ``spec.target`` is a fraction, the id of the sample and the seed decide, always in the same way. A row
+    of the manifest with ``"target_policy": "direct"`` never uses reasoning. The target of a training row
+    without a text is the direct answer.
     """
     if sample.fields.get("target_policy") == "direct":
         return "direct"

@@ -1,4 +1,4 @@
-"""A bound on the time that one sample may take to load."""
+"""A limit on the time that one sample may take to load."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from torch.utils.data import get_worker_info
 
 
 class LoadTimeout(ValueError):
-    """A sample took longer to load than it may."""
+    """A sample took too long to load."""
 
 
 @contextmanager
 def deadline(seconds: float | None) -> Iterator[None]:
-    """Bound the time that the body may take, in two steps.
+    """Limit the time that the body of a ``with`` statement may take, in two steps.
 
-    After ``seconds`` an alarm signal raises :class:`LoadTimeout` between two calls into the decoder, which
-    is where a file that decodes without end spends its time. A single call that never returns cannot be
-    interrupted in that way: after twice the time the loader worker prints where it hangs and ends, and the
-    run fails instead of waiting for ever. The second step is for loader workers only; without workers, the
-    main process is never ended.
+    After ``seconds``, an alarm signal raises :class:`LoadTimeout` between two calls of the decoder. A single
+    call that never returns cannot be interrupted in this way. So after twice the time, a loader worker prints
+    where it is and ends, and the run fails instead of waiting forever. The second step is only for loader
+    workers; without workers, the main process is never ended.
 
-    Outside a process's main thread there are no signals, and only the second step holds.
+    Outside the main thread of a process there are no signals, so only the second step works.
 
     Args:
-        seconds: The time; ``None`` sets no bound.
+        seconds: The time in seconds; ``None`` for no limit.
 
     Raises:
         LoadTimeout: If the body takes longer.

@@ -1,7 +1,7 @@
-"""Loaders over the batches of this room.
+"""Loaders of batches, in the order of the samplers of this package.
 
-They are no subclasses of torch's: Lightning rebuilds a ``DataLoader`` that it is given (with its own
-distributed sampler, or its own batch sampler when predicting), which would undo the order and the marks.
+They are not derived from torch's ``DataLoader``: Lightning rebuilds such a loader with its own sampler, which
+would change the order and lose the marks of repeated samples.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ _MORE_FILES = (
     "allow more with `ulimit -n 4096` in the shell that starts the run, or give fewer --data.num_workers"
     " (0 loads in the process itself)"
 )
-# Upper bounds: pipes of a loader process, tensors of a batch (a file each), files open while a clip is read.
+# Upper limits of open files: pipes of a loader process, tensors of a batch, files while a clip is read.
 _PIPES, _TENSORS, _READING = 8, 32, 32
 
 
 class LoaderProcessError(ChildProcessError):
-    """A loader process has ended, or cannot work; the message says how, and what to do about it."""
+    """A loader process has ended or cannot work. The message says how, and what to do about it."""
 
 
 class _Collate:
-    """Pads a batch in the worker that loaded it."""
+    """Makes a batch in the worker that loaded its samples."""
 
     def __init__(self, processor: Processor) -> None:
         self._processor = processor
@@ -61,9 +61,9 @@ class BatchLoader(Iterable[Batch]):
 
     Args:
         dataset: The samples.
-        batches: Which of them form each batch.
-        num_workers: Loader processes; 0 loads in the main process.
-        prefetch_batches: Batches that each worker prepares ahead.
+        batches: The sampler, which says which samples form each batch.
+        num_workers: Number of loader processes. With 0, the main process loads.
+        prefetch_batches: Number of batches that each worker prepares in advance.
     """
 
     keeps_workers: ClassVar[bool] = False
@@ -87,8 +87,8 @@ class BatchLoader(Iterable[Batch]):
             prefetch_factor=prefetch_batches if num_workers else None,
             persistent_workers=self.keeps_workers and num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            # Its own: an iterator draws its workers' seeds from it. Drawn from torch's, they would shift
-            # dropout of a resumed run against the uninterrupted one.
+            # The seeds of the workers are drawn from this generator. If they were drawn from that of torch,
+            # dropout of a resumed run would differ from that of an uninterrupted run.
             generator=torch.Generator(),
         )
 
@@ -96,7 +96,7 @@ class BatchLoader(Iterable[Batch]):
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        # A generator: workers start with the first batch that is asked for, after the epoch has been set.
+        # Since this is a generator, workers start with the first batch, after the epoch was set.
         if self._loader is None:
             raise RuntimeError("this loader was closed; get a new one from the data module")
         if self._loader.num_workers:
@@ -104,14 +104,14 @@ class BatchLoader(Iterable[Batch]):
         before = set(multiprocessing.active_children())
         with _undisturbed(), self._explained():
             batches: Iterator[Batch] = iter(self._loader)
-        self._workers = [*(set(multiprocessing.active_children()) - before)] or self._workers  # kept ones
-        # Page-locked batches are taken over by a thread of torch's own.
+        self._workers = [*(set(multiprocessing.active_children()) - before)] or self._workers  # else kept
+        # For page-locked batches, torch has its own thread.
         by_thread = self._loader.num_workers > 0 and not self._loader.pin_memory
         with self._explained():
             yield from _taken_ahead(batches) if by_thread else batches
 
     def lost_worker(self) -> str | None:
-        """Say which loader process was ended from outside, if one was."""
+        """Return a message about a loader process that was killed or has failed, or ``None``."""
         lost = next((one for one in self._workers if not one.is_alive() and one.exitcode), None)
         if lost is None:
             return None
@@ -126,7 +126,7 @@ class BatchLoader(Iterable[Batch]):
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Say in a line what torch says of a loader process that is gone, or of a limit that it met."""
+        """Turn errors of torch about lost loader processes or open files into a short message."""
         try:
             yield
         except (RuntimeError, OSError) as err:
@@ -137,27 +137,27 @@ class BatchLoader(Iterable[Batch]):
             raise
 
     def close(self) -> None:
-        """Let go of persistent workers."""
+        """Stop persistent workers."""
         self._loader = None
 
 
 def _check_open_files(workers: int, prefetch: int) -> None:
-    """Let this process open as many files as its loaders need, within what the system grants it.
+    """Raise the limit on open files of this process to the number that its loaders need.
 
-    A loader process that meets the limit would lose its batch without a word, and the run would wait for
-    ever.
+    A loader process that reaches the limit would lose its batch without an error, and the run would wait
+    forever.
 
     Raises:
-        LoaderProcessError: If the system grants fewer.
+        LoaderProcessError: If the system does not allow so many files.
     """
     if resource is None:
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         open_now = len(list(Path("/proc/self/fd").iterdir()))
-    except FileNotFoundError:  # another system than Linux
+    except FileNotFoundError:  # not on Linux
         open_now = 64
-    except OSError:  # the folder cannot be opened either: as many files are open as the limit allows
+    except OSError:  # the folder cannot be opened, because as many files are open as the limit allows
         open_now = soft
     needed = open_now + workers * _PIPES + (prefetch + 2) * _TENSORS + _READING
     if soft == resource.RLIM_INFINITY or soft >= needed:
@@ -172,10 +172,11 @@ def _check_open_files(workers: int, prefetch: int) -> None:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Keep the handler of ended child processes.
+    """Keep the present signal handler of ended child processes.
 
-    torch's own, set when it starts workers, raises as soon as one is lost: in the middle of an optimizer
-    step, after which no state is whole. Without it the next batch that is asked for fails, within 5 s.
+    torch sets its own handler when it starts workers. That handler raises an error as soon as a worker is
+    lost, which may be in the middle of an optimizer step. Without it, the error is raised by the next batch,
+    within 5 s.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
         yield
@@ -190,9 +191,9 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _taken_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Take each batch over from its worker while the one before it is in use.
+    """Receive each batch from its worker while the batch before it is in use.
 
-    Unpickling and mapping the tensors, a file descriptor each, takes milliseconds that a step would wait.
+    This takes some milliseconds, because each tensor is unpickled and mapped from a file descriptor.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
         upcoming = thread.submit(next, batches, None)
@@ -202,17 +203,17 @@ def _taken_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
 
 
 class TrainLoader(BatchLoader):
-    """Training batches whose position Lightning stores in checkpoints and restores.
+    """Loads training batches. Its position is stored in checkpoints and can be restored.
 
-    The position counts batches handed out, not indices that workers have prefetched, so it is right for any
-    number of workers; skipped batches are not decoded.
+    The position is the number of batches that were returned, and not of those that workers have prefetched,
+    so it is right for any number of workers. After a restore, earlier batches are skipped without decoding.
 
     Args:
         dataset: The samples.
-        batches: Which of them form each batch.
-        num_workers: Loader processes; 0 loads in the main process.
-        prefetch_batches: Batches that each worker prepares ahead.
-        on_epoch: Called at the start of every epoch, when the epoch's length is known.
+        batches: The sampler, which says which samples form each batch.
+        num_workers: Number of loader processes. With 0, the main process loads.
+        prefetch_batches: Number of batches that each worker prepares in advance.
+        on_epoch: Called at the start of every epoch, when the length of the epoch is known.
     """
 
     batches: TrainBatches
@@ -232,11 +233,11 @@ class TrainLoader(BatchLoader):
 
     @property
     def sampler(self) -> TrainLoader:
-        """What Lightning calls ``set_epoch`` on at the start of every epoch."""
+        """The object whose ``set_epoch`` Lightning calls at the start of every epoch: this loader."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Move to an epoch, unless a loaded position is in it."""
+        """Set the epoch and call ``on_epoch``. A restored position in this epoch is kept."""
         self.batches.set_epoch(epoch)
         if self._on_epoch is not None:
             self._on_epoch()
@@ -244,14 +245,14 @@ class TrainLoader(BatchLoader):
     def __iter__(self) -> Iterator[Batch]:
         self._step = self.batches.start
         for batch in self._lasting():
-            self._step += 1  # before the batch is used: a checkpoint written at its end counts it as done
+            self._step += 1  # already counted while the batch is used, so that a checkpoint counts it as done
             yield batch
 
     def _lasting(self) -> Iterator[Batch]:
-        """Load the rest in this process once a loader process is lost.
+        """Yield batches. After a loader process is lost, load the others in this process.
 
-        So the optimizer step that is going on can be finished, and saved, on all processes of the run;
-        ``RunCheckpoint`` then stops it.
+        So all processes of the run can finish and save the present optimizer step. ``RunCheckpoint`` then
+        stops the run.
         """
         try:
             yield from super().__iter__()
@@ -264,15 +265,15 @@ class TrainLoader(BatchLoader):
                 yield self._collate(self.dataset.__getitems__(draws))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in the epoch, equal on all processes."""
+        """Return the position in the epoch, which is the same on all processes."""
         position = self.batches.state_dict(self._step)
         return {**position, "steps": len(self.batches), "drawn_from": self.batches.drawn_from}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue behind the last batch of a checkpoint.
+        """Continue after the last batch of a checkpoint.
 
         Raises:
-            ValueError: If the checkpoint stopped within an epoch of other data.
+            ValueError: If the checkpoint is from the middle of an epoch with other data.
         """
         before, now = state["drawn_from"], self.batches.drawn_from
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
@@ -283,7 +284,7 @@ class TrainLoader(BatchLoader):
                 f"the checkpoint was saved at {where} of other data: {found}. Resume with the data settings "
                 "of that run, resume from the end of an epoch, or start a new run from its adapters."
             )
-        if changed:  # between epochs new data are welcome; the epoch that ended has no rows left
+        if changed:  # between two epochs, the data may change; the earlier epoch has no rows left
             self.batches.set_epoch(state["epoch"])
             state = self.batches.state_dict(len(self.batches) if state["step"] else 0)
         self.batches.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""One sample's files to tensors, as its dataset's row and the geometry ask."""
+"""Decodes the files of one sample to tensors, with the settings of its dataset and the geometry."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ MID_GREY = 128
 
 
 class SampleError(ValueError):
-    """A sample cannot be loaded; the message names its dataset, id, manifest row and file."""
+    """A sample cannot be loaded. The message names its dataset, id and manifest row, and the error."""
 
 
 @dataclass
 class LoadedMedia:
-    """Decoded media of one sample, in conversation order.
+    """The decoded media of one sample, in the order of the conversation.
 
     Args:
-        videos: Frames, uint8 ``(F, 3, H, W)`` each.
-        images: uint8 ``(3, H, W)`` each.
-        audios: float32 ``(S,)`` each.
-        seconds_per_grid: Time that a pair of frames spans, for each video.
+        videos: Frames of each video, uint8 ``(F, 3, H, W)``.
+        images: Pictures, uint8 ``(3, H, W)`` each.
+        audios: Sounds, float32 ``(S,)`` each, at 16 kHz.
+        seconds_per_grid: For each video, the time in seconds that a pair of frames stands for.
     """
 
     videos: list[Tensor] = field(default_factory=list)
@@ -55,10 +55,10 @@ class LoadedMedia:
 
 
 def heard_window(spec: DatasetSpec, geometry: Geometry) -> AudioWindow:
-    """Return the window of a row under a geometry.
+    """Return the audio window of a dataset for a geometry.
 
-    ``plain`` hears whole clips: the released windows cut seconds off that its time scale accounts for. A
-    single unit stays, since it is the second that belongs to the single frame.
+    With ``plain``, the whole sound is heard, because its time scale is that of the whole clip. Only a window
+    of one unit stays, since this unit belongs to the single frame.
     """
     if geometry == "released" or spec.audio.kind == "one_unit":
         return spec.audio
@@ -73,22 +73,22 @@ def load_media(
     limits: media.MediaLimits | None = None,
     resize: media.Resizer = "torch",
 ) -> LoadedMedia:
-    """Decode a sample's files; never more than one clip's frames are held beside those it returns.
+    """Decode the files of a sample.
 
-    Under ``released`` two videos become one and two waveforms become one, first clip first (section 2 of the
-    format). Under ``plain`` they stay apart.
+    With ``released``, two videos are joined into one and two sounds into one, in their order. With ``plain``
+    they stay separate. At most the frames of one more clip are in memory than those that are returned.
 
     Args:
         sample: The sample.
-        spec: Its dataset's row.
-        geometry: What the processor expects.
-        cache: Where decoded media are kept; a cached sample equals a decoded one bit for bit.
-        limits: Bounds on what is read of one file.
-        resize: How frames are stretched; ``torch`` as the released checkpoints saw them.
+        spec: Entry of its dataset in the config.
+        geometry: The geometry of the processor.
+        cache: Cache of decoded media. A cached sample is bit-identical to a decoded one.
+        limits: Limits on what is read of one file.
+        resize: How frames are resized. ``torch`` does it as for the released checkpoints.
 
     Raises:
-        MediaError: If a file is missing or broken.
-        AudioWindowError: If a waveform does not hold the part its window asks for.
+        MediaError: If a file is missing or damaged.
+        AudioWindowError: If a sound does not contain the part of its window.
     """
     limits = limits or media.MediaLimits()
 
@@ -120,18 +120,18 @@ def example_of(
     *,
     learn_replies: bool = False,
 ) -> Example:
-    """Return a sample as a processor takes it; clips that the geometry fuses into one have one placeholder.
+    """Return a sample as the input of a processor. Clips that the geometry joins get one placeholder.
 
     Args:
         sample: The sample.
-        conversation: Its question.
-        loaded: Its decoded media.
-        geometry: What the processor expects.
-        target: Text to be learnt.
-        learn_replies: Whether earlier answers are learnt, too.
+        conversation: The question of the sample.
+        loaded: The decoded media of the sample.
+        geometry: The geometry of the processor.
+        target: Target text, if the sample is used for training.
+        learn_replies: Whether earlier answers in the conversation are also learnt.
 
     Raises:
-        ValueError: If clips of several turns would be fused, or there is not one placeholder for each medium.
+        ValueError: If clips of several turns would be joined, or the placeholders do not fit the media.
     """
     if geometry == "released":
         several = any(conversation.count(kind) > 1 for kind in (Media.VIDEO, Media.AUDIO))
@@ -148,11 +148,11 @@ def example_of(
 
 
 def without(loaded: LoadedMedia, modality: DropModality) -> LoadedMedia:
-    """Replace a modality by silence, or by mid-grey pictures, of the same shape.
+    """Replace the sound with silence, or the pictures with grey, of the same shape.
 
-    The model then gets the same prompt with the same number of tokens at the same positions, so a drop in
-    score is due to what was in the clip and not to a shorter input that it never met in training. The files
-    are decoded all the same: with and without the modality the same samples are scored.
+    The model gets the same prompt with the same number of tokens at the same positions. So a lower score is
+    caused by the content of the clip, and not by a shorter input. The files are decoded in both cases, so
+    that the same samples are scored.
     """
     if modality == "audio":
         return replace(loaded, audios=[torch.zeros_like(audio) for audio in loaded.audios])
@@ -168,7 +168,7 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as err:
-        # Errors about a waveform or of the operating system do not all say which file they are about.
+        # Some errors about a sound or of the operating system do not name the file.
         if str(path) not in str(err):
             err.add_note(f"while reading {path}")
         raise

@@ -1,4 +1,4 @@
-"""What happens when a clip cannot be read: the run fails, or a limited number of clips is set aside."""
+"""Handles clips that cannot be read: the run fails, or a limited number of clips is listed and replaced."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from crab_lightning.structures import Sample
 _log = logging.getLogger(__name__)
 
 BROKEN_CLIP: tuple[type[Exception], ...] = (MediaError, AudioWindowError, LoadTimeout, OSError)
-"""What is wrong with a clip, and not with the program or the config."""
+"""Errors about a clip, and not about the program or the config."""
 
 FILE_NAME = "quarantine.jsonl"
 
 
 class QuarantineError(ValueError):
-    """More clips are broken than the budget allows."""
+    """More clips are broken than the limits allow."""
 
 
 @dataclass
 class OnError:
-    """What to do about a clip that cannot be read.
+    """The setting for clips that cannot be read.
 
     Args:
-        policy: ``fail`` stops the run; ``quarantine`` uses another sample of the same dataset and split
-            instead, lists the broken one in the run folder, and ends the run when too many are broken.
+        policy: ``fail`` stops the run. ``quarantine`` uses another sample of the same dataset and split
+            instead, lists the broken sample in the run folder, and ends the run if too many are broken.
         max_share: Largest fraction of the samples of a dataset in one split that may be broken.
         max_count: Largest number of samples that may be broken.
 
@@ -59,15 +59,15 @@ class OnError:
 
 @dataclass(frozen=True)
 class Broken:
-    """One line of the list.
+    """A broken sample in the list.
 
     Args:
-        id: The sample.
-        dataset: Its dataset.
-        split: Its split.
-        row: Zero-based row of its manifest.
-        replaced_by: Sample that was first loaded in its place.
-        error: What was wrong.
+        id: Id of the sample.
+        dataset: Key of the dataset.
+        split: Split of the sample.
+        row: Number of the row in the manifest, counted from 0.
+        replaced_by: Id of the first sample that was chosen as a replacement.
+        error: The error message.
     """
 
     id: str
@@ -79,17 +79,17 @@ class Broken:
 
 
 class Quarantine:
-    """The broken samples of one run, listed in a file that all its processes share.
+    """The broken samples of one run, in a file that all processes of the run share.
 
-    A line is appended whole, so that loader workers and ranks on one file system can write at once. A sample
-    in the list is not tried again by a process that starts later (a resumed run, the workers of another
-    epoch), so that each gets the same samples; delete its line to have it tried again.
+    Each line is written at once, so that several processes can write at the same time. A process that starts
+    later (a resumed run, the workers of another epoch) does not try a listed sample again, so that all
+    processes use the same samples. To have a sample tried again, delete its line.
 
     Args:
-        path: The list.
-        budget: How much may be broken.
-        samples: The samples that are drawn from.
-        seed: Chooses replacements.
+        path: File of the list.
+        budget: The limits on broken samples.
+        samples: The samples from which replacements are chosen.
+        seed: Seed of the choice.
     """
 
     def __init__(self, path: Path, budget: OnError, samples: Sequence[Sample], seed: int) -> None:
@@ -108,21 +108,27 @@ class Quarantine:
         return sample.id in self._broken
 
     def replacement(self, sample: Sample, epoch: int, attempt: int) -> int:
-        """Return the index that takes a sample's place: a function of seed, epoch, sample and attempt.
+        """Return the index of a replacement, which depends only on seed, epoch, sample and attempt.
 
         Args:
             sample: The broken sample.
-            epoch: Epoch of training; another one gives another sample, so that none is learnt twice as often.
-            attempt: Number of replacements that turned out to be broken too.
+            epoch: Epoch of training. Each epoch uses another replacement, so that no sample is used twice as
+                often.
+            attempt: Number of earlier replacements that were broken too.
         """
         places = self._places[sample.dataset, sample.split]
         return int(places[stable_hash(self.seed, "quarantine", epoch, sample.id, attempt) % len(places)])
 
     def add(self, sample: Sample, other: Sample, error: Exception) -> None:
-        """List a broken sample.
+        """Add a broken sample to the list.
+
+        Args:
+            sample: The broken sample.
+            other: The replacement.
+            error: The error of the broken sample.
 
         Raises:
-            QuarantineError: If the budget of its dataset is spent.
+            QuarantineError: If more samples of its dataset and split are broken than the limits allow.
         """
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
         text = f"{type(error).__name__}: {error}{notes}"
@@ -130,11 +136,11 @@ class Quarantine:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
         try:
-            # One write: lines of several processes do not mix.
+            # A single write, so that lines of several processes do not mix.
             os.write(file, (json.dumps(asdict(line)) + "\n").encode())
         finally:
             os.close(file)
-        _log.warning("Set aside, see %s: %s %s", self.path, sample.id, text)
+        _log.warning("A sample is not used, see %s: %s %s", self.path, sample.id, text)
         self._refresh()
         self._spend(sample, text)
 
@@ -151,13 +157,13 @@ class Quarantine:
         if count > allowed:
             raise QuarantineError(
                 f"data.datasets.{sample.dataset}: {count} of {total:,} {sample.split} samples cannot be "
-                f"read, data.on_error allows {allowed} (max_count {self.budget.max_count}, max_share "
+                f"read, and data.on_error allows {allowed} (max_count {self.budget.max_count}, max_share "
                 f"{self.budget.max_share:g}). The last one: {error}. All are in {self.path}; repair the"
                 f" files, or increase the limits"
             )
 
     def _refresh(self) -> None:
-        """Read what other processes have listed since."""
+        """Read the lines that other processes have added."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self._read_bytes)
@@ -170,5 +176,5 @@ class Quarantine:
             try:
                 line = Broken(**json.loads(text))
             except (ValueError, TypeError):
-                continue  # a line that a full disk cut short
+                continue  # a line that a full disk cut off
             self._broken.setdefault(line.id, line)

@@ -1,4 +1,4 @@
-"""How a data module loads one sample: the part of the data section that does not say which samples."""
+"""The part of the data module that loads samples, without the choice of samples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from crab_lightning.tasks.base import Task
 
 
 class SampleLoading(lightning.LightningDataModule):
-    """Loads samples as a data section says; a subclass sets its values and says which samples."""
+    """Loads samples with the settings of a data section. A subclass sets these and chooses the samples."""
 
     tasks: dict[str, Task[Any]]
     datasets: dict[str, DatasetSpec]
@@ -36,16 +36,16 @@ class SampleLoading(lightning.LightningDataModule):
     seed: int
     explain_answers: bool
     run_folder: Path | None = None
-    """Where broken clips are listed; the Trainer's run folder when left alone."""
+    """Folder for the list of broken clips. By default, this is the run folder of the Trainer."""
     _processor: Processor | None = None
 
     @property
     def processor(self) -> Processor:
-        """What encodes the samples: the one that was set, else that of the Trainer's model.
+        """The processor that encodes the samples: the one that was set, or else that of the Trainer's model.
 
         Raises:
             RuntimeError: If there is neither.
-            ValueError: If it was made for another geometry.
+            ValueError: If the processor was made for another geometry.
         """
         processor = self._processor
         if processor is None:
@@ -73,17 +73,22 @@ class SampleLoading(lightning.LightningDataModule):
         of_split: bool = False,
         window_s: float | None = None,
     ) -> AVDataset:
-        """Return samples as this module loads them: every setting of the data section applies.
+        """Return a dataset that loads samples with all settings of the data section.
 
-        Use it for any sample beside the splits, for example a user's own question, so that a model is asked
-        with the input that it was trained on.
+        Use this also for samples outside the splits, such as the question of a user, so that the model gets
+        input of the same form as in training.
 
         Args:
-            samples: The samples, of any datasets under ``data.datasets``.
-            with_target: Encode the text to be learnt; ``False`` gives prompts.
-            of_split: Swap sounds and quarantine broken samples as ``audio_swap`` and ``on_error`` say; else
-                sounds stay, and a broken sample raises.
-            window_s: Show a random window of this length of each longer clip; without it whole clips.
+            samples: Samples of any datasets under ``data.datasets``.
+            with_target: Encode the target text too. With ``False``, only prompts are encoded.
+            of_split: Apply ``audio_swap`` and ``on_error``. With ``False``, sounds are not swapped, and a
+                broken sample raises an error.
+            window_s: Use a random window of this length in seconds of each longer clip; ``None`` uses whole
+                clips.
+
+        Raises:
+            RuntimeError: If there is no processor, or no folder for the list of broken clips.
+            ValueError: If the geometry differs from that of the processor, or sounds cannot be swapped.
         """
         return AVDataset(
             samples,
@@ -116,6 +121,8 @@ class SampleLoading(lightning.LightningDataModule):
         folder = self.run_folder
         if folder is None:
             if self.trainer is None:
-                raise RuntimeError("on_error: quarantine lists broken clips: set datamodule.run_folder")
+                raise RuntimeError(
+                    "set datamodule.run_folder, since `on_error: quarantine` lists broken clips"
+                )
             folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)  # without RunFolder
         return Quarantine(folder / FILE_NAME, self.on_error, samples, self.seed)

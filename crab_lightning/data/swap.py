@@ -1,4 +1,4 @@
-"""Every clip with the sound of another: the control that shows whether a model listens."""
+"""Gives every clip the sound of another clip, to test whether a model uses the sound."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from crab_lightning.structures import Sample
 
 
 def swapped_audio(samples: Sequence[Sample], seed: int) -> Indices:
-    """Choose for every sample another one of its dataset to take the sound from.
+    """Choose for every sample another sample of its dataset, whose sound it gets.
 
-    The recordings of a dataset are put in a seeded circle and each gets the sound of the next one with which
-    it shares no file, so the sounds stay those of the dataset, each heard about as often as before, and none
-    is heard with its own picture.
+    The recordings of a dataset are put into a random circle. Each gets the sound of the next recording with
+    which it shares no file. So each sound is used about as often as before, and never with its own pictures.
 
     Args:
         samples: The samples of one or several datasets.
         seed: Seed of the circle.
 
     Returns:
-        Index of the donor of each sample, ``(len(samples),)``.
+        For each sample, the index of the sample that gives the sound, ``(len(samples),)``.
 
     Raises:
         ValueError: If a dataset has no two samples without a common sound.
@@ -36,7 +35,7 @@ def swapped_audio(samples: Sequence[Sample], seed: int) -> Indices:
         sounds.setdefault(sample.dataset, {}).setdefault(sample.audios, index)
     donors: dict[tuple[str, tuple[Path, ...]], int] = {}
     for dataset, first in sounds.items():
-        # Ranked by sample id and not by path, so that another data root gives the same circle.
+        # The order depends on the ids and not on the paths, so that it is the same in another data root.
         circle = sorted(first, key=lambda audios: stable_hash(seed, "swap", samples[first[audios]].id))
         for place, audios in enumerate(circle):
             others = (circle[(place + step) % len(circle)] for step in range(1, len(circle)))
@@ -51,5 +50,5 @@ def swapped_audio(samples: Sequence[Sample], seed: int) -> Indices:
 
 
 def with_sound_of(sample: Sample, donor: Sample) -> Sample:
-    """Return the sample with the sound files of another, and with the unit of them that the other hears."""
+    """Return a sample with the sound files and the audio unit of another sample."""
     return replace(sample, audios=donor.audios, unit=donor.unit)

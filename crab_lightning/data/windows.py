@@ -1,4 +1,4 @@
-"""Long clips as windows: one sample for each stretch of a clip, asked as a clip of its own."""
+"""Divides long clips into windows, each of which is a sample of its own."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from crab_lightning.tasks.base import Task
 from crab_lightning.tasks.event_windows import IN_WINDOW
 
 SLACK_S = 0.5
-"""A clip that is this much longer than a window is still one window: lengths of files are never exact."""
+"""A clip that is longer than a window by at most this is one window: lengths of files are not exact."""
 MOST = 100_000
-"""Windows of one clip; an hour with a window each tenth of a second has 36,000."""
+"""Largest number of windows of one clip. An hour with a window each tenth of a second has 36,000."""
 
 
 def spans_of(whole_s: float, windows: Windows) -> list[tuple[float, float]]:
-    """Return start and end of the windows of a clip, each as long as was asked; the last one ends with it.
+    """Return start and end in seconds of the windows of a clip. The last window ends with the clip.
 
-    A clip that is no longer than one window has none: it is asked as it is.
+    For a clip that is not longer than one window, the list is empty.
 
     Raises:
         ValueError: If a clip would have more than ``MOST`` windows.
@@ -44,12 +44,15 @@ def spans_of(whole_s: float, windows: Windows) -> list[tuple[float, float]]:
 
 
 def windows_of(sample: Sample, whole_s: float, windows: Windows) -> list[Sample]:
-    """Return a sample for each window of a clip; the sample alone where the clip is one window.
+    """Return a sample for each window of a clip, or only the sample if the clip is one window.
 
     Args:
-        sample: Stands for the whole clip.
-        whole_s: Length of the clip.
+        sample: The sample of the whole clip.
+        whole_s: Length of the clip in seconds.
         windows: Length and distance of the windows.
+
+    Raises:
+        ValueError: If the clip would have more than ``MOST`` windows.
     """
     spans = spans_of(whole_s, windows)
     if not spans:
@@ -61,11 +64,11 @@ def windows_of(sample: Sample, whole_s: float, windows: Windows) -> list[Sample]
 
 
 def length_of(sample: Sample, limits: MediaLimits | None = None) -> float:
-    """Return the length of a sample's clip in seconds, as the header of its video or sound declares it.
+    """Return the length of a sample's clip in seconds, as stated in the header of its video or sound.
 
-    A clip with pictures ends with them: a window without pictures cannot be asked. A warning names a clip
-    whose sound goes on. A file whose header states no length, as some recorders write, is read for it. 0
-    where a file cannot be opened; loading it then says what is wrong.
+    A clip with pictures ends with the pictures. A warning names a clip whose sound is longer. If the header
+    states no length, the file is read. The length is 0 if a file cannot be opened; the error is raised when
+    it is loaded.
     """
     bounds = limits or MediaLimits()
     shown_s: float | None = None
@@ -92,7 +95,7 @@ def length_of(sample: Sample, limits: MediaLimits | None = None) -> float:
 
 
 def can_be_cut(sample: Sample, task: Task[Any], spec: DatasetSpec) -> bool:
-    """Tell whether a sample can be asked, and learnt, window by window where its clip is long."""
+    """Return whether a long clip of this sample can be divided into windows."""
     single = len(sample.videos) <= 1 and len(sample.audios) <= 1 and not sample.images
     return single and task.by_window(sample, spec)
 
@@ -106,15 +109,16 @@ def expanded(
     *,
     with_truth: bool = False,
 ) -> Iterator[Sample]:
-    """Yield the samples, those of long clips as their windows where their task can be asked so.
+    """Yield the samples, and instead of a long clip its windows, if its task allows this.
 
     Args:
         samples: Any samples.
         tasks: The tasks, by key.
-        specs: The datasets' rows, by key.
+        specs: Entries of the datasets in the config, by key.
         windows: Length and distance of the windows.
-        limits: Bounds on what is read of one file.
-        with_truth: Cut the truth of each window to it, as for training; else it stays that of the clip.
+        limits: Limits on what is read of one file.
+        with_truth: Give each window the true answer for its part, as for training. With ``False``, it keeps
+            the true answer of the whole clip.
     """
     for sample in samples:
         task, spec = tasks[sample.task], specs[sample.dataset]
@@ -134,18 +138,18 @@ def random_window(
     epoch: int,
     limits: MediaLimits | None = None,
 ) -> Sample:
-    """Return a window of a long clip with a truth of its own; the sample itself where it is no longer.
+    """Return a random window of a long clip with the true answer for it, or the sample of a short clip.
 
-    The window begins at a whole second that only seed, epoch and the sample's id decide.
+    The window begins at a whole second, which depends only on the seed, the epoch and the id of the sample.
 
     Args:
-        sample: Stands for the whole clip.
-        task: Its task.
-        spec: Its dataset's row.
-        length_s: Length of a window.
+        sample: The sample of the whole clip.
+        task: Task of the sample.
+        spec: Entry of its dataset in the config.
+        length_s: Length of a window in seconds.
         seed: Seed of the data.
         epoch: Epoch of training.
-        limits: Bounds on what is read of one file.
+        limits: Limits on what is read of one file.
     """
     if not can_be_cut(sample, task, spec):
         return sample
@@ -158,14 +162,14 @@ def random_window(
 
 
 def count_windows(counts: dict[str, Counter[str]], samples: Iterable[Sample]) -> None:
-    """Add the windows of a batch, and where the events of their clips lie, by dataset."""
+    """Count, for each dataset, the windows of a batch and where the events of their clips are."""
     for sample in samples:
         if IN_WINDOW in sample.fields:
             counts.setdefault(sample.dataset, Counter()).update({"windows": 1, **sample.fields[IN_WINDOW]})
 
 
 def told(counts: Mapping[str, Counter[str]], length_s: float) -> list[str]:
-    """Return a line for each dataset that says where the events of its windows' clips lay."""
+    """Return a line for each dataset with the numbers of events inside, cut by and outside of the windows."""
     if not counts:
         return [f"data.train_window_s: no training clip is longer than {length_s:g} s"]
     return [
@@ -182,10 +186,10 @@ def check_cuttable(
     tasks: Mapping[str, Task[Any]],
     specs: Mapping[str, DatasetSpec],
 ) -> None:
-    """Refuse random windows where no dataset can be cut into them.
+    """Check that at least one dataset can be divided into windows.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If no dataset can be divided.
     """
     first = [samples[0] for samples in rows.values() if len(samples)]
     if not any(can_be_cut(s, tasks[s.task], specs[s.dataset]) for s in first):

@@ -166,7 +166,7 @@ def test_the_folder_stays_below_its_size_and_says_so_once(
         assert torch.equal(cache.read(clip, VIDEO).tensor, VIDEO.decode(clip, LIMITS).tensor)
     assert (cache.stats.stored, cache.stats.unstored, cache.stats.hits) == (2, 6, 2)
     assert sum(p.stat().st_size for p in (tmp_path / "cache/shards").iterdir()) <= 2 * record + 2000
-    assert caplog.text.count("has reached its size") == 1
+    assert caplog.text.count("has reached its largest size") == 1
 
 
 def test_a_full_disk_stops_writing_and_not_reading(

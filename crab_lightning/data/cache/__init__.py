@@ -1,1 +1,1 @@
-"""Decoded media kept on disk."""
+"""Keeps decoded media on disk."""

@@ -1,4 +1,4 @@
-"""Filling a media cache ahead of a run."""
+"""Fills a media cache before a run."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Job = tuple[Path, Recipe]
 
 @dataclass
 class BuildReport:
-    """What a build did.
+    """The result of :func:`build_cache`.
 
     Args:
-        known: Media that were in the cache before.
-        added: Media that are in it now.
-        unstored: Media for which there was no room.
-        broken: What is wrong with the others, by file.
+        known: Number of media that were in the cache before.
+        added: Number of media that were added.
+        unstored: Number of media for which there was not enough space.
+        broken: Error message of each file that could not be decoded.
     """
 
     known: int
@@ -52,30 +52,33 @@ def build_cache(
     timeout_s: float = 300.0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> BuildReport:
-    """Decode the media of every row that are not yet in a cache.
+    """Decode the media of every manifest row that are not yet in a cache.
 
-    An interrupted build is taken up by the same call; several may run at once, on one folder.
+    The same call continues an interrupted one. Several calls may work on one folder at the same time.
 
     Args:
-        root: Folder that holds ``AVUIE_2/``.
-        datasets: The rows, as a run uses them.
-        folder: The cache.
-        geometry: As a run uses it; it decides which part of a clip is heard.
-        resize: As a run uses it.
-        max_bytes: Largest size of the folder.
-        workers: Processes that decode, each with a shard of its own; 0 decodes in this one.
-        ray: Decode as a Ray Data job instead, on every machine of the cluster that this one belongs to. Root
-            and folder have to be on a file system that all of them share.
-        timeout_s: Time that one file may take.
-        progress: Told about every file.
+        root: Folder that contains ``AVUIE_2/``.
+        datasets: The datasets, with the same settings as in the run.
+        folder: Folder of the cache.
+        geometry: The value of ``data.geometry`` in the run, which decides which part of a clip is heard.
+        resize: The value of ``data.resize`` in the run.
+        max_bytes: Largest size of the folder; ``None`` for no limit.
+        workers: Number of processes that decode. With 0, this process decodes.
+        ray: Decode as a Ray Data job, on every machine of the cluster to which this machine belongs. All
+            machines must share the file system of ``root`` and ``folder``.
+        timeout_s: Longest time for one file in seconds.
+        progress: Called with ``"files"``, the number of finished files and the number of all files.
+
+    Returns:
+        The numbers of known, added and unstored media, and the errors.
 
     Raises:
         ManifestError: If a manifest cannot be read or names missing media.
-        CacheError: If the folder holds something else.
-        ModuleNotFoundError: If ``ray`` is asked for and not installed.
+        CacheError: If the folder contains something else than a cache.
+        ModuleNotFoundError: If ``ray`` is set and Ray is not installed.
     """
     _cache_of.cache_clear()
-    cache = _cache_of(folder, max_bytes)  # before the fork: children begin with its index
+    cache = _cache_of(folder, max_bytes)  # made before the fork, so that the children have its index
     todo: dict[Job, None] = {}
     known: set[Job] = set()
     for name, spec in datasets.items():
@@ -113,7 +116,7 @@ def build_cache(
 
 
 def _build(job: Job, folder: Path, max_bytes: int | None) -> bool | str:
-    """Return whether a medium is in the cache now, or what is wrong with its file."""
+    """Return whether a medium is in the cache now, or the error message about its file."""
     cache = _cache_of(folder, max_bytes)
     before = cache.stats.unstored
     try:
@@ -126,5 +129,5 @@ def _build(job: Job, folder: Path, max_bytes: int | None) -> bool | str:
 
 @functools.lru_cache(maxsize=1)
 def _cache_of(folder: Path, max_bytes: int | None) -> MediaCache:
-    """Return this process's view of a cache."""
+    """Return the cache object of this process."""
     return MediaCache(folder, max_bytes)

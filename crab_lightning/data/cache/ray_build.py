@@ -1,4 +1,4 @@
-"""Work on files spread over the machines of a Ray cluster."""
+"""Distributes work on files over the machines of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from crab_lightning.data.check.pool import Failure, run_isolated
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-_JOBS_A_BATCH = 16  # some seconds of decoding: enough for the cost of a batch to vanish
+_JOBS_A_BATCH = 16  # some seconds of decoding, so that the overhead of a batch is small
 
 
 def run_on_ray(
     function: Callable[[Job], Result], jobs: Iterable[Job], timeout_s: float
 ) -> Iterator[tuple[Job, Result | Failure]]:
-    """Yield every job with its result, in the order in which they end, from a Ray Data job.
+    """Work on jobs with Ray Data, and yield every job with its result as soon as the job is finished.
 
-    A task takes a few jobs and guards against files that crash or hang their decoder as on one machine, in a
-    child process. A task whose machine is lost is run again: work that is done twice has to do no harm.
+    A Ray task works on a few jobs in a child process, so that a file can crash or block only that process. If
+    a machine is lost, its tasks are run again. So it must be harmless to do a job twice.
 
     Args:
-        function: Called with one job; importable on every machine.
-        jobs: What to work on; all of them are handed over at once.
-        timeout_s: Time after which a child that is still on one job is killed.
+        function: Called with one job. All machines must be able to import it.
+        jobs: The jobs. All are sent to Ray at the beginning.
+        timeout_s: A child process that works longer on one job, in seconds, is killed.
 
     Raises:
-        ModuleNotFoundError: If Ray is not installed; the message names the extra.
+        ModuleNotFoundError: If Ray is not installed. The message names the extra.
     """
     try:
         import ray
@@ -39,7 +39,7 @@ def run_on_ray(
             "--ray needs Ray, which is not installed: pip install 'crab_lightning[ray]' on every machine"
         ) from err
     if not ray.is_initialized():
-        # Its log on the screen would hide the progress bar.
+        # The log of Ray on the screen would hide the progress bar.
         ray.init(log_to_driver=False)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -49,7 +49,7 @@ def run_on_ray(
     rows = [{"number": number, "job": _packed(job)} for number, job in enumerate(listed)]
     blocks = -(-len(rows) // _JOBS_A_BATCH)
     done = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
-        _work,  # it takes pandas blocks and keyword arguments, as asked for
+        _work,  # gets pandas blocks and the keyword arguments below
         batch_size=_JOBS_A_BATCH,
         batch_format="pandas",
         fn_kwargs={"function": _packed(function), "timeout_s": timeout_s},
@@ -59,8 +59,8 @@ def run_on_ray(
 
 
 def _work(batch: Any, function: str, timeout_s: float) -> Any:
-    """Do a batch of jobs; a data frame in, a data frame out."""
-    # One child works in order, so results come in the order of the jobs.
+    """Work on a batch of jobs, which is a data frame, and return a data frame with the results."""
+    # With one child process, the results have the order of the jobs.
     results = run_isolated(_unpacked(function), map(_unpacked, batch["job"]), 1, timeout_s=timeout_s)
     done = batch[["number"]].copy()
     done["result"] = [_packed(result) for _, result in results]
@@ -72,4 +72,4 @@ def _packed(value: Any) -> str:
 
 
 def _unpacked(text: str) -> Any:
-    return pickle.loads(base64.b64decode(text))  # what this process packed, never a file's
+    return pickle.loads(base64.b64decode(text))  # bytes that this program packed, never those of a file

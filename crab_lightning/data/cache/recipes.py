@@ -1,4 +1,4 @@
-"""How one medium of a sample becomes a tensor: what is decoded, and what a cached record depends on."""
+"""How each medium of a sample is decoded to a tensor, and on which settings a cached record depends."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor
 from crab_lightning import media
 from crab_lightning.structures import SAMPLE_RATE_HZ, AudioWindow, DatasetSpec, Sample
 
-# Raise when decoding gives other values for the same file: records made before then miss.
-# 2: sound on the clock of its pictures, resampled by soxr; display matrices; pictures of 16 bits
+# Increase this if decoding gives other values for the same file, so that earlier records are not used.
+# 2: sound on the clock of the pictures and resampled by soxr; display matrices; pictures of 16 bits
 _VERSION = 2
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """One medium as the models get it.
+    """One decoded medium, as the models get it.
 
     Args:
         tensor: uint8 ``(F, 3, H, W)`` frames, uint8 ``(3, H, W)`` picture, or float32 ``(S,)`` sound.
-        duration_s: Length of the whole clip; 0 where nobody asks.
+        duration_s: Length of the clip or span in seconds for frames; 0 for pictures and sound.
     """
 
     tensor: Tensor
@@ -31,13 +31,13 @@ class Decoded:
 
 @dataclass(frozen=True)
 class VideoRecipe:
-    """Frames spread over a whole clip.
+    """Decodes frames that are spread evenly over a clip.
 
     Args:
-        frames: How many.
-        size_px: Side to which they are stretched.
-        resize: How; see ``read_video``.
-        span_s: Start and end of the only part that is read; ``None`` for the whole clip.
+        frames: Number of frames.
+        size_px: Height and width of the resized frames in pixels.
+        resize: How frames are resized; see ``read_video``.
+        span_s: Start and end in seconds of the part that is read; ``None`` for the whole clip.
     """
 
     frames: int
@@ -69,10 +69,10 @@ class VideoRecipe:
 
 @dataclass(frozen=True)
 class ImageRecipe:
-    """A picture.
+    """Decodes a picture.
 
     Args:
-        size_px: Side to which it is stretched.
+        size_px: Height and width of the resized picture in pixels.
     """
 
     size_px: int
@@ -92,13 +92,13 @@ class ImageRecipe:
 
 @dataclass(frozen=True)
 class AudioRecipe:
-    """What is heard of a sound file: windowed before it is kept, since most windows drop most of the clip.
+    """Decodes the part of a sound file that is heard. Only this part is kept in the cache.
 
     Args:
-        window: Which part.
-        unit: Index of the unit that ``one_unit`` keeps.
-        span_s: Start and end of the only part that is read, taken as a clip of its own; ``None`` for the
-            whole clip.
+        window: The part that is heard.
+        unit: Index of the audio unit for a window of kind ``one_unit``.
+        span_s: Start and end in seconds of the part that is read like a whole clip; ``None`` for the whole
+            clip.
     """
 
     window: AudioWindow
@@ -135,7 +135,7 @@ def _span_name(span_s: tuple[float, float] | None) -> str:
 
 
 def _piece(path: Path, start_s: float, end_s: float, limits: media.MediaLimits) -> Tensor:
-    """Read a piece of a sound; behind the end of the track it is silent, as a whole clip is."""
+    """Read a part of a sound, with silence after the end of the track."""
     samples = round((end_s - start_s) * SAMPLE_RATE_HZ)
     try:
         sound = media.read_audio_piece(path, start_s, end_s, limits=limits)
@@ -149,7 +149,7 @@ Recipe = VideoRecipe | ImageRecipe | AudioRecipe
 
 @dataclass(frozen=True)
 class Plan:
-    """The files of one sample and what is wanted of each, in conversation order."""
+    """The files of one sample and how each is decoded, in the order of the conversation."""
 
     videos: tuple[tuple[Path, VideoRecipe], ...]
     images: tuple[tuple[Path, ImageRecipe], ...]
@@ -157,13 +157,13 @@ class Plan:
 
 
 def plan(sample: Sample, spec: DatasetSpec, window: AudioWindow, resize: media.Resizer = "torch") -> Plan:
-    """Return what a sample needs.
+    """Return the files of a sample and how each is decoded.
 
     Args:
         sample: The sample.
-        spec: Its dataset's row.
-        window: The window through which it is heard.
-        resize: How frames are stretched.
+        spec: Entry of its dataset in the config.
+        window: The part of the sound that is heard.
+        resize: How frames are resized.
     """
     unit = sample.unit if window.kind == "one_unit" else None
     span_s = None if sample.window is None else (sample.window.start_s, sample.window.end_s)

@@ -1,14 +1,13 @@
-"""Decoded tensors on disk, in append-only shards that any number of processes read and write at once.
+"""Stores decoded tensors on disk in append-only shards, which several processes can read and write.
 
-Each writing process has its own shard, made when it first writes: ``<name>.bin`` holds raw tensors one after
-the other, ``<name>.idx`` one entry of fixed size for each. A record is written before its entry and is not
-there until its entry is, whole and with the right checksum. So a process that is killed at any moment
-leaves at most some bytes that nothing refers to, and no lock is needed. Records are never changed; of several
-for one key the newest holds.
+Each process that writes has its own shard. ``<name>.bin`` contains the raw tensors one after the other, and
+``<name>.idx`` contains one entry of fixed size for each tensor. A record is written before its entry, and it
+only exists when its entry is complete and has the right checksum. So a process that is killed leaves at most
+some unused bytes, and no lock is needed. Records are never changed. If a key has several records, the newest
+one is used.
 
-Records are read with one positioned read into a fresh tensor instead of being mapped: it is the same copy
-out of the same page cache, and a shard that was cut off gives a short read, where a mapping would end the
-process.
+A record is read into a new tensor with one positioned read, and not with a memory map. This is as fast, and a
+shard that was cut off gives a short read, whereas a memory map would end the process.
 """
 
 from __future__ import annotations
@@ -63,22 +62,22 @@ class CorruptRecord(Exception):
 
 
 class CacheFull(Exception):
-    """Nothing more is to be written."""
+    """The cache has reached its largest size, or the disk is full."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """Where a tensor lies.
+    """The place and the form of a stored tensor.
 
     Args:
-        shard: Number of the shard, its name in hexadecimal.
-        offset: Position in the shard.
-        bytes: Length.
+        shard: Number of the shard. Its hexadecimal form is the name of the file.
+        offset: Position in the shard in bytes.
+        bytes: Size of the stored tensor in bytes.
         shape: Shape of the tensor.
-        kind: How its values are stored.
+        kind: Number of the type in which the values are stored.
         checksum: CRC-32 of the bytes.
-        duration_s: Length of the clip.
-        made_ns: When it was written.
+        duration_s: Length of the clip in seconds.
+        made_ns: Time at which the record was written, in nanoseconds since 1970.
     """
 
     shard: int
@@ -92,16 +91,16 @@ class Record:
 
 
 _PLAIN = ("shard", "offset", "bytes", "kind", "checksum", "duration_s", "made_ns")
-"""Fields of a record that an entry holds under the same name."""
+"""Fields of a record that have the same name in an index entry."""
 
 
 class ShardStore:
     """A folder of shards.
 
     Args:
-        folder: Where they lie; made when something is written.
-        max_bytes: Largest size of the folder, kept to within one record of each writing process; ``None``
-            for no bound.
+        folder: The folder, which is made when something is written.
+        max_bytes: Largest size of the folder. It may be exceeded by one record of each writing process.
+            ``None`` for no limit.
     """
 
     def __init__(self, folder: Path, max_bytes: int | None = None) -> None:
@@ -118,7 +117,7 @@ class ShardStore:
         self._index = self._sorted(self._new_entries())
 
     def __getstate__(self) -> dict[str, Any]:
-        # Open files do not travel; the index is read again.
+        # Open files are not pickled; the index is read again.
         return {"folder": self.folder, "max_bytes": self.max_bytes}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -129,7 +128,7 @@ class ShardStore:
         return len(self._index) + len(self._recent)
 
     def find(self, key: Key) -> Record | None:
-        """Return the newest record of a key, as far as this process knows."""
+        """Return the newest record of a key that this process knows."""
         if (recent := self._recent.get(key)) is not None:
             return recent
         at = int(np.searchsorted(self._heads, np.uint64(key[0])))
@@ -140,10 +139,10 @@ class ShardStore:
         return None
 
     def refresh(self) -> bool:
-        """Learn what other processes have written; at most once a second.
+        """Read the entries that other processes have written, at most once each second.
 
         Returns:
-            Whether there was anything new.
+            Whether there were new entries.
         """
         now = time.monotonic()
         if now - self._refreshed < _REFRESH_S:
@@ -155,10 +154,10 @@ class ShardStore:
         return len(entries) > 0
 
     def load(self, record: Record) -> Tensor:
-        """Read a record; its checksum is computed when this process first reads it.
+        """Read a record. When this process reads it for the first time, its checksum is compared.
 
         Raises:
-            CorruptRecord: If it is not as it was written.
+            CorruptRecord: If the bytes are not those that were written, or cannot be read.
         """
         place = (record.shard, record.offset)
         try:
@@ -182,15 +181,15 @@ class ShardStore:
         return tensor.float().div_(32768) if record.kind == _PCM16 else tensor
 
     def append(self, keys: Sequence[Key], tensor: Tensor, duration_s: float) -> None:
-        """Write a record under some keys.
+        """Write a tensor and give the record some keys.
 
         Raises:
-            CacheFull: If the folder has reached its size, or the disk is full.
+            CacheFull: If the folder has reached its largest size, or cannot be written.
         """
         kind, stored = _pack(tensor)
         data = _bytes_of(stored.contiguous().view(torch.uint8).reshape(-1))
         if self.max_bytes is not None and self._size() + len(data) > self.max_bytes:
-            raise CacheFull(f"it has reached its size of {self.max_bytes / 1e9:g} GB")
+            raise CacheFull(f"it has reached its largest size of {self.max_bytes / 1e9:g} GB")
         try:
             writer = self._writing()
             record = Record(
@@ -211,10 +210,10 @@ class ShardStore:
         self._held = (self._held[0] + len(data), self._held[1])
 
     def alias(self, key: Key, record: Record) -> None:
-        """Give a record one more key.
+        """Give an existing record another key.
 
         Raises:
-            CacheFull: If the disk is full.
+            CacheFull: If the folder cannot be written.
         """
         try:
             self._writing().add([_entry(key, record)])
@@ -228,7 +227,7 @@ class ShardStore:
             self._recent[key] = record
 
     def _writing(self) -> _Writer:
-        """Return this process's open shard: never one that was inherited by a fork."""
+        """Return the open shard of this process, and never one that a fork has inherited."""
         if self._writer is None or self._writer.process != os.getpid() or self._writer.end > _SHARD_BYTES:
             if self._writer is not None:
                 self._writer.close()
@@ -236,13 +235,13 @@ class ShardStore:
         return self._writer
 
     def _shard(self, number: int) -> int:
-        """Return an open file of a shard; a bounded number of them stays open."""
+        """Return the open file of a shard. Only a limited number of files stays open."""
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
         if len(self._open) >= _OPEN_SHARDS:
             os.close(self._open.popitem(last=False)[1])
-        # Without O_NONBLOCK a pipe in the place of a shard would wait for its other end for ever.
+        # Without O_NONBLOCK, opening a pipe with the name of a shard would never return.
         file = os.open(self.folder / f"{number:016x}.bin", os.O_RDONLY | os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(file).st_mode):
             os.close(file)
@@ -251,7 +250,7 @@ class ShardStore:
         return file
 
     def _size(self) -> int:
-        """Return the size of the folder, looked up once a second; what this process adds counts at once."""
+        """Return the size of the folder, which is read once each second and updated by own writes."""
         held, when = self._held
         if (now := time.monotonic()) - when > _REFRESH_S:
             held = 0
@@ -268,7 +267,7 @@ class ShardStore:
                 if not file.name.endswith(".idx") or not file.is_file():
                     continue
                 begin = self._read_bytes.get(file.name, 0)
-                # A half entry is being written right now, or its writer was killed.
+                # An incomplete entry is being written at the moment, or its writer was killed.
                 end = file.stat().st_size // _ENTRY.itemsize * _ENTRY.itemsize
                 if end > begin:
                     with open(file.path, "rb") as index:  # noqa: PTH123 - an entry of scandir
@@ -289,10 +288,10 @@ class ShardStore:
 
 
 def _check(record: Record, shard_bytes: int) -> None:
-    """Refuse an entry that no append has made, whatever its checksum says.
+    """Check that an entry is consistent, also if its checksum is right.
 
     Raises:
-        CorruptRecord: If its parts do not fit together, or do not fit into the shard.
+        CorruptRecord: If its fields do not fit together, or do not fit the shard.
     """
     if record.kind not in _TYPES or len(record.shape) > _MOST_DIMS or not 0 <= record.duration_s < math.inf:
         raise CorruptRecord("its entry is not one of this cache")
@@ -315,7 +314,7 @@ class _Writer:
         self.end = 0
 
     def write(self, data: memoryview) -> int:
-        """Append bytes and return their position; on an error nothing is left behind."""
+        """Append bytes and return their position. After an error, the file has its earlier length."""
         end = os.fstat(self._data).st_size
         offset = end + -end % _ALIGN_BYTES
         try:
@@ -325,12 +324,12 @@ class _Writer:
             with suppress(OSError):
                 os.ftruncate(self._data, end)
             raise
-        # Looked up and not remembered: a write that an alarm interrupts leaves bytes behind.
+        # The end is read from the file above, because a write that an alarm interrupts may leave bytes.
         self.end = offset + len(data)
         return offset
 
     def add(self, entries: Sequence[bytes]) -> None:
-        """Make records known; whole entries or none."""
+        """Write the index entries of records, either all or none."""
         end = os.fstat(self._index).st_size
         try:
             _write_all(self._index, b"".join(entries))
@@ -357,13 +356,13 @@ def _write_all(file: int, data: memoryview | bytes) -> None:
 
 
 def _pack(tensor: Tensor) -> tuple[int, Tensor]:
-    """Choose how a tensor is stored; 16-bit sound takes half the space, where that loses nothing."""
+    """Choose how a tensor is stored: as 16-bit integers if this is exact, since they need half the space."""
     if tensor.dtype == torch.uint8:
         return _UINT8, tensor
     if tensor.dtype != torch.float32:
         raise TypeError(f"a record is uint8 or float32, not {tensor.dtype}")
     whole = (tensor * 32768).round_().clamp_(-32768, 32767).to(torch.int16)
-    # Compared bit for bit: -0.0 and NaN have to come back as they are.
+    # The bits are compared, because -0.0 and NaN must be restored exactly.
     if torch.equal((whole.float() / 32768).view(torch.int32), tensor.contiguous().view(torch.int32)):
         return _PCM16, whole
     return _FLOAT32, tensor

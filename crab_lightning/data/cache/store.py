@@ -1,4 +1,4 @@
-"""Media decoded once: frames, pictures and 16 kHz sound by content and recipe, for all runs and processes."""
+"""A cache of decoded frames, pictures and 16 kHz sound, which all runs and processes share."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _FORMAT = 1
 
 
 class CacheError(ValueError):
-    """A folder that is no cache of this version."""
+    """A folder is not a media cache of this version."""
 
 
 @dataclass
 class CacheStats:
-    """What one process did with a cache.
+    """Counts of what one process did with a cache.
 
     Args:
-        hits: Records read.
-        shared: Files that were found under another name, by their content.
-        stored: Media decoded and written.
-        unstored: Media decoded and not written, since there was no room.
-        repaired: Records that were damaged, decoded again.
+        hits: Records that were read.
+        shared: Files whose content was found under another name.
+        stored: Media that were decoded and written.
+        unstored: Media that were decoded and not written, because there was not enough space.
+        repaired: Damaged records that were decoded again.
     """
 
     hits: int = 0
@@ -44,19 +44,20 @@ class CacheStats:
 
 
 class MediaCache:
-    """Decoded media in a folder that any number of processes and runs share.
+    """Decoded media in a folder that several processes and runs share.
 
-    A record belongs to the content of a file and to a recipe (frames, size, window, decoder versions), so a
-    changed file or recipe misses and equal files share. A file whose path, length and times are known is not
-    read at all; an unknown one is hashed first. A damaged record is decoded again, replaced and reported.
-    Once the folder has its size, or the disk is full, files that are not in it are decoded every time.
+    A record belongs to the content of a file and to a recipe (frames, size, window, decoder versions). So a
+    changed file or recipe is decoded again, and equal files share a record. A file with a known path, size
+    and times is not read; other files are hashed first. If a record is damaged, a warning names the file,
+    which is decoded again and stored. When the folder has reached its largest size, or the disk is full,
+    further files are decoded every time.
 
     Args:
-        folder: Where the records are kept; made when the first is written.
-        max_bytes: Largest size of the folder; ``None`` for no bound.
+        folder: Folder of the records, which is made if it does not exist.
+        max_bytes: Largest size of the folder; ``None`` for no limit.
 
     Raises:
-        CacheError: If the folder holds something else.
+        CacheError: If the folder contains something else than a cache.
     """
 
     def __init__(self, folder: str | Path, max_bytes: int | None = None) -> None:
@@ -72,15 +73,15 @@ class MediaCache:
         return len(self._store)
 
     def read(self, path: Path, recipe: Recipe, limits: media.MediaLimits = media.MediaLimits()) -> Decoded:  # noqa: B008
-        """Return a medium, from the cache or decoded and kept.
+        """Return a medium from the cache, or decode it and store it.
 
         Raises:
-            MediaError: If the file is missing or broken.
-            AudioWindowError: If a waveform does not hold the part its window asks for.
+            MediaError: If the file is missing or damaged.
+            AudioWindowError: If the sound does not contain the part of the window.
         """
         state = _state(path)
         if state is None:
-            return recipe.decode(path, limits)  # which says what is wrong
+            return recipe.decode(path, limits)  # this raises the right error
         name = recipe.name()
         file_key = _key(f"{path.absolute()}\0{state}\0{name}")
         if (found := self._load(file_key, path, recipe)) is not None:
@@ -95,13 +96,13 @@ class MediaCache:
             self._keep([file_key], found, known=content_key)
             return found
         decoded = recipe.decode(path, limits)
-        # A file that changed while it was read is not what its hash says.
+        # If the file has changed while it was read, its hash is wrong.
         if _state(path) == state:
             self._keep([file_key, content_key], decoded)
         return decoded
 
     def holds(self, path: Path, recipe: Recipe) -> bool:
-        """Tell whether a file is known to be in the cache, without reading either."""
+        """Return whether a file is known to be in the cache, without reading the file or the record."""
         state = _state(path)
         key = _key(f"{path.absolute()}\0{state}\0{recipe.name()}")
         return state is not None and self._store.find(key) is not None
@@ -144,7 +145,7 @@ class MediaCache:
             _log.warning("%s: %s; other clips are decoded every time.", self.folder, err)
 
     def _mark(self) -> None:
-        """Refuse a folder of another kind; mark a new one."""
+        """Check that the folder is a cache, or mark a new folder as one."""
         mark = self.folder / "cache.json"
         if mark.is_file():
             try:
@@ -157,7 +158,7 @@ class MediaCache:
                     "folder, or remove this one"
                 )
             return
-        # Another process may be marking the folder right now.
+        # Another process may be marking the folder at the same time.
         if self.folder.is_dir() and any(not p.name.startswith("cache.json") for p in self.folder.iterdir()):
             raise CacheError(f"{self.folder} has files and is not a media cache; give another folder")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -167,12 +168,12 @@ class MediaCache:
 
 
 def _state(path: Path) -> str | None:
-    """Return what changes when a file does; ``None`` for a missing file."""
+    """Return a text that changes with the file, or ``None`` for a missing file."""
     try:
         stat = path.stat()
     except OSError:
         return None
-    # The time of change is kept by the system: tools that restore an old modification time cannot hide.
+    # The system sets the time of change (ctime), which tools that restore a modification time do not change.
     return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
 
 

@@ -1,1 +1,1 @@
-"""Captioned sounds and pictures for stage 1."""
+"""Reads captioned sounds and pictures for stage 1."""

@@ -1,4 +1,4 @@
-"""Data of stage 1: captions to align a connector with the language model."""
+"""The data of stage 1: captions, with which a connector is aligned with the language model."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from crab_lightning.tasks.base import Task
 
 
 class Describe(Task[str]):
-    """Asks what a row asks, and learns what it answers; nothing is scored but the loss."""
+    """Uses the question and the caption of a row. Only the loss is computed, and answers are not scored."""
 
     def prompt(self, sample: Sample) -> Conversation:
-        """Return the row's question, a medium in the place of each placeholder."""
+        """Return the question of the row, with each placeholder replaced by a medium."""
         parts: list[str | Media] = []
         for i, text in enumerate(PLACEHOLDER.split(sample.fields["asked"])):
-            if i % 2:  # what the placeholder names
+            if i % 2:  # the name in a placeholder
                 parts.append(Media(text))
             elif text:
                 parts.append(text)
@@ -37,10 +37,10 @@ class Describe(Task[str]):
         return sample.target or ""
 
     def truth(self, sample: Sample, spec: DatasetSpec) -> None:
-        """Return nothing: a caption is one of many right ones."""
+        """Return ``None``, because many captions are right."""
 
     def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> str | None:
-        """Return the answer."""
+        """Return the answer unchanged, or ``None`` if it is empty."""
         return text or None
 
     def metrics(self, spec: DatasetSpec) -> MetricCollection:
@@ -50,7 +50,7 @@ class Describe(Task[str]):
     def update(
         self, metrics: MetricCollection, answer: str | None, sample: Sample, spec: DatasetSpec
     ) -> None:
-        """Do nothing."""
+        """Do nothing, because there are no metrics."""
 
 
 class CaptionDataModule(AVDataModule):
@@ -66,7 +66,7 @@ class CaptionDataModule(AVDataModule):
         options: The arguments of ``AVDataModule``. ``only`` has keys of the sources.
 
     Raises:
-        ManifestError: If a source cannot be read or has more unusable rows than it allows.
+        ValueError: If there are no sources, or an argument is not valid.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class CaptionDataModule(AVDataModule):
         super().__init__(
             root,
             {TASK: Describe()},
-            # No row of these reads a manifest; the layout only has to be a known one.
+            # These entries read no manifest, so the layout is not used and only has to exist.
             {
                 name: DatasetSpec(
                     TASK,
@@ -107,7 +107,11 @@ class CaptionDataModule(AVDataModule):
         )
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the sources, once, report their unusable rows, and print the mixture before training."""
+        """Read the sources once, report their unusable rows, and print the mixture before training.
+
+        Raises:
+            ManifestError: If a source cannot be read or has more unusable rows than it allows.
+        """
         if self._rows is None:
             self._rows = self._read_sources()
         super().setup(stage)
@@ -136,4 +140,4 @@ class CaptionDataModule(AVDataModule):
         return Rows(splits, dict(self.datasets), carved.unsplit)
 
     def _answers(self, samples: Sequence[Sample]) -> list[str]:
-        return [sample.id for sample in samples]  # no two captions are alike, and none is to be balanced
+        return [sample.id for sample in samples]  # every caption is different, so there is nothing to balance

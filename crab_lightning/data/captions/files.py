@@ -1,6 +1,6 @@
-"""Captioned pictures and sounds for connector pre-training, as published data sets lay them out.
+"""Reads captioned pictures and sounds for connector pre-training, in the formats of published datasets.
 
-Rows that cannot be used are collected with their reason, never dropped without a word.
+Rows that cannot be used are collected with the reason, and are reported.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ PLACEHOLDER = re.compile(r"<(image|video|audio)>")
 
 @dataclass
 class CaptionSource:
-    """One file of captions: a row under ``data.sources``.
+    """One file of captions: an entry under ``data.sources``.
 
     Args:
         file: JSON or JSONL file; relative to ``data.root``.
         format: ``video_llava`` is Video-LLaVA's JSON (a list of rows with ``image`` or ``video`` and
             ``conversations``); ``audio_captions`` has a JSON object with ``audio`` and ``caption`` on each
             line; ``avcap`` is the captioning manifest of an AV-UIE v2 tree, for ``modality``.
-        media: Folder of the media, relative to ``data.root``; ``data.root`` itself when left out.
-        modality: What an ``avcap`` source shows: ``visual`` or ``audio``.
+        media: Folder of the media, relative to ``data.root``. By default, ``data.root`` itself.
+        modality: The modality that an ``avcap`` source shows: ``visual`` or ``audio``.
         segments: AudioSet segment list (CSV); only its clips are used.
         frames: Number of frames sampled from each video.
         size_px: Height and width to which frames and images are resized.
         limit: Keep at most this many training rows, chosen by the seed.
-        weight: Sampling weight; the number of rows when left out.
+        weight: Sampling weight. By default, the number of rows.
         allow_broken: Number of rows that may be unusable.
     """
 
@@ -57,12 +57,12 @@ class CaptionSource:
 
 @dataclass
 class Captions:
-    """What a source holds.
+    """The content of a source.
 
     Args:
-        samples: One for each question and answer.
-        broken: Why each unusable row is.
-        unlisted: Rows whose clip the segment list does not name.
+        samples: One sample for each question and answer.
+        broken: For each unusable row, its number and the reason.
+        unlisted: Number of rows whose clip is not in the segment list.
     """
 
     samples: list[Sample] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Captions:
 
 @dataclass(frozen=True)
 class Segment:
-    """A clip of AudioSet: a stretch of a recording, and its labels' machine ids."""
+    """A clip of AudioSet: a part of a recording, and the machine ids of its labels."""
 
     recording: str
     start_s: float
@@ -84,15 +84,15 @@ def read_segments(path: Path) -> list[Segment]:
     """Read an AudioSet segment list.
 
     Args:
-        path: ``balanced_train_segments.csv`` or one like it: comment lines, then ``YTID, start_seconds,
-            end_seconds, positive_labels``.
+        path: A file like ``balanced_train_segments.csv``: comment lines, then lines with ``YTID,
+            start_seconds, end_seconds, positive_labels``.
 
     Raises:
-        ManifestError: At the first line that is none.
+        ManifestError: If the file cannot be read, a line is not a segment, or there is no segment.
     """
     segments: list[Segment] = []
     with _opened(path) as lines:
-        # a comma and a blank between columns, quotes around the labels
+        # columns are separated by a comma and a space, and the labels are quoted
         for number, row in enumerate(csv.reader(lines, skipinitialspace=True), start=1):
             if not row or row[0].startswith("#"):
                 continue
@@ -114,13 +114,13 @@ def read_captions(name: str, source: CaptionSource, root: Path) -> Captions:
     """Read one source.
 
     Args:
-        name: Its key under ``data.sources``.
-        source: Its row.
-        root: What its paths are relative to.
+        name: Key of the source under ``data.sources``.
+        source: Entry of the source.
+        root: Folder to which the paths of the entry are relative.
 
     Raises:
-        ManifestError: If the file is missing or no list of rows, if more rows are unusable than allowed, or
-            if none is usable.
+        ManifestError: If the file is missing or is not a list of rows, if more rows are unusable than
+            allowed, or if no row is usable.
     """
     if source.format == "avcap":
         found = _avcap(name, source, root)
@@ -180,11 +180,11 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 try:
                     yield number, json.loads(line)
                 except ValueError as err:
-                    yield number, err  # a line cut off by a full disk is one broken row, not a broken file
+                    yield number, err  # a line that a full disk cut off is one broken row, not a broken file
 
 
 def _recording(row: Any) -> str:
-    """Return the id of the recording that a row of sound is of; YouTube's have 11 characters."""
+    """Return the id of the recording of a row with sound. Ids of YouTube have 11 characters."""
     if not isinstance(row, dict):
         return ""
     return str(row.get("id") or Path(str(row.get("audio", ""))).stem[:11])
@@ -213,7 +213,7 @@ def _video_llava(name: str, number: int, row: Any, media: Path) -> list[Sample]:
             _said(turn, who) for turn, who in zip(turns[pair : pair + 2], ("human", "gpt"), strict=True)
         )
         if not PLACEHOLDER.search(asked) and pair:
-            # a later question of a talk is asked of the same media
+            # a later question of a conversation is about the same media
             asked = "".join(f"<{kind}>\n" for kind, paths in files.items() for _ in paths) + asked
         for kind, paths in files.items():
             if asked.count(f"<{kind}>") != len(paths):
@@ -241,7 +241,7 @@ def _video_llava(name: str, number: int, row: Any, media: Path) -> list[Sample]:
 
 
 def _avcap(name: str, source: CaptionSource, root: Path) -> Captions:
-    """Read the captioning manifest of an AV-UIE v2 tree, for one sense."""
+    """Read the captioning manifest of an AV-UIE v2 data root, for one modality."""
     spec = DatasetSpec(TASK, "avcap", folder=source.file, allow_missing=source.allow_broken)
     found = Captions()
     for s in read_manifest(root, name, spec, "train"):

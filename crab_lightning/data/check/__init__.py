@@ -1,1 +1,1 @@
-"""Checks of a data root before a run."""
+"""Checks a data root before a run."""

@@ -1,4 +1,4 @@
-"""What is found in one media file, remembered between runs of the check."""
+"""Checks single media files, and stores the findings for later checks."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from crab_lightning.structures import SAMPLE_RATE_HZ, MaskColours
 
 FileKind = Literal["video", "image", "audio", "mask"]
 
-# Raise when the meaning of a remembered finding changes.
+# Increase this when the meaning of a stored finding changes.
 _VERSION = 2
-# A track that begins or pauses by more than this is worth a look: nobody notices a tenth of a second.
+# A track that begins later or pauses for longer than this is reported. Shorter gaps do not matter.
 _LARGE_GAP_S = 0.5
-# No object fills a picture to its last pixels.
+# No object fills a larger fraction of a picture.
 _FULL_SHARE = 0.98
 
 
 @dataclass(frozen=True)
 class FileJob:
-    """What to find out about one file.
+    """A check of one file.
 
     Args:
         path: The file.
-        kind: What it has to be.
-        frames: Frames to decode; 0 reads headers only.
-        content: Hash the content instead.
-        colours: Which colours of a mask are the object, where the dataset states it.
+        kind: The required kind of the file.
+        frames: Number of frames to decode. With 0, only the header is read.
+        content: Hash the content of the file instead of checking it.
+        colours: The colours of the object in a mask, if the dataset states them.
     """
 
     path: Path
@@ -45,16 +45,16 @@ class FileJob:
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What was found.
+    """The findings about one file.
 
     Args:
-        error: Why the file cannot be used; ``None`` when it can.
-        kind: Class of the error.
-        duration_s: Length of a clip; ``None`` where its header has none, and for pictures.
-        size_px: Width and height of pictures.
-        content: Hash of the bytes, when asked for.
-        remarks: What is worth a look though the file can be used.
-        foreground: Fraction of a mask's pixels that belong to the object.
+        error: The reason why the file cannot be used, or ``None``.
+        kind: Name of the class of the error.
+        duration_s: Length of a clip in seconds; ``None`` for pictures and if the header has no length.
+        size_px: Width and height of a picture in pixels.
+        content: Hash of the bytes, if it was asked for.
+        remarks: Warnings about a file that can be used.
+        foreground: Fraction of the pixels of a mask that belong to the object.
     """
 
     error: str | None = None
@@ -67,10 +67,10 @@ class FileFacts:
 
 
 def inspect_file(job: FileJob) -> FileFacts:
-    """Look at one file as a run would read it.
+    """Check one file as a run would read it.
 
-    With frames to decode, exactly what training reads is decoded: those frames, all of the sound, whole
-    pictures. Else only headers are read.
+    If ``job.frames`` is above 0, the function decodes what training reads: these frames, all of the sound, or
+    the whole picture. Otherwise it reads only headers. Masks are always decoded.
     """
     try:
         if job.content:
@@ -93,8 +93,8 @@ def _mask(job: FileJob) -> FileFacts:
     if share >= _FULL_SHARE:
         remarks = (
             f"{job.path}: {100 * share:.0f} % of the picture is marked as the object, which is too "
-            "much. Are its colours reversed, or is its background not black? State them under `mask` "
-            "of the dataset's row",
+            "much. The colours may be reversed, or the background may not be black. State them under `mask` "
+            "of the dataset's entry",
         )
     return FileFacts(size_px=_shape(mask.shape), remarks=remarks, foreground=share)
 
@@ -143,7 +143,7 @@ def _duration_s(job: FileJob) -> float | None:
 
 
 def _whole(path: Path) -> media.MediaInfo:
-    """Read the header of a clip that is as long as it says, as far as its format says it."""
+    """Read the header of a clip, and refuse a file that is cut off, as far as its format shows this."""
     info = media.probe(path)
     if missing := media.cut_off(path):
         raise media.TruncatedMedia(path, f"is cut off: {missing}. Fetch it again.")
@@ -157,10 +157,10 @@ def content_hash(path: Path) -> str:
 
 
 class Findings:
-    """Findings about files that survive an interrupted check; a changed file is looked at again.
+    """Findings about files, which are kept after an interruption. A changed file is checked again.
 
     Args:
-        path: File to keep them in, a line each; ``None`` keeps nothing.
+        path: File for the findings, one in each line. With ``None``, nothing is stored.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -175,12 +175,12 @@ class Findings:
                 remarks = tuple(facts.pop("remarks"))
                 self._known[key] = FileFacts(size_px=size_px and tuple(size_px), remarks=remarks, **facts)
             except (ValueError, TypeError, AttributeError, KeyError):
-                continue  # the last line of a killed check; its file is looked at again
+                continue  # the last line of a check that was killed; its file is checked again
 
     def inspect(
         self, jobs: Iterable[FileJob], workers: int, timeout_s: float
     ) -> Iterator[tuple[FileJob, FileFacts]]:
-        """Yield every job with what is known or found."""
+        """Yield every job with its findings, which were stored earlier or are made now."""
         todo: list[FileJob] = []
         keys: dict[FileJob, str] = {}
         for job in jobs:
@@ -198,7 +198,7 @@ class Findings:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with appended(self._path) as file:
-            file.write("\n")  # ends a line that a killed check left
+            file.write("\n")  # ends an incomplete line of a check that was killed
             for job, result in run_isolated(inspect_file, todo, workers, timeout_s=timeout_s):
                 facts = _facts(result, job)
                 file.write(json.dumps([keys[job], asdict(facts)]) + "\n")

@@ -1,4 +1,4 @@
-"""Work on files that may crash or hang a decoder: one child process for each worker, killed when need be."""
+"""Works on files in child processes, which are killed and replaced if a file crashes or blocks a decoder."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _ORPHAN_CHECK_S = 5.0
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a job has no result.
+    """The reason why a job has no result.
 
     Args:
-        kind: ``error`` (an exception that the function did not expect), ``memory`` (it asked for more than it
-            may have), ``crash`` (its process died) or ``hang`` (it was killed after its time).
-        message: What is known about it.
+        kind: ``error`` (the function raised an exception), ``memory`` (the job needed too much memory),
+            ``crash`` (the process ended) or ``hang`` (the process was killed after ``timeout_s``).
+        message: Description of the failure.
     """
 
     kind: str
@@ -44,17 +44,17 @@ def run_isolated(
     timeout_s: float = 120.0,
     memory_bytes: int = 4 * GIB,
 ) -> Iterator[tuple[Job, Result | Failure]]:
-    """Yield every job with its result, in the order in which they end.
+    """Yield every job with its result, as soon as the job is finished.
 
-    A child that dies or outlives its time is replaced; the others do not notice. Linux counts address space,
-    so the memory is what a child may take beyond what it starts with.
+    A child process that ends or takes too long is replaced, and the others continue. Linux limits the address
+    space, so the memory limit counts from the size that a child process has at its start.
 
     Args:
-        function: Called with one job in a child; importable, so that it can travel.
-        jobs: What to work on; drawn as children become free.
-        workers: Child processes; 0 works in this process, where nothing guards against crashes and hangs.
-        timeout_s: Time after which a child that is still on one job is killed.
-        memory_bytes: Memory that a job may take.
+        function: Called with one job in a child process. It must be importable.
+        jobs: The jobs, which are taken when a child process is free.
+        workers: Number of child processes. With 0, this process works on the jobs, without protection.
+        timeout_s: A child process that works longer on one job, in seconds, is killed.
+        memory_bytes: Largest memory for one job in bytes.
     """
     if workers == 0:
         for job in jobs:
@@ -96,7 +96,7 @@ def run_isolated(
 
 
 class _Child(Generic[Job, Result]):
-    """One child process and the job it is on."""
+    """One child process and its present job."""
 
     def __init__(self, function: Callable[[Job], Result], memory_bytes: int) -> None:
         self._function, self._memory_bytes = function, memory_bytes
@@ -106,9 +106,9 @@ class _Child(Generic[Job, Result]):
         self.began = 0.0
 
     def start(self, job: Job) -> None:
-        """Hand over a job, to a new process if the last one is gone."""
+        """Send a job to the process, which is started if there is none."""
         if self._process is None:
-            # A fork has torch and the codecs loaded already; a fresh process would load them for seconds.
+            # A fork already has torch and the codecs; a new process would need seconds to load them.
             methods = multiprocessing.get_all_start_methods()
             context: Any = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
             self.connection, theirs = context.Pipe()
@@ -121,7 +121,7 @@ class _Child(Generic[Job, Result]):
         self.connection.send(job)
 
     def collect(self) -> Result | Failure:
-        """Return what the child answered, or how it died."""
+        """Return the result of the child process, or how the process ended."""
         try:
             result: Result | Failure = self.connection.recv()
             return result
@@ -133,7 +133,7 @@ class _Child(Generic[Job, Result]):
             return Failure("crash", f"crashed the process that read it ({how})")
 
     def kill(self) -> None:
-        """Stop the process, whatever it does."""
+        """Kill the process."""
         if self._process is None:
             return
         self._process.kill()
@@ -148,12 +148,13 @@ def _serve(
 ) -> None:  # pragma: no cover - runs in a child
     import torch
 
-    # The parent may have used OpenMP before the fork; its threads do not exist here.
+    # The parent may have used OpenMP before the fork, and its threads do not exist in the child.
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _limit_memory(memory_bytes)
     while True:
-        # Other children hold copies of the parent's end, so a killed parent does not show as an end of file.
+        # Other children have copies of the parent's end of the pipe, so the end of the parent is no end of
+        # file.
         while not connection.poll(_ORPHAN_CHECK_S):
             if os.getppid() != parent:
                 return

@@ -1,4 +1,4 @@
-"""What a check of a data root found, as a table and as JSON."""
+"""The findings of a check of a data root, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, or may be.
+    """A problem that was found.
 
     Args:
-        level: ``error`` stops or falsifies a run; ``warning`` is worth a look.
-        kind: What sort of thing: ``manifest``, ``row``, ``missing``, ``media``, ``mask``, ``annotation``,
+        level: ``error``: the problem stops a run or makes its results wrong. ``warning``: it may be a
+            mistake.
+        kind: Kind of the problem: ``manifest``, ``row``, ``missing``, ``media``, ``mask``, ``annotation``,
             ``grammar``, ``contradiction``, ``classes``, ``duration``, ``sound`` (it begins late or pauses),
             ``repeated`` (one question twice), ``leak_clip`` (same recording in training and test),
             ``leak_content`` (same bytes under two names), ``leak_sound`` (same sound file under two names).
         dataset: Key of the dataset.
         split: ``train`` or ``test``.
-        message: What was found and what to do.
-        row: Zero-based row of the manifest; -1 where it is about more than one.
+        message: Description of the problem and what to do about it.
+        row: Number of the row in the manifest, counted from 0; -1 if the problem is about several rows.
     """
 
     level: Level
@@ -50,11 +51,11 @@ class FileTotals:
     Args:
         dataset: Key of the dataset.
         split: ``train`` or ``test``.
-        rows: Rows that could be read.
-        files: Distinct media files that they name.
-        tokens: Guessed tokens of each row.
-        seconds: Length of each distinct clip, as far as its header tells.
-        target_characters: Length of each text to be learnt.
+        rows: Number of rows that could be read.
+        files: Number of different media files in these rows.
+        tokens: Estimated number of tokens of each row.
+        seconds: Length in seconds of each different clip whose header states its length.
+        target_characters: Number of characters of each target text.
     """
 
     dataset: str
@@ -68,12 +69,12 @@ class FileTotals:
 
 @dataclass
 class CheckReport:
-    """All that a check found.
+    """All findings of a check.
 
     Args:
         root: The data root.
         decoded: Whether media were decoded, or only their headers read.
-        problems: In the order of datasets, splits and rows.
+        problems: The problems, in the order of datasets, splits and rows.
         totals: One entry for each manifest.
     """
 
@@ -83,14 +84,14 @@ class CheckReport:
     totals: list[FileTotals]
 
     def count(self, level: Level, dataset: str | None = None, split: str | None = None) -> int:
-        """Return the number of problems of a level, of all manifests or of one."""
+        """Return the number of problems of a level, for all manifests, one dataset or one split."""
         return sum(
             p.level == level and dataset in (None, p.dataset) and split in (None, p.split)
             for p in self.problems
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as JSON values; lengths are summed up."""
+        """Return all findings as JSON values. Lists of lengths are replaced by their :func:`summary`."""
         return {
             "root": str(self.root),
             "decoded": self.decoded,
@@ -104,11 +105,11 @@ class CheckReport:
         }
 
     def write(self, path: Path) -> None:
-        """Write the JSON; the file is there whole or not at all."""
+        """Write the findings as a JSON file, completely or not at all."""
         replace_json(path, self.to_json(), indent=1)
 
     def print(self, console: Console) -> None:
-        """Print a row for each manifest, then each sort of problem with its first cases."""
+        """Print a row for each manifest, and then the first problems of each kind."""
         from rich import box
         from rich.markup import escape
         from rich.table import Table
@@ -140,7 +141,7 @@ class CheckReport:
 
 
 def summary(values: Sequence[float]) -> dict[str, float] | None:
-    """Return least, median, 95th percentile, largest and mean; ``None`` for no values."""
+    """Return the smallest, median, 95th percentile, largest and mean value, or ``None`` without values."""
     if not values:
         return None
     array = np.asarray(values, dtype=np.float64)

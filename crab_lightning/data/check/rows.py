@@ -1,4 +1,4 @@
-"""Whether the annotations of samples can be read, learnt from and scored."""
+"""Checks whether the annotations of samples can be read, used for training and scored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crab_lightning.tasks.base import NO_CLASS, Task, parse_answer, with_row
 def readable_classes(
     task: Task[Any], samples: Sequence[Sample]
 ) -> tuple[list[str] | None, dict[str, list[Sample]]]:
-    """Return the closed set of the samples whose annotation can be read, and who holds each class."""
+    """Return the class names of the samples with a readable annotation, and the samples of each class."""
     holders: dict[str, list[Sample]] = defaultdict(list)
     kept: list[Sample] = []
     for sample in samples:
@@ -29,7 +29,7 @@ def readable_classes(
 
 
 def check_closed_set(task: Task[Any], samples: Sequence[Sample]) -> Iterator[Problem]:
-    """Yield why no class is known, although the task needs a closed set."""
+    """Yield the reasons why a dataset has no class names, although its task needs them."""
     found = False
     for sample in samples:
         try:
@@ -42,12 +42,12 @@ def check_closed_set(task: Task[Any], samples: Sequence[Sample]) -> Iterator[Pro
 
 
 def check_annotations(task: Task[Any], samples: Sequence[Sample], spec: DatasetSpec) -> Iterator[Problem]:
-    """Yield what is wrong with the true answers and the texts to be learnt.
+    """Yield the problems of the true answers and the target texts.
 
     Args:
-        task: The dataset's task.
-        samples: Its rows.
-        spec: Its row in the config, closed set filled in.
+        task: Task of the dataset.
+        samples: Samples of the dataset.
+        spec: Entry of the dataset in the config, with its class names filled in.
     """
     for sample in samples:
         try:
@@ -55,7 +55,7 @@ def check_annotations(task: Task[Any], samples: Sequence[Sample], spec: DatasetS
             written = sample.target
             if sample.target is not None or sample.split != "test":
                 direct = task.direct(sample)
-                written = sample.target or direct  # without a text, the answer alone is learnt
+                written = sample.target or direct  # without a text, the target is the answer alone
             answer = None if written is None else parse_answer(task, written, sample, spec)
         except ValueError as err:
             yield _problem(sample, "annotation", with_row(sample, err))
@@ -65,7 +65,7 @@ def check_annotations(task: Task[Any], samples: Sequence[Sample], spec: DatasetS
         if written is None:
             continue
         if answer is None:
-            # Without a truth to compare (coordinates that the released scripts reject) the row may stay.
+            # Without a true answer (coordinates that the released scripts reject), this is only a warning.
             yield _problem(
                 sample,
                 "grammar",
@@ -75,7 +75,7 @@ def check_annotations(task: Task[Any], samples: Sequence[Sample], spec: DatasetS
                 level="warning" if truth is None else "error",
             )
         elif truth is not None:
-            # Compared with the truth's own score: a clip without events scores 0 even when nothing is named.
+            # The score of the true answer is the reference: for a clip without events, even that is 0.
             score, best = (task.score(given, sample, spec) for given in (answer, truth))
             if score is not None and best is not None and score < best:
                 yield _problem(
@@ -90,10 +90,10 @@ def check_annotations(task: Task[Any], samples: Sequence[Sample], spec: DatasetS
 def check_classes(
     dataset: str, train: dict[str, list[Sample]], test: dict[str, list[Sample]]
 ) -> Iterator[Problem]:
-    """Yield what is odd about the class names of a dataset.
+    """Yield warnings about the class names of a dataset.
 
     Args:
-        dataset: Its key.
+        dataset: Key of the dataset.
         train: Training samples of each class.
         test: Test samples of each class.
     """
@@ -103,8 +103,8 @@ def check_classes(
             "classes",
             dataset,
             "test",
-            f"class {name!r} of {len(test[name])} test rows is in no training row: it cannot be learnt. "
-            "Is it spelt differently there?",
+            f"class {name!r} of {len(test[name])} test rows is in no training row, so it cannot be learnt. "
+            "Check whether it has another spelling there",
             test[name][0].row,
         )
     spellings: dict[str, set[str]] = defaultdict(set)

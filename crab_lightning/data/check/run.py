@@ -1,4 +1,4 @@
-"""A whole data root, checked before a run: every problem is collected, not only the first."""
+"""Checks a whole data root before a run, and collects all problems."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from crab_lightning.tasks.base import Task
 __all__ = ["CheckReport", "Problem", "check_root"]
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is done, how many of it and of how many."""
+"""Called with the name of a step, the number of finished parts and the number of all parts."""
 
-# Sound and pictures of one clip may differ by this much without either being the wrong file.
+# The lengths of sound and pictures of one clip may differ by this much.
 _DRIFT_S, _DRIFT_SHARE = 1.0, 0.2
-# Missing files for which another name is looked for.
+# Number of missing files for which a similar name is searched.
 _HINTS = 100
 _Manifest = tuple[str, Literal["train", "test"]]
 
@@ -53,19 +53,22 @@ def check_root(
     timeout_s: float = 120.0,
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Check manifests, annotations, media and the border between training and test.
+    """Check manifests, annotations and media, and find clips that are in training and in test.
 
     Args:
-        root: Folder that holds ``AVUIE_2/``.
+        root: Folder that contains ``AVUIE_2/``.
         tasks: The tasks, by key.
-        datasets: The rows to check, by key.
-        decode: Decode what a run would read of every file, instead of reading headers.
-        workers: Processes that look at files; a file that crashes or hangs one is reported. 0 works in this
-            process, without that guard.
-        findings: File in which findings about media are kept, so that an interrupted check goes on where it
-            stopped and later ones look at changed files only.
-        timeout_s: Time that one file may take.
-        progress: Told about every step.
+        datasets: The datasets to check, by key.
+        decode: Decode the files as a run does, instead of reading only their headers.
+        workers: Number of processes that check files. A file that crashes or blocks a process is reported.
+            With 0, this process checks the files, without this protection.
+        findings: File for the findings about media, so that an interrupted check can be continued, and a
+            later check reads only changed files.
+        timeout_s: Longest time for one file in seconds.
+        progress: Called after every part of a step; see ``Progress``.
+
+    Returns:
+        The problems and the counts of each manifest.
     """
     check = _Check(root, tasks, datasets, decode, progress or (lambda *_: None))
     check.read_manifests()
@@ -98,7 +101,7 @@ class _Check:
 
     def add(self, level: Any, kind: str, manifest: _Manifest, message: str, row: int = -1) -> None:
         problem = Problem(level, kind, *manifest, message, row)
-        if problem not in self.told:  # a video is named twice where its own sound is heard
+        if problem not in self.told:  # a video whose own sound is used is named twice
             self.told.add(problem)
             self.problems.append(problem)
 
@@ -143,7 +146,7 @@ class _Check:
         self.problems += check_classes(name, holders, test_holders)
         sides: list[tuple[_Manifest, list[Sample]]] = [((name, "train"), train), ((name, "test"), test)]
         for manifest, samples in sides:
-            # Without a single readable annotation there is no closed set to check the others against.
+            # Without a readable annotation there are no class names with which the others can be checked.
             if names or names is None or spec.classes:
                 self.problems += check_annotations(task, samples, spec)
             else:
@@ -193,8 +196,8 @@ class _Check:
         for manifest, shares in self.foregrounds.items():
             if not any(shares):
                 text = (
-                    f"all {len(shares)} masks are empty: no pixel of them is the object. State its colours "
-                    "under `mask` of the dataset's row"
+                    f"all {len(shares)} masks are empty: no pixel belongs to the object. State its colours "
+                    "under `mask` of the dataset's entry"
                 )
                 self.add("warning", "mask", manifest, text)
         for manifest, samples in self.samples.items():
@@ -208,7 +211,7 @@ class _Check:
         existing: ExistingFiles,
         users: dict[FileJob, list[tuple[_Manifest, Sample]]],
     ) -> None:
-        """Note the mask of a test row; only tests are scored against masks."""
+        """Add the mask of a test row to the files. Only test rows are compared with masks."""
         candidates = sample.fields.get("mask_candidates")
         if candidates is None:
             return
@@ -288,7 +291,7 @@ class _Check:
         self._find_copies(findings, workers, timeout_s)
 
     def _find_copies(self, findings: Findings, workers: int, timeout_s: float) -> None:
-        """Find equal files under different names; only files of equal length are read."""
+        """Find equal files under different names. Only files of equal size are read."""
         sides: dict[tuple[str, int], dict[str, dict[Path, tuple[_Manifest, Sample]]]] = {}
         for manifest, samples in self.samples.items():
             for sample in samples:
@@ -319,12 +322,11 @@ class _Check:
                 self._leak(sort, manifest, sample, found[1], f"{path}, a copy of {found[0]},")
 
     def _leak(self, kind: str, manifest: _Manifest, sample: Sample, other: Sample, what: str) -> None:
-        # No error: published sets share recordings, within a set or with others (AVE, UnAV-100 and LLP all
-        # come from AudioSet). The user has to know, but has no other files to use. Equal sound alone may be
-        # silence or a jingle.
+        # This is only a warning: published datasets share recordings (AVE, UnAV-100 and LLP all come from
+        # AudioSet), and the user has no other files. Equal sound may also be silence or a short melody.
         text = (
-            f"row {sample.row}: {what} is also learnt from (row {other.row} of {other.dataset}'s "
-            "training rows). Scores on it say nothing about new clips. Keep one of the two rows"
+            f"row {sample.row}: {what} is also used for training (row {other.row} of {other.dataset}'s "
+            "training rows). Its score says nothing about new clips. Keep one of the two rows"
         )
         self.add("warning", kind, manifest, text, sample.row)
 

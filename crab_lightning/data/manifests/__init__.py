@@ -1,1 +1,1 @@
-"""Manifest files to samples: column layouts, the reader, dataset rows and splits."""
+"""Reads manifest files: layouts of columns, samples and splits."""

@@ -1,4 +1,4 @@
-"""What a column map may say; everything else is refused with the place where it stands."""
+"""Checks of the keys and values of a column map. Each error names the key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from crab_lightning.spelling import did_you_mean
 
 
 def refuse_misspelt(name: str, said: Any, fields: Mapping[str, Any], where: str) -> None:
-    """Refuse a field that is nearly one of the shipped tasks: an optional one would be missed in silence."""
+    """Refuse a field whose name is probably a misspelt one: a task would not find it and say nothing."""
     typed = isinstance(said, Mapping) and "type" in said
     near = [] if typed or name in FIELD_TYPES else get_close_matches(str(name), FIELD_TYPES, 1, 0.85)
     if near and near[0] not in fields:
@@ -22,12 +22,12 @@ def refuse_misspelt(name: str, said: Any, fields: Mapping[str, Any], where: str)
 
 
 def places(parts: list[str | tuple[str, int | None]]) -> list[str]:
-    """Return the fields that a template names."""
+    """Return the names of the fields in a template."""
     return [part[0] for part in parts if not isinstance(part, str)]
 
 
 def refer(names: Iterable[str | None], given: Sequence[str], where: str) -> None:
-    """Refuse the name of a field that the map does not give."""
+    """Check that the map has all fields that one of its keys names."""
     for name in names:
         if name is not None and name not in given:
             raise ValueError(
@@ -37,13 +37,13 @@ def refer(names: Iterable[str | None], given: Sequence[str], where: str) -> None
 
 
 def known_texts(value: Any, where: str) -> None:
-    """Refuse what is no mapping from texts to texts."""
+    """Check that a value is a mapping from texts to texts."""
     if not isinstance(value, Mapping) or not all(isinstance(text, str) for text in value.values()):
         raise ValueError(f"{where} is {show(value)}; it is a mapping from texts to texts")
 
 
 def one_name(value: Any, where: str) -> str | None:
-    """Return one name, if there is one."""
+    """Return a name or ``None``, and refuse any other value."""
     if value is not None and not (isinstance(value, str) and value):
         raise ValueError(f"{where} is {show(value)}; it is one name")
     return value
@@ -60,7 +60,7 @@ def key_names(value: Any, where: str) -> tuple[str, ...]:
 
 
 def known_keys(content: Any, known: set[str], where: str) -> None:
-    """Refuse what is no mapping, and a key of it that means nothing."""
+    """Check that a value is a mapping that has only known keys."""
     if not isinstance(content, Mapping):
         raise ValueError(f"{where} is {show(content)}; it is a mapping of: {', '.join(sorted(known))}")
     if unknown := [str(key) for key in content if key not in known]:

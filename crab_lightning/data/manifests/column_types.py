@@ -1,7 +1,7 @@
-"""What a column of a manifest may hold, and how its value becomes a field.
+"""The types of the columns of a manifest, and how a value becomes a field of a sample.
 
-A reader takes the value of the file and returns the field's value; it raises :class:`ColumnError` with what
-it would have accepted. The manifest reader adds file, row and key to the message.
+A reader gets the value in the file and returns the value of the field, or raises :class:`ColumnError`, which
+says what is allowed. The manifest reader adds the file, the row and the key to the message.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from crab_lightning.tasks.answers import read_choice
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,15}")
-# Larger ones overflow where they become tensors; no frame number, pixel or time is near.
+# Larger numbers overflow in tensors; no frame number, pixel or time is so large.
 _LARGEST = 10**9
 _NUMBER = re.compile(r"[+-]?[0-9]{1,15}(?:\.[0-9]{1,15})?")
 _CLOCK = re.compile(r"(?:([0-9]{1,4}):)?([0-9]{1,4}):([0-5]?[0-9](?:\.[0-9]{1,15})?)")
@@ -26,11 +26,11 @@ _SEPARATORS = re.compile(r"[/\\]")
 
 
 class ColumnError(ValueError):
-    """A value that a column cannot hold.
+    """A value is not allowed in a column.
 
     Args:
-        wanted: What the column can hold; ends the sentence "expected ...".
-        what: What is wrong, such as ``key 'event'``; the column map fills it in.
+        wanted: The allowed values, as the end of the sentence "expected ...".
+        what: The part of the row that is wrong, such as ``key 'event'``, which the column map fills in.
         found: What was found, such as ``is 3``.
         remedy: What to do about it.
     """
@@ -47,7 +47,7 @@ class ColumnError(ValueError):
 
 
 def show(value: Any) -> str:
-    """Return a value as it is shown in a message, cut to a line."""
+    """Return a value as text for a message, with at most 80 characters."""
     try:
         shown = json.dumps(value, ensure_ascii=True, default=str)
     except RecursionError:
@@ -56,10 +56,10 @@ def show(value: Any) -> str:
 
 
 def read_as(reader: Callable[[Any], Any], value: Any, key: str) -> Any:
-    """Return what a reader makes of the value under a key.
+    """Return the result of a reader for the value of a key.
 
     Raises:
-        ColumnError: If it cannot be read; the error names the key and the value.
+        ColumnError: If the value cannot be read. The error names the key and the value.
     """
     try:
         return reader(value)
@@ -70,7 +70,7 @@ def read_as(reader: Callable[[Any], Any], value: Any, key: str) -> Any:
 
 
 def kind_of(value: Any) -> str:
-    """Return a JSON value's kind as it is shown in a message."""
+    """Return the name of the type of a JSON value for a message."""
     names: dict[type, str] = {dict: "an object", list: "an array", str: "a string", bool: "a truth value"}
     return "null" if value is None else names.get(type(value), "a number")
 
@@ -81,7 +81,7 @@ def anything(value: Any) -> Any:
 
 
 def annotation(value: Any) -> str:
-    """Accept events in any form, as text: tags, a list of them, or nothing (a clip without events)."""
+    """Accept any value as a text with events; ``None`` is a clip without events."""
     return "" if value is None else str(value)
 
 
@@ -97,7 +97,7 @@ def text(value: Any) -> str:
 
 
 def word(value: Any) -> str:
-    """Accept a string, or a number as it prints."""
+    """Accept a string, or a number, which is returned as text."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     return text(value)
@@ -106,7 +106,7 @@ def word(value: Any) -> str:
 def integer(value: Any) -> int:
     """Accept a whole number that is not negative: ``7``, ``"7"`` or ``7.0``.
 
-    The released files hold integers; files that went through a spreadsheet or pandas hold the other two.
+    The released files contain integers. Files from a spreadsheet or from pandas contain the other two forms.
     """
     whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
     if whole or (isinstance(value, str) and _INTEGER.fullmatch(value.strip())):
@@ -121,7 +121,7 @@ def integer(value: Any) -> int:
 
 
 def seconds(value: Any) -> int | float:
-    """Accept a time that is not negative: seconds as a number or its decimal string, or ``[h:]m:s``."""
+    """Accept a time that is not negative: seconds as a number or as a decimal text, or ``[h:]m:s``."""
     if isinstance(value, str) and (clock := _CLOCK.fullmatch(value.strip())):
         hours, minutes, rest = clock.groups()
         if hours is None or int(minutes) < 60:
@@ -138,7 +138,7 @@ def seconds(value: Any) -> int | float:
 
 
 def number(value: Any) -> int | float:
-    """Accept a finite number, or its decimal string."""
+    """Accept a finite number, also as a decimal text."""
     value = _as_number(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ColumnError("a finite number such as 3 or -0.5")
@@ -146,14 +146,14 @@ def number(value: Any) -> int | float:
 
 
 def _as_number(value: Any) -> Any:
-    """Return the number that a decimal string is; any other value as it is."""
+    """Return the number in a decimal text, and any other value unchanged."""
     if not (isinstance(value, str) and _NUMBER.fullmatch(value.strip())):
         return value
     return int(value) if _INTEGER.fullmatch(value.strip()) else float(value)
 
 
 def choice(value: Any) -> int:
-    """Accept one of two candidates: ``1``, ``"1"``, ``"one"``, ``"first"``, ``"video 1"`` and so for two."""
+    """Accept one of two candidates, such as ``1``, ``"1"``, ``"one"``, ``"first"`` or ``"video 1"``."""
     found = read_choice(word(value))
     if found is None:
         raise ColumnError("1 or 2, or 'one' or 'two'")
@@ -168,7 +168,7 @@ def corner(value: Any) -> tuple[int, int]:
 
 
 def question_kind(value: Any) -> tuple[str, str]:
-    """Accept MUSIC-AVQA's question type, a list ``[modality, type]`` or that list as a JSON string."""
+    """Accept the question type of MUSIC-AVQA: a list ``[modality, type]``, also as a JSON string."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -192,22 +192,22 @@ def options(value: Any) -> tuple[str, ...]:
 
 
 def options_text(value: Any) -> str:
-    """Return the candidates as the released prompt prints them: Python's ``str`` of the JSON value."""
+    """Return the candidates as the released prompt prints them: as Python's ``str`` of the JSON value."""
     return str(value)
 
 
 def lower(value: Any) -> str:
-    """Accept a string that is not blank, in lower case."""
+    """Accept a string that is not blank, and return it in lower case."""
     return text(value).lower()
 
 
 def option(value: Any) -> str | int:
-    """Accept the answer of a multiple choice: a JSON integer is a zero-based index, anything else is text."""
+    """Accept the answer to a multiple choice: an integer is an index from 0, any other value is a text."""
     return value if isinstance(value, int) and not isinstance(value, bool) else word(value)
 
 
 def file_number(value: Any) -> int:
-    """Accept a file that is named by a whole number, and return that number."""
+    """Accept the path of a file whose name is a whole number, and return this number."""
     stem = PurePosixPath(relative_path(value)).stem
     if not (stem.isascii() and stem.isdigit()):
         raise ColumnError("an image file named by its frame number, such as 'frames/3.jpg'")
@@ -215,7 +215,7 @@ def file_number(value: Any) -> int:
 
 
 def relative_path(value: Any) -> str:
-    """Accept a path that stays inside the folder it is relative to."""
+    """Accept a relative path that stays inside its folder."""
     if not isinstance(value, str) or not value or value.isspace():
         raise ColumnError("a file path that is not empty")
     if "\0" in value or (not value.isascii() and not _encodes(value)):
@@ -233,7 +233,7 @@ def relative_path(value: Any) -> str:
 
 
 def target_text(value: Any) -> str:
-    """Accept the supervised text."""
+    """Accept the target text, which must not be blank."""
     if not isinstance(value, str) or not value.strip():
         raise ColumnError("the text that the model learns to write")
     if not _encodes(value):
@@ -290,4 +290,4 @@ FIELD_TYPES: dict[str, str] = {
     "uid": "word",
     "video_id": "word",
 }
-"""The type of a field for which a column map names none; ``any`` for other fields."""
+"""The default types of fields in a column map; the default of other fields is ``any``."""

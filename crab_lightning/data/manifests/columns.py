@@ -1,4 +1,4 @@
-"""A manifest's columns stated as data: which key is which field, which file, which target.
+"""Column maps: they say which key of a manifest is which field, which file and which target.
 
 Keys of a column map:
 
@@ -6,27 +6,28 @@ Keys of a column map:
 key               meaning
 ================  ===========================================================================================
 ``media``         keys of the files by kind: ``{videos: video_path, audios: [audio1, audio2]}``
-``folders``       sub-folder of each kind, ``{video: video, audio: audio}``; none when left out
-``fields``        field of the task -> key of the file, or a mapping (below)
-``target``        key of the text to be learnt
-``required``      keys that have to be there and are not read
-``reference``     the reference string, with fields in braces
-``classes``       field whose values form the closed set
-``id``            fields that, beside the files, tell two rows apart
-``unit``          field that is the index of the audio unit heard with a frame
+``folders``       sub-folder of each kind, ``{video: video, audio: audio}``; by default there are none
+``fields``        for each field of the task: the key in the file, or a mapping (see below)
+``target``        key of the target text
+``required``      keys that must exist and are not read
+``reference``     the reference text, with fields in braces
+``classes``       field whose values are the class names
+``id``            fields that distinguish two rows with the same files
+``unit``          field with the index of the audio unit that is heard with a frame
 ``recordings``    ``source``: namespace of recording names; ``name``: ``stem`` of the file (the default),
                   ``folder`` of the clip's frames, or a regular expression whose group is the name; ``query``:
-                  key of the file whose recording comes first; ``key``: key that holds the recording's name
-``masks``         places of the true mask: ``path`` with fields, ``{image}`` (its path without extension) and
-                  ``{clip}`` (its folder) in braces, then ``replace``; or ``key``
-``train test``    a map of the same form laid over this one for one split
-``like``          name or path of a card that this one is laid over
+                  key of the file whose recording comes first; ``key``: key with the name of the recording
+``masks``         places of the true mask: ``path`` with fields, ``{image}`` (path of the image without
+                  extension) and ``{clip}`` (folder of the image) in braces, then ``replace``; or ``key``
+``train test``    a map of the same form with the differences for one split
+``like``          name or path of a card to which this map adds its keys
 ================  ===========================================================================================
 
-A field is described by ``key``, ``keys`` (all of them, as a tuple) or ``any_of`` (the first one that the row
-has), by ``value`` (the same in every row), by ``type`` (see ``TYPES``; the field's own when left out), by
-``item`` (one element of what was read) and by ``optional`` (left out where the row has no such key). A key
-inside another value is named with dots, and an element of a list by its number: ``segment.0.start``.
+A field is described by ``key``, ``keys`` (the values of all keys as a tuple), ``any_of`` (the first key that
+the row has) or ``value`` (the same value in every row). It may also have ``type`` (see ``TYPES``; fields have
+default types), ``item`` (use only this element of the value) and ``optional`` (the field is left out if the
+row has no such key). A key inside another value is named with dots, and an element of a list by its number:
+``segment.0.start``.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ from crab_lightning.data.manifests.layout import (
 from crab_lightning.spelling import did_you_mean
 
 _FACTS = {"display", "answers", "test_samples"}
-"""What a card says of a dataset beside its columns."""
+"""Keys of a card that do not describe columns."""
 _KEYS = {
     "media", "folders", "fields", "target", "required", "reference", "classes", "id", "unit", "recordings",
     "masks",
@@ -81,15 +82,15 @@ _TEXTS = frozenset({"question", "options", "expression"})
 
 
 class ColumnMap(Layout):
-    """Reads rows as a column map says.
+    """A layout that reads rows with a column map.
 
     Args:
         content: The map.
-        name: Name for messages.
-        place: Where the map stands, for messages about it.
+        name: Name of the layout in messages.
+        place: Key of the map in the config, for messages.
 
     Raises:
-        ValueError: If the map has a key that means nothing, or a value of another form.
+        ValueError: If the map has an unknown key, or a value of a wrong form.
     """
 
     def __init__(self, content: Mapping[str, Any], name: str, place: str = "columns") -> None:
@@ -114,7 +115,11 @@ class ColumnMap(Layout):
         self._recording = _recording(str(recordings.get("name", "stem")))
 
     def read(self, row: Mapping[str, Any], split: str) -> Parts:
-        """Return what a row holds."""
+        """Return the parts of a row.
+
+        Raises:
+            ColumnError: If a value cannot be used.
+        """
         return self._side(split).read(row, f"it in every row of a {self.name} {split} file")
 
     def errors(self, row: Mapping[str, Any], split: str) -> Iterator[ColumnError]:
@@ -138,12 +143,12 @@ class _Column:
     """How one field is read.
 
     Args:
-        field: Its name.
-        keys: Keys of the file.
-        read: Turns a value into the field's value.
-        mode: ``one`` key, ``all`` of them or the ``first`` that is there.
-        item: Which element of the value is kept.
-        optional: Whether it may be missing.
+        field: Name of the field; empty if only the existence of the key is checked.
+        keys: Keys in the file.
+        read: Function that makes the value of the field from the value in the file.
+        mode: ``one`` key, ``all`` keys, or the ``first`` key that the row has.
+        item: Index of the element of the value that is used; ``None`` for the whole value.
+        optional: Whether the key may be missing.
     """
 
     field: str
@@ -154,7 +159,7 @@ class _Column:
     optional: bool = False
 
     def value(self, row: Mapping[str, Any], rows_of: str) -> Any:
-        """Return the field's value; ``None`` where it may be and is missing."""
+        """Return the value of the field, or ``None`` if it is optional and missing."""
         if self.optional and all(_found(row, key) in (None, _ABSENT) for key in self.keys):
             return None
         if self.mode == "one":
@@ -164,7 +169,7 @@ class _Column:
             value = _cell(row, key, self.read, rows_of)
         else:
             values = [_cell(row, key, self.read, rows_of) for key in self.keys]
-            # Tuples are laid end to end: two corners make a box.
+            # Tuples are joined, for example two corners to a box.
             value = tuple(x for v in values for x in (v if isinstance(v, tuple) else (v,)))
         if self.item is None:
             return value
@@ -179,7 +184,7 @@ class _Column:
 
 
 class _Side:
-    """The columns of one split's file."""
+    """The columns of the file of one split."""
 
     def __init__(self, content: Mapping[str, Any], where: str) -> None:
         self.constants: dict[str, Any] = {}
@@ -294,7 +299,7 @@ class _Side:
                 continue
             path = filled(template(mask["path"]), values)
             swaps: Mapping[str, str] = mask.get("replace") or {}
-            # An image outside the expected folder would otherwise be taken for its own mask.
+            # Otherwise an image outside the expected folder would be used as its own mask.
             if all(old in path for old in swaps):
                 for old, new in swaps.items():
                     path = path.replace(old, new)
@@ -302,13 +307,16 @@ class _Side:
 
 
 class Fields(dict[str, Any]):
-    """The fields that a dataset's own columns give; asking for another one says what is missing.
+    """The fields of a sample whose columns the user has described. A missing field raises a clear error.
 
     Args:
         values: The fields.
-        where: Place of the dataset's entry in the config.
-        task: Key of the task that reads them.
-        layout: Import path of the class that read them; none where ``columns`` state them.
+        where: Key of the dataset's entry in the config.
+        task: Key of the task that reads the fields.
+        layout: Import path of the class that read the fields; empty if ``columns`` describes them.
+
+    Raises:
+        ManifestError: If a missing field is read.
     """
 
     __slots__ = ("layout", "task", "where")
@@ -352,10 +360,10 @@ def _found(row: Mapping[str, Any], key: str) -> Any:
 
 
 def _cell(row: Mapping[str, Any], key: str, read: Callable[[Any], Any], rows_of: str) -> Any:
-    """Return what a reader makes of one value of a row.
+    """Return the result of a reader for one value of a row.
 
     Raises:
-        ColumnError: If the key is missing, or its value cannot be read; the error names both.
+        ColumnError: If the key is missing, or its value cannot be read. The error names the key.
     """
     value = _found(row, key)
     if value is _ABSENT:
@@ -373,7 +381,7 @@ def _cell(row: Mapping[str, Any], key: str, read: Callable[[Any], Any], rows_of:
 
 
 def _recording(rule: str) -> Callable[[str], str]:
-    """Return what names a recording by one of its files."""
+    """Return a function that makes the name of a recording from the path of one of its files."""
     if rule == "stem":
         return stem
     if rule == "folder":
@@ -381,7 +389,7 @@ def _recording(rule: str) -> Callable[[str], str]:
     try:
         pattern = re.compile(rule)
     except re.error as err:
-        raise ValueError(f"recordings.name is {rule!r}, no regular expression: {err}") from None
+        raise ValueError(f"recordings.name is {rule!r}, which is not a regular expression: {err}") from None
     if pattern.groups != 1:
         raise ValueError(
             f"recordings.name is {rule!r}; it is 'stem', 'folder', or a regular expression with one group"

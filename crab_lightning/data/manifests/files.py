@@ -1,4 +1,4 @@
-"""Manifest files on disk: where they are, what they hold as they stand, and which media files exist."""
+"""Finds manifest files on disk, reads their rows, and finds out which media files exist."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from crab_lightning.structures import DatasetSpec
 
 ANNOTATIONS = "AVUIE_2"
 FORMATS = (".json", ".jsonl", ".csv", ".parquet")
-MANIFEST_BYTES = 2**30  # the largest released file has some tens of megabytes
+MANIFEST_BYTES = 2**30  # the largest released file has less than 100 megabytes
 
 
 class ManifestError(ValueError):
-    """A manifest that cannot be read as it stands; the message names file, row, key and remedy."""
+    """A manifest cannot be read. The message names the file, the row, the key and what to do."""
 
 
 class RowError(ManifestError):
-    """One row that cannot be read.
+    """A row of a manifest cannot be read.
 
     Args:
-        row: Zero-based row.
+        row: Number of the row, counted from 0.
         message: The whole message.
     """
 
@@ -38,14 +38,15 @@ class RowError(ManifestError):
         self.row = row
 
     def __reduce__(self) -> tuple[type[RowError], tuple[int, str]]:
-        # Exceptions travel between processes by pickle, which would call __init__ with the message alone.
+        # Pickle, which sends exceptions between processes, would call __init__ with the message only.
         return type(self), (self.row, str(self))
 
 
 def dataset_folder(root: Path, dataset: str, spec: DatasetSpec) -> Path:
-    """Return the folder of a row under ``data.datasets``.
+    """Return the folder of a dataset.
 
-    It is under ``AVUIE_2/``; that of a layout that was not released may also be under the root itself.
+    The folder is under ``AVUIE_2/``. If the layout is not a released one, the folder may also be in the data
+    root.
     """
     name = folder_name(dataset, spec)
     under, beside = root / ANNOTATIONS / name, root / name
@@ -54,15 +55,15 @@ def dataset_folder(root: Path, dataset: str, spec: DatasetSpec) -> Path:
 
 
 def folder_name(dataset: str, spec: DatasetSpec) -> str:
-    """Return the name of that folder: a released layout is its own, else it is the row's key."""
+    """Return the name of a dataset's folder: ``spec.folder``, a released layout, or the dataset's key."""
     return spec.folder or (spec.layout if spec.layout in LAYOUTS else dataset)
 
 
 def manifest_path(root: Path, dataset: str, spec: DatasetSpec, split: Literal["train", "test"]) -> Path:
-    """Return where the manifest of a row under ``data.datasets`` lies, or should lie.
+    """Return the path of the manifest of a dataset, whether the file exists or not.
 
     Raises:
-        ManifestError: If the folder holds two files that could be it.
+        ManifestError: If the folder contains two files that may be the manifest.
     """
     folder = dataset_folder(root, dataset, spec)
     named = spec.train_file if split == "train" else spec.test_file
@@ -78,13 +79,13 @@ def manifest_path(root: Path, dataset: str, spec: DatasetSpec, split: Literal["t
 
 
 def manifest_name(dataset: str, spec: DatasetSpec, split: str) -> str:
-    """Return what a message calls the manifest of a sample's split; its ending is known where it is read."""
+    """Return the name of a manifest for messages. It may lack the ending of the file."""
     side, named = ("test", spec.test_file) if split == "test" else ("train", spec.train_file)
     return f"{folder_name(dataset, spec)}/{named or side}"
 
 
 def has_test(root: Path, dataset: str, spec: DatasetSpec) -> bool:
-    """Say whether a dataset has test rows of its own: as its row says, else as its folder shows."""
+    """Return whether a dataset has its own test rows, according to its entry or else to its folder."""
     if spec.test is not None or spec.test_file is not None:
         return spec.test is not False
     return manifest_path(root, dataset, spec, "test").is_file()
@@ -94,7 +95,7 @@ def load_rows(path: Path, where: str, root: Path) -> list[Any]:
     """Return the rows of a manifest file: a JSON array, JSON lines, CSV with a header line, or Parquet.
 
     Raises:
-        ManifestError: If the file is missing, or does not hold rows in the form that its name ends with.
+        ManifestError: If the file is missing, too large or does not have the format of its ending.
     """
     if path.suffix == ".parquet" and path.is_file():
         return _parquet_rows(path, where)
@@ -111,7 +112,7 @@ def load_rows(path: Path, where: str, root: Path) -> list[Any]:
 
 
 def manifest_text(path: Path, rows: Iterable[Any]) -> str:
-    """Return rows as the text of a manifest: lines of JSON for ``.jsonl``, else one JSON array."""
+    """Return rows as the text of a manifest: JSON lines for ``.jsonl``, else one JSON array."""
     if path.suffix == ".jsonl":
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     return json.dumps(list(rows), indent=1, ensure_ascii=False) + "\n"
@@ -121,10 +122,10 @@ def _text_of(path: Path, where: str, root: Path) -> str:
     try:
         if (size := path.stat().st_size) > MANIFEST_BYTES:
             raise ManifestError(
-                f"{where}: {path} has {size:,} bytes; a manifest has at most {MANIFEST_BYTES:,}. Is it a "
-                "media file? Split it into several datasets if it is not."
+                f"{where}: {path} has {size:,} bytes; a manifest has at most {MANIFEST_BYTES:,}. It may be a "
+                "media file. Otherwise, split it into several datasets."
             )
-        return path.read_bytes().decode("utf-8-sig")  # a byte order mark is harmless: some editors add one
+        return path.read_bytes().decode("utf-8-sig")  # a byte order mark, which some editors add, is skipped
     except (FileNotFoundError, NotADirectoryError):
         raise ManifestError(f"{where}: {path} does not exist. {_hint(path, root)}") from None
     except OSError as err:
@@ -139,7 +140,7 @@ def _text_of(path: Path, where: str, root: Path) -> str:
 
 
 def _json(text: str, path: Path, at: str, expected: str) -> Any:
-    """Return strict JSON: no key twice, no NaN."""
+    """Parse strict JSON, without repeated keys and NaN."""
 
     def refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         row = dict(pairs)
@@ -164,7 +165,7 @@ def _json(text: str, path: Path, at: str, expected: str) -> Any:
             ) from err
         raise ManifestError(
             f"{at} is not JSON: {err.msg} at line {err.lineno}, column {err.colno}. "
-            f"Was it cut off while copying?{expected}"
+            f"It may have been cut off while copying.{expected}"
         ) from err
     except ManifestError:
         raise
@@ -173,7 +174,7 @@ def _json(text: str, path: Path, at: str, expected: str) -> Any:
 
 
 def _csv_rows(text: str, path: Path, where: str) -> list[Any]:
-    """Return the rows of a CSV file with a header line; an empty cell is a key that the row does not have."""
+    """Return the rows of a CSV file with a header line. A row has no keys for its empty cells."""
     reader = csv.reader(io.StringIO(text), strict=True)
     try:
         header = next(reader, [])
@@ -183,8 +184,8 @@ def _csv_rows(text: str, path: Path, where: str) -> list[Any]:
         for cells in reader:
             if cells and len(cells) != len(header):
                 raise ManifestError(
-                    f"{where}: {path}: line {reader.line_num} has {len(cells)} cells, the header line "
-                    f"{len(header)}. Put a cell that contains a comma in double quotes."
+                    f"{where}: {path}: line {reader.line_num} has {len(cells)} cells, and the header line "
+                    f"has {len(header)}. Put a cell that contains a comma in double quotes."
                 )
             if cells:
                 rows.append({name: cell for name, cell in zip(header, cells, strict=True) if cell != ""})
@@ -194,7 +195,7 @@ def _csv_rows(text: str, path: Path, where: str) -> list[Any]:
 
 
 def _is_json_lines(text: str) -> bool:
-    """Whether the first two lines are objects, each by itself."""
+    """Return whether each of the first two lines is a JSON object."""
     lines = [line for line in text.lstrip()[:10_000_000].split("\n", 2)[:2] if line.strip()]
     try:
         return len(lines) > 0 and all(isinstance(json.loads(line), dict) for line in lines)
@@ -203,10 +204,10 @@ def _is_json_lines(text: str) -> bool:
 
 
 def near_name(path: Path) -> str:
-    """Say what a missing file may be called instead; empty where nothing is near.
+    """Return a sentence that explains why a file is not found, or an empty text.
 
-    A name with back-slashes is one name here; the same letters can be written in two ways in Unicode (NFC and
-    NFD), which look alike; and most systems tell small letters from capitals.
+    It explains names with back-slashes, names that look the same in two forms of Unicode (NFC and NFD), and
+    names that differ only in capital letters.
     """
     if path.is_dir():
         return " It is a folder."
@@ -222,8 +223,8 @@ def near_name(path: Path) -> str:
             found = unicodedata.normalize("NFC", entry)
             if found == wanted:
                 return (
-                    f" {place.parent} has {entry!r}, whose letters look the same and are written in another "
-                    "form of Unicode: rename it, or write the manifest in that form."
+                    f" {place.parent} has {entry!r}, which looks the same but is written in another form of "
+                    "Unicode: rename it, or write the manifest in that form."
                 )
             if found.casefold() == wanted.casefold():
                 return f" {place.parent} has {entry!r}: small letters and capitals differ."
@@ -248,7 +249,7 @@ def _parquet_rows(path: Path, where: str) -> list[Any]:
 
 
 def _hint(path: Path, root: Path) -> str:
-    """Say what to change about a manifest that is not where it should be."""
+    """Return a sentence that says what to do about a missing manifest."""
     if not root.is_dir():
         return (
             f"data.root {str(root)!r} is not a folder; set it to the folder that contains {ANNOTATIONS}/ or "
@@ -260,7 +261,7 @@ def _hint(path: Path, root: Path) -> str:
         )
         return f"Its folder contains: {found}. Add the file, or take the row out of data.datasets."
     if not (root / ANNOTATIONS).is_dir():
-        parent = " (its parent folder, it seems)" if root.name == ANNOTATIONS else ""
+        parent = " (probably its parent folder)" if root.name == ANNOTATIONS else ""
         return (
             f"data.root {str(root)!r} contains no {ANNOTATIONS}/; set it to the folder that does{parent}. "
             f"A dataset of your own may also lie in {root / path.parent.name}."
@@ -270,7 +271,7 @@ def _hint(path: Path, root: Path) -> str:
 
 
 class ExistingFiles:
-    """Tells whether files exist, from one listing per folder: a stat per file is slow on a network disk."""
+    """The set of existing files. It lists each folder once: single look-ups are slow on a network disk."""
 
     def __init__(self) -> None:
         self.folders: dict[str, frozenset[str]] = {}
@@ -289,5 +290,5 @@ class ExistingFiles:
 def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
-    except OSError:  # a link that leads in a circle
+    except OSError:  # a link that leads to itself
         return False

@@ -1,4 +1,4 @@
-"""Checks of the data section, with every key named as the user wrote it."""
+"""Checks of the data section. The messages name every key as the user wrote it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from crab_lightning.structures import DatasetSpec
 def chosen_datasets(
     datasets: Mapping[str, DatasetSpec], only: Sequence[str] | None
 ) -> dict[str, DatasetSpec]:
-    """Return the rows of ``data.datasets`` that ``data.only`` names, in the order of the rows.
+    """Return the entries of ``data.datasets`` that ``data.only`` names, in the order of the config.
 
     Raises:
-        ValueError: If a name is no key of ``data.datasets``, or if none is left.
+        ValueError: If a name is not a key of ``data.datasets``, or ``only`` is empty.
     """
     if only is None:
         return dict(datasets)
@@ -32,10 +32,10 @@ def chosen_datasets(
 
 
 def check_datasets(tasks: Mapping[str, Any], datasets: Mapping[str, DatasetSpec]) -> None:
-    """Check every row of ``data.datasets`` by itself and against ``data.tasks``.
+    """Check every entry of ``data.datasets``, also whether its task exists in ``data.tasks``.
 
     Raises:
-        ValueError: At the first key that makes no sense.
+        ValueError: If a key or value is wrong. The message is about the first one.
     """
     if not datasets:
         raise ValueError(
@@ -45,11 +45,12 @@ def check_datasets(tasks: Mapping[str, Any], datasets: Mapping[str, DatasetSpec]
         where = f"data.datasets.{name}"
         if not name or "/" in name:
             raise ValueError(
-                f"data.datasets has the key '{name}'; a key becomes a file name, so no '/' and not empty"
+                f"data.datasets has the key '{name}'; a key is used as a file name, so it must not be empty"
+                " or contain '/'"
             )
         if name in ("null", "Null", "NULL", "~"):
             raise ValueError(
-                f"data.datasets has the key '{name}', which the command line reads as null; choose another"
+                f"data.datasets has the key '{name}', which the command line reads as null; use another key"
             )
         if spec.task not in tasks:
             raise ValueError(
@@ -95,7 +96,7 @@ def check_datasets(tasks: Mapping[str, Any], datasets: Mapping[str, DatasetSpec]
 
 
 def _refusal(task: Any, spec: DatasetSpec) -> str:
-    """Return how a task refuses the metrics of a row; nothing where it takes them."""
+    """Return the error with which a task refuses the metrics of a dataset, or an empty text."""
     try:
         task.metrics(spec)
     except ValueError as err:
@@ -116,10 +117,13 @@ _LEAST = {
 
 
 def check_numbers(settings: Mapping[str, Any]) -> None:
-    """Check the plain numbers of the data section, by key.
+    """Check the numbers of the data section.
+
+    Args:
+        settings: The values by key. ``None`` is allowed except for ``val_share`` and ``temperature``.
 
     Raises:
-        ValueError: At the first number that is out of range; ``None`` is in every range but a fraction's.
+        ValueError: If a number is out of range. The message is about the first one.
     """
     if not 0 <= (share := settings["val_share"]) < 1:
         raise ValueError(f"data.val_share is {share}; it must be a fraction from 0 to below 1, e.g. 0.05")

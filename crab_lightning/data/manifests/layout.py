@@ -1,7 +1,7 @@
-"""What turns the rows of a manifest into samples, and where it is found by name.
+"""Layouts, which read the rows of a manifest, and how a layout is found by its name.
 
-A layout is a column map of YAML (19 are shipped, one for each released file), a class of this package
-(``messages`` and ``plain``), or a class of another package by its import path.
+A layout is a column map in YAML (19 of them are shipped, one for each released file), a class of this package
+(``messages`` and ``plain``), or a class of another package, given by its import path.
 """
 
 from __future__ import annotations
@@ -31,22 +31,23 @@ CARDS = Path(__file__).with_name("cards")
 
 @dataclass
 class Parts:
-    """What a layout reads out of one row.
+    """The content of one row of a manifest.
 
     Args:
-        videos: Paths of the video files relative to their folder, in conversation order.
+        videos: Paths of the video files relative to their folder, in the order of the conversation.
         images: Paths of the image files.
-        audios: Paths of the sound files, in conversation order.
-        fields: What the task reads.
-        target: Text to be learnt; ``None`` where the row holds none.
-        reference: Reference string of the row, for people and for answer files without ids.
-        masks: Where the true mask may lie; the first that exists counts. ``None`` without masks.
-        query: The media path whose recording is ``Sample.clip``; the first when left out.
-        clip: Name of the recording, where the row gives it.
-        id: Name of the row, where the row gives it.
-        marks: What, beside the files, tells two rows apart.
+        audios: Paths of the sound files, in the order of the conversation.
+        fields: The values that the task reads, by name.
+        target: Target text; ``None`` if the row has none.
+        reference: Reference text of the row, for people and for answer files without ids.
+        masks: Possible paths of the true mask, of which the first that exists is used. ``None`` without
+            masks.
+        query: The media path whose recording is ``Sample.clip``. By default, the first path.
+        clip: Name of the recording, if the row has it.
+        id: Name of the row, if the row has it.
+        marks: Values that distinguish two rows with the same files.
         unit: Index of the audio unit that is heard.
-        conversation: The question as the row itself asks it; the task asks where left out.
+        conversation: The question, if the row contains it. By default, the task makes the question.
     """
 
     videos: list[str] = field(default_factory=list)
@@ -66,7 +67,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Needs:
-    """What one question of a layout holds: numbers of files, and the names of its text fields."""
+    """The numbers of files and the names of the text fields in one question of a layout."""
 
     videos: int
     images: int
@@ -75,32 +76,36 @@ class Needs:
 
 
 class Layout(ABC):
-    """How one row of a manifest becomes a sample.
+    """Reads the rows of a manifest.
 
-    Subclass it in your own package for rows that no column map can state, and give its import path as the
-    row's ``layout``; the row's ``columns`` are its keyword arguments.
+    For rows that a column map cannot describe, write a subclass in your own package, and give its import path
+    as ``layout`` of the dataset. The ``columns`` of the dataset are the keyword arguments of the class.
     """
 
     name: str = ""
     source: str = ""
-    """Namespace of recording names: layouts that share it share recordings."""
+    """Namespace of recording names. Layouts with the same namespace use the same recordings."""
     class_field: str | None = None
-    """Field whose values form the closed set ``DatasetSpec.classes``."""
+    """Field whose values are the class names, ``DatasetSpec.classes``."""
     completes: bool = False
-    """Whether the task makes its fields and its target of what a row holds (:meth:`Task.plain`)."""
+    """Whether the task makes its fields and its target from the content of a row (:meth:`Task.plain`)."""
     folders: Mapping[str, str] = {}
     """Folder of each kind of file (``video``, ``image``, ``audio``) below the dataset's folder."""
 
     @abstractmethod
     def read(self, row: Mapping[str, Any], split: str) -> Parts:
-        """Return what a row holds.
+        """Return the parts of a row.
+
+        Args:
+            row: The row of the manifest.
+            split: ``train`` or ``test``.
 
         Raises:
             ColumnError: If a value cannot be used.
         """
 
     def errors(self, row: Mapping[str, Any], split: str) -> Iterator[ColumnError]:
-        """Yield every value of a row that cannot be used; the first one when left alone."""
+        """Yield the errors of a row. Without an own method in a subclass, this is only the first error."""
         try:
             self.read(row, split)
         except ColumnError as err:
@@ -111,26 +116,26 @@ class Layout(ABC):
         return stem(path)
 
     def needs(self) -> Needs | None:
-        """Return what a question holds; ``None`` where rows differ."""
+        """Return the needs of a question, or ``None`` if the rows differ."""
         return None
 
 
 def stem(path: str) -> str:
-    """Return a path without its extension, so that a clip's video and audio file agree."""
-    # Strings, not paths: this runs for each of 222,000 rows.
+    """Return a path without its extension, which is the same for the video and the sound file of a clip."""
+    # Texts are faster than paths, and this runs for each of 222,000 rows.
     head, _, extension = path.rpartition(".")
     return head if head and not head.endswith("/") and "/" not in extension else path
 
 
 def clip_folder(image: str) -> str:
-    """Return the folder of a frame's clip: the one that holds ``frames/`` and the audio file."""
+    """Return the folder of the clip of a frame, which contains ``frames/`` and the audio file."""
     path = PurePosixPath(image)
     parent = path.parent
     return str(parent.parent) if parent.name == "frames" else str(parent)
 
 
 class _Released(Mapping[str, Layout]):
-    """The shipped column maps by name; a card is read when it is asked for."""
+    """The shipped column maps by name. A card is read when it is needed."""
 
     def __getitem__(self, name: str) -> Layout:
         if name not in _card_names():
@@ -154,27 +159,27 @@ def _card_names() -> tuple[str, ...]:
 
 
 def display_name(dataset: str, layout: str) -> str:
-    """Return the name of a dataset as tables, pages and pictures print it.
+    """Return the name of a dataset for tables, pages and pictures.
 
-    It is that of the benchmark in papers, from the card, for a released dataset under its own key. Any other
-    dataset is called by its key: two of them may be read by the same layout.
+    For a released dataset under its own key, this is the name of the benchmark in papers. Any other dataset
+    has its key as the name, because several datasets may have the same layout.
 
     Args:
         dataset: Key of the dataset.
-        layout: Key of its layout.
+        layout: Name of its layout.
     """
     return str(card(layout)["display"]) if dataset == layout and layout in LAYOUTS else dataset
 
 
 @lru_cache(maxsize=64)
 def card(name: str) -> dict[str, Any]:
-    """Return the content of a card, with what it is ``like`` filled in.
+    """Return the content of a card, merged with the card that it names under ``like``.
 
     Args:
         name: Name of a shipped card, or the path of a YAML file.
 
     Raises:
-        ValueError: If there is no such card, or it is no mapping.
+        ValueError: If there is no such card, or it is not a mapping in YAML.
     """
     path = CARDS / f"{name}.yaml" if name in _card_names() else Path(name)
     try:
@@ -189,9 +194,10 @@ def card(name: str) -> dict[str, Any]:
 
 
 def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``above`` laid over ``below``: mappings key by key, anything else replaced, ``None`` removes.
+    """Return ``below`` merged with ``above``, whose values take precedence.
 
-    The description of one field is replaced as a whole.
+    ``fields``, ``train`` and ``test`` are merged key by key. Any other value is replaced, and ``None``
+    removes a key. The description of one field is replaced as a whole.
     """
     result = dict(below)
     for key, value in above.items():
@@ -208,14 +214,14 @@ def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, A
 
 
 def layout_of(spec: DatasetSpec, dataset: str) -> Layout:
-    """Return the layout of a row under ``data.datasets``.
+    """Return the layout of a dataset.
 
     Args:
-        spec: The row.
-        dataset: Its key, for messages.
+        spec: Entry of the dataset in the config.
+        dataset: Key of the dataset, for messages.
 
     Raises:
-        ValueError: If there is no such layout, or its ``columns`` make no sense.
+        ValueError: If there is no such layout, or ``columns`` is wrong.
     """
     return _made(spec.layout, dataset if spec.columns else spec.layout, _frozen(spec.columns))
 
@@ -256,7 +262,7 @@ _CLASSES = {
     "messages": "crab_lightning.data.manifests.own.Messages",
     "plain": "crab_lightning.data.manifests.own.Plain",
 }
-"""Layouts that are classes of this package, by the short name that a config gives."""
+"""Layouts that are classes of this package, by their short names."""
 
 
 def _unknown(name: str) -> str:
@@ -296,7 +302,7 @@ def _thawed(value: Any) -> Any:
 
 
 def template(text: str) -> list[str | tuple[str, int | None]]:
-    """Cut ``"a {name} b {box[0]}"`` into texts and places.
+    """Divide ``"a {name} b {box[0]}"`` into texts and placeholders.
 
     >>> template("is {x}, {y[1]}")
     ['is ', ('x', None), ', ', ('y', 1)]
@@ -310,7 +316,7 @@ def template(text: str) -> list[str | tuple[str, int | None]]:
 
 
 def filled(parts: list[str | tuple[str, int | None]], values: Mapping[str, Any]) -> str:
-    """Return a template with the values in their places."""
+    """Return the text of a template with its placeholders replaced by values."""
     return "".join(
         part
         if isinstance(part, str)

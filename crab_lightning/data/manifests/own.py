@@ -1,4 +1,4 @@
-"""Rows that anyone can write: ``plain``, a flat row for each question, and ``messages``, a conversation."""
+"""The layouts for own data: ``plain``, a flat row for each question, and ``messages``, a conversation."""
 
 from __future__ import annotations
 
@@ -33,16 +33,20 @@ _CONVERSATION = {"messages", "conversations", "system", "videos", "images", "aud
 
 
 class Plain(Layout):
-    """Flat rows, from which the task makes its prompt, the text to be learnt and the true answer.
+    """Flat rows, from which the task makes its prompt, the target text and the true answer.
 
-    Keys: ``video``, ``image``, ``audio`` (a path or a list of paths); ``question``, ``options``, ``answer``,
-    ``expression``, ``events``, ``box``, ``points``, ``mask``; ``target`` (the text to be learnt, where the
-    answer alone is not enough); ``id`` and ``clip`` (names of the row and of its recording). A row needs what
-    its task asks for. Without ``audio``, the sound track of the videos is heard.
+    The keys are ``video``, ``image``, ``audio`` (a path or a list of paths); ``question``, ``options``,
+    ``answer``, ``expression``, ``events``, ``box``, ``points``, ``mask``; ``target`` (the target text, if the
+    answer alone is not enough); ``id`` and ``clip`` (names of the row and of its recording). A row must have
+    the keys that its task needs.
 
     Args:
-        keys: Name of a key above -> name in the file, where the file has other names.
-        sound: ``track``: without ``audio``, the videos' own sound is heard. ``none``: nothing is heard.
+        keys: Names of the keys in the file, for those of the keys above that have another name there.
+        sound: ``track``: without ``audio``, the sound track of the videos is used. ``none``: no sound is
+            used.
+
+    Raises:
+        ValueError: If ``keys`` has an unknown name, or ``sound`` is another word.
     """
 
     completes = True
@@ -86,7 +90,7 @@ class Plain(Layout):
 
 
 def no_sound_hint(sample: Sample, path: Path) -> str:
-    """Say what to do about a clip without sound whose own track was to be heard; empty for another file."""
+    """Return a hint about a video without a sound track, whose sound is needed; empty for other files."""
     if path not in sample.videos:
         return ""
     return (
@@ -96,12 +100,13 @@ def no_sound_hint(sample: Sample, path: Path) -> str:
 
 
 class Messages(Layout):
-    """Conversations as LLaMA-Factory and ms-swift write them; ``conversations`` of ShareGPT is read too.
+    """Conversations in the format of LLaMA-Factory and ms-swift, or ``conversations`` in that of ShareGPT.
 
-    ``messages`` is a list of ``{role, content}``: questions of the user with ``<video>``, ``<image>`` and
-    ``<audio>`` where the files go, each followed by the answer of the assistant. ``videos``, ``images`` and
-    ``audios`` list the files. The last question is asked as it stands, with the turns before it; the task
-    reads the true answer from the assistant's last text. A system message has to be ``SYSTEM_MESSAGE``.
+    ``messages`` is a list of ``{role, content}``: questions of the user, each followed by an answer of the
+    assistant. ``<video>``, ``<image>`` and ``<audio>`` in a question stand for the files in ``videos``,
+    ``images`` and ``audios``. The last question is asked, with the earlier turns before it. The task reads
+    the true answer from the last text of the assistant. If there is a system message, it must be
+    ``SYSTEM_MESSAGE``.
     """
 
     completes = True
@@ -145,7 +150,7 @@ class Messages(Layout):
 
 
 def _refuse_misspelt(row: Mapping[str, Any], wanted: Sequence[str], known: Set[str]) -> None:
-    """Refuse a key that is nearly one which a row may lack; other keys of the file are left alone."""
+    """Refuse a key with nearly the name of a key that a row may lack. Other unknown keys are ignored."""
     used = {str(key) for key, value in row.items() if value not in (None, "", [])} - known
     for key in wanted:
         if key not in row and (near := get_close_matches(key, used, 1, 0.8)):
@@ -158,7 +163,7 @@ def _refuse_misspelt(row: Mapping[str, Any], wanted: Sequence[str], known: Set[s
 
 
 def _turns(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return role and text of each turn of a conversation, which ends with an answer."""
+    """Return the role and the text of each turn of a conversation, which ends with an answer."""
     key = "messages" if "messages" in row or "conversations" not in row else "conversations"
     turns = row.get(key)
     if isinstance(turns, str):
@@ -183,7 +188,7 @@ def _turns(row: Mapping[str, Any]) -> list[tuple[str, str]]:
                 f"no system message, or the one that is written before every question: {SYSTEM_MESSAGE!r}",
                 f"key {key!r}",
                 f"has the system message {show(said[0][1])}",
-                "Take the system message out, or write what it says into the user's question.",
+                "Remove the system message, or write its content into the user's question.",
             )
         said = said[1:]
     if not said or [role for role, _ in said] != ["user", "assistant"] * (len(said) // 2):
@@ -206,7 +211,7 @@ def _paths(row: Mapping[str, Any], key: str) -> list[str]:
 
 
 def _literal(value: Any) -> Any:
-    """Return a list or an object, also one that a CSV cell holds as text."""
+    """Return a value, or parse it if it is a text, as in a cell of a CSV file."""
     if not isinstance(value, str):
         return value
     try:

@@ -1,4 +1,4 @@
-"""Manifest files to typed samples: all rows, each under an id of its own, their media in place."""
+"""Reads manifest files into samples with unique ids, and checks that their media exist."""
 
 from __future__ import annotations
 
@@ -37,30 +37,30 @@ def read_manifest(
     task: Task[Any] | None = None,
     check_media: bool = True,
 ) -> list[Sample]:
-    """Read one manifest into samples, in file order.
+    """Read one manifest into samples, in the order of the file.
 
-    A sample's id is ``<dataset>/<split>/<media stem>``, with the layout's distinguishing fields after ``#``;
-    rows that still share one get ``~2``, ``~3`` ... in file order. Rows added at the end leave earlier ids
-    alone.
+    The id of a sample is ``<dataset>/<split>/<media stem>``, followed by the distinguishing fields of the
+    layout after ``#``. Rows with the same id get ``~2``, ``~3`` and so on. Rows that are added at the end of
+    the file do not change earlier ids.
 
     Args:
-        root: Data root, the folder that holds ``AVUIE_2/``.
-        dataset: Key of the row under ``data.datasets``.
-        spec: That row.
-        split: Which file to read.
-        task: The dataset's task. Rows of the layouts ``plain`` and ``messages`` get their fields and their
-            target from it; without it they have neither.
-        check_media: Whether every named file has to exist. Links are followed.
+        root: Data root, the folder that contains ``AVUIE_2/``.
+        dataset: Key of the dataset.
+        spec: Entry of the dataset in the config.
+        split: The file to read.
+        task: Task of the dataset, which makes the fields and the target of rows in the layouts ``plain`` and
+            ``messages``. Without it, these rows keep the fields of the file.
+        check_media: Whether every named file must exist. Links are followed.
 
     Returns:
-        One sample per row. Rows of the training file with missing media are left out and their number is
-        logged, as far as ``spec.allow_missing`` permits it; so are rows that cannot be read, as far as
-        ``spec.allow_refused`` permits it. A row of the test file that repeats an earlier one is left out.
+        One sample for each row. Up to ``spec.allow_missing`` rows of the training file with missing media,
+        and up to ``spec.allow_refused`` rows that cannot be read, are left out, and the log says how many.
+        Rows of the test file that repeat an earlier row are left out too.
 
     Raises:
-        ManifestError: If the file is missing or is not a UTF-8 JSON array of objects; if a key is missing or
-            holds a value the layout cannot use; if a media path leaves the dataset folder; or if more rows
-            than allowed name missing media.
+        ManifestError: If the file is missing or cannot be read; if a key is missing or has a value that the
+            layout does not allow; if a media path leaves the folder of the dataset; or if more rows than
+            allowed name missing media.
     """
     rows, reader = _open(Path(root), dataset, spec, split, task)
     where = f"data.datasets.{dataset}"
@@ -81,18 +81,18 @@ def survey_manifest(
     split: Literal["train", "test"],
     task: Task[Any] | None = None,
 ) -> tuple[list[Sample], list[RowError], list[Repeat]]:
-    """Read one manifest as far as it can be read, media unseen.
+    """Read all readable rows of one manifest, and collect the errors. The media are not checked.
 
     Args:
-        root: Data root, the folder that holds ``AVUIE_2/``.
-        dataset: Key of the row under ``data.datasets``.
-        spec: That row.
-        split: Which file to read.
+        root: Data root, the folder that contains ``AVUIE_2/``.
+        dataset: Key of the dataset.
+        spec: Entry of the dataset in the config.
+        split: The file to read.
         task: As in :func:`read_manifest`.
 
     Returns:
-        The samples of the rows that can be read, an error for every value that cannot, and in a test file
-        the rows that repeat an earlier one.
+        The samples of the readable rows, an error for every value that cannot be read, and for a test file
+        the rows that repeat an earlier row.
 
     Raises:
         ManifestError: If the file as a whole cannot be read.
@@ -104,7 +104,7 @@ def survey_manifest(
 
 
 def _read(rows: list[Any], reader: RowReader, *, strict: bool = False) -> tuple[list[Sample], list[RowError]]:
-    """Return the samples of the rows that can be read, and why the others cannot; or raise for the first."""
+    """Return the samples of the readable rows and the errors of the others, or raise the first error."""
     samples: list[Sample] = []
     refused: list[RowError] = []
     for index, row in enumerate(rows):
@@ -118,7 +118,7 @@ def _read(rows: list[Any], reader: RowReader, *, strict: bool = False) -> tuple[
 
 
 def _readable(rows: list[Any], reader: RowReader, where: str) -> list[Sample]:
-    """Read the rows; as many as the dataset's row allows may be left out."""
+    """Read the rows. At most ``allow_refused`` rows that cannot be read are left out."""
     allowed = reader.spec.allow_refused
     samples, refused = _read(rows, reader, strict=not allowed)
     if len(refused) > allowed:
@@ -141,7 +141,7 @@ def _open(
     split: Literal["train", "test"],
     task: Task[Any] | None,
 ) -> tuple[list[Any], RowReader]:
-    """Return the rows of a file as they are, and what turns them into samples."""
+    """Return the unchanged rows of a file, and the reader that turns them into samples."""
     where = f"data.datasets.{dataset}"
     try:
         layout = layout_of(spec, dataset)
@@ -153,7 +153,7 @@ def _open(
 
 
 def _with_unique_ids(samples: list[Sample]) -> list[Sample]:
-    """Number the samples that share an id, in file order, so that none is lost where ids are keys."""
+    """Number the samples with the same id, in the order of the file, so that all ids are different."""
     taken = {sample.id for sample in samples}
     if len(taken) == len(samples):
         return samples
@@ -172,7 +172,7 @@ def _with_unique_ids(samples: list[Sample]) -> list[Sample]:
 
 
 def _present(samples: list[Sample], reader: RowReader, where: str, allowed: int) -> list[Sample]:
-    """Return the samples whose media exist; refuse more than ``allowed`` others."""
+    """Return the samples whose media exist; raise an error if there are more than ``allowed`` others."""
     files = ExistingFiles()
     first: tuple[int, Path] | None = None
     kept = []

@@ -1,4 +1,4 @@
-"""Questions that occur more than once in a test manifest."""
+"""Finds questions that occur more than once in a test manifest."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from crab_lightning.structures import Sample
 from crab_lightning.tasks.base import Task
 
 ASKED_AGAIN = "asked_again"
-"""Field of a sample: how many later rows of its manifest ask the same; only where there are some."""
+"""Field of a sample with the number of later rows that ask the same question, if there are any."""
 
 _log = logging.getLogger(__name__)
-# What a row asks, beside its media, where no task writes the question of it.
+# Fields that make the question of a row, together with its media, if there is no task.
 _ASKED = ("question", "options", "options_text", "expression")
 _NAMES = frozenset({"question_id", "video_id", "uid", ASKED_AGAIN})
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """A row that asks what an earlier row asks.
+    """A row that asks the same question as an earlier row.
 
     Args:
-        row: Zero-based row.
-        first: The earlier row.
-        same_id: Whether the dataset's own keys do not tell the two apart; then only the first one is asked.
-        agrees: Whether both have the same answer.
+        row: Number of the row, counted from 0.
+        first: Number of the earlier row.
+        same_id: Whether both rows have the same id. Then only the first one is asked.
+        agrees: Whether both rows have the same answer.
     """
 
     row: int
@@ -39,7 +39,7 @@ class Repeat:
 
     @property
     def message(self) -> str:
-        """What is wrong and what becomes of it."""
+        """The description of the problem, for people."""
         answers = "" if self.agrees else ", and has another answer"
         counted = (
             f"Row {self.first} alone is asked and scored. Remove one of the two"
@@ -50,11 +50,11 @@ class Repeat:
 
 
 def find_repeats(samples: Sequence[Sample], task: Task[Any] | None = None) -> list[Repeat]:
-    """Return the rows that ask what an earlier row asks.
+    """Return the rows that ask the same question as an earlier row.
 
     Args:
-        samples: The rows of one manifest, with ids that are not numbered yet.
-        task: Writes their questions, perhaps of fields of its own.
+        samples: The samples of one manifest, before equal ids are numbered.
+        task: Task that makes the questions.
     """
     first: dict[Hashable, Sample] = {}
     own: dict[Hashable, Sample] = {}
@@ -78,22 +78,24 @@ def find_repeats(samples: Sequence[Sample], task: Task[Any] | None = None) -> li
 
 def _question(sample: Sample, task: Task[Any] | None) -> tuple[Hashable, ...]:
     if task is not None:
-        with contextlib.suppress(KeyError, ValueError):  # a row that gives no question is reported elsewhere
+        with contextlib.suppress(KeyError, ValueError):  # a row without a question is reported elsewhere
             return task.conversation(sample)
     return tuple(sample.fields.get(name) for name in _ASKED)
 
 
 def asked_once(samples: list[Sample], path: Path, where: str, task: Task[Any] | None = None) -> list[Sample]:
-    """Leave out rows that repeat the question of an earlier row with the same id; the log names them.
+    """Leave out rows that repeat the question of an earlier row with the same id, and log their number.
 
-    A question that is asked twice would count twice, and an answer file that names questions by what they ask
-    could never answer both.
+    Otherwise such a question would count twice, and an answer file without ids could not answer both rows.
 
     Args:
-        samples: The rows of a test manifest.
+        samples: The samples of a test manifest.
         path: The manifest.
-        where: Names the dataset in the message.
-        task: Writes their questions.
+        where: Key of the dataset, for the message.
+        task: Task that makes the questions.
+
+    Returns:
+        The other samples. Those with repeats have the field ``ASKED_AGAIN``.
     """
     repeats = [repeat for repeat in find_repeats(samples, task) if repeat.same_id]
     if not repeats:

@@ -1,7 +1,8 @@
-"""One row of a manifest to a sample, through the layout that the dataset's entry names.
+"""Turns one row of a manifest into a sample, with the layout of the dataset.
 
-Nothing is skipped or filled in: whatever cannot be read is an error that names file, row, key and remedy.
-Keys that no layout reads are ignored, since the released files hold more than their reader uses.
+Nothing is skipped or guessed: a value that cannot be read is an error that names the file, the row, the key
+    and
+what to do. Unknown keys are ignored, because the released files have more keys than are used.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from crab_lightning.tasks.base import Task, describe
 
 _POLICY = "target_policy"
 _FAULTS = (ValueError, TypeError, LookupError, AttributeError)
-"""What a class of another package raises for a row that it did not expect."""
+"""Errors that a class of another package may raise for a row that it did not expect."""
 
 
 class RowReader:
@@ -50,7 +51,7 @@ class RowReader:
             for kind in ("video", "image", "audio")
         }
         self.prefix = f"{layout.source}/" if layout.source else ""
-        # One path object for the many questions about one clip: building it is what costs.
+        # Many questions are about one clip, and making a path object takes time.
         self.paths: dict[str, Path] = {}
         by_class = "" if isinstance(layout, ColumnMap) else spec.layout
         self.own_columns = not layout.completes and bool(spec.columns or by_class)
@@ -58,7 +59,7 @@ class RowReader:
         self.units = spec.audio.units if spec.audio.kind == "one_unit" else None
 
     def error(self, row: int, err: ColumnError) -> RowError:
-        """Return the error about one value, with everything that names it."""
+        """Return the error about one value, with the dataset, the file and the row in its message."""
         return RowError(
             row,
             f"data.datasets.{self.dataset}: {self.path}: row {row} (counted from 0): {err.what} {err.found}; "
@@ -72,7 +73,11 @@ class RowReader:
         return self.paths[name]
 
     def read(self, index: int, data: Any) -> Sample:
-        """Return the sample of one row."""
+        """Return the sample of one row.
+
+        Raises:
+            RowError: If the row cannot be read.
+        """
         try:
             if not isinstance(data, dict):
                 raise ColumnError(
@@ -123,7 +128,7 @@ class RowReader:
             return self.layout.read(data, self.split)
         except ColumnError:
             raise
-        except _FAULTS as err:  # of a class of another package
+        except _FAULTS as err:  # raised by a class of another package
             name = type(self.layout).__qualname__
             raise ColumnError(
                 f"what {name} reads",
@@ -137,13 +142,13 @@ class RowReader:
             return []
         try:
             found = [self.error(index, err) for err in self.layout.errors(data, self.split)]
-        except _FAULTS:  # said when the row was read
+        except _FAULTS:  # reported when the row was read
             return []
         return list({str(err): err for err in found}.values())
 
     @staticmethod
     def _recordings(parts: Parts) -> list[str]:
-        """Return the files that name a row's recordings, the query's first."""
+        """Return the files whose names give the recordings of a row, with that of ``parts.query`` first."""
         seen, files = [*parts.images, *parts.videos], [*parts.images, *parts.videos, *parts.audios]
         if not files:
             return []
@@ -163,7 +168,7 @@ class RowReader:
             )
 
     def _check_class(self, fields: dict[str, Any]) -> None:
-        """Refuse a class that the configured closed set lacks; it could only ever be scored as wrong."""
+        """Refuse a class that is not in the configured class names, since no answer could be right."""
         name = self.layout.class_field
         if (
             name is None
@@ -180,7 +185,7 @@ class RowReader:
 
 
 def _completed(sample: Sample, task: Task[Any], row: Mapping[str, Any]) -> Sample:
-    """Return a sample with the fields and the target that its task makes of a row anyone can write."""
+    """Return a sample of own data with the fields and the target that its task makes."""
     keys = f"; the row has: {', '.join(map(str, row))}"
     try:
         fields = task.plain(dict(sample.fields))
@@ -188,7 +193,7 @@ def _completed(sample: Sample, task: Task[Any], row: Mapping[str, Any]) -> Sampl
         sample = replace(sample, fields=fields, target=target)
         sample = sample if target is not None else replace(sample, target=task.direct(sample))
         if sample.conversation is None:
-            task.prompt(sample)  # it refuses a number of files that the task cannot ask about
+            task.prompt(sample)  # this raises an error if the number of files does not fit the task
     except KeyError as err:
         raise ColumnError(
             f"it in every row of a dataset with the task {sample.task!r}",
@@ -197,7 +202,7 @@ def _completed(sample: Sample, task: Task[Any], row: Mapping[str, Any]) -> Sampl
             "Add the key, or rename the one that is meant.",
         ) from err
     except _FAULTS as err:
-        told = str(err).removeprefix(f"{describe(sample)}: ")  # the reader names file and row itself
+        told = str(err).removeprefix(f"{describe(sample)}: ")  # the reader adds the file and the row
         reason, begins, remedy = told.partition("Correct the row")
         remedy = f"{begins}{remedy}" or "Correct the row or remove it."
         wanted = f"what the task {sample.task!r} reads: {reason.rstrip(' .')}"
@@ -212,7 +217,7 @@ def _completed(sample: Sample, task: Task[Any], row: Mapping[str, Any]) -> Sampl
 
 
 def _read_policy(data: dict[str, Any], parts: Parts) -> None:
-    """Keep how a row's target is to be written, where the row says so; ``build reason`` writes it."""
+    """Store the key ``target_policy`` of a row, which ``build reason`` writes, among the fields."""
     policy = data.get(_POLICY)
     if policy is None:
         return

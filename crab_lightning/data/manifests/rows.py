@@ -1,4 +1,4 @@
-"""Manifests to the three splits of a mixture."""
+"""Reads the manifests of all datasets, and makes the three splits."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Rows:
     """The samples of every dataset and split.
 
     Args:
-        splits: For each split and dataset, its samples. ``test`` of a dataset without a test manifest is
-            its validation split.
-        specs: The datasets' rows, closed sets filled in.
-        unsplit: Rows that stayed in training because two-clip questions tie their recordings into one
-            large group, by dataset.
+        splits: The samples of each split and dataset. For a dataset without a test manifest, ``test`` is its
+            validation split.
+        specs: Entries of the datasets in the config, with their class names filled in.
+        unsplit: For each dataset, the number of rows that stayed in training because questions about two
+            clips connect their recordings to one large group.
     """
 
     splits: Mapping[Split, Mapping[str, PackedSamples]]
@@ -44,11 +44,10 @@ def read_rows(
     val_share: float,
     seed: int,
 ) -> Rows:
-    """Read every dataset's manifests, carve validation rows out of training, apply the row limits.
+    """Read the manifests of every dataset, choose validation rows, and apply the row limits.
 
-    Limits come last: they thin every split out without moving a clip from one side to the other.
-
-    The true answers of the rows that will be scored are read too: better now than after a night of training.
+    Limits are applied last, so that they do not move a clip from one split to another. The true answers of
+    the rows that will be scored are checked here, before a long training.
 
     Raises:
         ManifestError: If a manifest cannot be read.
@@ -76,7 +75,7 @@ def read_rows(
         sides = carved.validation[name]
         kept = [sample for sample, val in zip(train[name], sides, strict=True) if not val]
         aside = [replace(sample, split="val") for sample, val in zip(train[name], sides, strict=True) if val]
-        del train[name]  # a packed copy follows: never hold two of every dataset
+        del train[name]  # a packed copy follows, and two copies would need too much memory
         scored = tested.pop(name)
         for samples in (aside, scored):
             tasks[spec.task].check(samples, spec)
@@ -95,7 +94,7 @@ def read_rows(
 
 
 def limited(samples: Sequence[Sample], limit: int | None, seed: int) -> Sequence[Sample]:
-    """Keep the rows whose ids hash lowest, in manifest order; a smaller limit keeps a part of these."""
+    """Keep at most ``limit`` samples, chosen by a hash of the ids. A smaller limit keeps fewer of these."""
     if limit is None or len(samples) <= limit:
         return samples
     ranked = sorted(range(len(samples)), key=lambda i: stable_hash(seed, "limit", samples[i].id))

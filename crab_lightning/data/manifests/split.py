@@ -1,4 +1,4 @@
-"""Selection of the validation split from the training rows, by recording."""
+"""Chooses the validation split from the training rows, by whole recordings."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from crab_lightning.structures import Sample
 
 @dataclass(frozen=True)
 class Carve:
-    """Which training rows become validation rows.
+    """The choice of validation rows.
 
     Args:
-        validation: For each dataset, whether each of its rows is a validation row.
-        unsplit: For each dataset, rows kept in training because two-clip questions tie their recordings
-            into one large group; only datasets with such rows are named.
+        validation: For each dataset and each of its training rows, whether it is a validation row.
+        unsplit: For each dataset with such rows, the number of rows that stay in training because questions
+            about two clips connect their recordings to one large group.
     """
 
     validation: dict[str, list[bool]]
@@ -24,7 +24,7 @@ class Carve:
 
 
 class _Groups:
-    """Disjoint sets of clips (union by attaching, paths halved)."""
+    """Disjoint sets of clips: a union-find structure with path halving."""
 
     def __init__(self) -> None:
         self._parent: dict[str, str] = {}
@@ -38,7 +38,7 @@ class _Groups:
         return clip
 
     def join(self, clips: Sequence[str]) -> None:
-        # The smallest name is the root, so that the same clips always give the same group name.
+        # The smallest name is the root, so that the same clips always have the same group name.
         roots = sorted({self.root(clip) for clip in clips})
         for other in roots[1:]:
             self._parent[other] = roots[0]
@@ -52,30 +52,29 @@ class _Groups:
 
 
 def clips_of(sample: Sample) -> tuple[str, ...]:
-    """Return the identities of every recording that a sample shows or plays."""
+    """Return the names of all recordings in a sample."""
     return sample.clips or (sample.clip,)
 
 
 def carve_validation(rows: Mapping[str, Sequence[Sample]], val_share: float, seed: int) -> Carve:
-    """Choose validation rows so that no recording is on both sides, in whatever dataset it appears.
+    """Choose validation rows so that no recording is in training and in validation, also across datasets.
 
-    Recordings that one question shows together form a group, and a group goes to one side as a whole. The
-    side is a hash of the seed and of the group's name: it does not depend on the order of rows, and for
-    single-clip datasets not on which other datasets are mixed in.
+    Recordings that occur together in one question form a group, which is not divided. A hash of the seed and
+    of the name of the group decides its split. So the choice does not depend on the order of rows, and for
+    datasets with one clip in each question it does not depend on the other datasets.
 
-    Two exceptions keep small and tangled data usable. A dataset that the hash left without training rows
-    takes its group with the largest hash back; one without validation rows gives its group with the smallest
-    hash, if no dataset loses its last training rows by that. A group of more than
-    ``max(8, val_share * clips)`` recordings, as many random pairs over few clips make, stays in training:
-    drawn for validation, it would take a whole dataset with it.
+    There are two exceptions. A dataset without training rows gets its group with the largest hash back, and a
+    dataset without validation rows gives its group with the smallest hash, unless a dataset would then have
+    no training rows. A group of more than ``max(8, val_share * clips)`` recordings, which many random pairs
+    of few clips make, stays in training, because it may be most of a dataset.
 
     Args:
-        rows: Training rows of each dataset.
-        val_share: Share of the clips to set aside, in [0, 1).
+        rows: Training samples of each dataset.
+        val_share: Fraction of the clips for validation, in [0, 1).
         seed: Seed of the hash.
 
     Returns:
-        The chosen side of every row.
+        The split of every row.
     """
     groups = _Groups()
     for samples in rows.values():
@@ -97,7 +96,7 @@ def carve_validation(rows: Mapping[str, Sequence[Sample]], val_share: float, see
 
 
 def _serve_every_dataset(groups: Mapping[str, set[str]], rank: Mapping[str, float], chosen: set[str]) -> None:
-    """Move single groups until every dataset has training rows, and validation rows where it can."""
+    """Move single groups until every dataset has training rows and, if possible, validation rows."""
     for here in groups.values():
         if here and here <= chosen:
             chosen.discard(max(here, key=rank.__getitem__))

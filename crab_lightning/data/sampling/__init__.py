@@ -1,1 +1,1 @@
-"""Which samples are drawn, in which order and batches."""
+"""Chooses the samples, their order and their batches."""

@@ -1,4 +1,4 @@
-"""How long a sample will be, told from its row without opening a file."""
+"""Estimates the number of tokens of a sample from its row, without opening a file."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from crab_lightning.structures import AudioWindow, Conversation, DatasetSpec, Sa
 from crab_lightning.tasks.base import Task
 
 AUDIO_TOKENS_PER_S = 25
-CHARACTERS_PER_TOKEN = 4  # of English, roughly; only the order of lengths matters
+CHARACTERS_PER_TOKEN = 4  # roughly, for English; only the order of lengths matters
 DIRECT_CHARACTERS = 40  # an answer in its tags
 
 
 def audio_seconds(window: AudioWindow) -> float:
-    """Guess the seconds heard through a window, taking a unit for a second as in the released datasets.
+    """Estimate how many seconds are heard in a window, with units of one second as in the released datasets.
 
     >>> audio_seconds(AudioWindow("strided", units=60))  # MUSIC-AVQA hears 20 of its 60 s
     20.0
@@ -44,7 +44,7 @@ def guess_lengths(
     seed: int,
     with_target: bool,
 ) -> NDArray[np.int32]:
-    """Return about how many tokens each sample has, with its target or as a prompt."""
+    """Return the approximate number of tokens of each sample, with or without target, ``(len(samples),)``."""
 
     def tokens(sample: Sample) -> int:
         spec, written = specs[sample.dataset], 0
@@ -60,14 +60,14 @@ def guess_lengths(
 def guess_tokens(
     sample: Sample, spec: DatasetSpec, window: AudioWindow, prompt: Conversation, target_characters: int
 ) -> int:
-    """Return about how many tokens a sample has.
+    """Return the approximate number of tokens of a sample.
 
     Args:
         sample: The sample.
-        spec: Its dataset's row.
-        window: The window through which it is heard.
-        prompt: Its conversation.
-        target_characters: Length of the text to be learnt; 0 for a prompt.
+        spec: Entry of its dataset in the config.
+        window: The part of the sound that is heard.
+        prompt: The conversation.
+        target_characters: Number of characters of the target text; 0 for a prompt.
     """
     size = spec.size_px
     seen = len(sample.videos) * visual_tokens(spec.frames, size, size)

@@ -1,4 +1,4 @@
-"""Which sample is drawn when: the order of training as a function of (seed, epoch, position)."""
+"""The order of the training samples, as a function of seed, epoch and position."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from crab_lightning.data.sampling.seeding import Indices, seeded_order, unit_has
 class Mixture:
     """Draws samples of several datasets by weight.
 
-    Nothing is drawn step by step, so any position of any epoch is known without what came before it, and a
-    run resumed there continues exactly. A sample comes again only after all rows of its dataset have been
-    drawn, across epochs too. With weights proportional to the numbers of rows, temperature 1 and no epoch
-    size, an epoch is every row exactly once.
+    The order of any epoch can be computed without the steps before, so a resumed run continues exactly. A
+    sample is drawn again only after all rows of its dataset were drawn, also across epochs. With weights
+    proportional to the numbers of rows, temperature 1 and no epoch size, an epoch has every row exactly once.
 
     Args:
-        rows: Training rows of each dataset, in the order in which their samples are numbered.
-        weights: Sampling weights; a dataset that is left out weighs as much as it has rows.
-        temperature: Shares are proportional to ``weight ** (1 / temperature)``: above 1 evens datasets out.
-        epoch_size: Samples of an epoch; the total number of rows when ``None``.
+        rows: Number of training rows of each dataset, in the order in which the samples are numbered.
+        weights: Sampling weights. By default, the weight of a dataset is its number of rows.
+        temperature: The probability of a dataset is proportional to ``weight ** (1 / temperature)``. Values
+            above 1 make the probabilities more equal.
+        epoch_size: Number of samples in an epoch. With ``None``, it is the number of all rows.
         seed: Seed of the order.
 
     Raises:
-        ValueError: If there is nothing to draw, or a weight, the temperature or the size makes no sense.
+        ValueError: If there is nothing to draw, or a weight, the temperature or the size is out of range.
     """
 
     rows: Mapping[str, int]
@@ -61,9 +61,9 @@ class Mixture:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Chance that a drawn sample comes from each dataset; they add up to 1."""
+        """For each dataset, the probability that a drawn sample comes from it. The sum is 1."""
         weights = np.array([self._weight(name) for name in self.rows])
-        # Divided by the largest first: a high power of a large weight overflows.
+        # The weights are divided by the largest first, because a high power of a large weight overflows.
         powers = np.where(weights > 0, (weights / weights.max()) ** (1 / self.temperature), 0.0)
         return dict(zip(self.rows, (powers / powers.sum()).tolist(), strict=True))
 
@@ -71,14 +71,15 @@ class Mixture:
         return sum(self.rows.values()) if self.epoch_size is None else self.epoch_size
 
     def counts(self, epoch: int) -> dict[str, int]:
-        """Samples that each dataset gives to an epoch; they add up to ``len(self)``.
+        """Return the number of samples of each dataset in an epoch. The sum is ``len(self)``.
 
-        Systematic sampling: within one of ``share * len(self)`` in every epoch and equal to it on average,
-        so that a dataset whose share of an epoch is half a sample is still seen every other epoch.
+        This is systematic sampling: a number differs from ``share * len(self)`` by less than one in every
+            epoch,
+        and equals it on average. So a dataset with half a sample in an epoch is used in every second epoch.
         """
         edges = np.concatenate([[0.0], np.cumsum(list(self.shares.values()))]) * len(self)
         edges[-1] = len(self)
-        # Whole quotas stay exact: rounding errors must not turn "every row once" into almost that.
+        # Whole numbers stay exact, so that "every row once" holds in spite of rounding errors.
         whole = np.round(edges)
         edges = np.where(np.abs(edges - whole) < 1e-6, whole, edges)
         offset = min(unit_hash(self.seed, "counts", epoch), 1 - 1e-6)
@@ -86,7 +87,7 @@ class Mixture:
         return dict(zip(self.rows, drawn.tolist(), strict=True))
 
     def order(self, epoch: int) -> Indices:
-        """Return the samples of an epoch in order: indices into the datasets laid end to end."""
+        """Return the samples of an epoch in order, as indices into all datasets one after the other."""
         before = dict.fromkeys(self.rows, 0)
         for earlier in range(epoch):
             for name, count in self.counts(earlier).items():
@@ -100,7 +101,7 @@ class Mixture:
         return drawn[seeded_order(len(drawn), self.seed, "order", epoch)]
 
     def _draws(self, name: str, start: int, count: int) -> Indices:
-        """Rows that draws ``start`` to ``start + count`` take from a dataset, pass after pass over it."""
+        """Return the rows of draws ``start`` to ``start + count`` from passes over the rows of a dataset."""
         rows = self.rows[name]
         if count == 0:
             return np.empty(0, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The table of the mixture that is printed before the first step."""
+"""Makes the table of the mixture that is printed before the first step."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ if TYPE_CHECKING:
 
 
 def mixture_table(rows: Rows, mixture: Mixture) -> Table:
-    """Return what is mixed as a table, a row for each dataset.
+    """Return the mixture as a table, with a row for each dataset.
 
-    ``test`` are the rows that a test scores, the validation rows where no test manifest was released;
-    ``share`` is the chance that a drawn sample is of the dataset, and ``drawn`` what it gives to an epoch.
+    ``test`` is the number of samples that a test scores, which are the validation rows if there is no test
+    manifest. ``share`` is the probability that a drawn sample is from the dataset, and ``drawn`` is the mean
+    number of its samples in an epoch.
 
     Args:
         rows: The samples of every dataset and split.
-        mixture: How the training samples are drawn.
+        mixture: The mixture of the training samples.
     """
     from rich import box
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""Samples of a split in two flat arrays instead of a hundred thousand Python objects."""
+"""Stores the samples of a split in two flat arrays instead of a hundred thousand Python objects."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from crab_lightning.structures import Sample
 
 
 class PackedSamples(Sequence[Sample]):
-    """A read-only sequence of samples, each pickled into one shared byte array.
+    """A read-only sequence of samples, which are pickled into one shared byte array.
 
-    Loader workers are forks. Touching a Python object changes its reference count, so a list of objects is
-    copied page by page into every worker as it is read; flat arrays stay shared. Reading one sample costs
-    some ten microseconds, which is nothing beside decoding its clip.
+    Loader workers are forks. Reading a Python object changes its reference count, so the memory of a list of
+    objects is copied into every worker, whereas flat arrays stay shared. Reading one sample takes about ten
+    microseconds, which is little compared with decoding its clip.
 
     Args:
         samples: The samples, in order.
@@ -36,7 +36,7 @@ class PackedSamples(Sequence[Sample]):
 
     @classmethod
     def joined(cls, parts: Sequence[PackedSamples]) -> PackedSamples:
-        """Lay several packed sequences end to end."""
+        """Return several packed sequences joined to one."""
         whole = cls(())
         sizes = [len(part._bytes) for part in parts]
         starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -61,11 +61,11 @@ class PackedSamples(Sequence[Sample]):
 
     def _read(self, index: int) -> Sample:
         record = self._bytes[self._ends[index] : self._ends[index + 1]]
-        sample = pickle.loads(record.data)  # our own bytes, never a file's
+        sample = pickle.loads(record.data)  # bytes of this program, never those of a file
         assert isinstance(sample, Sample)
         return sample
 
     @property
     def nbytes(self) -> int:
-        """Memory held, in bytes."""
+        """Size of the arrays in bytes."""
         return int(self._bytes.nbytes + self._ends.nbytes)

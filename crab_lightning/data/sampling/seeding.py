@@ -1,4 +1,4 @@
-"""Randomness as a pure function: of a seed and names, never of what was drawn before."""
+"""Random numbers that depend only on a seed and on names, and not on earlier draws."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Indices = NDArray[np.int64]
 
 
 def stable_hash(*keys: int | str) -> int:
-    """Hash keys to 64 bits, equal on every machine and in every process.
+    """Return a hash of keys with 64 bits, which is the same on every machine and in every process.
 
-    Python's own ``hash`` of a string differs from process to process, so it cannot choose data.
+    Python's own ``hash`` of a string differs between processes, so it cannot be used to choose data.
 
     >>> stable_hash(42, "ave/1") == stable_hash(42, "ave/1") != stable_hash(43, "ave/1")
     True
@@ -24,16 +24,16 @@ def stable_hash(*keys: int | str) -> int:
 
 
 def unit_hash(*keys: int | str) -> float:
-    """Hash keys to [0, 1), uniformly."""
+    """Return a hash of keys as a uniformly distributed number in [0, 1)."""
     return (stable_hash(*keys) >> 11) / (1 << 53)
 
 
 def seeded_order(count: int, *keys: int | str) -> Indices:
-    """Return a permutation of ``range(count)`` that only the keys decide.
+    """Return a permutation of ``range(count)``, which depends only on the keys.
 
-    Sorts raw words of a counter-based generator: numpy promises those to stay the same between
-    releases, which it does not promise of ``Generator.permutation``. A run resumed elsewhere must draw
-    the same samples.
+    It sorts raw numbers of a counter-based generator. numpy guarantees that these stay the same between
+    releases, but not ``Generator.permutation``. A run that is resumed on another machine must draw the same
+    samples.
     """
     words = np.random.Philox(key=stable_hash(*keys)).random_raw(count)
     return np.argsort(words, kind="stable").astype(np.int64, copy=False)
@@ -42,19 +42,19 @@ def seeded_order(count: int, *keys: int | str) -> Indices:
 def balanced_subset(
     ids: Sequence[str], answers: Sequence[Hashable], count: int | None, seed: int
 ) -> list[int]:
-    """Choose samples so that all answers are equally represented as far as there are enough of them.
+    """Choose samples so that all answers occur equally often, as far as possible.
 
-    Answers are taken in turn, in an order and with samples that only the seed decides, so every validation
-    scores the same samples. Where every answer is different (captions) the choice is a plain random one.
+    The seed alone decides the choice, so every validation scores the same samples. If every answer is
+    different (captions), the choice is random.
 
     Args:
-        ids: Sample ids.
-        answers: What each sample is balanced by.
-        count: Samples to choose; all of them when ``None``.
+        ids: Ids of the samples.
+        answers: Answer of each sample.
+        count: Number of samples to choose; ``None`` chooses all.
         seed: Seed of the choice.
 
     Returns:
-        Indices of the chosen samples, ascending.
+        Indices of the chosen samples, in rising order.
     """
     if count is None or len(ids) <= count:
         return list(range(len(ids)))
@@ -62,6 +62,6 @@ def balanced_subset(
     for index in sorted(range(len(ids)), key=lambda i: stable_hash(seed, "subset", ids[i])):
         groups.setdefault(answers[index], []).append(index)
     turns = [(turn, index) for group in groups.values() for turn, index in enumerate(group)]
-    # Sorting by turn alone is stable: within a turn the groups keep their seeded order.
+    # The sort is stable, so the groups keep their seeded order within a turn.
     turns.sort(key=lambda pair: pair[0])
     return sorted(index for _, index in turns[:count])
