@@ -111,8 +111,7 @@ class AVDataset(Dataset[Encoded]):
         """Load a sample, or a replacement if the sample is broken.
 
         In evaluation, the replacement is marked as repeated: the broken sample has no score, and the
-            replacement
-        must not count twice.
+        replacement must not count twice.
 
         Raises:
             SampleError: If the error is not about a file.

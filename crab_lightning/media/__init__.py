@@ -1,4 +1,4 @@
-"""Audio, video and image files to tensors and back; the only room that knows codecs and sample rates."""
+"""Reads audio, video and image files into tensors, and writes them. Only this room knows codecs."""
 
 from typing import TYPE_CHECKING
 

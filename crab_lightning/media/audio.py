@@ -1,4 +1,4 @@
-"""Sound of any container to mono waveforms, on the clock that it shares with the pictures."""
+"""Reads the sound of any container as a mono waveform, on the same clock as the pictures."""
 
 from __future__ import annotations
 
@@ -35,25 +35,26 @@ from crab_lightning.structures import SAMPLE_RATE_HZ
 
 Samples = np.ndarray[Any, np.dtype[np.float32]]
 
-# Tags and padding in front of or behind a chain of packets look like packets of their own.
+# Tags and padding before or after the packets look like packets.
 _JUNK_PACKETS = 2
-# Times of packets are rounded (to 1 ms in mkv) and drift against the count of samples; less is no hole.
+# Times of packets are rounded (to 1 ms in mkv) and differ from the count of samples. A gap is longer than
+# this.
 _HOLE_S = 0.05
-# Sound that is this much ahead of its times jumped back: a splice, behind which the clock starts anew.
+# If sound is this much ahead of its times, two recordings were joined, and the clock starts again.
 _SPLICE_S = 1.0
-# The resampler is given this many samples at once: far fewer cost calls, far more cost memory.
+# Number of samples in one call of the resampler. Smaller blocks take more time, larger ones more memory.
 _BLOCK = 2**16
 _SCALE = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "s64": 9223372036854775808.0}
 
 
 @dataclass(frozen=True)
 class SoundGaps:
-    """Where a track has no sound though the clip goes on; such stretches are heard as silence.
+    """The parts of a clip in which its track has no sound. They are read as silence.
 
     Args:
-        start_s: Time between the clip's beginning and the track's first sample.
-        holes: Beginning and length of every pause inside the track, in seconds of the clip.
-        tail_s: Time between the track's last sample and the end of the picture.
+        start_s: Time in seconds between the beginning of the clip and the first sample of the track.
+        holes: Beginning and length of every pause inside the track, in seconds.
+        tail_s: Time in seconds between the last sample of the track and the end of the pictures.
     """
 
     start_s: float = 0.0
@@ -66,30 +67,31 @@ def read_audio(
 ) -> Tensor:
     """Read the sound of an audio or video file as mono.
 
-    Of several tracks, the one that players play is read (``audio_stream``). The first sample of the result
-    is the beginning of the clip, from which the times of its frames are counted, too: silence stands where
-    the track begins later, pauses, or ends before the picture, each by more than 0.05 s. Sound before that
-    beginning (at most the 0.1 s that decoders need as a run-up) is left out.
+    If there are several tracks, the one that players play is read (``audio_stream``). The first sample of the
+    result is the beginning of the clip, from which the times of the frames are counted too. There is silence
+    where the track begins late, pauses, or ends before the pictures, each by more than 0.05 s. Sound before
+    the beginning (at most the 0.1 s that decoders need before the first frame) is left out.
 
-    Channels are averaged, then resampled by soxr at the quality ``HQ``, both as librosa's ``load`` does: the
-    released checkpoints were trained on that.
+    The channels are averaged, and then resampled by soxr with the quality ``HQ``. Both are the same as in
+    ``load`` of librosa, with which the released checkpoints were trained.
 
     Args:
         path: Any container of ``CONTAINER_FORMATS`` with an audio track.
-        sample_rate_hz: Rate of the result.
-        limits: Bounds on what is read.
+        sample_rate_hz: Sample rate of the result.
+        limits: Limits on what is read.
 
     Returns:
-        float32 ``(S,)``, nominally in [-1, 1]; lossy codecs may overshoot a little.
+        float32 ``(S,)``, usually in [-1, 1]. Lossy codecs may give slightly larger values.
 
     Raises:
-        NoAudioTrack: If the file has none.
-        EmptyMedia: If the track has no sample.
+        MissingMedia: If there is no such file.
+        NoAudioTrack: If the file has no audio track.
+        EmptyMedia: If the file or the track is empty.
         TruncatedMedia: If the file ends before its declared end, as far as its format declares one (see
             ``media.whole``).
-        UnreadableMedia: If a packet cannot be decoded. Up to 2 packets before the first sound and behind the
-            last one are taken for tags or padding and left out.
-        MediaTooLarge: If the decoded track is longer than ``limits.duration_s``.
+        UnreadableMedia: If the file is not a media file, or a packet cannot be decoded. Up to 2 packets
+            before the first sound and after the last sound may be tags or padding and are left out.
+        MediaTooLarge: If the track is longer than ``limits.duration_s``, or the header exceeds ``limits``.
     """
     path = Path(path)
     with open_media(path, limits) as container:
@@ -97,8 +99,8 @@ def read_audio(
         if track is None:
             raise NoAudioTrack(
                 path,
-                "has no audio track. Give a separate audio file, or take the clip out of the manifest; "
-                "silence is not put in its place.",
+                "has no audio track. Give a separate audio file, or remove the clip from the manifest; "
+                "missing sound is not replaced with silence.",
             )
         declared_s = track.duration * track.time_base if track.duration is not None else None
         whole = declared_s if container.format.name == "flac" else None
@@ -125,7 +127,7 @@ def read_audio(
         raise UnreadableMedia(path, f"{sound.change}. Fetch it again or convert it.")
     if sound.decoded == 0:
         raise EmptyMedia(path, "has an audio track without a single sample. Fetch or extract it again.")
-    # The header of a flac file counts its samples, to the last one.
+    # The header of a flac file has the exact number of samples.
     if whole is not None and decoded_s < float(whole) - 0.5 / sound.rate_hz:
         raise TruncatedMedia(path, f"is cut off: only {heard}{declared} could be decoded. Fetch it again.")
     if missing_s > _HOLE_S:
@@ -134,11 +136,11 @@ def read_audio(
 
 
 def sound_gaps(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> SoundGaps:
-    """Return where the sound of a file begins late or pauses, from the times of its packets alone.
+    """Return where the sound of a file begins late or pauses. Only the times of the packets are read.
 
     Args:
         path: As for :func:`read_audio`.
-        limits: Bounds on what is read.
+        limits: Limits on what is read.
 
     Raises:
         NoAudioTrack: If the file has no audio track.
@@ -151,7 +153,7 @@ def sound_gaps(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> Sou
         if not is_timed(container):
             return SoundGaps()
         zero_s, base = clock_zero_s(container), float(track.time_base)
-        # mp4 keeps no end of a packet: its length there reaches up to the next one, over any pause.
+        # mp4 stores no end of a packet: the stated length reaches to the next packet, over any pause.
         rate_hz = track.codec_context.sample_rate or 1
         longest_s = track.codec_context.frame_size / rate_hz or math.inf
         start_s: float | None = None
@@ -172,7 +174,7 @@ def sound_gaps(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> Sou
 
 @dataclass
 class _Mono:
-    """A mono waveform that grows: placed by time, and resampled as it comes."""
+    """A mono waveform to which decoded samples are added. It is resampled immediately."""
 
     asked_hz: int
     longest_s: float
@@ -189,16 +191,16 @@ class _Mono:
 
     @property
     def decoded_s(self) -> float:
-        """Length of what came out of the decoder, silence not counted."""
+        """Length of the decoded sound in seconds, without added silence."""
         return self.decoded / self.rate_hz if self.rate_hz else 0.0
 
     @property
     def placed_s(self) -> float:
-        """Length of the waveform so far."""
+        """Length of the waveform so far in seconds, with added silence."""
         return self._placed / self.rate_hz if self.rate_hz else 0.0
 
     def accepts(self, frame: Any) -> bool:
-        """Tell whether a frame has the rate and the channels of those before it."""
+        """Return whether a frame has the same sample rate and number of channels as the frames before it."""
         channels = frame.layout.nb_channels
         if self.rate_hz == 0:
             self.rate_hz, self.channels = frame.sample_rate, channels
@@ -218,7 +220,7 @@ class _Mono:
         self._append(samples)
 
     def add_silence(self, samples: int) -> None:
-        """Add silence, up to the longest clip."""
+        """Add a number of samples of silence, up to the length limit."""
         room = int(self.longest_s * self.rate_hz) + 1 - self._placed
         self.too_long = self.too_long or samples > room
         for begin in range(0, min(samples, room), _BLOCK):
@@ -241,7 +243,7 @@ class _Mono:
         self._done.append(self._resampler.resample_chunk(block, last=last))
 
     def finish(self) -> Samples:
-        """Return the whole waveform; librosa rounds the number of resampled samples up."""
+        """Return the whole waveform. The number of samples is rounded up, as in librosa."""
         if self._resampler is None:
             return np.concatenate(self._done)
         self._resample(last=True)
@@ -251,7 +253,7 @@ class _Mono:
 
 
 def _decode(container: Any, track: Any, sound: _Mono) -> Exception | None:
-    """Decode a track into ``sound`` and return the error that ended it early, if one did."""
+    """Decode a track into ``sound``, and return the error that stopped the decoder, if there was one."""
     place = None
     if is_timed(container):
         place = _Clock(clock_zero_s(container), alone=video_stream(container) is None)
@@ -268,7 +270,7 @@ def _decode(container: Any, track: Any, sound: _Mono) -> Exception | None:
                     return error
                 continue
             if frames and error is not None:
-                if sound.decoded:  # damage between sound, not junk at an edge
+                if sound.decoded:  # damage inside the sound, and not tags at the beginning
                     return error
                 junk, error = 0, None
             for frame in frames:
@@ -285,12 +287,11 @@ def _decode(container: Any, track: Any, sound: _Mono) -> Exception | None:
 
 
 class _Clock:
-    """Places frames by their times.
+    """Places frames of sound by their times.
 
     Args:
-        zero_s: Time at which the clip begins.
-        alone: Whether there is no picture; then nothing stands before the first sample that is to be left
-            out.
+        zero_s: Time in seconds at which the clip begins.
+        alone: Whether the clip has no pictures. Then no sound before the beginning has to be left out.
     """
 
     def __init__(self, zero_s: float, *, alone: bool) -> None:
@@ -298,7 +299,7 @@ class _Clock:
         self._begun = False
 
     def fit(self, frame: Any, samples: Samples, sound: _Mono) -> Samples:
-        """Put silence in front of a frame that comes late; return the frame, cut where it comes early."""
+        """Add silence before a frame that is late; return its samples without those that are too early."""
         if frame.pts is None:
             return samples
         ahead_s = sound.placed_s + self._zero_s - float(frame.pts * frame.time_base)
@@ -321,7 +322,7 @@ def _mono(frame: Any) -> Samples:
     if kind == "fltp" and len(values) == 1:
         only: Samples = values[0]
         return only
-    if not kind.endswith("p"):  # one row, channels side by side for each sample
+    if not kind.endswith("p"):  # interleaved channels in one row
         values = values.reshape(-1, frame.layout.nb_channels).T
     scale = _SCALE.get(kind.removesuffix("p"))
     if scale is not None:

@@ -1,4 +1,4 @@
-"""Which part of a waveform is heard: the audio windows of AV-UIE v2, section 3."""
+"""The audio windows of AV-UIE v2 (section 3), which choose the part of a waveform that is heard."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from crab_lightning.structures import SAMPLE_RATE_HZ, AudioWindow
 
 
 def apply_window(audio: Tensor, window: AudioWindow, unit: int | None = None) -> Tensor:
-    """Cut a waveform as a dataset's row asks, after zero-padding it at the end to at least one second.
+    """Return the part of a waveform in a window, after zeros are added at the end up to at least one second.
 
-    All lengths are truncated to whole samples, as in the released loader. A unit of a clip of L samples has
-    ``L // window.units`` samples.
+    All lengths are rounded down to whole samples, as in the released loader. A unit of a clip with L samples
+    has ``L // window.units`` samples.
 
     Args:
         audio: float ``(S,)``, 16 kHz.
-        window: The row's window.
-        unit: Index of the unit heard; needed by ``one_unit`` and ignored by the other kinds.
+        window: The audio window of the dataset.
+        unit: Index of the unit that is heard. Only ``one_unit`` needs it.
 
     Returns:
-        ``(S',)``: ``all`` keeps the padded clip; ``units`` drops the at most ``units - 1`` trailing samples;
-        ``one_unit`` gives one unit; ``head`` gives exactly ``head_s`` seconds, zero-padded; ``strided``
-        gives for t = 0, every, 2 every ... below ``units`` the samples of ``[t - before, t + after]`` units
-        clipped to the clip, one after the other; a window that begins before the clip is padded with zeros
-        on the left to ``before + after`` units, one that ends behind it on the right.
+        ``(S',)``. ``all`` returns the padded clip. ``units`` removes at most ``units - 1`` samples at the
+        end. ``one_unit`` returns one unit. ``head`` returns exactly ``head_s`` seconds, padded with zeros.
+        ``strided`` joins the parts ``[t - before, t + after]``, in units, for t = 0, every, 2 every and so on
+        below ``units``. A part that begins before the clip is padded with zeros on the left to ``before +
+        after`` units, and a part that ends after the clip on the right.
 
     Raises:
-        AudioWindowError: If ``unit`` is missing or beyond the clip, or the waveform is not ``(S,)``.
+        AudioWindowError: If ``unit`` is missing or out of range, a number of the window is out of range, or
+            the waveform is not ``(S,)``.
     """
     if audio.ndim != 1:
         raise AudioWindowError(
@@ -50,7 +51,8 @@ def apply_window(audio: Tensor, window: AudioWindow, unit: int | None = None) ->
         return audio[: unit_samples * window.units]
     if window.kind == "one_unit":
         if unit is None or not 0 <= unit < window.units:
-            # The released code hears silence here; an index outside the clip is a mistake in the manifest.
+            # The released code returns silence here, but an index outside the clip is a mistake in the
+            # manifest.
             raise AudioWindowError(
                 f"audio unit {unit} was asked for, but the window has units 0 to {window.units - 1}. "
                 f"Correct the row's frame number, or the dataset's audio.units."
@@ -69,7 +71,7 @@ def _strided(audio: Tensor, window: AudioWindow, unit_samples: int) -> Tensor:
         last = min(float(window.units), centre + window.after)
         piece = audio[int(first * unit_samples) : int(last * unit_samples)]
         missing = max(0, kept - piece.numel())
-        # Silence stands where the clip has nothing: before its start, or after its end.
+        # Add silence before the start or after the end of the clip.
         pieces.append(functional.pad(piece, (missing, 0) if centre < window.before else (0, missing)))
     return torch.cat(pieces)
 

@@ -1,4 +1,4 @@
-"""Opening media files within stated limits, and what their headers say."""
+"""Opens media files within limits, and reads their headers."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from crab_lightning.media.errors import (
 from crab_lightning.media.formats import CONTAINER_FORMATS, OPEN_OPTIONS, refusal
 from crab_lightning.media.whole import cut_off
 
-# Their headers guess a length from the size and the rate of the first packets, unless every packet is alike.
+# The headers of these formats only estimate the length from the size and the rate of the first packets.
 _GUESSED_LENGTH = frozenset({"mp3", "aac"})
-# Tracks that accompany the clip and are not its sound or its picture.
+# Marks of additional tracks, which are not the sound or the pictures of the clip itself.
 _BESIDE = (
     av.stream.Disposition.comment
     | av.stream.Disposition.hearing_impaired
@@ -36,13 +36,13 @@ _BESIDE = (
     | av.stream.Disposition.timed_thumbnails
     | av.stream.Disposition.still_image
 )
-# Containers whose packets carry times of one clock; those of the others only count what came before.
+# Containers whose packets have times on one clock. In other containers, times only count earlier packets.
 _TIMED = frozenset({"mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "asf"})
-# Containers in which time 0 is the beginning of the clip also where there is sound alone.
+# Containers in which a clip of sound alone also begins at time 0.
 _FROM_ZERO = frozenset({"mov", "mp4", "matroska", "webm"})
-# Containers that state their length and of which it can be told whether they were cut off.
+# Containers that state their length, and in which a cut-off file can be recognised.
 _ENDS_STATED = frozenset({"mov", "mp4", "matroska", "webm", "avi"})
-# Decoders of compressed sound want a run-up, which some writers put in front of the first picture.
+# Decoders of compressed sound need some earlier sound, which some programs write before the first picture.
 _RUN_UP_S = 0.1
 
 
@@ -75,22 +75,22 @@ DEFAULT_LIMITS = MediaLimits()
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What the header of a media file declares; nothing is decoded.
+    """The content of the header of a media file.
 
     Args:
         path: The file.
-        duration_s: Declared duration of the whole file; ``None`` where the header has none. Of mp3 and aac,
-            whose headers only guess, the packets are counted.
-        shown_s: Declared time from the start of the clip to the end of its pictures; ``None`` without
-            pictures, and where the header does not say.
+        duration_s: Declared duration of the whole file in seconds; ``None`` if the header has none. For mp3
+            and aac, whose headers only estimate it, the packets are counted.
+        shown_s: Declared time in seconds from the start of the clip to the end of its pictures; ``None``
+            without pictures, or if the header does not state it.
         has_video: Whether there is a track of moving pictures (cover art does not count).
         has_audio: Whether there is an audio track.
         width: Coded width in pixels, before any rotation; 0 without video.
         height: Coded height in pixels, before any rotation; 0 without video.
-        fps: Declared average frame rate; 0 where there is none.
-        frames: Declared number of video frames; 0 where the header has none.
-        sample_rate_hz: Rate of the audio track; 0 without audio.
-        channels: Channels of the audio track; 0 without audio.
+        fps: Declared average frame rate; 0 if there is none.
+        frames: Declared number of video frames; 0 if the header has none.
+        sample_rate_hz: Sample rate of the audio track; 0 without audio.
+        channels: Number of channels of the audio track; 0 without audio.
     """
 
     path: Path
@@ -110,7 +110,7 @@ def check_file(path: str | Path) -> Path:
     """Return the path of an existing, non-empty file.
 
     Raises:
-        MissingMedia: If there is no such file.
+        MissingMedia: If there is no such file, or the path is a folder, a pipe or a device.
         EmptyMedia: If the file has zero bytes.
     """
     path = Path(path)
@@ -135,13 +135,14 @@ def open_media(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> Iterat
         MissingMedia: If there is no such file.
         EmptyMedia: If the file has zero bytes.
         TruncatedMedia: If the file ends before its header.
-        UnreadableMedia: If it is no media file.
-        MediaTooLarge: If its header declares more than ``limits`` allow.
+        UnreadableMedia: If the file is not a media file of a known format, its header cannot be read in time,
+            or its sample rate is out of range.
+        MediaTooLarge: If the header declares more than ``limits`` allow.
     """
     path = check_file(path)
     began = time.monotonic()
     try:
-        # "file:" in front: "a:b.mp4" would be taken for an address, and "-" for the standard input.
+        # Without "file:", the name "a:b.mp4" would be an address, and "-" the standard input.
         container = av.open(
             f"file:{path}", metadata_errors="ignore", options=OPEN_OPTIONS, timeout=(limits.open_s, None)
         )
@@ -155,7 +156,7 @@ def open_media(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> Iterat
         if missing := cut_off(path):
             raise TruncatedMedia(
                 path,
-                f"is cut off: at least {missing}, the header among them, so that 0 frames can be decoded. "
+                f"is cut off: at least {missing}, including the header, so that 0 frames can be decoded. "
                 f"Fetch it again.",
             ) from err
         failed = f"cannot be opened as audio or video ({err.strerror or err})"
@@ -168,18 +169,18 @@ def open_media(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> Iterat
 
 
 def video_stream(container: Any) -> Any | None:
-    """Return the track of moving pictures that players show; cover art of a music file is none."""
+    """Return the track of moving pictures that players show, or ``None``. Cover art does not count."""
     cover_art = av.stream.Disposition.attached_pic
-    # A track of a codec that nobody knows (often a damaged header) has no context to decode with.
+    # A track of an unknown codec (often because of a damaged header) has no codec context.
     known = (s for s in container.streams.video if s.codec_context is not None)
     return max((s for s in known if not s.disposition & cover_art), key=_preference, default=None)
 
 
 def audio_stream(container: Any) -> Any | None:
-    """Return the audio track of a known codec that players play.
+    """Return the audio track that players play, or ``None`` if there is none with a known codec.
 
-    That is the track that is marked as the default one; a commentary or a track for people who do not see or
-    hear only where there is no other. Of equal tracks it is the first.
+    Normal tracks come before commentaries and tracks for people who do not see or hear. Among them, the
+    default track comes first, and then the first track.
     """
     known = (s for s in container.streams.audio if s.codec_context is not None)
     return max(known, key=_preference, default=None)
@@ -191,19 +192,19 @@ def _preference(stream: Any) -> tuple[bool, bool]:
 
 
 def is_timed(container: Any) -> bool:
-    """Tell whether the packets of a container carry times, so that sound may begin late or pause.
+    """Return whether the packets of a container have times, so that sound may begin late or pause.
 
-    Those of a file with pictures do, whatever its container.
+    The packets of a file with pictures always have times.
     """
     return video_stream(container) is not None or not _TIMED.isdisjoint(container.format.name.split(","))
 
 
 def clock_zero_s(container: Any) -> float:
-    """Return the time, on the clock of a container with times, at which its clip begins.
+    """Return the time in seconds, on the clock of the container, at which the clip begins.
 
-    The clip begins with its picture, or with its sound where that begins earlier by more than 0.1 s. Sound
-    alone begins at time 0 in mp4, mov, mkv and webm (so that a track that was copied out of a video keeps the
-    silence before it), and elsewhere with its first sample.
+    The clip begins with its pictures, or with its sound if that begins more than 0.1 s earlier. Sound alone
+    begins at time 0 in mp4, mov, mkv and webm, so that a track that was copied from a video keeps the silence
+    before it. In other containers, it begins with its first sample.
     """
     shown, heard = (_start_s(track) for track in (video_stream(container), audio_stream(container)))
     if shown is not None:
@@ -214,17 +215,18 @@ def clock_zero_s(container: Any) -> float:
 
 
 def picture_end_s(container: Any) -> float | None:
-    """Return the time, on the clock of a container with times, at which its picture ends.
+    """Return the time in seconds, on the clock of the container, at which the pictures end.
 
-    ``None`` without a picture, and where the header does not say, or where what it says would also be there
-    if half of the file were lost.
+    ``None`` if there are no pictures, or the header does not state the time in a way that can be checked
+    against the size of the file.
     """
     video = video_stream(container)
     if video is None or _ENDS_STATED.isdisjoint(container.format.name.split(",")):
         return None
     if video.duration is not None:
         return float((video.start_time or 0) + video.duration) * float(video.time_base)
-    # mkv and webm state the length of the whole; subtitles may outlast picture and sound.
+    # mkv and webm state the length of the whole file, in which subtitles may be longer than pictures and
+    # sound.
     others = any(stream.type not in ("video", "audio") for stream in container.streams)
     return None if container.duration is None or others else container.duration / av.time_base
 
@@ -236,7 +238,7 @@ def _start_s(stream: Any | None) -> float | None:
 
 
 def probe(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
-    """Read what the header of a media file declares.
+    """Read the header of a media file.
 
     Raises:
         MediaError: As ``open_media``.
@@ -265,14 +267,14 @@ def probe(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInf
 
 @functools.cache
 def decoder_versions() -> str:
-    """Name the libraries that decode: another version of one may give other values for the same file."""
+    """Return the versions of the libraries that decode, which may give different values for a file."""
     names = ("libavcodec", "libswscale", "libswresample")
     libraries = [".".join(map(str, av.library_versions[name])) for name in names]
     return " ".join([*libraries, PIL.__version__, soxr.__version__])
 
 
 def _counted_s(container: Any, audio: Any, longest_s: float) -> float:
-    """Return the length of all packets of a track, none of them decoded; it stops beyond the longest."""
+    """Return the length of all packets of a track in seconds, without decoding, up to the length limit."""
     units, longest = 0, longest_s / audio.time_base
     for packet in container.demux(audio):
         units += packet.duration or 0
@@ -291,7 +293,7 @@ def _check_limits(path: Path, container: Any, limits: MediaLimits) -> None:
             path, f"has {len(container.streams)} streams, more than MediaLimits.streams = {limits.streams}."
         )
     duration_s = _duration_s(container)
-    guessed = container.format.name in _GUESSED_LENGTH  # its true length is bounded where it is read
+    guessed = container.format.name in _GUESSED_LENGTH  # the true length is checked during reading
     if duration_s is not None and duration_s > limits.duration_s and not guessed:
         raise MediaTooLarge(
             path,
@@ -312,7 +314,7 @@ def _check_limits(path: Path, container: Any, limits: MediaLimits) -> None:
 
 
 def check_pixels(path: str | Path, width: int, height: int, limits: MediaLimits) -> None:
-    """Raise ``MediaTooLarge`` when a picture has more pixels than the limits allow."""
+    """Raise ``MediaTooLarge`` if a picture has more pixels than the limits allow."""
     if width * height > limits.pixels:
         raise MediaTooLarge(
             path,

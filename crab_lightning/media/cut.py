@@ -1,4 +1,4 @@
-"""Cutting the annotated piece out of a longer recording: pictures and sound on one clock."""
+"""Reads or cuts a part of a longer recording, with pictures and sound on one clock."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _ENCODER = {
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "6", "crf": "24", "b": "0"},
     "mpeg4": {"qscale": "2"},
 }
-"""Near the quality of the source: what is lost here is lost for every model."""
+"""A quality near that of the source, because every model gets the result."""
 _EARLIER_S = 1.0
-"""Sound is decoded from this much before the piece: the first packet after a jump may be incomplete."""
+"""Decoding begins this many seconds before the part: the first packet after a jump may be incomplete."""
 _ROUNDING_S = 1e-6
 _PAUSE_S = 0.1
-"""Sound that comes later than this behind what went before it follows a pause."""
+"""A longer time in seconds between two packets of sound is a pause."""
 
 
 def read_audio_piece(
@@ -49,35 +49,35 @@ def read_audio_piece(
     *,
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> Tensor:
-    """Read a piece of the first audio track as mono, without decoding what lies before it.
+    """Read a part of the audio track as mono, without decoding the sound long before it.
 
     Args:
-        path: Any container with an audio track.
-        start_s: First second of the piece.
-        end_s: End of the piece; the result is shorter where the track ends earlier.
-        sample_rate_hz: Rate of the result.
-        limits: Bounds on what is read.
+        path: Any container with an audio track. If there are several, the one that players play is read.
+        start_s: Start of the part in seconds.
+        end_s: End of the part in seconds. The result is shorter if the track ends earlier.
+        sample_rate_hz: Sample rate of the result.
+        limits: Limits on what is read.
 
     Returns:
-        float32 ``(S,)``, nominally in [-1, 1]. Where the track begins after ``start_s`` or has a gap, there
-        is silence, so that sound and pictures stay on one clock.
+        float32 ``(S,)``, usually in [-1, 1]. If the track begins after ``start_s`` or has a gap, there is
+        silence, so that sound and pictures stay on one clock.
 
     Raises:
-        NoAudioTrack: If the file has none.
-        EmptyMedia: If the piece holds no sample.
-        UnreadableMedia: If a packet cannot be decoded.
+        NoAudioTrack: If the file has no audio track.
+        EmptyMedia: If the part has no sample.
+        UnreadableMedia: If a packet cannot be decoded, or the sound has no times.
     """
     path = Path(path)
     with open_media(path, limits) as container:
         track = audio_stream(container)
         if track is None:
-            raise NoAudioTrack(path, "has no audio track; silence is not put in its place.")
+            raise NoAudioTrack(path, "has no audio track; missing sound is not replaced with silence.")
         piece = np.zeros(round((end_s - start_s) * sample_rate_hz), np.float32)
         resampler = av.AudioResampler(format="fltp", layout=None, rate=sample_rate_hz)
         last, begin_s = 0, None
         at = 0
         zero_s = clock_zero_s(container)
-        if start_s > _EARLIER_S:  # a jump to the beginning would hear what encoders put in front of it
+        if start_s > _EARLIER_S:  # a jump to the beginning would read the sound that encoders add before it
             container.seek(int((zero_s + start_s - _EARLIER_S) * av.time_base), backward=True)
         with _named(path, start_s, end_s):
             for frame in container.decode(track):
@@ -113,27 +113,27 @@ def read_video_piece(
     resize: Resizer = "torch",
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> Tensor:
-    """Read frames spread evenly over a piece of a video, without decoding what lies before and behind it.
+    """Read frames that are spread evenly over a part of a video, without decoding the rest.
 
-    They are the frames that :func:`read_video` would choose if the piece were a file of its own. Time and
-    memory depend on the piece and on the distance of key frames, and not on the length of the file.
+    These are the frames that :func:`read_video` would choose if the part were a file of its own. Time and
+    memory depend on the part and on the distance of key frames, and not on the length of the file.
 
     Args:
         path: Any container with a video track whose packets have times.
-        start_s: First second of the piece.
-        end_s: End of the piece.
+        start_s: Start of the part in seconds.
+        end_s: End of the part in seconds.
         frames: Number of frames F.
         size_px: As for :func:`read_video`.
         resize: As for :func:`read_video`.
-        limits: Bounds on what is read.
+        limits: Limits on what is read.
 
     Returns:
         uint8 RGB ``(F, 3, H, W)``.
 
     Raises:
         NoVideoTrack: If the file has no moving pictures.
-        EmptyMedia: If no frame lies in the piece.
-        UnreadableMedia: If a frame of the piece cannot be decoded, or the file has no times.
+        EmptyMedia: If the part has no frame, which is also so if the file has no times.
+        UnreadableMedia: If a frame of the part cannot be decoded.
     """
     path = Path(path)
     convert = frame_converter(size_px, resize)
@@ -180,7 +180,7 @@ def read_video_piece(
 
 @contextmanager
 def _named(path: Path, start_s: float, end_s: float) -> Iterator[None]:
-    """Name the piece of a file that cannot be decoded."""
+    """Turn errors of the decoder into an ``UnreadableMedia`` that names the part of the file."""
     try:
         yield
     except MediaError:
@@ -199,20 +199,20 @@ def cut_video(
     *,
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> None:
-    """Encode a piece of a video anew, with its sound where it has some; times begin at 0.
+    """Encode a part of a video into a new file, with its sound if it has any. Times in the file begin at 0.
 
-    Frames keep the distances that they have in the source. Stream copies would be faster, but begin at the
-    nearest key frame, which may lie seconds away from the annotated start.
+    The distances between frames stay the same. A copy of the stream would be faster, but it would begin at
+    the nearest key frame, which may be seconds away from the start.
 
     Args:
-        source: Longer recording.
-        target: File to write; its extension chooses container and codecs, its folder must exist.
-        start_s: First second of the piece.
-        end_s: End of the piece.
-        limits: Bounds on what is read.
+        source: The longer recording.
+        target: File to write. Its extension chooses the container and the codecs, and its folder must exist.
+        start_s: Start of the part in seconds.
+        end_s: End of the part in seconds.
+        limits: Limits on what is read.
 
     Raises:
-        EmptyMedia: If no frame lies in the piece.
+        EmptyMedia: If the part has no frame, or an audio track has no sound in it.
         MediaError: If the source cannot be read, or the extension of ``target`` is not known.
     """
     source, target = Path(source), Path(target)
@@ -229,7 +229,7 @@ def cut_video(
         if track is None:
             raise UnreadableMedia(source, "has no video track.")
         rate = Fraction(track.average_rate or 25).limit_denominator(1001)
-        # An avi has no times: it fills every tick between two frames with an empty one.
+        # An avi has no times: it would fill every tick between two frames with an empty frame.
         clock = 1 / rate if target.suffix.lower() == ".avi" else _CLOCK
         stream: Any = None
         heard: SoundTrack | None = None

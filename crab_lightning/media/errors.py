@@ -1,4 +1,4 @@
-"""What can be wrong with a media file; every message names the file, what was found and what to do."""
+"""Errors about media files. Every message names the file, what was found and what to do."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class MediaError(ValueError):
         self._message = message
 
     def __reduce__(self) -> tuple[type[MediaError], tuple[Path, str]]:
-        # Exceptions travel from loader workers by pickle, which would call __init__ with the joined text.
+        # Pickle, which sends exceptions from loader workers, would call __init__ with the joined text.
         return type(self), (self.path, self._message)
 
 
 class MissingMedia(MediaError):
-    """The file is not there, or is a folder."""
+    """The file does not exist, or is a folder, a pipe or a device."""
 
 
 class EmptyMedia(MediaError):
@@ -32,19 +32,19 @@ class EmptyMedia(MediaError):
 
 
 class UnreadableMedia(MediaError):
-    """No decoder can make sense of the file."""
+    """The file cannot be decoded."""
 
 
 class TruncatedMedia(MediaError):
-    """The file ends before what its header declares."""
+    """The file ends before the end that its header declares."""
 
 
 class NoVideoTrack(MediaError):
-    """Frames were asked of a file without moving pictures."""
+    """The file has no moving pictures, but frames are needed."""
 
 
 class NoAudioTrack(MediaError):
-    """Sound was asked of a file without an audio track."""
+    """The file has no audio track, but sound is needed."""
 
 
 class MediaTooLarge(MediaError):
@@ -52,4 +52,4 @@ class MediaTooLarge(MediaError):
 
 
 class AudioWindowError(ValueError):
-    """A waveform does not hold the part that its window asks for."""
+    """A waveform does not contain the part of its audio window, or the window is not valid."""

@@ -1,8 +1,8 @@
-"""The formats that are read: a stated list, so that no file chooses which other code or file is opened.
+"""The list of formats that are read, so that a file cannot make the libraries open other files or programs.
 
-The libraries below know many more formats. Some of them start other programs (PostScript), read other files
-(playlists, lists of files) or open addresses of a network, and the name of a file does not say which of them
-it will be. Whatever is not listed here is refused.
+The libraries know many more formats. Some of these start other programs (PostScript), read other files
+(playlists, lists of files) or open network addresses, and the name of a file does not show its format. All
+formats that are not listed here are refused.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ CONTAINER_FORMATS = (
     "mov", "matroska", "avi", "mpegts", "mpeg", "flv", "asf",
     "ogg", "wav", "w64", "mp3", "flac", "aac", "aiff", "caf", "amr", "au", "gif",
 )  # fmt: skip
-"""Containers of sound and moving pictures, by ffmpeg's names; ``mov`` is mp4, m4a and 3gp, too, and
+"""Containers of sound and moving pictures, by their names in ffmpeg. ``mov`` is also mp4, m4a and 3gp, and
 ``matroska`` is mkv and webm."""
 
 OPEN_OPTIONS = {"format_whitelist": ",".join(CONTAINER_FORMATS), "protocol_whitelist": "file"}
-"""What ffmpeg is told when a file is opened: only these containers, and only files of this machine."""
+"""Options of ffmpeg for opening a file: it may only use these containers, and files of this machine."""
 
 PICTURE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
-"""Still pictures, by Pillow's names."""
+"""Formats of still pictures, by their names in Pillow."""
 
 _REFUSED = (
     (b"%!PS", "PostScript"),
@@ -63,12 +63,12 @@ _HEAD_BYTES = 64
 
 
 def refusal(path: Path, known: tuple[str, ...], failed: str) -> str:
-    """Say why a file is not read: it is of another format, whose name is told where the first bytes tell it.
+    """Return the reason why a file is not read. It names the format of the file, if the first bytes show it.
 
     Args:
         path: An existing file.
         known: The formats that are read.
-        failed: What to say where they do not.
+        failed: Beginning of the reason if the format is not recognised.
     """
     with path.open("rb") as file:
         start = file.read(_HEAD_BYTES)
@@ -88,6 +88,6 @@ def refusal(path: Path, known: tuple[str, ...], failed: str) -> str:
     if found is not None:
         return f"is {found}, which is not read. These formats are: {listed}. Fetch it again or convert it."
     return (
-        f"{failed}: it is damaged, or in no format that is read. These formats are: {listed}. Fetch it again "
+        f"{failed}: it is damaged, or its format is not read. These formats are: {listed}. Fetch it again "
         "or convert it."
     )

@@ -1,4 +1,4 @@
-"""Still images and masks to tensors."""
+"""Reads still pictures and masks into tensors."""
 
 from __future__ import annotations
 
@@ -28,27 +28,28 @@ _COLOUR = re.compile(r"#([0-9a-fA-F]{6})")
 def read_image(
     path: str | Path, size_px: int | None = 224, *, limits: MediaLimits = DEFAULT_LIMITS
 ) -> Tensor:
-    """Read a picture as RGB, transparency over white, stretched bicubically to a square.
+    """Read a picture as RGB, with transparent parts over white, and resize it bicubically to a square.
 
-    16 bits a channel become 8 (the upper ones); a picture of floating-point numbers goes from 0 (black) to 1.
+    Of 16 bits in a channel, the upper 8 are used. In a picture of floating-point numbers, 0 is black and 1 is
+    white.
 
     An EXIF orientation is not applied: the released loader shows the pixels as stored, and the boxes of the
-    annotations were drawn on those. For a user's own picture, see :func:`write_upright`.
+    annotations were drawn on those. For a picture of a user, see :func:`write_upright`.
 
     Args:
         path: A picture in one of ``PICTURE_FORMATS``.
-        size_px: Side of the square; ``None`` keeps the size.
-        limits: Bounds on what is read.
+        size_px: Height and width of the result in pixels; ``None`` keeps the size of the picture.
+        limits: Limits on what is read.
 
     Returns:
         uint8 ``(3, H, W)``.
 
     Raises:
         MissingMedia: If there is no such file.
-        EmptyMedia: If it has zero bytes.
-        UnreadableMedia: If it is no picture of a format that is read, its data end early, or its values have
-            no stated range.
-        MediaTooLarge: If it has more pixels than ``limits.pixels``.
+        EmptyMedia: If the file has zero bytes.
+        UnreadableMedia: If the file is not a picture of such a format, its data end early, or the range of
+            its values is not known.
+        MediaTooLarge: If the picture has more pixels than ``limits.pixels``.
     """
     picture = _read(path, limits, _rgb)
     if size_px is not None and picture.size != (size_px, size_px):
@@ -57,7 +58,7 @@ def read_image(
 
 
 def is_picture(path: str | Path) -> bool:
-    """Return whether a file begins as a still picture of ``PICTURE_FORMATS``; its pixels are not read."""
+    """Return whether a file has the header of a picture in ``PICTURE_FORMATS``. Its pixels are not read."""
     try:
         with Image.open(path, formats=PICTURE_FORMATS):
             return True
@@ -66,15 +67,15 @@ def is_picture(path: str | Path) -> bool:
 
 
 def write_upright(path: Path, to: Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> Path:
-    """Write a picture as viewers show it, where it has an EXIF orientation other than upright.
+    """Write a picture as viewers show it, if it has an EXIF orientation other than upright.
 
     Args:
         path: The picture.
-        to: PNG file to write; its folder must exist.
-        limits: Bounds on what is read.
+        to: PNG file to write. Its folder must exist.
+        limits: Limits on what is read.
 
     Returns:
-        ``to`` where it was written, ``path`` where the picture is upright as it is stored.
+        ``to`` if the file was written, or ``path`` if the stored picture is upright.
 
     Raises:
         MediaError: As :func:`read_image`.
@@ -84,7 +85,7 @@ def write_upright(path: Path, to: Path, *, limits: MediaLimits = DEFAULT_LIMITS)
         if picture.getexif().get(_ORIENTATION, 1) not in range(2, 9):
             return None
         turned = ImageOps.exif_transpose(picture)
-        turned.format = picture.format  # which says what 32 bits of grey mean
+        turned.format = picture.format  # needed for pictures with 32 bits of grey
         return _rgb(turned)
 
     upright = _read(path, limits, turn)
@@ -95,10 +96,10 @@ def write_upright(path: Path, to: Path, *, limits: MediaLimits = DEFAULT_LIMITS)
 
 
 def picture_size(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> tuple[int, int]:
-    """Return width and height of a picture from its header alone.
+    """Return the width and height of a picture in pixels. Only the header is read.
 
     Raises:
-        MediaError: As :func:`read_image`, as far as the header tells.
+        MediaError: As :func:`read_image`, but only for errors in the header.
     """
     return _read(path, limits, lambda picture: picture.size, decode=False)
 
@@ -110,24 +111,25 @@ def read_mask(
     colours: MaskColours | None = None,
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> Tensor:
-    """Read a mask: nearest neighbour, foreground where the value is above 0 (AV-UIE v2 section 6).
+    """Read a mask, whose foreground are the values above 0 (AV-UIE v2 section 6); resize to nearest pixels.
 
-    A colour is above 0 unless it is black. In a palette whose entry 0 is black, every other entry is
-    foreground, however dark it is. Where the transparency varies, transparent pixels are background, and the
-    visible ones foreground if all of them are black.
+    All colours except black are foreground. With a palette, all pixels whose colour is not black are
+    foreground if entry 0 has a colour, else all pixels with another entry than 0. If the picture has
+    transparent and visible pixels, the transparent ones are background, and all visible ones are foreground
+    if all of them are black.
 
     Args:
         path: A picture in one of ``PICTURE_FORMATS``.
-        size_px: Side of the square; ``None`` keeps the size.
-        colours: Which values are the object, where the dataset states it; then nothing else is looked at.
-        limits: Bounds on what is read.
+        size_px: Height and width of the result in pixels; ``None`` keeps the size of the picture.
+        colours: The values of the object or the background, if the dataset states them. Then the rules above
+            are not used.
+        limits: Limits on what is read.
 
     Returns:
         bool ``(H, W)``.
 
     Raises:
-        ValueError: If ``colours`` names something that is no value or colour.
-        MediaError: As :func:`read_image`.
+        MediaError: As :func:`read_image`. It is an ``UnreadableMedia`` if ``colours`` has a wrong value.
     """
     inside = _read(
         path, limits, lambda picture: _foreground(picture) if colours is None else _stated(picture, colours)
@@ -141,11 +143,11 @@ def read_mask(
 def _read(
     path: str | Path, limits: MediaLimits, make: Callable[[Image.Image], Made], *, decode: bool = True
 ) -> Made:
-    """Open a picture of a listed format and make something of it; whatever goes wrong names the file."""
+    """Open a picture of a listed format, and return the result of ``make``. All errors name the file."""
     path = check_file(path)
     try:
         with warnings.catch_warnings():
-            # The limit below decides; Pillow's own warning would name neither the file nor a remedy.
+            # The limit below is used; Pillow's own warning would not name the file or a remedy.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=PICTURE_FORMATS) as picture:
                 check_pixels(path, *picture.size, limits)
@@ -167,7 +169,7 @@ def _read(
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
-    """Return a picture as RGB, transparency over white."""
+    """Return a picture as RGB, with transparent parts over white."""
     if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
         picture = _eight_bits(picture)
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
@@ -179,7 +181,7 @@ def _rgb(picture: Image.Image) -> Image.Image:
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Return a grey picture of more than 8 bits in 8 bits."""
+    """Return a grey picture of more than 8 bits with 8 bits."""
     values = np.asarray(picture)
     if picture.mode == "F":
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
@@ -189,13 +191,13 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
         raise ValueError("it has 32 bits of grey, and the value of white is not known")
     grey = Image.fromarray((values >> 8).astype(np.uint8))
     transparent = picture.info.get("transparency")
-    if isinstance(transparent, int):  # the one value that is see-through
+    if isinstance(transparent, int):  # the value of transparent pixels
         grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     return grey
 
 
 def _foreground(picture: Image.Image) -> Array:
-    """Return where a mask is not background, by the rules of :func:`read_mask`; bool ``(H, W)``."""
+    """Return the foreground of a mask by the rules of :func:`read_mask`, bool ``(H, W)``."""
     if picture.mode in ("P", "PA"):
         index = np.asarray(picture.getchannel("P") if picture.mode == "PA" else picture)
         palette = _palette(picture)
@@ -214,7 +216,7 @@ def _foreground(picture: Image.Image) -> Array:
 
 
 def _stated(picture: Image.Image, colours: MaskColours) -> Array:
-    """Return where a mask has the stated values; bool ``(H, W)``."""
+    """Return where a mask has the stated values, bool ``(H, W)``."""
     if picture.mode in ("P", "PA"):
         values = np.asarray(picture.getchannel("P") if picture.mode == "PA" else picture)
         colour: Array | None = _palette(picture)[values]
@@ -235,7 +237,7 @@ def _stated(picture: Image.Image, colours: MaskColours) -> Array:
 
 
 def _channels(picture: Image.Image) -> tuple[Array, Array | None]:
-    """Return the values of a picture without a palette, grey ``(H, W)`` or colour twice; alpha left out."""
+    """Return the values of a picture without alpha, grey ``(H, W)`` or colour, and the colours, if any."""
     if picture.mode in ("RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "LAB"):
         picture = picture.convert("RGBA").convert("RGB") if picture.mode == "RGBa" else picture.convert("RGB")
     elif picture.mode in ("LA", "La"):
@@ -245,6 +247,6 @@ def _channels(picture: Image.Image) -> tuple[Array, Array | None]:
 
 
 def _palette(picture: Image.Image) -> Array:
-    """Return the colours of a palette, uint8 ``(256, 3)``; entries that it does not have are black."""
+    """Return the colours of a palette, uint8 ``(256, 3)``. Missing entries are black."""
     listed = np.asarray(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
     return np.concatenate([listed, np.zeros((256 - len(listed), 3), np.uint8)])

@@ -1,4 +1,4 @@
-"""The packets of a video track: what they show, in which order, and from where each can be decoded."""
+"""The packets of a video track: their frames, their order, and where decoding can start."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm", "avi"})
 
 
 class NotIndexable(Exception):
-    """The packet index cannot be trusted to give what a sequential decode gives."""
+    """The packet index may not give the same frames as decoding the whole file."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of packets, in decoding order, that is decoded from an entry point.
+    """Consecutive packets, in decoding order, which are decoded from an entry point.
 
     Args:
         first: Position of the entry point.
         last: Position of the last packet that a wanted frame needs.
-        wanted_pts: Timestamps of the wanted frames in it.
+        wanted_pts: Timestamps of the wanted frames in the segment.
     """
 
     first: int
@@ -35,12 +35,13 @@ class Segment:
 
 @dataclass(frozen=True)
 class Codec:
-    """What is known about a codec.
+    """Properties of a codec.
 
     Args:
-        entries: Finds the positions of the packets that reset the decoder, so that decoding may start there:
-            ``(packets, extradata) -> positions``.
-        may_skip: Whether a frame that no other refers to can be left out without changing any other.
+        entries: Function ``(packets, extradata) -> positions`` that finds the packets which reset the
+            decoder, so that decoding may start there.
+        may_skip: Whether a frame to which no other frame refers can be left out without changing other
+            frames.
     """
 
     entries: Callable[[list[Any], bytes], list[int]]
@@ -55,8 +56,8 @@ class PacketIndex:
         packets: The packets.
         entries: Positions from which decoding may start, ascending.
         shown_pts: Timestamps of the shown frames, ascending.
-        time_base: Seconds per timestamp unit.
-        duration_s: From the first frame's start to the last frame's end.
+        time_base: Seconds in one unit of a timestamp.
+        duration_s: Time in seconds from the start of the first frame to the end of the last frame.
         may_skip: As ``Codec.may_skip``.
     """
 
@@ -69,11 +70,11 @@ class PacketIndex:
 
     @property
     def total(self) -> int:
-        """Number of frames shown."""
+        """Number of frames that are shown."""
         return len(self.shown_pts)
 
     def time_s(self, pts: int, zero_s: float) -> float:
-        """Return the time of a timestamp, counted from the beginning of the clip."""
+        """Return the time of a timestamp in seconds from the beginning of the clip."""
         return pts * self.time_base - zero_s
 
     @classmethod
@@ -114,12 +115,12 @@ class PacketIndex:
         )
 
     def segments(self, wanted_pts: set[int]) -> list[Segment]:
-        """Plan which packets to decode for the frames with these timestamps."""
+        """Return the packets that must be decoded for the frames with these timestamps."""
         runs: dict[int, list[int]] = {}
         for position, packet in enumerate(self.packets):
             if packet.pts in wanted_pts:
                 entry = bisect_right(self.entries, position) - 1
-                # A frame shown before its entry point leans on the frames in front of that too.
+                # A frame that is shown before its entry point also needs earlier frames.
                 while entry > 0 and self.packets[self.entries[entry]].pts > packet.pts:
                     entry -= 1
                 runs.setdefault(self.entries[entry], []).append(position)
@@ -134,7 +135,7 @@ def _key_frames(packets: list[Any], extradata: bytes) -> list[int]:
 
 
 def _mpeg4_entries(packets: list[Any], extradata: bytes) -> list[int]:
-    # "DivX503b1393p": the p says that some packets hold two frames and others none.
+    # "DivX503b1393p": the p means that some packets contain two frames and others none.
     if re.search(rb"DivX\d+(b|Build)\d+p", extradata + bytes(packets[0])):
         raise NotIndexable("packed B-frames")
     return _key_frames(packets, extradata)
@@ -146,8 +147,9 @@ def _h264_entries(packets: list[Any], extradata: bytes) -> list[int]:
     entries, parameters_came = [], False
     for position, packet in enumerate(packets):
         kinds = {header & 31 for header in _nal_headers(memoryview(packet), length_bytes)}
-        # Only an IDR picture: a key frame of an open GOP leans on what came before it. And parameter sets
-        # that came along the way must come again here, or older ones of the same number would be used.
+        # Only an IDR picture is an entry point, because a key frame of an open GOP needs earlier frames. If
+        # parameter sets were in earlier packets, they must be here again, or older ones with the same number
+        # would be used.
         if packet.is_keyframe and _IDR in kinds and (not parameters_came or kinds >= _PARAMETER_SETS):
             entries.append(position)
         parameters_came = parameters_came or not kinds.isdisjoint(_PARAMETER_SETS)
@@ -170,11 +172,11 @@ def _nal_headers(data: memoryview, length_bytes: int) -> list[int]:
 
 
 CODECS = {
-    # nal_ref_idc says which pictures are never referred to, and the decoder obeys it.
+    # nal_ref_idc says which pictures are never referred to, and the decoder uses it.
     "h264": Codec(_h264_entries, may_skip=True),
     # B-VOPs are never referred to in MPEG-4 part 2.
     "mpeg4": Codec(_mpeg4_entries, may_skip=True),
-    # A skipped frame would not update the probabilities that later frames are coded with.
+    # A skipped frame would not update the probabilities with which later frames are coded.
     "vp9": Codec(_key_frames, may_skip=False),
     "mjpeg": Codec(_key_frames, may_skip=False),
 }

@@ -1,4 +1,4 @@
-"""Log-mel spectrogram of a clip's own length, as the audio encoder was trained on."""
+"""Computes the log-mel spectrogram on which the audio encoder was trained, for the length of the clip."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _FLOOR = 1e-10
 
 
 def mel_frames(samples: int, *, mirrored_end: bool = False) -> int:
-    """Return the number of mel frames M of a waveform of S samples: one for every started 10 ms.
+    """Return the number of mel frames of a waveform: one for every 10 ms, also for a part at the end.
 
-    With ``mirrored_end`` one for every whole 10 ms, and none for a waveform too short to be mirrored.
+    With ``mirrored_end``, only whole 10 ms count, and a waveform that is too short to be mirrored has no
+    frames.
     """
     if mirrored_end:
         return samples // _HOP if samples > _FFT // 2 else 0
@@ -28,11 +29,11 @@ def mel_frames(samples: int, *, mirrored_end: bool = False) -> int:
 
 
 def log_mel(audio: Tensor, *, mirrored_end: bool = False) -> Tensor:
-    """Return the Whisper log-mel of a waveform, only as long as the waveform.
+    """Return the log-mel spectrogram of Whisper for the length of the waveform.
 
-    Equals the first M frames of ``WhisperFeatureExtractor(feature_size=128)`` on the clip padded with zeros
-    to 30 s or 300 s. The published processor computes those 300 s for every clip; the frames behind
-    the clip are masked out before the encoder, so they are not made here.
+    The result equals the first M frames of ``WhisperFeatureExtractor(feature_size=128)`` for the clip padded
+    with zeros to 30 s or 300 s. The published processor computes 300 s for every clip. The frames after the
+    clip are masked before the encoder, so they are not computed here.
 
     Args:
         audio: float ``(S,)``, 16 kHz, at least one sample.
@@ -40,7 +41,7 @@ def log_mel(audio: Tensor, *, mirrored_end: bool = False) -> Tensor:
             ``padding=True`` (Qwen3-Omni). Then ``M = floor(S / 160)``, and S must be above 200.
 
     Returns:
-        float32 ``(128, M)`` with ``M = ceil(S / 160)``.
+        float32 ``(128, M)`` with ``M = ceil(S / 160)``, or ``M = floor(S / 160)`` with ``mirrored_end``.
 
     Raises:
         ValueError: If ``audio`` is empty, not one-dimensional, or too short to be mirrored.
@@ -52,18 +53,18 @@ def log_mel(audio: Tensor, *, mirrored_end: bool = False) -> Tensor:
     if mirrored_end:
         sides = functional.pad(audio.float()[None], (margin, margin), mode="reflect")[0]
         return _log_mel(sides, frames)[:, :frames]
-    # Two frames behind the clip still overlap it. They are not returned, but may hold the maximum that the
-    # lower bound below is measured from.
+    # Two frames after the clip still overlap it. They are not returned, but may contain the maximum, from
+    # which the lower bound is computed.
     padded = functional.pad(audio.float(), (margin, (frames + 2) * _HOP + margin - audio.numel()))
-    # The start is mirrored, as by stft(center=True) on the padded clip.
+    # The start is mirrored, as in stft(center=True) of the padded clip.
     padded[:margin] = padded[margin + 1 : _FFT + 1].flip(0)
     return _log_mel(padded, frames + 2)[:, :frames]
 
 
 def _log_mel(padded: Tensor, counted: int) -> Tensor:
-    """Return the spectrogram of a waveform with its margins; only ``counted`` frames set the lower bound."""
+    """Return the spectrogram of a waveform with margins. Only ``counted`` frames decide the lower bound."""
     spectrum = torch.stft(padded, _FFT, _HOP, window=_window(), center=False, return_complex=True).numpy()
-    # numpy takes two thirds of torch's time to the same values.
+    # numpy needs two thirds of the time of torch for the same values.
     power = torch.from_numpy(spectrum.real**2 + spectrum.imag**2)[:, :counted]  # (201, counted)
     log = (_mel_filters() @ power).clamp_(min=_FLOOR).log10_()
     return log.clamp_(min=log.max() - 8.0).add_(4.0).div_(4.0)
@@ -76,7 +77,7 @@ def _window() -> Tensor:
 
 @cache
 def _mel_filters() -> Tensor:
-    """Triangular filters ``(128, 201)`` on Slaney's mel scale, each of unit area, 0 to 8000 Hz."""
+    """Return triangular filters ``(128, 201)`` on Slaney's mel scale, of unit area, from 0 to 8000 Hz."""
     nyquist_hz = SAMPLE_RATE_HZ / 2
     edges_mel = torch.linspace(0.0, hz_to_mel(nyquist_hz), MEL_BINS + 2, dtype=torch.float64)
     # Slaney: linear to 1 kHz (15 mel), then 27 mel for every factor of 6.4.
@@ -91,5 +92,5 @@ def _mel_filters() -> Tensor:
 
 
 def hz_to_mel(hz: float) -> float:
-    """Return a pitch on Slaney's mel scale."""
+    """Return a frequency in Hz on Slaney's mel scale."""
     return hz * 3 / 200 if hz < 1000 else 15.0 + math.log(hz / 1000) * 27 / math.log(6.4)

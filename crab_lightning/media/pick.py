@@ -1,16 +1,16 @@
-"""Decoding chosen frames of a video file: through its packet index where that is safe, else from the start.
+"""Decodes chosen frames of a video file, with the packet index if that is safe, or else from the start.
 
-The index path is exact or not taken. It is trusted only if
+The packet index is only used if its frames are exact. These rules must hold:
 
-1. the container times every packet (mp4, mov, mkv, webm, avi), the codec is one of ``CODECS``, and the file
-   is at most ``MediaLimits.index_bytes`` long;
-2. every packet has data, its own timestamp and no mark of damage, and the first can be decoded alone;
-3. decoding confirms it: each packet that was fed and not allowed to be skipped gave exactly one progressive
-   frame under its own timestamp, and nothing else came out.
+1. The container has a time for every packet (mp4, mov, mkv, webm, avi), the codec is one of ``CODECS``, and
+   the file has at most ``MediaLimits.index_bytes`` bytes.
+2. Every packet has data, its own timestamp and no mark of damage, and the first packet can be decoded alone.
+3. During decoding, each packet that may not be skipped gives exactly one progressive frame with its own
+   timestamp, and there are no other frames.
 
-Where any of this fails the file is decoded from its first frame to its last, and frames are counted as they
-come. A file that loses more than ``LOST_SHARE`` of its frames to damage is refused. Damage in packets that no
-wanted frame needs goes unnoticed on the index path.
+If a rule does not hold, the whole file is decoded and its frames are counted. A file with more than
+``LOST_SHARE`` of damaged frames is refused. With the packet index, damage in packets that no wanted frame
+needs is not noticed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from crab_lightning.media.index import CONTAINERS, NotIndexable, PacketIndex, Se
 from crab_lightning.media.whole import cut_off
 
 LOST_SHARE = 0.02
-# Times are fractions as floating-point numbers: a frame at 2/3 s is shown at 0.6667 s, and at 0.666666666 s.
+# Times are rounded: a frame at 2/3 s must also be found at 0.666666666 s.
 _ROUNDING_S = 1e-6
 
 
@@ -47,13 +47,13 @@ class Picked:
     """Chosen frames of one file.
 
     Args:
-        indices: The chosen indices in the order asked, with repeats.
-        pictures: Converted frame by index.
-        times_s: Time by index, counted from the beginning of the clip (``clock_zero_s``).
+        indices: The chosen indices in the given order, with repeats.
+        pictures: The converted frames, by index.
+        times_s: Times in seconds from the beginning of the clip (``clock_zero_s``), by index.
         total: Number of frames in the file.
-        duration_s: From the first frame's start to the last frame's end.
+        duration_s: Time in seconds from the start of the first frame to the end of the last frame.
         through_index: Whether the packet index was used.
-        lost_frames: Damaged frames that the decoder left out, as far as they were noticed.
+        lost_frames: Number of damaged frames that the decoder left out, as far as this was noticed.
     """
 
     indices: list[int]
@@ -73,19 +73,25 @@ def pick_frames(
     access: Literal["index", "sequential"] = "index",
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> Picked:
-    """Decode and convert the frames that ``choose`` names, given the number of frames in the file.
+    """Decode chosen frames, and convert only these.
 
-    Only chosen frames are converted and kept.
+    Args:
+        path: The file.
+        choose: Function that returns the wanted indices for the number of frames in the file.
+        convert: Function that makes a tensor from a decoded frame.
+        access: As for ``read_video``.
+        limits: Limits on what is read.
 
     Raises:
         MediaError: As ``read_video``.
+        ValueError: If ``access`` is another word.
     """
     if access not in ("index", "sequential"):
         raise ValueError(f"access is {access!r}; allowed: 'index', 'sequential'.")
     path = check_file(Path(path))
     _refuse_cut(path, limits)
     if access == "index" and path.stat().st_size <= limits.index_bytes:
-        # Where rule 1, 2 or 3 fails, decoding from the start gives the frames, or reports the damage.
+        # If rule 1, 2 or 3 fails, decoding from the start gives the frames or reports the damage.
         with suppress(NotIndexable, av.FFmpegError), open_video(path, limits) as (container, stream):
             zero_s = clock_zero_s(container)
             return _pick_indexed(PacketIndex.of(path, container, stream), stream, choose, convert, zero_s)
@@ -100,12 +106,19 @@ def pick_shown(
     access: Literal["index", "sequential"] = "index",
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> tuple[Tensor, float]:
-    """Decode and convert the one frame that is shown at a moment of the clip.
+    """Decode and convert the frame that is shown at a moment of the clip.
 
-    That is the last frame whose time is not after the moment; the first one before all of them.
+    This is the last frame that does not begin after the moment, or the first frame if there is none.
+
+    Args:
+        path: The file.
+        moment_s: Time in seconds from the beginning of the clip.
+        convert: Function that makes a tensor from a decoded frame.
+        access: As for ``read_video``.
+        limits: Limits on what is read.
 
     Returns:
-        The converted frame, and its time.
+        The converted frame, and its time in seconds.
 
     Raises:
         MediaError: As ``read_video``.
@@ -142,13 +155,13 @@ def _refuse_cut(path: Path, limits: MediaLimits) -> None:
 
 
 def _timed_frames(container: Any, stream: Any) -> Iterator[tuple[Any, float]]:
-    """Yield the frames of a track with their times, those that cannot be decoded left out."""
+    """Yield the frames of a track that can be decoded, with their times in seconds."""
     zero_s, end_s = clock_zero_s(container), 0.0
     step_s = 1.0 / float(stream.average_rate or stream.guessed_rate or 25)
     for packet in container.demux(stream):
         with suppress(av.FFmpegError):
             for frame in packet.decode():
-                # Without a timestamp a frame follows the one before it.
+                # A frame without a timestamp follows the frame before it.
                 time_s = end_s if frame.pts is None else float(frame.pts * frame.time_base) - zero_s
                 end_s = time_s + step_s
                 yield frame, time_s
@@ -156,14 +169,19 @@ def _timed_frames(container: Any, stream: Any) -> Iterator[tuple[Any, float]]:
 
 @contextmanager
 def open_video(path: Path, limits: MediaLimits) -> Iterator[tuple[Any, Any]]:
-    """Open a file and its video track."""
+    """Open a file, and return its container and its video track.
+
+    Raises:
+        NoVideoTrack: If the file has no moving pictures.
+        MediaError: As ``open_media``.
+    """
     with open_media(path, limits) as container:
         stream = video_stream(container)
         if stream is None:
             raise NoVideoTrack(path, "has no video track. Give a video file, or use its sound only.")
         # One decoder thread: worker processes scale better than threads.
         stream.codec_context.thread_count = 1
-        # The header's size was checked; this also stops a stream that grows midway.
+        # The size in the header was checked; this also stops a stream whose frames become larger.
         stream.codec_context.options = {"max_pixels": str(limits.pixels)}
         yield container, stream
 
@@ -201,7 +219,7 @@ def _decode_segment(
     convert: Callable[[Any], Tensor],
 ) -> None:
     due: set[int] = set()  # timestamps that must come out
-    may: set[int] = set()  # timestamps that may, since skipping is the decoder's decision
+    may: set[int] = set()  # timestamps that may come out, since the decoder decides what it skips
     seen: set[int] = set()
 
     def take(frames: list[Any]) -> None:
@@ -225,7 +243,7 @@ def _decode_segment(
 
 
 def _declared_frames(container: Any, stream: Any) -> int:
-    """Return the number of frames in the header, or what its duration and frame rate make of it."""
+    """Return the number of frames in the header, or an estimate from its duration and frame rate."""
     seconds = (container.duration or 0) / av.time_base
     return int(stream.frames) or round(seconds * float(stream.average_rate or 0))
 
@@ -243,7 +261,7 @@ def _pick_sequential(
 ) -> Picked:
     with open_video(path, limits) as (container, stream):
         guess = max(1, _declared_frames(container, stream))
-    while True:  # ends at the second pass at the latest: the first one counts the frames
+    while True:  # at most two passes, since the first one counts the frames
         picked = _pass(path, list(choose(guess)), convert, limits)
         if picked.total == guess:
             return picked
@@ -272,7 +290,7 @@ def _pass(path: Path, indices: list[int], convert: Callable[[Any], Tensor], limi
             for frame in frames:
                 if total == 0 and frame.pts is not None:
                     first_pts = frame.pts
-                # Without a timestamp a frame follows the one before it.
+                # A frame without a timestamp follows the frame before it.
                 time_s = end_s if frame.pts is None else float(frame.pts * frame.time_base) - zero_s
                 first_s = time_s if total == 0 else first_s
                 end_s = time_s + step_s
@@ -283,8 +301,9 @@ def _pass(path: Path, indices: list[int], convert: Callable[[Any], Tensor], limi
                 total += 1
         lost = len(errors)
         if _one_to_one(container, stream):
-            # Decoders also drop damaged pictures without a word. In front of the first frame that is no
-            # damage: a clip cut without re-encoding may begin with pictures that lean on what was cut off.
+            # Decoders also drop damaged pictures without an error. Before the first frame this is not damage:
+            # a clip that was cut without re-encoding may begin with pictures that need frames which were cut
+            # off.
             lost = sum(pts > first_pts for pts in fed_pts - shown_pts)
     if lost > LOST_SHARE * (total + lost):
         raise UnreadableMedia(
@@ -298,6 +317,6 @@ def _pass(path: Path, indices: list[int], convert: Callable[[Any], Tensor], limi
 
 
 def _one_to_one(container: Any, stream: Any) -> bool:
-    """Whether each packet holds one picture that is shown."""
+    """Return whether each packet contains one picture that is shown."""
     is_single = stream.codec_context.name in ("h264", "hevc", "vp9", "mjpeg")
     return is_single and not CONTAINERS.isdisjoint(container.format.name.split(","))

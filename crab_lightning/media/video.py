@@ -1,4 +1,4 @@
-"""Frames of a video file to tensors, sampled evenly over the whole file."""
+"""Reads frames of a video file into tensors, sampled evenly over the whole file."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ class VideoClip:
 
     Args:
         frames: uint8 RGB ``(F, 3, H, W)``.
-        times_s: float64 ``(F,)``; when each frame is shown, counted from the beginning of the clip, which is
-            also the first sample of ``read_audio``. That is the first frame, unless the sound begins earlier.
-        duration_s: From the first frame's start to the last frame's end.
+        times_s: float64 ``(F,)``, the time of each frame in seconds from the beginning of the clip, which is
+            also the first sample of ``read_audio``. The clip begins with the first frame, unless the sound
+            begins earlier.
+        duration_s: Time in seconds from the start of the first frame to the end of the last frame.
         total_frames: Number of frames in the file.
-        lost_frames: Damaged frames that the decoder left out, as far as they were noticed; at most 2 %.
+        lost_frames: Number of damaged frames that the decoder left out, as far as this was noticed; at most 2
+            %.
     """
 
     frames: Tensor
@@ -43,7 +45,7 @@ class VideoClip:
 
 
 def frame_indices(total: int, frames: int) -> list[int]:
-    """Return ``round(linspace(0, total - 1, frames))``; indices repeat when the clip has fewer frames."""
+    """Return ``round(linspace(0, total - 1, frames))``. Indices are repeated if the clip has fewer frames."""
     picked: list[int] = torch.linspace(0, total - 1, frames, dtype=torch.float64).round().long().tolist()
     return picked
 
@@ -57,30 +59,32 @@ def read_video(
     access: Access = "index",
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> VideoClip:
-    """Read frames spread evenly over the whole file (AV-UIE v2 section 3).
+    """Read frames that are spread evenly over the whole file (AV-UIE v2 section 3).
 
-    A clip with fewer frames than asked repeats some of them. Of several tracks, the one that players show is
-    read. A display matrix in the header (a phone that was turned, a mirrored picture) is applied.
+    If a clip has fewer frames than wanted, some are repeated. If there are several tracks, the one that
+    players show is read. A display matrix in the header (a phone that was turned, a mirrored picture) is
+    applied.
 
     Args:
         path: Any container with a video track.
         frames: Number of frames F.
-        size_px: Side of the square that frames are stretched to; ``None`` keeps the file's size.
-        resize: ``torch`` stretches in float32 with antialiased bicubic filtering, exactly as the released
-            checkpoints were trained; ``torch_uint8`` does so in integers, faster and about 0.1/255 apart;
-            ``swscale`` lets the colour converter stretch, about 0.9/255 apart.
-        access: ``index`` decodes only what the wanted frames need; ``sequential`` decodes the whole file.
-            Both give the same frames, bit for bit.
-        limits: Bounds on what is read.
+        size_px: Height and width of the resized frames in pixels; ``None`` keeps the size in the file.
+        resize: ``torch`` resizes in float32 with antialiased bicubic filtering, exactly as for the released
+            checkpoints. ``torch_uint8`` does the same with integers, which is faster; values differ by about
+            0.1 of 255. With ``swscale``, the colour converter resizes; values differ by about 0.9 of 255.
+        access: ``index`` decodes only the packets that the wanted frames need. ``sequential`` decodes the
+            whole file. Both give exactly the same frames.
+        limits: Limits on what is read.
 
     Raises:
-        ValueError: If ``frames`` or ``size_px`` is not positive.
+        ValueError: If ``frames`` or ``size_px`` is not positive, or ``resize`` or ``access`` is another word.
+        MissingMedia: If there is no such file.
         NoVideoTrack: If the file has no moving pictures.
-        EmptyMedia: If the track has no frame.
+        EmptyMedia: If the file or the track is empty.
         TruncatedMedia: If the file ends before its declared end.
-        UnreadableMedia: If more than 2 % of the frames cannot be decoded, or they change size while
-            ``size_px`` is None.
-        MediaTooLarge: If it exceeds ``limits``.
+        UnreadableMedia: If the file is not a media file, more than 2 % of its frames cannot be decoded, or
+            their size changes while ``size_px`` is ``None``.
+        MediaTooLarge: If the file exceeds ``limits``.
     """
     if frames < 1:
         raise ValueError(f"frames is {frames}; at least one frame is needed.")
@@ -106,11 +110,11 @@ def stacked(path: str | Path, pictures: Sequence[Tensor]) -> Tensor:
     """Return pictures of a file as one tensor ``(F, 3, H, W)``.
 
     Raises:
-        UnreadableMedia: If they differ in size.
+        UnreadableMedia: If the pictures have different sizes.
     """
     if len({picture.shape for picture in pictures}) > 1:
         raise UnreadableMedia(
-            path, "changes its picture size midway; give size_px to stretch all frames alike."
+            path, "changes its picture size midway; give size_px, so that all frames get the same size."
         )
     return torch.stack(list(pictures))
 
@@ -122,17 +126,17 @@ def read_frame_at(
     access: Access = "index",
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> tuple[Tensor, float]:
-    """Read the frame that is shown at a moment, at the size that it has.
+    """Read the frame that is shown at a moment, in full size.
 
     Args:
         path: Any container with a video track.
-        moment_s: Time in seconds from the beginning of the clip. Before the first frame that one is taken,
-            behind the last frame that one.
+        moment_s: Time in seconds from the beginning of the clip. Before the first frame, the first one is
+            read, and after the last frame, the last one.
         access: As for :func:`read_video`.
-        limits: Bounds on what is read.
+        limits: Limits on what is read.
 
     Returns:
-        uint8 RGB ``(3, H, W)``, and the time at which this frame appears.
+        uint8 RGB ``(3, H, W)``, and the time in seconds at which this frame appears.
 
     Raises:
         MediaError: As :func:`read_video`.
@@ -141,17 +145,18 @@ def read_frame_at(
 
 
 def stretch(pictures: Tensor, size_px: int, *, exact: bool = True) -> Tensor:
-    """Stretch uint8 pictures ``(F, C, H, W)`` to ``(F, C, size_px, size_px)``, bicubic with antialias.
-
-    The aspect ratio is ignored.
+    """Resize pictures to a square with an antialiased bicubic filter. The aspect ratio is not kept.
 
     Args:
-        pictures: uint8 ``(F, C, H, W)``; channels last in memory is fastest.
-        size_px: Side of the square.
-        exact: Filter in float32 and round once, which equals ``resize`` of ``torchvision.transforms`` with
-            ``antialias=True``: what the released checkpoints saw. Otherwise torch's integer kernel, which
-            equals ``torchvision.transforms.v2`` where the CPU has AVX2: 4 to 5 times as fast, values 0.1
-            apart on average and 4 at most on real clips.
+        pictures: uint8 ``(F, C, H, W)``. The memory format with channels last is the fastest.
+        size_px: Height and width of the result in pixels.
+        exact: Filter in float32 and round once, as ``resize`` of ``torchvision.transforms`` with
+            ``antialias=True`` and the released checkpoints do. With ``False``, the integer kernel of torch is
+            used, which equals ``torchvision.transforms.v2`` on a CPU with AVX2. It is 4 to 5 times as fast,
+            and on real clips values differ by 0.1 on average and by at most 4.
+
+    Returns:
+        uint8 ``(F, C, size_px, size_px)``.
     """
     if tuple(pictures.shape[-2:]) == (size_px, size_px):
         return pictures
@@ -162,12 +167,17 @@ def stretch(pictures: Tensor, size_px: int, *, exact: bool = True) -> Tensor:
         align_corners=False,
         antialias=True,
     )
-    # Bicubic overshoots at edges: clamp, or 256 becomes 0 as uint8. The integer kernel does so by itself.
+    # A bicubic filter overshoots at edges, and 256 would become 0 as uint8. The integer kernel clamps by
+    # itself.
     return stretched.clamp_(0, 255).round_().to(torch.uint8) if exact else stretched
 
 
 def frame_converter(size_px: int | None, resize: Resizer) -> Callable[[Any], Tensor]:
-    """Return a function from a decoded frame to uint8 ``(3, H, W)``; it keeps one scaler for all frames."""
+    """Return a function that makes a uint8 tensor ``(3, H, W)`` from a decoded frame.
+
+    Raises:
+        ValueError: If ``resize`` is not the name of a method.
+    """
     if resize not in get_args(Resizer):
         raise ValueError(f"resize is {resize!r}; allowed: {', '.join(get_args(Resizer))}.")
     scaler = VideoReformatter()
@@ -181,7 +191,7 @@ def frame_converter(size_px: int | None, resize: Resizer) -> Callable[[Any], Ten
             format="rgb24",
             interpolation="BICUBIC" if in_swscale else None,
         )
-        # Channels stay last in memory until stretched: torch's kernels are fastest on that.
+        # Channels stay last in memory until the frame is resized, which is fastest for the kernels of torch.
         picture = torch.from_numpy(rgb.to_ndarray()).permute(2, 0, 1)
         picture = _upright(picture, frame)
         if size_px is not None:
@@ -192,10 +202,10 @@ def frame_converter(size_px: int | None, resize: Resizer) -> Callable[[Any], Ten
 
 
 def _upright(picture: Tensor, frame: Any) -> Tensor:
-    """Turn and mirror a picture ``(3, H, W)`` as the frame's display matrix says.
+    """Turn and mirror a picture ``(3, H, W)`` as the display matrix of the frame says.
 
-    The matrix takes a place (x, y) of the stored picture to (a x + c y, b x + d y) on the screen. Players
-    know the eight orientations of a picture; what lies between them is taken for the nearest one.
+    The matrix maps a point (x, y) of the stored picture to (a x + c y, b x + d y) on the screen. Players know
+    eight orientations of a picture, and any other matrix is treated as the nearest of these.
     """
     side = frame.side_data.get(SideData.DISPLAYMATRIX)
     if side is None or len(data := bytes(side)) < 20:

@@ -1,17 +1,17 @@
-"""Whether a file is as long as its format says, from its outermost parts alone.
+"""Checks whether a media file is complete, from the parts of it that state its length.
 
-Decoders do not tell: a cut mkv, webm, avi, mp3 or flac file simply plays as a shorter clip. What is written
-down about the length is compared with the file:
+Decoders do not notice this: a cut-off mkv, webm, avi, mp3 or flac file plays as a shorter clip. The stated
+length is compared with the file:
 
 - mp4, mov, m4a: the sizes of the outermost boxes;
 - mkv, webm: the size of the segment;
 - avi, wav (also RF64), aiff: the size in the first header;
-- mp3: the bytes, or else the frames, that a Xing, Info or VBRI header in the first frame states;
-- flac: the samples that the header states, against the number of the last frame;
-- ogg: whether the last page is whole.
+- mp3: the number of bytes, or else of frames, in a Xing, Info or VBRI header of the first frame;
+- flac: the number of samples in the header, compared with the number of the last frame;
+- ogg: whether the last page is complete.
 
-A cut mp3 without such a header, and a cut aac, amr or mpeg file, cannot be told from a short one: they are
-bare chains of packets.
+A cut-off mp3 file without such a header, and a cut-off aac, amr or mpeg file, cannot be distinguished from a
+short file, because these consist only of packets.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-# Some writers count the 8 bytes of the RIFF header in, or leave the padding byte out.
+# Some programs also count the 8 bytes of the RIFF header, or do not count the padding byte.
 _RIFF_SLACK_BYTES = 8
-# Writers to a pipe do not know the size and leave one of these.
+# Programs that write to a pipe do not know the size and write one of these numbers.
 _RIFF_UNKNOWN = frozenset({0, 0x7FFFFFFF, 0xFFFFFFFF})
 _EBML = b"\x1a\x45\xdf\xa3"
 _SEGMENT = b"\x18\x53\x80\x67"
-# More outermost boxes than any clip has: 4 hours in fragments of a tenth of a second have 288,000.
+# No clip has more outermost boxes: 4 hours in fragments of a tenth of a second have 288,000.
 _MOST_BOXES = 300_000
-# Bytes that are searched for the first frame of an mp3, and for the last frame of a flac or ogg file.
 _MOST_FRAMES = 2_000_000  # of an mp3; 4 hours have 400,000 to 1,200,000
 _MOST_TAGS = 16
+# Bytes that are searched for the first frame of an mp3, and for the last frame of a flac or ogg file.
 _FIRST_BYTES, _LAST_BYTES = 2**13, 2**17
 
 
 def cut_off(path: Path) -> str | None:
-    """Return what the file lacks at its end; ``None`` where it is whole or its format does not say."""
+    """Return which part is missing at the end of a file; ``None`` if it is complete or this is not known."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(16)
@@ -51,7 +51,7 @@ def cut_off(path: Path) -> str | None:
 
 
 def _end(file: BinaryIO, head: bytes, size: int) -> int:
-    """Return where the file should end; 0 where its format does not say."""
+    """Return where the file should end, or 0 if its format does not state this."""
     if head[:4] in (b"RIFF", b"FORM"):
         declared = int.from_bytes(head[4:8], "little" if head[:4] == b"RIFF" else "big")
         end = 0 if declared in _RIFF_UNKNOWN else 8 + declared
@@ -80,7 +80,7 @@ def _mp4_end(file: BinaryIO, size: int) -> int:
             length = int.from_bytes(header[8:16], "big")
         if length == 0:  # up to the end of the file
             break
-        if length < 8:  # not a box: junk behind the last one, which players ignore too
+        if length < 8:  # not a box, but data after the last box, which players ignore too
             break
         at += length
         if header[4:8] in (b"mdat", b"moov", b"moof"):
@@ -89,7 +89,7 @@ def _mp4_end(file: BinaryIO, size: int) -> int:
 
 
 def _matroska_end(file: BinaryIO) -> int:
-    """Return where the segment ends; 0 when its size is not known (live recordings)."""
+    """Return where the segment ends, or 0 if its size is not known (live recordings)."""
     file.seek(4)
     header_length = _vint(file)
     if header_length is None:
@@ -102,7 +102,7 @@ def _matroska_end(file: BinaryIO) -> int:
 
 
 def _vint(file: BinaryIO) -> int | None:
-    """Read an EBML number; None for the reserved value (all ones) that means unknown."""
+    """Read an EBML number. ``None`` is the reserved value (all ones) for an unknown number."""
     first = file.read(1)
     if not first or first[0] == 0:
         return None
@@ -123,14 +123,14 @@ _RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 1200
 
 @dataclass(frozen=True)
 class _Mp3Frame:
-    """What the 4 bytes in front of an mp3 frame say."""
+    """The sizes in the header of an mp3 frame, in bytes."""
 
     bytes: int
     side_bytes: int
 
 
 def _mp3_frame(header: bytes) -> _Mp3Frame | None:
-    """Read the header of a layer 3 frame; ``None`` where there is none."""
+    """Read the header of a layer 3 frame, or return ``None`` if there is none."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return None
     version, layer = (header[1] >> 3) & 3, (header[1] >> 1) & 3
@@ -150,7 +150,8 @@ def _mp3_missing(file: BinaryIO, size: int) -> str | None:
     start = _after_id3(file)
     file.seek(start)
     data = file.read(_FIRST_BYTES)
-    # The first frame that is followed by another one: a tag may hold bytes that look like a header.
+    # Search the first frame that another frame follows, because a tag may contain bytes that look like a
+    # header.
     for match in re.finditer(rb"\xff[\xe0-\xff]", data):
         at = match.start()
         first = _mp3_frame(data[at : at + 4])
@@ -163,7 +164,8 @@ def _mp3_missing(file: BinaryIO, size: int) -> str | None:
         return None
     frames, stated = _mp3_statement(data[at : at + first.bytes], first)
     if stated is not None:
-        # Some writers leave the frame with the statement out of its count; none counts more than there is.
+        # Some programs do not count the frame that contains the number. None counts more frames than there
+        # are.
         slack = 2 * stated // frames if frames else first.bytes
         missing = start + at + stated - size
         return f"{missing} bytes are missing at its end" if missing > slack else None
@@ -175,7 +177,7 @@ def _mp3_missing(file: BinaryIO, size: int) -> str | None:
 
 
 def _mp3_statement(frame: bytes, header: _Mp3Frame) -> tuple[int | None, int | None]:
-    """Return the numbers of frames and of bytes that a first frame states."""
+    """Return the numbers of frames and of bytes that the first frame states."""
 
     def number(at: int) -> int | None:
         return int.from_bytes(frame[at : at + 4], "big") or None if len(frame) >= at + 4 else None
@@ -192,7 +194,7 @@ def _mp3_statement(frame: bytes, header: _Mp3Frame) -> tuple[int | None, int | N
 
 
 def _mp3_count(file: BinaryIO, at: int, size: int) -> int:
-    """Count the frames behind the first one, headers only; the last one counts if it is whole."""
+    """Count the frames after the first one by their headers. The last one counts if it is complete."""
     count = -1
     while count < _MOST_FRAMES:
         file.seek(at)
@@ -226,7 +228,7 @@ def _flac_missing(file: BinaryIO, size: int) -> str | None:
     """Compare the last frame of a flac file with the number of samples in its header."""
     file.seek(4)
     block = file.read(4 + 34)
-    if len(block) < 38 or block[0] & 0x7F:  # the first block has to be the one with the stream's numbers
+    if len(block) < 38 or block[0] & 0x7F:  # the first block must be the one about the stream
         return None
     total = int.from_bytes(block[17:22], "big") & (2**36 - 1)
     block_samples = int.from_bytes(block[4:6], "big")
@@ -238,7 +240,7 @@ def _flac_missing(file: BinaryIO, size: int) -> str | None:
     for match in reversed(list(re.finditer(rb"\xff[\xf8\xf9]", tail))):
         end = _flac_frame_end(tail[match.start() : match.start() + 16], block_samples)
         if end is not None:
-            # A whole last frame ends in the checksum of its bytes; a tag behind it is nothing unusual.
+            # A complete last frame ends with the checksum of its bytes. A tag may follow it.
             is_whole = end > total or _crc16(tail[match.start() :].partition(b"TAG")[0]) == 0
             return None if end >= total and is_whole else _samples_missing(end, total)
     return _samples_missing(0, total)
@@ -251,7 +253,7 @@ def _samples_missing(end: int, total: int) -> str:
 
 
 def _flac_frame_end(header: bytes, block_samples: int) -> int | None:
-    """Return the number of the sample behind a frame; ``None`` where the bytes are no header of a frame."""
+    """Return the number of the sample after a frame, or ``None`` if the bytes are not a frame header."""
     if len(header) < 6:
         return None
     size_code = header[2] >> 4
@@ -272,7 +274,8 @@ def _flac_frame_end(header: bytes, block_samples: int) -> int | None:
     at += extra + {12: 1, 13: 2, 14: 2}.get(header[2] & 15, 0)
     if len(header) <= at or _crc8(header[:at]) != header[at]:
         return None
-    # Frames of equal size are counted, those of different sizes say their first sample.
+    # Frames of equal size have a frame number, frames of different sizes have the number of their first
+    # sample.
     return (number if header[1] & 1 else number * block_samples) + samples
 
 
@@ -318,7 +321,7 @@ def _crc16(data: bytes) -> int:
 
 
 def _ogg_missing(file: BinaryIO, size: int) -> str | None:
-    """Tell whether the last page of an ogg file is whole."""
+    """Return which part of the last page of an ogg file is missing, or ``None``."""
     begin = max(0, size - _LAST_BYTES)
     file.seek(begin)
     tail = file.read()

@@ -1,4 +1,4 @@
-"""Writing small media files: test clips, synthetic worlds, and sound for endpoints over the network."""
+"""Writes small media files: test clips, synthetic data, and sound for endpoints."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Format:
-    """Codecs of a container, and the options of its video encoder; ``video`` is ``None`` for bare sound."""
+    """The codecs of a container, and the options of its video encoder; ``video`` is ``None`` for sound."""
 
     video: str | None
     audio: str
     options: Mapping[str, str]
 
 
-# No library version, date or random id in the file.
+# The file contains no library version, date or random id.
 _BITEXACT = {"fflags": "+bitexact"}
 _X264 = {"preset": "ultrafast", "crf": "23"}
 _VP9 = {"deadline": "realtime", "cpu-used": "8", "crf": "33", "b": "0"}
@@ -36,7 +36,7 @@ _FORMATS = {
     ".mp4": Format("libx264", "aac", _X264),
     ".mov": Format("libx264", "aac", _X264),
     ".mkv": Format("libx264", "aac", _X264),
-    # PCM, since MP3's encoder delay would shift the pictures of an avi by empty frames.
+    # PCM is used, because the delay of the MP3 encoder would add empty frames before the pictures of an avi.
     ".avi": Format("mpeg4", "pcm_s16le", {"qscale": "4"}),
     ".webm": Format("libvpx-vp9", "libopus", _VP9),
     ".mp3": Format(None, "libmp3lame", {}),
@@ -56,20 +56,20 @@ def write_video(
     options: Mapping[str, str] | None = None,
     times_s: Sequence[float] | None = None,
 ) -> None:
-    """Encode frames, and sound if given; the extension chooses container and codecs.
+    """Encode frames, and sound if it is given. The extension chooses the container and the codecs.
 
-    mp4, mov and mkv hold H.264 and AAC, avi MPEG-4 and PCM, webm VP9 and Opus. One encoder thread and no
-    time stamps of the day: the same input gives the same bytes with the same ffmpeg libraries.
+    mp4, mov and mkv use H.264 and AAC, avi uses MPEG-4 and PCM, and webm uses VP9 and Opus. With the same
+    ffmpeg libraries, the same input gives the same bytes.
 
     Args:
-        path: File to write; its folder must exist.
+        path: File to write. Its folder must exist.
         frames: uint8 RGB ``(F, H, W, 3)``. H.264 keeps odd sizes by storing colour at full resolution.
         fps: Frames per second.
-        audio: float ``(S,)`` or ``(channels, S)`` in [-1, 1].
-        sample_rate_hz: Rate of ``audio``.
-        keyframe_every: Largest distance of key frames; the codec's own when left out.
-        options: Encoder options in ffmpeg's spelling, added to the fast defaults.
-        times_s: When each frame is shown, ascending; even spacing when left out.
+        audio: float ``(S,)`` or ``(channels, S)`` in [-1, 1], with one or two channels.
+        sample_rate_hz: Sample rate of ``audio``.
+        keyframe_every: Largest distance between key frames. By default, the codec decides.
+        options: Encoder options as in ffmpeg, added to the fast defaults.
+        times_s: Time of each frame in seconds, in rising order. By default, all distances are equal.
 
     Raises:
         MediaError: If the extension is not known.
@@ -103,7 +103,7 @@ def write_video(
             frame.pts = number if times_s is None else round(times_s[number] * 90_000)
             container.mux(video.encode(frame))
             if sound is not None:
-                # Interleaved by time: a file with all the sound at the end reads badly.
+                # Sound is interleaved by time, because a file with all its sound at the end is slow to read.
                 sound.write_until((number + 1) / fps if times_s is None else times_s[number])
         container.mux(video.encode(None))
         if sound is not None:
@@ -117,13 +117,13 @@ def write_audio(
     *,
     bit_rate: int | None = None,
 ) -> None:
-    """Encode a waveform; the extension (mp3, wav, m4a) chooses the codec. Wav is 16-bit PCM.
+    """Encode a waveform. The extension (mp3, wav, m4a) chooses the codec; wav is 16-bit PCM.
 
     Args:
-        path: File to write; its folder must exist.
-        samples: float ``(S,)`` or ``(channels, S)`` in [-1, 1].
-        sample_rate_hz: Rate of ``samples``.
-        bit_rate: Bits per second of a lossy codec; the encoder's own, which is low, when left out.
+        path: File to write. Its folder must exist.
+        samples: float ``(S,)`` or ``(channels, S)`` in [-1, 1], with one or two channels.
+        sample_rate_hz: Sample rate of ``samples``.
+        bit_rate: Bits per second of a lossy codec. By default, the encoder uses a low rate.
 
     Raises:
         MediaError: If the extension is not known.
@@ -136,11 +136,11 @@ def write_audio(
 
 
 def wav_bytes(samples: Tensor, *, lossless: bool = False) -> bytes:
-    """Return a 16 kHz mono WAV file.
+    """Return the bytes of a 16 kHz mono WAV file.
 
     Args:
         samples: float ``(S,)`` in [-1, 1].
-        lossless: Store 32-bit floats, which not every reader knows, instead of 16-bit integers.
+        lossless: Store 32-bit floats, which some programs cannot read, instead of 16-bit integers.
     """
     from scipy.io import wavfile
 
@@ -153,7 +153,7 @@ def wav_bytes(samples: Tensor, *, lossless: bool = False) -> bytes:
 def video_track(
     container: Any, codec: str, rate: Fraction, height: int, width: int, options: Mapping[str, str]
 ) -> Any:
-    """Return a video stream to be written, of one thread; H.264 keeps odd sides by its full colour."""
+    """Add a video stream to a container and return it. It uses one thread; H.264 may have odd sizes."""
     stream = container.add_stream(codec, rate=rate, options=dict(options))
     stream.height, stream.width = height, width
     is_odd = bool(height % 2 or width % 2)
@@ -166,11 +166,11 @@ class SoundTrack:
     """An audio stream that is being written.
 
     Args:
-        container: Opened for writing.
+        container: Container that is open for writing.
         codec: Name of the encoder.
         samples: float ``(channels, S)`` in [-1, 1].
-        rate_hz: Their rate.
-        bit_rate: Bits per second of a lossy codec; the encoder's own when left out.
+        rate_hz: Sample rate of ``samples``.
+        bit_rate: Bits per second of a lossy codec. By default, the encoder decides.
     """
 
     def __init__(
@@ -186,11 +186,11 @@ class SoundTrack:
         self._at = 0
 
     def write_until(self, time_s: float) -> None:
-        """Encode the samples up to a time."""
+        """Encode the samples up to a time in seconds."""
         end = min(self._samples.shape[1], int(time_s * self._rate_hz))
         if end <= self._at:
             return
-        # Wav wants 16 bit, the lossy encoders float.
+        # Wav needs 16-bit integers, the lossy encoders need floats.
         is_pcm = self._stream.codec_context.name == "pcm_s16le"
         part = self._samples[:, self._at : end]
         if is_pcm:
@@ -211,10 +211,11 @@ class SoundTrack:
 
 
 def container_format(path: Path, *, video: bool) -> Format:
-    """Return the codecs that the extension of a file stands for.
+    """Return the codecs for the extension of a file.
 
     Raises:
-        MediaError: If the extension is not known.
+        MediaError: If the extension is not known, or is one for sound if ``video`` is set and the other way
+            round.
     """
     form = _FORMATS.get(path.suffix.lower())
     if form is None or (form.video is not None) != video:
@@ -225,7 +226,7 @@ def container_format(path: Path, *, video: bool) -> Format:
 
 def muxer_options(path: Path) -> dict[str, str]:
     """Return the options of the container that is written."""
-    # The header in front, as in files made for the web: a download cut short can then be named as such.
+    # The header comes first, as in files for the web, so that a download that was cut off can be recognised.
     return _BITEXACT | ({"movflags": "+faststart"} if path.suffix.lower() in (".mp4", ".mov", ".m4a") else {})
 
 

@@ -243,8 +243,7 @@ def knobs(shape: Shape, setting: Setting, limit: float) -> list[tuple[str, float
 
     Returns:
         For each change: the options that make it, the memory that the run then needs in bytes, and the
-            changed
-        settings.
+        changed settings.
     """
     s = setting
     found: list[tuple[str, Setting]] = []

@@ -113,7 +113,7 @@ def damage_of(path: Path) -> str | None:
     """Return a description of the damage of a checkpoint, or ``None`` if the file can be read.
 
     This compares the checksums in the file, which torch does not: otherwise a flipped bit would change a
-        weight.
+    weight.
 
     Raises:
         CheckpointError: If the file contains more than tensors and plain values, so that it may run code.

@@ -266,7 +266,7 @@ def test_a_class_of_another_package_reads_what_no_map_can_state(tmp_path: Path) 
             {"columns": {"media": {"video": "x"}}},
             r"columns\.media has the key 'video' \(did you mean 'videos'",
         ),
-        ({"columns": {"recordings": {"name": "("}}}, "no regular expression"),
+        ({"columns": {"recordings": {"name": "("}}}, "not a regular expression"),
         ({"columns": {"fields": {"event": "label"}}}, r"\.columns names no file\. Give the key"),
         ({"columns": {"media": {"videos": "x"}, "recordings": "tape"}}, r"\.recordings is \"tape\"; it is a"),
         (

@@ -203,13 +203,13 @@ def test_without_audio_the_track_of_the_video_is_heard(tmp_path: Path) -> None:
             "messages",
             "open_answer",
             _said("<video>?", "a") | {"system": "Be rude."},
-            "Be rude.*Take the system",
+            "Be rude.*Remove the system",
         ),
         (
             "messages",
             "open_answer",
             _said("<video>?", "a", system="Be rude."),
-            r"system message \"Be rude.\"; expected .*You are Qwen.* Take the system message out",
+            r"system message \"Be rude.\"; expected .*You are Qwen.* Remove the system message",
         ),
     ],
 )

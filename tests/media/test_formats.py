@@ -66,7 +66,7 @@ def test_a_demuxer_that_is_not_listed_is_refused(tmp_path: Path) -> None:
         frame.sample_rate = 16_000
         for packet in [*stream.encode(frame), *stream.encode(None)]:
             out.mux(packet)
-    with pytest.raises(UnreadableMedia, match="in no format that is read"):
+    with pytest.raises(UnreadableMedia, match="its format is not read"):
         read_audio(tmp_path / "a.nut")
 
 

@@ -1,8 +1,7 @@
 """Turns one row of a manifest into a sample, with the layout of the dataset.
 
 Nothing is skipped or guessed: a value that cannot be read is an error that names the file, the row, the key
-    and
-what to do. Unknown keys are ignored, because the released files have more keys than are used.
+and what to do. Unknown keys are ignored, because the released files have more keys than are used.
 """
 
 from __future__ import annotations

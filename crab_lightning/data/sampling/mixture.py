@@ -74,8 +74,8 @@ class Mixture:
         """Return the number of samples of each dataset in an epoch. The sum is ``len(self)``.
 
         This is systematic sampling: a number differs from ``share * len(self)`` by less than one in every
-            epoch,
-        and equals it on average. So a dataset with half a sample in an epoch is used in every second epoch.
+        epoch, and equals it on average. So a dataset with half a sample in an epoch is used in every second
+        epoch.
         """
         edges = np.concatenate([[0.0], np.cumsum(list(self.shares.values()))]) * len(self)
         edges[-1] = len(self)
