@@ -1,4 +1,4 @@
-"""One processor for each model: it turns conversation and media into model inputs and labels."""
+"""The processors: for each model, one turns conversation and media into model inputs and labels."""
 
 from typing import TYPE_CHECKING
 

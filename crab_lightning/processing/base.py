@@ -1,4 +1,4 @@
-"""What the data room and the models expect of any processor."""
+"""The interface of all processors, and functions that several of them use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IGNORED_LABEL = -100
 
 @runtime_checkable
 class Processor(Protocol):
-    """Turns examples into model inputs; travels to loader workers, so it holds no weights."""
+    """Turns examples into model inputs. It is copied to loader workers, so it has no weights."""
 
     geometry: Geometry
 
@@ -27,29 +27,29 @@ class Processor(Protocol):
         ...
 
     def encode(self, example: Example) -> Encoded:
-        """Return one example as unpadded model inputs, with labels if it has a target."""
+        """Return one example as model inputs without padding, with labels if the example has a target."""
         ...
 
     def collate(self, items: Sequence[Encoded], repeated: Sequence[bool] | None = None) -> Batch:
-        """Return a padded batch: to the right with labels, to the left for prompts."""
+        """Return a batch, which is padded on the right with labels, and on the left for prompts."""
         ...
 
     def decode(self, token_ids: Sequence[int] | Tensor) -> str:
-        """Return the text of generated tokens, special tokens removed, outer whitespace stripped."""
+        """Return the text of generated tokens, without special tokens and outer white space."""
         ...
 
     def answer_tokens(self, text: str) -> list[int]:
-        """Return the tokens that training has for an answer, end token included."""
+        """Return the tokens of an answer as in training, with the end token."""
         ...
 
 
 def pad_rows(rows: Sequence[Tensor], value: int | float, *, left: bool) -> Tensor:
-    """Stack tensors that differ in their last dimension.
+    """Stack tensors with different last dimensions.
 
     Args:
         rows: Tensors of shape ``(..., T_i)``.
-        value: Fills the gaps.
-        left: Pad in front instead of behind.
+        value: Value of the padding.
+        left: Pad before the values instead of after them.
 
     Returns:
         ``(B, ..., max T_i)``.
@@ -66,14 +66,14 @@ def pad_rows(rows: Sequence[Tensor], value: int | float, *, left: bool) -> Tenso
 
 
 def padded(items: Sequence[Encoded], pad_token: int) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Pad what has one place for each token: to the right with labels, to the left for prompts.
+    """Pad the inputs that have one value for each token: on the right with labels, on the left for prompts.
 
     Returns:
-        ``input_ids``, ``attention_mask`` and, where the items have them, ``media_kind``, each ``(B, T)``, and
-        ``position_ids (3, B, T)``; and the labels.
+        ``input_ids`` and ``attention_mask``, and ``media_kind`` if the items have it, each ``(B, T)``;
+        ``position_ids (3, B, T)`` if the items have it; and the labels ``(B, T)``, or ``None`` for prompts.
 
     Raises:
-        ValueError: If only some items carry labels.
+        ValueError: If only some items have labels.
     """
     left = not labels_present(items)
     ones = [torch.ones_like(item.inputs["input_ids"]) for item in items]
@@ -88,7 +88,7 @@ def padded(items: Sequence[Encoded], pad_token: int) -> tuple[dict[str, Tensor],
 
 
 def concatenated(rows: Sequence[dict[str, Tensor]], keys: Sequence[str]) -> dict[str, Tensor]:
-    """Return what samples have under some keys, one behind the other; without a copy where there is one."""
+    """Return the tensors of several samples joined, for each key. A single tensor is not copied."""
     found = {key: [row[key] for row in rows if key in row] for key in keys}
     return {key: parts[0] if len(parts) == 1 else torch.cat(parts) for key, parts in found.items() if parts}
 
@@ -99,32 +99,37 @@ def batch_of(
     items: Sequence[Encoded],
     repeated: Sequence[bool] | None,
 ) -> Batch:
-    """Return a batch of items; none is a repeated sample where nothing is said."""
+    """Return a batch of items. Without ``repeated``, no sample counts as repeated."""
     flags = list(repeated) if repeated is not None else [False] * len(items)
     return Batch(inputs, labels, [item.sample for item in items], flags)
 
 
 def labels_present(items: Sequence[Encoded]) -> bool:
-    """Tell whether a batch is for learning.
+    """Return whether the items of a batch have labels.
 
     Raises:
-        ValueError: If only some items carry labels: the two kinds are padded on different sides.
+        ValueError: If only some items have labels, because the two kinds are padded on different sides.
     """
     with_labels = sum(item.labels is not None for item in items)
     if with_labels not in (0, len(items)):
         bare = next(item.sample.id for item in items if item.labels is None)
         raise ValueError(
             f"collate got {with_labels} examples with a target and {len(items) - with_labels} without "
-            f"(first: {bare}). Batch prompts and training examples apart: they are padded on different sides."
+            f"(first: {bare}). Use separate batches for prompts, since these are padded on the other side."
         )
     return with_labels > 0
 
 
 def check_reserved(where: str, texts: Sequence[str], reserved: Sequence[str]) -> None:
-    """Refuse texts that hold a token which the model reads as markup.
+    """Check that no text contains a token which the model would read as markup.
+
+    Args:
+        where: Beginning of the message, such as the id of the sample.
+        texts: The texts.
+        reserved: The reserved tokens.
 
     Raises:
-        ValueError: If one does.
+        ValueError: If a text contains such a token.
     """
     for text in texts:
         for token in reserved:
@@ -136,10 +141,10 @@ def check_reserved(where: str, texts: Sequence[str], reserved: Sequence[str]) ->
 
 
 def check_media(example: Example) -> None:
-    """Refuse an example whose conversation has not one place for each clip.
+    """Check that a conversation has one placeholder for each clip.
 
     Raises:
-        ValueError: If a number differs.
+        ValueError: If the numbers differ.
     """
     for media, clips in (
         (Media.VIDEO, example.videos),
@@ -149,17 +154,17 @@ def check_media(example: Example) -> None:
         places = sum(part is media for part in example.conversation)
         if places != len(clips):
             raise ValueError(
-                f"{example.sample.id}: the prompt of data.tasks.{example.sample.task} has {places} places "
-                f"for {media.value}, but {len(clips)} clips were given; give the dataset the task or the row "
-                "format that fits it"
+                f"{example.sample.id}: the prompt of data.tasks.{example.sample.task} has {places} "
+                f"placeholders for {media.value}, but {len(clips)} clips were given; give the dataset a task "
+                "or a row format that fits its clips"
             )
 
 
 def check_length(example: Example, tokens: int, max_length: int | None) -> None:
-    """Refuse an example that is longer than the limit.
+    """Check that an example is not longer than the limit.
 
     Raises:
-        ValueError: If it is.
+        ValueError: If it has more than ``max_length`` tokens.
     """
     if max_length is not None and tokens > max_length:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""A conversation in any model's own chat template, with places kept free for media.
+"""Writes a conversation with the chat template of any model, with free places for media.
 
-Language models without media tokens get their media as embeddings: the processor writes a stand-in token as
-often as there are media tokens, and marks those places, so that no vocabulary has to grow.
+Language models without media tokens get media as embeddings. The processor writes another token in these
+places and marks them, so that the vocabulary needs no new tokens.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from transformers import AddedToken, AutoTokenizer
 from crab_lightning.processing.base import check_media, check_reserved
 from crab_lightning.structures import Example, Media, Reply, Sample
 
-# Written where a clip goes, as a token of its own, so that the tokenizer treats the text on either side as it
-# treats text beside any special token. They never reach the model.
+# Tokens that stand for clips. They are special tokens, so that the tokenizer treats the text beside them as
+# usual. The model never gets them.
 _MARKS = {media: f"<|crab:{media.value}|>" for media in Media}
 
 
@@ -28,10 +28,10 @@ class Written:
     """A conversation as tokens.
 
     Args:
-        ids: Token ids; stand-ins where media go.
-        media: The media at each place, ``None`` for text.
-        learnt: Whether the token at each place is to be learnt: those of the answer and of its end, and of
-            earlier answers where the example asks for it; none for a prompt.
+        ids: Token ids, with one placeholder for each clip.
+        media: For each token, the kind of the clip for which it stands, or ``None`` for text.
+        learnt: For each token, whether it is learnt. These are the answer and its end token, and earlier
+            answers if the example asks for this. In a prompt, no token is learnt.
     """
 
     ids: list[int]
@@ -48,9 +48,9 @@ class ChatWriter:
 
     Args:
         pretrained: Folder or hub name of the language model.
-        system: System message; none when left out, where the template does not bring its own.
+        system: System message. By default, that of the template is used, if it has one.
         chat_template: File with a Jinja chat template, for tokenizers that have none.
-        end_token: Token that ends an answer; the tokenizer's end token when left out.
+        end_token: Token that ends an answer. By default, the end token of the tokenizer.
 
     Raises:
         ValueError: If there is no chat template, or no end token.
@@ -77,7 +77,7 @@ class ChatWriter:
         self.end_token = -1 if end is None else _token_id(self.tokenizer, end)
         if self.end_token < 0 or self.end_token == self.tokenizer.unk_token_id:
             raise ValueError(f"{pretrained}: end_token {end!r} is not a token of its vocabulary")
-        # Llama 2 and 3 have no padding token. Any will do: padding is masked by length, never by its id.
+        # Llama 2 and 3 have no padding token. Any token can be used, because padding is masked by length.
         pad = self.tokenizer.pad_token_id
         self.pad_token = int(self.end_token if pad is None else pad)
         self.tokenizer.add_tokens(
@@ -87,11 +87,11 @@ class ChatWriter:
         self._media = {_token_id(self.tokenizer, mark): m for m, mark in _MARKS.items()}
 
     def write(self, example: Example) -> Written:
-        """Write one example; of an answer, everything up to the end token.
+        """Write one example. The answer, if there is one, is written up to its end token.
 
         Raises:
-            ValueError: If placeholders and media differ in number, a text holds a reserved token, or the
-                template does not put the answer, ended, behind the prompt.
+            ValueError: If the numbers of placeholders and media differ, a text contains a reserved token, or
+                the template does not write the answer with an end token after the prompt.
         """
         check_media(example)
         self._check_texts(example)
@@ -108,7 +108,7 @@ class ChatWriter:
         return Written(all_ids, [self._media.get(i) for i in all_ids], learnt)
 
     def _reply_places(self, example: Example, prompt: str, ids: list[int]) -> Iterator[int]:
-        """Yield the places of the earlier answers and of their ends in a prompt."""
+        """Yield the places of the tokens of earlier answers, with their end tokens, in a prompt."""
         offsets = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
         starts = [start for start, _ in offsets["offset_mapping"]]
         for count, part in enumerate(example.conversation):
@@ -119,21 +119,21 @@ class ChatWriter:
             )
             if not prompt.startswith(before) or not prompt[len(before) :].lstrip().startswith(part.strip()):
                 raise ValueError(
-                    f"{self.pretrained}: its chat template does not write an earlier answer as it writes the "
-                    "last one, so that earlier answers cannot be learnt; set `turns: last` in the dataset's "
-                    "entry, or model.chat_template to one that does"
+                    f"{self.pretrained}: its chat template does not write an earlier answer in the same way "
+                    "as the last one, so earlier answers cannot be learnt; set `turns: last` in the "
+                    "dataset's entry, or model.chat_template to a template that does"
                 )
             place = next(i for i, start in enumerate(starts) if start >= len(before))
             end = ids.index(self.end_token, place) if self.end_token in ids[place:] else -1
             if end < 0 or starts[end] > prompt.index(part.strip(), len(before)) + len(part.strip()) + 1:
                 raise ValueError(
                     f"{self.pretrained}: its chat template does not end an earlier answer with its end "
-                    "token, so that earlier answers cannot be learnt; set `turns: last` in the entry"
+                    "token, so earlier answers cannot be learnt; set `turns: last` in the dataset's entry"
                 )
             yield from range(place, end + 1)
 
     def render(self, example: Example, *, with_target: bool) -> str:
-        """Return the conversation as the chat template has it, a mark in the place of each clip."""
+        """Return the text of the conversation from the chat template, with a mark for each clip."""
         messages = [] if self.system is None else [{"role": "system", "content": self.system}]
         user = {"role": "user", "content": ""}
         messages.append(user)
@@ -151,17 +151,17 @@ class ChatWriter:
         return text
 
     def _answer(self, example: Example, prompt: str, prompt_ids: list[int]) -> list[int]:
-        """Return the tokens of the answer and its end."""
+        """Return the tokens of the answer and its end token."""
         text = self.render(example, with_target=True)
         if not text.startswith(prompt):
             raise ValueError(
                 f"{self.pretrained}: its chat template writes {text[:200]!r} for an answered question, which "
-                f"does not begin with the prompt {prompt[:200]!r}; set model.chat_template to one that does"
+                f"does not begin with the prompt {prompt[:200]!r}; set model.chat_template to another file"
             )
         whole = self._tokenize(text)
         count = len(prompt_ids)
-        # The prompt keeps the tokens that generation will see: where an answer's first letters would merge
-        # with it, the answer is cut on its own.
+        # The prompt must have the same tokens as in generation. If the first letters of the answer would
+        # merge with it, the answer is tokenized on its own.
         tail = whole[count:] if whole[:count] == prompt_ids else self._tokenize(text[len(prompt) :])
         if self.end_token not in tail:
             raise ValueError(
@@ -169,23 +169,23 @@ class ChatWriter:
                 f"{self.tokenizer.convert_ids_to_tokens(self.end_token)!r}: a model trained like this"
                 f" would never stop. Set model.end_token to the token that the template writes"
             )
-        return tail[: tail.index(self.end_token) + 1]  # what follows is never seen by generation
+        return tail[: tail.index(self.end_token) + 1]  # generation never sees later tokens
 
     def answer_tokens(self, text: str) -> list[int]:
-        """Return the tokens that training has for an answer, end token included.
+        """Return the tokens of an answer as in training, with the end token.
 
         Raises:
-            ValueError: If the text holds a reserved token.
+            ValueError: If the text contains a reserved token, or the template does not end an answer.
         """
         sample = Sample(id=f"answer {text!r}", dataset="", task="", split="test", clip="")
-        # Any question will do: an answer's tokens are cut where the prompt ends.
+        # Any question can be used, because the tokens of the answer begin after the prompt.
         example = Example(sample, ("?",), text)
         self._check_texts(example)
         prompt = self.render(example, with_target=False)
         return self._answer(example, prompt, self._tokenize(prompt))
 
     def _tokenize(self, text: str) -> list[int]:
-        # the template has written the beginning-of-sequence token, if the model wants one
+        # the template has written the beginning-of-sequence token, if the model needs one
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _check_texts(self, example: Example) -> None:
@@ -193,11 +193,11 @@ class ChatWriter:
         check_reserved(example.sample.id, [*texts, example.target or ""], (*self.reserved, *_MARKS.values()))
 
     def decode(self, token_ids: Sequence[int] | Tensor) -> str:
-        """Return the text of generated tokens, special tokens removed, outer whitespace stripped."""
+        """Return the text of generated tokens, without special tokens and outer white space."""
         text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True)
         return text.strip()
 
 
 def expanded(values: Sequence[int], repeats: Sequence[int]) -> Tensor:
-    """Return each value as often as said, ``(sum(repeats),)``: int64, or bool for truth values."""
+    """Return each value repeated, ``(sum(repeats),)``, as int64 or, for truth values, as bool."""
     return torch.repeat_interleave(torch.tensor(values), torch.tensor(repeats, dtype=torch.long))

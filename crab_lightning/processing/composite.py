@@ -1,4 +1,4 @@
-"""What the processors of the two models with connectors share: the chat template, sound, and batches."""
+"""The common part of the processors of LLM+V+A and V-LLM+A: the chat template, sound and batches."""
 
 from __future__ import annotations
 
@@ -19,22 +19,26 @@ from crab_lightning.structures import Batch, Encoded, Example
 
 
 class CompositeProcessor(ABC):
-    """Writes conversations in a chat template of text, and keeps places free for the tokens of sound.
+    """Writes conversations with a chat template, and leaves free places for the tokens of sound.
 
     Args:
-        pretrained: Folder or hub name of the language model; only its tokenizer and config are read.
+        pretrained: Folder or hub name of the language model, of which only tokenizer and config are read.
         geometry: ``released`` or ``plain``.
-        max_length: Longest sample in tokens; a longer one is an error, never cut. No limit when left out.
-        system: System message; the chat template's own when left out.
+        max_length: Longest sample in tokens. A longer sample is an error and is not cut. By default, there is
+            no limit.
+        system: System message. By default, that of the chat template.
         chat_template: File with a Jinja chat template, for tokenizers that have none.
-        end_token: Token that ends an answer; the tokenizer's end token when left out.
-        audio: The audio encoder; BEATs when left out.
+        end_token: Token that ends an answer. By default, the end token of the tokenizer.
+        audio: The audio encoder. By default, BEATs.
+
+    Raises:
+        ValueError: If the checkpoint is of another architecture, or there is no chat template or end token.
     """
 
     reader: ClassVar[str]
     reads_text_models: ClassVar[bool] = False
     seen: ClassVar[tuple[str, ...]]
-    """Inputs that are neither text nor sound; those of several samples are laid one behind the other."""
+    """Names of the inputs for pictures. Those of several samples are joined."""
 
     def __init__(
         self,
@@ -48,7 +52,7 @@ class CompositeProcessor(ABC):
     ) -> None:
         self.geometry: Geometry = checked_geometry(geometry)
         self.max_length = max_length
-        self.audio = audio or BeatsAudio("")  # sound is prepared alike for every BEATs
+        self.audio = audio or BeatsAudio("")  # sound is prepared in the same way for every BEATs
         check_family(str(pretrained), type(self))
         self.chat = ChatWriter(str(pretrained), system, chat_template, end_token)
 
@@ -59,26 +63,26 @@ class CompositeProcessor(ABC):
 
     @abstractmethod
     def encode(self, example: Example) -> Encoded:
-        """Return one example as model inputs."""
+        """Return one example as model inputs without padding, with labels if the example has a target."""
 
     @abstractmethod
     def audio_tokens(self, steps: int) -> int:
-        """Return the places that a prepared piece of sound of so many steps takes."""
+        """Return the number of tokens for a prepared piece of sound with this number of steps."""
 
     def encoded(
         self, example: Example, inputs: dict[str, Tensor], learnt: Sequence[bool], repeats: Sequence[int]
     ) -> Encoded:
-        """Return an example with its labels: the answers, end tokens included."""
+        """Return an example with its labels, which are the learnt answers with their end tokens."""
         labels = None
         if example.target is not None:
             labels = inputs["input_ids"].masked_fill(~expanded(learnt, repeats), IGNORED_LABEL)
         return Encoded(inputs, labels, example.sample)
 
     def collate(self, items: Sequence[Encoded], repeated: Sequence[bool] | None = None) -> Batch:
-        """Return a padded batch: to the right with labels, to the left for prompts.
+        """Return a batch, which is padded on the right with labels, and on the left for prompts.
 
         Raises:
-            ValueError: If only some items carry labels.
+            ValueError: If only some items have labels.
         """
         inputs, labels = padded(items, self.chat.pad_token)
         rows = [item.inputs for item in items]
@@ -86,16 +90,16 @@ class CompositeProcessor(ABC):
         return batch_of(inputs, labels, items, repeated)
 
     def answer_tokens(self, text: str) -> list[int]:
-        """Return the tokens that training has for an answer, end token included."""
+        """Return the tokens of an answer as in training, with the end token."""
         return self.chat.answer_tokens(text)
 
     def decode(self, token_ids: Sequence[int] | Tensor) -> str:
-        """Return the text of generated tokens, special tokens removed, outer whitespace stripped."""
+        """Return the text of generated tokens, without special tokens and outer white space."""
         return self.chat.decode(token_ids)
 
 
 def padded_sounds(sounds: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Return prepared pieces ``(M, C)`` as one tensor padded behind, with the steps of each."""
+    """Return prepared pieces ``(M, C)`` as one padded tensor ``(pieces, M, C)``, and their lengths."""
     if not sounds:
         return {}
     return {
@@ -105,7 +109,7 @@ def padded_sounds(sounds: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 def joined_sounds(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the prepared pieces of all samples as one padded tensor, with the steps of each."""
+    """Return the prepared pieces of all samples as one padded tensor, and their lengths."""
     found = [row for row in rows if "sounds" in row]
     return padded_sounds(
         [

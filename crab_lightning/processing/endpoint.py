@@ -1,4 +1,4 @@
-"""Examples to chat messages for a model that is asked over the network."""
+"""Turns examples into chat messages for a model behind an endpoint."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SendVideo = Literal["frames", "file"]
 
 
 class EndpointProcessor:
-    """Writes an example as the JSON of one user message of OpenAI's chat completions.
+    """Writes an example as the JSON of one user message for the chat completions of OpenAI.
 
     Args:
-        geometry: Which input the data module prepares.
-        video: ``frames`` sends the frames that were sampled, as JPEG pictures, which most models read;
-            ``file`` sends the video file itself with the number of frames, and the sound without loss, for
-            endpoints that read videos as this package does.
+        geometry: The geometry for which the data module prepares the media.
+        video: ``frames`` sends the sampled frames as JPEG pictures, which most models can read. ``file``
+            sends the video file with the number of frames, and the sound without loss, for endpoints that
+            read videos as this package does.
     """
 
     def __init__(self, geometry: Geometry, video: SendVideo = "frames") -> None:
@@ -36,7 +36,7 @@ class EndpointProcessor:
 
     @property
     def end_token(self) -> int:
-        """Not known: the tokens of an endpoint stay there.
+        """Not known, because an endpoint does not show its tokens.
 
         Raises:
             ValueError: Always.
@@ -47,12 +47,12 @@ class EndpointProcessor:
         """Return the request as bytes of JSON: ``content`` and, for video files, ``media_io_kwargs``.
 
         Raises:
-            ValueError: If the example has a target: an endpoint learns nothing; or if its conversation has
-                several turns.
+            ValueError: If the example has a target, since an endpoint cannot be trained, or its conversation
+                has several turns.
         """
         if any(isinstance(part, Reply) for part in example.conversation):
             raise ValueError(
-                "a conversation of several turns is not sent to an endpoint; leave the dataset out "
+                "a conversation of several turns cannot be sent to an endpoint; leave the dataset out "
                 "(data.only), or write each question as a row of its own"
             )
         if example.target is not None:
@@ -67,17 +67,17 @@ class EndpointProcessor:
         return Encoded({"request": torch.from_numpy(data)}, None, example.sample)
 
     def collate(self, items: Sequence[Encoded], repeated: Sequence[bool] | None = None) -> Batch:
-        """Return the requests of B samples, ``inputs[str(row)]`` for each row."""
+        """Return a batch with the request of each sample under ``inputs[str(row)]``."""
         inputs = {str(row): item.inputs["request"] for row, item in enumerate(items)}
         marks = list(repeated) if repeated is not None else [False] * len(items)
         return Batch(inputs, None, [item.sample for item in items], marks)
 
     def decode(self, token_ids: Sequence[int] | Tensor) -> str:
-        """Not possible: the tokens of an endpoint stay there."""
+        """Raise a ``ValueError``, because an endpoint does not show its tokens."""
         raise ValueError("an endpoint shows no tokens; answers over the network are whole texts")
 
     def answer_tokens(self, text: str) -> list[int]:
-        """Not possible: the tokens of an endpoint stay there."""
+        """Raise a ``ValueError``, because an endpoint does not show its tokens."""
         raise ValueError(
             "an endpoint shows no tokens; the probabilities of candidates cannot be read over the network"
         )
@@ -91,7 +91,7 @@ class EndpointProcessor:
             if isinstance(part, str):
                 parts.append({"type": "text", "text": part})
             elif part is Media.VIDEO and self.video == "file":
-                # Two clips that training joins have one place; the server joins them as training does.
+                # Two clips that training joins have one placeholder. The server joins them as training does.
                 for file in files if joined else [next(files)]:
                     parts.append(_url("video_url", f"video/{file.suffix[1:] or 'mp4'}", file.read_bytes()))
             elif part is Media.VIDEO:

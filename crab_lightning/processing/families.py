@@ -1,4 +1,4 @@
-"""Which class reads which family of checkpoints; asked before anything else of a checkpoint is read."""
+"""Which class reads which ``model_type`` of checkpoints. This is checked before weights are read."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ FAMILIES: dict[str, str] = {
     "qwen3_omni_moe_thinker": "Qwen3OmniModule",
     "qwen2_5_vl": "VllmAModule",
 }
-"""``model_type`` of a config.json -> the class that reads it. ``LlmVaModule`` takes any text model."""
+"""For each ``model_type`` of a config.json, the class that reads it. ``LlmVaModule`` reads any text model."""
 
 _OWN = frozenset(FAMILIES.values())
 
 
 class Reader(Protocol):
-    """A class of processors, as far as its checkpoints go."""
+    """The properties of a processor class that say which checkpoints it reads."""
 
     reader: ClassVar[str]
-    """Name of the model class that the processor belongs to."""
+    """Name of the model class to which the processor belongs."""
     reads_text_models: ClassVar[bool]
-    """Whether it reads every chat model of text beside the families that are registered for it."""
+    """Whether it also reads all chat models for text."""
 
 
 def register_family(model_type: str, reader: str) -> None:
-    """Let a class read another family of checkpoints; called by the file that holds the class.
+    """Let a class read another ``model_type`` of checkpoints. The file with the class calls this function.
 
     Args:
-        model_type: What config.json of such a checkpoint says.
-        reader: Name of the class, as its processor's ``reader`` has it.
+        model_type: The ``model_type`` in the config.json of such a checkpoint.
+        reader: Name of the class, which is also the ``reader`` of its processor.
 
     Raises:
-        ValueError: If another class reads this family already.
+        ValueError: If another class already reads this ``model_type``.
     """
     if FAMILIES.setdefault(model_type, reader) != reader:
         raise ValueError(
@@ -44,18 +44,18 @@ def register_family(model_type: str, reader: str) -> None:
 
 
 def check_family(pretrained: str, processor: type[Reader]) -> None:
-    """Refuse a checkpoint of a family that a class does not read; only its config.json is opened.
+    """Check that a class can read a checkpoint. Only the config.json is opened.
 
     Args:
         pretrained: Folder or hub name of the checkpoint.
-        processor: The class of processors whose model is to read it.
+        processor: The processor class of the model.
 
     Raises:
-        ValueError: If its ``model_type`` belongs to another class, or to none.
+        ValueError: If the ``model_type`` of the checkpoint belongs to another class, or is not known.
         OSError: If there is no config.json.
     """
     config: Any = PreTrainedConfig.get_config_dict(pretrained)[0]
-    found = config.get("model_type") if isinstance(config, dict) else None  # None: what it holds is no config
+    found = config.get("model_type") if isinstance(config, dict) else None  # None: the file is not a config
     known = [kind for kind, name in FAMILIES.items() if name == processor.reader]
     if found in known:
         return
@@ -75,7 +75,7 @@ def _check_text_model(pretrained: str, found: Any) -> None:
 
     if found not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ValueError(
-            f"model.pretrained {pretrained}: the model_type of its config.json is {found!r}, which is no "
+            f"model.pretrained {pretrained}: the model_type of its config.json is {found!r}, which is not a "
             "causal language model that the installed transformers knows. Give a chat model such as Llama"
         )
 

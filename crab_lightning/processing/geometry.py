@@ -1,9 +1,9 @@
-"""Token counts and time scale of the visual and audio input, and the guard that keeps them true.
+"""The token counts and time scale of the visual and audio input, and checks that the input has them.
 
-``released`` is the input that the released adapter was trained on (AV-UIE v2 section 3): 224 x 224 frames,
-64 tokens a pair of frames, always 2.0 s a pair whatever the clip's length. ``plain`` keeps the clip's own
-size and true time scale. An adapter trained under one reads nonsense under the other, without any error
-from the model; hence the guard.
+``released`` is the input on which the released adapter was trained (AV-UIE v2 section 3): frames of 224 x 224
+pixels, 64 tokens and always 2.0 s for a pair of frames, whatever the length of the clip is. ``plain`` keeps
+the size and the true time scale of the clip. An adapter that was trained with one of them gives wrong answers
+with the other, without an error of the model. So the input is checked here.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from crab_lightning.structures import Example
 Geometry = Literal["released", "plain"]
 
 RELEASED_SIZE_PX = 224
-# The released loader never passes the sampled rate on, so the model sees every clip at one pair of frames
-# in 2 s, whatever its length (AV-UIE v2 section 3).
+# The released loader does not tell the model the sampled rate, so a pair of frames always stands for 2 s
+# (AV-UIE v2 section 3).
 RELEASED_SECONDS_PER_GRID = 2.0
 PATCH_PX = 14
 TEMPORAL_PATCH = 2
@@ -30,14 +30,14 @@ MAX_AUDIO_S = 300  # longest clip that the published feature extractor reads
 
 
 class GeometryError(ValueError):
-    """The model would see the media at another size, length or speed than it was meant to."""
+    """The model would get the media with a wrong size, length or speed."""
 
 
 def checked_geometry(name: Geometry) -> Geometry:
-    """Return a geometry.
+    """Return the name of a geometry.
 
     Raises:
-        ValueError: If there is none of this name.
+        ValueError: If there is no geometry with this name.
     """
     if name not in (known := get_args(Geometry)):
         raise ValueError(f"geometry is {name!r}; allowed: {', '.join(known)}")
@@ -51,18 +51,20 @@ def visual_tokens(frames: int, height_px: int, width_px: int, patch_px: int = PA
 
 
 def audio_tokens(frames: int) -> int:
-    """Return the number of language-model tokens of ``frames`` log-mel frames (25 a second)."""
+    """Return the number of language-model tokens for ``frames`` log-mel frames: 25 for each second."""
     return ((frames - 1) // 2 + 1 - 2) // 2 + 1
 
 
 @dataclass(frozen=True)
 class MediaRules:
-    """How a family of models cuts media into tokens.
+    """How a model architecture divides media into tokens.
 
     Args:
-        patch_px: Side of a patch of the vision tower.
-        tokens_of_mel: Language-model tokens of a number of log-mel frames.
-        mirrored_end: Whether the sound is mirrored at its end for the spectrogram; else zeros follow it.
+        patch_px: Side of a patch of the vision tower in pixels.
+        tokens_of_mel: Function that returns the number of language-model tokens for a number of log-mel
+            frames.
+        mirrored_end: Whether the sound is mirrored at its end for the spectrogram. With ``False``, zeros are
+            added.
         whole_positions: Whether positions in time are rounded down to whole numbers.
     """
 
@@ -73,11 +75,11 @@ class MediaRules:
 
     @property
     def side_px(self) -> int:
-        """Sides of frames and images are multiples of this number of pixels."""
+        """The sides of frames and images must be multiples of this number of pixels."""
         return self.patch_px * MERGE
 
     def sound_tokens(self, samples: int) -> int:
-        """Return the number of language-model tokens of a waveform of this many samples."""
+        """Return the number of language-model tokens of a waveform with this number of samples."""
         frames = mel_frames(samples, mirrored_end=self.mirrored_end)
         return self.tokens_of_mel(frames) if frames else 0
 
@@ -100,11 +102,11 @@ class PlaceholderIds:
 
 
 def check_sizes(example: Example, geometry: Geometry, rules: MediaRules = QWEN2_5) -> None:
-    """Refuse frames and images that the model's grid cannot hold as they are.
+    """Check that frames and images have sizes which the model can read without resizing.
 
     Raises:
-        GeometryError: If a size is not the released one, or not a multiple of the merged patch (28 pixels in
-            Qwen2.5, 32 in Qwen3-Omni) in ``plain``.
+        GeometryError: If a size is not 224 x 224 with ``released``, or is not a multiple of the merged patch
+            (28 pixels in Qwen2.5, 32 in Qwen3-Omni).
     """
     sizes = [("video", tuple(v.shape[-2:])) for v in example.videos]
     sizes += [("image", tuple(i.shape[-2:])) for i in example.images]
@@ -119,16 +121,17 @@ def check_sizes(example: Example, geometry: Geometry, rules: MediaRules = QWEN2_
         if height % side or width % side or not height or not width:
             raise GeometryError(
                 f"{example.sample.id}: {kind} of {width} x {height} px; both sides must be multiples of "
-                f"{side} px, or the model would see it rescaled. Set the dataset's size_px to a multiple of "
+                f"{side} px, or the model would resize it. Set the dataset's size_px to a multiple of "
                 f"{side}."
             )
 
 
 def seconds_per_grid(example: Example, geometry: Geometry) -> list[float]:
-    """Return the time that one pair of frames spans, for each video.
+    """Return the time in seconds that a pair of frames stands for, for each video.
 
     Raises:
-        GeometryError: If the example's time scale is not the geometry's, or is missing in ``plain``.
+        GeometryError: If the time scale of the example is not that of the geometry, or is missing with
+            ``plain``.
     """
     given = example.seconds_per_grid
     if geometry == "released":
@@ -136,7 +139,7 @@ def seconds_per_grid(example: Example, geometry: Geometry) -> list[float]:
         if wrong:
             raise GeometryError(
                 f"{example.sample.id}: {wrong[0]} s per grid under geometry 'released', which expects "
-                f"{RELEASED_SECONDS_PER_GRID}. Leave the clip's own time scale to geometry 'plain'."
+                f"{RELEASED_SECONDS_PER_GRID}. Use geometry 'plain' for the true time scale of the clip."
             )
         return [RELEASED_SECONDS_PER_GRID] * len(example.videos)
     if len(given) != len(example.videos) or any(s <= 0 for s in given):
@@ -154,18 +157,18 @@ def check_inputs(
     ids: PlaceholderIds,
     rules: MediaRules = QWEN2_5,
 ) -> None:
-    """Compare finished model inputs with the media that they were made of.
+    """Compare model inputs with the media from which they were made.
 
     Args:
-        inputs: What the model would receive, for this example alone.
-        example: The media that went in.
-        geometry: The geometry that the run trains or evaluates under.
+        inputs: The model inputs of this example alone.
+        example: The example with its media.
+        geometry: The geometry of the run.
         ids: The placeholder ids in ``inputs["input_ids"]``.
-        rules: How the model cuts media into tokens.
+        rules: How the model divides media into tokens.
 
     Raises:
-        GeometryError: If a token count or a time scale is not the one that the media call for: somewhere on
-            the way a processor resized, resampled or cut them. The message names what was expected and found.
+        GeometryError: If a number of tokens or a time scale does not fit the media, because a processor has
+            resized, resampled or cut them. The message says what was expected and what was found.
     """
     row = inputs["input_ids"].flatten()
     waves = [rules.sound_tokens(a.shape[-1]) for a in example.audios]
@@ -178,7 +181,7 @@ def check_inputs(
         found = int((row == token_id).sum())
         if found != count:
             raise GeometryError(
-                f"{example.sample.id}: expected {count} {kind} tokens, found {found}. A processor has "
+                f"{example.sample.id}: expected {count} {kind} tokens, and found {found}. A processor has "
                 f"resized or cut the {kind}; newer transformers do so by default (224 px becomes 336). Use "
                 "NativeProcessor, or turn do_resize off."
             )
@@ -189,6 +192,6 @@ def check_inputs(
         abs(f - w) > 1e-6 for f, w in zip(found_scale, wanted, strict=True)
     ):
         raise GeometryError(
-            f"{example.sample.id}: expected {wanted} s per grid, found {found_scale}. A processor has "
-            "retimed the video; newer transformers assume 2 frames a second (1.0 s per grid)."
+            f"{example.sample.id}: expected {wanted} s per grid, and found {found_scale}. A processor has "
+            "changed the times of the video; newer transformers assume 2 frames a second (1.0 s per grid)."
         )

@@ -1,4 +1,4 @@
-"""Conversation and media to the inputs of a text model with a vision and an audio encoder (LLM+V+A)."""
+"""The processor of LLM+V+A, a text model with a vision encoder and an audio encoder."""
 
 from __future__ import annotations
 
@@ -17,22 +17,27 @@ from crab_lightning.structures import AUDIO, TEXT, VISUAL, Encoded, Example, Med
 
 
 class LlmVaProcessor(CompositeProcessor):
-    """Writes the conversation in the language model's own chat template and keeps places free for media.
+    """Writes the conversation with the chat template of the language model, with free places for media.
 
-    Each frame or image takes ``tokens`` places and each second of sound as many, where the conversation has
-    them. There is no system message unless one is given, since the one of the native paradigm names another
-    model.
+    Each frame or image has ``tokens`` places, and each group of audio features has as many. There is no
+    system message unless one is given, since that of the native architecture names another model.
 
     Args:
-        pretrained: Folder or hub name of the language model; only its tokenizer is read.
-        vision: The vision encoder, or folder or hub name of a CLIP model; only its config is read.
-        tokens: Tokens of a frame, and of a second of sound: the queries of the connectors.
-        geometry: ``released`` or ``plain``; here it only says how the data room cuts and joins clips.
-        max_length: Longest sample in tokens; a longer one is an error, never cut. No limit when left out.
+        pretrained: Folder or hub name of the language model, of which only tokenizer and config are read.
+        vision: The vision encoder, or the folder or hub name of a CLIP model, of which only the config is
+            read.
+        tokens: Number of tokens for each frame and each group of audio features (the queries of the
+            connectors).
+        geometry: ``released`` or ``plain``, with which the data module must prepare the media.
+        max_length: Longest sample in tokens. A longer sample is an error and is not cut. By default, there is
+            no limit.
         system: System message.
         chat_template: File with a Jinja chat template, for tokenizers that have none.
-        end_token: Token that ends an answer; the tokenizer's end token when left out.
-        audio: The audio encoder; BEATs when left out.
+        end_token: Token that ends an answer. By default, the end token of the tokenizer.
+        audio: The audio encoder. By default, BEATs.
+
+    Raises:
+        ValueError: If the checkpoint is of another architecture, or there is no chat template or end token.
     """
 
     reader: ClassVar[str] = "LlmVaModule"
@@ -60,13 +65,13 @@ class LlmVaProcessor(CompositeProcessor):
         """Return one example as model inputs.
 
         Returns:
-            ``input_ids (T,)``, ``media_kind (T,)``, and for the media that it has ``frames`` (uint8 ``(F, 3,
-            H, W)``, videos and images in the conversation's order), ``frame_counts`` (the frames of each of
-            them), ``sounds`` (prepared pieces, ``(pieces, M, C)``) and ``sound_steps (pieces,)``. Labels
-            ``(T,)`` hold the answer and the end token.
+            ``input_ids (T,)``, ``media_kind (T,)``, and for its media ``frames`` (uint8 ``(F, 3, H, W)``,
+            videos and images in the order of the conversation), ``frame_counts`` (number of frames of each
+            video or image), ``sounds`` (prepared pieces, ``(pieces, M, C)``) and ``sound_steps (pieces,)``.
+            The labels ``(T,)`` are the learnt answers with their end tokens.
 
         Raises:
-            GeometryError: If frames are not of the vision encoder's size.
+            GeometryError: If frames do not have the size of the vision encoder.
             ValueError: If the conversation cannot be written (see ``ChatWriter.write``), or is longer than
                 ``max_length``.
         """
@@ -99,7 +104,7 @@ class LlmVaProcessor(CompositeProcessor):
         return self.encoded(example, inputs, written.learnt, repeats)
 
     def audio_tokens(self, steps: int) -> int:
-        """Return the places that a prepared piece of sound of so many steps takes."""
+        """Return the number of tokens for a prepared piece of sound with this number of steps."""
         return self.audio.groups(steps) * self.tokens
 
     def _check_size(self, example: Example, clip: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Conversation and media to the inputs of Qwen2.5-Omni's thinker."""
+"""The processor of Qwen2.5-Omni's thinker."""
 
 from __future__ import annotations
 
@@ -47,22 +47,24 @@ _SEEN = ("pixel_values_videos", "video_grid_thw", "pixel_values", "image_grid_th
 
 
 class NativeProcessor:
-    """Reads and writes what Qwen2.5-Omni's thinker sees.
+    """Makes the inputs of Qwen2.5-Omni's thinker, and decodes its answers.
 
-    Tokens and constants come from the checkpoint's own processor; the pixels and the spectrogram take a
-    shorter way to the same values, since the stock one resizes 224 px frames to 336, assumes 2 frames a
-    second, and pads every sound to 300 s (0.75 s of computing per clip).
+    Tokens and constants are those of the checkpoint's own processor. Pixels and spectrograms are computed
+    here with the same values, because that processor resizes frames of 224 px to 336, assumes 2 frames a
+    second, and pads every sound to 300 s (0.75 s of computing for each clip).
 
     Args:
-        pretrained: Folder or hub name of a Qwen2.5-Omni checkpoint; only its processor and config are read.
-        geometry: ``released`` is the input of the released adapter (224 px, 2.0 s per grid); ``plain`` keeps
-            the clip's own time scale.
-        max_length: Longest sample in tokens; a longer one is an error, never cut. No limit when left out.
+        pretrained: Folder or hub name of a Qwen2.5-Omni checkpoint, of which only processor and config are
+            read.
+        geometry: ``released`` is the input of the released adapter (224 px, 2.0 s per grid). ``plain`` keeps
+            the true time scale of the clip.
+        max_length: Longest sample in tokens. A longer sample is an error and is not cut. By default, there is
+            no limit.
 
     Raises:
-        GeometryError: If the checkpoint's processor works on other patches, colours or spectrograms than the
+        GeometryError: If the checkpoint's processor uses other patches, colours or spectrograms than the
             published one.
-        ValueError: If the checkpoint is of another family of models.
+        ValueError: If the checkpoint is of another architecture, or has another chat template.
     """
 
     reader: ClassVar[str] = "OmniModule"
@@ -72,7 +74,7 @@ class NativeProcessor:
     rules: ClassVar[MediaRules] = QWEN2_5
     system_message: ClassVar[str | None] = SYSTEM_MESSAGE
     token_id_suffix: ClassVar[str] = "token_index"
-    """How the config calls the ids of its placeholders: ``image_token_index`` and so on."""
+    """End of the config keys with the ids of placeholders: ``image_token_index`` and so on."""
 
     def __init__(
         self, pretrained: str | Path, geometry: Geometry = "released", max_length: int | None = None
@@ -114,16 +116,16 @@ class NativeProcessor:
         return tuple(self.tokenizer.all_special_tokens)
 
     def _check_stock(self) -> None:
-        """Refuse a checkpoint whose processor disagrees with the constants used here."""
+        """Check that the processor of the checkpoint has the constants that are used here."""
         for name, (found, expected) in self._found_and_expected().items():
             if found != expected:
                 raise GeometryError(
-                    f"{self.pretrained}: {name} is {found}, expected {expected}. This is not the input that "
-                    f"{self.family}'s thinker is trained on; use a checkpoint with the published processor."
+                    f"{self.pretrained}: {name} is {found}, expected {expected}. This is not the input on "
+                    f"which {self.family}'s thinker was trained; use one with the published processor."
                 )
 
     def _found_and_expected(self) -> dict[str, tuple[Any, Any]]:
-        """Return what the checkpoint says, and what this code is written for."""
+        """Return the constants of the checkpoint, each with the value that this code needs."""
         stock, tok, ids = self.stock, self.tokenizer, self.placeholders
         found_and_expected: dict[str, tuple[Any, Any]] = {}
         for part in ("image_processor", "video_processor"):
@@ -149,7 +151,7 @@ class NativeProcessor:
         )
 
     def _expected_of_family(self) -> dict[str, tuple[Any, Any]]:
-        """Return what else is checked in this family."""
+        """Return further constants of this architecture, each with the needed value."""
         found: dict[str, tuple[Any, Any]] = {}
         for kind, (mean, std) in self._colours.items():
             found[f"{kind}_processor.image_mean"] = (mean, IMAGE_MEAN)
@@ -157,7 +159,7 @@ class NativeProcessor:
         return found
 
     def _check_template(self) -> None:
-        """Refuse a checkpoint whose chat template would write the conversation in another way."""
+        """Check that the chat template of the checkpoint writes a conversation in the way of this class."""
         if self.stock.chat_template is None:
             return
         user = [{"type": "text", "text": "a"}, {"type": "video", "video": ""}, {"type": "audio", "audio": ""}]
@@ -175,16 +177,16 @@ class NativeProcessor:
             )
 
     def render(self, conversation: Sequence[str | Media], target: str | None = None) -> str:
-        """Write a conversation as text, one placeholder token for each clip (AV-UIE v2 section 2)."""
+        """Return a conversation as text, with one placeholder token for each clip (AV-UIE v2 section 2)."""
         head = "".join(self._pieces(conversation)) + "\n"
         return head if target is None else f"{head}{target}{IM_END}\n"
 
     def _pieces(self, conversation: Sequence[str | Media]) -> list[str]:
-        """Return the prompt cut into what is asked and, between two questions, an earlier answer.
+        """Return the prompt in pieces: the questions and, between them, the earlier answers.
 
-        Every question ends with ``assistant``, every answer begins with the newline after it and ends with
-        the end token. No token of Qwen's pre-tokenizer spans a letter and a newline, so that the pieces
-        tokenized apart equal the whole tokenized at once.
+        Every question ends with ``assistant``. Every answer begins with the newline after it and ends with
+        the end token. No token of Qwen's pre-tokenizer contains a letter and a newline. So the tokens of the
+        pieces are the same as those of the whole prompt.
         """
         t = self.tokenizer
         media = {
@@ -208,14 +210,14 @@ class NativeProcessor:
         """Return one example as model inputs.
 
         Returns:
-            ``input_ids (T,)``, ``position_ids (3, T)``, and for the media that it has ``pixel_values_videos
-            (P, W)``, ``video_grid_thw``, ``video_second_per_grid``, ``pixel_values``, ``image_grid_thw``,
-            ``input_features (clips, 128, M)``, ``feature_attention_mask (clips, M)``. Labels ``(T,)`` hold
-            the newline, the target and the end token; earlier answers likewise, where they are learnt.
+            ``input_ids (T,)``, ``position_ids (3, T)``, and for its media ``pixel_values_videos (P, W)``,
+            ``video_grid_thw``, ``video_second_per_grid``, ``pixel_values``, ``image_grid_thw``,
+            ``input_features (clips, 128, M)``, ``feature_attention_mask (clips, M)``. The labels ``(T,)`` are
+            the newline, the target and the end token, and the same for earlier answers that are learnt.
 
         Raises:
             GeometryError: If the media do not fit the geometry.
-            ValueError: If placeholders and media differ in number, if a text holds a reserved token, or if
+            ValueError: If the numbers of placeholders and media differ, a text contains a reserved token, or
                 the sample is longer than ``max_length``.
         """
         self._check_example(example)
@@ -262,7 +264,7 @@ class NativeProcessor:
                 )
 
     def _tokens(self, example: Example, seconds: Sequence[float]) -> tuple[Tensor, list[Block], Tensor]:
-        """Return token ids with the media expanded, the visual blocks, and which places are learnt."""
+        """Return the token ids with repeated placeholders, the visual blocks, and which tokens are learnt."""
         # The answer starts at the newline after ``assistant`` (see _pieces).
         heads = [_prompt_tokens(self.tokenizer, piece) for piece in self._pieces(example.conversation)]
         answer = "\n" if example.target is None else f"\n{example.target}{IM_END}\n"
@@ -300,10 +302,10 @@ class NativeProcessor:
         return torch.from_numpy(expanded), blocks, torch.from_numpy(learnt)
 
     def collate(self, items: Sequence[Encoded], repeated: Sequence[bool] | None = None) -> Batch:
-        """Return a padded batch: to the right with labels, to the left for prompts.
+        """Return a batch, which is padded on the right with labels, and on the left for prompts.
 
         Raises:
-            ValueError: If only some items carry labels.
+            ValueError: If only some items have labels.
         """
         inputs, labels = padded(items, int(self.tokenizer.pad_token_id))
         rows = [item.inputs for item in items]
@@ -314,23 +316,24 @@ class NativeProcessor:
         return batch_of(inputs, labels, items, repeated)
 
     def answer_tokens(self, text: str) -> list[int]:
-        """Return the tokens that training has for an answer, end token included.
+        """Return the tokens of an answer as in training, with the end token.
 
         Raises:
-            ValueError: If the text holds a reserved token, or its first letters merge with the prompt's end.
+            ValueError: If the text contains a reserved token, or its first letters merge with the end of the
+                prompt.
         """
         check_reserved(f"answer {text!r}", [text], self._reserved)
         opening = _tokenize(self.tokenizer, "\n")
         whole = _tokenize(self.tokenizer, f"\n{text}{IM_END}")
         if whole[: len(opening)] != opening:
             raise ValueError(
-                f"answer {text!r}: its beginning merges with the newline before it, so that the model could "
+                f"answer {text!r}: its beginning merges with the newline before it, so the model could "
                 "never write it; write an answer that begins with a letter or a tag"
             )
         return whole[len(opening) :]
 
     def decode(self, token_ids: Sequence[int] | Tensor) -> str:
-        """Return the text of generated tokens, special tokens removed, outer whitespace stripped."""
+        """Return the text of generated tokens, without special tokens and outer white space."""
         text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True)
         return text.strip()
 
@@ -339,5 +342,6 @@ def _tokenize(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-# Most datasets ask every sample the same: a tenth of the time that a cached sample takes.
+# Most datasets have the same prompt for every sample. Tokenizing it is a tenth of the time of a cached
+# sample.
 _prompt_tokens = lru_cache(maxsize=256)(_tokenize)

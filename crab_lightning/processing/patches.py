@@ -1,4 +1,4 @@
-"""Frames to the flat patches that the vision tower reads."""
+"""Divides frames into the flat patches that the vision tower reads."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ def _scaled(values: Colours) -> Tensor:
 def patchify(
     frames: Tensor, patch_px: int = PATCH_PX, mean: Colours = IMAGE_MEAN, std: Colours = IMAGE_STD
 ) -> tuple[Tensor, tuple[int, int, int]]:
-    """Cut frames into normalised patches, in the order that the 2 x 2 merger expects.
+    """Divide frames into normalised patches, in the order that the 2 x 2 merger expects.
 
-    The bytes are put in order first and become floats afterwards, and they move by the width of a patch at a
-    time, the longest run that stays together: a quarter of the time of moving single values. Values and order
-    equal those of the stock processor with ``do_resize=False``.
+    The bytes are ordered before they become floats, and always the bytes of one row of a patch are moved
+    together, which takes a quarter of the time of moving single values. Values and order equal those of the
+    processor of transformers with ``do_resize=False``.
 
     Args:
-        frames: uint8 ``(F, 3, H, W)``, sides multiples of two patches; an odd F is filled up with its last
-            frame.
-        patch_px: Side S of a patch.
+        frames: uint8 ``(F, 3, H, W)``, whose sides are multiples of two patches. If F is odd, the last frame
+            is repeated.
+        patch_px: Side S of a patch in pixels.
         mean: Mean of each colour, in [0, 1].
         std: Standard deviation of each colour.
 
     Returns:
-        Patches, float32 ``(P, 3 * 2 * S * S)``, and their grid ``(t, h, w)`` with ``P = t * h * w``.
+        The patches, float32 ``(P, 3 * 2 * S * S)``, and the size of their grid ``(t, h, w)`` with ``P = t * h
+        * w``.
     """
     if pad := -frames.shape[0] % TEMPORAL_PATCH:
         frames = torch.cat((frames, frames[-1:].expand(pad, -1, -1, -1)))
@@ -58,7 +59,7 @@ def patched(
     mean: Colours = IMAGE_MEAN,
     std: Colours = IMAGE_STD,
 ) -> dict[str, Tensor]:
-    """Return the patches of clips under the first name and their grids under the second; empty without clips.
+    """Return the patches of clips under the first name and their grids under the second, if there are clips.
 
     The other arguments are those of :func:`patchify`.
     """

@@ -1,9 +1,9 @@
-"""Three-dimensional positions (time, height, width) of a prompt with media.
+"""Computes the three-dimensional positions (time, height, width) of a prompt with media.
 
-The model computes them itself with Python loops over every token, on the device, with a synchronisation for
-each clip. Here a loader worker does it from the list of segments. Source: M-RoPE as in Qwen2.5-Omni
-(arXiv:2503.20215): text and audio step by one, a pair of frames by ``25 x seconds_per_grid``; and
-``get_rope_index`` of both models in transformers, which differ in where text goes on behind a block.
+The models compute them with Python loops over all tokens, on the device, with a synchronisation for each
+clip. Here a loader worker computes them from the list of blocks. Source: M-RoPE as in Qwen2.5-Omni
+(arXiv:2503.20215), in which text and audio advance by one and a pair of frames by ``25 x seconds_per_grid``;
+and ``get_rope_index`` of both models in transformers, which differ in the position of the text after a block.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from torch import Tensor
 
 from crab_lightning.processing.geometry import MERGE
 
-PAD_POSITION = 1  # what the model gives to padded places
+PAD_POSITION = 1  # the position of padding in the model
 
 Behind = Literal["all", "frame"]
-"""Text behind a block goes on after the largest position of it (Qwen2.5-Omni), or after the height or width
-of one frame, whichever is larger (Qwen2.5-VL in transformers 5), so that it lies beside the later frames."""
+"""Where the text after a block continues: after the largest position of the block (``all``, Qwen2.5-Omni), or
+after the larger of height and width of one frame (``frame``, Qwen2.5-VL in transformers 5)."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A run of visual tokens in a prompt.
+    """Consecutive visual tokens of one video or image in a prompt.
 
     Args:
-        start: Index of its first token.
-        grid: Patches in time, height and width, before merging.
-        seconds_per_grid: Time between two rows of the grid.
+        start: Index of the first token.
+        grid: Number of patches in time, height and width, before merging.
+        seconds_per_grid: Time in seconds between two steps of the grid in time.
     """
 
     start: int
@@ -52,20 +52,20 @@ def rope_positions(
 
     Args:
         length: Number of tokens in the prompt.
-        blocks: The visual blocks, in order. Audio needs none: its tokens count like text.
-        positions_per_s: Temporal positions in a second (25; 2 in Qwen2.5-VL, 13 in Qwen3-Omni).
-        behind: What the tokens that follow a block count on from.
-        whole: Round positions in time down; Qwen3-Omni keeps their fractions.
+        blocks: The visual blocks, in order. Audio tokens count like text.
+        positions_per_s: Number of positions in time for each second (25; 2 in Qwen2.5-VL, 13 in Qwen3-Omni).
+        behind: Where the tokens after a block continue.
+        whole: Round positions in time down. Qwen3-Omni keeps their fractions.
     """
     kind: type[Any] = np.int64 if whole else np.float32
     out = np.empty((3, length), dtype=kind)
-    cursor, following = 0, kind(0)  # next token, and the position that it gets
+    cursor, following = 0, kind(0)  # next token, and its position
     for block in blocks:
         run = block.start - cursor
         out[:, cursor : block.start] = following + np.arange(run, dtype=kind)
         following += run
         t, h, w = block.grid[0], block.grid[1] // MERGE, block.grid[2] // MERGE
-        # float32 and truncation, as the model rounds it
+        # float32 and truncation, as in the model
         times = (
             np.arange(t, dtype=np.float32) * np.float32(block.seconds_per_grid) * positions_per_s
         ).astype(kind)

@@ -1,4 +1,4 @@
-"""Conversation and media to the inputs of Qwen3-Omni's thinker."""
+"""The processor of Qwen3-Omni's thinker."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _CHUNK_TOKENS = 13
 
 
 def qwen3_audio_tokens(frames: int) -> int:
-    """Return the number of language-model tokens of ``frames`` log-mel frames (13 a second).
+    """Return the number of language-model tokens for ``frames`` log-mel frames, which is 13 for each second.
 
-    Three convolutions halve each chunk of 100 frames, rounding up, and the rest behind the last whole chunk.
+    Three convolutions halve each chunk of 100 frames, and the rest after the last whole chunk, rounded up.
     """
     chunks, rest = divmod(frames, _CHUNK_MEL_FRAMES)
     for _ in range(3):
@@ -30,25 +30,27 @@ QWEN3_OMNI = MediaRules(
 
 
 class Qwen3OmniProcessor(NativeProcessor):
-    """Reads and writes what Qwen3-Omni's thinker sees.
+    """Makes the inputs of Qwen3-Omni's thinker, and decodes its answers.
 
-    It differs from Qwen2.5-Omni in what stands below, and in the names of its tokens: patches of 16 px, so
-    that sides are multiples of 32; 13 sound tokens a second; a spectrogram that is mirrored at both ends;
-    positions in time that keep their fractions (13 a second in the published config); no system message;
-    colours as the checkpoint's own processor has them. Frames keep the size that the data give: the stock
-    processor would enlarge a video to at least 128 x 32 x 32 pixels a frame, and shrink it to at most 768 x
-    32 x 32.
+    Differences to Qwen2.5-Omni, besides the names of tokens: patches have 16 px, so that sides are multiples
+    of 32; a second of sound has 13 tokens; the spectrogram is mirrored at both ends; positions in time keep
+    their fractions (13 a second in the published config); there is no system message; and the colours are
+    normalised as in the checkpoint's own processor. Frames keep the size that the data give. The processor of
+    transformers would enlarge a video to at least 128 x 32 x 32 pixels in a frame, and reduce it to at most
+    768 x 32 x 32.
 
     Args:
-        pretrained: Folder or hub name of a Qwen3-Omni checkpoint; only its processor and config are read.
-        geometry: ``released`` shows 224 px and 2.0 s per pair of frames, as for the other models; ``plain``
-            keeps the clip's own time scale and size.
-        max_length: Longest sample in tokens; a longer one is an error, never cut. No limit when left out.
+        pretrained: Folder or hub name of a Qwen3-Omni checkpoint, of which only processor and config are
+            read.
+        geometry: ``released`` uses 224 px and 2.0 s for a pair of frames, as for the other models. ``plain``
+            keeps the true time scale and the size of the clip.
+        max_length: Longest sample in tokens. A longer sample is an error and is not cut. By default, there is
+            no limit.
 
     Raises:
-        GeometryError: If the checkpoint's processor works on other patches or spectrograms than the published
+        GeometryError: If the checkpoint's processor uses other patches or spectrograms than the published
             one.
-        ValueError: If the checkpoint is of another family of models, or its chat template writes otherwise.
+        ValueError: If the checkpoint is of another architecture, or has another chat template.
 
     Source: ``Qwen3OmniMoeProcessor`` and ``get_rope_index`` in transformers 5.24; arXiv:2509.17765.
     """

@@ -1,4 +1,4 @@
-"""Conversation and media to the inputs of Qwen2.5-VL with an added audio branch (V-LLM+A)."""
+"""The processor of V-LLM+A, which is Qwen2.5-VL with an additional audio encoder."""
 
 from __future__ import annotations
 
@@ -28,25 +28,30 @@ from crab_lightning.structures import AUDIO, TEXT, Encoded, Example, Media
 
 
 class VllmAProcessor(CompositeProcessor):
-    """Writes what Qwen2.5-VL sees, and keeps places free for the tokens of the audio branch.
+    """Makes the inputs of Qwen2.5-VL, with free places for the tokens of sound.
 
-    A video or image stands between the model's own vision markers; sound has places without markers, since
-    the vocabulary has none and frozen embeddings would never learn new ones. Positions are those that the
-    model itself computes in transformers 5 (``get_rope_index``), sound counting like text: a block of
-    pictures lies along time, height and width, and what follows goes on behind the height or width of one
-    frame. (In 4.x it went on behind the last frame's time.)
+    A video or image is between the vision markers of the model. Sound has no markers, because the vocabulary
+    has none and frozen embeddings cannot learn new ones. Positions are those that the model computes in
+    transformers 5 (``get_rope_index``), in which sound counts like text: the tokens of a video have positions
+    in time, height and width, and the text after it continues after the larger of height and width of one
+    frame. (In transformers 4, it continued after the time of the last frame.)
 
     Args:
-        pretrained: Folder or hub name of a Qwen2.5-VL checkpoint; only its tokenizer and config are read.
-        connector_tokens: Language-model tokens for a number of features of the audio encoder.
-        geometry: ``released`` shows 224 px and 2.0 s per pair of frames; ``plain`` the clip's own time scale.
-        max_length: Longest sample in tokens; a longer one is an error, never cut. No limit when left out.
-        system: System message; the chat template's own when left out.
+        pretrained: Folder or hub name of a Qwen2.5-VL checkpoint, of which only tokenizer and config are
+            read.
+        connector_tokens: Function that returns the number of tokens for a number of features of the audio
+            encoder.
+        geometry: ``released`` uses 224 px and 2.0 s for a pair of frames. ``plain`` keeps the true time
+            scale.
+        max_length: Longest sample in tokens. A longer sample is an error and is not cut. By default, there is
+            no limit.
+        system: System message. By default, that of the chat template.
         chat_template: File with a Jinja chat template, for tokenizers that have none.
-        audio: The audio encoder; BEATs when left out.
+        audio: The audio encoder. By default, BEATs.
 
     Raises:
-        GeometryError: If the checkpoint works on other patches than the published one.
+        GeometryError: If the checkpoint uses other patches than the published one.
+        ValueError: If the checkpoint is of another architecture, or there is no chat template or end token.
     """
 
     reader: ClassVar[str] = "VllmAModule"
@@ -86,10 +91,10 @@ class VllmAProcessor(CompositeProcessor):
         """Return one example as model inputs.
 
         Returns:
-            ``input_ids (T,)``, ``media_kind (T,)`` (2 at places of sound), ``position_ids (3, T)``, and for
-            the media that it has ``pixel_values_videos (P, 1176)``, ``video_grid_thw``, ``pixel_values``,
-            ``image_grid_thw``, ``sounds (clips, M, C)`` and ``sound_steps (clips,)``. Labels ``(T,)`` hold
-            the answer and the end token.
+            ``input_ids (T,)``, ``media_kind (T,)``, ``position_ids (3, T)``, and for its media
+            ``pixel_values_videos (P, 1176)``, ``video_grid_thw``, ``pixel_values``, ``image_grid_thw``,
+            ``sounds (clips, M, C)`` and ``sound_steps (clips,)``. The labels ``(T,)`` are the learnt answers
+            with their end tokens.
 
         Raises:
             GeometryError: If the media do not fit the geometry.
@@ -140,5 +145,5 @@ class VllmAProcessor(CompositeProcessor):
         return self.encoded(example, inputs, learnt, repeats)
 
     def audio_tokens(self, steps: int) -> int:
-        """Return the places that a prepared clip of so many steps takes."""
+        """Return the number of tokens for a prepared clip with this number of steps."""
         return self.connector_tokens(self.audio.tokens(steps))

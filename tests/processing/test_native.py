@@ -135,14 +135,14 @@ def test_image_takes_64_tokens(processor: NativeProcessor) -> None:
 def test_guard_names_the_upscaled_video_of_the_stock_processor(processor: NativeProcessor) -> None:
     example = video_example(seconds=1.0)
     stock = stock_inputs(processor, example, videos_kwargs={})
-    with pytest.raises(GeometryError, match="expected 320 video tokens, found 720"):
+    with pytest.raises(GeometryError, match="expected 320 video tokens, and found 720"):
         check_inputs(stock, example, "released", processor.placeholders)
 
 
 def test_guard_names_the_retimed_video_of_the_stock_processor(processor: NativeProcessor) -> None:
     example = video_example(seconds=1.0)
     stock = stock_inputs(processor, example, videos_kwargs={"do_resize": False})
-    with pytest.raises(GeometryError, match=r"expected \[2\.0\] s per grid, found \[1\.0\]"):
+    with pytest.raises(GeometryError, match=r"expected \[2\.0\] s per grid, and found \[1\.0\]"):
         check_inputs(stock, example, "released", processor.placeholders)
 
 
