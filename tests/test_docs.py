@@ -52,6 +52,22 @@ def test_the_pages_hold_commands() -> None:
     assert len(ALL) > 50
 
 
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if "reference" not in page.parts],
+    ids=lambda page: page.relative_to(REPO).as_posix(),
+)
+def test_no_wrapped_line_becomes_an_item_of_a_list(page: Path) -> None:
+    lines, last = page.read_text(encoding="utf-8").splitlines(), 0
+    for number, line in enumerate(lines):
+        if item := re.match(r" *(\d+)\. ", line):
+            expected = {1} if number == 0 or not lines[number - 1].strip() else set()
+            assert int(item[1]) in expected | {last + 1}, (
+                f"{page.name}: {line!r} is shown as an item of a list"
+            )
+            last = int(item[1])
+
+
 @pytest.mark.parametrize(("page", "line"), ALL)
 def test_command_on_a_page_exists_with_its_options(page: str, line: str) -> None:
     words = shlex.split(line)[2:]
