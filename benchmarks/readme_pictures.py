@@ -29,12 +29,12 @@ from crab_lightning.studies.run_data import data_of
 MOST_BYTES = 150_000
 WIDTH_PX = 1100
 CURVES = (
-    ("loss", {"train/loss": "training", "val/loss": "validation"}),
-    ("mean of the primary metrics, validation", {"val/mean/headline": "validation"}),
+    ("loss per target token", {"train/loss": "training", "val/loss": "validation"}),
+    ("mean of the primary metrics (0 to 1), validation", {"val/mean/headline": "validation"}),
     ("learning rate", {"train/lr": "learning rate"}),
     ("gradient norm", {"train/grad_norm": "gradient norm"}),
-    ("tokens in a second", {"train/tokens_per_s": "tokens in a second"}),
-    ("samples in a second", {"train/samples_per_s": "samples in a second"}),
+    ("tokens per second", {"train/tokens_per_s": "tokens per second"}),
+    ("samples per second", {"train/samples_per_s": "samples per second"}),
 )
 """Titles, and the curves in each; the first five that the run has are drawn."""
 
@@ -74,14 +74,20 @@ def _scores(axes: Any, run: Path) -> None:
     rows = [(n, e) for n, e in find_results(run, "test").datasets.items() if e.get("headline")]
     for place, (_, entry) in enumerate(rows):
         scale = read_scale(entry, entry["headline"])
-        for key, height, colour in (("strict", 0.75, RIGHT), ("majority", 0.3, GREY)):
+        for key, height, colour, label in (
+            ("strict", 0.75, RIGHT, "the run"),
+            ("majority", 0.3, GREY, "most frequent training answer"),
+        ):
             share = scale.share((entry.get(key) or {}).get(entry["headline"]))
             if share is not None:
-                axes.barh(place, 100 * share, height, color=colour)
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=7)
+                axes.barh(place, 100 * share, height, color=colour, label=label)
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=6.5)
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
-    axes.set_title("test score, and most frequent answer (grey)", fontsize=10, loc="left")
+    axes.set_title("primary metric of the test, times 100", fontsize=10, loc="left")
+    labels = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    axes.legend(labels.values(), labels, fontsize=7, frameon=False, loc="upper center", ncols=2,
+                bbox_to_anchor=(0.4, -0.08))  # fmt: skip
 
 
 def timeline(run: Path, data: AVDataModule, datasets: Sequence[str]) -> bytes:

@@ -115,5 +115,5 @@ def overlay_of(record: dict[str, Any], sample: Sample, task: Segmentation, spec:
 
 
 def _end(text: str, length: int) -> str:
-    """Cut the beginning off: coordinates stand at the end."""
-    return text if len(text) <= length else "…" + text[-length + 1 :]
+    """Leave out the first words of a long text: coordinates stand at the end."""
+    return text if len(text) <= length else "… " + text[-length + 2 :].partition(" ")[2]

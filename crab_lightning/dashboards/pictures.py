@@ -29,7 +29,8 @@ from crab_lightning.structures import Batch, DatasetSpec, Sample
 from crab_lightning.tasks.masks import MaskMaker, find_mask, is_null, true_mask
 from crab_lightning.tasks.spatial_text import FRAME_PX, SpatialPrompt
 
-ANSWER_COLUMNS = ("sample", "asked", "answer", "true", "verdict")
+# TensorBoard squeezes a column whose head and cells are short until its words break.
+ANSWER_COLUMNS = ("sample", "question", "answer of the model", "true answer", "how it was scored")
 
 
 class Pictures(Callback):

@@ -263,7 +263,9 @@ def _draw_picture(figure: Any, panel: Panel, i: int, count: int, place: tuple[fl
     axes.set_anchor("W")  # in line with the text below
     axes.set_title(panel.title, fontsize=12, fontweight="bold", loc="left")
     said = panel.note or ("" if panel.said else panel.short)
-    lines = [*_lines(panel.asked, int(92 / count) + 14, 2), *([said] if said else [])]
+    empty = axes.get_xlabel()  # "answered mask: empty", which has no room beside the legend
+    axes.set_xlabel("")
+    lines = [*_lines(panel.asked, int(92 / count) + 14, 2), *(line for line in (said, empty) if line)]
     figure.text(
         0.035 + i * width,
         place[0] + 0.09 * place[1],

@@ -28,11 +28,11 @@ class Overlay:
 
     Args:
         image: RGB, uint8 ``(3, H, W)``.
-        pred: Predicted mask, bool ``(H, W)``.
+        pred: Answered mask, bool ``(H, W)``.
         truth: True mask, bool ``(H, W)``.
         prompt: Box and points that were given, in pixels of the image.
         title: Printed above.
-        scores: Printed in the legend, such as ``{"J": 0.91, "F": 0.95}``; fractions.
+        scores: Printed below, such as ``{"J": 0.91, "F": 0.95}``; fractions.
         note: Printed below, for example the answer.
     """
 
@@ -45,30 +45,25 @@ class Overlay:
     note: str = ""
 
 
-def draw_overlay(axes: Any, overlay: Overlay, *, size: float = 8.0) -> None:
+def draw_overlay(axes: Any, overlay: Overlay, *, size: float = 8.0, legend: bool = True) -> None:
     """Draw one overlay into matplotlib axes.
 
-    Predicted masks are filled orange with a solid outline, true ones are a dashed blue outline; box and
+    Answered masks are filled orange with a solid outline, true ones are a dashed blue outline; box and
     points are yellow on black, so that they stand out on any picture.
 
     Args:
         axes: Matplotlib axes.
         overlay: What to draw.
         size: Font size.
+        legend: Whether to explain the colours below the frame.
     """
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch, Rectangle
+    from matplotlib.patches import Rectangle
 
     axes.imshow(overlay.image.permute(1, 2, 0).numpy())
-    handles: list[Any] = []
     if overlay.pred is not None:
         _outline(axes, overlay.pred, FOUND, "solid", fill=True)
-        empty = "" if bool(overlay.pred.any()) else " (empty)"
-        handles.append(Patch(facecolor=FOUND, alpha=0.7, label=f"predicted{empty}"))
     if overlay.truth is not None:
         _outline(axes, overlay.truth, TRUE, "dashed", fill=False)
-        empty = "" if bool(overlay.truth.any()) else " (empty)"
-        handles.append(Line2D([], [], color=TRUE, linestyle="dashed", label=f"true{empty}"))
     if overlay.prompt is not None:
         if overlay.prompt.box_xyxy_px is not None:
             x1, y1, x2, y2 = overlay.prompt.box_xyxy_px
@@ -78,23 +73,41 @@ def draw_overlay(axes: Any, overlay: Overlay, *, size: float = 8.0) -> None:
         if overlay.prompt.points_xy_px:
             x, y = zip(*overlay.prompt.points_xy_px, strict=True)
             axes.scatter(x, y, s=26, c=MARK, marker="o", edgecolors="black", linewidths=1.0, zorder=5)
-        handles.append(Line2D([], [], color=MARK, marker="o", markeredgecolor="black", label="prompt"))
     axes.set_xlim(-0.5, overlay.image.shape[2] - 0.5)
     axes.set_ylim(overlay.image.shape[1] - 0.5, -0.5)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_title(overlay.title, fontsize=size, loc="left")
-    lines = "  ".join(f"{name} {100 * value:.1f}" for name, value in (overlay.scores or {}).items())
-    # Below the frame: inside, a legend would cover objects.
-    legend = axes.legend(
-        handles=handles, title=lines or None, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=3,
-        fontsize=size - 1, title_fontsize=size, frameon=False, handlelength=1.4, columnspacing=1.0,
-        borderaxespad=0.1,
-    )  # fmt: skip
-    legend.set_in_layout(True)
-    if overlay.note:
-        note = textwrap.wrap(overlay.note, 46, max_lines=3, placeholder=" …")
-        axes.set_xlabel("\n".join(note), fontsize=size - 1, labelpad=2.6 * size + (size if lines else 0))
+    words = ["  ".join(f"{name} {100 * value:.1f}" for name, value in (overlay.scores or {}).items())]
+    masks = (("answered", overlay.pred), ("true", overlay.truth))
+    empty = [said for said, mask in masks if mask is not None and not mask.any()]
+    if empty:
+        words.append(f"{' and '.join(empty)} mask{'s' if len(empty) > 1 else ''}: empty")
+    words += textwrap.wrap(overlay.note, 46, max_lines=3, placeholder=" …")
+    handles = _legend([overlay]) if legend else []
+    if handles:  # below the frame: inside, a legend would cover objects
+        axes.legend(
+            handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=3, fontsize=size - 1,
+            frameon=False, handlelength=1.4, columnspacing=1.0, borderaxespad=0.1,
+        ).set_in_layout(True)  # fmt: skip
+    below = "\n".join(line for line in words if line)
+    axes.set_xlabel(below, fontsize=size - 1, labelpad=2.2 * size if handles else 2)
+
+
+def _legend(overlays: Sequence[Overlay]) -> list[Any]:
+    """Return the entries of a legend for everything that is drawn in some overlays."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = []
+    if any(overlay.pred is not None for overlay in overlays):
+        handles.append(Patch(facecolor=FOUND, edgecolor=FOUND, alpha=0.7, label="answered mask"))
+    if any(overlay.truth is not None for overlay in overlays):
+        handles.append(Line2D([], [], color=TRUE, linestyle="dashed", label="true mask"))
+    if any(overlay.prompt is not None for overlay in overlays):
+        mark = {"marker": "o", "markerfacecolor": MARK, "markeredgecolor": "black"}
+        handles.append(Line2D([], [], color="black", label="answered box and points", **mark))
+    return handles
 
 
 def _outline(axes: Any, mask: Tensor, colour: str, style: str, *, fill: bool) -> None:
@@ -174,8 +187,10 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Overlay]]], title: str = ""
         for axes in places[len(overlays) :]:
             axes.axis("off")
         for axes, overlay in zip(places, overlays, strict=False):
-            draw_overlay(axes, overlay, size=7.5)
+            draw_overlay(axes, overlay, size=7.5, legend=False)
         places[0].set_ylabel(name, fontsize=10, fontweight="bold")
+    if handles := _legend([overlay for _, overlays in rows for overlay in overlays]):
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     if title:
         figure.suptitle(title, fontsize=11)
     return figure

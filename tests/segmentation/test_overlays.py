@@ -48,7 +48,18 @@ def test_an_empty_mask_is_drawn_and_said() -> None:
     nothing = torch.zeros(30, 40, dtype=torch.bool)
     figure = overlay_figure(Overlay(torch.zeros(3, 30, 40, dtype=torch.uint8), nothing, nothing))
     texts = [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
-    assert texts == ["predicted (empty)", "true (empty)"]
+    assert texts == ["answered mask", "true mask"]
+    assert figure.axes[0].get_xlabel() == "answered and true masks: empty"
+
+
+def test_a_sheet_explains_its_colours_once() -> None:
+    image, mask = torch.zeros(3, 30, 40, dtype=torch.uint8), torch.ones(30, 40, dtype=torch.bool)
+    overlay = Overlay(image, mask, mask, Prompt((1, 2, 9, 9), ((4, 4),)), scores={"J": 1.0})
+    figure = contact_sheet([("best", [overlay, overlay])])
+    texts = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert texts == ["answered mask", "true mask", "answered box and points"]
+    assert all(axes.get_legend() is None for axes in figure.axes)
+    assert figure.axes[0].get_xlabel() == "J 100.0"
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 9, 20])

@@ -76,7 +76,7 @@ def confusion_figure(title: str, confusion: Confusion) -> Any:
     sheet.text(0.15, 0.1, title, 11, weight="bold")
     sheet.text(
         0.15, 0.34,
-        f"{right} of {counts.sum()} right. Rows: true, columns: answered; shade: fraction of the row.",
+        f"{right} of {counts.sum()} answers are right. Row: true answer. Column: answer of the model.",
         8, color=GREY,
     )  # fmt: skip
     axes = sheet.axes(margin, above, width, height)
@@ -100,6 +100,7 @@ def confusion_figure(title: str, confusion: Confusion) -> Any:
         axes.axvline(len(names) - 0.5, color="#222222", linewidth=2)
     bar = sheet.axes(margin + width + 0.3, above, 0.14, min(height, 3.0))
     sheet.figure.colorbar(image, cax=bar, ticks=[0, 0.5, 1])
+    bar.set_ylabel("fraction of the row", fontsize=7.5)
     bar.tick_params(labelsize=7.5)
     return sheet.figure
 
@@ -130,7 +131,7 @@ def routes_figure(title: str, routes: Mapping[str, NDArray[np.float64]], groups:
     above, height = 1.0, side * count
     sheet = Sheet(margin + first + 1.2 + heads * (each + 0.15) + 1.0, above + height + 0.55)
     sheet.text(0.15, 0.1, title, 11, weight="bold")
-    sheet.text(margin, 0.5, "mean of all layers", 8.5, weight="bold")
+    sheet.text(margin, 0.5, "weight, mean of all layers", 8.5, weight="bold")
     axes = sheet.axes(margin, above, first, height)
     means = values.mean(1)
     spread = max(float(np.abs(means - 1 / heads).max()), 0.02)
@@ -144,7 +145,7 @@ def routes_figure(title: str, routes: Mapping[str, NDArray[np.float64]], groups:
             )  # fmt: skip
     _ticks(axes, [f"head {h + 1}" for h in range(heads)], labels, 8, 0)
     left = margin + first + 0.75
-    sheet.text(left, 0.5, "by layer: route minus the mean of all datasets in that layer", 8.5, weight="bold")
+    sheet.text(left, 0.5, "in each layer: weight minus the mean of all datasets", 8.5, weight="bold")
     apart = values - values.mean(0, keepdims=True)
     limit = max(float(np.abs(apart).max()), 0.01)
     image = None
@@ -159,5 +160,6 @@ def routes_figure(title: str, routes: Mapping[str, NDArray[np.float64]], groups:
         panel.tick_params(length=2)
     bar = sheet.axes(left + heads * (each + 0.15) + 0.1, above, 0.14, min(height, 3.0))
     sheet.figure.colorbar(image, cax=bar)
+    bar.set_ylabel("difference of the weight", fontsize=7.5)
     bar.tick_params(labelsize=7)
     return sheet.figure
