@@ -90,7 +90,7 @@ class DatasetPart:
     entry: Mapping[str, Any]
     records: Sequence[Mapping[str, Any]]
     cards: Sequence[Card] = ()
-    gallery_is: str = "Failures"
+    gallery_is: str = "Answers with the lowest scores"
     sheet: str = ""
 
 
@@ -211,7 +211,7 @@ def results(parts: Sequence[DatasetPart], summary: Mapping[str, Any]) -> Markup:
     losses = any(part.entry.get("loss") is not None for part in parts)
     head = ["dataset", "metric", "", "strict", "valid only", "majority"]
     head += ["likelihood", "calibration error"] if weighed else []
-    head += ["answers", "unparsed", "cut off", "missing", *(["loss"] if losses else [])]
+    head += ["answers", "unreadable", "cut off", "missing", *(["loss"] if losses else [])]
     rows = []
     for part in parts:
         entry, counts = part.entry, part.entry["counts"]
@@ -241,7 +241,7 @@ def results(parts: Sequence[DatasetPart], summary: Mapping[str, Any]) -> Markup:
             {
                 "key": "",
                 "title": "mean",
-                "metric": "headline, 0 to 100",
+                "metric": "primary metrics, 0 to 100",
                 "share": mean["headline"],
                 "baseline": mean.get("headline_majority"),
                 "strict": means[0],
@@ -249,12 +249,12 @@ def results(parts: Sequence[DatasetPart], summary: Mapping[str, Any]) -> Markup:
             }
         )
     about = (
-        "Shares are in percent. Strict: unreadable and missing answers are empty predictions. Valid only:"
-        " over readable answers alone, as most papers report. Majority: the most frequent training answer,"
-        " a line on the bar."
+        "Fractions are in percent. Strict: an unreadable or missing answer counts as an empty prediction."
+        " Valid only: only readable answers count, as in most papers. Majority: the score of always giving the most"
+        " frequent training answer; the line on the bar shows it."
     )
     if weighed:
-        about += " Likelihood: the most probable answer of the closed set; no text is read."
+        about += " Likelihood: the answer is the most probable one of the closed set."
     return draw(TEMPLATE, "results", about, head, rows)
 
 

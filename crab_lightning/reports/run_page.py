@@ -106,7 +106,7 @@ def _part(run: FinishedRun, dataset: str, config: Path | None, root: Path | None
         key=lambda r: (r["score"], r["id"]),
     )
     shown, title = (
-        (scored, "Failures")
+        (scored, "Answers with the lowest scores")
         if any(r.get("score") is not None for r in records)
         else (
             sorted(records, key=lambda r: (r.get("parsed") is not None, r["id"])),

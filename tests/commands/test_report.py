@@ -132,8 +132,8 @@ def test_run_on_some_of_the_rows_has_its_pictures(run: Path) -> None:
 def test_curves_counts_and_confusion_are_there(run: Path) -> None:
     text = page(run)
     assert "<figcaption>train/loss</figcaption>" in text
-    assert 'title="true dog, said horn: 1 of 1"' in text
-    assert 'title="true horn, said unreadable: 1 of 1"' in text
+    assert 'title="true dog, answered horn: 1 of 1"' in text
+    assert 'title="true horn, answered unreadable: 1 of 1"' in text
     assert "<td>2</td><td>1</td><td>0</td><td>0</td>" in text
 
 
