@@ -250,8 +250,8 @@ def results(parts: Sequence[DatasetPart], summary: Mapping[str, Any]) -> Markup:
         )
     about = (
         "Fractions are in percent. Strict: an unreadable or missing answer counts as an empty prediction."
-        " Valid only: only readable answers count, as in most papers. Majority: the score of always giving the most"
-        " frequent training answer; the line on the bar shows it."
+        " Valid only: only readable answers count, as in most papers. Majority: the score of always giving"
+        " the most frequent training answer; the line on the bar shows it."
     )
     if weighed:
         about += " Likelihood: the answer is the most probable one of the closed set."
