@@ -105,7 +105,7 @@ def _legend(overlays: Sequence[Overlay]) -> list[Any]:
     if any(overlay.truth is not None for overlay in overlays):
         handles.append(Line2D([], [], color=TRUE, linestyle="dashed", label="true mask"))
     if any(overlay.prompt is not None for overlay in overlays):
-        mark = {"marker": "o", "markerfacecolor": MARK, "markeredgecolor": "black"}
+        mark: dict[str, Any] = {"marker": "o", "markerfacecolor": MARK, "markeredgecolor": "black"}
         handles.append(Line2D([], [], color="black", label="answered box and points", **mark))
     return handles
 
