@@ -1,4 +1,4 @@
-"""Adapter layers of every kind: insertion, saving, loading and a look at the routes."""
+"""Adapter layers of every kind: how they are inserted, saved and loaded, and how their routes are read."""
 
 from typing import TYPE_CHECKING
 

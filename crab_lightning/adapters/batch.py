@@ -1,4 +1,4 @@
-"""What the layers of a model know of the batch that runs: its tasks, its media, and the losses they add."""
+"""The current batch as adapter layers see it: its tasks, its modalities, and the losses that layers add."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ ValueT = TypeVar("ValueT")
 
 
 class Places(NamedTuple):
-    """What stands at each place of a batch of sequences.
+    """The content of each position of a batch of sequences.
 
     Args:
         modality: ``(B, T)``; ``TEXT``, ``VISUAL`` or ``AUDIO`` of ``structures``.
-        prompt: bool ``(B, T)``; True for places of the prompt, False for an answer to learn and for padding.
-        present: bool ``(B, T)``; False for padding.
+        prompt: bool ``(B, T)``; True in the prompt, False in the answer to learn and in padding.
+        present: bool ``(B, T)``; False in padding.
     """
 
     modality: Tensor
@@ -28,17 +28,18 @@ class Places(NamedTuple):
 
 
 class AnnouncedBatch:
-    """The batch that a model runs now; all adapter layers of a model share one.
+    """The batch that a model runs now; all adapter layers of a model share one such object.
 
-    It holds until the next announcement, so that gradient checkpointing finds it in backward.
+    The values stay until the next batch is announced, because gradient checkpointing reads them again in the
+    backward pass.
     """
 
     def __init__(self) -> None:
         self.tasks: tuple[str, ...] = ()
         self.number = 0
-        """Counts announcements, so that a layer can tell the first reading of a batch from later ones."""
+        """Number of batches announced; a layer sees by it whether it reads a batch for the first time."""
         self.layers = 1
-        """Number of adapter layers that share this."""
+        """Number of adapter layers that share this object."""
         self._places: Callable[[], Places] | None = None
         self._memo: dict[Any, Any] = {}
         self._losses: list[Tensor] = []
@@ -48,7 +49,8 @@ class AnnouncedBatch:
 
         Args:
             tasks: Task keys of the B samples, in order.
-            places: Returns what stands at each place; called only if a layer asks, and once.
+            places: Function that returns the content of each position. It is called at most once, and only
+                if a layer asks.
         """
         self.tasks = tuple(tasks)
         self.number += 1
@@ -57,17 +59,17 @@ class AnnouncedBatch:
 
     @property
     def knows_places(self) -> bool:
-        """Whether the batch was announced with its places."""
+        """Whether the batch was announced with the content of its positions."""
         return self._places is not None
 
     def places(self, kind: str) -> Places:
-        """Return what stands at each place.
+        """Return the content of each position of the batch.
 
         Args:
-            kind: Adapter kind that asks, for the message.
+            kind: Name of the adapter kind that asks, for the error message.
 
         Raises:
-            RuntimeError: If no batch was announced with its places.
+            RuntimeError: If the batch was announced without ``places``, or no batch was announced.
         """
         if self._places is None:
             raise RuntimeError(
@@ -77,26 +79,26 @@ class AnnouncedBatch:
         return self.once("places", self._places)
 
     def once(self, key: Any, make: Callable[[], ValueT]) -> ValueT:
-        """Return what ``make`` returns; it is called at the first time of each batch and key only."""
+        """Return the value that ``make`` returns; ``make`` is called once for each batch and key."""
         if key not in self._memo:
             self._memo[key] = make()
         value: ValueT = self._memo[key]
         return value
 
     def add_loss(self, loss: Tensor) -> None:
-        """Add a loss of a layer's own to that of the running training batch."""
-        # Checkpointing runs the forward again inside backward; that loss has been added.
+        """Add a layer's own loss to the loss of the current training batch."""
+        # Gradient checkpointing runs forward again inside backward; its loss was added the first time.
         if torch.is_grad_enabled() and not recomputing():
             self._losses.append(loss)
 
     def take_loss(self) -> Tensor | None:
-        """Return the sum of the layers' own losses and forget them; ``None`` without any."""
+        """Return the sum of the losses that layers added, and delete them; ``None`` if there are none."""
         losses, self._losses = self._losses, []
         return torch.stack(losses).sum() if losses else None
 
 
 def share_batch(model: nn.Module) -> AnnouncedBatch:
-    """Give the adapter layers of a model one announced batch and return it."""
+    """Make all adapter layers of a model share one ``AnnouncedBatch``, and return it."""
     shared = AnnouncedBatch()
     layers: list[Any] = [m for m in model.modules() if isinstance(getattr(m, "batch", None), AnnouncedBatch)]
     for layer in layers:
@@ -108,7 +110,12 @@ def share_batch(model: nn.Module) -> AnnouncedBatch:
 def announce_batch(
     model: nn.Module, tasks: Sequence[str] = (), places: Callable[[], Places] | None = None
 ) -> None:
-    """Announce the batch that a model runs next to its adapter layers; see :meth:`AnnouncedBatch.tell`.
+    """Tell the adapter layers of a model which batch it runs next.
+
+    Args:
+        model: The model with its adapters.
+        tasks: Task keys of the B samples, in order.
+        places: Function that returns the content of each position; see :meth:`AnnouncedBatch.tell`.
 
     Raises:
         ValueError: If the model has no adapters.

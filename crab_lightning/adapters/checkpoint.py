@@ -1,4 +1,4 @@
-"""Adapter weights on disk: ``adapter.safetensors`` beside a readable ``adapter.json``."""
+"""Saves and loads adapters: the weights in ``adapter.safetensors``, a description in ``adapter.json``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FORMAT = 1
 
 
 class AdapterError(ValueError):
-    """An adapter checkpoint that does not fit the model or the run, or cannot be read."""
+    """An adapter checkpoint cannot be read, or does not fit the model or the run."""
 
 
 def _adapter_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -40,9 +40,9 @@ def _adapter_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Return the adapters' weights by dotted name, detached.
+    """Return the weights of the adapters by dotted name, detached.
 
-    Sharded weights are gathered, so every rank has to call this.
+    Sharded weights are gathered, so every rank has to call this function.
 
     Raises:
         AdapterError: If the model has no adapters.
@@ -60,8 +60,8 @@ def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> No
     """Copy weights into the model's adapters; nothing is copied unless all of them fit.
 
     Args:
-        model: Has the adapters that the weights belong to.
-        state: As returned by ``adapter_state_dict``; values are cast to the layers' type.
+        model: The model with the same adapters.
+        state: Weights as ``adapter_state_dict`` returns them; they are cast to the type of the layers.
 
     Raises:
         AdapterError: If names are missing or unexpected, or shapes differ.
@@ -98,27 +98,29 @@ def _common_config(model: nn.Module) -> AdapterConfig:
 def save_adapters(model: nn.Module, folder: Path | str, metadata: Mapping[str, Any]) -> None:
     """Write the adapters to ``adapter.safetensors`` and a description of them to ``adapter.json``.
 
-    Layers have the names that published files use, which every version of transformers can be mapped to.
-    Each file is complete or absent: it is written under another name, flushed to disk and renamed. Both
-    carry one random id, so that two files of different saves are not read as one. The weights' file holds the
-    description too: a save that is killed between the two files is a whole one. In a distributed run every
-    rank calls this and rank 0 writes.
+    The files contain layer names that do not depend on the version of transformers. Each file is written
+    under another name, flushed to disk and then renamed, so it is either complete or absent. Both files
+    contain the same random id, so that files of two different saves are not mixed. The file with the weights
+    also contains the description, so the save is complete even if the process is stopped between the two
+    files. In a distributed run every rank calls this function and rank 0 writes.
 
     Args:
-        model: Has adapters of one configuration.
-        folder: Made when absent.
-        metadata: What the weights depend on besides the adapters: base model id, input geometry. Must be
-            writable as JSON.
+        model: The model; all its adapters have the same config.
+        folder: Folder to write; it is made if it does not exist.
+        metadata: Other facts that the weights depend on, such as the base model and the input geometry. They
+            must be values that JSON can hold.
 
     Raises:
-        AdapterError: If the model has no adapters, or several configurations.
+        AdapterError: If the model has no adapters or adapters with different configs, or two layers would
+            get the same name.
     """
     live = adapter_state_dict(model)
     state = {portable_name(name): value.cpu().contiguous() for name, value in live.items()}
     if len(state) != len(live):
         raise AdapterError(
-            "two adapted layers get the same name in the checkpoint, because names do not"
-            " depend on the model's architecture"
+            f"the checkpoint cannot hold the adapters of this model: of {len(live)} weights only "
+            f"{len(state)} get different names, because names in files leave out the name of the wrapping "
+            "model. Adapt a part of the model with adapter.within"
         )
     config = _common_config(model)
     if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
@@ -135,7 +137,15 @@ def save_adapters(model: nn.Module, folder: Path | str, metadata: Mapping[str, A
 def adapter_description(
     config: AdapterConfig, metadata: Mapping[str, Any], save_id: str, tensors: int, parameters: int
 ) -> str:
-    """Return the text of ``adapter.json``."""
+    """Return the text of ``adapter.json``.
+
+    Args:
+        config: Config of the adapters.
+        metadata: Other facts that the weights depend on.
+        save_id: The random id of the save, which the file with the weights also contains.
+        tensors: Number of tensors in that file.
+        parameters: Number of values in these tensors.
+    """
     description = {
         "format": _FORMAT,
         "save_id": save_id,
@@ -148,12 +158,12 @@ def adapter_description(
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
-    """Return what ``adapter.json`` says; after a save that was killed before it, what the weights say."""
+    """Return the description of ``adapter.json``, or a newer one that the file with the weights contains."""
     description = _parsed_description(folder)
     try:
         with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
             header = file.metadata() or {}
-    except (OSError, SafetensorError):  # said where the weights are needed
+    except (OSError, SafetensorError):  # reported when the weights are needed
         return description
     if header.get("save_id") != description["save_id"] and "description" in header:
         try:
@@ -186,15 +196,15 @@ def _parsed_description(folder: Path) -> dict[str, Any]:
 
 
 def rewrite_base(source: Path, folder: Path, base_model: str | None) -> dict[str, Any]:
-    """Copy saved adapters to another folder, with another name of the base weights.
+    """Copy saved adapters to another folder, and change the name of the base model in the copy.
 
     Args:
-        source: As written by ``save_adapters``; connectors beside the adapters are copied too.
-        folder: Folder that is there.
-        base_model: The name; ``None`` keeps it.
+        source: Folder that ``save_adapters`` wrote; connectors beside the adapters are copied too.
+        folder: An existing folder, to which the copy is written.
+        base_model: New name of the base model; ``None`` keeps the old one.
 
     Returns:
-        What ``adapter.json`` says.
+        The description in the new ``adapter.json``.
 
     Raises:
         AdapterError: If the files are absent, unreadable, or of two different saves.
@@ -203,7 +213,7 @@ def rewrite_base(source: Path, folder: Path, base_model: str | None) -> dict[str
     about["metadata"] = {**about["metadata"], "base_model": base_model or about["metadata"]["base_model"]}
     text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
     header = {"format": "pt", "save_id": about["save_id"], "description": text}
-    save_file(weights, folder / WEIGHTS_FILE, metadata=header)  # it holds the description too
+    save_file(weights, folder / WEIGHTS_FILE, metadata=header)
     (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
     for path in source.glob("*.safetensors"):
         if path.name != WEIGHTS_FILE:
@@ -212,15 +222,15 @@ def rewrite_base(source: Path, folder: Path, base_model: str | None) -> dict[str
 
 
 def read_adapter_config(folder: Path | str) -> AdapterConfig:
-    """Return the configuration of saved adapters, to insert the same ones.
+    """Return the config of saved adapters, with which ``insert_adapters`` inserts the same adapters.
 
     Raises:
-        AdapterError: If ``adapter.json`` is absent, unreadable, or names unknown settings.
+        AdapterError: If ``adapter.json`` is absent or unreadable, or has unknown keys or invalid values.
     """
     folder = Path(folder)
     values = _read_description(folder)["adapter"]
     try:
-        # Folders written before each kind had its own keys hold those of all kinds.
+        # Older versions wrote the keys of all kinds into the folder.
         own = own_keys({"kind": None} | values)
         if unknown := sorted(set(values) - set(all_keys())):
             raise ValueError(f"adapter has unknown keys {', '.join(unknown)}; known: {', '.join(all_keys())}")
@@ -230,7 +240,7 @@ def read_adapter_config(folder: Path | str) -> AdapterConfig:
 
 
 def read_adapter_metadata(folder: Path | str) -> dict[str, Any]:
-    """Return the metadata that adapters were saved with.
+    """Return the metadata that were saved with the adapters.
 
     Raises:
         AdapterError: If ``adapter.json`` is absent or unreadable.
@@ -242,20 +252,20 @@ def read_adapter_metadata(folder: Path | str) -> dict[str, Any]:
 def load_adapters(
     model: nn.Module, folder: Path | str, *, expect: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Load saved adapters into a model that has the same adapters inserted.
+    """Load saved adapters into a model in which the same adapters are inserted.
 
     Args:
-        model: The model.
-        folder: As written by ``save_adapters``.
-        expect: Metadata that the run relies on, such as its input geometry; nested mappings are compared
-            key by key. Keys that are not expected are not compared.
+        model: The model with its adapters.
+        folder: Folder that ``save_adapters`` wrote.
+        expect: Metadata that the saved adapters must have, such as the input geometry of the run. Nested
+            mappings are compared key by key; other keys of the saved metadata are not compared.
 
     Returns:
         The saved metadata.
 
     Raises:
-        AdapterError: If decisive settings of the kind differ, the metadata differ from ``expect``,
-            the two files are of different saves, or the weights do not fit.
+        AdapterError: If a file is absent or unreadable, settings in ``config.decisive`` differ, the metadata
+            differ from ``expect``, the two files come from different saves, or the weights do not fit.
     """
     folder = Path(folder)
     description = _read_description(folder)
@@ -271,7 +281,7 @@ def load_adapters(
         raise AdapterError(f"the adapters in {folder} are not for this run: {'; '.join(differences)}")
     live = {portable_name(name): name for name, _ in _adapter_parameters(model)}
     state = read_weights(folder)
-    # Folders written before names were made portable hold the live ones.
+    # Older versions wrote the layer names of the loaded model.
     load_adapter_state_dict(model, {live.get(portable_name(k), k): value for k, value in state.items()})
     return dict(description["metadata"])
 
@@ -281,7 +291,7 @@ def _differences(saved: Mapping[str, Any], expect: Mapping[str, Any], prefix: st
     for key, wanted in expect.items():
         name = f"{prefix}{key}"
         if key not in saved:
-            found.append(f"{name} is not recorded in the checkpoint, the run has {wanted!r}")
+            found.append(f"{name} is not recorded in the checkpoint, and is {wanted!r} in the run")
         elif isinstance(wanted, Mapping) and isinstance(saved[key], Mapping):
             found += _differences(saved[key], wanted, f"{name}.")
         elif saved[key] != _as_json(wanted):
@@ -290,15 +300,15 @@ def _differences(saved: Mapping[str, Any], expect: Mapping[str, Any], prefix: st
 
 
 def _as_json(value: Any) -> Any:
-    # A tuple comes back from JSON as a list, and keys come back as strings.
+    # JSON turns a tuple into a list and every key into a string.
     return json.loads(json.dumps(value))
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Return saved weights by the names they have in the file.
+    """Return the saved weights by their names in the file.
 
     Raises:
-        AdapterError: If the files are absent, unreadable, or of two different saves.
+        AdapterError: If the files are absent or unreadable, or come from two different saves.
     """
     save_id = _read_description(folder)["save_id"]
     path = folder / WEIGHTS_FILE
@@ -310,8 +320,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             if found != save_id:
                 raise AdapterError(
                     f"{path} comes from save {found!r}, but {CONFIG_FILE} in the same folder comes from "
-                    f"save {save_id!r}; a save was interrupted or files were mixed: use another "
-                    "checkpoint"
+                    f"save {save_id!r}. A save was interrupted, or files of two folders were mixed. Use "
+                    "another checkpoint"
                 )
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as err:

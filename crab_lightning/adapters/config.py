@@ -1,4 +1,4 @@
-"""What to adapt, and with which kind of adapter."""
+"""The settings of adapters: their kind, their size, and the layers that they adapt."""
 
 from __future__ import annotations
 
@@ -36,23 +36,25 @@ class _ByKind(type):
 class AdapterConfig(metaclass=_ByKind):
     """Kind, size and targets of the adapters of one model.
 
-    Called with a kind, it returns that kind's own config, a subclass of this one. It takes the keys of every
-    kind. A key that the chosen kind does not read may only have its default value, and is then dropped, so
-    that a config which lists all keys stays valid when its kind is changed.
+    ``AdapterConfig(kind=...)`` returns the config of that kind, which is a subclass of this class. The call
+    accepts the keys of all kinds. A key that the chosen kind does not read must have its default value, and
+    is then dropped. So a config that lists all keys stays valid when its kind is changed.
 
     Args:
         kind: Kind of the adapters.
         rank: Width r of the low-rank activation.
         alpha: The update is scaled by ``alpha / rank``.
-        dropout: Dropout probability of the input of A in training, in [0, 1).
+        dropout: Probability, in [0, 1), with which an input value of A is set to zero during training.
         target_modules: Linear layers to adapt, by the end of their dotted name (``q_proj``,
             ``self_attn.q_proj``); ``*`` and ``?`` are wildcards.
-        within: Only layers below a module of this name are searched; ``null`` searches the whole model.
+        within: Only layers below a module of this name are adapted; ``null`` searches the whole model.
         dtype: Type in which adapter weights are stored. float32 keeps small updates, which bfloat16 would
             round away. The weights are cast to the type of the activations when they are used.
 
     Raises:
-        ValueError: If a value is out of range, the kind is unknown, or a key is not read by the kind.
+        TypeError: If no kind has a key of this name.
+        ValueError: If a value is out of range, the kind is unknown, or a key that the kind does not read has
+            another value than its default.
     """
 
     decisive: ClassVar[tuple[str, ...]] = ("kind", "rank", "alpha")
@@ -90,16 +92,16 @@ class AdapterConfig(metaclass=_ByKind):
         return {name: value for name, value in own.items() if value is not None}
 
     def completed(self, saved: AdapterConfig | None, tasks: Sequence[str] | None) -> AdapterConfig:
-        """Return the config with what only the run knows; most kinds need nothing.
+        """Return the config with the values that only the run knows; most kinds return it unchanged.
 
         Args:
-            saved: Config of the adapters that the run loads, if it loads some.
-            tasks: Task keys of the run's data, if it has data.
+            saved: Config of the adapters that the run loads; ``None`` if it loads none.
+            tasks: Task keys of the run's data; ``None`` if the run has no data.
         """
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return settings that a Lightning checkpoint has to agree with, because no weight shows them."""
+        """Return the settings that must be equal in a Lightning checkpoint; no weight shape shows them."""
         return {}
 
     def __str__(self) -> str:
@@ -113,7 +115,7 @@ class ExpertAdapterConfig(AdapterConfig):
 
     Args:
         expert_rank: Rank of the adapters on the experts of a mixture-of-experts model. Every expert gets two
-            adapters: one on its gate and up projection together, and one on its down projection. Their update
+            adapters: one on the gate and up projections together, and one on the down projection. The update
             is scaled by ``alpha / rank``, as in all other layers. ``null`` adds no adapters to the experts.
     """
 
@@ -132,14 +134,14 @@ def _short(value: Any) -> str:
 
 
 def one_of(name: str, value: str, known: Sequence[str]) -> None:
-    """Refuse a value of a key that is none of the known ones."""
+    """Raise ``ValueError`` if the value of a key is not one of the known values."""
     if value not in known:
         near = did_you_mean(value, known)
         raise ValueError(f"adapter.{name} is {value!r}{near}; known: {', '.join(known)}")
 
 
 def at_least_one(name: str, value: int, heads: int | None = None) -> None:
-    """Refuse a value of a key that is not a whole number of at least 1, and of at most ``heads``."""
+    """Raise ``ValueError`` if the value of a key is not a whole number from 1 to ``heads`` (if given)."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or value < 1 or (heads is not None and value > heads):
         limit = "" if heads is None else f" and at most adapter.heads, which is {heads}"

@@ -1,9 +1,9 @@
-"""Adapters on the experts of a mixture-of-experts layer, whose weights lie in one tensor for all experts.
+"""Adapters on the experts of a mixture-of-experts layer; one tensor holds the weights of all experts.
 
-Symbols: E experts, k of them for each token, S = k tokens pairs of a token and an expert, h hidden width, f
-width inside an expert. The pairs are sorted by expert once, and every product, frozen or low-rank, is one
-grouped product over the sorted pairs. So no ``W + B A`` is ever made: on Qwen3-Omni-30B-A3B that would be
-1.2 GB in bfloat16 for each of 48 layers, in every pass, and a gradient of the same size.
+Symbols: E experts, k of them for each token; S pairs of a token and an expert (k times the tokens); h inputs;
+d outputs. The pairs are sorted by expert once, and every product, frozen or low-rank, is one grouped product
+over the sorted pairs. So the sum ``W + B A`` is never computed: on Qwen3-Omni-30B-A3B it would take 1.2 GB in
+bfloat16 for each of 48 layers, in every pass, and as much again for the gradient.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ WEIGHTS = ("gate_up_proj", "down_proj")
 """Names of the two weights of a layer's experts, in the order in which they are used."""
 
 _ALIGNED = 8
-"""Grouped products want rows that are multiples of 16 bytes long."""
+"""Rows of a grouped product must be a multiple of 16 bytes long: 8 values of 2 bytes."""
 
 
 def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     """Multiply each group of rows with its own matrix.
 
     Args:
-        x: ``(S, h)``, its rows sorted by group.
-        weight: ``(E, d, h)``.
-        ends: int32 ``(E,)``; the row behind the last one of each group. The last entry is S.
+        x: ``(S, h)``, with the rows sorted by group.
+        weight: ``(E, d, h)``, one matrix for each group.
+        ends: int32 ``(E,)``; the number of the row after the last row of each group. The last entry is S.
 
     Returns:
         ``(S, d)``: for a row of group e, ``x @ weight[e].T``.
@@ -40,7 +40,7 @@ def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     if wide or long:  # a rank of 4, or a router of 3 rows
         x, weight = F.pad(x, (0, wide)), F.pad(weight, (0, wide, 0, long))
     if weight.requires_grad:
-        # The gradient of a group without rows is not written by every kernel (pytorch issue 172439).
+        # Some kernels do not write the gradient of a group without rows (pytorch issue 172439).
         used = ends.diff(prepend=ends.new_zeros(1)) > 0
         weight = weight.view_as(weight)
         weight.register_hook(lambda grad: torch.where(used[:, None, None], grad, 0))  # type: ignore[no-untyped-call]
@@ -48,12 +48,12 @@ def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
 
 
 class ExpertLinear(nn.Linear):
-    """One product of all experts of a layer: a linear layer with a weight matrix for each expert.
+    """A linear layer with a weight matrix for each expert.
 
     Args:
         weight: ``(E, d, h)``.
 
-    Shapes: input ``(S, h)`` to output ``(S, d)``, rows sorted by expert as ``ends`` says.
+    Shapes: input ``(S, h)`` to output ``(S, d)``, with the rows sorted by expert; ``ends`` holds the limits.
     """
 
     def __init__(self, weight: nn.Parameter) -> None:
@@ -62,15 +62,15 @@ class ExpertLinear(nn.Linear):
         self.register_parameter("bias", None)
         self.experts, self.out_features, self.in_features = weight.shape
         self.ends: Tensor | None = None
-        """Where the rows of each expert end; ``AdaptedExperts`` sets it before each call."""
+        """Number of the row after the last row of each expert; ``AdaptedExperts`` sets it before a call."""
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Multiply the rows of each expert with its own slice of a weight ``(E, d, h)``."""
+        """Multiply the rows of each expert with the expert's slice of a weight ``(E, d, h)``."""
         assert self.ends is not None
         return grouped_linear(x, weight, self.ends)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``(S, d)`` in the type of the weight, also under autocast, as transformers does."""
+        """Return ``(S, d)`` in the type of the weight; autocast does not change it, as in transformers."""
         return self.product(x.to(self.weight.dtype), self.weight)
 
     def extra_repr(self) -> str:
@@ -79,19 +79,19 @@ class ExpertLinear(nn.Linear):
 
 
 class AdaptedExperts(nn.Module):
-    """The frozen experts of a layer, both products of each with a low-rank update of its own.
+    """The frozen experts of a layer, with a low-rank update for each of the two products of every expert.
 
     For expert e of a token x: ``gate, up = G_e x + update``, ``y = D_e (act(gate) * up) + update``; the
     outputs of a token's k experts are added with the weights of the model's router.
 
     Args:
-        base: The experts of transformers; their weights move into the two adapted products.
-        adapt: Makes the adapter around each product, by the name of its weight.
+        base: The module of transformers with the experts. Its weights move into the two adapted products.
+        adapt: Name of a weight -> function that makes the adapter around the product with that weight.
 
-    Shapes: tokens ``(T, h)``, chosen experts and their weights ``(T, k)``; output ``(T, h)``.
+    Shapes: tokens ``(T, h)``; chosen experts and the weights of the choice ``(T, k)``; output ``(T, h)``.
 
     Raises:
-        ValueError: If the experts are laid out in another way.
+        ValueError: If the experts are computed in another way; see ``check_layout``.
     """
 
     def __init__(self, base: nn.Module, adapt: Mapping[str, Callable[[ExpertLinear], nn.Module]]) -> None:
@@ -106,7 +106,7 @@ class AdaptedExperts(nn.Module):
         self.train(base.training)
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """Return the weighted sum of each token's experts."""
+        """Return the weighted sum of the outputs of each token's experts, ``(T, h)``."""
         chosen, order = top_k_index.flatten().sort()
         gate_up, down = (getattr(self, name) for name in WEIGHTS)
         every = torch.arange(gate_up.base.experts, device=chosen.device)
@@ -121,7 +121,7 @@ class AdaptedExperts(nn.Module):
         return out
 
     def restored(self) -> nn.Module:
-        """Return the experts as they were before, their weights included."""
+        """Return the original module of the experts, with its weights moved back."""
         for name in WEIGHTS:
             setattr(self.base, name, getattr(self, name).base.weight)
         experts: nn.Module = self.base
@@ -129,20 +129,20 @@ class AdaptedExperts(nn.Module):
 
 
 def are_experts(module: nn.Module) -> bool:
-    """Tell whether a module holds the weights of a layer's experts."""
+    """Return whether a module holds the weights of a layer's experts."""
     found = [module._parameters.get(name) for name in WEIGHTS]
     return all(weight is not None and weight.ndim == 3 for weight in found)
 
 
 def check_layout(experts: nn.Module) -> None:
-    """Refuse experts that are not computed as ``AdaptedExperts`` does.
+    """Raise an error if the experts are computed in another way than ``AdaptedExperts`` computes them.
 
     Raises:
-        ValueError: If they have biases, transposed or interleaved weights, or a norm of their own, or are not
-            those of transformers.
+        ValueError: If the experts have biases, transposed or interleaved weights, or a norm of their own, or
+            are not a module of transformers.
     """
     if other := other_layout(experts):
         raise ValueError(
-            f"adapter.expert_rank is set, and the experts of this model ({type(experts).__name__}) are laid"
+            f"adapter.expert_rank is set, but the experts of this model ({type(experts).__name__}) are laid"
             f" out in another way than those of Qwen3 ({', '.join(other)}). Leave adapter.expert_rank out"
         )

@@ -1,4 +1,4 @@
-"""Plain LoRA for other programs: a PEFT folder, or its update added to the base weights."""
+"""Exports plain LoRA for other programs: as a PEFT folder, or added to the base weights."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from crab_lightning.files import new_folder
 
 
 class ExportError(ValueError):
-    """Adapters that another program cannot hold."""
+    """The adapters of a run cannot be exported."""
 
 
 def plain_lora(model: nn.Module) -> dict[str, LoRALinear]:
-    """Return the plain LoRA layers of a model by the name of the layer that they adapt.
+    """Return the plain LoRA layers of a model by their dotted name.
 
     Raises:
         ExportError: If the model has no adapters, or adapters of another kind.
@@ -32,9 +32,9 @@ def plain_lora(model: nn.Module) -> dict[str, LoRALinear]:
     kinds = sorted({layer.config.kind for layer in layers.values()} - {"lora"})
     if kinds:
         raise ExportError(
-            f"the adapters are of kind {', '.join(kinds)}. PEFT's LoRA and a merged weight can contain the "
-            "kind lora only: other kinds compute another update, most of them one for each token or task. "
-            "Export a run of kind lora, or serve this one with `serve`"
+            f"the adapters are of kind {', '.join(kinds)}. Only the kind lora can be written for PEFT or "
+            "merged into the base weights; the other kinds compute another update, most of them a different "
+            "one for each token or task. Export a run of kind lora, or serve this run with `serve`"
         )
     return layers
 
@@ -43,7 +43,7 @@ def library_model(model: nn.Module) -> Any:
     """Return the transformers model that holds all adapters of a model: the model itself or a part of it.
 
     Raises:
-        ExportError: If there is none.
+        ExportError: If no transformers model holds all adapters, or they are not plain LoRA.
     """
     from transformers import PreTrainedModel
 
@@ -58,23 +58,24 @@ def write_peft(model: nn.Module, base_name: str, out: Path) -> int:
     """Write plain LoRA as a folder that ``peft.PeftModel.from_pretrained`` reads.
 
     Args:
-        model: Holds the adapters.
-        base_name: Folder or hub name of the base weights, which the folder names.
+        model: The model with its adapters.
+        base_name: Folder or hub name of the base weights; the written folder refers to it.
         out: Folder to write; it must not exist.
 
     Returns:
         The number of adapted layers.
 
     Raises:
-        ExportError: If the adapters are no plain LoRA, or some are on experts.
+        ExportError: If the adapters are not plain LoRA, are not all in one transformers model, or some are
+            on experts.
         FileExistsError: If the folder exists.
     """
     inner = library_model(model)
     layers = adapter_layers(inner)
     if experts := [name for name, layer in layers.items() if layer.experts]:
         raise ExportError(
-            f"{len(experts)} of the adapters are on experts (first: {experts[0]!r}), and the folder that is "
-            "written for PEFT describes linear layers only. Export with --merge, or serve this run with"
+            f"{len(experts)} of the adapters are on experts (first: {experts[0]!r}), but the folder that is "
+            "written for PEFT can describe linear layers only. Export with --merge, or serve this run with"
             " `serve`"
         )
     first = next(iter(layers.values())).config
@@ -103,19 +104,19 @@ def write_peft(model: nn.Module, base_name: str, out: Path) -> int:
 def write_merged(model: nn.Module, processor: Any, out: Path) -> int:
     """Add plain LoRA to the base weights and write the whole checkpoint.
 
-    The model is changed: its adapters are gone afterwards. The sum is computed in 32 bits and stored in the
-    type of the base weights, so bfloat16 weights lose the digits that they cannot hold.
+    This changes the model: it has no adapters afterwards. The sum is computed in float32 and stored in the
+    type of the base weights, so bfloat16 weights are rounded.
 
     Args:
-        model: Holds the adapters.
-        processor: What ``save_pretrained`` writes beside the weights: a tokenizer or a processor.
+        model: The model with its adapters.
+        processor: Tokenizer or processor; ``processor.save_pretrained`` writes it beside the weights.
         out: Folder to write; it must not exist.
 
     Returns:
         The number of merged layers.
 
     Raises:
-        ExportError: If the adapters are no plain LoRA.
+        ExportError: If the adapters are not plain LoRA, or are not all in one transformers model.
         FileExistsError: If the folder exists.
     """
     inner = library_model(model)

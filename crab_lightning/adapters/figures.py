@@ -1,4 +1,4 @@
-"""What adapter weights look like without a model: sizes, largest values, adapters that change nothing."""
+"""Figures of adapter weights, computed without a model: sizes, largest values, adapters without effect."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class LayerFigures:
     """Figures of one adapted layer.
 
     Args:
-        name: Its portable name.
-        rank: Rows of A; of one task's or one expert's A where there are several.
-        heads: B matrices, or tasks; of one expert where there are several.
-        router: ``input`` or ``latent``; None without router.
+        name: Name of the layer in adapter files.
+        rank: Number of rows of an A matrix.
+        heads: Number of B matrices (of one expert, if the layer has experts), or number of tasks.
+        router: ``input`` or ``latent``; ``None`` without a router.
         max_a: Largest absolute value in A.
         max_b: Largest absolute value in each B matrix, over all experts.
-        max_route: Largest absolute value in the router; None without.
-        max_own: Largest absolute value in each weight that only this kind has, by name.
-        parameters: Number of values.
+        max_route: Largest absolute value in the router; ``None`` without a router.
+        max_own: Largest absolute value in each weight that only this adapter kind has, by name.
+        parameters: Number of values in all weights of the layer.
     """
 
     name: str
@@ -45,18 +45,18 @@ class LayerFigures:
 
     @property
     def tower(self) -> str:
-        """``audio``, ``visual`` or ``language``."""
+        """Part of the model to which the layer belongs: ``audio``, ``visual`` or ``language``."""
         first = self.name.partition(".")[0]
         return {"audio_tower": "audio", "visual": "visual"}.get(first, "language")
 
     @property
     def dead(self) -> bool:
-        """True when every B matrix is zero, so that the adapter changes nothing."""
+        """Whether every B matrix is zero, so that the adapter changes nothing."""
         return not any(self.max_b)
 
     @property
     def finite(self) -> bool:
-        """False when a value is NaN or infinite."""
+        """Whether no value is NaN or infinite."""
         return all(
             map(math.isfinite, (self.max_a, *self.max_b, self.max_route or 0.0, *self.max_own.values()))
         )
@@ -66,10 +66,11 @@ def layer_figures(name: str, parts: Mapping[str, Tensor], router: str | None = N
     """Return the figures of one layer.
 
     Args:
-        name: The layer's name.
-        parts: Its weights; names end with ``lora_A`` ``(r, h)`` or ``(t, r, h)``, ``lora_B`` ``(d, n*r)`` or
-            ``(t, d, r)``, and ``lora_route`` where there is a router. Those of experts have E in front.
-        router: What the router reads; left out, its width tells.
+        name: Name of the layer.
+        parts: Weights of the layer. The names end with ``lora_A`` ``(r, h)`` or ``(t, r, h)``, ``lora_B``
+            ``(d, n*r)`` or ``(t, d, r)``, and ``lora_route`` if there is a router. Weights of experts have a
+            first dimension E.
+        router: ``input`` or ``latent``. When left out, the width of the router decides.
     """
     held = {key.rpartition(".")[2]: value for key, value in parts.items()}
     a, b, route = held["lora_A"], held["lora_B"], held.get("lora_route")
@@ -80,7 +81,7 @@ def layer_figures(name: str, parts: Mapping[str, Tensor], router: str | None = N
     if route is None:
         router = None
     elif router is None:
-        # Released weights are of one rank throughout, below every layer's width.
+        # Released weights have one rank everywhere, and it is smaller than the width of every layer.
         router = "input" if route.shape[-1] == inputs else "latent"
     return LayerFigures(
         name,
@@ -99,8 +100,8 @@ def folder_figures(state: Mapping[str, Tensor], config: AdapterConfig) -> tuple[
     """Return the figures of every layer of an adapter folder.
 
     Args:
-        state: Its weights, as ``read_weights`` returns them.
-        config: Its settings.
+        state: Weights of the folder, as ``read_weights`` returns them.
+        config: Config of the adapters in the folder.
     """
     layers: dict[str, dict[str, Tensor]] = {}
     for name, value in state.items():
@@ -109,13 +110,13 @@ def folder_figures(state: Mapping[str, Tensor], config: AdapterConfig) -> tuple[
 
 
 def _largest(value: Tensor) -> float:
-    # Not .abs().max(): that would copy the matrix.
+    # abs().max() would make a copy of the matrix.
     low, high = torch.aminmax(value)
     return max(-float(low), float(high)) if bool(low == low) else math.nan
 
 
 def tower_figures(layers: Iterable[LayerFigures]) -> dict[str, dict[str, Any]]:
-    """Return figures by tower, ready for JSON, in the order in which towers come."""
+    """Return figures of the layers by tower, as values for JSON, in the order of each tower's first layer."""
     towers: dict[str, list[LayerFigures]] = {}
     for layer in layers:
         towers.setdefault(layer.tower, []).append(layer)

@@ -1,15 +1,15 @@
-"""The adapted linear layer as one differentiable operation with its own backward.
+"""The adapted linear layer as one differentiable operation with its own backward pass.
 
 Symbols: L tokens, h inputs, d outputs, r rank, n heads. With z = drop(x) Aᵀ and routes S = softmax(logits),
-``y = x Wᵀ + b + gain * sum_i S_i * (z B_iᵀ)``, gain being alpha / r. The heads are one matrix: B is
-``(d, n*r)`` and multiplies u, the outer product of S and z flattened to ``(L, n*r)``.
+``y = x Wᵀ + b + gain * sum_i S_i * (z B_iᵀ)``, where gain is alpha / r. One matrix B ``(d, n*r)`` holds all
+heads. It multiplies u, the outer product of S and z, flattened to ``(L, n*r)``.
 
-Plain autograd would keep u and, with dropout, a masked copy of x and the mask. This one keeps z ``(L, r)``
-and S (float32, ``(L, n)``) beside x, and makes u and the mask again.
+Plain autograd would keep u and, with dropout, a masked copy of x and the mask. This operation keeps z
+``(L, r)`` and S (float32, ``(L, n)``) beside x, and computes u and the mask again in the backward pass.
 
-The mask is drawn twice from one seed: it is as large as x, the largest thing that a low-rank adapter would
-keep. Bits come 16 to a decision from raw 64-bit draws: library dropout draws one number per element and costs
-more than the adapter's matrix products on a CPU.
+The mask is as large as x, so it is not kept: forward and backward draw it from the same seed. Each raw 64-bit
+number gives four decisions of 16 bits. The dropout of torch draws one number for each element, which takes
+longer on a CPU than the matrix products of the adapter.
 """
 
 from __future__ import annotations
@@ -27,26 +27,25 @@ from torch.autograd.function import once_differentiable
 from crab_lightning.compat import softmax_backward
 
 _LANES = 1 << 16
-# Wide enough for a matrix product of its own, small enough to stay in a core's caches between the draw, the
-# comparison and the product.
+# A block is wide enough for an efficient matrix product, and small enough to stay in the cache of a core.
 _BLOCK_COLUMNS = 1 << 10
 
 
 def drop_count(p: float) -> int:
-    """Return how many of 65536 equally likely draws drop an element; at least 1, at most 65535."""
+    """Return how many of the 65536 equally likely values drop an element; at least 1, at most 65535."""
     return min(max(round(p * _LANES), 1), _LANES - 1)
 
 
 def keep_scale(p: float) -> float:
-    """Return the factor that keeps the mean of ``x`` under the mask that is really drawn."""
+    """Return the factor that keeps the mean of ``x``, for the dropout probability after rounding."""
     return _LANES / (_LANES - drop_count(p))
 
 
 def draw_seed() -> int:
-    """Draw a mask's seed from torch's CPU generator.
+    """Draw the seed of a mask from torch's CPU generator.
 
-    Being torch's own state it follows ``seed_everything``, and checkpointing restores it, so that a
-    recomputed layer draws the mask of its first run.
+    ``seed_everything`` sets the state of this generator, and gradient checkpointing restores it, so a layer
+    that is computed again draws the same mask as the first time.
     """
     return int(torch.empty((), dtype=torch.int64, device="cpu").random_())
 
@@ -54,7 +53,7 @@ def draw_seed() -> int:
 def dropped(x: Tensor, keep: Tensor) -> Tensor:
     """Return ``x`` with zeros where ``keep`` (int16) is 0."""
     if x.element_size() == 2:
-        # Integer product of the bit patterns: one vectorised pass and no conversion of the mask.
+        # The integer product of the bit patterns is one vectorised pass and needs no conversion of the mask.
         return (x.view(torch.int16) * keep).view(x.dtype)
     return x * keep
 
@@ -65,24 +64,24 @@ def mask_blocks(
     """Draw the mask of ``seed`` over ``(rows, columns)``, one block of neighbouring columns after the other.
 
     Args:
-        rows: Tokens L.
-        columns: Inputs h.
-        p: Share of elements to drop, taken to the nearest 1/65536.
-        seed: As drawn by ``draw_seed``. The same seed gives the same mask for the same shape and device.
-        device: Where the mask is used.
+        rows: Number of tokens L.
+        columns: Number of inputs h.
+        p: Probability with which an element is dropped, rounded to a multiple of 1/65536.
+        seed: Seed from ``draw_seed``. The same seed gives the same mask for the same shape and device.
+        device: Device on which the mask is made.
 
     Yields:
-        The columns c and their mask, int16 ``(L, c)``: 1 keeps and 0 drops.
+        A slice of c columns, and the mask of these columns, int16 ``(L, c)``: 1 keeps and 0 drops.
     """
     threshold = drop_count(p) - _LANES // 2
     if device.type != "cpu":
-        # An accelerator wants one large launch.
+        # On an accelerator one large operation is fastest.
         generator = torch.Generator(device=device).manual_seed(seed)
         words = torch.empty(-(-rows * columns // 4), dtype=torch.int64, device=device)
         words.random_(-(2**63), None, generator=generator)
         yield slice(0, columns), _lanes(words, rows, columns).ge_(threshold)
         return
-    # numpy's SFC64 gives its raw words in half the time of torch's Mersenne twister.
+    # numpy's SFC64 generator needs half the time of torch's Mersenne twister.
     raw = np.random.SFC64(seed).random_raw
     for left in range(0, columns, _BLOCK_COLUMNS):
         width = min(_BLOCK_COLUMNS, columns - left)
@@ -99,14 +98,14 @@ Product = Callable[[Tensor, Tensor], Tensor]
 
 
 class Call(NamedTuple):
-    """What one call of an adapted layer needs beside tensors that have gradients.
+    """Arguments of one call of an adapted layer that are not tensors with gradients.
 
     Args:
-        gain: Scale of the update; a tensor ``(n,)`` scales heads one by one.
+        gain: Scale of the update; a tensor ``(n,)`` if each head has its own factor.
         dropout: Dropout probability of the input of A; with 0 no mask is drawn.
-        route_reads_x: True when the router is ``(n, h)`` and reads x, False when ``(n, r)`` and reads z.
-        dtype: Type to compute in.
-        sink: Receives the routes, float32 ``(L, n)``, when they are recorded.
+        route_reads_x: True if the router is ``(n, h)`` and reads x, False if it is ``(n, r)`` and reads z.
+        dtype: Type in which everything is computed.
+        sink: Function that receives the routes ``(L, n)``, in float32 or wider, while they are recorded.
     """
 
     gain: float | Tensor
@@ -128,7 +127,7 @@ def adapted_linear(
         a: ``(r, h)``.
         b: ``(d, n*r)``, head i in columns ``i*r`` to ``(i+1)*r``.
         route: ``(n, r)`` or ``(n, h)``; None for plain LoRA.
-        call: Everything else.
+        call: The other arguments.
 
     Returns:
         ``(..., d)`` in ``call.dtype``.
@@ -143,10 +142,19 @@ def adapted_linear(
 def low_rank_update(
     x: Tensor, a: Tensor, b: Tensor, route: Tensor | None, call: Call, product: Product = F.linear
 ) -> Tensor:
-    """Return the update alone, by plain autograd, for base layers whose forward is not ``F.linear``.
+    """Return only the update, with plain autograd, for base layers whose forward is not ``F.linear``.
 
-    ``product`` multiplies x with the transpose of a weight; where rows of x have weights of their own, it
-    knows which.
+    Args:
+        x: ``(..., h)``.
+        a: ``(r, h)``; around experts with a first dimension E, as ``b`` and ``route``.
+        b: ``(d, n*r)``.
+        route: ``(n, r)`` or ``(n, h)``; None for plain LoRA.
+        call: The other arguments.
+        product: Function that multiplies rows with the transpose of a weight; for experts it chooses the
+            weight of each row.
+
+    Returns:
+        ``(..., d)`` in ``call.dtype``.
     """
     with no_autocast(x.device.type):
         x, a, b = x.to(call.dtype), a.to(call.dtype), b.to(call.dtype)
@@ -161,22 +169,22 @@ def low_rank_update(
 
 
 def no_autocast(device_type: str) -> AbstractContextManager[Any]:
-    """Return a context without autocast."""
-    # All casts are explicit here; autocast would cast the float32 routes down once more.
+    """Return a context in which autocast is off."""
+    # All casts are explicit here; autocast would cast the float32 routes to fewer bits.
     if torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
 
 
 def spread(coefficients: Tensor, z: Tensor) -> Tensor:
-    """Outer product over heads: ``(L, n)`` and ``(L, r)`` to ``(L, n*r)``."""
+    """Return the outer product of each token's coefficients and z: ``(L, n)``, ``(L, r)`` to ``(L, n*r)``."""
     return (coefficients.contiguous().unsqueeze(-1) * z.unsqueeze(-2)).flatten(-2)
 
 
 def add_product(y: Tensor, update: Tensor, b: Tensor, gain: float) -> None:
     """Add ``gain * update Bᵀ`` to ``y`` in place."""
     outputs = y.shape[-1]
-    # oneDNN's bfloat16 product with a transposed B is up to a third faster in slices.
+    # oneDNN computes the bfloat16 product with a transposed B up to a third faster in slices.
     width = 1024 if y.dtype == torch.bfloat16 and y.device.type == "cpu" else outputs
     for i in range(0, outputs, width):
         y[:, i : i + width].addmm_(update, b[i : i + width].t(), alpha=gain)
@@ -185,7 +193,7 @@ def add_product(y: Tensor, update: Tensor, b: Tensor, gain: float) -> None:
 def _forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, route: Tensor | None, call: Call
 ) -> tuple[Tensor, Tensor, Tensor | None, int]:
-    """Return the output, z, the routes (None without router) and the seed of the mask."""
+    """Return the output, z, the routes (None without a router) and the seed of the mask."""
     dtype = call.dtype
     x = x.to(dtype)
     y = F.linear(x, weight.to(dtype), None if bias is None else bias.to(dtype))
@@ -197,13 +205,14 @@ def _forward(
     else:
         z = tokens @ a.to(dtype).t()
     if route is None or route.shape[0] == 1:
-        # Softmax over one logit is 1 and its gradient 0: a single head is plain LoRA.
+        # The softmax of one logit is 1 and its gradient is 0, so a single head is plain LoRA.
         update, gain, routes = z, float(call.gain), None
         if call.sink is not None and route is not None:
             call.sink(torch.ones(z.shape[0], 1, dtype=torch.float32, device=z.device))
     else:
         logits = (tokens if call.route_reads_x else z) @ route.to(dtype).t()
-        # Head by head in memory: over n neighbouring values a softmax is ten times as slow on a CPU.
+        # All tokens of a head lie side by side: a softmax over n neighbouring values takes ten times as
+        # long on a CPU.
         routes = torch.softmax(logits.t(), 0, dtype=torch.promote_types(dtype, torch.float32)).t()
         if call.sink is not None:
             call.sink(routes)
@@ -213,8 +222,8 @@ def _forward(
 
 
 class _AdaptedLinear(torch.autograd.Function):
-    # Weights are inputs, not attributes: FSDP gathers them again before backward into the very tensors that
-    # were saved here.
+    # The weights are inputs and not attributes, because FSDP gathers them again before the backward pass into
+    # the same tensors that were saved here.
 
     @staticmethod
     def forward(
@@ -292,8 +301,8 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _masked_product(tokens: Tensor, a: Tensor, p: float, seed: int) -> Tensor:
-    """Return ``drop(x) Aᵀ``, rescaled."""
-    # Sums of bfloat16 blocks are rounded once, as those inside one product are.
+    """Return ``drop(x) Aᵀ``, with the scale that keeps the mean."""
+    # The sum over bfloat16 blocks is rounded only once, as inside one product.
     wide = torch.promote_types(a.dtype, torch.float32)
     total = torch.zeros(tokens.shape[0], a.shape[0], dtype=wide, device=a.device)
     for columns, keep in mask_blocks(tokens.shape[0], tokens.shape[1], p, seed, tokens.device):
@@ -304,7 +313,7 @@ def _masked_product(tokens: Tensor, a: Tensor, p: float, seed: int) -> Tensor:
 def _masked_backward(
     tokens: Tensor, dz: Tensor, a: Tensor, d_x: Tensor | None, need_a: bool, p: float, seed: int
 ) -> Tensor | None:
-    """Add the masked gradient to ``d_x`` in place; return the gradient of A when it is needed."""
+    """Add the masked gradient to ``d_x`` in place; return the gradient of A if it is needed."""
     d_a = torch.empty_like(a) if need_a else None
     for columns, keep in mask_blocks(tokens.shape[0], tokens.shape[1], p, seed, tokens.device):
         if d_a is not None:

@@ -1,4 +1,4 @@
-"""Put adapters around the linear layers that a configuration names, and on the experts."""
+"""Puts adapters around the linear layers that a config names, and around the experts of a layer."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AdaptedGroup:
-    """Layers of one target pattern and one shape.
+    """The adapted layers of one target pattern and one shape.
 
     Args:
-        pattern: The entry of ``target_modules`` that matched.
-        example: Dotted name of the first of them.
-        count: How many there are.
-        in_features: Inputs of each.
-        out_features: Outputs of each.
-        parameters: Adapter parameters of all of them.
+        pattern: The entry of ``target_modules`` that matched the layers.
+        example: Dotted name of the first layer of the group.
+        count: Number of layers.
+        in_features: Inputs of each layer.
+        out_features: Outputs of each layer.
+        parameters: Adapter parameters of all layers together.
     """
 
     pattern: str
@@ -43,14 +43,14 @@ class AdaptedGroup:
 
 @dataclass(frozen=True)
 class AdapterReport:
-    """What was adapted, where, and how many parameters that adds.
+    """The layers that were adapted, and the number of parameters that the adapters add.
 
     Args:
-        config: The configuration it followed.
+        config: The config of the adapters.
         groups: Adapted layers by pattern and shape.
         names: Dotted names of all adapted layers, in the model's order.
-        base_parameters: Parameters of the model without adapters.
-        batch: Where the batch that runs next is announced to the adapters.
+        base_parameters: Number of parameters of the model without adapters.
+        batch: The object that tells the adapters about the batch that runs next.
     """
 
     config: AdapterConfig
@@ -61,7 +61,7 @@ class AdapterReport:
 
     @property
     def parameters(self) -> int:
-        """Number of adapter parameters."""
+        """Number of parameters of all adapters."""
         return sum(group.parameters for group in self.groups)
 
     def table(self) -> Table:
@@ -97,22 +97,24 @@ def insert_adapters(
 ) -> AdapterReport:
     """Freeze ``model`` and wrap its target layers with adapters, in place.
 
-    Base weights must be loaded before: an adapted layer's weight is then called ``<name>.base.weight``.
+    Load the base weights before this call, because it renames the weight of an adapted layer to
+    ``<name>.base.weight``.
 
     Args:
-        model: The whole model; all its parameters are frozen, and names are counted from it.
-        config: Kind, size and targets.
-        root: Part of ``model`` to search; left out, ``config.within`` chooses it.
+        model: The whole model; all its parameters are frozen, and dotted names start at this model.
+        config: Kind, size and targets of the adapters.
+        root: Part of ``model`` to search. When left out, ``config.within`` names the part.
 
     Returns:
-        What was adapted.
+        The layers that were adapted, and the number of parameters.
 
     Raises:
         ValueError: If a target matches no linear layer, ``within`` or ``root`` is not part of the model,
-            ``expert_rank`` is given and there are no experts, or the model has adapters already.
+            ``expert_rank`` is given but there are no experts or they are laid out in another way, a
+            multi-LoRA config names no tasks, or the model has adapters already.
     """
     if adapted := adapter_layers(model):
-        raise ValueError(f"the model has {len(adapted)} adapters already, first {next(iter(adapted))!r}")
+        raise ValueError(f"the model already has {len(adapted)} adapters (first: {next(iter(adapted))!r})")
     candidates = _search_space(model, config, root)
     chosen: dict[str, str] = {}
     for pattern in config.target_modules:
@@ -151,7 +153,7 @@ def insert_adapters(
 
 
 def _search_space(model: nn.Module, config: AdapterConfig, root: nn.Module | None) -> dict[str, nn.Module]:
-    """Return the modules that targets are looked for in, by dotted name from ``model``."""
+    """Return the modules among which targets are searched, by their dotted name in ``model``."""
     modules = dict(model.named_modules())
     if root is not None:
         names = [name for name, module in modules.items() if module is root]
@@ -170,25 +172,25 @@ def _search_space(model: nn.Module, config: AdapterConfig, root: nn.Module | Non
         parts = ", ".join(name for name, _ in model.named_children()) or "none"
         raise ValueError(
             f"adapter.within is {config.within!r}; {type(model).__name__} has no module of that name. "
-            f"Its parts: {parts}. Set within to one of its modules, or to null to search all of it"
+            f"Its parts: {parts}. Set within to the name of a module, or to null to search the whole model"
         )
     return inside
 
 
 def _experts(candidates: dict[str, nn.Module], config: AdapterConfig) -> set[str]:
-    """Return the names of the modules that hold the experts of a layer, if experts are to be adapted."""
+    """Return the names of the modules that hold experts; none if the config does not adapt experts."""
     if not isinstance(config, ExpertAdapterConfig) or config.expert_rank is None:
         return set()
     if found := {name for name, module in candidates.items() if are_experts(module)}:
         return found
     raise ValueError(
-        f"adapter.expert_rank is {config.expert_rank}, and the model has no experts where adapters are"
-        f" searched (adapter.within is {config.within!r}). Leave adapter.expert_rank out"
+        f"adapter.expert_rank is {config.expert_rank}, but no experts were found in the part of the model"
+        f" that is searched (adapter.within is {config.within!r}). Leave adapter.expert_rank out"
     )
 
 
 def _matches(name: str, pattern: str) -> bool:
-    # By both names, so that a layer of a saved adapter can be named as the file names it.
+    # A pattern may use the name in the model or the name in adapter files.
     return any(
         fnmatchcase(known, pattern) or fnmatchcase(known, f"*.{pattern}")
         for known in {name, portable_name(name)}
@@ -211,8 +213,8 @@ def _nothing_matches(pattern: str, candidates: dict[str, nn.Module], matches: li
     stem = pattern.rpartition(".")[2].removesuffix("_proj")
     if experts := [key for key in stacked if stem in key.split("_")]:  # gate_proj is in gate_up_proj
         message += (
-            f". {pattern!r} stands in {stacked[experts[0]]}.{experts[0]}, one parameter of three dimensions "
-            "for all experts. Leave it out of adapter.target_modules; to adapt the experts, set "
+            f". {pattern!r} is a part of {stacked[experts[0]]}.{experts[0]}, one parameter of three "
+            "dimensions for all experts. Leave it out of adapter.target_modules; to adapt the experts, set "
             "adapter.expert_rank"
         )
     return message

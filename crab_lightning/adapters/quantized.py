@@ -1,4 +1,4 @@
-"""A frozen base in 4 bits, as QLoRA has it; adapters compute beside it in their own type."""
+"""Settings for a frozen base model in 4 bits, as in QLoRA; adapters are not quantised."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from typing import Any
 import torch
 from lightning_utilities.core.imports import RequirementCache
 
-# The output layer is read directly when losses are summed; the encoders feed every token and are small. Their
-# names are matched from the start, so they stand here as every transformers version calls them.
+# The loss reads the weight of the output layer directly. The encoders are small, and errors in them would
+# reach every token. Names are matched from their start; the list has the names of all transformers versions.
 UNQUANTIZED = ("lm_head", "audio_tower", "visual", "model.audio_tower", "model.visual")
 
 BITSANDBYTES = "bitsandbytes>=0.48"
-"""As the extra ``quantized`` asks for it."""
+"""The same requirement as in the extra ``quantized``."""
 
 
 def four_bit_config(compute_dtype: torch.dtype) -> Any:
-    """Return transformers' setting for NF4 weights with doubly quantised scales.
+    """Return the ``BitsAndBytesConfig`` for NF4 weights with doubly quantised scales.
 
     Args:
-        compute_dtype: Type that a layer's weight is unpacked to when it is used.
+        compute_dtype: Type to which a layer's weight is converted when it is used.
 
     Raises:
-        ImportError: If bitsandbytes is not installed, or too old.
+        ImportError: If bitsandbytes is not installed or is too old.
         ValueError: If there is no CUDA device.
 
     Source: Dettmers et al., NeurIPS 2023 (arXiv:2305.14314).
     """
     if not (found := RequirementCache(BITSANDBYTES)):
         raise ImportError(
-            f"quantization is '4bit' and bitsandbytes is not installed, or too old ({found}): pip install "
-            f"'{BITSANDBYTES}', or leave quantization out"
+            f"quantization is '4bit', but bitsandbytes is not installed or is too old ({found}). Run pip "
+            f"install '{BITSANDBYTES}', or leave quantization out"
         )
     if not torch.cuda.is_available():
-        raise ValueError("quantization is '4bit' and there is no CUDA device; leave quantization out")
+        raise ValueError("quantization is '4bit', but there is no CUDA device; leave quantization out")
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(

@@ -1,9 +1,9 @@
-"""The adapter weights that the authors of Crab+ released, to and from this package's format.
+"""Converts the adapter weights that the authors of Crab+ released to this package's format, and back.
 
-A released file is a flat ``torch.save`` dictionary without settings. Its names are
+A released file is a flat ``torch.save`` dictionary without settings. The names in it are
 ``base_model.model.<layer>.lora_route.weight``, ``.lora_A.weight`` and ``.lora_B0.weight`` to
 ``.lora_B2.weight``, with the layer names that the thinker had before transformers 5. Every q, k, v, o, gate,
-up and down projection is adapted, in the encoders too, and the router reads the layer's input.
+up and down projection of these names is adapted, also in the encoders. The router reads the layer's input.
 """
 
 from __future__ import annotations
@@ -48,29 +48,34 @@ _WRAPPERS = ("module.", "thinker.")
 
 
 def read_released(path: Path | str, table: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
-    """Open a released file; its weights stay on disk until they are used.
+    """Open a released file; the weights stay on disk until they are used.
 
     Args:
-        path: Written by ``torch.save``.
-        table: The names and shapes that it must have, as from ``released_table``.
+        path: The file, written by ``torch.save``.
+        table: Names and shapes that the weights must have, from ``released_table``.
 
     Returns:
-        Weights by name, wrappers' prefixes taken off.
+        Weights by name, without the prefixes of wrappers.
 
     Raises:
-        FileNotFoundError: If there is no file.
-        AdapterError: If it is no dictionary of tensors, or names or shapes are not the table's.
+        FileNotFoundError: If the file does not exist.
+        AdapterError: If the file does not hold a dictionary of tensors, or names, shapes or types are wrong.
     """
     return check_released(open_released(path), table, Path(path))
 
 
 def open_released(path: Path | str) -> dict[str, Tensor]:
-    """Open a file of tensors by name without comparing them with anything."""
+    """Open a file of tensors by name, without a check of names and shapes.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        AdapterError: If the file cannot be read safely, or does not hold a flat dictionary of tensors.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file or folder {path}; give the released finetune_weights.bin")
     try:
-        # Files older than the zip form are read whole.
+        # Only files in the zip format can stay on disk; older files are read whole.
         state = read_tensors(path, mmap=zipfile.is_zipfile(path))
     except TensorFileError as err:
         raise AdapterError(f"{path} is not a file of weights that torch can read safely: {err}") from err
@@ -82,10 +87,15 @@ def open_released(path: Path | str) -> dict[str, Tensor]:
 def check_released(
     state: Mapping[str, Tensor], table: Mapping[str, tuple[int, int]], path: Path | str = "the file"
 ) -> dict[str, Tensor]:
-    """Return the weights under the table's names and in its order.
+    """Return the weights under the names of the table and in its order.
+
+    Args:
+        state: Weights by name; the names may have prefixes of wrappers.
+        table: Names and shapes that the weights must have.
+        path: The file, for the error message.
 
     Raises:
-        AdapterError: If a name is missing, unknown or twice there, or a shape or type is wrong.
+        AdapterError: If a name is missing, unknown or occurs twice, or a shape or type is wrong.
     """
     found: dict[str, Tensor] = {}
     twice: list[str] = []
@@ -96,14 +106,15 @@ def check_released(
     types = [f"{n}: {v.dtype}" for n, v in found.items() if n in table and not v.is_floating_point()]
     problems = [
         misfits(found, table),
-        listing("twice there", twice),
+        listing("occur twice", twice),
         listing("not of a floating-point type", types),
     ]
     if any(problems):
         raise AdapterError(
             f"{path} does not contain the {len(table)} weights of this base model: "
             + "; ".join(filter(None, problems))
-            + ". Give the rank and heads it was trained with, and --base for another thinker than 7B"
+            + ". Give the rank and heads of its training, and --base if its base model is not "
+            "Qwen2.5-Omni-7B"
         )
     return {name: found[name] for name in table}
 
@@ -117,18 +128,21 @@ def _unwrapped(name: str) -> str:
 def join_heads(
     state: Mapping[str, Tensor], layers: Iterable[str] | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield released weights under this package's names, the B matrices of a layer side by side in one.
+    """Yield released weights under this package's names, with the B matrices of a layer joined into one.
 
     Args:
         state: Weights under the released names.
-        layers: The layers that are wanted; all when left out.
+        layers: Names of the layers to yield; all layers when left out.
+
+    Yields:
+        Name and weight.
     """
     for layer in _by_layer(state) if layers is None else layers:
         yield from _joined(state, layer).items()
 
 
 def split_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Undo ``join_heads``; B matrices are views."""
+    """Return weights under the released names; the inverse of ``join_heads``. B matrices are views."""
     layers = dict.fromkeys(name.rpartition(".")[0] for name in state)
     return {name: value for layer in layers for name, value in _split(state, layer).items()}
 
@@ -167,10 +181,10 @@ def _split(state: Mapping[str, Tensor], layer: str) -> dict[str, Tensor]:
 
 
 def released_figures(state: Mapping[str, Tensor]) -> tuple[LayerFigures, ...]:
-    """Return the figures of every layer of a released file, also of one that is not complete.
+    """Return the figures of every layer of a released file; the file need not have all layers.
 
     Raises:
-        AdapterError: If names are not of the released form, or a layer has no A or no B.
+        AdapterError: If names are not of the released form, or a layer has no A, no B or no router.
     """
     plain = {_unwrapped(name): value for name, value in state.items()}
     if odd := [n for n in plain if not (n.startswith(PREFIX) and ".lora_" in n and n.endswith(SUFFIX))]:
@@ -188,14 +202,14 @@ def released_figures(state: Mapping[str, Tensor]) -> tuple[LayerFigures, ...]:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion read and wrote.
+    """The result of a conversion.
 
     Args:
-        config: Settings of the adapters.
-        figures: What was found in each layer of the file.
+        config: Config of the adapters.
+        figures: Figures of each layer of the file.
         kept: Names of the layers that were written.
-        tensors: Number of weights written.
-        parameters: Number of values in them.
+        tensors: Number of weights that were written.
+        parameters: Number of values in these weights.
     """
 
     config: AdapterConfig
@@ -216,29 +230,30 @@ def convert_released(
     base_model: str = "Qwen/Qwen2.5-Omni-7B",
     drop_zero: bool = False,
 ) -> Conversion:
-    """Write released weights as an adapter folder that ``load_adapter`` reads.
+    """Write released weights as an adapter folder, which ``load_adapters`` and ``model.load_adapter`` read.
 
-    One layer is in memory at a time.
+    Only one layer is in memory at a time.
 
     Args:
         source: The released file.
-        folder: Made when absent.
-        sizes: Of the base model.
-        rank: Rank that the file must have.
-        heads: Heads that it must have.
-        alpha: The file does not say it; 256 in the released run, so the update is scaled by 2.
-        base_model: Stored beside the weights.
-        drop_zero: Leave out layers all of whose B matrices are zero; they change nothing.
+        folder: Folder to write; it is made if it does not exist.
+        sizes: Sizes of the base model; Qwen2.5-Omni-7B's when left out.
+        rank: Rank of the adapters in the file.
+        heads: Number of B matrices of a layer in the file.
+        alpha: Alpha of the adapters, which the file does not contain. The released run has 256, so the update
+            is scaled by 2.
+        base_model: Name of the base model, stored beside the weights.
+        drop_zero: Leave out layers whose B matrices are all zero; they change nothing.
 
     Raises:
-        FileNotFoundError: If there is no file.
+        FileNotFoundError: If the file does not exist.
         FileExistsError: If the folder already holds adapters.
-        AdapterError: If the file is not what the sizes ask for, holds values that are not finite, or is
-            zero throughout while zero layers are to be dropped.
+        AdapterError: If the file cannot be read, does not have the weights that the sizes require, holds
+            values that are not finite, or has only zero layers and ``drop_zero`` is set.
     """
     folder = Path(folder)
     if (folder / CONFIG_FILE).exists() or (folder / WEIGHTS_FILE).exists():
-        raise FileExistsError(f"{folder} already contains adapters; name another folder or remove them first")
+        raise FileExistsError(f"{folder} already contains adapters; give another folder or remove them first")
     state = read_released(source, released_table(sizes, rank, heads))
     layers = list(_by_layer(state))
     figures = tuple(layer_figures(layer, _joined(state, layer)) for layer in layers)
@@ -246,7 +261,9 @@ def convert_released(
         raise AdapterError(f"{source}: {listing('layers with values that are not finite', broken)}")
     kept = [f.name for f in figures if not (drop_zero and f.dead)]
     if not kept:
-        raise AdapterError(f"{source}: every B matrix is zero, so nothing is left after dropping zeros")
+        raise AdapterError(
+            f"{source}: every B matrix is zero, so no layer is left after dropping zero layers"
+        )
     bfloat16 = all(value.dtype is torch.bfloat16 for value in state.values())
     dtype = torch.bfloat16 if bfloat16 else torch.float32
     config = ILoRAConfig(
@@ -284,7 +301,7 @@ def convert_released(
 
 
 def _targets(kept: list[str], layers: list[str]) -> dict[str, Any]:
-    """Return the shortest settings that adapt exactly the layers that are kept."""
+    """Return the shortest ``target_modules`` and ``within`` that adapt exactly the kept layers."""
     language = [name for name in layers if name.startswith("model.")]
     if kept == layers:
         return {"target_modules": list(LANGUAGE_MODEL_PROJECTIONS), "within": None}
@@ -296,20 +313,26 @@ def _targets(kept: list[str], layers: list[str]) -> dict[str, Any]:
 def export_released(
     folder: Path | str, path: Path | str, *, sizes: ThinkerSizes | None = None
 ) -> tuple[ILoRAConfig, list[str]]:
-    """Write an adapter folder as a file under the released names; all of it is in memory once.
+    """Write an adapter folder as a file in the released format; all weights are in memory at once.
 
-    A layer that the folder leaves out is written as zeros: it then changes nothing, as before.
+    A layer that the folder does not contain is written as zeros, so it changes nothing, as before.
+
+    Args:
+        folder: Folder with the adapters.
+        path: File to write; it must not exist.
+        sizes: Sizes of the base model; Qwen2.5-Omni-7B's when left out.
 
     Returns:
-        The settings, which the file cannot hold, and the layers written as zeros.
+        The config, which the file cannot hold, and the names of the layers written as zeros.
 
     Raises:
         FileExistsError: If the file exists.
-        AdapterError: If the adapters are no I-LoRA with an ``input`` router, or are not this base model's.
+        AdapterError: If the folder cannot be read, the adapters are not I-LoRA with an ``input`` router, or
+            they belong to another base model.
     """
     folder, path = Path(folder), Path(path)
     if path.exists():
-        raise FileExistsError(f"{path} exists; name another file or remove it first")
+        raise FileExistsError(f"{path} already exists; give another file or remove it first")
     config = read_adapter_config(folder)
     if not isinstance(config, ILoRAConfig) or config.router != "input":
         router = config.details().get("router")
@@ -331,7 +354,7 @@ def export_released(
         if name not in released and _layer(name) in empty:
             released[name] = torch.zeros(shape, dtype=dtype)
     released = check_released(released, table, folder)
-    # Views into one file or one matrix would each drag their whole storage into the new file.
+    # torch.save would write the whole storage behind every view, so each view is copied.
     released = {name: value.clone() for name, value in released.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, lambda temporary: torch.save(released, temporary))
@@ -348,17 +371,17 @@ def write_safetensors(
     values: Iterable[Tensor],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write tensors of one type; ``safetensors`` itself wants all of them in memory together.
+    """Write tensors of one type, one after the other; ``safetensors`` needs all of them in memory at once.
 
     Args:
         path: File to write.
-        shapes: By name, in the order of ``values``.
-        dtype: Values are cast to it.
-        values: The tensors; each is let go before the next is asked for.
-        metadata: Stored in the file's head.
+        shapes: Name -> shape, in the order of ``values``.
+        dtype: Type to which all values are cast.
+        values: The tensors; each is written before the next is taken.
+        metadata: Text entries for the header of the file.
 
     Raises:
-        ValueError: If a tensor has another shape than announced, or their number differs.
+        ValueError: If a tensor has another shape than in ``shapes``, or the number of tensors differs.
 
     Source: https://huggingface.co/docs/safetensors, section Format.
     """

@@ -1,4 +1,4 @@
-"""Names and shapes of the weights in a released Crab+ file, from the sizes of its base model."""
+"""Names and shapes of the weights in a released Crab+ file, computed from the sizes of the base model."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ PREFIX, SUFFIX = "base_model.model.", ".weight"
 
 @dataclass(frozen=True)
 class ThinkerSizes:
-    """What the shapes of a thinker's adapters follow from; the defaults are Qwen2.5-Omni-7B's.
+    """Sizes of a base model that decide the shapes of its adapters; the defaults are Qwen2.5-Omni-7B's.
 
     Args:
-        audio_layers: Layers of the audio encoder.
-        audio_width: Its hidden size.
-        vision_blocks: Blocks of the vision encoder.
-        vision_width: Its hidden size.
-        vision_ffn: Width inside its MLPs.
-        text_layers: Layers of the language model.
-        text_width: Its hidden size.
+        audio_layers: Number of layers of the audio encoder.
+        audio_width: Hidden size of the audio encoder.
+        vision_blocks: Number of blocks of the vision encoder.
+        vision_width: Hidden size of the vision encoder.
+        vision_ffn: Width inside the MLPs of the vision encoder.
+        text_layers: Number of layers of the language model.
+        text_width: Hidden size of the language model.
         text_queries: Width of all query heads together.
-        text_keys: Width of all key heads together, and of all value heads.
-        text_ffn: Width inside its MLPs.
+        text_keys: Width of all key heads together, which is also that of all value heads.
+        text_ffn: Width inside the MLPs of the language model.
     """
 
     audio_layers: int = 32
@@ -37,7 +37,7 @@ class ThinkerSizes:
     text_ffn: int = 18944
 
     def layers(self) -> dict[str, tuple[int, int]]:
-        """Return inputs and outputs of every adapted layer, by its name in the file."""
+        """Return the number of inputs and of outputs of every adapted layer, by its name in the file."""
         found: dict[str, tuple[int, int]] = {}
         for i in range(self.audio_layers):
             for name in ("q_proj", "k_proj", "v_proj"):
@@ -65,7 +65,13 @@ def _mlp(block: str, width: int, inner: int) -> dict[str, tuple[int, int]]:
 def released_table(
     sizes: ThinkerSizes | None = None, rank: int = RELEASED_RANK, heads: int = RELEASED_HEADS
 ) -> dict[str, tuple[int, int]]:
-    """Return name and shape of every tensor of a released file; 1940 with the defaults."""
+    """Return the name and shape of every tensor of a released file; 1940 tensors with the defaults.
+
+    Args:
+        sizes: Sizes of the base model; Qwen2.5-Omni-7B's when left out.
+        rank: Rank of the adapters.
+        heads: Number of B matrices of a layer.
+    """
     table: dict[str, tuple[int, int]] = {}
     for layer, (inputs, outputs) in (sizes or ThinkerSizes()).layers().items():
         shapes = {"lora_route": (heads, inputs), "lora_A": (rank, inputs)}

@@ -1,4 +1,4 @@
-"""Look at and act on routing while a model runs: record the routes, scale or drop heads."""
+"""Functions that record the routes of adapters while a model runs, and that scale or drop heads."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ RouteReducer = Callable[[str, Tensor], Tensor]
 def record_routes(
     model: nn.Module, *, modules: str = "*", reduce: Literal["none", "tokens"] | RouteReducer = "none"
 ) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect the routes of every layer with a router while the context is open; it costs nothing else.
+    """Collect the routes of every layer with a router while the context is open.
 
-    Adapters on experts are left out: they read pairs of a token and an expert, not places of a sequence.
+    Adapters on experts are left out: they read pairs of a token and an expert, not the tokens of a sequence.
 
     Args:
-        model: Holds the layers.
+        model: The model with its adapters.
         modules: Wildcard pattern over the layers' dotted names in ``model``.
-        reduce: ``none`` keeps the routes of every token, ``tokens`` their mean over the last token
-            dimension; a function ``(name, routes) -> tensor`` keeps what it returns, such as a mean over
-            the tokens that are not padding.
+        reduce: ``none`` keeps the routes of every token. ``tokens`` keeps the mean of the routes over the
+            last token dimension. With a function ``(name, routes) -> tensor``, the returned tensor is kept,
+            such as a mean over the tokens that are not padding.
 
     Yields:
         Routes by dotted name, one entry for each forward call, on the layer's device, without gradient:
-        ``(..., n)`` for an input ``(..., h)``; ``tokens`` leaves out the dimension before n. The second
-        forward run of gradient checkpointing is not recorded.
+        ``(..., n)`` for an input ``(..., h)``; ``tokens`` removes the dimension before n. The second
+        forward pass of gradient checkpointing is not recorded.
 
     Raises:
-        ValueError: If no layer with a router matches ``modules`` or ``reduce`` is unknown.
+        ValueError: If no layer with a router matches ``modules``, or ``reduce`` is unknown.
     """
     if not callable(reduce) and reduce not in ("none", "tokens"):
         raise ValueError(f"reduce is {reduce!r}; known: none, tokens, or a function (name, routes) -> tensor")
@@ -65,17 +65,19 @@ def record_routes(
 
 @contextmanager
 def scale_heads(model: nn.Module, scale: Sequence[float], *, modules: str = "*") -> Iterator[None]:
-    """Multiply the heads' contributions while the context is open; ``[1, 0, 1]`` drops the second head.
+    """Multiply the contribution of each head by a factor while the context is open.
 
-    The routes are not normalised again, so a factor of 0 has the effect of zeroing that head's B matrix.
+    ``[1, 0, 1]`` drops the second head. The routes are not normalised again, so a factor of 0 has the same
+    effect as a B matrix of zeros.
 
     Args:
-        model: Holds the layers.
+        model: The model with its adapters.
         scale: One factor for each head.
         modules: Wildcard pattern over the layers' dotted names in ``model``.
 
     Raises:
-        ValueError: If no layer with a router matches ``modules``, or one has another number of heads.
+        ValueError: If no layer with a router matches ``modules``, or a matching layer has another number of
+            heads.
     """
     layers = _routed_layers(model, modules)
     for name, layer in layers.items():

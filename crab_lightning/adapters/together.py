@@ -1,4 +1,4 @@
-"""Layers that read the same input, computed together where their adapters allow it; without gradients."""
+"""Computes linear layers that read the same input together, where their adapters allow it; no gradients."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class LinearGroup:
     """Linear layers with one input, such as the projections to queries, keys and values.
 
     Adapters of the kinds LoRA and I-LoRA share one product with all A matrices and one softmax over all
-    routes. The cast and joined matrices are copies, made once: a group holds for weights that stay as they
-    are. Layers of other kinds and quantised ones are called one by one.
+    routes. The group copies the matrices once, so the weights must not change afterwards. Layers with
+    adapters of other kinds and quantised layers are called one by one.
 
     Args:
         layers: The k layers, in evaluation mode.
@@ -53,7 +53,7 @@ class LinearGroup:
             self.scale = torch.stack([g.expand(self.heads) for g in gains])[:, :, None]  # (k, n, 1)
 
     def __call__(self, x: Tensor) -> list[Tensor]:
-        """Return the outputs ``(..., d)`` of all layers for ``(..., h)``."""
+        """Return the outputs of all layers, ``(..., d)`` each, for the input ``(..., h)``."""
         if not self.adapted:
             return [_one(layer, x) for layer in self.layers]
         tokens = x.reshape(-1, x.shape[-1])
@@ -67,8 +67,9 @@ class LinearGroup:
         return outputs
 
     def _spread(self, tokens: Tensor, z: Tensor) -> list[Tensor]:
-        """Return what each B matrix multiplies, k times ``(L, n*r)``."""
-        # Token by token in memory: over n neighbouring values a softmax is ten times as slow on a CPU.
+        """Return the input of each B matrix, k tensors ``(L, n*r)``."""
+        # All tokens of a head lie side by side: a softmax over n neighbouring values takes ten times as
+        # long on a CPU.
         if self.reads_x:
             logits = (self.route.flatten(0, 1) @ tokens.t()).view(len(self.adapted), self.heads, -1)
         else:
@@ -85,7 +86,7 @@ def _one(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _is_plain(layer: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether a layer's adapter is computed as LoRA and I-LoRA are."""
+    """Whether the layer is an unquantised linear layer of this type with a LoRA or I-LoRA adapter."""
     if not isinstance(layer, LoRALinear) or not reads_tokens_alone(layer) or layer.lora_A.dim() != 2:
         return False
     return type(layer.base) is nn.Linear and layer.base.weight.dtype == dtype

@@ -94,7 +94,7 @@ def test_weights_are_cast_to_the_type_of_the_layer(tmp_path: Path) -> None:
             {"base_model": "other"},
             "base_model is 'Qwen/Qwen2.5-Omni-7B' in the checkpoint, 'other' in the run",
         ),
-        ({"frames": 10}, "frames is not recorded in the checkpoint, the run has 10"),
+        ({"frames": 10}, "frames is not recorded in the checkpoint, and is 10 in the run"),
     ],
 )
 def test_another_geometry_or_base_is_refused_with_the_value_that_differs(
@@ -170,7 +170,7 @@ def test_files_of_two_saves_are_not_read_as_one(tmp_path: Path) -> None:
     save_file(
         state, tmp_path / "adapter.safetensors", metadata={"save_id": "another"}
     )  # of an earlier version
-    with pytest.raises(AdapterError, match="a save was interrupted or files were mixed"):
+    with pytest.raises(AdapterError, match="A save was interrupted, or files of two"):
         load_adapters(trained(), tmp_path)
 
 

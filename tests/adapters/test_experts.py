@@ -187,7 +187,7 @@ def test_what_cannot_be_adapted_is_refused() -> None:
     with pytest.raises(ValueError, match=r"adapter\.expert_rank is 0; it must be a whole number"):
         AdapterConfig(kind="lora", expert_rank=0)
     config = AdapterConfig(kind="lora", expert_rank=2, target_modules=["q_proj"], within=None)
-    with pytest.raises(ValueError, match=r"adapter\.expert_rank is 2, and the model has no experts"):
+    with pytest.raises(ValueError, match=r"adapter\.expert_rank is 2, but no experts were found"):
         insert_adapters(nn.ModuleDict({"q_proj": nn.Linear(4, 4)}), config)
     turned = stock()
     turned.is_transposed = True

@@ -130,7 +130,7 @@ def test_a_root_of_another_model_is_an_error() -> None:
 def test_adapters_are_not_put_on_adapters() -> None:
     model = Thinker()
     insert_adapters(model, config())
-    with pytest.raises(ValueError, match="4 adapters already, first 'language_model"):
+    with pytest.raises(ValueError, match=r"already has 4 adapters \(first: 'language_model"):
         insert_adapters(model, config())
 
 

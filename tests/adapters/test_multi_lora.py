@@ -120,7 +120,7 @@ def test_an_unknown_task_is_named_with_the_known_ones() -> None:
 
 
 def test_a_batch_without_tasks_is_refused() -> None:
-    with pytest.raises(RuntimeError, match="does not know the samples' tasks"):
+    with pytest.raises(RuntimeError, match="does not know the tasks of the samples"):
         trained()(torch.randn(2, 3, 8))
 
 

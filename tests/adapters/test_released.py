@@ -138,7 +138,7 @@ def test_missing_unknown_misshaped_and_doubled_names_are_listed_and_nothing_is_w
     assert f"1 missing: {first}" in text
     assert "1 unknown: base_model.model.lm_head.lora_A.weight" in text
     assert f"1 of another shape: {second}: (3, 3), must be (2, 8)" in text
-    assert f"1 twice there: {third}" in text
+    assert f"1 occur twice: {third}" in text
     assert not (tmp_path / "own").exists()
 
 

@@ -345,7 +345,7 @@ def test_a_kind_that_would_be_lost_when_it_is_saved_or_loaded_is_refused() -> No
     refused(Config, r"Config\.decisive names 'tims' \(did you mean 'times'\?\)")
     refused(type("Bare", (Config,), {"other": 1}), r"Bare is not a dataclass, so its keys would be lost")
     refused(dataclass(type("Same", (Config,), {})), r"Same does not name its kind; write")
-    refused(LoRALinear.config_class, r"'lora' is LoRALinear already\. Give Layer a config_class of its own")
+    refused(LoRALinear.config_class, r"'lora' is already taken by LoRALinear\. Give Layer a config_class")
     assert "lossy" not in ADAPTERS
 
     class Hidden(LoRALinear):

@@ -1,8 +1,8 @@
-"""Adapter kinds by the name that configs and checkpoints use: one file of this folder for each.
+"""Adapter kinds by the name that configs and checkpoints use; this folder has one file for each kind.
 
-A file holds the kind's config class, its layer class, and ``LAYER``, the layer class to register. Another
-package adds a kind with an entry point in the group ``crab_lightning.adapters`` that names its layer class,
-or in Python with :func:`register_adapter`.
+A file holds the config class of the kind, the layer class, and ``LAYER``, the layer class to register.
+Another package adds a kind with an entry point in the group ``crab_lightning.adapters`` that names the layer
+class, or in Python with :func:`register_adapter`.
 """
 
 from __future__ import annotations
@@ -30,17 +30,21 @@ def register_adapter(layer: type[LoRALinear]) -> type[LoRALinear]:
     """Add a kind of adapters, so that configs, checkpoints and commands know it.
 
     Args:
-        layer: The layer class; its ``config_class`` holds the kind's name and keys.
+        layer: The layer class; its ``config_class`` holds the name and the keys of the kind.
+
+    Returns:
+        The same class.
 
     Raises:
-        ValueError: If the name is taken by another class, or a key of the config is also a key of another
-            kind with another default.
+        ValueError: If another class has the name, a key of the config is also a key of another kind with
+            another default, the config class is not a dataclass or names no kind, or ``decisive`` names
+            something that is not a key.
     """
     name = _kind_of(layer)
     if ADAPTERS.get(name, layer) is not layer:
         raise ValueError(
-            f"adapter kind {name!r} is {ADAPTERS[name].__name__} already. Give {layer.__name__} a "
-            "config_class of its own with another name"
+            f"the adapter kind {name!r} is already taken by {ADAPTERS[name].__name__}. Give "
+            f"{layer.__name__} a config_class with another kind"
         )
     known = _keys()
     for key in fields(layer.config_class):
@@ -55,10 +59,11 @@ def register_adapter(layer: type[LoRALinear]) -> type[LoRALinear]:
 
 
 def _kind_of(layer: type[LoRALinear]) -> str:
-    """Return the name of a layer's kind, after a look at what a config class is easily written without.
+    """Return the name of a layer's kind, after three checks of the config class.
 
     Raises:
-        ValueError: If the config class would lose a key, or saved adapters of the kind could not be loaded.
+        ValueError: If the config class is not a dataclass, names no kind, or has an entry in ``decisive``
+            that is not one of its keys.
     """
     config = layer.config_class
     where = f"{config.__module__}.{config.__qualname__}"
@@ -72,18 +77,23 @@ def _kind_of(layer: type[LoRALinear]) -> str:
         )
     if lost := [key for key in config.decisive if key not in _names(config)]:
         raise ValueError(
-            f"{where}.decisive names {lost[0]!r}{did_you_mean(lost[0], _names(config))}, which is not a key "
-            f"of it; it has: {', '.join(key.name for key in fields(config))}"
+            f"{where}.decisive names {lost[0]!r}{did_you_mean(lost[0], _names(config))}, but this config has "
+            f"no such key; it has: {', '.join(key.name for key in fields(config))}"
         )
     return config.kind
 
 
 def make_config(kind: str = "ilora", **values: Any) -> AdapterConfig:
-    """Return the config of a kind; ``AdapterConfig(kind=..., ...)`` is this.
+    """Return the config of a kind; ``AdapterConfig(kind=..., ...)`` calls this function.
+
+    Args:
+        kind: Name of the kind.
+        **values: Keys of any kind.
 
     Raises:
         TypeError: If no kind has such a key.
-        ValueError: If a key that the kind does not read has another value than its default.
+        ValueError: If the kind is unknown, a value is out of range, or a key that the kind does not read has
+            another value than its default.
     """
     own = own_keys({"kind": kind} | values)
     known = all_keys()
@@ -102,7 +112,10 @@ def make_config(kind: str = "ilora", **values: Any) -> AdapterConfig:
 
 
 def own_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of some keys that their kind reads.
+    """Return the entries of a config that its kind reads.
+
+    Args:
+        values: Key -> value; ``kind`` names the kind.
 
     Raises:
         ValueError: If the kind is unknown.
@@ -119,9 +132,9 @@ def own_keys(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def drop_foreign_keys(model: Mapping[str, Any]) -> None:
-    """Drop keys of a config's ``model.adapter`` that its kind does not read.
+    """Remove the keys of ``model.adapter`` that the kind of the adapters does not read.
 
-    A run's config that an older version wrote lists the keys of all kinds, and the kind never read these.
+    Older versions wrote the keys of all kinds into the config of a run.
 
     Args:
         model: The section ``model`` of a config; changed in place.
@@ -132,7 +145,7 @@ def drop_foreign_keys(model: Mapping[str, Any]) -> None:
 
 
 def all_keys() -> dict[str, Field[Any]]:
-    """Return the keys of every kind, those that all kinds have first."""
+    """Return the keys of all kinds by name; the keys that every kind has come first."""
     load_installed_kinds()
     return _keys()
 
@@ -153,9 +166,9 @@ def _default(key: Field[Any]) -> Any:
 
 
 def describe() -> None:
-    """Give ``AdapterConfig`` the keys of all kinds, for config files, options and help.
+    """Give ``AdapterConfig`` the keys of all kinds, so that config files, options and help have them.
 
-    jsonargparse reads signature, annotations and docstring of a class; that is all it is told.
+    jsonargparse reads the signature, the annotations and the docstring of a class, so these are replaced.
     """
     hints: dict[str, Any] = {}
     notes: dict[str, str] = {}
@@ -189,20 +202,20 @@ _DOC = AdapterConfig.__doc__ or ""
 
 @cache
 def load_installed_kinds() -> None:
-    """Add the kinds of installed packages, when a kind is first asked for.
+    """Add the kinds of other installed packages; this runs once, when a kind is first needed.
 
-    Their modules import this package, so they cannot be imported while it is being imported itself.
+    The modules of these kinds import this package, so they cannot be loaded while it is being imported.
 
     Raises:
-        ImportError: If one cannot be loaded.
+        ImportError: If a kind cannot be loaded.
     """
     for point in entry_points(group=ENTRY_POINTS):
         try:
             register_adapter(point.load())
         except Exception as err:
             raise ImportError(
-                f"the adapter kind {point.name!r} of the installed package that names {point.value!r}"
-                f" cannot be loaded ({type(err).__name__}: {err}); repair or remove that package"
+                f"an installed package adds the adapter kind {point.name!r} ({point.value!r}), which cannot"
+                f" be loaded ({type(err).__name__}: {err}); repair or remove that package"
             ) from err
 
 

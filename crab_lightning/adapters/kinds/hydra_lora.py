@@ -19,9 +19,10 @@ class HydraLoRAConfig(AdapterConfig):
 
     Args:
         heads: Number n of B matrices.
-        top_k: B matrices that a token uses; left out, all of them, as in HydraLoRA.
-        balance: Weight of the load-balance loss, which is added to the loss of a training step once for each
-            layer, divided by the number of layers.
+        top_k: Number of B matrices that a token uses. When left out, a token uses all of them, as in
+            HydraLoRA.
+        balance: Weight of the load-balance loss. The mean of this loss over the adapted layers is added to
+            the loss of a training step.
     """
 
     decisive = ("kind", "rank", "alpha", "heads", "top_k")
@@ -41,13 +42,13 @@ class HydraLoRAConfig(AdapterConfig):
 
 
 class HydraLoRALinear(LoRALinear):
-    """A frozen linear layer plus the best k of n low-rank heads that share A.
+    """A frozen linear layer plus the k best of n low-rank heads that share one A.
 
     With ``z = drop(x) Aᵀ`` and ``P = softmax(x Rᵀ)`` in float32, let K be the k largest entries of a
     token's P and ``S_i = P_i / sum_{j in K} P_j`` for i in K, else 0. The output is
     ``x Wᵀ + b + alpha/r * sum_i S_i * (z B_iᵀ)``. The balance loss of a layer is
-    ``n * sum_i f_i * mean(P_i)`` over the tokens that are not padding, f_i being the share of the
-    ``k * tokens`` choices that fell on head i; it is 1 when the load is even.
+    ``n * sum_i f_i * mean(P_i)`` over the tokens that are not padding. f_i is the fraction of the
+    ``k * tokens`` choices that chose head i. The loss is 1 when all heads are used equally often.
 
     Args:
         base: The layer to adapt; its parameters are frozen.
@@ -73,7 +74,7 @@ class HydraLoRALinear(LoRALinear):
         return self._parameter(self.heads, self.in_features)
 
     def update(self, x: Tensor) -> Tensor:
-        """Return the update of ``x`` ``(..., h)``, in its type."""
+        """Return the update ``(..., d)`` for ``x`` ``(..., h)``, in the type of x."""
         assert self.lora_route is not None
         z = self.latent(self.dropped(x))
         shares = torch.softmax((x @ self.lora_route.to(x.dtype).t()).float(), -1)
@@ -91,7 +92,7 @@ class HydraLoRALinear(LoRALinear):
         return heads.flatten(-2) @ self.lora_B.to(x.dtype).t()
 
     def latent(self, x: Tensor) -> Tensor:
-        """Return what the B matrices read: ``(..., h)`` to ``(..., 1, r)``, the same for all of them."""
+        """Return the input of the B matrices: ``(..., h)`` to ``(..., 1, r)``, the same for all of them."""
         return (x @ self.lora_A.to(x.dtype).t()).unsqueeze(-2)
 
     def _balance(self, shares: Tensor, chosen: Tensor) -> Tensor:
@@ -99,7 +100,7 @@ class HydraLoRALinear(LoRALinear):
         weight = torch.ones_like(shares[..., :1])
         if self.batch.knows_places:
             present = self.batch.places("hydra_lora").present
-            if present.shape == shares.shape[:-1]:  # an encoder's places are not those of the text
+            if present.shape == shares.shape[:-1]:  # the tokens of an encoder are not those of the text
                 weight = present[..., None].to(shares.dtype)
         dims = tuple(range(shares.dim() - 1))
         load = (chosen * weight).sum(dims)

@@ -1,4 +1,4 @@
-"""Interaction-aware LoRA (I-LoRA): heads that share A and are mixed token by token."""
+"""Interaction-aware LoRA (I-LoRA): heads that share one A and are mixed anew for each token."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class ILoRAConfig(ExpertAdapterConfig):
 
     Args:
         heads: Number n of B matrices.
-        router: What the router reads: ``latent`` the low-rank activation (equation 5 of the paper),
-            ``input`` the layer's own input, as the released weights need it.
+        router: Input of the router: ``latent`` is the low-rank activation (equation 5 of the paper),
+            ``input`` is the layer's own input, which the released weights need.
         head_scale: Factor of each head's contribution: ``[1, 0, 1]`` drops the second head. The routes are
-            not normalised again. It may differ from what the weights were trained with.
+            not normalised again. Saved adapters may be loaded with other factors than in training.
     """
 
     decisive = (*ExpertAdapterConfig.decisive, "heads", "router")
@@ -48,18 +48,19 @@ class ILoRAConfig(ExpertAdapterConfig):
 
 
 class ILoRALinear(LoRALinear):
-    """A frozen linear layer plus n low-rank heads that share A and are mixed token by token.
+    """A frozen linear layer plus n low-rank heads that share one A and are mixed anew for each token.
 
     With ``z = drop(x) Aᵀ`` and ``S = softmax(logits)`` in float32, the output is
-    ``x Wᵀ + b + alpha/r * sum_i S_i * (z B_iᵀ)``. The logits are ``z Rᵀ`` with ``R`` ``(n, r)`` for the
-    ``latent`` router, which so sees the dropped activation (there is no other), and ``x Rᵀ`` with ``R``
-    ``(n, h)`` and x undropped for the ``input`` router.
+    ``x Wᵀ + b + alpha/r * sum_i S_i * (z B_iᵀ)``. For the ``latent`` router the logits are ``z Rᵀ`` with
+    ``R`` ``(n, r)``, so the router reads z after dropout. For the ``input`` router they are ``x Rᵀ`` with
+    ``R`` ``(n, h)``, and no dropout is applied to this x.
 
     Args:
         base: The layer to adapt; its parameters are frozen.
         config: Rank, alpha, dropout, heads, router and dtype are read here.
 
-    Shapes: as ``LoRALinear``, and ``lora_route`` ``(n, r)`` or ``(n, h)``, for each expert around experts.
+    Shapes: as ``LoRALinear``, and ``lora_route`` ``(n, r)`` or ``(n, h)``; around experts with a first
+    dimension E.
 
     Raises:
         TypeError: If ``base`` is not an ``nn.Linear``.

@@ -1,4 +1,4 @@
-"""LoRA around a frozen linear layer; the base of every other kind."""
+"""LoRA around a frozen linear layer; the layer classes of all other kinds are derived from it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from crab_lightning.compat import recomputing
 
 @dataclass
 class LoRAConfig(ExpertAdapterConfig):
-    """one A and one B matrix, no router."""
+    """one A and one B matrix, without a router."""
 
     kind: Literal["lora"] = "lora"
 
@@ -29,20 +29,20 @@ class LoRAConfig(ExpertAdapterConfig):
 class LoRALinear(nn.Module):
     """A frozen linear layer plus a scaled low-rank update: ``y = x Wᵀ + b + alpha/r * drop(x) Aᵀ Bᵀ``.
 
-    A starts Kaiming-uniform (a = sqrt 5) and B at zero, so a fresh layer computes what its base computes.
-    Dropout follows torch's random state.
+    A starts with Kaiming-uniform values (a = sqrt 5) and B with zeros, so a new layer gives the output of its
+    base. Dropout uses torch's random state.
 
     Args:
         base: The layer to adapt; its parameters are frozen.
-        config: Rank, alpha, dropout and dtype are read here.
+        config: Rank, alpha, dropout and dtype are read here; around experts also the rank of the experts.
 
     Shapes: input ``(..., h)`` to output ``(..., d)``; ``lora_A`` ``(r, h)``, ``lora_B`` ``(d, n*r)`` with
-    head i in columns ``i*r`` to ``(i+1)*r`` (n = 1 here). Around an ``ExpertLinear`` all of them have a first
-    dimension E, one update for each expert.
+    head i in columns ``i*r`` to ``(i+1)*r`` (n = 1 here). Around an ``ExpertLinear`` every weight has a first
+    dimension E, because each expert has its own update.
 
     Raises:
         TypeError: If ``base`` is not an ``nn.Linear``.
-        ValueError: If the kind has a weight that saved adapters would not hold.
+        ValueError: If the kind has a weight that would not be saved with the adapters.
 
     Source: Hu et al., ICLR 2022 (arXiv:2106.09685).
     """
@@ -66,9 +66,9 @@ class LoRALinear(nn.Module):
             self.rank = config.expert_rank or config.rank
         self.scaling = config.alpha / config.rank
         self.batch = AnnouncedBatch()
-        # Both are also set by record_routes and scale_heads, for as long as they are active.
+        # record_routes sets route_sinks, and scale_heads sets head_scale, while their context is open.
         self.route_sinks: tuple[RouteSink, ...] = ()
-        # A buffer, so that it follows the model to its device; not persistent, since it is no weight.
+        # A buffer moves to the model's device; it is not persistent, because it is not a weight.
         scale = self._head_scale()
         values = None if scale is None else torch.empty(len(scale), device=self.base.weight.device)
         self.register_buffer("head_scale", values, persistent=False)
@@ -84,7 +84,7 @@ class LoRALinear(nn.Module):
         return 1
 
     def _stack(self) -> tuple[int, ...]:
-        """Leading sizes of A and B, where a layer holds several LoRAs."""
+        """Leading dimensions of A and B in a layer that holds several LoRAs."""
         return ()
 
     def _new_b(self, stack: tuple[int, ...]) -> nn.Parameter:
@@ -94,7 +94,7 @@ class LoRALinear(nn.Module):
         return None
 
     def _head_scale(self) -> Sequence[float] | None:
-        """Factor of each head, where the config gives some."""
+        """Factor of each head; ``None`` if the config gives none."""
         return None
 
     @property
@@ -104,25 +104,25 @@ class LoRALinear(nn.Module):
 
     @property
     def routed(self) -> bool:
-        """Whether the layer weighs several heads token by token; such layers show routes."""
+        """Whether the layer weights several heads for each token; only such layers have routes."""
         return self.lora_route is not None
 
     def _parameter(self, *shape: int) -> nn.Parameter:
         dtype = getattr(torch, self.config.dtype)
-        # A single number has one dimension too, since sharded weights are divided along the first one.
+        # A single number also gets one dimension, because sharding divides weights along the first one.
         shape = (self.experts, *shape) if self.experts else shape or (1,)
         return nn.Parameter(torch.empty(*shape, dtype=dtype, device=self.base.weight.device))
 
     def add_parameters(self) -> None:
-        """Make the parameters of a kind beside A, B and the router, with ``self._parameter(*shape)``.
+        """Make further parameters of a kind with ``self._parameter(*shape)``; a kind overrides this method.
 
-        They hold no values yet: the kind also overrides ``reset_parameters``, which is called next, and again
-        when a sharded model gets its storage. ``self._parameter()`` makes a single number of the shape
-        ``(1,)``.
+        The new parameters hold no values yet. The kind also overrides ``reset_parameters``, which is called
+        next, and again when a sharded model gets its storage. ``self._parameter()`` makes a single number of
+        the shape ``(1,)``.
         """
 
     def _refuse_unsaved(self) -> None:
-        """Refuse weights that saved adapters would not hold, so that they come back as they were drawn."""
+        """Raise ``ValueError`` for weights that would not be saved, and so would be random after loading."""
         inner = [name for name, _ in self.named_parameters() if "." in name and not name.startswith("base.")]
         buffers = [name for name, _ in self.named_buffers(recurse=False) if name != "head_scale"]
         if lost := inner + [name for name in buffers if name in self.state_dict()]:
@@ -133,10 +133,10 @@ class LoRALinear(nn.Module):
             )
 
     def reset_parameters(self) -> None:
-        """Draw A and the router again and zero B, after which the layer computes what its base computes.
+        """Draw A and the router again and set B to zero, so that the layer gives the output of its base.
 
-        A kind with parameters of its own calls this and then gives them their first values. They must not
-        depend on the base weights, which a sharded model reads later: let ``update`` add the base's part.
+        A kind with further parameters calls this method and then sets their first values. These must not
+        depend on the base weights, because a sharded model reads the base weights later.
         """
         for drawn in (self.lora_A, self.lora_route):
             if drawn is not None:
@@ -148,14 +148,14 @@ class LoRALinear(nn.Module):
 
     @property
     def gain(self) -> float | Tensor:
-        """Scale of the update; a tensor ``(n,)`` where heads are scaled one by one."""
+        """Scale of the update; a tensor ``(n,)`` if each head has its own factor."""
         return self.scaling if self.head_scale is None else self.head_scale * self.scaling
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the base output plus the update: ``(..., h)`` to ``(..., d)``.
 
         Raises:
-            TypeError: If the input's type is not the base weight's, outside autocast.
+            TypeError: If, outside autocast, the input has another type than the base weight.
         """
         if type(self).update is LoRALinear.update:
             return self._adapted(x, self.lora_A, self.lora_B, self.lora_route)
@@ -165,22 +165,28 @@ class LoRALinear(nn.Module):
             return out + self.update(x.to(dtype)).to(out.dtype)
 
     def update(self, x: Tensor) -> Tensor:
-        """Return what is added to the base output; a kind whose update autograd may derive overrides this.
+        """Return the update, which is added to the base output; a kind with another update overrides this.
+
+        Autograd computes the gradient of an overriding method. LoRA and I-LoRA do not use this method:
+        ``adapted_linear`` computes their update.
 
         Args:
-            x: ``(..., h)`` in the type to compute in, autocast off.
+            x: ``(..., h)`` in the type in which the update is computed; autocast is off.
 
         Returns:
             ``(..., d)`` in the same type.
+
+        Raises:
+            NotImplementedError: In this class.
         """
         raise NotImplementedError
 
     def dropped(self, x: Tensor) -> Tensor:
-        """Return the input under dropout while training."""
+        """Return the input; in training mode dropout is applied to it."""
         return F.dropout(x, self.config.dropout, self.training)
 
     def _dtype(self, x: Tensor) -> torch.dtype:
-        """Return the type to compute in: autocast's where it is on."""
+        """Return the type to compute in: the type of autocast if it is on, else the type of the input."""
         autocast = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
         return torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
 
@@ -197,22 +203,23 @@ class LoRALinear(nn.Module):
         if type(base) is nn.Linear and not base._forward_hooks and not base._forward_pre_hooks:
             if dtype == x.dtype != base.weight.dtype and not torch.is_autocast_enabled(x.device.type):
                 raise TypeError(
-                    f"the input is {dtype}, the base weight {base.weight.dtype}; cast one or run in autocast"
+                    f"the input is {dtype}, but the base weight is {base.weight.dtype}; cast one of them or "
+                    "use autocast"
                 )
             return adapted_linear(x, base.weight, base.bias, a, b, route, call)
-        # A subclass (a quantised layer, say) computes its output in its own way.
+        # A subclass of nn.Linear, such as a quantised layer, computes its output in another way.
         product = base.product if isinstance(base, ExpertLinear) else F.linear
         update = low_rank_update(x, a, b, route, call, product)
         out: Tensor = base(x)
         return out + update.to(out.dtype)
 
     def record(self, routes: Tensor) -> None:
-        """Hand the routes ``(..., n)`` of a call to those who look at them."""
+        """Pass the routes ``(..., n)`` of a call to every open ``record_routes``."""
         if self.route_sinks:
             self._record(routes.shape[:-1], routes)
 
     def _record(self, leading: torch.Size, routes: Tensor) -> None:
-        # Checkpointing runs the forward again inside backward; those tokens have been seen.
+        # Gradient checkpointing runs forward again inside backward; these tokens were recorded before.
         if not recomputing():
             for sink in self.route_sinks:
                 sink(routes.view(*leading, routes.shape[-1]))
@@ -228,5 +235,5 @@ LAYER = LoRALinear
 
 
 def adapter_layers(model: nn.Module) -> dict[str, LoRALinear]:
-    """Return the adapted layers of a model by their names in it."""
+    """Return the adapted layers of a model by their dotted name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}

@@ -1,4 +1,4 @@
-"""MoE-LoRA: several whole LoRAs as experts, of which a router keeps the best for each token."""
+"""MoE-LoRA: several whole LoRAs as experts; a router chooses the best of them for each token."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class MoELoRAConfig(HydraLoRAConfig):
 
 
 class MoELoRALinear(HydraLoRALinear):
-    """A frozen linear layer plus the best k of n LoRAs.
+    """A frozen linear layer plus the k best of n LoRAs.
 
-    Routes S and balance loss are those of ``HydraLoRALinear``; the output is
+    The routes S and the balance loss are those of ``HydraLoRALinear``; the output is
     ``x Wᵀ + b + alpha/r * sum_i S_i * (drop(x) A_iᵀ B_iᵀ)``.
 
     Args:
@@ -32,8 +32,8 @@ class MoELoRALinear(HydraLoRALinear):
     Raises:
         TypeError: If ``base`` is not an ``nn.Linear``.
 
-    Sources: LoRAs as experts as in Dou et al., ACL 2024 (arXiv:2312.09979), whose balance loss is another;
-    top-k weights and balance loss as in ``HydraLoRALinear``.
+    Sources: the LoRAs as experts are those of Dou et al., ACL 2024 (arXiv:2312.09979), which has another
+    balance loss; the top-k weights and the balance loss are those of ``HydraLoRALinear``.
     """
 
     config_class = MoELoRAConfig
@@ -45,7 +45,7 @@ class MoELoRALinear(HydraLoRALinear):
         return super()._new_b(())
 
     def latent(self, x: Tensor) -> Tensor:
-        """Return what each B matrix reads: ``(..., h)`` to ``(..., n, r)``."""
+        """Return the input of each B matrix: ``(..., h)`` to ``(..., n, r)``."""
         together = x @ self.lora_A.to(x.dtype).flatten(0, 1).t()
         return together.view(*x.shape[:-1], self.heads, self.rank)
 

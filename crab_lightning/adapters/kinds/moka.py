@@ -1,4 +1,4 @@
-"""MokA: one A matrix for each modality, one B for all, and media that attend to the question."""
+"""MokA: one A matrix for each modality and one B for all; pictures and sound attend to the question."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _MODALITIES = 3
 
 @dataclass
 class MokAConfig(AdapterConfig):
-    """one A for text, one for pictures and one for sound; media attend to the prompt's text.
+    """one A for text, one for pictures and one for sound; pictures and sound attend to the prompt's text.
 
     Args:
-        mixing: Weight of what pictures and sound take from the text of the prompt.
+        mixing: Weight of the attention output that is added to tokens of pictures and sound.
     """
 
     decisive = ("kind", "rank", "alpha", "mixing")
@@ -43,12 +43,12 @@ class MokALinear(LoRALinear):
     With ``z_i = A_m x_i`` for a token i of modality m (text, pictures or sound), a token of text has
     ``u_i = z_i``. A token of pictures or sound attends to the text Q of the prompt,
     ``u_i = z_i + mixing * sum_{j in Q} softmax_j(z_i · z_j / sqrt r) z_j``. The output is
-    ``W x_i + b + alpha/r * B u_i``. Q holds all text of the prompt: instruction, question and the chat
-    template's words, and no token of the answer, which would tell pictures what is to be written. Tokens
-    written after the prompt are text.
+    ``W x_i + b + alpha/r * B u_i``. Q holds all text of the prompt: the instruction, the question and the
+    words of the chat template. It holds no token of the answer, because pictures would then see the text that
+    is to be written. Tokens written after the prompt are text.
 
-    The released code scales z by alpha/r before the attention in one of its variants and after it in
-    another; the paper's equation has no scale inside, and so has this.
+    One variant of the released code scales z by alpha/r before the attention, and another one after it. This
+    class follows the equation of the paper, which does not scale z.
 
     Args:
         base: The layer to adapt; its parameters are frozen.
@@ -76,8 +76,8 @@ class MokALinear(LoRALinear):
         """Return the update of ``x`` ``(B, T, h)``, in its type.
 
         Raises:
-            RuntimeError: If no batch was announced.
-            ValueError: If the input's places are not those of the announced batch.
+            RuntimeError: If the batch was not announced with ``places``.
+            ValueError: If the input has another batch size or length than the announced batch.
         """
         a = self.lora_A.to(x.dtype)
         if self._continues():
@@ -97,14 +97,14 @@ class MokALinear(LoRALinear):
         return (z * self.scaling) @ self.lora_B.to(x.dtype).t()
 
     def _continues(self) -> bool:
-        """Whether this reading goes on behind an announced prompt: then all of it is text."""
-        if torch.is_grad_enabled():  # a batch to learn from is read once, and again by checkpointing
+        """Whether this call continues the announced prompt, so that all its tokens are text."""
+        if torch.is_grad_enabled():  # a training batch is read once, and again only by checkpointing
             return False
         before, self._read = getattr(self, "_read", -1), self.batch.number
         return before == self.batch.number
 
     def _mixed(self, z: Tensor, places: Places) -> Tensor:
-        """Return what tokens of pictures and sound take from the prompt's text; zero for text."""
+        """Return the attention of picture and sound tokens over the prompt's text; zero at text tokens."""
         index, known, media = self.batch.once(("moka", z.device), lambda: _question(places))
         question = z.gather(1, index[..., None].expand(-1, -1, self.rank))
         taken = F.scaled_dot_product_attention(z, question, question, attn_mask=known[:, None, :])
@@ -112,10 +112,11 @@ class MokALinear(LoRALinear):
 
 
 def _question(places: Places) -> tuple[Tensor, Tensor, Tensor]:
-    """Return where the text of each prompt stands, which of that is filling, and which places take from it.
+    """Return the positions of the prompts' text, padded to the longest text Q, and who attends to it.
 
     Returns:
-        int64 and bool ``(B, Q)`` for the longest text Q, and bool ``(B, T)``.
+        The positions, int64 ``(B, Q)``; bool ``(B, Q)``, False in padding; and bool ``(B, T)``, True at the
+        tokens of pictures and sound in a row whose prompt has text.
     """
     text = places.prompt & (places.modality == TEXT)
     counts = text.sum(1)
