@@ -1,4 +1,4 @@
-"""Vision and audio encoders of LLM+V+A and V-LLM+A; they know no language model."""
+"""Vision and audio encoders of LLM+V+A and V-LLM+A; they do not depend on a language model."""
 
 from typing import TYPE_CHECKING
 

@@ -1,11 +1,11 @@
-"""What LLM+V+A and V-LLM+A ask of a vision and of an audio encoder.
+"""The base classes of the vision and audio encoders of LLM+V+A and V-LLM+A.
 
-An encoder is a small object that a config names by ``class_path``. It says how media are prepared, how the
-weights are loaded and what the features are; the weights lie in the module that ``load`` returns. So it can
-travel to loader workers, and a plan can count weights that nobody has loaded.
+An encoder is a small object that a config names by ``class_path``. It prepares media, loads the weights and
+computes features. The weights are in the module that ``load`` returns, not in the encoder. So an encoder can
+be sent to loader workers, and ``plan`` can count weights without loading them.
 
 Sharding (FSDP) takes the blocks in every ``nn.ModuleList`` of that module one by one. A block's weights are
-whole only while the block's own ``forward`` runs, so ``features`` must not read them from outside.
+complete only while the block's own ``forward`` runs, so ``features`` must not read them from outside.
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ class Encoder(ABC):
     """
 
     key: str = "encoder"
-    """Argument of the model that names it, for messages."""
+    """Argument of the model that names the encoder, for error messages."""
 
     def __init__(self, pretrained: str) -> None:
         self.pretrained = str(pretrained)
 
     @property
     def name(self) -> str:
-        """Name of the class, by which a connector knows whose features it reads."""
+        """Name of the class; a connector file stores it, so that it is not used with another encoder."""
         return type(self).__name__
 
     @property
     def ffn(self) -> int:
-        """Width inside its feed-forward layers, by which ``plan`` estimates memory; 0 where it has none."""
+        """Width inside the feed-forward layers, from which ``plan`` estimates memory; 0 if there are none."""
         return 0
 
     def arguments(self) -> dict[str, Any]:
-        """Return what the object was made with; each argument has to be kept under its own name.
+        """Return the arguments of the constructor by name, read from the attributes of the same names.
 
         Raises:
-            ValueError: If one is not.
+            ValueError: If the object has no attribute with the name of an argument.
         """
         names = list(inspect.signature(type(self).__init__).parameters)[1:]
         if lost := [name for name in names if not hasattr(self, name)]:
             raise ValueError(
-                f"{self.name} does not keep its argument {lost[0]!r} as self.{lost[0]}; checkpoints "
-                "read it from there. Keep it under that name"
+                f"{self.name} does not store its argument {lost[0]!r} as self.{lost[0]}, where checkpoints "
+                "read it. Store it under that name"
             )
         return {name: getattr(self, name) for name in names}
 
@@ -70,9 +70,12 @@ class Encoder(ABC):
     def load(self, dtype: torch.dtype) -> nn.Module:
         """Return the module with the checkpoint's weights.
 
+        Args:
+            dtype: Type of the weights.
+
         Raises:
-            FileNotFoundError: If there is no checkpoint.
-            ValueError: If it is of another family, or weights are missing.
+            OSError: If there is no checkpoint.
+            ValueError: If the checkpoint is of another family, or weights are missing.
         """
 
     @abstractmethod
@@ -81,16 +84,16 @@ class Encoder(ABC):
 
     def _refuse_shape(self, found: Tensor, pieces: int, tokens: int) -> None:
         raise ValueError(
-            f"{self.name}.features returned {tuple(found.shape)} for {pieces} pieces, of which the longest "
-            f"has {tokens} features by {self.name}.tokens; it must return (pieces, features, width). Correct "
-            "one of the two"
+            f"{self.name}.features returned the shape {tuple(found.shape)} for {pieces} pieces, but it must "
+            f"return (pieces, features, width). According to {self.name}.tokens the longest piece has "
+            f"{tokens} features. Correct one of the two"
         )
 
 
 class VisualEncoder(Encoder):
-    """A vision encoder: square frames to features.
+    """A vision encoder: it computes features of square frames.
 
-    Shapes: F frames, N features of each, E wide.
+    Shapes: F frames, N features of each frame, width E.
     """
 
     key = "visual_encoder"
@@ -98,32 +101,32 @@ class VisualEncoder(Encoder):
     @property
     @abstractmethod
     def side_px(self) -> int:
-        """Side of the frames that it reads, in pixels; the ``size_px`` of the datasets."""
+        """Side of the frames in pixels; the ``size_px`` of the datasets must be the same."""
 
     @property
     @abstractmethod
     def tokens(self) -> int:
-        """Features N of a frame."""
+        """Number N of features of a frame."""
 
     @abstractmethod
     def features(self, tower: nn.Module, frames: Tensor, counts: Tensor) -> Tensor:
         """Encode frames.
 
         Args:
-            tower: What ``load`` returned.
+            tower: The module that ``load`` returned.
             frames: uint8 ``(F, 3, side_px, side_px)``, of all clips and images in order.
-            counts: int64 ``(clips,)``, the frames of each clip or image, for an encoder that sees them
-                together.
+            counts: int64 ``(clips,)``, the number of frames of each clip or image, for an encoder that reads
+                the frames of a clip together.
 
         Returns:
             ``(F, N, E)``.
         """
 
     def encoded(self, tower: nn.Module, frames: Tensor, counts: Tensor) -> Tensor:
-        """Return ``features``.
+        """Return the result of ``features`` after a check of its shape.
 
         Raises:
-            ValueError: If they are not ``tokens`` of each frame.
+            ValueError: If there are not ``tokens`` features for each frame.
         """
         found = self.features(tower, frames, counts)
         if found.dim() != 3 or found.shape[:2] != (len(frames), self.tokens):
@@ -132,62 +135,69 @@ class VisualEncoder(Encoder):
 
 
 class AudioEncoder(Encoder):
-    """An audio encoder: mono sound of 16 kHz to features.
+    """An audio encoder: it computes features of mono sound of 16 kHz.
 
-    Shapes: S samples, G pieces of sound, M prepared steps, C values of each, N features, E wide.
+    Shapes: S samples, G pieces of sound, M prepared steps, C values of each step, N features, width E.
     """
 
     key = "audio_encoder"
     alone_s: ClassVar[int | None] = None
-    """In LLM+V+A, the length of the pieces that are heard apart from each other, in seconds; ``None`` for an
-    encoder that hears a clip as a whole, whose features are cut into seconds afterwards."""
+    """Length in seconds of the pieces that LLM+V+A encodes separately. ``None``: the clip is encoded as a
+    whole, and its features are cut into seconds afterwards."""
     shortest_samples: ClassVar[int] = 1
-    """Samples that give at least one feature; shorter sound is filled up with silence."""
+    """Smallest number of samples that gives a feature; shorter sound is padded with silence."""
 
     @property
     @abstractmethod
     def tokens_per_s(self) -> float:
-        """Features of a second of sound."""
+        """Number of features of a second of sound."""
 
     @property
     def cut(self) -> int | None:
-        """Features that LLM+V+A takes for a second; ``None`` where each piece is heard alone."""
+        """Number of features that LLM+V+A groups into a second; ``None`` if pieces are encoded separately."""
         return round(self.tokens_per_s) if self.alone_s is None else None
 
     def groups(self, steps: int) -> int:
-        """Return how many seconds, the last begun one included, LLM+V+A makes of a prepared piece."""
+        """Return the number of groups that LLM+V+A makes of a prepared piece.
+
+        Args:
+            steps: Number of prepared steps of the piece.
+
+        Returns:
+            1 if pieces are encoded separately. Otherwise the number of seconds, rounded up.
+        """
         return 1 if self.cut is None else max(1, -(-self.tokens(steps) // self.cut))
 
     @abstractmethod
     def prepare(self, audio: Tensor) -> Tensor:
-        """Return what the module reads of a waveform; runs in the loader workers.
+        """Return the input of the module for a waveform; loader workers call this method.
 
         Args:
             audio: float32 ``(S,)``, 16 kHz, in [-1, 1], at least ``shortest_samples`` long.
 
         Returns:
-            float32 ``(M, C)``; pieces of a batch are padded along M with zeros.
+            float32 ``(M, C)``. Later, the pieces of a batch are padded along M with zeros.
         """
 
     @abstractmethod
     def tokens(self, steps: int) -> int:
-        """Return the features N of ``steps`` prepared steps."""
+        """Return the number N of features of ``steps`` prepared steps."""
 
     @abstractmethod
     def features(self, tower: nn.Module, sounds: Tensor, steps: Tensor) -> Tensor:
-        """Encode sound; each piece gets the features that it would get alone.
+        """Encode sound; the features of a piece must not depend on the other pieces.
 
         Args:
-            tower: What ``load`` returned.
-            sounds: ``(G, M, C)``, padded behind.
-            steps: int64 ``(G,)``, the steps of each.
+            tower: The module that ``load`` returned.
+            sounds: ``(G, M, C)``, padded at the end.
+            steps: int64 ``(G,)``, the number of steps of each piece.
 
         Returns:
-            ``(G, N, E)``, the first ``tokens(steps[g])`` of each row its own.
+            ``(G, N, E)``. The first ``tokens(steps[g])`` features of row g are valid, the rest is padding.
         """
 
     def prepared(self, audio: Tensor) -> Tensor:
-        """Return ``prepare`` of a waveform, filled up with silence where it is too short.
+        """Return the result of ``prepare``, after padding a too short waveform with silence.
 
         Raises:
             ValueError: If the waveform is empty.
@@ -199,15 +209,18 @@ class AudioEncoder(Encoder):
         return self.prepare(audio)
 
     def pieces(self, audio: Tensor) -> list[Tensor]:
-        """Return the prepared pieces of a clip that LLM+V+A hears: parts of ``alone_s``, or the whole.
+        """Return the prepared pieces of a clip for LLM+V+A: parts of ``alone_s`` seconds, or the whole clip.
 
-        A rest too short for one feature is not heard, as at the end of any clip.
+        A last part that is too short for one feature is dropped.
 
         Args:
             audio: ``(S,)``, 16 kHz.
 
         Returns:
-            ``(M, C)`` each.
+            The pieces, ``(M, C)`` each.
+
+        Raises:
+            ValueError: If the waveform is empty.
         """
         if self.alone_s is None or not len(audio):
             return [self.prepared(audio)]
@@ -217,10 +230,13 @@ class AudioEncoder(Encoder):
         return [self.prepared(part) for part in parts]
 
     def encoded(self, tower: nn.Module, sounds: Tensor, steps: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return ``features`` and what is each piece's own ``(G, N)``, ``None`` where all of it is.
+        """Return the result of ``features`` after a check of its shape, and a mask of the valid features.
+
+        Returns:
+            Features ``(G, N, E)``, and bool ``(G, N)``, False in padding; ``None`` if there is no padding.
 
         Raises:
-            ValueError: If they are fewer than ``tokens`` says.
+            ValueError: If there are fewer features than ``tokens`` requires.
         """
         found = self.features(tower, sounds, steps)
         counts = [self.tokens(count) for count in steps.tolist()]
@@ -232,29 +248,29 @@ class AudioEncoder(Encoder):
 
 
 class TransformersEncoder(Encoder):
-    """An encoder that is a class of transformers, or the part of one.
+    """An encoder whose module is a class of transformers.
 
     Args:
         pretrained: Folder or hub name of the checkpoint.
     """
 
     families: ClassVar[tuple[str, ...]]
-    """``model_type`` of the config.json of the checkpoints that it reads."""
+    """Allowed values of ``model_type`` in the config.json of a checkpoint."""
     part: ClassVar[tuple[str, ...]] = ()
-    """Keys under which the encoder's config lies in the config of a larger model, the outer one first."""
+    """Keys that lead to the encoder's config inside the config of a larger model, the outermost key first."""
 
     library_class: ClassVar[str] = ""
-    """Name of the class of transformers, where every checkpoint has the same."""
+    """Name of the class in transformers; a subclass with several classes overrides ``kind`` instead."""
 
     def kind(self) -> Any:
-        """Return the class of transformers; it is imported when it is needed."""
+        """Return the class of transformers; transformers is imported only here."""
         import transformers
 
         return getattr(transformers, self.library_class)
 
     @cached_property
     def config(self) -> Any:
-        """The encoder's own config, read from the checkpoint's config.json.
+        """Config of the encoder, read from the checkpoint's config.json.
 
         Raises:
             ValueError: If the checkpoint is of another family.
@@ -275,7 +291,7 @@ class TransformersEncoder(Encoder):
 
     @property
     def ffn(self) -> int:
-        """Width inside its feed-forward layers."""
+        """Width inside the feed-forward layers."""
         return int(getattr(self.config, "intermediate_size", 4 * self.config.hidden_size))
 
     def build(self) -> nn.Module:
@@ -287,7 +303,7 @@ class TransformersEncoder(Encoder):
 
     def load(self, dtype: torch.dtype) -> nn.Module:
         """Return the module with the checkpoint's weights."""
-        _ = self.config  # refuses another family before weights are read
+        _ = self.config  # raises for another family before weights are read
         module: nn.Module = load_complete(self.kind(), self.pretrained, f"encoder {self.name}", dtype=dtype)
         return module
 
@@ -297,25 +313,28 @@ class TransformersEncoder(Encoder):
 
 
 class PatchVision(TransformersEncoder, VisualEncoder):
-    """A vision encoder of transformers that gives a feature for each square patch of a frame."""
+    """A vision encoder of transformers that computes one feature for each square patch of a frame."""
 
     @property
     def tokens(self) -> int:
-        """Patches of a frame."""
+        """Number of patches of a frame."""
         return int((self.side_px // self.config.patch_size) ** 2)
 
 
 def load_complete(kind: Any, name: str, what: str, **options: Any) -> Any:
-    """Return a transformers model of a checkpoint, all of whose weights are in it.
+    """Load a transformers model, and raise an error if the checkpoint lacks weights.
 
     Args:
-        kind: Its class.
-        name: Folder or hub name.
-        what: What it is, for the message.
-        options: Of ``from_pretrained``.
+        kind: Class of the model.
+        name: Folder or hub name of the checkpoint.
+        what: Name of the part of the model, for the error message.
+        options: Options of ``from_pretrained``.
+
+    Returns:
+        The model.
 
     Raises:
-        ValueError: If weights are missing or of another shape, so that they would stay random.
+        ValueError: If weights are missing or have another shape, so that they would keep random values.
     """
     from crab_lightning.compat import load_with_info
 
@@ -331,13 +350,16 @@ def load_complete(kind: Any, name: str, what: str, **options: Any) -> Any:
 
 
 def normalised(frames: Tensor, mean: Colours, std: Colours, dtype: torch.dtype) -> Tensor:
-    """Return frames as an encoder was trained on them: ``(frames / 255 - mean) / std``.
+    """Return normalised frames: ``(frames / 255 - mean) / std``.
 
     Args:
         frames: uint8 ``(F, 3, H, W)``.
         mean: Mean of each colour, in [0, 1].
         std: Standard deviation of each colour.
         dtype: Type of the result.
+
+    Returns:
+        ``(F, 3, H, W)``.
     """
     shift = torch.tensor(mean, device=frames.device).view(1, 3, 1, 1)
     scale = torch.tensor(std, device=frames.device).view(1, 3, 1, 1)

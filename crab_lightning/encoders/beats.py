@@ -1,4 +1,4 @@
-"""The BEATs audio encoder, with the parameter names of its published checkpoints.
+"""The BEATs audio encoder, with the parameter names of the published checkpoints.
 
 Source: arXiv:2212.09058; names, shapes and constants of the published weights (microsoft/unilm, MIT).
 """
@@ -18,22 +18,22 @@ from crab_lightning.structures import SAMPLE_RATE_HZ
 
 FBANK_BINS = 128
 PATCH = 16
-"""Frames and bins to a side of a patch."""
+"""Side of a patch: the number of frames, and of bins."""
 BANDS = FBANK_BINS // PATCH
-"""Patches that stand above each other; a time step of 16 frames gives as many tokens."""
+"""Number of patches for each time step of 16 frames, one for each band of 16 bins; each gives a token."""
 MEAN, DEVIATION = 15.41663, 6.55582
 _WINDOW, _SHIFT = 400, 160  # samples in 25 ms and 10 ms
 SHORTEST_SAMPLES = _WINDOW + (PATCH - 1) * _SHIFT
-"""Samples of one time step, 0.175 s; less gives no token at all."""
+"""Number of samples of one time step, 0.175 s; shorter sound gives no token."""
 
 
 def fbank_frames(samples: int) -> int:
-    """Return the number of frames of a waveform: 25 ms every 10 ms, none reaching over the end."""
+    """Return the number of frames of a waveform: windows of 25 ms every 10 ms, all inside the waveform."""
     return 0 if samples < _WINDOW else 1 + (samples - _WINDOW) // _SHIFT
 
 
 def beats_tokens(frames: int) -> int:
-    """Return the number of tokens of ``frames`` frames; a rest that fills no patch is not heard.
+    """Return the number of tokens of ``frames`` frames; frames at the end that fill no patch are dropped.
 
     >>> [beats_tokens(fbank_frames(seconds * 16_000)) for seconds in (1, 10, 30)]
     [48, 496, 1496]
@@ -48,11 +48,12 @@ def beats_fbank(audio: Tensor) -> Tensor:
         audio: float32 ``(S,)``, 16 kHz, in [-1, 1].
 
     Returns:
-        float32 ``(M, 128)``, M as ``fbank_frames`` says: Kaldi's filter bank on 16-bit values, scaled by the
-        mean and deviation of AudioSet.
+        float32 ``(M, 128)`` with M from ``fbank_frames``: Kaldi's filter bank of 16-bit values, normalised
+        with the mean and twice the standard deviation of AudioSet.
 
     Raises:
-        ValueError: If the clip is shorter than a window of 25 ms.
+        ImportError: If torchaudio was built for another version of torch.
+        ValueError: If the clip is not one-dimensional or is shorter than a window of 25 ms.
     """
     try:
         from torchaudio.compliance import kaldi
@@ -64,8 +65,8 @@ def beats_fbank(audio: Tensor) -> Tensor:
 
     if audio.ndim != 1 or audio.shape[0] < _WINDOW:
         raise ValueError(
-            f"a waveform of shape {tuple(audio.shape)} has no filter bank; (S,) with S of at least {_WINDOW} "
-            "samples is needed"
+            f"no filter bank can be computed for a waveform of shape {tuple(audio.shape)}; the shape must be "
+            f"(S,) with at least {_WINDOW} samples"
         )
     bank: Tensor = kaldi.fbank(
         audio.to(torch.float32)[None] * 2**15,
@@ -77,7 +78,7 @@ def beats_fbank(audio: Tensor) -> Tensor:
     return (bank - MEAN) / (2 * DEVIATION)
 
 
-# Settings that change what is computed, and the one value that every published checkpoint has.
+# Settings that change the computation; each has the same value in all published checkpoints.
 _FIXED: dict[str, Any] = {
     "input_patch_size": PATCH,
     "conv_bias": False,
@@ -91,18 +92,18 @@ _FIXED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class BeatsConfig:
-    """Sizes of a BEATs encoder; the defaults are those of the published ones.
+    """Sizes of a BEATs encoder; the defaults are those of the published encoders.
 
     Args:
         embed_dim: Width of the patches.
         encoder_embed_dim: Width D of the layers.
         encoder_ffn_embed_dim: Width inside the feed-forward layers.
         encoder_layers: Number of layers.
-        encoder_attention_heads: Heads of each; D is a multiple of it.
-        conv_pos: Kernel of the position convolution, in tokens.
-        conv_pos_groups: Its groups.
-        num_buckets: Distances between two tokens that are told apart.
-        max_distance: Distance from which all are alike.
+        encoder_attention_heads: Number of attention heads of each layer; D is a multiple of this number.
+        conv_pos: Kernel size of the position convolution, in tokens.
+        conv_pos_groups: Number of groups of the position convolution.
+        num_buckets: Number of buckets into which the distances between two tokens are sorted.
+        max_distance: Distance from which on all distances are in the same bucket.
     """
 
     embed_dim: int = 512
@@ -117,26 +118,26 @@ class BeatsConfig:
 
     @classmethod
     def from_cfg(cls, cfg: Mapping[str, Any]) -> BeatsConfig:
-        """Read the ``cfg`` of a published checkpoint; what only training used (dropouts) is left aside.
+        """Return the config for the ``cfg`` of a checkpoint; settings for training (dropouts) are ignored.
 
         Raises:
-            ValueError: If a size is missing, or a setting asks for another architecture.
+            ValueError: If a size is missing, or a setting requires another architecture.
         """
         names = [f.name for f in fields(cls)]
         if missing := [name for name in (*names, *_FIXED) if name not in cfg]:
             raise ValueError(f"cfg lacks {', '.join(missing)}; it is not the cfg of a BEATs checkpoint")
         if other := [f"{k} is {cfg[k]!r}" for k, v in _FIXED.items() if cfg[k] != v]:
             wanted = ", ".join(f"{k} {v!r}" for k, v in _FIXED.items())
-            raise ValueError(f"{'; '.join(other)}: no published BEATs is built so. Implemented: {wanted}")
+            raise ValueError(f"{'; '.join(other)}: no published BEATs has this. Implemented: {wanted}")
         return cls(**{name: int(cfg[name]) for name in names})
 
     def cfg(self) -> dict[str, Any]:
-        """Return the settings as ``from_cfg`` reads them."""
+        """Return the settings in the form that ``from_cfg`` reads."""
         return asdict(self) | _FIXED
 
 
 class PositionConv(nn.Module):
-    """Grouped convolution whose weight is a direction ``weight_v`` times a length for each kernel place."""
+    """Grouped convolution with weight normalisation: a direction ``weight_v`` times a length ``weight_g``."""
 
     def __init__(self, config: BeatsConfig) -> None:
         super().__init__()
@@ -148,7 +149,7 @@ class PositionConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``(B, N, D)`` of the same shape."""
+        """Return ``(B, N, D)`` for an input of the same shape."""
         weight = self.weight_v * (self.weight_g / self.weight_v.norm(dim=(0, 1), keepdim=True))
         out = functional.conv1d(
             x.transpose(1, 2), weight, self.bias, padding=self.kernel // 2, groups=self.groups
@@ -157,12 +158,12 @@ class PositionConv(nn.Module):
 
 
 class GatedAttention(nn.Module):
-    """Self-attention whose position bias is weighted anew by every query."""
+    """Self-attention with a position bias; every query has its own factor for the bias."""
 
     def __init__(self, config: BeatsConfig) -> None:
         super().__init__()
         self.max_distance = config.max_distance
-        self.relative_attention_bias: nn.Embedding | None = None  # the first layer's serves all
+        self.relative_attention_bias: nn.Embedding | None = None  # only the first layer has the table
         width, self.heads = config.encoder_embed_dim, config.encoder_attention_heads
         self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
         self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
@@ -170,21 +171,21 @@ class GatedAttention(nn.Module):
         self.grep_a = nn.Parameter(torch.ones(1, self.heads, 1, 1))
 
     def position_bias(self, tokens: int) -> Tensor:
-        """Return the bias of every pair of tokens, ``(1, heads, N, N)``, out of this layer's table."""
+        """Return the bias of every pair of N tokens, ``(1, heads, N, N)``, from this layer's table."""
         table = self.relative_attention_bias
-        assert table is not None  # the first layer is asked, and has it
+        assert table is not None  # this is called for the first layer, which has the table
         places = torch.arange(tokens, device=table.weight.device)
         found = distance_buckets(places[None] - places[:, None], table.num_embeddings, self.max_distance)
         bias: Tensor = table(found).permute(2, 0, 1)[None]
         return bias
 
     def forward(self, x: Tensor, bias: Tensor, hidden: Tensor | None) -> Tensor:
-        """Attend.
+        """Return the attention output, ``(B, N, D)``.
 
         Args:
             x: ``(B, N, D)``.
             bias: Position bias ``(1, heads, N, N)``.
-            hidden: -inf at padded keys, else 0, ``(B, 1, 1, N)``; ``None`` where nothing is padded.
+            hidden: ``(B, 1, 1, N)``, -inf at padded keys, else 0; ``None`` without padding.
         """
         batch, tokens, width = x.shape
         q, k, v = (
@@ -202,7 +203,7 @@ class GatedAttention(nn.Module):
 
 
 class BeatsLayer(nn.Module):
-    """Attention and feed-forward, each normalised after a residual that weighs ``alpha`` (deep norm)."""
+    """Attention and feed-forward; each is added to ``alpha`` times its input and normalised (deep norm)."""
 
     def __init__(self, config: BeatsConfig) -> None:
         super().__init__()
@@ -214,10 +215,10 @@ class BeatsLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, bias: Tensor | None, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return ``(B, N, D)`` and the position bias for the layers behind this one.
+        """Return ``(B, N, D)`` and the position bias for the next layers.
 
-        The first layer gets no bias and reads it from its table here, in its own forward: when the weights
-        are spread over processes, a layer's weights are whole only while that layer runs.
+        The first layer gets no bias, and reads it from its table here, in its own forward: when the weights
+        are sharded, a layer's weights are complete only while that layer runs.
         """
         if bias is None:
             bias = self.self_attn.position_bias(x.shape[1])
@@ -232,7 +233,7 @@ class _Encoder(nn.Module):
         self.pos_conv = nn.ModuleList([PositionConv(config)])
         self.layer_norm = nn.LayerNorm(config.encoder_embed_dim)
         self.layers = nn.ModuleList(BeatsLayer(config) for _ in range(config.encoder_layers))
-        # One table for all layers; published files repeat it under every layer's name.
+        # All layers use one table; published files repeat it under the name of every layer.
         first: Any = self.layers[0]
         first.self_attn.relative_attention_bias = nn.Embedding(
             config.num_buckets, config.encoder_attention_heads
@@ -240,10 +241,10 @@ class _Encoder(nn.Module):
 
 
 class Beats(nn.Module):
-    """BEATs: filter bank to audio tokens, 8 frequency bands after each other in each 160 ms.
+    """BEATs: computes audio tokens from a filter bank, 8 tokens (one per frequency band) for each 160 ms.
 
     Args:
-        config: Its sizes.
+        config: Sizes of the encoder.
 
     Shapes: B clips, M frames (10 ms), N = 8 * (M // 16) tokens, D = ``encoder_embed_dim``.
     """
@@ -259,14 +260,14 @@ class Beats(nn.Module):
         self.encoder = _Encoder(config)
 
     def forward(self, fbank: Tensor, frames: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Encode clips; each gets the tokens that it would get alone.
+        """Encode clips; the tokens of a clip do not depend on the other clips.
 
         Args:
-            fbank: ``(B, M, 128)``, padded behind.
-            frames: int64 ``(B,)``, frames of each clip; all M when left out.
+            fbank: ``(B, M, 128)``, padded at the end.
+            frames: int64 ``(B,)``, number of frames of each clip; all M when left out.
 
         Returns:
-            Tokens ``(B, N, D)`` and a mask ``(B, N)``, True at tokens that are the clip's own.
+            Tokens ``(B, N, D)`` and a mask ``(B, N)``, False in padding.
 
         Raises:
             ValueError: If the frames of a clip fill no patch.
@@ -280,11 +281,14 @@ class Beats(nn.Module):
         return self.encode(fbank, own)[-1], own
 
     def encode(self, fbank: Tensor, own: Tensor) -> list[Tensor]:
-        """Return what every layer writes, the input of the first one leading.
+        """Return the input of the first layer and the output of every layer, ``(B, N, D)`` each.
 
         Args:
             fbank: ``(B, M, 128)``.
-            own: ``(B, N)``, False at padded tokens.
+            own: ``(B, N)``, False in padding.
+
+        Raises:
+            ValueError: If the frames of a clip fill no patch, or the filter bank does not have 128 bins.
         """
         if fbank.shape[-1] != FBANK_BINS or not own.shape[1] or not bool(own[:, 0].all()):
             raise ValueError(
@@ -315,16 +319,24 @@ class Beats(nn.Module):
         return out
 
     def projected(self, patches: Tensor) -> Tensor:
-        """Return the patches in the layers' width."""
+        """Return the patches, projected to the width of the layers if it is another one."""
         return patches if self.post_extract_proj is None else self.post_extract_proj(patches)
 
 
 def distance_buckets(distance: Tensor, buckets: int, longest: int) -> Tensor:
-    """Return the bucket of each distance (key minus query): near ones by one, far ones by their logarithm."""
+    """Return the bucket of each distance between two tokens.
+
+    Each small distance has its own bucket; large distances are sorted by their logarithm.
+
+    Args:
+        distance: Position of the key minus position of the query, int64 of any shape.
+        buckets: Number of buckets; half of them are for positive distances.
+        longest: Distance from which on all distances are in the last bucket.
+    """
     half = buckets // 2
     near = half // 2
     size = distance.abs()
-    # clamped only where the near branch is taken anyway, so that no logarithm of zero is formed
+    # The clamp changes only distance 0, for which the near branch is used; it avoids the logarithm of 0.
     ratio = torch.log(size.clamp(min=1).float() / near) / math.log(longest / near)
     far = (near + (ratio * (half - near)).long()).clamp(max=half - 1)
     return torch.where(size < near, size, far) + half * (distance > 0)

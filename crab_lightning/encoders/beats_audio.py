@@ -1,4 +1,4 @@
-"""BEATs as an audio encoder, and its weights on disk, published or in a safetensors folder."""
+"""BEATs as an audio encoder, and functions that load and save the weights of BEATs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HEAD = ("predictor.weight", "predictor.bias")
 
 
 class BeatsFileError(ValueError):
-    """A file that does not hold a BEATs encoder."""
+    """A file or folder does not hold a valid BEATs encoder."""
 
 
 def load_beats(path: Path | str) -> Beats:
@@ -37,8 +37,8 @@ def load_beats(path: Path | str) -> Beats:
         The encoder, float32, in evaluation mode.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        BeatsFileError: If it is no BEATs checkpoint, or a weight is missing, unknown or of another shape.
+        FileNotFoundError: If the file does not exist, or the folder lacks a file.
+        BeatsFileError: If it is not a BEATs checkpoint, or a weight is missing, unknown or of another shape.
     """
     path = Path(path)
     if path.is_dir():
@@ -47,7 +47,8 @@ def load_beats(path: Path | str) -> Beats:
         cfg, state = _read_published(path)
     else:
         raise FileNotFoundError(
-            f"no BEATs encoder at {path}; give BEATs_iter3_plus_AS2M.pt or a folder written by save_beats"
+            f"there is no BEATs encoder at {path}; give BEATs_iter3_plus_AS2M.pt or a folder that save_beats "
+            "wrote"
         )
     try:
         config = BeatsConfig.from_cfg(cfg)
@@ -57,14 +58,14 @@ def load_beats(path: Path | str) -> Beats:
         model = Beats(config)
     if problems := misfits(state, {name: value.shape for name, value in model.state_dict().items()}):
         raise BeatsFileError(
-            f"{path} does not contain a BEATs encoder of its own cfg; of its weights, {problems}"
+            f"the weights in {path} do not fit the cfg in the same file or folder; of the weights, {problems}"
         )
     model.load_state_dict({n: v.to(torch.float32) for n, v in state.items()}, strict=True, assign=True)
     return model.eval()
 
 
 def save_beats(model: Beats, folder: Path | str) -> Path:
-    """Write an encoder to a folder of ``config.json`` and ``model.safetensors``; ``load_beats`` reads it."""
+    """Write an encoder to ``config.json`` and ``model.safetensors`` in a folder, and return the folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"model_type": MODEL_TYPE} | model.config.cfg(), indent=2)
@@ -98,13 +99,13 @@ def _read_published(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise BeatsFileError(f"{path}: a BEATs checkpoint contains 'cfg' and 'model', found {found[:200]}")
     if not isinstance(content["cfg"], Mapping) or not isinstance(content["model"], Mapping):
         raise BeatsFileError(f"{path}: 'cfg' and 'model' of a BEATs checkpoint are dictionaries")
-    # The classifier of fine-tuned checkpoints, by name: anything else that is not known is refused.
+    # The classifier of fine-tuned checkpoints is dropped. Any other unknown weight is an error later.
     state = {name: value for name, value in content["model"].items() if name not in _HEAD}
     return dict(content["cfg"]), _one_bias_table(path, state)
 
 
 def _one_bias_table(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Check that every layer repeats the first one's table, and keep that one."""
+    """Return the weights with only the first layer's table, after a check that all tables are equal."""
     tables = {name: value for name, value in state.items() if name.endswith(f".{_BIAS}")}
     first = f"encoder.layers.0.{_BIAS}"
     layers = {name.split(".")[2] for name in state if name.startswith("encoder.layers.")}
@@ -119,9 +120,9 @@ def _one_bias_table(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class BeatsAudio(AudioEncoder):
-    """The last layer of BEATs: about 50 features a second, 8 frequency bands in each 160 ms.
+    """The last layer of BEATs: about 50 features a second, 8 (one per frequency band) for each 160 ms.
 
-    In LLM+V+A each second is heard alone, as in the paper.
+    LLM+V+A encodes each second separately, as in the paper.
 
     Args:
         pretrained: Published BEATs checkpoint (``BEATs_iter3_plus_AS2M.pt``), or a folder in safetensors.
@@ -132,12 +133,12 @@ class BeatsAudio(AudioEncoder):
 
     @property
     def tokens_per_s(self) -> float:
-        """Features of a second in a long clip; 48 of one that is heard alone."""
+        """Number of features of a second in a long clip; a second that is encoded separately has 48."""
         return 50.0
 
     @property
     def config(self) -> BeatsConfig:
-        """Sizes of a folder; those of the published encoders for a ``.pt`` file, which is not opened."""
+        """Sizes from the folder's config.json. A ``.pt`` file is not opened: it gets the published sizes."""
         file = Path(self.pretrained) / CONFIG_FILE
         return (
             BeatsConfig.from_cfg(json.loads(file.read_text(encoding="utf-8")))
@@ -147,7 +148,7 @@ class BeatsAudio(AudioEncoder):
 
     @property
     def ffn(self) -> int:
-        """Width inside its feed-forward layers."""
+        """Width inside the feed-forward layers."""
         return self.config.encoder_ffn_embed_dim
 
     def build(self) -> nn.Module:
@@ -167,10 +168,10 @@ class BeatsAudio(AudioEncoder):
         return beats_fbank(audio)
 
     def tokens(self, steps: int) -> int:
-        """Return the features of ``steps`` frames of the filter bank."""
+        """Return the number of features of ``steps`` frames of the filter bank."""
         return beats_tokens(steps)
 
     def features(self, tower: Any, sounds: Tensor, steps: Tensor) -> Tensor:
-        """Return ``(G, N, E)``."""
+        """Return the features, ``(G, N, E)``."""
         states: Tensor = tower(sounds, steps)[0]
         return states

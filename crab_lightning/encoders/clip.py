@@ -1,4 +1,4 @@
-"""CLIP's vision half as a vision encoder (arXiv:2103.00020)."""
+"""The vision model of CLIP as a vision encoder (arXiv:2103.00020)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from crab_lightning.encoders.base import CLIP_MEAN, CLIP_STD, PatchVision, norma
 
 
 class ClipVision(PatchVision):
-    """Patches of CLIP's layer before the last, without the class token.
+    """The patch features of CLIP's last layer but one, without the class token.
 
     Args:
-        pretrained: Folder or hub name of a CLIP model; its vision half is used.
+        pretrained: Folder or hub name of a CLIP model; only its vision model is used.
     """
 
     families = ("clip", "clip_vision_model")
@@ -26,7 +26,7 @@ class ClipVision(PatchVision):
         return int(self.config.image_size)
 
     def features(self, tower: Any, frames: Tensor, counts: Tensor) -> Tensor:
-        """Return ``(F, N, E)``."""
+        """Return the features, ``(F, N, E)``."""
         pixels = normalised(frames, CLIP_MEAN, CLIP_STD, tower.dtype)
         states = tower(pixel_values=pixels, output_hidden_states=True).hidden_states
         found: Tensor = states[-2][:, 1:]

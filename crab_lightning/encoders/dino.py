@@ -13,17 +13,14 @@ _STD: Colours = (0.229, 0.224, 0.225)
 
 
 class DinoVision(PatchVision):
-    """Patches of the last layer of a DINO ViT, without class and register tokens.
+    """The patch features of the last layer of a DINO ViT, without class and register tokens.
 
     Args:
         pretrained: Folder or hub name of a DINOv2 (with or without registers) or DINOv3 ViT.
-        size_px: Side of the frames, a multiple of the patch; 224 when left out.
-        mean: Mean of each colour that it was trained with, in [0, 1]; ImageNet's, which all but the satellite
-            models have.
-        std: Standard deviation of each colour.
-
-    Raises:
-        ValueError: If ``size_px`` is no multiple of the patch.
+        size_px: Side of the frames in pixels, a multiple of the side of a patch.
+        mean: Mean of each colour in the model's training, in [0, 1]. The default is that of ImageNet, which
+            all models but the satellite models have.
+        std: Standard deviation of each colour in the model's training.
     """
 
     families = ("dinov2", "dinov2_with_registers", "dinov3_vit")
@@ -42,7 +39,11 @@ class DinoVision(PatchVision):
 
     @property
     def side_px(self) -> int:
-        """Side of the frames, in pixels."""
+        """Side of the frames, in pixels.
+
+        Raises:
+            ValueError: If ``size_px`` is not a multiple of the side of a patch.
+        """
         patch = int(self.config.patch_size)
         if self.size_px % patch or self.size_px < patch:
             raise ValueError(
@@ -52,6 +53,6 @@ class DinoVision(PatchVision):
         return self.size_px
 
     def features(self, tower: Any, frames: Tensor, counts: Tensor) -> Tensor:
-        """Return ``(F, N, E)``."""
+        """Return the features, ``(F, N, E)``."""
         states: Tensor = tower(pixel_values=normalised(frames, self.mean, self.std, tower.dtype))[0]
         return states[:, 1 + getattr(self.config, "num_register_tokens", 0) :]

@@ -1,8 +1,8 @@
-"""The two halves of Meta's audio-visual Perception Encoder (PE-AV) as vision and audio encoder.
+"""The video and the audio encoder of Meta's audio-visual Perception Encoder (PE-AV).
 
-One published checkpoint holds both, trained to agree with each other and with text; each class reads its own
-half of it. The layers that join both are left out: in a conversation pictures and sound have places of their
-own, either may be absent, and the language model joins them.
+One published checkpoint holds both encoders; they were trained together and with text. Each class here reads
+one of them. The layers of PE-AV that join both are not used: a conversation may have pictures without sound,
+or sound without pictures, and the language model joins them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _RATE_HZ = 48_000
 
 
 class PeVision(TransformersEncoder, VisualEncoder):
-    """PE-AV's video half: one feature for each frame, which knows the other frames of its clip.
+    """The video encoder of PE-AV: one feature for each frame, which depends on all frames of the clip.
 
-    Needs the package ``timm`` (extra ``pe_av``), in which transformers finds its picture encoder.
+    It needs the package ``timm`` (extra ``pe_av``), from which transformers takes the picture encoder.
 
     Args:
         pretrained: Folder or hub name of a PE-AV or PE video model.
@@ -51,11 +51,11 @@ class PeVision(TransformersEncoder, VisualEncoder):
 
     @property
     def tokens(self) -> int:
-        """Features of a frame."""
+        """Number of features of a frame."""
         return 1
 
     def features(self, tower: Any, frames: Tensor, counts: Tensor) -> Tensor:
-        """Return ``(F, 1, E)``."""
+        """Return the features, ``(F, 1, E)``."""
         look = self._pictures
         pixels = normalised(frames, look.mean, look.std, tower.dtype)
         clips = pad_sequence(list(torch.split(pixels, counts.tolist())), batch_first=True)
@@ -65,9 +65,9 @@ class PeVision(TransformersEncoder, VisualEncoder):
 
 
 class PeAudio(TransformersEncoder, AudioEncoder):
-    """PE-AV's audio half: 25 features a second.
+    """The audio encoder of PE-AV: 25 features a second.
 
-    It was trained on sound of 48 kHz. Clips are read at 16 kHz here, so it hears nothing above 8 kHz.
+    It was trained on sound of 48 kHz. Here clips are read at 16 kHz, so the sound has nothing above 8 kHz.
 
     Args:
         pretrained: Folder or hub name of a PE-AV or PE audio model.
@@ -83,11 +83,11 @@ class PeAudio(TransformersEncoder, AudioEncoder):
 
     @property
     def tokens_per_s(self) -> float:
-        """Features of a second."""
+        """Number of features of a second."""
         return _RATE_HZ / self._hop
 
     def prepare(self, audio: Tensor) -> Tensor:
-        """Return samples at 48 kHz, the end mirrored to whole steps: ``(M, samples of a step)``."""
+        """Return samples at 48 kHz, ``(M, samples of a step)``; the mirrored end fills the last step."""
         import soxr
 
         wave = soxr.resample(audio.float().numpy(), SAMPLE_RATE_HZ, _RATE_HZ)
@@ -96,11 +96,11 @@ class PeAudio(TransformersEncoder, AudioEncoder):
         return torch.from_numpy(wave).view(-1, self._hop)
 
     def tokens(self, steps: int) -> int:
-        """Return the features of ``steps`` steps: as many."""
+        """Return the number of features, which is the number of steps."""
         return steps
 
     def features(self, tower: Any, sounds: Tensor, steps: Tensor) -> Tensor:
-        """Return ``(G, N, E)``."""
+        """Return the features, ``(G, N, E)``."""
         wave = sounds.flatten(1)
         own = torch.arange(wave.shape[1], device=wave.device) < steps[:, None] * self._hop
         states: Tensor = tower(wave[:, None].to(tower.dtype), padding_mask=own.long()).last_hidden_state

@@ -15,18 +15,15 @@ _HALF: Colours = (0.5, 0.5, 0.5)
 
 
 class SiglipVision(PatchVision):
-    """Patches of the last layer of SigLIP or SigLIP 2, which have no class token.
+    """The patch features of the last layer of SigLIP or SigLIP 2, which have no class token.
 
-    SigLIP 2 of a fixed size is published under ``model_type`` ``siglip``; its form of free sizes (NaFlex) is
-    ``siglip2``. Both are read.
+    SigLIP 2 models of a fixed size are published with the ``model_type`` ``siglip``, and those of variable
+    size (NaFlex) with ``siglip2``. This class reads both.
 
     Args:
-        pretrained: Folder or hub name of a SigLIP model; its vision half is used.
-        size_px: Side of the frames, for NaFlex alone; the largest square of the patches that it was trained
-            on (256 px) when left out.
-
-    Raises:
-        ValueError: If ``size_px`` is set for a model of a fixed size, or is no multiple of its patches.
+        pretrained: Folder or hub name of a SigLIP model; only its vision model is used.
+        size_px: Side of the frames in pixels, only for NaFlex models. When left out, it is the largest square
+            that has no more patches than the model was trained on (256 px).
     """
 
     families = ("siglip", "siglip_vision_model", "siglip2", "siglip2_vision_model")
@@ -48,7 +45,12 @@ class SiglipVision(PatchVision):
 
     @property
     def side_px(self) -> int:
-        """Side of the frames, in pixels."""
+        """Side of the frames, in pixels.
+
+        Raises:
+            ValueError: If ``size_px`` is another size than that of a model of fixed size, or is not a
+                multiple of the side of a patch.
+        """
         patch = int(self.config.patch_size)
         own = math.isqrt(self.config.num_patches) * patch if self._free else int(self.config.image_size)
         side = own if self.size_px is None else self.size_px
@@ -58,18 +60,18 @@ class SiglipVision(PatchVision):
         return side
 
     def features(self, tower: Any, frames: Tensor, counts: Tensor) -> Tensor:
-        """Return ``(F, N, E)``."""
+        """Return the features, ``(F, N, E)``."""
         pixels = normalised(frames, _HALF, _HALF, tower.dtype)
         if not self._free:
             found: Tensor = tower(pixel_values=pixels).last_hidden_state
             return found
         patch = int(self.config.patch_size)
         rows = pixels.shape[-1] // patch
-        # patches as its image processor lays them out: rows, columns, colours last
+        # The values of a patch are in the order of SigLIP's image processor: rows, columns, colours.
         cells = functional.unfold(pixels, patch, stride=patch).transpose(1, 2)
         cells = cells.view(len(cells), -1, 3, patch * patch).transpose(-1, -2).flatten(-2)
         mask = torch.ones(cells.shape[:2], dtype=torch.long, device=cells.device)
-        # the class loops over them on the CPU
+        # These stay on the CPU, because the model loops over them.
         shapes = torch.tensor([[rows, rows]]).expand(len(cells), -1)
         states: Tensor = tower(
             pixel_values=cells, pixel_attention_mask=mask, spatial_shapes=shapes

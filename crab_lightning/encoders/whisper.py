@@ -18,11 +18,12 @@ _STRIDE = 2  # spectrogram frames of a feature
 class WhisperAudio(TransformersEncoder, AudioEncoder):
     """The last layer of Whisper's encoder: 50 features a second.
 
-    Whisper always reads 30 s. A shorter clip is followed by silence, as it was trained, and only the features
-    of the clip itself are kept; a longer clip is read in parts of 30 s. So every clip costs at least 30 s.
+    Whisper always reads 30 s. A shorter clip is padded with silence, as in Whisper's training, and only the
+    features of the clip itself are kept. A longer clip is read in parts of 30 s. So even a short clip needs
+    the computation of 30 s.
 
     Args:
-        pretrained: Folder or hub name of a Whisper model; its encoder is used.
+        pretrained: Folder or hub name of a Whisper model; only its encoder is used.
     """
 
     families = ("whisper",)
@@ -30,12 +31,12 @@ class WhisperAudio(TransformersEncoder, AudioEncoder):
 
     @property
     def tokens_per_s(self) -> float:
-        """Features of a second."""
+        """Number of features of a second."""
         return 50.0
 
     @property
     def ffn(self) -> int:
-        """Width inside its feed-forward layers."""
+        """Width inside the feed-forward layers."""
         return int(self.config.encoder_ffn_dim)
 
     def build(self) -> nn.Module:
@@ -51,7 +52,7 @@ class WhisperAudio(TransformersEncoder, AudioEncoder):
         return encoder
 
     def prepare(self, audio: Tensor) -> Tensor:
-        """Return the log-mel spectrogram ``(M, bins)``; its last step is silence, by which it is padded."""
+        """Return the log-mel spectrogram ``(M, bins)``; its last step is silence, used as padding."""
         from transformers import WhisperFeatureExtractor
 
         extractor = WhisperFeatureExtractor(feature_size=self.config.num_mel_bins)
@@ -60,15 +61,15 @@ class WhisperAudio(TransformersEncoder, AudioEncoder):
         found = extractor(padded.numpy(), sampling_rate=16_000, padding="do_not_pad", truncation=False)
         bank = torch.as_tensor(found["input_features"][0])  # (bins, frames)
         own = whole // _STEP
-        # frames from here on lie in silence alone; what overlaps the end belongs to the clip's surroundings
+        # Two frames after the clip still overlap its end; frame own + 3 contains only silence.
         return torch.cat((bank[:, : own + 2], bank[:, own + 3 : own + 4]), dim=1).T.contiguous()
 
     def tokens(self, steps: int) -> int:
-        """Return the features of ``steps`` steps, of which three lie behind the clip."""
+        """Return the number of features of ``steps`` steps; the last three steps are after the clip."""
         return -(-(steps - 3) // _STRIDE)
 
     def features(self, tower: Any, sounds: Tensor, steps: Tensor) -> Tensor:
-        """Return ``(G, N, E)``."""
+        """Return the features, ``(G, N, E)``."""
         window = int(self.config.max_source_positions) * _STRIDE
         counts = steps.tolist()
         parts, owners = [], []

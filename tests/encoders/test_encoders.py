@@ -218,7 +218,7 @@ def test_an_encoder_whose_members_do_not_fit_each_other_is_refused(monkeypatch: 
     monkeypatch.setattr(Colours, "tokens", 2)
     with pytest.raises(ValueError, match=r"features returned \(5, 1, 3\) for 5 pieces, .* has 2 features by"):
         encoder.encoded(nn.Identity(), pictures, counts)
-    with pytest.raises(ValueError, match=r"Colours does not keep its argument 'gain' as self\.gain"):
+    with pytest.raises(ValueError, match=r"Colours does not store its argument 'gain' as self\.gain"):
         LlmVaModule("llm", vision="clip", beats="beats", visual_encoder=encoder)
 
 
