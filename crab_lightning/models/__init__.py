@@ -1,11 +1,11 @@
-"""The LightningModules over one thin base; they know no task and no dataset."""
+"""The models as LightningModules; they do not depend on tasks and datasets."""
 
 from typing import TYPE_CHECKING
 
 from crab_lightning.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    # the names under which configs written before version 0.2 know the strategies
+    # configs written before version 0.2 import the strategies from here
     from crab_lightning.distributed.strategies import Fsdp1Strategy as Fsdp1Strategy
     from crab_lightning.distributed.strategies import Fsdp2Strategy as Fsdp2Strategy
     from crab_lightning.models.asked import AskedModule as AskedModule

@@ -1,4 +1,4 @@
-"""How every model answers: by generating text, or by the probabilities of a closed set of answers."""
+"""How models answer: they generate text, or compute the probabilities of a closed set of answers."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class PromptInputs(NamedTuple):
 
     Args:
         ids: ``(B, T)``.
-        mask: ``(B, T)``, 0 where padded.
+        mask: ``(B, T)``, 0 in padding.
         positions: ``(3, B, T)``.
-        media: What the placeholders stand for, as the model's forward takes it.
+        media: Inputs of the model's forward for the media at the placeholders.
     """
 
     ids: Tensor
@@ -38,10 +38,10 @@ class PromptInputs(NamedTuple):
 
 
 class Answering(AskedModule, ABC):
-    """The part of a model with weights that answers prompts."""
+    """The base class of models with weights; it answers prompts."""
 
     model: Any
-    """The base with its adapters, of whichever class of transformers or of this package."""
+    """The base model with its adapters, an object of a class of transformers or of this package."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -50,20 +50,20 @@ class Answering(AskedModule, ABC):
 
     @abstractmethod
     def prompt_inputs(self, batch: Batch) -> PromptInputs:
-        """Return the tokens of a batch of left-padded prompts, and its media."""
+        """Return the tokens and the media of a batch of left-padded prompts."""
 
     @abstractmethod
     def read_tokens(
         self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Any, media: Mapping[str, Tensor]
     ) -> Tensor:
-        """Read tokens behind what the cache holds and return their hidden states ``(B, T, D)``.
+        """Read tokens that follow those in the cache, and return their hidden states ``(B, T, D)``.
 
         Args:
             ids: ``(B, T)``.
             positions: ``(3, B, T)``.
             mask: ``(B, past + T)``, or ``(B, 1, T, past + T)`` to be added to the attention scores.
-            cache: Holds what was read before, and takes in what is read now.
-            media: What the placeholders among ``ids`` stand for; empty where there are none.
+            cache: Keys and values of the tokens read before; those of the new tokens are added to it.
+            media: Inputs for the media at the placeholders among ``ids``; empty without placeholders.
         """
 
     @abstractmethod
@@ -88,16 +88,14 @@ class Answering(AskedModule, ABC):
 
     @abstractmethod
     def decoder(self) -> nn.Module:
-        """Return the language model inside ``self.model``, where adapters are searched."""
+        """Return the language model inside ``self.model``, to which adapters are added."""
 
     @torch.no_grad()
     def generate(self, batch: Batch) -> Predictions:
-        """Answer B prompts greedily, weigh the candidates of those that have some, or both, by ``decoding``.
-
-        Each answer is what the prompt alone would get.
+        """Answer B prompts with the likeliest tokens, with candidate probabilities, or both, by ``decoding``.
 
         Raises:
-            ValueError: If the batch is padded for training.
+            ValueError: If the batch has labels, or candidates are weighed with flash_attention_2.
         """
         if batch.labels is not None:
             raise ValueError("generate got a batch with labels; collate prompts (examples without a target)")
@@ -129,14 +127,17 @@ class Answering(AskedModule, ABC):
                 made.append(Prediction(sample, text, len(tokens), written.truncated[row], found))
         return made
 
-    # Answers that are written while other prompts come and go
+    # Answers that are finished in another order than the prompts
 
     @torch.no_grad()
     def stream(self, batch: Batch) -> Predictions | None:
-        """Take in a batch of prompts and return the answers that are finished by now, of whichever batch.
+        """Accept a batch of prompts and return the answers that are finished now, of this or earlier batches.
 
-        Returns ``None`` where answers cannot be given out of order: where weights are sharded, or candidates
-        are weighed. Call :meth:`drain` after the last batch. Samples that only repeat another are left out.
+        Call :meth:`drain` after the last batch. Samples that only repeat another sample are left out.
+
+        Returns:
+            The answers; ``None`` if answers cannot be given in another order, because weights are sharded,
+            candidates are weighed, or attention is flash_attention_2.
         """
         if self.decoding != "generate" or not self._streams():
             return None
@@ -147,7 +148,7 @@ class Answering(AskedModule, ABC):
             answers = self.queue(engine, batch)
             for answer, repeated in zip(answers, batch.repeated, strict=True):
                 answer.cancelled = repeated
-            while engine.waiting:  # keep the slots full: the rest is written beside the next batch
+            while engine.waiting:  # the last answers are written together with those of the next batch
                 engine.step()
         return Predictions(self.prediction(answer) for answer in engine.take() if not answer.cancelled)
 
@@ -163,12 +164,12 @@ class Answering(AskedModule, ABC):
         return Predictions(self.prediction(answer) for answer in engine.take() if not answer.cancelled)
 
     def engine(self, slots: int) -> AnswerEngine:
-        """Return what writes up to ``slots`` answers of this model side by side."""
+        """Return an engine that writes up to ``slots`` answers of this model at the same time."""
 
         def read(ids: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Tensor:
             return self.read_tokens(ids, positions, mask, cache, {})
 
-        # Autocast would cast in the middle of what is computed together.
+        # Autocast would cast values inside the operations that DecoderPass joins.
         direct = can_run(self.decoder()) and not torch.is_autocast_enabled(self.device.type)
         blocks = DecoderPass(self.model, self.decoder()) if direct else None
         step = read if blocks is None else blocks.step
@@ -184,13 +185,19 @@ class Answering(AskedModule, ABC):
         sampling: Sequence[Sampling] | None = None,
         limits: Sequence[int] | None = None,
     ) -> list[Answer]:
-        """Read a batch of prompts and let their answers wait for slots of an engine.
+        """Read a batch of prompts and put their answers into the queue of an engine.
 
         Args:
-            engine: What writes the answers.
+            engine: The engine that writes the answers.
             batch: B prompts.
-            sampling: How the tokens of each answer are chosen; the likeliest ones when left out.
+            sampling: How the tokens of each answer are chosen; the likeliest tokens when left out.
             limits: Largest number of tokens of each answer; ``max_new_tokens`` when left out.
+
+        Returns:
+            The B answers, which the engine fills step by step.
+
+        Raises:
+            ValueError: If a prompt is padded to the right, or a limit is below 1.
         """
         self.announce(batch)
         inputs = self.prompt_inputs(batch)
@@ -219,10 +226,13 @@ class Answering(AskedModule, ABC):
 
         Args:
             batch: B prompts.
-            texts: The B answers, without the end token, which is weighed too.
+            texts: The B answers without the end token; the result includes the end token.
 
         Returns:
-            Tokens and their log-probabilities in nats.
+            For each answer the tokens and their log-probabilities in nats.
+
+        Raises:
+            ValueError: If attention is flash_attention_2.
         """
         self._check_weighing()
         self.announce(batch)
@@ -236,7 +246,7 @@ class Answering(AskedModule, ABC):
         return Prediction(answer.sample, text, len(answer.tokens), answer.truncated)
 
     def prompt_reader(self, batch: Batch) -> PromptReader:
-        """Return what reads a batch of left-padded prompts; nothing is read yet."""
+        """Return a reader of a batch of left-padded prompts; it reads nothing yet."""
         inputs = self.prompt_inputs(batch)
         cache = DynamicCache(config=self.text_config())
 
@@ -248,7 +258,7 @@ class Answering(AskedModule, ABC):
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
-        """Put the model in evaluation mode for a while."""
+        """Put the model in evaluation mode while the context is open."""
         training = self.training
         self.eval()
         try:
@@ -257,8 +267,8 @@ class Answering(AskedModule, ABC):
             self.train(training)
 
     def _streams(self) -> bool:
-        """Whether each row may be answered at its own pace."""
-        # flash_attention_2 takes no mask of its own for each row, and sharded weights need equal steps.
+        """Whether the answers of a batch may be finished at different times."""
+        # flash_attention_2 accepts no mask for each row, and sharded weights need equal steps.
         return not self._shards_weights() and getattr(self, "attention", None) != "flash_attention_2"
 
     def answer(self, batch: Batch) -> Answers:
@@ -291,7 +301,7 @@ class Answering(AskedModule, ABC):
             )
 
     def _tokens_of(self, text: str) -> list[int]:
-        """Return an answer's tokens; a closed set's come back with every sample."""
+        """Return the tokens of an answer; they are kept, because many samples have the same candidates."""
         if text not in self._answer_tokens:
             if len(self._answer_tokens) >= _REMEMBERED:
                 self._answer_tokens.clear()
@@ -304,6 +314,6 @@ class Answering(AskedModule, ABC):
         return anywhere
 
     def _shards_weights(self) -> bool:
-        """Tell whether the weights lie on several processes, so that each step is a collective call."""
+        """Return whether the weights are sharded over processes, so that each step is a collective call."""
         trainer = self._trainer
         return trainer is not None and trainer.world_size > 1 and "DDP" not in type(trainer.strategy).__name__

@@ -1,4 +1,4 @@
-"""What all models share: adapters, loss, evaluation steps, optimizer, checkpoints."""
+"""The base class of all models with weights: adapters, loss, evaluation steps, optimizer."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Attention = Literal["sdpa", "eager", "flash_attention_2"]
 class AVModule(StoredModule):
     """An audio-visual language model that is trained on target texts and writes answers.
 
-    A subclass says how its weights are loaded, how a batch becomes hidden states, and how it answers.
+    A subclass loads the weights, computes the losses of a batch, and reads prompts.
 
     Args:
         pretrained: Folder or hub name of the base weights.
@@ -62,6 +62,10 @@ class AVModule(StoredModule):
         options: The arguments of ``AskedModule``.
 
     Shapes: B samples, T text tokens, M mel frames (10 ms each), P image patches. See ``Batch``.
+
+    Raises:
+        ValueError: If ``warmup_share`` is not in [0, 1), or an argument has a wrong type.
+        AdapterError: If the adapters in ``load_adapter`` cannot be read.
     """
 
     def __init__(
@@ -95,7 +99,7 @@ class AVModule(StoredModule):
         self.optimizer_factory = optimizer
         self.warmup_share = warmup_share
         self.gradient_checkpointing = gradient_checkpointing
-        # The checkpoint holds the trained weights alone; on_load_checkpoint is strict about those.
+        # The checkpoint holds only the trained weights; on_load_checkpoint checks that they are complete.
         self.strict_loading = False
         self._processor: Processor | None = None
         self._adapter_report: Any = None
@@ -104,19 +108,23 @@ class AVModule(StoredModule):
         self._token_mean = TokenMean()
         self._val_totals = [0.0, 0.0]
 
-    # What a paradigm supplies
+    # Methods that a subclass supplies
 
     @abstractmethod
     def load_base(self) -> nn.Module:
-        """Return the base model with its weights, its outputs not yet changed by any adapter."""
+        """Return the base model with its weights and without adapters."""
 
     @abstractmethod
     def make_processor(self) -> Processor:
-        """Return the processor that goes with the weights; it must not need them."""
+        """Return the processor for the checkpoint, without loading weights."""
 
     @abstractmethod
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return summed target loss, fp32 ``(B,)``, and number of target tokens, int64 ``(B,)``."""
+        """Return the summed target loss, fp32 ``(B,)``, and the number of target tokens, int64 ``(B,)``.
+
+        Raises:
+            ValueError: If the batch has no labels.
+        """
 
     # Construction
 
@@ -127,14 +135,24 @@ class AVModule(StoredModule):
 
     @property
     def processor(self) -> Processor:
-        """The processor of this model; built at first use, without loading weights."""
+        """The processor of this model; it is made at the first use, without loading weights.
+
+        Raises:
+            FileNotFoundError: If the checkpoint does not exist.
+        """
         if self._processor is None:
             with clear_when_absent(f"model.pretrained {self.base_name}: no checkpoint"):
                 self._processor = self.make_processor()
         return self._processor
 
     def configure_model(self) -> None:
-        """Load the weights, freeze them and insert the adapters; a second call does nothing."""
+        """Load the weights, freeze them and insert the adapters; a second call does nothing.
+
+        Raises:
+            FileNotFoundError: If the checkpoint does not exist.
+            AdapterError: If the adapters in ``load_adapter`` do not fit.
+            ValueError: If weights are missing, or the adapters do not fit the model.
+        """
         if hasattr(self, "model"):
             return  # Lightning calls this for each of fit, validate, test and predict
         check_strategy(self._trainer)
@@ -143,7 +161,7 @@ class AVModule(StoredModule):
         multiply_patches(self.model)
         if self.adapter is not None:
             self._complete_adapter()
-            # Model families name their decoder differently; ``language_model`` means it in all of them.
+            # Model families have different names for the decoder; ``language_model`` means it in all of them.
             root = self.decoder() if self.adapter.within == "language_model" else None
             self._adapter_report = insert_adapters(self.model, self.adapter, root=root)
             self._announced = self._adapter_report.batch
@@ -156,17 +174,17 @@ class AVModule(StoredModule):
         self.train(self.training)
 
     def fill_shards(self, part: nn.Module) -> None:
-        """Read the weights of a part of the model that ``load_base`` has left without storage."""
+        """Read the weights of a part of the model to which ``load_base`` gave no storage."""
 
     def _complete_adapter(self) -> None:
-        """Give the adapters' config what only the run knows, such as the tasks of its data."""
+        """Fill in the values of the adapters' config that only the run knows, such as its tasks."""
         assert self.adapter is not None
         datamodule: Any = getattr(self._trainer, "datamodule", None)
         saved = None if self.load_adapter is None else read_adapter_config(self.load_adapter)
         self.adapter = self.adapter.completed(saved, None if datamodule is None else list(datamodule.tasks))
 
     def announce(self, batch: Batch) -> None:
-        """Tell the adapters which batch runs next: its tasks, and what stands at its places."""
+        """Tell the adapters which batch runs next: its tasks, and the modality of each position."""
         if self._announced is not None:
             self._announced.tell([sample.task for sample in batch.samples], lambda: self.places(batch))
 
@@ -192,25 +210,25 @@ class AVModule(StoredModule):
         self._announced.tell([sample.task for sample in samples], places)
 
     def places(self, batch: Batch) -> Places:
-        """Return what stands at each place of the language model's sequences."""
+        """Return the content of each position of the language model's sequences."""
         present = batch.inputs["attention_mask"].bool()
         prompt = present if batch.labels is None else present & (batch.labels == IGNORED_LABEL)
         return Places(self.modalities(batch), prompt, present)
 
     @abstractmethod
     def modalities(self, batch: Batch) -> Tensor:
-        """Return ``TEXT``, ``VISUAL`` or ``AUDIO`` of ``structures`` for each place, ``(B, T)``."""
+        """Return ``TEXT``, ``VISUAL`` or ``AUDIO`` of ``structures`` for each position, ``(B, T)``."""
 
     def set_trainable(self) -> None:
-        """Freeze what is not trained, beyond the base, which ``insert_adapters`` has frozen already."""
+        """Freeze further weights that are not trained; ``insert_adapters`` has frozen the base model."""
 
     @property
     def freezes_base(self) -> bool:
-        """Whether the base model keeps its weights, and so stays in evaluation mode."""
+        """Whether the base model is frozen, and so stays in evaluation mode."""
         return self.adapter is not None
 
     def _checkpoint_layers(self) -> None:
-        # Only the language model: the frozen towers build no graph, so there is nothing to recompute.
+        # Only the language model: nothing is stored for the backward pass of the frozen towers.
         decoder: Any = self.decoder()
         decoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
@@ -224,57 +242,64 @@ class AVModule(StoredModule):
             if isinstance(module, LoRALinear):
                 module.train(mode)
             elif getattr(module, "gradient_checkpointing", False):
-                # transformers recomputes only layers whose own flag says training; their parts stay frozen
+                # transformers recomputes only layers in training mode; the parts of the layer stay frozen
                 module.training = mode
         return self
 
     # Learning
 
     def configure_optimizers(self) -> Any:
-        """Return the optimizer over the trainable parameters, with warm-up and cosine by the step."""
+        """Return the optimizer of the trainable parameters, and a schedule with warm-up and cosine.
+
+        Raises:
+            ValueError: If no parameter is trainable, or the number of steps is not known.
+        """
         trainable = [p for p in self.parameters() if p.requires_grad]
         if not trainable:
-            raise ValueError("no parameter is trainable: set model.adapter, or unfreeze the base")
+            raise ValueError("no parameter is trainable. Set model.adapter, or unfreeze the base model")
         optimizer = self.optimizer_factory(trainable)
         unscale_outside(optimizer)
         schedule = cosine_with_warmup(optimizer, total_optimizer_steps(self.trainer), self.warmup_share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        """Print what is trained, and stop if the optimizer trains anything else.
+        """Print the trained parameters, after a check that the optimizer has exactly these.
 
         Raises:
-            RuntimeError: If optimizer and trainable parameters are not the same set.
+            RuntimeError: If the optimizer's parameters are not exactly the trainable parameters.
         """
         named = {id(p): name for name, p in self.named_parameters() if p.requires_grad}
         held = {id(p) for o in self.trainer.optimizers for group in o.param_groups for p in group["params"]}
         if held != named.keys():
             missing = sorted(named[i] for i in named.keys() - held)
             raise RuntimeError(
-                f"the optimizer contains {len(held)} parameters, {len(named)} are trainable; {len(missing)} "
-                f"trainable ones would never change (first: {missing[:1]}), {len(held - named.keys())} held "
-                "ones are frozen. Build the optimizer after configure_model (LightningCLI: "
-                "auto_configure_optimizers=False)."
+                f"the optimizer has {len(held)} parameters, but {len(named)} parameters are trainable: "
+                f"{len(missing)} trainable ones are not in the optimizer and would never change (first: "
+                f"{missing[:1]}), and {len(held - named.keys())} in the optimizer are frozen. Make the "
+                "optimizer after configure_model (LightningCLI: auto_configure_optimizers=False)."
             )
         if self.trainer.is_global_zero:
             adapted = [] if self._adapter_report is None else [self._adapter_report.table()]
             Console().print(*adapted, parameter_table(self), sep="\n")
-        # They are meant to be: see ``train``.
+        # Frozen modules are in evaluation mode on purpose; see ``train``.
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         self._window.restart()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return what gives the mean loss over the target tokens of the optimizer step, see ``TokenMean``."""
+        """Return the loss of a micro-batch, scaled so that a step minimises the mean over its target tokens.
+
+        See ``TokenMean``.
+        """
         batch = self.on_all_towers(batch)
         self.announce(batch)
         loss_sum, tokens = self.losses(batch)
-        if any(batch.repeated):  # they only keep this process in step with the others
+        if any(batch.repeated):  # repeated samples only keep this process in step with the others
             counted = torch.tensor([not again for again in batch.repeated], device=loss_sum.device)
             loss_sum, tokens = loss_sum * counted, tokens * counted
         names = [f"{s.task}/{s.dataset}" for s in batch.samples]
         self._window.add(names, loss_sum, tokens, batch.inputs["attention_mask"])
         if self._announced is not None and (own := self._announced.take_loss()) is not None:
-            loss_sum = loss_sum + own * tokens  # the mean over the target tokens then holds it once
+            loss_sum = loss_sum + own * tokens  # so the mean over the target tokens includes it once
         trainer = self._trainer
         processes, accumulate = (1, 1) if trainer is None else (trainer.world_size, self._accumulated())
         return self._token_mean.loss(loss_sum, tokens, processes, accumulate)
@@ -283,15 +308,18 @@ class AVModule(StoredModule):
         return int(self.trainer.accumulate_grad_batches)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Weigh the micro-batches of the step by their target tokens; gradients are clipped after this."""
+        """Weight the micro-batches of the step by their target tokens; gradients are clipped afterwards."""
         self._token_mean.correct((p for p in self.parameters() if p.requires_grad), self._accumulated())
 
     def unread_media(self) -> dict[str, Unread]:
-        """Return the smallest input of each kind of media, by the name of the model input that it brings."""
+        """Return the smallest input of each kind of media, by the name of the model input."""
         return {}
 
     def on_all_towers(self, batch: Batch) -> Batch:
-        """Return a batch that every tower which has to take part on this process reads from."""
+        """Return the batch, with a smallest input added for each tower that must run but has no media.
+
+        In distributed runs all processes must run the same towers.
+        """
         trainer = self._trainer
         if trainer is None or trainer.world_size == 1:
             return batch
@@ -299,7 +327,7 @@ class AVModule(StoredModule):
         present = [name in batch.inputs for name in kinds]
         if self._shards_weights():
             wanted = self._on_any_process(*present)
-        else:  # DDP waits for a gradient of every trained weight, and for none of a frozen tower's
+        else:  # DDP waits for a gradient of every trained weight, but not of frozen weights
             wanted = [batch.labels is not None and self._trains_beyond_decoder] * len(kinds)
         added = [
             kind for kind, own, need in zip(kinds.values(), present, wanted, strict=True) if need and not own
@@ -312,13 +340,13 @@ class AVModule(StoredModule):
         return any(p.requires_grad and id(p) not in inside for p in self.parameters())
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log the gathered losses every ``trainer.log_every_n_steps`` batches, and at the last one."""
+        """Log the collected losses every ``trainer.log_every_n_steps`` batches, and after the last batch."""
         if len(self._window) >= max(1, log_interval(self.trainer)) or self.trainer.is_last_batch:
             self._log_window()
 
     def _log_window(self) -> None:
         figures = self._window.drain()
-        # Straight to the loggers: self.log costs 0.23 ms a value, and there is one for each dataset.
+        # The loggers are called directly: self.log takes 0.23 ms a value, and every dataset has a value.
         optimizer = self.trainer.optimizers[0]
         figures["lr"] = float(optimizer.param_groups[0]["lr"])
         for logger in self.loggers:
@@ -329,11 +357,11 @@ class AVModule(StoredModule):
     # Evaluation
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the previous validation's loss."""
+        """Reset the sums of the validation loss."""
         self._val_totals = [0.0, 0.0]
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Return losses of a batch with labels, answers of a batch of prompts.
+        """Return the losses of a batch with labels, or the answers of a batch of prompts.
 
         Returns:
             ``{"loss_sum": (B,), "target_tokens": (B,)}`` or ``{"predictions": [...]}``.
@@ -359,7 +387,7 @@ class AVModule(StoredModule):
             self.log("val/loss", (totals[0] / totals[1]).float(), prog_bar=True, batch_size=1)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Return ``{"answers": [...]}`` of any batch so far, or ``{"predictions": [...]}`` of this one."""
+        """Return ``{"answers": [...]}`` of this and earlier batches, or ``{"predictions": [...]}``."""
         batch = self.on_all_towers(batch)
         answers = self.stream(batch)
         return {"predictions": self.generate(batch)} if answers is None else {"answers": answers}

@@ -1,4 +1,4 @@
-"""What is said where a checkpoint is absent or does not fit, and where a thinker keeps its towers."""
+"""Helpers for checkpoints: clear errors, the stored arguments of a model, and where the towers are."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from crab_lightning.tensor_files import misfits
 
 @contextmanager
 def clear_when_absent(what: str, remedy: str = "Give the folder of one") -> Iterator[None]:
-    """Name the option and the remedy where transformers finds no checkpoint: it raises a bare error then.
+    """While the context is open, make the error of transformers for a missing checkpoint a clear one.
 
     Args:
-        what: The option with its value, and what should have been read from it.
-        remedy: What to give instead.
+        what: First part of the message: the option with its value, and what is missing there.
+        remedy: Last part of the message: what the user should do.
 
     Raises:
-        FileNotFoundError: In place of that bare error; any other error passes.
+        FileNotFoundError: Instead of the error of transformers; any other error is not changed.
     """
     try:
         yield
@@ -42,12 +42,12 @@ _OLD_PARADIGMS = {"OmniModule": "native", "LlmVaModule": "llm_va", "VllmAModule"
 
 
 def same_paradigm(name: str | None) -> str | None:
-    """Return the short name of an architecture as a file has it; older files have the name of the class."""
+    """Return the short name of an architecture; older files have the name of the class instead."""
     return None if name is None else _OLD_PARADIGMS.get(name, name)
 
 
 def _inits(owner: type) -> Iterator[tuple[type, dict[str, inspect.Parameter]]]:
-    """Yield the classes whose ``__init__`` takes the owner's arguments: one that takes any passes them on."""
+    """Yield the classes whose ``__init__`` gets arguments of the owner, up to one without ``**options``."""
     for kind in owner.__mro__:
         if "__init__" not in vars(kind):
             continue
@@ -59,10 +59,15 @@ def _inits(owner: type) -> Iterator[tuple[type, dict[str, inspect.Parameter]]]:
 
 
 def given_arguments(owner: type, args: Sequence[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call by name, those passed on to a parent class too.
+    """Return the arguments of a constructor call by name, including those passed on to parent classes.
+
+    Args:
+        owner: The class that is called.
+        args: Positional arguments of the call.
+        values: Keyword arguments of the call.
 
     Raises:
-        TypeError: If a class does not take them.
+        TypeError: If the class does not accept these arguments.
     """
     found: dict[str, Any] = {}
     for kind, parameters in _inits(owner):
@@ -85,7 +90,7 @@ def given_arguments(owner: type, args: Sequence[Any], values: Mapping[str, Any])
 
 
 def plain_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments of a module as values that JSON, and a checkpoint that runs no code, can hold."""
+    """Return arguments of a module as plain values, which JSON and checkpoints without code can hold."""
     return {name: _plain(value) for name, value in values.items()}
 
 
@@ -103,11 +108,15 @@ def _plain(value: Any) -> Any:
 
 
 def typed_arguments(owner: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo :func:`plain_arguments`: build the dataclasses and encoders that the owner's arguments are of.
+    """Return arguments with dataclasses and encoders made again; the inverse of :func:`plain_arguments`.
+
+    Args:
+        owner: The class of the module; the types of its arguments choose the dataclasses.
+        values: Plain values by argument.
 
     Raises:
-        ValueError: If the owner has no such argument, since the file is of another version or class, or the
-            file names an encoder of another package that is not imported: a file must not run code.
+        ValueError: If the class has no such argument, or the file names an encoder of another package that is
+            not imported yet; it is not imported here, because a file must not run code.
     """
     hints: dict[str, Any] = {}
     for kind, _ in _inits(owner):
@@ -133,26 +142,26 @@ def _encoder(name: str, path: str) -> type[Encoder]:
     found = getattr(sys.modules.get(module), kind, None)
     if not (isinstance(found, type) and issubclass(found, Encoder)):
         raise ValueError(
-            f"the checkpoint contains {name} {path}, which is not an encoder that is imported. Import its "
-            f"module first, or give {name}=... as an argument"
+            f"the checkpoint names the {name} {path}, which is not an imported encoder. Import its module "
+            f"first, or give {name}=... as an argument"
         )
     return found
 
 
 def check_fit(saved: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> None:
-    """Compare the weights of a checkpoint with those that a model trains.
+    """Compare the weights of a checkpoint with the trained weights of a model.
 
     Raises:
         ValueError: If weights are missing, unknown or of another shape.
     """
     if found := misfits(saved, {name: whole_shape(weight) for name, weight in trained.items()}):
         raise ValueError(
-            f"the checkpoint does not fit the model; of its weights, {found}. Give model.adapter"
-            " the kind, rank, heads and targets it was trained with."
+            f"the checkpoint does not fit the model; of its weights, {found}. Give model.adapter the same"
+            " kind, rank, heads and target_modules as in the training of the checkpoint."
         )
 
 
 def towers_of(model: Any) -> tuple[Any, Any]:
-    """Return the vision and the audio tower of a thinker: inside ``model.model``, or beside it (5.17)."""
+    """Return the vision and the audio tower of a thinker, also for older transformers versions (5.17)."""
     inner = model.model if hasattr(model.model, "visual") else model
     return inner.visual, inner.audio_tower

@@ -1,4 +1,4 @@
-"""What the two models with connectors share: towers, trained connectors, and which weights are frozen."""
+"""The base class of the two models with connectors: encoders, trained connectors, frozen weights."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _TEXT_INPUTS = ("input_ids", "media_kind", "attention_mask", "position_ids")
 class CompositeModule(AVModule):
     """A language model, frozen encoders and connectors between them.
 
-    What is trained: the adapters, if any, and the connectors that ``train_connectors`` names. Everything else
-    is frozen; a run asserts it and prints it as a table before its first step.
+    Only the adapters, if any, and the connectors in ``train_connectors`` are trained. All other weights are
+    frozen. A run checks this before the first step and prints it as a table.
 
     Args:
         pretrained: Folder or hub name of the language model.
@@ -47,12 +47,15 @@ class CompositeModule(AVModule):
         train_connectors: Connectors that are trained.
         beats: Published BEATs checkpoint (``BEATs_iter3_plus_AS2M.pt``), or a folder in safetensors. Not read
             when ``audio_encoder`` is set.
-        audio_encoder: Another audio encoder than BEATs, by its class.
-        audio_connector: Connector file of a stage 1 run on sound; the connector starts with random weights
-            when left out.
-        system: System message; the chat template's own, if it has one, when left out.
+        audio_encoder: An audio encoder instead of BEATs, by its class.
+        audio_connector: Connector file of a stage 1 run on sound. When left out, the connector starts with
+            random weights.
+        system: System message. When left out, the chat template decides.
         chat_template: File with a Jinja chat template, for tokenizers that have none.
         options: The arguments of ``AVModule``.
+
+    Raises:
+        ValueError: If ``train_connectors`` names a connector that the model does not have.
     """
 
     connected: ClassVar[tuple[Modality, ...]] = ("audio",)
@@ -74,7 +77,7 @@ class CompositeModule(AVModule):
         super().__init__(pretrained, **options)
         if unknown := [name for name in train_connectors if name not in self.connected]:
             known = ", ".join(self.connected)
-            raise ValueError(f"model.train_connectors names {unknown[0]!r}; this model has: {known}")
+            raise ValueError(f"model.train_connectors has {unknown[0]!r}; this model knows: {known}")
         self.train_connectors = list(train_connectors)
         self.connector = connector
         self.audio_encoder = audio_encoder or named(BeatsAudio(beats), "beats")
@@ -106,12 +109,12 @@ class CompositeModule(AVModule):
     # Construction
 
     def modalities(self, batch: Batch) -> Tensor:
-        """Return what stands at each place, as the processor has noted it."""
+        """Return the modality of each position ``(B, T)``, which the processor stores in the batch."""
         return batch.inputs["media_kind"]
 
     @property
     def freezes_base(self) -> bool:
-        """Always: encoders and language model are never trained."""
+        """Always True, because encoders and language model are never trained."""
         return True
 
     @property
@@ -120,11 +123,12 @@ class CompositeModule(AVModule):
         return self.adapter is not None or bool(self.train_connectors)
 
     def set_trainable(self) -> None:
-        """Freeze everything but adapters and the named connectors, and load the connectors' files.
+        """Freeze all weights but adapters and trained connectors, and load the files of connectors.
 
         Raises:
-            ValueError: If a connector would be neither trained nor loaded, so that it stayed random.
-            FileNotFoundError: If a named file does not exist.
+            ValueError: If a connector is neither trained nor loaded, so that it would keep random weights, or
+                a file does not fit.
+            FileNotFoundError: If a connector file does not exist.
         """
         self.model.requires_grad_(False)
         for parameter in self._adapter_parameters():
@@ -137,22 +141,22 @@ class CompositeModule(AVModule):
                     load_connector(connector, modality, Path(file), key)
             elif not trained and self._needs_connector(modality):
                 raise ValueError(
-                    f"{key} is null and model.train_connectors does not name {modality!r}: the connector"
-                    f" would keep random weights. Name the connector file of a stage 1 run, or train it"
+                    f"{key} is null and model.train_connectors does not contain {modality!r}: the connector"
+                    f" would keep random weights. Give the connector file of a stage 1 run, or train it"
                 )
 
     def _adapter_parameters(self) -> list[nn.Parameter]:
         return [p for layer in adapter_layers(self.model).values() for p in layer.parameters(recurse=False)]
 
     def _needs_connector(self, modality: Modality) -> bool:
-        # In stage 1 only one connector is trained, on data of its own modality.
+        # Stage 1 has no adapters: it trains one connector, on data of the same modality.
         return self.adapter is not None
 
     def _loads_saved(self, modality: Modality) -> bool:
         return self.load_adapter is not None and modality in self.train_connectors
 
     def train(self, mode: bool = True) -> CompositeModule:
-        """Switch adapters and trained connectors to training; everything frozen stays in evaluation mode."""
+        """Switch adapters and trained connectors to training mode; other parts stay in evaluation mode."""
         super().train(mode)
         if hasattr(self, "model"):
             for modality in self.train_connectors:
@@ -160,15 +164,15 @@ class CompositeModule(AVModule):
         return self
 
     def on_fit_start(self) -> None:
-        """Assert that exactly what the policy names is trained, and print it."""
+        """Check that only adapters and trained connectors are trainable, and print the trained parameters."""
         self.check_policy()
         super().on_fit_start()
 
     def check_policy(self) -> None:
-        """Compare the trainable parameters with adapters and named connectors.
+        """Check that the trainable parameters are exactly those of adapters and trained connectors.
 
         Raises:
-            RuntimeError: If another parameter is trained, or one of those is not.
+            RuntimeError: If another parameter is trainable, or one of these parameters is frozen.
         """
         wanted = {id(p) for p in self._adapter_parameters()}
         for modality in self.train_connectors:
@@ -177,19 +181,19 @@ class CompositeModule(AVModule):
         found = {id(p) for p in self.parameters() if p.requires_grad}
         if found != wanted:
             raise RuntimeError(
-                f"the freeze policy trains adapters and connectors {self.train_connectors}; "
+                f"only the adapters and the connectors {self.train_connectors} are to be trained, but "
                 f"{len(found - wanted)} other parameters are trainable (first: "
-                f"{sorted(names[i] for i in found - wanted)[:1]}), {len(wanted - found)} of the policy's are "
+                f"{sorted(names[i] for i in found - wanted)[:1]}) and {len(wanted - found)} of these are "
                 f"frozen (first: {sorted(names[i] for i in wanted - found)[:1]})"
             )
 
     # Saving
 
     def save_adapter(self, folder: Path | str) -> None:
-        """Write adapters and trained connectors to a folder that ``load_adapter`` reads.
+        """Write adapters and trained connectors to a folder, which ``model.load_adapter`` reads.
 
         Raises:
-            ValueError: If there are neither.
+            ValueError: If the model has neither.
         """
         if not self.saves_parts:
             raise ValueError("nothing to save: model.adapter is null and model.train_connectors is empty")
@@ -198,45 +202,51 @@ class CompositeModule(AVModule):
             super().save_adapter(folder)
         for modality in self.train_connectors:
             connector = self.connectors()[modality]
-            with readable_weights(self._trainer):  # outside of it their memory is no longer there
+            with readable_weights(self._trainer):  # sharded weights exist only inside this context
                 state = connector_state(connector)
                 if not (is_available() and is_initialized()) or get_rank() == 0:
                     save_connector(state, connector, modality, folder / f"{modality}_connector.safetensors")
 
     def load_saved(self, folder: Path) -> None:
-        """Load adapters and the connectors that are trained beside them; each has to be there."""
+        """Load the adapters and all trained connectors from a folder.
+
+        Raises:
+            AdapterError: If the adapters are missing or do not fit.
+            FileNotFoundError: If the file of a trained connector is missing.
+            ConnectorFileError: If a connector does not fit.
+        """
         super().load_saved(folder)
         for modality in self.train_connectors:
             file = folder / f"{modality}_connector.safetensors"
             load_connector(self.connectors()[modality], modality, file, "model.load_adapter")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint whose connectors read another encoder's features.
+        """Raise an error for a checkpoint whose trained connectors belong to another encoder.
 
         Raises:
-            ValueError: If the encoders differ, and for the reasons of the parent class.
+            ValueError: If the encoders differ, or for a reason of the parent class.
         """
         stored = checkpoint.get("crab_lightning", {}).get("init", {})
         for modality, encoder in self.encoders.items():
             path = (stored.get(f"{modality}_encoder") or {}).get("class_path", PUBLISHED_ENCODERS[modality])
             if modality in self.train_connectors and (found := path.rpartition(".")[2]) != encoder.name:
                 raise ValueError(
-                    f"the checkpoint was trained with the {modality} encoder {found}, this run has "
-                    f"{encoder.name}. Set model.{modality}_encoder to the checkpoint's"
+                    f"the checkpoint was trained with the {modality} encoder {found}, but this run has "
+                    f"{encoder.name}. Set model.{modality}_encoder to that of the checkpoint"
                 )
         super().on_load_checkpoint(checkpoint)
 
     # Learning and answering
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return summed target loss, fp32 ``(B,)``, and number of target tokens, int64 ``(B,)``."""
+        """Return the summed target loss, fp32 ``(B,)``, and the number of target tokens, int64 ``(B,)``."""
         if batch.labels is None:
             raise ValueError("losses got a batch of prompts; collate examples with a target")
         hidden = self.hidden_states(self._positioned(batch.inputs), use_cache=False)
         return target_losses(hidden, batch.labels, self.answer_head())
 
     def prompt_inputs(self, batch: Batch) -> PromptInputs:
-        """Return the tokens of a batch of left-padded prompts, and its media."""
+        """Return the tokens and the media of a batch of left-padded prompts."""
         inputs = self._positioned(batch.inputs)
         positions = inputs["position_ids"]
         return PromptInputs(
@@ -249,7 +259,7 @@ class CompositeModule(AVModule):
     def read_tokens(
         self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Any, media: Mapping[str, Tensor]
     ) -> Tensor:
-        """Read tokens behind what the cache holds; see :class:`Answering`."""
+        """Read tokens that follow those in the cache; see :class:`Answering`."""
         step = {"media_kind": torch.zeros_like(ids)} | dict(media)
         step |= {
             "input_ids": ids,
@@ -264,51 +274,56 @@ class CompositeModule(AVModule):
         return self.model.language_model.config.get_text_config()
 
     def _positioned(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the inputs with ``position_ids``: those of the processor, else counted from the mask."""
+        """Return the inputs with ``position_ids``; if the processor made none, the mask is counted."""
         if "position_ids" in inputs:
             return inputs
         positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
         return inputs | {"position_ids": positions}
 
     def _model_positions(self, positions: Tensor) -> Tensor:
-        """Return positions ``(3, B, T)`` in the form that the language model takes."""
+        """Return positions ``(3, B, T)`` in the shape that the language model takes."""
         return positions[0]
 
 
 def splice(embeds: Tensor, media_kind: Tensor, kind: int, tokens: Tensor) -> Tensor:
-    """Put media tokens where a sequence keeps places for them, in order.
+    """Return embeddings in which media tokens replace the placeholders of one modality, in order.
 
     Args:
         embeds: ``(B, T, D)``.
-        media_kind: ``(B, T)``.
-        kind: The kind of media.
+        media_kind: ``(B, T)``, the modality of each position.
+        kind: The modality to replace: ``VISUAL`` or ``AUDIO`` of ``structures``.
         tokens: ``(N, D)``, of all samples in order.
 
     Raises:
-        ValueError: If places and tokens differ in number.
+        ValueError: If the number of placeholders is not N.
     """
     places = media_kind == kind
     if int(places.sum()) != len(tokens):
         raise ValueError(
-            f"{int(places.sum())} places of media kind {kind} for {len(tokens)} tokens: the processor"
-            f" and the connector use different numbers of tokens for a frame or segment"
+            f"there are {int(places.sum())} placeholders of media kind {kind} for {len(tokens)} tokens: the"
+            f" processor and the connector use different numbers of tokens for a frame or segment"
         )
     return embeds.masked_scatter(places[..., None], tokens.to(embeds.dtype))
 
 
 def named(encoder: AnyEncoder, key: str) -> AnyEncoder:
-    """Return an encoder whose messages name another argument of the model."""
+    """Set the argument of the model that an encoder's error messages name, and return the encoder."""
     encoder.key = key
     return encoder
 
 
 def named_when_absent(encoder: AudioEncoder | VisualEncoder) -> AbstractContextManager[None]:
-    """Return a context in which an absent checkpoint is said to be that of an encoder."""
+    """Return a context in which the error for a missing checkpoint names the encoder's argument."""
     return clear_when_absent(f"model.{encoder.key} {encoder.pretrained}: no checkpoint")
 
 
 def loaded(encoder: AudioEncoder | VisualEncoder, dtype: torch.dtype) -> nn.Module:
-    """Return an encoder's module with its weights."""
+    """Return the module of an encoder with its weights.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint.
+        ValueError: If the checkpoint is of another family, or weights are missing.
+    """
     with named_when_absent(encoder):
         return encoder.load(dtype)
 
@@ -317,7 +332,7 @@ def unread_sound(processor: Any) -> Unread:
     """Return the shortest sound that the audio encoder reads.
 
     Args:
-        processor: Prepares sound, and knows what stands at its places.
+        processor: Processor of the model; it has the audio encoder and the token at placeholders.
     """
     sound = processor.audio.prepared(torch.zeros(1))
     inputs = {"sounds": sound[None], "sound_steps": torch.tensor([len(sound)])}

@@ -1,7 +1,7 @@
-"""Connectors: encoder features to tokens in the language model's width.
+"""Connectors, which turn the features of an encoder into tokens of the language model's width.
 
-Sources: Q-Former of BLIP-2 (arXiv:2301.12597) in transformers' class; windows as in SALMONN
-(arXiv:2310.13289); sizes of Crab+ (arXiv:2603.04128, section 5.3).
+Sources: the Q-Former is that of BLIP-2 (arXiv:2301.12597), in the class of transformers; the windows are
+those of SALMONN (arXiv:2310.13289); the sizes are those of Crab+ (arXiv:2603.04128, section 5.3).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ConnectorKind = Literal["qformer", "window_qformer"]
 BEATS_TOKENS_PER_S = 50
 WINDOW_S = 0.3333
 WINDOW_TOKENS = round(BEATS_TOKENS_PER_S * WINDOW_S)
-"""Encoder tokens that one token of the window-level Q-Former stands for: 17, so that 30 s give 88."""
+"""Number of BEATs tokens in a window of the window-level Q-Former: 17, so that 30 s have 88 windows."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,15 @@ class ConnectorConfig:
             window of ``window_tokens`` encoder tokens into ``queries``.
         queries: Number K of trained queries.
         hidden: Width of the Q-Former; the default is that of BERT-base.
-        layers: Number of its layers, each with cross-attention.
-        heads: Its heads.
-        ffn: Width inside its feed-forward layers.
+        layers: Number of layers of the Q-Former, each with cross-attention.
+        heads: Number of attention heads of the Q-Former.
+        ffn: Width inside the feed-forward layers of the Q-Former.
         dropout: Dropout probability of activations in training.
         window_tokens: Number of encoder tokens in a window; 17 are 0.33 s of BEATs.
 
     Raises:
-        ValueError: If a size is below 1, or the heads do not divide the width.
+        ValueError: If the kind is unknown, a size is below 1, ``hidden`` is not a multiple of ``heads``, or
+            ``dropout`` is not in [0, 1).
     """
 
     kind: ConnectorKind = "qformer"
@@ -72,7 +73,11 @@ class ConnectorConfig:
             raise ValueError(f"connector.dropout is {self.dropout}; it must be at least 0 and below 1")
 
     def tokens(self, encoder_tokens: int) -> int:
-        """Return the number of language-model tokens of a frame, segment or clip."""
+        """Return the number of tokens that a frame or segment, or with windows a clip, gets.
+
+        Args:
+            encoder_tokens: Number of features of the clip; only windows depend on it.
+        """
         if self.kind == "qformer":
             return self.queries
         return max(1, encoder_tokens // self.window_tokens) * self.queries
@@ -82,14 +87,14 @@ class Connector(nn.Module):
     """LayerNorm, Q-Former, and a projection of two layers.
 
     Args:
-        config: Its sizes.
+        config: Sizes of the connector.
         encoder_width: Width E of the encoder's features.
         width: Width D of the language model.
         encoder: Name of the encoder's class.
-        cut: Features that are a group, where the encoder reads a clip as a whole; ``None`` where each of its
-            rows is one.
+        cut: Number of features in a group, if the encoder reads a clip as a whole; ``None`` if each row of
+            features is a group.
 
-    Shapes: G frames, segments or windows, N encoder tokens of each, K queries.
+    Shapes: G groups (frames, segments or windows), N features of each group, K queries.
     """
 
     def __init__(
@@ -121,14 +126,14 @@ class Connector(nn.Module):
         self.projection = nn.Sequential(nn.Linear(config.hidden, width), nn.GELU(), nn.Linear(width, width))
 
     def queried(self, features: Tensor, own: Tensor | None = None) -> Tensor:
-        """Return what the queries read out of each group, before the projection.
+        """Return the output of the Q-Former for each group, before the projection.
 
         Args:
             features: ``(G, N, E)``.
-            own: ``(G, N)``, False at padding; ``None`` where nothing is padded.
+            own: ``(G, N)``, False in padding; ``None`` without padding.
 
         Returns:
-            ``(G, K, hidden)``, in the connector's own type.
+            ``(G, K, hidden)``, in the type of the connector's weights.
         """
         features = self.norm(features.to(self.norm.weight.dtype))
         found = self.qformer(
@@ -140,22 +145,23 @@ class Connector(nn.Module):
         return states
 
     def forward(self, features: Tensor, own: Tensor | None = None) -> Tensor:
-        """Return the tokens of all groups in a row.
+        """Return the tokens of all groups, one after the other.
 
         Args:
-            features: Of frames or segments ``(G, N, E)``; of clips, where they are cut here.
-            own: ``(G, N)``, False at padding; ``None`` where nothing is padded.
+            features: ``(G, N, E)`` of frames or segments; ``(B, N, E)`` of clips, if windows or ``cut`` group
+                them.
+            own: ``(G, N)`` or ``(B, N)``, False in padding; ``None`` without padding.
 
         Returns:
-            ``(tokens, D)``: ``G * K``, or as many windows as the clips' own tokens fill.
+            ``(tokens, D)``: K tokens for each group.
 
         Raises:
             ValueError: If the features have another width than the encoder says.
         """
         if features.shape[-1] != self.encoder_width:
             raise ValueError(
-                f"{self.encoder}.features are {features.shape[-1]} wide, and {self.encoder}.width says "
-                f"{self.encoder_width}. Correct one of the two"
+                f"{self.encoder}.features have the width {features.shape[-1]}, but {self.encoder}.width "
+                f"returned {self.encoder_width}. Correct one of the two"
             )
         if self.config.kind == "window_qformer":
             features, own = windows(features, own, self.config.window_tokens)
@@ -168,16 +174,17 @@ class Connector(nn.Module):
 def windows(
     features: Tensor, own: Tensor | None, size: int, *, keep_rest: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Cut each clip's own tokens into windows; a clip of less than one is padded.
+    """Cut the features of each clip into windows; a clip that is shorter than a window is padded.
 
     Args:
         features: ``(B, N, E)``.
-        own: ``(B, N)``, True at each clip's first tokens; ``None`` where nothing is padded.
-        size: Tokens in a window.
-        keep_rest: Pad the rest behind the last whole window too; else it is dropped.
+        own: ``(B, N)``, False in padding at the end; ``None`` without padding.
+        size: Number of features in a window.
+        keep_rest: Pad the features after the last whole window to a window; otherwise they are dropped.
 
     Returns:
-        Windows of all clips in order ``(G, size, E)``, and their mask, ``None`` where all of it is True.
+        The windows of all clips in order, ``(G, size, E)``, and a mask ``(G, size)``, False in padding;
+        ``None`` without padding.
     """
     counts = [features.shape[1]] * len(features) if own is None else own.sum(1).tolist()
     parts: list[Tensor] = []
@@ -194,15 +201,18 @@ def windows(
 
 _FORMAT = "crab_lightning.connector/1"
 PUBLISHED_ENCODERS = {"visual": "ClipVision", "audio": "BeatsAudio"}
-"""Encoders of the paper, which files that name none belong to."""
+"""The encoders of the paper; connector files without the name of an encoder belong to these."""
 
 
 class ConnectorFileError(ValueError):
-    """A file that holds no connector, or another one than the model's."""
+    """A file does not hold a connector, or holds one that does not fit the model."""
 
 
 def connector_state(connector: Connector) -> dict[str, Tensor]:
-    """Return a connector's weights on the CPU; sharded ones are gathered, so every rank has to call this."""
+    """Return a connector's weights on the CPU.
+
+    Sharded weights are gathered, so every rank has to call this function.
+    """
     state = {unwrapped_name(name): weight for name, weight in connector.named_parameters()}
     return {
         name: (v.full_tensor() if isinstance(v, DTensor) else v).detach().cpu().contiguous()
@@ -211,34 +221,35 @@ def connector_state(connector: Connector) -> dict[str, Tensor]:
 
 
 def save_connector(state: dict[str, Tensor], connector: Connector, modality: str, path: Path) -> None:
-    """Write a connector.
+    """Write a connector to a file.
 
     Args:
-        state: Its weights, as ``connector_state`` returns them.
-        connector: Gives the sizes that are written beside them.
+        state: Weights of the connector, as ``connector_state`` returns them.
+        connector: The connector; its sizes are also written.
         modality: ``visual`` or ``audio``.
-        path: File to write; complete or absent, never half.
+        path: File to write. It is written under another name and then renamed, so it is never incomplete.
     """
     header = {"format": _FORMAT, "connector": json.dumps(_identity(connector, modality))}
     replace_file(path, lambda temporary: save_file(state, temporary, metadata=header))
 
 
 def load_connector(connector: Connector, modality: str, path: Path, key: str) -> None:
-    """Load a connector in place.
+    """Load the weights of a file into a connector.
 
     Args:
-        connector: Is given the weights.
+        connector: The connector that gets the weights.
         modality: ``visual`` or ``audio``.
-        path: As written by ``save_connector``.
-        key: Config key that named the file, for messages.
+        path: File that ``save_connector`` wrote.
+        key: Config key with the file's name, for error messages.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ConnectorFileError: If it is of another kind or size, or its weights are not exactly the connector's.
+        FileNotFoundError: If the file does not exist.
+        ConnectorFileError: If the file cannot be read, or its connector has another kind, size, encoder or
+            other weights.
     """
     if not path.is_file():
         raise FileNotFoundError(
-            f"{key} is {path}, which does not exist. Train the connector first (stage 1), or name the "
+            f"{key} is {path}, which does not exist. Train the connector first (stage 1), or give the "
             "connector file of a stage 1 run"
         )
     try:
@@ -269,7 +280,7 @@ def load_connector(connector: Connector, modality: str, path: Path, key: str) ->
 
 
 def _identity(connector: Connector, modality: str) -> dict[str, Any]:
-    sizes = {k: v for k, v in asdict(connector.config).items() if k != "dropout"}  # acts in training only
+    sizes = {k: v for k, v in asdict(connector.config).items() if k != "dropout"}  # used only in training
     if connector.config.kind == "qformer":
         del sizes["window_tokens"]
     encoder = connector.encoder or PUBLISHED_ENCODERS[modality]

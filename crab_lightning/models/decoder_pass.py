@@ -1,8 +1,8 @@
-"""The layers of a language model, run for answers alone.
+"""A faster forward pass through the layers of a language model, only for answers.
 
-transformers' own forward serves training too. This one computes the same for prompts and for single tokens,
-and leaves out what answers do not need: padding, masks of prompts, and the last layer of all places but the
-last of each prompt, whose keys and values are all that later tokens see.
+The forward pass of transformers also serves training. This one gives the same results for prompts and for
+single tokens, and leaves out the parts that answers do not need: padding, masks of prompts, and in the last
+layer all positions of a prompt but the last one, of which only keys and values are needed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from crab_lightning.adapters.together import LinearGroup, reads_tokens_alone
 from crab_lightning.models.encoded_once import EncodedOnce, forward_as
 
 READ_TOKENS = 4096
-"""Tokens of prompts that are read at once: enough for a GPU, and little memory."""
+"""Number of prompt tokens that are read at once: enough for a GPU, with little memory."""
 
 SHARED_TOKENS = 32
-"""Fewest tokens that two prompts have to begin with in common, for the second to take them from the first."""
+"""A prompt reuses keys and values of an earlier one if at least this many first tokens are the same."""
 
 Past = list[tuple[Tensor, Tensor]]
-"""Keys and values ``(T, H, D)`` of one prompt, layer by layer."""
+"""For each layer the keys and values ``(T, H, D)`` of one prompt."""
 
 _LAYERS = (
     "LlamaDecoderLayer",
@@ -34,21 +34,21 @@ _LAYERS = (
     "Qwen2_5OmniDecoderLayer",
     "Qwen2_5_VLDecoderLayer",
 )
-"""Layers of transformers that compute what :class:`_Block` computes."""
+"""Layer classes of transformers that compute the same as :class:`_Block`."""
 
 
 class Slots(Protocol):
-    """Where the keys and values of answers are kept."""
+    """A cache of the keys and values of answers."""
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """Write keys and values ``(S, H, T, D)``; return those of all columns in use."""
+        """Write keys and values ``(S, H, T, D)`` of a layer, and return those of all columns in use."""
 
 
 def can_run(decoder: Any) -> bool:
-    """Whether :class:`DecoderPass` computes what this decoder's own forward computes.
+    """Return whether :class:`DecoderPass` gives the same results as this decoder's own forward.
 
-    Other architectures, sliding windows, other attention than ``sdpa``, layers that a strategy has wrapped,
-    and layers whose routes or outputs are recorded run through the decoder's own forward.
+    It is False for other architectures, sliding windows, other attention than ``sdpa``, layers that a
+    strategy has wrapped, and layers whose routes or outputs are recorded.
     """
     layers = getattr(decoder, "layers", None)
     if layers is None or not all(type(layer).__name__ in _LAYERS for layer in layers):
@@ -65,12 +65,12 @@ def can_run(decoder: Any) -> bool:
 
 
 def embedded(decoder: Any, once: EncodedOnce, read: Callable[[], Any]) -> tuple[Tensor, Tensor]:
-    """Return the embeddings ``(B, T, D)`` and the positions that a model hands its decoder.
+    """Return the embeddings ``(B, T, D)`` and the positions with which a model calls its decoder.
 
     Args:
         decoder: The language model inside the model; its layers do not run.
-        once: Encodes the media.
-        read: Runs the whole model.
+        once: Encodes media that occur several times only once.
+        read: Function that runs the whole model.
     """
     seen: list[tuple[Tensor, Tensor]] = []
 
@@ -85,14 +85,14 @@ def embedded(decoder: Any, once: EncodedOnce, read: Callable[[], Any]) -> tuple[
 
 @dataclass(eq=False)
 class _Prompt:
-    """One prompt that is being read, or has been.
+    """One prompt and the keys and values that were computed for it.
 
     Args:
         embeds: ``(T, D)``.
         positions: ``(T,)`` or ``(3, T)``.
-        origin: An earlier prompt that begins alike.
-        shared: Number of tokens whose keys and values are taken from it.
-        past: Keys and values of all T tokens, of the layers that have read it.
+        origin: An earlier prompt with the same beginning.
+        shared: Number of first tokens whose keys and values are taken from ``origin``.
+        past: Keys and values of all T tokens, for each layer that has run.
     """
 
     embeds: Tensor
@@ -107,7 +107,7 @@ class _Prompt:
         return len(self.embeds) - self.shared
 
     def take_in(self, number: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep what a layer computed of the tokens that were read; return keys and values of all."""
+        """Store a layer's keys and values of the tokens that were read; return those of all tokens."""
         if self.origin is not None:
             begun = self.origin.past[number]
             keys = torch.cat((begun[0][: self.shared], keys))
@@ -117,18 +117,18 @@ class _Prompt:
 
 
 class DecoderPass:
-    """Runs the layers of a decoder whose weights stay as they are.
+    """Runs the layers of a decoder; the weights must not change afterwards.
 
     Args:
         model: The whole model, in evaluation mode.
-        decoder: Its language model, which :func:`can_run` accepts.
+        decoder: The language model inside it, for which :func:`can_run` is True.
     """
 
     def __init__(self, model: nn.Module, decoder: Any) -> None:
         self.decoder, self.once = decoder, EncodedOnce(model)
         linear = [m for layer in decoder.layers for m in _linear(layer)]
         self.alone = all(map(reads_tokens_alone, linear))
-        """Whether no adapter looks at other tokens or at the batch, so that prompts may be joined."""
+        """Whether no adapter depends on other tokens or on the batch, so that prompts may be joined."""
         dtype = decoder.embed_tokens.weight.dtype
         last = decoder.layers[-1]
         self.blocks = [_Block(layer, dtype, layer is last and self.alone) for layer in decoder.layers]
@@ -141,13 +141,14 @@ class DecoderPass:
         """Read B prompts.
 
         Args:
-            embeds: ``(B, T, D)``, media in their places.
+            embeds: ``(B, T, D)``, with the media inserted.
             positions: ``(B, T)`` or ``(3, B, T)``, as the decoder takes them.
-            mask: ``(B, T)``, 0 where padded.
-            tell: Called with the number of a row before it is read alone.
+            mask: ``(B, T)``, 0 in padding.
+            tell: Function that is called with the number of a row before this row is read alone.
 
         Returns:
-            What the head reads of the last place of each prompt, ``(B, D)``, and their keys and values.
+            The hidden state of the last position of each prompt, ``(B, D)``, and the keys and values of each
+            prompt.
         """
         self._axes = positions.ndim
         present = mask.bool()
@@ -160,7 +161,7 @@ class DecoderPass:
                 tell(part[0])
             states.append(self._read([rows[row] for row in part]))
         for row in rows:
-            row.origin = None  # its keys and values are copied
+            row.origin = None  # the shared keys and values have been copied
         last = rows[-1]
         self._latest = _Prompt(
             last.embeds, last.positions, past=[(keys.clone(), values.clone()) for keys, values in last.past]
@@ -174,7 +175,7 @@ class DecoderPass:
             ids: ``(S, T)``.
             positions: ``(3, S, T)``.
             mask: ``(S, 1, T, columns)``, added to the attention scores.
-            cache: Takes in the tokens' keys and values.
+            cache: Cache to which the keys and values of the tokens are added.
 
         Returns:
             Hidden states ``(S, T, D)``.
@@ -185,7 +186,7 @@ class DecoderPass:
         for number, block in enumerate(self.blocks):
             q, k, v = (part.view(count, width, *part.shape[1:]) for part in block.projected(x, turn))
             keys, values = cache.update(k.transpose(1, 2), v.transpose(1, 2), number)
-            # Queries that share keys stand beside each other, so that no key is repeated.
+            # Queries with the same keys become neighbours in one dimension, so that no key is copied.
             shared = torch.unflatten(q, 2, (keys.shape[1], -1)).permute(0, 2, 3, 1, 4)
             group = shared.shape[2]
             seen = F.scaled_dot_product_attention(
@@ -199,7 +200,7 @@ class DecoderPass:
         return _normed(self.decoder.norm, x)
 
     def _parts(self, rows: Sequence[_Prompt]) -> list[list[int]]:
-        """Return the numbers of the rows that are read together."""
+        """Return groups of row numbers; the rows of a group are read together."""
         parts: list[list[int]] = []
         total = 0
         for number, row in enumerate(rows):
@@ -211,13 +212,13 @@ class DecoderPass:
         return parts
 
     def _turns(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what rotates N tokens by their positions: cosines and signed sines ``(N, 1, D)``."""
+        """Return the cosines and signed sines ``(N, 1, D)`` that rotate N tokens by their positions."""
         cos, sin = (part.flatten(0, 1)[:, None] for part in self.decoder.rotary_emb(x, positions))
         half = sin.shape[-1] // 2
         return cos, torch.cat((-sin[..., :half], sin[..., half:]), -1)
 
     def _read(self, rows: Sequence[_Prompt]) -> Tensor:
-        """Read what is new in prompts, which then stand behind each other; return ``(rows, D)``."""
+        """Read the new tokens of several prompts, joined into one sequence; return ``(rows, D)``."""
         x = torch.cat([row.embeds[row.shared :] for row in rows])[None]
         turn = self._turns(x, torch.cat([row.positions[..., row.shared :] for row in rows], -1)[..., None, :])
         lengths = [row.length for row in rows]
@@ -239,13 +240,13 @@ class DecoderPass:
 
 
 def find_shared(rows: Sequence[_Prompt]) -> None:
-    """Let each prompt that has not been read take its beginning from an earlier one that begins alike.
+    """Set ``origin`` and ``shared`` of each unread prompt that has the same beginning as an earlier one.
 
-    Equal embeddings at equal positions behind equal beginnings have equal keys and values, whatever they
-    stand for: a system message, or a clip about which another question was asked.
+    Equal embeddings at equal positions after an equal beginning have equal keys and values. Such a beginning
+    is, for example, a system message, or a clip about which another question was asked.
     """
     width = max(len(row.embeds) for row in rows)
-    # One column tells which rows are worth a whole comparison; nothing equals the filling.
+    # One value of each embedding is compared first; padding is NaN, which equals nothing.
     hints = rows[0].embeds.new_full((len(rows), width), float("nan"))
     for hint, row in zip(hints, rows, strict=True):
         hint[: len(row.embeds)] = row.embeds[:, 0]
@@ -265,19 +266,19 @@ def find_shared(rows: Sequence[_Prompt]) -> None:
 
 
 def _attended(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """Return what the last N of T tokens see of themselves and those before, ``(N, H * D)``.
+    """Return the causal attention output of the last N of T tokens, ``(N, H * D)``.
 
     Args:
         q: ``(N, H, D)``.
         k: ``(T, H', D)``.
         v: ``(T, H', D)``.
-        scale: Of the scores.
+        scale: Factor of the attention scores.
     """
     new, total = len(q), len(k)
     mask = None
     if 1 < new < total / 2:
         mask = torch.ones(new, total, dtype=torch.bool, device=q.device).tril(total - new)
-    elif 1 < new < total:  # a mask would cost more than places in front whose results nobody reads
+    elif 1 < new < total:  # padding the queries costs less than a mask; the padded results are dropped
         q = F.pad(q, (0, 0, 0, 0, total - new, 0))
     found = F.scaled_dot_product_attention(
         q.transpose(0, 1)[None],
@@ -292,12 +293,12 @@ def _attended(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 class _Block:
-    """One decoder layer: normed attention and a normed gated MLP, each added to what it reads.
+    """One decoder layer: attention and a gated MLP, each with a norm before it and a residual connection.
 
     Args:
-        layer: The layer.
-        dtype: Type of its input.
-        parted: Also project to queries apart from keys and values, for calls with ``only``.
+        layer: The layer of transformers.
+        dtype: Type of the layer's input.
+        parted: Also prepare separate projections to queries and to keys and values, for ``only``.
     """
 
     def __init__(self, layer: Any, dtype: torch.dtype, parted: bool) -> None:
@@ -311,7 +312,7 @@ class _Block:
     def projected(
         self, x: Tensor, turn: tuple[Tensor, Tensor], only: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, of the tokens ``only`` if given, keys and values ``(N, H, D)`` of N tokens."""
+        """Return queries (with ``only``, of these tokens), keys and values ``(N, H, D)`` of N tokens."""
         x = _normed(self.layer.input_layernorm, x)
         if only is None:
             q, k, v = self.qkv(x)
@@ -327,7 +328,7 @@ class _Block:
         return _turned(q, *asked), _turned(k, *turn), v
 
     def finished(self, x: Tensor, seen: Tensor) -> Tensor:
-        """Return the layer's output, given what its attention has seen ``(..., H * D)``."""
+        """Return the layer's output, for its input ``x`` and the attention output ``(..., H * D)``."""
         [attended] = self.o(seen)
         x = attended.add_(x)
         gate, up = self.gate_up(_normed(self.layer.post_attention_layernorm, x))
@@ -350,7 +351,7 @@ def _linear(layer: Any) -> list[nn.Module]:
 
 def _normed(norm: Any, x: Tensor) -> Tensor:
     if x.dtype != torch.float32:
-        out: Tensor = norm(x)  # rounds twice
+        out: Tensor = norm(x)  # this rounds twice, which F.rms_norm does not
         return out
     return F.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
 

@@ -1,4 +1,4 @@
-"""Videos, pictures and sounds of prompts, each encoded once, however many questions ask about it."""
+"""Encodes each video, picture and sound of prompts only once, if several questions are about it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from crab_lightning.models.patches import PatchProduct
 from crab_lightning.processing.geometry import audio_tokens
 
 PIECE = 8192
-"""Patches or mel frames that are encoded together: enough for a GPU, and little memory."""
+"""Number of patches or mel frames that are encoded together: enough for a GPU, with little memory."""
 
 _EVERY = 1009
-"""One value in so many is compared before two media are compared as a whole."""
+"""Every 1009th value of two media is compared first, and only then all values."""
 
 
 @dataclass(eq=False)
 class _Medium:
-    """A video, a picture or a sound, as a tower reads it.
+    """The encoder input of a video, a picture or a sound.
 
     Args:
         values: ``(P, K)`` patches or ``(M, mel)`` frames.
-        grid: How the patches lie.
+        grid: Numbers of patches in time, height and width, or the number of mel frames.
     """
 
     values: Tensor
@@ -38,17 +38,17 @@ class _Medium:
         self.hint: list[float] = self.values.flatten()[::_EVERY].tolist()
 
     def is_like(self, other: _Medium) -> bool:
-        """Whether both have the same features."""
+        """Return whether both media are equal, so that they have the same features."""
         return self.grid == other.grid and self.hint == other.hint and torch.equal(self.values, other.values)
 
 
 @dataclass(eq=False)
 class _Tower:
-    """One encoder of the model, and the last medium that it was given.
+    """One encoder of the model, and the last medium that it encoded.
 
     Args:
         module: The encoder.
-        latest: That medium and its features ``(N, E)``.
+        latest: The last medium and the features ``(N, E)`` of it.
     """
 
     module: Any
@@ -60,12 +60,12 @@ class _Tower:
         tokens: Sequence[int],
         encode: Callable[[int, int], Tensor],
     ) -> Tensor:
-        """Return the features of all media, one behind the other.
+        """Return the features of all media, one after the other.
 
         Args:
-            media: Values and grid of each.
-            tokens: Number of features of each.
-            encode: Returns the features of the media from one number up to another.
+            media: Values and grid of each medium.
+            tokens: Number of features of each medium.
+            encode: Function that returns the features of the media from a first number to before a second.
         """
         known = [] if self.latest is None else [self.latest[0]]
         found = [] if self.latest is None else [self.latest[1]]
@@ -85,12 +85,12 @@ class _Tower:
 
 
 class EncodedOnce:
-    """Lets the encoders of Qwen2.5 read equal media once.
+    """Makes the encoders of Qwen2.5 encode equal media only once.
 
-    What the last medium of a batch became is kept for the first question of the next one.
+    The features of the last medium of a batch are kept for the next batch.
 
     Args:
-        model: The model, in evaluation mode, with weights that stay as they are.
+        model: The model, in evaluation mode; its weights must not change.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -100,7 +100,7 @@ class EncodedOnce:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Encode this way for a while."""
+        """Encode equal media only once while the context is open."""
         with ExitStack() as stack:
             for towers, stands_for in ((self.seeing, _seen), (self.hearing, _heard)):
                 for tower in towers:
@@ -110,11 +110,11 @@ class EncodedOnce:
 
 @contextmanager
 def forward_as(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
-    """Let a module compute something else for a while.
+    """Replace the ``forward`` of a module while the context is open.
 
     Args:
         module: The module.
-        forward: What stands for its ``forward``.
+        forward: The function that is called instead.
     """
     before = vars(module).get("forward")
     module.forward = forward
@@ -131,7 +131,7 @@ def _first_layer(module: Any) -> Any:
 
 
 def _seen(tower: _Tower, own: Callable[..., Any]) -> Callable[..., BaseModelOutputWithPooling]:
-    """Return what stands for the forward of an encoder of videos and pictures."""
+    """Return a replacement for the forward of an encoder of videos and pictures."""
 
     def forward(hidden_states: Tensor, grid_thw: Tensor, **options: Any) -> BaseModelOutputWithPooling:
         grids = grid_thw.tolist()
@@ -151,7 +151,7 @@ def _seen(tower: _Tower, own: Callable[..., Any]) -> Callable[..., BaseModelOutp
 
 
 def _heard(tower: _Tower, own: Callable[..., Any]) -> Callable[..., BaseModelOutputWithPooling]:
-    """Return what stands for the forward of the encoder of sounds."""
+    """Return a replacement for the forward of the encoder of sounds."""
 
     def forward(
         input_features: Tensor, feature_lens: Tensor, aftercnn_lens: Tensor, **options: Any
@@ -176,7 +176,12 @@ def _heard(tower: _Tower, own: Callable[..., Any]) -> Callable[..., BaseModelOut
 
 
 def _pieces(new: Sequence[int], sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield where runs of neighbouring new media begin and end that are encoded together."""
+    """Yield the first number and the number after the last of each group of media to encode together.
+
+    Args:
+        new: Numbers of the media to encode, in order.
+        sizes: Number of patches or mel frames of every medium.
+    """
     if not new:
         return
     first, total = new[0], sizes[new[0]]

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible address, asked and scored like a model of this package."""
+"""A model at an OpenAI-compatible endpoint, which is tested like a model of this package."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 
 
 class EndpointError(ValueError):
-    """The endpoint cannot be reached, or refuses what it is asked."""
+    """The endpoint cannot be reached, refuses a question, or does not give what is needed."""
 
 
 class EndpointModule(AskedModule):
     """Asks a hosted model (vLLM, a commercial service, ``serve``) the questions of a test.
 
-    The key comes from the environment variable ``OPENAI_API_KEY``; without it none is sent.
+    The key comes from the environment variable ``OPENAI_API_KEY``; if it is not set, the key is ``none``.
 
     Args:
         url: Base address, such as ``http://127.0.0.1:8000/v1``.
-        name: Name of the model there.
+        name: Name of the model at the endpoint.
         video: ``frames`` sends the sampled frames as pictures; ``file`` sends the video file and the number
             of frames, for endpoints that read videos as this package does, such as ``serve``.
-        parallel: Requests at the same time.
+        parallel: Number of requests at the same time.
         timeout_s: Longest time for one request, in seconds.
-        retries: How often a request that failed for a passing reason is sent again.
+        retries: How often a request is sent again after a temporary error.
         temperature: Sampling temperature; 0 always chooses the most probable token.
-        max_candidates: Answers of one question that are weighed at most, with one request for each. The
-            candidates of questions with more are not weighed, and a warning says so.
+        max_candidates: Largest number of candidate answers of one question whose probabilities are computed,
+            with one request for each. Questions with more candidates get a generated text instead, and a
+            warning.
         options: The arguments of ``AskedModule``.
 
     Raises:
-        ValueError: If the address is no http(s) address or a number is out of its range.
+        ValueError: If the address does not begin with http:// or https://, or a number is out of its range.
     """
 
     paradigm: ClassVar[str] = "endpoint"
@@ -60,9 +61,12 @@ class EndpointModule(AskedModule):
     ) -> None:
         super().__init__(**options)
         if not url.startswith(("http://", "https://")):
-            raise ValueError(f"the address is {url!r}; http://HOST:PORT/v1 or https://... is expected")
+            raise ValueError(f"the address is {url!r}; it must be http://HOST:PORT/v1 or https://...")
         if parallel < 1 or retries < 0 or timeout_s <= 0:
-            raise ValueError("parallel must be at least 1, retries at least 0 and timeout_s above 0")
+            raise ValueError(
+                f"parallel is {parallel}, retries is {retries}, timeout_s is {timeout_s}; parallel must be "
+                "at least 1, retries at least 0 and timeout_s above 0"
+            )
         self.url, self.name, self.video = url.rstrip("/"), name, video
         self.parallel, self.timeout_s, self.retries = parallel, timeout_s, retries
         self.temperature, self.max_candidates = temperature, max_candidates
@@ -77,11 +81,15 @@ class EndpointModule(AskedModule):
 
     @property
     def processor(self) -> Processor:
-        """What writes examples as messages."""
+        """The processor, which writes examples as messages."""
         return self._processor
 
     def configure_model(self) -> None:
-        """Make the client; there are no weights."""
+        """Make the client of the endpoint; there are no weights to load.
+
+        Raises:
+            ImportError: If the package openai is not installed.
+        """
         if self._client is not None:
             return
         try:
@@ -94,14 +102,15 @@ class EndpointModule(AskedModule):
             base_url=self.url,
             api_key=os.environ.get(KEY_VARIABLE, "none"),
             timeout=self.timeout_s,
-            max_retries=self.retries,  # of passing errors: it waits as long as the endpoint says
+            max_retries=self.retries,  # after temporary errors; it waits as long as the endpoint requires
         )
 
     def generate(self, batch: Batch) -> Predictions:
-        """Ask B questions side by side; weigh the candidates of those that have some, by ``decoding``.
+        """Ask B questions at the same time; ``decoding`` chooses text, candidate probabilities, or both.
 
         Raises:
-            EndpointError: If the endpoint cannot be reached, refuses a question, or shows no likelihoods.
+            EndpointError: If the endpoint cannot be reached, refuses a question, or returns no probabilities
+                that are needed.
         """
         self.configure_model()
         requests = [json.loads(bytes(batch.inputs[str(row)].cpu().numpy())) for row in range(len(batch))]
@@ -116,7 +125,7 @@ class EndpointModule(AskedModule):
         writes = self.decoding != "likelihood" or not candidates
         reply = self._ask(sample, request, self.max_new_tokens if writes else 1)
         if not reply.choices:
-            raise EndpointError(f"{self.url} answered the question {sample.id} without any choice")
+            raise EndpointError(f"the reply of {self.url} to the question {sample.id} contains no answer")
         weights = self._weighed_candidates(sample, request, candidates, reply) if candidates else None
         if not writes:
             return Prediction(sample, "", candidates=weights)
@@ -128,18 +137,18 @@ class EndpointModule(AskedModule):
     def _weighed_candidates(
         self, sample: Sample, request: dict[str, Any], candidates: Sequence[str], reply: Any
     ) -> CandidateScores:
-        """Ask how likely each candidate is behind the prompt, by the key ``prompt_logprobs`` of vLLM.
+        """Ask for the probability of each candidate after the prompt, with ``prompt_logprobs`` of vLLM.
 
         Args:
             sample: The question.
-            request: The question as the endpoint gets it.
-            candidates: The answers to weigh.
-            reply: A reply to the question alone, which tells how many tokens it has.
+            request: The question in the form that the endpoint gets.
+            candidates: The candidate answers.
+            reply: The reply to the question without a candidate, which has its number of tokens.
         """
         if reply.usage is None:
             raise EndpointError(
-                f"{self.url} does not say how many tokens a question has, so candidate answers get no "
-                "probabilities there. Use --evaluator.decoding generate"
+                f"{self.url} does not return the number of tokens of a question, so the probabilities of "
+                "candidate answers cannot be computed. Use --evaluator.decoding generate"
             )
         sums, counts = [], []
         for candidate in candidates:
@@ -147,11 +156,11 @@ class EndpointModule(AskedModule):
             rows = (found.model_extra or {}).get("prompt_logprobs")
             if not rows or len(rows) <= reply.usage.prompt_tokens:
                 raise EndpointError(
-                    f"{self.url} gives no probabilities of answers (prompt_logprobs, as vLLM and "
-                    "`serve` do). Use --evaluator.decoding generate"
+                    f"{self.url} does not return the probabilities of answers (prompt_logprobs, which vLLM "
+                    "and `serve` return). Use --evaluator.decoding generate"
                 )
             tokens = [next(iter(row.values())) for row in rows[reply.usage.prompt_tokens :]]
-            # Behind the end token, templates write white space.
+            # Chat templates write white space after the end token.
             while (text := tokens[-1].get("decoded_token") or "") and not text.strip():
                 tokens.pop()
             sums.append(sum(float(token["logprob"]) for token in tokens))
@@ -162,15 +171,15 @@ class EndpointModule(AskedModule):
         if sample.dataset not in self._too_many:
             self._too_many.add(sample.dataset)
             rank_zero_warn(
-                f"{sample.dataset}: {sample.id} has {count} candidate answers, each of which needs one "
-                f"request; for questions with more than {self.max_candidates} only a text is generated. "
-                "--model.init_args.max_candidates raises the limit"
+                f"{sample.dataset}: {sample.id} has {count} candidate answers, and each needs one request. "
+                f"Questions with more than {self.max_candidates} candidates get only a generated text. Set "
+                "--model.init_args.max_candidates to raise the limit"
             )
 
     def _ask(
         self, sample: Sample, request: dict[str, Any], max_tokens: int, weighed: str | None = None
     ) -> Any:
-        """Send one request; with ``weighed``, ask for the likelihood of this answer."""
+        """Send one request and return the reply; with ``weighed``, ask for the probability of this answer."""
         from openai import APIConnectionError, APIError, APIStatusError
 
         extra = {key: value for key, value in request.items() if key != "content"}
@@ -201,12 +210,10 @@ class EndpointModule(AskedModule):
         except APIError as err:
             raise EndpointError(f"{self.url} failed on the question {sample.id}: {err.message}") from err
 
-    # What needs weights
-
     def training_step(self, batch: Batch, batch_idx: int) -> NoReturn:
-        """Not possible: the weights are elsewhere."""
+        """Raise ``EndpointError``, because the weights are not here."""
         raise EndpointError("a model at an endpoint can be tested, but not trained")
 
     def configure_optimizers(self) -> NoReturn:
-        """Not possible: the weights are elsewhere."""
+        """Raise ``EndpointError``, because the weights are not here."""
         raise EndpointError("a model at an endpoint can be tested, but not trained")

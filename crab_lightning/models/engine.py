@@ -1,8 +1,8 @@
-"""Continuous batching: an answer that is finished makes room for the next prompt at once.
+"""Continuous batching: when an answer is finished, its slot is given to the next prompt at once.
 
-Prompts are read in the batches in which they come. Their rows then wait, with what was read, until one of a
-fixed number of slots is free. Every decoding step writes one token for each slot that is in use, so that a
-short answer does not wait for a long one; and the tokens behind it that were guessed right.
+Prompts are read in the batches in which they come. Each prompt then waits, with its keys and values, until
+one of a fixed number of slots is free. Every decoding step writes one token for each slot in use, and the
+next tokens that were guessed correctly. So a short answer does not wait for a long one.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ BLOCK = 256
 """Cache columns by which the buffers of the slots grow."""
 
 
-# Reads tokens behind what a cache holds: (input_ids (B, T), position_ids (3, B, T), mask, cache) -> hidden
+# Reads tokens that follow those in a cache: (input_ids (B, T), position_ids (3, B, T), mask, cache) -> hidden
 # states (B, T, D). The mask is (B, past + T), or (B, 1, T, past + T) to be added to the attention scores.
 ReadTokens = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
 
-# Reads prompts: (input_ids (B, T), position_ids (3, B, T), mask (B, T)) -> hidden states of the last place
+# Reads prompts: (input_ids (B, T), position_ids (3, B, T), mask (B, T)) -> hidden states of the last position
 # (B, D), and the keys and values of each prompt.
 ReadPrompts = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, list[Past]]]
 
@@ -39,8 +39,8 @@ class Sampling:
 
     Args:
         temperature: 0 takes the likeliest token; larger values make unlikely tokens more frequent.
-        top_p: Only the likeliest tokens whose probabilities sum to this share are considered.
-        seed: Fixes the random choice of one answer, whatever else is answered beside it.
+        top_p: Only the likeliest tokens whose probabilities sum to this fraction are considered.
+        seed: Seed of the random choices for one answer; they do not depend on other answers.
 
     Raises:
         ValueError: If a value is out of its range.
@@ -64,11 +64,12 @@ class Answer:
     Args:
         sample: The question.
         limit: Largest number of tokens.
-        sampling: How its tokens are chosen.
+        sampling: How the tokens are chosen.
         tokens: The tokens so far, without the end token.
-        finished: True once the end token or the limit was reached.
-        truncated: True if the limit came before the end token.
-        cancelled: Set this to drop the answer at the next step.
+        finished: True after the end token or the limit was reached.
+        truncated: True if the limit was reached before the end token.
+        cancelled: Set this to True to drop the answer at the next step.
+        generator: Random generator of the answer; it is made at the first random choice.
     """
 
     sample: Sample
@@ -92,7 +93,7 @@ class _Waiting:
 
 
 def padded(read: ReadTokens) -> ReadPrompts:
-    """Return what reads left-padded prompts in one piece, through the model's own forward."""
+    """Return a function that reads left-padded prompts in one batch with the model's own forward."""
 
     def prompts(ids: Tensor, positions: Tensor, mask: Tensor) -> tuple[Tensor, list[Past]]:
         cache: Any = DynamicCache()
@@ -105,10 +106,10 @@ def padded(read: ReadTokens) -> ReadPrompts:
 
 
 class SlotCache(DynamicCache):
-    """Keys and values of S slots in buffers that stay where they are.
+    """Keys and values of S slots, in buffers that are reused from step to step.
 
-    ``columns`` ``(S, T)`` says where each slot in use writes its next tokens; ``used`` how many columns
-    attention reads.
+    ``columns`` ``(S, T)`` holds the columns to which each slot in use writes its next tokens; ``used`` is the
+    number of columns that attention reads.
     """
 
     def __init__(self, slots: int) -> None:
@@ -120,7 +121,7 @@ class SlotCache(DynamicCache):
         self._rows: Tensor | None = None
 
     def put(self, slot: int, past: Past) -> int:
-        """Copy a prompt's keys and values into a slot; return its length."""
+        """Copy a prompt's keys and values into a slot, and return the number of its tokens."""
         length = len(past[0][0])
         if not self.stored:
             self.stored = [(self._room(k, BLOCK), self._room(v, BLOCK)) for k, v in _batched(past)]
@@ -132,13 +133,13 @@ class SlotCache(DynamicCache):
         return length
 
     def move(self, slot: int, place: int, length: int) -> None:
-        """Copy what a slot holds to the place of another."""
+        """Copy the first ``length`` columns of a slot to the slot ``place``."""
         for pair in self.stored:
             for kept in pair:
                 kept[place, :, :length] = kept[slot, :, :length]
 
     def reserve(self, columns: int) -> None:
-        """Make room for this many columns."""
+        """Enlarge the buffers to at least this number of columns."""
         have = int(self.stored[0][0].shape[2])
         if columns <= have:
             return
@@ -157,7 +158,7 @@ class SlotCache(DynamicCache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write keys and values ``(S, H, T, D)``; return those of all columns in use."""
+        """Write keys and values ``(S, H, T, D)`` of a layer, and return those of all columns in use."""
         assert self._rows is not None
         count = len(key_states)
         rows = self._rows[:count, None]
@@ -167,7 +168,7 @@ class SlotCache(DynamicCache):
         return keys[:count, :, : self.used], values[:count, :, : self.used]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return the number of columns that were read before this step, which reads one token."""
+        """Return the number of columns before this step; only models' own forward, with one token, asks."""
         return self.used - 1
 
 
@@ -176,15 +177,19 @@ def _batched(past: Past) -> list[tuple[Tensor, Tensor]]:
 
 
 class AnswerEngine:
-    """Answers prompts in S slots, each as it would be answered alone.
+    """Answers prompts in S slots; an answer does not depend on the other answers.
 
     Args:
-        read: Reads tokens and returns hidden states.
-        head: Maps hidden states to logits.
-        end_token: Ends an answer.
-        announce: Told the samples of the answers before each step; adapters that differ by task need it.
+        read: Function that reads tokens and returns hidden states.
+        head: Layer that maps hidden states to logits.
+        end_token: Token that ends an answer.
+        announce: Function that gets the samples of the answers before each step; adapters that differ by
+            task need it.
         slots: Number S of answers that are generated at the same time.
-        blocks: Runs the decoder's layers, where something else than the model's own forward does.
+        blocks: The object that runs the decoder's layers; ``None`` if the model's own forward does.
+
+    Raises:
+        ValueError: If ``slots`` is below 1.
     """
 
     def __init__(
@@ -223,17 +228,18 @@ class AnswerEngine:
         position_ids: Tensor,
         read: ReadPrompts | None = None,
     ) -> None:
-        """Read B left-padded prompts and let their answers wait for slots.
+        """Read B left-padded prompts and put their answers into the queue.
 
         Args:
             answers: The B answers, in the order of the rows.
             input_ids: ``(B, T)``.
-            attention_mask: ``(B, T)``, 0 where padded.
+            attention_mask: ``(B, T)``, 0 in padding.
             position_ids: ``(3, B, T)``.
-            read: Reads these prompts, their media included; the engine's own reader when left out.
+            read: Function that reads these prompts with their media; without media it can be left out.
 
         Raises:
-            ValueError: If a prompt is padded to the right: its answer would continue the padding.
+            ValueError: If a prompt is padded to the right, because its answer would continue the padding, or
+                an answer's limit is below 1.
         """
         if not bool(attention_mask[:, -1].all()):
             raise ValueError(
@@ -252,7 +258,7 @@ class AnswerEngine:
                 self.waiting.append(_Waiting(answer, pasts[row], following[row], token))
 
     def step(self) -> None:
-        """Give free slots to waiting prompts, and write a token, or several, for each slot in use."""
+        """Give free slots to waiting prompts, and write one or more tokens for each slot in use."""
         self._drop_cancelled()
         self._fill_gaps()
         count = sum(answer is not None for answer in self.active)
@@ -290,7 +296,7 @@ class AnswerEngine:
                     self.active[slot] = None
                     break
                 if guessed[place : place + 1] != [token]:
-                    break  # what was read behind this place is overwritten
+                    break  # the guess was wrong; the next step overwrites the tokens after it
 
     def take(self) -> list[Answer]:
         """Return the answers that were finished since the last call, in the order in which they ended."""
@@ -303,7 +309,7 @@ class AnswerEngine:
         self.active[slot] = waiting.answer
 
     def _fill_gaps(self) -> None:
-        """Let new prompts take the places of finished answers, and the last answers those that are left."""
+        """Fill free slots with waiting prompts, or else with the answer of the last slot in use."""
         for slot in range(self.slots):
             if self.active[slot] is not None:
                 continue
@@ -319,7 +325,7 @@ class AnswerEngine:
             self.active[slot], self.active[last] = self.active[last], None
 
     def _guesses(self, answer: Answer) -> list[int]:
-        """Return what may follow in an answer; nothing where a layer cannot read several tokens at once."""
+        """Return guesses of the next tokens; none if a layer cannot read several tokens at once."""
         if self.blocks is None or not self.blocks.alone:
             return []
         return self._foresight.guess(answer.tokens, min(GUESSES, answer.limit - len(answer.tokens) - 1))

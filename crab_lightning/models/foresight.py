@@ -1,7 +1,7 @@
-"""Guesses how an answer goes on from what answers said before, so that a step can read several tokens.
+"""Guesses the next tokens of an answer from earlier answers, so that one step can read several tokens.
 
-Each guess is checked by the model, which reads it beside the token before it: the text is what it would be
-without guesses (speculative decoding, arXiv:2211.17192, with n-grams in the place of a smaller model).
+The model checks every guess: it reads the guessed tokens together with the token before them. So guesses do
+not change the text (speculative decoding, arXiv:2211.17192, with n-grams instead of a smaller model).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 GUESSES = 2
-"""Tokens that are guessed at a time. More cost more than they gave, on a CPU."""
+"""Largest number of tokens to guess in a step. More guesses made answers slower on a CPU."""
 
 _CONTEXT = 3
 _REMEMBERED = 100_000
@@ -18,7 +18,7 @@ _WORTH = 0.5
 
 
 class Foresight:
-    """What followed the last three tokens, wherever they were written before."""
+    """Remembers which token followed each sequence of three tokens in the answers so far."""
 
     def __init__(self) -> None:
         self._next: dict[tuple[int, ...], int] = {}
@@ -26,15 +26,15 @@ class Foresight:
 
     @property
     def pays(self) -> bool:
-        """Whether at least half of the latest tokens would have been guessed."""
+        """Whether at least half of the latest tokens would have been guessed correctly."""
         return self._foreseen >= _WORTH
 
     def learn(self, before: Sequence[int], token: int) -> None:
-        """Take in the next token of an answer.
+        """Learn the next token of an answer.
 
         Args:
-            before: The answer's tokens so far.
-            token: What follows.
+            before: The tokens of the answer so far.
+            token: The token that follows.
         """
         context = _context(before)
         self._foreseen = _LATELY * self._foreseen + (1 - _LATELY) * (self._next.get(context) == token)
@@ -43,7 +43,7 @@ class Foresight:
         self._next[context] = token
 
     def guess(self, before: Sequence[int], most: int) -> list[int]:
-        """Return up to ``most`` tokens that may follow ``before``; none where guesses do not pay."""
+        """Return up to ``most`` tokens that may follow ``before``; none if ``pays`` is False."""
         found: list[int] = []
         recent = list(before[-_CONTEXT:])
         while self.pays and len(found) < most:

@@ -1,4 +1,4 @@
-"""Prompts that are processed once, for generated answers or for the probabilities of candidate answers."""
+"""Reads prompts once, and then generates answers or computes the probabilities of candidate answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, distributed, nn
 from crab_lightning.models.losses import CHUNK_TOKENS
 
 # Reads new tokens: (input_ids (B, T), position_ids (3, B, T), attention_mask (B, past + T)) -> logits of the
-# last place, (B, V). What was read before stays in a cache that the callable owns.
+# last position, (B, V). The function keeps the tokens read before in a cache.
 Reader = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -22,7 +22,7 @@ class Answers:
 
     Args:
         tokens: The tokens of each answer, without the end token.
-        truncated: True where the token limit came before the end token.
+        truncated: True if the token limit was reached before the end token.
     """
 
     tokens: list[list[int]]
@@ -42,17 +42,18 @@ def greedy(
     """Answer B prompts, always with the likeliest next token.
 
     Args:
-        read: Reads tokens and returns the logits after the last one.
+        read: Function that reads tokens and returns the logits after the last token.
         input_ids: Prompts ``(B, T)``, padded to the left.
-        attention_mask: ``(B, T)``, 0 where padded.
+        attention_mask: ``(B, T)``, 0 in padding.
         position_ids: ``(3, B, T)``.
-        max_new_tokens: Longest answer.
-        end_token: Ends an answer.
-        synchronize: Go on until every process has finished. Needed where the weights are sharded, since each
-            step then is a collective call.
+        max_new_tokens: Largest number of tokens of an answer.
+        end_token: Token that ends an answer.
+        synchronize: Continue until every process has finished. This is needed if the weights are sharded,
+            because each step is then a collective call.
 
     Raises:
-        ValueError: If a prompt is padded to the right: its answer would continue the padding.
+        ValueError: If a prompt is padded to the right, because its answer would continue the padding, or
+            ``max_new_tokens`` is below 1.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; at least 1 is needed")
@@ -61,8 +62,8 @@ def greedy(
             "a prompt is padded to the right; generation needs left padding (collate without labels)"
         )
     batch = len(input_ids)
-    # Where training has it: behind the prompt's last token. (A long video's times may lie beyond that token
-    # in Qwen2.5-VL; transformers then generates from behind those, at other places than it learns at.)
+    # The answer's positions follow the prompt's last token, as in training. (In Qwen2.5-VL the positions of a
+    # long video may be beyond that token; transformers then generates at other positions than in training.)
     following = position_ids[:, :, -1].amax(dim=0) + 1
     done = torch.zeros(batch, dtype=torch.bool, device=input_ids.device)
     columns: list[Tensor] = []
@@ -91,21 +92,21 @@ def _anyone_busy(done: Tensor, synchronize: bool) -> bool:
 
 
 # Reads new tokens: (input_ids (B, T), position_ids (3, B, T), attention_mask) -> hidden states (B, T, D). The
-# mask is (B, past + T), or (B, 1, T, past + T) to be added to attention scores. What was read is cached.
+# mask is (B, past + T), or (B, 1, T, past + T) to be added to attention scores. The function has a cache.
 HiddenReader = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 PACKED_TOKENS = 1024
-"""Candidate tokens of a prompt that are read at once: the mask of 16 prompts is then 60 MB at most."""
+"""Number of candidate tokens of a prompt that are read at once; the mask of 16 prompts then has 60 MB."""
 
 
 class PromptReader:
-    """B left-padded prompts in a key-value cache, read at most once.
+    """B left-padded prompts that are read at most once; their keys and values are kept in a cache.
 
     Args:
-        read: Reads tokens; owns the cache.
-        head: Maps hidden states to logits.
+        read: Function that reads tokens and has the cache.
+        head: Layer that maps hidden states to logits.
         input_ids: Prompts ``(B, T)``, padded to the left.
-        attention_mask: ``(B, T)``, 0 where padded.
+        attention_mask: ``(B, T)``, 0 in padding.
         position_ids: ``(3, B, T)``.
     """
 
@@ -126,7 +127,7 @@ class PromptReader:
         """Answer the prompts greedily; see :func:`greedy`."""
 
         def logits(ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-            # Of the last place alone: a prompt of 700 tokens times a vocabulary of 152,064 is 0.2 GB.
+            # Only the last position: 700 tokens times a vocabulary of 152,064 would take 0.2 GB.
             found: Tensor = self.head(self._hidden(ids, positions, mask)[:, -1])
             return found
 
@@ -163,15 +164,19 @@ class PromptReader:
     ) -> list[list[list[float]]]:
         """Return the log-probability of each token of each candidate answer, in nats.
 
-        The candidates of a prompt are read side by side in one row, each seeing the prompt and itself only,
-        so neither the prompt nor its cache is repeated. It may be called after :meth:`answers`: what was
-        written there is masked.
+        The candidates of a prompt are read in one row. A mask lets each candidate attend only to the prompt
+        and to itself, so the prompt is not read again. This may be called after :meth:`answers`; the answers
+        are then masked.
 
         Args:
-            candidates: For each prompt its candidates, as tokens; none for a prompt that has no closed set.
-            packed_tokens: Tokens of one prompt's candidates to a pass.
-            synchronize: Make as many passes as the process that needs most; needed where the weights are
-                sharded, since each pass then is a collective call.
+            candidates: For each prompt the tokens of each candidate; an empty list for a prompt without
+                candidates.
+            packed_tokens: Largest number of candidate tokens of one prompt in a pass.
+            synchronize: Make as many passes as the process with the most. This is needed if the weights are
+                sharded, because each pass is then a collective call.
+
+        Returns:
+            Log-probabilities by prompt, candidate and token.
 
         Raises:
             ValueError: If a candidate is empty, or a prompt is padded to the right.
@@ -241,14 +246,12 @@ class PromptReader:
                 owner[row, span], depth[row, span] = place, torch.arange(length)
                 column += length
         ids, owner, depth = ids.to(device), owner.to(device), depth.to(device)
-        following = (
-            self.position_ids[:, :, -1].amax(dim=0) + 1
-        )  # behind the prompt's last token, as in `greedy`
+        following = self.position_ids[:, :, -1].amax(dim=0) + 1  # after the prompt, as in `greedy`
         positions = (following[:, None] + depth).expand(3, -1, -1)
         seen = torch.zeros(rows, 1, width, self._cached + width, dtype=torch.bool, device=device)
         prompt = self.attention_mask.shape[1]
         seen[:, 0, :, :prompt] = self.attention_mask.bool()[:, None]
-        # Filling sees filling, so that no place sees nothing: that softmax would be NaN.
+        # Padding attends to padding, because the softmax of a position that attends to nothing is NaN.
         seen[:, 0, :, self._cached :] = (owner[:, :, None] == owner[:, None]) & (
             depth[:, None] <= depth[:, :, None]
         )
@@ -259,7 +262,10 @@ class PromptReader:
 
 
 def _passes(candidates: Sequence[Sequence[Sequence[int]]], most: int) -> list[list[list[int]]]:
-    """Return the candidates read in each pass, ``[pass][prompt][candidate]``; single tokens need no pass."""
+    """Return the numbers of the candidates that each pass reads, by pass and prompt.
+
+    Candidates of a single token need no pass.
+    """
     passes: list[list[list[int]]] = []
     for row, options in enumerate(candidates):
         number, filled = 0, 0

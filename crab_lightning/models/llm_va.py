@@ -1,4 +1,4 @@
-"""LLM+V+A: a text model that gets pictures and sound through encoders, CLIP and BEATs in the paper."""
+"""LLM+V+A: a text model that gets pictures and sound from encoders, which are CLIP and BEATs in the paper."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from crab_lightning.structures import AUDIO, VISUAL
 
 
 class LlmVaModel(nn.Module):
-    """Text model, vision and audio encoder, and two connectors.
+    """A text model, a vision and an audio encoder, and two connectors.
 
     Args:
         language_model: Causal language model that takes ``inputs_embeds``.
-        vision: What ``visual_encoder`` has loaded.
-        audio: What ``audio_encoder`` has loaded.
-        visual_connector: 32 tokens of each frame.
-        audio_connector: 32 tokens of each second of sound.
-        visual_encoder: Says what the features of frames are.
-        audio_encoder: Says what the features of sound are.
+        vision: Module that ``visual_encoder`` loaded.
+        audio: Module that ``audio_encoder`` loaded.
+        visual_connector: Makes the tokens of each frame.
+        audio_connector: Makes the tokens of each second of sound.
+        visual_encoder: Computes the features of frames with ``vision``.
+        audio_encoder: Computes the features of sound with ``audio``.
     """
 
     def __init__(
@@ -72,14 +72,14 @@ class LlmVaModel(nn.Module):
         """Return the last hidden states.
 
         Args:
-            input_ids: ``(B, T)``; not read where ``media_kind`` marks media.
-            media_kind: ``(B, T)``.
-            attention_mask: ``(B, T)``, past tokens included.
+            input_ids: ``(B, T)``; media replace the tokens that ``media_kind`` marks.
+            media_kind: ``(B, T)``, the modality of each position.
+            attention_mask: ``(B, past + T)``, or ``(B, 1, T, past + T)`` to be added to the scores.
             position_ids: ``(B, T)``.
             frames: uint8 ``(F, 3, H, W)`` of all samples.
-            frame_counts: Frames of each clip or image ``(clips,)``.
+            frame_counts: Number of frames of each clip or image ``(clips,)``.
             sounds: Prepared pieces of sound of all samples ``(G, M, C)``.
-            sound_steps: Steps of each of them ``(G,)``.
+            sound_steps: Number of steps of each piece ``(G,)``.
             options: ``use_cache``, and the cache under :func:`~crab_lightning.compat.cache_argument`.
 
         Returns:
@@ -104,22 +104,23 @@ class LlmVaModel(nn.Module):
 
 
 class LlmVaModule(CompositeModule):
-    """Text model with adapters, frozen vision and audio encoder, and a Q-Former connector for each.
+    """A text model with adapters, a frozen vision and audio encoder, and a Q-Former connector for each.
 
     Args:
         pretrained: Folder or hub name of a chat model: Llama 2, Llama 3, or any other causal language model.
         vision: Folder or hub name of a CLIP model; its vision encoder is used. Not read when
             ``visual_encoder`` is set.
-        visual_encoder: Another vision encoder than CLIP, by its class.
-        visual_connector: Connector file of a stage 1 run on pictures; the connector starts with random
-            weights when left out.
+        visual_encoder: A vision encoder instead of CLIP, by its class.
+        visual_connector: Connector file of a stage 1 run on pictures. When left out, the connector starts
+            with random weights.
         connector: Sizes of both connectors.
         train_connectors: Connectors that are trained: both in stage 2, one of them in stage 1.
         end_token: Token that ends an answer; the tokenizer's end token when left out.
         options: The arguments of ``CompositeModule``.
 
     Raises:
-        ValueError: If weights are missing, or a connector would stay random and frozen.
+        ValueError: If the kind of the connector is not ``qformer``. When the model is loaded, also if weights
+            are missing, or a connector is neither trained nor loaded.
 
     Sources: arXiv:2603.04128 (4.2, 5.2, 5.3); CLIP arXiv:2103.00020; BEATs arXiv:2212.09058.
     """
@@ -153,7 +154,7 @@ class LlmVaModule(CompositeModule):
         self.chat_options |= {"end_token": end_token}
 
     def make_processor(self) -> Processor:
-        """Return the processor of the language model's tokenizer and the encoders' ways to prepare media."""
+        """Return the processor, made from the tokenizer and the two encoders."""
         check_family(self.pretrained, self.processor_class)
         with named_when_absent(self.visual_encoder):
             _ = self.visual_encoder.side_px  # reads its config.json
@@ -168,7 +169,12 @@ class LlmVaModule(CompositeModule):
         )
 
     def load_base(self) -> nn.Module:
-        """Return the text model, the encoders and random connectors."""
+        """Return the text model, the encoders and connectors with random weights.
+
+        Raises:
+            ValueError: If a checkpoint is of another family or lacks weights, or the text model changes its
+                logits after the head.
+        """
         check_family(self.pretrained, self.processor_class)
         dtype: torch.dtype = getattr(torch, self.dtype_name)
         language_model: Any = load_complete(
@@ -199,7 +205,15 @@ def assemble(
     audio: AudioEncoder,
     sizes: ConnectorConfig,
 ) -> LlmVaModel:
-    """Put a text model and encoders together, with random connectors between them."""
+    """Join a text model and two encoders, with new connectors between them.
+
+    Args:
+        language_model: Causal language model.
+        towers: The loaded modules of the encoders.
+        visual: The vision encoder.
+        audio: The audio encoder.
+        sizes: Sizes of both connectors.
+    """
     width = int(language_model.config.get_text_config().hidden_size)
     seen = Connector(sizes, visual.width(towers["visual"]), width, visual.name)
     heard = Connector(sizes, audio.width(towers["audio"]), width, audio.name, audio.cut)
@@ -207,13 +221,20 @@ def assemble(
 
 
 def refuse_changed_logits(name: str, config: Any) -> None:
-    """Refuse a model that changes its logits behind the head, since loss and answers read the head itself.
+    """Raise an error for a model that changes its logits after the head, because this package does not.
+
+    Args:
+        name: Folder or hub name of the model, for the error message.
+        config: Config of the model.
 
     Raises:
-        ValueError: If it scales or caps them.
+        ValueError: If the model scales or caps the logits.
     """
     text = config.get_text_config()
     for key, neutral in (("final_logit_softcapping", None), ("logit_scale", 1), ("logits_scaling", 1)):
         value = getattr(text, key, neutral)
         if value not in (None, neutral):
-            raise ValueError(f"{name}: its config sets {key} to {value}, which LLM+V+A does not apply")
+            raise ValueError(
+                f"{name}: the config of this model sets {key} to {value}, which LLM+V+A cannot apply. Use "
+                "another language model"
+            )

@@ -1,4 +1,4 @@
-"""Hidden states without logits, and the next-token loss of the target tokens only."""
+"""Computes hidden states without logits, and the next-token loss of only the target tokens."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from torch.utils.checkpoint import checkpoint
 
 from crab_lightning.processing.base import IGNORED_LABEL
 
-# A chunk's fp32 logits are 0.6 GB at the published vocabulary of 152,064; all 2,000 positions of four samples
-# would be 4.9 GB.
+# The fp32 logits of a chunk take 0.6 GB with the published vocabulary of 152,064. Those of four samples with
+# 2,000 positions each would take 4.9 GB.
 CHUNK_TOKENS = 1024
 
 
 def last_hidden_states(model: Any, **inputs: Any) -> Tensor:
-    """Run a causal language model up to its head, and return what the head would read, ``(B, T, D)``.
+    """Run a causal language model up to its head, and return the input of the head, ``(B, T, D)``.
 
-    The head is handed no positions, so that no logits are made. Going through the model's own forward keeps
-    its media merging, and works whether the towers live inside ``model.model`` (transformers 5.23) or beside
-    it (5.17).
+    The head gets a tensor without positions, so no logits are computed. The model's own forward inserts the
+    media; this works if the towers are inside ``model.model`` (transformers 5.23) or beside it (5.17).
 
     Args:
         model: A model with an ``lm_head``.
-        inputs: Arguments of its forward.
+        inputs: Arguments of the model's forward.
     """
     seen: list[Tensor] = []
 
@@ -46,14 +45,14 @@ def target_losses(
 ) -> tuple[Tensor, Tensor]:
     """Return the summed loss and the number of target tokens of each sample.
 
-    Logits are computed only where a target follows, in chunks that are recomputed for backward when there is
-    more than one, and compared in fp32.
+    Logits are computed only at positions that a target token follows, in chunks. If there is more than one
+    chunk, they are computed again in the backward pass. The loss is computed in fp32.
 
     Args:
         hidden: Last hidden states ``(B, T, D)``.
         labels: ``(B, T)`` with -100 where nothing is learnt; position t is predicted from t - 1.
-        head: Maps hidden states to logits.
-        chunk_tokens: Target tokens to a chunk.
+        head: Layer that maps hidden states to logits.
+        chunk_tokens: Number of target tokens in a chunk.
 
     Returns:
         Loss sums, fp32 ``(B,)``, and token counts, int64 ``(B,)``.

@@ -1,4 +1,4 @@
-"""The thinker of Qwen2.5-Omni, which has its own encoders for sound and pictures."""
+"""The model with the thinker of Qwen2.5-Omni, which has its own encoders for sound and pictures."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _NOT_MEDIA = ("input_ids", "attention_mask", "position_ids")
 
 
 class OmniModule(AVModule):
-    """Qwen2.5-Omni thinker, frozen, with adapters in its language model.
+    """The thinker of Qwen2.5-Omni, frozen, with adapters in its language model.
 
     Args:
         pretrained: Folder or hub name of a Qwen2.5-Omni checkpoint, the whole model or its thinker.
-        quantization: ``4bit`` keeps the linear layers of the frozen language model in 4 bits (NF4, QLoRA);
-            needs bitsandbytes and a CUDA device. Left out, they have ``dtype``.
+        quantization: ``4bit`` keeps the linear layers of the frozen language model in 4 bits (NF4, QLoRA).
+            This needs bitsandbytes and a CUDA device. When left out, these layers have the type ``dtype``.
         init: ``pretrained`` loads the weights; ``random`` reads only the config and makes random weights, for
             benchmarks.
         options: The arguments of ``AVModule``.
@@ -44,7 +44,9 @@ class OmniModule(AVModule):
     Shapes: B samples, T text tokens, M mel frames (10 ms each), P image patches. See ``Batch``.
 
     Raises:
-        ValueError: If an entry of ``adapter.target_modules`` matches no linear layer, or weights are missing.
+        ValueError: If ``quantization`` is set without adapters or with ``init: random``. When the model is
+            loaded, also if an entry of ``adapter.target_modules`` matches no linear layer, or weights are
+            missing.
 
     Sources: base model arXiv:2503.20215; I-LoRA arXiv:2603.04128.
     """
@@ -75,10 +77,11 @@ class OmniModule(AVModule):
         return self.processor_class(self.pretrained, self.geometry, self.max_length)
 
     def load_base(self) -> nn.Module:
-        """Return the thinker; of a full Omni checkpoint the talker and the vocoder are left on disk.
+        """Return the thinker; the talker and the vocoder of a full Omni checkpoint are not loaded.
 
         Raises:
-            ValueError: If the checkpoint is of another family, lacks weights of the thinker, or holds some of
+            ImportError: If ``quantization`` is set and bitsandbytes is not installed.
+            ValueError: If the checkpoint is of another family, or weights of the thinker are missing or have
                 another shape.
         """
         options: dict[str, Any] = {
@@ -98,7 +101,7 @@ class OmniModule(AVModule):
         else:
             what = f"{self.processor_class.family} thinker"
             model = load_complete(self.thinker_class, self.pretrained, what, **options)
-        # Never used by this input format; training it would leave a parameter without a gradient.
+        # This input format never uses this parameter, so it would get no gradient.
         for name, parameter in model.named_parameters():
             if name.endswith("audio_tower.audio_bos_eos_token.weight"):
                 parameter.requires_grad = False
@@ -107,22 +110,22 @@ class OmniModule(AVModule):
 
     @property
     def _fills_shards(self) -> bool:
-        """Whether weights are read after sharding, share by share."""
+        """Whether each process reads only its part of the weights, after sharding."""
         if self.init == "random" or self.quantization is not None or not shards_at_load(self._trainer):
             return False
         processor: Any = self.processor
-        # A weight that two layers share (in small models) would be parted when storage is given to it.
+        # A weight that two layers share (in small models) would become two weights when it gets storage.
         config = processor.thinker_config
         text = config.get_text_config()
-        return not getattr(text, "tie_word_embeddings", config.tie_word_embeddings)  # one of them has it
+        return not getattr(text, "tie_word_embeddings", config.tie_word_embeddings)  # either config has it
 
     def set_trainable(self) -> None:
-        """Draw the adapters of a base that has no storage yet."""
+        """Give the adapters storage and first values, if the base model has no storage yet."""
         if self._fills_shards:
             draw_adapters(self.model)
 
     def fill_shards(self, part: nn.Module) -> None:
-        """Read this process's share of a part of the base."""
+        """Read this process's weights of a part of the base model, if weights are read after sharding."""
         if self._fills_shards:
             fill_shards(self.model, self.pretrained, shard_device(self._trainer), part)
 
@@ -134,12 +137,12 @@ class OmniModule(AVModule):
     def _checkpoint_layers(self) -> None:
         super()._checkpoint_layers()
         if self._trains_beyond_decoder:
-            # The towers train too, so they build a graph. Re-entrant checkpointing would cut it: their inputs
-            # need no gradient, and their adapters would never move.
+            # The towers are trained too. Re-entrant checkpointing would give their adapters no gradient,
+            # because the inputs of the towers need none.
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     def unread_media(self) -> dict[str, Unread]:
-        """Return the smallest sound, picture and video that the towers read: a token each."""
+        """Return the smallest sound, picture and video that the towers read; each gives one token."""
         places = self.processor.placeholders  # type: ignore[attr-defined]
         patch_px = self.processor_class.rules.patch_px
         shortest = {  # the fewest mel frames that give a token
@@ -155,13 +158,13 @@ class OmniModule(AVModule):
         }
 
     def modalities(self, batch: Batch) -> Tensor:
-        """Return what stands at each place, by the tokens that stand for media."""
+        """Return the modality of each position ``(B, T)``, from the placeholder tokens."""
         ids, places = batch.inputs["input_ids"], self.processor.placeholders  # type: ignore[attr-defined]
         seen = (ids == places.image) | (ids == places.video)
         return torch.where(seen, VISUAL, torch.where(ids == places.audio, AUDIO, TEXT))
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return summed target loss, fp32 ``(B,)``, and number of target tokens, int64 ``(B,)``."""
+        """Return the summed target loss, fp32 ``(B,)``, and the number of target tokens, int64 ``(B,)``."""
         if batch.labels is None:
             raise ValueError("losses got a batch of prompts; collate examples with a target")
         inputs, config = {**batch.inputs}, self.text_config()
@@ -175,7 +178,7 @@ class OmniModule(AVModule):
         return target_losses(hidden, batch.labels, self.model.lm_head)
 
     def prompt_inputs(self, batch: Batch) -> PromptInputs:
-        """Return the tokens of a batch of left-padded prompts, and its media."""
+        """Return the tokens and the media of a batch of left-padded prompts."""
         inputs = batch.inputs
         media = {k: v for k, v in inputs.items() if k not in _NOT_MEDIA}
         return PromptInputs(inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"], media)
@@ -183,7 +186,7 @@ class OmniModule(AVModule):
     def read_tokens(
         self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Any, media: Mapping[str, Tensor]
     ) -> Tensor:
-        """Read tokens behind what the cache holds; see :class:`Answering`."""
+        """Read tokens that follow those in the cache; see :class:`Answering`."""
         return last_hidden_states(
             self.model,
             input_ids=ids,

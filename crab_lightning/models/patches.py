@@ -1,4 +1,4 @@
-"""The first layer of the video encoders of Qwen, computed as the matrix product that it is."""
+"""Computes the first layer of Qwen's video encoders as a matrix product, which is faster."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from crab_lightning.compat import linear
 
 
 class PatchProduct(nn.Conv3d):
-    """A three-dimensional convolution that reads patches of exactly the size of its kernel.
+    """A three-dimensional convolution, computed as a matrix product if each input has the kernel's size.
 
-    Each patch then gives one place, and the convolution is a product of two matrices, for which torch's
-    convolution takes several times as long. Name, shape and gradients of the weights are those of the
-    convolution. Input of any other size is convolved.
+    Each patch then gives one output position, and the convolution is a product of two matrices. torch's
+    convolution takes several times as long. Names, shapes and gradients of the weights are those of the
+    convolution. Input of another size is convolved.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -28,11 +28,11 @@ class PatchProduct(nn.Conv3d):
 
 
 def multiply_patches(model: nn.Module) -> None:
-    """Let a model's three-dimensional convolutions compute what they read patch by patch as products.
+    """Make the three-dimensional convolutions of a model ``PatchProduct`` layers, in place.
 
-    The convolutions and their weights stay the same objects. Two-dimensional ones stay as they are: those of
-    CLIP, SigLIP and DINO read whole frames, whose patches would have to be copied out first, which costs what
-    the product saves.
+    The convolutions and their weights stay the same objects. Two-dimensional convolutions are not changed:
+    those of CLIP, SigLIP and DINO read whole frames. Copying the patches of a frame would take as long as the
+    product saves.
     """
     for module in model.modules():
         if type(module) is nn.Conv3d and module.groups == 1 and module.padding == (0, 0, 0):

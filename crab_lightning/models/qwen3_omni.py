@@ -1,4 +1,4 @@
-"""The thinker of Qwen3-Omni: a mixture of experts with its own encoders for sound and pictures."""
+"""The model with the thinker of Qwen3-Omni, a mixture of experts with encoders for sound and pictures."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from crab_lightning.structures import Batch
 
 
 class Qwen3OmniModule(OmniModule):
-    """Qwen3-Omni thinker, frozen, with adapters on the attention of its language model, and on its experts.
+    """The thinker of Qwen3-Omni, frozen, with adapters on the attention and on the experts.
 
-    The experts are three-dimensional parameters, no linear layers, so ``adapter.target_modules`` names
-    ``q_proj``, ``k_proj``, ``v_proj`` and ``o_proj``, and ``adapter.expert_rank`` adapts the experts. Their
-    router stays as it is.
+    The experts are three-dimensional parameters and not linear layers. So ``adapter.target_modules`` contains
+    ``q_proj``, ``k_proj``, ``v_proj`` and ``o_proj``, and ``adapter.expert_rank`` adapts the experts. The
+    router of the experts is not adapted.
 
     Args:
         pretrained: Folder or hub name of a Qwen3-Omni checkpoint, the whole model or its thinker.
         router_loss: Weight of the load-balancing loss of the experts' router (Switch Transformer,
-            arXiv:2101.03961). The router is frozen, but what it reads is not: the loss moves the adapters so
-            that tokens spread over the experts. 0 leaves it out.
-        options: The arguments of ``OmniModule``. ``quantization`` is refused.
+            arXiv:2101.03961). The router is frozen, but adapters change its input: with this loss they learn
+            to spread tokens over the experts. 0 leaves the loss out.
+        options: The arguments of ``OmniModule``. ``quantization`` is not allowed.
 
     Shapes: B samples, T text tokens, M mel frames (10 ms each), P image patches. See ``Batch``.
 
     Raises:
-        ValueError: If an entry of ``adapter.target_modules`` matches no linear layer, weights are missing, or
-            ``quantization`` is set.
+        ValueError: If ``router_loss`` is negative or is set without adapters, or ``quantization`` is set.
+            When the model is loaded, also if an entry of ``adapter.target_modules`` matches no linear layer,
+            or weights are missing.
 
     Sources: base model arXiv:2509.17765; I-LoRA arXiv:2603.04128.
     """
@@ -56,13 +57,13 @@ class Qwen3OmniModule(OmniModule):
         self.router_loss = router_loss
         if self.quantization is not None:
             raise ValueError(
-                f"model.quantization is {self.quantization!r}; it keeps linear layers in 4 bits, and nearly "
-                "all weights of Qwen3-Omni are experts, which are not linear layers. Leave it out, and"
+                f"model.quantization is {self.quantization!r}; it keeps linear layers in 4 bits, but nearly "
+                "all weights of Qwen3-Omni belong to experts, which are not linear layers. Leave it out, and"
                 " set trainer.strategy to fsdp2 if the weights do not fit on one GPU"
             )
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return what the native paradigm does; in training, announce the loss of the router as well."""
+        """Return the losses of ``OmniModule``; in training, also add the loss of the router."""
         if not (self.router_loss and self.training):
             return super().losses(batch)
         routers, balance = qwen3_routers(self.decoder())

@@ -1,4 +1,4 @@
-"""What of a model is kept in files, and how it is found again: adapters, and Lightning's checkpoints."""
+"""Saves the trained weights of a model in adapter folders and Lightning checkpoints, and loads them."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ _METADATA = "crab_lightning"
 
 
 class StoredModule(Answering):
-    """The part of a model with weights that saves what was trained, and loads it."""
+    """The base class that saves and loads the trained weights of a model."""
 
-    # No ``__init__`` here: of a class with a ``__new__`` of its own, jsonargparse does not read it.
+    # There is no __init__ here, because jsonargparse does not read that of a class with a __new__.
     adapter: AdapterConfig | None
     init_arguments: dict[str, Any]
-    """What the module was made with, by argument."""
+    """The constructor's arguments by name."""
 
     def __new__(cls, *args: Any, **values: Any) -> Self:
-        """Keep the arguments, for checkpoints that can be loaded without repeating them."""
+        """Store the constructor's arguments, so that a checkpoint can be loaded without repeating them."""
         made = super().__new__(cls)
         given = given_arguments(cls, args, values)
-        # What a checkpoint cannot hold is refused now, not when it is saved.
+        # An argument that a checkpoint cannot hold raises now, and not only when it is saved.
         plain_arguments({name: value for name, value in given.items() if name != "optimizer"})
         object.__setattr__(made, "init_arguments", given)
         return made
@@ -54,7 +54,7 @@ class StoredModule(Answering):
         """Load the weights, freeze them and insert the adapters; a second call does nothing."""
 
     def named_parameters(self, *args: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield names and weights, named as they are without FSDP1."""
+        """Yield the parameters with their names, without the parts that FSDP1 adds to names."""
         for name, weight in super().named_parameters(*args, **options):
             yield unwrapped_name(name), weight
 
@@ -64,10 +64,14 @@ class StoredModule(Answering):
         return self.adapter is not None
 
     def load_saved(self, folder: Path) -> None:
-        """Load what ``save_adapter`` wrote."""
+        """Load a folder that ``save_adapter`` wrote.
+
+        Raises:
+            AdapterError: If the adapters are missing, damaged, or do not fit the run.
+        """
         wanted = self._expectations()
         found = read_adapter_metadata(folder)
-        # Folders written before paradigms had short names hold a class name.
+        # Older versions wrote the class name instead of the short name.
         own = wanted.pop("paradigm")
         if same_paradigm(found.get("paradigm")) != own:
             raise AdapterError(
@@ -77,7 +81,7 @@ class StoredModule(Answering):
         load_adapters(self.model, folder, expect=wanted)
 
     def metadata(self) -> dict[str, Any]:
-        """What is stored beside the adapters: base weights, preprocessing and architecture."""
+        """Return the facts stored beside the adapters: base model, preprocessing and architecture."""
         return {"base_model": self.base_name} | self._expectations()
 
     def _expectations(self) -> dict[str, Any]:
@@ -85,14 +89,14 @@ class StoredModule(Answering):
         return wanted | ({} if self.adapter is None else self.adapter.identity())
 
     def save_adapter(self, folder: Path | str) -> None:
-        """Write the adapters to a folder that ``load_adapter`` reads.
+        """Write the adapters to a folder, which ``model.load_adapter`` reads.
 
         Raises:
-            ValueError: If the model has none.
+            ValueError: If the model has no adapters.
         """
         if self.adapter is None:
             raise ValueError(
-                "this model has no adapters to save: model.adapter is null, every weight is trained"
+                "this model has no adapters to save: model.adapter is null, so every weight is trained"
             )
         with readable_weights(self._trainer):
             save_adapters(self.model, Path(folder), self.metadata())
@@ -100,19 +104,19 @@ class StoredModule(Answering):
     # Checkpoints of Lightning
 
     def trainable_names(self) -> set[str]:
-        """Names of the parameters that are trained, as a state dict has them."""
+        """Return the names of the trained parameters, as in a state dict."""
         return {name for name, p in self.named_parameters() if p.requires_grad}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trained weights only, and note what they belong to."""
+        """Keep only the trained weights in a checkpoint, and add the metadata and arguments of the model."""
         kept = self.trainable_names()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
         checkpoint[_METADATA] = self.metadata() | {"init": self._stored_arguments()}
 
     def _stored_arguments(self) -> dict[str, Any]:
-        """Return the arguments that a file can hold; the optimizer, a function, is left out."""
+        """Return the arguments for a checkpoint; the optimizer is left out, because it is a function."""
         given = {name: value for name, value in self.init_arguments.items() if name != "optimizer"}
-        # The weights of the checkpoint take the place of those that the run started from.
+        # The weights of the checkpoint replace those in load_adapter.
         return plain_arguments(given | {"adapter": self.adapter, "load_adapter": None})
 
     @classmethod
@@ -125,23 +129,23 @@ class StoredModule(Answering):
         weights_only: bool = True,
         **values: Any,
     ) -> Self:
-        """Return the module of a ``.ckpt`` file with its trained weights, ready to answer.
+        """Return the module of a ``.ckpt`` file with its trained weights, in evaluation mode.
 
-        The base weights are read from where the run read them. ``load_run`` of the run folder does the same
-        and brings tasks and datasets too.
+        The base weights are read from the same place as in the run. ``load_run`` on the run folder does the
+        same, and also loads the tasks and datasets.
 
         Args:
             checkpoint_path: A ``.ckpt`` file of a run.
             map_location: Device of the trained weights; the CPU when left out.
-            hparams_file: Not used.
-            strict: Not used: weights have to fit.
-            weights_only: Not used: no code of a file is ever run.
-            values: Arguments that win over those in the file, such as ``pretrained`` if the base has moved.
+            hparams_file: This is not used.
+            strict: This is not used: the weights must always fit.
+            weights_only: This is not used: code in a file is never run.
+            values: Arguments that replace those in the file, such as ``pretrained`` if the base has moved.
 
         Raises:
-            FileNotFoundError: If there is no file, or the base weights are not where they were.
-            ValueError: If the file is of another architecture, contains no arguments, or its weights do not
-                fit.
+            FileNotFoundError: If the file does not exist, or the base weights are no longer in their place.
+            ValueError: If the file cannot be read, is of another architecture, contains no arguments, or its
+                weights do not fit.
         """
         path = Path(checkpoint_path)
         if not path.is_file():
@@ -151,18 +155,18 @@ class StoredModule(Answering):
         own = cls.paradigm or cls.__name__
         if (found := same_paradigm(about.get("paradigm"))) != own:
             raise ValueError(
-                f"{path} is for the architecture {found!r}, and {cls.__name__} has the architecture {own!r}. "
+                f"{path} is for the architecture {found!r}, but {cls.__name__} has the architecture {own!r}. "
                 "Use the class of that model, or call crab_lightning.load_run on the run folder, which finds "
                 "the class"
             )
         if "init" not in about and not values:
             raise ValueError(
-                f"{path} was written before checkpoints held their module's arguments. Give them: "
-                f"{cls.__name__}.load_from_checkpoint(path, pretrained=..., adapter=..., ...), or use "
-                "crab_lightning.load_run on the run folder, whose config.yaml has them"
+                f"{path} was written by an older version and does not contain the arguments of the module. "
+                f"Give them: {cls.__name__}.load_from_checkpoint(path, pretrained=..., adapter=..., ...), or "
+                "call crab_lightning.load_run on the run folder, whose config.yaml has them"
             )
         module: Self = cls(**(typed_arguments(cls, about.get("init", {})) | values))
-        module.on_load_checkpoint(state)  # strict about the trained weights
+        module.on_load_checkpoint(state)  # checks that the trained weights are complete
         module.load_state_dict(state["state_dict"], strict=False)
         module.eval()
         return module
@@ -170,7 +174,11 @@ class StoredModule(Answering):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Load weights; the frozen ones may be absent, since the base brought them."""
+        """Load weights; frozen weights may be absent, because they were loaded with the base model.
+
+        Raises:
+            RuntimeError: If ``strict`` is set and trained weights are missing or unknown weights are given.
+        """
         found = super().load_state_dict(state_dict, strict=False, assign=assign)
         trained = self.trainable_names()
         found.missing_keys[:] = [name for name in found.missing_keys if name in trained]
@@ -179,10 +187,11 @@ class StoredModule(Answering):
         return found
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another geometry, or whose weights are not exactly the trained ones.
+        """Raise an error if a checkpoint does not belong to this model.
 
         Raises:
-            ValueError: If the geometry or a decisive setting of the adapters differs, or weights do not fit.
+            ValueError: If the geometry, the architecture or a decisive setting of the adapters differs, or
+                the weights are not exactly the trained weights.
         """
         self.configure_model()
         about = checkpoint.get(_METADATA, {})
@@ -195,9 +204,8 @@ class StoredModule(Answering):
         for name, (found, wanted) in pairs.items():
             if found != wanted:
                 raise ValueError(
-                    f"the checkpoint was trained with {name} {found!r}, this run has {wanted!r}. "
-                    f"Weights are used as they were trained: leave {name} as the config of their run has it, "
-                    "or train another run"
+                    f"the checkpoint was trained with {name} {found!r}, but this run has {wanted!r}. Set "
+                    f"{name} to the value in the config of the checkpoint's run, or train another run"
                 )
         trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
         check_fit(checkpoint["state_dict"], trained)

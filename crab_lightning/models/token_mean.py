@@ -1,7 +1,7 @@
-"""An optimizer step: its loss, the mean over all its target tokens, and its learning rate.
+"""The loss of an optimizer step, which is the mean over all its target tokens, and the learning rate.
 
-Averaging the means of micro-batches gives a token of a small batch more weight than one of a large batch, so
-that gradient accumulation, the number of processes and the shape of batches would all change the gradient.
+The mean of the means of micro-batches would give a token of a small micro-batch more weight than a token of a
+large one. Then gradient accumulation, the number of processes and the batch size would change the gradient.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 class TokenMean:
-    """Weighs micro-batches so that an optimizer step follows the mean loss of all its target tokens.
+    """Weights micro-batches so that an optimizer step uses the mean loss of all its target tokens.
 
-    The number of tokens of a step is known only at its last micro-batch. So each one is divided by the tokens
-    of the first, of all processes together, and the summed gradient is corrected once before the step;
-    without accumulation there is nothing to correct. Nothing waits for the device.
+    The number of tokens of a step is known only at its last micro-batch. So each loss is divided by the
+    number of tokens of the first micro-batch, of all processes together, and the gradient is corrected once
+    before the step. Without accumulation no correction is needed. Nothing waits for the device.
     """
 
     def __init__(self) -> None:
@@ -29,13 +29,13 @@ class TokenMean:
         self._seen: Tensor | None = None
 
     def loss(self, loss_sum: Tensor, target_tokens: Tensor, processes: int, accumulate: int) -> Tensor:
-        """Return what a micro-batch is to be backpropagated from.
+        """Return the loss of a micro-batch for the backward pass.
 
         Args:
-            loss_sum: Summed loss of the samples ``(B,)``.
-            target_tokens: Their numbers of target tokens ``(B,)``.
-            processes: Processes whose gradients are averaged.
-            accumulate: Micro-batches of a step; the trainer divides each loss by it.
+            loss_sum: Summed loss of each sample ``(B,)``.
+            target_tokens: Number of target tokens of each sample ``(B,)``.
+            processes: Number of processes whose gradients are averaged.
+            accumulate: Number of micro-batches of a step, by which the trainer divides each loss.
         """
         tokens = target_tokens.sum().to(torch.float32)
         if processes > 1:
@@ -48,18 +48,18 @@ class TokenMean:
         return loss_sum.sum() * (processes / first)
 
     def correct(self, parameters: Iterable[nn.Parameter], accumulate: int) -> None:
-        """Turn the gradients of the step's micro-batches into that of the mean over all their tokens.
+        """Scale the gradients, so that they are those of the mean loss over all tokens of the step.
 
         Args:
-            parameters: Those that are trained.
-            accumulate: What the trainer divided each loss by.
+            parameters: The trained parameters.
+            accumulate: Number of micro-batches of a step, by which the trainer divided each loss.
         """
         first, seen = self._first, self._seen
         self._first = self._seen = None
         if first is None or seen is None:
             return
         grads: list[Any] = [p.grad for p in parameters if p.grad is not None]
-        # A shard's own part: every process multiplies by the same number.
+        # Each process scales its part of a sharded gradient by the same number.
         local = [g.to_local() if hasattr(g, "to_local") else g for g in grads]
         by_type: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
         for grad in local:
@@ -70,14 +70,14 @@ class TokenMean:
 
 
 def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup_share: float) -> LambdaLR:
-    """Return a schedule to be stepped after every optimizer step.
+    """Return a learning-rate schedule, of which ``step`` is called after every optimizer step.
 
-    The first step already has a rate above zero, the last one a rate just above it: no step is wasted.
+    The learning rate is above zero in the first step and in the last step.
 
     Args:
-        optimizer: Its rates are the peak of the schedule.
-        total_steps: Optimizer steps of the whole run.
-        warmup_share: Share of them spent warming up, in [0, 1).
+        optimizer: The optimizer; its learning rates are the largest rates of the schedule.
+        total_steps: Number of optimizer steps of the whole run.
+        warmup_share: Fraction of the steps in which the rate rises, in [0, 1).
     """
     warmup = math.ceil(warmup_share * total_steps)
 
@@ -91,16 +91,15 @@ def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup_share: flo
 
 
 def total_optimizer_steps(trainer: Any) -> int:
-    """Return how many optimizer steps the run will take.
+    """Return the number of optimizer steps of the run.
 
     Raises:
-        ValueError: If the run has no end in steps: Lightning then answers infinity (or, with an iterable data
-            set, an error deep inside), and a cosine over it never falls.
+        ValueError: If the number of steps is not known, so that the cosine has no end.
     """
     steps = trainer.estimated_stepping_batches
     if not math.isfinite(steps) or steps < 1:
         raise ValueError(
-            f"the learning-rate schedule needs the number of steps, and the trainer gives {steps}. "
+            f"the learning-rate schedule needs the number of steps, but the trainer returns {steps}. "
             "Set trainer.max_steps, or trainer.max_epochs with data of known length."
         )
     return int(steps)

@@ -1,4 +1,4 @@
-"""V-LLM+A: Qwen2.5-VL, which has its own vision encoder, and an audio encoder, BEATs in the paper."""
+"""V-LLM+A: Qwen2.5-VL, which has a vision encoder, and an audio encoder, which is BEATs in the paper."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class VllmAModel(nn.Module):
 
     Args:
         language_model: Qwen2.5-VL with its vision tower.
-        audio: What ``audio_encoder`` has loaded.
-        audio_encoder: Says what the features of sound are.
-        sizes: Of the connector.
+        audio: Module that ``audio_encoder`` loaded.
+        audio_encoder: Computes the features of sound with ``audio``.
+        sizes: Sizes of the connector.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class VllmAModel(nn.Module):
         """Return the last hidden states.
 
         Args:
-            input_ids: ``(B, T)``; not read where ``media_kind`` marks sound.
-            media_kind: ``(B, T)``.
+            input_ids: ``(B, T)``; sound replaces the tokens that ``media_kind`` marks as sound.
+            media_kind: ``(B, T)``, ``AUDIO`` at sound, else ``TEXT``.
             sounds: Prepared sound of all clips ``(G, M, C)``.
-            sound_steps: Steps of each of them ``(G,)``.
-            inputs: What Qwen2.5-VL takes beside: mask, positions ``(3, B, T)``, patches and grids, cache.
+            sound_steps: Number of steps of each clip ``(G,)``.
+            inputs: Other arguments of Qwen2.5-VL: mask, positions ``(3, B, T)``, patches and grids, cache.
 
         Returns:
             ``(B, T, D)``.
@@ -68,7 +68,7 @@ class VllmAModel(nn.Module):
             with torch.no_grad():  # frozen in both stages
                 heard = self.audio_encoder.encoded(self.audio, sounds, sound_steps)
             embeds = splice(embeds, media_kind, AUDIO, self.audio_connector(*heard))
-        # The ids go along: by them the model finds the places of its own pictures.
+        # The model needs the ids to find the placeholders of pictures.
         return last_hidden_states(self.language_model, input_ids=input_ids, inputs_embeds=embeds, **inputs)
 
 
@@ -81,11 +81,12 @@ class VllmAModule(CompositeModule):
     Args:
         pretrained: Folder or hub name of a Qwen2.5-VL checkpoint.
         connector: Sizes of the connector; ``window_tokens`` counts features of the audio encoder.
-        train_connectors: ``[audio]`` in stage 1; none in stage 2, which keeps what stage 1 trained.
-        options: The arguments of ``CompositeModule``. ``audio_connector`` is needed unless it is trained.
+        train_connectors: ``[audio]`` in stage 1; empty in stage 2, which uses the connector of stage 1.
+        options: The arguments of ``CompositeModule``. Set ``audio_connector`` unless it is trained.
 
     Raises:
-        ValueError: If weights are missing, or the connector would stay random and frozen.
+        ValueError: When the model is loaded, if weights are missing, or the connector is neither trained nor
+            loaded.
 
     Sources: arXiv:2603.04128 (4.2, 5.2, 5.3); Qwen2.5-VL arXiv:2502.13923; BEATs arXiv:2212.09058.
     """
@@ -116,7 +117,11 @@ class VllmAModule(CompositeModule):
         )
 
     def load_base(self) -> nn.Module:
-        """Return Qwen2.5-VL, the audio encoder and a random connector."""
+        """Return Qwen2.5-VL, the audio encoder and a connector with random weights.
+
+        Raises:
+            ValueError: If a checkpoint is of another family or lacks weights.
+        """
         check_family(self.pretrained, self.processor_class)
         language_model: Any = load_complete(
             self.model_class,
@@ -141,7 +146,7 @@ class VllmAModule(CompositeModule):
         return {"sounds": unread_sound(processor), **pictures}
 
     def modalities(self, batch: Batch) -> Tensor:
-        """Return what stands at each place: sound by the processor's note, pictures by their tokens."""
+        """Return the modality of each position ``(B, T)``: sound from the batch, pictures from the tokens."""
         processor: Any = self.processor
         ids = batch.inputs["input_ids"]
         seen = torch.isin(ids, torch.tensor(list(processor.visual_ids.values()), device=ids.device))
@@ -151,4 +156,4 @@ class VllmAModule(CompositeModule):
         return positions
 
     def _needs_connector(self, modality: Modality) -> bool:
-        return True  # the only one there is
+        return True  # it is the only connector

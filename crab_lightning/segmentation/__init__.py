@@ -1,4 +1,4 @@
-"""Boxes, points and names to masks (SAM2, SAM3, EdgeTAM: one protocol), and masks to boxes and points."""
+"""Mask decoders (SAM2, SAM3, EdgeTAM), which make masks from prompts, and prompts made from true masks."""
 
 from typing import TYPE_CHECKING
 

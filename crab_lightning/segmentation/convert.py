@@ -1,4 +1,4 @@
-"""Official SAM2.1 ``.pt`` checkpoints to transformers folders, name by name, nothing left over."""
+"""Converts official SAM2.1 ``.pt`` checkpoints to folders of transformers; every weight must have a place."""
 
 from __future__ import annotations
 
@@ -92,13 +92,13 @@ _CORNERS = re.compile(r"^sam_prompt_encoder\.point_embeddings\.(\d)\.weight$")
 def convert_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return an official state dict under the names of ``transformers.Sam2VideoModel``.
 
-    The four point embeddings are stacked, and the fixed frequencies given to both modules that hold them.
+    The four point embeddings become one tensor, and both modules that hold the fixed frequencies get them.
 
     Args:
         state: Official names and tensors.
 
     Raises:
-        ValueError: If the four point embeddings are not all there.
+        ValueError: If one of the four point embeddings is missing.
     """
     converted: dict[str, Tensor] = {}
     corners: dict[int, Tensor] = {}
@@ -115,7 +115,8 @@ def convert_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         converted[name] = tensor
     if sorted(corners) != [0, 1, 2, 3]:
         raise ValueError(
-            f"the checkpoint contains point embeddings {sorted(corners)} of 0 to 3; this is not SAM2"
+            f"the checkpoint contains the point embeddings {sorted(corners)}, but SAM2 has 0 to 3; this is "
+            "not a SAM2 checkpoint"
         )
     converted["prompt_encoder.point_embed.weight"] = torch.cat([corners[i] for i in range(4)])
     return converted
@@ -137,10 +138,10 @@ def fill_model(model: Any, state: Mapping[str, Tensor]) -> None:
 
 
 def find_variant(state: Mapping[str, Tensor]) -> str:
-    """Return which of the official sizes a state dict has.
+    """Return the name of the official size (a key of ``VARIANTS``) that a state dict has.
 
     Raises:
-        ValueError: If it is none of them.
+        ValueError: If it has none of the official sizes.
     """
     width = state["image_encoder.trunk.pos_embed"].shape[1] if "image_encoder.trunk.pos_embed" in state else 0
     blocks = len({m[1] for k in state if (m := re.match(r"image_encoder\.trunk\.blocks\.(\d+)\.", k))})
@@ -148,7 +149,8 @@ def find_variant(state: Mapping[str, Tensor]) -> str:
         if sizes["hidden_size"] == width and sum(sizes["blocks_per_stage"]) == blocks:
             return name
     raise ValueError(
-        f"the checkpoint has a trunk {width} wide with {blocks} blocks; official SAM2.1 checkpoints are: "
+        f"the checkpoint has a trunk of width {width} with {blocks} blocks; official SAM2.1 checkpoints have "
+        "(width, blocks): "
         + ", ".join(f"{n} ({s['hidden_size']}, {sum(s['blocks_per_stage'])})" for n, s in VARIANTS.items())
     )
 
@@ -179,16 +181,17 @@ def convert_checkpoint(checkpoint: Path, out: Path) -> str:
         out: Folder to write.
 
     Returns:
-        The size that was found.
+        Name of the size: a key of ``VARIANTS``.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no official SAM2.1 checkpoint, cannot be read, or asks for code.
+        FileNotFoundError: If the checkpoint does not exist.
+        ValueError: If it is not an official SAM2.1 checkpoint, or cannot be read.
+        UnsafeTensorFile: If reading the file would run code.
     """
     from transformers import Sam2ImageProcessor, Sam2Processor, Sam2VideoModel
 
     if not checkpoint.is_file():
-        raise FileNotFoundError(f"no SAM2 checkpoint at {checkpoint}; give an official .pt file")
+        raise FileNotFoundError(f"there is no SAM2 checkpoint at {checkpoint}; give an official .pt file")
     try:
         content = read_tensors(checkpoint)
     except UnsafeTensorFile:
@@ -199,7 +202,7 @@ def convert_checkpoint(checkpoint: Path, out: Path) -> str:
     if not isinstance(state, dict):
         raise ValueError(f"{checkpoint} contains no entry 'model'; official SAM2.1 checkpoints do")
     name = find_variant(state)
-    model = Sam2VideoModel(variant_config(name))  # Sam2Model reads its folders too
+    model = Sam2VideoModel(variant_config(name))  # Sam2Model can also read the folder
     fill_model(model, state)
     model.save_pretrained(out)
     Sam2Processor(Sam2ImageProcessor()).save_pretrained(out)

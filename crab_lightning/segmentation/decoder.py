@@ -1,4 +1,4 @@
-"""What turns boxes and points into masks, as the rest of the package sees it."""
+"""The protocol of mask decoders, which make masks from boxes, points or names, and helpers for them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from crab_lightning.segmentation.prompts import Prompt
 
 @dataclass(frozen=True, eq=False)
 class MaskRequest:
-    """One mask to be made.
+    """A request for one mask.
 
     Args:
         image: RGB, uint8 ``(3, H, W)``, any size.
@@ -28,64 +28,64 @@ class MaskRequest:
 
 @runtime_checkable
 class MaskDecoder(Protocol):
-    """Turns requests into masks. It is pickled to loader workers, so it loads weights when first used.
+    """Makes masks. A decoder is pickled and sent to loader workers, so it loads weights at the first use.
 
-    A decoder may also have a method ``load()``, which loads its weights before anything is answered and
-    raises ``OSError`` where they cannot be had. One that reads names in the place of boxes and points says so
-    with an attribute ``reads_names = True``.
+    A decoder may also have a method ``load()``, which loads its weights before the first request and raises
+    ``OSError`` if they cannot be loaded. A decoder that needs names has an attribute ``reads_names = True``.
     """
 
-    # No types here: a config may name any class with such a method, also one without annotations, and the
-    # parser would compare them.
+    # There are no types here, because the config parser would compare them, and a class without annotations
+    # is allowed too.
     def decode(self, requests: Any, /) -> Any:
-        """Return one mask a request, at its image's size and in the same order.
+        """Return one mask for each request, in the same order and with the size of the request's image.
 
         Args:
             requests: A sequence of :class:`MaskRequest`.
 
         Returns:
-            bool ``(H, W)`` each. A decoder may give floating-point logits instead, positive inside; protocols
-            that score probabilities use them, all others take their sign.
+            The masks, bool ``(H, W)`` each. A decoder may instead return floating-point logits, which are
+            positive inside. Evaluation protocols that score probabilities use the logits; all others use only
+            the sign.
         """
         ...
 
 
 def check_request(request: MaskRequest, *, named: bool = False) -> None:
-    """Refuse a request that a decoder cannot serve.
+    """Raise an error if a decoder cannot make a mask for a request.
 
     Args:
         request: The request.
-        named: Whether the decoder reads names, in the place of box and points.
+        named: Whether the decoder needs names; otherwise it needs a box or points.
 
     Raises:
-        ValueError: If the image is no uint8 RGB image, or the prompt has not what the decoder reads.
+        ValueError: If the image is not an uint8 RGB image, or the prompt lacks what the decoder needs.
     """
     image = request.image
     if image.ndim != 3 or image.shape[0] != 3 or str(image.dtype) != "torch.uint8":
         raise ValueError(f"image is {image.dtype} {tuple(image.shape)}; it must be uint8 (3, height, width)")
     if named:
         if not any(name.strip() for name in request.prompt.names):
-            raise ValueError("the prompt has no name; a thing that is not named is an empty mask already")
+            raise ValueError("the prompt has no name; use an empty mask for an object without a name")
     elif not request.prompt and request.prompt.names:
         raise ValueError(
-            "the prompt has a name alone, and this decoder reads boxes and points; Sam3Decoder reads names"
+            "the prompt has only a name, but this decoder reads boxes and points; Sam3Decoder reads names"
         )
     elif not request.prompt:
-        raise ValueError("the prompt has neither box nor points; an absent object is an empty mask already")
+        raise ValueError("the prompt has neither a box nor points; use an empty mask for an absent object")
 
 
 def content_key(image: Tensor) -> bytes:
-    """Return what identifies a picture: two files with the same pixels share one embedding."""
+    """Return a hash of a picture's pixels and size; pictures with the same key share one embedding."""
     digest = hashlib.blake2b(image.contiguous().numpy().data, digest_size=16)
     digest.update(str(tuple(image.shape)).encode())
     return digest.digest()
 
 
 class LastUsed:
-    """Keeps the values that were used last. A copy or a pickle of it is empty.
+    """A cache of the values that were used last. A copy or a pickle of the cache is empty.
 
     Args:
-        size: Number of values kept; 0 keeps none.
+        size: Largest number of values; 0 keeps none.
     """
 
     def __init__(self, size: int) -> None:
@@ -98,11 +98,11 @@ class LastUsed:
     def fill(
         self, keys: Sequence[Hashable], make: Callable[[list[int]], Sequence[Any]]
     ) -> dict[Hashable, Any]:
-        """Return the value of every key, made at once for those that are new.
+        """Return the value of every key; one call of ``make`` makes all values that the cache lacks.
 
         Args:
-            keys: Keys, repeats allowed.
-            make: Gets positions in ``keys`` and returns their values.
+            keys: Keys; a key may occur more than once.
+            make: Function that gets positions in ``keys`` and returns the values for these positions.
         """
         found = {key: self._values[key] for key in keys if key in self._values}
         new = {key: i for i, key in reversed(list(enumerate(keys))) if key not in found}

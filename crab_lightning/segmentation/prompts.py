@@ -1,4 +1,4 @@
-"""From a mask to what points at it: a box and the centres of its largest inscribed circles (paper, eq. 1)."""
+"""Makes a prompt from a mask: a box and the centres of the largest inscribed circles (paper, eq. 1)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
 MAX_IOU = 0.3
-"""Largest IoU of two of the circles. The paper names no value; this one keeps three points on a disc apart by
-more than half its radius."""
+"""Largest IoU of two of the circles. The paper gives no value. With this value, three points on a disc are
+more than half the radius of the disc apart."""
 POINTS = 3
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a mask decoder is given, in pixels of one image; pixel centres are whole numbers.
+    """The input of a mask decoder, in pixels of one image; pixel centres are whole numbers.
 
     Args:
-        box_xyxy_px: First and last pixel inside, x1, y1, x2, y2; ``None`` for points alone.
-        points_xy_px: Points on the object, largest inscribed circle first.
-        names: What is to be found, such as ``lawn mower``, for decoders that read names.
+        box_xyxy_px: First and last pixel inside, x1, y1, x2, y2; ``None`` without a box.
+        points_xy_px: Points on the object; the centre of the largest inscribed circle comes first.
+        names: Names of objects to find, such as ``lawn mower``, for decoders that read names.
     """
 
     box_xyxy_px: tuple[float, float, float, float] | None = None
@@ -30,18 +30,18 @@ class Prompt:
     names: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        """Whether the prompt points at something; names alone do not."""
+        """Whether the prompt has a box or points; names do not count."""
         return self.box_xyxy_px is not None or bool(self.points_xy_px)
 
     def scaled(self, frame: tuple[int, int], image: tuple[int, int]) -> Prompt:
-        """Move a prompt from the frame that an answer speaks of to the image that is segmented.
+        """Return the prompt with coordinates of the image instead of coordinates of the frame.
 
-        Pixel ``i`` of the frame covers ``[i, i + 1)``. A box becomes the image pixels that its pixels cover;
-        a point the image position under its pixel's centre.
+        Pixel ``i`` of the frame covers ``[i, i + 1)``. A box becomes the part of the image that the pixels of
+        the box cover. A point becomes the image position of the centre of its pixel.
 
         Args:
-            frame: Height and width of the frame of the coordinates.
-            image: Height and width of the image.
+            frame: Height and width of the frame to which the coordinates of the answer refer.
+            image: Height and width of the image that is segmented.
         """
         if frame == image:
             return self
@@ -54,7 +54,7 @@ class Prompt:
 
 
 def enclosing_box(mask: Mask) -> tuple[int, int, int, int] | None:
-    """Return the first and last column and row inside a mask, x1, y1, x2, y2; ``None`` for an empty one."""
+    """Return the first and last column and row inside a mask as x1, y1, x2, y2; ``None`` if it is empty."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return None
@@ -64,12 +64,15 @@ def enclosing_box(mask: Mask) -> tuple[int, int, int, int] | None:
 def circle_iou(
     radius: NDArray[np.float64], other: float, distance: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the intersection over union of circles with one circle.
+    """Return the intersection over union of each of many circles with one circle.
 
     Args:
         radius: Radii, positive, of any shape.
         other: Radius of the one circle, positive.
-        distance: Distances between centres, of the same shape.
+        distance: Distances between the centres, of the same shape.
+
+    Returns:
+        The intersection over union of each pair, of the same shape.
     """
     small, large = np.minimum(radius, other), np.maximum(radius, other)
     # Clipping the cosines covers circles that lie apart (angle 0) and inside each other (angle pi).
@@ -87,18 +90,22 @@ def inscribed_circles(
 ) -> list[tuple[int, int, float]]:
     """Return the largest inscribed circles of a mask that overlap little, largest first.
 
-    A circle is centred on a pixel of the mask; its radius is the distance to the nearest pixel outside, where
-    everything beyond the image is outside. Each next circle is the largest whose IoU with every chosen one is
-    at most ``max_iou``. Of equally large ones the first is the nearest to the mask's centre of mass, a later
-    one the farthest from those chosen; then the topmost, then the leftmost.
+    The centre of a circle is a pixel of the mask. The radius is the distance to the nearest pixel outside the
+    mask; pixels beyond the image are outside. Each next circle is the largest one whose IoU with every chosen
+    circle is at most ``max_iou``. Among equally large circles, the first one is the nearest to the mask's
+    centre of mass, and a later one is the farthest from the chosen circles; then the topmost, then the
+    leftmost.
 
     Args:
         mask: bool ``(H, W)``.
-        count: Number of circles wanted.
-        max_iou: Largest IoU of any two, in [0, 1).
+        count: Largest number of circles.
+        max_iou: Largest IoU of any two circles, in [0, 1).
 
     Returns:
-        Column, row and radius of up to ``count`` circles; fewer where a small mask has room for no more.
+        Column, row and radius of up to ``count`` circles; a small mask may have fewer.
+
+    Raises:
+        ValueError: If the mask is not a bool matrix, or ``max_iou`` is outside its range.
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -111,9 +118,9 @@ def inscribed_circles(
         return []
     x1, y1, x2, y2 = box
     inside = mask[y1 : y2 + 1, x1 : x2 + 1]
-    # The pixels around the enclosing box are outside and nearer than anything beyond them.
+    # The pixels around the enclosing box are outside the mask, so no farther pixel can be the nearest.
     radius = distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
-    rows, columns = np.nonzero(inside)  # in rows from the top, so that the first of equals is the topmost
+    rows, columns = np.nonzero(inside)  # from the top, so that the first of equal circles is the topmost
     radii = radius[rows, columns]
     preference = -np.hypot(rows - rows.mean(), columns - columns.mean())
     open_to_choice = np.ones(len(radii), bool)
@@ -121,7 +128,7 @@ def inscribed_circles(
     while len(circles) < count and open_to_choice.any():
         best = radii[open_to_choice].max()
         equal = np.flatnonzero(open_to_choice & (radii == best))
-        # Rounding makes mirrored distances differ in the last digit; the rows' order decides between those.
+        # Mirrored distances may differ in the last digit. They count as equal, and the order of rows decides.
         liking = np.round(preference[equal], 6)
         chosen = equal[int(liking.argmax())]
         circles.append((x1 + int(columns[chosen]), y1 + int(rows[chosen]), float(best)))
@@ -132,21 +139,21 @@ def inscribed_circles(
 
 
 def prompt_of(mask: Mask, count: int = POINTS, max_iou: float = MAX_IOU) -> Prompt | None:
-    """Return the box and the points that a mask is taught by (paper, eq. 1).
+    """Return the box and the points that the model learns for a mask (paper, eq. 1).
 
     ==================  ===================================================================================
     mask                result
     ==================  ===================================================================================
     empty               ``None``
     one pixel           a box of one pixel (x1 = x2, y1 = y2) and one point
-    small               the points that fit, one or two: the bound on the IoU is never relaxed
-    thin (1 px wide)    points on the line, spread out: all circles are equal
-    ring                points in its band, never in its hole
-    several parts       one box around all; points in the widest parts, so that a small part may have none
-    touching the edge   as if the image were surrounded by background
+    small               one or two points, if there is no room for more within the bound on the IoU
+    thin (1 px wide)    points on the line, far from each other, because all circles are equal
+    ring                points inside the ring, never in the hole
+    several parts       one box around all parts; points in the widest parts, so a small part may have none
+    touching the edge   the same as if the image were surrounded by background
     ==================  ===================================================================================
 
-    A box one pixel wide or high is what the mask has; the released answer parser rejects such boxes.
+    A mask that is one pixel wide or high gives such a box, which the released answer parser rejects.
 
     Args:
         mask: bool ``(H, W)``.
@@ -154,7 +161,7 @@ def prompt_of(mask: Mask, count: int = POINTS, max_iou: float = MAX_IOU) -> Prom
         max_iou: Largest IoU of any two of the circles, in [0, 1).
 
     Raises:
-        ValueError: If the mask is no bool matrix or the bound lies outside its range.
+        ValueError: If the mask is not a bool matrix, or ``max_iou`` is outside its range.
     """
     circles = inscribed_circles(mask, count, max_iou)
     box = enclosing_box(mask)
@@ -164,7 +171,7 @@ def prompt_of(mask: Mask, count: int = POINTS, max_iou: float = MAX_IOU) -> Prom
 
 
 def prompt_text(prompt: Prompt) -> tuple[str, str]:
-    """Return a box as ``[x1,y1,x2,y2]`` and points as ``[x,y],[x,y],[x,y]``, without blanks."""
+    """Return two texts without spaces: the box ``[x1,y1,x2,y2]`` and the points ``[x,y],[x,y],[x,y]``."""
 
     def group(numbers: Sequence[float]) -> str:
         return "[" + ",".join(str(int(number)) for number in numbers) + "]"

@@ -23,39 +23,39 @@ KINDS = {
     "edgetam": "EdgeTamModel",
     "edgetam_video": "EdgeTamModel",
 }
-"""``model_type`` of a folder's config -> class in transformers. All take the same boxes and points."""
+"""``model_type`` in a folder's config -> class in transformers; all take the same boxes and points."""
 
 Embedding = list[Tensor]
-"""Feature maps of one image, finest first, ``(1, C, h, w)`` each."""
+"""Feature maps of one image, ``(1, C, h, w)`` each, the one with the finest grid first."""
 
 
 class Sam2Decoder(FolderModel):
-    """Image predictor of SAM2.1, frozen; of SAM3 or EdgeTAM where the folder's ``model_type`` says so.
+    """The image predictor of SAM2.1, frozen; of SAM3 or EdgeTAM if the folder's ``model_type`` names these.
 
-    The weights are loaded at the first use, and decoders with the same settings share them within a process.
-    The embedding of an image is kept, so several prompts for one frame need one pass of the encoder.
+    The weights are loaded at the first use. Decoders with the same settings share the weights within a
+    process. The embedding of an image is kept, so the encoder runs once for several prompts on one frame.
 
     Args:
         pretrained: Folder in the transformers layout, a hub name such as ``facebook/sam2.1-hiera-large``, or
-            ``mini_sam2``, the tiny model that ships with the package and works only on Mini AV-UIE. An
-            official
-            ``.pt`` file of SAM2.1 is converted by ``python cli.py model sam2-convert``. ``facebook/sam3`` is
-            under SAM's own licence, and EdgeTAM needs the package timm.
+            ``mini_sam2``, the tiny model that ships with the package and works only on Mini AV-UIE. Convert
+            an official ``.pt`` file of SAM2.1 with ``python cli.py model sam2-convert``. ``facebook/sam3``
+            has a licence of its own, and EdgeTAM needs the package timm.
         device: ``auto`` uses a GPU if there is one.
-        dtype: ``float32``, or ``bfloat16`` as the released script computes.
+        dtype: ``float32``, or ``bfloat16``, which the released script uses.
         batch_size: Number of images that are encoded, and of masks that are decoded, at the same time.
         cache_size: Number of images whose embeddings are kept. One takes 18 MB in float32.
-        logits: Return logits instead of bool masks, for protocols that score probabilities.
+        logits: Return logits instead of bool masks, for evaluation protocols that score probabilities.
 
     Raises:
-        FileNotFoundError: At the first use, if there are no such weights.
-        ValueError: At the first use, if the folder's weights do not fill the model, or the folder holds a
-            model that takes no boxes and points.
+        ImportError: At the first use, if transformers is too old for EdgeTAM.
+        OSError: At the first use, if there are no such weights.
+        ValueError: If ``dtype``, ``batch_size`` or ``cache_size`` is out of range. At the first use, if
+            weights of the model are missing, or the folder holds a model that takes no boxes and points.
 
     Sources: SAM2 arXiv:2408.00714, SAM3 arXiv:2511.16719, EdgeTAM arXiv:2501.07256.
     """
 
-    # Official folders also hold the video predictor's memory, which is left alone here.
+    # Official folders also hold the memory weights of the video predictor, which are not read here.
     #: Loads the weights of a folder once in each process.
     weights = cache(partial(load_folder, KINDS, "does not make masks from boxes and points"))
 
@@ -71,7 +71,8 @@ class Sam2Decoder(FolderModel):
         super().__init__(pretrained, device, dtype)
         if batch_size < 1 or cache_size < 0:
             raise ValueError(
-                f"batch_size is {batch_size} and cache_size {cache_size}; they begin at 1 and at 0"
+                f"batch_size is {batch_size} and cache_size is {cache_size}; batch_size must be at least 1 "
+                "and cache_size at least 0"
             )
         self.batch_size = batch_size
         self.logits = logits
@@ -79,10 +80,11 @@ class Sam2Decoder(FolderModel):
 
     @torch.no_grad()
     def decode(self, requests: Sequence[MaskRequest]) -> list[Tensor]:
-        """Return one mask a request, at its image's size; see :class:`MaskDecoder`.
+        """Return one mask for each request, with the size of the request's image; see :class:`MaskDecoder`.
 
         Raises:
-            ValueError: If a request has no usable image or prompt.
+            OSError: If there are no such weights.
+            ValueError: If a request has no usable image or prompt, or the weights do not fit.
         """
         for request in requests:
             check_request(request)
@@ -97,7 +99,7 @@ class Sam2Decoder(FolderModel):
                 return [[level[i : i + 1] for level in maps] for i in range(len(new))]
 
             embeddings = self._embeddings.fill(keys, embed)
-            # A padded point is not ignored by the attention, so only prompts of one form go together.
+            # The attention does not ignore padded points, so only prompts with the same form are batched.
             forms: dict[tuple[bool, int], list[int]] = defaultdict(list)
             for i, request in enumerate(part):
                 forms[request.prompt.box_xyxy_px is not None, len(request.prompt.points_xy_px)].append(i)
@@ -111,7 +113,7 @@ class Sam2Decoder(FolderModel):
 
 
 def _low_masks(loaded: Loaded, requests: Sequence[MaskRequest], embeddings: Sequence[Embedding]) -> Tensor:
-    """Return low-resolution logits ``(B, h, w)`` of prompts that all have the same form."""
+    """Return low-resolution logits ``(B, h, w)`` for prompts with the same number of points and boxes."""
     points, boxes = [], []
     for request in requests:
         height, width = request.image.shape[-2:]

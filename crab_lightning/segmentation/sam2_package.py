@@ -15,23 +15,23 @@ from crab_lightning.segmentation.decoder import LastUsed, MaskRequest, check_req
 
 
 class Sam2PackageDecoder:
-    """SAM2.1 image predictor of the ``sam2`` package, frozen.
+    """The SAM2.1 image predictor of the ``sam2`` package, frozen.
 
-    The package on PyPI is a third-party upload of Meta's code (Apache-2.0): look at it before you install it,
-    or install Meta's repository. Importing it initialises Hydra for the whole process. Images are encoded and
-    prompts decoded one by one.
+    The package on PyPI is a third-party upload of Meta's code (Apache-2.0): read its code before you install
+    it, or install Meta's repository. The import of this package initialises Hydra for the whole process.
+    Images are encoded and prompts are decoded one by one.
 
     Args:
         checkpoint: An official ``.pt`` file.
-        config: The package's configuration of that file, such as ``configs/sam2.1/sam2.1_hiera_l.yaml``.
+        config: The package's config for that file, such as ``configs/sam2.1/sam2.1_hiera_l.yaml``.
         device: ``auto`` uses a GPU if there is one.
-        cache_size: Images whose embeddings are kept; 0 keeps none.
-        logits: Return logits instead of bool masks, for protocols that score probabilities.
-        overrides: Hydra overrides of the configuration.
+        cache_size: Number of images whose embeddings are kept; 0 keeps none.
+        logits: Return logits instead of bool masks, for evaluation protocols that score probabilities.
+        overrides: Hydra overrides of the config.
 
     Raises:
-        ImportError: At the first use, if the package is absent.
-        FileNotFoundError: At the first use, if there is no such file.
+        ImportError: At the first use, if the package is not installed.
+        FileNotFoundError: At the first use, if the checkpoint does not exist.
     """
 
     def __init__(
@@ -51,19 +51,21 @@ class Sam2PackageDecoder:
         self._embeddings = LastUsed(cache_size)
 
     def load(self) -> None:
-        """Load the weights, which else happens at the first mask.
+        """Load the weights now; otherwise they are loaded for the first mask.
 
         Raises:
-            ImportError: If the package is absent.
-            FileNotFoundError: If there is no such file.
+            ImportError: If the package is not installed.
+            FileNotFoundError: If the checkpoint does not exist.
         """
         _load(self.checkpoint, self.config, self.device, self.overrides)
 
     @torch.no_grad()
     def decode(self, requests: Sequence[MaskRequest]) -> list[Tensor]:
-        """Return one mask a request, at its image's size; see :class:`MaskDecoder`.
+        """Return one mask for each request, with the size of the request's image; see :class:`MaskDecoder`.
 
         Raises:
+            ImportError: If the package is not installed.
+            FileNotFoundError: If the checkpoint does not exist.
             ValueError: If a request has no usable image or prompt.
         """
         for request in requests:
@@ -95,7 +97,7 @@ class Sam2PackageDecoder:
 
 @cache
 def _load(checkpoint: str, config: str, device: str, overrides: tuple[str, ...]) -> Any:
-    """Load a predictor once in a process."""
+    """Load a predictor; a process loads each one only once."""
     try:
         from sam2.build_sam import build_sam2
         from sam2.sam2_image_predictor import SAM2ImagePredictor
@@ -105,12 +107,12 @@ def _load(checkpoint: str, config: str, device: str, overrides: tuple[str, ...])
             "(a third-party upload of Meta's code). Sam2Decoder works without it"
         ) from err
     if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f"no SAM2 checkpoint at {checkpoint}; give an official .pt file")
+        raise FileNotFoundError(f"there is no SAM2 checkpoint at {checkpoint}; give an official .pt file")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = build_sam2(config, checkpoint, device=device, hydra_overrides_extra=list(overrides))
     model.requires_grad_(False)
     predictor = SAM2ImagePredictor(model)
-    # The predictor assumes images of 1024 pixels here, whatever its model has.
+    # The predictor assumes images of 1024 pixels here, although the model may have another size.
     predictor._bb_feat_sizes = [(model.image_size // stride,) * 2 for stride in (4, 8, 16)]
     return predictor

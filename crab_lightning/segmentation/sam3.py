@@ -1,4 +1,4 @@
-"""SAM3: what a name means, in a picture by the detector, and followed through a video."""
+"""SAM3: makes masks of the objects that a name describes, in a picture or in all frames of a video."""
 
 from __future__ import annotations
 
@@ -18,39 +18,40 @@ from crab_lightning.segmentation.tracker import FramesOnDemand, Sam2Tracker
 from crab_lightning.segmentation.weights import FolderModel, Loaded, load_folder
 
 KINDS = {"sam3": "Sam3Model", "sam3_video": "Sam3Model"}
-"""``model_type`` of a folder's config -> class in transformers."""
+"""``model_type`` in a folder's config -> class in transformers."""
 
 
 class Sam3Decoder(FolderModel):
-    """Concept segmentation of SAM3, frozen: finds the things that a prompt names.
+    """The concept segmentation of SAM3, frozen: it finds the objects that a prompt names.
 
-    Everything in the picture that fits a name counts, and the masks of all things and of all names are
-    joined. A prompt may point as well. The detector is then given the box as an example, and of the things it
-    finds those are kept that lie in the box with more than half of their pixels, or, without a box, those
-    that hold one of the points.
+    All objects in the picture that fit a name are found, and the masks of all objects and all names are
+    joined. A prompt may also have a box or points. The box is then given to the detector as an example, and
+    only objects with more than half of their pixels inside the box are kept. With points and no box, only
+    objects that contain one of the points are kept.
 
-    Weights load at the first use; decoders with the same settings share them within a process. The embedding
-    of an image is kept, so several names in one picture cost one pass of the encoder.
+    The weights are loaded at the first use. Decoders with the same settings share the weights within a
+    process. The embedding of an image is kept, so the encoder runs once for several names in one picture.
 
     Args:
-        pretrained: Folder in the transformers layout or a hub name, ``facebook/sam3`` (SAM's own licence).
+        pretrained: Folder in the transformers layout, or a hub name such as ``facebook/sam3``, which has a
+            licence of its own.
         device: ``auto`` uses a GPU if there is one.
         dtype: ``float32`` or ``bfloat16``.
-        cache_size: Images whose embeddings are kept; 0 keeps none. One takes 230 MB in float32.
-        logits: Return logits instead of bool masks, for protocols that score probabilities.
-        min_score: Probability, in [0, 1), above which a thing counts as found.
+        cache_size: Number of images whose embeddings are kept; 0 keeps none. One takes 230 MB in float32.
+        logits: Return logits instead of bool masks, for evaluation protocols that score probabilities.
+        min_score: Probability, in [0, 1), above which an object counts as found.
 
     Raises:
         OSError: At the first use, if there are no such weights.
-        ValueError: At the first use, if the folder holds another kind of model, or its weights do not fill
-            the model.
+        ValueError: If ``dtype``, ``cache_size`` or ``min_score`` is out of range. At the first use, if the
+            folder holds another kind of model, or weights of the model are missing.
 
     Source: arXiv:2511.16719.
     """
 
     reads_names = True
     #: Loads the weights of a folder once in each process.
-    weights = cache(partial(load_folder, KINDS, "finds no named things", named=True))
+    weights = cache(partial(load_folder, KINDS, "does not find named objects", named=True))
 
     def __init__(
         self,
@@ -64,8 +65,8 @@ class Sam3Decoder(FolderModel):
         super().__init__(pretrained, device, dtype)
         if cache_size < 0 or not 0 <= min_score < 1:
             raise ValueError(
-                f"cache_size is {cache_size} and min_score {min_score}; the first begins at 0, the second "
-                "lies in [0, 1)"
+                f"cache_size is {cache_size} and min_score is {min_score}; cache_size must be at least 0 and "
+                "min_score at least 0 and below 1"
             )
         self.logits = logits
         self.min_score = min_score
@@ -73,12 +74,13 @@ class Sam3Decoder(FolderModel):
 
     @torch.no_grad()
     def decode(self, requests: Sequence[MaskRequest]) -> list[Tensor]:
-        """Return one mask a request, at its image's size; see :class:`MaskDecoder`.
+        """Return one mask for each request, with the size of the request's image; see :class:`MaskDecoder`.
 
-        Nothing found gives an empty mask. What exceeds the 32 tokens of a name is not read.
+        The mask is empty if nothing is found. Of a name only the first 32 tokens are read.
 
         Raises:
-            ValueError: If a request has no usable image or no name.
+            OSError: If there are no such weights.
+            ValueError: If a request has no usable image or no name, or the weights do not fit.
         """
         for request in requests:
             check_request(request, named=True)
@@ -100,7 +102,7 @@ class Sam3Decoder(FolderModel):
         return masks
 
     def _things(self, loaded: Loaded, seen: Any, name: str, prompt: Prompt, size: torch.Size) -> list[Tensor]:
-        """Return the probabilities ``(H, W)`` of the pixels of each thing that is found and pointed at."""
+        """Return the pixels' probabilities ``(H, W)`` for each found object that the prompt points at."""
         words = tokens_of(name, loaded, loaded.model.config)
         box = {}
         if prompt.box_xyxy_px is not None:
@@ -111,7 +113,7 @@ class Sam3Decoder(FolderModel):
         scores = out.pred_logits[0].float().sigmoid() * out.presence_logits[0].float().sigmoid()
         things = []
         for low in out.pred_masks[0][scores > self.min_score].float().sigmoid():
-            # As transformers: probabilities are stretched. One by one, as there may be two hundred.
+            # Probabilities are resized, as in transformers, and one by one, because there may be 200 objects.
             mask = F.interpolate(low[None, None], tuple(size), mode="bilinear", align_corners=False)[0, 0]
             if pointed_at(mask > 0.5, prompt):
                 things.append(mask)
@@ -119,17 +121,17 @@ class Sam3Decoder(FolderModel):
 
 
 def _centred(box_xyxy_px: tuple[float, float, float, float], size: torch.Size) -> Tensor:
-    """Return a box as centre and extent in shares of the picture, ``(1, 1, 4)``."""
+    """Return a box as its centre, width and height in fractions of the picture, ``(1, 1, 4)``."""
     x1, y1, x2, y2 = box_xyxy_px
     height, width = size
-    x2, y2 = x2 + 1, y2 + 1  # behind the last pixel inside
+    x2, y2 = x2 + 1, y2 + 1  # the first pixel outside
     return torch.tensor(
         [[[(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]]]
     )
 
 
 def tokens_of(name: str, loaded: Loaded, config: Any) -> Any:
-    """Return the tokens of a name as the detector with this config reads them."""
+    """Return the tokens of a name, cut or padded to the length that the detector with this config reads."""
     length = min(32, config.text_config.max_position_embeddings)
     found = loaded.tokenizer(
         [name], return_tensors="pt", padding="max_length", max_length=length, truncation=True
@@ -138,7 +140,10 @@ def tokens_of(name: str, loaded: Loaded, config: Any) -> Any:
 
 
 def pointed_at(mask: Tensor, prompt: Prompt) -> bool:
-    """Tell whether a thing, bool ``(H, W)``, is what box or points of a prompt mean."""
+    """Return whether the box or the points of a prompt mean an object with this mask, bool ``(H, W)``.
+
+    It is True if the prompt has neither.
+    """
     if prompt.box_xyxy_px is not None:
         x1, y1, x2, y2 = (round(side) for side in prompt.box_xyxy_px)
         inside = mask[max(y1, 0) : y2 + 1, max(x1, 0) : x2 + 1]
@@ -149,16 +154,20 @@ def pointed_at(mask: Tensor, prompt: Prompt) -> bool:
 
 
 class NameTracker(Sam2Tracker):
-    """SAM3's detector and tracker together, frozen: every thing that fits a name, in every frame.
+    """The detector and the tracker of SAM3, frozen: they find all objects that fit a name, in every frame.
 
-    The detector looks at each frame, and the tracker carries what was found from frame to frame. The masks of
-    all things and of all names are joined. Which probability counts as found is stated by the config of the
-    weights (``new_det_thresh``).
+    The detector searches each frame, and the tracker follows the found objects from frame to frame. The masks
+    of all objects and all names are joined. The config of the weights sets the probability above which an
+    object counts as found (``new_det_thresh``).
 
     Args:
-        pretrained: Folder in the transformers layout or a hub name, ``facebook/sam3`` (SAM's own licence).
+        pretrained: Folder in the transformers layout, or a hub name such as ``facebook/sam3``, which has a
+            licence of its own.
         device: ``auto`` uses a GPU if there is one.
         dtype: ``float32`` or ``bfloat16``.
+
+    Raises:
+        ValueError: If ``dtype`` is another type.
 
     Source: arXiv:2511.16719.
     """
@@ -166,28 +175,29 @@ class NameTracker(Sam2Tracker):
     @staticmethod
     @cache
     def weights(pretrained: str, device: str, dtype: str) -> Loaded:
-        """Load the video model, once in a process."""
+        """Load the video model; a process loads each one only once."""
         clean_masks_here()
-        lacking = "follows no named things through a video"
+        lacking = "does not follow named objects through a video"
         return load_folder({"sam3_video": "Sam3VideoModel"}, lacking, pretrained, device, dtype, named=True)
 
     @torch.no_grad()
     def track(self, frames: Tensor, prompts: Mapping[int, Prompt]) -> Iterator[tuple[int, Tensor]]:
-        """Find what the prompts name in all frames of a video, from the first to the last.
+        """Find the named objects in all frames of a video, from the first frame to the last.
 
-        Where a prompt also points, only those things are kept that a prompt points at in its frame, as in
-        :class:`Sam3Decoder`. Prompts that name nothing and point are followed as by :class:`Sam2Tracker`.
+        If some prompts also have a box or points, only objects at which such a prompt points in its frame are
+        kept, as in :class:`Sam3Decoder`. Without any name, :class:`Sam2Tracker` follows the box and points.
 
         Args:
             frames: RGB, uint8 ``(F, 3, H, W)``; encoded one at a time.
-            prompts: Frame number -> names, and box and points in pixels of the frames.
+            prompts: Frame number -> names, and a box and points in pixels of the frames.
 
         Yields:
-            Every frame number once, with its mask, bool ``(H, W)``.
+            Every frame number once, with the mask of that frame, bool ``(H, W)``.
 
         Raises:
-            ValueError: If no prompt names anything or points at anything, or one is on a frame that is not
-                there.
+            OSError: If there are no such weights.
+            ValueError: If there are no names and a prompt has no box and no points, a prompt is on a frame
+                that does not exist, or the weights do not fit.
         """
         names = dict.fromkeys(filter(None, (name.strip() for p in prompts.values() for name in p.names)))
         if not names:
@@ -202,7 +212,7 @@ class NameTracker(Sam2Tracker):
             for number, found in things:
                 yield number, _joined(list(found.values()), frames)
             return
-        # What a prompt points at is known at its frame, so earlier frames wait; 16 bits are exact enough.
+        # The objects that a prompt means are known only at its frame, so all masks are kept until the end.
         everything = [{thing: low.half().cpu() for thing, low in found.items()} for _, found in things]
         meant = {
             thing
@@ -215,14 +225,14 @@ class NameTracker(Sam2Tracker):
 
 
 class _Session(FramesOnDemand, Sam3VideoInferenceSession):
-    """What is known of a video."""
+    """The state of the video model for one video."""
 
 
 def _things(loaded: Loaded, names: list[str], frames: Tensor) -> Iterator[tuple[int, dict[int, Tensor]]]:
-    """Yield every frame number with the things shown there: number of the thing -> logits ``(1, h, w)``."""
+    """Yield every frame number with the objects of the frame: object number -> logits ``(1, h, w)``."""
     config = loaded.model.config
     session = _Session(frames, loaded, config.tracker_config)
-    session.reach += config.hotstart_delay  # masks come out so many frames late
+    session.reach += config.hotstart_delay  # the model returns masks this many frames later
     for name in names:
         words = tokens_of(name, loaded, config.detector_config)
         number = session.add_prompt(name)
@@ -235,7 +245,7 @@ def _things(loaded: Loaded, names: list[str], frames: Tensor) -> Iterator[tuple[
 
 
 def _joined(things: list[Tensor], frames: Tensor) -> Tensor:
-    """Return one mask of logits ``(1, h, w)`` of any number of things, bool ``(H, W)`` on the CPU."""
+    """Return one mask, bool ``(H, W)`` on the CPU, that joins the objects given as logits ``(1, h, w)``."""
     size = tuple(frames.shape[-2:])
     mask = torch.zeros(size, dtype=torch.bool)
     for low in things:

@@ -1,4 +1,4 @@
-"""SAM2.1, SAM3 and EdgeTAM through a video: from prompts on some frames to a mask on every frame."""
+"""Follows an object through a video with SAM2.1, SAM3 or EdgeTAM, from prompts on one or more frames."""
 
 from __future__ import annotations
 
@@ -25,42 +25,48 @@ KINDS = {
     "edgetam": "EdgeTamVideoModel",
     "edgetam_video": "EdgeTamVideoModel",
 }
-"""``model_type`` of a folder's config -> class in transformers. All take the same session and prompts."""
+"""``model_type`` in a folder's config -> class in transformers. All take the same session and prompts."""
 
 
 class Sam2Tracker(FolderModel):
-    """Video predictor of SAM2.1, frozen; of SAM3 or EdgeTAM where the folder's ``model_type`` says so.
+    """The video predictor of SAM2.1, frozen; of SAM3 or EdgeTAM if the folder's ``model_type`` names these.
 
     Args:
-        pretrained: Folder or hub name as for :class:`Sam2Decoder`, with the video predictor's memory.
+        pretrained: Folder or hub name as for :class:`Sam2Decoder`; it must have the memory weights of the
+            video predictor.
         device: ``auto`` uses a GPU if there is one.
         dtype: ``float32`` or ``bfloat16``.
+
+    Raises:
+        ValueError: If ``dtype`` is another type.
 
     Sources: SAM2 arXiv:2408.00714, SAM3 arXiv:2511.16719, EdgeTAM arXiv:2501.07256.
     """
 
     #: Loads the weights of a folder once in each process.
-    weights = cache(partial(load_folder, KINDS, "follows nothing through a video"))
+    weights = cache(partial(load_folder, KINDS, "does not follow an object through a video"))
 
     @torch.no_grad()
     def track(self, frames: Tensor, prompts: Mapping[int, Prompt]) -> Iterator[tuple[int, Tensor]]:
-        """Follow one thing through a video: forward from the first frame with a prompt, then back from it.
+        """Follow one object through a video, first forward from the first frame with a prompt, then backward.
 
         Args:
             frames: RGB, uint8 ``(F, 3, H, W)``; encoded one at a time.
             prompts: Frame number -> box, points or both, in pixels of the frames.
 
         Yields:
-            Every frame number once, with its mask, bool ``(H, W)``.
+            Every frame number once, with the mask of that frame, bool ``(H, W)``.
 
         Raises:
-            ValueError: If there is no prompt, an empty one, or one on a frame that is not there.
+            OSError: If there are no such weights.
+            ValueError: If there is no prompt, a prompt has no box and no points, a prompt is on a frame that
+                does not exist, or the weights do not fit.
         """
         if not prompts or not all(prompts.values()):
             raise ValueError("an object to follow needs a prompt with a box or points on at least one frame")
         if wrong := [i for i in prompts if not 0 <= i < len(frames)]:
             raise ValueError(f"prompt on frame {wrong[0]} of a video with {len(frames)} frames")
-        # Not those of a subclass: it follows with these too.
+        # A subclass has other weights for names, but follows boxes and points with these.
         loaded = Sam2Tracker.weights(self.pretrained, self.device, self.dtype)
         session = _Session(frames, loaded, loaded.model.config)
         size = tuple(frames.shape[-2:])
@@ -77,12 +83,14 @@ class Sam2Tracker(FolderModel):
 
 
 class FramesOnDemand:
-    """Part of a session that encodes frames as they are asked for; transformers' own holds all as floats.
+    """A part of a session that converts a frame only when the model reads it.
+
+    The session of transformers would hold all frames of the video as floating-point numbers.
 
     Args:
         frames: RGB, uint8 ``(F, 3, H, W)``.
         loaded: The model.
-        config: Config of its tracker.
+        config: Config of the tracker of the model.
     """
 
     def __init__(self, frames: Tensor, loaded: Loaded, config: Any) -> None:
@@ -104,11 +112,16 @@ class FramesOnDemand:
         return len(self.frames)
 
     def get_frame(self, frame_idx: int) -> Tensor:
-        """Return one frame as the model wants it."""
+        """Return one frame as the model reads it, ``(3, side, side)``."""
         return self.loaded.pixels([self.frames[frame_idx]])[0]
 
     def forget(self, number: int, first: int) -> None:
-        """Drop what no later frame looks back to; a frame leaves some 6 MB of memory behind."""
+        """Delete the memory of frames that no later frame reads; it takes about 6 MB for each frame.
+
+        Args:
+            number: Number of the last frame that was read.
+            first: Number of the first frame with a prompt; frames near it are read again going backward.
+        """
         for kept in self.output_dict_per_obj.values():
             outputs = kept["non_cond_frame_outputs"]
             for other in [i for i in outputs if min(abs(i - number), abs(i - first)) > self.reach]:
@@ -122,7 +135,7 @@ class _Session(FramesOnDemand, Sam2VideoInferenceSession):
         scale = torch.tensor([self.loaded.side / width, self.loaded.side / height])
         points = [torch.tensor(prompt.points_xy_px, dtype=torch.float32).view(-1, 2)]
         labels = [1] * len(prompt.points_xy_px)
-        if prompt.box_xyxy_px is not None:  # a box is two more points, with labels of their own, ahead
+        if prompt.box_xyxy_px is not None:  # a box is given as two points with the labels 2 and 3
             points.insert(0, torch.tensor(prompt.box_xyxy_px, dtype=torch.float32).view(2, 2))
             labels = [2, 3, *labels]
         inputs = {

@@ -1,4 +1,4 @@
-"""Folders of segmentation models in the transformers layout: which class reads one, and loading it."""
+"""Loads segmentation models from folders in the transformers layout."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from torch.nn import functional as F
 from crab_lightning.compat import load_with_info
 
 MINI = "mini_sam2"
-"""Name of the tiny model that ships with the package and knows Mini AV-UIE alone."""
+"""Name of the tiny model that ships with the package and works only on Mini AV-UIE."""
 
-# transformers 5.17 to 5.24 do not take this prefix off the tensors of facebook/sam3 for this one class.
+# transformers 5.17 to 5.24 do not remove this prefix from the tensors of facebook/sam3 for this class.
 _RENAMED = {"Sam3TrackerModel": {r"^tracker_model\.": ""}}
 
 
 class Loaded:
-    """Weights on their device, and how they want their input.
+    """A loaded model and the settings for its input.
 
     Args:
         model: The frozen model.
-        image_processor: States mean and standard deviation of pixels.
-        side: Height and width of the pictures that the model takes, in pixels.
-        device: Where the model is.
-        tokenizer: Reads names, where the model finds what is named.
+        image_processor: Object with the mean and standard deviation of pixel values.
+        side: Height and width, in pixels, of the pictures that the model reads.
+        device: Device of the model.
+        tokenizer: Tokenizer for names; ``None`` if the model reads no names.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Loaded:
         return torch.stack([self._pixels(image) for image in images]).to(self.model.dtype)
 
     def _pixels(self, image: Tensor) -> Tensor:
-        # As Meta's code: to float first, then stretched. transformers rounds to bytes after stretching.
+        # Convert to float and then resize, as Meta's code does. transformers rounds to bytes after resizing.
         floats = image.to(self.device).float()[None] / 255
         square = F.interpolate(
             floats, (self.side, self.side), mode="bilinear", align_corners=False, antialias=True
@@ -55,28 +55,32 @@ class Loaded:
 
 
 class FolderModel:
-    """A frozen segmentation model of a folder, loaded at its first use and shared within a process.
+    """A frozen segmentation model from a folder; it is loaded at the first use and shared within a process.
 
     Args:
         pretrained: Folder in the transformers layout, hub name, or ``mini_sam2``.
         device: ``auto`` uses a GPU if there is one.
         dtype: ``float32`` or ``bfloat16``.
+
+    Raises:
+        ValueError: If ``dtype`` is another type.
     """
 
     weights: ClassVar[Any]
-    """Loads the weights of ``pretrained`` to ``device`` in ``dtype``, once in a process."""
+    """Function that loads the weights for ``pretrained``, ``device`` and ``dtype``, once in a process."""
 
     def __init__(self, pretrained: str, device: str = "auto", dtype: str = "float32") -> None:
         if dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype is {dtype!r}; there are: float32, bfloat16")
+            raise ValueError(f"dtype is {dtype!r}; it must be float32 or bfloat16")
         self.pretrained, self.device, self.dtype = pretrained, device, dtype
 
     def load(self) -> Loaded:
-        """Return the weights; called before any work, it tells what is wrong with them.
+        """Load the weights, if they are not loaded yet, and return them.
 
         Raises:
             OSError: If there are no such weights.
-            ValueError: If they are of another kind of model, or do not fill it.
+            ImportError: If transformers is too old for this kind of model.
+            ValueError: If they are weights of another kind of model, or some are missing.
         """
         loaded: Loaded = type(self).weights(self.pretrained, self.device, self.dtype)
         return loaded
@@ -85,20 +89,20 @@ class FolderModel:
 def load_folder(
     kinds: Mapping[str, str], lacking: str, pretrained: str, device: str, dtype: str, *, named: bool = False
 ) -> Loaded:
-    """Load a frozen model of a folder or hub name.
+    """Load a frozen model from a folder or the hub.
 
     Args:
-        kinds: ``model_type`` of a config -> class of transformers that reads the weights.
-        lacking: What a model of another type does not do, for the message.
+        kinds: ``model_type`` in a config -> class of transformers that reads the weights.
+        lacking: Text for the error message that says what a model of another type does not do.
         pretrained: Folder, hub name or ``mini_sam2``.
         device: ``auto`` uses a GPU if there is one.
         dtype: Name of a torch dtype.
-        named: Load the tokenizer of names too.
+        named: Also load the tokenizer for names.
 
     Raises:
-        FileNotFoundError: If there are no such weights.
+        OSError: If there are no such weights.
         ImportError: If transformers is too old for this kind of model.
-        ValueError: If the weights are of another kind of model, or leave tensors of it unset.
+        ValueError: If they are weights of another kind of model, or some are missing.
     """
     import transformers
     from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedConfig
@@ -113,15 +117,15 @@ def load_folder(
         )
     if kind.startswith("edgetam") and Version(transformers.__version__) < Version("5.20"):
         raise ImportError(
-            f"{where} contains EdgeTAM, which transformers {transformers.__version__} cannot load without "
-            "the default config of the hub; `pip install 'transformers>=5.20'`"
+            f"{where} contains EdgeTAM, which transformers {transformers.__version__} cannot load without a "
+            "config from the hub. Run pip install 'transformers>=5.20'"
         )
     name = kinds[kind]
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()  # several classes read one folder; what is missing is told
+    transformers_logging.set_verbosity_error()  # unused weights are normal here; missing ones raise below
     try:
         model, report = load_with_info(
             getattr(transformers, name), where, dtype=getattr(torch, dtype), key_mapping=_RENAMED.get(name)
@@ -141,26 +145,26 @@ def load_folder(
 
 
 def _check_filled(name: str, pretrained: str, missing: Sequence[str]) -> None:
-    """Refuse weights that leave tensors of a model unset."""
+    """Raise ``ValueError`` if weights of a model are missing."""
     if memory := [tensor for tensor in missing if tensor.startswith(("memory_", "object_pointer"))]:
         raise ValueError(
-            f"the SAM2 weights at {pretrained} segment pictures alone (one moment of a video with --at_s): "
-            f"{len(memory)} tensors of the video predictor's memory are not there, first {memory[0]!r}. "
-            "Take an official SAM2.1 model, such as facebook/sam2.1-hiera-tiny, or convert an official .pt "
-            "with `python cli.py model sam2-convert`"
+            f"the SAM2 weights at {pretrained} can segment only pictures (or one moment of a video, with "
+            f"--at_s): {len(memory)} tensors of the video predictor's memory are missing (first: "
+            f"{memory[0]!r}). Use an official SAM2.1 model, such as facebook/sam2.1-hiera-tiny, or convert "
+            "an official .pt file with `python cli.py model sam2-convert`"
         )
     if missing:
         raise ValueError(
-            f"the weights at {pretrained} leave {len(missing)} tensors of {name} unset, first "
-            f"{missing[0]!r}; they are those of another model"
+            f"the weights at {pretrained} lack {len(missing)} tensors of {name} (first: {missing[0]!r}); "
+            "they belong to another model"
         )
 
 
 def find_weights(pretrained: str) -> str:
-    """Return the folder or hub name that is meant: a folder, the shipped model's name, or a hub name.
+    """Return the folder or hub name of the weights; the name of the shipped model becomes its folder.
 
     Raises:
-        FileNotFoundError: If it can be none of them.
+        FileNotFoundError: If ``pretrained`` is a file, or neither a folder nor a possible hub name.
     """
     folder = Path(pretrained)
     if folder.is_dir():
@@ -174,8 +178,8 @@ def find_weights(pretrained: str) -> str:
         )
     if folder.is_absolute() or pretrained.count("/") != 1:
         raise FileNotFoundError(
-            f"no weights of SAM2, SAM3 or EdgeTAM at {pretrained}: there is no such folder. Give a folder in "
-            "the transformers layout, a hub name such as facebook/sam2.1-hiera-large or facebook/sam3, or "
-            f"{MINI} for the shipped toy model, which takes boxes and points alone"
+            f"there are no weights of SAM2, SAM3 or EdgeTAM at {pretrained}: there is no such folder. "
+            "Give a folder in the transformers layout, a hub name such as facebook/sam2.1-hiera-large or "
+            f"facebook/sam3, or {MINI} for the tiny shipped model, which reads only boxes and points"
         )
     return pretrained

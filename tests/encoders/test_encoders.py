@@ -213,7 +213,7 @@ def test_an_encoder_whose_members_do_not_fit_each_other_is_refused(monkeypatch: 
     encoder, pictures, counts = Colours(), torch.zeros(5, 3, 4, 4, dtype=torch.uint8), torch.tensor([5])
     connector = Connector(ConnectorConfig(queries=2, hidden=16, heads=2, ffn=24), 3, 8, encoder.name)
     assert connector(encoder.encoded(nn.Identity(), pictures, counts)).shape == (10, 8)
-    with pytest.raises(ValueError, match=r"Colours\.features are 4 wide, and Colours\.width says 3"):
+    with pytest.raises(ValueError, match=r"Colours\.features have the width 4, but Colours\.width returned 3"):
         connector(torch.zeros(5, 1, 4))
     monkeypatch.setattr(Colours, "tokens", 2)
     with pytest.raises(ValueError, match=r"features returned \(5, 1, 3\) for 5 pieces, .* has 2 features by"):

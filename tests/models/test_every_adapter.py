@@ -148,7 +148,7 @@ def test_a_checkpoint_is_used_with_the_settings_that_it_was_trained_with(build: 
     module.on_save_checkpoint(checkpoint)
     build(adapter=AdapterConfig(kind="moka", rank=4, dropout=0.1)).on_load_checkpoint(checkpoint)
     for changed, said in (
-        ({"kind": "lora"}, r"trained with adapter\.kind 'moka', this run has 'lora'"),
+        ({"kind": "lora"}, r"trained with adapter\.kind 'moka', but this run has 'lora'"),
         ({"alpha": 8.0}, r"trained with adapter\.alpha 32\.0, this run has 8\.0"),
         ({"mixing": 0.9}, r"trained with adapter\.mixing 0\.5, this run has 0\.9"),
     ):

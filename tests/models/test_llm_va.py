@@ -234,7 +234,7 @@ def test_frames_of_another_size_are_refused(build: Build) -> None:
 
 
 def test_places_and_tokens_have_to_agree() -> None:
-    with pytest.raises(ValueError, match="2 places of media kind 1 for 3 tokens"):
+    with pytest.raises(ValueError, match="2 placeholders of media kind 1 for 3 tokens"):
         splice(torch.zeros(1, 2, 4), torch.ones(1, 2), 1, torch.zeros(3, 4))
 
 

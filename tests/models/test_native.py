@@ -106,7 +106,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(build: Build, batch: Ba
 
 def test_optimizer_over_other_parameters_stops_the_run(build: Build, batch: Batch, tmp_path: Path) -> None:
     module = build(optimizer=lambda p: torch.optim.AdamW(list(p)[:3], lr=1e-3))
-    with pytest.raises(RuntimeError, match=r"the optimizer contains 3 parameters, .* would never change"):
+    with pytest.raises(RuntimeError, match=r"the optimizer has 3 parameters, .* would never change"):
         quiet_trainer(tmp_path, max_steps=1).fit(module, loader(batch))
 
 
@@ -182,7 +182,7 @@ def test_checkpoint_that_cannot_be_loaded_alone_names_the_right_call(
     path = tmp_path / "last.ckpt"
     runner.save_checkpoint(path)
     with pytest.raises(
-        ValueError, match=r"is for the architecture 'native', and LlmVaModule has .*load_run on the run"
+        ValueError, match=r"is for the architecture 'native', but LlmVaModule has .*load_run on the run"
     ):
         LlmVaModule.load_from_checkpoint(path)
     old = torch.load(path, weights_only=True)

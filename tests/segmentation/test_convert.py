@@ -65,7 +65,7 @@ def test_sizes_are_those_of_the_official_configs() -> None:
         ),
         (
             lambda s: s.pop("sam_prompt_encoder.point_embeddings.2.weight"),
-            r"contains point embeddings \[0, 1, 3\] of 0 to 3",
+            r"contains the point embeddings \[0, 1, 3\], but SAM2 has 0 to 3",
         ),
     ],
 )
@@ -90,7 +90,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path, official: Path) -> None:
     with pytest.raises(ValueError, match="contains no entry 'model'"):
         convert_checkpoint(tmp_path / "other.pt", tmp_path / "out")
     with pytest.raises(
-        ValueError, match=r"trunk 16 wide with 6 blocks; official SAM2.1 checkpoints are: tiny"
+        ValueError, match=r"trunk of width 16 with 6 blocks; official SAM2\.1 checkpoints have .*: tiny"
     ):
         convert_checkpoint(official, tmp_path / "out")
     (tmp_path / "photo.pt").write_bytes(b"\xff\xd8\xff\xe0" + bytes(range(256)))

@@ -117,7 +117,7 @@ def test_last_used_keeps_the_youngest() -> None:
             r"image is torch.float32 \(3, 4, 4\); it must be uint8",
         ),
         (MaskRequest(torch.zeros(4, 4, 3, dtype=torch.uint8), PROMPTS[0]), "it must be uint8"),
-        (MaskRequest(picture(0), Prompt()), "the prompt has neither box nor points"),
+        (MaskRequest(picture(0), Prompt()), "the prompt has neither a box nor points"),
     ],
 )
 def test_requests_that_cannot_be_served_are_refused(request_: MaskRequest, message: str) -> None:
@@ -133,7 +133,7 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"Convert it first: python cli.py model sam2-convert"):
         Sam2Decoder(str(tmp_path / "sam2.pt")).decode([request])
     for kind in (Sam2Decoder, Sam3Decoder, Sam2Tracker):
-        with pytest.raises(ValueError, match="dtype is 'int8'; there are: float32, bfloat16"):
+        with pytest.raises(ValueError, match="dtype is 'int8'; it must be float32 or bfloat16"):
             kind("x/y", dtype="int8")
 
 

@@ -72,7 +72,7 @@ def test_names_are_joined_and_each_picture_is_encoded_once(
 def test_what_cannot_be_served_is_named(sam3: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the prompt has no name"):
         Sam3Decoder(str(sam3)).decode([MaskRequest(IMAGE, Prompt(BOX))])
-    with pytest.raises(ValueError, match=r"min_score 1\.0; .* the second lies in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"min_score is 1\.0; .* at least 0 and below 1"):
         Sam3Decoder(str(sam3), min_score=1.0)
     with pytest.raises(ValueError, match="name_decoder needs a mask_decoder"):
         Segmentation(name_decoder=Sam3Decoder(str(sam3)))
@@ -80,15 +80,17 @@ def test_what_cannot_be_served_is_named(sam3: Path, tmp_path: Path) -> None:
         Segmentation(mask_decoder=Sam3Decoder(str(sam3)))
     with pytest.raises(ValueError, match="name_decoder is Sam2Decoder, which reads boxes and points"):
         Segmentation(mask_decoder=Rectangle(), name_decoder=Sam2Decoder("mini_sam2"))
-    with pytest.raises(ValueError, match="a name alone, and this decoder reads boxes and points"):
+    with pytest.raises(ValueError, match="only a name, but this decoder reads boxes and points"):
         Sam2Decoder("mini_sam2", "cpu").decode([MaskRequest(IMAGE, Prompt(names=("dog",)))])
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "sam2"}))
     with pytest.raises(
-        ValueError, match="type 'sam2', which finds no named things; known types: sam3, sam3_video"
+        ValueError, match="type 'sam2', which does not find named objects; known types: sam3, sam3_video"
     ):
         Sam3Decoder(str(tmp_path)).load()
     task = Segmentation(mask_decoder=Rectangle(), name_decoder=Sam3Decoder(str(tmp_path / "nowhere")))
-    with pytest.raises(OSError, match=r"^name_decoder: no weights of .*Without name_decoder the task scores"):
+    with pytest.raises(
+        OSError, match=r"^name_decoder: there are no weights of .*Without name_decoder the task scores"
+    ):
         task.ready()
 
 

@@ -105,7 +105,9 @@ def test_model_without_boxes_and_points_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
     with pytest.raises(ValueError, match=r"type 'clip'.*known types: sam2, .*sam3_tracker"):
         Sam2Decoder(str(tmp_path), device="cpu").load()
-    with pytest.raises(ValueError, match=r"type 'clip', which follows nothing through a video; known types"):
+    with pytest.raises(
+        ValueError, match=r"type 'clip', which does not follow an object through a video; known types"
+    ):
         Sam2Tracker(str(tmp_path), "cpu").load()
 
 

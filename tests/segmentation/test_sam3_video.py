@@ -74,7 +74,7 @@ def test_what_cannot_be_followed_by_name_is_named(sam3: Path, tmp_path: Path) ->
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "sam3"}))
     with pytest.raises(
         ValueError,
-        match=r"type 'sam3', which follows no named things .*; known types: sam3_video",
+        match=r"type 'sam3', which does not follow named objects .*; known types: sam3_video",
     ):
         NameTracker(str(tmp_path), "cpu").load()
     with pytest.raises(ValueError, match="prompt on frame 9 of a video with 6 frames"):

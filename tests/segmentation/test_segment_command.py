@@ -97,5 +97,6 @@ def test_the_mask_may_come_from_the_name(
     assert not segment(tmp_path, *words, "name")[2].any()
     assert segment(tmp_path, *files(tmp_path), "--sam2", "mini_sam2", "--by", "name")[0] == 1
     assert (
-        "type 'sam2', which finds no named things; known types: sam3, sam3_video" in capsys.readouterr().err
+        "type 'sam2', which does not find named objects; known types: sam3, sam3_video"
+        in capsys.readouterr().err
     )

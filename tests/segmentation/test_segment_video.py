@@ -107,7 +107,9 @@ def test_a_video_is_segmented_by_the_names_of_the_answers(
     assert given[1] == {1: Prompt(box, points, ("dog",)), 4: Prompt(box, points)}
     status, _ = segment(tmp_path, tmp_path / "clip.mp4", "mini_sam2", *words, "name")
     assert status == 1
-    assert "type 'sam2', which follows no named things through a video; known" in capsys.readouterr().err
+    assert (
+        "type 'sam2', which does not follow named objects through a video; known" in capsys.readouterr().err
+    )
 
 
 def test_a_real_clip_is_followed(
@@ -128,7 +130,10 @@ def test_weights_without_memory_are_told_before_the_run_is_loaded(
     write_video(tmp_path / "clip.mp4", np.zeros((2, 48, 64, 3), np.uint8), 6)
     assert segment(tmp_path, tmp_path / "clip.mp4", "mini_sam2")[0] == 1
     said = capsys.readouterr().err
-    assert "the SAM2 weights at mini_sam2 segment pictures alone (one moment of a video with --at_s)" in said
+    assert (
+        "the SAM2 weights at mini_sam2 can segment only pictures (or one moment of a video, with --at_s)"
+        in said
+    )
     assert "facebook/sam2.1-hiera-tiny" in said
 
 

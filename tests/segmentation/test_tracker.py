@@ -76,9 +76,9 @@ def test_one_folder_serves_pictures_and_videos(
 def test_weights_without_memory_are_refused_with_what_to_do(converted: Path) -> None:
     with pytest.raises(
         ValueError,
-        match=r"segment pictures alone \(one moment of a video with --at_s\): \d+ tensors of the "
-        r"video predictor's memory are not there, first "
-        r"'memory_attention\.layer_norm\.bias'\. Take an official SAM2.1 model, such as facebook/",
+        match=r"can segment only pictures \(or one moment of a video, with --at_s\): \d+ tensors of the "
+        r"video predictor's memory are missing \(first: "
+        r"'memory_attention\.layer_norm\.bias'\)\. Use an official SAM2.1 model, such as facebook/",
     ):
         Sam2Tracker(str(converted), "cpu").load()
 

@@ -101,13 +101,13 @@ def test_likelihoods_of_vllm_are_those_of_the_answer_and_its_end() -> None:
 
 
 def test_endpoint_without_likelihoods_is_named() -> None:
-    with pytest.raises(EndpointError, match=r"gives no probabilities of answers.*decoding generate"):
+    with pytest.raises(EndpointError, match=r"does not return the probabilities of answers.*decoding generate"):
         asked_of(Completions(knows=False))
 
 
 def test_large_sets_are_not_weighed_and_that_is_said() -> None:
     completions = Completions(knows=True)
-    with pytest.warns(UserWarning, match="has 2 candidate answers, each of which needs one request"):
+    with pytest.warns(UserWarning, match="has 2 candidate answers, and each needs one request"):
         found = asked_of(completions, max_candidates=1)
     assert found.candidates is None
     assert len(completions.asked) == 1
