@@ -1,4 +1,4 @@
-"""One class per task family: what is asked, what is learnt, how an answer is read and scored."""
+"""The tasks: each class makes the prompt and the target text, and reads and scores answers."""
 
 from typing import TYPE_CHECKING
 

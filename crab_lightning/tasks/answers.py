@@ -1,11 +1,12 @@
-"""From free text to an answer: the rules that every task shares.
+"""Rules, common to all tasks, that read an answer from free text.
 
-The released models write their answer between tags at the end of some reasoning. No public code turns that
-text into a label, so these are conventions, written down once: the last complete ``<answer>`` pair wins,
-names are compared after :func:`normalise`, and nothing is guessed by substring, synonym or digit word.
+The released models write an answer between tags after some reasoning. No public code turns this text into a
+label, so this module sets the rules: the last complete ``<answer>`` pair counts, names are compared after
+:func:`normalise`, and there are no guesses from substrings, synonyms or number words.
 
-Characters that only look different are alike everywhere (:func:`plain`): in answers, truths, options and
-class names. What untrained models put around an answer is read under the option ``lenient`` of a task alone.
+Characters with the same meaning and another form are equal everywhere (:func:`plain`): in answers, truths,
+options and class names. Text that untrained models put around an answer is removed only with the option
+``lenient`` of a task.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _LETTER = re.compile(r"[(\[]?([a-d])[)\].]?")
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?")
 
 
-# Apostrophes, quotes, dashes and full stops of other scripts and keyboards, and signs that nobody sees.
+# Apostrophes, quotes, dashes and full stops of other scripts and keyboards, and invisible characters.
 _ALIKE = str.maketrans(
     dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u02bc\u00b4\uff07\u055a", "'")
     | dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb\uff02", '"')
@@ -33,7 +34,7 @@ _ALIKE = str.maketrans(
     | dict.fromkeys("\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff", None)
 )
 
-# What untrained models put around an answer.
+# Text that untrained models put around an answer.
 _EMPHASIS = re.compile(r"\*+|__+|`+|\\boxed\{|\\text\{|[{}$]")
 _LABEL = re.compile(
     r"(?:the\s+)?(?:final\s+|correct\s+|right\s+|best\s+)?(?:answer|option|choice)(?:\s+is\b|\s*:)\s*:?\s*(?:option\s+)?",
@@ -43,15 +44,15 @@ _LETTERED = re.compile(r"[(\[]?([a-z])(?:[)\]][.:]?|[.:])\s*(?:-\s*)?(.*)", re.D
 
 
 def plain(text: str) -> str:
-    """Return a text in which characters that only look different are the same.
+    """Return a text in which all forms of a character are replaced by one form.
 
-    Unicode's compatibility form (NFKC: full-width letters, decomposed accents, ligatures), straight quotes
-    and apostrophes, one hyphen for every dash, a full stop for those of Chinese and Japanese, and no signs
-    without a width.
+    The text gets Unicode's compatibility form (NFKC: full-width letters, decomposed accents, ligatures),
+    straight quotes and apostrophes, a hyphen for every dash, and a full stop for the Chinese and Japanese
+    ones. Characters without a width are removed.
     """
     if text.isascii():
         return text
-    # Before, since NFKC would part an acute accent into a blank and a mark; after, for what NFKC makes.
+    # Before NFKC, which would split an acute accent into a space and a mark; and after it, for its results.
     return unicodedata.normalize("NFKC", text.translate(_ALIKE)).translate(_ALIKE)
 
 
@@ -68,14 +69,14 @@ def _tag_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def tag_bodies(text: str, *names: str) -> Iterator[tuple[int, str, str, str]]:
-    """Walk through the complete tag pairs of a text, left to right.
+    """Yield the complete tag pairs of a text, from left to right.
 
-    A pair is an opening tag and the next closing tag; an opening tag in between starts afresh. One pass over
-    the text, so hostile input (thousands of unclosed tags) costs no more than its length.
+    A pair is a closing tag and the nearest opening tag before it. The text is read once, so the time depends
+    only on its length, even with thousands of unclosed tags.
 
     Args:
         text: Any text.
-        names: Tag names, in any case in the text.
+        names: Tag names; in the text they may be in upper or lower case.
 
     Yields:
         Position of the opening tag, its name, the name of the closing tag (both lower case), and the body.
@@ -90,10 +91,10 @@ def tag_bodies(text: str, *names: str) -> Iterator[tuple[int, str, str, str]]:
 
 
 def extract_answer(text: str) -> str:
-    """Return the answer part of a text, not normalised.
+    """Return the answer part of a text, without :func:`normalise`.
 
-    The body of the last complete ``<answer>`` pair; without one, what follows the last opening tag; without
-    that, the whole text. End tokens cut the text first.
+    It is the body of the last complete ``<answer>`` pair. Without such a pair it is the text after the last
+    opening tag, and without an opening tag the whole text. Text after an end token is removed first.
     """
     text = plain(cut_end_tokens(text))
     last: str | None = None
@@ -106,11 +107,11 @@ def extract_answer(text: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """Return the form in which two answers are compared.
+    """Return the form of an answer in which two answers are compared.
 
-    Characters are those of :func:`plain`, underscores are spaces, case is lowered, whitespace runs are one
-    space, a comma has no space before and one after it, and quotes, backticks and closing punctuation at the
-    ends are dropped.
+    Characters are replaced as in :func:`plain`, underscores become spaces, letters become lower case, several
+    spaces become one, and a comma is followed by exactly one space. Quotes and backticks at both ends and
+    punctuation at the end are removed.
     """
     text = " ".join(plain(text).replace("_", " ").lower().split())
     text = re.sub(r" ?, ?", ", ", text)
@@ -120,21 +121,21 @@ def normalise(text: str) -> str:
 
 
 def read_answer(text: str, *, lenient: bool = False) -> str | None:
-    """Return the normalised answer of a model's text; ``None`` when nothing is left of it.
+    """Return the normalised answer in a model's text; ``None`` if it is empty.
 
     Args:
         text: A model's answer.
-        lenient: Take off what untrained models put around an answer, see :func:`loosened`.
+        lenient: Remove text that untrained models put around an answer, see :func:`loosened`.
     """
     answer = extract_answer(text)
     return normalise(loosened(answer) if lenient else answer) or None
 
 
 def loosened(text: str) -> str:
-    r"""Return the first line of an answer that says something, without emphasis and without a label.
+    r"""Return the first line of an answer, without emphasis and without a label.
 
-    Emphasis is what Markdown and LaTeX write (``**B**``, ``\boxed{B}``), a label is ``The answer is`` or
-    ``Answer:``.
+    Emphasis is the markup of Markdown and LaTeX (``**B**``, ``\boxed{B}``), and a label is ``The answer is``
+    or ``Answer:``. Empty lines before the answer are skipped.
     """
     text = _EMPHASIS.sub("", text).strip().lstrip("#>-• ").strip()
     if (label := _LABEL.match(text)) and text[label.end() :].strip():
@@ -149,19 +150,19 @@ def _class_lookup(classes: tuple[str, ...]) -> dict[str, int]:
         key = normalise(name)
         if key in lookup:
             raise ValueError(
-                f"classes {classes[lookup[key]]!r} and {name!r} read alike ({key!r}): answers with them"
-                f" could not be distinguished; keep one of them under `classes`"
+                f"the classes {classes[lookup[key]]!r} and {name!r} are equal after normalisation ({key!r}),"
+                f" so their answers cannot be distinguished. Keep one of them under `classes`"
             )
         lookup[key] = index
     return lookup
 
 
 def class_index(name: str, classes: Sequence[str]) -> int | None:
-    """Return the index of a class name, compared after :func:`normalise`; ``None`` when it is no class.
+    """Return the index of a class name, compared after :func:`normalise`; ``None`` if it is not a class.
 
     Args:
         name: A name, not a sentence.
-        classes: The closed set, in the metric's index order.
+        classes: The class names, in the metric's index order.
 
     Raises:
         ValueError: If two classes normalise to the same text.
@@ -170,7 +171,7 @@ def class_index(name: str, classes: Sequence[str]) -> int | None:
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
-    """Return the distinct names, sorted; of names that normalise alike only the first is kept."""
+    """Return the distinct names, sorted; of names that are equal after normalisation the first is kept."""
     kept: dict[str, str] = {}
     for name in sorted(set(names)):
         kept.setdefault(normalise(name), name)
@@ -178,14 +179,14 @@ def distinct_names(names: Sequence[str]) -> list[str]:
 
 
 def read_choice(text: str, *, lenient: bool = False) -> int | None:
-    """Return which of two candidates an answer names, 1 or 2; ``None`` for anything else.
+    """Return which of two candidates an answer names, 1 or 2; ``None`` for any other answer.
 
-    The words the, a, video, audio, clip and number are passed over; what remains has to be ``1``, ``one``,
-    ``first``, ``2``, ``two`` or ``second``.
+    The words the, a, video, audio, clip and number are ignored. The rest must be ``1``, ``one``, ``first``,
+    ``2``, ``two`` or ``second``.
 
     Args:
         text: A model's answer, or the answer of a manifest.
-        lenient: Take off what untrained models put around an answer, brackets among it.
+        lenient: Remove text that untrained models put around an answer, and brackets.
     """
     answer = read_answer(text, lenient=lenient)
     if answer is None:
@@ -198,14 +199,15 @@ def read_choice(text: str, *, lenient: bool = False) -> int | None:
 def read_option(text: str, options: Sequence[str], *, lenient: bool = False) -> int | None:
     """Return the zero-based index of the option that an answer names.
 
-    In this order: the text of exactly one option; a letter ``a`` to ``d``, bare, in brackets or before a full
-    stop; a digit ``0`` to ``3``, unless an option is itself a number. ``None`` for anything else.
+    These forms are tried in order: the text of exactly one option; a letter ``a`` to ``d``, alone, in
+    brackets or before a full stop; a digit ``0`` to ``3``, unless an option is a number. The result is
+    ``None`` for any other answer.
 
     Args:
         text: A model's answer, or the answer of a manifest.
-        options: The candidates, in order.
-        lenient: Take off what untrained models put around an answer, and read a letter that stands before
-            some text (``A. dog barking``, ``(B) a cat``), unless that text is another option.
+        options: The options, in order.
+        lenient: Remove text that untrained models put around an answer, and also read a letter before a text
+            (``A. dog barking``, ``(B) a cat``), unless this text is another option.
     """
     answer = read_answer(text, lenient=lenient)
     if answer is None:

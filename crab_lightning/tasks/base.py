@@ -1,4 +1,4 @@
-"""The interface between data and model: what is asked, what is learnt, how an answer is read and scored."""
+"""The base class of tasks, which make prompts and target texts, and read and score answers."""
 
 from __future__ import annotations
 
@@ -44,29 +44,30 @@ EXPLAINED = (
 
 
 class Task(ABC, Generic[AnswerT]):
-    """One task of the unified interface.
+    """A task: it makes the prompt and the target text of a sample, and reads and scores the answer.
 
-    A task knows no model and opens no file. It is pickled to loader workers, so it holds settings only. What
-    differs between its datasets is a field of the sample or of the dataset's row, never its name.
+    A task does not depend on a model. It is pickled and sent to loader workers, so it holds only settings.
+    Differences between datasets are fields of the sample or of the dataset's entry, and never depend on the
+    dataset's name.
     """
 
     has_times: bool = False
-    """Whether answers name events with their times, which can be stitched from those about windows."""
+    """Whether answers have events with times, so that answers about windows can be joined."""
     explained: bool = False
-    """Whether prompts end with :meth:`explanation`; reported with the results."""
+    """Whether prompts end with :meth:`explanation`; the results report it."""
 
     def explanation(self, sample: Sample, spec: DatasetSpec) -> str:
-        """Return sentences that tell a model which was not trained here how to write its answer.
+        """Return sentences that explain the answer format to a model that was not trained on it.
 
-        Empty where any text is an answer.
+        The text is empty if any text is a valid answer.
         """
         return ""
 
     def conversation(self, sample: Sample) -> Conversation:
-        """Return the question as the sample's own row asks it, else :meth:`prompt`.
+        """Return the conversation of the sample's row if it has one, else :meth:`prompt`.
 
         Raises:
-            ValueError: If the prompt is one text, so that the places of the media are not known.
+            ValueError: If :meth:`prompt` returns a text, so that the positions of the media are not known.
         """
         asked = self.prompt(sample) if sample.conversation is None else sample.conversation
         if isinstance(asked, str):
@@ -77,19 +78,19 @@ class Task(ABC, Generic[AnswerT]):
         return asked
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the fields that this task reads, made of a row that anyone can write.
+        """Return the fields that this task reads, for a row with the layout ``plain`` or ``messages``.
 
         Args:
-            row: Some of ``question``, ``options`` (texts), ``answer``, ``expression``, ``events`` (mappings
-                with ``event``, ``start_s``, ``end_s`` and perhaps ``modality``), ``box``, ``points``, and for
-                a row that is a conversation ``text``, the whole answer.
+            row: Some of the keys ``question``, ``options`` (texts), ``answer``, ``expression``, ``events``
+                (mappings with ``event``, ``start_s``, ``end_s`` and perhaps ``modality``), ``box``,
+                ``points``. A row that is a conversation also has ``text``, the whole answer.
 
         Returns:
-            The fields; under ``target`` the text to be learnt, where it is not what :meth:`direct` writes.
+            The fields. The field ``target`` is the text to be learnt, if it differs from :meth:`direct`.
 
         Raises:
-            KeyError: If the row lacks what the task needs.
-            ValueError: If a value is of no use to the task.
+            KeyError: If the row lacks a key that the task needs.
+            ValueError: If the task cannot use a value.
         """
         return row
 
@@ -102,19 +103,19 @@ class Task(ABC, Generic[AnswerT]):
 
         Args:
             sample: The sample.
-            policy: ``reasoning`` gives the manifest's text unmodified, ``direct`` the shortest text in the
-                same tag format that :meth:`parse` reads.
+            policy: ``reasoning`` gives the text of the manifest unchanged. ``direct`` gives the shortest text
+                in the same format, which :meth:`parse` can read.
 
         Raises:
-            ValueError: If the manifest of the sample holds no such text, or the policy is unknown.
+            ValueError: If the manifest has no such text for the sample, or the policy is unknown.
         """
         if policy == "direct":
             return self.direct(sample)
         if policy != "reasoning":
-            raise ValueError(f"target policy is {policy!r}; there are 'reasoning' and 'direct'")
+            raise ValueError(f"the target policy is {policy!r}; it must be 'reasoning' or 'direct'")
         if sample.target is None:
             remedy = (
-                ": test manifests contain none. Learn from training rows."
+                ": test manifests contain none. Use training rows to learn from."
                 if sample.split == "test"
                 else ". Name the column that contains it as `target` of the dataset's columns."
             )
@@ -127,7 +128,7 @@ class Task(ABC, Generic[AnswerT]):
 
     @abstractmethod
     def truth(self, sample: Sample, spec: DatasetSpec) -> AnswerT | None:
-        """Return the true answer; ``None`` where the manifest does not hold it in this form.
+        """Return the true answer; ``None`` if the manifest does not have it in this form.
 
         Raises:
             ValueError: If the annotation cannot be read.
@@ -135,100 +136,108 @@ class Task(ABC, Generic[AnswerT]):
 
     @abstractmethod
     def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> AnswerT | None:
-        """Read a model's answer; ``None`` when it cannot be read, which is scored as wrong."""
+        """Read a model's answer; ``None`` if it cannot be read, which is scored as wrong."""
 
     def candidates(self, sample: Sample, spec: DatasetSpec) -> dict[str, AnswerT] | None:
-        """Return every answer that a question leaves open, by the text that :meth:`direct` would write.
+        """Return every possible answer to a question, by the text that :meth:`direct` would write.
 
-        ``None`` where answers are no closed set. A model can then be asked which text it finds likeliest,
-        which needs no parsing.
+        The result is ``None`` if the possible answers are not a closed set. With candidates, a model can also
+        answer with the likeliest text, which needs no parsing.
         """
         return None
 
     @abstractmethod
     def metrics(self, spec: DatasetSpec) -> MetricCollection:
-        """Return fresh metrics of a dataset; empty where answers are not scored."""
+        """Return new metrics for a dataset; the collection is empty if answers are not scored."""
 
     @abstractmethod
     def update(
         self, metrics: MetricCollection, answer: AnswerT | None, sample: Sample, spec: DatasetSpec
     ) -> None:
-        """Add one answer to what :meth:`metrics` returned; ``None`` counts as wrong."""
+        """Add one answer to the metrics that :meth:`metrics` returned; ``None`` counts as wrong."""
 
     def update_text(
         self, metrics: MetricCollection, text: str, answer: AnswerT | None, sample: Sample, spec: DatasetSpec
     ) -> None:
-        """Add what is scored of an answer's words beside what was read of it; most tasks score no more."""
+        """Add scores that need the whole text of an answer to the metrics; most tasks have none."""
 
     def score(self, answer: AnswerT | None, sample: Sample, spec: DatasetSpec) -> float | None:
-        """Return the score of one answer in [0, 1]; ``None`` where one sample has no score of its own."""
+        """Return the score of one answer in [0, 1]; ``None`` if a single sample has no score."""
         truth = self.truth(sample, spec)
         return None if truth is None else float(answer is not None and answer == truth)
 
     def prepare(self, answers: Sequence[tuple[AnswerT | None, Sample]], spec: DatasetSpec) -> None:
-        """Do at once what :meth:`update` and :meth:`score` would do for each of these answers."""
+        """Make, in one call, what :meth:`update` and :meth:`score` need for each of these answers."""
 
     def ready(self) -> str | None:
-        """Load what scoring needs beside the answers, before any is made; most tasks need nothing.
+        """Load what scoring needs beside the answers, before the first answer; most tasks need nothing.
 
         Returns:
-            Why it cannot be had, where the task can do without it; ``None`` when all is there.
+            The reason why it cannot be loaded, if the task can score without it; ``None`` if all is loaded.
 
         Raises:
-            OSError: If it cannot be had, and the task cannot do without it.
+            OSError: If it cannot be loaded, and the task cannot score without it.
+            ImportError: If a package is missing, and the task cannot score without it.
         """
         return None
 
     def do_without(self, reason: str) -> str:
-        """Score without what :meth:`ready` could not load, and return what :meth:`note` says from now on."""
+        """Score from now on without the thing that :meth:`ready` could not load.
+
+        Args:
+            reason: The reason that :meth:`ready` returned.
+
+        Returns:
+            The text that :meth:`note` returns from now on.
+        """
         raise NotImplementedError(f"{type(self).__name__} needs something that is not installed: {reason}")
 
     def save(self, answer: AnswerT | None, sample: Sample, spec: DatasetSpec, folder: Path) -> None:
-        """Write the files that belong to a tested answer into the run folder; most tasks have none."""
+        """Write the files of a tested answer, such as masks, into the run folder; most tasks have none."""
 
     def by_window(self, sample: Sample, spec: DatasetSpec) -> bool:
-        """Tell whether a long clip can be asked window by window: its answers can be stitched and scored."""
+        """Return whether a long clip can be tested by windows, whose answers are joined and scored."""
         return False
 
     def stitch(
         self, parts: Sequence[tuple[ClipWindow, AnswerT | None]], sample: Sample, spec: DatasetSpec
     ) -> AnswerT | None:
-        """Return one answer about a long clip, made of the answers about its windows.
+        """Return one answer about a long clip, joined from the answers about its windows.
 
         Args:
-            parts: Each window and the answer about it; ``None`` where it could not be read.
+            parts: Each window and the answer about it; ``None`` if the answer could not be read.
             sample: The whole clip, with its length in ``whole_s``.
-            spec: The dataset's row.
+            spec: The dataset's entry.
 
         Returns:
-            The answer, its times in seconds of the whole clip; ``None`` where no window has one.
+            The answer, with times in seconds of the whole clip; ``None`` if no window has an answer.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not stitch the answers of windows")
+        raise NotImplementedError(f"{type(self).__name__} does not join the answers of windows")
 
     def length_s(self, sample: Sample) -> int:
-        """Return the parts of a clip in which answers with times count: its seconds in training."""
+        """Return the length of a clip in the unit of times in answers: its seconds in training."""
         raise NotImplementedError(f"answers of {type(self).__name__} have no times")
 
     def windowed(self, sample: Sample, window: ClipWindow, spec: DatasetSpec) -> Sample:
         """Return the sample of one window of a long clip, with truth and target cut to the window.
 
-        Its field ``in_window`` counts the events of the clip by where they lie: ``whole``, ``cut``,
-        ``outside``.
+        The field ``in_window`` of this sample has the numbers of events of the clip that are ``whole`` inside
+        the window, ``cut`` by its ends, and ``outside``.
         """
         raise NotImplementedError(f"{type(self).__name__} does not cut its truth to windows")
 
     def beyond(self, text: str, sample: Sample) -> list[str]:
-        """Return the events of an answer that end behind the clip; reading the answer cuts them off."""
+        """Return the events of an answer that end after the clip; :meth:`parse` cuts these events."""
         return []
 
     def remarks(self, sample: Sample) -> list[str]:
-        """Return what is odd about an annotation that can be read and scored."""
+        """Return remarks on an annotation that can be read and scored but is probably wrong."""
         return []
 
     def note(self, spec: DatasetSpec) -> str | None:
-        """Return what a reader of the results has to know; shown with them.
+        """Return a remark that is shown with the results; ``None`` if there is none.
 
-        Here, that answers were read leniently, where a task has the option.
+        In this class it says that answers were read leniently, if the task has the option and it is set.
         """
         return LENIENT if getattr(self, "lenient", False) else None
 
@@ -239,7 +248,7 @@ class Task(ABC, Generic[AnswerT]):
     def majority(self, samples: Sequence[Sample], spec: DatasetSpec) -> AnswerT:
         """Return the most frequent true answer, the constant prediction that a trained model has to beat.
 
-        Of equally frequent ones, the one whose text sorts first.
+        Among equally frequent answers it is the one whose text is first in sorted order.
 
         Raises:
             ValueError: If no sample has a true answer.
@@ -248,9 +257,9 @@ class Task(ABC, Generic[AnswerT]):
         return most_frequent(truths, samples)
 
     def class_names(self, samples: Sequence[Sample]) -> list[str] | None:
-        """Return the closed set that these samples span, sorted; ``None`` for a task without one.
+        """Return the class names that occur in these samples, sorted; ``None`` for a task without classes.
 
-        Used for ``spec.classes`` where the configuration leaves it out; give it the rows of both manifests.
+        They become ``spec.classes`` if the config leaves it out; give the rows of both manifests.
         """
         return None
 
@@ -274,10 +283,10 @@ class Task(ABC, Generic[AnswerT]):
 
 
 def parse_answer(task: Task[AnswerT], text: str, sample: Sample, spec: DatasetSpec) -> AnswerT | None:
-    """Return what a task reads from an answer; ``None`` when it cannot be read.
+    """Return the result of the task's ``parse``; ``None`` if the answer cannot be read.
 
     Raises:
-        ValueError: If the task fails, which would end an evaluation because of one answer.
+        ValueError: If ``parse`` raises a ``ValueError``; it should return ``None`` instead.
     """
     try:
         return task.parse(text, sample, spec)
@@ -289,18 +298,18 @@ def parse_answer(task: Task[AnswerT], text: str, sample: Sample, spec: DatasetSp
 
 
 class InstructedTask(Task[AnswerT]):
-    """A task with one instruction about a video, or about an image, and its sound."""
+    """A task with a fixed instruction about a video, or an image, and its sound."""
 
     opening: Conversation = VIDEO_AND_AUDIO
     instruction: str
 
     def prompt(self, sample: Sample) -> Conversation:
-        """Return opening, media, instruction."""
+        """Return the opening text, the media and the instruction."""
         return (*self.opening, self.instruction)
 
 
 def with_row(sample: Sample, err: ValueError) -> str:
-    """Return what an error about a sample says; it names the row also where Python says what is wrong."""
+    """Return the text of an error about a sample; the row is added if the text does not name it."""
     said = str(err)
     if type(err) is not ValueError or sample.id in said:
         return said
@@ -308,10 +317,14 @@ def with_row(sample: Sample, err: ValueError) -> str:
 
 
 def most_frequent(truths: Sequence[AnswerT], samples: Sequence[Sample]) -> AnswerT:
-    """Return the most frequent of some answers; those that print alike are the same.
+    """Return the most frequent of some answers; answers with the same ``repr`` are equal.
+
+    Args:
+        truths: The answers.
+        samples: The samples of the answers, for the error message.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are no answers.
     """
     if not truths:
         where = (
@@ -326,7 +339,7 @@ def most_frequent(truths: Sequence[AnswerT], samples: Sequence[Sample]) -> Answe
 
 
 def describe(sample: Sample) -> str:
-    """Name a sample and its row for a message."""
+    """Return the id and the row of a sample as text for a message."""
     side = "test" if sample.split == "test" else "training"
     return f"{sample.id} (row {sample.row} of {sample.dataset}'s {side} rows)"
 
@@ -335,12 +348,12 @@ def chosen(spec: DatasetSpec, known: Sequence[str], default: Sequence[str] | Non
     """Return the names of the metrics that a dataset reports.
 
     Args:
-        spec: The dataset's row; its ``metrics`` names some of ``known``.
-        known: Every name, in the order shown.
-        default: Names for a row that leaves ``metrics`` out; all when left out here.
+        spec: The dataset's entry; its ``metrics`` names some of ``known``.
+        known: All names, in the order in which they are shown.
+        default: Names for an entry without ``metrics``; all of ``known`` when left out.
 
     Raises:
-        ValueError: If the row names an unknown metric.
+        ValueError: If the entry names an unknown metric.
     """
     names = spec.metrics if spec.metrics is not None else list(known if default is None else default)
     if unknown := [name for name in names if name not in known]:
@@ -356,10 +369,10 @@ def _kind_of(spec: DatasetSpec) -> str:
 
 
 def classes_of(spec: DatasetSpec) -> list[str]:
-    """Return the closed set of a dataset.
+    """Return the class names of a dataset.
 
     Raises:
-        ValueError: If it has not been filled in.
+        ValueError: If ``spec.classes`` is empty or not set.
     """
     if not spec.classes:
         raise ValueError(
@@ -370,10 +383,10 @@ def classes_of(spec: DatasetSpec) -> list[str]:
 
 
 def box_tensor(box: Sequence[int]) -> Tensor:
-    """Return one box as the float64 ``(1, 4)`` that metrics take."""
+    """Return one box as a float64 tensor ``(1, 4)`` for metrics."""
     return torch.tensor([box], dtype=torch.float64)
 
 
 def index_tensor(index: int) -> Tensor:
-    """Return one class index as the int64 vector of length 1 that metrics take."""
+    """Return one class index as an int64 tensor ``(1,)`` for metrics."""
     return torch.tensor([index], dtype=torch.int64)

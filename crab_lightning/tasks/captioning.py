@@ -1,4 +1,4 @@
-"""Captioning: what is seen and heard, in free text (a VALOR subset, ``avcap``)."""
+"""Captioning: a free text about the pictures and the sound of a clip (a VALOR subset, ``avcap``)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from crab_lightning.tasks.base import InstructedTask
 class Captioning(InstructedTask[str]):
     """Describes a clip; the manifest's text is the reference caption.
 
-    An unreadable (empty) answer scores as an empty caption. There is no shorter form of a caption, so both
-    target policies give the manifest's text.
+    An empty answer counts as unreadable and is scored as an empty caption. A caption has no shorter form, so
+    both target policies give the manifest's text.
 
     Args:
-        tokenizer: Tokenizer of the scores: ``ptb`` as published (needs Java), ``python``, or ``auto`` for the
-            first that runs.
-        with_meteor: Whether METEOR is reported too (needs Java).
+        tokenizer: Tokenizer of the scores: ``ptb`` is the published one (it needs Java), ``python`` needs no
+            Java, and ``auto`` takes ``ptb`` if it runs.
+        with_meteor: Whether METEOR is also reported (it needs Java).
     """
 
     instruction = "Please describe this video and audio."
@@ -44,11 +44,11 @@ class Captioning(InstructedTask[str]):
         return self.target(sample, "reasoning").strip()
 
     def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> str | None:
-        """Return the text up to its end token; ``None`` when it is empty."""
+        """Return the text before its end token; ``None`` if it is empty."""
         return cut_end_tokens(text).strip() or None
 
     def metrics(self, spec: DatasetSpec) -> MetricCollection:
-        """Return BLEU, ROUGE-L, CIDEr and, if wanted, METEOR."""
+        """Return BLEU, ROUGE-L, CIDEr and, with ``with_meteor``, METEOR."""
         return MetricCollection({"caption": CaptionScores(self.tokenizer, self.with_meteor)})
 
     def update(
@@ -58,10 +58,10 @@ class Captioning(InstructedTask[str]):
         metrics.update([answer or ""], [[self.truth(sample, spec)]])
 
     def score(self, answer: str | None, sample: Sample, spec: DatasetSpec) -> None:
-        """Return ``None``: CIDEr weighs words over the whole test set, so one caption has no score."""
+        """Return ``None``: CIDEr weights words by the whole test set, so a single caption has no score."""
 
     def note(self, spec: DatasetSpec) -> str:
-        """Say which tokenizer makes the scores."""
+        """Return a remark that names the tokenizer of the scores."""
         used = choose_tokenizer(self.tokenizer)
         return f"captions are split by the tokenizer {used}: {TOKENIZERS[used]}"
 

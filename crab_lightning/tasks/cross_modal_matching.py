@@ -1,4 +1,4 @@
-"""Cross-modal matching, VGG-CM: which of two videos fits a sound (``a2v``), and the reverse (``v2a``)."""
+"""Cross-modal matching (VGG-CM): which of two videos fits a sound (``a2v``), or the reverse (``v2a``)."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ _CHOICES = (("one", "two"), ("first", "second"), ("1", "2"))
 class CrossModalMatching(Task[int]):
     """Chooses the candidate, 1 or 2, that fits a query of the other modality.
 
-    Whether the candidates are videos or audio clips follows from the number of files of the sample. Reads the
-    fields ``match`` and ``match_text``. Scored by accuracy; chance is one half.
+    The candidates are videos if the sample has two videos, and audio clips if it has two audio files. The
+    task reads the fields ``match`` and ``match_text``. The score is the accuracy; chance is one half.
 
     Args:
-        lenient: Also read what untrained models put around an answer: emphasis, "The answer is"
-            in front of it, and brackets. State it when you report such results.
+        lenient: Also read answers with emphasis, "The answer is" before them, or brackets, which untrained
+            models write. State it when you report such results.
     """
 
     def __init__(self, lenient: bool = False) -> None:
         self.lenient = lenient
 
     def prompt(self, sample: Sample) -> Conversation:
-        """Return opening, query, first candidate, second candidate, instruction.
+        """Return the opening text, the query, the first and the second candidate, and the instruction.
 
         Raises:
-            ValueError: If the sample has neither two videos and an audio nor a video and two audios.
+            ValueError: If the sample has neither two videos and an audio file nor a video and two audio
+                files.
         """
         counts = len(sample.videos), len(sample.audios)
         if counts == (2, 1):
@@ -46,40 +47,46 @@ class CrossModalMatching(Task[int]):
         if counts == (1, 2):
             return (VIDEO_AND_TWO_AUDIOS, Media.VIDEO, Media.AUDIO, Media.AUDIO, CHOOSE_AUDIO)
         raise ValueError(
-            f"{sample.id} has {counts[0]} videos and {counts[1]} audio files; matching takes two of one kind "
+            f"{sample.id} has {counts[0]} videos and {counts[1]} audio files; matching needs two of one kind "
             "and one of the other"
         )
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the answer, 1 or 2, as the fitting candidate."""
+        """Return the row with the answer, 1 or 2, as ``match``, and its text as ``match_text``."""
         match = read_choice(str(row["answer"]))
         if match is None:
-            raise ValueError(f"answer is {row['answer']!r}; expected 1 or 2, or 'one' or 'two'")
+            raise ValueError(f"answer is {row['answer']!r}; it must be 1 or 2, or 'one' or 'two'")
         return {**row, "match": match, "match_text": str(row["answer"])}
 
     def explanation(self, sample: Sample, spec: DatasetSpec) -> str:
-        """Return how to write the answer, in tags."""
+        """Return sentences that explain the answer format."""
         return "Write one or two inside tags: <answer>one</answer>"
 
     def direct(self, sample: Sample) -> str:
-        """Return the manifest's own form of the choice in answer tags, then a full stop."""
+        """Return the manifest's text of the choice in answer tags, and a full stop."""
         return f"<answer>{sample.fields['match_text']}</answer>."
 
     def candidates(self, sample: Sample, spec: DatasetSpec) -> dict[str, int]:
-        """Return both choices in the manifest's own form; as ``one`` and ``two`` where there is none."""
+        """Return both choices, in the form of the manifest; without one, as ``one`` and ``two``.
+
+        Raises:
+            ValueError: If the manifest's text of the choice names neither candidate.
+        """
         own = str(sample.fields.get("match_text", "one"))
         for pair in _CHOICES:
             if found := re.search(rf"\b(?:{'|'.join(pair)})\b", own, re.IGNORECASE):
                 texts = [own[: found.start()] + word + own[found.end() :] for word in pair]
                 return {f"<answer>{text}</answer>.": number for number, text in enumerate(texts, 1)}
-        raise ValueError(f"{describe(sample)}: {own!r} names no choice; expected 'one' or 'two', 1 or 2")
+        raise ValueError(
+            f"{describe(sample)}: {own!r} names no choice; it must contain 'one' or 'two', or 1 or 2"
+        )
 
     def truth(self, sample: Sample, spec: DatasetSpec) -> int:
-        """Return the fitting candidate, 1 or 2."""
+        """Return the number of the candidate that fits, 1 or 2."""
         return int(sample.fields["match"])
 
     def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> int | None:
-        """Read ``1``, ``one``, ``first`` (so for two), with or without words such as "video" around it."""
+        """Read ``1``, ``one`` or ``first`` (or the same for 2), perhaps with words such as "video"."""
         return read_choice(text, lenient=self.lenient)
 
     def metrics(self, spec: DatasetSpec) -> MetricCollection:

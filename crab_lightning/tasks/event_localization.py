@@ -1,4 +1,4 @@
-"""Event localization: which event, and when (``ave``, ``unav``)."""
+"""Event localization: the events of a clip and their times (``ave``, ``unav``)."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ from crab_lightning.tasks.event_text import (
 from crab_lightning.tasks.event_windows import EventTask, in_whole_clip, in_window, joined, windowed
 
 CONSTANT_SCORE = (
-    "mean average precision with the confidence 1.0 for every event, because the model gives none, so "
-    "events are ranked by their place in the answer; do not compare it with models that give "
-    "confidences"
+    "mean average precision with the confidence 1.0 for every event, because the model gives none; so "
+    "events are ranked by their order in the answer. Do not compare it with models that give confidences"
 )
 _METRICS = ("segment_accuracy", "map")
 
 NOTHING = "<event></event>"
-"""What says that nothing happens in a clip."""
+"""The text that says that there is no event in a clip."""
 
 
 class EventLocalization(EventTask[tuple[EventSpan, ...]]):
     """Names events and their half-open spans ``[start_s, end_s)`` in whole seconds.
 
-    Reads the fields ``event``, ``start_s`` and ``end_s`` (one event), or ``annotation`` (any number, in
-    tags). A row's ``metrics`` name ``segment_accuracy`` (AVE; also the default) or ``map`` (UnAV-100). An
-    unreadable answer means no event at all. ``map`` takes the true times from ``events_s`` and ``duration_s``
-    where a row has them: the annotation of UnAV-100 is rounded to tenths of the clip.
+    The task reads the fields ``event``, ``start_s`` and ``end_s`` (one event), or ``annotation`` (any number
+    of events, in tags). The ``metrics`` of a dataset's entry are ``segment_accuracy`` (AVE; the default) or
+    ``map`` (UnAV-100). An unreadable answer counts as no event. ``map`` takes the true times from the fields
+    ``events_s`` and ``duration_s`` if a row has them, because the annotation of UnAV-100 is rounded to tenths
+    of the clip.
 
     Scoring: segment accuracy of Tian et al., ECCV 2018 (arXiv:1803.08842); mean average precision of UnAV-100
-    (arXiv:2303.12930), every predicted event with score 1, since a language model gives none.
+    (arXiv:2303.12930), in which every predicted event has the score 1, because a language model gives none.
     """
 
     instruction = "Please describe the events and time range that occurred in the video."
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the events in tags."""
+        """Return the row with its events in tags, as ``annotation``, and in seconds, as ``events_s``."""
         if "events" not in row:
             return {**row, "annotation": row["text"]} if "text" in row else {**row, "events": row["events"]}
         spans: dict[str, str] = {}
@@ -63,7 +63,7 @@ class EventLocalization(EventTask[tuple[EventSpan, ...]]):
         return {**row, "annotation": tags, "events_s": timed}
 
     def explanation(self, sample: Sample, spec: DatasetSpec) -> str:
-        """Return how to write the answer, in tags."""
+        """Return sentences that explain the answer format."""
         return (
             f"Choose the events from: {', '.join(classes_of(spec))}. For each event, write its name and its "
             f"start and end in whole seconds from 0 to {self.clip_s} inside tags: "
@@ -71,7 +71,11 @@ class EventLocalization(EventTask[tuple[EventSpan, ...]]):
         )
 
     def direct(self, sample: Sample) -> str:
-        """Return ``<event>NAME, (s e)(s e)</event>``, one block per event class."""
+        """Return ``<event>NAME, (s e)(s e)</event>`` for the one event, or every block of the annotation.
+
+        Raises:
+            ValueError: If the annotation contains no ``<event>`` tags.
+        """
         fields = sample.fields
         if "event" in fields:
             return f"<event>{fields['event']}, ({fields['start_s']} {fields['end_s']})</event>"
@@ -83,7 +87,7 @@ class EventLocalization(EventTask[tuple[EventSpan, ...]]):
         return "".join(f"<event>{body}</event>" for body in blocks)
 
     def by_window(self, sample: Sample, spec: DatasetSpec) -> bool:
-        """Tell whether true times in seconds are known, and nothing but mean average precision is scored."""
+        """Return whether true times in seconds are known, and only mean average precision is scored."""
         timed = bool(sample.fields.get("events_s")) or "event" in sample.fields
         return timed and chosen(spec, _METRICS, ("segment_accuracy",)) == ["map"]
 
@@ -93,7 +97,7 @@ class EventLocalization(EventTask[tuple[EventSpan, ...]]):
         sample: Sample,
         spec: DatasetSpec,
     ) -> tuple[EventSpan, ...] | None:
-        """Return the events of all windows at their times; those of a class that touch or overlap are one."""
+        """Return the events of all windows in seconds of the clip; touching events of a class are joined."""
         found = [
             in_whole_clip(e, window, self.length_s(sample)) for window, events in parts for e in events or ()
         ]
@@ -102,7 +106,7 @@ class EventLocalization(EventTask[tuple[EventSpan, ...]]):
         return joined(found, spec.classes or ())
 
     def windowed(self, sample: Sample, window: ClipWindow, spec: DatasetSpec) -> Sample:
-        """Return the events in the window at their times in it; ``<event></event>`` where there is none."""
+        """Return the sample of a window, with the times of its events; ``<event></event>`` means no event."""
         events, clip_s = _timed_events(sample), self.length_s(sample)
         times: dict[str, str] = {}
         seconds = []
@@ -120,11 +124,11 @@ class EventLocalization(EventTask[tuple[EventSpan, ...]]):
         return windowed(sample, window, events, fields, tags, clip_s)
 
     def beyond(self, text: str, sample: Sample) -> list[str]:
-        """Return the events of an answer that end behind the clip."""
+        """Return the events of an answer that end after the clip."""
         return behind(read_events(plain(text), ANY_LENGTH_S), self.length_s(sample))
 
     def remarks(self, sample: Sample) -> list[str]:
-        """Name the annotated events that do not lie in the clip."""
+        """Return remarks on annotated events that are not inside the clip or have no length."""
         fields = sample.fields
         if "event" in fields:
             found = [EventSpan(fields["event"], float(fields["start_s"]), float(fields["end_s"]))]
@@ -133,12 +137,12 @@ class EventLocalization(EventTask[tuple[EventSpan, ...]]):
         return cut_off_remarks(sample, found, self.length_s(sample))
 
     def truth(self, sample: Sample, spec: DatasetSpec) -> tuple[EventSpan, ...]:
-        """Return the annotated events, named as in ``spec.classes``; empty for a span of no length.
+        """Return the annotated events with the names in ``spec.classes``; an event of no length is left out.
 
-        Those of a long clip that is asked in windows are at their true times.
+        For a long clip that is tested by windows, the times are the true times in seconds.
 
         Raises:
-            ValueError: If an event is not in the closed set, or the annotation holds no event.
+            ValueError: If an event is not in ``spec.classes``, or the annotation cannot be read.
         """
         classes = classes_of(spec)
         named = []
@@ -146,7 +150,7 @@ class EventLocalization(EventTask[tuple[EventSpan, ...]]):
             index = class_index(event.name, classes)
             if index is None:
                 raise ValueError(
-                    f"{describe(sample)}: event {event.name!r} is not among its classes: "
+                    f"{describe(sample)}: event {event.name!r} is not one of the dataset's classes: "
                     f"{', '.join(classes)}. Correct the row, or leave `classes` out to take them from "
                     "the manifests."
                 )
@@ -167,17 +171,16 @@ class EventLocalization(EventTask[tuple[EventSpan, ...]]):
         events = read_events(fields["annotation"], self.length_s(sample))
         if not events and not says_nothing(fields["annotation"]):
             raise ValueError(
-                f"{describe(sample)}: no event can be read from {fields['annotation']!r}; "
-                "expected <event>NAME, (start end)</event>. Correct the row or remove it."
+                f"{describe(sample)}: no event can be read from {fields['annotation']!r}; it must be "
+                "<event>NAME, (start end)</event>. Correct the row or remove it."
             )
         return events
 
     def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> tuple[EventSpan, ...] | None:
-        """Read events with spans; ``None`` without a span inside the clip, unless the text says so.
+        """Read events with spans; ``None`` if the text has no span inside the clip.
 
-        ``<event></event>`` says that nothing happens.
-
-        A name outside the closed set is kept as it is written: it is wrong wherever it lies.
+        ``<event></event>`` means that there is no event, and gives an empty tuple. An event with an unknown
+        name is kept, and is scored as wrong.
         """
         text = plain(text)
         found = read_events(loosened_times(text) if self.lenient else text, self.length_s(sample))
@@ -186,7 +189,7 @@ class EventLocalization(EventTask[tuple[EventSpan, ...]]):
         return tuple(found) or (() if says_nothing(text) else None)
 
     def metrics(self, spec: DatasetSpec) -> MetricCollection:
-        """Return the metrics that the row names."""
+        """Return the metrics that the dataset's entry names."""
         made: dict[str, Metric | MetricCollection] = {}
         for name in chosen(spec, _METRICS, ("segment_accuracy",)):
             if name == "map":
@@ -210,7 +213,7 @@ class EventLocalization(EventTask[tuple[EventSpan, ...]]):
                 true_spans, true_classes = _as_tensors(truth, classes)
                 if sample.whole_s is None and (timed := _true_times(sample, classes)) is not None:
                     true_spans, true_classes = timed
-                    # Both in seconds.
+                    # True and predicted times are then both in seconds.
                     pred_spans *= float(sample.fields["duration_s"]) / self.length_s(sample)
                 scores = torch.ones(len(pred_classes), dtype=torch.float64)
                 metric.update(pred_spans, pred_classes, scores, true_spans, true_classes)
@@ -220,7 +223,7 @@ class EventLocalization(EventTask[tuple[EventSpan, ...]]):
                 metric.update(torch.tensor([pred]), torch.tensor([true]))
 
     def score(self, answer: tuple[EventSpan, ...] | None, sample: Sample, spec: DatasetSpec) -> float | None:
-        """Return the fraction of right segments; ``None`` where only mean average precision is reported."""
+        """Return the fraction of correct segments; ``None`` if only mean average precision is reported."""
         if "segment_accuracy" not in chosen(spec, _METRICS, ("segment_accuracy",)):
             return None
         classes = classes_of(spec)
@@ -229,21 +232,21 @@ class EventLocalization(EventTask[tuple[EventSpan, ...]]):
         return sum(a == b for a, b in zip(pred, true, strict=True)) / self.length_s(sample)
 
     def headline(self, spec: DatasetSpec) -> str:
-        """Return ``segment_accuracy``, or ``map_average`` where the row names ``map`` first."""
+        """Return ``segment_accuracy``, or ``map_average`` if the dataset's entry names ``map`` first."""
         first = chosen(spec, _METRICS, ("segment_accuracy",))[0]
         return "map_average" if first == "map" else first
 
     def note(self, spec: DatasetSpec) -> str | None:
-        """Say how events are ranked under mean average precision, and when answers were read leniently."""
+        """Return remarks on the ranking of events in mean average precision, and on lenient reading."""
         scored = "map" in chosen(spec, _METRICS, ("segment_accuracy",))
         return "; ".join([CONSTANT_SCORE] * scored + [LENIENT] * self.lenient) or None
 
     def class_names(self, samples: Sequence[Sample]) -> list[str]:
-        """Return the event names that these samples hold."""
+        """Return the event names that occur in these samples."""
         return distinct_names([event.name for sample in samples for event in self._annotated(sample)])
 
     def jsonable(self, answer: tuple[EventSpan, ...]) -> Any:
-        """Return one object per event."""
+        """Return a list with one object for each event."""
         return [{"event": e.name, "start_s": e.start_s, "end_s": e.end_s} for e in answer]
 
 
@@ -263,10 +266,10 @@ def _timed_events(sample: Sample) -> list[EventSpan]:
 
 
 def _true_times(sample: Sample, classes: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Return the events at their true times in seconds; ``None`` where they are not known.
+    """Return true spans ``(N, 2)`` in seconds and classes ``(N,)``; ``None`` if they are not known.
 
     Raises:
-        ValueError: If an event is no class.
+        ValueError: If the name of an event is not a class.
     """
     events = sample.fields.get("events_s")
     if not events or not sample.fields.get("duration_s"):
@@ -274,6 +277,6 @@ def _true_times(sample: Sample, classes: Sequence[str]) -> tuple[torch.Tensor, t
     indices = [class_index(event["label"], classes) for event in events]
     if None in indices:
         label = events[indices.index(None)]["label"]
-        raise ValueError(f"{describe(sample)}: events_s names {label!r}, which is not a class of the dataset")
+        raise ValueError(f"{describe(sample)}: events_s has {label!r}, which is not a class of the dataset")
     spans = [[event["start_s"], event["end_s"]] for event in events]
     return torch.tensor(spans, dtype=torch.float64), torch.tensor(indices, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Event parsing: what is seen, what is heard, and when (LLP, ``avvp``)."""
+"""Event parsing: the events that are seen and those that are heard, with their times (LLP, ``avvp``)."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ from crab_lightning.tasks.event_text import (
 from crab_lightning.tasks.event_windows import EventTask, in_whole_clip, in_window, windowed
 
 NOTHING = "<visual></visual><audio></audio>"
-"""What says that nothing is seen and heard in a clip."""
+"""The text that says that no event is seen or heard in a clip."""
 
 
 class EventParsing(EventTask[ModalEvents]):
     """Names the events that are seen and those that are heard, with spans in whole seconds.
 
-    Reads the field ``annotation``, the events in tags; where that holds none, the manifest's target text. A
-    name outside ``spec.classes`` is dropped from an answer, since the metric has no row for it.
+    The task reads the field ``annotation``, the events in tags; if it has no tags, the manifest's target text
+    is read. An event with a name outside ``spec.classes`` is dropped from an answer, because the metric has
+    no row for it.
 
-    Scoring: the ten F-scores of Tian et al., ECCV 2020 (arXiv:2007.10558). An unreadable answer means no
-    events.
+    Scoring: the ten F-scores of Tian et al., ECCV 2020 (arXiv:2007.10558). An unreadable answer counts as no
+    event.
     """
 
     instruction = (
@@ -50,7 +51,7 @@ class EventParsing(EventTask[ModalEvents]):
     )
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the events in tags; one without a modality is both seen and heard."""
+        """Return the row with its events in tags; an event without a modality is both seen and heard."""
         if "events" not in row:
             return {**row, "annotation": row["text"]} if "text" in row else {**row, "events": row["events"]}
         tags = ""
@@ -61,7 +62,7 @@ class EventParsing(EventTask[ModalEvents]):
         return {**row, "annotation": tags}
 
     def explanation(self, sample: Sample, spec: DatasetSpec) -> str:
-        """Return how to write the answer, in tags."""
+        """Return sentences that explain the answer format."""
         name = classes_of(spec)[0]
         return (
             f"Choose the events from: {', '.join(classes_of(spec))}. For each event that is seen, write its "
@@ -70,26 +71,30 @@ class EventParsing(EventTask[ModalEvents]):
         )
 
     def direct(self, sample: Sample) -> str:
-        """Return the tags alone, spelled as in the target text where there is one."""
+        """Return only the tags, with the spelling of the target text if there is one.
+
+        Raises:
+            ValueError: If neither the target text nor the annotation contains tags.
+        """
         for text in (sample.target or "", str(sample.fields["annotation"])):
             if blocks := modal_blocks(text):
                 return "".join(f"<{tag}>{body}</{tag}>" for _, tag, body in blocks)
         raise ValueError(
-            f"{describe(sample)}: neither its target nor its event {sample.fields['annotation']!r} contains "
-            "<visual> or <audio> tags"
+            f"{describe(sample)}: neither the target nor the annotation {sample.fields['annotation']!r} "
+            "contains <visual> or <audio> tags. Correct the row or remove it"
         )
 
     def truth(self, sample: Sample, spec: DatasetSpec) -> ModalEvents:
-        """Return the annotated events, runs merged; empty for a blank annotation.
+        """Return the annotated events, with touching events of a class joined; none for an empty annotation.
 
         Raises:
-            ValueError: If no tags can be read, or a class is not in the closed set.
+            ValueError: If no tags can be read, or an event is not in ``spec.classes``.
         """
         classes = classes_of(spec)
         found = self._annotated(sample)
         if unknown := [event.name for _, event in found if class_index(event.name, classes) is None]:
             raise ValueError(
-                f"{describe(sample)}: event {unknown[0]!r} is not among its classes"
+                f"{describe(sample)}: event {unknown[0]!r} is not one of the dataset's classes"
                 f"{did_you_mean(unknown[0], classes)}: {', '.join(classes)}. "
                 "Correct the row, or leave `classes` out to take them from the manifests."
             )
@@ -109,7 +114,7 @@ class EventParsing(EventTask[ModalEvents]):
                 return read_modal_events(text, clip_s)
         if annotation.strip():
             raise ValueError(
-                f"{describe(sample)}: no events can be read from {annotation!r}; expected tags such as "
+                f"{describe(sample)}: no events can be read from {annotation!r}; it must have tags such as "
                 "<visual>Dog,(0 4)</visual><audio>Dog,(1 3)</audio>. Correct the row or remove it."
             )
         return []
@@ -122,9 +127,9 @@ class EventParsing(EventTask[ModalEvents]):
         return ModalEvents(visual, audio)
 
     def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> ModalEvents | None:
-        """Read what is seen and heard; ``None`` without one event of a known class inside the clip.
+        """Read the seen and heard events; ``None`` if no event of a known class is inside the clip.
 
-        ``<visual></visual><audio></audio>`` says that nothing is.
+        ``<visual></visual><audio></audio>`` means that there is no event.
         """
         text, clip_s = plain(text), self.length_s(sample)
         found = read_modal_events(loosened_times(text) if self.lenient else text, clip_s)
@@ -135,13 +140,13 @@ class EventParsing(EventTask[ModalEvents]):
         return events if said else None
 
     def by_window(self, sample: Sample, spec: DatasetSpec) -> bool:
-        """Return True: an annotation gives the times of a long clip in seconds."""
+        """Return True, because an annotation has the times of a long clip in seconds."""
         return True
 
     def stitch(
         self, parts: Sequence[tuple[ClipWindow, ModalEvents | None]], sample: Sample, spec: DatasetSpec
     ) -> ModalEvents | None:
-        """Return what is seen and heard in all windows, in whole seconds of the clip, runs merged."""
+        """Return the events of all windows in whole seconds of the clip; touching events are joined."""
         found = [
             (side, in_whole_clip(event, window, self.length_s(sample)))
             for window, answer in parts
@@ -154,7 +159,7 @@ class EventParsing(EventTask[ModalEvents]):
         return self._merge(found, classes_of(spec), self._scored_s(sample))
 
     def windowed(self, sample: Sample, window: ClipWindow, spec: DatasetSpec) -> Sample:
-        """Return what is seen and heard in the window, at its times in it; empty tags for nothing."""
+        """Return the sample of a window, with the times of its events; empty tags mean no event."""
         found, clip_s = self._read(sample, ANY_LENGTH_S), self.length_s(sample)
         tags = ""
         for side, event in found:
@@ -165,11 +170,11 @@ class EventParsing(EventTask[ModalEvents]):
         return windowed(sample, window, [event for _, event in found], fields, tags, clip_s)
 
     def beyond(self, text: str, sample: Sample) -> list[str]:
-        """Return the events of an answer that end behind the clip."""
+        """Return the events of an answer that end after the clip."""
         return behind((e for _, e in read_modal_events(plain(text), ANY_LENGTH_S)), self.length_s(sample))
 
     def remarks(self, sample: Sample) -> list[str]:
-        """Name the annotated events that do not lie in the clip."""
+        """Return remarks on annotated events that are not inside the clip or have no length."""
         return cut_off_remarks(
             sample, [e for _, e in self._read(sample, ANY_LENGTH_S)], self.length_s(sample)
         )
@@ -187,23 +192,23 @@ class EventParsing(EventTask[ModalEvents]):
     def _matrices(
         self, answer: ModalEvents | None, sample: Sample, spec: DatasetSpec
     ) -> tuple[torch.Tensor, ...]:
-        """Return predicted audio and visual, true audio and visual, ``(1, classes, clip_s)`` each."""
+        """Return predicted audio, predicted visual, true audio and true visual, ``(1, classes, s)`` each."""
         pred, true, classes = answer or ModalEvents(), self.truth(sample, spec), classes_of(spec)
         sides = (pred.audio, pred.visual, true.audio, true.visual)
         length_s = self._scored_s(sample)
         return tuple(torch.tensor([rasterise(side, classes, length_s)]) for side in sides)
 
     def score(self, answer: ModalEvents | None, sample: Sample, spec: DatasetSpec) -> float:
-        """Return this clip's mean of the five segment-level scores."""
+        """Return the mean of the five segment-level scores of this clip."""
         units = clip_f_scores(*self._matrices(answer, sample, spec))[..., 0]
         return float(named_f_scores(units, 1)["segment_mean5"])
 
     def headline(self, spec: DatasetSpec) -> str:
-        """Return ``segment_mean5``, the number that papers print."""
+        """Return ``segment_mean5``, the score that papers report."""
         return "segment_mean5"
 
     def class_names(self, samples: Sequence[Sample]) -> list[str]:
-        """Return the event names that these samples hold."""
+        """Return the event names that occur in these samples."""
         return distinct_names([event.name for sample in samples for _, event in self._annotated(sample)])
 
     def jsonable(self, answer: ModalEvents) -> Any:

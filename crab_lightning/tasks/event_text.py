@@ -1,9 +1,9 @@
-"""Events and their spans in a model's answer, for event localization and event parsing.
+"""Reads events and their spans from a model's answer, for event localization and event parsing.
 
-Three spellings of an event with a span are in use, and all are read: ``<event>NAME, (s e)(s e)</event>``,
-``<event>NAME</event> ... <range>s,e</range>``, and ``event:NAME start_time:s end_time:e``. Parsing writes
+There are three forms of an event with a span, and all are read: ``<event>NAME, (s e)(s e)</event>``,
+``<event>NAME</event> ... <range>s,e</range>``, and ``event:NAME start_time:s end_time:e``. Event parsing uses
 ``<visual>NAME,(s e),(s e)</visual>`` and ``<audio>...</audio>``, with or without ``_event`` in the tag names.
-What untrained models write besides is read under the option ``lenient`` of the event tasks alone.
+Other forms, which untrained models write, are read only with the option ``lenient`` of the event tasks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from crab_lightning.structures import Sample
 from crab_lightning.tasks.answers import class_index, cut_end_tokens, tag_bodies
 
-# A number is cut off from longer digit runs and from a minus sign, so that neither is read in part.
+# A number must not be a part of a longer number or follow a minus sign.
 _NUMBER = r"(?<![\d.])(\d{1,9}(?:\.\d{1,9})?)(?!\d)"
 _BETWEEN = r"(?:\s*(?:,|-|–|to)\s*|\s+)"
 _PAIR = re.compile(rf"(?<![-–]){_NUMBER}{_BETWEEN}{_NUMBER}", re.IGNORECASE)
@@ -30,21 +30,22 @@ _COMPACT_SPAN = re.compile(
 )
 
 _ROUNDED_S = 0.5
-"""Lengths of clips are often rounded."""
+"""Tolerance for the end of a clip, because lengths of clips are often rounded."""
 ANY_LENGTH_S = 10**9
-"""A clip length that cuts nothing off."""
+"""A clip length with which no event is cut."""
 
 _JOINING = re.compile(r"^(?:\s|[,;&]|\band\b)+", re.IGNORECASE)
-"""What joins two intervals of one event, and stands before the name of another."""
+"""Text between two intervals of one event, or before the name of the next event."""
 
 Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class EventSpan:
-    """One event over one half-open span ``[start_s, end_s)``.
+    """One event with a half-open span ``[start_s, end_s)``.
 
-    Whole seconds, as models write them; of a long clip that was asked in windows, any seconds.
+    The times are whole seconds, as models write them; only in a long clip that is tested by windows they may
+    have decimals.
     """
 
     name: str
@@ -53,20 +54,20 @@ class EventSpan:
 
     @property
     def seconds(self) -> range:
-        """The whole seconds that the span fills, its ends rounded half up."""
+        """The whole seconds of the span, after its ends are rounded half up."""
         return range(math.floor(self.start_s + 0.5), math.floor(self.end_s + 0.5))
 
 
 @dataclass(frozen=True)
 class ModalEvents:
-    """What is seen and what is heard: maximal runs, sorted by class and onset."""
+    """The seen and the heard events, sorted by class and start; touching events of a class are joined."""
 
     visual: tuple[EventSpan, ...] = ()
     audio: tuple[EventSpan, ...] = ()
 
 
 def whole_span(start: float, end: float, clip_s: int) -> Span | None:
-    """Round a span half up to whole seconds and clip it to the clip; ``None`` when nothing is left."""
+    """Return a span rounded half up to whole seconds and cut to the clip; ``None`` if nothing is left."""
     first, last = (min(math.floor(time + 0.5), clip_s) for time in (start, end))
     return (first, last) if first < last else None
 
@@ -77,18 +78,18 @@ def _spans(pattern: re.Pattern[str], text: str, clip_s: int) -> list[Span]:
 
 
 def read_events(text: str, clip_s: int) -> list[EventSpan]:
-    """Read events in the order of the text, names as they are written.
+    """Read events in the order of the text, with the names as written.
 
-    An event body that ends in intervals carries its own spans; its name is what stands before them, commas
-    and parentheses included. The remaining event bodies and the range bodies are paired in order. Only a text
-    with neither tag is searched for the compact form.
+    If the body of an ``<event>`` tag ends with intervals, these are the spans, and the text before them is
+    the name. The other event bodies get the spans of the ``<range>`` tags in order. The form without tags is
+    read only if the text has neither tag.
 
     Args:
         text: A model's answer or an annotation.
         clip_s: Length of the clip; spans are clipped to it.
 
     Returns:
-        One entry per span that covers at least a second of the clip.
+        One event for each span that, after rounding, has at least one second inside the clip.
     """
     text = cut_end_tokens(text)
     own: list[tuple[str, list[Span] | None]] = []
@@ -114,12 +115,12 @@ _EMPTY_EVENT = re.compile(r"<event>\s*</event>", re.IGNORECASE)
 
 
 def says_nothing(text: str) -> bool:
-    """Tell whether a text without events says that there are none, with empty ``<event>`` tags."""
+    """Return whether a text contains empty ``<event>`` tags, which mean that there is no event."""
     return bool(_EMPTY_EVENT.search(cut_end_tokens(text)))
 
 
 def _split_inline(body: str, clip_s: int) -> tuple[str, list[Span] | None]:
-    """Split ``NAME, (s e)(s e)`` into name and spans; no spans when the body does not end in an interval."""
+    """Split ``NAME, (s e)(s e)`` into name and spans; ``None`` if the body does not end with an interval."""
     intervals = list(_INTERVAL.finditer(body))
     end = len(body.rstrip())
     first = None
@@ -149,13 +150,13 @@ def _compact(text: str, clip_s: int) -> list[tuple[str, list[Span] | None]]:
 
 
 def segment_classes(events: Iterable[EventSpan], classes: Sequence[str], clip_s: int) -> list[int]:
-    """Return the class of each one-second segment.
+    """Return the class index of each one-second segment.
 
-    Background is ``len(classes)``, an event of unknown name -1. An event never overwrites a segment that an
-    earlier one has taken.
+    The index of background is ``len(classes)``, and that of an event with an unknown name is -1. If events
+    overlap, a segment belongs to the first of them.
 
     Args:
-        events: Events, first come first served.
+        events: Events inside the clip.
         classes: Event classes in index order.
         clip_s: Number of segments.
     """
@@ -169,7 +170,7 @@ def segment_classes(events: Iterable[EventSpan], classes: Sequence[str], clip_s:
 
 
 def modal_blocks(text: str) -> list[tuple[str, str, str]]:
-    """Return modality (``visual`` or ``audio``), opening tag name and body of each complete tag pair."""
+    """Return the modality (``visual`` or ``audio``), the opening tag's name and the body of each tag pair."""
     names = ("visual_event", "audio_event", "visual", "audio")
     return [
         (opened.removesuffix("_event"), opened, body)
@@ -179,14 +180,17 @@ def modal_blocks(text: str) -> list[tuple[str, str, str]]:
 
 
 def read_modal_events(text: str, clip_s: int) -> list[tuple[str, EventSpan]]:
-    """Read what is seen and heard: modality and span, in the order of the text, names as they are written.
+    """Read seen and heard events in the order of the text, with the names as written.
 
-    A name ends at its first comma, and what stands between two intervals is the name of the next ones, unless
-    it only joins them. A body without an interval is dropped, as is a stretch without a name.
+    A name ends at its first comma. Text between two intervals is the name of the next intervals, unless it is
+    only a comma, a semicolon or "and". A body without an interval and an interval without a name are dropped.
 
     Args:
         text: A model's answer or an annotation.
-        clip_s: Length of the clip; spans are clipped to it.
+        clip_s: Length of the clip; spans are cut to it.
+
+    Returns:
+        The modality and the event of each span.
     """
     events = []
     for modality, _, body in modal_blocks(text):
@@ -204,7 +208,10 @@ def read_modal_events(text: str, clip_s: int) -> list[tuple[str, EventSpan]]:
 
 
 def rasterise(events: Iterable[EventSpan], classes: Sequence[str], clip_s: int) -> list[list[bool]]:
-    """Return which class fills which second, a row of ``clip_s`` per class; unknown names have no row."""
+    """Return for each class a row of ``clip_s`` values, True in the seconds of its events.
+
+    Events with an unknown name are left out.
+    """
     rows = [[False] * clip_s for _ in classes]
     for event in events:
         index = class_index(event.name, classes)
@@ -215,7 +222,10 @@ def rasterise(events: Iterable[EventSpan], classes: Sequence[str], clip_s: int) 
 
 
 def merged_runs(events: Iterable[EventSpan], classes: Sequence[str], clip_s: int) -> tuple[EventSpan, ...]:
-    """Return the maximal runs of known classes, sorted by class and onset, named as in ``classes``."""
+    """Return events with the names in ``classes``, sorted by class and start; touching events are joined.
+
+    Events with an unknown name are left out.
+    """
     runs = []
     for name, row in zip(classes, rasterise(events, classes, clip_s), strict=True):
         start = None
@@ -229,37 +239,45 @@ def merged_runs(events: Iterable[EventSpan], classes: Sequence[str], clip_s: int
 
 
 def behind(events: Iterable[EventSpan], clip_s: int) -> list[str]:
-    """Return the events that end behind a clip, as text."""
+    """Return the events that end after a clip, as texts."""
     return [f"{e.name} ({e.start_s:g} {e.end_s:g})" for e in events if e.end_s > clip_s]
 
 
 def unfilled(text: str) -> list[str]:
-    """Return the intervals of an annotation that fill no whole second, as written: ``(8 6)``."""
+    """Return the intervals of an annotation that are empty after rounding, as written: ``(8 6)``."""
     intervals = _INTERVAL.finditer(text)
     return [m[0] for m in intervals if whole_span(float(m[1]), float(m[2]), ANY_LENGTH_S) is None]
 
 
 def cut_off_remarks(sample: Sample, found: Iterable[EventSpan], clip_s: int) -> list[str]:
-    """Say which annotated events do not lie in the clip, for ``data check``."""
+    """Return remarks on annotated events that are not inside the clip or have no length.
+
+    Args:
+        sample: The sample.
+        found: The annotated events, not cut to the clip.
+        clip_s: Length of the clip.
+    """
     remarks = [
-        f"event {event} ends after the clip of {clip_s} s; the part after the clip is not scored. "
+        f"the event {event} ends after the clip of {clip_s} s; the part after the clip is not scored. "
         "Correct the times, or set clip_s in the dataset's entry"
         for event in behind(found, clip_s)
     ]
     duration_s = sample.fields.get("duration_s")
     remarks += [
-        f"interval {interval} of the annotation fills no whole second, so it is not scored. Correct the times"
+        f"the interval {interval} of the annotation contains no whole second, so it is not scored. Correct "
+        "the times"
         for interval in unfilled(str(sample.fields.get("annotation", "")))
     ]
     for event in sample.fields.get("events_s") or ():
         if float(event["end_s"]) <= float(event["start_s"]):
             remarks.append(
-                f"event {event['label']} of events_s ends at {event['end_s']} s, not after its start, "
-                f"{event['start_s']} s, so no answer can match it. Correct the times"
+                f"the event {event['label']} of events_s ends at {event['end_s']} s, which is not after its "
+                f"start, {event['start_s']} s, so no answer can match it. Correct the times"
             )
         if duration_s and float(event["end_s"]) > float(duration_s) + _ROUNDED_S:
             remarks.append(
-                f"event {event['label']} ends at {event['end_s']} s, the clip at {duration_s} s. Correct one"
+                f"the event {event['label']} ends at {event['end_s']} s, but the clip ends at {duration_s} s."
+                " Correct one of the two"
             )
     return remarks
 
@@ -273,7 +291,7 @@ _SPANS = ("range", "span", "time", "timestamp", "interval", "segment")
 
 
 def loosened_times(text: str) -> str:
-    """Return a text whose times are plain seconds: ``0:02`` and ``2 s`` become ``2``.
+    """Return a text in which times are plain seconds: ``0:02`` and ``2 s`` become ``2``.
 
     >>> loosened_times("<range>0:02 - 0:05.5</range>, 6s-8 seconds")
     '<range>2 - 5.5</range>, 6-8'
@@ -283,14 +301,14 @@ def loosened_times(text: str) -> str:
 
 
 def json_events(text: str, clip_s: int) -> list[tuple[str | None, EventSpan]]:
-    """Read events out of the JSON that an answer holds.
+    """Read events from the JSON in an answer.
 
     Args:
-        text: A model's answer; what stands around the JSON is passed over.
-        clip_s: Length of the clip; spans are clipped to it.
+        text: A model's answer; text around the JSON is ignored.
+        clip_s: Length of the clip; spans are cut to it.
 
     Returns:
-        ``visual``, ``audio`` or ``None`` where neither is said, and the event; empty without such JSON.
+        For each event its modality (``visual``, ``audio``, or ``None`` if none is given) and the event.
     """
     opening = min((place for sign in "[{" if (place := text.find(sign)) >= 0), default=-1)
     closing = max(text.rfind("]"), text.rfind("}"))
@@ -316,7 +334,7 @@ def json_events(text: str, clip_s: int) -> list[tuple[str | None, EventSpan]]:
 
 
 def _entries(value: Any, modality: str | None) -> Iterator[tuple[str | None, dict[str, Any]]]:
-    """Walk to the objects that may be events; a key or field that says ``visual`` or ``audio`` counts."""
+    """Yield the JSON objects that may be events, with the modality that a key or a field names."""
     if isinstance(value, list):
         for item in value:
             yield from _entries(item, modality)
@@ -330,7 +348,7 @@ def _entries(value: Any, modality: str | None) -> Iterator[tuple[str | None, dic
 
 
 def _seconds(value: Any) -> float | None:
-    """Return a time as seconds; ``None`` for anything else."""
+    """Return a time in seconds; ``None`` if the value is not a time."""
     if isinstance(value, str):
         value = loosened_times(value).strip()
     try:

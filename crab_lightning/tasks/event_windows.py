@@ -1,4 +1,4 @@
-"""What the tasks of events share: the length of a clip, and events of a long clip and of its windows."""
+"""Code for the tasks with events: the length of a clip, and events of a long clip and its windows."""
 
 from __future__ import annotations
 
@@ -13,42 +13,45 @@ from crab_lightning.tasks.base import AnswerT, InstructedTask
 from crab_lightning.tasks.event_text import EventSpan
 
 _TOUCHING_S = 1e-3
-"""Ends of windows are fractions of a second; a gap below this is none."""
+"""Two events with a smaller gap touch, because the ends of windows are rounded."""
 IN_WINDOW = "in_window"
-"""Field of a sample made by :func:`windowed`: how many events of its clip lie ``whole`` in the window, were
-``cut`` at its ends, and lie ``outside``."""
+"""Field of a sample made by :func:`windowed`: the numbers of events of the clip that are ``whole`` inside the
+window, ``cut`` by its ends, and ``outside``."""
 
 
 class EventTask(InstructedTask[AnswerT]):
     """A task whose answers name events with their times.
 
     Args:
-        clip_s: Clip length in seconds, where the dataset's entry gives none; answers are clipped to it.
-        lenient: Also read times as ``0:02`` and ``2 s``, and events written as JSON, which has to say what is
-            seen and what is heard where the task asks for it. State it when you report such results.
+        clip_s: Clip length in seconds, if the dataset's entry gives none; answers are cut to it.
+        lenient: Also read times such as ``0:02`` and ``2 s``, and events written as JSON. For event parsing
+            the JSON must contain the modalities. State it when you report such results.
 
     Raises:
-        ValueError: If ``clip_s`` is not positive.
+        ValueError: If ``clip_s`` is below 1.
     """
 
     has_times = True
 
     def __init__(self, clip_s: int = 10, lenient: bool = False) -> None:
         if clip_s < 1:
-            raise ValueError(f"clip_s is {clip_s}; a clip lasts at least one second")
+            raise ValueError(f"clip_s is {clip_s}; it must be at least 1")
         self.clip_s = clip_s
         self.lenient = lenient
 
     def length_s(self, sample: Sample) -> int:
-        """Return the seconds of a clip in training: those of its dataset's entry, else the task's."""
+        """Return the length of a clip in training, in seconds: that of the dataset, else the task's."""
         return int(sample.fields.get("clip_s", self.clip_s))
 
 
 def in_whole_clip(event: EventSpan, window: ClipWindow, clip_s: int) -> EventSpan:
-    """Return an event of a window at its time in the whole clip.
+    """Return an event of a window with its times in seconds of the whole clip.
 
-    Answers count in ``clip_s`` parts of what was shown, which are seconds where the window is as long as the
-    clips of the training.
+    Args:
+        event: The event, with times in units of the window.
+        window: The window.
+        clip_s: Number of units of a window. A unit is a second if the window has the length of the training
+            clips.
     """
     unit_s = (window.end_s - window.start_s) / clip_s
     start_s, end_s = (round(window.start_s + time * unit_s, 3) for time in (event.start_s, event.end_s))
@@ -56,7 +59,7 @@ def in_whole_clip(event: EventSpan, window: ClipWindow, clip_s: int) -> EventSpa
 
 
 def joined(events: Iterable[EventSpan], classes: Sequence[str]) -> tuple[EventSpan, ...]:
-    """Return events by onset, those of one class that touch or overlap made one."""
+    """Return events sorted by start; events of one class that touch or overlap are joined."""
     open_events: dict[int | str, EventSpan] = {}
     done: list[EventSpan] = []
     for event in sorted(events, key=lambda e: e.start_s):
@@ -73,9 +76,15 @@ def joined(events: Iterable[EventSpan], classes: Sequence[str]) -> tuple[EventSp
 
 
 def in_window(event: EventSpan, window: ClipWindow, clip_s: int) -> EventSpan | None:
-    """Return an event of a whole clip at its time in a window, in the ``clip_s`` parts that answers count in.
+    """Return an event of a whole clip with its times in a window, in whole units of the window.
 
-    Its ends are rounded half up. ``None`` where less than half a part of it lies in the window.
+    Args:
+        event: The event, with times in seconds of the whole clip.
+        window: The window.
+        clip_s: Number of units of a window.
+
+    Returns:
+        The event with times rounded half up; ``None`` if nothing is left after rounding.
     """
     unit_s = (window.end_s - window.start_s) / clip_s
     start, end = (
@@ -93,15 +102,15 @@ def windowed(
     target: str,
     clip_s: int,
 ) -> Sample:
-    """Return the sample of one window of a clip, with a truth of its own.
+    """Return the sample of one window of a clip, with the annotation of the window.
 
     Args:
-        sample: Stands for the whole clip.
+        sample: The sample of the whole clip.
         window: The window.
-        events: Its true events, in seconds of the whole clip.
+        events: The true events of the clip, in seconds of the clip.
         fields: The annotation of the window.
         target: The text to be learnt.
-        clip_s: Parts that answers count in.
+        clip_s: Number of units of a window.
     """
     inside = [event for event in events if in_window(event, window, clip_s) is not None]
     whole = sum(

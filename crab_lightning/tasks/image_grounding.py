@@ -16,24 +16,23 @@ from crab_lightning.tasks.masks import MaskMaker, save_mask
 from crab_lightning.tasks.spatial_text import FRAME_PX, Box, SpatialPrompt, median_box, read_box
 
 NO_OBJECT_PX = 1000
-"""First coordinate of a box that stands for "no object sounds"; such rows are not scored."""
+"""A box with a first coordinate of at least this value means that no object sounds; it is not scored."""
 
 
 class ImageGrounding(InstructedTask[Box]):
-    """Gives the box ``(x1, y1, x2, y2)`` of the sounding object, in pixels of the 224-pixel frame.
+    """Answers with the box ``(x1, y1, x2, y2)`` of the sounding object, in pixels of the 224-pixel frame.
 
-    Reads the field ``box_xyxy_px``; where it is absent (train), the box in the target text. An unreadable
-    answer scores as a box of four zeros. Rows that mark "no sounding object" have no truth and are left out.
+    The task reads the field ``box_xyxy_px``, or the box in the target text if the field is absent (training
+    rows). An unreadable answer is scored as a box of four zeros. Rows without a sounding object have no truth
+    and are not scored.
 
     Scoring: mean box IoU, area under the success curve and success at 0.5, with half-open boxes. The
-        benchmark scores no masks; with a mask decoder those of the boxes are written as PNG files beside
-        the answers.
+    benchmark scores no masks. With a mask decoder, the masks of the boxes are written as PNG files.
 
     Args:
         mask_decoder: Makes masks of boxes, for example ``crab_lightning.segmentation.Sam2Decoder``.
         lenient: Also read decimals, and coordinates from 0 to 1 as fractions of the frame's side. State it
-            when
-            you report such results.
+            when you report such results.
     """
 
     opening = IMAGE_AND_AUDIO
@@ -46,11 +45,11 @@ class ImageGrounding(InstructedTask[Box]):
         self.masks = None if mask_decoder is None else MaskMaker(mask_decoder)
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the row's box; a row that is a conversation has it in its text."""
+        """Return the row with its box as ``box_xyxy_px``; a conversation has the box in its text."""
         return row if "text" in row else {**row, "box_xyxy_px": row["box"]}
 
     def explanation(self, sample: Sample, spec: DatasetSpec) -> str:
-        """Return how to write the answer, in tags."""
+        """Return sentences that explain the answer format."""
         return (
             "Take the picture as 224 pixels wide and 224 pixels high. Write the left, top, right and bottom "
             "side of the box in pixels inside tags: <obj>(10,20)(110,120)</obj>"
@@ -62,7 +61,7 @@ class ImageGrounding(InstructedTask[Box]):
         return f"<obj>({x1},{y1})({x2},{y2})</obj>"
 
     def _annotated(self, sample: Sample) -> Box:
-        """Return the annotated box, also one that stands for no object."""
+        """Return the annotated box, also a box that means that no object sounds."""
         if "box_xyxy_px" in sample.fields:
             x1, y1, x2, y2 = sample.fields["box_xyxy_px"]
             return x1, y1, x2, y2
@@ -75,16 +74,16 @@ class ImageGrounding(InstructedTask[Box]):
         return box
 
     def truth(self, sample: Sample, spec: DatasetSpec) -> Box | None:
-        """Return the box; ``None`` where no object sounds.
+        """Return the box; ``None`` if no object sounds.
 
         Raises:
-            ValueError: If the target text of a training row holds no box.
+            ValueError: If the row has no ``box_xyxy_px`` and no box in its target text.
         """
         box = self._annotated(sample)
         return None if box[0] >= NO_OBJECT_PX else box
 
     def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> Box | None:
-        """Read a bracketed group of four, or two pairs in round brackets; blanks are allowed."""
+        """Read four numbers in square brackets, or two pairs in round brackets; spaces are allowed."""
         return read_box(text, lenient=self.lenient)
 
     def metrics(self, spec: DatasetSpec) -> MetricCollection:
@@ -94,13 +93,13 @@ class ImageGrounding(InstructedTask[Box]):
     def update(
         self, metrics: MetricCollection, answer: Box | None, sample: Sample, spec: DatasetSpec
     ) -> None:
-        """Add one box, unless no object sounds."""
+        """Add one box; nothing is added if no object sounds."""
         truth = self.truth(sample, spec)
         if truth is not None:
             metrics.update(box_tensor(answer or (0, 0, 0, 0)), box_tensor(truth))
 
     def score(self, answer: Box | None, sample: Sample, spec: DatasetSpec) -> float | None:
-        """Return the IoU; ``None`` where no object sounds."""
+        """Return the IoU; ``None`` if no object sounds."""
         truth = self.truth(sample, spec)
         if truth is None:
             return None
@@ -116,21 +115,21 @@ class ImageGrounding(InstructedTask[Box]):
             self.masks.prepare([(_prompt(box), sample) for box, sample in answers])
 
     def save(self, answer: Box | None, sample: Sample, spec: DatasetSpec, folder: Path) -> None:
-        """Write the mask of a box as PNG; empty without a box, or with one that encloses nothing."""
+        """Write the mask of a box as a PNG file; it is empty without a box or with an invalid box."""
         if self.masks is not None:
             save_mask(self.masks.mask(_prompt(answer), sample), sample, folder)
 
     def majority(self, samples: Sequence[Sample], spec: DatasetSpec) -> Box:
-        """Return the median of each side: boxes hardly ever repeat."""
+        """Return the box with the median of each side, because two boxes are rarely equal."""
         return median_box([self.truth(sample, spec) for sample in samples])
 
     def jsonable(self, answer: Box) -> Any:
-        """Return a list of four."""
+        """Return the four coordinates as a list."""
         return list(answer)
 
 
 def _prompt(box: Box | None) -> SpatialPrompt | None:
-    """Return what a mask decoder can use of a box; ``None`` for one outside the frame or without area."""
+    """Return the prompt for a mask decoder; ``None`` for a box outside the frame or without area."""
     if box is None or not (box[0] < box[2] < FRAME_PX and box[1] < box[3] < FRAME_PX):
         return None
     return SpatialPrompt(box)

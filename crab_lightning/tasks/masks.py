@@ -1,4 +1,4 @@
-"""From a read answer to a mask, and from masks to scores and files; shared by the spatial tasks."""
+"""Makes masks from answers, scores them and writes them to files, for the tasks with boxes and points."""
 
 from __future__ import annotations
 
@@ -27,31 +27,38 @@ _KEPT = 256
 
 
 class MaskMaker:
-    """Makes masks from the prompts of one task, each of them once; a pickled copy has no masks.
+    """Makes the masks of one task's answers and keeps them; a pickled copy has no masks.
 
     Args:
-        decoder: Makes masks.
+        decoder: The mask decoder.
         size: ``frame`` resizes the image to 224 pixels for the decoder and scores at this size, as the
             released scripts do. ``native`` keeps the size of the image, scales the prompt to it, and scores
             at the size of the mask file.
+
+    Raises:
+        ValueError: If ``size`` is unknown.
     """
 
     def __init__(self, decoder: MaskDecoder, size: MaskSize = "frame") -> None:
         if size not in ("frame", "native"):
-            raise ValueError(f"mask_size is {size!r}; there are: frame, native")
+            raise ValueError(f"mask_size is {size!r}; it must be frame or native")
         self.decoder = decoder
         self.size = size
         self.floor: dict[str, SpatialPrompt | None] | None = None
-        """Sample id -> what the model answered when it heard another clip; ``None``: it was not asked."""
+        """Sample id -> answer of the model with the sound of another clip; ``None`` without such answers."""
         self._made: OrderedDict[Hashable, Tensor] = OrderedDict()
-        # One answer is scored by several collections in a row; its true mask is read once.
+        # Several metric collections score the same answer, so the last true mask is kept.
         self._true: tuple[str, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_made": OrderedDict(), "_true": None}
 
     def prepare(self, asked: Sequence[tuple[SpatialPrompt | None, Sample]]) -> None:
-        """Make the masks of several answers in one call of the decoder."""
+        """Make the masks of several answers in one call of the decoder.
+
+        Raises:
+            ValueError: If the decoder returns another number of masks.
+        """
         wanted = {
             (sample.id, prompt): (sample, prompt)
             for prompt, sample in asked
@@ -67,19 +74,20 @@ class MaskMaker:
         masks = self.decoder.decode(requests)
         if len(masks) != len(requests):
             raise ValueError(
-                f"{type(self.decoder).__name__} made {len(masks)} masks of {len(requests)}; it must make each"
+                f"{type(self.decoder).__name__} returned {len(masks)} masks for {len(requests)} requests; it "
+                "must return one for each"
             )
         self._made |= dict(zip(wanted, masks, strict=True))
         while len(self._made) > max(_KEPT, len(wanted)):
             self._made.popitem(last=False)
 
     def mask(self, prompt: SpatialPrompt | None, sample: Sample, like: Tensor | None = None) -> Tensor:
-        """Return the mask of an answer; empty where there is no answer or it says that nothing is there.
+        """Return the mask of an answer; it is empty without an answer or if the object is absent.
 
         Args:
-            prompt: The read answer.
-            sample: What was asked.
-            like: The true mask, whose size is taken; without it the size of the image that the decoder sees.
+            prompt: The answer; ``None`` if it could not be read.
+            sample: The sample.
+            like: A mask with the size of the result. When left out, the size is that of the decoder's image.
 
         Returns:
             bool ``(H, W)``, or the decoder's logits.
@@ -93,7 +101,7 @@ class MaskMaker:
 
     @staticmethod
     def fitted(mask: Tensor, like: Tensor) -> Tensor:
-        """Return a mask, bool or logits ``(H, W)``, at the size of another one."""
+        """Return a mask, bool or logits ``(H, W)``, resized to the size of another mask."""
         if mask.shape == like.shape:
             return mask
         if mask.dtype == torch.bool:
@@ -102,14 +110,14 @@ class MaskMaker:
 
     @staticmethod
     def prompt(answer: SpatialPrompt, picture: Tensor) -> Prompt:
-        """Return an answer's box and points in pixels of a picture."""
+        """Return the box and points of an answer in pixels of a picture ``(3, H, W)``."""
         points = tuple((float(x), float(y)) for x, y in answer.points_xy_px)
         box = None if answer.box_xyxy_px is None else _floats(answer.box_xyxy_px)
         height, width = picture.shape[-2:]
         return Prompt(box, points).scaled(_FRAME, (height, width))
 
     def true_prompt(self, sample: Sample) -> SpatialPrompt:
-        """Return box and points of the true mask, as they are taught (paper, eq. 1).
+        """Return the box and points that the model learns for the true mask (paper, eq. 1).
 
         Raises:
             FileNotFoundError: If there is no mask file.
@@ -124,7 +132,7 @@ class MaskMaker:
         return SpatialPrompt((x1, y1, x2, y2), tuple((int(x), int(y)) for x, y in prompt.points_xy_px))
 
     def truth(self, sample: Sample) -> Tensor:
-        """Return the true mask, bool ``(H, W)``; empty where the described object does not exist.
+        """Return the true mask, bool ``(H, W)``; it is empty if the described object does not exist.
 
         Raises:
             FileNotFoundError: If there is no mask file.
@@ -135,8 +143,8 @@ class MaskMaker:
         if found is None:
             looked = " or ".join(map(str, sample.fields.get("mask_candidates", ()))) or "a labels_rgb folder"
             raise FileNotFoundError(
-                f"{sample.id} (row {sample.row} of {sample.dataset}): there is no mask at {looked}. Fetch "
-                "the masks of the dataset, or leave mask_decoder out of the task to score boxes alone."
+                f"{sample.id} (row {sample.row} of {sample.dataset}): there is no mask at {looked}. Add the "
+                "masks of the dataset, or leave mask_decoder out of the task to score only boxes."
             )
         if self._true is None or self._true[0] != sample.id:
             self._true = sample.id, true_mask(found, sample, FRAME_PX if self.size == "frame" else None)
@@ -147,17 +155,17 @@ class MaskMaker:
         picture = read_image(sample.images[0], None)
         if self.size == "native" or tuple(picture.shape[-2:]) == _FRAME:
             return picture
-        # Lanczos, as the released script; the language model saw the bicubic stretch.
+        # The released script resizes with Lanczos here, but with bicubic for the language model.
         image = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize(_FRAME, Image.Resampling.LANCZOS)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 def load_decoder(decoder: MaskDecoder) -> None:
-    """Load a decoder's weights now, if it has a method for that; else they load at the first mask.
+    """Load the weights of a decoder now, if it has a method ``load``.
 
     Raises:
-        OSError: If they cannot be had.
-        ImportError: If the decoder's package is absent.
+        OSError: If the weights cannot be loaded.
+        ImportError: If the package of the decoder is not installed.
     """
     load = getattr(decoder, "load", None)
     if load is not None:
@@ -165,12 +173,12 @@ def load_decoder(decoder: MaskDecoder) -> None:
 
 
 def true_mask(file: Path, sample: Sample, size_px: int | None = FRAME_PX) -> Tensor:
-    """Read a sample's mask file with the colours that its dataset states.
+    """Read the mask file of a sample; the dataset's ``mask`` decides which colours are the object.
 
     Args:
-        file: From :func:`find_mask`.
+        file: The file that :func:`find_mask` found.
         sample: The sample.
-        size_px: Side of the square; ``None`` keeps the size.
+        size_px: Height and width of the result in pixels; ``None`` keeps the size of the file.
 
     Returns:
         bool ``(H, W)``.
@@ -182,33 +190,34 @@ def true_mask(file: Path, sample: Sample, size_px: int | None = FRAME_PX) -> Ten
 
 
 def is_null(sample: Sample) -> bool:
-    """Tell whether nothing is to be segmented: the null subset of a test, a target text that says so."""
+    """Return whether no object is to be segmented, by the subset or the target text of the sample."""
     subset = sample.fields.get("subset")
     return bool(subset == "test_n" or (sample.target is not None and ABSENT in sample.target))
 
 
 def find_mask(sample: Sample) -> Path | None:
-    """Return the mask file of a sample; ``None`` where there is none."""
+    """Return the mask file of a sample; ``None`` if there is none."""
     return next((Path(p) for p in sample.fields.get("mask_candidates", ()) if Path(p).is_file()), None)
 
 
 def save_mask(mask: Tensor, sample: Sample, folder: Path) -> Path:
-    """Write a mask as an 8-bit PNG (0 and 255) under the path that the dataset gives its true mask.
+    """Write a mask as an 8-bit PNG file (0 and 255); the path is like that of the true mask.
 
     Args:
         mask: bool or logits ``(H, W)``.
-        sample: What was asked.
-        folder: Folder of a run.
+        sample: The sample.
+        folder: Folder of the run.
 
     Returns:
-        ``masks/<dataset>/...``, for example ``masks/s4/AVS/v1s/<clip>/labels_rgb/0.png``.
+        The path ``<folder>/masks/<dataset>/...``, which ends for example with
+        ``masks/s4/AVS/v1s/<clip>/labels_rgb/0.png``.
     """
     places = sample.fields.get("mask_candidates") or (
         str(sample.images[0]).replace("/frames/", "/labels_rgb/"),
     )
     parts = Path(places[0]).with_suffix(".png").parts
     root = len(parts) - 1 - parts[::-1].index("AVUIE_2") if "AVUIE_2" in parts else None
-    # Outside a data root: the clip's folder, labels_rgb, the file.
+    # Outside AVUIE_2, the last three parts are used: the clip's folder, labels_rgb, the file.
     inside = parts[-3:] if root is None else parts[root + 2 :]
     path = folder.joinpath("masks", sample.dataset, *inside)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -218,9 +227,10 @@ def save_mask(mask: Tensor, sample: Sample, folder: Path) -> Path:
 
 
 class _OneProtocol(MaskMetric):
-    """A metric under one named protocol, fed frame by frame; keys begin with ``label``.
+    """A mask metric under one evaluation protocol, to which single frames are added.
 
-    Protocols with batches take each clip as one; ``..._frames_per_batch`` tells how many frames that was.
+    All keys begin with ``label``. In protocols with batches the frames of a clip are a batch; the key
+    ``..._frames_per_batch`` gives the number of frames.
     """
 
     def __init__(self, protocol: str, label: str) -> None:
@@ -228,39 +238,39 @@ class _OneProtocol(MaskMetric):
         self.label = label
 
     def add(self, clip: str, pred: Tensor, *target: Tensor) -> None:
-        """Add one frame, bool or logits ``(H, W)``, and where there is one its true mask, bool ``(H, W)``."""
+        """Add one predicted mask, bool or logits ``(H, W)``, and its true mask, bool ``(H, W)``, if any."""
         if self.protocol.binary and pred.dtype != torch.bool:
             pred = pred > 0
         self.update(pred[None], *(true[None] for true in target), [clip])
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the metric's keys after the label."""
+        """Return the values of the metric; each key begins with the label."""
         return {f"{self.label}_{key}": value for key, value in super().compute().items()}  # type: ignore[safe-super]
 
 
 class ProtocolJF(_OneProtocol, MaskJF):
-    """J and F under one protocol."""
+    """J and F under one evaluation protocol."""
 
 
 class CeilingJF(ProtocolJF):
-    """J and F of the masks that true prompts give: what the mask decoder lets any model reach."""
+    """J and F of the masks of true prompts: the best scores that a model can reach with the decoder."""
 
 
 class FloorJF(ProtocolJF):
-    """J and F of answers to other sounds: what a model reaches that does not listen."""
+    """J and F of answers with the sound of other clips: the scores of a model that does not listen."""
 
 
 class ProtocolS(_OneProtocol, NullMaskS):
-    """S under one protocol."""
+    """S under one evaluation protocol."""
 
 
 def label_of(protocol: str, size: MaskSize) -> str:
-    """Name a protocol in metric keys; native sizes are told apart from the published ones."""
+    """Return the name of a protocol in metric keys; with the size ``native`` it ends with ``_native``."""
     return protocol if size == "frame" else f"{protocol}_native"
 
 
 def scored_by(metrics: MetricCollection, kind: type) -> list[Any]:
-    """Return the metrics of one kind in a collection."""
+    """Return the metrics of exactly one class in a collection."""
     return [metric for _, metric in metrics.items(keep_base=True, copy_state=False) if type(metric) is kind]
 
 

@@ -1,4 +1,4 @@
-"""Masks of what an answer names, beside those of its box and points."""
+"""Makes and scores masks of the objects that an answer names."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _NO_NAME = re.compile(
 
 
 def named_objects(text: str) -> tuple[str, ...]:
-    """Return the names in the last sentence of an answer that says which objects are meant, without articles.
+    """Return the object names in the last sentence of an answer that has some, without articles.
 
     Args:
         text: A model's answer, such as ``The objects making the sound are the man and the dulcimer.``
 
     Returns:
-        The names in order, each once, here ``("man", "dulcimer")``; empty where the answer names nothing.
+        The names in order, each once, here ``("man", "dulcimer")``; empty if the answer names no object.
     """
     names: list[str] = []
     for sentence in _SENTENCE.finditer(plain(text)):
@@ -52,7 +52,7 @@ def named_objects(text: str) -> tuple[str, ...]:
 
 
 class NameJF(ProtocolJF):
-    """J and F of the masks of what answers name."""
+    """J and F of the masks of the names in answers."""
 
 
 class BothJF(ProtocolJF):
@@ -61,12 +61,12 @@ class BothJF(ProtocolJF):
 
 @dataclass(frozen=True, eq=False)
 class MasksOfAnswer:
-    """The masks of one answer, each of another kind of prompt; bool or logits ``(H, W)``.
+    """The masks of one answer from three kinds of prompts, each bool or logits ``(H, W)``.
 
     Args:
-        points: Of its box and points.
-        name: Of what it names.
-        both: Of both together; of the one that is there, where an answer has only one.
+        points: Mask of the box and points.
+        name: Mask of the named objects.
+        both: Mask of both together; if the answer has only one of the two, the mask of that one.
     """
 
     points: Tensor
@@ -75,17 +75,17 @@ class MasksOfAnswer:
 
 
 class NamedMasks:
-    """Makes masks of names, each once; pickled without what it has made.
+    """Makes masks of names, and keeps those of the last answer; a pickled copy has no masks.
 
     Args:
         decoder: Makes masks of names, for example ``crab_lightning.segmentation.Sam3Decoder``.
-        maker: Makes the masks of boxes and points, and knows the size that is scored.
+        maker: Makes the masks of boxes and points, at the size that is scored.
     """
 
     def __init__(self, decoder: MaskDecoder, maker: MaskMaker) -> None:
         self.decoder = decoder
         self.maker = maker
-        # The same answer is scored by two collections in a row.
+        # Two metric collections score the same answer, one after the other.
         self._last: tuple[object, MasksOfAnswer] | None = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -97,9 +97,9 @@ class NamedMasks:
         """Return the masks of one answer, at the size of the true mask.
 
         Args:
-            names: What the answer names; empty where it names nothing.
-            answer: Its box and points; ``None`` where they cannot be read.
-            sample: What was asked.
+            names: Objects that the answer names; may be empty.
+            answer: Box and points of the answer; ``None`` if they cannot be read.
+            sample: The sample.
             truth: The true mask, bool ``(H, W)``.
         """
         key = names, answer, sample.id
@@ -121,13 +121,13 @@ class NamedMasks:
     def mask(
         self, names: tuple[str, ...], answer: SpatialPrompt | None, sample: Sample, like: Tensor
     ) -> Tensor:
-        """Return the mask of what is named, and pointed at where there is an answer; empty without a name.
+        """Return the mask of the named objects; it is empty without a name or if the object is absent.
 
         Args:
-            names: What is named.
-            answer: Box and points; ``None`` for the names alone.
-            sample: What was asked.
-            like: A mask whose size is taken.
+            names: Names of the objects.
+            answer: Box and points that choose among the named objects; ``None`` takes all of them.
+            sample: The sample.
+            like: A mask with the size of the result.
 
         Returns:
             bool ``(H, W)``, or the decoder's logits.
@@ -142,7 +142,12 @@ class NamedMasks:
 
 
 def name_metrics(protocol: str, label: str) -> dict[str, ProtocolJF]:
-    """Return the metrics of masks from names, and from both, under a protocol."""
+    """Return the metrics of the masks of names, and of names with box and points, under a protocol.
+
+    Args:
+        protocol: Name of the evaluation protocol.
+        label: Beginning of the metric keys.
+    """
     return {
         f"{label}_name": NameJF(protocol, f"{label}_name"),
         f"{label}_both": BothJF(protocol, f"{label}_both"),
@@ -152,14 +157,14 @@ def name_metrics(protocol: str, label: str) -> dict[str, ProtocolJF]:
 def add_masks(
     metrics: MetricCollection, found: MasksOfAnswer, truth: Tensor, batch: str, *, named: bool
 ) -> None:
-    """Score the masks of one answer.
+    """Add the masks of one answer to the metrics.
 
     Args:
-        metrics: What :func:`name_metrics` returned, and :class:`RightPrompts`.
-        found: The masks.
+        metrics: Collection with the metrics of :func:`name_metrics` and :class:`RightPrompts`.
+        found: The masks of the answer.
         truth: The true mask.
-        batch: Frames of one name are one batch, under protocols that have batches.
-        named: Whether the answer names anything.
+        batch: Name of the batch; protocols with batches score the frames of a batch together.
+        named: Whether the answer names an object.
     """
     for kind, mask in ((NameJF, found.name), (BothJF, found.both)):
         for metric in scored_by(metrics, kind):

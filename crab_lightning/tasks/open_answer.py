@@ -1,4 +1,4 @@
-"""A question of one's own, answered in words and compared with the true answer."""
+"""Open questions: the answer is a text that is compared with the true answer."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ _METRICS = ("exact", "contained")
 
 
 class OpenAnswer(Task[str]):
-    """Answers any question about any media; the answer is compared with the row's, both normalised.
+    """Answers any question about any media; the normalised answer is compared with the true answer.
 
-    Use it for conversations (layout ``messages``) and for plain rows with ``question`` and ``answer``. Reads
-    the fields ``question``, ``answer`` and ``options``. A row's ``metrics`` name ``exact`` (the answer is the
-    true one) and ``contained`` (the true answer occurs in it as whole words); both in [0, 1], higher is
-    better. With ``classes`` in the dataset's row, or ``options`` in the sample, answers can be judged by
-    likelihood too.
+    Use it for conversations (layout ``messages``) and for plain rows with ``question`` and ``answer``. The
+    task reads the fields ``question``, ``answer`` and ``options``. The ``metrics`` of a dataset's entry are
+    ``exact`` (the answer is the true answer) and ``contained`` (the true answer is a part of the answer, as
+    whole words); both are in [0, 1], and higher is better. With ``classes`` in the entry or ``options`` in
+    the sample, the model can also answer with the likeliest of them.
     """
 
     def prompt(self, sample: Sample) -> Conversation:
-        """Return the media, then the question."""
+        """Return the videos, images and sounds, and then the question."""
         media = [*[Media.VIDEO] * len(sample.videos), *[Media.IMAGE] * len(sample.images)]
         return (*media, *[Media.AUDIO] * len(sample.audios), str(sample.fields["question"]))
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the row, whose answer is the text to be learnt."""
+        """Return the row with its answer as the text to be learnt."""
         return {**row, "target": row.get("text", str(row["answer"]))}
 
     def direct(self, sample: Sample) -> str:
-        """Return the answer alone."""
+        """Return the text of the answer."""
         return str(sample.fields["answer"])
 
     def candidates(self, sample: Sample, spec: DatasetSpec) -> dict[str, str] | None:
-        """Return the sample's options, else the row's ``classes``; ``None`` where there are neither."""
+        """Return the options of the sample, or the dataset's ``classes``; ``None`` if there are neither."""
         names = sample.fields.get("options") or spec.classes
         return {str(name): normalise(str(name)) for name in names} if names else None
 
@@ -47,11 +47,11 @@ class OpenAnswer(Task[str]):
         return normalise(str(sample.fields["answer"]))
 
     def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> str | None:
-        """Read the answer: what stands in answer tags, else the whole text; ``None`` when it is empty."""
+        """Read the text in answer tags, or else the whole text; ``None`` if it is empty."""
         return normalise(extract_answer(cut_end_tokens(text))) or None
 
     def metrics(self, spec: DatasetSpec) -> MetricCollection:
-        """Return the metrics that the row names."""
+        """Return the metrics that the dataset's entry names."""
         names = chosen(spec, _METRICS)
         return MetricCollection({name: Accuracy() for name in names}, compute_groups=False)
 
@@ -68,5 +68,5 @@ class OpenAnswer(Task[str]):
             metric.update(index_tensor(int(right[name])), index_tensor(1))
 
     def headline(self, spec: DatasetSpec) -> str:
-        """Return the first metric that the row names."""
+        """Return the first metric that the dataset's entry names."""
         return chosen(spec, _METRICS)[0]

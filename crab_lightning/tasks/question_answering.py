@@ -21,26 +21,26 @@ _METRICS: dict[str, Callable[[], Metric]] = {
 
 
 class QuestionAnswering(Task[str | int]):
-    """Answers a question, freely or by one of the sample's options.
+    """Answers a question with a text, or with one of the sample's options.
 
-    A sample with the field ``options`` is a multiple choice: its answer is a zero-based index, and its prompt
-    lists the options the way Python prints them. Any other sample has a text answer, compared after the
-    shared normalisation. Reads the fields ``question``, ``answer``, ``options``, ``options_text``,
-    ``modality`` and ``question_type``.
+    A sample with the field ``options`` is a multiple-choice question: the answer is a zero-based index, and
+    the prompt contains the options as Python prints a list. Any other sample has a text as its answer, which
+    is compared after normalisation. The task reads the fields ``question``, ``answer``, ``options``,
+    ``options_text``, ``modality`` and ``question_type``.
 
-    A row's ``metrics`` name one of ``accuracy`` (overall only), ``music_avqa`` (overall, by modality and by
-    type) and ``avqa`` (overall and by type).
+    The ``metrics`` of a dataset's entry have one of ``accuracy`` (overall only), ``music_avqa`` (overall, by
+    modality and by type) and ``avqa`` (overall and by type).
 
     Args:
-        lenient: Also read what untrained models put around an answer: emphasis, "The answer is", and a letter
-            before the text of an option. State it when you report such results.
+        lenient: Also read answers with emphasis, "The answer is" before them, or a letter before the text of
+            an option, which untrained models write. State it when you report such results.
     """
 
     def __init__(self, lenient: bool = False) -> None:
         self.lenient = lenient
 
     def prompt(self, sample: Sample) -> Conversation:
-        """Return opening, video, audio, question."""
+        """Return the opening text, the video, the audio and the question."""
         question = sample.fields["question"]
         if "options" in sample.fields:
             instruction = (
@@ -52,12 +52,16 @@ class QuestionAnswering(Task[str | int]):
         return (*VIDEO_AND_AUDIO, instruction)
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the row with its options as the prompt prints them."""
-        row["question"], row["answer"]  # a row without them cannot be asked or scored
+        """Return the row with ``options_text``, the options as the prompt contains them.
+
+        Raises:
+            KeyError: If the row has no question or no answer.
+        """
+        row["question"], row["answer"]  # raises KeyError
         return {**row, "options_text": str(list(row["options"]))} if "options" in row else row
 
     def explanation(self, sample: Sample, spec: DatasetSpec) -> str:
-        """Return how to write the answer, in tags."""
+        """Return sentences that explain the answer format."""
         if "options" in sample.fields:
             return "Write the text of one option inside tags: <answer>OPTION</answer>"
         known = (
@@ -66,16 +70,16 @@ class QuestionAnswering(Task[str | int]):
         return f"Write the answer inside tags: <answer>ANSWER</answer>{known}"
 
     def direct(self, sample: Sample) -> str:
-        """Return the answer's text in answer tags; of a multiple choice, the text of the right option."""
+        """Return the text of the answer, or of the right option, in answer tags."""
         answer = sample.fields["answer"]
         if "options" in sample.fields:
             answer = sample.fields["options"][self._option(sample)]
         return f"<answer>{answer}</answer>"
 
     def candidates(self, sample: Sample, spec: DatasetSpec) -> dict[str, str | int] | None:
-        """Return the sample's options; without options the row's ``classes``, ``None`` where it lists none.
+        """Return the options of the sample, or the dataset's ``classes``; ``None`` if there are neither.
 
-        Of options that read alike only the first is kept: it is the one that an annotation means.
+        Of options that are equal after normalisation only the first is kept, as in the annotations.
         """
         if "options" in sample.fields:
             kept: dict[str, tuple[str, int]] = {}
@@ -97,8 +101,11 @@ class QuestionAnswering(Task[str | int]):
     def _option(self, sample: Sample) -> int:
         """Return the index of the right option.
 
-        A JSON integer is an index, as in the source dataset. Text is read like a model's answer; where two
-        options read alike, the first of them is meant.
+        An integer is an index, as in the source dataset. A text is read like a model's answer; if two options
+        are equal after normalisation, the first one is meant.
+
+        Raises:
+            ValueError: If the annotated answer is not one of the options.
         """
         answer, options = sample.fields["answer"], sample.fields["options"]
         if isinstance(answer, int):
@@ -110,16 +117,16 @@ class QuestionAnswering(Task[str | int]):
                 index = texts.index(normalise(answer))
         if index is None:
             raise ValueError(
-                f"{describe(sample)}: answer {answer!r} is not one of its options {list(options)}. "
+                f"{describe(sample)}: the answer {answer!r} is not one of the options {list(options)}. "
                 "Correct the row or remove it."
             )
         return int(index)
 
     def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> str | int | None:
-        """Read the answer text, or the option that it names.
+        """Return the answer as normalised text, or the index of the option that it names.
 
-        ``None`` for an empty answer, for one that names no option, and, where the row lists ``classes``, for
-        one outside that vocabulary.
+        The result is ``None`` for an empty answer, for an answer that names no option, and for an answer that
+        is not one of the dataset's ``classes``, if there are any.
         """
         if "options" in sample.fields:
             return read_option(text, sample.fields["options"], lenient=self.lenient)
@@ -129,18 +136,22 @@ class QuestionAnswering(Task[str | int]):
         return answer
 
     def metrics(self, spec: DatasetSpec) -> MetricCollection:
-        """Return the accuracy metric that the row names."""
+        """Return the accuracy metric that the dataset's entry names.
+
+        Raises:
+            ValueError: If the entry names more than one metric, or an unknown one.
+        """
         names = chosen(spec, tuple(_METRICS), ("accuracy",))
         if len(names) != 1:
             raise ValueError(
-                f"metrics is {names}; each of {', '.join(_METRICS)} has the overall accuracy, so name one"
+                f"metrics is {names}; {', '.join(_METRICS)} all contain the overall accuracy, so give one"
             )
         return MetricCollection({names[0]: _METRICS[names[0]]()})
 
     def update(
         self, metrics: MetricCollection, answer: str | int | None, sample: Sample, spec: DatasetSpec
     ) -> None:
-        """Add one answer, under the group of its question."""
+        """Add one answer to the group of its question."""
         right = answer is not None and answer == self.truth(sample, spec)
         for metric in metrics.values():
             if isinstance(metric, GroupedAccuracy):
@@ -149,7 +160,7 @@ class QuestionAnswering(Task[str | int]):
                 metric.update(index_tensor(int(right)), index_tensor(1))
 
     def _group(self, metric: GroupedAccuracy, sample: Sample) -> int:
-        """Return the group of a question; -1 (overall only) for a type that the metric does not list."""
+        """Return the group of a question; -1 (overall only) for a type that the metric does not know."""
         kind = sample.fields["question_type"]
         name = f"{sample.fields['modality']}/{kind}" if "modality" in sample.fields else kind
         return metric.index(name) if name in metric.groups else -1

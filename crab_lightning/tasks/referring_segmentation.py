@@ -1,4 +1,4 @@
-"""Referring segmentation: the object that an expression describes, or its absence (Ref-AVS, ``ref_avs``)."""
+"""Referring segmentation: the mask of the object that an expression describes (Ref-AVS, ``ref_avs``)."""
 
 from __future__ import annotations
 
@@ -25,28 +25,29 @@ _TRUE, _FALSE = "<answer>true</answer>", ABSENT
 
 
 NULL_ROWS = (
-    "in the null subset an unreadable answer counts as an empty mask, which is right there (S = 0); "
+    "in the null subset an unreadable answer counts as an empty mask, which is the right mask there (S = 0); "
     "null_unread is the fraction of such answers"
 )
 
 
 class ReferringSegmentation(Segmentation):
-    """Says whether a described object exists, and if so gives its box and three points.
+    """Says whether a described object exists, and if it does, answers with its box and three points.
 
-    Reads the field ``expression``. Truth and boxes as in :class:`Segmentation`. With a mask decoder: J and F
-    over all samples whose object may be there (``<protocol>_j``), of the seen and the unseen subset alone
-    (``<protocol>_seen_j``, ``<protocol>_unseen_j``), and S over samples whose object does not exist
-    (``<protocol>_null_s``, lower is better), with the fraction of them whose answer could not be read
-    (``null_unread``): the null subset of a test, and validation rows whose target says so.
+    The task reads the field ``expression``. Truth and box scores are those of :class:`Segmentation`. With a
+    mask decoder, the scores are J and F over all samples with an object (``<protocol>_j``), J and F of the
+    seen and of the unseen subset (``<protocol>_seen_j``, ``<protocol>_unseen_j``), and S over the samples
+    without an object (``<protocol>_null_s``, lower is better). The samples without an object are the null
+    subset of a test and validation rows whose target text says so; ``null_unread`` is the fraction of them
+    with an unreadable answer.
 
-    Protocols: ``crabplus`` (when the row names none), ``framewise``, ``refavs``; the latter takes each clip
-    as one batch.
+    Evaluation protocols: ``crabplus`` (the default), ``framewise`` and ``refavs``, which scores the frames of
+    a clip as one batch.
     """
 
     protocols = ("crabplus", "framewise", "refavs")
 
     def prompt(self, sample: Sample) -> Conversation:
-        """Return opening, image, audio, and the instruction with the expression in lower case."""
+        """Return the opening text, the image, the audio, and the instruction with the expression."""
         description = sample.fields["expression"].lower()
         instruction = (
             "Please analyze the video frame and audio to find the object described as "
@@ -57,19 +58,19 @@ class ReferringSegmentation(Segmentation):
         return (*self.opening, instruction)
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the expression, and the text to be learnt: no box means that the thing is not there."""
+        """Return the expression and the text to be learnt; a row without a box means an absent object."""
         row = {**row, "expression": row.get("expression") or row["question"]}
         if "text" in row:
             return row
         return {**row, "target": f"{_TRUE} {self._written(row)}" if "box" in row else _FALSE}
 
     def explanation(self, sample: Sample, spec: DatasetSpec) -> str:
-        """Return how to write the answer, in tags."""
+        """Return sentences that explain the answer format."""
         written = super().explanation(sample, spec)
         return f"Begin with {_TRUE} or {_FALSE}. {written}"
 
     def direct(self, sample: Sample) -> str:
-        """Return ``true`` or ``false`` in answer tags, after ``true`` the target's coordinate groups.
+        """Return ``true`` or ``false`` in answer tags; the coordinates of the target text follow ``true``.
 
         Raises:
             ValueError: If there is no target text, or it says ``true`` without coordinates.
@@ -79,7 +80,7 @@ class ReferringSegmentation(Segmentation):
         return f"{_TRUE} {super().direct(sample)}"
 
     def read(self, text: str) -> Reading:
-        """Read an answer together with the reason for a rejection."""
+        """Read an answer; the result has the reason if the answer is rejected."""
         return read_referred_object(text, lenient=self.lenient)
 
     def _mask_metrics(self, protocol: str, label: str) -> dict[str, Any]:
@@ -92,7 +93,7 @@ class ReferringSegmentation(Segmentation):
     def update(
         self, metrics: MetricCollection, answer: SpatialPrompt | None, sample: Sample, spec: DatasetSpec
     ) -> None:
-        """Add one answer as :class:`Segmentation` does; of the null subset, note whether it could be read."""
+        """Add one answer as :class:`Segmentation` does; without an object, also add whether it was read."""
         super().update(metrics, answer, sample, spec)
         if is_null(sample):
             for unread in scored_by(metrics, Accuracy):
@@ -102,7 +103,7 @@ class ReferringSegmentation(Segmentation):
         return super()._notes() + [NULL_ROWS] * (self.masks is not None)
 
     def names(self, text: str, sample: Sample) -> tuple[str, ...]:
-        """Return what an answer names, else the expression of the question; nothing without an answer."""
+        """Return the objects that an answer names, or else the expression; none for an empty answer."""
         if not text.strip():
             return ()
         return super().names(text, sample) or (str(sample.fields["expression"]),)
@@ -124,13 +125,16 @@ class ReferringSegmentation(Segmentation):
             metric.add(self._batch(sample), pred, truth)
 
     def score(self, answer: SpatialPrompt | None, sample: Sample, spec: DatasetSpec) -> float | None:
-        """Return J as :class:`Segmentation`; without a mask decoder, absence that is true scores 1."""
+        """Return the score of :class:`Segmentation`.
+
+        Without a mask decoder, an answer about a sample without an object scores 1 if it says so, else 0.
+        """
         if self.masks is None and is_null(sample):
             return float(answer is not None and answer.absent)
         return super().score(answer, sample, spec)
 
     def majority(self, samples: Sequence[Sample], spec: DatasetSpec) -> SpatialPrompt:
-        """Return absence where most answers say so, else the median box."""
+        """Return that the object is absent if this is true for most samples, else the median box."""
         truths = [truth for sample in samples if (truth := self.truth(sample, spec)) is not None]
         if truths and 2 * sum(truth.absent for truth in truths) > len(truths):
             return SpatialPrompt(absent=True)

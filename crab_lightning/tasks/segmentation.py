@@ -1,4 +1,4 @@
-"""Segmentation of the sounding object: AVSBench, one source (``s4``) and several (``ms3``)."""
+"""Segmentation of the sounding object: AVSBench with one source (``s4``) and with several (``ms3``)."""
 
 from __future__ import annotations
 
@@ -51,21 +51,23 @@ NO_MASKS = f"{BOXES_ALONE}: the task has no mask_decoder"
 class Segmentation(InstructedTask[SpatialPrompt]):
     """Answers with a box and three points on the object that sounds; a mask decoder makes a mask from them.
 
-    The true prompt is in the manifest's target text only, so :meth:`truth` returns ``None`` for a test
-    sample. The true mask is a file (``mask_candidates``).
+    The true box and points are only in the manifest's target text, so :meth:`truth` returns ``None`` for a
+    test sample. The true mask is a file (field ``mask_candidates``).
 
-    Scoring, with a mask decoder: J and F under the protocols that the row's ``metrics`` names (``crabplus``
-    when left out; also ``avsbench`` and ``framewise``), keys ``<protocol>_j`` and ``<protocol>_f``. Always:
-    IoU of the box with the box around the true mask, keys ``iou``, ``auc``, ``success_at_50``; an answer
-    without a box has IoU 0. ``avsbench`` takes each clip as one batch, whatever frames of it are tested.
+    Scoring with a mask decoder: J and F under the evaluation protocols in the ``metrics`` of the dataset's
+    entry (``crabplus``, which is the default, ``avsbench`` and ``framewise``), with the keys ``<protocol>_j``
+    and ``<protocol>_f``. ``avsbench`` scores the frames of a clip as one batch. The IoU of the box with the
+    box around the true mask is always scored, with the keys ``iou``, ``auc`` and ``success_at_50``; an answer
+    without a box has IoU 0.
 
     Args:
-        lenient: Also read blanks inside brackets, decimals, 224 as the far side of a box, and coordinates
-            from 0 to 1. The released scripts reject those answers, so state it when you report such results.
+        lenient: Also read spaces inside brackets, decimals, 224 as the right or lower side of a box, and
+            coordinates from 0 to 1. The released scripts reject such answers, so state it when you report
+            such results.
         mask_decoder: Makes masks of prompts, for example ``crab_lightning.segmentation.Sam2Decoder``. When
             left out, no masks are made and only boxes are scored.
-        mask_size: ``frame`` makes and scores masks on the 224-pixel frame, as published; ``native`` on the
-            image and mask files as they are, and says so in the keys (``crabplus_native_j``).
+        mask_size: ``frame`` makes and scores masks on the 224-pixel frame, as published. ``native`` uses the
+            sizes of the image and mask files; the keys then contain ``native`` (``crabplus_native_j``).
         ceiling: Also score the masks of the true prompts (``<protocol>_ceiling_j``), which is the best score
             that a model can reach with this decoder. This needs one more mask for each answer.
         mask_decoder_optional: If the weights of the decoder are not available, score boxes only; the results
@@ -77,8 +79,8 @@ class Segmentation(InstructedTask[SpatialPrompt]):
             ``mask_decoder``. If its weights are not available, the run ends at its start.
 
     Raises:
-        ValueError: If there is a ``name_decoder`` without a ``mask_decoder``, or one is given instead of the
-            other.
+        ValueError: If there is a ``name_decoder`` without a ``mask_decoder``, a decoder of one kind is given
+            as the other, or ``mask_size`` is unknown.
     """
 
     protocols = ("crabplus", "avsbench", "framewise")
@@ -100,20 +102,20 @@ class Segmentation(InstructedTask[SpatialPrompt]):
     ) -> None:
         if name_decoder is not None and mask_decoder is None:
             raise ValueError(
-                "name_decoder needs a mask_decoder beside it: the masks of names are compared with those of "
+                "name_decoder needs a mask_decoder, because the masks of names are compared with those of "
                 "box and points. Add mask_decoder to the task, or leave name_decoder out"
             )
         for key, decoder, names in (("mask", mask_decoder, False), ("name", name_decoder, True)):
             if decoder is not None and getattr(decoder, "reads_names", False) is not names:
                 reads = "boxes and points" if names else "names"
                 raise ValueError(
-                    f"{key}_decoder is {type(decoder).__name__}, which reads {reads}. mask_decoder takes a "
-                    "class such as Sam2Decoder, name_decoder one such as Sam3Decoder"
+                    f"{key}_decoder is {type(decoder).__name__}, which reads {reads}. mask_decoder must be a "
+                    "class such as Sam2Decoder, and name_decoder a class such as Sam3Decoder"
                 )
         self.lenient = lenient
         self.mask_decoder_optional = mask_decoder_optional
         self.without_masks: str | None = None if mask_decoder is not None else NO_MASKS
-        """Why boxes alone are scored; ``None`` where masks are made."""
+        """The reason why only boxes are scored; ``None`` if masks are made."""
         self.ceiling = ceiling and mask_decoder is not None
         self.masks = None if mask_decoder is None else MaskMaker(mask_decoder, mask_size)
         self.named: NamedMasks | None = None
@@ -121,7 +123,7 @@ class Segmentation(InstructedTask[SpatialPrompt]):
             self.named = NamedMasks(name_decoder, self.masks)
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the text to be learnt: the box, and its points or its centre."""
+        """Return the row with the text to be learnt: the box, and the points or the centre of the box."""
         return row if "text" in row else {**row, "target": self._written(row)}
 
     def _written(self, row: dict[str, Any]) -> str:
@@ -130,14 +132,14 @@ class Segmentation(InstructedTask[SpatialPrompt]):
         return ",".join([f"[{x1},{y1},{x2},{y2}]", *(f"[{x},{y}]" for x, y in points)])
 
     def explanation(self, sample: Sample, spec: DatasetSpec) -> str:
-        """Return how to write the answer, in tags."""
+        """Return sentences that explain the answer format."""
         return _COORDINATES
 
     def direct(self, sample: Sample) -> str:
         """Return the coordinate groups of the target text, separated by commas.
 
         Raises:
-            ValueError: If there is no target text, or it holds no group.
+            ValueError: If there is no target text, or it contains no coordinates.
         """
         groups = coordinate_groups(self.target(sample, "reasoning"), lenient=self.lenient)
         if not groups:
@@ -148,7 +150,7 @@ class Segmentation(InstructedTask[SpatialPrompt]):
         return ",".join(groups)
 
     def read(self, text: str) -> Reading:
-        """Read an answer together with the reason for a rejection."""
+        """Read an answer; the result has the reason if the answer is rejected."""
         return read_box_and_points(text, lenient=self.lenient)
 
     def parse(self, text: str, sample: Sample, spec: DatasetSpec) -> SpatialPrompt | None:
@@ -156,13 +158,14 @@ class Segmentation(InstructedTask[SpatialPrompt]):
         return self.read(text).prompt
 
     def truth(self, sample: Sample, spec: DatasetSpec) -> SpatialPrompt | None:
-        """Return box and points of the target text.
+        """Return the box and points of the target text.
 
-        ``None`` for a test sample, and for a text with coordinates that the released scripts reject (objects
-        of one pixel's width have such boxes): it is what the model learns, though no mask can come of it.
+        The result is ``None`` for a test sample, and for coordinates that the released scripts reject, such
+        as the box of an object with a width of one pixel. The model learns such a text, although it gives no
+        mask.
 
         Raises:
-            ValueError: If the target text holds no coordinates at all.
+            ValueError: If the target text contains no coordinates.
         """
         if sample.target is None:
             return None
@@ -170,15 +173,15 @@ class Segmentation(InstructedTask[SpatialPrompt]):
         if reading.status == "coordinate_extraction_failed":
             raise ValueError(
                 f"{describe(sample)}: target {sample.target!r} cannot be read ({reading.status}): it needs "
-                "a box [x1,y1,x2,y2] or points [x,y] without blanks. Correct the row, or set `lenient: true` "
-                "of the task to allow blanks."
+                "a box [x1,y1,x2,y2] or points [x,y] without spaces. Correct the row, or set `lenient: true` "
+                "of the task to allow spaces."
             )
         return reading.prompt
 
     def metrics(self, spec: DatasetSpec) -> MetricCollection:
-        """Return the box metric, and with a mask decoder those of every protocol."""
+        """Return the metric of boxes and, with a mask decoder, the metrics of every protocol."""
         names = chosen(spec, self.protocols, ["crabplus"])
-        found: dict[str, Any] = {"iou": BoxIoU()}  # in order of the names: after J and F
+        found: dict[str, Any] = {"iou": BoxIoU()}
         if self.masks is not None:
             for name in names:
                 label = label_of(name, self.masks.size)
@@ -199,10 +202,10 @@ class Segmentation(InstructedTask[SpatialPrompt]):
     def update(
         self, metrics: MetricCollection, answer: SpatialPrompt | None, sample: Sample, spec: DatasetSpec
     ) -> None:
-        """Add one answer; none is scored as an empty mask and a missed box.
+        """Add one answer; ``None`` is scored as an empty mask and a box with IoU 0.
 
         Raises:
-            FileNotFoundError: If masks are scored and there is no true one.
+            FileNotFoundError: If masks are scored and the true mask does not exist.
         """
         true_box = self._true_box(sample)
         if true_box is not None:
@@ -224,7 +227,7 @@ class Segmentation(InstructedTask[SpatialPrompt]):
         sample: Sample,
         spec: DatasetSpec,
     ) -> None:
-        """Add the masks of what an answer names, also where its box and points cannot be read."""
+        """Add the masks of the objects that an answer names, also if its box and points cannot be read."""
         if self.masks is None or self.named is None or is_null(sample):
             return
         truth, names = self.masks.truth(sample), self.names(text, sample)
@@ -232,11 +235,11 @@ class Segmentation(InstructedTask[SpatialPrompt]):
         add_masks(metrics, found, truth, self._batch(sample), named=bool(names))
 
     def names(self, text: str, sample: Sample) -> tuple[str, ...]:
-        """Return what an answer names."""
+        """Return the names of the objects in an answer."""
         return named_objects(text)
 
     def _batch(self, sample: Sample) -> str:
-        """Name the frames that are scored together, under protocols that have batches."""
+        """Return the name of the batch of a sample; some protocols score the frames of a batch together."""
         return sample.clip
 
     def _add_mask(self, metrics: MetricCollection, pred: Tensor, truth: Tensor, sample: Sample) -> None:
@@ -244,7 +247,7 @@ class Segmentation(InstructedTask[SpatialPrompt]):
             metric.add(self._batch(sample), pred, truth)
 
     def _beside(self, sample: Sample) -> list[tuple[type, SpatialPrompt | None]]:
-        """Return what is scored beside the answer: the true prompt, and the answer to another sound."""
+        """Return the other prompts that are scored: the true prompt, and the answer to another sound."""
         found: list[tuple[type, SpatialPrompt | None]] = []
         if self.masks is None or is_null(sample):
             return found
@@ -255,14 +258,14 @@ class Segmentation(InstructedTask[SpatialPrompt]):
         return found
 
     def _true_box(self, sample: Sample) -> Box | None:
-        """Return the box around the true mask, else the one taught; ``None`` where nothing is to be found."""
+        """Return the box around the true mask, or else the box in the target; ``None`` without an object."""
         if (file := find_mask(sample)) is not None:
             box: Box | None = enclosing_box(true_mask(file, sample).numpy())
             return box
         return None if sample.target is None else _box_or_none(self.read(sample.target).prompt)
 
     def score(self, answer: SpatialPrompt | None, sample: Sample, spec: DatasetSpec) -> float | None:
-        """Return J of the mask (both empty counts as 1), without a mask decoder the IoU of the box."""
+        """Return J of the mask (1 if both masks are empty); without a mask decoder the IoU of the box."""
         if self.masks is not None:
             truth = self.masks.truth(sample)
             pred = self.masks.mask(answer, sample, truth)
@@ -272,16 +275,20 @@ class Segmentation(InstructedTask[SpatialPrompt]):
         return None if box is None else float(box_iou(box_tensor(_box_of(answer)), box_tensor(box)))
 
     def headline(self, spec: DatasetSpec) -> str:
-        """Return J of the first protocol, without a mask decoder ``iou``."""
+        """Return the key of J under the first protocol; without a mask decoder ``iou``."""
         if self.masks is None:
             return "iou"
         return f"{label_of(chosen(spec, self.protocols, ['crabplus'])[0], self.masks.size)}_j"
 
     def ready(self) -> str | None:
-        """Load the decoders; return why the mask decoder cannot be loaded where boxes alone will do.
+        """Load the decoders.
+
+        Returns:
+            The reason why the mask decoder cannot be loaded, if it is optional; ``None`` if all is loaded.
 
         Raises:
-            OSError: If weights cannot be had and are not optional.
+            OSError: If weights cannot be loaded and are not optional.
+            ImportError: If the package of a decoder is not installed and is not optional.
         """
         if self.masks is None:
             return None
@@ -297,18 +304,18 @@ class Segmentation(InstructedTask[SpatialPrompt]):
             except OSError as err:
                 raise OSError(
                     f"name_decoder: {textwrap.shorten(str(err), 300, placeholder=' ...')} Without "
-                    "name_decoder the task scores the masks of boxes and points alone"
+                    "name_decoder the task scores only the masks of boxes and points"
                 ) from err
         return None
 
     def do_without(self, reason: str) -> str:
-        """Score boxes alone, and return the line that says so."""
+        """Score only boxes from now on, and return the remark that says so."""
         self.masks = self.named = None
         self.without_masks = f"{BOXES_ALONE}: the weights of the mask decoder cannot be loaded ({reason})"
         return self.without_masks
 
     def note(self, spec: DatasetSpec) -> str | None:
-        """Say when no masks were made, and when answers were read leniently."""
+        """Return remarks on missing masks and on lenient reading."""
         return "; ".join(self._notes()) or None
 
     def _notes(self) -> list[str]:
@@ -322,17 +329,17 @@ class Segmentation(InstructedTask[SpatialPrompt]):
             self.masks.prepare([*answers, *beside])
 
     def save(self, answer: SpatialPrompt | None, sample: Sample, spec: DatasetSpec, folder: Path) -> None:
-        """Write the mask as PNG, empty for an answer that gives none; see ``save_mask`` for the path."""
+        """Write the mask as a PNG file; it is empty for an unreadable answer. See ``save_mask``."""
         if self.masks is not None:
             like = self.masks.truth(sample) if self.masks.size == "native" else None
             save_mask(self.masks.mask(answer, sample, like), sample, folder)
 
     def check(self, samples: Sequence[Sample], spec: DatasetSpec) -> None:
-        """Read the true prompts, and where masks will be scored look for their files.
+        """Read the true prompts; if masks are scored, also check that the mask files exist.
 
         Raises:
             ValueError: At the first annotation that cannot be read.
-            FileNotFoundError: At the first row for validation or test that has no mask.
+            FileNotFoundError: At the first row for validation or test without a mask file.
         """
         super().check(samples, spec)
         if self.masks is not None:
@@ -341,12 +348,12 @@ class Segmentation(InstructedTask[SpatialPrompt]):
                     self.masks.truth(sample)
 
     def majority(self, samples: Sequence[Sample], spec: DatasetSpec) -> SpatialPrompt:
-        """Return the median box of the training answers with its centre as the point."""
+        """Return the median box of the true answers, with the centre of this box as the point."""
         box = median_box([_box_or_none(self.truth(sample, spec)) for sample in samples])
         return SpatialPrompt(box, (((box[0] + box[2]) // 2, (box[1] + box[3]) // 2),))
 
     def jsonable(self, answer: SpatialPrompt) -> Any:
-        """Return box, points and whether the object is absent."""
+        """Return the box, the points and whether the object is absent."""
         return {
             "box_xyxy_px": None if answer.box_xyxy_px is None else list(answer.box_xyxy_px),
             "points_xy_px": [list(point) for point in answer.points_xy_px],

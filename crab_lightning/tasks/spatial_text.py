@@ -1,6 +1,6 @@
-"""Boxes and points in a model's answer, for segmentation and grounding.
+"""Reads boxes and points from a model's answer, for segmentation and grounding.
 
-Coordinates are whole pixels of the 224-pixel frame that every image is stretched to, in digits of any script.
+Coordinates are whole pixels of the 224-pixel frame to which every image is resized, in digits of any script.
 The rules are those of the released evaluation scripts (GeWu-Lab/Crab_Plus seg/scripts/inference_3.py and
 inference_ref_3.py).
 """
@@ -35,12 +35,12 @@ _ROUND_PAIR = re.compile(r"\(\s*(\d{1,9})\s*,\s*(\d{1,9})\s*\)")
 
 @dataclass(frozen=True)
 class SpatialPrompt:
-    """What a segmenter is given: a box, points inside the object, or the statement that there is none.
+    """The content of an answer: a box, points inside the object, or the statement that it is absent.
 
     Args:
         box_xyxy_px: First box of the answer.
         points_xy_px: Last three points of the answer, or fewer.
-        absent: True when the answer says that the object does not exist: an empty mask.
+        absent: True if the answer says that the object does not exist, which means an empty mask.
     """
 
     box_xyxy_px: Box | None = None
@@ -50,11 +50,11 @@ class SpatialPrompt:
 
 @dataclass(frozen=True)
 class Reading:
-    """A read answer.
+    """The result of reading an answer.
 
     Args:
-        status: ``ok``, ``empty_mask``, or why it was rejected.
-        prompt: What it says; ``None`` when it was rejected.
+        status: ``ok``, ``empty_mask``, or the reason why the answer was rejected.
+        prompt: Content of the answer; ``None`` if it was rejected.
     """
 
     status: Status
@@ -62,22 +62,22 @@ class Reading:
 
 
 def coordinate_groups(text: str, *, lenient: bool = False) -> list[str]:
-    """Return the bracketed groups of two or four numbers, as they are written, up to the first end token."""
+    """Return the groups of two or four numbers in square brackets before the first end token, as written."""
     pattern = _LENIENT if lenient else _STRICT
     return [match[0] for match in pattern.finditer(text.split("</s>", 1)[0])]
 
 
 def read_box_and_points(text: str, *, lenient: bool = False) -> Reading:
-    """Read the prompt of a sounding object (AVSBench).
+    """Read the box and points of a sounding object (AVSBench).
 
-    The first group of four is the box, the last three groups of two are the points. A box needs at least one
-    point; without a box there have to be three.
+    The first group of four numbers is the box, and the last three groups of two numbers are the points. A box
+    needs at least one point; without a box there must be three points.
 
     Args:
         text: A model's answer.
-        lenient: Also accept blanks inside the brackets, decimals (rounded half up), 224 as the far side of a
-            box (taken as 223), and decimals from 0 to 1 as fractions of the frame's side. Results with it are
-            not those of the released scripts.
+        lenient: Also accept spaces inside the brackets, decimals (rounded half up), 224 as the right or lower
+            side of a box (read as 223), and decimals from 0 to 1 as fractions of the frame's side. The
+            results are then not comparable with those of the released scripts.
     """
     box, points = _coordinates(text, lenient)
     if box is None and not points:
@@ -88,10 +88,10 @@ def read_box_and_points(text: str, *, lenient: bool = False) -> Reading:
 
 
 def read_referred_object(text: str, *, lenient: bool = False) -> Reading:
-    """Read the prompt of a referred object (Ref-AVS).
+    """Read the box and points of a referred object (Ref-AVS).
 
-    ``<answer>false</answer>`` anywhere means that there is no such object. Otherwise
-    ``<answer>true</answer>`` has to be there; a box alone or points alone are enough.
+    ``<answer>false</answer>`` at any place means that there is no such object. Otherwise the text must
+    contain ``<answer>true</answer>`` and a box or at least one point.
 
     Args:
         text: A model's answer.
@@ -108,19 +108,19 @@ def read_referred_object(text: str, *, lenient: bool = False) -> Reading:
 
 
 def read_box(text: str, *, lenient: bool = False) -> Box | None:
-    """Read one box (ARIG): the first bracketed group of four, else two pairs in round brackets.
+    """Read one box (ARIG): the first four numbers in square brackets, or else two pairs in round brackets.
 
-    Blanks are allowed. Where ``<obj>`` tags enclose two pairs, the last such tag pair counts, so that numbers
-    in the reasoning do no harm; otherwise the first two pairs of the text do.
+    Spaces are allowed. If ``<obj>`` tags enclose two pairs, the last such tags count, so that numbers in the
+    reasoning are not read; otherwise the first two pairs of the text count.
 
     Args:
         text: A model's answer.
-        lenient: Where there is no such box, also read decimals (rounded half up), and decimals from 0 to 1 as
+        lenient: If there is no such box, also read decimals (rounded half up), and decimals from 0 to 1 as
             fractions of the frame's side.
 
     Returns:
-        The corners as written, also when they enclose nothing or lie outside the frame (such a box overlaps
-        less, it is not unreadable); ``None`` without a box.
+        The corners as written, also those of an empty box or of a box outside the frame; ``None`` without a
+        box.
     """
     text = text.split("</s>", 1)[0].split("<|im_end|>", 1)[0]
     if match := _SPACED_BOX.search(text):
@@ -139,10 +139,10 @@ def read_box(text: str, *, lenient: bool = False) -> Box | None:
 
 
 def median_box(boxes: Sequence[Box | None]) -> Box:
-    """Return the median of each side of the boxes that are there.
+    """Return the box with the (lower) median of each side of the boxes that are not ``None``.
 
     Raises:
-        ValueError: If none is.
+        ValueError: If there is no box.
     """
     known = [box for box in boxes if box is not None]
     if not known:
@@ -152,7 +152,7 @@ def median_box(boxes: Sequence[Box | None]) -> Box:
 
 
 def _coordinates(text: str, lenient: bool) -> tuple[Box | None, list[Point]]:
-    """Return the first box and every point, unchecked."""
+    """Return the first box and all points, without a check."""
     pattern = _LENIENT if lenient else _STRICT
     box: Box | None = None
     points: list[Point] = []
@@ -162,7 +162,7 @@ def _coordinates(text: str, lenient: bool) -> tuple[Box | None, list[Point]]:
     ]
     shares = lenient and any(_are_shares(group) for group in groups)
     for group in groups:
-        # Whole zeros and ones are shares where another group is, else pixels.
+        # 0 and 1 without a decimal point are fractions if another group has fractions, else pixels.
         scaled = shares and all(float(number) <= 1 for number in group)
         numbers = [_pixel(float(number)) for number in group] if scaled else [_whole(n) for n in group]
         if len(numbers) == 2:
@@ -175,22 +175,22 @@ def _coordinates(text: str, lenient: bool) -> tuple[Box | None, list[Point]]:
 
 
 def _are_shares(group: Sequence[str]) -> bool:
-    """Tell whether coordinates are shares of the frame's side: at most 1, with a decimal point among them."""
+    """Return whether coordinates are fractions of the side: at most 1, and one has a decimal point."""
     return any("." in number for number in group) and all(float(number) <= 1 for number in group)
 
 
 def _pixel(share: float) -> int:
-    """Return the pixel at a share of the frame's side, the last one at its end."""
+    """Return the pixel at a fraction of the frame's side; 1 gives the last pixel."""
     return min(math.floor(share * FRAME_PX + 0.5), FRAME_PX - 1)
 
 
 def _whole(number: str) -> int:
-    """Return a number rounded half up; what no frame can hold is cut short, it is rejected anyway."""
+    """Return a number rounded half up; only 12 characters are read, as larger numbers are rejected anyway."""
     return math.floor(float(number[:12]) + 0.5) if "." in number else int(number[:12])
 
 
 def _validated(box: Box | None, points: list[Point]) -> Reading:
-    """Reject a box or a point that does not lie in the frame."""
+    """Return the reading of a box and points; it is rejected if one of them is outside the frame."""
     if box is not None:
         x1, y1, x2, y2 = box
         if x2 >= FRAME_PX or y2 >= FRAME_PX or x1 >= x2 or y1 >= y2:

@@ -156,7 +156,7 @@ def test_without_audio_the_track_of_the_video_is_heard(tmp_path: Path) -> None:
             "plain",
             "question_answering",
             {"video": "clips/0.mp4", "question": "?", "options": ["a", "b"], "answer": "c"},
-            r"expected what the task 'question_answering' reads: answer 'c' is not one of its options "
+            r"expected what the task 'question_answering' reads: the answer 'c' is not one of the options "
             r"\['a', 'b'\]\. Correct the row or remove it\.$",
         ),
         ("plain", "cross_modal_matching", {"answer": "both"}, r"row 0 .*answer is 'both'; expected 1 or 2"),
@@ -176,7 +176,7 @@ def test_without_audio_the_track_of_the_video_is_heard(tmp_path: Path) -> None:
             "plain",
             "cross_modal_matching",
             {"video": ["clips/0.mp4"], "audio": "clips/0.wav", "answer": 1},
-            r"row 0 .*has 1 videos and 1 audio files; matching takes two .* Correct the row or remove it\.$",
+            r"row 0 .*has 1 videos and 1 audio files; matching needs two .* Correct the row or remove it\.$",
         ),
         ("plain", "open_answer", {"video": "../x.mp4", "answer": "a"}, r"key 'video' is .*without '\.\.'"),
         ("messages", "open_answer", {"text": "x"}, r"row 0 .*key 'messages' is null; expected a list"),

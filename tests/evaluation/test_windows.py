@@ -318,8 +318,8 @@ def test_check_names_intervals_that_fill_nothing() -> None:
     sample = Sample("x", "unav", "events", "test", "c", fields=fields, row=3)
     messages = [p.message for p in check_annotations(EventLocalization(), [sample], spec)]
     for interval in ("(8 6)", "(5.1 5.3)"):
-        assert any(f"interval {interval} of the annotation fills no whole second" in m for m in messages)
-    assert any("events_s ends at 4.0 s, not after its start" in m for m in messages)
+        assert any(f"interval {interval} of the annotation contains no whole second" in m for m in messages)
+    assert any("events_s ends at 4.0 s, which is not after its start" in m for m in messages)
     assert not any("(2 4)" in m for m in messages)
 
 

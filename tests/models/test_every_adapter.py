@@ -149,8 +149,8 @@ def test_a_checkpoint_is_used_with_the_settings_that_it_was_trained_with(build: 
     build(adapter=AdapterConfig(kind="moka", rank=4, dropout=0.1)).on_load_checkpoint(checkpoint)
     for changed, said in (
         ({"kind": "lora"}, r"trained with adapter\.kind 'moka', but this run has 'lora'"),
-        ({"alpha": 8.0}, r"trained with adapter\.alpha 32\.0, this run has 8\.0"),
-        ({"mixing": 0.9}, r"trained with adapter\.mixing 0\.5, this run has 0\.9"),
+        ({"alpha": 8.0}, r"trained with adapter\.alpha 32\.0, but this run has 8\.0"),
+        ({"mixing": 0.9}, r"trained with adapter\.mixing 0\.5, but this run has 0\.9"),
     ):
         other = AdapterConfig(**{"kind": "moka", "rank": 4} | changed)
         with pytest.raises(ValueError, match=said):
@@ -367,7 +367,7 @@ def test_a_name_or_a_default_that_is_taken_is_refused() -> None:
     class Other(LoRALinear):
         pass
 
-    with pytest.raises(ValueError, match="adapter kind 'lora' is LoRALinear already"):
+    with pytest.raises(ValueError, match="adapter kind 'lora' is already taken by LoRALinear"):
         register_adapter(Other)
 
     @dataclass

@@ -99,7 +99,9 @@ def test_tasks_left_out_are_those_of_the_data_and_are_saved(
     checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)
     other = OmniModule(str(tiny), adapter=adapter(["captioning", "segmentation"]), dtype="float32")
-    with pytest.raises(ValueError, match="tasks \\['event_localization', 'segmentation'\\], this run has"):
+    with pytest.raises(
+        ValueError, match="tasks \\['event_localization', 'segmentation'\\], but this run has"
+    ):
         other.on_load_checkpoint(checkpoint)
 
 

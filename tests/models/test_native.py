@@ -233,9 +233,9 @@ def test_a_subclass_loads_adapters_and_checkpoints_of_its_parent_and_back(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"adapter": AdapterConfig(rank=8)}, r"trained with adapter\.rank 4, this run has 8\."),
+        ({"adapter": AdapterConfig(rank=8)}, r"trained with adapter\.rank 4, but this run has 8\."),
         ({"adapter": AdapterConfig(rank=4, target_modules=["q_proj"])}, r"weights, \d+ unknown: "),
-        ({"geometry": "plain"}, "trained with geometry 'released', this run has 'plain'"),
+        ({"geometry": "plain"}, "trained with geometry 'released', but this run has 'plain'"),
     ],
 )
 def test_checkpoint_of_another_run_is_refused(

@@ -44,5 +44,5 @@ def test_warmup_share_outside_its_range_is_refused() -> None:
 
 
 def test_run_without_an_end_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"trainer gives inf.*max_steps"):
+    with pytest.raises(ValueError, match=r"trainer returns inf.*max_steps"):
         total_optimizer_steps(SimpleNamespace(estimated_stepping_batches=float("inf")))

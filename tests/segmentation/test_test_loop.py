@@ -349,7 +349,7 @@ def test_a_missing_mask_is_named_with_its_row(tmp_path: Path) -> None:
         FileNotFoundError, match=r"spatial/7 \(row 7 of spatial\): there is no mask at .*7.png"
     ):
         task.check([sample], spec)
-    with pytest.raises(ValueError, match="mask_size is 'full'; there are: frame, native"):
+    with pytest.raises(ValueError, match="mask_size is 'full'; it must be frame or native"):
         Segmentation(mask_decoder=Rectangle(), mask_size="full")  # type: ignore[arg-type]
 
 

@@ -101,7 +101,9 @@ def test_likelihoods_of_vllm_are_those_of_the_answer_and_its_end() -> None:
 
 
 def test_endpoint_without_likelihoods_is_named() -> None:
-    with pytest.raises(EndpointError, match=r"does not return the probabilities of answers.*decoding generate"):
+    with pytest.raises(
+        EndpointError, match=r"does not return the probabilities of answers.*decoding generate"
+    ):
         asked_of(Completions(knows=False))
 
 

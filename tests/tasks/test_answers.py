@@ -104,7 +104,7 @@ def test_names_are_found_by_equality_only() -> None:
 
 
 def test_classes_that_read_alike_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"'a_b' and 'A B' read alike \('a b'\)"):
+    with pytest.raises(ValueError, match=r"'a_b' and 'A B' are equal after normalisation \('a b'\)"):
         class_index("x", ["a_b", "A B"])
 
 

@@ -223,7 +223,7 @@ def test_true_times_are_scored_where_a_row_has_them() -> None:
     strange = question(
         {**fields, "events_s": [{**events[0], "label": "owl"}], "duration_s": 38}, dataset="unav"
     )
-    with pytest.raises(ValueError, match="events_s names 'owl'"):
+    with pytest.raises(ValueError, match="events_s has 'owl'"):
         compute("unav", [(answer, strange)], classes=["dog barking"])
 
 
