@@ -1,7 +1,7 @@
-"""``torchmetrics.Metric`` classes on tensors, for every benchmark; no answer text is read here.
+"""The metrics of all benchmarks, as ``torchmetrics.Metric`` classes on tensors.
 
-Scores are fractions in float64. Sums are whole numbers, so order, batch size and the number of processes
-never change a digit. NaN means that nothing was scored.
+Scores are fractions in float64. Sums are whole numbers, so the result does not depend on the order, the batch
+size or the number of processes. NaN means that nothing was scored.
 """
 
 from typing import TYPE_CHECKING

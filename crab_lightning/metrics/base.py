@@ -1,4 +1,4 @@
-"""What every metric of this room shares: exact sums, typed list states, and a quiet empty result."""
+"""The base class of the metrics: exact sums, list states with a type, and NaN without samples."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _FULL = 2**62
 
 
 def to_units(values: Tensor) -> Tensor:
-    """Turn per-sample scores into int64 multiples of 2^-40.
+    """Return per-sample scores as int64 multiples of 2^-40.
 
-    Adding floats gives other last digits for another order, batch size or number of processes. Whole numbers
-    add up to the same sum in any order. The rounding moves a mean by less than 5e-13, and the sum holds more
-    than eight million samples of score 1.
+    The sum of floating-point numbers depends on their order, and so on the batch size and the number of
+    processes. The sum of whole numbers does not. The rounding changes a mean by less than 5e-13, and a sum
+    can hold more than eight million samples with the score 1.
 
     Args:
         values: Scores of any shape, finite.
@@ -46,10 +46,10 @@ def to_units(values: Tensor) -> Tensor:
 
 
 def mean_of(units: Tensor, count: Tensor) -> Tensor:
-    """Mean of scores summed as units; NaN where ``count`` is 0, which means "no samples".
+    """Return the mean of scores that were summed as units; NaN if ``count`` is 0.
 
     Args:
-        units: int64 sum of what :func:`to_units` returned.
+        units: int64 sum of results of :func:`to_units`.
         count: int64 number of summed scores, broadcast against ``units``.
 
     Returns:
@@ -59,14 +59,13 @@ def mean_of(units: Tensor, count: Tensor) -> Tensor:
 
 
 class BenchmarkMetric(Metric):
-    """Base of the metrics: states that add up, and NaN where nothing was scored.
+    """The base class of the metrics, with states that are summed or joined over processes.
 
-    ``compute`` without a single sample returns NaN for every value ("no result", as the released scripts that
-    write no file). It neither raises, which would end a Lightning run because of one empty dataset, nor
-    returns 0, which would read as "all wrong".
+    Without samples, ``compute`` returns NaN for every value. An error would end a run because of one empty
+    dataset, and 0 would mean that all answers are wrong.
 
-    Scores are fractions in float64 unless ``scale`` (or ``scales``, by key) says otherwise; percent is a
-    matter of printing. Direction is ``higher_is_better``.
+    Scores are fractions in float64, unless ``scale`` (or ``scales``, by key) says otherwise; only printed
+    scores are in percent. ``higher_is_better`` is the direction.
     """
 
     scale: ClassVar[Scale] = Scale()
@@ -82,12 +81,12 @@ class BenchmarkMetric(Metric):
         self._sums: list[str] = []
 
     def add_sum(self, name: str, *shape: int) -> None:
-        """Add an int64 state of this shape that is summed over processes."""
+        """Add an int64 state of this shape, which is summed over processes."""
         self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
         self._sums.append(name)
 
     def add_list(self, name: str, dtype: torch.dtype) -> None:
-        """Add a list of one-dimensional tensors that are joined over processes; it grows with the dataset."""
+        """Add a list of one-dimensional tensors, which is joined over processes and grows with the data."""
         self.add_state(name, [], dist_reduce_fx="cat")
         self._typed_lists[name] = dtype
 
@@ -104,9 +103,9 @@ class BenchmarkMetric(Metric):
         return torch.cat([torch.zeros(0, dtype=self._typed_lists[name], device=self.device), *state])
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Synchronise states; a process without samples takes part with an empty tensor of the right type.
+        """Synchronise the states; a process without samples sends an empty tensor of the right type.
 
-        torchmetrics would send float32 for it, which a gather with other types refuses or misreads.
+        torchmetrics would send an empty float32 tensor, which cannot be gathered with tensors of other types.
         """
         for name, dtype in self._typed_lists.items():
             if isinstance(state := getattr(self, name), list) and not state:
@@ -131,7 +130,7 @@ class BenchmarkMetric(Metric):
         return checked
 
     def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
-        # "compute before update" is no mistake here: a process may own none of the samples, and NaN says it.
+        # The warning on compute before update is hidden, because a process may have none of the samples.
         wrapped: Callable[..., Any] = super()._wrap_compute(compute)
 
         def quiet(*args: Any, **kwargs: Any) -> Any:

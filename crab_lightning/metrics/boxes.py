@@ -1,4 +1,4 @@
-"""Image grounding (ARIG): intersection over union of one box per image."""
+"""Image grounding (ARIG): intersection over union (IoU) of one box per image."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from torch import Tensor
 
 from crab_lightning.metrics.base import BenchmarkMetric, mean_of, to_units
 
-# 0.05 * i in floating point, as the official curve has it: an IoU of exactly 0.15 fails its threshold.
+# 0.05 * i in floating point, as in the official code, where an IoU of exactly 0.15 does not reach 0.15.
 _THRESHOLDS = [0.05 * i for i in range(21)]
 
 
 def box_iou(pred: Tensor, target: Tensor, eps: float = 0.0) -> Tensor:
-    """Intersection over union of boxes, pair by pair.
+    """Return the intersection over union of each pair of boxes.
 
-    A box whose ends are swapped or equal meets nothing and scores 0, also against itself.
+    A box with swapped or equal ends has the IoU 0 with every box, also with itself.
 
     Args:
-        pred: ``(N, 4)``, ``x1, y1, x2, y2``; any unit, the same for both.
-        target: ``(N, 4)``.
-        eps: Added to the union.
+        pred: ``(N, 4)``, ``x1, y1, x2, y2``, in the same unit as ``target``.
+        target: ``(N, 4)``, ``x1, y1, x2, y2``.
+        eps: Number that is added to the union.
 
     Returns:
         float64 ``(N,)`` in [0, 1].
@@ -32,21 +32,21 @@ def box_iou(pred: Tensor, target: Tensor, eps: float = 0.0) -> Tensor:
 
 
 class BoxIoU(BenchmarkMetric):
-    """Mean box IoU, the area under its success curve, and the success rate at 0.5; higher is better.
+    """Mean box IoU, the area under the success curve, and the success rate at 0.5; higher is better.
 
     Keys: ``iou`` (primary metric), ``auc`` (trapezoid area under "fraction of samples with IoU >= t" for
-    t = 0, 0.05, ..., 1) and ``success_at_50``, each in [0, 1]. ``auc`` never falls below 0.025, since every
-    sample passes t = 0.
+    t = 0, 0.05, ..., 1) and ``success_at_50``, each in [0, 1]. ``auc`` is at least 0.025, because every
+    sample reaches t = 0.
 
-    Areas are ``(x2 - x1) * (y2 - y1)``. An answer without a box is given as four zeros and scores 0, as does
-    every empty or inverted box. No samples: NaN.
+    The area of a box is ``(x2 - x1) * (y2 - y1)``. Give four zeros for an answer without a box. It scores 0,
+    as every empty or inverted box does. Without samples, the values are NaN.
 
     Source: box IoU of GeWu-Lab/Crab utils/ciou.py; curve of hche11/Localizing-Visual-Sounds-the-Hard-Way
-    test.py. That ``iou`` is the paper's number is inferred from its tables.
+    test.py. The paper does not define its number; its tables suggest that it is ``iou``.
 
     Args:
-        eps: Added to the union; Crab's function has 1e-6. With it a perfect set has an ``auc`` of 0.975 and
-            an IoU of one half fails at 0.5.
+        eps: Number that is added to the union; 1e-6 in the function of Crab. With 1e-6, a perfect set has an
+            ``auc`` of 0.975, and an IoU of one half does not reach 0.5.
     """
 
     iou_units: Tensor

@@ -1,4 +1,4 @@
-"""Calibration: whether the probability of an answer is also how often it is right."""
+"""Calibration: how well the probability of an answer agrees with how often it is right."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from crab_lightning.metrics.scale import Scale
 class Calibration(BenchmarkMetric):
     """Expected calibration error, accuracy and mean confidence of answers with a probability.
 
-    Confidences fall into equal bins over [0, 1], each holding its upper end. The error is the mean over
-    answers of their bin's gap between accuracy and mean confidence, in [0, 1]; lower is better. It depends on
-    the number of bins, and is biased upwards where answers are few.
+    Confidences are sorted into equal bins over [0, 1]; a bin includes its upper end. The error is the mean,
+    over all answers, of the difference between accuracy and mean confidence in the answer's bin. It is in
+    [0, 1], and lower is better. It depends on the number of bins, and is too large with few answers.
 
     Args:
-        bins: Number of bins; 15 as in the source.
+        bins: Number of bins; 15 in the source.
+
+    Raises:
+        ValueError: If ``bins`` is below 1.
 
     Source: Guo et al., ICML 2017 (arXiv:1706.04599), equation 3.
     """
@@ -45,7 +48,7 @@ class Calibration(BenchmarkMetric):
 
         Args:
             confidence: Probability of each chosen answer, ``(N,)``.
-            right: Whether it is the true one, bool ``(N,)``.
+            right: Whether the answer is right, bool ``(N,)``.
 
         Raises:
             ValueError: If a confidence is outside [0, 1].
@@ -59,12 +62,12 @@ class Calibration(BenchmarkMetric):
         self.confidence.index_add_(0, place, to_units(sure))
 
     def compute(self) -> dict[str, Tensor]:
-        """Return what was counted and what follows from it.
+        """Return the calibration error and the counts of each bin.
 
         Returns:
-            ``error``, ``accuracy`` and ``confidence``, NaN without answers; and of each bin, ``(bins,)``, the
-            number of answers ``bin_answers``, of right ones ``bin_right``, and the sum of confidences
-            ``bin_confidence``.
+            ``error``, ``accuracy`` and ``confidence`` (NaN without answers), and for each bin, ``(bins,)``:
+            the number of answers ``bin_answers``, the number of right answers ``bin_right``, and the sum of
+            confidences ``bin_confidence``.
         """
         count = self.answers.sum()
         sums = mean_of(self.confidence, torch.ones_like(self.confidence))

@@ -1,4 +1,4 @@
-"""Tokenizers of captions, and METEOR: the parts that published scores take from Java programs."""
+"""Tokenizers of captions, and METEOR; published scores use Java programs for these."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from pycocoevalcap.meteor.meteor import Meteor
 
 Items = Sequence[tuple[str, Sequence[str]]]
-"""A candidate with its references each; texts are tokens joined by single spaces."""
+"""Candidates, each with its references; texts are tokens joined by single spaces."""
 Tokenizer = Literal["auto", "ptb", "python", "none"]
 
 TOKENIZERS: dict[Tokenizer, str] = {
     "ptb": "the Java program of published scores",
     "python": "scores differ slightly from published ones, which use ptb",
-    "none": "captions are tokens joined by spaces already",
+    "none": "captions are already tokens joined by spaces",
 }
-"""What a reader of scores has to know of each tokenizer."""
+"""Remark on each tokenizer that is shown with the scores."""
 
-# What the COCO tools drop after tokenizing. Brackets stand in upper case there while tokens are in lower
-# case, so "-lrb-" and its kin survive; published scores have them, and so do these.
+# Tokens that the COCO tools drop. Brackets are in upper case there but tokens are in lower case, so "-lrb-"
+# and the like are not dropped, neither in published scores nor here.
 _DROPPED = frozenset(
     ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
 )
-# Further spellings of those, which the PTB tokenizer maps to them first.
+# Further characters, which the PTB tokenizer first replaces by one of these.
 _DROPPED_UNMAPPED = _DROPPED | set('"\u201c\u201d\u2013\u2014')
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 _CLITIC = re.compile(r"(?<=[a-z])('s|'re|'ve|'ll|'d|'m)(?![a-z])|(?<=[a-z])(n't)(?![a-z])")
@@ -45,11 +45,11 @@ _TOKEN = re.compile(
 
 
 class CaptionToolMissing(RuntimeError):
-    """A tool of published caption scores is not there; the message says which and what to do."""
+    """A program that caption scores need is missing or failed."""
 
 
 def missing_tool() -> str | None:
-    """Say what keeps the PTB tokenizer and METEOR from running, and the remedy; ``None`` if nothing does."""
+    """Return which tools are missing for the PTB tokenizer and METEOR; ``None`` if none is missing."""
     missing = []
     if not RequirementCache("pycocoevalcap>=1.2"):
         missing.append("the package pycocoevalcap (pip install 'crab_lightning[metrics]')")
@@ -61,7 +61,7 @@ def missing_tool() -> str | None:
 
 
 def choose_tokenizer(wanted: Tokenizer) -> Tokenizer:
-    """Return the tokenizer that is used: ``auto`` is ``ptb`` where it can run, else ``python``."""
+    """Return the tokenizer that is used; ``auto`` becomes ``ptb`` if it can run, else ``python``."""
     if wanted != "auto":
         return wanted
     return "ptb" if missing_tool() is None else "python"
@@ -73,11 +73,11 @@ def _need_tools() -> None:
 
 
 def python_tokenize(text: str) -> str:
-    """Tokenize without Java: lower case, clitics apart, punctuation dropped, brackets as ``-lrb-``.
+    """Tokenize without Java: lower case, separate clitics, no punctuation, brackets as ``-lrb-``.
 
-    It equals the PTB tokenizer on plain captions. It differs on what that one knows as single tokens or
-    spells anew: abbreviations with full stops, web addresses, emoticons, currency, fractions, "cannot" and
-    the like. Scores from it should be named as such.
+    On plain captions the result is that of the PTB tokenizer. It differs for abbreviations with full stops,
+    web addresses, emoticons, currency, fractions, "cannot" and the like. State it when you report such
+    scores.
 
     Args:
         text: One caption.
@@ -96,23 +96,23 @@ def python_tokenize(text: str) -> str:
 
 
 def ptb_tokenize(texts: Sequence[str]) -> list[str]:
-    """Tokenize as published caption scores do: Stanford PTB tokenizer, lower case, punctuation dropped.
+    """Tokenize with the Stanford PTB tokenizer, as published scores do: lower case, no punctuation.
 
     Args:
-        texts: Captions; a line break in one counts as a space.
+        texts: Captions; a line break counts as a space.
 
     Returns:
         Tokens joined by single spaces, one text for each caption.
 
     Raises:
-        CaptionToolMissing: If pycocoevalcap or Java is absent, or Java fails.
+        CaptionToolMissing: If pycocoevalcap or Java is not installed, or Java fails.
     """
     _need_tools()
     from pycocoevalcap.tokenizer import ptbtokenizer
 
     jar = Path(ptbtokenizer.__file__).parent / ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR
-    # The package's own wrapper writes into its folder, which an installation may not allow, and loses an
-    # empty caption at the end; the same program on a file of ours does neither.
+    # The wrapper in the package writes into its own folder, which may not be allowed, and loses an empty
+    # caption at the end. So the program is called here directly.
     with tempfile.TemporaryDirectory() as folder:
         lines = Path(folder) / "captions.txt"
         lines.write_text("".join(" ".join(text.split()) + "\n" for text in texts), encoding="utf-8")
@@ -132,10 +132,10 @@ def ptb_tokenize(texts: Sequence[str]) -> list[str]:
 
 
 def start_meteor() -> Meteor:
-    """Start the METEOR 1.5 program, which takes about a second and may claim 2 GB.
+    """Start the METEOR 1.5 program, which takes about a second and may use 2 GB of memory.
 
     Raises:
-        CaptionToolMissing: If pycocoevalcap or Java is absent.
+        CaptionToolMissing: If pycocoevalcap or Java is not installed.
     """
     _need_tools()
     from pycocoevalcap.meteor.meteor import Meteor
@@ -144,16 +144,16 @@ def start_meteor() -> Meteor:
 
 
 def meteor(items: Items, program: Meteor | None = None) -> float:
-    """METEOR 1.5 over a corpus of tokenized captions, in [0, 1]; higher is better.
+    """Return METEOR 1.5 of a corpus of tokenized captions, in [0, 1]; higher is better.
 
-    The Java program pools its counts over the corpus; it is no mean over items.
+    The score is computed from the counts of the whole corpus. It is not a mean over items.
 
     Args:
         items: At least one candidate with at least one reference.
-        program: A running program to ask, for several corpora in turn; left out, one is started.
+        program: A running program, to score several corpora; when left out, a new one is started.
 
     Raises:
-        CaptionToolMissing: If pycocoevalcap or Java is absent.
+        CaptionToolMissing: If pycocoevalcap or Java is not installed.
     """
     program = program or start_meteor()
     keyed = dict(enumerate(items))

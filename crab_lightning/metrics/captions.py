@@ -1,4 +1,4 @@
-"""Captioning: BLEU, METEOR, ROUGE-L and CIDEr over a test set, as in the COCO caption tools."""
+"""Captioning: BLEU, METEOR, ROUGE-L and CIDEr of a test set, as in the COCO caption tools."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from crab_lightning.metrics.scale import Scale
 _Ngrams = Counter[tuple[str, ...]]
 
 _ORDER = 4
-# Keep ratios defined when a corpus has no n-gram of some length; values of the COCO tools.
+# Values of the COCO tools, which avoid 0/0 if a corpus has no n-gram of some length.
 _TINY, _SMALL = 1e-15, 1e-9
 _ROUGE_BETA = 1.2
 _CIDER_SIGMA = 6.0
@@ -39,10 +39,10 @@ def _ngrams(words: Sequence[str]) -> _Ngrams:
 
 
 def bleu(items: Items) -> list[float]:
-    """Corpus BLEU-1 to BLEU-4, in [0, 1]; higher is better.
+    """Return BLEU-1 to BLEU-4 of a corpus, in [0, 1]; higher is better.
 
-    N-grams are clipped by the largest count in any reference, the brevity penalty takes the closest reference
-    length (the shorter of two). An empty candidate is legal and adds no n-gram.
+    N-gram counts are limited by the largest count in any reference. The brevity penalty uses the closest
+    reference length, the shorter one of two equally close ones. A candidate may be empty.
 
     Args:
         items: At least one candidate with at least one reference.
@@ -81,10 +81,10 @@ def _longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def rouge_l(items: Items) -> float:
-    """ROUGE-L with beta 1.2, mean over items, in [0, 1]; higher is better.
+    """Return ROUGE-L with beta 1.2, the mean over items, in [0, 1]; higher is better.
 
-    Precision and recall are the best over the references, taken apart. An empty text counts as one empty
-    word, so an empty candidate scores 0 unless a reference is empty too, which scores 1.
+    The best precision and the best recall over the references are used, also from different references. An
+    empty text counts as one empty word. So an empty candidate scores 0, or 1 if a reference is empty too.
 
     Args:
         items: At least one candidate with at least one reference.
@@ -103,7 +103,7 @@ def rouge_l(items: Items) -> float:
 
 
 class _Weighted:
-    """An n-gram count weighted by inverse document frequency, with its norms and its number of bigrams."""
+    """The n-grams of a text, weighted by inverse document frequency, with norms and number of bigrams."""
 
     def __init__(self, words: Sequence[str], documents: Counter[tuple[str, ...]], log_items: float) -> None:
         self.weights: list[dict[tuple[str, ...], float]] = [{} for _ in range(_ORDER)]
@@ -119,7 +119,7 @@ class _Weighted:
         self.norms = [math.sqrt(norm) for norm in norms]
 
     def similarity(self, reference: _Weighted) -> float:
-        """Mean over n of the clipped cosine, damped by the difference in length."""
+        """Return the mean over n of the clipped cosine, reduced by the difference in length."""
         damping = math.e ** (-(float(self.length - reference.length) ** 2) / (2 * _CIDER_SIGMA**2))
         total = 0.0
         for n in range(_ORDER):
@@ -131,10 +131,10 @@ class _Weighted:
 
 
 def cider(items: Items) -> float:
-    """CIDEr with n = 1 to 4, mean over items, in [0, 10]; higher is better.
+    """Return CIDEr with n = 1 to 4, the mean over items, in [0, 10]; higher is better.
 
-    Document frequencies come from the references given here, so the value depends on the whole test set and a
-    set of one item scores 0.
+    Document frequencies are those of the given references, so the value depends on the whole test set, and a
+    set with one item scores 0.
 
     Args:
         items: At least one candidate with at least one reference.
@@ -154,40 +154,43 @@ def cider(items: Items) -> float:
 class CaptionScores(BenchmarkMetric):
     """BLEU-1 to BLEU-4, METEOR, ROUGE-L in [0, 1] and CIDEr in [0, 10]; higher is better.
 
-    Keys: ``bleu_1`` ... ``bleu_4``, ``meteor``, ``rouge_l``, ``cider``. Papers print them times 100. An empty
-    candidate is legal and scores low; one item alone has a CIDEr of 0. No items: NaN.
+    Keys: ``bleu_1`` ... ``bleu_4``, ``meteor``, ``rouge_l``, ``cider``. Papers print them times 100. A
+    candidate may be empty; it gets low scores. A single item has a CIDEr of 0. Without items, the values are
+    NaN.
 
     METEOR and the PTB tokenizer are Java programs of the package pycocoevalcap, an optional extra. Without
-    them ``meteor`` is NaN with one warning that says what is missing, and the other scores are still
-    computed. Which tokenizer made them stands in ``tokenizer_used`` after ``compute``.
+    them, ``meteor`` is NaN, a warning says what is missing, and the other scores are computed. After
+    ``compute``, ``tokenizer_used`` is the tokenizer that was used.
 
-    This metric works on text, since its scores are about text, and it grows with the data set: document
-    frequencies of CIDEr, and METEOR, need all captions at the end.
+    This metric stores all captions, because CIDEr and METEOR need them at the end. So its memory grows with
+    the dataset.
 
     Source: TXH-mercury/VALOR cococaption/pycocoevalcap, the COCO caption tools; checked against
     pycocoevalcap.
 
     Args:
-        tokenizer: ``ptb`` as published, or an error where it cannot run; ``python`` a plain one that needs no
-            Java (see :func:`python_tokenize` for where it differs); ``auto`` the first that runs, with a
-            warning when that is ``python``; ``none`` for texts that are tokens joined by spaces already.
-        with_meteor: Whether to run METEOR; some seconds, and up to 2 GB of memory for Java.
+        tokenizer: ``ptb`` is the published one, and is an error if it cannot run. ``python`` needs no Java
+            (:func:`python_tokenize` says where it differs). ``auto`` takes ``ptb`` if it can run, and else
+            ``python`` with a warning. ``none`` is for texts that are already tokens joined by spaces.
+        with_meteor: Whether to compute METEOR, which takes some seconds and up to 2 GB of memory for Java.
 
     Raises:
         ValueError: If there is no such tokenizer.
     """
 
-    # CIDEr ends at 10; papers print it in percent, and beyond 100 it counts as 1 in a mean over datasets.
+    # CIDEr is at most 10. In a mean over datasets a CIDEr of 1 (100 as printed) and more counts as 1.
     scales: ClassVar[Mapping[str, Scale]] = {"cider": Scale(high=10.0, counts_as=(0.0, 1.0))}
 
     def __init__(self, tokenizer: Tokenizer = "auto", with_meteor: bool = True) -> None:
         super().__init__()
         if tokenizer not in get_args(Tokenizer):
-            raise ValueError(f"no tokenizer '{tokenizer}'; there are: {', '.join(get_args(Tokenizer))}")
+            raise ValueError(
+                f"there is no tokenizer '{tokenizer}'; known tokenizers: {', '.join(get_args(Tokenizer))}"
+            )
         self.tokenizer = tokenizer
         self.with_meteor = with_meteor
         self.tokenizer_used: Tokenizer | None = None
-        # Text travels between processes as bytes: each item a JSON list in one line.
+        # Processes exchange text as bytes; each item is a JSON list in one line.
         self.add_list("lines", torch.uint8)
 
     def update(self, candidates: Sequence[str], references: Sequence[Sequence[str]]) -> None:
@@ -198,7 +201,7 @@ class CaptionScores(BenchmarkMetric):
             references: At least one reference for each item.
 
         Raises:
-            ValueError: If lengths differ or an item has no reference.
+            ValueError: If the lengths differ, or an item has no reference.
         """
         if isinstance(candidates, str) or len(candidates) != len(references):
             raise ValueError(f"{len(candidates)} candidates but {len(references)} lists of references")
@@ -211,9 +214,13 @@ class CaptionScores(BenchmarkMetric):
             self.append("lines", torch.frombuffer(bytearray(line), dtype=torch.uint8))
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the seven scores; ``meteor`` only if it is wanted."""
+        """Return the scores by key; ``meteor`` only with ``with_meteor``.
+
+        Raises:
+            CaptionToolMissing: If ``tokenizer`` is ``ptb`` and cannot run.
+        """
         names = ["bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider", *["meteor"] * self.with_meteor]
-        # Sorted, so that sums of floats run in the same order on any number of processes.
+        # Sorted, so that floating-point sums have the same order for any number of processes.
         lines = sorted(self.joined("lines").cpu().numpy().tobytes().splitlines())
         values = [float("nan")] * len(names)
         if lines:
@@ -231,7 +238,7 @@ class CaptionScores(BenchmarkMetric):
         if chosen != self.tokenizer and (missing := missing_tool()) is not None:
             _warn_once(
                 f"{missing}. Captions are split by the plain Python tokenizer instead, so scores differ "
-                "slightly from published ones; set tokenizer: python to accept that without a warning."
+                "slightly from published ones. Set tokenizer: python to hide this warning."
             )
         self.tokenizer_used = chosen
         flat = [" ".join(text.split()) for item in texts for text in item]
@@ -245,8 +252,8 @@ class CaptionScores(BenchmarkMetric):
     def _meteor(self, items: Items) -> float:
         if (missing := missing_tool()) is not None:
             _warn_once(
-                f"{missing}; meteor is NaN, the other caption scores are computed. Set with_meteor: false to "
-                "leave it out."
+                f"{missing}. meteor is NaN, but the other caption scores are computed. Set with_meteor: false"
+                " to leave it out."
             )
             return float("nan")
         return meteor(items)
@@ -254,5 +261,5 @@ class CaptionScores(BenchmarkMetric):
 
 @cache
 def _warn_once(text: str) -> None:
-    """Warn, once in a process: every dataset and protocol has a metric of its own."""
+    """Warn once in a process, although there are many metric objects."""
     warnings.warn(text, stacklevel=3)

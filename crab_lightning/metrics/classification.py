@@ -8,13 +8,15 @@ from torch import Tensor
 from crab_lightning.metrics.base import BenchmarkMetric
 
 INVALID = -1
-"""Index of an answer that names no class: always wrong, and no row or column of its own."""
+"""Index of an answer that is not a class; it is always wrong."""
 
 
 def _check(pred: Tensor, target: Tensor, num_classes: int | None) -> tuple[Tensor, Tensor]:
     pred, target = pred.reshape(-1).to(torch.int64), target.reshape(-1).to(torch.int64)
     if pred.shape != target.shape:
-        raise ValueError(f"pred has {pred.numel()} class indices and target {target.numel()}; give one each")
+        raise ValueError(
+            f"pred has {pred.numel()} class indices but target has {target.numel()}; give the same number"
+        )
     if target.numel() == 0:
         return pred, target
     top = num_classes - 1 if num_classes is not None else None
@@ -23,7 +25,7 @@ def _check(pred: Tensor, target: Tensor, num_classes: int | None) -> tuple[Tenso
         if least < low or (top is not None and most > top):
             raise ValueError(
                 f"{name} contains class indices from {least} to {most}; allowed are {low} to "
-                f"{'any' if top is None else top}. Pass -1 as prediction for an answer that names no class."
+                f"{'any' if top is None else top}. Use -1 as prediction for an answer that is not a class."
             )
     return pred, target
 
@@ -31,10 +33,10 @@ def _check(pred: Tensor, target: Tensor, num_classes: int | None) -> tuple[Tenso
 class Accuracy(BenchmarkMetric):
     """Fraction of samples whose predicted class is the true one, in [0, 1]; higher is better.
 
-    Prediction -1 (an answer that names no class) counts as wrong. No samples: NaN.
+    The prediction -1 (an answer that is not a class) counts as wrong. Without samples, the value is NaN.
 
     Source: ``valid`` in GeWu-Lab/OGM-GE_CVPR2022 main.py (CREMA-D, Kinetics-Sounds). UCF51 and VGG-CM have no
-    public scorer and use the same formula.
+    public evaluation code and use the same formula.
     """
 
     right: Tensor
@@ -53,27 +55,28 @@ class Accuracy(BenchmarkMetric):
             target: Class indices ``(N,)``.
 
         Raises:
-            ValueError: If lengths differ or ``target`` holds a negative index.
+            ValueError: If lengths differ, ``target`` has a negative index, or ``pred`` an index below -1.
         """
         pred, target = _check(pred, target, None)
         self.right += (pred == target).sum()
         self.samples += target.numel()
 
     def compute(self) -> Tensor:
-        """Return right / samples, or NaN."""
+        """Return the fraction of right samples, or NaN."""
         return self.right.to(torch.float64) / self.samples
 
 
 class SegmentAccuracy(Accuracy):
     """Fraction of segments whose predicted class is the true one, in [0, 1]; higher is better.
 
-    Background is a class like the others. Class -1 (an event of unknown name) matches nothing, not even
-    background. One micro average over all segments. No videos: NaN, where the official code divides by zero.
+    Background is a class like the others. The prediction -1 (an event with an unknown name) is always wrong.
+    The value is a micro average over all segments. Without videos it is NaN; the official code divides by
+    zero.
 
     Source: ``compute_acc`` in YapengTian/AVE-ECCV18 supervised_main.py.
 
     Args:
-        segments: Segments in each video.
+        segments: Number of segments of each video.
     """
 
     def __init__(self, segments: int = 10) -> None:
@@ -88,7 +91,7 @@ class SegmentAccuracy(Accuracy):
             target: Class of each segment ``(N, segments)``.
 
         Raises:
-            ValueError: If a shape differs from that, or ``target`` holds a negative class.
+            ValueError: If a shape is another one, or ``target`` has a negative class.
         """
         if pred.shape != target.shape or target.ndim != 2 or target.shape[1] != self.segments:
             raise ValueError(
@@ -99,11 +102,11 @@ class SegmentAccuracy(Accuracy):
 
 
 class ConfusionMatrix(BenchmarkMetric):
-    """Counts of true class (rows) against predicted class (columns); not a scalar.
+    """Numbers of samples by true class (rows) and predicted class (columns).
 
-    The last column counts invalid answers (-1), so each row sums to the number of its true samples. The
-    metrics below keep this same state: in one ``MetricCollection`` torchmetrics stores and updates it once
-    for all. No samples: all zero.
+    The last column counts invalid answers (-1), so the sum of a row is the number of samples of its true
+    class. The metrics below have the same state, so torchmetrics stores and updates it only once in a
+    ``MetricCollection``. Without samples, all counts are 0.
 
     Args:
         num_classes: Number of classes C.
@@ -117,7 +120,7 @@ class ConfusionMatrix(BenchmarkMetric):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         if num_classes < 1:
-            raise ValueError(f"num_classes is {num_classes}; a closed set needs at least one class")
+            raise ValueError(f"num_classes is {num_classes}; it must be at least 1")
         self.num_classes = num_classes
         self.add_sum("confusion", num_classes, num_classes + 1)
 
@@ -129,7 +132,7 @@ class ConfusionMatrix(BenchmarkMetric):
             target: Class indices ``(N,)``.
 
         Raises:
-            ValueError: If lengths differ or an index is outside the class list.
+            ValueError: If lengths differ, or an index is out of range.
         """
         pred, target = _check(pred, target, self.num_classes)
         columns = self.num_classes + 1
@@ -146,9 +149,9 @@ class ConfusionMatrix(BenchmarkMetric):
 
 
 class WeightedAverageRecall(ConfusionMatrix):
-    """WAR: number right / number of samples, in [0, 1]; higher is better.
+    """WAR: fraction of samples whose predicted class is the true one, in [0, 1]; higher is better.
 
-    Invalid answers (-1) are wrong. No samples: NaN.
+    Invalid answers (-1) are wrong. Without samples, the value is NaN.
 
     Source: ``computer_uar_war`` in zengqunzhao/DFER-CLIP main.py (DFEW, MAFW); MELD calls it ACC.
 
@@ -163,13 +166,13 @@ class WeightedAverageRecall(ConfusionMatrix):
 
 
 class UnweightedAverageRecall(ConfusionMatrix):
-    """UAR: mean over classes of per-class recall, in [0, 1]; higher is better.
+    """UAR: mean of the recalls of the classes, in [0, 1]; higher is better.
 
-    Only classes with at least one true sample are averaged; the official code gives NaN as soon as a class is
-    predicted that never occurs. Invalid answers (-1) cost recall and add no class. No samples: NaN.
+    The mean is over classes with at least one true sample. The official code gives NaN if a class without
+    true samples is predicted; here such a class is left out, as in ``balanced_accuracy_score`` of
+    scikit-learn. Invalid answers (-1) are wrong. Without samples, the value is NaN.
 
-    Source: ``computer_uar_war`` in zengqunzhao/DFER-CLIP main.py; the odd case as scikit-learn's
-    ``balanced_accuracy_score``.
+    Source: ``computer_uar_war`` in zengqunzhao/DFER-CLIP main.py.
 
     Args:
         num_classes: Number of classes.
@@ -183,10 +186,10 @@ class UnweightedAverageRecall(ConfusionMatrix):
 
 
 class WeightedF1(ConfusionMatrix):
-    """WAF: per-class F1 weighted by the number of true samples, in [0, 1]; higher is better.
+    """Weighted F1 (WAF): mean of the classes' F1, weighted by true samples, in [0, 1]; higher is better.
 
-    F1 is 0 where it is undefined. An invalid answer (-1) costs recall of its true class only. No samples:
-    NaN.
+    F1 is 0 if it is undefined. An invalid answer (-1) lowers only the recall of the true class. Without
+    samples, the value is NaN.
 
     Source: ``calculate_results`` in zeroQiaoba/MERTools toolkit/dataloader/meld.py.
 

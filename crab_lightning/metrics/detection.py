@@ -11,14 +11,17 @@ from crab_lightning.metrics.base import BenchmarkMetric
 
 Floats = npt.NDArray[np.float64]
 
-# As the official code makes them, so that an overlap that lies on a threshold compares the same way.
+# Computed as in the official code, so that an overlap equal to a threshold is compared in the same way.
 _THRESHOLDS: Floats = np.linspace(0.1, 0.9, 9)
 _SAME_EVENT_S = 1e-3
 _COLUMNS = 4
 
 
 def temporal_iou(span_s: Floats, others_s: Floats) -> Floats:
-    """Intersection over union of one span ``(2,)`` with N others ``(N, 2)``; 0 for two of zero length."""
+    """Return the intersection over union of one span ``(2,)`` with N others ``(N, 2)``, ``(N,)``.
+
+    It is 0 for two spans of zero length.
+    """
     shared = np.clip(np.minimum(span_s[1], others_s[:, 1]) - np.maximum(span_s[0], others_s[:, 0]), 0, None)
     union = (span_s[1] - span_s[0]) + (others_s[:, 1] - others_s[:, 0]) - shared
     overlap: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
@@ -26,7 +29,7 @@ def temporal_iou(span_s: Floats, others_s: Floats) -> Floats:
 
 
 def _distinct(spans_s: Floats) -> Floats:
-    """Drop spans whose two ends lie within a millisecond of an earlier one's."""
+    """Return the spans without those whose two ends differ by at most 1 ms from an earlier span."""
     kept: list[Floats] = []
     for span in spans_s:
         if not any(np.all(np.abs(span - other) <= _SAME_EVENT_S) for other in kept):
@@ -35,10 +38,10 @@ def _distinct(spans_s: Floats) -> Floats:
 
 
 def _match(preds_s: Floats, trues_s: Floats) -> npt.NDArray[np.int64]:
-    """Give predictions of one class in one video, best first, their true events.
+    """Match the predictions of one class in one video, best first, with true events.
 
     Returns:
-        For each prediction a bit mask of the thresholds at which it is a true positive ``(P,)``.
+        For each prediction ``(P,)`` the thresholds at which it is a true positive, as the bits of a number.
     """
     bits = np.zeros(len(preds_s), dtype=np.int64)
     if not len(trues_s):
@@ -59,7 +62,7 @@ def _match(preds_s: Floats, trues_s: Floats) -> npt.NDArray[np.int64]:
 
 
 def _average_precision(hits: Floats, block_ends: npt.NDArray[np.int64], true_events: int) -> Floats:
-    """All-point interpolated AP from sorted true positives ``(P, thresholds)``; ``(thresholds,)``."""
+    """Return the all-point interpolated AP ``(thresholds,)`` of sorted true positives ``(P, thresholds)``."""
     found = hits.cumsum(axis=0)[block_ends]
     precision = found / (block_ends + 1)[:, None]
     envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
@@ -72,18 +75,19 @@ class EventMeanAP(BenchmarkMetric):
 
     Keys: ``map_10`` ... ``map_90`` and ``map_average``, the mean of the nine.
 
-    Truth that repeats (same video and class, both ends within 1 ms) counts once. A prediction takes the best
-    overlapping true event of its class and video that is still free. AP is the area under the
-    precision-recall curve with its envelope from the right; a class without predictions has 0, and classes
-    that never occur in the truth are left out together with their predictions (so is class -1). Zero-length
-    spans overlap nothing. No true event at all: NaN.
+    Equal true events (of the same video and class, both ends within 1 ms) count once. A prediction is matched
+    with the true event of its class and video that overlaps it most and is not matched yet. AP is the area
+    under the precision-recall curve with its envelope from the right. A class without predictions has AP 0.
+    Classes without true events are left out, with their predictions; so is class -1. Spans of zero length
+    overlap nothing. Without any true event, the values are NaN.
 
-    A language model gives no scores: pass 1.0 for every event, in the order of the answer. Equal scores rank
-    by position in their answer; those that still tie, in different videos, enter the curve as one step, so
-    that the order of videos has no say. Say so beside the number.
+    A language model gives no scores: use 1.0 for every event, in the order of the answer. Events with equal
+    scores are ranked by their position in the answer. Events of different videos with the same score and
+    position enter the curve as one step, so that the order of videos has no effect. State it when you report
+    such scores.
 
-    Matching happens inside a video, so each update settles its video at once. The ranking is over the whole
-    data set, hence one row of four numbers per prediction is kept: this metric grows with the data set.
+    Predictions are matched when their video is added. The ranking is over the whole dataset, so this metric
+    keeps four numbers for each prediction, and its memory grows with the dataset.
 
     Source: ``ANETdetection`` in ttgeng233/UnAV libs/utils/metrics.py.
 
@@ -117,12 +121,12 @@ class EventMeanAP(BenchmarkMetric):
         Args:
             pred_spans_s: Start and end of each predicted event ``(P, 2)``, in the order of the answer.
             pred_classes: ``(P,)``; -1 for an unknown name.
-            pred_scores: ``(P,)``.
+            pred_scores: Score of each predicted event ``(P,)``; a higher score is ranked first.
             true_spans_s: Start and end of each true event ``(G, 2)``.
-            true_classes: ``(G,)``.
+            true_classes: Class of each true event ``(G,)``.
 
         Raises:
-            ValueError: If lengths differ, a class is out of range or a number is not finite.
+            ValueError: If lengths differ, a class is out of range, or a number is not finite.
         """
         preds, scores = (
             self._spans("pred", pred_spans_s, pred_classes),
@@ -132,7 +136,7 @@ class EventMeanAP(BenchmarkMetric):
         classes, true_of = pred_classes.reshape(-1).cpu().numpy(), true_classes.reshape(-1).cpu().numpy()
         if len(scores) != len(preds) or not bool(torch.isfinite(scores).all()):
             raise ValueError(
-                f"pred_scores must be {len(preds)} finite numbers, one for each span; got {scores}"
+                f"pred_scores is {scores}; it must have {len(preds)} finite numbers, one for each span"
             )
         ranked = np.lexsort((np.arange(len(preds)), -scores.numpy()))
         rows = []
@@ -150,11 +154,12 @@ class EventMeanAP(BenchmarkMetric):
         lowest = -1 if side == "pred" else 0
         if len(spans_s) != len(classes):
             raise ValueError(
-                f"{len(spans_s)} {side}_spans_s but {len(classes)} {side}_classes; give one each"
+                f"there are {len(spans_s)} {side}_spans_s, but {len(classes)} {side}_classes; they need the "
+                "same number"
             )
         if len(classes) and (int(classes.min()) < lowest or int(classes.max()) >= self.num_classes):
             raise ValueError(
-                f"{side}_classes run from {int(classes.min())} to {int(classes.max())}; "
+                f"{side}_classes contains class indices from {int(classes.min())} to {int(classes.max())}; "
                 f"allowed are {lowest} to {self.num_classes - 1}"
             )
         if not bool(torch.isfinite(spans_s).all()):

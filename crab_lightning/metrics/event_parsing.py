@@ -12,7 +12,10 @@ _LEVELS = ("segment", "event")
 
 
 def _runs(rows: Tensor) -> Tensor:
-    """Split bool rows ``(..., S)`` into maximal runs of ones: float64 ``(..., R, S)``, unused runs empty."""
+    """Return the runs of True values in bool rows ``(..., S)`` as float64 ``(..., R, S)``, one run a row.
+
+    R is the largest possible number of runs; rows without a run are 0.
+    """
     before = torch.nn.functional.pad(rows, (1, 0))[..., :-1]
     number = (rows & ~before).cumsum(dim=-1) * rows
     most = (rows.shape[-1] + 1) // 2
@@ -30,7 +33,7 @@ def _event_counts(pred: Tensor, true: Tensor) -> Tensor:
     pred_runs, true_runs = _runs(pred), _runs(true)
     shared = pred_runs @ true_runs.transpose(-1, -2)
     union = pred_runs.sum(-1)[..., :, None] + true_runs.sum(-1)[..., None, :] - shared
-    # Exactly one half counts; whole numbers keep that comparison exact.
+    # An IoU of exactly one half is a match; whole numbers make this comparison exact.
     match = (shared > 0) & (2 * shared >= union)
     pred_events, true_events = (pred_runs.sum(-1) > 0).sum(-1), (true_runs.sum(-1) > 0).sum(-1)
     found = match.any(dim=-1).sum(dim=-1)
@@ -39,7 +42,7 @@ def _event_counts(pred: Tensor, true: Tensor) -> Tensor:
 
 
 def _video_scores(counts: Tensor) -> Tensor:
-    """Average F over the classes of either side; 1 where there is none. ``(3, ..., C)`` to ``(...)``."""
+    """Return the mean F over classes that occur; 1 if no class occurs. ``(3, ..., C)`` to ``(...)``."""
     hits, false, missed = counts
     present = hits + false + missed > 0
     f_scores = torch.where(present, 2 * hits / (2 * hits + false + missed).clamp(min=1), 0.0)
@@ -51,15 +54,15 @@ def clip_f_scores(pred_a: Tensor, pred_v: Tensor, true_a: Tensor, true_v: Tensor
     """Return F of each clip by level (segment, event) and kind (a, v, av, event).
 
     Args:
-        pred_a: bool ``(N, C, S)``, what is said to be heard.
-        pred_v: What is said to be seen.
-        true_a: What is heard.
-        true_v: What is seen.
+        pred_a: bool ``(N, C, S)``, predicted audio events.
+        pred_v: bool ``(N, C, S)``, predicted visual events.
+        true_a: bool ``(N, C, S)``, true audio events.
+        true_v: bool ``(N, C, S)``, true visual events.
 
     Returns:
         int64 ``(2, 4, N)``, in the units of :func:`to_units`.
     """
-    # Heard, seen and both in one call: calls cost more than the few numbers in them.
+    # Audio, visual and both are computed in one call, because the tensors are small and calls are slow.
     pred, true = (torch.stack([a, v, a & v]) for a, v in ((pred_a, pred_v), (true_a, true_v)))
     # (3 counts, 2 levels, 3 kinds, N, C)
     counts = torch.stack([_segment_counts(pred, true), _event_counts(pred, true)], dim=1)
@@ -71,8 +74,8 @@ def named_f_scores(units: Tensor, clips: Tensor | int) -> dict[str, Tensor]:
     """Return the twelve scores by name.
 
     Args:
-        units: int64 ``(2, 4)``, what :func:`clip_f_scores` returned, summed over clips.
-        clips: How many.
+        units: int64 ``(2, 4)``, results of :func:`clip_f_scores`, summed over clips.
+        clips: Number of clips.
     """
     scores: dict[str, Tensor] = {}
     for level, row in zip(_LEVELS, mean_of(units, torch.as_tensor(clips)), strict=True):
@@ -87,16 +90,17 @@ def named_f_scores(units: Tensor, clips: Tensor | int) -> dict[str, Tensor]:
 class EventParsingF(BenchmarkMetric):
     """The ten F-scores of LLP and the mean of five at each level, in [0, 1]; higher is better.
 
-    Keys are ``segment_*`` and ``event_*`` with ``a``, ``v``, ``av`` (element-wise product of both modalities,
-    on both sides), ``type`` (mean of those three over the data set), ``event`` (audio and visual counts added
-    before F) and ``mean5`` (mean of the five; the single number that papers print for a level).
+    Keys are ``segment_*`` and ``event_*`` with ``a``, ``v``, ``av`` (segments in which a class is both seen
+    and heard), ``type`` (mean of these three over the dataset), ``event`` (audio and visual counts are added
+    before F) and ``mean5`` (mean of the five; papers report this number for a level).
 
-    F is averaged over the classes that prediction or truth holds, then over videos. A video with no class on
-    either side scores 1. On the event level a run of ones is an event, and it is found when its intersection
-    is at least half of its union with a true event. No videos: NaN.
+    F is averaged over the classes that occur in prediction or truth, and then over videos. A video in which
+    no class occurs scores 1. On the event level, neighbouring segments of a class are one event, and a
+    predicted event is correct if its IoU with a true event is at least one half. Without videos, the values
+    are NaN.
 
-    Source: ``segment_level`` and ``event_level`` in YapengTian/AVVP-ECCV20 utils/eval_metrics.py; ``mean5``
-    is inferred from published tables.
+    Source: ``segment_level`` and ``event_level`` in YapengTian/AVVP-ECCV20 utils/eval_metrics.py; published
+    tables suggest the definition of ``mean5``.
     """
 
     f_units: Tensor
@@ -110,16 +114,16 @@ class EventParsingF(BenchmarkMetric):
     def update(
         self, pred_audio: Tensor, pred_visual: Tensor, true_audio: Tensor, true_visual: Tensor
     ) -> None:
-        """Add N videos, each as 0/1 matrices of C classes by S one-second segments.
+        """Add N videos, as 0/1 matrices of C classes and S one-second segments.
 
         Args:
-            pred_audio: ``(N, C, S)``.
-            pred_visual: ``(N, C, S)``.
-            true_audio: ``(N, C, S)``.
-            true_visual: ``(N, C, S)``.
+            pred_audio: Predicted audio events ``(N, C, S)``.
+            pred_visual: Predicted visual events ``(N, C, S)``.
+            true_audio: True audio events ``(N, C, S)``.
+            true_visual: True visual events ``(N, C, S)``.
 
         Raises:
-            ValueError: If shapes differ or an entry is neither 0 nor 1.
+            ValueError: If shapes differ, or a value is neither 0 nor 1.
         """
         matrices = {
             "pred_audio": pred_audio,
@@ -139,5 +143,5 @@ class EventParsingF(BenchmarkMetric):
         self.videos += true_audio.shape[0]
 
     def compute(self) -> dict[str, Tensor]:
-        """Return twelve scores by name."""
+        """Return the twelve scores by name."""
         return named_f_scores(self.f_units, self.videos)

@@ -1,4 +1,4 @@
-"""Segmentation: J, F and S of masks under the protocols in use (S4, MS3, Ref-AVS)."""
+"""Segmentation: J, F and S of masks under the published evaluation protocols (S4, MS3, Ref-AVS)."""
 
 from __future__ import annotations
 
@@ -27,16 +27,20 @@ _LOOSE_ROWS = 512
 
 
 class MaskMetric(BenchmarkMetric):
-    """Keeps a row of whole numbers for each clip, to which its frames add, on whichever process they are.
+    """The base class of mask metrics; it keeps a row of whole numbers for each clip.
 
-    A clip's frames may reach several processes, or one process before and after it was killed, so a batch
-    that is a clip is settled when all rows are together.
+    The frames of a clip may be on several processes, or be added before and after a run is interrupted. So a
+    batch that is a clip is scored only in ``compute``, when the rows of all processes are together.
+
+    Args:
+        protocol: Key of ``PROTOCOLS``.
+        frames_per_batch: Number of frames in a batch; that of the protocol when left out.
     """
 
     width: int
-    """Numbers of a row, the clip's key at first."""
+    """Number of values in a row; the first one is the key of the clip."""
     sums: ClassVar[tuple[str, ...]]
-    """Names of the sums over frames or batches that need no clip."""
+    """Names of the sums over frames or batches that do not depend on clips."""
 
     def __init__(self, protocol: str = "crabplus", frames_per_batch: int | None = None) -> None:
         super().__init__()
@@ -49,19 +53,21 @@ class MaskMetric(BenchmarkMetric):
     def _check(self, pred: Tensor, clips: Sequence[str] | None) -> None:
         check_masks(pred, self.protocol)
         if clips is not None and len(clips) != len(pred):
-            raise ValueError(f"{len(clips)} clips are named for {len(pred)} frames; name one for each frame")
+            raise ValueError(
+                f"there are {len(clips)} clips for {len(pred)} frames; give the clip of each frame"
+            )
 
     def _add_rows(self, clips: Sequence[str], numbers: Sequence[Tensor]) -> None:
-        """Add the numbers of F frames: each ``(F,)`` or ``(F, N)``."""
+        """Add the values of F frames to the rows of their clips; each tensor is ``(F,)`` or ``(F, N)``."""
         keys = torch.tensor([_clip_key(clip) for clip in clips], device=numbers[0].device)
         columns = [n.to(torch.int64).reshape(len(clips), -1) for n in (keys, *numbers)]
         self.append("clips", torch.cat(columns, dim=1).flatten())
         state: list[Tensor] = self.clips  # type: ignore[has-type]
-        if len(state) > _LOOSE_ROWS:  # a clip's frames become one row: memory grows with clips, not frames
+        if len(state) > _LOOSE_ROWS:  # joins the frames of a clip, so that memory does not grow with frames
             self.clips = [self._rows().flatten()]
 
     def _rows(self) -> Tensor:
-        """Return one row a clip, int64 ``(clips, width)``, in the order of keys."""
+        """Return one row for each clip, int64 ``(clips, width)``, in the order of the keys."""
         loose = self.joined("clips").view(-1, self.width)
         keys, place = torch.unique(loose[:, 0], return_inverse=True)
         rows = torch.zeros(len(keys), self.width, dtype=torch.int64, device=loose.device)
@@ -77,31 +83,36 @@ def _clip_key(clip: str) -> int:
 class MaskJF(MaskMetric):
     """Jaccard index J and F-measure (beta squared 0.3) of masks, in [0, 1]; higher is better.
 
-    Keys: ``j``, ``f``, and for protocols with batches ``frames_per_batch``, the mean that was met.
+    Keys: ``j``, ``f``, and for protocols with batches ``frames_per_batch``, the mean number of frames in the
+    batches.
 
-    - ``crabplus`` (the default of this framework): binary masks, frame by frame. Both masks empty scores 1
-      and 1; one empty 0 and 0.
-    - ``avsbench``: probability above 0.5 for J; a frame with empty truth scores its share of background. F is
-      the best of 255 thresholds on the mean curve of a batch, frames with empty truth left out; 0 when all
-      are. Mean over batches, so F depends on the batch size (5 frames, one video, by default; the published
-      script has 20).
-    - ``framewise``: as ``avsbench``, each frame its own batch; a frame with empty truth adds 0 to F.
-    - ``refavs``: as ``avsbench``, but J takes probabilities above 0.4. Batches of 10 frames (one clip) by
-      default; the published runner has 40.
+    - ``crabplus`` (the default): binary masks, and each frame is scored separately. If both masks are empty,
+      J and F are 1. If one is empty, they are 0.
+    - ``avsbench``: pixels with a probability above 0.5 are the mask for J. A frame with an empty truth has as
+      J the fraction of pixels outside the predicted mask. F is the maximum over 255 thresholds of the mean F
+      of the frames in a batch. Frames with an empty truth are left out; if all are, F is 0. F is averaged
+      over batches, so it depends on the batch size (5 frames, one video, by default; the published script has
+      20).
+    - ``framewise``: as ``avsbench`` with batches of one frame; a frame with an empty truth has F 0.
+    - ``refavs``: as ``avsbench``, but the mask for J has probabilities above 0.4. The default batch is 10
+      frames (one clip); the published script has 40.
 
-    Values under different protocols are not comparable. An answer without a mask is given as an empty one. No
-    frames: NaN. What is a batch depends on the caller. With ``clips`` each clip is one, whatever the order,
-    the number of updates and of processes that its frames come in. Without, hand over all frames of a batch
-    in one update; several batches are cut off in order, the last may be short and weighs as much.
+    Values under different protocols are not comparable. Give an empty mask for an answer without a mask.
+    Without frames, the values are NaN.
+
+    The caller decides what a batch is. With ``clips``, a batch is a clip, and the order and the number of
+    updates and processes have no effect. Without ``clips``, give all frames of a batch in one update. The
+    frames of an update are cut into batches in order; the last batch may be smaller and has the same weight.
 
     Source: see ``PROTOCOLS``.
 
     Args:
         protocol: ``crabplus``, ``avsbench``, ``framewise`` or ``refavs``.
-        frames_per_batch: Frames in a batch; 0 makes each update one batch. Left out: the protocol's own.
+        frames_per_batch: Number of frames in a batch; 0 makes each update one batch. When left out, it is
+            that of the protocol.
 
     Raises:
-        ValueError: If there is no such protocol, or it has no batches to choose.
+        ValueError: If there is no such protocol, or ``frames_per_batch`` does not fit the protocol.
     """
 
     scales: ClassVar[Mapping[str, Scale]] = {"frames_per_batch": COUNT}
@@ -118,10 +129,10 @@ class MaskJF(MaskMetric):
         Args:
             pred: bool masks ``(F, H, W)``; all protocols but ``crabplus`` also take logits.
             target: bool ``(F, H, W)``.
-            clips: The clip of each frame; its frames are one batch, under protocols that have batches.
+            clips: Name of the clip of each frame; in protocols with batches the frames of a clip are a batch.
 
         Raises:
-            ValueError: If shapes or types are others.
+            ValueError: If a shape or type is another one, a logit is NaN, or the number of clips is not F.
         """
         self._check(pred, clips)
         if target.dtype != torch.bool or target.shape != pred.shape:
@@ -129,7 +140,7 @@ class MaskJF(MaskMetric):
                 f"target is {target.dtype} {tuple(target.shape)}; it must be bool and {tuple(pred.shape)}"
             )
         self.frames += pred.shape[0]
-        # In float32 as the official codes, whatever the logits come in.
+        # The official code computes in float32, for logits of any type.
         pred = pred if pred.dtype == torch.bool else torch.sigmoid(pred.float())
         if self.protocol.binary:
             jaccard, f_score = binary_scores(pred, target)
@@ -167,10 +178,10 @@ class MaskJF(MaskMetric):
         return (torch.stack(jaccard), torch.stack(f_scores)) if sizes else (none, none)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return ``j`` and ``f``, and where the protocol has batches ``frames_per_batch``."""
+        """Return ``j`` and ``f``, and for protocols with batches ``frames_per_batch``."""
         rows = self._rows()
         frames, jaccard, seen, curves = rows[:, 1], rows[:, 2], rows[:, 3], rows[:, 4:]
-        # Frames whose truth is empty are left out of F; a clip of such frames alone counts as 0.
+        # Frames with an empty truth are left out of F; a clip with only such frames has F 0.
         best = mean_of(curves, seen.clamp(min=1)[:, None]).amax(dim=1)
         j_units = self.j_units + to_units(mean_of(jaccard, frames)).sum()
         f_units = self.f_units + to_units(best).sum()
@@ -182,32 +193,35 @@ class MaskJF(MaskMetric):
 
 
 class NullMaskS(MaskMetric):
-    """S on frames where nothing is to be segmented (Ref-AVS null set); 0 is best, lower is better.
+    """S of frames in which nothing is to be segmented (Ref-AVS null set); 0 is best, lower is better.
 
-    Keys: ``s``; for ``crabplus`` also ``s_infinite``, for ``refavs`` also ``frames_per_batch`` as it was met.
+    Keys: ``s``; for ``crabplus`` also ``s_infinite``; for ``refavs`` also ``frames_per_batch``, the mean
+    number of frames in the batches.
 
-    - ``crabplus``: square root of predicted over unpredicted pixels of a frame. A full mask is infinite: it
-      is left out of the mean and counted in ``s_infinite``. Frames seen but none finite: 0.
-    - ``framewise``: square root of predicted over all pixels of a frame, in [0, 1].
-    - ``refavs``: the same with the pixels of a batch pooled; depends on the batch size (10 frames by
-      default).
+    - ``crabplus``: square root of the number of predicted pixels of a frame divided by the number of other
+      pixels. S of a full mask is infinite: the frame is left out of the mean and counted in ``s_infinite``.
+      If S of all frames is infinite, ``s`` is 0.
+    - ``framewise``: square root of the fraction of predicted pixels of a frame, in [0, 1].
+    - ``refavs``: the same over all pixels of a batch; it depends on the batch size (10 frames by default).
 
-    An answer without a mask scores 0 as an empty mask, so read S beside the count of unread answers. No
-    frames: NaN. With ``clips`` each clip is a batch, as in :class:`MaskJF`.
+    An answer without a mask scores 0, because it counts as an empty mask; so also look at the number of
+    unreadable answers. Without frames, the values are NaN. With ``clips``, a batch is a clip, as in
+    :class:`MaskJF`.
 
     Source: ``calculate_s_metric`` in GeWu-Lab/Crab_Plus seg/scripts/inference_ref_3.py, ``metric_s_for_null``
     in GeWu-Lab/Crab utils/avss_utils.py and GeWu-Lab/Ref-AVS utils/metric/utility.py.
 
     Args:
         protocol: ``crabplus``, ``framewise`` or ``refavs``.
-        frames_per_batch: Frames in a batch; 0 makes each update one batch. Left out: the protocol's own.
+        frames_per_batch: Number of frames in a batch; 0 makes each update one batch. When left out, it is
+            that of the protocol.
 
     Raises:
-        ValueError: If the protocol has no S, or no batches to choose.
+        ValueError: If there is no such protocol, it does not define S, or ``frames_per_batch`` does not fit.
     """
 
     higher_is_better = False
-    # The square root of a share of the frame, or of its rest, which has no upper end.
+    # Under crabplus there is no largest value.
     scales: ClassVar[Mapping[str, Scale]] = {
         "s": Scale(higher_is_better=False, high=None),
         "s_infinite": COUNT,
@@ -223,18 +237,18 @@ class NullMaskS(MaskMetric):
     def __init__(self, protocol: str = "crabplus", frames_per_batch: int | None = None) -> None:
         super().__init__(protocol, frames_per_batch)
         if protocol == "avsbench":
-            raise ValueError("protocol 'avsbench' defines no S; use crabplus, framewise or refavs")
+            raise ValueError("the protocol 'avsbench' does not define S; use crabplus, framewise or refavs")
 
     def update(self, pred: Tensor, clips: Sequence[str] | None = None) -> None:
         """Add F frames.
 
         Args:
-            pred: bool masks ``(F, H, W)``; all protocols but ``crabplus`` also take logits (a pixel is set
-                where its probability is above 0.5).
-            clips: The clip of each frame; its frames are one batch, under protocols that have batches.
+            pred: bool masks ``(F, H, W)``; all protocols but ``crabplus`` also take logits (a pixel is
+                predicted if its probability is above 0.5).
+            clips: Name of the clip of each frame; in protocols with batches the frames of a clip are a batch.
 
         Raises:
-            ValueError: If shape or type is another.
+            ValueError: If the shape or type is another one, a logit is NaN, or the number of clips is not F.
         """
         self._check(pred, clips)
         mask = pred if pred.dtype == torch.bool else torch.sigmoid(pred.float()) > 0.5
@@ -255,7 +269,7 @@ class NullMaskS(MaskMetric):
         self.frames += pred.shape[0]
 
     def compute(self) -> dict[str, Tensor]:
-        """Return ``s`` and the counts that belong to it."""
+        """Return ``s``, and ``s_infinite`` or ``frames_per_batch`` for protocols that have it."""
         if self.protocol.binary:
             nothing_finite = (self.scored == 0) & (self.frames > 0)
             scores = {"s": torch.where(nothing_finite, 0.0, mean_of(self.s_units, self.scored))}
@@ -270,20 +284,21 @@ class NullMaskS(MaskMetric):
 
 
 RIGHT_J = 0.5
-"""A mask is right whose J with the true one is at least this."""
+"""A mask is right if its J with the true mask is at least this value."""
 _LESS = Scale(higher_is_better=False)
 
 
 class RightPrompts(BenchmarkMetric):
-    """Fractions of answers whose mask is right, by what it was made of; in [0, 1].
+    """Fractions of answers whose mask is right, for each of three kinds of prompts; in [0, 1].
 
-    Right is a mask whose J with the true mask is at least 0.5 (both empty: 1).
+    A mask is right if its J with the true mask is at least 0.5; J of two empty masks is 1.
 
-    Keys: ``right_from_points`` (box and points), ``right_from_name``, ``right_from_both``;
-    ``only_points_right``, ``only_name_right``, ``only_both_right``, where the other two are wrong;
-    ``none_right``; and ``unnamed``, the fraction of answers that name nothing. No answers: NaN.
+    Keys: ``right_from_points`` (box and points), ``right_from_name`` and ``right_from_both``;
+    ``only_points_right``, ``only_name_right`` and ``only_both_right``, if the other two masks are wrong;
+    ``none_right``; and ``unnamed``, the fraction of answers that name no object. Without answers, the values
+    are NaN.
 
-    Source: none; it is made here to compare prompts of one answer.
+    Source: this package, to compare the prompts of one answer.
     """
 
     scales: ClassVar[Mapping[str, Scale]] = {"none_right": _LESS, "unnamed": _LESS}
@@ -292,7 +307,7 @@ class RightPrompts(BenchmarkMetric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_sum("patterns", 8)  # answers by which of the three masks are right, as the bits of a number
+        self.add_sum("patterns", 8)  # the index has one bit for each of the three masks, set if it is right
         self.add_sum("unnamed")
 
     def update(self, points: Tensor, name: Tensor, both: Tensor, target: Tensor, named: bool) -> None:
@@ -303,7 +318,7 @@ class RightPrompts(BenchmarkMetric):
             name: Mask of the name, bool ``(H, W)``.
             both: Mask of both, bool ``(H, W)``.
             target: True mask, bool ``(H, W)``.
-            named: Whether the answer names anything.
+            named: Whether the answer names an object.
         """
         jaccard, _ = binary_scores(torch.stack([points, name, both]), target.expand(3, *target.shape))
         right = (jaccard >= RIGHT_J).long()

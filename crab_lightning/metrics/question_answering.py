@@ -17,16 +17,16 @@ def _key(group: str) -> str:
 class GroupedAccuracy(BenchmarkMetric):
     """Fraction of right answers over all questions and in each group, in [0, 1]; higher is better.
 
-    Every average is micro: right answers / questions, also where a roll-up joins several groups. A group
-    without a question is NaN (the official codes divide by zero). A question of group -1 counts in the
-    overall accuracy only.
+    Each value is the number of right answers divided by the number of questions, also for several groups
+    together. A group without questions has NaN (the official code divides by zero). A question of group -1
+    counts only in the overall accuracy.
 
     Args:
-        groups: Names of the groups; their positions are the indices given to ``update``.
-        rollups: Further names, each with the groups it joins.
+        groups: Names of the groups; the index of a group is its position in this list.
+        rollups: Further name -> groups that are scored together under this name.
 
     Raises:
-        ValueError: If a name repeats or a roll-up names an unknown group.
+        ValueError: If a name occurs twice, or ``rollups`` has an unknown group.
     """
 
     right: Tensor
@@ -38,7 +38,7 @@ class GroupedAccuracy(BenchmarkMetric):
         rollups = rollups or {}
         keys = [_key(name) for name in (*self.groups, *rollups)]
         if len(set(keys)) != len(keys):
-            raise ValueError(f"groups and rollups give the metric keys {keys}; each must be there once")
+            raise ValueError(f"groups and rollups give the metric keys {keys}; each must occur only once")
         self.rollups = {name: tuple(self.index(member) for member in rollups[name]) for name in rollups}
         self.add_sum("right", len(self.groups) + 1)
         self.add_sum("questions", len(self.groups) + 1)
@@ -50,7 +50,7 @@ class GroupedAccuracy(BenchmarkMetric):
             ValueError: If there is no group of this name.
         """
         if group not in self.groups:
-            raise ValueError(f"no question group '{group}'; there are: {', '.join(self.groups)}")
+            raise ValueError(f"there is no question group '{group}'; known: {', '.join(self.groups)}")
         return self.groups.index(group)
 
     def update(self, correct: Tensor, group: Tensor) -> None:
@@ -58,18 +58,21 @@ class GroupedAccuracy(BenchmarkMetric):
 
         Args:
             correct: Whether each answer is right, bool ``(N,)``.
-            group: Index of each question's group ``(N,)``; -1 for a question that belongs to none.
+            group: Index of each question's group ``(N,)``; -1 for a question without a group.
 
         Raises:
-            ValueError: If lengths differ or an index names no group.
+            ValueError: If lengths differ, or an index is out of range.
         """
         correct, group = correct.reshape(-1).bool(), group.reshape(-1).to(torch.int64)
         count = len(self.groups)
         if correct.shape != group.shape:
-            raise ValueError(f"{correct.numel()} answers but {group.numel()} group indices; give one each")
+            raise ValueError(
+                f"there are {correct.numel()} answers, but {group.numel()} group indices; they need the same "
+                "number"
+            )
         if group.numel() and (int(group.min()) < -1 or int(group.max()) >= count):
             raise ValueError(
-                f"group indices run from {int(group.min())} to {int(group.max())}; "
+                f"the group indices are from {int(group.min())} to {int(group.max())}; "
                 f"allowed are -1 to {count - 1}"
             )
         slot = torch.where(group < 0, count, group)
@@ -77,7 +80,7 @@ class GroupedAccuracy(BenchmarkMetric):
         self.right += torch.bincount(slot[correct], minlength=count + 1)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return ``accuracy`` and one ``accuracy_<name>`` for each roll-up and group."""
+        """Return ``accuracy``, and ``accuracy_<name>`` for each name of ``rollups`` and each group."""
         right, questions = self.right.to(torch.float64), self.questions
         share = {"accuracy": right.sum() / questions.sum()}
         for name, members in self.rollups.items():
@@ -90,8 +93,7 @@ class GroupedAccuracy(BenchmarkMetric):
 class MusicAVQAAccuracy(GroupedAccuracy):
     """MUSIC-AVQA accuracy: overall, by modality and by type, in [0, 1]; higher is better.
 
-    Groups are named ``<modality>/<type>``, e.g. ``Audio-Visual/Temporal``. Odd cases as in
-    :class:`GroupedAccuracy`.
+    The groups have names ``<modality>/<type>``, such as ``Audio-Visual/Temporal``.
 
     Source: ``test`` in GeWu-Lab/MUSIC-AVQA net_grd_avst/main_avst.py.
     """
@@ -116,8 +118,7 @@ class MusicAVQAAccuracy(GroupedAccuracy):
 class AVQAAccuracy(GroupedAccuracy):
     """AVQA accuracy: overall and by question type, in [0, 1]; higher is better.
 
-    The paper speaks of nine types, the official code knows eight; pass -1 for a question of another type. Odd
-    cases as in :class:`GroupedAccuracy`.
+    The paper mentions nine types, but the official code has eight; use -1 for a question of another type.
 
     Source: ``validate`` in AlyssaYoung/AVQA HAVF/hcrn_havf/validate.py.
     """

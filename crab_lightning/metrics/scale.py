@@ -1,4 +1,4 @@
-"""What the value of a metric means: its range, its direction, its unit, and what it counts in a mean."""
+"""The scale of a metric: its range, direction and unit, and its value in a mean over datasets."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ PERCENT = "%"
 
 @dataclass(frozen=True)
 class Scale:
-    """How a metric's value is read, printed, compared and averaged.
+    """The way in which the value of a metric is printed, compared and averaged.
 
-    The default is that of most benchmarks: a fraction in [0, 1], printed in percent, higher is better.
+    The default fits most benchmarks: a fraction in [0, 1], printed in percent, higher is better.
 
     Args:
-        higher_is_better: Direction.
-        low: Smallest possible value; ``None`` where there is none.
-        high: Largest possible value; ``None`` where there is none.
-        unit: ``%`` multiplies by 100 when printed; any other unit (``s``, ``m``, empty) is printed unscaled.
-        counts_as: Values that count as 0 and as 1 in the mean over datasets; what lies beyond them is
-            clipped. Left out: the ends of the range. A metric without a bounded range that does not state
-            them is no part of that mean.
+        higher_is_better: Whether a higher value is better.
+        low: Smallest possible value; ``None`` if there is none.
+        high: Largest possible value; ``None`` if there is none.
+        unit: With ``%``, values are multiplied by 100 when printed. With any other unit (``s``, ``m``, empty)
+            they are printed unchanged.
+        counts_as: The values that count as 0 and as 1 in the mean over datasets; values beyond them also
+            count as 0 or 1. When left out, these are the ends of the range. A metric without a bounded range
+            and without ``counts_as`` is not part of the mean.
     """
 
     higher_is_better: bool = True
@@ -32,7 +33,7 @@ class Scale:
     counts_as: tuple[float, float] | None = None
 
     def share(self, value: float | None) -> float | None:
-        """Return a value converted to [0, 1] where 1 is best, clipped; ``None`` where none is defined."""
+        """Return a value converted to [0, 1], where 1 is best; ``None`` if this is not defined."""
         ends = self.counts_as
         if ends is None and self.low is not None and self.high is not None:
             ends = (self.low, self.high) if self.higher_is_better else (self.high, self.low)
@@ -42,16 +43,16 @@ class Scale:
         return min(max((value - worst) / (best - worst), 0.0), 1.0)
 
     def text(self, value: float | None) -> str:
-        """Return a value as it is printed, with two decimals; a dash for none."""
+        """Return a value as text with two decimals; a dash for ``None``."""
         return "–" if value is None else f"{self._printed(value):.2f}"
 
     def signed(self, difference: float) -> str:
-        """Return a difference of values as it is printed."""
+        """Return a difference of two values as text with a sign and two decimals."""
         text = f"{self._printed(difference):+.2f}"
         return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
 
     def label(self, name: str) -> str:
-        """Return a metric's name with what a reader has to know beside it."""
+        """Return the name of a metric with its unit, if it is not percent, and a lower-is-better remark."""
         notes = [self.unit] if self.unit not in (PERCENT, "") else []
         notes += [] if self.higher_is_better else ["lower is better"]
         return f"{name} ({', '.join(notes)})" if notes else name
@@ -61,20 +62,19 @@ class Scale:
 
 
 COUNT = Scale(high=None, unit="")
-"""A number of things; neither direction is meant."""
+"""Scale of a count, for which neither direction is better."""
 
 
 def scale_of(metric: Any, key: str) -> Scale:
     """Return the scale of one value of a metric.
 
-    A metric of this package says it in ``scale`` and, where the values of its dictionary differ, in
-    ``scales`` by the end of their key. Lower is better if its ``higher_is_better`` or its ``scale`` says so.
-    Of another torchmetrics metric ``higher_is_better`` and the plot bounds are read; it is printed in percent
-    if these are 0 and 1.
+    A metric of this package has the attribute ``scale``, and ``scales`` for keys with other scales (the end
+    of the key is compared). Lower is better if ``higher_is_better`` or ``scale`` says so. For other metrics of torchmetrics the scale is made from ``higher_is_better`` and
+    the plot bounds; it is in percent if the bounds are 0 and 1.
 
     Args:
         metric: The metric.
-        key: Key of its value.
+        key: Key of the value.
     """
     declared: Mapping[str, Scale] = getattr(metric, "scales", {})
     for end, scale in declared.items():
@@ -89,7 +89,7 @@ def scale_of(metric: Any, key: str) -> Scale:
 
 
 def entry_scales(metrics: Any) -> dict[str, dict[str, Any]]:
-    """Return the scales of a computed collection's values, those that are not :class:`Scale`'s default.
+    """Return the scales of the values of a collection, by key, without those that are the default.
 
     Args:
         metrics: A ``MetricCollection`` whose ``compute`` has been called.
@@ -104,12 +104,12 @@ def entry_scales(metrics: Any) -> dict[str, dict[str, Any]]:
 
 
 def units_said(units: Iterable[str]) -> str:
-    """Return the words with which the title of a table says in what its numbers are."""
+    """Return the part of a table's title that names the unit of its numbers."""
     return "in percent" if set(units) <= {PERCENT} else "in percent or in the unit named"
 
 
 def read_scale(entry: Mapping[str, Any], key: str | None) -> Scale:
-    """Return the scale of a metric in a dataset's entry of ``metrics.json``."""
+    """Return the scale of a metric from a dataset's entry in ``metrics.json``."""
     stored = (entry.get("scales") or {}).get(key)
     if stored is None:
         return Scale()

@@ -95,7 +95,7 @@ def test_collection_keeps_one_confusion_matrix_for_all_that_need_it() -> None:
             torch.tensor([-1]),
             "target contains class indices from -1 to -1; allowed are 0 to 2",
         ),
-        (torch.tensor([0, 1]), torch.tensor([0]), "pred has 2 class indices and target 1"),
+        (torch.tensor([0, 1]), torch.tensor([0]), "pred has 2 class indices but target has 1"),
     ],
 )
 def test_index_outside_the_class_list_is_refused(pred: Tensor, target: Tensor, message: str) -> None:

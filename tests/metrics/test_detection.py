@@ -104,10 +104,10 @@ def test_prediction_of_unknown_class_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("preds", "trues", "message"),
     [
-        ([[0, 1, 2, 1.0]], [], "pred_classes run from 2 to 2; allowed are -1 to 1"),
-        ([], [[0, 1, -1]], "true_classes run from -1 to -1; allowed are 0 to 1"),
+        ([[0, 1, 2, 1.0]], [], "pred_classes contains class indices from 2 to 2; allowed are -1 to 1"),
+        ([], [[0, 1, -1]], "true_classes contains class indices from -1 to -1; allowed are 0 to 1"),
         ([[0, float("inf"), 1, 1.0]], [], "pred_spans_s contains NaN or infinity"),
-        ([[0, 1, 1, float("nan")]], [], "pred_scores must be 1 finite numbers"),
+        ([[0, 1, 1, float("nan")]], [], "it must have 1 finite numbers"),
     ],
 )
 def test_malformed_video_is_refused(preds: list[Any], trues: list[Any], message: str) -> None:

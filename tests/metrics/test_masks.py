@@ -213,13 +213,13 @@ def test_scores_stay_between_zero_and_one_and_j_is_symmetric(pred: Tensor, true:
     [
         (
             lambda: MaskJF("davis"),
-            "no mask protocol 'davis'; there are: crabplus, avsbench, framewise, refavs",
+            "there is no mask protocol 'davis'; known: crabplus, avsbench, framewise, refavs",
         ),
         (
             lambda: MaskJF("framewise", 5),
-            "frames_per_batch is 5; protocol 'framewise' scores every frame alone",
+            "frames_per_batch is 5; protocol 'framewise' scores single frames, so it must be 1",
         ),
-        (lambda: NullMaskS("avsbench"), "protocol 'avsbench' defines no S"),
+        (lambda: NullMaskS("avsbench"), "the protocol 'avsbench' does not define S"),
         (
             lambda: MaskJF().update(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2) > 0),
             "this protocol takes bool masks",

@@ -65,7 +65,7 @@ def test_question_without_group_counts_overall_only() -> None:
 
 def test_unknown_group_is_refused_with_the_known_ones() -> None:
     metric = GroupedAccuracy(["x", "y"])
-    with pytest.raises(ValueError, match="no question group 'w'; there are: x, y"):
+    with pytest.raises(ValueError, match="there is no question group 'w'; known: x, y"):
         metric.index("w")
     with pytest.raises(ValueError, match="from 2 to 2; allowed are -1 to 1"):
         metric.update(torch.tensor([True]), torch.tensor([2]))
