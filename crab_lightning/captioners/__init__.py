@@ -1,4 +1,4 @@
-"""Captions of sounds for connector pre-training, made by a model on this machine or behind an endpoint."""
+"""Captions of sounds for connector pre-training, made by a model on this machine or at an endpoint."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What writes a caption, and how it fails."""
+"""The interface of captioners, their errors, and helpers for them."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from crab_lightning.structures import SAMPLE_RATE_HZ
 
 PROMPT = "Describe this audio in one sentence."
 LONGEST_S = 30.0
-"""Qwen2-Audio hears half a minute; of a longer clip both captioners hear its beginning."""
+"""Length that Qwen2-Audio can read; of a longer clip all captioners get only the first 30 s."""
 
 
 class CaptionerError(ValueError):
-    """The captioner cannot go on: any further clip would fail as well."""
+    """The captioner cannot continue, because every further clip would fail too."""
 
 
 class ClipRefused(ValueError):
-    """One clip got no caption; the others may."""
+    """One clip got no caption; other clips may get one."""
 
 
 class Captioner(Protocol):
     """Writes a caption for each clip of a group.
 
     Args:
-        group: Clips asked about in one call.
-        parallel: Calls that may run at once.
-        settings: What the captions depend on, to be kept beside them.
+        group: Number of clips in one call of ``describe``.
+        parallel: Number of calls that may run at the same time.
+        settings: Settings on which the captions depend; they are stored beside the captions.
     """
 
     group: int
@@ -38,19 +38,19 @@ class Captioner(Protocol):
     settings: dict[str, Any]
 
     def describe(self, paths: Sequence[Path]) -> list[str | Exception]:
-        """Return the caption of each clip, or why it has none.
+        """Return the caption of each clip, or the error because of which it has none.
 
         Raises:
-            CaptionerError: If no clip would get one.
+            CaptionerError: If every further clip would fail too.
         """
         ...
 
 
 def heard(path: Path) -> Tensor:
-    """Return a clip's first half minute, ``(S,)`` at 16 kHz.
+    """Return the first 30 s of a clip, ``(S,)`` at 16 kHz.
 
     Raises:
-        MediaError: If it cannot be decoded.
+        MediaError: If the clip cannot be decoded.
     """
     return read_audio(path)[: int(LONGEST_S * SAMPLE_RATE_HZ)]
 
@@ -59,9 +59,9 @@ def tidy(text: str) -> str:
     """Return a caption as one line.
 
     Raises:
-        ClipRefused: If there is no text in it.
+        ClipRefused: If the caption is empty.
     """
     line = " ".join(text.split())
     if not line:
-        raise ClipRefused("its caption is empty")
+        raise ClipRefused("the caption is empty")
     return line

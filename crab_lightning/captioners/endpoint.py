@@ -17,29 +17,29 @@ from crab_lightning.captioners.base import PROMPT, CaptionerError, ClipRefused, 
 from crab_lightning.media import MediaError, wav_bytes
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-_ABOUT_THE_CLIP = (400, 413, 415, 422)  # the next clip may be fine
-_PASSING = (408, 409, 425, 429, 500, 502, 503, 504)
+_ABOUT_THE_CLIP = (400, 413, 415, 422)  # errors of one clip; the next clip may get a caption
+_PASSING = (408, 409, 425, 429, 500, 502, 503, 504)  # temporary errors
 _LONGEST_WAIT_S = 60.0
 
 
 class EndpointCaptioner:
-    """Asks an endpoint (OpenAI, vLLM and others) about each clip, as 16 kHz WAV in the question.
+    """Asks an endpoint (OpenAI, vLLM and others) for a caption of each clip, which is sent as 16 kHz WAV.
 
-    The key comes from the environment variable ``OPENAI_API_KEY``; without it none is sent.
+    The key comes from the environment variable ``OPENAI_API_KEY``; if it is not set, no key is sent.
 
     Args:
-        url: Base address, as ``http://127.0.0.1:8000/v1``.
-        model: Name of the model there.
-        prompt: What is asked.
-        max_new_tokens: Longest caption.
-        parallel: Requests at once.
-        timeout_s: Longest silence of the endpoint.
-        retries: How often a failed request is sent again, each time after twice the wait.
-        wait_s: First wait, where the endpoint names none.
-        sleep: Waits; to be replaced in tests.
+        url: Base address, such as ``http://127.0.0.1:8000/v1``.
+        model: Name of the model at the endpoint.
+        prompt: Text of the question.
+        max_new_tokens: Largest number of tokens of a caption.
+        parallel: Number of requests at the same time.
+        timeout_s: Longest time in seconds without data from the endpoint.
+        retries: How often a request is sent again after a temporary error.
+        wait_s: Seconds before the first retry, if the endpoint does not say; it doubles with every retry.
+        sleep: Function that waits; tests replace it.
 
     Raises:
-        CaptionerError: If the address is no http(s) one, or no model is named.
+        CaptionerError: If the address does not begin with http:// or https://, or there is no model name.
     """
 
     group = 1
@@ -57,21 +57,24 @@ class EndpointCaptioner:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         if not url.startswith(("http://", "https://")):
-            raise CaptionerError(f"{url!r} is not an address of an endpoint; http://HOST:PORT/v1 is expected")
+            raise CaptionerError(
+                f"{url!r} is not an address of an endpoint; it must have the form http://HOST:PORT/v1"
+            )
         if not model:
-            raise CaptionerError("an endpoint serves several models: name one with --model")
+            raise CaptionerError("an endpoint may have several models; give the name of one with --model")
         self.url = url.rstrip("/") + "/chat/completions"
         self.model, self.prompt, self.max_new_tokens = model, prompt, max_new_tokens
         self.parallel, self.timeout_s, self.retries = parallel, timeout_s, retries
         self.wait_s, self._sleep = wait_s, sleep
-        # Without the address: a model may move.
+        # The address is not a setting, because a model may move to another one.
         self.settings: dict[str, Any] = {"model": model, "prompt": prompt, "max_new_tokens": max_new_tokens}
 
     def describe(self, paths: Sequence[Path]) -> list[str | Exception]:
-        """Return the caption of each clip, or why it has none.
+        """Return the caption of each clip, or the error because of which it has none.
 
         Raises:
-            CaptionerError: If the endpoint cannot be reached, refuses everything, or answers nonsense.
+            CaptionerError: If the endpoint cannot be reached, refuses all requests, or its replies are not
+                chat completions.
         """
         found: list[str | Exception] = []
         for path in paths:
@@ -115,7 +118,7 @@ class EndpointCaptioner:
                 wait_s = _asked_wait_s(err.headers.get("Retry-After"), wait_s)
             except TimeoutError:
                 problem = f"it did not answer for {self.timeout_s:g} s (--timeout)"
-            except urllib.error.URLError as err:  # unreachable, or silent while connecting
+            except urllib.error.URLError as err:  # not reachable, or no reply to the connection
                 silent = isinstance(err.reason, TimeoutError)
                 problem = (
                     f"it did not answer for {self.timeout_s:g} s (--timeout)" if silent else str(err.reason)
@@ -131,14 +134,17 @@ class EndpointCaptioner:
 
 
 class MalformedAnswer(ValueError):
-    """A reply that is no chat completion."""
+    """A reply is not a chat completion."""
 
 
 def caption_of(body: bytes) -> str:
-    """Return the text of a chat completion; an empty one where the model wrote none.
+    """Return the text of a chat completion; it is empty if the model wrote none.
+
+    Args:
+        body: The reply of an endpoint.
 
     Raises:
-        MalformedAnswer: If it is none.
+        MalformedAnswer: If the reply is not a chat completion.
     """
     try:
         reply: Any = json.loads(body)
@@ -149,12 +155,12 @@ def caption_of(body: bytes) -> str:
     if isinstance(text, list):  # parts, as some servers write them
         text = "".join(str(part.get("text", "")) for part in text if isinstance(part, dict))
     if text is not None and not isinstance(text, str):
-        raise MalformedAnswer(f"its message has the content {text!r}; a text is expected")
+        raise MalformedAnswer(f"its message has the content {text!r}, which is not a text")
     return text or ""
 
 
 def _asked_wait_s(header: str | None, usual_s: float) -> float:
-    """Return the seconds that a Retry-After header asks for; dates, which it may hold too, are not read."""
+    """Return the seconds in a Retry-After header, or ``usual_s`` if it is absent or contains a date."""
     try:
         return max(0.0, float(header)) if header is not None else usual_s
     except ValueError:

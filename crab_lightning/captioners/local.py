@@ -1,4 +1,4 @@
-"""Captions from Qwen2-Audio (arXiv:2407.10759) or Qwen3-Omni (arXiv:2509.17765) on this machine."""
+"""Makes captions with Qwen2-Audio (arXiv:2407.10759) or Qwen3-Omni (arXiv:2509.17765) on this machine."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ _FAMILIES = "Qwen2-Audio or Qwen3-Omni"
 
 
 class LocalCaptioner(ABC):
-    """Asks a model about groups of clips; its answers are the likeliest, so that they can be repeated.
+    """Asks a model for captions of groups of clips; it always chooses the likeliest tokens.
 
     Args:
         pretrained: Folder or hub name of the model.
-        prompt: What is asked; an empty text asks nothing, for models that take sound alone.
-        max_new_tokens: Longest caption.
-        batch_size: Clips asked about at once.
+        prompt: Text of the question; it may be empty, for models that read only sound.
+        max_new_tokens: Largest number of tokens of a caption.
+        batch_size: Number of clips that are captioned at the same time.
         device: ``auto`` uses a GPU if there is one.
 
     Raises:
-        CaptionerError: If it is another kind of model, or weights are missing.
+        CaptionerError: If there is no checkpoint, it is another kind of model, or weights are missing.
     """
 
     parallel = 1
     settings: dict[str, Any]
     kinds: ClassVar[tuple[str, ...]]
-    """``model_type`` of the checkpoints that it reads."""
+    """Allowed values of ``model_type`` in the config of a checkpoint."""
     family: ClassVar[str]
     model_class: ClassVar[Any]
 
@@ -57,7 +57,7 @@ class LocalCaptioner(ABC):
         self.prompt, self.max_new_tokens, self.group = prompt, max_new_tokens, batch_size
         self.settings = {"model": pretrained, "prompt": prompt, "max_new_tokens": max_new_tokens}
         if (kind := kind_of(pretrained)) not in self.kinds:
-            raise CaptionerError(f"--captioner {pretrained} is a {kind}; {self.family} is expected")
+            raise CaptionerError(f"--captioner {pretrained} is a {kind}; it must be {self.family}")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
@@ -65,14 +65,14 @@ class LocalCaptioner(ABC):
         model, info = load_with_info(self.model_class, pretrained, dtype=dtype)
         if lost := sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"])):
             raise CaptionerError(
-                f"--captioner {pretrained}: {len(lost)} weights are missing or of another shape (first: "
-                f"{lost[0]}); they would keep random values"
+                f"--captioner {pretrained}: {len(lost)} weights are missing or have another shape (first: "
+                f"{lost[0]}). They would keep random values. Use a complete checkpoint"
             )
         self.model: Any = model.to(device).eval()
 
     @torch.no_grad()
     def describe(self, paths: Sequence[Path]) -> list[str | Exception]:
-        """Return the caption of each clip, or why it has none."""
+        """Return the caption of each clip, or the error because of which it has none."""
         found: list[str | Exception] = [ClipRefused("not asked")] * len(paths)
         places, sounds = [], []
         for place, path in enumerate(paths):
@@ -102,33 +102,33 @@ class LocalCaptioner(ABC):
 
     @abstractmethod
     def inputs(self, prompt: str, sounds: list[Any]) -> Mapping[str, Tensor]:
-        """Return the model's inputs for a prompt about each of some sounds, ``(S,)`` at 16 kHz."""
+        """Return the model's inputs for the same prompt about each sound, ``(S,)`` at 16 kHz."""
 
 
 def kind_of(pretrained: str) -> str:
     """Return the ``model_type`` of a checkpoint.
 
     Raises:
-        CaptionerError: If there is none.
+        CaptionerError: If there is no checkpoint.
     """
     try:
         return str(AutoConfig.from_pretrained(pretrained, trust_remote_code=False).model_type)
     except (OSError, ValueError) as err:
         raise CaptionerError(
-            f"--captioner {pretrained} is not a folder with a model: {str(err).splitlines()[0]}. Name a "
-            f"folder of {_FAMILIES}, or the address of an endpoint (http://HOST:PORT/v1)"
+            f"--captioner {pretrained} is not a folder with a model: {str(err).splitlines()[0]}. Give a "
+            f"folder with {_FAMILIES}, or the address of an endpoint (http://HOST:PORT/v1)"
         ) from err
 
 
 class Qwen2AudioCaptioner(LocalCaptioner):
-    """Asks Qwen2-Audio, as ``Qwen/Qwen2-Audio-7B-Instruct``."""
+    """Asks Qwen2-Audio for captions, for example ``Qwen/Qwen2-Audio-7B-Instruct``."""
 
     kinds = ("qwen2_audio",)
     family = "Qwen2-Audio"
     model_class: ClassVar[Any] = Qwen2AudioForConditionalGeneration
 
     def inputs(self, prompt: str, sounds: list[Any]) -> Mapping[str, Tensor]:
-        """Return the model's inputs for a prompt about each of some sounds."""
+        """Return the model's inputs for the same prompt about each sound."""
         self.processor.tokenizer.padding_side = "left"
         found: Mapping[str, Tensor] = self.processor(
             text=[prompt] * len(sounds),
@@ -141,10 +141,10 @@ class Qwen2AudioCaptioner(LocalCaptioner):
 
 
 class Qwen3OmniCaptioner(LocalCaptioner):
-    """Asks Qwen3-Omni's thinker.
+    """Asks the thinker of Qwen3-Omni for captions.
 
-    ``Qwen/Qwen3-Omni-30B-A3B-Captioner`` was trained on sound alone: give it an empty prompt. The Instruct
-    checkpoint takes any prompt.
+    ``Qwen/Qwen3-Omni-30B-A3B-Captioner`` was trained on sound without text, so give it an empty prompt. The
+    Instruct checkpoint takes any prompt.
     """
 
     kinds = ("qwen3_omni_moe", "qwen3_omni_moe_thinker")
@@ -152,10 +152,10 @@ class Qwen3OmniCaptioner(LocalCaptioner):
     model_class: ClassVar[Any] = Qwen3OmniMoeThinkerForConditionalGeneration
 
     def inputs(self, prompt: str, sounds: list[Any]) -> Mapping[str, Tensor]:
-        """Return the model's inputs for a prompt about each of some sounds.
+        """Return the model's inputs for the same prompt about each sound.
 
-        Each is prepared alone: the processor pads a group before it makes spectrograms, which changes the end
-        of the shorter sounds.
+        Each sound is prepared separately, because the processor pads a group before it computes spectrograms,
+        which changes the end of the shorter sounds.
         """
         single = [
             self.processor(text=[prompt], audio=[sound], sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt")
@@ -169,24 +169,24 @@ class Qwen3OmniCaptioner(LocalCaptioner):
             ("input_features", 0.0, "right"),
             ("feature_attention_mask", 0, "right"),
         ):
-            rows = [one[name][0].transpose(0, -1) for one in single]  # what differs in length comes first
+            rows = [one[name][0].transpose(0, -1) for one in single]  # the dimension to pad must be the first
             padded = pad_sequence(rows, batch_first=True, padding_value=value, padding_side=side)
             found[name] = padded.transpose(1, -1) if padded.ndim == 3 else padded
         return found
 
 
 def local_captioner(pretrained: str, *args: Any) -> LocalCaptioner:
-    """Return the captioner that reads a checkpoint.
+    """Return the captioner for a checkpoint.
 
     Args:
         pretrained: Folder or hub name.
-        args: The further arguments of :class:`LocalCaptioner`.
+        args: The other arguments of :class:`LocalCaptioner`.
 
     Raises:
-        CaptionerError: If no captioner reads its family.
+        CaptionerError: If there is no checkpoint, no captioner reads its family, or weights are missing.
     """
     kind = kind_of(pretrained)
     for reader in (Qwen2AudioCaptioner, Qwen3OmniCaptioner):
         if kind in reader.kinds:
             return reader(pretrained, *args)
-    raise CaptionerError(f"--captioner {pretrained} is a {kind}; {_FAMILIES} is expected")
+    raise CaptionerError(f"--captioner {pretrained} is a {kind}; it must be {_FAMILIES}")

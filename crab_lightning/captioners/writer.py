@@ -1,4 +1,4 @@
-"""Captions in a file, in the order of the clips, taken up again where a call was stopped."""
+"""Writes captions to a file in the order of the clips; an interrupted call can be continued."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass
 class CaptionReport:
-    """What a call did.
+    """The result of a call.
 
     Args:
-        added: Captions written.
-        known: Clips whose caption was there.
-        refused: Why a clip has no caption, by its path.
+        added: Number of captions that were written.
+        known: Number of clips whose caption was already in the file.
+        refused: Path of a clip without a caption -> reason.
     """
 
     added: int = 0
@@ -37,17 +37,21 @@ def write_captions(
 ) -> CaptionReport:
     """Write ``{"id", "audio", "caption"}`` of each clip to a JSONL file, which stage 1 reads.
 
-    The rows stand in the order of ``clips``, however many calls run at once. An interrupted call leaves
-    whole rows; the same call goes on behind them. Clips that got no caption are asked about anew.
+    The rows are in the order of ``clips``, for any number of parallel calls. An interrupted call leaves
+    complete rows, and the same call continues after them. Clips without a caption are tried again.
 
     Args:
         clips: The clips.
-        captioner: Writes the captions.
-        out: The file; paths in it are relative to its folder, where the clips lie below that.
-        progress: Called with what is done, how much of it, and how much there is.
+        captioner: The captioner.
+        out: File to write. The path of a clip in the folder of this file is stored relative to the folder.
+        progress: Function that gets the name of the work, the number of finished clips and the number of all.
+
+    Returns:
+        The numbers of captions, and the clips without a caption.
 
     Raises:
-        CaptionerError: If the captioner cannot go on, or the file was written with other settings.
+        CaptionerError: If the captioner cannot continue, the file was written with other settings, or the
+            file has a damaged row.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     _same_settings(out, captioner)
@@ -86,33 +90,33 @@ def write_captions(
 
 
 def _name(clip: Clip, out: Path) -> str:
-    """Return a clip's path as the file has it: relative to the file's folder, else absolute."""
+    """Return a clip's path relative to the folder of the file if it is inside, else its absolute path."""
     path, folder = clip.path.absolute(), out.parent.absolute()
     return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
 
 def _same_settings(out: Path, captioner: Captioner) -> None:
-    """Refuse to mix captions that were made in different ways; write down how these are made."""
+    """Write the captioner's settings beside the file; raise an error if the file has other settings."""
     beside, wanted = out.with_name(out.name + ".settings.json"), captioner.settings
     if out.is_file() and out.stat().st_size:
         if not beside.is_file():
             raise CaptionerError(
-                f"{out} contains captions, and {beside.name}, which says how they were made, is missing. "
-                "Name another --out"
+                f"{out} contains captions, but {beside.name}, which has the settings of these captions, is "
+                "missing. Give another --out"
             )
-        found = read_json(beside, "Name another --out")
+        found = read_json(beside, "Give another --out")
         if changed := [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]:
             key = changed[0]
             raise CaptionerError(
-                f"{out} was begun with {key} {found.get(key)!r}, this call has {wanted.get(key)!r}. Use"
-                f" the earlier value, or name another --out"
+                f"{out} was begun with {key} {found.get(key)!r}, but this call has {wanted.get(key)!r}. Use"
+                f" the earlier value, or give another --out"
             )
         return
     replace_json(beside, wanted, indent=1)
 
 
 def _read_rows(out: Path) -> dict[str, Any]:
-    """Return the rows that are there by their path; the rest of one that was cut off is taken away."""
+    """Return the rows of the file by path; an incomplete last line is removed from the file."""
     remove_cut_line(out)
     rows = {}
     for number, line in enumerate(whole_lines(out), start=1):
@@ -121,13 +125,14 @@ def _read_rows(out: Path) -> dict[str, Any]:
             rows[row["audio"]] = {key: row[key] for key in ("id", "audio", "caption")}
         except (ValueError, KeyError, TypeError) as err:
             raise CaptionerError(
-                f"{out}, line {number} is not a caption row: {line[:80]!r} ({err!r})"
+                f"{out}, line {number} is not a caption row: {line[:80]!r} ({err!r}). Correct the line or "
+                "remove it"
             ) from err
     return rows
 
 
 def _put_in_order(out: Path, rows: dict[str, Any], order: Sequence[str]) -> None:
-    """Rewrite the file where rows came out of order: clips were refused at first, or added later."""
+    """Rewrite the file if its rows are not in order, because clips were refused at first or added later."""
     asked = set(order)
     wanted = [name for name in order if name in rows] + [name for name in rows if name not in asked]
     if wanted == list(rows):

@@ -1,4 +1,4 @@
-"""Sharding over processes: strategies, sharded weights and their files."""
+"""Sharding over processes: strategies, sharded weights, and reading files of weights."""
 
 from typing import TYPE_CHECKING
 

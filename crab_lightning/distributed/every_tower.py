@@ -1,9 +1,9 @@
-"""Every tower runs on every process, whatever media its batch holds.
+"""Makes every process run the same towers, also if its batch lacks some kind of media.
 
 Sharded weights are gathered by collective calls, one for each layer that runs, and DDP waits for a gradient
-of every trained weight. A process whose batch has no sound would leave the audio tower out, and the others
-would wait for it for ever. So it runs the tower on the smallest input there is, whose output nobody reads:
-the loss and every gradient stay what they were.
+of every trained weight. If the batch of one process has no sound, this process would not run the audio tower,
+and the other processes would wait for it without end. So it runs the tower on the smallest possible input,
+whose output is not used. The loss and all gradients stay the same.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Unread:
     """The smallest input of one kind of media.
 
     Args:
-        inputs: Its model inputs.
-        tokens: Places that it takes in a sequence.
-        token: What stands at those places.
-        media_kind: What ``media_kind`` says there, in paradigms that have it.
+        inputs: Model inputs by name.
+        tokens: Number of positions that the input takes in a sequence.
+        token: Token id at these positions.
+        media_kind: Value of ``media_kind`` at these positions, for models that have this input.
     """
 
     inputs: Mapping[str, Tensor]
@@ -38,36 +38,36 @@ class Unread:
 
 
 def unread_patches(names: tuple[str, str], token: int, patch_px: int = PATCH_PX) -> Unread:
-    """Return the smallest picture of the vision towers of Qwen: one merged token.
+    """Return the smallest picture for the vision towers of Qwen, which gives one token.
 
     Args:
-        names: Names of the inputs that hold patches and grid.
-        token: Its placeholder.
-        patch_px: Side of a patch.
+        names: Names of the inputs for the patches and for the grid.
+        token: Token id of the placeholder.
+        patch_px: Side of a patch in pixels.
     """
     patches = torch.zeros(MERGE * MERGE, 3 * TEMPORAL_PATCH * patch_px * patch_px)
     return Unread({names[0]: patches, names[1]: torch.tensor([[1, MERGE, MERGE]])}, 1, token)
 
 
 def with_unread(batch: Batch, added: Sequence[Unread]) -> Batch:
-    """Add media that nothing attends to or learns from, at padding of its own.
+    """Return a batch with media added at new padding positions, which no token attends to or learns.
 
-    It stands behind the last row in training and before the first in generation, where padding stands, so it
-    is also the last or the first of its kind, as the order of the media asks.
+    In training the positions are at the end of the last row, and in generation at the beginning of the first
+    row. So the added media are the last or the first of their kind, as the order of the inputs requires.
 
     Args:
         batch: A batch without these kinds of media, on its device.
-        added: One of each kind that is missing.
+        added: One input for each missing kind.
 
     Returns:
-        The batch, longer by the places of what was added.
+        The batch, with rows that are longer by the positions of the added media.
     """
     if not added:
         return batch
     inputs, left = dict(batch.inputs), batch.labels is None
     ids = inputs["input_ids"]
     count = sum(item.tokens for item in added)
-    filler = int(ids[0, -1 if left else 0])  # a prompt begins and ends with text; any will do, it is masked
+    filler = int(ids[0, -1 if left else 0])  # any text token can be used, because padding is masked
 
     def widened(rows: Tensor, value: int) -> Tensor:
         more = rows.new_full((*rows.shape[:-1], count), value)

@@ -1,4 +1,4 @@
-"""Weights spread over processes by FSDP1: a layer's as flat tensors, of which each process holds a share."""
+"""Sharding with FSDP1: the weights of a layer become flat tensors, and each process holds a part of them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ Fill = Callable[[nn.Module], None]
 
 
 def flatten_layers(model: nn.Module, fill: Fill, *, reshard_after_forward: bool, **options: Any) -> None:
-    """Put the layers of a model into units that are gathered one by one.
+    """Wrap the layers of a model in FSDP1 units, whose weights are gathered one unit at a time.
 
     Args:
-        model: The model, adapters inserted; its layers are replaced by what wraps them.
-        fill: Reads the weights of a layer that has none yet, just before it is shared out.
-        reshard_after_forward: Let go of a layer's weights after its forward; else they stay until backward.
-        options: Of ``FullyShardedDataParallel``.
+        model: The model with its adapters; its layers are replaced by the wrapped layers.
+        fill: Function that reads the weights of a layer without storage; called before the layer is wrapped.
+        reshard_after_forward: Free the gathered weights of a layer after its forward pass; otherwise they
+            stay until the backward pass.
+        options: Options of ``FullyShardedDataParallel``.
     """
     kept = ShardingStrategy.FULL_SHARD if reshard_after_forward else ShardingStrategy.SHARD_GRAD_OP
     for stack, place in layers(model):
@@ -31,16 +32,16 @@ def flatten_layers(model: nn.Module, fill: Fill, *, reshard_after_forward: bool,
 
 
 def flatten(module: nn.Module, **options: Any) -> nn.Module:
-    """Return a module whose weights, but for those that are in units already, are shared out.
+    """Return a module in which all weights that are not yet in a unit are sharded.
 
-    A flat tensor has one type and is trained or frozen, so each kind of weight has its own: of a layer with
-    adapters the base and the adapters. They are gathered at the same moments. (Frozen weights in the tensor
-    of trained ones would have gradients reserved and reduced; a unit for each adapted projection would be
-    14 gatherings a layer.)
+    All weights of a flat tensor have the same type and are either trained or frozen. So there is one unit for
+    each kind of weight: in a layer with adapters one for the base and one for the adapters. They are gathered
+    together. (Frozen weights in one tensor with trained weights would need memory for gradients. A unit for
+    each adapted projection would mean 14 gatherings for each layer.)
 
     Args:
-        module: Is wrapped once for each kind.
-        options: Of ``FullyShardedDataParallel``.
+        module: The module; it is wrapped once for each kind of weight.
+        options: Options of ``FullyShardedDataParallel``.
     """
     weights = [p for p in module.parameters() if mark_whole_shape(p)]
     kinds = dict.fromkeys((p.requires_grad, p.dtype) for p in weights)
@@ -54,7 +55,7 @@ def flatten(module: nn.Module, **options: Any) -> nn.Module:
 
 @contextmanager
 def _only(module: nn.Module, chosen: set[int]) -> Iterator[None]:
-    """Hide all other weights of a module: FSDP takes, and moves, whatever it finds."""
+    """Hide all other weights of a module while the context is open, because FSDP takes all that it finds."""
     owners = [(owner, dict(owner._parameters)) for owner in module.modules()]
     for owner, held in owners:
         owner._parameters = {name: p for name, p in held.items() if p is None or id(p) in chosen}
@@ -67,7 +68,9 @@ def _only(module: nn.Module, chosen: set[int]) -> Iterator[None]:
 
 @contextmanager
 def trained_weights(root: nn.Module) -> Iterator[None]:
-    """Let the first process have the trained weights whole, in host memory; all processes have to call it.
+    """Gather the trained weights on the first process, in host memory, while the context is open.
+
+    All processes have to enter the context.
 
     Args:
         root: The outermost unit.
@@ -84,15 +87,15 @@ def trained_units(root: nn.Module) -> list[FSDP]:
 
 
 def gathered(unit: FSDP, *, first_only: bool = False) -> AbstractContextManager[None]:
-    """Return a context in which a unit's own weights are whole; what is written to them stays.
+    """Return a context in which the weights of a unit are gathered; changes of them are kept.
 
     Args:
-        unit: One of those that ``flatten`` has made.
-        first_only: On the first process alone, in host memory, to be read only.
+        unit: A unit that ``flatten`` made.
+        first_only: Gather only on the first process, in host memory; changes are then not kept.
     """
-    shared = unit.sharding_strategy != ShardingStrategy.NO_SHARD  # what one process has is whole
-    assert unit.compute_device is not None  # known since the unit was made
-    # FSDP frees what it has moved: on a CPU that is the very memory that is to be read.
+    shared = unit.sharding_strategy != ShardingStrategy.NO_SHARD  # with one process nothing is sharded
+    assert unit.compute_device is not None  # set when the unit was made
+    # FSDP frees weights after it has moved them; on a CPU this would free the memory that is read here.
     moves = first_only and shared and unit.compute_device.type != "cpu"
     return FSDP.summon_full_params(
         unit,

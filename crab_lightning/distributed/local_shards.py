@@ -1,4 +1,4 @@
-"""This process's share of a tensor that several processes hold together."""
+"""Helpers for sharded tensors, of which each process holds a part."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 
 def layers(model: nn.Module) -> list[tuple[nn.ModuleList, int]]:
-    """Return where the layers stand that are gathered one by one; stacks inside a layer belong to it.
+    """Return the layers that are gathered one by one: the entries of every outermost ``nn.ModuleList``.
 
-    They are what transformers recomputes one by one: every stack is a list of them.
+    Returns:
+        The list and the index of each layer. Layers without parameters are left out.
     """
     found: list[tuple[nn.ModuleList, int]] = []
-    inside: set[int] = set()  # stacks inside a layer that is found already: an outer stack comes first
+    inside: set[int] = set()  # parts of layers that were found; an outer list comes before the lists inside
     for stack in (module for module in model.modules() if isinstance(module, nn.ModuleList)):
         if id(stack) in inside:
             continue
@@ -29,7 +30,7 @@ def layers(model: nn.Module) -> list[tuple[nn.ModuleList, int]]:
 
 
 def mark_whole_shape(weight: nn.Parameter) -> bool:
-    """Keep the shape of a weight of which FSDP1 will leave a flat share; tell whether that was new."""
+    """Store the shape of a weight before FSDP1 flattens it; return False if it was stored before."""
     new = not hasattr(weight, "whole_shape")
     if new:
         weight.whole_shape = weight.shape  # type: ignore[attr-defined]
@@ -37,21 +38,20 @@ def mark_whole_shape(weight: nn.Parameter) -> bool:
 
 
 def whole_shape(weight: Tensor) -> torch.Size:
-    """Return the shape of a weight that may lie on several processes."""
+    """Return the shape of a whole weight, also if it is sharded."""
     shape: torch.Size = getattr(weight, "whole_shape", weight.shape)
     return shape
 
 
 @torch.no_grad()
 def copy_share(target: Tensor, stored: Any, corner: Sequence[int] | None = None) -> None:
-    """Copy this process's share of a whole tensor, or of a block of it; no other process takes part.
+    """Copy a stored tensor to this process's part of a tensor; other processes need not call this function.
 
     Args:
-        target: What is copied to: a tensor, or one that is sharded.
-        stored: What is copied from: a slice of a safetensors file, which is read part by part.
-        corner: Where the first value of ``stored`` stands in ``target``, if it is only a block of it: an
-            index for each dimension of ``target``. Dimensions that ``stored`` lacks at its front have length
-            1.
+        target: The tensor to fill, which may be sharded.
+        stored: A slice of a safetensors file; only the needed part is read.
+        corner: If ``stored`` is only a block of ``target``: the index of its first value in ``target``, one
+            number for each dimension. Missing first dimensions of ``stored`` count as dimensions of length 1.
     """
     sizes = stored.get_shape()
     lacking = target.ndim - len(sizes)
@@ -61,11 +61,11 @@ def copy_share(target: Tensor, stored: Any, corner: Sequence[int] | None = None)
     if isinstance(target, DTensor):
         own, mesh, placed = target.to_local(), target.device_mesh, target.placements
         shape, offset = compute_local_shape_and_global_offset(target.shape, mesh, placed)
-    # what the block and this process's share have in common, counted from the front of the whole tensor
+    # the part that the block and this process's part have in common, as indices in the whole tensor
     first = [max(o, c) for o, c in zip(offset, corner, strict=True)]
     last = [min(o + n, c + s) for o, n, c, s in zip(offset, shape, corner, sizes, strict=True)]
     if any(a >= b for a, b in zip(first, last, strict=True)):
-        return  # nothing: fewer rows than processes leave some without
+        return  # this process has no part of the block
     here = tuple(slice(a - o, b - o) for a, b, o in zip(first, last, offset, strict=True))
     there = tuple(slice(a - c, b - c) for a, b, c in zip(first, last, corner, strict=True))
     own[here].copy_(stored[there[lacking:]])

@@ -1,4 +1,4 @@
-"""A base whose weights are never whole on any process: built empty, sharded, then filled share by share."""
+"""Reads a base model in parts: it is built without storage and sharded, and each process reads its part."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _LEFT_ON_DISK = ("talker.", "token2wav.", "code2wav.")
 
 @contextmanager
 def parameters_on_meta() -> Iterator[None]:
-    """Give modules that are built in this block parameters without storage; buffers keep their values.
+    """Make modules that are built in this context have parameters without storage; buffers have values.
 
-    (Under ``torch.device("meta")`` rotary frequencies and position tables would lose theirs, and no
-    checkpoint holds them.)
+    (With ``torch.device("meta")``, buffers such as rotary frequencies would have no values, and checkpoints
+    do not contain them.)
     """
     original = nn.Module.register_parameter
 
@@ -42,12 +42,12 @@ def parameters_on_meta() -> Iterator[None]:
 
 
 def draw_adapters(model: nn.Module) -> None:
-    """Give adapters around a base without storage theirs, and draw them, the same on every process.
+    """Give storage and first values to adapters around a base model without storage.
 
-    They are small enough to be whole for a moment, and are then what one process would draw.
+    Every process makes all adapters, which are small, and so they have the same values on every process.
 
     Raises:
-        ValueError: If a kind of adapters does not say how one of its parameters or buffers begins.
+        ValueError: If an adapter kind gives one of its parameters or buffers no first value.
     """
     for module in model.modules():
         if not isinstance(module, LoRALinear):
@@ -69,24 +69,24 @@ def draw_adapters(model: nn.Module) -> None:
                 raise ValueError(
                     f"adapter kind {module.config.kind!r}: {type(module).__name__}.reset_parameters "
                     f"gives {name} no value, so its first value would be random. Make it in add_parameters "
-                    "and give it its first value in reset_parameters"
+                    "and set its first value in reset_parameters"
                 )
 
 
 def fill_shards(
     model: nn.Module, pretrained: str, device: torch.device, part: nn.Module | None = None
 ) -> None:
-    """Read this process's share of every weight that has no storage yet.
+    """Read this process's part of every weight that has no storage yet.
 
     Args:
-        model: A thinker, its adapters in place.
-        pretrained: Folder or hub name of its checkpoint, in safetensors.
-        device: Where the shares lie.
-        part: The part of the thinker to fill, all of it when left out. FSDP1 shares out what is filled, FSDP2
-            fills what is shared out.
+        model: A thinker with its adapters.
+        pretrained: Folder or hub name of the thinker's checkpoint, in safetensors.
+        device: Device of the weights.
+        part: The part of the thinker to fill; all of it when left out. With FSDP1 a part is filled before it
+            is sharded, and with FSDP2 after.
 
     Raises:
-        ValueError: If weights are missing or of another shape.
+        ValueError: If weights are missing or have another shape, or there is no safetensors file.
     """
     part = model if part is None else part
     inside = {id(p) for p in part.parameters()}
@@ -98,7 +98,10 @@ def fill_shards(
         plain_name(name): parameter for name, parameter in model.named_parameters() if name in empty
     }
     if len(wanted) != len(empty):
-        raise ValueError(f"{pretrained}: {len(empty)} weights have only {len(wanted)} names between them")
+        raise ValueError(
+            f"{pretrained}: the {len(empty)} weights of the model have only {len(wanted)} different names in "
+            "the checkpoint, so they cannot be read in parts. Use trainer.strategy ddp"
+        )
     blocks = {name: block for key, weight in wanted.items() for name, block in _expert_blocks(key, weight)}
     for file in _files(pretrained):
         with safe_open(file, framework="pt") as stored:
@@ -111,7 +114,7 @@ def fill_shards(
                 elif plain in blocks:
                     whole, corner, shape = blocks.pop(plain)
                     _fill(wanted[whole], stored.get_slice(name), where, corner, shape)
-    # Experts come in one piece or one by one; those that came one by one are whole when no block is left.
+    # A file has the experts as one tensor or one by one; then they are complete when no block is left.
     in_blocks = {whole for whole, _, _ in blocks.values()}
     for name in [name for name in wanted if _EXPERTS.fullmatch(name) and name not in in_blocks]:
         del wanted[name]
@@ -123,7 +126,7 @@ def fill_shards(
 
 
 def plain_name(name: str) -> str:
-    """Return what a weight is called both on disk and in memory, adapters and library releases left aside.
+    """Return a name of a weight that is the same on disk and in memory, for all transformers versions.
 
     >>> plain_name("thinker.model.layers.0.self_attn.q_proj.weight")
     'layers.0.self_attn.q_proj.weight'
@@ -139,17 +142,17 @@ def plain_name(name: str) -> str:
 
 
 Block = tuple[str, tuple[int, int, int], list[int]]
-"""Name of the weight that a block belongs to, its first index there, and its shape."""
+"""Name of the weight that contains a block, index of the block's first value in it, and the block's shape."""
 
 _ADAPTED_EXPERTS = re.compile(r"(\bexperts\.(gate_up_proj|down_proj))\.weight$")  # not of one expert
 _EXPERTS = re.compile(r"(.*\bexperts)\.(gate_up_proj|down_proj)")
 
 
 def _expert_blocks(name: str, weight: Tensor) -> Iterator[tuple[str, Block]]:
-    """Yield the weights on disk that a weight of all experts is put together from, as transformers does.
+    """Yield the names on disk, and the blocks, of which the weight of all experts of a layer consists.
 
-    In memory the experts of a layer are ``gate_up_proj (E, 2F, D)`` and ``down_proj (E, D, F)``; published
-    files hold ``gate_proj.weight``, ``up_proj.weight`` and ``down_proj.weight`` of each expert.
+    In memory the experts of a layer are ``gate_up_proj (E, 2F, D)`` and ``down_proj (E, D, F)``. Published
+    files have ``gate_proj.weight``, ``up_proj.weight`` and ``down_proj.weight`` for each expert.
     """
     match = _EXPERTS.fullmatch(name)
     if match is None:
@@ -172,7 +175,7 @@ def _fill(
 ) -> None:
     wanted = list(parameter.shape) if shape is None else shape
     if wanted != stored.get_shape():
-        raise ValueError(f"{where} has shape {stored.get_shape()}; the model wants {wanted}")
+        raise ValueError(f"{where} has the shape {stored.get_shape()}, but the model has {wanted}")
     copy_share(parameter, stored, corner)
 
 
@@ -185,7 +188,7 @@ def _files(pretrained: str) -> list[Path]:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ValueError(
-            f"{pretrained}: no .safetensors file; sharded loading reads no other. Save the checkpoint anew "
-            "with save_pretrained, or use trainer.strategy ddp"
+            f"{pretrained} has no .safetensors file, and sharded loading reads no other format. Save the "
+            "checkpoint again with save_pretrained, or use trainer.strategy ddp"
         )
     return files

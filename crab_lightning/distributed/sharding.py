@@ -1,4 +1,4 @@
-"""Weights spread over processes, a layer at a time."""
+"""Shards the weights of a model over processes, one layer at a time."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from crab_lightning.distributed.strategies import Fsdp1Strategy, Fsdp2Strategy, 
 def shard_layers(
     model: nn.Module, mesh: Any, *, offload: bool = False, reshard_after_forward: bool = True
 ) -> int:
-    """Give each process its share of every weight; a layer's weights are gathered while it runs.
+    """Shard a model with FSDP2: each process holds a part of every weight, and a layer gathers its weights.
 
-    Repeated layers (of the language model and of the frozen towers alike) are gathered one by one; what is
-    left over (embeddings, head) stays gathered between forward and backward.
+    The layers of the language model and of the frozen towers are gathered one by one, when they run. The
+    other weights (embeddings, head) stay gathered between the forward and the backward pass.
 
     Args:
-        model: The model, adapters inserted. A frozen bfloat16 base and float32 adapters may share a layer.
-        mesh: Device mesh of the data-parallel processes; of two dimensions, weights are copied along the
-            first and sharded along the second.
-        offload: Keep the shares, gradients and optimizer state in host memory.
-        reshard_after_forward: Let go of a layer's weights after its forward; else they stay until backward,
-            which saves a third of the traffic.
+        model: The model with its adapters. A layer may have a bfloat16 base and float32 adapters.
+        mesh: Device mesh of the data-parallel processes. With two dimensions, weights are replicated along
+            the first and sharded along the second.
+        offload: Keep weights, gradients and optimizer state in host memory.
+        reshard_after_forward: Free the gathered weights of a layer after its forward pass; otherwise they
+            stay until the backward pass, which saves a third of the communication.
 
     Returns:
         Number of layers that are gathered one by one.
@@ -44,16 +44,16 @@ def shard_layers(
 
 
 def shard(model: nn.Module, trainer: Any, fill: Fill) -> None:
-    """Shard a model as the trainer's strategy says; leave it whole under any other strategy.
+    """Shard a model if the trainer has a sharded strategy, and read weights without storage.
 
     Args:
-        model: The model, adapters inserted.
-        trainer: Whose strategy decides.
-        fill: Reads the weights of a part of the model that ``load_base`` has left without storage.
+        model: The model with its adapters.
+        trainer: The trainer; ``None`` does not shard.
+        fill: Function that reads the weights of a part of the model to which ``load_base`` gave no storage.
     """
     strategy = None if trainer is None else trainer.strategy
     match strategy:
-        case Fsdp1Strategy():  # a part has to have its weights before they are laid side by side
+        case Fsdp1Strategy():  # a part must have its weights before they are joined into a flat tensor
             keep = strategy.reshard_after_forward
             flatten_layers(model, fill, reshard_after_forward=keep, **strategy.unit_options())
         case Fsdp2Strategy():
@@ -69,18 +69,18 @@ def shard(model: nn.Module, trainer: Any, fill: Fill) -> None:
 
 
 def shards_at_load(trainer: Any) -> bool:
-    """Tell whether several processes share the weights, so that none has to read them all."""
+    """Return whether the weights are sharded over several processes, so that each reads only its part."""
     return trainer is not None and trainer.world_size > 1 and isinstance(trainer.strategy, ShardedStrategy)
 
 
 def shard_device(trainer: Any) -> torch.device:
-    """Return where the shares of the weights lie."""
+    """Return the device of the sharded weights."""
     strategy = trainer.strategy
     return torch.device("cpu") if strategy.cpu_offload else torch.device(strategy.root_device)
 
 
 def gradient_norm(gradients: list[Tensor], trainer: Any) -> Tensor:
-    """Return the norm of all gradients together; under a sharded strategy all processes have to call it."""
+    """Return the norm of all gradients together; with a sharded strategy all processes have to call it."""
     if isinstance(trainer.strategy, Fsdp1Strategy):
         return trainer.strategy.gradient_norm(gradients)
     norm = torch.nn.utils.get_total_norm(gradients)
@@ -88,24 +88,24 @@ def gradient_norm(gradients: list[Tensor], trainer: Any) -> Tensor:
 
 
 def readable_weights(trainer: Any) -> AbstractContextManager[None]:
-    """Return a context in which each trained weight is a whole tensor on rank 0, or one that can be gathered.
+    """Return a context in which each trained weight can be read on rank 0, directly or by gathering it.
 
-    Under FSDP1 it is neither. All processes have to enter it.
+    Only FSDP1 needs the context. All processes have to enter it.
     """
     strategy = None if trainer is None else trainer.strategy
     return strategy.trained_weights() if isinstance(strategy, Fsdp1Strategy) else nullcontext()
 
 
 def check_strategy(trainer: Any) -> None:
-    """Refuse strategies that would train or save something else than is asked for.
+    """Raise an error for a strategy that would train or save wrong weights.
 
     Raises:
-        ValueError: Under Lightning's own FSDP1.
+        ValueError: If the strategy is Lightning's own ``FSDPStrategy``.
     """
     strategy = None if trainer is None else trainer.strategy
     if isinstance(strategy, FSDPStrategy):
         raise ValueError(
-            "trainer.strategy is Lightning's fsdp (FSDPStrategy), which puts the bfloat16 base and the "
+            "trainer.strategy is Lightning's fsdp (FSDPStrategy), which joins the bfloat16 base and the "
             "float32 adapters of a layer into one tensor of one type, and does not clip by norm. Use "
-            "trainer.strategy fsdp1, which keeps them apart, or fsdp2"
+            "trainer.strategy fsdp1, which does not join them, or fsdp2"
         )

@@ -1,4 +1,4 @@
-"""Strategies with sharded weights: ``trainer.strategy: fsdp2`` and the others."""
+"""The strategies with sharded weights: ``trainer.strategy: fsdp2`` and others."""
 
 from __future__ import annotations
 
@@ -26,19 +26,25 @@ TIMEOUT_S = 1800.0
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """What both ways to share weights have in common: their settings, and one file for each checkpoint."""
+    """The base class of both strategies: it has their settings, and writes one file for each checkpoint.
+
+    Args:
+        cpu_offload: Keep weights, gradients and optimizer state in host memory.
+        reshard_after_forward: Free the gathered weights of a layer after its forward pass.
+        timeout_s: Longest time in seconds that a process waits for the others.
+    """
 
     def __init__(self, cpu_offload: bool, reshard_after_forward: bool, timeout_s: float) -> None:
-        # One file for each checkpoint: with the frozen base left out it is small, and any number of
+        # One file is enough, because a checkpoint without the frozen base is small; and any number of
         # processes can read it.
         super().__init__(save_distributed_checkpoint=False, timeout=timedelta(seconds=timeout_s))
         self.cpu_offload = cpu_offload
         self.reshard_after_forward = reshard_after_forward
 
     def setup_environment(self) -> None:
-        """Start the processes' group; all of them are data parallel."""
+        """Start the process group; all processes are data parallel."""
         if self.cpu_offload and self.root_device.type == "cuda":
-            # Gradients lie in host memory, and so does the sum of their squares that clipping asks for.
+            # Gradients are in host memory, and clipping sums their squares there, which needs gloo.
             self._process_group_backend = "cpu:gloo,cuda:nccl"
         self._data_parallel_size = self.num_nodes * self.num_processes
         self._tensor_parallel_size = 1
@@ -46,13 +52,13 @@ class ShardedStrategy(ModelParallelStrategy):
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """Let Lightning restore in its usual order: look at the checkpoint first, then load its parts."""
+        """True, so that Lightning first checks the checkpoint and then loads its parts."""
         return True
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Return a checkpoint, read on every process; the parts are loaded by the subclasses' methods.
+        """Return a checkpoint, which every process reads; other methods load its parts.
 
-        Lightning's own takes the weights out of it before the model has compared them with its own.
+        Lightning's method would remove the weights from it before the model has checked them.
         """
         path = Path(self.broadcast(checkpoint_path))
         found: dict[str, Any] = self.checkpoint_io.load_checkpoint(path, weights_only=True)
@@ -62,8 +68,9 @@ class ShardedStrategy(ModelParallelStrategy):
 class Fsdp2Strategy(ShardedStrategy):
     """Shards weights, gradients and optimizer state over the processes (FSDP2).
 
-    As names for ``trainer.strategy``: ``fsdp2``, ``fsdp2_offload`` (``cpu_offload``) and ``fsdp2_hybrid``
-    (``hybrid``). Works on one process too, on CUDA and, for tests, on CPU.
+    The names for ``trainer.strategy`` are ``fsdp2``, ``fsdp2_offload`` (with ``cpu_offload``) and
+    ``fsdp2_hybrid`` (with ``hybrid``). The strategy also works with one process, on CUDA and, for tests, on
+    the CPU.
 
     Args:
         cpu_offload: Keep weights, gradients and optimizer state in host memory. This needs the least GPU
@@ -90,7 +97,7 @@ class Fsdp2Strategy(ShardedStrategy):
 
     @property
     def shard_mesh(self) -> Any:
-        """Mesh along which weights are sharded; two-dimensional when copied between nodes."""
+        """Device mesh over which weights are sharded; two-dimensional with ``hybrid`` on several nodes."""
         if not self.hybrid or self.num_nodes == 1:
             return self.device_mesh["data_parallel"]
         if self._shard_mesh is None:
@@ -102,7 +109,7 @@ class Fsdp2Strategy(ShardedStrategy):
         return self._shard_mesh
 
     def model_to_device(self) -> None:
-        """Move what is not kept in host memory."""
+        """Move the model to the device; with ``cpu_offload`` only the buffers."""
         if not self.cpu_offload:
             super().model_to_device()
             return
@@ -111,7 +118,7 @@ class Fsdp2Strategy(ShardedStrategy):
             buffer.data = buffer.data.to(self.root_device)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Return the trained weights on rank 0, nothing elsewhere; the frozen base is not even gathered."""
+        """Return the trained weights on rank 0, nothing on other ranks; frozen weights are not gathered."""
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
         assert self.model is not None
@@ -119,10 +126,10 @@ class Fsdp2Strategy(ShardedStrategy):
         return {k: _host(v) for k, v in get_model_state_dict(self.model, options=options).items()}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """Return the whole state on rank 0, nothing elsewhere, as an optimizer on one process writes it.
+        """Return the whole state on rank 0, and nothing on other ranks, in the form of a single process.
 
-        Lightning numbers the weights of all the model here, and an optimizer elsewhere those that it holds:
-        a checkpoint of one strategy would not fit the other.
+        Lightning's method numbers all weights of the model. An optimizer of a single process numbers only its
+        own weights, so a checkpoint of one strategy would not fit another one.
         """
         saved = _unwrapped(optimizer).state_dict()
         first = self.global_rank == 0
@@ -136,7 +143,7 @@ class Fsdp2Strategy(ShardedStrategy):
         return {"state": state, "param_groups": saved["param_groups"]} if first else {}
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Give every process its share of the weights."""
+        """Copy a checkpoint's weights to this process's part of the weights."""
         assert self.lightning_module is not None
         own = dict(self.lightning_module.named_parameters())
         with torch.no_grad():
@@ -144,7 +151,7 @@ class Fsdp2Strategy(ShardedStrategy):
                 own[name].copy_(_share(value, own[name]))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Give every process its share of the optimizer's state."""
+        """Copy a checkpoint's optimizer states to this process's part of the states."""
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
             state = {
@@ -155,33 +162,33 @@ class Fsdp2Strategy(ShardedStrategy):
 
 
 class Fsdp1Strategy(ShardedStrategy):
-    """Shards weights, gradients and optimizer state over the processes (FSDP1); its name is ``fsdp1``.
+    """Shards weights, gradients and optimizer state over the processes (FSDP1).
 
-    For runs that are to be compared with others under FSDP1; FSDP2 does the same with less. The units are
-    FSDP2's, see ``flatten`` for the types of weights in them. Optimizers see flat parts of the weights, so
-    one that asks for their shapes (Muon, Adafactor) will not do.
+    The name for ``trainer.strategy`` is ``fsdp1``. Use it only to compare with other FSDP1 runs; FSDP2 does
+    the same. The same layers are gathered one by one as with FSDP2. Optimizers get flat parts of the weights,
+    so an optimizer that needs the shapes of weights (Muon, Adafactor) cannot be used.
 
     Args:
         reshard_after_forward: Free the gathered weights of a layer after its forward pass. ``false`` keeps
             them until the backward pass, which saves a third of the communication but needs memory for the
             whole base model.
         timeout_s: Longest time in seconds that a process waits for the others.
-
-    Raises:
-        ValueError: If ``trainer.precision`` would change the types of weights, or scale losses.
     """
 
     def __init__(self, reshard_after_forward: bool = True, timeout_s: float = TIMEOUT_S) -> None:
         super().__init__(False, reshard_after_forward, timeout_s)
 
     def unit_options(self) -> dict[str, Any]:
-        """Return how every unit is to be made."""
+        """Return the options with which every unit is made."""
         return {"device_id": self.root_device}
 
     def setup(self, trainer: Trainer) -> None:
-        """Share out what ``configure_model`` has left, in one unit around everything; then as Lightning does.
+        """Wrap the whole model in one more unit, which shards the remaining weights, and set up the run.
 
-        Loss and answers read the head by itself, so the steps run inside of that unit's forward.
+        Loss and answers use the head directly, so the steps run inside the forward of this unit.
+
+        Raises:
+            ValueError: If ``trainer.precision`` would change the types of weights or scale losses.
         """
         module: Any = self.lightning_module
         plugin: Any = self.precision_plugin
@@ -189,21 +196,21 @@ class Fsdp1Strategy(ShardedStrategy):
         assert self.accelerator is not None
         if plugin.precision not in ("32-true", "bf16-mixed"):
             raise ValueError(
-                f"trainer.precision is {plugin.precision}; under fsdp1 it can be 32-true or bf16-mixed. "
-                "The type of the base is model.init_args.dtype, bfloat16 by default"
+                f"trainer.precision is {plugin.precision}; with fsdp1 it must be 32-true or bf16-mixed. "
+                "model.init_args.dtype sets the type of the base model, bfloat16 by default"
             )
         self.accelerator.setup(trainer)
         if not hasattr(module, "fsdp1_root"):
-            kept = ShardingStrategy.SHARD_GRAD_OP  # embedding and head are asked for again at once
-            # In a tuple, lest it becomes a part of the module that it wraps.
+            kept = ShardingStrategy.SHARD_GRAD_OP  # embedding and head are soon needed again
+            # In a tuple, so that it does not become a part of the module that it wraps.
             module.fsdp1_root = (flatten(module, sharding_strategy=kept, **self.unit_options()),)
-            module.fsdp1_root[0].check_is_root()  # told now: it may be a layer that is gathered first
+            module.fsdp1_root[0].check_is_root()  # now, because an inner unit may be gathered first
             tell_device(module, self.root_device)
         self.model = module.fsdp1_root[0]
-        # Each process would clip by the norm of its own shares.
+        # Otherwise each process would clip by the norm of its own parts.
         plugin.clip_grad_by_norm = self._clip_by_norm
         for loop in (trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop):
-            loop.inference_mode = False  # flat tensors from there cannot be trained on (pytorch issue 95957)
+            loop.inference_mode = False  # flat tensors made there cannot be trained (pytorch issue 95957)
         trainer.predict_loop.inference_mode = False
         self.barrier()
         if trainer.state.fn == TrainerFn.FITTING:
@@ -211,7 +218,7 @@ class Fsdp1Strategy(ShardedStrategy):
         self.setup_precision_plugin()
 
     def gradient_norm(self, gradients: Sequence[Tensor]) -> Tensor:
-        """Return the norm of the gradients of which every process holds its shares."""
+        """Return the norm of sharded gradients; all processes have to call it."""
         squares = torch.zeros((), device=self.root_device)
         if gradients:
             squares += torch.nn.utils.get_total_norm(gradients).float() ** 2
@@ -224,12 +231,12 @@ class Fsdp1Strategy(ShardedStrategy):
         torch.nn.utils.clip_grads_with_norm_(weights, clip_val, norm)
 
     def trained_weights(self) -> AbstractContextManager[None]:
-        """Return a context in which the first process has the trained weights whole, in host memory."""
+        """Return a context in which the first process has the whole trained weights, in host memory."""
         assert self.model is not None
         return trained_weights(self.model)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Return the trained weights on rank 0, nothing elsewhere; the frozen base is not even gathered."""
+        """Return the trained weights on rank 0, nothing on other ranks; frozen weights are not gathered."""
         assert self.lightning_module is not None
         with self.trained_weights():
             if self.global_rank != 0:
@@ -238,7 +245,7 @@ class Fsdp1Strategy(ShardedStrategy):
             return {name: weight.detach().cpu().clone() for name, weight in named if weight.requires_grad}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """Return the whole state on rank 0, nothing elsewhere, as an optimizer on one process writes it."""
+        """Return the whole state on rank 0, and nothing on other ranks, in the form of a single process."""
         own = _unwrapped(optimizer)
         with self._whole_states(first_only=True):
             named = FSDP.optim_state_dict(self._unit(), own)
@@ -249,18 +256,18 @@ class Fsdp1Strategy(ShardedStrategy):
         return {"state": state, "param_groups": own.state_dict()["param_groups"]}
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Give every process its share of the weights."""
+        """Copy a checkpoint's weights to this process's part of the weights."""
         assert self.lightning_module is not None
         assert self.model is not None
         saved = checkpoint["state_dict"]
-        for unit in trained_units(self.model):  # one by one, so that no process has more than a layer whole
+        for unit in trained_units(self.model):  # one by one, so that only one unit is gathered at a time
             with gathered(unit), torch.no_grad():
                 for name, weight in self.lightning_module.named_parameters():
                     if name in saved and weight.shape == saved[name].shape:
                         weight.copy_(saved[name])
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Give every process its share of the optimizer's state."""
+        """Copy a checkpoint's optimizer states to this process's part of the states."""
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             names = self._names(optimizer)
             state = {names[number]: values for number, values in saved["state"].items()}
@@ -274,13 +281,13 @@ class Fsdp1Strategy(ShardedStrategy):
         return self.model
 
     def _names(self, optimizer: Optimizer) -> list[str]:
-        """Return the names of an optimizer's weights in its order."""
+        """Return the names of an optimizer's weights, in the order of the optimizer."""
         assert self.lightning_module is not None
         names = {id(weight): name for name, weight in self.lightning_module.named_parameters()}
         return [names[id(weight)] for group in optimizer.param_groups for weight in group["params"]]
 
     def _whole_states(self, *, first_only: bool) -> AbstractContextManager[Any]:
-        # Moved to where it is, a moment would stay in the buffer that the next moment is gathered in.
+        # On a CPU, offloading would copy nothing, and the next gathering would overwrite the values.
         offload = first_only and self.root_device.type != "cpu"
         options = FullOptimStateDictConfig(offload_to_cpu=offload, rank0_only=first_only)
         return FSDP.state_dict_type(
@@ -293,10 +300,10 @@ def _unwrapped(optimizer: Optimizer | LightningOptimizer) -> Optimizer:
 
 
 def _host(value: Any) -> Any:
-    """Return a value in host memory that takes no more room in a file than its own values need."""
+    """Return a value in host memory, without padding, so that it takes no more room in a file than needed."""
     if not isinstance(value, Tensor):
         return value
-    # What does not divide by the number of processes was gathered with padding, and a view drags it along.
+    # A gathered value may be a view of a storage with padding, which would be saved too.
     padded = value.untyped_storage().nbytes() > value.nbytes
     return value.cpu().clone() if padded else value.cpu()
 
@@ -306,7 +313,7 @@ def _gathered(value: Any) -> Any:
 
 
 def _share(value: Any, weight: Tensor) -> Any:
-    """Return this process's share of a value that belongs to a weight; steps and the like as they are."""
+    """Return this process's part of a value of a weight; other values, such as steps, are unchanged."""
     if not isinstance(weight, DTensor) or not isinstance(value, Tensor) or value.shape != weight.shape:
         return value
     return distribute_tensor(value.to(weight.device), weight.device_mesh, weight.placements)
@@ -314,10 +321,15 @@ def _share(value: Any, weight: Tensor) -> Any:
 
 def _register() -> None:
     for name, strategy, description, options in (
-        ("fsdp2", Fsdp2Strategy, "weights sharded over all processes", {}),
-        ("fsdp2_offload", Fsdp2Strategy, "weights sharded, kept in host memory", {"cpu_offload": True}),
-        ("fsdp2_hybrid", Fsdp2Strategy, "sharded within a node, copied between nodes", {"hybrid": True}),
-        ("fsdp1", Fsdp1Strategy, "weights sharded over all processes, by the older FSDP", {}),
+        ("fsdp2", Fsdp2Strategy, "shards weights over all processes", {}),
+        (
+            "fsdp2_offload",
+            Fsdp2Strategy,
+            "shards weights and keeps them in host memory",
+            {"cpu_offload": True},
+        ),
+        ("fsdp2_hybrid", Fsdp2Strategy, "shards within a node and replicates on all nodes", {"hybrid": True}),
+        ("fsdp1", Fsdp1Strategy, "shards weights over all processes with the older FSDP", {}),
     ):
         if name not in StrategyRegistry:
             StrategyRegistry.register(name, strategy, description=description, **options)

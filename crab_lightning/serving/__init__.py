@@ -1,1 +1,1 @@
-"""A trained run behind an OpenAI-compatible address."""
+"""The server, which answers OpenAI-compatible requests with a trained run."""

@@ -1,4 +1,4 @@
-"""The web application: OpenAI's chat completions, a list of models, and a health check."""
+"""The web application with OpenAI's chat completions, a list of models and a health check."""
 
 from __future__ import annotations
 
@@ -35,20 +35,21 @@ from crab_lightning.structures import Encoded, Prediction
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """Bounds and permissions of a server.
+    """Limits and permissions of a server.
 
     Args:
         name: Name of the model in answers and in the list of models.
-        api_key: Every request must carry it as bearer token; ``None`` asks for none.
-        media_root: Folder below which requests may name files.
-        max_body_mb: Largest request in megabytes.
-        max_new_tokens: Longest answer in tokens.
-        timeout_s: Longest time from the arrival of a question to the end of its answer.
-        decoders: Requests whose media are decoded at the same time.
-        max_requests: Requests that are held at the same time, their bodies in memory; another is refused.
-        max_prompt_tokens: Longest question in tokens, media included.
-        sizes: Bounds of what one request holds.
-        grace_s: Time for the answers that were begun, when the server is stopped.
+        api_key: Key that every request must send as bearer token; ``None`` requires no key.
+        media_root: Folder in which requests may name files; ``None`` allows no files.
+        max_body_mb: Largest size of a request in megabytes.
+        max_new_tokens: Largest number of tokens of an answer.
+        timeout_s: Longest time, in seconds, from the arrival of a question to the end of the answer.
+        decoders: Number of requests whose media are decoded at the same time.
+        max_requests: Number of requests that are read and decoded at the same time; further requests get the
+            status 429.
+        max_prompt_tokens: Largest number of tokens of a question, including its media.
+        sizes: Limits of the content of one request.
+        grace_s: Time in seconds to finish answers when the server is stopped.
     """
 
     name: str
@@ -65,13 +66,22 @@ class ServerOptions:
 
 
 class LimitedBody:
-    """Refuses a body that is larger than allowed, while it comes in."""
+    """Middleware that refuses a request body as soon as it is larger than allowed.
+
+    Args:
+        app: The application.
+        most: Largest number of bytes.
+    """
 
     def __init__(self, app: ASGIApp, most: int) -> None:
         self.app, self.most = app, most
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, counting its bytes."""
+        """Pass a request to the application and count its bytes.
+
+        Raises:
+            RequestError: If the body is too large.
+        """
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -94,7 +104,7 @@ class LimitedBody:
 
 
 def failed(err: RequestError, headers: dict[str, str] | None = None) -> JSONResponse:
-    """Return an error in OpenAI's form."""
+    """Return the response for an error, in OpenAI's format."""
     kind = "invalid_request_error" if err.status < 500 else "server_error"
     content = {"error": {"message": str(err), "type": kind, "param": err.param, "code": None}}
     return JSONResponse(content, err.status, headers)
@@ -111,11 +121,11 @@ def make_app(
     """Return the application.
 
     Args:
-        model: The loaded model; its processor encodes, its worker answers.
-        worker: The thread that owns the model.
-        limits: Bounds on each medium, as in training.
-        options: Bounds and permissions of the server.
-        resize: How frames are stretched, as in training.
+        model: The loaded model.
+        worker: The worker, which answers questions with the model.
+        limits: Limits of each media file, as in training.
+        options: Limits and permissions of the server.
+        resize: Method of resizing frames, as in training.
         demo: Data module of the run, for the web page at ``/``; without it there is no page.
     """
     decoding = asyncio.Semaphore(options.decoders)
@@ -135,7 +145,7 @@ def make_app(
 
     @app.exception_handler(Exception)
     async def broke(_: Request, err: Exception) -> Response:
-        return failed(RequestError("the server failed on this request; its log says why", 500))
+        return failed(RequestError("the server failed on this request; the server's log has the reason", 500))
 
     @app.middleware("http")
     async def guard(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -190,7 +200,7 @@ def make_app(
                 f"the request did not arrive completely within {options.timeout_s:g} s", 408
             ) from None
         except ClientDisconnect:
-            raise RequestError("the client has gone", 499) from None
+            raise RequestError("the client has closed the connection", 499) from None
         try:
             body = json.loads(data)
         except (ValueError, RecursionError) as err:
@@ -228,13 +238,13 @@ def make_app(
             try:
                 encoded: Encoded = model.processor.encode(example)
                 if asked.weighed is not None:
-                    model.processor.answer_tokens(asked.weighed)  # it must not hold a reserved token
+                    model.processor.answer_tokens(asked.weighed)  # raises for a reserved token in the answer
             except ValueError as err:
-                raise RequestError(f"this model cannot be asked this question: {err}") from err
+                raise RequestError(f"this model cannot read this question: {err}") from err
             tokens = int(encoded.inputs["input_ids"].shape[0])
             if tokens > options.max_prompt_tokens:
                 raise MessagesError(
-                    f"the question has {tokens:,} tokens, its media included; this server takes "
+                    f"the question has {tokens:,} tokens, including its media; this server allows "
                     f"{options.max_prompt_tokens:,}. Send fewer frames, shorter sound or less text"
                 )
             return encoded
@@ -250,22 +260,22 @@ def make_app(
             await asyncio.wait({turn}, timeout=max(deadline - time.monotonic(), 0))
         finally:
             if not turn.done():
-                # A thread cannot be stopped: what has begun to decode keeps its place until it ends.
+                # A thread cannot be stopped, so a request that is being decoded keeps its place to the end.
                 turn.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
                 if not begun:
                     turn.cancel()
         if not turn.done():
-            raise RequestError(f"no answer within {options.timeout_s:g} s", 504)
+            raise RequestError(f"there was no answer within {options.timeout_s:g} s", 504)
         return turn.result()
 
     async def _news(job: Job, changed: asyncio.Event, deadline: float) -> None:
-        """Wait until the job has something new."""
+        """Wait until the job has a new token, has ended or has failed."""
         left = deadline - time.monotonic()
         try:
             await asyncio.wait_for(changed.wait(), max(left, 0))
         except TimeoutError:
             job.cancel()
-            raise RequestError(f"no answer within {options.timeout_s:g} s", 504) from None
+            raise RequestError(f"there was no answer within {options.timeout_s:g} s", 504) from None
         changed.clear()
         if job.error is not None:
             raise RequestError(f"the model failed on this question: {job.error}", 500) from job.error
@@ -278,7 +288,7 @@ def make_app(
             for task in pending:
                 task.cancel()
             if waiter not in done:
-                raise RequestError("the client has gone", 499)
+                raise RequestError("the client has closed the connection", 499)
             waiter.result()
 
     async def _pieces(
@@ -291,7 +301,7 @@ def make_app(
                 await _news(job, changed, deadline)
                 assert job.answer is not None
                 text = model.processor.decode(list(job.answer.tokens))
-                # A character may need several tokens: wait until it is whole.
+                # A character may consist of several tokens; an incomplete character is not sent.
                 if not text.endswith("\ufffd") and text.startswith(sent) and text != sent:
                     yield _event(number, {"content": text[len(sent) :]})
                     sent = text
@@ -330,7 +340,7 @@ def make_app(
         return _head(number, "chat.completion") | {"choices": [choice], "usage": _usage(job)}
 
     def _weighed(job: Job, number: str) -> dict[str, Any]:
-        """Return the likelihood of a given answer as vLLM does, without values for the prompt itself."""
+        """Return the log-probabilities of a given answer as vLLM does, with null for tokens of the prompt."""
         assert job.likelihood is not None
         tokens, values = job.likelihood
         prompt = int(job.encoded.inputs["input_ids"].shape[0])

@@ -1,4 +1,4 @@
-"""A web page on the server: drop a clip, choose a task, and see the answer with its times, box and mask."""
+"""The web page of the server, which shows the answer about an uploaded clip with times, box and mask."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ Answering = Callable[[Encoded, int], Awaitable[Prediction]]
 
 
 def add_demo(app: FastAPI, data: AVDataModule, answer: Answering, max_new_tokens: int) -> None:
-    """Add the page at ``/`` and what it calls.
+    """Add the page at ``/`` and the addresses that it calls.
 
     Args:
         app: The server's application.
-        data: Tasks and datasets of the run, with the model's processor.
-        answer: Puts an encoded question to the model.
-        max_new_tokens: Longest answer.
+        data: Data module of the run, with its tasks, datasets and the model's processor.
+        answer: Function that returns the model's answer to an encoded question.
+        max_new_tokens: Largest number of tokens of an answer.
     """
 
     @app.get("/", response_class=HTMLResponse)
@@ -50,7 +50,7 @@ def add_demo(app: FastAPI, data: AVDataModule, answer: Answering, max_new_tokens
         own = {
             kind: csp_hash(text.split(f"<{kind}>")[1].split(f"</{kind}>")[0]) for kind in ("script", "style")
         }
-        # Pictures come as data, the clip that is played is the browser's own; nothing else is fetched.
+        # Pictures are sent as data addresses, and the browser plays the user's own file.
         policy = (
             f"default-src 'none'; script-src '{own['script']}'; style-src '{own['style']}';"
             " connect-src 'self'; img-src data:; media-src blob:; base-uri 'none'; form-action 'self';"
@@ -60,11 +60,11 @@ def add_demo(app: FastAPI, data: AVDataModule, answer: Answering, max_new_tokens
 
     @app.get("/demo/tasks")
     async def tasks() -> list[dict[str, Any]]:
-        """List the datasets that the run was trained on, with what a question of theirs needs."""
+        """Return the datasets that the run was trained on, with the inputs that a question needs."""
         found = []
         for name in data.taught:
             spec = data.datasets[name]
-            # The rows of some layouts differ; the page then offers what any of them may have.
+            # If the rows of a layout differ, the page offers all inputs that a row may have.
             videos, images, audios, texts = needs(spec) or (1, 0, 1, {"question", "options"})
             if videos <= 1 and audios <= 1:  # the page takes one clip
                 found.append(
@@ -110,7 +110,7 @@ def add_demo(app: FastAPI, data: AVDataModule, answer: Answering, max_new_tokens
 
 
 async def _saved(upload: UploadFile, stem: Path) -> Path:
-    """Write an upload under a name of ours; only the ending of the client's name is kept, if it is plain."""
+    """Write an upload to ``stem``, with the ending of the client's file name if it is short and simple."""
     ending = Path(upload.filename or "").suffix
     path = stem.with_suffix(ending if ending[1:].isalnum() and len(ending) < 8 else "")
     path.write_bytes(await upload.read())
@@ -139,7 +139,7 @@ def _sample(
 
 
 def _shown(data: AVDataModule, sample: Sample, value: Any) -> dict[str, Any]:
-    """Return what the page draws: frames, spectrogram, lanes of events, or a picture with box and mask."""
+    """Return the content of the page: frames, spectrogram and events, or a picture with box and mask."""
     clip = media.load(sample)
     found: dict[str, Any] = {"duration_s": 0.0, "lanes": []}
     if clip.strips:
@@ -172,6 +172,6 @@ def _shown(data: AVDataModule, sample: Sample, value: Any) -> dict[str, Any]:
 
 
 def _picture(pixels: NDArray[np.uint8]) -> str:
-    """Return pixels as a data address: PNG where they have transparency, else JPEG."""
+    """Return pixels as a data address: as PNG if they have transparency, else as JPEG."""
     image = Image.fromarray(pixels)
     return picture_uri(image, "PNG" if image.mode == "RGBA" else "JPEG")

@@ -1,4 +1,4 @@
-"""The media of a chat request: from addresses to files, and from files to what training decodes."""
+"""Reads the media of a chat request from data addresses or files, and decodes them as in training."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def load_example(
     """Decode a request's media as training decodes them.
 
     Args:
-        request: What was asked.
-        geometry: What the processor expects.
-        limits: Bounds on what is read of one file.
-        media_root: Folder below which files may be named; ``None`` allows none.
-        resize: How frames are stretched.
+        request: The request.
+        geometry: Preprocessing of the media that the processor expects.
+        limits: Limits of each media file.
+        media_root: Folder in which files may be named; ``None`` allows no files.
+        resize: Method of resizing frames.
 
     Raises:
-        RequestError: If a medium cannot be read, or may not be.
+        RequestError: If a media file cannot be read or is not allowed.
     """
     kinds: dict[Media, list[Path]] = {Media.VIDEO: [], Media.IMAGE: [], Media.AUDIO: []}
     with tempfile.TemporaryDirectory(prefix="crab-serve-") as scratch:
         for number, (kind, address) in enumerate(request.media):
             kinds[kind].append(_file(address, Path(scratch) / f"{kind.value}{number}", media_root))
         try:
-            # As the user's own viewer shows them, like those of `ask`; manifests name pictures as stored.
+            # Pictures are rotated as a viewer shows them, as in `ask`; those of manifests are not rotated.
             kinds[Media.IMAGE] = [
                 write_upright(path, Path(scratch) / f"upright{number}.png", limits=limits)
                 for number, path in enumerate(kinds[Media.IMAGE])
@@ -77,17 +77,17 @@ def _unusable(err: Exception, scratch: str) -> RequestError:
 
 
 def _file(address: str, place: Path, media_root: Path | None) -> Path:
-    """Return the file that an address means; data addresses are written to ``place``."""
+    """Return the file of an address; the content of a data address is written to ``place``."""
     if address.startswith("data:"):
         head, comma, data = address.partition(",")
         if not comma or not head.endswith(";base64"):
-            raise MessagesError("a data address must look like data:video/mp4;base64,...")
+            raise MessagesError("a data address must have the form data:video/mp4;base64,...")
         try:
             place.write_bytes(base64.b64decode(data, validate=True))
         except (binascii.Error, ValueError) as err:
-            raise MessagesError(f"the base64 text of a medium is damaged: {err}") from err
+            raise MessagesError(f"the base64 text of a media file is damaged: {err}") from err
         return place
-    names = [address, unquote(address)]  # the name of a file may hold per cent signs, or be quoted
+    names = [address, unquote(address)]  # the name of a file may contain per cent signs, or be quoted
     if _WEB_ADDRESS.match(address):
         try:
             parts = urlsplit(address)
@@ -96,7 +96,7 @@ def _file(address: str, place: Path, media_root: Path | None) -> Path:
         names = [unquote(parts.path)] if parts.scheme == "file" else []
     if not names:
         raise MessagesError(
-            f"{shown(address)}: this server downloads nothing; send the file itself as a data address"
+            f"{shown(address)}: this server does not download files; send the file itself as a data address"
         )
     if media_root is None:
         raise MessagesError(
@@ -108,10 +108,10 @@ def _file(address: str, place: Path, media_root: Path | None) -> Path:
         paths = [(root / name).resolve() for name in names]
         path = next((path for path in paths if path.is_relative_to(root) and path.is_file()), paths[-1])
         inside, there = path.is_relative_to(root), path.is_file()
-    except (OSError, ValueError, RuntimeError) as err:  # too long, no text, or links in a ring
+    except (OSError, ValueError, RuntimeError) as err:  # too long, not a valid text, or a loop of links
         raise MessagesError(f"{shown(address)} is not a name of a file") from err
     if not inside:
-        raise RequestError(f"{shown(address)} is outside the folder of media of this server", 403, "messages")
+        raise RequestError(f"{shown(address)} is outside the media folder of this server", 403, "messages")
     if not there:
-        raise MessagesError(f"{shown(address)} is not a file")
+        raise MessagesError(f"{shown(address)} is not a file of this server")
     return path

@@ -1,4 +1,4 @@
-"""Chat requests: what a client may send, and what is refused with which words."""
+"""Reads chat requests, and refuses those that the server cannot answer."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class RequestError(ValueError):
     """A request that cannot be answered.
 
     Args:
-        message: What is wrong and what to do.
+        message: Text that says what is wrong and what to do.
         status: HTTP status.
-        param: The key of the request that is wrong.
+        param: Key of the request that is wrong; ``None`` if no single key is.
     """
 
     def __init__(self, message: str, status: int = 400, param: str | None = None) -> None:
@@ -35,7 +35,7 @@ class RequestError(ValueError):
 
 
 class MessagesError(RequestError):
-    """Messages that cannot be answered."""
+    """A request whose messages cannot be answered."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, param="messages")
@@ -43,12 +43,12 @@ class MessagesError(RequestError):
 
 @dataclass(frozen=True)
 class RequestSizes:
-    """Bounds of one request.
+    """Limits of the content of one request.
 
     Args:
-        media: Number of media; a small body can name one file many times.
-        frames: Frames that may be asked for of one video.
-        text: Characters of the texts together.
+        media: Number of media; without a limit, a small request could name a file many times.
+        frames: Number of frames of one video.
+        text: Number of characters of all texts together.
     """
 
     media: int = 16
@@ -58,18 +58,18 @@ class RequestSizes:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """What a client asks for.
+    """The content of a chat request.
 
     Args:
-        conversation: The user's turn in order: texts and places of media.
+        conversation: The user's turn: texts and placeholders of media, in order.
         media: The media in the same order, as data addresses or file addresses.
-        sampling: How tokens are chosen; the likeliest ones unless a temperature is given.
-        max_tokens: Largest number of tokens; ``None`` leaves it to the server.
+        sampling: How tokens are chosen; the likeliest tokens unless a temperature is given.
+        max_tokens: Largest number of tokens of the answer; with ``None`` the server decides.
         stream: Whether the answer is sent piece by piece.
         include_usage: Whether a streamed answer ends with the numbers of tokens.
         frames: Number of frames sampled from each video.
-        task: Task key for adapters that differ by task.
-        weighed: An answer whose likelihood is asked for; nothing is written then.
+        task: Task key, for adapters that differ by task.
+        weighed: Answer whose log-probabilities are requested; no text is generated then.
     """
 
     conversation: Conversation
@@ -86,16 +86,16 @@ class ChatRequest:
 def read_request(body: Any, sizes: RequestSizes | None = None) -> ChatRequest:
     """Read the JSON body of ``/v1/chat/completions``.
 
-    Beside OpenAI's keys it reads ``media_io_kwargs`` (``{"video": {"num_frames": 10}}``, as vLLM does) and
-    ``task``, the task key that a run with one adapter for each task needs. With ``prompt_logprobs: 0``, as
-    vLLM has it, the last message is an answer of the assistant, and its likelihood is asked for.
+    In addition to OpenAI's keys there are ``media_io_kwargs`` (``{"video": {"num_frames": 10}}``, as in vLLM)
+    and ``task``, the task key that a run with one adapter for each task needs. With ``prompt_logprobs: 0``,
+    as in vLLM, the last message is an answer of the assistant, whose log-probabilities are requested.
 
     Args:
         body: The parsed JSON.
-        sizes: Bounds of the request; the default ones when left out.
+        sizes: Limits of the request; the default limits when left out.
 
     Raises:
-        RequestError: If something is missing, of the wrong type, or not supported.
+        RequestError: If a key is missing, has a wrong value, or is not supported.
     """
     if not isinstance(body, dict):
         raise RequestError("the body must be a JSON object with the key 'messages'")
@@ -104,7 +104,7 @@ def read_request(body: Any, sizes: RequestSizes | None = None) -> ChatRequest:
         if body.get(key) not in (None, [], {}, False, 0):
             raise RequestError(f"this server does not support {what}; leave '{key}' out", param=key)
     if body.get("n") not in (None, 1):
-        raise RequestError("this server gives one answer to a request; leave 'n' out", param="n")
+        raise RequestError("this server gives only one answer to a request; leave 'n' out", param="n")
     if (body.get("response_format") or {"type": "text"}) != {"type": "text"}:
         raise RequestError(
             "this server answers in plain text; leave 'response_format' out", param="response_format"
@@ -124,7 +124,7 @@ def read_request(body: Any, sizes: RequestSizes | None = None) -> ChatRequest:
     usage = stream_options.get("include_usage") if isinstance(stream_options, dict) else stream_options
     if usage not in (None, True, False):
         raise RequestError(
-            "'stream_options' must look like {\"include_usage\": true}", param="stream_options"
+            "'stream_options' must have the form {\"include_usage\": true}", param="stream_options"
         )
     task = body.get("task") or ""
     if not isinstance(task, str) or not _is_text(task):
@@ -137,7 +137,7 @@ def read_request(body: Any, sizes: RequestSizes | None = None) -> ChatRequest:
 
 
 def _weighed(body: dict[str, Any], sizes: RequestSizes, *, stream: bool) -> tuple[str | None, Any]:
-    """Return the answer whose likelihood is asked for, and the messages before it."""
+    """Return the answer whose log-probabilities are requested, and the messages before it."""
     messages: Any = body.get("messages")
     if _number(body, "prompt_logprobs", None, 0, 0, whole=True) is None:
         return None, messages
@@ -145,8 +145,8 @@ def _weighed(body: dict[str, Any], sizes: RequestSizes, *, stream: bool) -> tupl
     text = last.get("content") if isinstance(last, dict) and last.get("role") == "assistant" else None
     if not isinstance(text, str) or not text.strip() or not _is_text(text) or len(text) > sizes.text:
         raise MessagesError(
-            "with 'prompt_logprobs', the last message must be the assistant's answer as a text, whose "
-            "likelihood is then given"
+            "with 'prompt_logprobs', the last message must be an answer of the assistant as a text, whose "
+            "log-probabilities are then returned"
         )
     if stream:
         raise RequestError("'prompt_logprobs' cannot be streamed; leave 'stream' out", param="stream")
@@ -154,16 +154,16 @@ def _weighed(body: dict[str, Any], sizes: RequestSizes, *, stream: bool) -> tupl
 
 
 def shown(value: Any) -> str:
-    """Return the beginning of what a client sent, for a message."""
+    """Return the beginning of a value that a client sent, for an error message."""
     try:
         text = repr(value)
     except RecursionError:
-        return "a value of many levels"
+        return "a value with too many levels"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _is_text(text: str) -> bool:
-    """Whether a text holds whole characters only; JSON can express halves of one."""
+    """Return whether a text has only complete characters; JSON can contain a half of a character."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -192,7 +192,7 @@ def _frames(body: dict[str, Any], most: int) -> int:
         return DatasetSpec("", "").frames
     if not isinstance(video, dict):
         raise RequestError(
-            '\'media_io_kwargs\' must look like {"video": {"num_frames": 10}}', param="media_io_kwargs"
+            '\'media_io_kwargs\' must have the form {"video": {"num_frames": 10}}', param="media_io_kwargs"
         )
     return int(_number(video, "num_frames", DatasetSpec("", "").frames, 1, most, whole=True) or 1)
 
@@ -208,15 +208,15 @@ def _conversation(messages: Any, sizes: RequestSizes) -> tuple[Conversation, tup
         if role == "system":
             if _only_text(content) != SYSTEM_MESSAGE:
                 raise MessagesError(
-                    f"messages[{number}]: the model was trained with one fixed system message, which the "
-                    "server adds itself; leave the system message out"
+                    f"messages[{number}]: the model was trained with a fixed system message, which the "
+                    "server adds; leave the system message out"
                 )
         elif role == "user" and user is None:
             user = message
         else:
             raise MessagesError(
-                f"messages[{number}] has the role {shown(role)}; the model was trained on one question and "
-                "one answer, so send one user message and no earlier turns"
+                f"messages[{number}] has the role {shown(role)}; the model was trained on one question with "
+                "one answer, so send only one user message and no earlier turns"
             )
     if user is None:
         raise MessagesError("'messages' contains no message with the role 'user'")
@@ -236,15 +236,15 @@ def _conversation(messages: Any, sizes: RequestSizes) -> tuple[Conversation, tup
         found = _medium(part, kind)
         if found is None:
             known = ", ".join(["text", "input_audio", *_PARTS])
-            raise MessagesError(f"content part {number} is of type {shown(kind)}; known: {known}")
+            raise MessagesError(f"content part {number} has the type {shown(kind)}; known types: {known}")
         turn.append(found[0])
         media.append(found)
     if len(media) > sizes.media:
         raise MessagesError(
-            f"the message contains {len(media):,} media; this server takes {sizes.media} in one request"
+            f"the message contains {len(media):,} media; this server allows {sizes.media} in one request"
         )
     if (length := sum(len(part) for part in turn if isinstance(part, str))) > sizes.text:
-        raise MessagesError(f"the texts have {length:,} characters; this server takes {sizes.text:,}")
+        raise MessagesError(f"the texts have {length:,} characters; this server allows {sizes.text:,}")
     if not any(isinstance(part, str) and part.strip() for part in turn):
         raise MessagesError("the user message contains no text; ask a question")
     return tuple(turn), tuple(media)

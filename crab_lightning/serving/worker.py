@@ -1,4 +1,4 @@
-"""The thread that owns the model: it takes encoded questions and gives back tokens."""
+"""The thread that runs the model: it takes encoded questions and returns tokens."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ _IDLE_S = 0.05
 
 
 class Overloaded(RuntimeError):
-    """So many questions wait that another one is refused."""
+    """A question is refused, because too many questions wait or the server is stopping."""
 
 
 @dataclass(eq=False)
 class Job:
-    """One question on its way through the worker.
+    """One question for the worker, and its answer.
 
     Args:
         encoded: The question as model inputs.
-        max_tokens: Largest number of tokens.
+        max_tokens: Largest number of tokens of the answer.
         sampling: How tokens are chosen.
-        notify: Called from the worker's thread whenever there is something new to read here.
-        weighed: An answer whose likelihood is asked for; then nothing is written.
-        answer: The answer that is being written, once the question was read.
-        likelihood: The tokens of the weighed answer and their log-probabilities.
-        error: Why there will be no answer.
+        notify: Function that the worker's thread calls when the job has a new token, has ended or has failed.
+        weighed: Answer whose log-probabilities are requested; no text is generated then.
+        answer: The answer that is being written; ``None`` until the question was read.
+        likelihood: The tokens of ``weighed`` and their log-probabilities in nats.
+        error: The reason why there is no answer.
+        cancelled: Whether the answer is no longer needed.
+        told: Number of tokens of which ``notify`` was called.
     """
 
     encoded: Encoded
@@ -51,7 +53,7 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether the answer is complete or has failed."""
         written = self.answer is not None and self.answer.finished
         return written or self.likelihood is not None or self.error is not None
 
@@ -63,12 +65,12 @@ class Job:
 
 
 class Worker:
-    """Answers jobs with one model, several at a time, each as if it were alone.
+    """Answers jobs with one model, several at a time; an answer does not depend on other jobs.
 
     Args:
         model: A loaded model in evaluation mode.
-        slots: Answers written side by side.
-        waiting: Jobs that may wait beside those; another is refused.
+        slots: Number of answers that are written at the same time.
+        waiting: Number of further jobs that may wait.
     """
 
     def __init__(self, model: Any, slots: int = 16, waiting: int = 64) -> None:
@@ -82,32 +84,32 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread still works."""
+        """Whether the thread is running."""
         return self._thread.is_alive()
 
     def load(self) -> tuple[int, int]:
-        """Return the numbers of answers that are being written and of jobs that wait."""
+        """Return the number of answers that are being written and the number of jobs that wait."""
         return len(self._running), self._jobs.qsize()
 
     def submit(self, job: Job) -> None:
-        """Take in a job.
+        """Add a job to the queue.
 
         Raises:
-            Overloaded: If too many wait, or the worker was stopped.
+            Overloaded: If too many jobs wait, or the worker was stopped.
         """
         if self._stop.is_set():
             raise Overloaded("the server is shutting down")
-        with self._jobs.mutex:  # those whose client has gone leave their places
+        with self._jobs.mutex:  # removes the jobs of clients that have closed the connection
             kept = [one for one in self._jobs.queue if not one.cancelled]
             self._jobs.queue.clear()
             self._jobs.queue.extend(kept)
         try:
             self._jobs.put_nowait(job)
         except queue.Full:
-            raise Overloaded(f"{self._jobs.maxsize} questions are waiting already; try again later") from None
+            raise Overloaded(f"{self._jobs.maxsize} questions are already waiting; try again later") from None
 
     def stop(self, grace_s: float = 10.0) -> None:
-        """Finish what was begun for at most ``grace_s`` seconds, then end."""
+        """Stop the thread after it has finished its jobs; wait at most ``grace_s`` seconds for that."""
         self._stop.set()
         self._thread.join(grace_s)
 
@@ -125,7 +127,7 @@ class Worker:
                 self._tell()
 
     def _admit(self) -> None:
-        """Read the questions that wait, as many at once as slots are free."""
+        """Read as many waiting questions as slots are free."""
         new: list[Job] = []
         free = self.slots - len(self._running)
         while len(new) < free:
@@ -143,7 +145,7 @@ class Worker:
             if len(new) == 1:
                 self._read_alone(new[0])
                 return
-            for job in new:  # one of them is at fault; the others are answered
+            for job in new:  # one of them failed; the others can be answered
                 if not job.done and job not in self._running:
                     self._read_alone(job)
 
@@ -172,7 +174,7 @@ class Worker:
         self._tell()
 
     def _weigh(self, jobs: Sequence[Job]) -> None:
-        """Find out how likely given answers are; each is told at once."""
+        """Compute the log-probabilities of given answers."""
         batch = self.model.processor.collate([job.encoded for job in jobs]).to(self.model.device)
         found = self.model.weigh(batch, [job.weighed for job in jobs])
         for job, likelihood in zip(jobs, found, strict=True):
@@ -193,5 +195,7 @@ class Worker:
             job.error = err
             job.notify()
         self._running = []
-        self._engine = self.model.engine(self.slots)  # what the failed step left behind is unknown
+        self._engine = self.model.engine(
+            self.slots
+        )  # the state of the old one is unknown after a failed step
         time.sleep(_IDLE_S)

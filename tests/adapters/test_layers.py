@@ -250,7 +250,9 @@ def test_float32_adapters_work_on_a_bfloat16_base() -> None:
 
 def test_an_input_of_another_type_than_the_base_is_refused_as_linear_layers_do() -> None:
     layer = make_layer(base_dtype=BF16)
-    with pytest.raises(TypeError, match=r"input is torch\.float32, the base weight torch\.bfloat16; cast"):
+    with pytest.raises(
+        TypeError, match=r"input is torch\.float32, but the base weight is torch\.bfloat16; cast"
+    ):
         layer(torch.randn(5, 10))
 
 

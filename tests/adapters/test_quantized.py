@@ -95,5 +95,5 @@ def test_a_machine_without_gpu_is_told_so_when_the_base_is_loaded() -> None:
     module = OmniModule("nowhere", adapter=AdapterConfig(), quantization="4bit")
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
-    with pytest.raises((ImportError, ValueError), match="quantization is '4bit' and"):
+    with pytest.raises((ImportError, ValueError), match="quantization is '4bit', but"):
         module.configure_model()

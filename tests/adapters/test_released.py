@@ -208,7 +208,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     convert_released(path, tmp_path / "own", **SETTINGS)
     with pytest.raises(FileExistsError, match="already contains adapters"):
         convert_released(path, tmp_path / "own", **SETTINGS)
-    with pytest.raises(FileExistsError, match=r"w\.bin exists"):
+    with pytest.raises(FileExistsError, match=r"w\.bin already exists"):
         export_released(tmp_path / "own", path, sizes=SIZES)
 
 

@@ -103,7 +103,7 @@ def test_an_endpoint_that_hangs_up_is_named(sounds: Path) -> None:
         (b"<html>Bad gateway</html>", "is not a chat completion"),
         (b'{"choices": []}', "is not a chat completion"),
         (b'{"error": "no"}', "is not a chat completion"),
-        (b'{"choices": [{"message": {"content": 7}}]}', "content 7; a text is expected"),
+        (b'{"choices": [{"message": {"content": 7}}]}', "content 7, which is not a text"),
     ],
 )
 def test_a_malformed_answer_is_quoted(body: bytes, named: str, endpoint: Endpoint, sounds: Path) -> None:
@@ -176,7 +176,7 @@ def test_an_empty_caption_is_none(endpoint: Endpoint, sounds: Path) -> None:
     endpoint.answer = lambda body, n: spoken([None, " \n", "a\n bell "][n])
     path = next((sounds / "clips").iterdir())
     first, second, third = captioner(endpoint).describe([path] * 3)
-    assert str(first) == str(second) == "its caption is empty"
+    assert str(first) == str(second) == "the caption is empty"
     assert third == "a bell"
 
 

@@ -94,6 +94,6 @@ def test_another_kind_of_model_is_refused(
 ) -> None:
     words = ["data", "caption", "--audio", str(sounds), "--out", str(sounds / "c.jsonl"), "--captioner"]
     assert main([*words, str(small["tiny"])]) == 1
-    assert "is a qwen2_5_omni_thinker; Qwen2-Audio or Qwen3-Omni is expected" in capsys.readouterr().err
+    assert "is a qwen2_5_omni_thinker; it must be Qwen2-Audio or Qwen3-Omni" in capsys.readouterr().err
     assert main([*words, str(sounds / "absent")]) == 1
     assert "or the address of an endpoint" in capsys.readouterr().err

@@ -159,7 +159,7 @@ def test_without_audio_the_track_of_the_video_is_heard(tmp_path: Path) -> None:
             r"expected what the task 'question_answering' reads: the answer 'c' is not one of the options "
             r"\['a', 'b'\]\. Correct the row or remove it\.$",
         ),
-        ("plain", "cross_modal_matching", {"answer": "both"}, r"row 0 .*answer is 'both'; expected 1 or 2"),
+        ("plain", "cross_modal_matching", {"answer": "both"}, r"row 0 .*answer is 'both'; it must be 1 or 2"),
         (
             "plain",
             "open_answer",

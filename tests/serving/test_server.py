@@ -211,9 +211,9 @@ def test_models_and_health_are_listed(server: Server) -> None:
     [
         ({"messages": []}, "one user message"),
         ({"messages": "hi"}, "one user message"),
-        ({"messages": [{"role": "assistant", "content": "x"}]}, "one question and one answer"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "one question with one answer"),
         ({"messages": [{"role": "system", "content": "Be brief."}]}, "leave the system message out"),
-        ({"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "known: text, input_audio"),
+        ({"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "known types: text, input_audio"),
         ({"messages": [{"role": "user", "content": "  "}]}, "contains no text"),
         ({"n": 2}, "one answer"),
         ({"temperature": 9}, "between 0 and 2"),
@@ -233,9 +233,9 @@ def test_bad_request_is_named(server: Server, media: Path, change: dict[str, Any
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("http://127.0.0.1:1/x.mp4", "downloads nothing"),
+        ("http://127.0.0.1:1/x.mp4", "does not download files"),
         ("data:video/mp4;base64,@@@", "damaged"),
-        ("data:video/mp4,plain", "must look like"),
+        ("data:video/mp4,plain", "must have the form"),
         ("missing.mp4", "is not a file"),
         ("broken.mp4", "cannot be used"),
     ],
@@ -376,8 +376,8 @@ def test_every_bound_of_a_request_can_be_set(model: Any, media: Path) -> None:
         part = {"type": "video_url", "video_url": {"url": "clip0.mp4"}}
         many = [{"role": "user", "content": [{"type": "text", "text": "?"}, part, part, part]}]
         for messages, extra, said in (
-            (many, {}, "this server takes 2 in one request"),
-            (message(media, text="a" * 61), {}, "this server takes 60"),
+            (many, {}, "this server allows 2 in one request"),
+            (message(media, text="a" * 61), {}, "this server allows 60"),
             (message(media), {"media_io_kwargs": {"video": {"num_frames": 4}}}, "between 1 and 3"),
         ):
             with pytest.raises(BadRequestError, match=said):

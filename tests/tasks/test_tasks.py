@@ -118,7 +118,7 @@ def test_a_test_row_has_no_reasoning_to_learn(dataset: str) -> None:
 
 
 def test_an_unknown_policy_is_refused() -> None:
-    with pytest.raises(ValueError, match="target policy is 'short'; there are 'reasoning' and 'direct'"):
+    with pytest.raises(ValueError, match="target policy is 'short'; it must be 'reasoning' or 'direct'"):
         task_of("ave").target(samples_of("ave")[0], "short")  # type: ignore[arg-type]
 
 
