@@ -1,4 +1,4 @@
-"""What a run shows while it works: scalars, progress, pictures and mask sheets."""
+"""The displays of a running run: scalars, progress, pictures and sheets of masks."""
 
 from typing import TYPE_CHECKING
 

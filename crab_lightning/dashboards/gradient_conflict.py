@@ -1,4 +1,4 @@
-"""Gradient conflict: whether the gradients of the datasets point in the same direction."""
+"""Gradient conflict: measures whether the gradients of the datasets have the same direction."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ FOLDER = "conflict"
 
 @dataclass(frozen=True)
 class Conflict:
-    """Cosines between the adapter gradients of every two datasets, from the same weights.
+    """Cosines between the adapter gradients of every two datasets, for the same weights.
 
     Args:
-        step: Optimizer step after which they were taken.
+        step: Number of optimizer steps before the measurement.
         datasets: The D datasets.
-        names: The P parts, each the dotted name of an adapted layer.
-        depths: For each part the number of its layer; -1 where its name holds none.
-        parts: For each part ``A``, ``B1`` to ``Bn`` (the heads) or ``router``.
-        cosines: ``(P, D, D)``, from -1 (opposite) to 1; not a number where a gradient is zero.
-        norms: ``(P, D)``, lengths of the gradients of the mean loss per target token.
+        names: For each of P parts, the dotted name of its adapted layer.
+        depths: For each part, the number of its layer; -1 if the name contains none.
+        parts: For each part, ``A``, ``B1`` to ``Bn`` (the heads) or ``router``.
+        cosines: ``(P, D, D)``, from -1 (opposite) to 1; NaN if a gradient is zero.
+        norms: ``(P, D)``, norms of the gradients of the mean loss per target token.
     """
 
     step: int
@@ -46,7 +46,7 @@ class Conflict:
     norms: NDArray[np.float64]
 
     def save(self, path: Path) -> None:
-        """Write one ``.npz`` file; its arrays have the names of the fields."""
+        """Write a ``.npz`` file with an array for each field; float64 is stored as float32."""
         path.parent.mkdir(parents=True, exist_ok=True)
         held: dict[str, Any] = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
         half = {name: value.astype(np.float32) for name, value in held.items() if value.dtype == np.float64}
@@ -54,18 +54,18 @@ class Conflict:
 
     @classmethod
     def load(cls, path: Path) -> Conflict:
-        """Read what :meth:`save` wrote."""
+        """Return the content of a file that :meth:`save` wrote."""
         with np.load(path, allow_pickle=False) as held:
             read: dict[str, Any] = {"step": int(held["step"]), "depths": held["depths"]}
             read |= {name: tuple(map(str, held[name])) for name in ("datasets", "names", "parts")}
             return cls(**read, **{name: held[name].astype(np.float64) for name in ("cosines", "norms")})
 
     def mean(self, part: str = "*", depths: Sequence[int] | None = None) -> NDArray[np.float64]:
-        """Return the mean cosine over some parts, ``(D, D)``.
+        """Return the mean cosine over some parts, ``(D, D)``; NaN if there is no value.
 
         Args:
-            part: ``A``, ``B`` for all heads, ``B1``, ``router``, or ``*`` for everything.
-            depths: Layers to take; all when left out.
+            part: ``A``, ``B`` for all heads, ``B1``, ``router``, or ``*`` for all parts.
+            depths: Numbers of the layers; all layers when left out.
         """
         kept = [
             (part == "*" or name == part or (part == "B" and name.startswith("B")))
@@ -86,15 +86,15 @@ class Conflict:
 class GradientConflict(Callback):
     """Measures how similar the gradients of every two datasets are, and does not change the training.
 
-    For each dataset the gradient of the mean loss per target token of some fixed training samples is taken,
-    from the same weights and without dropout, for A, for every head's B and for the router of some layers.
-    The cosines between datasets go to ``conflict/step-<step>.npz`` of the run folder; their mean and the
-    fraction of pairs below zero go to the loggers as ``conflict/<part>/mean`` and
-    ``conflict/<part>/negative_share``. The weights, their gradients, the optimizer and all random numbers
-    are left as they are. With fewer than two datasets there is nothing to measure.
+    For each dataset, this computes the gradient of the mean loss per target token over some fixed training
+    samples, with the same weights and without dropout, for A, for every head's B and for the router of some
+    layers. The cosines between datasets are written to ``conflict/step-<step>.npz`` of the run folder. Their
+    mean and the fraction of negative cosines are logged as ``conflict/<part>/mean`` and
+    ``conflict/<part>/negative_share``. The weights, their gradients, the optimizer and the random state are
+    not changed. With fewer than two datasets nothing is measured.
 
-    Measuring costs a forward and a backward pass for each dataset, and memory for one gradient of the chosen
-    layers' adapters for each dataset. Under DDP the first process measures and the others wait.
+    A measurement takes forward and backward passes over the samples of each dataset, and memory for one
+    gradient of the chosen layers' adapters for each dataset. With DDP only the first process measures.
 
     Args:
         at_steps: Optimizer steps after which it measures; 0 is before the first step.
@@ -105,7 +105,7 @@ class GradientConflict(Callback):
         seed: Seed of the choice of samples.
 
     Raises:
-        ValueError: If a number is not valid, or the weights are sharded over processes.
+        ValueError: If a number is not valid.
     """
 
     def __init__(
@@ -119,27 +119,31 @@ class GradientConflict(Callback):
     ) -> None:
         if samples < 1 or batch_size < 1 or (every_n_steps is not None and every_n_steps < 1):
             raise ValueError(
-                f"samples is {samples}, batch_size {batch_size} and every_n_steps {every_n_steps}; each "
+                f"samples is {samples}, batch_size is {batch_size}, every_n_steps is {every_n_steps}; each "
                 "must be at least 1"
             )
         if any(step < 0 for step in at_steps or []):
-            raise ValueError(f"at_steps is {at_steps}; steps count from 0")
+            raise ValueError(f"at_steps is {at_steps}; a step must be at least 0")
         self.at_steps, self.every_n_steps = frozenset(at_steps or []), every_n_steps
         self.layers, self.samples, self.batch_size, self.seed = layers, samples, batch_size, seed
         self._folder = Path()
         self._seen = -1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the run folder; on every process, since that is a collective call."""
+        """Find the run folder; every process does this, because it is a collective call."""
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse sharded weights, and measure before the first step where that is asked for."""
+        """Measure before the first step, if ``at_steps`` contains 0.
+
+        Raises:
+            ValueError: If the weights are sharded over processes.
+        """
         module: Any = pl_module
         if module._shards_weights():
             raise ValueError(
-                "GradientConflict needs complete weights on a process; remove it from "
-                "trainer.callbacks, or use trainer.strategy auto or ddp"
+                "GradientConflict needs complete weights on each process, but this strategy shards them. "
+                "Remove it from trainer.callbacks, or use trainer.strategy auto or ddp"
             )
         self._seen = trainer.global_step
         if trainer.global_step == 0 and 0 in self.at_steps:
@@ -148,7 +152,7 @@ class GradientConflict(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Measure when it is time, once for a step."""
+        """Measure after the steps that the settings name, once for each step."""
         step = trainer.global_step
         if step == self._seen:
             return
@@ -195,20 +199,20 @@ def measured(
     batch_size: int = 4,
     step: int = 0,
 ) -> Conflict:
-    """Return the cosines between the gradients of datasets from a model's present weights.
+    """Return the cosines between the gradients of datasets, for the current weights of a model.
 
-    The model should be in evaluation mode, so that no dropout is drawn.
+    The model should be in evaluation mode, so that there is no dropout.
 
     Args:
         module: An ``AVModule`` with adapters.
-        data: Its data module.
+        data: The data module.
         samples: Dataset -> samples with targets.
         layers: Numbers of the layers that are measured; the first, the middle and the last when left out.
         batch_size: Number of samples in one forward pass.
-        step: Noted in the result.
+        step: Value of ``step`` in the result.
 
     Raises:
-        ValueError: If no adapter lies in these layers.
+        ValueError: If no adapter is in these layers.
     """
     chosen = _chosen_layers(module.model, layers)
     weights = [weight for _, layer in chosen for weight in _weights(layer)]
@@ -265,7 +269,7 @@ def _weights(layer: LoRALinear) -> list[nn.Parameter]:
 def _parts(layer: LoRALinear, held: Sequence[Sequence[Tensor]]) -> Iterator[tuple[str, list[Tensor]]]:
     """Yield a layer's parts, each with the gradient of every dataset."""
     yield "A", [row[0] for row in held]
-    # Heads stand side by side; what is stacked, one LoRA for each task or expert, is in one part.
+    # B matrices of heads are separate parts; those of tasks or experts are one part together.
     heads = [torch.split(row[1], layer.rank, dim=-1) for row in held]
     for head in range(layer.heads):
         yield f"B{head + 1}", [row[head] for row in heads]
@@ -286,7 +290,7 @@ def _chosen_layers(model: nn.Module, layers: Sequence[int] | None) -> list[tuple
 
 @contextmanager
 def _untouched(module: LightningModule) -> Iterator[None]:
-    """Switch dropout off, and leave the random numbers and the mode as they were."""
+    """Switch dropout off while the context is open; the random state and the mode are restored."""
     training = module.training
     devices = [module.device] if module.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):

@@ -1,4 +1,4 @@
-"""Pictures of a test's masks: best, median and worst answers of each spatial dataset on one sheet."""
+"""Pictures of the masks of a test: a sheet with the best, median and worst answers of each dataset."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from crab_lightning.tasks.segmentation import Segmentation
 
 
 class MaskSheets(Callback):
-    """Draws overlays after a test, from the predictions that the Evaluator wrote.
+    """Draws pictures of masks after a test, from the predictions that the Evaluator wrote.
 
-    Writes ``figures/<dataset>_masks.png`` and the single overlays ``figures/<dataset>/<row>_<number>.png``
-    into the run folder, and the sheet to the loggers as ``test/<task>/<dataset>/masks``. Tasks without a
-    mask decoder have none. The first process draws, when the answers of all are written.
+    It writes the sheet ``figures/<dataset>_masks.png`` and single pictures
+    ``figures/<dataset>/<row>_<number>.png`` into the run folder, and logs the sheet as
+    ``test/<task>/<dataset>/masks``. Tasks without a mask decoder have no sheet. Only the first process draws.
 
     Args:
         each: Number of answers in each row of the sheet.
@@ -42,8 +42,8 @@ class MaskSheets(Callback):
         self.each = each
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw, on the first process."""
-        folder = folder_of(trainer)  # on every process
+        """Draw the sheets on the first process."""
+        folder = folder_of(trainer)  # a collective call, so every process makes it
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
         data: Any = datamodule_of(trainer)
@@ -83,16 +83,20 @@ class MaskSheets(Callback):
 
 
 def overlay_of(record: dict[str, Any], sample: Sample, task: Segmentation, spec: DatasetSpec) -> Overlay:
-    """Return the overlay of one written answer.
+    """Return the overlay of one answer.
 
     Args:
-        record: Its line in the prediction file.
-        sample: What was asked.
-        task: Its task, with a mask decoder.
-        spec: Its dataset.
+        record: Record of the answer in the prediction file.
+        sample: The sample.
+        task: The task, which needs a mask decoder.
+        spec: The dataset's entry.
+
+    Raises:
+        ValueError: If the task has no mask decoder.
+        FileNotFoundError: If there is no true mask.
     """
     if task.masks is None:
-        raise ValueError("the task has no mask_decoder; there is no mask to draw")
+        raise ValueError("the task has no mask_decoder, so there is no mask to draw")
     answer = task.parse(record["answer"], sample, spec)
     picture, truth = task.masks.picture(sample), task.masks.truth(sample)
     pred = task.masks.mask(answer, sample, truth)
@@ -115,5 +119,5 @@ def overlay_of(record: dict[str, Any], sample: Sample, task: Segmentation, spec:
 
 
 def _end(text: str, length: int) -> str:
-    """Leave out the first words of a long text: coordinates stand at the end."""
+    """Return the last words of a long text, because coordinates are at the end of an answer."""
     return text if len(text) <= length else "… " + text[-length + 2 :].partition(" ")[2]

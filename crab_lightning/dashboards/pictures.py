@@ -1,4 +1,4 @@
-"""The dashboard's pictures: fixed samples of each task, confusion matrices, routing, answers as text."""
+"""Draws the pictures of a run: fixed samples of each task, confusion matrices, routes, answers as text."""
 
 from __future__ import annotations
 
@@ -36,20 +36,23 @@ ANSWER_COLUMNS = ("sample", "question", "answer of the model", "true answer", "h
 class Pictures(Callback):
     """Draws frames, sound and answers of some samples after each validation and each test.
 
-    To every logger that shows pictures, and as PNG under ``figures/<split>/step-<step>/`` of the run folder
-    (a test: ``figures/test/``): a sheet of samples for each task, the same samples every time; confusion
-    matrices of datasets with a closed set; a heat map of the routers. Answers of those samples also as a
-    table of texts.
+    The pictures are a sheet of samples for each task, always of the same samples; confusion matrices of
+    datasets with classes; and a heat map of the routers. They are sent to every logger that shows pictures,
+    and written as PNG files to ``figures/<split>/step-<step>/`` of the run folder (after a test to
+    ``figures/test/``). The answers of these samples are also logged as a table of texts.
 
-    The first process draws after a validation, from the answers that the Evaluator wrote, so training steps
-    are not slower. The sheets of ten tasks and the heat map take 3 s of one CPU core, measured by
-    ``benchmarks/evaluator.py``, and decoding the chosen clips once; the time is logged as
+    Only the first process draws, from the answers that the Evaluator wrote. Training steps are not slower,
+    because it draws after a validation. The sheets of ten tasks and the heat map take 3 s on one CPU core
+    (measured by ``benchmarks/evaluator.py``), and the chosen clips are decoded once. The time is logged as
     ``<split>/pictures_s``.
 
     Args:
         per_task: Number of samples that are drawn for each task, taken from its datasets in turn.
         routes: Number of samples of each dataset whose routes are recorded; 0 records none.
         seed: Seed of the choice of samples.
+
+    Raises:
+        ValueError: If ``per_task`` or ``routes`` is negative.
     """
 
     def __init__(self, per_task: int = 3, routes: int = 8, seed: int = 0) -> None:
@@ -61,55 +64,55 @@ class Pictures(Callback):
         self._folder = Path()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the run folder, and make sure that there will be answers to draw.
+        """Find the run folder, and check that the Evaluator writes answers.
 
         Raises:
-            ValueError: If no Evaluator writes them.
+            ValueError: If no Evaluator writes answers.
         """
-        # Here, on every process: asking the trainer for the folder is a collective call.
+        # Every process does this here, because it is a collective call.
         self._folder = folder_of(trainer)
         evaluators = [c for c in callbacks_of(trainer) if isinstance(c, Evaluator)]
         if not any(e.predictions for e in evaluators):
             raise ValueError(
-                "Pictures draws the answers that the Evaluator writes: set evaluator.predictions to "
-                "true, or remove Pictures from trainer.callbacks"
+                "Pictures draws the answers that the Evaluator writes, but no Evaluator writes any. Set "
+                "evaluator.predictions to true, or remove Pictures from trainer.callbacks"
             )
 
     # Routes, while the validation loss is computed
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the routes of the validation before."""
+        """Delete the routes of the previous validation."""
         wanted = self.routes and self._draws(trainer)
         self._means = RouteMeans(self.routes) if wanted else None
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any, **__: Any
     ) -> None:
-        """Record routes of datasets that have not been seen often enough."""
+        """Start recording the routes of a batch, if more samples are needed."""
         if self._means is not None and isinstance(batch, Batch) and batch.labels is not None:
             self._means.start(pl_module, batch)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
-        """Take in the routes."""
+        """Add the recorded routes of a batch."""
         if self._means is not None and isinstance(batch, Batch) and batch.labels is not None:
             self._means.stop(batch)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the layers as they were."""
+        """Stop recording routes."""
         if self._means is not None:
             self._means.close()
 
     # Drawing
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the validation."""
+        """Draw the pictures of the validation."""
         if self._draws(trainer):
             self._draw(trainer, "val")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the test."""
+        """Draw the pictures of the test."""
         if self._draws(trainer):
             self._draw(trainer, "test")
 
@@ -168,7 +171,7 @@ class Pictures(Callback):
     def _samples(
         self, data: Any, task: str, records: Sequence[Record], samples: dict[str, Sample], split: str
     ) -> Any:
-        """Return a sheet of one task's samples; ``None`` without any."""
+        """Return a sheet of the samples of one task; ``None`` if there are no samples."""
         if not records:
             return None
         title = f"{task}, {split}{_altered(data)}"
@@ -190,7 +193,7 @@ class Pictures(Callback):
         return clips.clip_sheet(title, cards)
 
     def _clip(self, sample: Sample) -> ClipMedia:
-        """Decode a sample's clip once in a run; a few hundred kilobytes each are kept."""
+        """Return the decoded clip of a sample; each is decoded once in a run and takes some hundred kB."""
         if sample.id not in self._media:
             self._media[sample.id] = load(sample)
         return self._media[sample.id]
@@ -205,7 +208,7 @@ class Pictures(Callback):
             true = true_mask(file, sample)
             card.true_mask = true.numpy()
             if record["truth"] is None and (box := enclosing_box(true.numpy())) is not None:
-                # A test manifest has no box; the one around the true mask is what is scored.
+                # A test manifest has no box; the box around the true mask is scored.
                 card.record = {**record, "truth": {"box_xyxy_px": list(box), "points_xy_px": []}}
         maker = getattr(task, "masks", None)
         answer = task.parse(record["answer"], sample, spec)
@@ -216,7 +219,7 @@ class Pictures(Callback):
         return card
 
     def _chosen(self, data: Any, answers: Path) -> dict[str, list[Record]]:
-        """Return each task's samples to show: from its datasets in turn, by a hash that the seed decides."""
+        """Return the records to show for each task, chosen from its datasets in turn by a seeded hash."""
         found: dict[str, list[list[Record]]] = {}
         for name, spec in data.datasets.items():
             if (file := answers / f"{name}.jsonl").is_file():
@@ -225,13 +228,13 @@ class Pictures(Callback):
         chosen = {}
         for task, ranked_sets in found.items():
             turns = [(turn, r) for records in ranked_sets for turn, r in enumerate(records)]
-            turns.sort(key=lambda pair: pair[0])  # stable: within a turn, datasets keep their order
+            turns.sort(key=lambda pair: pair[0])  # stable, so datasets keep their order within a turn
             chosen[task] = [record for _, record in turns[: self.per_task]]
         return chosen
 
 
 def _altered(data: Any) -> str:
-    """Say what the model was kept from; the pictures show the clips as they are."""
+    """Return a remark if the model got another input than the pictures show; else an empty text."""
     dropped = data.drop_modality
     if data.audio_swap:
         return "; the model heard the sound of other clips"
@@ -239,7 +242,7 @@ def _altered(data: Any) -> str:
 
 
 def answer_cells(record: Record) -> list[str]:
-    """Return an answer as cells below :data:`ANSWER_COLUMNS`."""
+    """Return the cells of an answer for the columns :data:`ANSWER_COLUMNS`."""
     truth = record["truth"]
     true = truth if isinstance(truth, str) else record["reference"] or clips.true_text(record)
     return [record["id"], record["prompt"], record["answer"], true, verdict(record)[0]]

@@ -1,4 +1,4 @@
-"""Progress of a run: one rich line with loss and samples per second, or plain lines in a log file."""
+"""Shows the progress of a run: a bar with loss and samples per second, or plain lines in a log file."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _EVERY_S, _LOG_EVERY_S = 0.5, 15.0
 
 
 class RunProgress(ProgressBar):
-    """Shows how far a run is, its loss and its samples per second.
+    """Shows the progress of a run, its loss and its samples per second.
 
-    Reading the loss waits for the accelerator, and drawing costs time; so both happen every half second, not
-    every step. Without a terminal a line is printed every 15 seconds instead.
+    Reading the loss waits for the accelerator, and drawing takes time, so both happen only every half second.
+    Without a terminal, a line is printed every 15 seconds.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class RunProgress(ProgressBar):
         self._paused: tuple[str, float, int, int, float] = ("", 0, 0, 0, 0.0)
 
     def disable(self) -> None:
-        """Called by Lightning on every process but the first."""
+        """Stop showing progress; Lightning calls this on every process but the first."""
         self._enabled = False
 
     def enable(self) -> None:
@@ -55,13 +55,13 @@ class RunProgress(ProgressBar):
         self._enabled = True
 
     def print(self, *args: Any, **kwargs: Any) -> None:
-        """Print above the bar."""
+        """Print a text above the bar."""
         if self._bar is not None:
             self._bar.console.print(*args, **kwargs)
         else:
             print(*args, **kwargs)
 
-    # One phase: an epoch of training, a validation, a test
+    # One bar for an epoch of training, a validation or a test
 
     def _begin(self, label: str, total: float) -> None:
         if not self._enabled:
@@ -125,12 +125,12 @@ class RunProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count a step. An epoch that is resumed in its middle has no start, so its bar begins here."""
+        """Count a step; the bar of an epoch that is resumed in its middle is started here."""
         if not self._label:
             self.on_train_epoch_start(trainer, pl_module)
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         self._loss = loss if isinstance(loss, Tensor) else None  # read only when it is shown
-        self._done = batch_idx  # which is not 0 at the first step of a resumed epoch
+        self._done = batch_idx  # not 0 at the first step of a resumed epoch
         self._step(len(batch))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -138,7 +138,7 @@ class RunProgress(ProgressBar):
         self._end()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start a bar for this validation; training's bar starts again with the next epoch or step."""
+        """Start a bar for this validation; the bar of the training continues afterwards."""
         self._paused = (self._label, self._total, self._done, self._seen, time.perf_counter() - self._began)
         self._begin("validate", sum(_finite(trainer.num_val_batches)))
 
@@ -149,7 +149,7 @@ class RunProgress(ProgressBar):
         self._step(len(batch))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Finish the bar, and go back to training's when validation ran within an epoch."""
+        """Finish the bar; if the validation ran within an epoch, continue the bar of the training."""
         self._end()
         label, total, done, seen, elapsed_s = self._paused
         if (
@@ -159,7 +159,7 @@ class RunProgress(ProgressBar):
         ):
             self._begin(label, total)
             self._done, self._seen = done, seen
-            self._began -= elapsed_s  # the time spent validating does not slow the figure down
+            self._began -= elapsed_s  # samples per second do not count the time of the validation
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start a bar for the test."""
@@ -173,7 +173,7 @@ class RunProgress(ProgressBar):
     on_test_end = on_predict_end = on_train_epoch_end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the terminal back."""
+        """Finish the bar, so that the terminal is usable."""
         self._end()
 
 

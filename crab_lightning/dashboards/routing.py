@@ -1,4 +1,4 @@
-"""Mean routes of each dataset, recorded while its validation loss is computed."""
+"""Mean routes of each dataset, recorded while the validation loss is computed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from crab_lightning.structures import Batch
 
 
 class RouteMeans:
-    """Means over the places that are not padding, for every layer of the language model.
+    """Mean routes over the tokens that are not padding, for every layer of the language model.
 
-    Records the first samples of each dataset only. Nothing waits for the accelerator until :meth:`result`.
-    Adapters in the encoders see no text and are left out.
+    Only the first samples of each dataset are recorded. Nothing waits for the accelerator until
+    :meth:`result`. Adapters in the encoders are left out, because they read no text.
 
     Args:
-        samples: Samples of each dataset to record.
+        samples: Number of samples of each dataset to record.
     """
 
     def __init__(self, samples: int) -> None:
@@ -34,7 +34,7 @@ class RouteMeans:
         self._found: dict[str, list[Tensor]] = {}
 
     def start(self, model: nn.Module, batch: Batch) -> None:
-        """Begin to record a batch, unless its datasets have been seen often enough or nothing routes."""
+        """Start recording for a batch, if its datasets need more samples and the model has routers."""
         wanted = any(self._seen[sample.dataset] < self.samples for sample in batch.samples)
         routed = (isinstance(m, LoRALinear) and m.routed and m.heads > 1 for m in model.modules())
         if not wanted or not any(routed):
@@ -44,13 +44,13 @@ class RouteMeans:
 
         def per_sample(name: str, routes: Tensor) -> Tensor:
             if routes.shape[:-1] != share.shape:
-                return routes.new_empty(0)  # an encoder's places are not those of the text
+                return routes.new_empty(0)  # the tokens of an encoder are not those of the text
             return torch.einsum("btn,bt->bn", routes.float(), share.to(routes.device))
 
         self._found = self._open.enter_context(record_routes(model, reduce=per_sample))
 
     def stop(self, batch: Batch) -> None:
-        """Take in what the batch's forward recorded."""
+        """Stop recording, and add the routes of the batch."""
         self._open.close()
         found = {name: calls[0] for name, calls in self._found.items() if calls and calls[0].numel()}
         self._found = {}
@@ -66,11 +66,11 @@ class RouteMeans:
             self._sums[sample.dataset] = routes[row] if before is None else before + routes[row]
 
     def close(self) -> None:
-        """Stop recording, whatever happened."""
+        """Stop recording, for example after an exception."""
         self._open.close()
 
     def result(self) -> dict[str, NDArray[np.float64]]:
-        """Return dataset -> mean route ``(layers, n)``, layers in order, over the modules of each."""
+        """Return dataset -> mean routes ``(layers, n)``, averaged over the modules of each layer."""
         keys = [depth_of(name) for name in self._names]
         order = sorted(set(keys))
         result = {}

@@ -1,4 +1,4 @@
-"""Training scalars beside the model's own: mixture drawn, padding, gradient norm, memory; their dashboard."""
+"""Logs further scalars of the training: drawn mixture, padding, gradient norm, memory; and their layout."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ Layout = dict[str, dict[str, list[Any]]]
 class TrainScalars(Callback):
     """Logs the mixture, padding, gradient norm and memory every ``trainer.log_every_n_steps`` steps.
 
-    The model itself logs losses, learning rate and speed. Between logged steps this callback counts on the
-    CPU and keeps sums on the device, so nothing waits for the accelerator. Values go to the loggers directly
-    and describe the first process:
+    The model itself logs losses, learning rate and speed. Between logged steps this callback only counts, so
+    nothing waits for the accelerator. The values are those of the first process:
 
-    - ``train/<task>/<dataset>/drawn`` and ``drawn_share``: samples drawn so far, resumes counted
-    - ``train/padding_share``: places of the batches that hold no token
-    - ``train/grad_norm``: before clipping
-    - ``train/memory_rss_gib``: memory of the process; ``train/memory_cuda_peak_gib``: largest on a GPU so far
+    - ``train/<task>/<dataset>/drawn`` and ``drawn_share``: number and fraction of samples drawn so far,
+      including the time before a resume
+    - ``train/padding_share``: fraction of the batches' positions that are padding
+    - ``train/grad_norm``: norm of the gradient before clipping
+    - ``train/memory_rss_gib``: memory of the process; ``train/memory_cuda_peak_gib``: largest GPU memory so
+      far
 
-    A layout for TensorBoard's Custom Scalars tab groups them with the scores of validation.
+    A layout for TensorBoard's Custom Scalars tab groups these values with the scores of the validation.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,7 @@ class TrainScalars(Callback):
         self._logged = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the layout; a run that is shorter than the interval logs every step."""
+        """Write the layout; if the run is shorter than the log interval, log every step."""
         if trainer.estimated_stepping_batches - trainer.global_step < log_interval(trainer):
             set_log_interval(trainer, 1)
         data: Any = datamodule_of(trainer)
@@ -58,7 +59,7 @@ class TrainScalars(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Take the gradient norm on steps that will be logged; it reads every gradient once."""
+        """Compute the gradient norm at steps that will be logged."""
         if trainer.loggers and (trainer.global_step + 1) % log_interval(trainer) == 0:
             grads = [
                 p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
@@ -68,7 +69,7 @@ class TrainScalars(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Count, and log when it is time."""
+        """Count the samples and padding of a batch, and log every ``trainer.log_every_n_steps`` steps."""
         if not trainer.loggers:
             return
         self._drawn.update(f"{sample.task}/{sample.dataset}" for sample in batch.samples)
@@ -77,7 +78,7 @@ class TrainScalars(Callback):
             self._tokens.append(mask.sum())
             self._slots += mask.numel()
         step = trainer.global_step
-        # Accumulation keeps global_step for several batches; log once.
+        # With accumulation several batches have the same global_step, which is logged once.
         if step and step % log_interval(trainer) == 0 and step != self._logged:
             self._log(trainer, step)
 
@@ -100,16 +101,16 @@ class TrainScalars(Callback):
         self._slots, self._grad_norm, self._logged = 0, None, step
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was drawn, for the checkpoint."""
+        """Return the numbers of drawn samples, for the checkpoint."""
         return {"drawn": dict(self._drawn)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Count on from a checkpoint."""
+        """Continue counting from the numbers of a checkpoint."""
         self._drawn = Counter(state_dict["drawn"])
 
 
 def resident_gib() -> float:
-    """Return the memory that this process holds now; where the system does not tell, the most it has held."""
+    """Return the memory of this process now in GiB; on some systems, the largest memory so far."""
     status = Path("/proc/self/statm")
     if status.is_file():
         return int(status.read_text(encoding="ascii").split()[1]) * resource.getpagesize() / 2**30
@@ -118,13 +119,13 @@ def resident_gib() -> float:
 
 
 def scalar_layout(datasets: Mapping[str, DatasetSpec], headlines: Mapping[str, str | None]) -> Layout:
-    """Return what the Custom Scalars tab shows: the run as a whole first, then every dataset.
+    """Return the layout of the Custom Scalars tab: first the whole run, then every dataset.
 
-    A chart holds one curve wherever it can: TensorBoard gives all curves of a run the same colour.
+    Most charts have only one curve, because TensorBoard draws all curves of a run in the same colour.
 
     Args:
-        datasets: The datasets' rows.
-        headlines: Dataset -> the metric shown first.
+        datasets: Dataset -> entry.
+        headlines: Dataset -> key of its primary metric; ``None`` if it has none.
     """
 
     def by_dataset(split: str, metric: str) -> dict[str, list[Any]]:
@@ -155,5 +156,5 @@ def scalar_layout(datasets: Mapping[str, DatasetSpec], headlines: Mapping[str, s
 
 
 def _chart(*tags: str) -> list[Any]:
-    """Return a chart; TensorBoard takes tags for regular expressions."""
+    """Return a chart of some tags, escaped because TensorBoard reads them as regular expressions."""
     return ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]]

@@ -1,4 +1,4 @@
-"""Answers to scores: the Evaluator, prediction files, result tables and the swapped-sound control."""
+"""Evaluation of answers: the Evaluator, prediction files, tables of results, and control experiments."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""A run folder holds one test; one with other settings is set aside, not overwritten and not mixed in."""
+"""Keeps one test in a run folder; an earlier test with other settings is moved to a sub-folder."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from crab_lightning.files import DamagedFileError, free_place, read_json, replac
 METRICS = "metrics.json"
 FOLDER = "earlier"
 
-# Pictures of a test: masks, their sheets and overlays, and the sheets of samples. Those of validations stay.
+# Pictures of a test: masks, sheets and overlays of masks, and sheets of samples.
 _PICTURES = ("masks", "figures/test", "figures/*_masks.png")
 
 
 def set_aside(folder: Path, identity: Mapping[str, Any], *, whole: bool) -> Path | None:
-    """Move the test that a run folder holds to ``earlier/test-<n>``, unless the coming one replaces it.
+    """Move the test in a run folder to ``earlier/test-<n>``, unless the new test replaces it.
 
-    It is replaced when nothing that decides answers differs (settings, weights, datasets), and the coming one
-    does not see less of the split. What is set aside reads like a run folder, for ``compare`` and ``report``.
+    The new test replaces it if all settings that decide the answers are equal (settings, weights, datasets),
+    and the new test does not use a smaller part of the split. ``compare`` and ``report`` can read the new
+    folder like a run folder.
 
     Args:
         folder: The run folder.
-        identity: What decides the answers of the coming test.
-        whole: Whether it sees the whole split.
+        identity: Settings that decide the answers of the new test.
+        whole: Whether the new test uses the whole split.
 
     Returns:
-        Where the earlier test is now; ``None`` when there is none, or when it is to be replaced.
+        The folder of the earlier test; ``None`` if there is none, or if the new test replaces it.
     """
     path = folder / METRICS
     content = read_metrics(path)
@@ -52,7 +53,7 @@ def set_aside(folder: Path, identity: Mapping[str, Any], *, whole: bool) -> Path
     if (folder / "config.yaml").is_file():
         shutil.copy(folder / "config.yaml", place / "config.yaml")
     replace_json(place / METRICS, {"test": content.pop("test")})
-    # Last: a process killed before this line finds the test still listed and sets the rest aside.
+    # This is the last step: if the process is stopped before, the next call moves the remaining files.
     replace_json(path, content)
     return place
 
@@ -60,13 +61,13 @@ def set_aside(folder: Path, identity: Mapping[str, Any], *, whole: bool) -> Path
 def write_metrics(
     folder: Path, split: str, results: dict[str, dict[str, Any]], about: Mapping[str, Any]
 ) -> None:
-    """Write the results of a split into a run's ``metrics.json``; those of other splits stay.
+    """Write the results of a split into ``metrics.json`` of a run; results of other splits are kept.
 
     Args:
         folder: The run folder.
         split: ``val`` or ``test``.
-        results: Dataset -> its entry.
-        about: What else is said of the pass over the split.
+        results: Dataset -> entry with its results.
+        about: Further entries for the split, such as step and settings.
     """
     content = read_metrics(folder / METRICS)
     content[split] = {
@@ -83,10 +84,13 @@ def write_metrics(
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
-    """Return what a run's ``metrics.json`` holds; a damaged one is set aside, since a test makes it again.
+    """Return the content of ``metrics.json``; a damaged file is renamed, with a warning.
 
     Args:
-        path: The file; it may be absent.
+        path: The file; it need not exist.
+
+    Returns:
+        The content; empty if the file does not exist or was damaged.
     """
     try:
         content = read_json(path, "")
@@ -99,7 +103,7 @@ def read_metrics(path: Path) -> dict[str, Any]:
     damaged = path.with_name(f"{path.name}.damaged")
     path.replace(damaged)
     rank_zero_warn(
-        f"{path} was damaged, perhaps by a full disk; it is now {damaged}. Run `validate` and `test`"
-        f" again for the results of other splits that it held."
+        f"{path} was damaged, perhaps by a full disk, and was renamed to {damaged}. Run `validate` and `test`"
+        f" again if you need the other results that it contained."
     )
     return {}

@@ -1,4 +1,4 @@
-"""The Evaluator: reads answers, feeds metrics, writes predictions and ``metrics.json``, prints the table."""
+"""The Evaluator: it reads and scores answers, writes predictions and ``metrics.json``, and prints a table."""
 
 from __future__ import annotations
 
@@ -86,12 +86,12 @@ class Evaluator(Callback):
         self.candidate_score: CandidateScore = candidate_score
         self.windows = windows
         self.identity: dict[str, Any] = {}
-        """What decides the answers of a run; set by the command line, compared before a test is resumed."""
+        """Settings that decide the answers, set by the command line; a resumed test must have the same."""
         self.results: dict[str, dict[str, Any]] = {}
         self.lower_is_better: set[str] = set()
-        """Logged keys of metrics where less is better."""
+        """Logged keys of metrics for which a lower value is better."""
         self.stands_for_mean: str | None = None
-        """Logged key to watch where no dataset is part of the mean of the headlines."""
+        """Logged key to watch instead of the mean of the primary metrics, if there is no such mean."""
         self._scores: dict[str, DatasetScores] = {}
         self._constant: dict[str, Any] = {}
         self._files: PredictionFiles | None = None
@@ -104,7 +104,13 @@ class Evaluator(Callback):
     # Setup
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the run folder and, before a test, the answers that an interrupted one left."""
+        """Find the run folder and, before a test, the answers of an interrupted test.
+
+        Raises:
+            OSError: If a task needs weights for scoring that cannot be loaded.
+            ValueError: If the model cannot compute the probabilities that ``decoding`` needs, or the answers
+                of the interrupted test have other settings.
+        """
         self._folder = folder_of(trainer)
         self._resumed = []
         if (data := datamodule_of(trainer)) is not None:
@@ -115,16 +121,18 @@ class Evaluator(Callback):
             datamodule_of(trainer).test_windows = self.windows
         if stage == "test" and self._writes(trainer):
             files = PredictionFiles(self._folder, "test", trainer.global_rank)
-            # What was stitched at the end is stitched again, from the answers about its windows.
+            # Answers about whole long clips are joined again from the answers about their windows.
             self._resumed = [r for r in files.resume(self._identity(trainer)) if "windows" not in r]
             self._files = files
             answered = {record["id"] for record in self._resumed}
             if self._resumed and all(s.id in answered for s in self._asked(datamodule_of(trainer))):
-                # Killed behind the last answer. With nothing left to do Lightning would skip the loop and its
-                # hooks, so that one answer is made again.
+                # All answers exist. Lightning would skip an empty loop and its hooks, so the last answer is
+                # generated again.
                 self._resumed = self._resumed[:-1]
             if self._resumed:
-                rank_zero_info(f"Resuming: {len(self._resumed):,} answers of an interrupted test are kept.")
+                rank_zero_info(
+                    f"The test is continued: {len(self._resumed):,} answers of the interrupted test are kept."
+                )
             datamodule_of(trainer).test_skip_ids = frozenset(r["id"] for r in self._resumed)
 
     def _writes(self, trainer: Trainer) -> bool:
@@ -145,7 +153,7 @@ class Evaluator(Callback):
         return plain
 
     def _asked(self, data: Any) -> Iterable[Sample]:
-        """Return what the test asks, long clips as their windows."""
+        """Return the samples of the test, with the windows of long clips instead of the clips."""
         return data.samples("test") if self.windows is None else data.test_samples()  # type: ignore[no-any-return]
 
     # A pass over a split
@@ -154,7 +162,8 @@ class Evaluator(Callback):
         data = datamodule_of(trainer)
         if data is None:
             raise ValueError(
-                "Evaluator needs a datamodule with `tasks`, `datasets` and `samples(split)`; pass one"
+                "Evaluator needs a datamodule with `tasks`, `datasets` and `samples(split)`. Give the "
+                "trainer one"
             )
         if self.majority and not self._constant and split != "predict":
             self._constant = majority_answers(data)
@@ -173,7 +182,7 @@ class Evaluator(Callback):
         if split != "test" or self._files is None:
             self._files = PredictionFiles(self._folder, split, trainer.global_rank)
         if self._resumed:
-            self._files.check(self._identity(trainer))  # now with the checkpoint, which setup does not know
+            self._files.check(self._identity(trainer))  # now with the checkpoint, which is not known in setup
         if trainer.is_global_zero:
             if split == "test":
                 place = set_aside(self._folder, self._identity(trainer), whole=_is_whole(trainer))
@@ -188,7 +197,7 @@ class Evaluator(Callback):
             self._score_resumed(data)
 
     def _score_resumed(self, data: Any) -> None:
-        """Score kept answers from their raw text; one process does it, so each counts once."""
+        """Score the kept answers from their texts; only one process does this, so that each counts once."""
         samples = {sample.id: sample for sample in self._asked(data)}
         for record in self._resumed:
             if (sample := samples.get(record["id"])) is not None:
@@ -199,10 +208,10 @@ class Evaluator(Callback):
                     self._scores[sample.dataset].add(answer)
 
     def _add(self, outputs: Any, batch: Batch) -> None:
-        """Take in what a validation or test step returned."""
+        """Add the answers or losses that a validation or test step returned."""
         if not isinstance(outputs, Mapping):
             return
-        if "answers" in outputs:  # of whichever batch, and none that only repeats another
+        if "answers" in outputs:  # of this and earlier batches, without repeated samples
             self._add_answers(outputs["answers"])
         elif "predictions" in outputs:
             self._add_answers([p for p, again in _paired(outputs["predictions"], batch) if not again])
@@ -215,13 +224,13 @@ class Evaluator(Callback):
                 if not repeated:
                     if not math.isfinite(loss) and self._scores[sample.dataset].finite_losses:
                         rank_zero_warn(
-                            f"the validation loss of {sample.id} ({sample.dataset}) is {loss}; this dataset "
-                            "gets no loss. Check the sample, or compute in a type with a larger range"
+                            f"the validation loss of {sample.id} ({sample.dataset}) is {loss}, so this "
+                            "dataset gets no loss. Check the sample, or compute in a type with a larger range"
                         )
                     self._scores[sample.dataset].add_loss(loss, int(count))
 
     def _add_answers(self, answers: Sequence[Prediction]) -> None:
-        """Score answers and write them down; those about windows are scored at the end, clip by clip."""
+        """Score answers and write their records; answers about windows are scored at the end, by clip."""
         parts = [p for p in answers if self._clips.take(p)]
         if parts and self._files is not None:
             self._files.append([window_record(p) for p in parts])
@@ -235,7 +244,7 @@ class Evaluator(Callback):
             self._files.append(records)
 
     def _end(self, trainer: Trainer, split: str) -> None:
-        """Exchange sums, compute in one fixed order on every process, log, write and print."""
+        """Add the sums of all processes, compute the metrics, and log, write and print the results."""
         self._seconds += time.perf_counter()
         data = datamodule_of(trainer)
         expected = _ids(data.samples("test")) if split == "test" else {}
@@ -268,16 +277,17 @@ class Evaluator(Callback):
             if not getattr(trainer, "fast_dev_run", False):
                 self._write(trainer, split, speed)
             if self.print_table and self.results:
-                # While training, one line a dataset; the rest is in TensorBoard and metrics.json.
+                # One line for each dataset; TensorBoard and metrics.json have all metrics.
                 more = (
-                    f"All metrics: {self._folder / 'metrics.json'}, `report`, or --evaluator.print_table all."
+                    f"All metrics are in {self._folder / 'metrics.json'}; `report` and "
+                    "--evaluator.print_table all also show them."
                 )
                 everything = self.print_table == "all"
                 print_results(self.results, split, speed, everything=everything, more=more)
-        trainer.strategy.barrier("results written")  # each process may read metrics.json from here on
+        trainer.strategy.barrier("results written")  # from now on each process may read metrics.json
 
     def _log(self, split: str) -> None:
-        """Log every dataset's values on every rank in one order (values are already the same everywhere)."""
+        """Log the values of every dataset on every rank in the same order; all ranks have the same values."""
         self.lower_is_better = set()
         log: Any = self.log  # type: ignore[attr-defined]  # the trainer gives it to callbacks
         heads = []
@@ -296,7 +306,7 @@ class Evaluator(Callback):
                 log(f"{prefix}/{key}", value, on_step=False, on_epoch=True, batch_size=1, sync_dist=False)
         losses = [r["loss"] for r in self.results.values() if r["loss"] is not None]
         mean_score = mean_headline(self.results)
-        # One dataset whose metric has no bounded range: there is no mean, and none is needed.
+        # With a single dataset whose metric has no bounded range there is no mean; its metric is watched.
         self.stands_for_mean = heads[0] if mean_score is None and len(heads) == 1 else None
         means = {HEADLINE: mean_score, LOSS: sum(losses) / len(losses) if losses else None}
         for key, mean in means.items():
@@ -317,40 +327,40 @@ class Evaluator(Callback):
     # Hooks
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with empty metrics."""
+        """Start with empty metrics."""
         self._start(trainer, "val")
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
-        """Take in losses or answers, and write answers."""
+        """Add the losses or answers of a batch, and write the answers."""
         self._add(outputs, batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log and write the validation's results."""
+        """Log, write and print the results of the validation."""
         self._end(trainer, "val")
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with empty metrics, or with the answers of an interrupted test."""
+        """Start with empty metrics, or with the answers of an interrupted test."""
         self._start(trainer, "test")
 
     on_test_batch_end = on_validation_batch_end
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Finish the answers that are still being written; log, write and print the test's results."""
+        """Finish the answers that are being written; log, write and print the results of the test."""
         drain = getattr(pl_module, "drain", None)
         if drain is not None:
             self._add_answers(drain())
         self._end(trainer, "test")
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin prediction files."""
+        """Start the prediction files."""
         self._start(trainer, "predict")
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
-        """Write answers, read but not scored."""
+        """Read the answers of a batch and write their records without scores."""
         if self._files is None or not isinstance(outputs, Mapping):
             return
         records = []
@@ -364,7 +374,7 @@ class Evaluator(Callback):
         self._files.append(records)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Merge prediction files."""
+        """Merge the prediction files of all processes."""
         if self._files is not None:
             self._files.close()
             trainer.strategy.barrier("predictions written")
@@ -374,14 +384,15 @@ class Evaluator(Callback):
 
 
 def _paired(items: Sequence[Any], batch: Batch) -> Iterable[tuple[Any, bool]]:
-    """Pair a step's items with the marks of repeated samples.
+    """Return each item of a step with True if its sample is only a repetition.
 
     Raises:
-        ValueError: If the step returned another number of items than the batch has samples.
+        ValueError: If the number of items is not the number of samples in the batch.
     """
     if len(items) != len(batch.samples):
         raise ValueError(
-            f"the model answered {len(items)} of {len(batch.samples)} samples in a batch; it must answer each"
+            f"the model returned {len(items)} answers for the {len(batch.samples)} samples of a batch; it "
+            "must return one for each"
         )
     return zip(items, batch.repeated, strict=True)
 
@@ -394,6 +405,6 @@ def _ids(samples: Iterable[Sample]) -> dict[str, list[str]]:
 
 
 def _is_whole(trainer: Trainer) -> bool:
-    """Return whether the trainer may see the whole split; a limited one leaves nothing 'missing'."""
+    """Return whether the whole split is evaluated; with a limit, no sample counts as missing."""
     limit = trainer.limit_test_batches if trainer.testing else trainer.limit_val_batches
     return not getattr(trainer, "fast_dev_run", False) and limit == 1.0 and isinstance(limit, float)

@@ -1,4 +1,4 @@
-"""Answers chosen by likelihood: probabilities over a closed set, and how a prediction file keeps them."""
+"""Answers chosen by likelihood: the probabilities of candidates, and their form in prediction files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ CandidateScore = Literal["sum", "mean"]
 
 @dataclass(frozen=True)
 class Choice:
-    """The likeliest answer of a closed set.
+    """The likeliest candidate answer.
 
     Args:
-        text: As the model would write it.
-        answer: What it means.
-        probabilities: Of every candidate, in their order; they add up to 1.
+        text: Text of the answer, as the model would write it.
+        answer: The answer in the form that the task's ``parse`` returns.
+        probabilities: Probability of each candidate, in the order of the candidates; the sum is 1.
         right: Whether it is the true answer.
     """
 
@@ -38,25 +38,25 @@ class Choice:
 def choose(
     task: Task[Any], sample: Sample, spec: DatasetSpec, scores: CandidateScores, by: CandidateScore
 ) -> Choice:
-    """Return the likeliest candidate; the first of equally likely ones.
+    """Return the likeliest candidate, or the first of several equally likely ones.
 
     Args:
-        task: The sample's task.
-        sample: What was asked.
-        spec: Its dataset's row.
-        scores: What the model made of the candidates.
-        by: ``sum`` compares the probabilities of whole answers, ``mean`` those of a token on average, which
-            takes away the advantage of short answers.
+        task: The task of the sample.
+        sample: The sample.
+        spec: The dataset's entry.
+        scores: Log-probabilities of the candidates.
+        by: ``sum`` compares the probabilities of whole answers, ``mean`` the mean log-probability of their
+            tokens, which gives short answers no advantage.
 
     Raises:
-        ValueError: If the candidates are not those that the task offers now.
+        ValueError: If the candidates are not those that the task has now.
     """
     offered = task.candidates(sample, spec) or {}
     if tuple(offered) != scores.texts:
         raise ValueError(
             f"{sample.id}: {len(scores.texts)} candidates were scored ({', '.join(scores.texts[:3])}, ...), "
-            f"the task offers {len(offered)} ({', '.join(list(offered)[:3])}, ...). The classes or the"
-            f" manifest have changed since then; test again"
+            f"but the task has {len(offered)} ({', '.join(list(offered)[:3])}, ...). The classes or the"
+            f" manifest have changed since then. Run the test again"
         )
     values = [
         log_prob / count if by == "mean" else log_prob
@@ -69,11 +69,11 @@ def choose(
 
 
 def choice_record(choice: Choice, scores: CandidateScores, plain: Any) -> dict[str, Any]:
-    """Return what a prediction record says of weighed candidates.
+    """Return the part of a prediction record about candidates and their probabilities.
 
     Args:
-        choice: The chosen one.
-        scores: What the model made of them.
+        choice: The chosen candidate.
+        scores: Log-probabilities of all candidates.
         plain: The chosen answer as JSON values.
     """
     rows = zip(scores.texts, scores.log_probs, scores.tokens, choice.probabilities, strict=True)
@@ -89,7 +89,7 @@ def choice_record(choice: Choice, scores: CandidateScores, plain: Any) -> dict[s
 
 
 def scores_of(record: Mapping[str, Any]) -> CandidateScores | None:
-    """Return the weighed candidates that a prediction record keeps; ``None`` where none were weighed."""
+    """Return the candidates and log-probabilities of a prediction record; ``None`` if it has none."""
     rows = record.get("candidates")
     if not rows:
         return None
@@ -99,10 +99,15 @@ def scores_of(record: Mapping[str, Any]) -> CandidateScores | None:
 
 
 def offer_candidates(module: Any, data: Any, decoding: Decoding) -> None:
-    """Tell a model how to answer, and where it finds the answers that a question leaves open.
+    """Tell a model how to answer, and give it a function that returns the candidates of a question.
+
+    Args:
+        module: The model.
+        data: Data module with tasks and datasets.
+        decoding: How questions are answered.
 
     Raises:
-        ValueError: If the model cannot weigh answers.
+        ValueError: If ``decoding`` needs candidates and the model cannot compute their probabilities.
     """
     if not hasattr(module, "candidates"):
         if decoding == "generate":
@@ -127,7 +132,7 @@ def _softmax(values: Sequence[float]) -> list[float]:
 
 
 def likelihood_values(result: Mapping[str, Any]) -> dict[str, float]:
-    """Return the logged values of weighed answers; none where none were weighed."""
+    """Return the values to log for answers chosen by likelihood; empty if there are none."""
     found = {k: v for k, v in result["likelihood"].items() if isinstance(v, float)}
     if (calibration := result["calibration"]) is not None:
         found |= {"accuracy": calibration["accuracy"], "confidence": calibration["confidence"]}

@@ -1,4 +1,4 @@
-"""Answers about the windows of long clips, kept until a clip is complete and then scored as one."""
+"""Joins the answers about the windows of a long clip into one answer, which is scored."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from crab_lightning.tasks.base import Task, parse_answer
 
 
 class LongClips:
-    """Keeps the answers about windows, which may come in any order and on any process.
+    """Stores the answers about windows, which may come in any order and on any process.
 
     Args:
-        windowed: Whether this pass asks long clips window by window.
+        windowed: Whether long clips are tested by windows in this pass.
     """
 
     def __init__(self, windowed: bool = False) -> None:
@@ -29,11 +29,11 @@ class LongClips:
         self._parts: list[Prediction] = []
 
     def holds(self, answer: Prediction) -> bool:
-        """Tell whether an answer is about a window of a clip that is scored as a whole."""
+        """Return whether an answer is about a window of a clip that is scored as a whole."""
         return self.windowed and answer.sample.window is not None
 
     def take(self, answer: Prediction) -> bool:
-        """Keep an answer, if it is about a window; tell whether it is."""
+        """Store an answer if it is about a window, and return whether it is."""
         if self.holds(answer):
             self._parts.append(answer)
         return self.holds(answer)
@@ -48,17 +48,18 @@ class LongClips:
     ) -> dict[str, Sample]:
         """Score every long clip by the answers about its windows.
 
-        One process does it, so that each clip counts once.
+        Only the first process scores, so that each clip counts once.
 
         Args:
-            trainer: Says which processes there are.
+            trainer: The trainer, which knows the processes.
             asked: All samples of the test, in order.
             scores: Scores by dataset.
-            files: Where records are written.
-            asked_all: Whether the whole test was asked; else a clip is scored when all of its windows were.
+            files: Prediction files to which records are added; ``None`` writes none.
+            asked_all: Whether the whole test was asked. Otherwise a clip is scored only if all its windows
+                were answered.
 
         Returns:
-            The long clips by id, with their length.
+            Id of a long clip -> sample of the whole clip, with its length.
         """
         parts, self._parts = self._parts, []
         if trainer.world_size > 1:
@@ -72,8 +73,8 @@ class LongClips:
                 clips.setdefault(sample.window.of, []).append(sample)
         if not clips:
             rank_zero_info(
-                "evaluator.windows: no clip of this test was asked window by window. That needs clips longer "
-                "than a window, and a dataset whose rows give the times of events in seconds"
+                "evaluator.windows: no clip of this test was split into windows. This needs clips that are "
+                "longer than a window, and a dataset whose rows give the times of events in seconds"
             )
         whole = {}
         for clip, samples in clips.items():
@@ -90,7 +91,7 @@ class LongClips:
 
 
 def window_record(prediction: Prediction) -> Record:
-    """Return what is written down of an answer about a window until its clip is complete."""
+    """Return the record of an answer about a window, which is written until the clip is scored."""
     sample = prediction.sample
     assert sample.window is not None
     return {
@@ -104,11 +105,11 @@ def window_record(prediction: Prediction) -> Record:
 
 
 def parts_of(record: Mapping[str, Any], sample: Sample) -> list[tuple[ClipWindow, Prediction | None]]:
-    """Return the windows of a record about a long clip with their answers; empty where it has no windows.
+    """Return the windows in the record of a long clip, with their answers; empty if it has no windows.
 
     Args:
-        record: A line of a prediction file.
-        sample: Its sample, the whole clip.
+        record: Record of a prediction file.
+        sample: The sample of the record, the whole clip.
     """
     parts: list[tuple[ClipWindow, Prediction | None]] = []
     for index, said in enumerate(record.get("windows") or ()):
@@ -126,16 +127,16 @@ def parts_of(record: Mapping[str, Any], sample: Sample) -> list[tuple[ClipWindow
 def recorded_answer(
     record: Mapping[str, Any], sample: Sample, task: Task[Any], spec: DatasetSpec
 ) -> tuple[Any, Sample]:
-    """Read the answer of a record, stitched from those about its windows where it has any.
+    """Read the answer of a record; if the record has windows, their answers are joined.
 
     Args:
-        record: A line of a prediction file.
-        sample: Its sample.
+        record: Record of a prediction file.
+        sample: The sample of the record.
         task: The task of the dataset.
-        spec: Row of the dataset.
+        spec: The dataset's entry.
 
     Returns:
-        The answer, ``None`` where it cannot be read, and the sample that it is scored against.
+        The answer (``None`` if it cannot be read), and the sample with which it is scored.
     """
     parts = parts_of(record, sample)
     if not parts:

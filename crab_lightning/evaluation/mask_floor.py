@@ -1,4 +1,4 @@
-"""The floor of J and F: the model's own answers when it hears another clip, scored in the same test."""
+"""The floor of J and F: in the same test, the model also answers with the sound of another clip."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from crab_lightning.tasks.segmentation import Segmentation
 class SwappedAudioFloor(Callback):
     """Asks every question of a task with a mask decoder a second time, with the sound of another clip.
 
-    The masks of these answers are scored as ``<protocol>_floor_j`` and ``<protocol>_floor_f`` in the same
-    test, beside those of the model. They show which score is possible without the right sound. This needs a
-    second answer to each of these questions. ``probe`` does the same for all datasets in a separate test. A
-    dataset with one recording,
-    and answers kept from a test that was interrupted, have no floor.
+    The masks of these answers are scored in the same test as ``<protocol>_floor_j`` and
+    ``<protocol>_floor_f``. They show which score is possible without the right sound. This needs a second
+    answer to each of these questions. ``probe`` does the same for all datasets in a separate test. A dataset
+    with only one recording has no floor, and answers kept from an interrupted test are not part of it.
 
-    On several processes each asks for the samples of its own batches. Where one has such samples in a batch,
-    all of them ask: under strategies that spread the weights, every pass is a collective call.
+    Each process asks about the samples of its own batches. If one process has such samples in a batch, all
+    processes ask a question, because with sharded weights every forward pass is a collective call.
     """
 
     def __init__(self) -> None:
         self._donors: dict[str, Sample] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Open the tasks for it, before the Evaluator asks them for metrics."""
+        """Make the tasks add the floor to their metrics, before the Evaluator gets the metrics."""
         if stage != "test":
             return
         data: Any = datamodule_of(trainer)
@@ -40,7 +39,7 @@ class SwappedAudioFloor(Callback):
                 task.masks.floor = {}
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose whose sound each sample is given."""
+        """Choose for each sample another sample whose sound it gets."""
         data: Any = datamodule_of(trainer)
         self._donors = {}
         for name in data.datasets:
@@ -64,16 +63,16 @@ class SwappedAudioFloor(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Answer the spatial questions of the batch with other sounds."""
+        """Answer the questions of the batch that have a mask, with other sounds."""
         data: Any = datamodule_of(trainer)
         asked = [sample for sample in batch.samples if sample.id in self._donors]
         if not trainer.strategy.reduce_boolean_decision(bool(asked), all=False):
             return
-        # A process without such questions puts another one, whose answer nobody reads.
+        # A process without such questions asks another one, whose answer is not used.
         put = [with_sound_of(sample, self._donors[sample.id]) for sample in asked] or batch.samples[:1]
         rows = data.dataset(put)
         prompts = data.processor.collate([rows[i] for i in range(len(put))]).to(pl_module.device)
-        # As the trainer calls a step: fsdp1 gathers the outermost weights in there.
+        # The strategy calls the step, because fsdp1 gathers the outermost weights there.
         answers: Any = trainer.strategy.predict_step(prompts, batch_idx)
         for sample, answer in zip(asked, answers["predictions"][: len(asked)], strict=True):
             task = data.tasks[sample.task]

@@ -1,12 +1,12 @@
-"""Prediction files: answers written as they come, one part per process, merged when a run is complete.
+"""Prediction files: each process writes its answers to part files, which are merged at the end.
 
-A part is appended to and flushed batch by batch, so a killed test keeps what it has answered; the next one
-reads the parts, leaves those samples out and merges everything into one file per dataset. Names:
+The answers of every batch are written at once, so an interrupted test keeps its answers. The next test reads
+the part files, leaves out the answered samples, and merges all answers into one file for each dataset. Names:
 
     predictions/<dataset>.jsonl               answers of ``test``
     predictions/val/<dataset>.jsonl           answers of the last validation
     predictions/predict/<dataset>.jsonl       answers of ``predict``
-    predictions/.parts-<split>/               parts of a run that has not ended, and what it was asked to do
+    predictions/.parts-<split>/               parts of a run that has not ended, and the settings of this run
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Record = dict[str, Any]
 
 
 class PredictionFiles:
-    """The prediction files of one split in a run folder, as seen by one process.
+    """The prediction files of one split in a run folder, for one process.
 
     Args:
         folder: The run folder.
@@ -43,40 +43,40 @@ class PredictionFiles:
         self._session = 0
 
     def resume(self, identity: Mapping[str, Any]) -> list[Record]:
-        """Read the parts of an earlier run that was killed, after checking that it was the same run.
+        """Return the answers of an interrupted run, after a check that it had the same settings.
 
         Args:
-            identity: What decides the answers: settings and checkpoint. JSON values only.
+            identity: Settings and checkpoint that decide the answers, as JSON values.
 
         Returns:
-            The records already answered, each id once; empty when nothing was left behind.
+            The records of the answers, each id once; empty if there are none.
 
         Raises:
-            ValueError: If the parts were written with another identity.
+            ValueError: If the parts were written with other settings.
         """
         if not (self.parts / "identity.json").is_file():
             return []
         if self._identity() is None:
             rank_zero_warn(
                 f"{self.parts / 'identity.json'} is incomplete, perhaps because of a full disk. It is not "
-                "certain that the answers beside it belong to this test, so they are computed again."
+                "certain that the answers in this folder belong to this test, so they are computed again."
             )
             return []
         self.check(identity, leave_out=("checkpoint",))
         paths = sorted(self.parts.glob("*.jsonl"))
-        # A session of its own for what follows: a part that was cut off in mid-line is never appended to.
+        # New answers go to new files, because the last line of an old part may be incomplete.
         self._session = 1 + max((int(p.stem.rsplit("-", 1)[1]) for p in paths), default=-1)
         return list(_unique(record for path in paths for record in read_records(path)))
 
     def check(self, identity: Mapping[str, Any], leave_out: Sequence[str] = ()) -> None:
-        """Make sure that the parts were written by the same run.
+        """Check that the parts were written with the same settings.
 
         Args:
-            identity: As for :meth:`resume`.
-            leave_out: Keys that are not known yet.
+            identity: Settings and checkpoint that decide the answers, as for :meth:`resume`.
+            leave_out: Keys of ``identity`` that are not compared, because they are not known yet.
 
         Raises:
-            ValueError: If another value decided the answers in the parts.
+            ValueError: If the parts were written with other settings.
         """
         before = self._identity() or {}
         keys = {*before, *identity} - set(leave_out)
@@ -84,11 +84,11 @@ class PredictionFiles:
         if changed:
             raise ValueError(
                 f"{self.parts} has answers of an interrupted run with other settings ({', '.join(changed)} "
-                "differ). To start anew, delete that folder, or write elsewhere with --run.folder DIR."
+                "differ). To start again, delete that folder, or give another folder with --run.folder DIR."
             )
 
     def _identity(self) -> dict[str, Any] | None:
-        """Return what the parts were asked to do; ``None`` where a full disk has cut that off."""
+        """Return the settings of the run that wrote the parts; ``None`` if the file is damaged."""
         try:
             found = read_json(self.parts / "identity.json", "")
         except DamagedFileError:
@@ -96,11 +96,11 @@ class PredictionFiles:
         return found if isinstance(found, dict) else None
 
     def start(self, identity: Mapping[str, Any], *, fresh: bool) -> None:
-        """Make the parts folder; to be called by one process, with a barrier after it.
+        """Make the folder of the parts; only one process calls this, and a barrier follows.
 
         Args:
-            identity: As for :meth:`resume`.
-            fresh: Remove parts that are there.
+            identity: Settings and checkpoint that decide the answers, as for :meth:`resume`.
+            fresh: Remove existing parts.
         """
         if fresh and self.parts.exists():
             shutil.rmtree(self.parts)
@@ -108,7 +108,11 @@ class PredictionFiles:
         replace_json(self.parts / "identity.json", dict(identity), indent=1)
 
     def append(self, records: Sequence[Record]) -> None:
-        """Add records to this process's parts and hand them to the operating system."""
+        """Add records to the parts of this process, and flush the files.
+
+        Raises:
+            OSError: If the disk is full or the file cannot be written; the error names the file.
+        """
         touched = set()
         for record in records:
             dataset = record["dataset"]
@@ -128,24 +132,26 @@ class PredictionFiles:
         for dataset in touched:
             try:
                 self._open[dataset].flush()
-            except OSError as err:  # which does not say which file it is about
+            except OSError as err:  # this error does not name the file
                 raise OSError(err.errno, err.strerror, self._open[dataset].name) from err
 
     def close(self) -> None:
-        """Close this process's parts."""
+        """Close the parts of this process."""
         for handle in self._open.values():
-            with suppress(OSError):  # a full disk, which the write before has reported
+            with suppress(OSError):  # a full disk was reported by the last write
                 handle.close()
         self._open.clear()
 
     def merge(self, order: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
-        """Write one file per dataset from all parts and remove the parts; for one process, after a barrier.
+        """Merge all parts into one file for each dataset, and remove the parts.
+
+        Only one process calls this, after a barrier.
 
         Args:
-            order: Dataset -> sample ids in the order wanted in its file; ids not named follow, sorted.
+            order: Dataset -> sample ids in the order of the file; other ids follow, sorted.
 
         Returns:
-            Dataset -> ids that were answered.
+            Dataset -> ids of the answered samples.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         answered: dict[str, set[str]] = {}
@@ -155,7 +161,7 @@ class PredictionFiles:
             records = {
                 r["id"]: r
                 for r in _unique(record for path in parts for record in read_records(path))
-                if "of" not in r  # an answer about a window; the record of the whole clip holds it
+                if "of" not in r  # answers about windows are part of the record of the whole clip
             }
             wanted = [i for i in order.get(dataset, ()) if i in records]
             rest = sorted(records.keys() - set(wanted))
@@ -167,10 +173,10 @@ class PredictionFiles:
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """Yield the records of a prediction file; a last line cut off by a kill is left out.
+    """Yield the records of a prediction file; an incomplete last line is left out.
 
     Raises:
-        ValueError: If any other line is not a JSON object.
+        ValueError: If another line is not a JSON object with an ``id``.
     """
     with path.open(encoding="utf-8") as lines:
         number = 0
@@ -180,14 +186,14 @@ def read_records(path: Path) -> Iterator[Record]:
             except json.JSONDecodeError as err:
                 if not line.endswith("\n"):
                     return
-                raise ValueError(f"{path}, line {number}: not JSON ({err.msg})") from err
+                raise ValueError(f"{path}, line {number} is not JSON ({err.msg})") from err
             if not isinstance(record, dict) or "id" not in record:
-                raise ValueError(f"{path}, line {number}: not a record with an 'id'")
+                raise ValueError(f"{path}, line {number} is not a record with an 'id'")
             yield record
 
 
 def _unique(records: Iterator[Record]) -> Iterator[Record]:
-    """Keep the first record of every id."""
+    """Yield the first record of every id."""
     seen: set[str] = set()
     for record in records:
         if record["id"] not in seen:

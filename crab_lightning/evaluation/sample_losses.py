@@ -1,4 +1,4 @@
-"""The loss of every validation sample on disk, so that runs can be paired sample by sample."""
+"""Writes the loss of every validation sample to a file, so that two runs can be compared by sample."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ FILE_NAME = "sample_losses.json"
 class SampleLosses(Callback):
     """Writes the loss of every validation sample to ``sample_losses.json`` of the run folder.
 
-    The file maps a dataset to ``{sample id: [summed target loss in nats, target tokens]}``, as the last
-    validation found them. Metrics on few questions cannot tell two runs apart that their losses tell apart.
+    The file maps a dataset to ``{sample id: [summed target loss in nats, number of target tokens]}`` of the
+    last validation. With few questions, the losses can show a difference between two runs that metrics do not
+    show.
     """
 
     def __init__(self) -> None:
@@ -28,17 +29,17 @@ class SampleLosses(Callback):
         self._folder = Path()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the run folder; on every process, since that is a collective call."""
+        """Find the run folder; every process does this, because it is a collective call."""
         self._folder = folder_of(trainer)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the validation before."""
+        """Delete the losses of the previous validation."""
         self._found = {}
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
-        """Keep the losses of a batch with labels."""
+        """Store the losses of a batch with labels."""
         if not isinstance(outputs, Mapping) or "loss_sum" not in outputs or not isinstance(batch, Batch):
             return
         losses = outputs["loss_sum"].double().tolist()
@@ -48,7 +49,7 @@ class SampleLosses(Callback):
                 self._found.setdefault(sample.dataset, {})[sample.id] = (loss, int(count))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the losses of all processes together and write them."""
+        """Gather the losses of all processes and write them."""
         parts: list[Any] = [self._found]
         if trainer.world_size > 1:
             parts = [None] * trainer.world_size
@@ -65,10 +66,17 @@ class SampleLosses(Callback):
 
 
 def read_sample_losses(folder: Path) -> dict[str, dict[str, tuple[float, int]]]:
-    """Return what :class:`SampleLosses` wrote into a run folder; empty where it wrote nothing."""
+    """Return the losses that :class:`SampleLosses` wrote, by dataset and sample id; empty without a file.
+
+    Args:
+        folder: The run folder.
+
+    Raises:
+        DamagedFileError: If the file is damaged.
+    """
     path = folder / FILE_NAME
     if not path.is_file():
         return {}
-    remedy = "Remove it; the next validation of the run writes it anew"
+    remedy = "Remove it; the next validation of the run writes it again"
     content: dict[str, dict[str, tuple[float, int]]] = read_json(path, remedy)
     return content

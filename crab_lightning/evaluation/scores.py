@@ -1,4 +1,4 @@
-"""What the Evaluator counts for one dataset, over all processes: answers, metrics, baseline, losses."""
+"""The scores of one dataset over all processes: metrics of answers, baseline, counts and losses."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ COUNTS = (
     "stitched",
     "beyond",
 )
-"""Sums over samples that processes add up, in the order of :meth:`DatasetScores.sums`."""
+"""Names of the sums that are added over processes, in the order of :meth:`DatasetScores.sums`."""
 
 
 class DatasetScores:
-    """Metrics of one dataset during one pass over a split.
+    """The metrics of one dataset during one pass over a split.
 
     ``strict`` scores every sample: an answer that is unreadable or missing counts as an empty prediction. An
-    answer that was cut off at the token limit is scored as it reads, as in the official loops, and counted.
-    ``valid_only`` scores the readable answers alone, as most published scripts do. ``majority`` is
-    fed the most frequent training answer for every sample that ``strict`` is fed, ``likelihood`` the
-    likeliest candidate where candidates were weighed.
+    answer that was cut off at the token limit is scored like the others, as in the official code, and is
+    counted. ``valid_only`` scores only the readable answers, as most published scripts do. ``majority``
+    scores the most frequent training answer for every sample of ``strict``. ``likelihood`` scores the
+    likeliest candidate for every sample with candidates.
 
     Args:
         dataset: Key of the dataset.
-        task: Reads its answers.
-        spec: Its row under ``data.datasets``, with classes filled in.
+        task: Task of the dataset.
+        spec: The dataset's entry under ``data.datasets``, with classes filled in.
         majority: The constant answer of the baseline; ``None`` for no baseline.
     """
 
@@ -72,15 +72,15 @@ class DatasetScores:
         self.strict, self.valid_only, self.majority, self.likelihood = made
         self.calibration = Calibration()
         self.candidate_score: CandidateScore = "sum"
-        """How the log-probability of an answer is made of those of its tokens."""
+        """How the log-probability of an answer is computed from those of its tokens."""
         self.choice_is_answer = False
-        """Whether the likeliest candidate is the answer, where the model wrote none."""
+        """Whether the likeliest candidate is the answer, because the model writes no text."""
         self.folder: Path | None = None
-        """Run folder for the files of answers; ``None`` writes none."""
+        """Run folder for files of answers, such as masks; ``None`` writes none."""
         self._sums = dict.fromkeys(COUNTS, 0.0)
 
     def prepare(self, predictions: Sequence[Prediction]) -> None:
-        """Let the task work on several answers at once, before each is added."""
+        """Let the task prepare several answers in one call, before each is added."""
         pairs = [(parse_answer(self.task, p.text, p.sample, self.spec), p.sample) for p in predictions]
         if self.majority_answer is not None:
             pairs += [(self.majority_answer, p.sample) for p in predictions]
@@ -108,11 +108,11 @@ class DatasetScores:
     def add_windows(
         self, sample: Sample, parts: Sequence[tuple[ClipWindow, Prediction | None]]
     ) -> dict[str, Any]:
-        """Score a long clip by the answers about its windows and return its record.
+        """Score a long clip by the answers about its windows, and return its record.
 
         Args:
             sample: The whole clip, with its length in ``whole_s``.
-            parts: Every window in order, with its answer; ``None`` where it could not be loaded.
+            parts: Every window in order, with its answer; ``None`` if it has no answer.
         """
         read, windows = [], []
         for window, prediction in parts:
@@ -142,7 +142,7 @@ class DatasetScores:
         return {**record, "whole_s": sample.whole_s, "windows": windows}
 
     def _scored(self, answer: Any, prediction: Prediction) -> dict[str, Any]:
-        """Score what was read of an answer and return its record."""
+        """Score the parsed answer (``None`` if unreadable) of a prediction, and return its record."""
         sample = prediction.sample
         truth = self.task.truth(sample, self.spec)
         self._update(answer, prediction.text, sample)
@@ -184,7 +184,7 @@ class DatasetScores:
 
     @property
     def finite_losses(self) -> bool:
-        """Whether all losses so far are numbers."""
+        """Whether the sum of all losses so far is finite."""
         return math.isfinite(self._sums["loss_sum"])
 
     def sums(self) -> list[float]:
@@ -192,24 +192,25 @@ class DatasetScores:
         return [self._sums[name] for name in COUNTS]
 
     def result(self, sums: list[float], device: torch.device | None) -> dict[str, Any]:
-        """Compute everything; every process must call this, in the same order of datasets.
+        """Return the results; every process must call this, in the same order of datasets.
 
         Args:
-            sums: :meth:`sums`, added up over processes.
-            device: Where to move metric states before they are exchanged; ``None`` leaves them.
+            sums: The result of :meth:`sums`, added over processes.
+            device: Device to which metric states are moved before they are exchanged; ``None`` does not move
+                them.
 
         Returns:
-            The dataset's entry in ``metrics.json``. Scores are fractions; ``None`` where nothing was scored.
+            The dataset's entry in ``metrics.json``. Scores are fractions; ``None`` if nothing was scored.
 
         Raises:
-            ValueError: If the task names a primary metric that its metrics do not give.
+            ValueError: If the task names a primary metric that its metrics do not have.
         """
         total = dict(zip(COUNTS, sums, strict=True))
         counts = {
             name: int(total[name])
             for name in ("scored", "unparsed", "truncated", "missing", "loss_samples", "weighed")
         }
-        # Every process sees the same sums, so all of them take the same branches below.
+        # Every process has the same sums, so all processes take the same branches below.
         scored = counts["scored"] > 0
         baseline = scored and self.majority_answer is not None
         headline = self.task.headline(self.spec)
@@ -217,7 +218,7 @@ class DatasetScores:
         if strict:
             self._check_headline(headline, strict, counts["scored"])
         notes = [note for note in (self.task.note(self.spec), EXPLAINED * self.task.explained) if note]
-        from_val = int(total["from_val"])  # all of them, for a dataset without a test file
+        from_val = int(total["from_val"])  # equals "scored" in a test of a dataset without a test file
         more = {"events_beyond_clip": int(total["beyond"])} if total["beyond"] else {}
         if total["stitched"]:
             more["clips_by_window"] = int(total["stitched"])
@@ -237,7 +238,7 @@ class DatasetScores:
             "majority_answer": self.task.jsonable(self.majority_answer) if baseline else None,
             "counts": counts,
             "unparsed_rate": counts["unparsed"] / counts["scored"] if scored else None,
-            # What an empty prediction earns: ten seconds of background are right where nothing happens.
+            # An empty prediction may get points: seconds without an event are right background.
             "unparsed_score": total["unparsed_score"] / counts["unparsed"] if counts["unparsed"] else None,
             "truncated_rate": counts["truncated"] / counts["scored"] if scored else None,
             "answer_tokens": total["tokens"] / counts["scored"] if scored else None,
@@ -259,25 +260,25 @@ class DatasetScores:
         single = [name for name, value in values.items() if not isinstance(value, list)]
         if headline is not None and headline not in single:
             raise ValueError(
-                f"{where} is not among the values of its metrics{did_you_mean(headline, single)}; they are: "
+                f"{where} is not one of the values of its metrics{did_you_mean(headline, single)}; they are: "
                 f"{', '.join(single) or 'none'}. Let {type(self.task).__name__}.headline return one of them"
             )
         if headline is None or values[headline] is None:
             found = f"not a number after {scored} answers" if headline else "not named by its `headline`"
             rank_zero_warn(
-                f"{where} is {found}. Until it is, the dataset is not a part of the mean, nor of the choice "
-                "of the best checkpoint"
+                f"{where} is {found}. Until it is, the dataset is not part of the mean, and the choice of "
+                "the best checkpoint does not depend on it"
             )
 
     def _update(self, answer: Any, text: str, sample: Sample) -> None:
-        """Take an answer, or what is missing, into the strict scores and the baseline, and save it."""
+        """Add an answer, or ``None``, to the strict scores and the baseline, and save files of the answer."""
         self.task.update(self.strict, answer, sample, self.spec)
         self.task.update_text(self.strict, text, answer, sample, self.spec)
         if self.folder is not None:
             self.task.save(answer, sample, self.spec, self.folder)
         if self.majority_answer is not None:
             constant = self.majority_answer
-            if sample.whole_s is not None:  # stretched over the clip, as every answer about a whole clip is
+            if sample.whole_s is not None:  # its times are scaled to the length of the clip
                 whole = ClipWindow(sample.id, 0, 0.0, sample.whole_s, sample.whole_s)
                 constant = self.task.stitch([(whole, constant)], sample, self.spec)
             self.task.update(self.majority, constant, sample, self.spec)
@@ -286,14 +287,16 @@ class DatasetScores:
 
 
 def make_ready(tasks: Mapping[str, Task[Any]], anywhere: Callable[[bool], bool] = bool) -> None:
-    """Load what scoring needs, before anything is answered, and say in one line where it cannot be had.
+    """Load what the tasks need for scoring, before the first answer; print a line if it is not available.
 
     Args:
         tasks: The tasks by name, in the same order on every process.
-        anywhere: Tells whether a fact holds on any process; scores of several have to be of one kind.
+        anywhere: Function that returns whether a condition is true on any process, because all processes must
+            score in the same way.
 
     Raises:
-        OSError: If it cannot be had and the task cannot do without it.
+        OSError: If it cannot be loaded and the task cannot score without it.
+        ImportError: If a package is missing and the task cannot score without it.
     """
     for name, task in tasks.items():
         reason = task.ready()
@@ -303,24 +306,24 @@ def make_ready(tasks: Mapping[str, Task[Any]], anywhere: Callable[[bool], bool] 
 
 
 def majority_answers(data: Any) -> dict[str, Any]:
-    """Ask each task for its most frequent training answer; no training rows, no baseline.
+    """Return the most frequent training answer of each dataset, for the baseline.
 
     Args:
         data: A data module.
 
     Returns:
-        Dataset -> answer.
+        Dataset -> answer. A dataset without training rows or true answers is left out.
     """
     rows: dict[str, list[Sample]] = {name: [] for name in data.datasets}
     try:
         for sample in data.samples("train"):
             rows[sample.dataset].append(sample)
     except (OSError, ValueError) as err:
-        rank_zero_info(f"No majority baseline: the training rows cannot be read ({err})")
+        rank_zero_info(f"There is no majority baseline, because the training rows cannot be read ({err})")
         return {}
     answers = {}
     for name, spec in data.datasets.items():
-        # Some manifests hold no true answer to count (captions): no baseline, shown as a dash.
+        # Some datasets have no answers that can be counted; their baseline is shown as a dash.
         with contextlib.suppress(ValueError):
             answers[name] = data.tasks[spec.task].majority(rows[name], spec)
     return answers
@@ -333,10 +336,17 @@ def asked(task: Task[Any], sample: Sample) -> dict[str, Any]:
 
 
 def mean_headline(results: dict[str, dict[str, Any]], protocol: str = "strict") -> float | None:
-    """Macro mean over datasets of their primary metric, each converted to a value in [0, 1] where 1 is best.
+    """Return the mean over datasets of the primary metric, converted to [0, 1] where 1 is best.
 
-    What that share is says the metric (``Scale.share``). Datasets without a headline, or whose headline has
-    no bounded range and states no normalisation, are left out.
+    ``Scale.share`` converts a value. Datasets without a primary metric, or with one that has no bounded range
+    and no ``counts_as``, are left out.
+
+    Args:
+        results: Dataset -> entry in ``metrics.json``.
+        protocol: ``strict``, ``valid_only``, ``majority`` or ``likelihood``.
+
+    Returns:
+        The mean; ``None`` if no dataset has a value.
     """
     named = [(r, r["headline"]) for r in results.values() if r["headline"] is not None]
     shares = [read_scale(r, key).share(r[protocol].get(key)) for r, key in named]
@@ -345,10 +355,10 @@ def mean_headline(results: dict[str, dict[str, Any]], protocol: str = "strict") 
 
 
 def _compute(metrics: Callable[[], Any], device: torch.device | None) -> dict[str, Any]:
-    """Compute a collection, its values as floats and lists; not a number becomes ``None``."""
+    """Return the values of a metric collection as floats and lists; NaN becomes ``None``."""
     if device is not None:
         metrics.to(device)  # type: ignore[attr-defined]
-    with warnings.catch_warnings():  # no answer that can be read is no mistake: the value is none
+    with warnings.catch_warnings():  # without any readable answer the value is None
         warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
         values: dict[str, Tensor] = metrics.compute()  # type: ignore[attr-defined]
     return {name: _plain(value) for name, value in values.items()}
@@ -361,12 +371,12 @@ def _plain(value: Tensor | float) -> Any:
 
 
 def _finite(number: float) -> float | None:
-    """Return a number, or ``None`` where it is not finite: JSON has no word for that."""
+    """Return a number, or ``None`` if it is not finite, because JSON has no such number."""
     return number if math.isfinite(number) else None
 
 
 def needs_device() -> bool:
-    """Return whether metric states must move to the accelerator: NCCL exchanges no CPU tensors."""
+    """Return whether metric states must move to the accelerator, because NCCL exchanges no CPU tensors."""
     distributed = torch.distributed
     return distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == "nccl"
 
@@ -374,7 +384,13 @@ def needs_device() -> bool:
 def sum_over_processes(
     trainer: Trainer, rows: list[list[float]], count: int
 ) -> tuple[list[list[float]], float]:
-    """Add up sums and a count over processes; float64, so that counts stay exact."""
+    """Return sums and a count, each added over all processes; float64 keeps counts exact.
+
+    Args:
+        trainer: The trainer, which knows the processes.
+        rows: Sums of each dataset, all of the same length.
+        count: A further number to add.
+    """
     flat = torch.tensor([*(v for row in rows for v in row), count], dtype=torch.float64)
     if trainer.world_size > 1:
         flat = flat.to(trainer.strategy.root_device)

@@ -1,4 +1,4 @@
-"""The table of results that a pass over a split ends with."""
+"""The tables of results that are printed after an evaluation."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from crab_lightning.metrics.scale import Scale, read_scale, units_said
 
 
 def summary_table(results: dict[str, dict[str, Any]], split: str) -> Table:
-    """Lay out one row for each dataset, with its first metric, within 80 columns.
+    """Return a table of at most 80 columns with one row for each dataset and its primary metric.
 
     Args:
-        results: Dataset -> its entry in ``metrics.json``.
-        split: Named in the title.
+        results: Dataset -> entry in ``metrics.json``.
+        split: Split, for the title.
 
     Returns:
-        A rich table; fractions are shown in percent.
+        A rich table; fractions are in percent.
     """
     weighed = any(r.get("likelihood") for r in results.values())
     said = units_said(read_scale(result, result["headline"]).unit for result in results.values())
@@ -31,7 +31,7 @@ def summary_table(results: dict[str, dict[str, Any]], split: str) -> Table:
     table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False)
     longest = max((len(name) for name in results), default=0)
     table.add_column("dataset", no_wrap=True, min_width=min(longest, 12))
-    table.add_column("metric", overflow="fold")  # this one takes more lines where the terminal is narrow
+    table.add_column("metric", overflow="fold")  # in a narrow terminal this column takes several lines
     protocols = ("strict", "valid_only", "majority", *(("likelihood",) if weighed else ()))
     for name in (*protocols, "answers", "unreadable"):
         heading = (
@@ -53,7 +53,7 @@ def summary_table(results: dict[str, dict[str, Any]], split: str) -> Table:
             f"{counts['scored']:,}",
             f"{100 * counts['unparsed'] / counts['scored']:.0f}%" if counts["scored"] else "",
         )
-    # A mean is compared with the others, so all of them are over the same datasets.
+    # All means are over the same datasets, so that they can be compared.
     same = {name: r for name, r in results.items() if all(_share(r, p) is not None for p in protocols)}
     if len(same) > 1:
         table.add_section()
@@ -67,14 +67,14 @@ def summary_table(results: dict[str, dict[str, Any]], split: str) -> Table:
 
 
 def results_table(results: dict[str, dict[str, Any]], split: str) -> Table:
-    """Lay out every metric of every dataset beside its majority baseline; this needs about 160 columns.
+    """Return a table with all metrics of all datasets and the majority baseline, about 160 columns wide.
 
     Args:
-        results: Dataset -> its entry in ``metrics.json``.
-        split: Named in the title.
+        results: Dataset -> entry in ``metrics.json``.
+        split: Split, for the title.
 
     Returns:
-        A rich table; fractions are shown in percent, and the primary metric of a dataset comes first.
+        A rich table; fractions are in percent, and the primary metric of a dataset comes first.
     """
     said = units_said(read_scale(r, name).unit for r in results.values() for name in r["strict"])
     table = Table(title=f"{split}: {said}, strict (unreadable and missing answers are empty predictions)")
@@ -119,13 +119,13 @@ def print_results(
     everything: bool = False,
     more: str = "",
 ) -> None:
-    """Print one row for each dataset, or every metric, and what a reader has to know.
+    """Print the table of results and remarks on it.
 
     Args:
-        results: Dataset -> its entry in ``metrics.json``.
-        split: Named in the title.
-        answers_per_s: Throughput for the caption.
-        everything: Print all metrics of each dataset; at full width where the output is no terminal.
+        results: Dataset -> entry in ``metrics.json``.
+        split: Split, for the title.
+        answers_per_s: Answers per second, for the caption.
+        everything: Print all metrics of each dataset; in full width if the output is not a terminal.
         more: Sentence that says where the other metrics are, printed under the short table.
     """
     console = Console()
@@ -142,7 +142,7 @@ def print_results(
     earned = {name: r["unparsed_score"] for name, r in results.items() if r.get("unparsed_score")}
     if earned:
         shares = ", ".join(f"{name} {100 * value:.1f}" for name, value in earned.items())
-        say(f"Unreadable answers earn points as empty predictions, on average (percent): {shares}.")
+        say(f"An unreadable answer, scored as an empty prediction, gets on average (percent): {shares}.")
     of_note: dict[str, list[str]] = {}
     for dataset, result in results.items():
         if result.get("note"):

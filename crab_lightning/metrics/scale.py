@@ -69,9 +69,9 @@ def scale_of(metric: Any, key: str) -> Scale:
     """Return the scale of one value of a metric.
 
     A metric of this package has the attribute ``scale``, and ``scales`` for keys with other scales (the end
-    of the key is compared). Lower is better if ``higher_is_better`` is False, also if ``scale`` does not say
-    so. For other metrics of torchmetrics the scale is made from ``higher_is_better`` and the plot bounds; it
-    is in percent if the bounds are 0 and 1.
+    of the key is compared). Lower is better if ``higher_is_better`` is False or ``scale`` says so. For other
+    metrics of torchmetrics the scale is made from ``higher_is_better`` and the plot bounds; it is in percent
+    if the bounds are 0 and 1.
 
     Args:
         metric: The metric.

@@ -86,7 +86,7 @@ def test_samples_are_the_same_every_time_and_from_every_dataset(tmp_path: Path) 
 
 def test_without_an_evaluator_that_writes_answers_the_remedy_is_named() -> None:
     trainer = Trainer(accelerator="cpu", logger=False, callbacks=[Evaluator(predictions=False), Pictures()])
-    with pytest.raises(ValueError, match=r"set evaluator\.predictions to true"):
+    with pytest.raises(ValueError, match=r"Set evaluator\.predictions to true"):
         trainer.validate(Parrot(), datamodule=rows(), verbose=False)
 
 

@@ -230,7 +230,7 @@ def test_a_primary_metric_that_is_not_computed_stops_and_one_without_a_number_is
     ):
         scores.result(scores.sums(), None)
     monkeypatch.setattr(Moment, "headline", lambda self, spec: "errors")
-    said = r"'errors' of the task 'moment' is not among .*mean 'error'\?\); they are: error\. Let Moment\."
+    said = r"'errors' of the task 'moment' is not one of .*mean 'error'\?\); they are: error\. Let Moment\."
     with pytest.raises(ValueError, match=said):
         scores.result(scores.sums(), None)
 

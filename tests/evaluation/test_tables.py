@@ -73,7 +73,7 @@ def test_points_that_unreadable_answers_earn_are_told(monkeypatch: Any) -> None:
     )
     text = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
     assert "scored as an empty prediction" in text
-    assert "earn points as empty predictions, on average (percent): ave 80.0." in text
+    assert "scored as an empty prediction, gets on average (percent): ave 80.0." in text
     assert "1.50 answers per second" in text
     assert text.endswith("More.")
 

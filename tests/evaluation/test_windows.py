@@ -232,7 +232,7 @@ def test_windows_that_apply_to_no_clip_are_told(
 ) -> None:
     with caplog.at_level(logging.INFO):
         run(long_clips, tmp_path / "run", Oracle(), Windows(100.0))
-    assert "no clip of this test was asked window by window" in caplog.text
+    assert "no clip of this test was split into windows" in caplog.text
 
 
 def test_a_clip_whose_header_states_no_length_is_asked_in_windows(tmp_path: Path) -> None:

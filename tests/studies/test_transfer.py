@@ -261,7 +261,7 @@ def test_damaged_answers_and_losses_leave_their_cell_out(study: Study, tmp_path:
     assert "left out are 2 of 12 cells: " + ", ".join(f"{name} (damaged)" for name in names) in said
     assert f"{folders[0] / 'predictions/ks.jsonl'}, line 1: not JSON" in said
     assert "Remove the file metrics.json of this cell; `study run` then tests the cell again." in said
-    assert "Remove it; the next validation of the run writes it anew." in said
+    assert "Remove it; the next validation of the run writes it again." in said
     assert "seeds: 1 (Kinetics-Sounds, UCF51); 0, 1 (AVE, LLP, ARIG)." in said
 
 

@@ -1,1 +1,1 @@
-"""Figures of the dashboards: matplotlib without a display, from plain records and decoded clips."""
+"""Figures of the dashboards, drawn with matplotlib without a display from records and decoded clips."""

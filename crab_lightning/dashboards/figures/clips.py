@@ -1,4 +1,4 @@
-"""Sheets of answers about clips: what was asked and said beside frames, event spans and spectrogram."""
+"""Draws sheets of answers about clips: question and answer beside frames, event spans and spectrogram."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class ClipCard:
     """One answer about a clip.
 
     Args:
-        record: Its prediction record.
-        media: Its decoded clip.
-        heard_s: Seconds of sound that the model hears, where it does not hear all.
-        length_s: Length of the time axis of events; the clip's own when left out.
+        record: Prediction record of the answer.
+        media: The decoded clip.
+        heard_s: Length in seconds of the sound that the model gets; ``None`` if it gets all of it.
+        length_s: Length in seconds of the time axis of events; that of the clip when left out.
     """
 
     record: Record
@@ -51,7 +51,7 @@ Span = tuple[float, float]
 
 @dataclass
 class Lane:
-    """Spans of one event class: true ones and answered ones, in seconds."""
+    """The true spans and the predicted spans of one event class, in seconds."""
 
     name: str
     true: list[Span] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Lane:
 
 
 def events_of(value: Any) -> list[tuple[str, float, float]] | None:
-    """Return label, start and end of each event of a read answer; ``None`` for an answer of another form.
+    """Return the label, start and end of each event in an answer as JSON values; ``None`` for other answers.
 
     Two forms are known: a list of ``{"event", "start_s", "end_s"}``, and ``{"visual": [...], "audio":
     [...]}`` with lists of ``[name, start_s, end_s]``.
@@ -73,7 +73,7 @@ def events_of(value: Any) -> list[tuple[str, float, float]] | None:
 
 
 def lanes(record: Record) -> list[Lane]:
-    """Return a lane for each event class of truth or answer, true ones first; empty without events."""
+    """Return a lane for each event class in truth and answer, classes of the truth first."""
     found: dict[str, Lane] = {}
     true, said = (events_of(record.get(key)) or [] for key in ("truth", "parsed"))
     for events, side in ((true, "true"), (said, "said")):
@@ -84,14 +84,11 @@ def lanes(record: Record) -> list[Lane]:
 
 
 def clip_sheet(title: str, cards: Sequence[ClipCard]) -> Any:
-    """Draw answers below one another: text on the left, frames, events and sound on the right.
+    """Return a matplotlib figure of answers below each other: text left, frames, events and sound right.
 
     Args:
-        title: Printed above.
-        cards: Answers.
-
-    Returns:
-        A matplotlib figure.
+        title: Title of the figure.
+        cards: The answers.
     """
     plans = [_plan(card) for card in cards]
     with_events = any(events_of(card.record.get("truth")) is not None for card in cards)
@@ -114,7 +111,7 @@ def clip_sheet(title: str, cards: Sequence[ClipCard]) -> Any:
 
 
 def _plan(card: ClipCard) -> tuple[float, Callable[[Sheet, float], None]]:
-    """Return the height of a card, and what draws it."""
+    """Return the height of a card in inches, and the function that draws it."""
     words = _words(card)
     text_height = sum(height_of(text, size) + 0.06 for text, size, _ in words)
     parts = _parts(card)
@@ -130,12 +127,12 @@ def _plan(card: ClipCard) -> tuple[float, Callable[[Sheet, float], None]]:
 
 
 def question(record: Record) -> str:
-    """Return what was asked, without the opening and the places of media."""
+    """Return the question of a record, without the opening text and the placeholders of media."""
     return _PLACE.split(str(record.get("prompt", "")))[-1].strip()
 
 
 def true_text(record: Record) -> str:
-    """Return the true answer in a few words; one kept as a number with the manifest's words for it."""
+    """Return the true answer as a short text; for a number, the manifest's text is added."""
     truth, reference = record.get("truth"), str(record.get("reference") or "")
     if truth is None:
         return reference or "not in the manifest"
@@ -163,7 +160,7 @@ def _words(card: ClipCard) -> list[tuple[str, float, dict[str, Any]]]:
 
 
 def _parts(card: ClipCard) -> list[tuple[float, Callable[[Sheet, float], None]]]:
-    """Return heights and painters of the media column, from top to bottom."""
+    """Return the heights in inches of the parts in the media column, and the functions that draw them."""
     media, rows = card.media, lanes(card.record)
     many_videos, many_sounds = len(media.strips) > 1, len(media.sounds) > 1
     durations = [*(s.duration_s for s in media.strips), *(s.duration_s for s in media.sounds)]
@@ -207,7 +204,7 @@ def _events(rows: Sequence[Lane], end_s: float) -> Callable[[Sheet, float], None
         height = _LANE * len(shown)
         axes = sheet.axes(_MEDIA_LEFT, top, _MEDIA, height)
         for row, lane in enumerate(shown):
-            # True spans above, answered ones below, so that neither hides the other.
+            # True spans are above predicted ones, so that both are visible.
             axes.broken_barh([(a, b - a) for a, b in lane.true], (row + 0.1, 0.38), color=TRUE)
             axes.broken_barh(
                 [(a, b - a) for a, b in lane.said], (row + 0.52, 0.38), facecolor=SAID, hatch="////",
@@ -257,6 +254,6 @@ def _spectrogram(
 
 
 def _seconds(end_s: float) -> list[float]:
-    """Return ticks at whole seconds, at most eleven."""
+    """Return positions of ticks at whole seconds, at most twelve."""
     step = next(s for s in (1, 2, 5, 10, 30, 60, 300, 3600, 10**9) if end_s / s <= 11)
     return [float(s) for s in range(0, int(end_s + 1e-6) + 1, step)]

@@ -1,4 +1,4 @@
-"""Confusion matrices and the heat map of routers."""
+"""Draws confusion matrices and the heat map of the routers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ _LETTER_IN = 0.075
 
 @dataclass
 class Confusion:
-    """Counts of true answers by answers.
+    """A confusion matrix.
 
     Args:
-        names: True answers, sorted; the rows.
-        columns: What was said: the names, then ``another answer`` and ``unreadable`` where they occur.
-        counts: ``(names, columns)``.
+        names: The true answers, sorted; the names of the rows.
+        columns: The names of the columns: those of the rows, and ``another answer`` and ``unreadable`` if
+            there are such answers.
+        counts: Numbers of answers, ``(rows, columns)``.
     """
 
     names: list[str]
@@ -33,16 +34,16 @@ class Confusion:
 
 
 def confusion_of(records: Iterable[Record], most: int = 60, fewest: int = 10) -> Confusion | None:
-    """Count answers.
+    """Return the confusion matrix of a dataset.
 
     Args:
-        records: Prediction records.
-        most: Largest number of classes drawn.
-        fewest: Smallest number of answers drawn.
+        records: Prediction records of the dataset.
+        most: Largest number of classes.
+        fewest: Smallest number of answers.
 
     Returns:
-        ``None`` with fewer answers, or where the true answers are not names (or the choices 1 and 2)
-        of a few classes: events, boxes, captions.
+        The matrix; ``None`` if there are fewer answers or more classes, or the true answers are not class
+        names (or the choices 1 and 2), as for events, boxes and captions.
     """
     pairs: Counter[tuple[str, str]] = Counter()
     for record in records:
@@ -64,7 +65,7 @@ def confusion_of(records: Iterable[Record], most: int = 60, fewest: int = 10) ->
 
 
 def confusion_figure(title: str, confusion: Confusion) -> Any:
-    """Draw shares of each true class as shades of blue, with the counts."""
+    """Return a figure of a confusion matrix, with counts, and fractions of each row as shades of blue."""
     names, columns, counts = confusion.names, confusion.columns, confusion.counts
     side = 0.42 if len(names) <= 15 else 0.26
     labels = [cut(name, 24) for name in columns]
@@ -113,12 +114,12 @@ def _ticks(axes: Any, columns: Sequence[str], rows: Sequence[str], size: float, 
 
 
 def routes_figure(title: str, routes: Mapping[str, NDArray[np.float64]], groups: Mapping[str, str]) -> Any:
-    """Draw how the routers divide the weight among the heads: by dataset and head, and by layer.
+    """Return a figure of the routes: mean route by dataset and head, and differences by layer.
 
     Args:
-        title: Printed above.
-        routes: Dataset -> mean route ``(layers, heads)``; each row sums to one.
-        groups: Dataset -> its task, printed before it.
+        title: Title of the figure.
+        routes: Dataset -> mean routes ``(layers, heads)``; the sum of each row is 1.
+        groups: Dataset -> task, printed after the dataset.
     """
     datasets = list(routes)
     values = np.stack([routes[name] for name in datasets])  # (datasets, layers, heads)

@@ -1,4 +1,4 @@
-"""Clips made small for pictures: a strip of frames, a spectrogram, an image."""
+"""Decodes clips for pictures: a strip of small frames, a spectrogram, or an image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass
 class Strip:
-    """Frames side by side, each from the middle of its share of the clip: uint8 ``(H, W, 3)``."""
+    """Frames side by side, uint8 ``(H, W, 3)``, each from the middle of an equal part of the clip."""
 
     pixels: Pixels
     duration_s: float
@@ -31,7 +31,7 @@ class Strip:
 
 @dataclass
 class Sound:
-    """Log-mel spectrogram, low pitch first: uint8 ``(mel, columns)``."""
+    """Log-mel spectrogram, uint8 ``(mel, columns)``, with low frequencies in the first rows."""
 
     mel: Pixels
     duration_s: float
@@ -39,13 +39,13 @@ class Sound:
 
 @dataclass
 class ClipMedia:
-    """What a sample shows and lets hear, small enough to keep.
+    """The small pictures and spectrograms of a sample.
 
     Args:
-        strips: One for each video.
-        images: The model's frames, uint8 ``(224, 224, 3)``.
-        sounds: One for each audio file.
-        lost: What could not be read, and why.
+        strips: One strip for each video.
+        images: Images, uint8 ``(224, 224, 3)``.
+        sounds: One spectrogram for each audio file.
+        lost: Error messages of files that could not be read.
     """
 
     strips: list[Strip] = field(default_factory=list)
@@ -55,9 +55,9 @@ class ClipMedia:
 
 
 def load(sample: Sample) -> ClipMedia:
-    """Decode a sample's files; a file that cannot be read is named in ``lost`` and shown as such.
+    """Decode the files of a sample; errors of files that cannot be read are in ``lost``.
 
-    Single-frame samples get no spectrogram: their box says where, not when.
+    Samples with images get no spectrogram, because their answers have no times.
     """
     found = ClipMedia()
     sounds = () if sample.images else sample.audios
@@ -75,12 +75,12 @@ def load(sample: Sample) -> ClipMedia:
 
 
 def mel_row(hz: float) -> float:
-    """Return the row of the spectrogram that a pitch falls on (Slaney's mel scale, 128 bands to 8 kHz)."""
+    """Return the row of a frequency in the spectrogram (Slaney's mel scale, 128 bands up to 8 kHz)."""
     return hz_to_mel(hz) / hz_to_mel(_MEL_TOP_HZ) * 129 - 1
 
 
 def _strip(path: Any) -> Strip:
-    # Frames are taken evenly from first to last, so of 2n + 1 every second one is the middle of a share.
+    # Of 2n + 1 frames at equal distances, every second one is the middle of one of n equal parts.
     clip = read_video(path, 2 * FRAMES + 1, _FRAME_PX)
     frames = clip.frames[1::2]
     return Strip(

@@ -1,4 +1,4 @@
-"""What every figure shares: colours, a sheet measured in inches, wrapped text, PNG bytes."""
+"""Helpers for all figures: colours, a sheet with positions in inches, wrapped text, PNG bytes."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Any
 
 from crab_lightning.fonts import new_figure
 
-# Okabe and Ito: told apart by colour-blind readers. Line style or hatch says the same a second time.
+# Colours of Okabe and Ito, which colour-blind readers can distinguish; line style or hatch differ too.
 TRUE, SAID, RIGHT, GREY = "#0072b2", "#d55e00", "#007a5a", "#555555"
 
 DPI = 100
 LINE = 1.28
-"""Height of a line of text over its font size."""
+"""Height of a line of text divided by its font size."""
 
 Record = Mapping[str, Any]
 Texts = Sequence[tuple[str, float, Mapping[str, Any]]]
-"""Wrapped text, font size and further options of each."""
+"""For each text: the wrapped text, the font size and further options."""
 
 
 class Sheet:
-    """A figure whose parts are placed in inches from the upper left corner.
+    """A figure on which parts are placed in inches from the upper left corner.
 
-    Placed by hand, since matplotlib's own layout engines draw everything twice and shift columns that should
-    stand below one another.
+    The layout engines of matplotlib are not used, because they draw everything twice and do not keep columns
+    aligned.
 
     Args:
-        width_in: Width.
-        height_in: Height.
+        width_in: Width in inches.
+        height_in: Height in inches.
     """
 
     def __init__(self, width_in: float, height_in: float) -> None:
@@ -37,7 +37,7 @@ class Sheet:
         self.figure: Any = new_figure(figsize=(width_in, height_in), dpi=DPI, facecolor="white")
 
     def axes(self, left: float, top: float, width: float, height: float) -> Any:
-        """Return axes over a rectangle."""
+        """Return axes in a rectangle, given in inches."""
         bottom = self.height_in - top - height
         place = (
             left / self.width_in,
@@ -48,28 +48,34 @@ class Sheet:
         return self.figure.add_axes(place)
 
     def text(self, left: float, top: float, text: str, size: float = 8.0, **options: Any) -> None:
-        """Write text whose upper left corner (or what ``ha``, ``va`` say) is at a place."""
-        # Never as mathematics: answers may hold dollar signs.
+        """Write text with its upper left corner at a position; ``ha`` and ``va`` choose another corner."""
+        # Text is never read as mathematics, because answers may contain dollar signs.
         options = {"va": "top", "linespacing": LINE / 1.16, "parse_math": False} | options
         self.figure.text(
             left / self.width_in, 1 - top / self.height_in, printable(text), fontsize=size, **options
         )
 
     def texts(self, left: float, top: float, texts: Texts, gap: float) -> None:
-        """Write texts below one another."""
+        """Write texts below each other, with ``gap`` inches between them."""
         for text, size, options in texts:
             self.text(left, top, text, size, **options)
             top += height_of(text, size) + gap
 
     def line(self, top: float) -> None:
-        """Draw a thin rule across the sheet."""
+        """Draw a thin horizontal line across the sheet."""
         from matplotlib.lines import Line2D
 
         height = 1 - top / self.height_in
         self.figure.add_artist(Line2D([0.01, 0.99], [height, height], color="#cccccc", linewidth=0.8))
 
     def key(self, left: float, top: float, entries: Mapping[str, Mapping[str, Any]]) -> None:
-        """Draw a legend in one line: label -> properties of the marker drawn before it."""
+        """Draw a legend in one line.
+
+        Args:
+            left: Left side in inches.
+            top: Upper side in inches.
+            entries: Label -> properties of the line or patch before the label.
+        """
         from matplotlib.lines import Line2D
         from matplotlib.patches import Patch
 
@@ -92,7 +98,7 @@ def png(figure: Any) -> bytes:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     buffer = io.BytesIO()
-    # Level 1 takes a third of the default's time for a tenth more bytes.
+    # Level 1 takes a third of the time of the default level, and gives a tenth more bytes.
     Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba(), "raw", "RGBA", 0, 1).convert(
         "RGB"
     ).save(buffer, "PNG", compress_level=1)
@@ -100,22 +106,22 @@ def png(figure: Any) -> bytes:
 
 
 def printable(text: str) -> str:
-    """Replace control characters, which fonts have no picture for."""
+    """Return a text in which spaces replace control characters, which fonts cannot draw."""
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 def wrap(
     text: str, width_in: float, size: float = 8.0, lines: int = 3, *, keep_end: bool = False, label: str = ""
 ) -> str:
-    """Break text into lines of a width; what is too long is cut with an ellipsis.
+    """Return a text broken into lines of a width; a longer text is cut, with an ellipsis.
 
     Args:
         text: Any text.
-        width_in: Width of the column.
+        width_in: Width of the column in inches.
         size: Font size in points.
-        lines: Most lines kept.
-        keep_end: Cut the beginning instead: answers end with what is read of them.
-        label: Stands before the text, whatever is cut.
+        lines: Largest number of lines.
+        keep_end: Cut the beginning and not the end, because the important part of an answer is at its end.
+        label: Label before the text, which is never cut.
     """
     room = max(int(width_in * 72 / (0.56 * size)), 8)  # a letter is 0.56 of the font size wide on average
     flat = " ".join(text.split())
@@ -124,7 +130,7 @@ def wrap(
         return "\n".join(broken)
     if keep_end:
         kept = " ".join(_broken(flat, room)[-lines:])
-        # One word fewer until it fits: the label takes room in the first line.
+        # The label takes room in the first line, so words are removed until the text fits.
         while len(broken := _broken(f"{label}… {kept}", room)) > lines:
             kept = kept.partition(" ")[2] or kept[1:]
         return "\n".join(broken)
@@ -136,7 +142,7 @@ def _broken(text: str, room: int) -> list[str]:
 
 
 def cut(text: str, length: int) -> str:
-    """Return at most ``length`` characters, the last an ellipsis where something was cut off."""
+    """Return at most ``length`` characters of a text; if it is cut, the last one is an ellipsis."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
@@ -146,7 +152,7 @@ def height_of(text: str, size: float = 8.0) -> float:
 
 
 def verdict(record: Record) -> tuple[str, str]:
-    """Return how an answer was scored, and the colour to say it in; a sign stands before the words."""
+    """Return a text with a sign that says how an answer was scored, and the colour of this text."""
     score = record.get("score")
     if record.get("parsed") is None:
         return "✗ cut off at the token limit" if record.get("truncated") else "✗ unreadable", SAID

@@ -1,4 +1,4 @@
-"""Sheets of answers about one frame: answered and true box, points and mask."""
+"""Draws sheets of answers about single frames, with the predicted and the true box, points and mask."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class FrameCard:
     """One answer about a frame of 224 pixels.
 
     Args:
-        record: Its prediction record; boxes are half-open.
-        media: Its decoded image.
-        pred_mask: Answered mask ``(224, 224)``, where a mask decoder made one.
-        true_mask: True mask, where there is a file of it.
-        asked: What was asked for, where the question differs between samples.
+        record: Prediction record of the answer; boxes are half-open.
+        media: The decoded image.
+        pred_mask: Predicted mask ``(224, 224)``; ``None`` without a mask decoder.
+        true_mask: True mask ``(224, 224)``; ``None`` without a mask file.
+        asked: The expression of the question; empty if all samples have the same question.
     """
 
     record: Record
@@ -48,7 +48,10 @@ class FrameCard:
 
 
 def marks_of(value: Any) -> tuple[list[float] | None, list[list[float]], bool]:
-    """Return box, points and whether the object is said to be absent, of a read answer in any known form."""
+    """Return the box, the points, and whether the object is absent, from an answer as JSON values.
+
+    An answer of another form gives ``None``, no points and False.
+    """
     if isinstance(value, dict):
         return value.get("box_xyxy_px"), value.get("points_xy_px") or [], bool(value.get("absent"))
     if isinstance(value, list) and len(value) == 4 and all(isinstance(v, int | float) for v in value):
@@ -57,11 +60,7 @@ def marks_of(value: Any) -> tuple[list[float] | None, list[list[float]], bool]:
 
 
 def frame_sheet(title: str, cards: Sequence[FrameCard]) -> Any:
-    """Draw answers beside one another, each frame with its question and answer below.
-
-    Returns:
-        A matplotlib figure.
-    """
+    """Return a matplotlib figure of answers side by side, each frame with question and answer below it."""
     words = [_words(card) for card in cards]
     below = max((sum(height_of(t, s) + 0.05 for t, s, _ in block) for block in words), default=0.0)
     head = 0.72
@@ -76,7 +75,7 @@ def frame_sheet(title: str, cards: Sequence[FrameCard]) -> Any:
 
 
 def _entries(cards: Sequence[FrameCard]) -> dict[str, dict[str, Any]]:
-    """Return the legend of what is drawn."""
+    """Return the entries of the legend, for the kinds of marks that the cards have."""
     entries: dict[str, dict[str, Any]] = {}
     for key, said, colour, line, marker in (
         ("truth", "true", TRUE, "--", "D"),
@@ -141,7 +140,7 @@ def _fill(axes: Any, mask: Mask, colour: str) -> None:
     layer[mask] = (*to_rgb(colour), _FILL)
     axes.imshow(layer, interpolation="nearest", extent=(0, 224, 224, 0))
     height, width = mask.shape
-    # Padded, so that a mask that touches the edge has a closed line.
+    # With padding, the outline of a mask that touches the edge is closed.
     rows, columns = ((np.arange(-1, n + 1) + 0.5) * 224 / n for n in (height, width))
     axes.contour(
         columns, rows, np.pad(mask.astype(np.float32), 1), levels=[0.5], colors=[colour], linewidths=1.4
@@ -151,7 +150,7 @@ def _fill(axes: Any, mask: Mask, colour: str) -> None:
 def _box(axes: Any, box: Sequence[float], colour: str, style: str) -> None:
     from matplotlib.patches import Rectangle
 
-    # Answers may lie outside the frame: what is left of them is drawn along its edge.
+    # A box may be outside the frame; it is then drawn along the edge.
     x1, y1, x2, y2 = (min(max(float(v), 1.0), 223.0) for v in box)
     for edge, width, line in (("white", 3.6, "-"), (colour, 2.0, style)):
         axes.add_patch(
