@@ -265,7 +265,6 @@ def convert_released(
             f"{source}: every B matrix is zero, so no layer is left after dropping zero layers"
         )
     bfloat16 = all(value.dtype is torch.bfloat16 for value in state.values())
-    dtype = torch.bfloat16 if bfloat16 else torch.float32
     config = ILoRAConfig(
         rank=rank,
         alpha=alpha,
@@ -277,12 +276,11 @@ def convert_released(
     )
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in kept:
-        a = state[f"{PREFIX}{layer}.lora_A{SUFFIX}"]
+        inputs = state[f"{PREFIX}{layer}.lora_A{SUFFIX}"].shape[1]
         outputs = state[f"{PREFIX}{layer}.lora_B0{SUFFIX}"].shape[0]
-        shapes[f"{layer}.lora_A"] = tuple(a.shape)
+        shapes[f"{layer}.lora_A"] = (rank, inputs)
         shapes[f"{layer}.lora_B"] = (outputs, heads * rank)
-        shapes[f"{layer}.lora_route"] = (heads, a.shape[1])
-
+        shapes[f"{layer}.lora_route"] = (heads, inputs)
     values = (value for _, value in join_heads(state, kept))
     save_id = secrets.token_hex(8)
     metadata: dict[str, Any] = {
@@ -295,6 +293,7 @@ def convert_released(
     text = adapter_description(config, metadata, save_id, len(shapes), parameters)
     folder.mkdir(parents=True, exist_ok=True)
     header = {"format": "pt", "save_id": save_id}
+    dtype = getattr(torch, config.dtype)
     replace_file(folder / WEIGHTS_FILE, lambda path: write_safetensors(path, shapes, dtype, values, header))
     replace_file(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
     return Conversion(config, figures, tuple(kept), len(shapes), parameters)

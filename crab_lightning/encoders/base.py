@@ -197,7 +197,7 @@ class AudioEncoder(Encoder):
         """
 
     def prepared(self, audio: Tensor) -> Tensor:
-        """Return the result of ``prepare``, after padding a too short waveform with silence.
+        """Return the result of ``prepare``; a waveform that is too short is first padded with silence.
 
         Raises:
             ValueError: If the waveform is empty.

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from crab_lightning.compat import datamodule_of
-from crab_lightning.evaluation.earlier_tests import set_aside, write_metrics
+from crab_lightning.evaluation.earlier_tests import METRICS, set_aside, write_metrics
 from crab_lightning.evaluation.likelihoods import (
     CandidateScore,
     likelihood_values,
@@ -126,13 +126,10 @@ class Evaluator(Callback):
             self._files = files
             answered = {record["id"] for record in self._resumed}
             if self._resumed and all(s.id in answered for s in self._asked(datamodule_of(trainer))):
-                # All answers exist. Lightning would skip an empty loop and its hooks, so the last answer is
-                # generated again.
+                # Lightning would skip an empty loop and its hooks, so the last answer is generated again.
                 self._resumed = self._resumed[:-1]
             if self._resumed:
-                rank_zero_info(
-                    f"The test is continued: {len(self._resumed):,} answers of the interrupted test are kept."
-                )
+                rank_zero_info(f"{len(self._resumed):,} answers of the interrupted test are kept.")
             datamodule_of(trainer).test_skip_ids = frozenset(r["id"] for r in self._resumed)
 
     def _writes(self, trainer: Trainer) -> bool:
@@ -141,10 +138,8 @@ class Evaluator(Callback):
     def _identity(self, trainer: Trainer) -> dict[str, Any]:
         identity = dict(self.identity)
         if self.decoding != "generate":
-            identity |= {
-                "evaluator.decoding": self.decoding,
-                "evaluator.candidate_score": self.candidate_score,
-            }
+            identity["evaluator.decoding"] = self.decoding
+            identity["evaluator.candidate_score"] = self.candidate_score
         if self.windows is not None:
             identity["evaluator.windows"] = asdict(self.windows)
         if trainer.ckpt_path is not None and (path := Path(trainer.ckpt_path)).is_file():
@@ -277,10 +272,8 @@ class Evaluator(Callback):
             if not getattr(trainer, "fast_dev_run", False):
                 self._write(trainer, split, speed)
             if self.print_table and self.results:
-                # One line for each dataset; TensorBoard and metrics.json have all metrics.
                 more = (
-                    f"All metrics are in {self._folder / 'metrics.json'}; `report` and "
-                    "--evaluator.print_table all also show them."
+                    f"All metrics are in {self._folder / METRICS}; --evaluator.print_table all prints them."
                 )
                 everything = self.print_table == "all"
                 print_results(self.results, split, speed, everything=everything, more=more)
@@ -391,8 +384,7 @@ def _paired(items: Sequence[Any], batch: Batch) -> Iterable[tuple[Any, bool]]:
     """
     if len(items) != len(batch.samples):
         raise ValueError(
-            f"the model returned {len(items)} answers for the {len(batch.samples)} samples of a batch; it "
-            "must return one for each"
+            f"the model returned {len(items)} answers for the {len(batch.samples)} samples of a batch"
         )
     return zip(items, batch.repeated, strict=True)
 

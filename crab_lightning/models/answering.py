@@ -95,7 +95,7 @@ class Answering(AskedModule, ABC):
         """Answer B prompts with the likeliest tokens, with candidate probabilities, or both, by ``decoding``.
 
         Raises:
-            ValueError: If the batch has labels, or candidates are weighed with flash_attention_2.
+            ValueError: If the batch has labels, or candidate probabilities are needed with flash_attention_2.
         """
         if batch.labels is not None:
             raise ValueError("generate got a batch with labels; collate prompts (examples without a target)")
@@ -137,7 +137,7 @@ class Answering(AskedModule, ABC):
 
         Returns:
             The answers; ``None`` if answers cannot be given in another order, because weights are sharded,
-            candidates are weighed, or attention is flash_attention_2.
+            candidate probabilities are needed, or attention is flash_attention_2.
         """
         if self.decoding != "generate" or not self._streams():
             return None

@@ -77,7 +77,7 @@ class CompositeModule(AVModule):
         super().__init__(pretrained, **options)
         if unknown := [name for name in train_connectors if name not in self.connected]:
             known = ", ".join(self.connected)
-            raise ValueError(f"model.train_connectors has {unknown[0]!r}; this model knows: {known}")
+            raise ValueError(f"model.train_connectors contains {unknown[0]!r}; this model has: {known}")
         self.train_connectors = list(train_connectors)
         self.connector = connector
         self.audio_encoder = audio_encoder or named(BeatsAudio(beats), "beats")
@@ -183,8 +183,8 @@ class CompositeModule(AVModule):
             raise RuntimeError(
                 f"only the adapters and the connectors {self.train_connectors} are to be trained, but "
                 f"{len(found - wanted)} other parameters are trainable (first: "
-                f"{sorted(names[i] for i in found - wanted)[:1]}) and {len(wanted - found)} of these are "
-                f"frozen (first: {sorted(names[i] for i in wanted - found)[:1]})"
+                f"{sorted(names[i] for i in found - wanted)[:1]}), and {len(wanted - found)} parameters of "
+                f"adapters and connectors are frozen (first: {sorted(names[i] for i in wanted - found)[:1]})"
             )
 
     # Saving

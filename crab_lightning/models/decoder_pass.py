@@ -1,8 +1,8 @@
 """A faster forward pass through the layers of a language model, only for answers.
 
 The forward pass of transformers also serves training. This one gives the same results for prompts and for
-single tokens, and leaves out the parts that answers do not need: padding, masks of prompts, and in the last
-layer all positions of a prompt but the last one, of which only keys and values are needed.
+single tokens, and leaves out the parts that answers do not need: padding, masks of prompts, and most of the
+last layer. There, only the last position of a prompt is computed; the others need only keys and values.
 """
 
 from __future__ import annotations

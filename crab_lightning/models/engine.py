@@ -168,7 +168,7 @@ class SlotCache(DynamicCache):
         return keys[:count, :, : self.used], values[:count, :, : self.used]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return the number of columns before this step; only models' own forward, with one token, asks."""
+        """Return the number of columns before this step, for a model's own forward, which reads one token."""
         return self.used - 1
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -72,7 +71,10 @@ def greedy(
         token = logits.argmax(-1).masked_fill(done, end_token)
         columns.append(token)
         done = done | (token == end_token)
-        if len(columns) == max_new_tokens or not _anyone_busy(done, synchronize):
+        if len(columns) == max_new_tokens:
+            break
+        busy = int(not done.all())
+        if not (_largest(busy, done.device) if synchronize else busy):
             break
         attention_mask = torch.cat((attention_mask, attention_mask.new_ones(batch, 1)), dim=1)
         logits = read(token[:, None], following.expand(3, -1)[:, :, None], attention_mask)
@@ -82,21 +84,12 @@ def greedy(
     return Answers(tokens, [end_token not in row for row in rows])
 
 
-def _anyone_busy(done: Tensor, synchronize: bool) -> bool:
-    busy = (~done).any()
-    if synchronize and distributed.is_available() and distributed.is_initialized():
-        flag = busy.to(torch.int32)
-        distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
-        busy = flag > 0
-    return bool(busy)
-
-
 # Reads new tokens: (input_ids (B, T), position_ids (3, B, T), attention_mask) -> hidden states (B, T, D). The
 # mask is (B, past + T), or (B, 1, T, past + T) to be added to attention scores. The function has a cache.
 HiddenReader = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 PACKED_TOKENS = 1024
-"""Number of candidate tokens of a prompt that are read at once; the mask of 16 prompts then has 60 MB."""
+"""Number of candidate tokens of a prompt that are read at once; the mask of 16 prompts takes up to 60 MB."""
 
 
 class PromptReader:
@@ -196,7 +189,7 @@ class PromptReader:
             wanted += [tokens[0] for tokens in options]
             owners += [(row, place) for place in range(len(options))]
         passes = _passes(candidates, packed_tokens)
-        count = _most(len(passes), self.input_ids.device) if synchronize else len(passes)
+        count = _largest(len(passes), self.input_ids.device) if synchronize else len(passes)
         for number in range(count):
             chosen = passes[number] if number < len(passes) else [[] for _ in candidates]
             hidden = self._packed(candidates, chosen)
@@ -282,9 +275,10 @@ def _passes(candidates: Sequence[Sequence[Sequence[int]]], most: int) -> list[li
     return passes
 
 
-def _most(count: int, device: Any) -> int:
+def _largest(number: int, device: torch.device) -> int:
+    """Return the largest of this number on all processes."""
     if not (distributed.is_available() and distributed.is_initialized()):
-        return count
-    most = torch.tensor(count, device=device)
-    distributed.all_reduce(most, op=distributed.ReduceOp.MAX)
-    return int(most)
+        return number
+    largest = torch.tensor(number, device=device)
+    distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
+    return int(largest)

@@ -94,7 +94,7 @@ def _figures(
 
 
 def parameter_table(module: nn.Module) -> Table:
-    """Return a table with the number, the trained number and the types of parameters of each part."""
+    """Return a table with the number of parameters of each part, how many are trained, and their types."""
     parts: dict[str, list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         parts.setdefault(".".join(name.split(".")[:-1][:3]), []).append(parameter)

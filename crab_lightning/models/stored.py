@@ -44,7 +44,7 @@ class StoredModule(Answering):
         """Store the constructor's arguments, so that a checkpoint can be loaded without repeating them."""
         made = super().__new__(cls)
         given = given_arguments(cls, args, values)
-        # An argument that a checkpoint cannot hold raises now, and not only when it is saved.
+        # An argument that a checkpoint cannot hold is an error now, and not only when it is saved.
         plain_arguments({name: value for name, value in given.items() if name != "optimizer"})
         object.__setattr__(made, "init_arguments", given)
         return made

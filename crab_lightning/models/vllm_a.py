@@ -82,7 +82,8 @@ class VllmAModule(CompositeModule):
         pretrained: Folder or hub name of a Qwen2.5-VL checkpoint.
         connector: Sizes of the connector; ``window_tokens`` counts features of the audio encoder.
         train_connectors: ``[audio]`` in stage 1; empty in stage 2, which uses the connector of stage 1.
-        options: The arguments of ``CompositeModule``. Set ``audio_connector`` unless it is trained.
+        options: The arguments of ``CompositeModule``. Set ``audio_connector`` unless the connector is
+            trained.
 
     Raises:
         ValueError: When the model is loaded, if weights are missing, or the connector is neither trained nor

@@ -58,7 +58,7 @@ def check_request(request: MaskRequest, *, named: bool = False) -> None:
         named: Whether the decoder needs names; otherwise it needs a box or points.
 
     Raises:
-        ValueError: If the image is not an uint8 RGB image, or the prompt lacks what the decoder needs.
+        ValueError: If the image is not a uint8 RGB image, or the prompt lacks what the decoder needs.
     """
     image = request.image
     if image.ndim != 3 or image.shape[0] != 3 or str(image.dtype) != "torch.uint8":

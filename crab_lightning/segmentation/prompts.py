@@ -148,7 +148,7 @@ def prompt_of(mask: Mask, count: int = POINTS, max_iou: float = MAX_IOU) -> Prom
     one pixel           a box of one pixel (x1 = x2, y1 = y2) and one point
     small               one or two points, if there is no room for more within the bound on the IoU
     thin (1 px wide)    points on the line, far from each other, because all circles are equal
-    ring                points inside the ring, never in the hole
+    ring                points on the ring itself, never in the hole
     several parts       one box around all parts; points in the widest parts, so a small part may have none
     touching the edge   the same as if the image were surrounded by background
     ==================  ===================================================================================
