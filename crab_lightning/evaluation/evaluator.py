@@ -384,7 +384,7 @@ def _paired(items: Sequence[Any], batch: Batch) -> Iterable[tuple[Any, bool]]:
     """
     if len(items) != len(batch.samples):
         raise ValueError(
-            f"the model returned {len(items)} answers for the {len(batch.samples)} samples of a batch"
+            f"the model returned {len(items)} answers for {len(batch.samples)} samples; each needs one answer"
         )
     return zip(items, batch.repeated, strict=True)
 

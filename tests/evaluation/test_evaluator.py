@@ -208,7 +208,7 @@ def test_model_that_leaves_out_an_answer_stops_the_run(tmp_path: Path) -> None:
         def test_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
             return {"predictions": self._answer(batch)["predictions"][1:]}
 
-    with pytest.raises(ValueError, match="answered 1 of 2 samples"):
+    with pytest.raises(ValueError, match="returned 1 answers for 2 samples"):
         run_test(tmp_path / "run", Rows(splits()), Lazy())
 
 
