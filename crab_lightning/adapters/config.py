@@ -62,7 +62,7 @@ class AdapterConfig(metaclass=_ByKind):
     value_advice: ClassVar[Mapping[str, str]] = {
         "kind": "If another package adds this kind, install that package in this environment"
     }
-    """What to do about a wrong value of a key, beside choosing another value."""
+    """Key -> advice that the error for a wrong value of the key adds."""
 
     kind: str = "ilora"
     rank: int = 16

@@ -112,6 +112,7 @@ class PredictionFiles:
 
         Raises:
             OSError: If the disk is full or the file cannot be written; the error names the file.
+            ValueError: If a record has a value that JSON cannot hold.
         """
         touched = set()
         for record in records:

@@ -56,6 +56,9 @@ class DatasetScores:
         task: Task of the dataset.
         spec: The dataset's entry under ``data.datasets``, with classes filled in.
         majority: The constant answer of the baseline; ``None`` for no baseline.
+
+    Raises:
+        ValueError: If the task's ``metrics`` does not return a ``MetricCollection``.
     """
 
     def __init__(self, dataset: str, task: Task[Any], spec: DatasetSpec, majority: Any = None) -> None:
@@ -203,7 +206,8 @@ class DatasetScores:
             The dataset's entry in ``metrics.json``. Scores are fractions; ``None`` if nothing was scored.
 
         Raises:
-            ValueError: If the task names a primary metric that its metrics do not have.
+            ValueError: If the task names a primary metric that its metrics do not have, or a metric cannot be
+                computed.
         """
         total = dict(zip(COUNTS, sums, strict=True))
         counts = {

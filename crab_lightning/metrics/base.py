@@ -17,7 +17,7 @@ from crab_lightning.metrics.scale import Scale
 _UNIT = 2.0**-40
 _LARGEST = 2.0**14
 _FULL = 2**62
-"""Half of the range of int64. An update of 256 scores up to the largest one cannot pass the other half."""
+"""Limit of a sum: half of the range of int64. One update of 256 largest scores cannot exceed the range."""
 
 
 def to_units(values: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def to_units(values: Tensor) -> Tensor:
 
     The sum of floating-point numbers depends on their order, and so on the batch size and the number of
     processes. The sum of whole numbers does not. The rounding changes a mean by less than 5e-13, and a sum
-    can hold more than eight million samples with the score 1.
+    can hold more than four million samples with the score 1.
 
     Args:
         values: Scores of any shape, finite.
@@ -113,7 +113,7 @@ class BenchmarkMetric(Metric):
         super().sync(*args, **kwargs)
 
     def _wrap_update(self, update: Callable[..., None]) -> Callable[..., None]:
-        # Whole numbers that leave the range of int64 begin again at its other end.
+        # A sum that leaves the range of int64 would get a wrong value without an error.
         wrapped: Callable[..., None] = super()._wrap_update(update)
 
         @wraps(wrapped)

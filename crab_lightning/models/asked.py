@@ -1,6 +1,6 @@
-"""What commands and callbacks know of a model that answers, wherever its weights are.
+"""The base class of all models that answer questions, as commands and callbacks use it.
 
-Nothing here needs transformers, which takes half a second to import.
+This module does not import transformers, which would take half a second.
 """
 
 from __future__ import annotations
@@ -19,43 +19,43 @@ Candidates = Callable[[Sample], Sequence[str] | None]
 
 
 class Predictions(list[Prediction]):
-    """A list of answers that Lightning leaves as it is when it moves a batch to a device.
+    """A list of answers that Lightning does not change when it moves a batch to a device.
 
     In a plain list, ``Trainer.predict`` would try to change the samples, which are frozen dataclasses.
     """
 
     def to(self, *_: Any, **__: Any) -> Predictions:
-        """Return itself."""
+        """Return the list itself."""
         return self
 
 
 class AskedModule(LightningModule, ABC):
-    """A model that answers questions. Its weights are on this machine, or it is reached at an endpoint.
+    """A model that answers questions. Its weights are on this machine, or it runs at an endpoint.
 
     Args:
-        max_new_tokens: Longest answer, in tokens.
+        max_new_tokens: Largest number of tokens of an answer.
         geometry: Preprocessing of the media, stored with the adapters. ``released`` is that of the released
             weights (224 px and 2.0 s per pair of frames, two clips joined into one); ``plain`` keeps whole
             clips and their true times.
 
     Raises:
-        ValueError: If an answer would have no token.
+        ValueError: If ``max_new_tokens`` is below 1, or an argument has a wrong type.
     """
 
     paradigm: ClassVar[str] = ""
-    """Short name of the architecture in checkpoints, inherited; empty for the name of the class."""
+    """Short name of the architecture in checkpoints. If it is empty, checkpoints have the class name."""
 
     def __init__(self, max_new_tokens: int = 512, geometry: Geometry = "released") -> None:
         super().__init__()
         check_arguments(AskedModule.__init__, locals(), "model")
         if max_new_tokens < 1:
-            raise ValueError(f"model.max_new_tokens is {max_new_tokens}; an answer has at least 1 token")
+            raise ValueError(f"model.max_new_tokens is {max_new_tokens}; it must be at least 1")
         self.max_new_tokens = max_new_tokens
         self.geometry: Geometry = geometry
         self.decoding: Decoding = "generate"
-        """How prompts are answered; anything but ``generate`` needs ``candidates``."""
+        """How prompts are answered; ``likelihood`` and ``both`` need ``candidates``."""
         self.candidates: Candidates | None = None
-        """The answers that a question leaves open, as texts; the Evaluator asks the tasks for them."""
+        """Function that returns the possible answers to a question; the Evaluator gets it from the tasks."""
 
     @property
     @abstractmethod
@@ -69,9 +69,10 @@ class AskedModule(LightningModule, ABC):
 
     @abstractmethod
     def generate(self, batch: Batch) -> Predictions:
-        """Answer B prompts, weigh the candidates of those that have some, or both, by ``decoding``.
+        """Answer B prompts; ``decoding`` chooses between generated text, candidate probabilities, or both.
 
-        Each answer is what the prompt alone would get.
+        A prompt without candidates always gets generated text. An answer does not depend on the other prompts
+        of the batch.
         """
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:

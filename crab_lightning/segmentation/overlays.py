@@ -1,4 +1,4 @@
-"""Pictures of masks: one frame with what was found and what is true, and sheets of many."""
+"""Pictures of masks: one frame with the answered and the true mask, and sheets of many frames."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from crab_lightning.files import replace_bytes
 from crab_lightning.fonts import new_figure
 from crab_lightning.segmentation.prompts import Prompt
 
-# Okabe and Ito: told apart by colour-blind readers, also where both overlap.
+# Colours of Okabe and Ito, which colour-blind readers can distinguish, also where two masks overlap.
 FOUND, TRUE, MARK = "#d55e00", "#0072b2", "#f0e442"
 _FILL = 0.35
 
 
 @dataclass(frozen=True, eq=False)
 class Overlay:
-    """What is drawn over one frame.
+    """One frame and the masks, prompt and texts that are drawn with it.
 
     Args:
         image: RGB, uint8 ``(3, H, W)``.
         pred: Answered mask, bool ``(H, W)``.
         truth: True mask, bool ``(H, W)``.
-        prompt: Box and points that were given, in pixels of the image.
-        title: Printed above.
-        scores: Printed below, such as ``{"J": 0.91, "F": 0.95}``; fractions.
-        note: Printed below, for example the answer.
+        prompt: Box and points that the mask decoder got, in pixels of the image.
+        title: Text above the frame.
+        scores: Fractions that are printed below the frame in percent, such as ``{"J": 0.91, "F": 0.95}``.
+        note: Text below the frame, for example the answer.
     """
 
     image: Tensor
@@ -48,8 +48,8 @@ class Overlay:
 def draw_overlay(axes: Any, overlay: Overlay, *, size: float = 8.0, legend: bool = True) -> None:
     """Draw one overlay into matplotlib axes.
 
-    Answered masks are filled orange with a solid outline, true ones are a dashed blue outline; box and
-    points are yellow on black, so that they stand out on any picture.
+    An answered mask is filled orange with a solid outline, and a true mask is a dashed blue outline. The box
+    and the points are yellow with a black border, so that they are visible on any picture.
 
     Args:
         axes: Matplotlib axes.
@@ -95,7 +95,7 @@ def draw_overlay(axes: Any, overlay: Overlay, *, size: float = 8.0, legend: bool
 
 
 def _legend(overlays: Sequence[Overlay]) -> list[Any]:
-    """Return the entries of a legend for everything that is drawn in some overlays."""
+    """Return the entries of a legend for the marks in some overlays."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -120,7 +120,7 @@ def _outline(axes: Any, mask: Tensor, colour: str, style: str, *, fill: bool) ->
         layer = np.zeros((*values.shape, 4), np.float32)
         layer[values] = (*to_rgb(colour), _FILL)
         axes.imshow(layer, interpolation="nearest")
-    # Padded, so that a mask that touches the edge has a closed line.
+    # With padding, the outline of a mask that touches the edge is closed.
     padded = np.pad(values.astype(np.float32), 1)
     axes.contour(
         np.arange(-1, values.shape[1] + 1), np.arange(-1, values.shape[0] + 1), padded, levels=[0.5],
@@ -129,12 +129,12 @@ def _outline(axes: Any, mask: Tensor, colour: str, style: str, *, fill: bool) ->
 
 
 def painted(frame: NDArray[np.uint8], mask: NDArray[np.bool_], prompt: Prompt | None) -> NDArray[np.uint8]:
-    """Return a video frame with a mask over it, and with the prompt where one was given on it.
+    """Return a copy of a video frame with a mask, and a prompt if there is one, drawn on it.
 
     Args:
         frame: RGB, uint8 ``(H, W, 3)``.
-        mask: bool ``(H, W)``; orange with an outline.
-        prompt: Box and points in pixels of the frame; yellow on black.
+        mask: bool ``(H, W)``; it is drawn in orange with an outline.
+        prompt: Box and points in pixels of the frame; they are drawn in yellow with a black border.
     """
     from matplotlib.colors import to_rgb
     from PIL import Image, ImageDraw
@@ -172,11 +172,11 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Overlay]]], title: str = ""
     """Return rows of overlays as one matplotlib figure.
 
     Args:
-        rows: Name of a row, such as ``best``, and its overlays.
-        title: Printed above all.
+        rows: Name of each row, such as ``best``, and the overlays of the row.
+        title: Title of the figure.
 
     Raises:
-        ValueError: If there is nothing to draw.
+        ValueError: If there is no overlay.
     """
     columns = max((len(overlays) for _, overlays in rows), default=0)
     if not columns:
@@ -197,9 +197,13 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Overlay]]], title: str = ""
 
 
 def best_median_worst(scores: Sequence[float], each: int = 3) -> dict[str, list[int]]:
-    """Return the positions of the best, the middle and the worst scores; a position stands in one row only.
+    """Return the positions of the best, the median and the worst scores; the three lists are disjoint.
 
-    With fewer than ``3 * each`` scores, the best are chosen first, then the worst, then the middle.
+    With fewer than ``3 * each`` scores, the best are chosen first, then the worst, then the median.
+
+    Args:
+        scores: Scores; a higher score is better.
+        each: Length of each list.
     """
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     best = order[:each]
@@ -212,11 +216,11 @@ def best_median_worst(scores: Sequence[float], each: int = 3) -> dict[str, list[
 def figure_png(figure: Any) -> bytes:
     """Return a figure as PNG bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.1)  # long notes reach below
+    figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.1)  # includes long notes below
     return buffer.getvalue()
 
 
 def save_figure(figure: Any, path: Path) -> Path:
-    """Write a figure as PNG, making its folder."""
+    """Write a figure as a PNG file and return the path; the folder is made if it does not exist."""
     replace_bytes(path, figure_png(figure))
     return path

@@ -51,7 +51,7 @@ Span = tuple[float, float]
 
 @dataclass
 class Lane:
-    """The true spans and the predicted spans of one event class, in seconds."""
+    """The true spans and the answered spans of one event class, in seconds."""
 
     name: str
     true: list[Span] = field(default_factory=list)
@@ -204,7 +204,7 @@ def _events(rows: Sequence[Lane], end_s: float) -> Callable[[Sheet, float], None
         height = _LANE * len(shown)
         axes = sheet.axes(_MEDIA_LEFT, top, _MEDIA, height)
         for row, lane in enumerate(shown):
-            # True spans are above predicted ones, so that both are visible.
+            # True spans are above answered ones, so that both are visible.
             axes.broken_barh([(a, b - a) for a, b in lane.true], (row + 0.1, 0.38), color=TRUE)
             axes.broken_barh(
                 [(a, b - a) for a, b in lane.said], (row + 0.52, 0.38), facecolor=SAID, hatch="////",

@@ -1,4 +1,4 @@
-"""Draws sheets of answers about single frames, with the predicted and the true box, points and mask."""
+"""Draws sheets of answers about single frames, with the answered and the true box, points and mask."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class FrameCard:
     Args:
         record: Prediction record of the answer; boxes are half-open.
         media: The decoded image.
-        pred_mask: Predicted mask ``(224, 224)``; ``None`` without a mask decoder.
+        pred_mask: Answered mask ``(224, 224)``; ``None`` without a mask decoder.
         true_mask: True mask ``(224, 224)``; ``None`` without a mask file.
         asked: The expression of the question; empty if all samples have the same question.
     """
