@@ -17,6 +17,9 @@ from typing import IO, Any
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
 class DamagedFileError(ValueError):
     """A small file of a run that cannot be read; the message names it and says what to do."""
 
@@ -261,3 +264,20 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def refuse_no_checkpoint(name: str, key: str) -> None:
+    """Refuse a name that is neither a file or folder nor a name on a model hub; no hub is asked.
+
+    Args:
+        name: Folder, file or hub name of a checkpoint.
+        key: What gives the name, for the message.
+
+    Raises:
+        FileNotFoundError: If it can be none of them.
+    """
+    if not Path(name).exists() and not _HUB_NAME.fullmatch(name):
+        raise FileNotFoundError(
+            f"{key} {name}: there is no such folder. A model on the hub has a name with its owner, such as "
+            "Qwen/Qwen2.5-Omni-7B"
+        )

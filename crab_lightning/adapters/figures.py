@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from crab_lightning.adapters.checkpoint import CONFIG_FILE, WEIGHTS_FILE, AdapterError
 from crab_lightning.adapters.config import AdapterConfig
 from crab_lightning.adapters.names import portable_name
 
@@ -76,7 +78,7 @@ def layer_figures(name: str, parts: Mapping[str, Tensor], router: str | None = N
     a, b, route = held["lora_A"], held["lora_B"], held.get("lora_route")
     own = {name: value for name, value in held.items() if name not in ("lora_A", "lora_B", "lora_route")}
     rank, inputs = a.shape[-2:]
-    of_tasks = b.dim() == 3 and not name.rpartition(".")[0].endswith("experts")
+    of_tasks = b.dim() == 3 and not _of_experts(name)
     matrices = list(b) if of_tasks else list(torch.split(b, rank, dim=-1))
     if route is None:
         router = None
@@ -107,6 +109,27 @@ def folder_figures(state: Mapping[str, Tensor], config: AdapterConfig) -> tuple[
     for name, value in state.items():
         layers.setdefault(portable_name(name).rpartition(".")[0], {})[name] = value
     return tuple(layer_figures(name, parts, config.details().get("router")) for name, parts in layers.items())
+
+
+def check_ranks(layers: Iterable[LayerFigures], config: AdapterConfig, folder: Path) -> None:
+    """Refuse weights of another rank than the one that is written beside them.
+
+    Raises:
+        AdapterError: At the first such layer.
+    """
+    for layer in layers:
+        key = "rank"
+        if _of_experts(layer.name) and config.details().get("expert_rank"):
+            key = "expert_rank"
+        if layer.rank != (said := getattr(config, key)):
+            raise AdapterError(
+                f"{folder / CONFIG_FILE}: adapter.{key} is {said}, and {layer.name} in {WEIGHTS_FILE} has the"
+                f" rank {layer.rank}. The two files belong to different adapters; save or download both again"
+            )
+
+
+def _of_experts(name: str) -> bool:
+    return name.rpartition(".")[0].endswith("experts")
 
 
 def _largest(value: Tensor) -> float:

@@ -19,6 +19,7 @@ from transformers import (
 
 from crab_lightning.captioners.base import PROMPT, CaptionerError, ClipRefused, heard, tidy
 from crab_lightning.compat import load_with_info
+from crab_lightning.files import refuse_no_checkpoint
 from crab_lightning.media import MediaError
 from crab_lightning.structures import SAMPLE_RATE_HZ
 
@@ -112,6 +113,7 @@ def kind_of(pretrained: str) -> str:
         CaptionerError: If there is no checkpoint.
     """
     try:
+        refuse_no_checkpoint(pretrained, "--captioner")
         return str(AutoConfig.from_pretrained(pretrained, trust_remote_code=False).model_type)
     except (OSError, ValueError) as err:
         raise CaptionerError(

@@ -99,7 +99,7 @@ def inspect(words: Sequence[str]) -> None:
         read_adapter_metadata,
         read_weights,
     )
-    from crab_lightning.adapters.figures import folder_figures, tower_figures
+    from crab_lightning.adapters.figures import check_ranks, folder_figures, tower_figures
     from crab_lightning.adapters.released import open_released, released_figures
     from crab_lightning.runs.run_folder import find_adapter
 
@@ -108,6 +108,7 @@ def inspect(words: Sequence[str]) -> None:
         args.source = find_adapter(args.source)
         config = read_adapter_config(args.source)
         layers = folder_figures(read_weights(args.source), config)
+        check_ranks(layers, config, args.source)
         about = {"kind": config.kind, "alpha": config.alpha, "dtype": config.dtype, **config.details()}
         about["metadata"] = read_adapter_metadata(args.source)
     else:

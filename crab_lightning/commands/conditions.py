@@ -69,7 +69,8 @@ def heads(words: Sequence[str]) -> None:
         words,
         ("--run.", "--ckpt_path", "--config"),
     )
-    from crab_lightning.configuration.files import compose
+    from crab_lightning.adapters.kinds import drop_foreign_keys
+    from crab_lightning.configuration.files import compose, naming_file
     from crab_lightning.reports.comparison import comparison
     from crab_lightning.reports.runs import find_results
     from crab_lightning.reports.tables import to_csv, to_markdown, to_text
@@ -78,6 +79,8 @@ def heads(words: Sequence[str]) -> None:
     checkpoint = find_checkpoint(args.run)
     folder = run_of(checkpoint)
     config = compose([folder / "config.yaml"])
+    with naming_file([folder / "config.yaml"]):
+        drop_foreign_keys(config.get("model") or {})
     adapter = ((config.get("model") or {}).get("init_args") or {}).get("adapter", {})
     if adapter is None:
         raise ValueError(f"{folder}: this run has no adapters, so it has no heads to leave out")

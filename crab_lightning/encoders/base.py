@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from crab_lightning.files import refuse_no_checkpoint
 from crab_lightning.structures import SAMPLE_RATE_HZ
 
 Colours = tuple[float, ...]
@@ -277,6 +278,7 @@ class TransformersEncoder(Encoder):
         """
         from transformers import AutoConfig, PreTrainedConfig
 
+        refuse_no_checkpoint(self.pretrained, f"model.{self.key}")
         found = PreTrainedConfig.get_config_dict(self.pretrained)[0].get("model_type")
         if found not in self.families:
             raise ValueError(

@@ -399,6 +399,11 @@ def check_texts(task: str, wanted: Set[str], texts: Mapping[str, Any]) -> None:
         raise AskError(f"{task} needs {named(missing)}")
     if extra := sorted(set(texts) - wanted):
         raise AskError(f"{task} takes no {named(extra, ' and no ')}")
+    answers = texts.get("options")
+    if answers is not None and (len(answers) < 2 or not all(str(answer).strip() for answer in answers)):
+        raise AskError(
+            f"{task} needs at least two `options`, none of them empty, to choose from; given: {list(answers)}"
+        )
 
 
 def named(names: Sequence[str], between: str = " and ") -> str:

@@ -6,6 +6,8 @@ from typing import Any, ClassVar, Protocol
 
 from transformers import PreTrainedConfig
 
+from crab_lightning.files import refuse_no_checkpoint
+
 FAMILIES: dict[str, str] = {
     "qwen2_5_omni": "OmniModule",
     "qwen2_5_omni_thinker": "OmniModule",
@@ -54,6 +56,7 @@ def check_family(pretrained: str, processor: type[Reader]) -> None:
         ValueError: If the ``model_type`` of the checkpoint belongs to another class, or is not known.
         OSError: If there is no config.json.
     """
+    refuse_no_checkpoint(pretrained, "model.pretrained")
     config: Any = PreTrainedConfig.get_config_dict(pretrained)[0]
     found = config.get("model_type") if isinstance(config, dict) else None  # None: the file is not a config
     known = [kind for kind, name in FAMILIES.items() if name == processor.reader]

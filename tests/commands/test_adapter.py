@@ -89,6 +89,20 @@ def test_inspect_finds_the_adapters_of_a_run_folder(
     assert f"no adapter.json in {run}, nor in adapter/ of it" in capsys.readouterr().err
 
 
+def test_weights_of_another_rank_than_the_one_beside_them_are_refused(
+    base: Path, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "adapter"
+    assert main(["adapter", "convert", str(file), "--out", str(out), "--base", str(base), *SETTINGS]) == 0
+    about = out / "adapter.json"
+    about.write_text(about.read_text().replace('"rank": 4', '"rank": 16'))
+    capsys.readouterr()
+    assert main(["adapter", "inspect", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert f"{about}: adapter.rank is 16, and " in said
+    assert "adapter.safetensors has the rank 4" in said
+
+
 def test_inspect_reads_a_released_file_as_it_is(
     file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -104,6 +104,13 @@ def test_a_file_of_another_kind_is_refused_in_the_words_of_what_was_given(tmp_pa
     assert float(read_audio(heard).abs().max()) == 0
 
 
+@pytest.mark.parametrize("options", [[], ["a bell"], ["a bell", " "]])
+def test_options_among_which_nothing_can_be_chosen_are_refused(options: list[str], tmp_path: Path) -> None:
+    texts = {"question": "What is heard?", "options": options}
+    with pytest.raises(AskError, match=r"needs at least two `options`, none of them empty, to choose"):
+        make_sample("mine", DatasetSpec("qa", "plain"), [tmp_path / "a.mp4"], None, [], None, texts, tmp_path)
+
+
 def test_what_was_not_taught_needs_a_word() -> None:
     rows = {"avqa": "question_answering", "ave": "event_localization", "ks": "action_recognition"}
     specs = {name: DatasetSpec(task, name) for name, task in rows.items()}

@@ -260,7 +260,11 @@ def test_a_run_config_that_lists_the_keys_of_all_kinds_still_loads(
     with pytest.raises(ValueError, match=rf"^{run}/config\.yaml: adapter\.kind is 'scaled'; known:"):
         load_run(run, device="cpu")
     capsys.readouterr()
-    for words in (["test", "--ckpt_path", str(run)], ["fit", "--config", str(run / "config.yaml")]):
+    for words in (
+        ["test", "--ckpt_path", str(run)],
+        ["fit", "--config", str(run / "config.yaml")],
+        ["heads", str(run)],
+    ):
         with suppress(SystemExit):
             assert main(words) == 1
         assert f"error: {run}/config.yaml: " in (said := capsys.readouterr().err)

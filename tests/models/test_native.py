@@ -12,8 +12,11 @@ import torch
 from lightning.pytorch import LightningModule
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
+from transformers import PreTrainedConfig
 
 from crab_lightning.adapters import AdapterConfig, ILoRALinear
+from crab_lightning.builder.reasoning.local import LocalWriter
+from crab_lightning.encoders import ClipVision
 from crab_lightning.models import LlmVaModule, OmniModule
 from crab_lightning.processing import NativeProcessor
 from crab_lightning.structures import Batch
@@ -342,3 +345,16 @@ def test_absent_checkpoint_is_named(tmp_path: Path, part: str) -> None:
     module = OmniModule(pretrained=str(tmp_path / "absent"))
     with pytest.raises(FileNotFoundError, match=r"model\.pretrained .*absent"):
         module.configure_model() if part == "weights" else module.processor
+
+
+@pytest.mark.parametrize("name", ["typo", "a/b/c", "./gone", "/gone/model", "../x"])
+def test_a_name_that_can_be_no_checkpoint_is_refused_without_asking_a_hub(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PreTrainedConfig, "get_config_dict", None)
+    with pytest.raises(FileNotFoundError, match=rf"model\.pretrained {name}: there is no such folder\. A"):
+        OmniModule(name).configure_model()
+    with pytest.raises(FileNotFoundError, match=rf"model\.visual_encoder {name}: there is no such folder"):
+        _ = ClipVision(name).config
+    with pytest.raises(ValueError, match=rf"--model {name} is neither a folder"):
+        LocalWriter(name)

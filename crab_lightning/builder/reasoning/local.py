@@ -18,6 +18,7 @@ from PIL import Image
 
 from crab_lightning.builder.reasoning.prompts import Message
 from crab_lightning.builder.reasoning.writers import Reply, RowRefused, WriterError, writer_settings
+from crab_lightning.files import refuse_no_checkpoint
 from crab_lightning.processing.base import check_reserved
 from crab_lightning.processing.families import FAMILIES
 
@@ -57,6 +58,7 @@ class LocalWriter:
         if max_new_tokens < 1 or temperature < 0:
             raise ValueError("--max-new-tokens must be at least 1, and --temperature at least 0")
         try:
+            refuse_no_checkpoint(pretrained, "--model")
             kind = PreTrainedConfig.get_config_dict(pretrained)[0].get("model_type")
         except (OSError, ValueError) as err:
             raise ValueError(
