@@ -178,7 +178,7 @@ def deviation_figure(
         )  # fmt: skip
     axes.axhline(0, color="black", linewidth=0.8)
     axes.legend(fontsize=7)
-    title = f"Deviation from {baseline}, regime {regime}"
+    title = f"Score minus that of {baseline}, regime {regime}"
     _labelled(axes, names, "points", title, rotation=40, ha="right")
     return figure
 
@@ -206,5 +206,5 @@ def conflict_figure(title: str, names: Sequence[str], maps: Mapping[str, Any]) -
                     column, row, f"{values[row][column]:.2f}", ha="center", va="center", fontsize=6,
                     color="white" if abs(values[row][column]) > 0.6 else "black",
                 )  # fmt: skip
-    figure.colorbar(image, ax=figure.axes, shrink=0.7)
+    figure.colorbar(image, ax=figure.axes, shrink=0.7, label="cosine")
     return figure

@@ -269,9 +269,9 @@ def routes_pictures(found: Routes) -> dict[str, Any]:
         for axes, (a, b) in zip(np.atleast_1d(figure.subplots(1, max(len(pairs), 1))), pairs, strict=False):
             for i, kind in enumerate(kinds):
                 own = rows[[group == kind for group in groups]]
-                axes.scatter(own[:, a], own[:, b], s=14, marker="osD^vP*X"[i % 8], label=kind, alpha=0.75)
-            axes.set_xlabel(f"head {a + 1}", fontsize=8)
-            axes.set_ylabel(f"head {b + 1}", fontsize=8)
+                axes.scatter(own[:, a], own[:, b], s=14, marker="osD^vP*X<>"[i % 10], label=kind, alpha=0.75)
+            axes.set_xlabel(f"weight of head {a + 1}", fontsize=8)
+            axes.set_ylabel(f"weight of head {b + 1}", fontsize=8)
             axes.tick_params(labelsize=7)
         figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=6, loc="outside right center")
         pictures[f"pairs-by-{by}"] = figure
@@ -280,14 +280,15 @@ def routes_pictures(found: Routes) -> dict[str, Any]:
     figure = figure_of(2.6 + 1.1 * found.heads, 1.2 + 0.26 * len(means))
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, values, title in (
-        (left, table, "mean"),
-        (right, table / table.mean(0) - 1, "relative to the head's mean"),
+        (left, table, "mean weight of each head"),
+        (right, table / table.mean(0) - 1, "fraction above or below the mean of the head"),
     ):
         spread = max(float(np.abs(values - (1 / found.heads if axes is left else 0)).max()), 0.01)
         middle = 1 / found.heads if axes is left else 0.0
         axes.imshow(values, cmap="PuOr", vmin=middle - spread, vmax=middle + spread, aspect="auto")
         for y, x in np.ndindex(values.shape):
-            axes.text(x, y, f"{values[y, x]:.2f}", ha="center", va="center", fontsize=6)
+            colour = "white" if abs(values[y, x] - middle) > 0.65 * spread else "black"
+            axes.text(x, y, f"{values[y, x]:.2f}", ha="center", va="center", fontsize=6, color=colour)
         axes.set_title(title, fontsize=8)
         axes.set_xticks(range(found.heads), [f"head {i + 1}" for i in range(found.heads)], fontsize=7)
     left.set_yticks(range(len(means)), list(means), fontsize=7, parse_math=False)
@@ -297,16 +298,18 @@ def routes_pictures(found: Routes) -> dict[str, Any]:
     overall = found.likeness.mean(0)
     left.imshow(overall, cmap="PuOr_r", vmin=-1, vmax=1)
     for y, x in np.ndindex(found.heads, found.heads):
-        left.text(x, y, f"{overall[y, x]:.2f}", ha="center", va="center", fontsize=8)
+        colour = "white" if abs(overall[y, x]) > 0.65 else "black"
+        left.text(x, y, f"{overall[y, x]:.2f}", ha="center", va="center", fontsize=8, color=colour)
     numbers = [str(i + 1) for i in range(found.heads)]
     left.set_xticks(range(found.heads), numbers, fontsize=7)
     left.set_yticks(range(found.heads), numbers, fontsize=7)
-    left.set_title("cosine of the heads' B, overall", fontsize=8)
+    left.set_title("cosine of B of every two heads", fontsize=8)
     order = sorted(set(found.depths.tolist()))
     if by_layer := found.cosines(found.depths.tolist()):
         middle.plot(order, [by_layer[d] for d in order], "o-", color="#0072b2", label="cosine of B")
     middle.plot(order, [found.entropy()[d] for d in order], "s--", color="#d55e00", label="entropy of routes")
     middle.set_xlabel("layer", fontsize=8)
+    middle.xaxis.get_major_locator().set_params(integer=True)
     middle.legend(fontsize=7)
     by_projection = found.cosines(found.projections)
     right.barh(list(by_projection), list(by_projection.values()), color="#0072b2")

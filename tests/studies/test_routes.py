@@ -11,7 +11,7 @@ import torch
 from crab_lightning.adapters import LoRALinear
 from crab_lightning.commands import main
 from crab_lightning.inference.loading import load_run
-from crab_lightning.studies.routes import Routes, head_likeness, recorded, silhouette
+from crab_lightning.studies.routes import Routes, head_likeness, recorded, routes_pictures, silhouette
 from crab_lightning.studies.run_data import data_of
 from crab_lightning.studies.study import read_study
 
@@ -30,6 +30,20 @@ def test_silhouette_is_one_for_far_groups_and_negative_for_mixed_ones() -> None:
     assert silhouette(points, ["a", "a", "b", "b"]) == 1.0
     assert silhouette(points, ["a", "b", "a", "b"]) == pytest.approx(-0.5)
     assert silhouette(points, ["a"] * 4) is None
+
+
+def test_numbers_on_dark_cells_are_white() -> None:
+    routes = np.full((2, 4, 1, 2), 0.5, np.float32)
+    routes[0, ..., :] = [0.1, 0.9]
+    found = Routes(
+        ("x", "y"), ("a", "b"), ("t", "t"), ("layers.0.q_proj",), np.zeros(1, int), routes, np.eye(2)[None]
+    )
+    pictures = routes_pictures(found)
+    for name, expected in (
+        ("activation", ["white", "white", "black", "black"]),
+        ("likeness", ["white", "black", "black", "white"]),
+    ):
+        assert [text.get_color() for text in pictures[name].axes[0].texts] == expected
 
 
 def test_a_hand_set_router_gives_the_expected_map(finished: Path, tmp_path: Path) -> None:
