@@ -154,7 +154,7 @@ def generate() -> None:
         parts.append(f"\n## {command}\n\n{about}\n\n```text\n{text}\n```{more}")
     write("commands", "".join(parts))
     write("config", config_page(texts["fit"]))
-    write("python", python_page("Classes and functions", "The public names of each room of the package.", ROOMS))
+    write("python", python_page("Classes and functions", "The public names of each room.", ROOMS))
     write(
         "metrics",
         python_page(
