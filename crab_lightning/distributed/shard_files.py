@@ -63,7 +63,13 @@ def draw_adapters(model: nn.Module) -> None:
                 fill = math.nan if buffer.is_floating_point() else 0
                 setattr(module, name, torch.full_like(buffer, fill, device="cpu"))
                 made.append(name)
-        module.reset_parameters()
+        try:
+            module.reset_parameters()
+        except NotImplementedError as err:  # torch's word for reading a tensor without storage
+            raise ValueError(
+                f"adapter kind {module.config.kind!r}: {type(module).__name__}.reset_parameters reads weights"
+                f" that a sharded model does not have yet ({err}). Let `update` read them"
+            ) from err
         for name in made:
             if getattr(module, name).isnan().any():
                 raise ValueError(

@@ -255,7 +255,8 @@ class DatasetScores:
         except ValueError as err:
             raise ValueError(
                 f"data.datasets.{self.dataset}: the metrics of the task {self.spec.task!r} cannot be"
-                f" computed: {err}. A metric without enough answers should return not a number"
+                f" computed: {str(err).rstrip('.')}. A metric without enough answers should return"
+                " not a number"
             ) from err
 
     def _check_headline(self, headline: str | None, values: Mapping[str, Any], scored: int) -> None:

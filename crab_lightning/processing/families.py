@@ -69,7 +69,7 @@ def check_family(pretrained: str, processor: type[Reader]) -> None:
         known.append("causal language models of text")
     raise ValueError(
         f"model.pretrained {pretrained}: the model_type of its config.json is {found!r}; {processor.reader} "
-        f"reads {' or '.join(known) or 'no family of checkpoints'}. {_remedy(found)}"
+        f"reads {' or '.join(known) or 'no family of checkpoints'}. {_remedy(found, processor.reader)}"
     )
 
 
@@ -83,9 +83,16 @@ def _check_text_model(pretrained: str, found: Any) -> None:
         )
 
 
-def _remedy(found: Any) -> str:
+def _remedy(found: Any, reader: str) -> str:
     if found in FAMILIES:
-        where = "crab_lightning.models." if FAMILIES[found] in _OWN else "the class "
-        return f"Set model.class_path to {where}{FAMILIES[found]}, or give another checkpoint"
+        name = FAMILIES[found]
+        if name in _OWN:
+            return f"Set model.class_path to crab_lightning.models.{name}, or give another checkpoint"
+        return (
+            f"Set model.class_path to the class {name}, or give another checkpoint. If it is {name} already,"
+            f" its processor_class needs reader = {name!r}"
+        )
+    if reader not in FAMILIES.values():
+        return f"Call register_family({found!r}, {reader!r}) in the file of that class"
     every = ", ".join(f"{kind} ({name})" for kind, name in FAMILIES.items())
     return f"Known families: {every}; chat models of text (LlmVaModule)"

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from crab_lightning.evaluation.prediction_files import PredictionFiles
 
 
@@ -25,6 +27,13 @@ def test_of_two_records_of_a_sample_the_first_is_kept_and_the_order_is_the_datas
     lines = (tmp_path / "predictions" / "a.jsonl").read_text().splitlines()
     found = [(line["id"], line["answer"]) for line in map(json.loads, lines)]
     assert found == [("a/1", "of rank 0"), ("a/2", "of rank 1"), ("a/9", "not asked")]
+
+
+def test_an_answer_that_json_cannot_hold_is_named(tmp_path: Path) -> None:
+    files = PredictionFiles(tmp_path, "test")
+    files.start({}, fresh=True)
+    with pytest.raises(ValueError, match=r"data\.datasets\.a: an answer that the task 't' has read, \{1\}"):
+        files.append([record("a/1", "one") | {"task": "t", "parsed": {1}}])
 
 
 def test_a_part_that_was_cut_off_in_a_line_is_never_appended_to(tmp_path: Path) -> None:

@@ -140,7 +140,11 @@ def test_a_derived_base_model_is_planned_trained_tested_and_asked(
     assert main(asked) == 0
     assert json.loads(capsys.readouterr().out)["task"] == "event_localization"
 
-    with pytest.raises(ValueError, match=r"OmniModule reads qwen2.*class_path to the class WarmModule"):
+    with pytest.raises(ValueError, match=r"OmniModule reads qwen2.*class_path to the class Warm.*reader ="):
         check_family(str(folder), NativeProcessor)
+    warm.WarmProcessor.reader = "Forgotten"
+    (folder / "config.json").write_text(json.dumps(said | {"model_type": "cold"}))
+    with pytest.raises(ValueError, match=r"Call register_family\('cold', 'Forgotten'\) in the file of that"):
+        check_family(str(folder), warm.WarmProcessor)
     with pytest.raises(ValueError, match=f"'warm_{parent.__name__}' are read by WarmModule already"):
         register_family(f"warm_{parent.__name__}", "OmniModule")

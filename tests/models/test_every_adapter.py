@@ -92,7 +92,9 @@ def test_a_parameter_that_would_begin_with_any_value_is_refused() -> None:
         draw_adapters(layer)
 
 
-def test_a_buffer_and_a_frozen_parameter_get_their_first_values_again() -> None:
+def test_a_buffer_and_a_frozen_parameter_get_their_first_values_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Masked(LoRALinear):
         filled = True
         mask: torch.Tensor
@@ -113,6 +115,10 @@ def test_a_buffer_and_a_frozen_parameter_get_their_first_values_again() -> None:
     assert layer.mask.tolist() == [2.0] * layer.rank
     assert [p.requires_grad for p in layer.parameters(recurse=False)] == [False, True]
     assert layer.lora_A.isfinite().all()
+    monkeypatch.setattr(Masked, "reset_parameters", lambda self: self.lora_A.copy_(self.base.weight[:1]))
+    with pytest.raises(ValueError, match=r"Masked\.reset_parameters reads weights that a sharded model"):
+        draw_adapters(Masked(nn.Linear(6, 8, device="meta"), AdapterConfig(kind="lora")))
+    monkeypatch.undo()
     Masked.filled = False
     with pytest.raises(ValueError, match=r"Masked\.reset_parameters gives mask no value"):
         draw_adapters(forgetful)
