@@ -127,8 +127,10 @@ def save_adapters(model: nn.Module, folder: Path | str, metadata: Mapping[str, A
         return
     save_id = secrets.token_hex(8)
     values = sum(value.numel() for value in state.values())
-    text = adapter_description(config, metadata, save_id, len(state), values)
-    folder = Path(folder)
+    _write(Path(folder), state, save_id, adapter_description(config, metadata, save_id, len(state), values))
+
+
+def _write(folder: Path, state: dict[str, Tensor], save_id: str, text: str) -> None:
     header = {"format": "pt", "save_id": save_id, "description": text}
     replace_file(folder / WEIGHTS_FILE, lambda path: save_file(state, path, metadata=header))
     replace_file(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
@@ -211,10 +213,7 @@ def rewrite_base(source: Path, folder: Path, base_model: str | None) -> dict[str
     """
     weights, about = read_weights(source), _read_description(source)
     about["metadata"] = {**about["metadata"], "base_model": base_model or about["metadata"]["base_model"]}
-    text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
-    header = {"format": "pt", "save_id": about["save_id"], "description": text}
-    save_file(weights, folder / WEIGHTS_FILE, metadata=header)
-    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+    _write(folder, weights, about["save_id"], json.dumps(about, indent=2, ensure_ascii=False) + "\n")
     for path in source.glob("*.safetensors"):
         if path.name != WEIGHTS_FILE:
             shutil.copyfile(path, folder / path.name)

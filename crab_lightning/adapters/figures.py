@@ -191,11 +191,8 @@ def figures_table(towers: Mapping[str, Mapping[str, Any]], title: str) -> Table:
             f"{row['max_abs_b']:.3g}",
             " ".join(f"{value:.3g}" for value in row["max_abs_b_by_head"]),
         )
-    layers, dead, values = (
-        sum(row["layers"] for row in towers.values()),
-        sum(len(row["dead"]) for row in towers.values()),
-        sum(row["parameters"] for row in towers.values()),
-    )
+    layers, values = (sum(row[key] for row in towers.values()) for key in ("layers", "parameters"))
+    dead = sum(len(row["dead"]) for row in towers.values())
     table.add_section()
     table.add_row("all", f"{layers:,}", f"{dead:,}", f"{values:,}")
     return table

@@ -143,8 +143,13 @@ def join_heads(
 
 def split_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return weights under the released names; the inverse of ``join_heads``. B matrices are views."""
-    layers = dict.fromkeys(name.rpartition(".")[0] for name in state)
-    return {name: value for layer in layers for name, value in _split(state, layer).items()}
+    found: dict[str, Tensor] = {}
+    for layer in dict.fromkeys(name.rpartition(".")[0] for name in state):
+        a, b = state[f"{layer}.lora_A"], state[f"{layer}.lora_B"]
+        named = {"lora_route": state[f"{layer}.lora_route"], "lora_A": a}
+        named |= {f"lora_B{i}": head for i, head in enumerate(torch.split(b, a.shape[0], dim=1))}
+        found |= {f"{PREFIX}{layer}.{part}{SUFFIX}": value for part, value in named.items()}
+    return found
 
 
 def _by_layer(state: Mapping[str, Tensor]) -> dict[str, int]:
@@ -170,14 +175,6 @@ def _joined(state: Mapping[str, Tensor], layer: str) -> dict[str, Tensor]:
         f"{layer}.lora_B": torch.cat(heads, dim=1),
         f"{layer}.lora_route": state[f"{stem}.lora_route{SUFFIX}"],
     }
-
-
-def _split(state: Mapping[str, Tensor], layer: str) -> dict[str, Tensor]:
-    stem = f"{PREFIX}{layer}"
-    a, b = state[f"{layer}.lora_A"], state[f"{layer}.lora_B"]
-    named = {"lora_route": state[f"{layer}.lora_route"], "lora_A": a}
-    named |= {f"lora_B{i}": head for i, head in enumerate(torch.split(b, a.shape[0], dim=1))}
-    return {f"{stem}.{part}{SUFFIX}": value for part, value in named.items()}
 
 
 def released_figures(state: Mapping[str, Tensor]) -> tuple[LayerFigures, ...]:

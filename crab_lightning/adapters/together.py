@@ -14,7 +14,7 @@ from crab_lightning.compat import linear
 
 
 def reads_tokens_alone(layer: nn.Module) -> bool:
-    """Whether a layer's output at a token depends on that token alone, not on its row or its batch."""
+    """Return whether a layer's output at a token depends only on this token, not on its row or batch."""
     if not isinstance(layer, LoRALinear):
         return isinstance(layer, nn.Linear)
     kind = type(layer)
@@ -86,7 +86,7 @@ def _one(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _is_plain(layer: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether the layer is an unquantised linear layer of this type with a LoRA or I-LoRA adapter."""
+    """Return whether the layer is an unquantised linear layer of this type with a LoRA or I-LoRA adapter."""
     if not isinstance(layer, LoRALinear) or not reads_tokens_alone(layer) or layer.lora_A.dim() != 2:
         return False
     return type(layer.base) is nn.Linear and layer.base.weight.dtype == dtype

@@ -134,9 +134,7 @@ class Fsdp2Strategy(ShardedStrategy):
         saved = _unwrapped(optimizer).state_dict()
         first = self.global_rank == 0
         state: dict[int, dict[str, Any]] = {}
-        for number, values in saved[
-            "state"
-        ].items():  # in the same order on all ranks: gathering is collective
+        for number, values in saved["state"].items():  # gathering is collective: the same order on all ranks
             whole = {name: _gathered(value) for name, value in values.items()}
             if first:
                 state[number] = {k: _host(v) for k, v in whole.items()}

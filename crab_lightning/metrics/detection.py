@@ -128,10 +128,8 @@ class EventMeanAP(BenchmarkMetric):
         Raises:
             ValueError: If lengths differ, a class is out of range, or a number is not finite.
         """
-        preds, scores = (
-            self._spans("pred", pred_spans_s, pred_classes),
-            pred_scores.reshape(-1).double().cpu(),
-        )
+        preds = self._spans("pred", pred_spans_s, pred_classes)
+        scores = pred_scores.reshape(-1).double().cpu()
         trues = self._spans("true", true_spans_s, true_classes)
         classes, true_of = pred_classes.reshape(-1).cpu().numpy(), true_classes.reshape(-1).cpu().numpy()
         if len(scores) != len(preds) or not bool(torch.isfinite(scores).all()):

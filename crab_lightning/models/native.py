@@ -170,9 +170,9 @@ class OmniModule(AVModule):
         inputs, config = {**batch.inputs}, self.text_config()
         own_keys = config.num_attention_heads == config.num_key_value_heads
         if self.attention == "sdpa" and own_keys and bool(inputs["attention_mask"][:, 0].all()):
-            # Padding is behind the texts, and no token sees what is behind it. Without a mask torch leaves
-            # out half of the attention, and the results are equal to the last bit. Where heads share keys,
-            # it would add the gradients of these heads in another order.
+            # The padding is after the texts, and no token attends to later tokens. Without a mask torch skips
+            # half of the attention, and the results are equal to the last bit. If heads share keys, torch
+            # would add the gradients of these heads in another order.
             del inputs["attention_mask"]
         hidden = last_hidden_states(self.model, **inputs, use_cache=False)
         return target_losses(hidden, batch.labels, self.model.lm_head)

@@ -117,7 +117,7 @@ class Task(ABC, Generic[AnswerT]):
             remedy = (
                 ": test manifests contain none. Use training rows to learn from."
                 if sample.split == "test"
-                else ". Name the column that contains it as `target` of the dataset's columns."
+                else ". Give the column that contains it as `target` of the dataset's columns."
             )
             raise ValueError(f"{describe(sample)} has no target text{remedy}")
         return sample.target
@@ -327,12 +327,8 @@ def most_frequent(truths: Sequence[AnswerT], samples: Sequence[Sample]) -> Answe
         ValueError: If there are no answers.
     """
     if not truths:
-        where = (
-            f"the {len(samples)} rows of {samples[0].dataset} contain no true answer"
-            if samples
-            else "no rows"
-        )
-        raise ValueError(f"no majority answer: {where}")
+        of = f" of {samples[0].dataset}" if samples else ""
+        raise ValueError(f"there is no majority answer: the {len(samples)} rows{of} contain no true answer")
     shown = [repr(truth) for truth in truths]
     counts = Counter(shown)
     return truths[shown.index(min(counts, key=lambda text: (-counts[text], text)))]

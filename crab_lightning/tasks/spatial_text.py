@@ -146,7 +146,7 @@ def median_box(boxes: Sequence[Box | None]) -> Box:
     """
     known = [box for box in boxes if box is not None]
     if not known:
-        raise ValueError(f"no majority answer: none of {len(boxes)} rows contains a box")
+        raise ValueError(f"there is no majority answer: none of {len(boxes)} rows contains a box")
     x1, y1, x2, y2 = (median_low(side) for side in zip(*known, strict=True))
     return x1, y1, x2, y2
 

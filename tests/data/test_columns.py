@@ -105,7 +105,7 @@ def test_where_the_rows_hold_no_text_to_be_learnt_the_answer_alone_is_learnt(
     found = check_root(tmp_path, {"events": EventLocalization()}, {"mine": spec}, decode=False).problems
     assert [p.row for p in found if p.kind == "grammar"] == [0, 1, 2, 3]  # what is learnt cannot be read
     with pytest.raises(
-        ValueError, match=r"has no target text\. Name the column that contains it as `target`"
+        ValueError, match=r"has no target text\. Give the column that contains it as `target`"
     ):
         Captioning().target(sample, "direct")
 

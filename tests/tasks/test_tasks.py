@@ -229,7 +229,7 @@ def test_a_tie_for_the_majority_does_not_depend_on_the_order() -> None:
 
 
 def test_no_majority_without_rows() -> None:
-    with pytest.raises(ValueError, match="no majority answer: no rows"):
+    with pytest.raises(ValueError, match="no majority answer: the 0 rows contain no true answer"):
         task_of("ks").majority([], spec_of("ks"))
 
 

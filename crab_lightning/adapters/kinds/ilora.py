@@ -1,4 +1,4 @@
-"""Interaction-aware LoRA (I-LoRA): heads that share one A and are mixed anew for each token."""
+"""Interaction-aware LoRA (I-LoRA): heads that share one A; a router weights the heads for each token."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ILoRAConfig(ExpertAdapterConfig):
 
 
 class ILoRALinear(LoRALinear):
-    """A frozen linear layer plus n low-rank heads that share one A and are mixed anew for each token.
+    """A frozen linear layer plus n low-rank heads that share one A; a router weights them for each token.
 
     With ``z = drop(x) Aᵀ`` and ``S = softmax(logits)`` in float32, the output is
     ``x Wᵀ + b + alpha/r * sum_i S_i * (z B_iᵀ)``. For the ``latent`` router the logits are ``z Rᵀ`` with
