@@ -112,10 +112,15 @@ def folder_figures(state: Mapping[str, Tensor], config: AdapterConfig) -> tuple[
 
 
 def check_ranks(layers: Iterable[LayerFigures], config: AdapterConfig, folder: Path) -> None:
-    """Refuse weights of another rank than the one that is written beside them.
+    """Check that the weights of a folder have the rank that its config file contains.
+
+    Args:
+        layers: The layers of the folder.
+        config: Content of the config file.
+        folder: The folder, for the message.
 
     Raises:
-        AdapterError: At the first such layer.
+        AdapterError: If a layer has another rank.
     """
     for layer in layers:
         key = "rank"

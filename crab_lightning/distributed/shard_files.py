@@ -47,7 +47,8 @@ def draw_adapters(model: nn.Module) -> None:
     Every process makes all adapters, which are small, and so they have the same values on every process.
 
     Raises:
-        ValueError: If an adapter kind gives one of its parameters or buffers no first value.
+        ValueError: If an adapter kind gives one of its parameters or buffers no first value, or needs the
+            base weights for the first values.
     """
     for module in model.modules():
         if not isinstance(module, LoRALinear):
@@ -65,7 +66,7 @@ def draw_adapters(model: nn.Module) -> None:
                 made.append(name)
         try:
             module.reset_parameters()
-        except NotImplementedError as err:  # torch's word for reading a tensor without storage
+        except NotImplementedError as err:  # torch raises it for a tensor without storage
             raise ValueError(
                 f"adapter kind {module.config.kind!r}: {type(module).__name__}.reset_parameters reads weights"
                 f" that a sharded model does not have yet ({err}). Let `update` read them"
@@ -120,7 +121,7 @@ def fill_shards(
                 elif plain in blocks:
                     whole, corner, shape = blocks.pop(plain)
                     _fill(wanted[whole], stored.get_slice(name), where, corner, shape)
-    # A file has the experts as one tensor or one by one; then they are complete when no block is left.
+    # Experts that a file has one by one, not as one tensor, are complete when no block is left.
     in_blocks = {whole for whole, _, _ in blocks.values()}
     for name in [name for name in wanted if _EXPERTS.fullmatch(name) and name not in in_blocks]:
         del wanted[name]

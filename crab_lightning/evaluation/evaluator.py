@@ -157,8 +157,8 @@ class Evaluator(Callback):
         data = datamodule_of(trainer)
         if data is None:
             raise ValueError(
-                "Evaluator needs a datamodule with `tasks`, `datasets` and `samples(split)`. Give the "
-                "trainer one"
+                "Evaluator needs a datamodule with `tasks`, `datasets` and `samples(split)`. Give "
+                "such a datamodule to the trainer"
             )
         if self.majority and not self._constant and split != "predict":
             self._constant = majority_answers(data)

@@ -195,7 +195,6 @@ class Worker:
             job.error = err
             job.notify()
         self._running = []
-        self._engine = self.model.engine(
-            self.slots
-        )  # the state of the old one is unknown after a failed step
+        # The state of the old engine is unknown after a failed step.
+        self._engine = self.model.engine(self.slots)
         time.sleep(_IDLE_S)
