@@ -10,7 +10,7 @@ import ast
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -44,6 +44,25 @@ class ColumnError(ValueError):
     ) -> None:
         super().__init__(wanted)
         self.wanted, self.what, self.found, self.remedy = wanted, what, found, remedy
+
+
+ABSENT = object()
+"""What :func:`value_at` returns where a row has no such key."""
+
+
+def value_at(row: Mapping[str, Any], key: str) -> Any:
+    """Return a value of a row, also one inside another (``segment.0.start``); ``ABSENT`` without it."""
+    if key in row:
+        return row[key]
+    value: Any = row
+    for part in key.split("."):
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return ABSENT
+    return value
 
 
 def show(value: Any) -> str:

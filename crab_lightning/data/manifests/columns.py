@@ -47,6 +47,7 @@ from crab_lightning.data.manifests.column_checks import (
     refuse_misspelt,
 )
 from crab_lightning.data.manifests.column_types import (
+    ABSENT,
     FIELD_TYPES,
     TYPES,
     ColumnError,
@@ -55,6 +56,7 @@ from crab_lightning.data.manifests.column_types import (
     relative_path,
     show,
     target_text,
+    value_at,
     word,
 )
 from crab_lightning.data.manifests.files import ManifestError
@@ -160,12 +162,12 @@ class _Column:
 
     def value(self, row: Mapping[str, Any], rows_of: str) -> Any:
         """Return the value of the field, or ``None`` if it is optional and missing."""
-        if self.optional and all(_found(row, key) in (None, _ABSENT) for key in self.keys):
+        if self.optional and all(value_at(row, key) in (None, ABSENT) for key in self.keys):
             return None
         if self.mode == "one":
             value = _cell(row, self.keys[0], self.read, rows_of)
         elif self.mode == "first":
-            key = next((key for key in self.keys if _found(row, key) is not _ABSENT), self.keys[-1])
+            key = next((key for key in self.keys if value_at(row, key) is not ABSENT), self.keys[-1])
             value = _cell(row, key, self.read, rows_of)
         else:
             values = [_cell(row, key, self.read, rows_of) for key in self.keys]
@@ -341,36 +343,18 @@ class Fields(dict[str, Any]):
 _MODES = {"one": "key", "all": "keys", "first": "any_of"}
 
 
-_ABSENT = object()
-
-
-def _found(row: Mapping[str, Any], key: str) -> Any:
-    """Return a value of a row, also one inside another (``segment.0.start``); ``_ABSENT`` without it."""
-    if key in row:
-        return row[key]
-    value: Any = row
-    for part in key.split("."):
-        if isinstance(value, Mapping) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
-            value = value[int(part)]
-        else:
-            return _ABSENT
-    return value
-
-
 def _cell(row: Mapping[str, Any], key: str, read: Callable[[Any], Any], rows_of: str) -> Any:
     """Return the result of a reader for one value of a row.
 
     Raises:
         ColumnError: If the key is missing, or its value cannot be read. The error names the key.
     """
-    value = _found(row, key)
-    if value is _ABSENT:
+    value = value_at(row, key)
+    if value is ABSENT:
         outer = key.rpartition(".")[0]
-        while outer and _found(row, outer) is _ABSENT:
+        while outer and value_at(row, outer) is ABSENT:
             outer = outer.rpartition(".")[0]
-        near = f" ({outer!r} is {show(_found(row, outer))})" if outer else did_you_mean(key, row)
+        near = f" ({outer!r} is {show(value_at(row, outer))})" if outer else did_you_mean(key, row)
         raise ColumnError(
             rows_of,
             f"key {key!r}",

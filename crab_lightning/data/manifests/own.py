@@ -10,7 +10,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from crab_lightning.data.manifests.column_checks import known_texts
 from crab_lightning.data.manifests.column_types import (
+    ABSENT,
     ColumnError,
     integer,
     read_as,
@@ -19,6 +21,7 @@ from crab_lightning.data.manifests.column_types import (
     show,
     target_text,
     text,
+    value_at,
     word,
 )
 from crab_lightning.data.manifests.layout import Layout, Parts
@@ -52,6 +55,8 @@ class Plain(Layout):
     completes = True
 
     def __init__(self, keys: dict[str, str] | None = None, sound: str = "track") -> None:
+        if keys is not None:
+            known_texts(keys, "columns.keys")
         if unknown := [name for name in keys or {} if name not in (*_READ, *_KINDS)]:
             known = (*_KINDS, *_READ)
             raise ValueError(
@@ -69,8 +74,8 @@ class Plain(Layout):
         found: dict[str, Any] = {}
         for name, reader in _READ.items():
             key = self.keys.get(name, name)
-            if row.get(key) is not None:
-                found[name] = read_as(reader, row[key], key)
+            if (value := value_at(row, key)) is not None and value is not ABSENT:
+                found[name] = read_as(reader, value, key)
         media = {kind: _paths(row, self.keys.get(kind, kind)) for kind in _KINDS}
         if not media["audio"] and self.sound == "track":
             media["audio"] = list(media["video"])
@@ -202,8 +207,8 @@ def _turns(row: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _paths(row: Mapping[str, Any], key: str) -> list[str]:
-    value = row.get(key)
-    if value is None:
+    value = value_at(row, key)
+    if value is None or value is ABSENT:
         return []
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = read_as(_literal, value, key)
