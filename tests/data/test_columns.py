@@ -317,18 +317,13 @@ def test_a_value_inside_another_is_named_with_dots() -> None:
 
 
 def test_plain_rows_may_hold_their_values_inside_others_too(tmp_path: Path) -> None:
-    rows = [
-        {
-            "clip": {"file": "0.mp4"},
-            "note": [{"said": "a dog"}],
-            "events": [{"event": "dog", "start_s": "0:01", "end_s": "0:02"}],
-        }
-    ]
+    event = {"event": "dog", "start_s": "0:01", "end_s": "0:02"}
+    rows = [{"media": {"file": "0.mp4"}, "note": [{"said": "a dog"}], "events": [event]}]
     columns = {"keys": {"video": "media.file", "answer": "note.0.said"}}
     (sample,) = read(own(tmp_path, rows), layout="plain", columns=columns)
     assert [path.name for path in sample.videos] == ["0.mp4"]
     assert sample.fields["answer"] == "a dog"
-    assert sample.fields["events"][0] == {"event": "dog", "start_s": 1, "end_s": 2}
+    assert sample.fields["events"] == ({"event": "dog", "start_s": 1, "end_s": 2},)
     for wrong in ({"video": 3}, ["video"]):
         with pytest.raises(ValueError, match=r"columns\.keys is .*; it is a mapping from texts to texts"):
             read(tmp_path, layout="plain", columns={"keys": wrong})
