@@ -1,1 +1,1 @@
-"""Reports: answer files joined to rows, bootstrap intervals, tables, published figures and the HTML page."""
+"""Reports about runs: matching of answer files, bootstrap intervals, tables, published figures, web pages."""

@@ -1,10 +1,11 @@
-"""Answer files joined to the manifest: ours by id, the released scripts' by what their records hold.
+"""Matches the records of an answer file with the rows of a manifest.
 
-The released scripts write one line a sample into ``inference_<task>.jsonl``, but the file of one task holds
-the records of every task that ran, a second run appends, several processes write in the order they finish,
-and nine tasks keep no id at all. In those nine the record still holds the reference string that the test
-loader made (``output``), and that string alone decides the truth: records join rows of the same reference,
-which makes the score of the dataset exact, though not which clip an answer belongs to.
+Files of this package are matched by id. The released scripts write one line for each sample into
+``inference_<task>.jsonl``. But the file of one task contains the records of all tasks of a run, a second run
+adds its lines, several processes write in any order, and the records of nine tasks have no id. In these nine
+tasks, the record contains the reference string of the test loader (``output``), which decides the true
+answer. Records are matched with rows of the same reference. Then the score of the dataset is exact, but the
+clip of an answer is not known.
 """
 
 from __future__ import annotations
@@ -24,30 +25,30 @@ Record = dict[str, Any]
 OnConflict = Literal["last", "refuse"]
 
 REFERENCE_DECIDES = frozenset(["a2v", "v2a", "ks", "meld", "cremad", "mafw", "dfew", "ave", "avvp"])
-"""Layouts whose released records hold no id, and whose reference string holds the whole true answer."""
+"""Layouts whose released records have no id, and whose reference string contains the whole true answer."""
 
 _QUESTION = "Please answer"
 
 
 class JoinError(ValueError):
-    """Answers that cannot be told apart or belong to no row."""
+    """Records of an answer file cannot be read or cannot be matched with rows."""
 
 
 @dataclass
 class Joined:
-    """Answers by sample.
+    """The answers of an answer file by sample.
 
     Args:
-        answers: Sample id -> its record.
-        by: What they were joined by, in words.
-        per_sample: Whether each answer is known to belong to its very sample; ``False`` where only the
-            score of the dataset is exact (or, joined by order alone, assumed).
-        records: Lines in the file.
-        other_tasks: Lines of other tasks, left out.
-        duplicates: Lines that a later one replaced.
-        conflicts: Lines among them that said something else.
-        unmatched: Lines that belong to no row, left out.
-        notes: What the reader of a score has to know.
+        answers: The record of each sample, by the id of the sample.
+        by: Name of the key by which the records were matched.
+        per_sample: Whether each answer certainly belongs to its sample. With ``False``, only the score of the
+            dataset is exact (or is assumed to be, if records were matched by order alone).
+        records: Number of lines in the file.
+        other_tasks: Number of lines of other tasks, which are left out.
+        duplicates: Number of lines that a later line replaced.
+        conflicts: Number of these lines that had another answer.
+        unmatched: Number of lines that belong to no row, which are left out.
+        notes: Notes for people who read the score.
     """
 
     answers: dict[str, Record]
@@ -61,19 +62,21 @@ class Joined:
     notes: list[str] = field(default_factory=list)
 
     def counts(self) -> dict[str, Any]:
-        """Return everything but the answers, as JSON values."""
+        """Return all fields except the answers, as JSON values."""
         names = ("by", "per_sample", "records", "other_tasks", "duplicates", "conflicts", "unmatched")
         return {name: getattr(self, name) for name in names} | {"notes": list(self.notes)}
 
 
 def read_answers(path: Path) -> list[Record]:
-    """Read an answer file, ours or a released script's.
+    """Read an answer file of this package or of a released script.
 
     Raises:
-        JoinError: If a line is not a JSON object with an answer, or the file is empty.
+        JoinError: If the file is not UTF-8 text, a line is not a JSON object with an answer, or there is no
+            line.
+        OSError: If the file cannot be read.
     """
     records = []
-    # By line feeds alone: splitlines would also part an answer at the line separators Unicode has.
+    # Split at line feeds only: splitlines would also split an answer at the line separators of Unicode.
     try:
         lines = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
     except UnicodeDecodeError as err:
@@ -105,7 +108,7 @@ def read_answers(path: Path) -> list[Record]:
 
 
 def answer_text(record: Mapping[str, Any]) -> Any:
-    """Return what the model wrote."""
+    """Return the text of the model in a record."""
     return record.get("answer", record.get("predict"))
 
 
@@ -117,18 +120,19 @@ def join_answers(
     instruction: Callable[[Sample], str],
     on_conflict: OnConflict = "last",
 ) -> Joined:
-    """Join records to samples by the best key that they hold.
+    """Match records with samples by the best key that the records have.
 
     Args:
-        records: Lines of an answer file; those of other tasks are left out.
-        samples: The rows that should have been answered, in manifest order.
+        records: Lines of an answer file. Those of other tasks are left out.
+        samples: The samples that should have been answered, in the order of the manifest.
         dataset: Key of the dataset.
-        layout: Its layout, which is also the ``task_name`` of released records.
-        instruction: Returns a sample's instruction as the prompt prints it.
-        on_conflict: Whether the last of several different answers to one sample counts, or is an error.
+        layout: Layout of the dataset, which is also the ``task_name`` of released records.
+        instruction: Function that returns the instruction of a sample as in the prompt.
+        on_conflict: Whether, of several different answers to one sample, the last one is used or an error is
+            raised.
 
     Raises:
-        JoinError: If no record belongs to the dataset, none joins, or repeated answers cannot be told apart.
+        JoinError: If no record belongs to the dataset, no record matches, or repeated answers are ambiguous.
     """
     own = [r for r in records if r.get("task_name", r.get("dataset", layout)) in (layout, dataset)]
     if not own:
@@ -151,26 +155,26 @@ def join_answers(
     if found.conflicts and on_conflict == "refuse":
         raise JoinError(
             f"{found.conflicts} samples of '{dataset}' have several answers that differ: the file contains "
-            "more than one run. Keep one run's lines, or take the last answer of each with --duplicates last."
+            "more than one run. Keep the lines of one run, or use --duplicates last to take the last answers."
         )
     return found
 
 
 class _Keys:
-    """What identifies a record of a layout and a sample alike, the surest first."""
+    """The keys that may identify a record and its sample, with the most reliable key first."""
 
     def __init__(self, layout: str, instruction: Callable[[Sample], str]) -> None:
         self.layout, self.instruction = layout, instruction
 
     def candidates(self) -> list[tuple[str, Callable[[Record], Hashable], Callable[[Sample], Hashable]]]:
-        """Return name, key of a record and key of a sample."""
+        """Return, for each key: its name, and functions that return it for a record and for a sample."""
         told = card(self.layout).get("answers", ()) if self.layout in LAYOUTS else ()
         return [("sample id", lambda r: r.get("id"), lambda s: s.id), *(self._of_card(way) for way in told)]
 
     def _of_card(
         self, way: Mapping[str, Any]
     ) -> tuple[str, Callable[[Record], Hashable], Callable[[Sample], Hashable]]:
-        """Return one way of a card: keys of the record, each with what it is of the sample."""
+        """Return a key that a card describes by keys of the record and the matching parts of the sample."""
         keys: Mapping[str, str] = way["keys"]
         readers: dict[str, tuple[Callable[[Any], Hashable], Callable[[Sample], Any]]] = {
             "video stem": (_stem, lambda s: s.videos[0]),
@@ -198,12 +202,12 @@ def _stem(value: Any) -> str | None:
 
 
 def _tail(value: Any) -> tuple[str, ...] | None:
-    """Return the clip's folder, the folder of frames and the file: roots differ between machines."""
+    """Return the last three parts of a path: folder of the clip, folder of the frames and file."""
     return None if value is None else PurePosixPath(str(value)).parts[-3:]
 
 
 def _question(value: Any) -> str | None:
-    """Return an instruction from its first fixed words on; what stands before them differs by script."""
+    """Return an instruction from its first fixed words on. The words before them differ between scripts."""
     if value is None:
         return None
     text = str(value)
@@ -236,7 +240,7 @@ def _grouped(
     rows: Mapping[Hashable, Sequence[Sample]],
     key: Callable[[Record], Hashable],
 ) -> dict[Hashable, list[Record]]:
-    """Return records by the key of their rows, and count those of no row."""
+    """Return the records by the key of their rows, and count the records without a row."""
     groups: dict[Hashable, list[Record]] = defaultdict(list)
     for record in records:
         groups[key(record)].append(record)
@@ -245,19 +249,20 @@ def _grouped(
 
 
 def _assign(joined: Joined, group: Sequence[Record], samples: Sequence[Sample]) -> None:
-    """Give the last answers of a group to its samples, in order, and count the others."""
+    """Assign the last answers of a group to its samples, in order, and count the others."""
     count = len(samples)
     last = group[-count:]
     earlier = group[: len(group) - len(last)]
     joined.duplicates += len(earlier)
     for place, record in enumerate(earlier):
-        # Position by position within a repetition: an answer is compared with its own replacement.
+        # An answer is compared with the answer at the same position of the last repetition, which replaces
+        # it.
         joined.conflicts += answer_text(record) != answer_text(last[place % count])
     joined.answers |= {sample.id: record for sample, record in zip(samples, last, strict=False)}
 
 
 def _by_reference(records: Sequence[Record], samples: Sequence[Sample], layout: str, dataset: str) -> Joined:
-    """Join records without an id, by order where every reference agrees, else by the reference string."""
+    """Match records without an id: by order if every reference agrees, or else by the reference string."""
     said = [_text(r.get("output")) for r in records]
     if said == [sample.reference for sample in samples]:
         answers = {sample.id: record for sample, record in zip(samples, records, strict=True)}
@@ -284,10 +289,10 @@ def _by_reference(records: Sequence[Record], samples: Sequence[Sample], layout: 
         raise JoinError(
             f"none of the {len(records)} records of '{dataset}' has the reference string of a manifest row:"
             f" first output {said[0]!r}, first reference {samples[0].reference!r}."
-            " Is --root the data that was answered?"
+            " Check that --root is the data root of these answers."
         )
     runs = {len(group) / len(rows[text]) for text, group in groups.items()}
-    # The released scripts answer a question as often as the manifest asks it.
+    # The released scripts answer a question as often as it is in the manifest.
     most = {
         text: len(own) + sum(sample.fields.get(ASKED_AGAIN, 0) for sample in own)
         for text, own in rows.items()
@@ -295,11 +300,11 @@ def _by_reference(records: Sequence[Record], samples: Sequence[Sample], layout: 
     over = next((text for text, group in groups.items() if len(group) > most[text]), None)
     if over is not None and not (
         runs == {float(round(max(runs)))} and len(groups) == len(rows)
-    ):  # only a whole number of whole runs can be told apart
+    ):  # only several complete runs can be distinguished
         raise JoinError(
             f"{len(groups[over])} records of '{dataset}' have the output {over!r}, but the manifest has"
             f" {len(rows[over])} such rows: answers of several runs are mixed and contain no id."
-            " Keep one run's lines."
+            " Keep the lines of one run."
         )
     for reference, group in groups.items():
         _assign(joined, group, rows[reference])

@@ -1,4 +1,4 @@
-"""Paired bootstrap of a difference between two runs."""
+"""Computes the paired bootstrap of a difference between two runs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _COUNT_COST = 10
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean difference of paired scores, with its interval.
+    """A mean, such as that of differences between paired scores, with its 95 % interval.
 
     Args:
-        mean: Mean of ``b - a`` over the samples.
+        mean: Mean over the samples.
         low: Lower end of the interval.
-        high: Upper end.
-        samples: Number of samples that both have a score for.
+        high: Upper end of the interval.
+        samples: Number of samples.
     """
 
     mean: float
@@ -30,7 +30,7 @@ class Difference:
 
     @property
     def differs(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval does not contain 0."""
         return self.low > 0 or self.high < 0
 
 
@@ -41,19 +41,20 @@ def paired_difference(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Difference | None:
-    """Bootstrap the mean of ``b - a`` over the samples that both know.
+    """Return the mean of ``b - a`` over the samples that are in both runs, with its bootstrap interval.
 
-    Samples are drawn with replacement, each with both of its scores, so what makes a sample easy or hard for
-    both runs cancels out. The interval is the percentile interval (Efron, 1979; Koehn, EMNLP 2004).
+    Samples are drawn with replacement, each with both scores. So the difficulty of a sample, which is the
+    same for both runs, has no influence. The interval is the percentile interval (Efron, 1979; Koehn, EMNLP
+    2004).
 
     Args:
-        a: Sample id -> score.
-        b: Sample id -> score.
+        a: Scores by sample id.
+        b: Scores by sample id.
         resamples: Number of resamples.
-        seed: Seed of the resampling; the same pairs give the same interval.
+        seed: Seed of the resampling. The same pairs give the same interval.
 
     Returns:
-        The difference; ``None`` when no sample is known to both.
+        The difference, or ``None`` if no sample is in both runs.
     """
     common = sorted(a.keys() & b.keys())
     if not common:
@@ -65,7 +66,7 @@ def paired_difference(
 def bootstrap_mean(
     values: Sequence[float] | np.ndarray, *, resamples: int = 10_000, seed: int = 0
 ) -> Difference:
-    """Return the mean of some values and its percentile interval.
+    """Return the mean of values and its 95 % percentile interval.
 
     Raises:
         ValueError: If there are no values.
@@ -81,11 +82,11 @@ def bootstrap_mean(
 def _resampled_means(
     data: NDArray[np.float64], resamples: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Return the means of resamples ``(resamples,)``, drawn in whichever of two ways is the faster."""
+    """Return the means of resamples ``(resamples,)``, with the faster one of two methods."""
     distinct, counts = np.unique(data, return_counts=True)
     means = np.empty(resamples)
-    # A resample is fully told by how often each distinct value is drawn; right and wrong give but three.
-    # Drawing a count takes about as long as drawing ten indices.
+    # A resample can be described by how often each different value is drawn, and there are often only three
+    # values. Drawing a count takes about as long as drawing ten indices.
     few = _COUNT_COST * len(distinct) <= data.size
     share = counts / data.size
     share /= share.sum()

@@ -1,4 +1,4 @@
-"""Charts of the HTML page as inline SVG and HTML: curves, bars, confusion matrices, boxes on a picture."""
+"""Draws the charts of the HTML page as SVG and HTML: curves, bars, confusion matrices, boxes on a picture."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from markupsafe import Markup
 from crab_lightning.dashboards.figures.matrices import confusion_of
 from crab_lightning.templates import draw
 
-BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"  # Okabe and Ito: told apart by colour-blind readers
+BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"  # Okabe and Ito, for colour-blind readers
 
 TEMPLATE = "reports/charts.html.j2"
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 340, 170, 46, 20
 
 
 def line_chart(series: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
-    """Draw a few curves into one pair of axes.
+    """Draw up to three curves into one chart.
 
     Args:
-        series: Name -> steps and values; values that are not finite are left out and their number is said.
+        series: Steps and values of each curve, by name. Values that are not finite are left out, and the name
+            states their number.
     """
     kept = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in series.items()}
     keys = []
@@ -62,11 +63,11 @@ _RUN = (
     ("train/tokens_per_s",),
     ("train/padding_share",),
 )
-"""Charts of the whole run: tags drawn into one."""
+"""Charts of the whole run, each with the tags of its curves."""
 
 
 def run_curves(curves: Curves) -> Markup:
-    """Draw the curves of the whole run, all others folded; the scores of a test are no curve."""
+    """Draw the curves of the whole run, and other curves in a closed section. Test scores have no curve."""
     known = {tag: points for tag, points in curves.items() if points and not tag.startswith("test/")}
     first = [{tag: known[tag] for tag in tags if tag in known} for tags in _RUN]
     shown = {tag for chart in first for tag in chart}
@@ -75,7 +76,7 @@ def run_curves(curves: Curves) -> Markup:
 
 
 def dataset_curves(curves: Curves, task: str, key: str, headline: str | None) -> Markup:
-    """Draw the losses and the primary metric of one dataset; empty if there are none."""
+    """Draw the losses and the primary metric of one dataset, if there are any."""
     losses = (f"train/loss/{key}", f"val/{task}/{key}/loss")
     charts = [
         {tag: curves[tag] for tag in tags if curves.get(tag)}
@@ -97,7 +98,7 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 
 
 def bars(values: Mapping[str, float | None]) -> Markup:
-    """Draw shares as horizontal bars; a group without a sample shows a dash."""
+    """Draw fractions as horizontal bars. A group without samples shows a dash."""
     rows = [
         (
             name,
@@ -114,10 +115,10 @@ def confusion(records: Sequence[Mapping[str, Any]], most: int = 60) -> Markup | 
 
     Args:
         records: Prediction records.
-        most: Largest number of classes drawn.
+        most: Largest number of classes.
 
     Returns:
-        A table; ``None`` where the true answers are not a few plain names or choices.
+        A table, or ``None`` if the true answers are not names or choices, or are too many.
     """
     found = confusion_of(records, most, fewest=1)
     if found is None:
@@ -126,10 +127,10 @@ def confusion(records: Sequence[Mapping[str, Any]], most: int = 60) -> Markup | 
 
 
 def reliability(calibration: Mapping[str, Any]) -> Markup:
-    """Draw how often answers of a confidence are right: bars, the diagonal, and how many answers fall where.
+    """Draw a reliability diagram: for each range of confidence, the fraction of right answers.
 
     Args:
-        calibration: A dataset's ``calibration`` in ``metrics.json``.
+        calibration: The entry ``calibration`` of a dataset in ``metrics.json``.
     """
     answers, right, confidence = (calibration[f"bin_{k}"] for k in ("answers", "right", "confidence"))
     bins, side, left, top, low = len(answers), 200, 40, 8, 36
@@ -144,14 +145,14 @@ def reliability(calibration: Mapping[str, Any]) -> Markup:
     about = (
         f"{sum(answers)} answers chosen by likelihood: right {100 * calibration['accuracy']:.1f} %, mean"
         f" confidence {100 * calibration['confidence']:.1f} %, expected calibration error"
-        f" {100 * calibration['error']:.1f} points. Below the diagonal the model is too sure. Paler bars hold"
-        " fewer answers."
+        f" {100 * calibration['error']:.1f} points. A bar below the diagonal means that the model is too"
+        " confident. Paler bars contain fewer answers."
     )
     return draw(TEMPLATE, "reliability", side, left, top, low, drawn, BLUE, about)
 
 
 def spans_svg(truth: Any, parsed: Any, duration_s: float) -> Markup:
-    """Draw true and answered events as bars over the time of a sound; empty where answers are no events."""
+    """Draw true and answered events as bars over the time of a sound, if the answers are events."""
     rows = []
     for value, colour, name in ((truth, GREEN, "true"), (parsed, ORANGE, "answered")):
         for kind, events in _events(value):
@@ -168,7 +169,7 @@ def spans_svg(truth: Any, parsed: Any, duration_s: float) -> Markup:
 
 
 def _events(value: Any) -> list[tuple[str, list[tuple[str, float, float]]]]:
-    """Return events by modality (or under no name): records with a span, or ``[name, start, end]``."""
+    """Return the events of an answer, by modality if it has modalities."""
     groups = value.items() if isinstance(value, dict) else [("", value)]
     found = []
     for kind, events in groups:
@@ -188,7 +189,7 @@ def _events(value: Any) -> list[tuple[str, list[tuple[str, float, float]]]]:
 
 
 def boxes_svg(truth: Any, parsed: Any, size_px: int) -> Markup:
-    """Draw the true and the answered box and points as a layer above a square picture, if any."""
+    """Draw the true and the answered box and points as a layer over a square picture, if there are any."""
     shapes = [
         (colour, dash, *_coordinates(value))
         for value, colour, dash in ((truth, GREEN, ""), (parsed, ORANGE, "6 4"))
@@ -197,7 +198,7 @@ def boxes_svg(truth: Any, parsed: Any, size_px: int) -> Markup:
 
 
 def _coordinates(value: Any) -> tuple[list[float] | None, list[list[float]]]:
-    """Return box and points as numbers; what is no number is not drawn, since a file may hold anything."""
+    """Return the box and points of an answer. Values that are not numbers are left out."""
     if isinstance(value, dict):
         points = value.get("points_xy_px")
         found = [_numbers(point, 2) for point in points] if isinstance(points, list) else []

@@ -1,4 +1,4 @@
-"""Runs side by side, with paired intervals and the paper's figures."""
+"""Compares runs in a table, with paired intervals and the figures of the paper."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def comparison(
     seed: int = 0,
     resamples: int = 10_000,
 ) -> PlainTable:
-    """Lay out runs side by side.
+    """Return a table of the scores of runs.
 
     Args:
-        runs: The runs; differences are taken against the first.
-        protocol: ``strict``, ``valid_only`` or ``likelihood``; ``valid_only`` leaves samples out by what the
-            model wrote, so it has no paired intervals.
-        methods: Methods of the paper to show beside them; ``None`` for none.
-        all_metrics: Show every metric.
+        runs: The runs. The others are compared with the first one.
+        protocol: ``strict``, ``valid_only`` or ``likelihood``. For ``valid_only`` there are no paired
+            intervals, because it leaves out samples with unreadable answers.
+        methods: Methods of the paper to show too; ``None`` for none.
+        all_metrics: Show every metric, and not only the primary metrics and those in the paper.
         seed: Seed of the bootstrap.
-        resamples: Resamples of the bootstrap.
+        resamples: Number of resamples of the bootstrap.
 
     Raises:
         ValueError: If a method is in none of the paper's tables.
@@ -66,7 +66,7 @@ def comparison(
                 if metric != known["headline"]:
                     cells.append("")
                     continue
-                if scale.unit != PERCENT:  # the samples' scores are shares, the metric's value is not
+                if scale.unit != PERCENT:  # the scores of samples are fractions, but the metric is not
                     cells.append(_plain_difference(scale, values[0], values[i], table))
                     continue
                 cells.append(_difference(scores, i, [values[0], values[i]], table, seed, resamples))
@@ -77,7 +77,7 @@ def comparison(
     if others:
         table.notes.append(
             f"Δ: difference to {first.name} in points, over the samples that have a score in both runs,"
-            f" with the paired bootstrap interval ({resamples:,} resamples, seed {seed}); * where the"
+            f" with the paired bootstrap interval ({resamples:,} resamples, seed {seed}); * means that the"
             f" interval does not contain 0."
         )
     elif len(runs) > 1:
@@ -92,7 +92,7 @@ def comparison(
 def _figures(
     methods: Sequence[str], known: Sequence[PublishedFigure]
 ) -> dict[tuple[str, str, str], PublishedFigure]:
-    """Return figures by method, dataset and metric, each from the first table that has it."""
+    """Return the figures by method, dataset and metric, each from the first table that contains it."""
     rows = list(dict.fromkeys(figure.row for figure in known))
     if unknown := [method for method in methods if method not in rows]:
         near = did_you_mean(unknown[0], rows)
@@ -130,7 +130,7 @@ def _difference(
     seed: int,
     resamples: int,
 ) -> str:
-    """Return the difference of one run to the first, with its interval."""
+    """Return the difference between a run and the first run, with its interval, as text."""
     a, b = scores[0], scores[index]
     found = paired_difference(a, b, resamples=resamples, seed=seed)
     if found is None:
@@ -146,7 +146,7 @@ def _difference(
 
 
 def _plain_difference(scale: Scale, a: float | None, b: float | None, table: PlainTable) -> str:
-    """Return the difference of two values of a metric that is no share."""
+    """Return the difference of two values of a metric that is not a fraction, as text."""
     if a is None or b is None:
         return "–"
     return scale.signed(b - a) + table.mark(
@@ -163,17 +163,19 @@ def _printed(
     entries: Sequence[dict[str, Any] | None],
     table: PlainTable,
 ) -> str:
-    """Return a figure of the paper, marked where it cannot be read against the runs."""
+    """Return a figure of the paper as text, with a mark if it cannot be compared with the runs."""
     figure = figures.get((method, entry["layout"], metric))
     if figure is None:
         return "–"
     reasons = [figure.not_comparable] if figure.not_comparable else []
     if any(run.synthetic for run in runs):
-        reasons.append("the runs' data are synthetic (Mini AV-UIE), the paper's are not")
+        reasons.append("the data of the runs are synthetic (Mini AV-UIE), and those of the paper are not")
     elif runs[0].split != "test":
         reasons.append("the runs' scores are of a validation split")
     elif (count := known_test_samples(entry["layout"])) is not None:
         scored = {e["counts"]["scored"] for e in entries if e is not None}
         if scored != {count}:
-            reasons.append(f"the paper's test split has {count:,} samples, the runs answered {min(scored):,}")
+            reasons.append(
+                f"the paper's test split has {count:,} samples, and the runs answered {min(scored):,}"
+            )
     return f"{figure.percent:.2f}" + ("†" + "".join(table.mark(r) for r in reasons) if reasons else "")

@@ -1,4 +1,4 @@
-"""The model card of adapters: what they are, how to use them, and which scores were measured with what."""
+"""Writes the model card of adapters: their description, their use, and their scores."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ LICENCES = (
     "fair-noncommercial-research-license", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3",
     "llama4", "grok2-community", "gemma", "unknown", "other",
 )  # fmt: skip
-"""Identifiers that the hub knows (https://huggingface.co/docs/hub/repositories-licenses); ``other`` is any
-licence that has none."""
+"""Identifiers of licences on the hub (https://huggingface.co/docs/hub/repositories-licenses). ``other`` is a
+licence without an identifier."""
 
 
 @dataclass
 class CardFacts:
-    """What a card says.
+    """The facts in a model card.
 
     Args:
         repo: ``owner/name`` of the repository on the hub.
         base: Name of the base weights.
         adapter: Kind and sizes of the adapters.
-        metadata: What was saved beside the adapters: geometry, paradigm.
+        metadata: Data that were saved with the adapters, such as geometry and paradigm.
         parameters: Number of values in the adapters.
-        tasks: Dataset that the run was taught -> its task.
-        results: The ``test`` entry of ``metrics.json``; ``None`` where there are no scores of these weights.
-        made: When the results were made, as a date.
-        licence: Identifier of the licence, as the hub knows it; ``None`` if nobody gave one.
-        has_config: Whether ``config.yaml`` lies beside the adapters.
-        packages: Packages of others whose classes the run needs.
+        tasks: Tasks of the datasets on which the run was trained, by dataset.
+        results: The ``test`` entry of ``metrics.json``; ``None`` if there are no scores of these weights.
+        made: Date of the results.
+        licence: Identifier of the licence on the hub; ``None`` if it is not known.
+        has_config: Whether the repository contains ``config.yaml``.
+        packages: Other packages whose classes the run needs.
     """
 
     repo: str
@@ -62,14 +62,14 @@ class CardFacts:
 
 
 def model_card(facts: CardFacts) -> str:
-    """Return the card as Markdown, with the metadata that a hub reads at its top."""
+    """Return the card as Markdown, which begins with the metadata for the hub."""
     name = facts.repo.rpartition("/")[2]
     data = ModelCardData(
         base_model=facts.base,
         license=facts.licence,
         library_name="crab_lightning",
         tags=["audio-visual", "adapter", facts.adapter.kind],
-        datasets=None,  # the hub reads names of its own datasets here, and these are not
+        datasets=None,  # only for names of datasets on the hub
         model_name=name,
         eval_results=_results(facts) or None,
     )
@@ -92,8 +92,8 @@ def _about(facts: CardFacts) -> str:
         rows["trained on"] = ", ".join(f"{name} ({task})" for name, task in facts.tasks.items())
     lines = [f"| {key} | {value} |" for key, value in rows.items()]
     return (
-        f"Adapters for `{facts.base}`, trained with crab_lightning. They change what the frozen base model "
-        "answers to questions about video, sound and pictures.\n\n| | |\n|---|---|\n" + "\n".join(lines)
+        f"Adapters for `{facts.base}`, trained with crab_lightning. They change the answers of the frozen "
+        "base model to questions about video, sound and pictures.\n\n| | |\n|---|---|\n" + "\n".join(lines)
     )
 
 
@@ -137,7 +137,7 @@ def _scores(facts: CardFacts) -> list[str]:
     said = (
         f"Measured on {facts.made} with `crab-lightning test` of crab_lightning {version}, on {whole} of the "
         "test sets. An unreadable answer counts as an empty one. `crab-lightning test --ckpt_path adapter "
-        "--data.root DATA` makes the scores again."
+        "--data.root DATA` repeats the test."
     )
     return ["## Scores", said, "\n".join(lines), *(["\n".join(notes)] if notes else [])]
 

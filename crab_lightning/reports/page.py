@@ -1,4 +1,4 @@
-"""One self-contained HTML page: nothing is fetched when it is opened."""
+"""Makes the HTML page of a run, which needs no other files and no network."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ _TAGGED = re.compile(
 _PLACE = re.compile(r"<(video|image|audio)>")
 
 _CANDIDATES = 4
-"""So many of the likeliest candidates are shown."""
+"""Number of the most probable candidates that are shown."""
 
 _PROTOCOLS = ("strict", "valid_only", "majority", "likelihood")
 
 
 @dataclass(frozen=True)
 class Still:
-    """A picture of a card.
+    """A picture in a card.
 
     Args:
-        data_uri: The picture itself, ``data:image/...;base64,...``.
-        kind: ``frame``, ``image`` (shown larger, boxes above it) or ``sound`` (a spectrogram, shown wide).
-        about: Text shown over it.
-        duration_s: Seconds that a spectrogram spans, for events drawn below it.
+        data_uri: The picture as ``data:image/...;base64,...``.
+        kind: ``frame``, ``image`` (shown larger and with boxes) or ``sound`` (a wide spectrogram).
+        about: Description of the picture.
+        duration_s: Length of a spectrogram in seconds, for the events below it.
     """
 
     data_uri: str
@@ -58,12 +58,12 @@ class Still:
 
 @dataclass
 class Card:
-    """One answer of the gallery.
+    """One answer in the gallery.
 
     Args:
-        record: Its prediction record.
-        stills: Pictures; empty where the media are not there.
-        why_bare: What to say when there are no pictures.
+        record: The prediction record.
+        stills: The pictures; empty if the media are missing.
+        why_bare: The reason why there are no pictures.
     """
 
     record: Mapping[str, Any]
@@ -73,16 +73,16 @@ class Card:
 
 @dataclass
 class DatasetPart:
-    """What the page shows of one dataset.
+    """The part of the page about one dataset.
 
     Args:
         key: Key of the dataset.
-        title: Name of the benchmark.
-        entry: Its entry in ``metrics.json``.
-        records: Its prediction records.
+        title: Name of the dataset on the page.
+        entry: Entry of the dataset in ``metrics.json``.
+        records: Prediction records of the dataset.
         cards: The gallery.
-        gallery_is: What the gallery shows.
-        sheet: Best, median and worst masks as a data URI; empty where the run drew none.
+        gallery_is: Title of the gallery.
+        sheet: Best, median and worst masks as a data URI; empty if the run drew none.
     """
 
     key: str
@@ -96,15 +96,15 @@ class DatasetPart:
 
 @dataclass
 class Page:
-    """The whole page.
+    """The content of the page.
 
     Args:
         title: Name of the run.
-        facts: Name and value of what is known about the run.
-        summary: The split's entry in ``metrics.json``.
-        datasets: Parts in the order of the run.
-        curves: Tag -> steps and values of training.
-        notes: What is missing and why.
+        facts: Facts about the run, by name.
+        summary: Entry of the split in ``metrics.json``.
+        datasets: Parts about the datasets, in the order of the run.
+        curves: Steps and values of each curve of the training, by tag.
+        notes: Notes about missing parts, with the reasons.
     """
 
     title: str
@@ -185,7 +185,7 @@ def _still(still: Still, record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parts(text: str) -> list[tuple[str, bool]]:
-    """Return an answer in parts, and of each whether it is what is read."""
+    """Divide an answer into parts, and return for each part whether the parser reads it."""
     out, end = [], 0
     for match in _TAGGED.finditer(text):
         out += [(text[end : match.start()], False), (match[0], True)]
@@ -200,13 +200,13 @@ def _short(value: Any) -> str:
 
 
 def single_metrics(entry: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the metrics of a dataset that are one number, the primary metric first."""
+    """Return the metrics of a dataset that are a single number, with the primary metric first."""
     kept = {k: v for k, v in entry["strict"].items() if not isinstance(v, list)}
     return dict(sorted(kept.items(), key=lambda item: item[0] != entry["headline"]))
 
 
 def results(parts: Sequence[DatasetPart], summary: Mapping[str, Any]) -> Markup:
-    """Return the primary metric of every dataset beside its baseline, and the meaning of the columns."""
+    """Return the table with the primary metric and the baseline of every dataset, and its description."""
     weighed = any(part.entry.get("likelihood") for part in parts)
     losses = any(part.entry.get("loss") is not None for part in parts)
     head = ["dataset", "metric", "", "strict", "valid only", "majority"]
@@ -259,7 +259,7 @@ def results(parts: Sequence[DatasetPart], summary: Mapping[str, Any]) -> Markup:
 
 
 def metric_table(entry: Mapping[str, Any]) -> Markup:
-    """Return every single-number metric of a dataset in each protocol that it was scored in."""
+    """Return a table of all metrics of a dataset that are a single number, in each scoring protocol."""
     protocols = [p for p in _PROTOCOLS if entry.get(p)]
     rows = []
     for metric, value in single_metrics(entry).items():

@@ -1,4 +1,4 @@
-"""The figures that the Crab+ paper prints, with what makes a figure incomparable."""
+"""The figures in the Crab+ paper, with the reasons why some cannot be compared."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from crab_lightning.data.manifests.layout import LAYOUTS, card
 
 @dataclass(frozen=True)
 class PublishedFigure:
-    """One printed number.
+    """One number in a table of the paper.
 
     Args:
-        table: Number of the paper's table.
+        table: Number of the table.
         row: Name of the method as printed.
         dataset: Key of the dataset (released task id).
         metric: Key of the metric.
         percent: The number as printed.
-        protocol: How it came about, where released code shows it; empty otherwise.
-        not_comparable: Why it cannot be read against scores of this package; empty where it can.
+        protocol: How the number was computed, if released code shows this; else empty.
+        not_comparable: Why the number cannot be compared with scores of this package; empty if it can.
     """
 
     table: str
@@ -36,10 +36,10 @@ class PublishedFigure:
 
 @lru_cache(maxsize=1)
 def published_figures() -> tuple[PublishedFigure, ...]:
-    """Return every figure of the paper's Tables 2 to 7, in the order printed.
+    """Return all figures of Tables 2 to 7 of the paper, in the printed order.
 
     Raises:
-        ValueError: If the data file names a cell that its table has no column for.
+        ValueError: If the data file has a cell without a column in its table.
     """
     content = _content()
     figures = []
@@ -70,7 +70,7 @@ def published_source() -> str:
 
 
 def known_test_samples(dataset: str) -> int | None:
-    """Return how many test samples the printed numbers of a dataset rest on; ``None`` where unknown."""
+    """Return the number of test samples behind the printed numbers of a dataset; ``None`` if not known."""
     count = card(dataset).get("test_samples") if dataset in LAYOUTS else None
     return None if count is None else int(count)
 

@@ -1,4 +1,4 @@
-"""A run's results read for the HTML page: scores, curves, and wrong answers with pictures of their clips."""
+"""Reads the results of a run for the HTML page: scores, curves, and wrong answers with pictures."""
 
 from __future__ import annotations
 
@@ -29,17 +29,21 @@ def write_report(
     failures: int = 6,
     root: Path | None = None,
 ) -> Path:
-    """Put the results of a run on one HTML page, as ``cli.py report`` does, and return its path.
+    """Write the results of a run on one HTML page, as ``cli.py report`` does.
 
     Args:
         run: A run folder with results.
-        out: The page; ``report.html`` in the run folder when left out.
+        out: File to write. By default, ``report.html`` in the run folder.
         split: Split whose results are shown.
-        failures: Number of wrong answers shown for each dataset, the worst first.
-        root: Data root from which the pictures are read; that of the run's config when left out.
+        failures: Number of wrong answers shown for each dataset, with the worst first.
+        root: Data root from which the pictures are read. By default, that of the run's config.
+
+    Returns:
+        The path of the page.
 
     Raises:
-        FileNotFoundError: If the run has no results.
+        FileNotFoundError: If there is no such run, or it has no results.
+        ValueError: If the run has no results of the split, or a file of it cannot be read.
     """
     folder = Path(path_given("run", run, "a run folder with results"))
     found, notes = find_results(folder, split), list[str]()
@@ -63,21 +67,21 @@ def write_report(
 
 
 def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
-    """Read the scalars of a run's TensorBoard files: of the whole run first, then of each dataset."""
+    """Read the scalars in a run's TensorBoard files, with those of single datasets at the end."""
     if not list(folder.glob("events.out.tfevents.*")):
         return {}
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder), size_guidance={"scalars": 500})
     events.Reload()
-    # One chart a tag: those with a dataset in them (<split>/<task>/<dataset>/<metric>) come last.
+    # Tags with a dataset (<split>/<task>/<dataset>/<metric>) come last.
     tags = sorted(events.Tags()["scalars"], key=lambda tag: (tag.count("/") > 2, tag))
     curves = {tag: [(float(e.step), float(e.value)) for e in events.Scalars(tag)] for tag in tags}
     return {tag: points for tag, points in curves.items() if tag not in ("epoch", "hp_metric")}
 
 
 def _config(run: FinishedRun) -> Path | None:
-    """Return the config of the pass that made the results: the later pass's, else the run's."""
+    """Return the config with which the results were made: that of the test, or else that of the run."""
     stage = "test" if run.split == "test" else "validate"
     return next((p for n in (f"config.{stage}.yaml", "config.yaml") if (p := run.folder / n).is_file()), None)
 
@@ -125,7 +129,7 @@ def _part(run: FinishedRun, dataset: str, config: Path | None, root: Path | None
 
 
 def _sheet(path: Path) -> str:
-    """Return the sheet that the callback MaskSheets drew, as a data URI; empty where there is none."""
+    """Return the picture of the callback MaskSheets as a data URI, or an empty text if there is none."""
     if not path.is_file():
         return ""
     pixels = read_image(path, None)
@@ -163,7 +167,7 @@ def _cards(
 def _samples(
     dataset: str, config: Path | None, root: Path, records: Sequence[dict[str, Any]]
 ) -> dict[str, Sample]:
-    """Return samples by id, from whichever manifest the answers are about."""
+    """Return the samples by id, from the manifest to which the answers belong."""
     data = one_dataset(str(config or "data/av_uie_v2.yaml"), root, dataset)
     of_train = all(str(r["id"]).startswith(f"{dataset}/train/") for r in records)
     _, _, asked = read_rows_of(data, dataset, of_train)
@@ -171,10 +175,10 @@ def _samples(
 
 
 def sample_stills(sample: Sample) -> tuple[list[Still], str]:
-    """Decode pictures of a sample: frames of its videos, its image, spectrograms of its sounds.
+    """Decode pictures of a sample: frames of its videos, its images, and spectrograms of its sounds.
 
     Returns:
-        The pictures, and what could not be read (empty when all could).
+        The pictures, and the errors of files that cannot be read (empty if there are none).
     """
     stills: list[Still] = []
     lost: list[str] = []

@@ -1,4 +1,4 @@
-"""What a finished run left in its folder: scores by dataset and scored answers."""
+"""Reads the results in a run folder: the scores of each dataset and the scored answers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class FinishedRun:
         folder: The run folder.
         name: Short name, unique among the runs shown together.
         split: ``test`` or ``val``.
-        summary: The split's entry in ``metrics.json``.
-        synthetic: Whether its data root is Mini AV-UIE; ``None`` where that cannot be told.
+        summary: Entry of the split in ``metrics.json``.
+        synthetic: Whether the data root of the run is Mini AV-UIE; ``None`` if this is not known.
     """
 
     folder: Path
@@ -33,22 +33,22 @@ class FinishedRun:
 
     @property
     def datasets(self) -> dict[str, dict[str, Any]]:
-        """Dataset -> its entry, in the order of the run."""
+        """The entry of each dataset, in the order of the run."""
         found: dict[str, dict[str, Any]] = self.summary["datasets"]
         return found
 
     def records(self, dataset: str) -> list[dict[str, Any]]:
-        """Return the answers of a dataset; empty where the run wrote none.
+        """Return the answers of a dataset; empty if the run wrote none.
 
         Raises:
-            ValueError: If the file holds a line that is not JSON.
+            ValueError: If a line of the file is not JSON.
         """
         base = self.folder / "predictions"
         path = (base if self.split == "test" else base / self.split) / f"{dataset}.jsonl"
         if not path.is_file():
             return []
         records = []
-        # By line feeds alone: splitlines would also part an answer at the line separators Unicode has.
+        # Split at line feeds only: splitlines would also split an answer at the line separators of Unicode.
         text = path.read_text(encoding="utf-8").rstrip("\n")
         for number, line in enumerate(text.split("\n") if text else [], 1):
             try:
@@ -58,25 +58,25 @@ class FinishedRun:
         return records
 
     def scores(self, dataset: str, protocol: str = "strict") -> dict[str, float]:
-        """Return sample id -> score in [0, 1] of the answers that have one.
+        """Return the scores in [0, 1] of the answers that have one, by sample id.
 
         Args:
             dataset: Key of the dataset.
-            protocol: ``strict``, or ``likelihood`` for whether the likeliest candidate is right.
+            protocol: With ``likelihood``, a score says whether the most probable candidate is right.
         """
         key = "choice_right" if protocol == "likelihood" else "score"
         return {r["id"]: float(r[key]) for r in self.records(dataset) if r.get(key) is not None}
 
 
 class JoinedRuns(FinishedRun):
-    """Several runs read as one, each giving the datasets that it was tested on.
+    """Several runs that count as one, each with the datasets on which it was tested.
 
     Args:
-        parts: The runs; results of one split.
-        name: Name of the whole.
+        parts: The runs, with results of one split.
+        name: Name of the joined run.
 
     Raises:
-        ValueError: If two of them were tested on the same dataset.
+        ValueError: If two runs were tested on the same dataset.
     """
 
     def __init__(self, parts: Sequence[FinishedRun], name: str) -> None:
@@ -106,15 +106,15 @@ class JoinedRuns(FinishedRun):
 
 
 def find_results(path: Path, split: Split = "test") -> FinishedRun:
-    """Read the results of a run folder, or of the newest of a folder of runs that has results.
+    """Read the results of a run folder, or of the newest run with results in a folder of runs.
 
     Args:
         path: A run folder, or a folder of ``version_N`` folders.
         split: ``test`` or ``val``.
 
     Raises:
-        FileNotFoundError: If no metrics.json is there.
-        ValueError: If it has no results of the split.
+        FileNotFoundError: If there is no such folder, or no metrics.json in it.
+        ValueError: If metrics.json has no results of the split, or is damaged.
     """
     if not path.exists():
         raise FileNotFoundError(
@@ -162,9 +162,9 @@ def _results_in(folder: Path) -> dict[str, Any]:
 
 
 def _name(folder: Path) -> str:
-    """Return a short name; what says little by itself gets the name of the folder above."""
+    """Return a short name for a run folder. ``version_N`` gets the name of the folder above, too."""
     if folder.name.startswith("version_"):
         return f"{folder.parent.name}/{folder.name}"
-    if folder.parent.name == "earlier":  # a test that was set aside in its run folder
+    if folder.parent.name == "earlier":  # a test that was moved within its run folder
         return f"{_name(folder.parent.parent)}/{folder.name}"
     return folder.name

@@ -1,4 +1,4 @@
-"""The page of ``showcase``: what it shows, as a figure, and as HTML that plays the clip without a network."""
+"""Makes the page of ``showcase``, as a figure and as HTML that plays the clip without a network."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ TITLES = {
     "captioning": "Caption",
     "question_answering": "Question",
 }
-"""Task -> heading, in the order of the page; tasks of a user's own follow under their key."""
+"""Headings of the tasks, in the order of the page. Other tasks follow with their key as the heading."""
 
-# Okabe and Ito, darkened where white text would be hard to read.
+# Okabe and Ito, some darker, so that white text can be read.
 _COLOURS = ("#0072b2", "#c04f00", "#00805e", "#a4508b", "#37718e", "#806000")
 
 
@@ -41,8 +41,8 @@ class Lane:
 
     Args:
         name: ``event``, ``seen`` or ``heard``.
-        spans: Name, first and last second of each event.
-        empty: What to say where there is none.
+        spans: Name, start and end in seconds of each event.
+        empty: Text if there is no event.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Lane:
     empty: str = "no event"
 
     def rows(self) -> list[list[tuple[str, float, float]]]:
-        """Share events out so that none covers another."""
+        """Return the events in rows, so that no event covers another."""
         rows: list[list[tuple[str, float, float]]] = []
         for span in sorted(self.spans, key=lambda span: (span[1], span[2])):
             free = next((row for row in rows if row[-1][2] <= span[1]), None)
@@ -63,20 +63,20 @@ class Lane:
 
 @dataclass
 class Panel:
-    """One question and what came of it.
+    """One question and its answer.
 
     Args:
         task: Key of the task.
-        dataset: Dataset that it was asked as.
-        asked: What was asked.
-        answer: Raw answer.
-        said: The read answer in a few words; empty for one that cannot be read.
+        dataset: Dataset whose settings were used.
+        asked: The question.
+        answer: The text of the model.
+        said: The parsed answer as a short text; empty if the text cannot be parsed.
         truncated: Whether the answer was cut off at the token limit.
-        seconds: Time that the answer took.
-        why_not: Why it was not asked.
-        note: A remark.
-        lanes: What it draws on the timeline.
-        overlay: What it draws on a picture.
+        seconds: Time that the answer took, in seconds.
+        why_not: The reason why the question was not asked; else empty.
+        note: A note.
+        lanes: Rows of the timeline for this answer.
+        overlay: Picture with the box, points and mask of the answer.
     """
 
     task: str
@@ -93,39 +93,39 @@ class Panel:
 
     @property
     def title(self) -> str:
-        """Heading."""
+        """The heading of the panel."""
         return TITLES.get(self.task, self.task)
 
     @property
     def short(self) -> str:
-        """What is shown large."""
+        """The short text that is shown large."""
         return self.said or ("cut off at the token limit" if self.truncated else "cannot be read")
 
     @property
     def told(self) -> str:
-        """What is said in one line of text: the read answer, the raw one, or why there is none."""
+        """The result in one line: the parsed answer, the model's text, or the reason why there is none."""
         return self.why_not or self.said or f"{self.answer.strip()} ({self.short})".strip()
 
     def record(self) -> dict[str, Any]:
-        """Return what is written as JSON."""
+        """Return the content of the panel as JSON values."""
         names = ("task", "dataset", "asked", "answer", "said", "truncated", "seconds", "why_not", "note")
         return {name: getattr(self, name) for name in names} | {"said": "" if self.why_not else self.told}
 
 
 @dataclass
 class Showcase:
-    """Everything on the page.
+    """The content of the page.
 
     Args:
         title: Name of the clip.
-        facts: Shown under it.
-        stills: uint8 ``(F, 3, H, W)``, spread over the clip.
-        times_s: When they are.
-        duration_s: Length of the timeline.
-        sound_s: Length of the sound.
-        mel: Log-mel spectrogram ``(mel, A)``, low pitch first.
-        panels: Questions, in order.
-        played: The clip as a data URI; ``None`` where it is too long or no browser plays it.
+        facts: Facts about the clip and the run, by name.
+        stills: Frames that are spread over the clip, uint8 ``(F, 3, H, W)``.
+        times_s: Times of the frames in seconds.
+        duration_s: Length of the timeline in seconds.
+        sound_s: Length of the sound in seconds.
+        mel: Log-mel spectrogram ``(mel, A)``, with low frequencies first.
+        panels: The questions and answers, in order.
+        played: The clip as a data URI; ``None`` if the file is too large or browsers cannot play it.
     """
 
     title: str
@@ -145,34 +145,34 @@ class Showcase:
 
     @property
     def lanes(self) -> list[Lane]:
-        """Rows of the timeline, of all panels."""
+        """The rows of the timeline of all panels."""
         return [lane for panel in self.panels for lane in panel.lanes]
 
     @property
     def rows(self) -> list[tuple[str, list[tuple[str, float, float]], str]]:
-        """Rows of the timeline: label, events, and what to say where there is none."""
+        """The rows of the timeline, each with a label, its events, and a text if there are no events."""
         parts = [(lane, i, row) for lane in self.lanes for i, row in enumerate(lane.rows())]
         return [("" if i else lane.name, row, "" if row else lane.empty) for lane, i, row in parts]
 
     @property
     def pictures(self) -> list[Panel]:
-        """Panels with a picture."""
+        """The panels with a picture."""
         return [panel for panel in self.panels if panel.overlay is not None]
 
     @property
     def cards(self) -> list[Panel]:
-        """Panels of text alone that were asked."""
+        """The panels without a picture whose question was asked."""
         return [panel for panel in self.panels if panel.overlay is None and not panel.why_not]
 
     @property
     def left_out(self) -> str:
-        """What was not asked, and why."""
+        """A text that names the questions that were not asked, with the reasons."""
         reasons = [f"{p.title} (as {p.dataset}): {p.why_not}" for p in self.panels if p.why_not]
         return "Not asked. " + "; ".join(reasons) if reasons else ""
 
 
 def spectrogram(show: Showcase) -> NDArray[np.uint8]:
-    """Return the sound as an RGB picture, high pitch above."""
+    """Return the spectrogram as an RGB picture, with high frequencies at the top."""
     from matplotlib import colormaps
 
     mel = show.mel.flip(0).numpy()
@@ -260,7 +260,7 @@ def _draw_picture(figure: Any, panel: Panel, i: int, count: int, place: tuple[fl
     width = 0.93 / count
     axes = figure.add_axes((0.035 + i * width, place[0] + 0.2 * place[1], width - 0.02, 0.68 * place[1]))
     draw_overlay(axes, panel.overlay, size=9)
-    axes.set_anchor("W")  # in line with the text below
+    axes.set_anchor("W")  # aligned with the text below
     axes.set_title(panel.title, fontsize=12, fontweight="bold", loc="left")
     said = panel.note or ("" if panel.said else panel.short)
     empty = axes.get_xlabel()  # "answered mask: empty", which has no room beside the legend
@@ -322,7 +322,7 @@ def html_page(show: Showcase) -> str:
 
 
 def _painted(panel: Panel) -> str:
-    """Return the picture of a panel with what the answer draws on it."""
+    """Return the picture of a panel with the box, points and mask of the answer."""
     from crab_lightning.segmentation.overlays import painted
 
     overlay = panel.overlay
@@ -333,7 +333,7 @@ def _painted(panel: Panel) -> str:
 
 
 def _jpeg(pixels: NDArray[np.uint8], longest_px: int | None) -> str:
-    """Return a picture as a data URI, its longer side at most so long."""
+    """Return a picture as a data URI, with its longer side at most ``longest_px`` pixels."""
     from PIL import Image
 
     picture = Image.fromarray(pixels)

@@ -1,4 +1,4 @@
-"""One table in four formats: aligned text, Markdown, CSV and LaTeX."""
+"""Writes a table in four formats: aligned text, Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 
 @dataclass
 class PlainTable:
-    """Cells of text under column names, with footnotes.
+    """A table of texts with footnotes.
 
     Args:
-        title: What it shows.
-        columns: Names of the columns; the first ``left`` ones hold words and stand left.
-        rows: Cells, as many as columns in each row.
+        title: Title of the table.
+        columns: Names of the columns.
+        rows: The cells of each row, one for each column.
         notes: Footnotes, in the order of their marks.
-        left: Number of columns that hold words.
-        names: Key of a dataset -> its name. Cells hold keys, which CSV keeps; other formats write names.
+        left: Number of columns at the beginning that are aligned left.
+        names: Names of datasets by key. Cells contain keys. CSV keeps them, and the other formats write the
+            names.
     """
 
     title: str
@@ -32,14 +33,14 @@ class PlainTable:
         """Add a row.
 
         Raises:
-            ValueError: If it has another number of cells than the table has columns.
+            ValueError: If the number of cells is not the number of columns.
         """
         if len(cells) != len(self.columns):
             raise ValueError(f"a row of {len(cells)} cells in a table of {len(self.columns)} columns")
         self.rows.append(list(cells))
 
     def shown(self) -> list[list[str]]:
-        """Return the rows with the names of datasets in the place of their keys."""
+        """Return the rows with the names of datasets instead of their keys."""
         columns = [name in _OF_DATASETS for name in self.columns]
         return [
             [named(cell, self.names) if is_key else cell for cell, is_key in zip(row, columns, strict=True)]
@@ -47,7 +48,7 @@ class PlainTable:
         ]
 
     def mark(self, text: str) -> str:
-        """Return the mark of a footnote, which is added when it is new; empty for an empty text."""
+        """Return the mark of a footnote, which is added if it is new. An empty text has no mark."""
         if not text:
             return ""
         found = [i for i, note in enumerate(self.notes, 1) if note == f"({i}) {text}."]
@@ -58,16 +59,16 @@ class PlainTable:
 
 
 _OF_DATASETS = ("dataset", "partner", "ties")
-"""Columns whose cells are keys of datasets."""
+"""Names of columns with keys of datasets."""
 
 
 def named(keys: str, names: Mapping[str, str]) -> str:
-    """Return keys of datasets, separated by commas, as names; what has no name stays as it is."""
+    """Return a comma-separated list of dataset keys as names. A key without a name stays unchanged."""
     return ", ".join(names.get(key, key) for key in keys.split(", "))
 
 
 def to_text(table: PlainTable) -> str:
-    """Return aligned columns for a terminal."""
+    """Return the table as aligned text for a terminal."""
     rows = table.shown()
     grid = [table.columns, *rows]
     widths = [max(len(row[i]) for row in grid) for i in range(len(table.columns))]
@@ -84,7 +85,7 @@ def to_text(table: PlainTable) -> str:
 
 
 def to_markdown(table: PlainTable) -> str:
-    """Return a GitHub table."""
+    """Return the table as Markdown for GitHub."""
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
@@ -96,7 +97,7 @@ def to_markdown(table: PlainTable) -> str:
 
 
 def to_csv(table: PlainTable) -> str:
-    """Return comma-separated values; title and notes are left out, so that every line is a row."""
+    """Return the table as CSV, without title and notes, so that every line is a row."""
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows([table.columns, *table.rows])
     return out.getvalue().rstrip("\n")
@@ -126,14 +127,14 @@ _LATEX = {
 
 
 def to_latex(table: PlainTable) -> str:
-    """Return a tabular with booktabs rules, inside a table."""
+    """Return the table as LaTeX, for the package booktabs."""
 
     def escaped(text: str) -> str:
         return "".join(_LATEX.get(c, c) for c in text)
 
     def line(cells: Sequence[str]) -> str:
         first, *others = map(escaped, cells)
-        if first.startswith(("[", "*")):  # which would belong to the end of the row before
+        if first.startswith(("[", "*")):  # LaTeX would add these to the end of the row before
             first = "{}" + first
         return " & ".join([first, *others]) + r" \\"
 

@@ -65,7 +65,7 @@ def test_figures_of_the_paper_are_marked_where_the_test_split_is_another(
     small = write_run(tmp_path / "small", "ave", [0.5] * 10)
     whole = write_run(tmp_path / "whole", "ave", [0.5] * 402)
     assert "83.58†(1)" in compare(capsys, str(small), "--published")
-    assert "the paper's test split has 402 samples, the runs answered 10" in compare(
+    assert "the paper's test split has 402 samples, and the runs answered 10" in compare(
         capsys, str(small), "--published"
     )
     out = compare(capsys, str(whole), "--published")

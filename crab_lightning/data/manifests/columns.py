@@ -10,7 +10,7 @@ key               meaning
 ``fields``        for each field of the task: the key in the file, or a mapping (see below)
 ``target``        key of the target text
 ``required``      keys that must exist and are not read
-``reference``     the reference text, with fields in braces
+``reference``     the reference string, with fields in braces
 ``classes``       field whose values are the class names
 ``id``            fields that distinguish two rows with the same files
 ``unit``          field with the index of the audio unit that is heard with a frame

@@ -39,7 +39,7 @@ class Parts:
         audios: Paths of the sound files, in the order of the conversation.
         fields: The values that the task reads, by name.
         target: Target text; ``None`` if the row has none.
-        reference: Reference text of the row, for people and for answer files without ids.
+        reference: Reference string of the row, for people and for answer files without ids.
         masks: Possible paths of the true mask, of which the first that exists is used. ``None`` without
             masks.
         query: The media path whose recording is ``Sample.clip``. By default, the first path.
