@@ -1,1 +1,1 @@
-"""Studies: a grid of ordinary runs, the transfer between tasks that it shows, and what the routers do."""
+"""Studies: grids of runs, the transfer between tasks that the runs show, and the routes of their heads."""

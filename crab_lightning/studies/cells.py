@@ -1,4 +1,4 @@
-"""The cells of a study on disk: what they were made with, how far they are, and who works on them."""
+"""The cells of a study on disk: their settings, their states, and the processes that run them."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ CONFIG, STATE, LOCK, LOG = "cell.yaml", "cell.json", "cell.lock", "cell.log"
 
 Status = Literal["done", "running", "interrupted", "failed", "new", "other settings", "damaged"]
 Command = Callable[[Sequence[str]], None]
-"""Runs one command of the command line, given as words; raises when it fails."""
+"""A function that runs one command of the command line, given as words, and raises an error if it fails."""
 
 _MODEL = "model.init_args."
-_READ = 10_000_000  # bytes of each file of weights that are compared
+_READ = 10_000_000  # number of bytes of each file of weights that are compared
 
-# They change how fast a cell is made or how it is called, not what it is.
+# These keys change the speed or the name of a cell, but not its result.
 _SPEED_ONLY = {
     "data.num_workers", "data.prefetch_batches", "data.cache", "data.cache_gb", "data.load_timeout_s",
     "data.eval_batch_size", "trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.logger",
@@ -52,14 +52,16 @@ _SPEED_ONLY = {
 
 @dataclass(frozen=True)
 class CellState:
-    """How far a cell is.
+    """The state of a cell.
 
     Args:
         cell: The cell.
-        status: ``done``; ``running`` in a living process; ``interrupted`` and to be taken up again;
-            ``failed``; ``new``; made with ``other settings``; or ``damaged``, with files that cannot be read.
-        detail: The error of a failed cell, what differs, or which file is damaged and what to do.
-        seconds: Time that a finished cell took, over all its attempts.
+        status: ``new``: nothing was made. ``running``: a process works on the cell. ``interrupted``: the cell
+            can be continued. ``done``. ``failed``. ``other settings``: the cell was made with other settings.
+            ``damaged``: a file of the cell cannot be read.
+        detail: The error of a failed cell, the settings that differ, or the damaged file and the remedy.
+        seconds: Time that the cell has taken, in seconds, over all its attempts; 0 for the states ``new``,
+            ``other settings`` and ``damaged``.
     """
 
     cell: Cell
@@ -69,7 +71,12 @@ class CellState:
 
 
 def identity(cell: Cell) -> dict[str, Any]:
-    """Return what decides the result of a cell: settings, version of the package, base weights, manifests."""
+    """Return all that decides the result of a cell.
+
+    Returns:
+        The settings, the version of the package, and checksums of the manifests, of the base weights and of
+        the other files of the model; under ``hash``, a checksum of all of these.
+    """
     flat = {k: v for k, v in flat_keys(cell.config) if not _is_speed(k)}
     content: dict[str, Any] = {"version": __version__, "settings": json.loads(json.dumps(flat, default=str))}
     data = cell.config["data"]
@@ -77,7 +84,7 @@ def identity(cell: Cell) -> dict[str, Any]:
     content["manifests"] = {name: _manifests(*_place(root, name, data["datasets"])) for name in cell.datasets}
     pretrained = flat.get(f"{_MODEL}pretrained")
     content["weights"] = None if pretrained is None else _weights(str(pretrained))
-    # Connectors and other files of the model: only what looks like a path, whatever the current folder holds.
+    # Connectors and other files of the model: only values that look like a path.
     paths = {key: str(v) for key, v in flat.items() if key.startswith(_MODEL) and "/" in str(v)}
     paths.pop(f"{_MODEL}pretrained", None)
     if files := {key: _weights(path) for key, path in paths.items() if Path(found_path(path)).exists()}:
@@ -87,7 +94,7 @@ def identity(cell: Cell) -> dict[str, Any]:
 
 
 def state_of(cell: Cell) -> CellState:
-    """Return how far a cell is, without changing anything."""
+    """Return the state of a cell, without changing anything."""
     try:
         content = _read(cell)
         if content is None:
@@ -104,10 +111,10 @@ def state_of(cell: Cell) -> CellState:
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Say in which keys two identities differ; empty where they are the same."""
+    """Return a text that names the first keys in which two identities differ; empty if they are the same."""
     if before.get("hash") == now.get("hash"):
         return ""
-    # An empty mapping, as of manifests that are not there, is no key of its own.
+    # An empty mapping, such as that of a missing folder of manifests, does not count as a key.
     old, new = ({k: v for k, v in flat_keys(one) if v != {}} for one in (before, now))
     known = (key for key in {*old, *new} - {"hash"} if not _is_speed(key.removeprefix("settings.")))
     keys = [key for key in sorted(known) if old.get(key) != new.get(key)]
@@ -127,21 +134,21 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 class CellTakenError(BlockingIOError):
-    """Another process works on the cell."""
+    """An error: another process works on the cell."""
 
 
 def run_cell(cell: Cell, command: Command) -> None:
-    """Train and test a cell, or take it up where it was interrupted.
+    """Train and test a cell, or continue a cell that was interrupted.
 
-    The error of a cell that fails is written into its folder and raised again. A finished cell is left as
-    it is.
+    A finished cell is left as it is. If ``command`` raises an error, the error is written into the folder of
+    the cell and raised again.
 
     Args:
         cell: The cell.
-        command: Runs ``fit`` and ``test``.
+        command: Function that runs ``fit`` and ``test``.
 
     Raises:
-        ConfigError: If the folder holds a cell that was made with other settings.
+        ConfigError: If the folder contains a cell that was made with other settings.
         DamagedFileError: If the state of the cell cannot be read.
         CellTakenError: If another process works on the cell.
     """
@@ -168,9 +175,9 @@ def run_cell(cell: Cell, command: Command) -> None:
             command(["fit", *words, "--ckpt_path", "auto"])
             command(["test", *words, "--ckpt_path", str(cell.folder)])
         except BaseException as err:
-            # Lightning ends an interrupted run by SystemExit; status 2 is the parser's, for a wrong key.
+            # Lightning ends an interrupted run by SystemExit. The parser exits with status 2 on a wrong key.
             stopped = isinstance(err, KeyboardInterrupt) or (isinstance(err, SystemExit) and err.code != 2)
-            with suppress(OSError):  # on a full disk the error is told all the same
+            with suppress(OSError):  # on a full disk, the error is raised nevertheless
                 if stopped:
                     write("interrupted")
                 else:
@@ -180,17 +187,32 @@ def run_cell(cell: Cell, command: Command) -> None:
 
 
 def fail(cell: Cell, error: str) -> None:
-    """Write down that a cell's process ended without a word, as one that was killed for memory does."""
-    if _is_locked(cell):  # another process has taken it up
+    """Write ``failed`` into the state of a cell whose process ended before it could write it.
+
+    This is so after a process was killed, for example for lack of memory. Nothing is written if another
+    process works on the cell, or if the state is not ``running``.
+
+    Args:
+        cell: The cell.
+        error: The text that is written.
+    """
+    if _is_locked(cell):  # another process continues it
         return
-    with suppress(DamagedFileError, OSError):  # the error is told all the same
+    with suppress(DamagedFileError, OSError):  # the caller reports the error nevertheless
         content = _read(cell)
         if content is not None and content["state"] == "running":
             _write(cell, content | {"state": "failed", "error": error})
 
 
 def set_aside(cell: Cell) -> Path:
-    """Move the folder of a cell away, so that the cell can be made again; return where it is now."""
+    """Move the folder of a cell into ``replaced/``, so that the cell can be made again.
+
+    Returns:
+        The new place of the folder.
+
+    Raises:
+        CellTakenError: If another process works on the cell.
+    """
     home = cell.folder.parents[1] / "replaced"
     place = free_place(home, cell.name)
     home.mkdir(parents=True, exist_ok=True)
@@ -201,7 +223,7 @@ def set_aside(cell: Cell) -> Path:
 
 @contextmanager
 def _locked(cell: Cell) -> Iterator[None]:
-    """Keep other processes away from a cell; the system takes the lock back from a process that dies."""
+    """Lock a cell against other processes; the system releases the lock when the process ends."""
     with (cell.folder / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -211,7 +233,7 @@ def _locked(cell: Cell) -> Iterator[None]:
 
 
 def _is_locked(cell: Cell) -> bool:
-    """Tell whether a process works on a cell, also in a folder that others have made and nobody may write."""
+    """Return whether a process works on a cell; the folder need not be writable."""
     try:
         with (cell.folder / LOCK).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -223,10 +245,11 @@ def _is_locked(cell: Cell) -> bool:
 
 
 def _read(cell: Cell) -> dict[str, Any] | None:
-    """Return what is known of a cell; ``None`` where nothing was made.
+    """Return the state file of a cell; ``None`` if nothing was made.
 
     Raises:
-        DamagedFileError: If that cannot be read, or is gone where results are, which must not be taken up.
+        DamagedFileError: If the file cannot be read, or if it is missing in a folder that contains results:
+            such a cell must not be continued.
     """
     path = cell.folder / STATE
     remedy = (
@@ -251,7 +274,7 @@ def _read(cell: Cell) -> dict[str, Any] | None:
             f"{path} does not contain the state, the identity and the seconds of a cell. {remedy}"
         )
     if content["state"] == "done" and not (cell.folder / "metrics.json").is_file():
-        return content | {"state": "interrupted"}  # the results were removed; the test makes them again
+        return content | {"state": "interrupted"}  # the results were removed; testing makes them again
     return content
 
 
@@ -260,7 +283,7 @@ def _write(cell: Cell, content: Mapping[str, Any]) -> None:
 
 
 def _place(root: str, dataset: str, rows: Mapping[str, Mapping[str, Any]]) -> tuple[Path, tuple[str, ...]]:
-    """Return the folder of a dataset's manifests, and the files in it that its row names."""
+    """Return the folder of a dataset's manifests, and the files in it that the dataset's entry names."""
     row = rows[dataset]
     spec = DatasetSpec("", str(row.get("layout", "")), folder=row.get("folder"))
     named = [str(row[key]) for key in ("train_file", "test_file") if row.get(key)]
@@ -277,9 +300,9 @@ def _manifests(folder: Path, named: tuple[str, ...]) -> dict[str, str]:
 
 @lru_cache(maxsize=16)
 def _weights(pretrained: str) -> str:
-    """Return a checksum of names, sizes and contents; a name of the hub stands for itself.
+    """Return a checksum of the names, sizes and contents of some files; a name on the hub is returned as is.
 
-    Of a large file the last bytes are read: other weights differ everywhere.
+    Only the end of a large file is read: two different sets of weights differ everywhere.
     """
     place = Path(found_path(pretrained))
     if not place.exists():

@@ -1,4 +1,4 @@
-"""Gradient conflict beside the measured gain, and transfer between pairs of datasets."""
+"""Gradient conflict compared with the measured gain, and transfer between pairs of datasets."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PARTS = ("A", "B", "router")
 
 @dataclass(frozen=True)
 class Correlation:
-    """Spearman's rank correlation of gradient agreement with gain.
+    """Spearman's rank correlation of two quantities, such as gradient agreement and gain.
 
     Args:
-        rho: The correlation; ``None`` with fewer than four points, or where all values are equal.
-        p: Its p value, from permutations of the points.
-        points: Number of points.
+        rho: The correlation; ``None`` with fewer than four points, or if all values of a quantity are equal.
+        p: The p value of the correlation, from permutations of the points; ``None`` like ``rho``.
+        points: Number of points at which both quantities are finite.
     """
 
     rho: float | None
@@ -33,17 +33,18 @@ class Correlation:
 
 @dataclass(frozen=True)
 class ArmConflict:
-    """Gradient conflict of one arm, a mean over its seeds.
+    """The gradient conflict of one arm: means over its seeds.
 
     Args:
         arm: Key of the arm.
-        step: Optimizer step after which it was measured.
-        datasets: The D datasets.
-        maps: Part -> mean cosines ``(D, D)`` over the measured layers; parts: A, B (all heads), router.
-        depths: Number of a layer -> mean cosines ``(D, D)`` over all parts in it.
-        agreement: Dataset -> mean cosine with the others, over all parts.
+        step: Optimizer step after which the conflict was measured.
+        datasets: Keys of the D datasets.
+        maps: For each part, the mean cosines ``(D, D)`` over the measured layers. The parts are ``A``, ``B``
+            (all heads) and ``router``.
+        depths: For each layer number, the mean cosines ``(D, D)`` over all parts of the layer.
+        agreement: For each dataset, the mean cosine with the other datasets, over all parts.
         by_score: Correlation of the agreement with the gain of the score, over the datasets.
-        by_loss: The same with the gain of the validation loss.
+        by_loss: Correlation of the agreement with the gain of the validation loss, over the datasets.
     """
 
     arm: str
@@ -58,13 +59,14 @@ class ArmConflict:
 
 @dataclass(frozen=True)
 class PairTransfer:
-    """What one dataset gains by being trained with one other.
+    """The gain of one dataset from training together with one other dataset.
 
     Args:
         arm: Key of the arm.
-        partner: The other one.
-        tested: The dataset that is tested, compared with training alone.
-        cosine: Mean cosine of their gradients in the joint run; ``None`` where it was not measured.
+        partner: Key of the other dataset.
+        tested: The tested dataset: the run with the partner compared with the run on the dataset alone.
+        cosine: Mean cosine of the gradients of the two datasets in the joint runs; ``None`` if it was not
+            measured.
     """
 
     arm: str
@@ -77,8 +79,11 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> Correlation:
     """Return Spearman's correlation and its p value from 10,000 permutations.
 
     Args:
-        x: Values.
-        y: As many values.
+        x: Values of the first quantity. Points at which a value is not finite are left out.
+        y: Values of the second quantity, as many as of the first.
+
+    Raises:
+        ValueError: If the numbers of values differ.
     """
     pairs = [(a, b) for a, b in zip(x, y, strict=True) if np.isfinite(a) and np.isfinite(b)]
     if len(pairs) < 4 or len({a for a, _ in pairs}) == 1 or len({b for _, b in pairs}) == 1:
@@ -95,11 +100,11 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> Correlation:
 
 
 def arm_conflicts(finished: FinishedCells, arms: Sequence[ArmTransfer]) -> list[ArmConflict]:
-    """Return the conflict of every arm whose joint runs measured it.
+    """Return the gradient conflict of every arm whose joint runs measured it.
 
     Args:
         finished: The finished cells.
-        arms: The measured gains.
+        arms: The measured gains of the arms.
     """
     gains = {arm.arm: arm for arm in arms}
     found = []
@@ -133,11 +138,11 @@ def arm_conflicts(finished: FinishedCells, arms: Sequence[ArmTransfer]) -> list[
 
 
 def pair_transfers(finished: FinishedCells, resampling: Resampling) -> list[PairTransfer]:
-    """Return what every dataset gains from every partner, in regimes whose cells train on two.
+    """Return the gain of every dataset from every partner, in the regimes whose cells train on two datasets.
 
     Args:
         finished: The finished cells.
-        resampling: The resamples.
+        resampling: The resamples of seeds and questions.
     """
     study = finished.study
     found = []
@@ -164,13 +169,13 @@ def pair_transfers(finished: FinishedCells, resampling: Resampling) -> list[Pair
 
 
 def _last(finished: FinishedCells, arm: str, regime: str) -> list[Conflict]:
-    """Return the last measurement of every joint run of an arm."""
+    """Return the last measurement of every finished run of an arm and regime; empty for several groups."""
     groups = finished.study.regimes.get(regime, ())
     if len(groups) != 1:
         return []
     files = [_last_file(cell.folder) for cell in finished.cells(arm, regime, groups[0])]
     found = [one for one in files if one is not None]
-    # A seed that was measured in other layers has no place in a mean.
+    # A seed that was measured in other layers cannot be part of the mean.
     shapes = [(c.datasets, c.names, c.parts) for c in found]
     return [c for c, shape in zip(found, shapes, strict=True) if shape == shapes[0]]
 

@@ -1,4 +1,4 @@
-"""Where cells run: processes of this machine, tasks of a Ray cluster, or an array job of SLURM."""
+"""Engines that run cells: processes of this machine, tasks of a Ray cluster, or an array job of SLURM."""
 
 from __future__ import annotations
 
@@ -25,12 +25,19 @@ from crab_lightning.studies.cells import LOG, CellTakenError, Command, fail, run
 from crab_lightning.studies.study import Cell, Study
 
 Report = Callable[[Cell, str], None]
-"""Told of a cell that ended, with its error or an empty text."""
+"""A function that is called with each cell that has ended, and with its error or an empty text."""
 
 
 @dataclass(frozen=True)
 class _Running:
-    """A cell at work in a process of its own, which sends its error where it fails."""
+    """A cell that runs in a separate process.
+
+    Args:
+        process: The process.
+        cell: The cell.
+        device: Index of the CUDA device that the process uses; ``None`` if it sees all devices.
+        errors: Connection on which the process sends its error if it fails.
+    """
 
     process: BaseProcess
     cell: Cell
@@ -38,14 +45,14 @@ class _Running:
     errors: Connection
 
 
-_LONGEST = 10_000  # characters of an error: the pipe has room for them before anyone reads
+_LONGEST = 10_000  # characters of an error: as many as the pipe can hold before it is read
 
 
 class Engine(Protocol):
-    """Runs cells; one that fails does not stop the others."""
+    """A function that runs cells; a cell that fails does not stop the others."""
 
     def __call__(self, cells: Sequence[Cell], command: Command, report: Report) -> None:
-        """Run the cells and tell of each as it ends."""
+        """Run the cells, and call ``report`` for each cell when it ends."""
 
 
 def run_locally(
@@ -60,18 +67,19 @@ def run_locally(
 ) -> None:
     """Run cells in processes of this machine, several at a time.
 
-    One server process imports what every cell needs, once; each cell is a fork of it, so that starting one
-    costs milliseconds and a cell that crashes takes nothing with it. What a cell prints goes to
-    ``cell.log`` of its folder.
+    One server process imports the modules that every cell needs. Each cell is a fork of the server: it starts
+    in milliseconds, and if it crashes, the other cells go on. The output of a cell is written to ``cell.log``
+    in its folder.
 
     Args:
         cells: The cells, in the order in which they start.
-        command: Runs a command; has to be a function of a module, since its name travels.
-        report: Told of each cell that ends.
-        jobs: Cells at a time.
-        threads: CPU threads of each cell; the last digits of a result may depend on it, never on ``jobs``.
-        preload: Modules that the server imports.
-        devices: Indices of CUDA devices, of which each job sees one; left out, every job sees all.
+        command: Function that runs a command. It has to be a function of a module, so that it can be pickled.
+        report: Function that is called for each cell that has ended.
+        jobs: Number of cells that run at the same time.
+        threads: Number of CPU threads of each cell. The last digits of a result may depend on this number,
+            but never on ``jobs``.
+        preload: Names of the modules that the server imports.
+        devices: Indices of CUDA devices; each job sees one of them. By default, every job sees all devices.
 
     Raises:
         ValueError: If there are fewer devices than jobs.
@@ -107,7 +115,7 @@ def run_locally(
 
 @contextlib.contextmanager
 def _asked_to_end(running: Mapping[int, _Running]) -> Iterator[None]:
-    """Ask every running cell once to save and end when the study is stopped, and wait for them."""
+    """When the study is stopped, ask every running cell to save and end, and wait for all of them."""
     try:
         yield
     except BaseException:
@@ -123,7 +131,7 @@ def _asked_to_end(running: Mapping[int, _Running]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise, as Ctrl-C does; by default they would leave the cells running alone."""
+    """Let SIGTERM and SIGHUP raise SystemExit; by default, they would leave the cells running."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -132,7 +140,7 @@ def _ended_by_signals() -> Iterator[None]:
         raise SystemExit(128 + number)
 
     signals = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup it is to stay ignored
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup, the signal stays ignored
         signals.append(signal.SIGHUP)
     before = {number: signal.signal(number, end) for number in signals}
     try:
@@ -143,26 +151,26 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def _outcome(over: _Running) -> str:
-    """Return the error of a cell whose process has ended; empty when it went well."""
+    """Return the error of a cell whose process has ended; empty if there was none."""
     status = over.process.exitcode
     if status == 0:
         return ""
     error = ""
-    with contextlib.suppress(EOFError):  # it ended without a word
+    with contextlib.suppress(EOFError):  # the process ended without sending its error
         error = over.errors.recv() if over.errors.poll() else ""
     if status is not None and status < 0:
-        error = f"its process was ended by signal {-status}; with signal 9 most often for lack of memory"
+        error = f"its process was ended by signal {-status}; signal 9 usually means a lack of memory"
         fail(over.cell, error)
     return error or f"its process ended with status {status}; see {over.cell.folder / LOG}"
 
 
 def _said(err: BaseException) -> str:
-    """Return an error as it is listed."""
+    """Return the class name and the message of an error."""
     return f"{type(err).__name__}: {err}"
 
 
 def _run(cell: Cell, command: Command) -> None:
-    """Run a cell, unless another study command has begun it since the list of cells was made."""
+    """Run a cell, unless another study command has started it in the meantime."""
     with contextlib.suppress(CellTakenError):
         run_cell(cell, command)
 
@@ -175,17 +183,21 @@ def watched(
     log_file: Path,
     told: Connection | None = None,
 ) -> None:
-    """Do some work in this process, everything that it prints in a file; end with status 1 where it fails.
+    """Call a function in this process with its output in a file; exit with status 1 if the function fails.
 
     Args:
-        work: The work.
-        args: Its arguments.
-        threads: CPU threads.
-        device: The CUDA device that it sees; ``None`` for all.
-        log_file: The file, which is written on.
-        told: Where the error is sent to: a full disk has no place for it.
+        work: The function.
+        args: Arguments of the function.
+        threads: Number of CPU threads.
+        device: Index of the CUDA device that the process sees; ``None`` for all devices.
+        log_file: The file, to which the output is appended.
+        told: Connection on which the error is sent; by default, the error is only written to the file, which
+            is not possible on a full disk.
+
+    Raises:
+        SystemExit: If the function fails; with status 1.
     """
-    os.setpgid(0, 0)  # Ctrl-C reaches the study alone, which then asks every cell once to save and end
+    os.setpgid(0, 0)  # Ctrl-C reaches only the study, which then asks every cell once to save and end
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -197,12 +209,12 @@ def watched(
         sys.stdout = sys.stderr = io.TextIOWrapper(
             os.fdopen(1, "wb", 0), encoding="utf-8", write_through=True
         )
-        if "torch" in sys.modules:  # it was imported, with another number, by the server
+        if "torch" in sys.modules:  # the server has imported torch with another number of threads
             sys.modules["torch"].set_num_threads(threads)
         work(*args)
     except BaseException as err:
         if told is not None and not isinstance(err, SystemExit):
-            with contextlib.suppress(OSError):  # the study itself is gone
+            with contextlib.suppress(OSError):  # the process of the study has ended
                 told.send(_said(err)[:_LONGEST])
         with contextlib.suppress(OSError):
             print(_said(err), file=sys.stderr)
@@ -218,16 +230,16 @@ def run_on_ray(
     gpus: float = 0.0,
     cpus: float = 1.0,
 ) -> None:
-    """Run cells as tasks of a Ray cluster; the study's folder has to lie on a disk that all nodes share.
+    """Run cells as tasks of a Ray cluster; all nodes have to see the folder of the study on a shared disk.
 
     Args:
         cells: The cells.
-        command: Runs a command.
-        report: Told of each cell that ends.
-        address: Address of the cluster, ``auto`` for the one that this machine belongs to; a local Ray is
-            started when left out.
-        gpus: GPUs that each cell asks for.
-        cpus: CPU cores that each cell asks for.
+        command: Function that runs a command.
+        report: Function that is called for each cell that has ended.
+        address: Address of the cluster; ``auto`` for the cluster to which this machine belongs. By default, a
+            local Ray is started.
+        gpus: Number of GPUs that each cell asks for.
+        cpus: Number of CPU cores that each cell asks for.
 
     Raises:
         ImportError: If Ray is not installed.
@@ -240,7 +252,7 @@ def run_on_ray(
     if started:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
     try:
-        # One worker process runs cell after cell and so imports once; a crash costs it alone.
+        # One worker process runs many cells, so that it imports once; a crash ends only this worker.
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_ray_cell)
         waiting = {task.remote(cell, command, str(os.getcwd())): cell for cell in cells}  # noqa: PTH109
         while waiting:
@@ -258,7 +270,7 @@ def run_on_ray(
 
 
 def _ray_cell(cell: Cell, command: Command, folder: str) -> str:
-    """Run one cell in a Ray worker; return its error, or an empty text."""
+    """Run one cell in a Ray worker and return its error, or an empty text."""
     os.chdir(folder)
     cell.folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -274,7 +286,12 @@ def _ray_cell(cell: Cell, command: Command, folder: str) -> str:
 
 
 def engine(name: Literal["local", "ray"], **options: Any) -> Engine:
-    """Return an engine with its options set."""
+    """Return an engine with its options set.
+
+    Args:
+        name: ``local`` or ``ray``.
+        options: Keyword arguments of :func:`run_locally` or :func:`run_on_ray`.
+    """
     kinds: dict[str, Any] = {"local": run_locally, "ray": run_on_ray}
     return partial(kinds[name], **options)
 
@@ -290,21 +307,21 @@ cd {here}
 def submit(
     study: Study, file: str, cells: Sequence[Cell], options: Sequence[str] = (), at_a_time: int | None = None
 ) -> tuple[str, str]:
-    """Write the two job scripts and hand them to ``sbatch``.
+    """Write the two job scripts of a study and submit them with ``sbatch``.
 
     Args:
         study: The study.
-        file: Its file, as ``study run`` takes it.
-        cells: The cells to make, a task of the array for each.
-        options: Options of ``sbatch`` for the array's tasks, e.g. ``--gres=gpu:1``.
-        at_a_time: Largest number of tasks that run at a time; no limit when left out.
+        file: Path or name of the study's file, as ``study run`` takes it.
+        cells: The cells to make; each is a task of the array job.
+        options: Options of ``sbatch`` for the tasks of the array job, e.g. ``--gres=gpu:1``.
+        at_a_time: Largest number of tasks that run at the same time; by default, there is no limit.
 
     Returns:
-        The numbers of the array job and of the report job.
+        The numbers of the array job and of the report job, which starts after the array job.
 
     Raises:
         FileNotFoundError: If there is no ``sbatch`` on this machine.
-        ValueError: If ``sbatch`` refuses a job; the text is what it said.
+        ValueError: If ``sbatch`` refuses a job; the message contains the output of ``sbatch``.
     """
     folder = (study.folder / "slurm").resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -326,7 +343,7 @@ def submit(
     )
     limit = "" if at_a_time is None else f"%{at_a_time}"
     first = _sbatch(f"--array=0-{len(cells) - 1}{limit}", str(array))
-    # afterany: cells that failed are left out of the report, not in its way
+    # afterany: the report is also written if cells have failed, and leaves these cells out
     return first, _sbatch(f"--dependency=afterany:{first}", str(report))
 
 

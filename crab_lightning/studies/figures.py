@@ -1,7 +1,7 @@
-"""Pictures of a study: who gains, shares by arm, coverage, and deviation by number of heads.
+"""Pictures of a study: gains of the datasets, shares of the arms, coverage, deviation, gradient conflict.
 
-Blue is a gain and orange a harm: the two are told apart by colour-blind readers, and the signs stand in
-the cells.
+Blue is a gain and orange is a harm. Colour-blind readers can tell the two colours apart, and each cell also
+shows the sign.
 """
 
 from __future__ import annotations
@@ -20,19 +20,24 @@ _ARMS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e
 
 
 def figure_of(width: float, height: float) -> Any:
-    """Return an empty figure of some inches."""
+    """Return an empty matplotlib figure.
+
+    Args:
+        width: Width in inches.
+        height: Height in inches.
+    """
     return new_figure(figsize=(width, height), layout="constrained")
 
 
 def gains_figure(
     arms: Sequence[ArmTransfer], by: str = "score", names: Mapping[str, str] | None = None
 ) -> Any:
-    """Draw gains and harms of every dataset in every arm, in the manner of Figure 1.
+    """Draw the gain or harm of every dataset in every arm, like Figure 1 of the Crab+ paper.
 
     Args:
-        arms: The arms.
-        by: ``score`` or ``loss``.
-        names: Key of a dataset -> its name; keys are written when left out.
+        arms: The measured gains of the arms.
+        by: ``score`` for the gain of the primary metric, ``loss`` for that of the validation loss.
+        names: Names of the datasets by key; by default, the keys are shown.
     """
     keys = list(dict.fromkeys(row.dataset for arm in arms for row in arm.rows))
     figure = figure_of(max(6.5, 1.8 + 0.72 * len(keys)), 1.5 + 0.62 * len(arms))
@@ -80,7 +85,7 @@ def _cell(axes: Any, x: int, y: int, found: Comparison, scale: Scale | None) -> 
 
 
 def shares_figure(arms: Sequence[ArmTransfer]) -> Any:
-    """Draw gain share and net score of every arm with intervals, in the manner of Figure 6."""
+    """Draw gain share, harmed share and net score of every arm with intervals, like Figure 6 of the paper."""
     parts = [("by score", {a.arm: a.shares for a in arms})]
     if any(a.loss_shares for a in arms):
         parts.append(("by validation loss", {a.arm: a.loss_shares for a in arms if a.loss_shares}))
@@ -99,7 +104,7 @@ def _bars(axes: Any, title: str, shares: Mapping[str, Shares]) -> None:
             low, high = estimate.low, estimate.high
             error = None
             if low is not None and high is not None:
-                # Resampled shares may lie to one side of the share itself.
+                # The share itself may lie outside the interval of the resampled shares.
                 error = [[100 * max(estimate.value - low, 0)], [100 * max(high - estimate.value, 0)]]
             axes.bar(
                 x, 100 * estimate.value, 0.25, color=colour, hatch=hatch, edgecolor="white", yerr=error,
@@ -109,7 +114,7 @@ def _bars(axes: Any, title: str, shares: Mapping[str, Shares]) -> None:
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_ylim(-105, 105)
     _labelled(axes, list(shares), "% of datasets", title)
-    # Above the bars: below the title there is no place that no bar can reach.
+    # Above the bars: below the title, bars can reach every place.
     axes.legend(
         fontsize=7, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.2, frameon=False
     )
@@ -123,10 +128,11 @@ def _labelled(axes: Any, names: Sequence[str], values: str, title: str, **turned
 
 
 def coverage_figure(coverage: Mapping[str, Mapping[str, float]], regime: str = "multi") -> Any:
-    """Draw in which share of the datasets an arm is the best of all, in the manner of Figure 10.
+    """Draw the share of the datasets on which each arm is the best, like Figure 10 of the Crab+ paper.
 
     Args:
-        coverage: Arm -> ``best``, ``tied`` and ``gain``: shares of the datasets.
+        coverage: For each arm, fractions of the datasets: ``best`` (this arm alone is the best), ``tied``
+            (together with others), and optionally ``gain`` (better than trained alone).
         regime: The regime in which the arms are compared.
     """
     figure = figure_of(max(5.5, 1.8 + 1.3 * len(coverage)), 3.2)
@@ -158,11 +164,12 @@ def coverage_figure(coverage: Mapping[str, Mapping[str, float]], regime: str = "
 def deviation_figure(
     deviation: Mapping[str, Mapping[str, float]], baseline: str, regime: str = "multi"
 ) -> Any:
-    """Draw how far arms lie from the first one on each dataset, in the manner of Figure 11.
+    """Draw the difference of each arm from the first arm on each dataset, like Figure 11 of the Crab+ paper.
 
     Args:
-        deviation: Arm -> dataset -> difference of scores as a fraction, of metrics in percent.
-        baseline: The first arm.
+        deviation: For each arm and dataset, the difference of the scores as a fraction. Only datasets whose
+            metric is in percent belong here.
+        baseline: Name of the first arm.
         regime: The regime in which the arms are compared.
     """
     names = list(dict.fromkeys(name for row in deviation.values() for name in row))
@@ -184,12 +191,12 @@ def deviation_figure(
 
 
 def conflict_figure(title: str, names: Sequence[str], maps: Mapping[str, Any]) -> Any:
-    """Draw the cosine between the gradients of every two datasets, a panel for each depth.
+    """Draw the cosines between the gradients of every two datasets in one or more panels.
 
     Args:
-        title: Printed above.
-        names: The datasets.
-        maps: Name of a panel -> cosines ``(datasets, datasets)``.
+        title: Title of the figure.
+        names: Names of the D datasets.
+        maps: Cosines ``(D, D)`` by the name of the panel.
     """
     side = max(2.2, 0.32 * len(names))
     figure = figure_of(1.6 + side * len(maps), side + 1.3)

@@ -1,4 +1,4 @@
-"""Dropping heads of a finished run while it is tested."""
+"""A callback that tests a finished run without one of its heads."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from crab_lightning.adapters import scale_heads
 
 
 class DropHead(Callback):
-    """Tests a run without one head of I-LoRA, as if that head's B matrix were zero.
+    """Tests a run without one head of its routed adapter, as if the B matrix of this head were zero.
 
     Args:
-        head: Number of the head, from 1.
-        modules: Wildcard pattern over the dotted names of the layers in which it is dropped.
+        head: Number of the head; the first is 1.
+        modules: Wildcard pattern over the dotted names of the layers in which the head is dropped.
 
     Raises:
-        ValueError: If no layer with a router matches, or none has such a head.
+        ValueError: At the start of the test, if no routed layer matches, if the run has no such head, or if
+            a matching layer has a smaller number of heads.
     """
 
     def __init__(self, head: int, modules: str = "*") -> None:
@@ -39,12 +40,12 @@ class DropHead(Callback):
         self._open.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Put the head back, whatever happened."""
+        """Put the head back after an error."""
         self._open.close()
 
 
 def heads_of(model: Any) -> int:
-    """Return the number of heads of a model's routed layers; 0 without such layers."""
+    """Return the largest number of heads of a model's routed layers; 0 without routed layers."""
     from crab_lightning.adapters.kinds.lora import adapter_layers
 
     return max((layer.heads for layer in adapter_layers(model).values() if layer.routed), default=0)

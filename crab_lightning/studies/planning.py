@@ -1,4 +1,4 @@
-"""What a study will cost: its cells, steps and trained parameters, and time from a few measured steps."""
+"""The cost of a study: cells, steps, trained parameters, and the time estimated from measured steps."""
 
 from __future__ import annotations
 
@@ -34,13 +34,14 @@ _ANSWERS = 8
 
 @dataclass(frozen=True)
 class Measured:
-    """What a few steps of one arm took.
+    """The times of a few steps of one arm, in seconds.
 
     Args:
         trained: Number of trained parameters.
-        start_s: From the fork of a process to its first step.
-        step_s: A training step, the median.
-        answer_s: An answer of the untrained model, which often writes to the token limit: an upper bound.
+        start_s: Time from the fork of a process to its first training step.
+        step_s: Median time of a training step.
+        answer_s: Mean time of an answer of the untrained model. This is an upper bound, because an untrained
+            model often writes up to the token limit.
     """
 
     trained: int
@@ -50,11 +51,11 @@ class Measured:
 
 
 class StepTimer(Callback):
-    """Writes how long training steps and answers took to a JSON file.
+    """Writes the times of training steps and answers to a JSON file.
 
     Args:
         path: The file.
-        began: Time at which the process was asked for, as ``time.time()`` gives it.
+        began: Time at which the process was requested, as ``time.time()`` returns it.
     """
 
     def __init__(self, path: str, began: float) -> None:
@@ -65,33 +66,33 @@ class StepTimer(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Take the time."""
+        """Note the time of the first step and start the clock."""
         self.found.setdefault("start_s", time.time() - self.began)
         self._from = self._from or time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note a step, loading of its batch included."""
+        """Note the time of a step, including the loading of its batch."""
         now = time.perf_counter()
         self.found["steps"].append(now - self._from)
         self._from = now
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what was found."""
+        """Write the times and the number of trained parameters."""
         self.found["trained"] = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
         self._write()
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any, **__: Any
     ) -> None:
-        """Take the time."""
+        """Start the clock."""
         self._from = time.perf_counter()
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
-        """Note the time of an answer of the batch."""
+        """Note the mean time of an answer of the batch, and write the times."""
         self.found["answers"].append((time.perf_counter() - self._from) / len(batch.samples))
         self._write()
 
@@ -101,22 +102,22 @@ class StepTimer(Callback):
 
 
 def measure(cell: Cell, command: Command, steps: int, preload: Sequence[str] = ()) -> Measured:
-    """Train a few steps and answer one batch as a cell would, in a process of its own.
+    """Train a few steps and answer one batch as a cell would, in a separate process.
 
     Args:
         cell: The cell.
-        command: Runs ``fit`` and ``test``.
-        steps: Training steps.
-        preload: Modules that are imported before the clock starts, as for the cells of a study.
+        command: Function that runs ``fit`` and ``test``.
+        steps: Number of training steps.
+        preload: Names of the modules that are imported before the clock starts, as for the cells of a study.
 
     Raises:
-        ValueError: If the steps fail; the text holds what was printed.
+        ValueError: If the steps fail; the message contains the end of the output.
     """
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "times.json"
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["__main__", *preload])
-        warm = context.Process(target=time.time)  # starts the server, whose imports are paid once a study
+        warm = context.Process(target=time.time)  # starts the server, which imports once for the whole study
         warm.start()
         warm.join()
         times = {"path": str(out), "began": time.time()}
@@ -128,7 +129,7 @@ def measure(cell: Cell, command: Command, steps: int, preload: Sequence[str] = (
                 "callbacks": [timer],
             },
             "evaluator": {"predictions": False, "print_table": False, "majority": False},
-            # A batch of answers of an untrained model takes longest of all.
+            # A batch of answers of an untrained model takes longer than any other.
             "data": {"eval_batch_size": _ANSWERS},
         }  # fmt: skip
         config = merge(dict(cell.config), own)
@@ -152,16 +153,18 @@ def _fit_and_test(scratch: str, command: Command) -> None:
 
 
 def rows_of(cells: Sequence[Cell]) -> dict[Place, dict[str, int]]:
-    """Return how many rows cells train on, are validated on and are tested on, and their training steps.
+    """Return the numbers of training, validation and test rows of cells, and of their training steps.
 
-    The manifests are read once for all cells that differ in their datasets only. Validation rows of datasets
-    whose questions show two clips may differ by a few in a cell that does not train on all of them.
+    The manifests are read once for all cells that differ only in their datasets. For datasets whose questions
+    show two clips, the number of validation rows may differ slightly from that of a cell that does not train
+    on all datasets.
 
     Args:
         cells: The cells.
 
     Returns:
-        Arm and datasets of a cell -> its numbers.
+        For each arm and set of datasets, ``train``, ``val``, ``test`` (numbers of rows), ``steps``,
+        ``validations`` (how often the loss on the validation rows is computed) and ``batch_size``.
     """
     names = list(dict.fromkeys(name for cell in cells for name in cell.datasets))
     read: dict[str, AVDataModule] = {}
@@ -171,7 +174,7 @@ def rows_of(cells: Sequence[Cell]) -> dict[Place, dict[str, int]]:
         if (cell.arm, cell.datasets) in found:
             continue
         section = {**cell.config["data"], "only": names, "order_seed": 0}
-        # Which text is learnt changes no row.
+        # The choice of the target text does not change the rows.
         section["datasets"] = {k: {**row, "target": "direct"} for k, row in section["datasets"].items()}
         key = json.dumps(section, sort_keys=True, default=str)
         if key not in read:
@@ -201,15 +204,18 @@ def rows_of(cells: Sequence[Cell]) -> dict[Place, dict[str, int]]:
 def print_plan(
     study: Study, cells: Sequence[Cell], command: Command, steps: int, jobs: int, preload: Sequence[str] = ()
 ) -> None:
-    """Print the cells of a study and what they will take; on standard error what is being done.
+    """Print the cells of a study and their estimated time; print the progress to standard error.
 
     Args:
         study: The study.
-        cells: The cells that are wanted.
-        command: Runs ``fit`` and ``test``.
-        steps: Steps to measure in each arm; 0 measures nothing.
-        jobs: Cells at a time.
-        preload: Modules that are imported once.
+        cells: The chosen cells.
+        command: Function that runs ``fit`` and ``test``.
+        steps: Number of steps to measure in each arm; with 0, nothing is measured.
+        jobs: Number of cells that run at the same time.
+        preload: Names of the modules that are imported once for all processes.
+
+    Raises:
+        ValueError: If the measured steps of an arm fail.
     """
 
     def tell(what: str) -> None:
@@ -242,7 +248,15 @@ def print_plan(
 
 
 def seconds(rows: Mapping[str, int], found: Measured) -> float:
-    """Return how long a cell will take: start, steps, validation losses (a third of a step each), answers."""
+    """Return the estimated time of a cell in seconds.
+
+    The estimate is the sum of the starts of ``fit`` and ``test``, the training steps, the validation losses
+    (a third of a training step for each batch), and the answers of the test.
+
+    Args:
+        rows: Numbers of the cell, as :func:`rows_of` returns them.
+        found: The measured times of its arm.
+    """
     validation = rows["validations"] * rows["val"] / rows["batch_size"] * found.step_s / 3
     return 2 * found.start_s + rows["steps"] * found.step_s + validation + rows["test"] * found.answer_s
 
@@ -250,7 +264,13 @@ def seconds(rows: Mapping[str, int], found: Measured) -> float:
 def cell_table(
     cells: Sequence[Cell], rows: Mapping[Place, Mapping[str, int]], found: Mapping[str, Measured]
 ) -> PlainTable:
-    """Lay out cells, seeds of the same cell in one row."""
+    """Return the table of the cells; cells that differ only in their seed share a row.
+
+    Args:
+        cells: The cells.
+        rows: Numbers of each arm and set of datasets, as :func:`rows_of` returns them.
+        found: The measured times of the arms; may be empty.
+    """
     columns = ["arm", "regime", "datasets", "cells", "training rows", "validation rows", "test rows", "steps"]
     table = PlainTable("Cells", [*columns, "minutes each"], left=3)
     groups: dict[tuple[str, str, tuple[str, ...]], int] = {}

@@ -31,17 +31,18 @@ from crab_lightning.studies.transfer import LEVEL, ArmTransfer, DatasetTransfer,
 
 @dataclass(frozen=True)
 class StudyResults:
-    """What a study has found.
+    """The results of a study.
 
     Args:
         study: The study.
-        transfers: Transfer of every arm with cells under both regimes.
-        deviations: Arm -> its datasets under the joint regime, compared with the first arm.
-        coverage: Arm -> shares of the datasets: ``best`` alone, ``tied`` for the best, ``gain`` over training
-            alone where that is known.
+        transfers: Transfer of every arm that has finished cells under both regimes.
+        deviations: For each arm except the first, the datasets under the joint regime, compared with the
+            first arm.
+        coverage: For each arm, fractions of the datasets: ``best`` (this arm alone is the best), ``tied``
+            (together with others), and, if it is known, ``gain`` (better than trained alone).
         conflicts: Gradient conflict of every arm that measured it.
         pairs: Transfer between pairs of datasets.
-        unfinished: The cells that are not finished or are damaged, by name.
+        unfinished: The states of the cells that are not finished or are damaged, by the name of the cell.
     """
 
     study: Study
@@ -54,11 +55,11 @@ class StudyResults:
 
 
 def study_results(study: Study, *, resamples: int = 2000, seed: int = 0) -> StudyResults:
-    """Compute what the finished cells of a study show.
+    """Compute the results of a study from its finished cells.
 
     Args:
         study: The study.
-        resamples: Resamples of the bootstrap.
+        resamples: Number of resamples of the bootstrap.
         seed: Seed of the bootstrap.
 
     Raises:
@@ -79,7 +80,7 @@ def study_results(study: Study, *, resamples: int = 2000, seed: int = 0) -> Stud
         return finished.of(joint, first, dataset, seed)
 
     for arm in list(study.arms)[1:]:
-        # The same comparison, with the first arm in the place of the baseline.
+        # The same comparison, with the first arm instead of the baseline.
         made = arm_transfer(
             arm, study.datasets, study.seeds, of_first, partial(finished.of, joint), resampling
         )
@@ -118,7 +119,7 @@ def _joint(study: Study) -> str:
 def _coverage(
     finished: FinishedCells, regime: str, transfers: Sequence[ArmTransfer]
 ) -> dict[str, dict[str, float]]:
-    """Count in which share of the datasets each arm is the best under the joint regime."""
+    """Return the share of the datasets on which each arm is the best under the joint regime."""
     study = finished.study
     wins = {arm: {"best": 0.0, "tied": 0.0} for arm in study.arms}
     known = 0
@@ -147,7 +148,7 @@ def _coverage(
 
 
 def report_tables(results: StudyResults) -> dict[str, PlainTable]:
-    """Return the tables of a report by the name of their files."""
+    """Return the tables of a report by the names of their files, without an ending."""
     found: dict[str, PlainTable] = {}
     if results.transfers:
         found["shares"] = tables.shares_table(results.transfers)
@@ -169,7 +170,7 @@ def report_tables(results: StudyResults) -> dict[str, PlainTable]:
 
 
 def report_figures(results: StudyResults) -> dict[str, Any]:
-    """Return the pictures of a report, matplotlib figures, by the name of their files."""
+    """Return the matplotlib figures of a report by the names of their files, without an ending."""
     found: dict[str, Any] = {}
     names = results.study.names
     if results.transfers:
@@ -202,13 +203,15 @@ def write_report(study: Study, out: Path, *, resamples: int = 2000, seed: int = 
 
     Args:
         study: The study.
-        out: Folder to write into: ``index.html``, and each table as CSV, LaTeX and Markdown, each picture as
-            PNG, every number in ``gains.csv``, and TensorBoard events.
-        resamples: Resamples of the bootstrap.
+        out: Folder for the files: the page ``index.html``, each table as CSV, LaTeX and Markdown, each
+            picture as PNG, all numbers in ``gains.csv``, and TensorBoard events. Files of an earlier report
+            that the new report does not have are removed.
+        resamples: Number of resamples of the bootstrap.
         seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: If no two finished cells can be compared.
+        ValueError: If no two finished cells can be compared, or if the record of an earlier report in ``out``
+            cannot be read.
     """
     results = study_results(study, resamples=resamples, seed=seed)
     made = report_tables(results)
@@ -234,7 +237,7 @@ def _png(figure: Any) -> bytes:
 
 
 def _replace_earlier(out: Path, names: set[str]) -> None:
-    """Note the files of this report, and remove those of an earlier one that it does not have."""
+    """Record the files of this report, and remove those files of an earlier report that it does not have."""
     record = out / "report.json"
     earlier = read_json(record, "Remove it")["files"] if record.is_file() else []
     replace_json(record, {"files": sorted(names)})
@@ -243,14 +246,14 @@ def _replace_earlier(out: Path, names: set[str]) -> None:
 
 
 def _notes(results: StudyResults, resamples: int) -> list[str]:
-    """Return what a reader has to know before the tables."""
+    """Return the notes that stand above the tables."""
     notes = []
     if results.unfinished:
         cells = ", ".join(f"{name} ({state.status})" for name, state in list(results.unfinished.items())[:8])
         more = "" if len(results.unfinished) <= 8 else f" and {len(results.unfinished) - 8} more"
         notes.append(
-            f"Not finished and left out are {len(results.unfinished)} of {len(results.study.cells())} cells:"
-            f" {cells}{more}."
+            f"{len(results.unfinished)} of {len(results.study.cells())} cells are not finished and are left"
+            f" out: {cells}{more}."
         )
     notes += [
         f"{name} is damaged: {state.detail}."
@@ -265,7 +268,7 @@ def _notes(results: StudyResults, resamples: int) -> list[str]:
             " differences between seeds."
         )
     datasets = max(map(len, compared), default=0)
-    if 2 * datasets >= LEVEL * (resamples + 1):  # the least p value, times Holm's first factor
+    if 2 * datasets >= LEVEL * (resamples + 1):  # the smallest p value, times Holm's first factor
         notes.append(
             f"With {resamples:,} resamples no gain or difference can be certain: {datasets} datasets need at"
             f" least {math.floor(2 * datasets / LEVEL):,}."
@@ -329,7 +332,7 @@ def _page(
 
 
 def _write_board(results: StudyResults, drawn: Mapping[str, Any], out: Path) -> set[str]:
-    """Write shares and pictures for TensorBoard, and return the names of the files."""
+    """Write the shares and the pictures for TensorBoard, and return the names of the files."""
     from torch.utils.tensorboard import SummaryWriter
 
     before = set(out.glob("events.out.tfevents.*"))

@@ -1,15 +1,15 @@
-"""What the routers of a finished run do: the routes of every sample, and the likeness of the heads.
+"""Record the routes of every sample in a finished run, and compare the heads with each other.
 
-``routes.npz`` holds, for N samples, P routed layers (a projection of a layer each) and n heads:
+``routes.npz`` contains these arrays, for N samples, P routed layers (each is one projection) and n heads:
 
 =============  ==================  =======================================================================
-array          shape               holds
+array          shape               contents
 =============  ==================  =======================================================================
-``ids``        ``(N,)``            sample ids; ``datasets`` and ``tasks`` likewise
-``modules``    ``(P,)``            dotted names of the routed layers; ``depths`` their layer numbers
-``tokens``     ``(4,)``            which tokens a mean is over: all, text, audio, visual
-``routes``     ``(N, 4, P, n)``    mean routes, float32; not a number where a sample has no such tokens
-``likeness``   ``(P, n, n)``       cosines between the heads' B matrices
+``ids``        ``(N,)``            sample ids; ``datasets`` and ``tasks`` have the same shape
+``modules``    ``(P,)``            dotted names of the routed layers; ``depths`` are their layer numbers
+``tokens``     ``(4,)``            kinds of tokens over which a mean is taken: all, text, audio, visual
+``routes``     ``(N, 4, P, n)``    mean routes, float32; NaN if a sample has no tokens of the kind
+``likeness``   ``(P, n, n)``       cosines between the B matrices of the heads
 =============  ==================  =======================================================================
 """
 
@@ -35,7 +35,18 @@ TOKENS = ("all", "text", "audio", "visual")
 
 @dataclass(frozen=True)
 class Routes:
-    """Recorded routes; the fields are the arrays of ``routes.npz``, see the module."""
+    """The recorded routes of a run.
+
+    Args:
+        ids: Ids of the N samples.
+        datasets: Dataset of each sample.
+        tasks: Task of each sample.
+        modules: Dotted names of the P routed layers.
+        depths: Layer number of each routed layer, ``(P,)``.
+        routes: Mean routes ``(N, 4, P, n)`` over the kinds of tokens in ``TOKENS``; NaN if a sample has no
+            tokens of the kind.
+        likeness: Cosines ``(P, n, n)`` between the B matrices of the heads.
+    """
 
     ids: tuple[str, ...]
     datasets: tuple[str, ...]
@@ -51,20 +62,20 @@ class Routes:
         return int(self.routes.shape[-1])
 
     def of_samples(self, tokens: str = "all") -> NDArray[np.float64]:
-        """Return the mean routes over all layers ``(N, n)``.
+        """Return the mean route of each sample over all layers, ``(N, n)``.
 
         Args:
-            tokens: One of ``TOKENS``.
+            tokens: Kind of tokens, one of ``TOKENS``.
         """
         mean: NDArray[np.float64] = self.routes[:, TOKENS.index(tokens)].astype(np.float64).mean(1)
         return mean
 
     def of_groups(self, by: Sequence[str], tokens: str = "all") -> dict[str, NDArray[np.float64]]:
-        """Return the mean routes of groups of samples.
+        """Return the mean route ``(n,)`` of each group of samples.
 
         Args:
             by: The group of each sample.
-            tokens: One of ``TOKENS``.
+            tokens: Kind of tokens, one of ``TOKENS``. Samples without such tokens are left out.
         """
         rows = self.of_samples(tokens)
         found = {}
@@ -76,16 +87,19 @@ class Routes:
         return found
 
     def entropy(self) -> dict[int, float]:
-        """Return by layer the entropy of the mean routes of a sample, as a share of its largest value."""
+        """Return for each layer the mean entropy of the samples' routes, divided by its largest value."""
         routes = self.routes[:, 0].astype(np.float64)
         each = -(routes * np.log(np.clip(routes, 1e-12, None))).sum(-1) / np.log(max(self.heads, 2))
         return {int(d): float(each[:, self.depths == d].mean()) for d in sorted(set(self.depths))}
 
     def cosines(self, by: Sequence[Any]) -> dict[Any, float]:
-        """Return the mean cosine between the B matrices of different heads, for groups of layers.
+        """Return the mean cosine between the B matrices of different heads, for each group of layers.
 
         Args:
             by: The group of each routed layer, such as ``depths`` or ``projections``.
+
+        Returns:
+            The mean cosines by group; empty with fewer than two heads.
         """
         apart = ~np.eye(self.heads, dtype=bool)
         if self.heads < 2:
@@ -103,8 +117,12 @@ class Routes:
     def save_parquet(self, path: Path) -> None:
         """Write the routes as one Parquet table, for pandas, Polars or DuckDB.
 
-        One row for each sample, kind of tokens and routed layer: ``id``, ``dataset``, ``task``, ``tokens``,
-        ``module``, ``depth`` and ``head_1`` to ``head_n``; rows of tokens that a sample lacks are left out.
+        The table has one row for each sample, kind of tokens and routed layer. Its columns are ``id``,
+        ``dataset``, ``task``, ``tokens``, ``module``, ``depth`` and ``head_1`` to ``head_n``. There is no row
+        for a kind of tokens that a sample does not have.
+
+        Args:
+            path: The file.
 
         Raises:
             ImportError: If the package pyarrow is missing.
@@ -129,7 +147,7 @@ class Routes:
         write_table(pa.table(table), path)
 
     def save(self, path: Path) -> None:
-        """Write ``routes.npz``."""
+        """Write the routes to a NumPy file such as ``routes.npz``."""
         path.parent.mkdir(parents=True, exist_ok=True)
         held: dict[str, Any] = {
             name: np.array(getattr(self, name)) for name in ("ids", "datasets", "tasks", "modules")
@@ -145,7 +163,7 @@ class Routes:
 
     @classmethod
     def load(cls, path: Path) -> Routes:
-        """Read what :meth:`save` wrote."""
+        """Read a file that :meth:`save` wrote."""
         with np.load(path, allow_pickle=False) as held:
             names = [tuple(map(str, held[name])) for name in ("ids", "datasets", "tasks", "modules")]
             return cls(
@@ -161,14 +179,14 @@ def recorded(
     batch_size: int = 8,
     likes: TokenLikes | None = None,
 ) -> Routes:
-    """Record the routes of samples, in one pass over each prompt, with its target where it has one.
+    """Record the routes of samples in one forward pass over each prompt and, if there is one, its target.
 
     Args:
         module: An ``AVModule`` in evaluation mode.
-        data: Its data module.
-        samples: The samples; those of a test split have no target.
+        data: The data module of the run.
+        samples: The samples; samples of a test split have no target.
         batch_size: Number of samples in one forward pass.
-        likes: Collects the routes of text tokens.
+        likes: Collects the routes of text tokens; by default, these are not collected.
 
     Raises:
         ValueError: If the model has no routed layer.
@@ -207,10 +225,10 @@ def recorded(
 
 
 def head_likeness(b: Tensor, heads: int) -> NDArray[np.float64]:
-    """Return the cosines between the heads' B matrices ``(n, n)``; 0 with a head that is zero.
+    """Return the cosines between the B matrices of the heads ``(n, n)``; 0 for a head that is zero.
 
     Args:
-        b: ``(d, n*r)``, head i in columns ``i*r`` to ``(i+1)*r``.
+        b: B matrices ``(d, n*r)`` of all heads; head i is in columns ``i*r`` to ``(i+1)*r - 1``.
         heads: Number of heads n.
     """
     flat = torch.stack([part.reshape(-1) for part in b.detach().double().cpu().chunk(heads, dim=1)])
@@ -221,14 +239,17 @@ def head_likeness(b: Tensor, heads: int) -> NDArray[np.float64]:
 
 
 def silhouette(points: NDArray[np.float64], groups: Sequence[str]) -> float | None:
-    """Return the mean silhouette of grouped points; ``None`` with one group, or groups of one point only.
+    """Return the mean silhouette of grouped points.
 
-    Source: Rousseeuw, Journal of Computational and Applied Mathematics, 1987; a point alone in its group
-    scores 0.
+    Source: Rousseeuw, Journal of Computational and Applied Mathematics, 1987. The only point of a group has
+    the silhouette 0.
 
     Args:
-        points: ``(N, dimensions)``.
+        points: Points ``(N, dimensions)``.
         groups: The group of each point.
+
+    Returns:
+        ``None`` if there is only one group, or if every group has only one point.
     """
     from scipy.spatial.distance import cdist
 
@@ -251,7 +272,15 @@ def silhouette(points: NDArray[np.float64], groups: Sequence[str]) -> float | No
 
 
 def routes_pictures(found: Routes) -> dict[str, Any]:
-    """Draw routes: head pairs by dataset and task, activation of heads, likeness of heads, entropy."""
+    """Draw the recorded routes.
+
+    Args:
+        found: The routes.
+
+    Returns:
+        Matplotlib figures: ``pairs-by-dataset`` and ``pairs-by-task`` (the routes of every two heads),
+        ``activation`` (mean routes of each dataset), and ``likeness`` (cosines between heads, and entropy).
+    """
     from itertools import combinations
 
     from crab_lightning.studies.figures import figure_of

@@ -1,4 +1,4 @@
-"""The data of a finished run, from its own config, without its model."""
+"""Load the data of a finished run from the config of the run, without the model."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from crab_lightning.data import AVDataModule
 
 
 def data_of(run: Path, datasets: Sequence[str] | None = None) -> AVDataModule:
-    """Return the data module of a run, its manifests read.
+    """Return the data module of a run after reading its manifests.
 
     Args:
         run: A run folder with ``config.yaml``.
-        datasets: The datasets to read; left out, those of the run.
+        datasets: Keys of the datasets to read; by default, the datasets of the run.
 
     Raises:
-        ConfigError: If the folder has no config, or the config no data.
-        FileNotFoundError: If the manifests are gone.
+        ConfigError: If the folder has no ``config.yaml``, or if the config has no section ``data`` or a wrong
+            one.
+        ManifestError: If a manifest is missing or cannot be read.
     """
     path = run / "config.yaml"
     if not path.is_file():

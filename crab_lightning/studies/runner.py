@@ -1,4 +1,4 @@
-"""A study as a whole: what is left to do, running it, and finding its finished runs."""
+"""Run a whole study: choose cells, check arms, run the open cells, and find the finished runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ from crab_lightning.studies.study import Cell, Study
 
 
 def chosen_cells(study: Study, patterns: Sequence[str] = ()) -> list[Cell]:
-    """Return the cells whose names match one of some wildcard patterns; all without patterns.
+    """Return the cells of a study whose names match one of some wildcard patterns.
+
+    Args:
+        study: The study.
+        patterns: The patterns; without patterns, all cells are returned.
 
     Raises:
         ConfigError: If a pattern matches no cell.
@@ -37,24 +41,24 @@ def chosen_cells(study: Study, patterns: Sequence[str] = ()) -> list[Cell]:
 
 
 def _fits(name: str, pattern: str) -> bool:
-    return name == pattern or fnmatchcase(name, pattern)  # a name may itself have brackets
+    return name == pattern or fnmatchcase(name, pattern)  # a name may contain brackets
 
 
 def other_folders(study: Study) -> list[str]:
-    """Return the names of folders among the cells that belong to no cell of the study."""
+    """Return the names of the folders in ``cells/`` that do not belong to a cell of the study."""
     known = {cell.name for cell in study.cells()}
     return sorted(p.name for p in (study.folder / "cells").glob("*/") if p.is_dir() and p.name not in known)
 
 
 def check_arms(cells: Sequence[Cell], command: Command) -> None:
-    """Parse the config of each arm, so that a wrong key is found before anything is trained.
+    """Parse the config of each arm, so that a wrong key is found before any training.
 
     Args:
-        cells: Cells; the first of each arm is parsed.
-        command: Runs ``fit``, which prints its config here and ends.
+        cells: The cells; the config of the first cell of each arm is parsed.
+        command: Function that runs ``fit``; it is called with ``--print_config``, so that nothing is trained.
 
     Raises:
-        ConfigError: If a key or value of an arm does not fit; the text names the arm.
+        ConfigError: If a key or a value of an arm is wrong; the message names the arm.
     """
     for cell in {cell.arm: cell for cell in reversed(cells)}.values():
         said = io.StringIO()
@@ -75,11 +79,12 @@ def other_settings(states: Sequence[CellState], *, refuse: bool) -> list[CellSta
     """Return the cells that were made with other settings.
 
     Args:
-        states: How far the cells are.
+        states: The states of the cells.
         refuse: Whether such a cell is an error.
 
     Raises:
-        ConfigError: If there is one and it is refused; the text says in what the first one differs.
+        ConfigError: If there is such a cell and ``refuse`` is set; the message names the settings in which
+            the first such cell differs.
     """
     other = [state for state in states if state.status == "other settings"]
     if other and refuse:
@@ -94,19 +99,21 @@ def other_settings(states: Sequence[CellState], *, refuse: bool) -> list[CellSta
 def run_study(
     cells: Sequence[Cell], engine: Engine, command: Command, *, replace: bool = False
 ) -> dict[str, str]:
-    """Make the cells that are not made yet; cells that fail or are damaged do not stop the others.
+    """Make those of the cells that are not finished; cells that fail or are damaged do not stop the others.
 
     Args:
-        cells: The cells that are wanted.
-        engine: Where they run.
-        command: Runs ``fit`` and ``test``.
-        replace: Move cells that were made with other settings or are damaged away and make them again.
+        cells: The chosen cells.
+        engine: The engine that runs the cells.
+        command: Function that runs ``fit`` and ``test``.
+        replace: Whether cells that are damaged or were made with other settings are moved to ``replaced/``
+            and made again.
 
     Returns:
-        The names of the cells that failed in this call or are damaged, with their errors.
+        The errors of the cells that failed in this call or are damaged, by the name of the cell.
 
     Raises:
         ConfigError: If a cell was made with other settings and ``replace`` is not set.
+        CellTakenError: If a cell is to be moved while another process works on it.
     """
     states = [state_of(cell) for cell in cells]
     other = other_settings(states, refuse=not replace)
@@ -144,6 +151,9 @@ def run_study(
 class FinishedCells:
     """The finished runs of a study, by arm, regime, dataset and seed.
 
+    The attribute ``states`` has the state of every cell of the study. A finished cell whose answers or losses
+    cannot be read has the state ``damaged``.
+
     Args:
         study: The study.
     """
@@ -158,7 +168,7 @@ class FinishedCells:
         }
 
     def _checked(self, state: CellState) -> CellState:
-        """Keep the results of a finished cell; it is ``damaged`` if its answers or losses cannot be read."""
+        """Keep the results of a finished cell; return ``damaged`` if its answers or losses cannot be read."""
         if state.status != "done":
             return state
         remedy = ". Remove the file metrics.json of this cell; `study run` then tests the cell again"
@@ -174,18 +184,24 @@ class FinishedCells:
         return state
 
     def cells(self, arm: str, regime: str, datasets: tuple[str, ...]) -> list[Cell]:
-        """Return the finished cells on a set of datasets, one for each seed that is finished."""
+        """Return the finished cells of an arm, a regime and a set of datasets: one for each finished seed."""
         keys = [(arm, regime, datasets, seed) for seed in self.study.seeds]
         return [self._cells[key] for key in keys if key in self._cells]
 
     def run(self, cell: Cell) -> FinishedRun:
-        """Return the results of a finished cell."""
+        """Return the results of a finished cell.
+
+        Raises:
+            KeyError: If the cell is not finished.
+        """
         return self._runs[cell.name]
 
     def of(self, regime: str, arm: str, dataset: str, seed: int) -> FinishedRun | None:
-        """Return the one run of a regime that trained on a dataset, if it is finished.
+        """Return the only run of a regime, an arm and a seed that trained on a dataset.
 
-        A regime in which several cells train on the dataset, as one of pairs, has no such run.
+        Returns:
+            ``None`` if the run is not finished, or if several cells of the regime train on the dataset, as in
+            a regime of pairs.
         """
         groups = [group for group in self.study.regimes.get(regime, ()) if dataset in group]
         if len(groups) != 1:

@@ -1,9 +1,9 @@
 """The primary metric of a dataset on any resample of the answers of a run, and tests of significance.
 
-A metric that is a mean of the scores of the answers needs those scores alone, and all resamples are one
-matrix product. Any other is computed anew from the answers: each answer is given to the metric once and
-what the metric keeps of it is remembered, so that a resample adds up (or joins) what is remembered and
-computes.
+A metric that is the mean of the answers' scores needs only these scores, and one matrix product gives its
+values on all resamples. Any other metric is computed again from the answers: each answer is given to the
+metric once, and the state of the metric after this answer is kept. For a resample, the kept states are added
+up (or joined), and the metric is computed from the result.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ _CHUNK = 4_000_000
 class Statistic(ABC):
     """A metric as a function of how often each question counts.
 
+    The attribute ``how`` says in a few words how the metric is computed on a resample.
+
     Args:
-        ids: The questions, in the order of the counts' columns.
+        ids: Ids of the N questions, in the order of the columns of the counts.
     """
 
     how = ""
@@ -45,10 +47,14 @@ class Statistic(ABC):
 
     @abstractmethod
     def at(self, counts: Counts) -> Values:
-        """Return the metric on each of R resamples ``(R, N)`` as ``(R,)``."""
+        """Return the values ``(R,)`` of the metric on R resamples with the counts ``(R, N)``."""
 
     def of(self, ids: Sequence[str]) -> Statistic:
-        """Return the same metric on these questions, in this order."""
+        """Return the same metric on these questions, in this order.
+
+        Raises:
+            KeyError: If a question is not one of those of the metric.
+        """
         place = {name: i for i, name in enumerate(self.ids)}
         return self._of(ids, [place[name] for name in ids])
 
@@ -56,17 +62,17 @@ class Statistic(ABC):
     def _of(self, ids: Sequence[str], places: list[int]) -> Statistic: ...
 
     def value(self) -> float:
-        """Return the metric with every question counted once."""
+        """Return the value of the metric if every question counts once."""
         return float(self.at(np.ones((1, len(self.ids))))[0])
 
 
 class RatioStatistic(Statistic):
-    """A sum over questions divided by another: a mean of scores, or a loss per token.
+    """A ratio of two sums over the questions, such as a mean of scores or a loss per token.
 
     Args:
-        ids: The questions.
-        parts: What each question adds above the line.
-        weights: What each adds below it; ones give a mean.
+        ids: Ids of the questions.
+        parts: The value that each question adds to the numerator.
+        weights: The value that each question adds to the denominator; by default 1, which gives a mean.
     """
 
     how = "mean of the answers' scores"
@@ -79,7 +85,7 @@ class RatioStatistic(Statistic):
         self.weights = np.ones(len(self.ids)) if weights is None else np.asarray(weights, dtype=np.float64)
 
     def at(self, counts: Counts) -> Values:
-        """Return the ratio on each resample."""
+        """Return the ratio on each resample; NaN if the denominator is 0."""
         below = counts @ self.weights
         result: Values = np.divide(
             counts @ self.parts, below, out=np.full(len(below), np.nan), where=below > 0
@@ -91,13 +97,13 @@ class RatioStatistic(Statistic):
 
 
 class MetricStatistic(Statistic):
-    """A torchmetrics metric, computed anew from what it keeps of each answer.
+    """A torchmetrics metric that is computed again from its states after single answers.
 
     Args:
-        ids: The questions.
-        metric: A metric of ours, its states those of no answer.
-        key: Which of its values.
-        states: For each question the states of the metric after that answer alone.
+        ids: Ids of the questions.
+        metric: A metric of this package after ``reset``.
+        key: Name of the value to use if the metric computes several values.
+        states: For each question, the states of the metric after the answer to this question alone.
     """
 
     how = "computed again from the answers of each resample"
@@ -141,11 +147,11 @@ class MetricStatistic(Statistic):
 
 
 class CiderStatistic(Statistic):
-    """CIDEr of captions that have been cut into tokens once.
+    """CIDEr of captions that are split into tokens only once.
 
     Args:
-        ids: The questions.
-        items: Tokens of the answer and of its references, for each.
+        ids: Ids of the questions.
+        items: For each question, the tokens of the answer and of its references.
     """
 
     how = MetricStatistic.how
@@ -155,7 +161,7 @@ class CiderStatistic(Statistic):
         self.items = list(items)
 
     def at(self, counts: Counts) -> Values:
-        """Return CIDEr on each resample."""
+        """Return CIDEr on each resample; NaN for an empty resample."""
         from crab_lightning.metrics.captions import cider
 
         drawn = [[self.items[i] for i in np.repeat(np.arange(len(row)), row.astype(int))] for row in counts]
@@ -171,11 +177,11 @@ class Headline:
 
     Args:
         metric: Name of the metric.
-        value: Its value in ``metrics.json``.
-        scale: Its direction, and how it is printed.
-        statistic: The metric on any resample; ``None`` where the answers do not give it.
-        note: Why not; empty otherwise.
-        task: Key of the dataset's task.
+        value: Value of the metric in ``metrics.json``.
+        scale: Direction of the metric, and how it is printed.
+        statistic: The metric on any resample; ``None`` if it cannot be computed from the answers.
+        note: The reason why there is no statistic; empty if there is one.
+        task: Key of the task of the dataset.
     """
 
     metric: str
@@ -187,11 +193,14 @@ class Headline:
 
 
 def primary_of(run: FinishedRun, dataset: str) -> tuple[str, float, Scale] | None:
-    """Return name, value and scale of a run's primary metric on a dataset; ``None`` without a finite value.
+    """Return the name, the value and the scale of a run's primary metric on a dataset.
 
     Args:
         run: A finished run.
         dataset: Key of the dataset.
+
+    Returns:
+        ``None`` if the run was not tested on the dataset, or if the metric has no finite value.
     """
     entry = run.datasets.get(dataset)
     if entry is None or entry["headline"] is None:
@@ -204,11 +213,14 @@ def primary_of(run: FinishedRun, dataset: str) -> tuple[str, float, Scale] | Non
 
 
 def headline_of(run: FinishedRun, dataset: str) -> Headline | None:
-    """Return the primary metric of a run on a dataset; ``None`` if the run has none.
+    """Return the primary metric of a run on a dataset, with its statistic.
 
     Args:
         run: A finished run.
         dataset: Key of the dataset.
+
+    Returns:
+        ``None`` under the conditions of :func:`primary_of`.
     """
     primary = primary_of(run, dataset)
     if primary is None:
@@ -231,7 +243,7 @@ def loss_of(losses: Mapping[str, tuple[float, int]]) -> RatioStatistic | None:
     """Return the validation loss per target token of one dataset; ``None`` without samples.
 
     Args:
-        losses: Sample id -> summed loss in nats and target tokens.
+        losses: For each sample id, the sum of the loss in nats and the number of target tokens.
     """
     if not losses:
         return None
@@ -243,7 +255,7 @@ def loss_of(losses: Mapping[str, tuple[float, int]]) -> RatioStatistic | None:
 def _recomputed(
     run: FinishedRun, dataset: str, metric: str, value: float, records: Sequence[Mapping[str, Any]]
 ) -> tuple[Statistic | None, str]:
-    """Return the metric as computed from the answers, or the reason why that is not possible."""
+    """Return the metric as a statistic of the answers, or ``None`` and the reason for its absence."""
     if not records:
         return None, f"there are no answers of {dataset} in the run {run.name}"
     try:
@@ -272,7 +284,7 @@ def _recomputed(
     for name, one in collection.items():
         made = _statistic(one, str(name), metric, ids, states[str(name)])
         if made is not None:
-            # metrics of other packages sum in float32
+            # metrics of other packages add up in float32
             if math.isclose(again := made.value(), value, rel_tol=_EQUAL, abs_tol=_EQUAL):
                 return made, ""
             return None, f"{metric} of the answers on disk is {again:.6f}, metrics.json says {value:.6f}"
@@ -282,7 +294,7 @@ def _recomputed(
 def _statistic(
     metric: Any, name: str, key: str, ids: Sequence[str], states: Sequence[Mapping[str, Any]]
 ) -> Statistic | None:
-    """Return the statistic of a metric if one of its values is the one that is looked for."""
+    """Return the statistic of a metric; ``None`` if the metric does not compute the value ``key``."""
     from crab_lightning.metrics import CaptionScores
 
     if isinstance(metric, CaptionScores):
@@ -309,7 +321,11 @@ def _copied(state: Any) -> Any:
 
 
 def _without_null(records: Sequence[Mapping[str, Any]], samples: Mapping[str, Any]) -> Statistic | None:
-    """Return the mean over questions whose object is there: J of Ref-AVS leaves the null ones out."""
+    """Return the mean score without the null questions, whose object is absent, as J of Ref-AVS needs it.
+
+    Returns:
+        ``None`` if the score of any other question is missing.
+    """
     kept = []
     for record in records:
         sample = samples.get(str(record["id"]))
@@ -323,7 +339,7 @@ def _without_null(records: Sequence[Mapping[str, Any]], samples: Mapping[str, An
 
 @lru_cache(maxsize=64)
 def _questions(folder: Path, dataset: str) -> tuple[Any, Any, dict[str, Any]]:
-    """Return a dataset's task, its row and its test samples by id, from the config of a run."""
+    """Return the task, the entry and the test samples by id of a dataset, from the config of a run."""
     from crab_lightning.studies.run_data import data_of
 
     data = data_of(folder, (dataset,))
@@ -332,7 +348,16 @@ def _questions(folder: Path, dataset: str) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def drawn_counts(questions: int, resamples: int, rng: np.random.Generator) -> Counts:
-    """Return how often each question is drawn with replacement, ``(resamples, questions)``."""
+    """Return how often each question is drawn with replacement in each resample.
+
+    Args:
+        questions: Number of questions; as many are drawn in each resample.
+        resamples: Number of resamples.
+        rng: Generator of the random numbers.
+
+    Returns:
+        The counts ``(resamples, questions)``.
+    """
     rows = np.empty((resamples, questions))
     step = max(1, _CHUNK // max(questions, 1))
     for start in range(0, resamples, step):
@@ -350,13 +375,14 @@ TIE = 1e-12
 
 
 def p_value(drawn: Draws, questions: int) -> float:
-    """Return the two-sided p value of a quantity's being zero from its bootstrap draws.
+    """Return the two-sided p value of the hypothesis that a quantity is zero, from its bootstrap draws.
 
-    Resamples of a few questions all look alike, so the value is never below that of the exact sign-flip test
-    at its most extreme, ``2 ** (1 - questions)``: three questions can make nothing certain.
+    Resamples of a few questions are all similar. Therefore the p value is never below ``2 ** (1 -
+    questions)``, the smallest possible p value of the exact sign-flip test: with three questions, nothing can
+    be certain.
 
     Args:
-        drawn: The quantity in each resample.
+        drawn: The quantity in each resample; values that are not finite are left out.
         questions: Number of questions that are resampled.
     """
     known = drawn[np.isfinite(drawn)]
@@ -377,7 +403,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def sign_test(gains: Sequence[float]) -> float:
-    """Return the p value of the exact two-sided sign test, ties left out; 1 where only ties are left."""
+    """Return the p value of the exact two-sided sign test without the ties; 1 if there are only ties."""
     from scipy.stats import binomtest
 
     up, down = sum(g > TIE for g in gains), sum(g < -TIE for g in gains)

@@ -1,4 +1,4 @@
-"""The file that describes a study: arms, regimes and seeds, and the cells that they make."""
+"""Read the file that describes a study (arms, regimes, seeds), and build the cells of the study."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from crab_lightning.data.manifests.layout import display_name
 from crab_lightning.spelling import did_you_mean
 
 EVERY_ROW = "*"
-"""As a key of ``data.datasets`` in an arm: what it holds is laid over every row."""
+"""Key of ``data.datasets`` whose values replace those of every dataset's entry."""
 
 _KEYS = ("name", "root", "base", "overlay", "datasets", "arms", "regimes", "seeds", "equal", "compare")
 _SECTIONS = ("model", "data", "trainer", "evaluator", "checkpoint", "run")
@@ -35,9 +35,9 @@ _SET_BY_STUDY = {
     "run.name": "arms and regimes",
     "run.folder": "root and name",
 }
-"""Keys that an arm cannot hold, and the keys of the study that decide them."""
+"""Keys that must not stand in an arm, and the keys of the study that set them."""
 _MAPPINGS = ("model", "trainer", "evaluator", "checkpoint", "run")
-_LARGEST_SEED = 2**32 - 1  # of Lightning's seed_everything
+_LARGEST_SEED = 2**32 - 1  # the largest seed of Lightning's seed_everything
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _LOSSES = "crab_lightning.evaluation.SampleLosses"
 
@@ -47,13 +47,13 @@ class Cell:
     """One run of a study.
 
     Args:
-        name: Name of its run folder.
-        arm: Key of its arm.
-        regime: Key of its regime.
-        datasets: Datasets that it trains on, in the order of the study.
-        seed: Seed of its first weights, its dropout and its order of samples.
-        folder: Its run folder.
-        config: Its whole config, for ``fit``.
+        name: Name of the cell and of its run folder.
+        arm: Key of the arm.
+        regime: Key of the regime.
+        datasets: Keys of the datasets on which the cell trains, in the order of the study.
+        seed: Seed of the initial weights, of the dropout and of the order of the samples.
+        folder: The run folder.
+        config: The complete config of the cell, for ``fit``.
     """
 
     name: str
@@ -71,13 +71,13 @@ class Study:
 
     Args:
         name: Name of the study.
-        folder: Folder that holds ``cells/`` and ``report/``.
-        datasets: Datasets that are compared.
-        arms: Arm -> its whole config, with nothing of a regime or seed in it.
-        regimes: Regime -> the sets of datasets of its cells.
-        seeds: Seeds.
-        equal: What is held equal: ``("epochs", n)`` or ``("steps", n)``.
-        compare: The regime that is the baseline, and the one that is set against it.
+        folder: Folder that contains ``cells/`` and ``report/``.
+        datasets: Keys of the datasets that are compared.
+        arms: For each arm, the complete config without the keys that depend on the regime or the seed.
+        regimes: For each regime, the sets of datasets of its cells.
+        seeds: The seeds.
+        equal: Length of the training of every cell: ``("epochs", n)`` or ``("steps", n)``.
+        compare: The regime that is the baseline, and the regime that is compared with it.
     """
 
     name: str
@@ -91,12 +91,12 @@ class Study:
 
     @property
     def names(self) -> dict[str, str]:
-        """Key of each dataset -> its name in tables and pictures."""
+        """The names of the datasets in tables and pictures, by key."""
         rows = next(iter(self.arms.values()))["data"]["datasets"]
         return {key: display_name(key, str(rows[key].get("layout"))) for key in self.datasets}
 
     def cells(self) -> list[Cell]:
-        """Return every cell, seed by seed, so that a study that is stopped early has whole seeds."""
+        """Return all cells, ordered by seed, so that a study that is stopped early has complete seeds."""
         return [
             self._cell(arm, regime, sets, seed)
             for seed in self.seeds
@@ -127,11 +127,13 @@ def read_study(path: str | Path, *, root: Path | None = None) -> Study:
     """Read the file of a study.
 
     Args:
-        path: The file, or the name of one in ``configs/studies/``.
-        root: Folder under which the study's folder lies, in the place of what the file says.
+        path: Path of the file, or the name of a file in ``configs/studies/``.
+        root: Folder that contains the folder of the study; by default, the key ``root`` of the file, or
+            ``studies``.
 
     Raises:
-        ConfigError: If a key is unknown or missing, or a value makes no sense; the text names it.
+        ConfigError: If there is no such file, if a key is unknown or missing, or if a value is wrong; the
+            message names the key.
     """
     found = _find(path)
     content = compose([found])
@@ -146,7 +148,7 @@ def read_study(path: str | Path, *, root: Path | None = None) -> Study:
     if not isinstance(overlay, dict):
         raise ConfigError(f"{found}: overlay is {overlay!r}; give the keys that replace those of base")
     _check_overlay(found, overlay, "overlay")
-    if content["base"].get("only") is not None:  # of the command line; it would rule over every cell
+    if content["base"].get("only") is not None:  # it would apply to every cell
         raise ConfigError(f"{found}: base has the key only; remove it and name the datasets in datasets")
     base = merge(content["base"], overlay)
     _check_mappings(found, "base and overlay", base)
@@ -241,7 +243,7 @@ def _arms(path: Path, arms: Any, base: dict[str, Any]) -> dict[str, dict[str, An
 
 
 def _check_overlay(path: Path, overlay: Mapping[str, Any], where: str) -> None:
-    """Refuse keys that no config has, and those that the study itself sets in every cell."""
+    """Refuse keys that no config has, and keys that the study itself sets in every cell."""
     for key, ruled_by in _SET_BY_STUDY.items():
         section, _, leaf = key.rpartition(".")
         part = overlay.get(section) if section else overlay
@@ -251,7 +253,7 @@ def _check_overlay(path: Path, overlay: Mapping[str, Any], where: str) -> None:
 
 
 def _check_mappings(path: Path, where: str, config: Mapping[str, Any]) -> None:
-    """Refuse a section, or a row of ``data.datasets``, that is no mapping."""
+    """Refuse a section, or an entry of ``data.datasets``, that is not a mapping."""
     found: dict[str, Any] = {key: config[key] for key in _MAPPINGS if key in config}
     data = config.get("data")
     rows = data.get("datasets") if isinstance(data, Mapping) else None
@@ -271,7 +273,7 @@ def _check_mappings(path: Path, where: str, config: Mapping[str, Any]) -> None:
 
 
 def _with_rows(config: dict[str, Any]) -> dict[str, Any]:
-    """Lay what ``data.datasets.*`` holds over every row."""
+    """Return a config with the values of ``data.datasets.*`` merged into the entry of every dataset."""
     rows = dict(config["data"]["datasets"])
     over = rows.pop(EVERY_ROW, None)
     if over is None:
@@ -354,7 +356,11 @@ def _check_compared(
     compare: tuple[str, str],
     datasets: tuple[str, ...],
 ) -> None:
-    """Refuse regimes that train no dataset in two ways, or one of which trains a dataset in several cells."""
+    """Refuse two regimes that cannot be compared.
+
+    Such regimes train no dataset on different sets of datasets, or one of them trains a dataset in several
+    cells.
+    """
     before, after = (regimes.get(regime, ()) for regime in compare)
     if not before or not after:
         return
@@ -377,10 +383,10 @@ def _check_compared(
 
 
 def _length(kind: str, count: int, batches: int) -> dict[str, Any]:
-    """Return the trainer's keys for an equal number of epochs or of steps of some batches each."""
+    """Return the trainer's keys for the length of the training; a step takes ``batches`` batches."""
     if kind == "epochs":
         return {"max_epochs": count, "max_steps": -1}
-    # One validation, behind the last step: a small dataset would otherwise be validated at each of many
+    # One validation after the last step: otherwise, a small dataset would be validated after each of its many
     # epochs.
     return {
         "max_epochs": -1,

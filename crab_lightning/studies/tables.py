@@ -1,4 +1,4 @@
-"""Tables of a study's report."""
+"""The tables of the report of a study."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ PUBLISHED = (
     ("5 heads instead of 3, LLaMA 2 (Figure 11, section 5.4)", "total average deviation", "4.6 %"),
     ("other numbers of heads, Qwen2.5-Omni (Figure 11, section 5.4)", "total average deviation", "1.6 %"),
 )
-"""What the text of the Crab+ paper (arXiv:2603.04128) prints of its figures."""
+"""The values of figures that the text of the Crab+ paper (arXiv:2603.04128) states."""
 
 
 def published_table() -> PlainTable:
-    """Lay out what the paper prints; its pictures show more, without numbers."""
+    """Return the table of the values that the text of the paper states; its figures show no other numbers."""
     table = PlainTable("Printed in the Crab+ paper (arXiv:2603.04128)", ["setting", "quantity", "value"])
     for row in PUBLISHED:
         table.add(row)
@@ -35,12 +35,12 @@ def published_table() -> PlainTable:
 
 
 def gain_table(arm: ArmTransfer, regimes: tuple[str, str], names: Mapping[str, str]) -> PlainTable:
-    """Lay out the datasets of an arm.
+    """Return the table of the gains of an arm, with a row for each dataset.
 
     Args:
-        arm: The arm.
+        arm: The measured gains of the arm.
         regimes: Names of the baseline and of the other regime.
-        names: Key of a dataset -> its name, for the notes.
+        names: Names of the datasets by key, for the notes.
     """
     columns = ["dataset", "metric", *regimes, "gain [95 % CI]", "p (Holm)", "questions"]
     columns += [f"loss {regimes[0]}", f"loss {regimes[1]}", "loss gain [95 % CI]", "p loss (Holm)", "samples"]
@@ -93,7 +93,7 @@ def gain_table(arm: ArmTransfer, regimes: tuple[str, str], names: Mapping[str, s
 
 
 def shares_table(arms: Sequence[ArmTransfer]) -> PlainTable:
-    """Lay out gain share, harmed share and net score of the arms."""
+    """Return the table of the gain share, the harmed share and the net score of each arm."""
     columns = ["arm", "by", "datasets", "gain share", "harmed share", "net score", "ties"]
     columns += ["certain gain", "certain harm", "certain net", "p (sign test)"]
     table = PlainTable("Shares of datasets that gain or are harmed, in percent", columns)
@@ -110,12 +110,12 @@ def shares_table(arms: Sequence[ArmTransfer]) -> PlainTable:
 
 
 def deviation_table(baseline: str, rows: Mapping[str, Sequence[DatasetTransfer]], regime: str) -> PlainTable:
-    """Lay out how far arms lie from the first one.
+    """Return the table of the differences between each other arm and the first arm.
 
     Args:
-        baseline: The first arm.
-        rows: Arm -> its datasets, compared with the first arm.
-        regime: The regime in which they are compared.
+        baseline: Name of the first arm.
+        rows: For each other arm, the datasets, compared with the first arm.
+        regime: The regime in which the arms are compared.
     """
     columns = ["dataset", "metric", baseline, *(f"{arm} − {baseline} [95 % CI]" for arm in rows)]
     units = units_said(row.scale.unit for found in rows.values() for row in found)
@@ -143,7 +143,7 @@ def deviation_table(baseline: str, rows: Mapping[str, Sequence[DatasetTransfer]]
 
 
 def conflict_table(found: Sequence[ArmConflict]) -> PlainTable:
-    """Lay out mean cosines, and how they go with the measured gain."""
+    """Return the table of the mean cosines between gradients, and of their correlation with the gains."""
     columns = ["arm", "step", "datasets", "A", "B", "router", "pairs below 0"]
     columns += ["rho with gain (p)", "rho with loss gain (p)"]
     table = PlainTable("Agreement of the datasets' gradients (mean cosine of pairs)", columns, left=1)
@@ -167,7 +167,7 @@ def conflict_table(found: Sequence[ArmConflict]) -> PlainTable:
 
 
 def pair_table(found: Sequence[PairTransfer]) -> PlainTable:
-    """Lay out what datasets gain from partners."""
+    """Return the table of the gains of datasets from their partners."""
     columns = ["arm", "dataset", "partner", "alone", "with partner", "gain [95 % CI]", "loss gain [95 % CI]"]
     columns.insert(3, "metric")
     table = PlainTable("Trained with one partner", [*columns, "cosine"], left=4)
@@ -182,7 +182,7 @@ def pair_table(found: Sequence[PairTransfer]) -> PlainTable:
 
 
 def raw_csv(arms: Sequence[ArmTransfer]) -> str:
-    """Return every number of the comparison as CSV, a line for each arm and dataset; losses in nats."""
+    """Return all numbers of the comparisons as CSV, with a line for each arm and dataset; losses in nats."""
     columns = ["arm", "dataset", "task", "metric", "seeds"]
     numbers = ["before", "after", "gain", "low", "high", "p", "p_holm", "certain", "questions"]
     columns += [f"{kind}_{number}" for kind in ("score", "loss") for number in numbers]
@@ -197,7 +197,7 @@ def raw_csv(arms: Sequence[ArmTransfer]) -> str:
 
 
 def score_gain(row: DatasetTransfer) -> str:
-    """Return the gain of a dataset's metric with its interval, as its scale prints it."""
+    """Return the gain of a dataset's metric with its interval, in the unit of the metric."""
     return _bracketed(row.score.gain, row.scale.signed)
 
 

@@ -1,4 +1,4 @@
-"""Which head works on which token: routes token by token, and their page."""
+"""The routes of each token, and the pages that show which head works on which token."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 MEDIA = {AUDIO: "sound", VISUAL: "pictures"}
 COLOURS = ("0,114,178", "230,159,0", "0,158,115", "204,121,167", "86,180,233", "213,94,0", "120,120,120")
-"""Red, green and blue of each head, told apart by colour-blind readers too (Okabe and Ito)."""
+"""The colour of each head as red, green and blue, chosen for colour-blind readers too (Okabe and Ito)."""
 _RARE, _BEST = 3, 20
 
 
 @dataclass(frozen=True)
 class TokenRoutes:
-    """The routes of one sample's tokens; T tokens, P routed layers, n heads.
+    """The routes of the T tokens of one sample in P routed layers with n heads.
 
     Args:
-        pieces: Text of each token.
-        kinds: ``TEXT``, ``VISUAL`` or ``AUDIO`` of ``structures``, ``(T,)``.
-        answer: Whether a token belongs to the answer, ``(T,)``.
-        routes: ``(P, T, n)``.
+        pieces: Text of each token; empty for tokens of media.
+        kinds: Kind of each token, ``TEXT``, ``VISUAL`` or ``AUDIO`` of ``structures``, ``(T,)``.
+        answer: Whether each token belongs to the answer, ``(T,)``.
+        routes: Share of each head, ``(P, T, n)``.
     """
 
     pieces: tuple[str, ...]
@@ -48,34 +48,37 @@ class TokenRoutes:
 
 
 def routed_pass(module: Any, batch: Batch) -> dict[str, Tensor]:
-    """Run a batch once and return the routes of every layer of the language model, ``(B, T, n)`` by name.
+    """Run a batch once and return the routes of every routed layer of the language model.
 
     Args:
         module: An ``AVModule`` in evaluation mode.
-        batch: Prompts, or examples with their texts, on the module's device.
+        batch: Prompts, or examples with their target texts, on the device of the module.
+
+    Returns:
+        The routes ``(B, T, n)`` by the name of the layer.
 
     Raises:
         ValueError: If the model has no routed layer.
     """
     shape = batch.inputs["attention_mask"].shape
-    if batch.labels is None:  # `losses` reads the whole sequence once; what it learns there is not used
+    if batch.labels is None:  # `losses` reads the whole sequence once and needs labels; the loss is not used
         labels = torch.full_like(batch.inputs["input_ids"], IGNORED_LABEL)
         labels[:, -1] = batch.inputs["input_ids"][:, -1]
         batch = replace(batch, labels=labels)
     module.announce(batch)
     with torch.no_grad(), record_routes(module.model) as found:
         module.losses(batch)
-    # An encoder's places are not those of the text.
+    # Leave out routed layers of an encoder: their sequences are not those of the language model.
     return {name: calls[0].float() for name, calls in found.items() if calls and calls[0].shape[:-1] == shape}
 
 
 def token_routes(module: Any, batch: Batch, found: dict[str, Tensor]) -> list[TokenRoutes]:
-    """Return the routes of every sample of a batch, without its padding.
+    """Return the routes of every sample of a batch, without the padding.
 
     Args:
-        module: The module that ran it.
+        module: The module that ran the batch.
         batch: The batch.
-        found: What :func:`routed_pass` returned.
+        found: The routes that :func:`routed_pass` returned.
     """
     places = module.places(batch)
     routes = torch.stack(list(found.values())).double().cpu()
@@ -91,9 +94,9 @@ def token_routes(module: Any, batch: Batch, found: dict[str, Tensor]) -> list[To
 
 
 def _pieces(processor: Any, ids: Sequence[int], kinds: NDArray[np.int64]) -> tuple[str, ...]:
-    """Return the text of each token as it stands behind the one before: some tokenizers join by spaces.
+    """Return the text of each token as it reads after the token before, including a joining space.
 
-    Tokens that stand for media have no text.
+    Tokens of media have an empty text.
     """
     tokenizer = processor.tokenizer if hasattr(processor, "tokenizer") else processor.chat.tokenizer
 
@@ -111,14 +114,15 @@ def _pieces(processor: Any, ids: Sequence[int], kinds: NDArray[np.int64]) -> tup
 
 
 def routes_of_answer(run: TrainedRun, question: Question, text: str) -> tuple[TokenRoutes, list[str]]:
-    """Return the routes of a question and its answer, and the names of the layers.
+    """Return the routes of a question and its answer, and the names of the routed layers.
 
-    The model reads its answer once more behind the question, which gives the routes with which it wrote it.
+    The model reads the question and its own answer once more. This gives the routes that it had when it wrote
+    the answer.
 
     Args:
         run: The run that answered.
         question: The question.
-        text: What the model wrote.
+        text: The text that the model wrote.
 
     Raises:
         ValueError: If the model has no routed layer.
@@ -137,10 +141,11 @@ def routes_of_answer(run: TrainedRun, question: Question, text: str) -> tuple[To
 
 @dataclass
 class TokenLikes:
-    """Collects, over many samples, how the routers treat each text token.
+    """Collects the mean route of each text token over many samples.
 
     Args:
-        shown: Samples of each dataset whose text is kept for the page.
+        shown: Number of samples of each dataset whose text is kept for the page.
+        texts: Title and routes of each sample that is kept; filled by :meth:`add`.
     """
 
     shown: int = 2
@@ -150,7 +155,13 @@ class TokenLikes:
     _kept: dict[str, int] = field(default_factory=dict)
 
     def add(self, title: str, dataset: str, found: TokenRoutes) -> None:
-        """Take in one sample."""
+        """Add the routes of one sample.
+
+        Args:
+            title: Title of the sample on the page.
+            dataset: Key of the dataset of the sample.
+            found: Routes of the sample.
+        """
         mean = found.routes.mean(0)
         for place in np.flatnonzero(found.kinds == TEXT):
             piece = found.pieces[place]
@@ -167,13 +178,14 @@ class TokenLikes:
         return mean
 
     def best(self) -> list[list[dict[str, Any]]]:
-        """Return for each head the 20 tokens that it likes best.
+        """Return for each head up to 20 tokens that it prefers.
 
-        A head likes a token as much as the token's mean route to it exceeds its mean route over all text
-        tokens, as a share of the latter. Tokens seen fewer than three times are left out, unless all are.
+        The preference of a head for a token is the mean route of the token to this head, divided by the mean
+        route of all text tokens to this head, minus 1. Tokens that were seen fewer than three times are left
+        out, unless all tokens were.
 
         Returns:
-            For each head ``{"token", "preference", "times"}``, the most liked one first.
+            For each head, ``{"token", "preference", "times"}`` of each token, the largest preference first.
         """
         often = [piece for piece, times in self._counts.items() if times >= _RARE] or list(self._counts)
         likes = np.stack([self._sums[p] / self._counts[p] for p in often]) / self.mean() - 1
@@ -188,13 +200,13 @@ class TokenLikes:
 
 
 def answer_page(answer: Answer, found: TokenRoutes, names: Sequence[str], depths: Sequence[int]) -> str:
-    """Return the page of one answer: which head worked on which token.
+    """Return the HTML page that shows which head worked on which token of one answer.
 
     Args:
         answer: The answer.
-        found: Its routes.
+        found: Routes of the question and the answer.
         names: Names of the routed layers.
-        depths: Their layer numbers.
+        depths: Layer number of each routed layer; negative for a routed layer outside the decoder layers.
     """
     mean = found.routes.mean(0)
     base = mean.mean(0)
@@ -232,10 +244,10 @@ def answer_page(answer: Answer, found: TokenRoutes, names: Sequence[str], depths
 
 
 def likes_page(likes: TokenLikes, title: str) -> str:
-    """Return the page of many samples: the tokens that each head likes best, and texts with shading.
+    """Return the HTML page of many samples: the tokens that each head prefers, and shaded texts.
 
     Args:
-        likes: What was collected.
+        likes: The collected routes.
         title: Title of the page.
     """
     base = likes.mean()
@@ -261,7 +273,7 @@ def _heads(base: NDArray[np.float64]) -> list[dict[str, Any]]:
 
 
 def _marks(routes: NDArray[np.float64], base: NDArray[np.float64]) -> list[dict[str, Any]]:
-    """Return colour, strength and title of tokens with routes ``(T, n)``; the strongest has strength 1."""
+    """Return colour, strength and title of tokens with the routes ``(T, n)``; the largest strength is 1."""
     likes = routes / base - 1
     strongest = max(float(likes.max(initial=0.0)), 1e-9)
     return [
@@ -275,7 +287,7 @@ def _marks(routes: NDArray[np.float64], base: NDArray[np.float64]) -> list[dict[
 
 
 def _shaded(found: TokenRoutes, base: NDArray[np.float64], chosen: NDArray[np.bool_]) -> list[dict[str, Any]]:
-    """Return tokens with their shading, in order; neighbouring places of one medium become one."""
+    """Return the tokens with their shading, in order; neighbouring tokens of one medium are joined."""
     mean = found.routes.mean(0)
     places = np.flatnonzero(chosen)
     groups = []

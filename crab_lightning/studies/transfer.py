@@ -1,12 +1,14 @@
-"""Whether training tasks together helps or hurts: gains, their fractions, and how certain they are.
+"""Measure whether training tasks together helps or harms: gains, their shares, and their certainty.
 
-A gain is the score of the joint run minus that of the run on the dataset alone, with the sign changed where
-lower is better. The gain share is the fraction of datasets whose gain is above zero, the harmed share is that
-of those below, and the net score is their difference (Figure 6 of arXiv:2603.04128); ties count for neither.
+A gain is the score of the joint run minus the score of the run on the dataset alone, with the sign changed if
+lower values are better. The gain share is the fraction of datasets whose gain is above zero. The harmed share
+is the fraction of datasets whose gain is below zero. The net score is the gain share minus the harmed share
+(Figure 6 of arXiv:2603.04128). Ties count for neither share.
 
-Intervals come from a bootstrap on two levels: seeds are drawn with replacement, and questions are, the
-same ones for both runs, all seeds and all arms, since they were asked the same questions. Everything is
-computed anew in each resample: the metrics from the answers, the gains, their shares.
+Intervals come from a bootstrap on two levels: seeds are drawn with replacement, and so are questions. The
+same questions are drawn for both runs, all seeds and all arms, because all of them were asked the same
+questions. In each resample, the metrics are computed again from the answers, and then the gains and the
+shares.
 """
 
 from __future__ import annotations
@@ -43,10 +45,10 @@ class Estimate:
 
     Args:
         value: The number.
-        low: Lower end of the 95 % interval; ``None`` where there is no interval.
-        high: Upper end.
-        p: Two-sided p value of its being zero, from the bootstrap.
-        p_holm: The same, corrected by Holm over the datasets of the arm.
+        low: Lower end of the 95 % interval; ``None`` if there is no interval.
+        high: Upper end of the interval.
+        p: Two-sided p value of the hypothesis that the number is zero, from the bootstrap.
+        p_holm: The p value after Holm's correction over the datasets of the arm.
     """
 
     value: float
@@ -57,7 +59,7 @@ class Estimate:
 
     @property
     def certain(self) -> bool:
-        """Whether it differs from zero after Holm's correction."""
+        """Whether the number differs from zero after Holm's correction."""
         return self.p_holm is not None and self.p_holm < LEVEL
 
 
@@ -66,13 +68,13 @@ class Comparison:
     """A quantity of one dataset under two regimes.
 
     Args:
-        before: Mean over seeds under the baseline.
-        after: Mean over seeds under the other regime.
-        gain: What is gained; above zero is better whatever the direction of the quantity.
-        questions: Number of questions or samples.
-        seeds: Seeds that both have results of.
-        note: What the reader has to know; empty when there is nothing.
-        drawn: The gain in each resample ``(R,)``; ``None`` without statistics.
+        before: Mean over the seeds under the baseline.
+        after: Mean over the seeds under the other regime.
+        gain: The gain; a value above zero is better, also for a quantity of which lower values are better.
+        questions: Number of questions or samples that are resampled; 0 without an interval.
+        seeds: Seeds with results under both regimes.
+        note: A note for the reader, such as the reason why there is no interval; may be empty.
+        drawn: The gain in each of R resamples ``(R,)``; ``None`` without an interval.
     """
 
     before: float
@@ -86,15 +88,16 @@ class Comparison:
 
 @dataclass(frozen=True)
 class DatasetTransfer:
-    """Transfer to one dataset.
+    """The comparison of two regimes on one dataset.
 
     Args:
         dataset: Key of the dataset.
-        task: Key of its task.
-        metric: Name of its headline metric.
-        scale: How the metric is printed, and its direction.
-        score: The metric.
-        loss: The validation loss per target token, in nats; ``None`` where a run wrote none.
+        task: Key of the task of the dataset.
+        metric: Name of the primary metric.
+        scale: Direction of the metric, and how it is printed.
+        score: The primary metric under both regimes.
+        loss: The validation loss per target token under both regimes, in nats; ``None`` if no seed has losses
+            of both runs.
     """
 
     dataset: str
@@ -107,16 +110,16 @@ class DatasetTransfer:
 
 @dataclass(frozen=True)
 class Shares:
-    """How many datasets gain and how many are harmed.
+    """The fractions of datasets that gain and that are harmed.
 
     Args:
-        gain: Fraction of datasets that gain.
-        harmed: Fraction that is harmed.
-        net: Their difference.
-        certain_gain: Fraction whose gain is certain.
-        certain_harmed: Fraction whose harm is certain.
-        certain_net: Their difference.
-        sign_p: p value of the exact sign test over the datasets, ties left out.
+        gain: Fraction of the datasets that gain.
+        harmed: Fraction of the datasets that are harmed.
+        net: ``gain`` minus ``harmed``.
+        certain_gain: Fraction of the datasets whose gain is certain.
+        certain_harmed: Fraction of the datasets whose harm is certain.
+        certain_net: ``certain_gain`` minus ``certain_harmed``.
+        sign_p: p value of the exact sign test over the datasets without the ties.
         ties: Datasets that neither gain nor are harmed.
         datasets: Number of datasets.
     """
@@ -134,15 +137,15 @@ class Shares:
 
 @dataclass(frozen=True)
 class ArmTransfer:
-    """Transfer in one arm.
+    """The comparison of two regimes in one arm.
 
     Args:
         arm: Key of the arm.
-        rows: The datasets.
-        shares: Shares by the metric.
+        rows: The comparisons of the datasets.
+        shares: Shares by the primary metric.
         loss_shares: Shares by the validation loss; ``None`` without losses.
-        missing: Datasets without results under both regimes: a cell is not finished, or its test has no value
-            of the primary metric.
+        missing: Datasets that do not have results under both regimes, because a cell is not finished or its
+            test has no value of the primary metric.
     """
 
     arm: str
@@ -153,7 +156,7 @@ class ArmTransfer:
 
 
 RunOf = Callable[[str, str, int], FinishedRun | None]
-"""Arm, dataset and seed -> the finished run of a regime that has it; ``None`` where there is none."""
+"""A function that returns the finished run for an arm, a dataset and a seed; ``None`` if there is none."""
 
 
 @dataclass
@@ -162,7 +165,7 @@ class Resampling:
 
     Args:
         resamples: Number of resamples.
-        seed: Seed of the drawing.
+        seed: Seed of the random draws.
     """
 
     resamples: int = 2000
@@ -170,15 +173,18 @@ class Resampling:
     _counts: dict[tuple[str, ...], Draws] = field(default_factory=dict, repr=False)
 
     def questions(self, ids: tuple[str, ...]) -> Draws:
-        """Return how often each question is drawn; the same questions are always drawn alike."""
+        """Return how often each of N questions is drawn in each of R resamples, ``(R, N)``.
+
+        The same questions always get the same counts.
+        """
         if ids not in self._counts:
-            self._counts.clear()  # one dataset at a time: this may be large
+            self._counts.clear()  # keep only one dataset, since the counts may be large
             rng = np.random.default_rng([self.seed, zlib.crc32("\n".join(ids).encode())])
             self._counts[ids] = drawn_counts(len(ids), self.resamples, rng)
         return self._counts[ids]
 
     def seeds(self, seeds: Sequence[int]) -> Draws:
-        """Return the weight of each seed in each resample, ``(R, seeds)``; rows add up to 1."""
+        """Return the weight of each seed in each resample, ``(R, seeds)``; the weights of a row sum to 1."""
         rng = np.random.default_rng([self.seed, *sorted(seeds)])
         return drawn_counts(len(seeds), self.resamples, rng) / len(seeds)
 
@@ -193,11 +199,15 @@ def compared(
     """Compare two regimes on one dataset.
 
     Args:
-        before: Seed -> value and statistic of the baseline.
-        after: Seed -> value and statistic of the other.
-        higher_is_better: Direction of the quantity.
-        resampling: The resamples.
-        note: Why there is no statistic, where there is none.
+        before: For each seed, the value and the statistic of the baseline.
+        after: For each seed, the value and the statistic of the other regime.
+        higher_is_better: Whether higher values of the quantity are better.
+        resampling: The resamples of seeds and questions.
+        note: The reason why there is no statistic, if there is none.
+
+    Returns:
+        The comparison over the seeds of both regimes. Its gain has an interval if every statistic is known
+        and the runs have questions in common.
     """
     seeds = tuple(sorted(before.keys() & after.keys()))
     sign = 1.0 if higher_is_better else -1.0
@@ -207,7 +217,7 @@ def compared(
 
     def gained() -> float:
         value = sign * (means[1] - means[0])
-        return 0.0 if abs(value) <= TIE else value  # the rounding of a mean is no gain
+        return 0.0 if abs(value) <= TIE else value  # the rounding of a mean is not a gain
 
     if len(pairs) < len(seeds):
         return Comparison(means[0], means[1], Estimate(gained()), 0, seeds, note or "no interval")
@@ -231,17 +241,18 @@ def compared(
 
 
 def _corrected(found: Mapping[str, Comparison]) -> dict[str, Comparison]:
-    """Correct the p values of several datasets' comparisons together."""
+    """Return the comparisons of several datasets with their p values corrected together by Holm's method."""
     known = {name: one.gain.p for name, one in found.items() if one.gain.p is not None}
     corrected = dict(zip(known, holm(list(known.values())), strict=True))
     return {n: replace(one, gain=replace(one.gain, p_holm=corrected.get(n))) for n, one in found.items()}
 
 
 def shares_of(found: Mapping[str, Comparison]) -> Shares:
-    """Count who gains and who is harmed.
+    """Return the fractions of datasets that gain and that are harmed.
 
     Args:
-        found: Dataset -> its comparison, corrected; one without draws keeps its sign in all resamples.
+        found: The comparisons of the datasets, with corrected p values. A comparison without an interval has
+            the same gain in all resamples.
     """
     gains = [one.gain.value for one in found.values()]
     drawn = [one.drawn for one in found.values()]
@@ -284,12 +295,12 @@ def arm_transfer(
         arm: Key of the arm.
         datasets: The datasets.
         seeds: The seeds.
-        before: Finds runs of the baseline.
-        after: Finds runs of the other regime.
-        resampling: The resamples.
+        before: Function that finds the runs of the baseline.
+        after: Function that finds the runs of the other regime.
+        resampling: The resamples of seeds and questions.
 
     Returns:
-        ``None`` where no dataset has results under both regimes.
+        ``None`` if no dataset has results under both regimes.
     """
     rows: list[DatasetTransfer] = []
     for dataset in datasets:
@@ -314,15 +325,15 @@ def arm_transfer(
 def compared_runs(
     dataset: str, runs: Mapping[int, tuple[FinishedRun, FinishedRun]], resampling: Resampling
 ) -> DatasetTransfer | None:
-    """Compare pairs of runs on one dataset; p values are not corrected yet.
+    """Compare pairs of runs on one dataset, without a correction of the p values.
 
     Args:
         dataset: Key of the dataset.
-        runs: Seed -> the run of the baseline and the other.
-        resampling: The resamples.
+        runs: For each seed, the run of the baseline and the run of the other regime.
+        resampling: The resamples of seeds and questions.
 
     Returns:
-        ``None`` where no pair has a headline on the dataset.
+        ``None`` if no pair of runs has values of the primary metric on the dataset.
     """
     heads: dict[int, tuple[Headline, Headline]] = {}
     for seed, (first, second) in runs.items():
