@@ -1,4 +1,4 @@
-"""From the datasets as their owners publish them to a data root in the AV-UIE v2 layout."""
+"""Build a data root in the AV-UIE v2 layout from the datasets as their owners publish them."""
 
 from typing import TYPE_CHECKING
 

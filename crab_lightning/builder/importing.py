@@ -1,4 +1,4 @@
-"""From an owner's folders to a task folder of the data root: media first, then the manifests."""
+"""Import a dataset from its owner's folders into a data root: first the media, then the manifests."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from crab_lightning.segmentation import Prompt
 
 RECORD = "import.json"
-"""Lies in the folder of each task and says how it was imported, and what the manifests were."""
+"""File in the folder of each task that records the import and the checksums of the manifests."""
 MISSING = "import_missing.tsv"
-"""Lists every official row that is in no manifest."""
+"""File that lists every official row that is in no manifest."""
 
 Progress = Callable[[str, int, int], None]
-"""Told the name of a step, how many of its parts are done, and how many there are."""
+"""A function that is called with the name of a step, the number of finished parts and the number of parts."""
 
 
 def import_dataset(
@@ -41,28 +41,33 @@ def import_dataset(
 ) -> ImportReport:
     """Import one dataset into ``root/AVUIE_2/<task>/``.
 
-    Rows whose media are missing or unreadable are in no manifest; they are counted and listed in a file. The
-    manifests are written last, each at once, so that an interrupted call leaves none half written; the same
-    call goes on with the files that are not there yet.
+    Rows whose media are missing or unreadable are written to no manifest; they are counted and listed in a
+    file. The manifests are written last, and each is written in one step, so that an interrupted call leaves
+    no incomplete manifest. The same call then continues with the missing files.
 
     Args:
         name: Name of the importer, for example ``ave``.
-        sources: Folders that hold the owner's annotation files and media.
-        root: Data root; made where it does not exist.
-        settings: What can be chosen; the defaults when left out.
-        link: How a file is taken that needs no change.
-        workers: Processes that read and write media; 0 works in this one, unguarded.
-        timeout_s: Time that one file may take.
-        dry_run: Count only; nothing is written.
-        overwrite: Replace manifests that this command did not write, or that were changed since; the old ones
-            are kept beside them.
-        progress: Shows how far the work is.
+        sources: Folders that contain the owner's annotation files and media.
+        root: Data root; it is created if it does not exist.
+        settings: Settings of the import; by default, the default settings.
+        link: How a file that needs no change is put into the data root.
+        workers: Number of processes that read and write media. With 0, the calling process does this work,
+            and a file that crashes or blocks the decoder is not caught.
+        timeout_s: Longest time for one file, in seconds.
+        dry_run: Whether rows and files are only counted and nothing is written.
+        overwrite: Whether to replace manifests that this command did not write, or that were changed after
+            the import. The old manifests are kept next to the new ones.
+        progress: Function that is called as the work proceeds.
+
+    Returns:
+        The numbers of rows and files, and the rows that are in no manifest.
 
     Raises:
-        FileExistsError: If a manifest would be lost.
-        FileNotFoundError: If an annotation file is not there.
-        ValueError: If there is no such dataset, a setting is none of its own, an annotation file cannot be
-            read, or files cannot be linked.
+        FileExistsError: If the import would replace a manifest and ``overwrite`` is not set.
+        FileNotFoundError: If an annotation file is missing.
+        NotADirectoryError: If one of ``sources`` is not a folder.
+        ValueError: If there is no such dataset, if the dataset does not have a given setting, if an
+            annotation file cannot be read, or if files cannot be linked or written.
     """
     importer = get_importer(name)
     settings = settings or Settings()
@@ -93,7 +98,7 @@ def import_dataset(
 
 
 def _missing_of(row: Row) -> str | None:
-    """Return the first file of a row that was not found."""
+    """Return the first missing file of a row; ``None`` if all were found."""
     return next((media.wanted for media in row.media if media.source is None), None)
 
 
@@ -118,7 +123,7 @@ def _count(name: str, importer: Importer, found: Imported) -> ImportReport:
 
 
 def _note_leaks(found: Imported, report: ImportReport) -> None:
-    """Count the clips that the official split has on both sides."""
+    """Count the media files that are in training and in test in the official split."""
     sides: dict[str, set[Path]] = {"train": set(), "test": set()}
     for row in found.rows:
         if row.split in sides:
@@ -128,10 +133,11 @@ def _note_leaks(found: Imported, report: ImportReport) -> None:
 
 
 def _jobs(base: Path, rows: Sequence[Row], link: Link) -> dict[Path, MediaJob]:
-    """Return the files to make, each once.
+    """Return the files to make, each only once.
 
     Raises:
-        ValueError: If two of the owner's files belong to one place.
+        ValueError: If two different files of the owner have the same place in the data root, or if a place is
+            outside the data root.
     """
     jobs: dict[Path, MediaJob] = {}
     for row in rows:
@@ -160,14 +166,18 @@ def _make_media(
     report: ImportReport,
     progress: Progress,
 ) -> dict[Path, str]:
-    """Make every file; return why some cannot be read."""
+    """Make every file, and return the reasons why some of them cannot be read.
+
+    Raises:
+        ValueError: If files cannot be linked or written.
+    """
     from crab_lightning.data.check.pool import Failure, run_isolated
 
     for folder in {target.parent for target in jobs}:
         folder.mkdir(parents=True, exist_ok=True)
     _refuse_collisions(base, jobs)
     for task in importer.tasks:
-        for half_written in (base / task).rglob(f"{PART}*"):  # what a killed call left
+        for half_written in (base / task).rglob(f"{PART}*"):  # left by a call that was killed
             half_written.unlink()
     bad: dict[Path, str] = {}
     results = run_isolated(do_job, jobs.values(), workers, timeout_s=timeout_s)
@@ -183,10 +193,10 @@ def _make_media(
 
 
 def _refuse_collisions(base: Path, jobs: Mapping[Path, MediaJob]) -> None:
-    """Refuse names that differ in case alone on a disk that takes them for one: YouTube ids are such names.
+    """Refuse names that differ only in case, such as YouTube ids, on a disk that does not distinguish case.
 
     Raises:
-        ValueError: If a file would replace another clip's.
+        ValueError: If a file would replace the file of another clip.
     """
     folded: dict[str, Path] = {}
     for target in jobs:
@@ -233,7 +243,7 @@ def _read_prompt(mask: Path) -> Prompt | None:
 def _finish(
     rows: Sequence[Row], workers: int, timeout_s: float, report: ImportReport, progress: Progress
 ) -> list[Row]:
-    """Complete the rows whose text needs a mask."""
+    """Complete the rows whose text needs a mask, and return the rows that can be used."""
     from crab_lightning.data.check.pool import Failure, run_isolated
 
     masks = list(dict.fromkeys(row.mask for row in rows if row.finish is not None and row.mask is not None))
@@ -257,7 +267,11 @@ def _finish(
 
 
 def _guard(base: Path, importer: Importer, overwrite: bool) -> None:
-    """Refuse to replace a manifest that somebody else wrote or changed."""
+    """Refuse to replace a manifest that this command did not write, or that was changed after the import.
+
+    Raises:
+        FileExistsError: If there is such a manifest and ``overwrite`` is not set.
+    """
     for task in importer.tasks:
         record = base / task / RECORD
         known = _recorded(record)
@@ -300,7 +314,7 @@ def _write(
                 replace_text(path, manifest_text(path, mine))
                 manifests[path.name] = digest_of(path)
             elif path.is_file() and not stale:
-                path.unlink()  # an earlier import had rows for it
+                path.unlink()  # only an earlier import had rows for this manifest
         lost = [one for one in report.lost if one.task == task]
         cells = [("manifest", "id", "what", "reason")]
         cells += [(f"{one.split}.json", one.name, one.kind, one.reason) for one in lost]
@@ -309,7 +323,7 @@ def _write(
             replace_text(folder / MISSING, text)
         else:
             (folder / MISSING).unlink(missing_ok=True)
-        # Last of all: a folder without this record, or with another one, was interrupted.
+        # The record is written last: without it, or with an older one, the import was interrupted.
         written: dict[str, Any] = {
             "made_by": "crab_lightning build import",
             "sources": [str(folder.resolve()) for folder in sources],
@@ -321,7 +335,7 @@ def _write(
 
 
 def _recorded(record: Path) -> dict[str, str]:
-    """Return the digests of the manifests that an earlier import has written."""
+    """Return the checksums of the manifests that an earlier import has written."""
     if not record.is_file():
         return {}
     remedy = "Remove it, and import again with --overwrite"

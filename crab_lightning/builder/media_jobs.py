@@ -1,4 +1,4 @@
-"""One media file of the data root: linked, copied, cut or extracted, and there whole or not at all."""
+"""Make one media file of the data root: link, copy, cut or extract it; it is never left incomplete."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from crab_lightning.builder.rows import Action
 
 Link = Literal["hard", "symbolic", "copy"]
 PART = ".import-"
-"""Names of unfinished files begin so; a later call removes them."""
+"""Beginning of the names of unfinished files; a later call removes these files."""
 LONGER_S = 1.0
-"""A file longer than its piece by more than this is a longer recording, out of which the piece is cut."""
+"""If a file is longer than the wanted piece by more than this time in seconds, the piece is cut out."""
 
 SOUND_BIT_RATE = 96_000
-"""Of extracted mp3 files (mono, 16 kHz); 120 KB for 10 s."""
+"""Bits per second of extracted mp3 files (mono, 16 kHz); 10 s need 120 KB."""
 _PICTURES = (".jpg", ".jpeg", ".png")
 
 
@@ -27,11 +27,11 @@ class MediaJob:
     """One file to make.
 
     Args:
-        target: Where it belongs.
-        source: The owner's file.
-        action: As for :class:`~crab_lightning.builder.rows.Media`.
-        piece: Start and end in seconds, where the source may be a longer recording.
-        link: How a file is taken as it is.
+        target: Path of the file in the data root.
+        source: Path of the owner's file.
+        action: How the file is made, as in :class:`~crab_lightning.builder.rows.Media`.
+        piece: Start and end of the piece in seconds, if the source may be a longer recording.
+        link: How a file that needs no change is put into the data root.
     """
 
     target: Path
@@ -43,12 +43,12 @@ class MediaJob:
 
 @dataclass(frozen=True)
 class Done:
-    """What became of one file.
+    """The result of a :class:`MediaJob`.
 
     Args:
-        kind: ``kept`` (it was there), ``linked``, ``copied``, ``extracted``, ``cut``, ``made``,
-            ``unreadable``, or ``stop`` for what would go wrong with every other file too.
-        reason: Why it is unreadable, or why the import stops.
+        kind: ``kept`` (the file existed), ``linked``, ``copied``, ``extracted``, ``cut``, ``made``,
+            ``unreadable``, or ``stop`` for an error that would also occur with every other file.
+        reason: The reason why the source is unreadable or why the import stops; empty otherwise.
     """
 
     kind: str
@@ -56,9 +56,10 @@ class Done:
 
 
 def do_job(job: MediaJob) -> Done:
-    """Make one file, unless it is there and made of the same source.
+    """Make one file, unless it exists and was made from the same source.
 
-    A made file gets the time stamp of its source, by which a later call tells whether it still belongs to it.
+    A file that is not a link gets the modification time of its source. By this time, a later call recognizes
+    whether the file was made from the same source.
     """
     from crab_lightning.media import MediaError
 
@@ -78,8 +79,8 @@ def do_job(job: MediaJob) -> Done:
         if err.errno in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP) and job.action == "link":
             return Done(
                 "stop",
-                f"{job.source} cannot be linked to {job.target} ({err.strerror}). Hard links need one file "
-                "system that knows them; choose --symlink or --copy",
+                f"{job.source} cannot be linked to {job.target} ({err.strerror}). Hard links work only "
+                "within one file system that supports them; choose --symlink or --copy",
             )
         if err.filename is not None and Path(os.fsdecode(err.filename)) == job.source:
             return Done("unreadable", f"{job.source}: {err.strerror}")
@@ -120,7 +121,7 @@ def _make(job: MediaJob, part: Path) -> str:
     else:
         _check_readable(source)
         if job.link == "hard":
-            # Not the link itself where the owner's file is one: it may lead out of the folder.
+            # If the owner's file is a symbolic link, take its target: the link may be relative.
             part.hardlink_to(source.resolve())
             return "linked"
         if job.link == "symbolic":
@@ -133,10 +134,10 @@ def _make(job: MediaJob, part: Path) -> str:
 
 
 def _is_longer(source: Path, piece: tuple[float, float]) -> bool:
-    """Say whether a file is a longer recording than the piece that is wanted of it.
+    """Return whether a file is longer than the wanted piece, so that the piece has to be cut out.
 
     Raises:
-        UnreadableMedia: If it is longer, but ends before the piece does.
+        UnreadableMedia: If the file is longer than the piece, but ends before the end of the piece.
     """
     from crab_lightning.media import UnreadableMedia, probe
 
@@ -154,10 +155,10 @@ def _is_longer(source: Path, piece: tuple[float, float]) -> bool:
 
 
 def _check_readable(path: Path) -> None:
-    """Read the header of a file.
+    """Check the header of a media file.
 
     Raises:
-        MediaError: If it is damaged, empty or holds neither pictures nor sound.
+        MediaError: If the file is damaged or empty, or contains neither pictures nor sound.
     """
     from crab_lightning.media import NoVideoTrack, UnreadableMedia, probe
     from crab_lightning.media.container import check_file

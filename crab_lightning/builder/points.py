@@ -1,4 +1,4 @@
-"""Box and points in the training text of the spatial datasets, from masks (paper, eq. 1)."""
+"""Write boxes and points from masks into the training texts of the spatial datasets (paper, eq. 1)."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _FALSE = "<answer>false</answer>"
 
 @dataclass
 class Rebuilt:
-    """What became of one training file.
+    """The new content of one training file.
 
     Args:
         path: The file.
-        rows: Its rows, with the new text.
-        counts: Number of rows by what was done.
-        notes: First row of every kind of trouble.
-        example: A text before and after.
+        rows: The rows of the file, with the new texts.
+        counts: Number of rows by outcome, such as ``changed``.
+        notes: For each problem, a message that names the first row with it.
+        example: A text before and after the change; ``None`` if no text changed.
     """
 
     path: Path
@@ -43,16 +43,16 @@ class Rebuilt:
 
 
 def rebuild(root: Path, dataset: str, frame_px: int, max_iou: float) -> Rebuilt:
-    """Make the texts of one training file anew; writes nothing.
+    """Return one training file with boxes and points computed again from the masks; write nothing.
 
     Args:
         root: Data root.
         dataset: ``s4``, ``ms3``, ``ref_avs`` or ``arig``.
-        frame_px: Side of the square frame.
-        max_iou: Largest IoU of two inscribed circles.
+        frame_px: Side of the square frame in pixels.
+        max_iou: Largest allowed IoU of two inscribed circles, whose centres are the points.
 
     Raises:
-        ValueError: If a mask is missing.
+        ValueError: If the manifest or a mask is missing or cannot be read.
     """
     from crab_lightning.data import read_manifest
     from crab_lightning.media import read_mask
@@ -71,8 +71,8 @@ def rebuild(root: Path, dataset: str, frame_px: int, max_iou: float) -> Rebuilt:
         mask = _mask_file(sample)
         if mask is None:
             raise ValueError(
-                f"{path}, {where}: there is no mask beside it. Fetch the masks of {dataset}, or leave it out "
-                "with --datasets"
+                f"{path}, {where}: the image has no mask. Fetch the masks of {dataset}, or leave this "
+                "dataset out with --datasets"
             )
         prompt = prompt_of(read_mask(mask, frame_px).numpy(), max_iou=max_iou)
         after, trouble = new_text(dataset, before, prompt, str(sample.fields.get("object", "")))
@@ -94,16 +94,16 @@ def rebuild(root: Path, dataset: str, frame_px: int, max_iou: float) -> Rebuilt:
 
 
 def new_text(dataset: str, before: str, prompt: Prompt | None, named: str) -> tuple[str, str | None]:
-    """Return the new text of one row, or the reason why it has to stay.
+    """Return the new text of one row, or the old text and the reason why it is not changed.
 
     Args:
-        dataset: Layout of the row.
-        before: Its text.
-        prompt: What its mask gives; ``None`` for an empty mask.
+        dataset: Layout of the row: ``s4``, ``ms3``, ``ref_avs`` or ``arig``.
+        before: The old text; may be empty.
+        prompt: Box and points of the mask; ``None`` for an empty mask.
         named: Name of the object; may be empty for ``ref_avs``.
 
     Returns:
-        The text, and ``None`` or why the text stays.
+        The text, and the reason why it is not changed; the reason is ``None`` for a new text.
     """
     from crab_lightning.segmentation import prompt_text
 
@@ -145,7 +145,8 @@ def _mask_file(sample: Sample) -> Path | None:
 
     if "mask_candidates" in sample.fields:
         return find_mask(sample)
-    # arig has the clips of s4 and so their masks, though its released layout names none.
+    # The clips of arig are those of s4 and have the same masks, but the released layout of arig has no key
+    # for them.
     image = sample.images[0]
     mask = image.parent.parent / "labels_rgb" / f"{image.stem}.png"
     return mask if image.parent.name == "frames" and mask.is_file() else None

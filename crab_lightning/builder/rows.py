@@ -1,4 +1,4 @@
-"""What an importer makes of an owner's files: rows in the released spelling, their media, and a report."""
+"""The results of an importer: rows in the released spelling, the media of the rows, and a report."""
 
 from __future__ import annotations
 
@@ -9,30 +9,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from crab_lightning.builder.source import Source
     from crab_lightning.segmentation import Prompt
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _HEADS = ("manifest", "official", "rows", "found", "missing", "unreadable", "unusable", "written")
 
 
 @dataclass
 class SplitCount:
-    """Numbers of one manifest.
+    """Numbers of rows of one manifest.
 
     Args:
         task: Task id.
-        split: Stem of the manifest.
-        expected: Official number of rows; ``None`` where it is not known.
-        rows: Rows in the owner's files.
-        found: Rows whose media are all there.
-        missing: Rows that lack a media file.
-        unreadable: Rows with a media file that cannot be read.
-        rejected: Rows that no manifest can hold.
-        written: Rows of the manifest.
+        split: Name of the manifest file without its ending.
+        expected: Official number of rows; ``None`` if it is not known.
+        rows: Number of rows in the owner's files.
+        found: Number of rows with no missing media file.
+        missing: Number of rows with a missing media file.
+        unreadable: Number of rows with a media file that cannot be read.
+        rejected: Number of rows that are unusable for another reason.
+        written: Number of rows in the manifest.
     """
 
     task: str
@@ -48,7 +46,15 @@ class SplitCount:
 
 @dataclass(frozen=True)
 class Lost:
-    """An official row that is not in the manifest: ``missing``, ``unreadable`` or ``unusable``."""
+    """An official row that is not in the manifest.
+
+    Args:
+        task: Task id.
+        split: Name of the manifest file without its ending.
+        name: Official id of the row.
+        kind: ``missing`` or ``unreadable`` (a media file), or ``unusable`` (the row itself).
+        reason: The missing file, or the reason why the row cannot be used.
+    """
 
     task: str
     split: str
@@ -64,10 +70,10 @@ class ImportReport:
     Args:
         dataset: Name of the importer.
         title: Name of the dataset.
-        splits: Counts by manifest.
+        splits: Numbers of rows of each manifest.
         lost: Every official row that is in no manifest, with the reason.
-        notes: Irregularities and their number.
-        media: Number of files by what became of them.
+        notes: Irregularities, and how often each occurred.
+        media: Number of files by outcome, such as ``linked``.
         dry_run: Whether nothing was written.
     """
 
@@ -80,7 +86,7 @@ class ImportReport:
     dry_run: bool = False
 
     def at(self, task: str, split: str) -> SplitCount:
-        """Return the numbers of one manifest; all zero at first."""
+        """Return the numbers of one manifest; add them with the value 0 if they are new."""
         known = next((one for one in self.splits if (one.task, one.split) == (task, split)), None)
         if known is None:
             self.splits.append(known := SplitCount(task, split))
@@ -95,7 +101,7 @@ class ImportReport:
         self.lost.append(lost)
 
     def jsonable(self) -> dict[str, Any]:
-        """Return the numbers, without the list of lost rows."""
+        """Return the numbers as a JSON object, without the list of lost rows."""
         return {
             "dataset": self.dataset,
             "splits": [vars(split) for split in self.splits],
@@ -104,7 +110,7 @@ class ImportReport:
         }
 
     def print(self, console: Console) -> None:
-        """Print the table and what is irregular."""
+        """Print the table of the numbers, the irregularities and the first lost rows."""
         from rich.table import Table
         from rich.text import Text
 
@@ -137,15 +143,16 @@ Finish = Callable[[dict[str, Any], "Prompt | None"], "str | None"]
 
 @dataclass(frozen=True)
 class Media:
-    """One file that a row needs.
+    """One media file that a row needs.
 
     Args:
-        place: Where it belongs, below the folder of the task.
-        source: The owner's file that it is made of; ``None`` where it was not found.
-        wanted: What was looked for, for messages.
-        action: ``link`` takes the file as it is, ``sound`` writes its sound track, ``empty_mask`` writes a
-            black picture of the size of ``source``.
-        piece: Start and end in seconds, where the owner's file may be a longer recording: it is cut if it is.
+        place: Path of the file, relative to the folder of the task.
+        source: The owner's file from which it is made; ``None`` if the owner's file was not found.
+        wanted: Name of the file that was searched, for messages.
+        action: ``link`` links or copies the owner's file, ``sound`` extracts its sound track, ``empty_mask``
+            writes a black picture of its size.
+        piece: Start and end in seconds, if the owner's file may be a longer recording. The piece is cut out
+            of a longer recording.
     """
 
     place: str
@@ -160,14 +167,15 @@ class Row:
     """One row of a manifest.
 
     Args:
-        task: Released task id, the folder below ``AVUIE_2/``.
-        split: Stem of the manifest: ``train``, ``test``, or ``weak`` for rows that wait for their intervals.
+        task: Released task id, which is the name of the folder in ``AVUIE_2/``.
+        split: Name of the manifest file without its ending: ``train``, ``test``, or ``weak`` for rows whose
+            events have no times yet.
         name: The official id, for messages.
         values: The row in the released spelling.
-        media: Files that it needs.
-        mask: Mask that the coordinates of its text come from.
-        finish: Completes the values from box and points of the mask; returns why the row cannot be used, or
-            ``None``.
+        media: Media files that the row needs.
+        mask: Mask from which the coordinates in the text of the row come.
+        finish: Function that completes the values with the box and points of the mask. It returns the reason
+            why the row cannot be used, or ``None``.
     """
 
     task: str
@@ -181,12 +189,12 @@ class Row:
 
 @dataclass
 class Imported:
-    """What an importer found in the annotation files.
+    """The content of the annotation files of a dataset.
 
     Args:
         rows: Rows for the manifests, in official order.
         rejected: Official rows that cannot be used.
-        notes: What is irregular, with the number of times.
+        notes: Irregularities, and how often each occurred.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -194,7 +202,7 @@ class Imported:
     notes: Counter[str] = field(default_factory=Counter)
 
     def reject(self, task: str, split: str, name: str, reason: str) -> None:
-        """Set an official row aside."""
+        """Add an official row to the rows that cannot be used."""
         self.rejected.append(Lost(task, split, name, "unusable", reason))
 
     def add_clip(
@@ -215,22 +223,22 @@ class Imported:
     ) -> None:
         """Add a row with one video and one audio file.
 
-        The video keeps the ending of the owner's file: a reader tells a container by its content, and a file
-        that is named after another one misleads its users.
+        The video keeps the ending of the owner's file: programs recognize a container by its content, but an
+        ending of another container would mislead people.
 
         Args:
             task: Released task id.
-            split: Stem of the manifest.
+            split: Name of the manifest file without its ending.
             name: The official id, for messages.
-            source: The owner's video; ``None`` where it was not found.
-            stem: Place below ``video/`` and below ``audio/``, without the ending.
-            values: The row in the released spelling, without the path columns.
-            taught: What training rows hold besides, as the text to be learnt.
-            video: Released ending of the video.
-            audio: Released ending of the sound.
-            wanted: What was looked for; the released name of the video when left out.
-            sound: The owner's audio file, where there is one of its own.
-            piece: Start and end, where the owner's file may be a longer recording.
+            source: The owner's video; ``None`` if it was not found.
+            stem: Path in ``video/`` and in ``audio/``, without the ending.
+            values: The row in the released spelling, without the paths.
+            taught: Further values of training rows, such as the target text.
+            video: Ending of the video in the released manifest; used if the video was not found.
+            audio: Ending of the audio file in the released manifest; used if ``sound`` is not given.
+            wanted: Name of the file that was searched; by default, the released name of the video.
+            sound: The owner's audio file; by default, the sound track of the video is extracted.
+            piece: Start and end in seconds, if the owner's file may be a longer recording.
         """
         wanted = wanted or stem + video
         seen = stem + (video if source is None else source.suffix.lower())
@@ -246,25 +254,32 @@ class Imported:
 
 @dataclass(frozen=True)
 class Settings:
-    """What can be chosen about an import; each importer takes some of these.
+    """The settings of an import; each importer has some of them.
 
     Args:
-        seed: Seed of everything that is drawn.
-        val: What becomes of the official validation rows: ``released`` does as the sizes that the paper gives
-            suggest, ``train`` adds them to the training rows, ``leave`` leaves them out.
-        classes: File with the class names to keep, one in each line.
-        pairs: Training pairs of VGG-CM, both directions together.
-        test_pairs: Test pairs of VGG-CM, both directions together.
-        synonyms: YAML file, a list of lists of class names that are too alike to tell apart.
-        shortest_event: UnAV-100: least length that every event of a training clip must have, in tenths of the
+        seed: Seed of all random choices.
+        val: Use of the official validation rows: ``released`` follows the sizes in the paper, ``train`` adds
+            the rows to the training rows, ``leave`` leaves them out.
+        classes: File with the class names to keep, one in each line; by default, the classes of the importer.
+        pairs: Number of training pairs of VGG-CM, both directions together.
+        test_pairs: Number of test pairs of VGG-CM, both directions together.
+        synonyms: YAML file with a list of lists of class names. Classes of one list are too similar to
+            distinguish, so that no pair of VGG-CM has two of them.
+        shortest_event: UnAV-100: smallest allowed length of every event of a training clip, in tenths of the
             clip after rounding.
-        most_changes: UnAV-100: largest number of moments inside a training clip at which an event starts or
-            ends; any number when left out.
-        all_clips: UnAV-100: keep every training clip.
-        frames: Frames of each training clip or expression (MS3 and Ref-AVS: 2 when left out; ARIG: 1).
-        whole_clip: LLP: let every weak label of a training clip fill the whole clip, seen and heard.
-        test_labels: MER2024: csv with the columns name and discrete of a labelled test set.
-        lists: Kinetics-Sounds: take the split from ``kinetics`` or from the ``ogm`` lists.
+        most_changes: UnAV-100: largest allowed number of moments inside a training clip at which an event
+            starts or ends; by default, there is no limit.
+        all_clips: UnAV-100: whether to keep every training clip.
+        frames: Number of frames of each training clip or expression; by default, 2 for MS3 and Ref-AVS, and 1
+            for ARIG.
+        whole_clip: LLP: whether every weak label of a training clip becomes a visible and an audible event
+            that lasts the whole clip.
+        test_labels: MER2024: CSV file of a labelled test set, with the columns ``name`` and ``discrete``.
+        lists: Kinetics-Sounds: source of the split, ``kinetics`` (tables of Kinetics-400) or ``ogm`` (lists
+            of OGM-GE).
+
+    Raises:
+        ValueError: If a number is too small.
     """
 
     seed: int = 0
@@ -288,23 +303,23 @@ class Settings:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")
 
     def given(self) -> dict[str, Any]:
-        """Return what differs from the defaults."""
+        """Return the settings that differ from their defaults."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
 
 @dataclass(frozen=True)
 class Importer:
-    """How one dataset is imported.
+    """The import of one dataset.
 
     Args:
         title: Name of the dataset.
-        tasks: Task ids that it fills.
-        read: Reads the owner's files.
-        expected: Official number of rows by task and split; what is not known is left out.
-        paper_k: Training samples in the paper's Table 1, in thousands.
-        access: Where it is to be had and under which licence.
-        files: Annotation files and media folders that are looked for, in words.
-        options: Names of the settings that it takes.
+        tasks: Ids of the tasks whose manifests it writes.
+        read: Function that reads the owner's files.
+        expected: Official number of rows by task and split; unknown numbers are left out.
+        paper_k: Number of training samples in the paper's Table 1, in thousands.
+        access: Where the dataset is available, and under which licence.
+        files: Description of the annotation files and the media that are searched.
+        options: Names of the settings that the importer has.
     """
 
     title: str
@@ -318,5 +333,10 @@ class Importer:
 
 
 def answer(text: str, stop: str = ".") -> str:
-    """Return the bare tagged answer, the shortest text that a task's parser reads."""
+    """Return an answer in tags, without reasoning.
+
+    Args:
+        text: The answer.
+        stop: Text after the closing tag.
+    """
     return f"<answer>{text}</answer>{stop}"

@@ -1,4 +1,4 @@
-"""The folders in which a dataset lies as its owner publishes it: what is there, found by name."""
+"""Find and read files in the folders of a dataset as its owner publishes it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ AUDIO = (".wav", ".mp3", ".m4a", ".flac", ".ogg")
 
 
 class AnnotationError(ValueError):
-    """An annotation file that is not what its owner publishes; the message names file, line and remedy."""
+    """An annotation file is not as its owner publishes it; the message names the file, line and remedy."""
 
 
 class Source:
-    """What lies under the folders of one dataset.
+    """The files in the folders of one dataset.
 
-    Files are found by their name, with as many folders before it as are needed to tell them apart, so that
-    it does not matter how deep the owner's archive was unpacked. Names are compared with their case: YouTube
-    ids that differ in case alone are different clips.
+    A file is found by its name, together with as many parent folders as are needed to distinguish it from
+    others. Thus it does not matter how deep the owner's archive was unpacked. Upper and lower case differ:
+    YouTube ids that differ only in case are different clips.
 
     Args:
-        folders: Folders that hold the annotation files and the media.
-        without: A folder that is not looked into: the data root may lie inside the source.
+        folders: Folders that contain the annotation files and the media.
+        without: A folder that is not searched, such as a data root inside the source.
 
     Raises:
-        NotADirectoryError: If one of them is no folder.
+        NotADirectoryError: If one of ``folders`` is not a folder.
     """
 
     def __init__(self, folders: Sequence[Path], without: Path | None = None) -> None:
@@ -48,11 +48,14 @@ class Source:
                     self._stems.setdefault(stem if dot else name, []).append(f"{where}/{name}")
 
     def file(self, tail: str, inside: str = "") -> Path | None:
-        """Return the file whose path ends in ``tail``; the least deep one of several.
+        """Return the file whose path ends in ``tail``.
 
         Args:
-            tail: File name, with folders before it where they tell files apart.
-            inside: Name of a folder that has to stand somewhere in the path; any when empty.
+            tail: File name, with parent folders if they are needed to distinguish files.
+            inside: Name of a folder that has to be part of the path; empty for any path.
+
+        Returns:
+            The file with the fewest parent folders if there are several; ``None`` if there is none.
         """
         name = tail.rpartition("/")[2]
         return _best(p for p in self._files.get(name, ()) if _fits(p, tail, inside))
@@ -61,9 +64,12 @@ class Source:
         """Return the media file whose path without its ending ends in ``stem``.
 
         Args:
-            stem: File name without ending, with folders before it where they tell files apart.
-            endings: Endings in the order of preference, in lower case.
-            inside: Name of a folder that has to stand somewhere in the path; any when empty.
+            stem: File name without its ending, with parent folders if they are needed to distinguish files.
+            endings: Allowed endings in lower case, in order of preference.
+            inside: Name of a folder that has to be part of the path; empty for any path.
+
+        Returns:
+            ``None`` if there is no such file.
         """
         name = stem.rpartition("/")[2]
         found: dict[str, list[str]] = {}
@@ -74,10 +80,13 @@ class Source:
         return next((_best(found[ending]) for ending in endings if ending in found), None)
 
     def annotation(self, *tails: str) -> Path:
-        """Return the first of some annotation files that is there.
+        """Return the first of some annotation files that exists.
+
+        Args:
+            tails: File names as for :meth:`file`, in order of preference.
 
         Raises:
-            FileNotFoundError: If none is.
+            FileNotFoundError: If none of the files exists.
         """
         for tail in tails:
             if (path := self.file(tail)) is not None:
@@ -99,10 +108,10 @@ def _best(paths: Iterable[str]) -> Path | None:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of an annotation file; a byte order mark is dropped.
+    """Return the text of an annotation file without a byte order mark.
 
     Raises:
-        AnnotationError: If it is not UTF-8.
+        AnnotationError: If the file is not UTF-8.
     """
     try:
         return path.read_bytes().decode("utf-8-sig")
@@ -114,7 +123,11 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield number (from 1) and text of each line that is not blank, whatever its line end."""
+    """Yield the number (from 1) and the text of each line that is not blank; all line ends are accepted.
+
+    Raises:
+        AnnotationError: If the file is not UTF-8.
+    """
     for number, line in enumerate(_lines(path), 1):
         if line.strip():
             yield number, line.rstrip("\r\n")
@@ -123,18 +136,20 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 def read_table(
     path: Path, separator: str = ",", columns: Sequence[str] | None = None
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the rows of a table with a head line.
+    """Yield the rows of a table with a header line.
 
     Args:
         path: The file.
-        separator: Between two cells.
-        columns: Names that the head must hold, in any order and any case; more columns are allowed.
+        separator: Character between two cells.
+        columns: Names that the header must contain, in any order, in upper or lower case; more columns are
+            allowed. By default, all columns are read.
 
     Yields:
-        Line number (from 1) and the cells by their name in ``columns`` (all by their own name if left out).
+        Line number (from 1) and the cells by the names in ``columns``.
 
     Raises:
-        AnnotationError: If the head lacks a column, or a row has not as many cells as the head.
+        AnnotationError: If a column is missing in the header, if a row does not have as many cells as the
+            header, if a quote is not closed, or if the file is not UTF-8.
     """
     rows = _cells(path, separator)
     head = [cell.strip() for cell in next(rows, (0, []))[1]]
@@ -142,23 +157,28 @@ def read_table(
     wanted = list(columns or head)
     if lost := [name for name in wanted if name.lower() not in at]:
         raise AnnotationError(
-            f"{path}: the head line is {separator.join(head)!r}; it must name {', '.join(lost)}. "
-            "Is it another file of the same name, or was its head line removed?"
+            f"{path}: the header line is {separator.join(head)!r}; it must name {', '.join(lost)}. "
+            "Is it another file of the same name, or was its header line removed?"
         )
     for line, cells in rows:
         if len(cells) != len(head):
             raise AnnotationError(
-                f"{path}, line {line}: {len(cells)} cells, but the head line has {len(head)}. "
+                f"{path}, line {line}: {len(cells)} cells, but the header line has {len(head)}. "
                 "Correct the line, or fetch the file again."
             )
         yield line, {name: cells[at[name.lower()]] for name in wanted}
 
 
 def read_bare(path: Path, count: int) -> Iterator[tuple[int, list[str]]]:
-    """Yield line number and cells of a table without a head line.
+    """Yield the line number and the cells of each row of a table without a header line.
+
+    Args:
+        path: The file.
+        count: Number of cells in a row.
 
     Raises:
-        AnnotationError: If a row has not ``count`` cells.
+        AnnotationError: If a row does not have ``count`` cells, if a quote is not closed, or if the file is
+            not UTF-8.
     """
     for line, cells in _cells(path, ","):
         if len(cells) != count:
@@ -170,21 +190,21 @@ def read_bare(path: Path, count: int) -> Iterator[tuple[int, list[str]]]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a file with their ends.
+    """Yield the lines of a file with their line ends.
 
-    ``str.splitlines`` would also break at U+0085 and U+2028, which stand within cells: MELD's three dots were
-    once byte 0x85.
+    ``str.splitlines`` would also split at U+0085 and U+2028, which occur inside cells: in MELD, for example,
+    byte 0x85 once stood for three dots.
     """
     return iter(io.StringIO(read_text(path), newline=""))
 
 
 def _cells(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield line number and cells of each row that is not blank.
+    """Yield the line number and the cells of each row that is not blank.
 
     Raises:
-        AnnotationError: If a quote is not closed: all that follows would become one cell.
+        AnnotationError: If a quote is not closed; all the following text would become one cell.
     """
-    plain = separator == "\t"  # tables with tabs quote nothing
+    plain = separator == "\t"  # tables with tabs do not use quotes
     reader = csv.reader(
         _lines(path),
         delimiter=separator,
@@ -208,30 +228,30 @@ def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        AnnotationError: If it is not JSON.
+        AnnotationError: If the file is not JSON or not UTF-8.
     """
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as err:
         raise AnnotationError(
             f"{path} is not JSON: {err.msg} at line {err.lineno}, column {err.colno}. "
-            "Was it cut off while it was fetched?"
+            "Was the download incomplete?"
         ) from err
 
 
 def read_objects(path: Path, keys: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield number (from 0) and content of each object of a JSON array.
+    """Yield the number (from 0) and the content of each object of a JSON array.
 
     Args:
         path: The file.
         keys: Keys that each object must have.
 
     Raises:
-        AnnotationError: If the file is no array of objects with these keys.
+        AnnotationError: If the file is not an array of objects with these keys.
     """
     rows = read_json(path)
     if not isinstance(rows, list):
-        raise AnnotationError(f"{path} contains no JSON array. Is it another file of the same name?")
+        raise AnnotationError(f"{path} does not contain a JSON array. Is it another file of the same name?")
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or (lost := [key for key in keys if key not in row]):
             what = f"has no {', '.join(lost)}" if isinstance(row, dict) else "is not an object"
@@ -240,10 +260,16 @@ def read_objects(path: Path, keys: Sequence[str]) -> Iterator[tuple[int, dict[st
 
 
 def whole(path: Path, line: int, name: str, text: Any) -> int:
-    """Return a cell that holds a whole number.
+    """Return the whole number in a cell.
+
+    Args:
+        path: The file, for the message.
+        line: Line number, for the message.
+        name: Name of the cell, for the message.
+        text: Content of the cell.
 
     Raises:
-        AnnotationError: If it does not.
+        AnnotationError: If the cell does not contain a whole number.
     """
     try:
         return int(text)
@@ -254,5 +280,5 @@ def whole(path: Path, line: int, name: str, text: Any) -> int:
 
 
 def stem_of(path: str) -> str:
-    """Return a path without its ending, folders included."""
+    """Return a path with its folders, but without its ending."""
     return str(PurePosixPath(path).with_suffix(""))

@@ -1,4 +1,4 @@
-"""What a data root holds, beside what the paper says of AV-UIE v2 (Table 1, Fig. 3 b)."""
+"""Statistics of a data root, compared with those of AV-UIE v2 in the paper (Table 1, Fig. 3 b)."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ PAPER_TASKS: dict[str, tuple[str, ...]] = {
     "Captioning": ("avcap",),
     "Question answering": ("avqa", "avqa_thu"),
 }
-"""The seven tasks of Table 1 -> the importers of their source datasets, in the order of the table."""
+"""The importers of the source datasets of each of the seven tasks, in the order of Table 1."""
 
 OWN = "Not in the paper"
 REASONED = 5
-"""A training text holds reasoning if it has at least so many words more than the bare answer."""
+"""A training text contains reasoning if it has at least this number of words more than the bare answer."""
 
 _CLIP_S = 10
 
 
 @dataclass
 class Lengths:
-    """Quantiles of a number of words or seconds.
+    """The distribution of some lengths, in words, seconds or events.
 
     Args:
-        count: How many values there are.
-        mean: Their mean.
-        least: The smallest.
-        median: The middle one.
-        p95: The one that 95 % do not exceed.
-        most: The largest.
+        count: Number of values.
+        mean: Mean of the values.
+        least: Smallest value.
+        median: Median of the values.
+        p95: 95th percentile of the values.
+        most: Largest value.
     """
 
     count: int
@@ -57,7 +57,7 @@ class Lengths:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Lengths | None:
-        """Return the quantiles; ``None`` without values."""
+        """Return the distribution of some values; ``None`` without values."""
         if not values:
             return None
         sizes = np.asarray(values, float)
@@ -67,29 +67,30 @@ class Lengths:
 
 @dataclass
 class DatasetStatistics:
-    """Numbers of one row of ``data.datasets``.
+    """Statistics of one dataset in ``data.datasets``.
 
     Args:
-        name: Its key.
-        layout: Its column layout, which tells the source dataset.
-        train: Training rows that can be read.
-        test: Test rows that can be read; ``None`` without a test manifest.
-        unreadable: Rows that cannot be read; ``data check`` names them.
-        text_words: Words of the training texts.
-        answer_words: Words of the bare answers.
-        reasoning_words: Words of the training texts beyond the bare answer.
-        reasoned: Training rows whose text holds reasoning.
-        classes: Training rows (or events) of each class, most frequent first.
-        balance: Entropy of the classes over that of equal shares, 0 to 1; ``None`` below two classes.
-        events_per_clip: Number of annotated events of a training clip.
-        event_s: Lengths of the annotated events, in seconds (UnAV-100: tenths of the clip).
-        event_lengths: Number of events by length in whole seconds.
-        media: Media of a row, for example ``1 video, 1 sound``, and the number of rows.
-        files: Distinct files by kind.
-        recordings: Distinct recordings in training.
-        repeated: Training rows that ask the same question about the same files as an earlier row.
-        contradicting: Those of them whose answer differs.
-        leaked: Recordings that are in training and in test.
+        name: Key of the dataset.
+        layout: Column layout of the dataset, which shows the source dataset.
+        train: Number of training rows that can be read.
+        test: Number of test rows that can be read; ``None`` without a test manifest.
+        unreadable: Number of rows that cannot be read; ``data check`` names these rows.
+        text_words: Numbers of words of the training texts.
+        answer_words: Numbers of words of the bare answers.
+        reasoning_words: Numbers of words of the training texts without the bare answers.
+        reasoned: Number of training rows whose text contains reasoning.
+        classes: Number of training rows (or events) of each class, the most frequent class first.
+        balance: Entropy of the class shares divided by the entropy of equal shares, from 0 to 1; ``None``
+            with fewer than two classes.
+        events_per_clip: Numbers of annotated events of a training clip.
+        event_s: Lengths of the annotated events, in seconds (UnAV-100: in tenths of the clip).
+        event_lengths: Number of events by length, rounded to whole seconds (UnAV-100: to tenths of the clip).
+        media: Number of training rows by the media of a row, for example ``1 video, 1 sound``.
+        files: Number of different media files of the training rows by kind.
+        recordings: Number of different recordings in training.
+        repeated: Number of training rows that ask the same question about the same files as an earlier row.
+        contradicting: Number of repeated rows whose answer differs from that of the earlier row.
+        leaked: Number of recordings that are in training and in test.
     """
 
     name: str
@@ -120,10 +121,11 @@ class Composition:
 
     Args:
         task: Task of the paper.
-        title: Source dataset.
-        train: Training rows here.
-        test: Test rows here.
-        paper_k: Training samples in the paper, in thousands; ``None`` for a dataset that it does not use.
+        title: Name of the source dataset.
+        train: Number of training rows in the data root.
+        test: Number of test rows in the data root.
+        paper_k: Number of training samples in the paper, in thousands; ``None`` for a dataset that the paper
+            does not use.
     """
 
     task: str
@@ -135,13 +137,13 @@ class Composition:
 
 @dataclass
 class Statistics:
-    """All that ``build stats`` reports.
+    """The results of ``build stats``.
 
     Args:
         root: Data root.
-        datasets: Every dataset that has a manifest.
-        composition: Table 1.
-        absent: Source datasets of the paper that are not there.
+        datasets: Statistics of every dataset that has a training manifest.
+        composition: The lines of Table 1.
+        absent: Names of the source datasets of the paper that are not in the data root.
     """
 
     root: str
@@ -151,7 +153,7 @@ class Statistics:
 
     @property
     def train(self) -> int:
-        """All training rows."""
+        """Number of training rows of all datasets."""
         return sum(line.train for line in self.composition)
 
 
@@ -161,16 +163,18 @@ def read_statistics(
     datasets: Mapping[str, DatasetSpec],
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Statistics:
-    """Read every manifest that is there.
+    """Compute the statistics of a data root from its manifests.
 
     Args:
         root: Data root.
-        tasks: As ``data.tasks``.
-        datasets: As ``data.datasets``; rows without a training manifest are left out.
-        progress: Told the step, what is done and how much there is.
+        tasks: The tasks, by key.
+        datasets: The datasets, by key; datasets without ``train.json`` are left out.
+        progress: Function that is called with the step, the number of datasets that are done, and the number
+            of datasets.
 
     Raises:
-        FileNotFoundError: If no training manifest is there.
+        FileNotFoundError: If there is no training manifest.
+        ManifestError: If a manifest cannot be read at all.
     """
     from crab_lightning.data.manifests.files import ANNOTATIONS
 
@@ -192,7 +196,7 @@ def read_statistics(
 
 
 def composition(datasets: Iterable[DatasetStatistics]) -> list[Composition]:
-    """Return the lines of Table 1 that are there, in its order, and then what the paper does not use."""
+    """Return the lines of Table 1 for some datasets in its order, then a line for each dataset not in it."""
     owners = {task: name for name, one in IMPORTERS.items() for task in one.tasks}
     groups: dict[str, list[DatasetStatistics]] = defaultdict(list)
     for one in datasets:
@@ -216,7 +220,7 @@ def _statistics_of(root: Path, name: str, spec: DatasetSpec, task: Task[Any]) ->
     _classes(made, samples)
     _media(made, samples)
     _repeats(made, samples, task)
-    # What is there is counted, also where the row says that a test file has to be there.
+    # The test file is counted if it exists, whatever the entry of the dataset says about it.
     if has_test(root, name, replace(spec, test=None)):
         tested, errors, *_ = survey_manifest(root, name, spec, "test", task)
         made.test, made.unreadable = len(tested), made.unreadable + len({e.row for e in errors})
@@ -230,7 +234,7 @@ def _words(text: str) -> int:
 
 
 def _direct(sample: Sample, task: Task[Any]) -> str | None:
-    """Return the bare answer; ``None`` where the row's own text does not hold one."""
+    """Return the bare answer; ``None`` if the text of the row contains no answer."""
     try:
         return task.direct(sample)
     except ValueError:
@@ -270,7 +274,7 @@ def _classes(made: DatasetStatistics, samples: Sequence[Sample]) -> None:
 
 
 def _labels(sample: Sample) -> tuple[list[str], list[tuple[float, float]] | None]:
-    """Return the classes of a row, and the spans of its events where it has any."""
+    """Return the classes of a row, and the start and end of its events; ``None`` for a row without events."""
     fields = sample.fields
     if "class_name" in fields:
         return [str(fields["class_name"])], None

@@ -1,6 +1,6 @@
-"""The HTML page of ``build stats``: one file, nothing is fetched when it is opened.
+"""The HTML page of ``build stats``: one file that loads nothing from the network.
 
-Its pictures: composition as in Fig. 3 (b), text lengths, classes, event lengths.
+The page has four pictures: composition as in Fig. 3 (b), text lengths, classes and event lengths.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from crab_lightning.fonts import new_figure
 from crab_lightning.templates import render
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#b2b200", "#7f7f7f")
-"""Okabe and Ito, one a task: told apart by colour-blind readers."""
+"""Colours of Okabe and Ito, one for each task; colour-blind readers can tell them apart."""
 _MANY_TIMES = 20
-"""Class counts that differ by more than this are drawn on a logarithmic scale."""
+"""The scale is logarithmic if the largest class count is more than this factor times the smallest."""
 
 
 def draw_figures(statistics: Statistics, folder: Path) -> list[tuple[str, Path]]:
-    """Draw every picture that there are numbers for.
+    """Draw every picture for which there are numbers.
 
     Args:
         statistics: The numbers.
-        folder: Where the PNG files are written; it exists.
+        folder: Existing folder for the PNG files.
 
     Returns:
-        Caption and file of each picture.
+        The caption and the file of each picture.
     """
     drawn: list[tuple[str, Callable[[Statistics], Figure | None]]] = [
         ("composition", _composition),
@@ -43,7 +43,7 @@ def draw_figures(statistics: Statistics, folder: Path) -> list[tuple[str, Path]]
     captions = {
         "composition": "Training rows by task (inner ring) and source dataset (outer ring): this data root,"
         " and the paper's Fig. 3 (b).",
-        "text_lengths": "Words of the training texts: the bare answer, and what stands before it.",
+        "text_lengths": "Words of the training texts: the bare answer, and the text before it.",
         "classes": "Training rows of each class, most frequent first; some scales are logarithmic.",
         "event_lengths": "Lengths of the annotated events in seconds (UnAV-100: tenths of the clip).",
     }
@@ -163,14 +163,14 @@ NUMBERS = "statistics.json"
 
 
 def write_statistics(statistics: Statistics, folder: Path) -> list[Path]:
-    """Write the page, its pictures and its numbers.
+    """Write the page, the pictures and the numbers.
 
     Args:
-        statistics: What to show.
-        folder: Where to; made where it does not exist.
+        statistics: The numbers.
+        folder: Folder for the files; it is created if it does not exist.
 
     Returns:
-        The files.
+        The written files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pictures = draw_figures(statistics, folder)
@@ -181,11 +181,11 @@ def write_statistics(statistics: Statistics, folder: Path) -> list[Path]:
 
 
 def page_text(statistics: Statistics, pictures: Sequence[tuple[str, Path]] = ()) -> str:
-    """Return the page; every text that comes from a manifest is escaped.
+    """Return the HTML page; all texts from manifests are escaped.
 
     Args:
-        statistics: What to show.
-        pictures: Caption and PNG file of each picture.
+        statistics: The numbers.
+        pictures: The caption and the PNG file of each picture.
     """
     images = [(text, base64.b64encode(path.read_bytes()).decode()) for text, path in pictures]
     title = f"Statistics of {statistics.root}"

@@ -64,7 +64,7 @@ def test_music_avqa(excerpts: Path, tmp_path: Path) -> None:
     old = import_dataset("avqa", [source], tmp_path / "old", workers=0)
     assert old.notes["test: read from json/, the first release; json_update/ corrects it"] == 1
     assert [(one.kind, one.name) for one in old.lost] == [("unusable", "question 1138 of 00005778")]
-    assert "'two' already, and a second time 'four'" in old.lost[0].reason
+    assert "a second answer, 'four'; the first one is 'two'" in old.lost[0].reason
 
 
 def test_avqa(excerpts: Path, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_avqa(excerpts: Path, tmp_path: Path) -> None:
         ("unusable", "answer 3 is not an index of its 3 choices")
     ]
     assert report.notes["questions with an empty choice, written as NULL"] == 2
-    assert report.notes["questions with another number of choices than 4"] == 2
+    assert report.notes["questions whose number of choices is not 4"] == 2
     assert check_answers(root, "avqa_thu") == len(entries) - 1
     first, second = samples(root, "avqa_thu")[:2]
     assert first.fields["options"] == ("Otter", "cat", "cricket", "NULL")

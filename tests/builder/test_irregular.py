@@ -178,7 +178,7 @@ def test_music_avqa_sets_aside_what_cannot_be_asked(owner: Path, tmp_path: Path)
     assert asked == ["Where is the loudest instrument?", "What is the first instrument that comes in?"]
     assert [one.reason.split(" ", 4)[-1] for one in report.lost] == [
         "as deleted",
-        "instrument?' has not as many places as [] has values",
+        "instrument?' does not have as many placeholders as [] has values",
     ]
     write(owner / "avqa-test.json", json.dumps([{"video_id": 1}]))
     with pytest.raises(ValueError, match=r"avqa-test\.json, entry 0 .* has no question_id, type"):
@@ -204,7 +204,7 @@ def test_vgg_cm_keeps_recordings_and_near_synonyms_apart(owner: Path, tmp_path: 
     settings = Settings(pairs=10, test_pairs=1, synonyms=owner / "alike.yaml", seed=3)
     report = bring(tmp_path, "vgg_cm", settings)
     assert report.notes["clips of vggsound.csv that are not in the source"] == 1
-    assert report.notes["training clips of a recording that is in test too; left out"] == 1
+    assert report.notes["training clips left out: their recording is also in test"] == 1
     assert report.notes["train: 1 pairs instead of 10; there are no more clips"] == 1  # one dog is left
     (row,) = rows_of(tmp_path, "a2v")
     assert {row["video1_event"], row["video2_event"]} > {"dog barking"}
@@ -230,7 +230,7 @@ def test_kinetics_tables_come_with_quotes_more_columns_and_another_name(owner: P
     assert (row["video_path"], row["action"]) == ("-aB3dE6fGhI_000012_000022.mp4", "playing piano")
     assert rows_of(tmp_path, "ks", "test")[0]["action"] == "tickling"
     write(owner / "val.csv", "tickling,aB3_dE-6fGh,3,13,val\n")
-    with pytest.raises(ValueError, match=r"val\.csv: the head line is .*; it must name label, youtube_id"):
+    with pytest.raises(ValueError, match=r"val\.csv: the header line is .*; it must name label, youtube_id"):
         bring(tmp_path, "ks")
 
 
@@ -345,7 +345,7 @@ def test_crema_d_takes_flash_videos_and_the_owners_sound(owner: Path, tmp_path: 
         flash(owner / "VideoFlash" / f"{name}.flv")
     put(owner / "AudioWAV/1001_IEO_NEU_XX.wav")
     report = bring(tmp_path, "cremad")
-    assert report.notes == {"rows whose name tells another emotion than their label": 1}
+    assert report.notes == {"rows whose name states another emotion than their label": 1}
     first, second = samples(tmp_path / "root", "cremad")
     assert first.audios[0].samefile(owner / "AudioWAV/1001_IEO_NEU_XX.wav")
     assert len(read_audio(second.audios[0])) == pytest.approx(16_000, abs=1600)

@@ -73,7 +73,7 @@ def test_training_text_is_rebuilt_from_real_masks(
             assert truth is not None
             assert all(mask[y, x] for x, y in truth.points_xy_px)
     assert main(["data", "points", "--root", str(tmp_path / "root"), "--only", "arig"]) == 1
-    assert "there is no mask beside it" in capsys.readouterr().err  # arig came without
+    assert "the image has no mask" in capsys.readouterr().err  # arig came without
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The importers, one file each: only what is special to a dataset stands there."""
+"""The importers of the datasets, each in its own file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ IMPORTERS = (
     | {"arig": avsbench.BOXES, "avs": avsbench.MASKS}
     | _named("ref_avs", "avcap", "avqa", "avqa_thu")
 )
-"""Name on the command line -> importer, in the order of the paper's Table 1."""
+"""The importers by their name on the command line, in the order of the paper's Table 1."""
 
 
 def get_importer(name: str) -> Importer:
     """Return an importer by its name.
 
     Raises:
-        ValueError: If there is none; the message names the dataset that is meant, or all of them.
+        ValueError: If there is no such importer; the message names the importer of the task of this name, or
+            a similar name and all names.
     """
     if name in IMPORTERS:
         return IMPORTERS[name]

@@ -1,4 +1,4 @@
-"""AVCap (task ``avcap``), from VALOR-32K: the caption is the target."""
+"""Import AVCap (task ``avcap``) from VALOR-32K; the caption is the target text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from crab_lightning.builder.source import Source, read_objects
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read the captions; which 20.7 thousand of the training clips the paper takes is not published."""
+    """Read all captions; the paper uses 20.7 thousand of the training clips, but does not say which."""
     found = Imported()
     files = [("train", "desc_train.json")]
     if settings.val == "train":

@@ -1,4 +1,4 @@
-"""AVE: three split files, separated by ``&``, and trimmed clips named by YouTube id."""
+"""Import AVE: three split files with cells separated by ``&``, and trimmed clips named by YouTube id."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ CLIP_S = 10
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read the split files; the clip with two events has two rows, as published."""
+    """Read the split files; a clip with two events has two rows, as published."""
     found = Imported()
     files = [("train", "trainSet.txt"), ("test", "testSet.txt")]
     if settings.val == "train":
@@ -17,7 +17,7 @@ def read(source: Source, settings: Settings) -> Imported:
     for split, file in files:
         path = source.annotation(file)
         for line, text in read_lines(path):
-            cells = text.strip().rsplit("&", 4)  # from the right: a category may hold anything
+            cells = text.strip().rsplit("&", 4)  # from the right: a category may contain "&"
             if cells == ["Category", "VideoID", "Quality", "StartTime", "EndTime"]:
                 continue
             if len(cells) != 5:

@@ -1,4 +1,4 @@
-"""MUSIC-AVQA (task ``avqa``): questions from templates about one-minute performances."""
+"""Import MUSIC-AVQA (task ``avqa``): questions from templates about one-minute music performances."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PLACE = re.compile(r"<[^<>]*>")
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read the corrected files of ``json_update/``, or those of the first release where these are absent."""
+    """Read the corrected files in ``json_update/``; if they are missing, read those of the first release."""
     found = Imported()
     splits = [("train", "train"), ("test", "test")]
     if settings.val == "train":
@@ -29,13 +29,15 @@ def read(source: Source, settings: Settings) -> Imported:
             question = _filled(entry)
             if question is None:
                 values = entry["templ_values"]
-                reason = f"{entry['question_content']!r} has not as many places as {values} has values"
+                reason = (
+                    f"{entry['question_content']!r} does not have as many placeholders as {values} has values"
+                )
                 found.reject("avqa", split, label, reason)
             elif entry.get("question_deleted"):
                 found.reject("avqa", split, label, "its owner marked it as deleted")
             elif answers.setdefault(entry["question_id"], entry["anser"]) != entry["anser"]:
                 first = answers[entry["question_id"]]
-                reason = f"it has the answer {first!r} already, and a second time {entry['anser']!r}"
+                reason = f"it has a second answer, {entry['anser']!r}; the first one is {first!r}"
                 found.reject("avqa", split, label, reason)
             else:
                 vid = str(entry["video_id"])
@@ -47,7 +49,11 @@ def read(source: Source, settings: Settings) -> Imported:
 
 
 def _filled(entry: dict[str, Any]) -> str | None:
-    """Return the question with its values in place, ending in a plain question mark."""
+    """Return the question with its placeholders filled in, ending with an ASCII question mark.
+
+    Returns:
+        ``None`` if the numbers of placeholders and values differ.
+    """
     values = json.loads(entry["templ_values"])
     text = entry["question_content"].strip().replace("\uff1f", "?")
     if len(_PLACE.findall(text)) != len(values):

@@ -1,4 +1,7 @@
-"""AVQA (task ``avqa_thu``): multiple choice about VGGSound clips; papers test on its validation file."""
+"""Import AVQA (task ``avqa_thu``): multiple-choice questions about VGGSound clips.
+
+Papers test on the validation file of the dataset.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ _KEYS = (
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read both files; rows keep their keys, the answer stays the index of a choice."""
+    """Read both files; the rows keep their keys, and the answer remains the index of a choice."""
     found = Imported()
     for split, file in (("train", "train_qa.json"), ("test", "val_qa.json")):
         for _, entry in read_objects(source.annotation(file), (*_KEYS, "answer")):
@@ -43,10 +46,10 @@ def read(source: Source, settings: Settings) -> Imported:
 
 
 def _options(choices: Any, found: Imported) -> list[str]:
-    """Return the choices as text; an empty one becomes NULL, so that the indices keep."""
+    """Return the choices as text; an empty choice becomes NULL, so that the indices do not change."""
     listed = choices if isinstance(choices, list) else []
     if len(listed) != 4:
-        found.notes["questions with another number of choices than 4"] += 1
+        found.notes["questions whose number of choices is not 4"] += 1
     if any(choice is None for choice in listed):
         found.notes["questions with an empty choice, written as NULL"] += 1
     return ["NULL" if choice is None else str(choice) for choice in listed]

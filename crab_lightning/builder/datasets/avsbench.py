@@ -1,4 +1,4 @@
-"""AVSBench: S4 and MS3 (tasks ``s4``, ``ms3``), and the boxes of S4 (task ``arig``)."""
+"""Import AVSBench: S4 and MS3 (tasks ``s4`` and ``ms3``), and the boxes of S4 (task ``arig``)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LABELS = {"s4": "v1s", "ms3": "v1m", "arig": "v1s"}
 
 
 def read_masks(source: Source, settings: Settings) -> Imported:
-    """Read S4 and MS3: box and points of the sounding objects, from their masks."""
+    """Read S4 and MS3, with the box and points of the sounding objects from their masks."""
     return _read(source, settings, ("s4", "ms3"))
 
 
@@ -54,10 +54,16 @@ def _read(source: Source, settings: Settings, tasks: tuple[str, ...]) -> Importe
 
 
 def frames_of(task: str, split: str, frames: int | None) -> list[int]:
-    """Return the frames of a clip that become rows.
+    """Return the numbers of the frames of a clip that become rows.
 
-    Training: the first one of S4, the only one with a mask and the one whose sound the released layout takes;
-    evenly spread ones of MS3; the first ones of ARIG. Test: all five.
+    For training, this is the first frame of S4 (the only frame with a mask, and the one whose sound the
+    released layout uses), evenly spread frames of MS3, and the first frames of ARIG. For test, it is all five
+    frames.
+
+    Args:
+        task: ``s4``, ``ms3`` or ``arig``.
+        split: ``train`` or ``test``.
+        frames: Number of training frames; by default, 2 for MS3 and 1 for ARIG. S4 always has 1.
     """
     if split == "test":
         return list(range(FRAMES))
@@ -67,13 +73,13 @@ def frames_of(task: str, split: str, frames: int | None) -> list[int]:
 
 
 def spread(count: int, of: int) -> list[int]:
-    """Return the middles of ``count`` equal parts of ``of`` frames; every frame where there are no more."""
+    """Return the middles of ``count`` equal parts of ``of`` frames; all frames if ``count`` >= ``of``."""
     return list(range(of)) if count >= of else [int((i + 0.5) * of / count) for i in range(count)]
 
 
 def _rows(source: Source, settings: Settings, task: str, split: str, row: dict[str, str]) -> Iterator[Row]:
     folder = f"{row['label']}/{row['uid']}"
-    named = row["a_obj"].replace("_", " and ")  # several names are joined by it; inside a name stands "-"
+    named = row["a_obj"].replace("_", " and ")  # "_" joins several names; a name itself contains "-"
     for frame in frames_of(task, split, settings.frames):
         image, sound = f"{folder}/frames/{frame}.jpg", f"{folder}/audio.wav"
         mask = source.file(f"{folder}/labels_rgb/{frame}.png") or source.file(
@@ -82,7 +88,7 @@ def _rows(source: Source, settings: Settings, task: str, split: str, row: dict[s
         media = (
             Media(f"AVS/{image}", source.file(image), image),
             Media(f"AVS/{sound}", source.file(sound), sound),
-            # Either kind of mask is the truth where its value is above 0.
+            # In both kinds of masks, the object is where the value is above 0.
             Media(f"AVS/{folder}/labels_rgb/{frame}.png", mask, f"{folder}/labels_rgb/{frame}.png"),
         )
         names: dict[str, Any] = {"audio_path": f"AVS/{sound}", "a_obj": named}

@@ -1,4 +1,7 @@
-"""LLP (task ``avvp``): weak labels for training, times for validation and test, seen and heard apart."""
+"""Import LLP (task ``avvp``).
+
+Training has weak labels. Validation and test have the times of visible events and of audible events.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,12 @@ _Times = dict[str, dict[str, list[tuple[str, int, int]]]]
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read the weak labels and join the times.
+    """Read the weak labels and add the times to the rows that have times.
 
-    Rows of the training file have no times. They are written to ``weak.json``, with the weak labels in
-    ``event``, for whoever gives them times; ``whole_clip`` lets every label fill the clip instead. The rows
-    of the validation file have times, and are training rows unless ``val`` is ``leave``.
+    The rows of the training file have no times. They are written to ``weak.json``, with the weak labels in
+    ``event``, so that times can be found later (``build reason``). With ``whole_clip``, every label lasts the
+    whole clip instead. The rows of the validation file have times; they are training rows unless ``val`` is
+    ``leave``.
     """
     found = Imported()
     files = [("train", "AVVP_train.csv"), ("test", "AVVP_test_pd.csv")]
@@ -55,7 +59,7 @@ def read(source: Source, settings: Settings) -> Imported:
 
 
 def _left_out(source: Source, settings: Settings) -> set[str]:
-    """Return the names of validation rows that are left out: their times are no stray lines."""
+    """Return the names of the validation rows that are left out; lines with their times are not errors."""
     path = source.file("AVVP_val_pd.csv")
     if settings.val != "leave" or path is None:
         return set()
@@ -63,7 +67,7 @@ def _left_out(source: Source, settings: Settings) -> set[str]:
 
 
 def _times(source: Source, file: str, known: set[str], found: Imported) -> _Times:
-    """Return the times of each clip and class; what the official scorer never counts is noted, not used."""
+    """Return the times of each clip and class; only note the lines that the official scorer ignores."""
     path = source.annotation(file)
     times: _Times = defaultdict(lambda: defaultdict(list))
     for line, row in read_table(path, "\t", ("filename", "onset", "offset", "event_labels")):
@@ -101,7 +105,11 @@ def _add(
 
 
 def modal_tags(texts: dict[str, dict[str, list[tuple[int, int]]]]) -> str:
-    """Return ``<visual_event>NAME,(s e),(s e)</visual_event>`` for each class seen, then for each heard."""
+    """Return ``<visual_event>NAME,(s e),(s e)</visual_event>`` for each visible class, then for each audible.
+
+    Args:
+        texts: Start and end in seconds by sense (``visual``, ``audio``) and class.
+    """
     return "".join(
         f"<{sense}_event>{name},{','.join(f'({s} {e})' for s, e in sorted(spans))}</{sense}_event>"
         for sense, classes in texts.items()

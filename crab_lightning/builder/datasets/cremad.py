@@ -1,4 +1,4 @@
-"""CREMA-D (task ``cremad``): the speaker-dependent split of OGM-GE, which the paper cites."""
+"""Import CREMA-D (task ``cremad``) with the speaker-dependent split of OGM-GE, which the paper cites."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EMOTIONS = {
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read the two lists; sound comes from the owner's ``AudioWAV`` where it is there."""
+    """Read the two lists; the sound comes from the owner's folder ``AudioWAV`` if it exists."""
     found = Imported()
     for split in ("train", "test"):
         path = source.annotation(f"CREMAD/{split}.csv", f"{split}.csv")
@@ -20,7 +20,7 @@ def read(source: Source, settings: Settings) -> Imported:
                 known = ", ".join(EMOTIONS)
                 raise AnnotationError(f"{path}, line {line}: emotion {code!r}; one of {known} is expected")
             if f"_{code}_" not in name:
-                found.notes["rows whose name tells another emotion than their label"] += 1
+                found.notes["rows whose name states another emotion than their label"] += 1
             values, taught = {"emotion": EMOTIONS[code]}, {"label": answer(EMOTIONS[code])}
             wanted, sound = f"{name}.flv or {name}.mp4", source.media(name, AUDIO)
             video = source.media(name)

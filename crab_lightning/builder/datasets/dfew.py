@@ -1,4 +1,4 @@
-"""DFEW (task ``dfew``): single labels by number, first split."""
+"""Import DFEW (task ``dfew``): single labels as numbers, first split."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from crab_lightning.builder.rows import Imported, Importer, Settings, answer
 from crab_lightning.builder.source import AnnotationError, Source, read_table, whole
 
 CLASSES = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")
-"""Labels 1 to 7."""
+"""The emotions of the labels 1 to 7."""
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read the two tables. Only the original clips have sound; the others are frames or silent."""
+    """Read the two tables and find the original clips: only these have sound."""
     found = Imported()
     for split in ("train", "test"):
         path = source.annotation(f"{split}(single-labeled)/set_1.csv", f"single_{split}set_1.csv")

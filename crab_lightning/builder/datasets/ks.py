@@ -1,4 +1,4 @@
-"""Kinetics-Sounds (task ``ks``): 31 classes of Kinetics-400 that can be heard."""
+"""Import Kinetics-Sounds (task ``ks``): the 31 audible classes of Kinetics-400."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ playing trumpet; playing violin; playing xylophone; ripping paper; shoveling sno
 stomping grapes; tap dancing; tapping guitar; tapping pen; tickling
 """
 CLASSES = tuple(name.strip() for name in _NAMES.split(";"))
-"""The 31 classes of AdaMML and of the OGM-GE lists, whose labels are places in this order."""
+"""The 31 classes of AdaMML and of the OGM-GE lists, whose labels are indices in this order."""
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read the Kinetics-400 tables (test = its validation part), or the lists of OGM-GE."""
+    """Read the Kinetics-400 tables (the validation part becomes the test split), or the OGM-GE lists."""
     found = Imported()
     classes = CLASSES
     if settings.classes is not None:

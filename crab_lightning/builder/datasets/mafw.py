@@ -1,4 +1,4 @@
-"""MAFW (task ``mafw``): single labels, first split."""
+"""Import MAFW (task ``mafw``): single labels, first split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SHORT = {"happy": "happiness", "sad": "sadness"}
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read the two lists; both spellings of happiness and sadness become the longer one."""
+    """Read the two lists; ``happy`` and ``sad`` become ``happiness`` and ``sadness``."""
     found = Imported()
     for split in ("train", "test"):
         path = source.annotation(f"single/no_caption/set_1/{split}.txt", f"set_1/{split}.txt")

@@ -1,4 +1,4 @@
-"""MELD (task ``meld``): utterances of a series; ids start anew in each part."""
+"""Import MELD (task ``meld``): utterances of a TV series; ids start again from 0 in each part."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _BADLY_CUT = {
     ("test", "dia38_utt4"): "lasts 5 minutes",
     ("train", "dia309_utt0"): "is cut wrongly",
 }
-"""Known from the issues of the owner's repository; the files can be read, so the rows stay."""
+"""Errors that the issues of the owner's repository report. The files can be read, so the rows are kept."""
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read the tables; the paper's 11.0 thousand samples are the training and the development part."""
+    """Read the tables; the 11.0 thousand samples of the paper are the training and development parts."""
     found = Imported()
     parts = ["train", "test"] if settings.val == "leave" else ["train", "dev", "test"]
     for part in parts:
@@ -33,7 +33,7 @@ def read(source: Source, settings: Settings) -> Imported:
                 found.notes[f"{part}/{name} {_BADLY_CUT[part, name]} as published"] = 1
             if row["StartTime"] == row["EndTime"]:
                 found.notes[f"{part}: rows whose times in the episode have no length"] += 1
-            # The same name stands in all three parts; that of a development clip says where it is from.
+            # The same names occur in all three parts, so the names of development clips get a prefix.
             clip = f"{split}/{'dev_' if part == 'dev' else ''}{name}"
             video = source.media(name, inside=_FOLDERS[part])
             wanted = f"{_FOLDERS[part]}/{name}.mp4"

@@ -1,4 +1,4 @@
-"""MER2024 (task ``mer24``): the labelled part; labels of its tests are not published."""
+"""Import MER2024 (task ``mer24``): the labelled part; the labels of the test parts are not published."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CLASSES = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read the table of discrete labels, and a labelled test set where one is given."""
+    """Read the table of discrete labels, and the labelled test set of ``test_labels`` if it is given."""
     found = Imported()
     _read(found, source, source.annotation("label-disdim.csv"), "train")
     if settings.test_labels is not None:

@@ -1,4 +1,4 @@
-"""Ref-AVS (task ``ref_avs``): expressions for sounding objects, some of which are not there."""
+"""Import Ref-AVS (task ``ref_avs``): expressions for objects in audible scenes; some objects are absent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NULL = "null"
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read the table: some frames of every training expression, all ten of every test expression."""
+    """Read the table: some frames of every training expression, and all ten of every test expression."""
     found = Imported()
     path = source.annotation("metadata.csv")
     seen: set[tuple[str, ...]] = set()
@@ -62,12 +62,12 @@ def _row(
     expression: str,
     frame: int,
 ) -> Row:
-    # The folder is the first part of uid: for an absent object it has a prefix that vid has not.
+    # The folder is the first part of uid: for an absent object, it has a prefix that vid does not have.
     image, sound = f"{clip}/frames/{frame}.jpg", f"{clip}/audio.wav"
     tail = f"{clip}/fid_{object_id}/{frame:05d}.png"
     picture, mask = source.file(image), source.file(tail)
     truth = Media(f"REFAVS/gt_mask/{tail}", mask, f"gt_mask/{tail}")
-    if mask is None and named == _NULL:  # an absent object has an empty mask, whether it is published or not
+    if mask is None and named == _NULL:  # the empty mask of an absent object may not be published
         truth = Media(truth.place, picture, truth.wanted, "empty_mask")
     media = (
         Media(f"REFAVS/media/{image}", picture, f"media/{image}"),

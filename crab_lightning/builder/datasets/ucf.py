@@ -1,4 +1,4 @@
-"""UCF51 (task ``ucf``): the classes of UCF101 whose files have sound, first split."""
+"""Import UCF51 (task ``ucf``): the classes of UCF101 whose files have sound, first split."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLASSES = frozenset(_NAMES.split())
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read the lists of the first split; the class is the folder: some file names spell it otherwise."""
+    """Read the lists of the first split; the class is the folder, since some file names differ from it."""
     found = Imported()
     classes = CLASSES
     if settings.classes is not None:

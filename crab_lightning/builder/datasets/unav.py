@@ -1,4 +1,4 @@
-"""UnAV-100 (task ``unav``): dense events in clips of 10 to 60 s, told in tenths of the clip."""
+"""Import UnAV-100 (task ``unav``): dense events in clips of 10 to 60 s, with times in tenths of the clip."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _SPLITS = {"train": "train", "validation": "val", "test": "test"}
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read all clips; of the training clips those whose events are stable in time are kept.
+    """Read all clips, and keep the training clips whose events are stable in time.
 
-    The paper keeps clips of "stable temporal dynamics" and gives no rule. Here a clip is stable if each of
-    its events still lasts ``shortest_event`` tenths of the clip after rounding to tenths, and if at most
-    ``most_changes`` moments inside the clip start or end an event.
+    The paper keeps clips with "stable temporal dynamics", but gives no rule. Here, a clip is stable under two
+    conditions: each of its events lasts at least ``shortest_event`` tenths of the clip after rounding to
+    tenths, and its events start or end at no more than ``most_changes`` moments inside the clip.
     """
     found = Imported()
     path = source.annotation("unav100_annotations.json")
@@ -67,7 +67,7 @@ def _add(
             return
     blinks = sum(start == end for _, start, end in tenths)
     if split == "test" and blinks:
-        # No test clip is lost: the text shows a tenth, and scores take the true times.
+        # Keep every test clip: the text shows one tenth, and scores use the true times.
         tenths = [
             (n, *((min(s, PARTS - 1), min(s, PARTS - 1) + 1) if s == e else (s, e))) for n, s, e in tenths
         ]
@@ -88,13 +88,23 @@ def _add(
 
 
 def tenth_span(start_s: float, end_s: float, duration_s: float) -> tuple[int, int]:
-    """Return a span in tenths of its clip, each end rounded to the nearest, as the released file does."""
+    """Return start and end in tenths of a clip, rounded to the nearest tenth as in the released file.
+
+    Args:
+        start_s: Start in seconds.
+        end_s: End in seconds.
+        duration_s: Length of the clip in seconds.
+    """
     first, last = (math.floor(PARTS * t / duration_s + 0.5) for t in (start_s, end_s))
     return first, min(last, PARTS)
 
 
 def event_tags(events: Sequence[tuple[str, int, int]]) -> str:
-    """Return ``<event>NAME, (s e)(s e)</event>``, one block for each class, in order of the first start."""
+    """Return ``<event>NAME, (s e)(s e)</event>`` for each class, ordered by the first start of the class.
+
+    Args:
+        events: Class, start and end of each event; events without a length are left out.
+    """
     spans: dict[str, list[tuple[int, int]]] = {}
     for name, start, end in sorted(events, key=lambda event: event[1:]):
         if start < end and (start, end) not in spans.setdefault(name, []):

@@ -1,4 +1,4 @@
-"""VGG-CM: seeded pairs of VGGSound clips, from sound to picture and from picture to sound."""
+"""Import VGG-CM: random pairs of VGGSound clips, with questions from sound to picture and the reverse."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read(source: Source, settings: Settings) -> Imported:
         if len(pairs) < count:
             note = f"{split}: {len(pairs):,} pairs instead of {count:,}; there are no more clips"
             found.notes[note] = 1
-        # Exactly even odds in each direction: half the right answers come first.
+        # In each direction, exactly half of the right answers come first.
         sides = [i // 2 % 2 for i in range(len(pairs))]
         rng.shuffle(sides)
         for number, ((query, other), second) in enumerate(zip(pairs, sides, strict=True)):
@@ -53,7 +53,7 @@ def read(source: Source, settings: Settings) -> Imported:
 
 
 def _clips(source: Source, settings: Settings, found: Imported) -> dict[str, list[_Clip]]:
-    """Return the clips of each split that are there, no recording on both sides."""
+    """Return the clips of each split that exist in the source, with no recording in both splits."""
     path = source.annotation("vggsound.csv")
     classes = None
     if settings.classes is not None:
@@ -72,13 +72,17 @@ def _clips(source: Source, settings: Settings, found: Imported) -> dict[str, lis
             pools[split].append(_Clip(video_id, start_s, label, media, piece))
     tested = {clip.video_id for clip in pools["test"]}
     if both := [clip for clip in pools["train"] if clip.video_id in tested]:
-        found.notes["training clips of a recording that is in test too; left out"] = len(both)
+        found.notes["training clips left out: their recording is also in test"] = len(both)
         pools["train"] = [clip for clip in pools["train"] if clip.video_id not in tested]
     return pools
 
 
 def _kinds(settings: Settings) -> dict[str, str]:
-    """Return the group of each class that has near-synonyms."""
+    """Return the group of each class that has near-synonyms.
+
+    Raises:
+        ValueError: If the file of synonyms is not a list of lists.
+    """
     if settings.synonyms is None:
         return {}
     groups = yaml.safe_load(settings.synonyms.read_text(encoding="utf-8"))
@@ -90,11 +94,11 @@ def _kinds(settings: Settings) -> dict[str, str]:
 def _draw(
     pool: list[_Clip], count: int, kinds: dict[str, str], rng: random.Random
 ) -> list[tuple[_Clip, _Clip]]:
-    """Return pairs of clips of different kinds, no recording twice."""
+    """Return up to ``count`` pairs of clips of different kinds, in which no recording occurs twice."""
     waiting = sorted({clip.video_id: clip for clip in pool}.values(), key=lambda clip: clip.name)
     rng.shuffle(waiting)
     pairs: list[tuple[_Clip, _Clip]] = []
-    lone: list[_Clip] = []  # clips of one kind that have met no other kind yet
+    lone: list[_Clip] = []  # clips of one kind that wait for a clip of another kind
     for clip in waiting:
         if len(pairs) == count:
             break

@@ -1,4 +1,4 @@
-"""Clips that are named by YouTube id and time, and may be there as the whole video instead."""
+"""Find clips that are named by YouTube id and time, or the whole videos that contain these clips."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ VGGSOUND_S = 10
 def find_piece(
     source: Source, names: tuple[str, ...], video_id: str, start_s: float, end_s: float
 ) -> tuple[Path | None, tuple[float, float] | None]:
-    """Return the file of a clip, and the piece to cut where the file may be the whole video.
+    """Return the file of a clip, and the piece to cut out if the file may be the whole video.
 
     Args:
         source: The owner's folders.
-        names: Names that a trimmed clip goes by, without ending; the first that is there is taken.
-        video_id: YouTube id, the name of the whole video and, in some archives, of the trimmed clip.
-        start_s: Start of the clip in the whole video.
-        end_s: Its end.
+        names: Possible names of the trimmed clip, without an ending; the first existing file is used.
+        video_id: YouTube id: the name of the whole video and, in some archives, of the trimmed clip.
+        start_s: Start of the clip in the whole video, in seconds.
+        end_s: End of the clip in the whole video, in seconds.
+
+    Returns:
+        The file, or ``None`` if there is none; and start and end of the piece, or ``None`` for a trimmed
+        clip.
     """
     for name in names:
         if (path := source.media(name)) is not None:
@@ -35,13 +39,19 @@ def vggsound_name(video_id: str, start_s: int) -> str:
 def find_vggsound(
     source: Source, video_id: str, start_s: int
 ) -> tuple[Path | None, tuple[float, float] | None]:
-    """Return the file of a VGGSound clip, as :func:`find_piece`."""
+    """Return the file of a VGGSound clip and the piece to cut out, as :func:`find_piece` does."""
     name = vggsound_name(video_id, start_s)
     return find_piece(source, (name,), video_id, start_s, start_s + VGGSOUND_S)
 
 
 def split_times(name: str) -> tuple[str, float, float] | None:
-    """Split ``<id>_<start>_<end>`` from the right, since an id may hold ``_`` and ``-`` itself."""
+    """Return the id, the start and the end of a name ``<id>_<start>_<end>``.
+
+    The name is split from the right, since an id may contain ``_`` and ``-``.
+
+    Returns:
+        ``None`` if the name does not have this form.
+    """
     parts = name.rsplit("_", 2)
     if len(parts) != 3:
         return None

@@ -1,4 +1,4 @@
-"""Reasoning texts, by a multimodal model that is told the answer, then checked by the task's parser."""
+"""Let a multimodal model that knows the answer write reasoning texts, and check them with a parser."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What texts would cost, without asking for any."""
+"""Estimate the cost of reasoning texts without requesting any."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from crab_lightning.tasks.base import Task
 
 @dataclass
 class Estimate:
-    """What a call would cost; every row once, and with every try.
+    """The estimated cost of the texts of one dataset.
 
     Args:
         dataset: Key of the dataset.
-        requests: Rows that need a request.
-        most_requests: Requests if every row needs every try.
-        prompt_tokens: Tokens read by ``requests``.
-        completion_tokens: Tokens written by ``requests``.
-        seconds: Time of ``requests``.
-        price: Money for ``requests``, in the unit of the prices.
+        requests: Number of rows that need a request.
+        most_requests: Number of requests if every row needs all tries.
+        prompt_tokens: Number of tokens that the model reads in ``requests``.
+        completion_tokens: Number of tokens that the model writes in ``requests``.
+        seconds: Time of ``requests`` in seconds.
+        price: Price of ``requests``, in the currency of :class:`Costs`.
     """
 
     dataset: str
@@ -40,15 +40,15 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Costs:
-    """What one request is taken to cost.
+    """The assumed cost of one request.
 
     Args:
-        image_tokens: Tokens of one frame or picture.
-        audio_tokens: Tokens of one second of sound.
-        words: Words of one text, by length.
-        request_s: Seconds of one request.
-        price_in: Money for a million tokens that are read.
-        price_out: Money for a million tokens that are written.
+        image_tokens: Number of tokens of one frame or picture.
+        audio_tokens: Number of tokens of one second of sound.
+        words: Number of words of one text, by length (``short``, ``full``).
+        request_s: Time of one request in seconds.
+        price_in: Price of a million tokens that the model reads.
+        price_out: Price of a million tokens that the model writes.
     """
 
     image_tokens: float = 258.0
@@ -76,18 +76,25 @@ def estimate(
     shard: Shard | None = None,
     limit: int | None = None,
 ) -> list[Estimate]:
-    """Count requests, and estimate tokens, time and money from a few rows of each dataset; writes nothing.
+    """Count the requests, and estimate tokens, time and price from a few rows of each dataset.
+
+    Nothing is written.
 
     Args:
         root: Data root.
         tasks: The tasks, by key.
-        datasets: The datasets' rows, by key.
-        writer: Settings of the writer that would write.
-        settings: How texts would be asked for.
-        costs: What one request is taken to cost.
-        parallel: Requests at the same time.
+        datasets: The datasets, by key.
+        writer: Settings of the writer, as :func:`writer_settings` returns them.
+        settings: Settings of the requests.
+        costs: Assumed cost of one request.
+        parallel: Number of requests at the same time.
         shard: As for :func:`reason`.
         limit: As for :func:`reason`.
+
+    Raises:
+        ValueError: If a dataset cannot get texts, or if earlier decisions were made with other settings.
+        OSError: Under the conditions of :class:`~crab_lightning.builder.reasoning.work.Work`, or if a media
+            file cannot be read.
     """
     found = []
     for dataset, spec in datasets.items():

@@ -1,4 +1,4 @@
-"""Verdicts about rows, one a line, kept while they are made: a killed call loses none."""
+"""Store the decisions about rows, each in its own line as soon as it is made, so that none is lost."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ Shard = tuple[int, int]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one row.
+    """The decision about one row.
 
     Args:
         source: Manifest of the row: ``train`` or ``weak``.
-        row: Its zero-based place there.
-        id: Its id.
-        length: ``short`` or ``full``; ``direct`` where no reasoning is wanted.
-        text: The text; ``None`` for a row that got none.
-        tags: Times found for a weakly labelled row, in tags.
-        reasons: Why each rejected try was rejected; for a row without a text, the last one says why.
-        prompt_tokens: Tokens read in all tries.
-        completion_tokens: Tokens written in all tries.
+        row: Number of the row in the manifest; the first is 0.
+        id: Id of the sample.
+        length: Length of the reasoning: ``short`` or ``full``; ``direct`` for no reasoning.
+        text: The text; ``None`` if there is no usable text.
+        tags: For a weakly labelled row, the events with their times in tags.
+        reasons: The reason for the rejection of each rejected try; the last one is the reason why a row has
+            no text.
+        prompt_tokens: Number of tokens that the model has read in all tries.
+        completion_tokens: Number of tokens that the model has written in all tries.
     """
 
     source: str
@@ -42,26 +43,26 @@ class Verdict:
 
     @property
     def key(self) -> Key:
-        """Return what names the row."""
+        """The manifest and the number of the row."""
         return self.source, self.row
 
     @property
     def kind(self) -> str:
-        """Return the reason without its details, for a row without a text."""
+        """The last reason without its details, for a row without a text; empty for other rows."""
         return self.reasons[-1].split(":")[0] if self.text is None and self.reasons else ""
 
 
 class JournalError(ValueError):
-    """A file of verdicts that cannot be used."""
+    """A file of decisions cannot be used."""
 
 
 def append_verdict(path: Path, header: Mapping[str, Any], verdict: Verdict) -> None:
-    """Add a verdict to a file and hand it to the operating system.
+    """Append a decision to a file.
 
     Args:
-        path: The file.
-        header: What the verdicts depend on; it is the first line.
-        verdict: The verdict.
+        path: The file; it is created if it does not exist.
+        header: The settings on which the decisions depend; they become the first line of a new file.
+        verdict: The decision.
     """
     lines = _line(asdict(verdict))
     if not path.is_file() or not path.stat().st_size:
@@ -72,15 +73,20 @@ def append_verdict(path: Path, header: Mapping[str, Any], verdict: Verdict) -> N
 
 
 def journal_name(shard: Shard | None) -> str:
-    """Return the name of a file of verdicts: of all rows, or of a part ``(i, n)`` of them."""
+    """Return the name of the file of the decisions about all rows, or about the part ``(i, n)`` of them."""
     return "verdicts.jsonl" if shard is None else f"verdicts-{shard[0]}-of-{shard[1]}.jsonl"
 
 
 def read_journals(folder: Path, header: Mapping[str, Any]) -> dict[Key, Verdict]:
-    """Return the verdicts of all files of a dataset.
+    """Return the decisions in all files of a dataset.
+
+    Args:
+        folder: Folder of the files.
+        header: The current settings on which decisions depend.
 
     Raises:
-        JournalError: If a file was begun with another header, or two files disagree about a row.
+        JournalError: If the header of a file differs from ``header``, if a line is damaged, or if two files
+            disagree about a row.
     """
     found: dict[Key, tuple[Verdict, Path]] = {}
     for path in sorted(folder.glob("verdicts*.jsonl")):

@@ -1,4 +1,4 @@
-"""Texts by a model on this machine, loaded as for training: Qwen2.5-Omni and Qwen3-Omni."""
+"""Let a model on this machine write texts: Qwen2.5-Omni or Qwen3-Omni, loaded as for training."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ _INPUTS = (
 class LocalWriter:
     """Asks an omni model on this machine, one row after the other.
 
-    The weights are loaded with the first row, so that a call with nothing left to ask loads none.
+    The weights are loaded with the first row, so that a call that has nothing to ask does not load them.
 
     Args:
         pretrained: Folder or hub name of a Qwen2.5-Omni or Qwen3-Omni checkpoint.
-        max_new_tokens: Longest text in tokens.
-        temperature: 0 takes the likeliest token at each step. Above 0 the tokens are drawn with a seed that
-            is made from the row, so that the same call gives the same text.
-        device: ``auto`` takes a GPU where there is one.
+        max_new_tokens: Largest number of tokens of a text.
+        temperature: Sampling temperature; 0 always chooses the most probable token. Above 0, the seed is
+            computed from the row, so that the same call gives the same text.
+        device: Name of the device; ``auto`` uses a GPU if there is one.
 
     Raises:
-        ValueError: If it is another kind of model, a number is out of its range, or there is no such device.
+        ValueError: If the model cannot be found or is of another kind, or if a number is out of its range.
     """
 
     parallel = 1
@@ -91,7 +91,13 @@ class LocalWriter:
 
     @torch.no_grad()
     def write(self, messages: Sequence[Message]) -> Reply:
-        """Return the text."""
+        """Return the text that the model writes.
+
+        Raises:
+            RowRefused: If the row contains a token that the model reads as markup, or if a part of the row
+                cannot be read.
+            WriterError: If the memory of the GPU is too small.
+        """
         try:
             inputs = self._inputs(messages)
         except ValueError as err:
@@ -118,10 +124,10 @@ class LocalWriter:
         return Reply(processor.decode(said), not ended, asked, len(said))
 
     def _inputs(self, messages: Sequence[Message]) -> Any:
-        """Return a conversation as inputs of the model, in the form of its chat template.
+        """Return a conversation as inputs of the model, in the form of the model's chat template.
 
         Raises:
-            ValueError: If a text holds a token that the model reads as markup, or a part cannot be read.
+            ValueError: If a text contains a token that the model reads as markup, or a part cannot be read.
         """
         processor: Any = self.module.processor
         stock, marks = processor.stock, processor.tokenizer
@@ -150,7 +156,7 @@ class LocalWriter:
             return_tensors="pt",
         ).to(self.device)
         kind: Any = self.module.model.dtype
-        # The processor also tells how many tokens a sound takes, which the model does not ask for.
+        # The processor also returns the number of tokens of each sound, which is not an input of the model.
         return {
             name: made[name].to(kind) if made[name].is_floating_point() else made[name]
             for name in _INPUTS

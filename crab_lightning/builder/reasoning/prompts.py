@@ -1,4 +1,4 @@
-"""What the writing model is told: instructions and in-context examples, from YAML files one can edit."""
+"""Build the prompts of the writing model from instructions and in-context examples in YAML files."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _EXAMPLE_KEYS = ("question", "clip", "answer", "full", "short")
 
 @dataclass(frozen=True)
 class Prompts:
-    """Instructions, and the examples of one task.
+    """The instructions, and the examples of one task.
 
     Args:
-        texts: The instructions by name, see ``examples/prompt.yaml``.
-        examples: Each with ``question``, ``clip``, ``answer``, ``full`` and ``short``.
+        texts: The instructions by name; see ``examples/prompt.yaml``.
+        examples: Examples, each with the keys ``question``, ``clip``, ``answer``, ``full`` and ``short``.
     """
 
     texts: dict[str, str]
@@ -34,19 +34,19 @@ class Prompts:
 
     @property
     def digest(self) -> str:
-        """Return a hash of everything in it."""
+        """A hash of the instructions and the examples."""
         return hashlib.sha256(json.dumps([self.texts, self.examples], sort_keys=True).encode()).hexdigest()
 
     def messages(
         self, content: Sequence[dict[str, Any]], last: str, length: Length, earlier: tuple[str, str] | None
     ) -> list[Message]:
-        """Return the conversation in which a text is asked for.
+        """Return the conversation that asks for a text.
 
         Args:
             content: The question with its media, as parts of a user message.
-            last: What the model is told about the right answer.
+            last: The sentence that tells the model the right answer.
             length: Length of the reasoning.
-            earlier: A text that was rejected, and why.
+            earlier: The last rejected text and the reason for the rejection; ``None`` at the first try.
         """
         shown = "\n\n".join(
             f"Example {number}\nQuestion: {one['question']}\nIn the clip: {one['clip']}\n"
@@ -66,15 +66,18 @@ class Prompts:
 
 
 def read_prompts(task: str, dataset: str, folder: Path | None = None) -> Prompts | None:
-    """Return the prompts of a dataset; ``None`` where there are no examples for it.
+    """Return the prompts of a dataset.
 
     Args:
-        task: Key of its task: ``<task>.yaml`` holds the examples.
-        dataset: Key of the dataset; ``<dataset>.yaml`` takes precedence.
-        folder: Folder whose files take precedence over the shipped ones.
+        task: Key of the task; ``<task>.yaml`` contains the examples of the task.
+        dataset: Key of the dataset; if ``<dataset>.yaml`` exists, it is used instead.
+        folder: Folder whose files take precedence over those of the package.
+
+    Returns:
+        ``None`` if there are no examples for the dataset or its task.
 
     Raises:
-        ValueError: If a file is not as it should be.
+        ValueError: If a file is not YAML, or if a key is missing or is not a text.
     """
     folders = [SHIPPED] if folder is None else [folder, SHIPPED]
     prompt = _first(folders, ["prompt"])
@@ -97,10 +100,14 @@ def read_prompts(task: str, dataset: str, folder: Path | None = None) -> Prompts
 
 
 def read_phrases(path: Path | None = None) -> tuple[str, ...]:
-    """Return the phrases that show that the writer was told the answer, in lower case.
+    """Return the phrases that show that the model was told the answer, in lower case.
+
+    Args:
+        path: File with one phrase in each line; by default, the file of the package.
 
     Raises:
-        ValueError: If the file cannot be read as text.
+        ValueError: If the file is not UTF-8.
+        FileNotFoundError: If there is no such file.
     """
     path = path or LEAKAGE
     try:

@@ -1,4 +1,4 @@
-"""The rows that need a text, what can be chosen and is told about each, and when a text is good enough."""
+"""The rows that need a text, the settings of the requests, and the rules by which a text is accepted."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ WEAK = "weak.json"
 
 @dataclass(frozen=True)
 class Bounds:
-    """How long the reasoning before the answer may be.
+    """Limits of the number of words of the reasoning before the answer.
 
     Args:
-        least: Fewest words.
-        most: Most words.
+        least: Smallest number of words.
+        most: Largest number of words.
     """
 
     least: int
@@ -43,11 +43,12 @@ class Question:
 
     Args:
         sample: The row.
-        spec: Its dataset's row.
-        task: Its task.
-        source: Whether it stands in the training manifest, or in that of weakly labelled rows.
-        answer: The right answer in the form that a text must end with; empty for a weakly labelled row.
-        truth: What the task's parser has to read from a text; for a weakly labelled row, the set of classes.
+        spec: The entry of the dataset.
+        task: The task.
+        source: Manifest of the row: ``train``, or ``weak`` for weakly labelled rows.
+        answer: The right answer in the form with which a text has to end; empty for a weakly labelled row.
+        truth: The value that the task's parser has to read from a text; for a weakly labelled row, the set of
+            its classes.
     """
 
     sample: Sample
@@ -58,9 +59,14 @@ class Question:
     truth: Any
 
     def rejection(self, text: str, bounds: Bounds, phrases: Sequence[str]) -> str | None:
-        """Return why a text cannot be used; ``None`` for a good one.
+        """Return the reason why a text cannot be used; ``None`` for a usable text.
 
-        The first words of the result, up to a colon, are one of a few kinds that can be counted.
+        The part of the reason before the colon is one of a few kinds, so that reasons can be counted.
+
+        Args:
+            text: The text.
+            bounds: Limits of the number of words of the reasoning.
+            phrases: Phrases, in lower case, that a text must not contain.
         """
         lowered = " ".join(text.lower().split())
         if leak := next((phrase for phrase in phrases if _holds(lowered, phrase)), None):
@@ -105,6 +111,10 @@ def _holds(text: str, phrase: str) -> bool:
 def target_key(spec: DatasetSpec, dataset: str) -> str:
     """Return the key of the training text in a row of the manifest.
 
+    Args:
+        spec: The entry of the dataset.
+        dataset: Key of the dataset, for the message.
+
     Raises:
         ValueError: If the layout names no such key.
     """
@@ -122,7 +132,15 @@ def target_key(spec: DatasetSpec, dataset: str) -> str:
 def with_classes(
     root: Path, dataset: str, spec: DatasetSpec, task: Task[Any], rows: Sequence[Sample]
 ) -> DatasetSpec:
-    """Fill in the closed set of a row that leaves it out, from both manifests."""
+    """Return the entry of a dataset with class names; missing names are read from both manifests.
+
+    Args:
+        root: Data root.
+        dataset: Key of the dataset.
+        spec: The entry of the dataset.
+        task: The task of the dataset.
+        rows: The training rows.
+    """
     if spec.classes is not None:
         return spec
     tested = has_test(root, dataset, spec)
@@ -131,10 +149,10 @@ def with_classes(
 
 
 def known_truth(sample: Sample, spec: DatasetSpec, task: Task[Any]) -> tuple[str, Any]:
-    """Return the right answer of a row as text, and what the parser has to read.
+    """Return the right answer of a row as text, and the value that the task's parser has to read.
 
     Raises:
-        ValueError: If the row's own text is read as another answer than its annotation says.
+        ValueError: If the row has no right answer, or if the parser does not read it from its own text.
     """
     answer, truth = task.direct(sample), task.truth(sample, spec)
     read = task.parse(answer, sample, spec)
@@ -147,7 +165,7 @@ def known_truth(sample: Sample, spec: DatasetSpec, task: Task[Any]) -> tuple[str
 
 
 def weak_rows(root: Path, dataset: str, spec: DatasetSpec, task: Task[Any]) -> list[Sample]:
-    """Return the rows that have labels for the whole clip and no times; empty without their manifest."""
+    """Return the weakly labelled rows, whose labels have no times; empty without their manifest."""
     if not isinstance(task, EventParsing) or not (dataset_folder(root, dataset, spec) / WEAK).is_file():
         return []
     columns = laid_over(spec.columns or {}, {"train": {"target": "event"}})
@@ -155,10 +173,10 @@ def weak_rows(root: Path, dataset: str, spec: DatasetSpec, task: Task[Any]) -> l
 
 
 def weak_truth(sample: Sample, spec: DatasetSpec) -> frozenset[str]:
-    """Return the labelled classes as ``spec.classes`` spells them.
+    """Return the labelled classes of a weakly labelled row in the spelling of ``spec.classes``.
 
     Raises:
-        ValueError: If a label is not among the classes, or there is none.
+        ValueError: If a label is not one of the classes, or if there is no label.
     """
     from crab_lightning.tasks.answers import class_index
     from crab_lightning.tasks.base import classes_of
@@ -175,7 +193,12 @@ def weak_truth(sample: Sample, spec: DatasetSpec) -> frozenset[str]:
 
 
 def timed_text(text: str, events: ModalEvents) -> tuple[str, str]:
-    """Return a text for a weakly labelled row in the released tag form, and the tags alone."""
+    """Return the text of a weakly labelled row in the released form, and its tags alone.
+
+    Args:
+        text: The text that the model wrote.
+        events: The events that the task's parser read from the text.
+    """
     tags = ""
     for sense, spans in (("visual", events.visual), ("audio", events.audio)):
         for name in dict.fromkeys(span.name for span in spans):
@@ -190,25 +213,27 @@ Policy = Literal["short", "full", "auto"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How texts are asked for and checked.
+    """The settings with which texts are requested and checked.
 
     Args:
-        length: Length of the reasoning. ``auto`` wants full reasoning only where ``answers`` shows that a
-            cheap model's direct answer was wrong or unsure, and the bare answer elsewhere.
-        tries: How often a text is asked for before the row is given up.
-        least_words: Fewest words of the reasoning; by length when left out.
-        most_words: Most words of the reasoning; by length when left out.
-        examples: Folder of YAML files that take precedence over the shipped instructions and examples.
-        leakage: File of phrases that no text may hold; the shipped one when left out.
-        answers: Prediction files, or their folder, of a cheap model that answered the training rows.
-        sure: A direct answer counts as sure if the model gives it at least this probability.
-        frames: Frames of each video; those of the dataset when left out.
-        size_px: Side of the frames; that of the dataset when left out.
-        discarded: What becomes of a row without a good text: ``drop`` leaves it out of the manifest,
-            ``direct`` keeps it with its bare answer.
+        length: Length of the reasoning. ``auto`` requests full reasoning for the rows that a small model
+            answered wrongly or uncertainly, according to ``answers``; other rows get the bare answer.
+        tries: Largest number of requests for one row.
+        least_words: Smallest number of words of the reasoning; by default, it depends on the length.
+        most_words: Largest number of words of the reasoning; by default, it depends on the length.
+        examples: Folder of YAML files that take precedence over the instructions and examples of the package.
+        leakage: File of phrases that a text must not contain; by default, the file of the package.
+        answers: Prediction file, or folder of prediction files, of a small model that answered the training
+            rows.
+        sure: Smallest probability of a direct answer that counts as certain.
+        frames: Number of frames of each video; by default, that of the dataset.
+        size_px: Side of the frames in pixels; by default, that of the dataset.
+        discarded: Use of a row without a usable text: ``drop`` leaves it out of the manifest, ``direct``
+            keeps it with its bare answer.
 
     Raises:
-        ValueError: If a number is out of its range, or ``auto`` has no answers.
+        ValueError: If ``tries`` is below 1, or if only one of ``length="auto"`` and ``answers`` is given.
+        NotADirectoryError: If ``examples`` is not a folder.
     """
 
     length: Policy = "full"
@@ -236,7 +261,7 @@ class Settings:
             raise NotADirectoryError(f"--examples {self.examples} is not a folder")
 
     def bounds(self, length: Length) -> Bounds:
-        """Return how many words the reasoning may have."""
+        """Return the limits of the number of words of the reasoning."""
         usual = BOUNDS[length]
         least = usual.least if self.least_words is None else self.least_words
         return Bounds(least, usual.most if self.most_words is None else self.most_words)

@@ -1,4 +1,4 @@
-"""Reasoning texts for the training rows of a data root: asked for, checked, kept, written to the manifest."""
+"""Request, check and store reasoning texts for the training rows of a data root, and write the manifests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from crab_lightning.tasks.base import Task
 Progress = Callable[[str, int, int], None]
 
 CACHE = "reasoning_cache"
-"""Folder below the data root that keeps every reply."""
+"""Folder in the data root that contains every reply."""
 
 
 @dataclass
@@ -36,15 +36,15 @@ class Report:
 
     Args:
         dataset: Key of the dataset.
-        manifest: The manifest that was written; ``None`` for one shard.
-        rows: Rows of this call.
-        known: Those whose verdict was there.
-        asked: Requests that were sent.
+        manifest: The manifest that was written; ``None`` if the call was limited to a part of the rows.
+        rows: Number of rows of this call.
+        known: Number of rows that already had a decision.
+        asked: Number of requests that were sent.
         kept: Number of texts by length.
         discarded: Number of rows without a text, by reason.
         rejected: Number of rejected tries, by reason.
-        prompt_tokens: Tokens read for all rows.
-        completion_tokens: Tokens written for all rows.
+        prompt_tokens: Number of tokens that the model has read for all rows.
+        completion_tokens: Number of tokens that the model has written for all rows.
     """
 
     dataset: str
@@ -73,28 +73,34 @@ def reason(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> list[Report]:
-    """Have reasoning texts written for the training rows of some datasets.
+    """Let a model write reasoning texts for the training rows of some datasets.
 
-    Verdicts are appended to ``<dataset folder>/reasoning/`` as they are made, in the order of the rows; the
-    manifest is written once every row has one. A stopped call is taken up again by the same call.
+    Each decision is appended to a file in ``<dataset folder>/reasoning/`` as soon as it is made, in the order
+    of the rows. The manifest is written when every row has a decision. The same call continues a call that
+    was stopped.
 
     Args:
         root: Data root.
         tasks: The tasks, by key.
-        datasets: The datasets' rows, by key.
-        writer: Writes the texts.
-        settings: How texts are asked for and checked.
-        shard: Only the rows of this part, ``(i, n)``; the manifest is not written.
-        merge: Ask nothing; write the manifests from the verdicts of all shards.
-        restart: Put earlier verdicts aside; kept replies are used again.
-        limit: Only the first rows of each dataset; the manifest is not written.
-        cache: Where replies are kept; ``ROOT/reasoning_cache`` when left out.
-        progress: Called with what is done, how much of it, and how much there is.
+        datasets: The datasets, by key.
+        writer: The model that writes the texts.
+        settings: Settings with which texts are requested and checked; by default, the default settings.
+        shard: Process only the rows of this part ``(i, n)``, and do not write the manifest.
+        merge: Whether to request nothing, and to write the manifests from the decisions of all shards.
+        restart: Whether to move earlier decisions away; stored replies are used again.
+        limit: Process only this number of rows of each dataset, and do not write the manifest.
+        cache: Folder of the stored replies; by default, ``ROOT/reasoning_cache``.
+        progress: Function that is called with the step, the number of finished rows and the number of rows.
+
+    Returns:
+        The outcome for each dataset.
 
     Raises:
-        WriterError: If the writer cannot go on; the verdicts so far are kept.
-        JournalError: If earlier verdicts were made in another way, or shards disagree or lack rows.
-        ValueError: If a dataset cannot get texts.
+        WriterError: If the writer cannot continue; the decisions so far are kept.
+        JournalError: If earlier decisions were made with other settings, or if shards disagree.
+        ValueError: If a dataset cannot get texts, if ``shard`` is out of its range, or if rows have no
+            decision with ``merge``.
+        OSError: Under the conditions of :class:`~crab_lightning.builder.reasoning.work.Work`.
     """
     settings = settings or Settings()
     if shard is not None and not 1 <= shard[0] <= shard[1]:
@@ -136,7 +142,7 @@ def reason(
 
 
 def _decided(work: Work, samples: Sequence[Sample], writer: Writer) -> Iterator[Verdict]:
-    """Yield the verdicts in the order of the rows, several rows being asked about at the same time."""
+    """Yield the decisions in the order of the rows; several rows are processed at the same time."""
     done = 0
     try:
         decide = partial(work.decide, writer=writer)

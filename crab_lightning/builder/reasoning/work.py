@@ -1,4 +1,4 @@
-"""One dataset of a data root: its rows, what is asked about each, and its manifest with the texts."""
+"""The work for one dataset: its rows, the request for each row, and the manifest with the texts."""
 
 from __future__ import annotations
 
@@ -34,23 +34,26 @@ from crab_lightning.tasks.base import Task
 from crab_lightning.tasks.event_text import ModalEvents
 
 FOLDER = "reasoning"
-"""Folder below a dataset's folder that holds its verdicts."""
+"""Folder in a dataset's folder that contains the decisions."""
 
 
 class Work:
-    """Everything about one dataset: its rows, what is asked about each, and the verdicts so far.
+    """The rows of one dataset that need texts, the requests for them, and the manifest.
 
     Args:
         root: Data root.
         dataset: Key of the dataset.
-        spec: Its row under ``data.datasets``.
-        task: Its task.
-        settings: How texts are asked for.
-        writer: What writer and model the texts depend on.
+        spec: The entry of the dataset in ``data.datasets``.
+        task: The task of the dataset.
+        settings: Settings with which texts are requested.
+        writer: Settings of the writer on which the texts depend.
 
     Raises:
-        ValueError: If the manifest was changed after texts were written to it, or cannot be written to, or
-            there are no examples for the task.
+        FileExistsError: If the manifest was changed after texts were written to it.
+        FileNotFoundError: If a file of ``settings.answers`` or ``settings.leakage`` is missing.
+        ValueError: If the manifest cannot be read or is neither .json nor .jsonl, if its layout has no key
+            for the text, if there are no examples for the task, or if ``settings.answers`` does not contain
+            an answer to every row.
     """
 
     def __init__(
@@ -106,7 +109,11 @@ class Work:
         }
 
     def _source(self) -> Path:
-        """Return the manifest as it was before any text was written to it."""
+        """Return the manifest as it was before texts were written to it.
+
+        Raises:
+            FileExistsError: If the manifest was changed after texts were written to it.
+        """
         if not self.original.is_file():
             return self.manifest
         record = self.state / "written.json"
@@ -123,28 +130,28 @@ class Work:
         return self.original
 
     def part(self, shard: Shard | None) -> list[Sample]:
-        """Return the rows of one shard, in order; all without one."""
+        """Return the rows of one shard in order; all rows if no shard is given."""
         return self.samples if shard is None else self.samples[shard[0] - 1 :: shard[1]]
 
     def source_of(self, sample: Sample) -> Literal["train", "weak"]:
-        """Return which manifest a row stands in."""
+        """Return the manifest of a row: ``train`` or ``weak``."""
         return "weak" if id(sample) in self._weak else "train"
 
     def key_of(self, sample: Sample) -> tuple[str, int]:
-        """Return what names a row in the verdicts."""
+        """Return the manifest and the number of a row, which identify it in the decisions."""
         return self.source_of(sample), sample.row
 
     def length_of(self, sample: Sample) -> Length | Literal["direct"]:
-        """Return the length of reasoning that a row gets."""
+        """Return the length of the reasoning of a row; ``direct`` for no reasoning."""
         if self.settings.length == "auto":
             return "direct" if sample.id in self._easy else "full"
         return self.settings.length
 
     def question(self, sample: Sample) -> Question:
-        """Return what is asked about a row.
+        """Return the question about a row, with the right answer.
 
         Raises:
-            ValueError: If its right answer cannot be read.
+            ValueError: If the right answer of the row cannot be read.
         """
         source = self.source_of(sample)
         answer, truth = (
@@ -167,16 +174,21 @@ class Work:
         return content
 
     def told(self, question: Question) -> str:
-        """Return what the model is told about the right answer."""
+        """Return the sentence that tells the model the right answer."""
         if question.source == "weak":
             return self.prompts.texts["weak"].replace("{classes}", ", ".join(sorted(question.truth)))
         return self.prompts.texts["label"].replace("{answer}", question.answer)
 
     def decide(self, sample: Sample, writer: Writer) -> Verdict:
-        """Ask for a text until one is good, and return the verdict.
+        """Request a text until one can be used or the tries are used up, and return the decision.
+
+        Args:
+            sample: The row.
+            writer: The model that writes the text.
 
         Raises:
-            WriterError: If the writer cannot go on.
+            WriterError: If the writer cannot continue.
+            ValueError: If a stored reply is damaged.
         """
         length = self.length_of(sample)
         verdict = Verdict(*self.key_of(sample), sample.id, length, None)
@@ -214,7 +226,14 @@ class Work:
         return verdict
 
     def write(self, verdicts: Mapping[tuple[str, int], Verdict]) -> None:
-        """Write the manifest with the texts, keep the original, and list the rows that are left out."""
+        """Write the manifest with the texts, keep the original, and list the rows without a text.
+
+        Args:
+            verdicts: The decisions about all rows, by manifest and number of the row.
+
+        Raises:
+            ValueError: If no row has a usable text; nothing is written then.
+        """
         rows, lost = [], []
         for sample in self.samples:
             verdict = verdicts[self.key_of(sample)]
@@ -245,14 +264,14 @@ class Work:
         replace_text(self.state / "discarded.tsv", table)
         if not self.original.is_file():
             replace_bytes(self.original, self.manifest.read_bytes())
-        # First the record, then the manifest: a call that is killed between them finds the original in its
-        # place.
+        # The record is written first: if the call is killed before the manifest is written, the manifest is
+        # still the original one.
         record = {"written": hashlib.sha256(content.encode()).hexdigest(), "settings": self.header}
         replace_json(self.state / "written.json", record, indent=1)
         replace_text(self.manifest, content)
 
     def restart(self) -> None:
-        """Put the verdicts of earlier calls aside."""
+        """Rename the files with the decisions of earlier calls."""
         for path in sorted(self.state.glob("verdicts*.jsonl")):
             path.replace(free_name(path.with_name(f"{path.name}.old")))
 
@@ -261,7 +280,7 @@ def prompts_of(dataset: str, spec: DatasetSpec, settings: Settings) -> Prompts:
     """Return the prompts of a dataset.
 
     Raises:
-        ValueError: If there are no examples for it.
+        ValueError: If there are no examples for the dataset or its task, or if a file cannot be read.
     """
     prompts = read_prompts(spec.task, dataset, settings.examples)
     if prompts is None:
@@ -276,10 +295,17 @@ def prompts_of(dataset: str, spec: DatasetSpec, settings: Settings) -> Prompts:
 def easy_rows(
     settings: Settings, samples: Sequence[Sample], spec: DatasetSpec, task: Task[Any]
 ) -> frozenset[str]:
-    """Return the ids of the rows that a cheap model answered rightly and surely.
+    """Return the ids of the rows that a small model answered correctly and with certainty.
+
+    Args:
+        settings: Settings with the prediction files and the smallest probability of a certain answer.
+        samples: The training rows.
+        spec: The entry of the dataset.
+        task: The task of the dataset.
 
     Raises:
-        ValueError: If the prediction file lacks a row: whether it is easy is not known.
+        FileNotFoundError: If there is no prediction file of the dataset.
+        ValueError: If the prediction file cannot be read, or does not contain an answer to every row.
     """
     assert settings.answers is not None
     path, dataset = settings.answers, samples[0].dataset if samples else ""

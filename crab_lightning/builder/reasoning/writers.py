@@ -1,4 +1,4 @@
-"""What writes a text: a model behind an OpenAI-compatible address, or one on this machine."""
+"""The writers of texts: a model at an OpenAI-compatible address, and a store of earlier replies."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from crab_lightning.builder.reasoning.prompts import Message
 from crab_lightning.files import replace_json
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-_ABOUT_THE_ROW = (400, 413, 415, 422)  # the next row may be fine
+_ABOUT_THE_ROW = (400, 413, 415, 422)  # only this row is refused; the next one may be accepted
 
 
 class WriterError(ValueError):
-    """The writer cannot go on: any further row would fail as well."""
+    """The writer cannot continue, because every other row would fail as well."""
 
 
 class RowRefused(ValueError):
-    """The writer refuses one row; it may take the others."""
+    """The writer refuses one row; it may accept others."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One text.
+    """One text of a writer.
 
     Args:
         text: The text.
-        cut_off: Whether it ends at the token limit.
-        prompt_tokens: Tokens that were read, as the model counts them.
-        completion_tokens: Tokens that were written.
+        cut_off: Whether the text ends at the token limit.
+        prompt_tokens: Number of tokens that the model has read, as the model counts them.
+        completion_tokens: Number of tokens that the model has written.
     """
 
     text: str
@@ -44,42 +44,42 @@ class Reply:
 
 
 class Writer(Protocol):
-    """Writes a text in answer to a conversation in the form of OpenAI's chat completions.
+    """Writes a text as the reply to a conversation in the form of OpenAI's chat completions.
 
     Args:
-        parallel: Calls that may run at the same time.
-        settings: What the texts depend on, as :func:`writer_settings` returns it.
+        parallel: Number of calls that may run at the same time.
+        settings: The settings on which the texts depend, as :func:`writer_settings` returns them.
     """
 
     parallel: int
     settings: dict[str, Any]
 
     def write(self, messages: Sequence[Message]) -> Reply:
-        """Return the text.
+        """Return the reply to a conversation.
 
         Raises:
-            RowRefused: If this conversation is refused.
-            WriterError: If any other would fail as well.
+            RowRefused: If the writer refuses this conversation.
+            WriterError: If every other conversation would fail as well.
         """
         ...
 
 
 def writer_settings(model: str, max_new_tokens: int = 512, temperature: float = 0.0) -> dict[str, Any]:
-    """Return what texts depend on: a model may move to another address, or to this machine.
+    """Return the settings on which texts depend; the address of the model is not one of them.
 
     Args:
         model: Name of the model.
-        max_new_tokens: Longest text in tokens.
-        temperature: 0 takes the likeliest token at each step.
+        max_new_tokens: Largest number of tokens of a text.
+        temperature: Sampling temperature; 0 always chooses the most probable token.
     """
     return {"model": model, "max_new_tokens": max_new_tokens, "temperature": temperature}
 
 
 class NoWriter:
-    """Stands in the place of a writer where nothing is asked, as when parts of several machines are joined.
+    """A writer for calls that request nothing, for example when the decisions of several machines are merged.
 
     Args:
-        settings: What the texts depend on, from :func:`writer_settings`.
+        settings: The settings on which the texts depend, from :func:`writer_settings`.
     """
 
     parallel = 1
@@ -88,26 +88,31 @@ class NoWriter:
         self.settings = settings
 
     def write(self, messages: Sequence[Message]) -> Reply:
-        """Not possible: raises :class:`WriterError`."""
+        """Raise an error, since there is no model.
+
+        Raises:
+            WriterError: Always.
+        """
         raise WriterError("there is no model to ask")
 
 
 class EndpointWriter:
     """Asks an OpenAI-compatible endpoint, such as vLLM, a hosted service or Gemini's compatible address.
 
-    The key comes from the environment variable ``OPENAI_API_KEY``; without it none is sent.
+    The key comes from the environment variable ``OPENAI_API_KEY``; without the variable, the word ``none`` is
+    sent as the key.
 
     Args:
         url: Base address, such as ``http://127.0.0.1:8000/v1``.
-        model: Name of the model there.
-        max_new_tokens: Longest text in tokens.
-        temperature: sampling temperature; 0 always chooses the most probable token.
-        parallel: Requests at the same time.
+        model: Name of the model at this address.
+        max_new_tokens: Largest number of tokens of a text.
+        temperature: Sampling temperature; 0 always chooses the most probable token.
+        parallel: Number of requests at the same time.
         timeout_s: Longest time for one request, in seconds.
-        retries: How often a request that failed for a passing reason is sent again.
+        retries: How often a request is sent again after a temporary error.
 
     Raises:
-        ValueError: If the address is no http(s) address or a number is out of its range.
+        ValueError: If the address does not begin with http:// or https://, or a number is out of its range.
         ImportError: If the package ``openai`` is missing.
     """
 
@@ -141,11 +146,17 @@ class EndpointWriter:
             base_url=self.url,
             api_key=os.environ.get(KEY_VARIABLE, "none"),
             timeout=timeout_s,
-            max_retries=retries,  # of passing errors: it waits as long as the endpoint says
+            max_retries=retries,  # after temporary errors; the client waits as long as the endpoint says
         )
 
     def write(self, messages: Sequence[Message]) -> Reply:
-        """Return the text."""
+        """Return the reply of the endpoint.
+
+        Raises:
+            RowRefused: If the endpoint refuses this conversation.
+            WriterError: If the endpoint cannot be reached, refuses the key, or does not return a chat
+                completion.
+        """
         wait_s = 0.5
         for left in range(self.retries, -1, -1):
             found = self._ask(messages)
@@ -159,7 +170,7 @@ class EndpointWriter:
         )
 
     def _ask(self, messages: Sequence[Message]) -> Reply | None:
-        """Return the text; ``None`` for an answer that is no chat completion, as a cut-off one."""
+        """Return the reply; ``None`` if the endpoint does not return a complete chat completion."""
         from openai import APIConnectionError, APIError, APIStatusError
 
         more: Any = {"messages": list(messages)}
@@ -177,7 +188,7 @@ class EndpointWriter:
             raise WriterError(f"{self.url} answered with status {err.status_code}: {said}{hint}") from err
         except (APIError, json.JSONDecodeError, UnicodeDecodeError):
             return None
-        choices = getattr(reply, "choices", None)  # a server that is no endpoint answers with a page
+        choices = getattr(reply, "choices", None)  # a server that is not an endpoint returns a page
         if not choices or choices[0].message is None:
             return None
         usage = reply.usage
@@ -190,11 +201,11 @@ class EndpointWriter:
 
 
 class CachedWriter:
-    """Keeps every reply under the hash of what was asked, so that nothing is paid for twice.
+    """Stores every reply under the hash of its request, so that no request is paid for twice.
 
     Args:
-        writer: What writes.
-        folder: Where replies are kept; several processes may share it.
+        writer: The writer that is asked if a reply is not stored.
+        folder: Folder of the stored replies; several processes may share it.
     """
 
     def __init__(self, writer: Writer, folder: Path) -> None:
@@ -202,7 +213,13 @@ class CachedWriter:
         self.settings, self.asked = writer.settings, 0
 
     def write(self, messages: Sequence[Message]) -> Reply:
-        """Return the kept text, or ask for it and keep it."""
+        """Return the stored reply, or ask the writer and store its reply.
+
+        Raises:
+            RowRefused: If the writer refuses this conversation.
+            WriterError: If the writer cannot continue.
+            ValueError: If a stored reply is damaged.
+        """
         request = json.dumps([self.settings, list(messages)], sort_keys=True, ensure_ascii=False)
         name = hashlib.sha256(request.encode()).hexdigest()
         path = self.folder / name[:2] / f"{name}.json"

@@ -1,4 +1,4 @@
-"""Human review of training texts: a seeded sample, a page on this machine, verdicts in a database."""
+"""Review of training texts by people: a random sample, a page on this machine, decisions in a database."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The page on which people review: it runs on this machine, for this machine, and needs no other files."""
+"""The page on which people review texts; only this machine can open it, and it needs no other files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def make_app(store: ReviewStore) -> FastAPI:
     """Return the web application of a review.
 
     Args:
-        store: Its sample and verdicts.
+        store: Sample and decisions of the review.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     items = store.items()

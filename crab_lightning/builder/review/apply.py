@@ -1,4 +1,4 @@
-"""Verdicts to manifests: rejected rows go, corrected texts come in."""
+"""Apply the decisions of a review to the manifests: remove rejected rows, and write corrected texts."""
 
 from __future__ import annotations
 
@@ -27,22 +27,23 @@ def apply_verdicts(
 ) -> dict[str, Counter[str]]:
     """Write the manifests without the rejected rows and with the corrected texts.
 
-    The manifest as it was stays as ``train.before_review.json``, and later calls begin from it. A corrected
-    text has to hold the answer of its row, as the task's parser reads it.
+    The original manifest is kept as ``train.before_review.json``, and later calls start from it. The task's
+    parser has to read the answer of the row from a corrected text.
 
     Args:
         root: Data root.
         tasks: The tasks, by key.
-        datasets: The datasets' rows, by key.
+        datasets: The datasets, by key.
         store: The review.
-        reviewer: Whose verdicts count; those of all when left out.
+        reviewer: Name of the only reviewer whose decisions count; by default, those of all reviewers count.
 
     Returns:
-        Number of verdicts by kind, for each dataset with a verdict.
+        For each dataset with a decision, the number of decisions by kind.
 
     Raises:
-        ValueError: If reviewers disagree about a row, a manifest was changed since, or a corrected text does
-            not hold the answer of its row. Nothing is written then.
+        ValueError: If reviewers disagree about a row, if a manifest was changed after the review, if a
+            manifest cannot be read, or if a corrected text does not contain the answer of its row. In these
+            cases, nothing is written.
     """
     items = store.items()
     agreed: dict[int, ReviewVerdict] = {}
@@ -99,7 +100,7 @@ def apply_verdicts(
         content = manifest_text(path, left).encode()
         planned.append((dataset, path, content, kept, source.read_bytes()))
     for dataset, path, content, kept, before in planned:
-        if kept.is_file() and kept.read_bytes() != before:  # of an earlier review: it stays too
+        if kept.is_file() and kept.read_bytes() != before:  # the file of an earlier review is kept too
             kept.replace(free_name(kept))
         replace_bytes(kept, before)
         store.note_fact(f"applied {dataset}", hashlib.sha256(content).hexdigest())
@@ -108,8 +109,8 @@ def apply_verdicts(
 
 
 def _problem(task: Task[Any], spec: DatasetSpec, sample: Sample, text: str) -> str:
-    """Return why a corrected text cannot take the place of a row's; empty where it can."""
-    # Where the text itself is the annotation, as in captions, a corrected text is its own truth.
+    """Return the reason why a corrected text cannot be used; empty if it can be used."""
+    # If the text itself is the annotation, as for captions, the corrected text is also the right answer.
     sample = replace(sample, target=text)
     found = task.parse(text, sample, spec)
     if found is None:

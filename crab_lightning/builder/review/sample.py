@@ -1,4 +1,4 @@
-"""The rows that people look at."""
+"""Choose the rows that people review."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class Item:
     """One row as a reviewer sees it.
 
     Args:
-        dataset: Key of its dataset.
-        row: Zero-based row of the training manifest.
-        id: Its id.
-        question: What is asked, media left out.
+        dataset: Key of the dataset.
+        row: Number of the row in the training manifest; the first is 0.
+        id: Id of the sample.
+        question: Text of the question, without media.
         label: The bare answer.
         text: The training text.
-        videos: Video files.
-        images: Pictures.
-        audios: Sound files.
-        box: Box in pixels of the 224-pixel frame; empty for none.
-        points: Points in these pixels.
+        videos: Paths of the video files.
+        images: Paths of the pictures.
+        audios: Paths of the sound files.
+        box: Box in pixels of the 224-pixel frame; empty if there is none.
+        points: Points in pixels of the 224-pixel frame.
     """
 
     dataset: str
@@ -48,17 +48,17 @@ class Item:
 def draw_sample(
     root: Path, tasks: Mapping[str, Task[Any]], datasets: Mapping[str, DatasetSpec], size: int, seed: int
 ) -> list[Item]:
-    """Return a seeded sample of training rows, as equal a number of each dataset as its rows allow.
+    """Return a random sample of training rows, with the same number of each dataset as far as possible.
 
     Args:
         root: Data root.
         tasks: The tasks, by key.
-        datasets: The datasets' rows, by key.
-        size: Number of rows.
-        seed: Decides which.
+        datasets: The datasets, by key.
+        size: Largest number of rows.
+        seed: Seed of the random choice.
 
     Raises:
-        ValueError: If there is no row.
+        ValueError: If there is no row, or if a manifest cannot be read.
     """
     ranked = {}
     for name, spec in datasets.items():

@@ -1,4 +1,4 @@
-"""Sample and verdicts of a review in one SQLite file, and how many texts people accept by them."""
+"""Store the sample and the decisions of a review in one SQLite file, and compute acceptance rates."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ CREATE TABLE IF NOT EXISTS verdicts (
 
 @dataclass(frozen=True)
 class ReviewVerdict:
-    """What one reviewer says of one row.
+    """The decision of one reviewer about one row.
 
     Args:
-        item: Number of the row in the sample.
-        reviewer: Name.
+        item: Number of the row in the sample; the first is 0.
+        reviewer: Name of the reviewer.
         kind: ``accept``, ``reject`` or ``correct``.
         text: The corrected text; empty otherwise.
         note: A remark; may be empty.
@@ -48,7 +48,7 @@ class ReviewStore:
     """The database of one review.
 
     Args:
-        path: The file; made if it does not exist.
+        path: The file; it is created if it does not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,10 +61,14 @@ class ReviewStore:
         return sqlite3.connect(self.path, timeout=30)
 
     def begin(self, settings: dict[str, Any], draw: Callable[[], Sequence[Item]]) -> None:
-        """Draw the sample, or take that of an earlier call with the same settings.
+        """Choose and store the sample, or keep the sample of an earlier call with the same settings.
+
+        Args:
+            settings: Settings on which the sample depends.
+            draw: Function that chooses the sample.
 
         Raises:
-            ValueError: If the file holds a review with other settings.
+            ValueError: If the file contains a review with other settings.
         """
         told = json.dumps(settings, sort_keys=True)
         known = self.fact("settings")
@@ -82,27 +86,28 @@ class ReviewStore:
             base.execute("INSERT INTO facts VALUES ('settings', ?)", (told,))
 
     def fact(self, name: str) -> str | None:
-        """Return a noted fact."""
+        """Return the stored value of a name; ``None`` if there is none."""
         with self._open() as base:
             row = base.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return None if row is None else str(row[0])
 
     def note_fact(self, name: str, value: str) -> None:
-        """Note a fact."""
+        """Store the value of a name."""
         with self._open() as base:
             base.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
     def items(self) -> list[Item]:
-        """Return the sample in order."""
+        """Return the rows of the sample in order."""
         with self._open() as base:
             rows = base.execute("SELECT content FROM items ORDER BY number").fetchall()
         return [Item(**{k: _tuples(v) for k, v in json.loads(row[0]).items()}) for row in rows]
 
     def add(self, verdict: ReviewVerdict) -> None:
-        """Keep a verdict; an earlier one of the same reviewer about the row no longer counts.
+        """Store a decision; it replaces an earlier decision of the same reviewer about the same row.
 
         Raises:
-            ValueError: If it makes no sense.
+            ValueError: If the row is not in the sample, the name of the reviewer is empty, the kind is
+                unknown, or a correction has no text.
         """
         if (
             verdict.kind not in KINDS
@@ -123,7 +128,11 @@ class ReviewStore:
             )
 
     def undo(self, reviewer: str) -> int | None:
-        """Take a reviewer's last verdict back; return its row's number, ``None`` where there is none."""
+        """Remove the last decision of a reviewer.
+
+        Returns:
+            The number of the row; ``None`` if the reviewer has made no decision.
+        """
         with self._open() as base:
             row = base.execute(
                 "SELECT number, item FROM verdicts WHERE reviewer = ? ORDER BY number DESC LIMIT 1",
@@ -135,7 +144,7 @@ class ReviewStore:
         return int(row[1])
 
     def verdicts(self) -> dict[tuple[int, str], ReviewVerdict]:
-        """Return the verdict that counts, by row and reviewer."""
+        """Return the last decision about each row of each reviewer, by row number and reviewer."""
         with self._open() as base:
             rows = base.execute(
                 "SELECT item, reviewer, kind, text, note FROM verdicts ORDER BY number"
@@ -149,14 +158,14 @@ def _tuples(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Rate:
-    """Verdicts about the rows of one dataset.
+    """The decisions about the rows of one dataset.
 
     Args:
-        dataset: Its key; ``all`` for all of them.
-        counts: Number of verdicts by kind.
-        rate: Fraction of accepted texts.
-        low: Lower end of the 95 % Wilson interval.
-        high: Upper end.
+        dataset: Key of the dataset; ``all`` for all datasets together.
+        counts: Number of decisions by kind.
+        rate: Fraction of the decisions that accept the text; 0 without decisions.
+        low: Lower end of the 95 % Wilson interval of the rate.
+        high: Upper end of the interval.
     """
 
     dataset: str
@@ -167,7 +176,12 @@ class Rate:
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share (Wilson, JASA 1927); 0 to 1 without any trial."""
+    """Return the 95 % interval of a fraction (Wilson, JASA 1927).
+
+    Args:
+        hits: Number of successes.
+        count: Number of trials; without trials, the interval is 0 to 1.
+    """
     if not count:
         return 0.0, 1.0
     from scipy.stats import binomtest
@@ -177,7 +191,7 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
 
 
 def rates(items: Sequence[Item], verdicts: Iterable[ReviewVerdict]) -> list[Rate]:
-    """Return the rates of each dataset, and of all."""
+    """Return the acceptance rates of each dataset, and of all datasets together."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for verdict in verdicts:
         for name in (items[verdict.item].dataset, "all"):
@@ -191,9 +205,11 @@ def rates(items: Sequence[Item], verdicts: Iterable[ReviewVerdict]) -> list[Rate
 
 
 def kappas(verdicts: Iterable[ReviewVerdict]) -> list[tuple[str, str, int, float]]:
-    """Return both names, common rows and Cohen's kappa (1960) of every two reviewers with common rows.
+    """Return Cohen's kappa (1960) of every two reviewers who have decided about the same rows.
 
-    Kappa is not a number where both gave one and the same verdict throughout.
+    Returns:
+        The two names, the number of common rows, and kappa. Kappa is NaN if both reviewers made only one and
+        the same kind of decision.
     """
     said: dict[str, dict[int, str]] = defaultdict(dict)
     for verdict in verdicts:
