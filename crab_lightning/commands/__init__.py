@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     other error is printed with its type, since it is probably a fault of this program.
 
     Args:
-        argv: The words after the program's name. When left out, those of this process are used.
+        argv: The words after the program's name. By default, those of this process are used.
 
     Returns:
         0 after success, 1 after an error, 2 after a mistake in the command line, 130 after Ctrl-C, and 141 if

@@ -88,7 +88,7 @@ def pull(words: Sequence[str]) -> None:
 
     Raises:
         FileExistsError: If the folder exists.
-        HubError: If the hub has no such repository, or it holds no adapters.
+        HubError: If the hub has no such repository, or if it contains no adapters.
         AdapterError: If files are missing or damaged, or come from different saves.
     """
     parser = Options("adapter pull", pull)
@@ -228,7 +228,7 @@ def _portable(path: Path, adapter: Path, given: dict[str, str]) -> dict[str, Any
             return node
         leaf = key.rpartition(".")[2]
         if (adapter / f"{leaf}.safetensors").is_file():
-            return None  # the weights of this encoder lie beside the adapters
+            return None  # the weights of this encoder are next to the adapters
         if (shipped := portable_path(node)) is not None:
             return shipped
         local.append(f"{key} ({node})")

@@ -42,8 +42,8 @@ def import_(words: Sequence[str]) -> None:
         "build import",
         "Import one dataset from the annotation files and media that its owner publishes\n"
         "into ROOT/AVUIE_2/<task>/, in the released row format. Media files are linked. The sound track\n"
-        "of a video is written beside it. Where the owner's file is a longer recording, the part that is\n"
-        "used is cut out of it. Rows whose media are missing or unreadable are left out and listed in\n"
+        "of a video is written as a separate file. If the owner's file is a longer recording, the used\n"
+        "part is cut out. Rows whose media are missing or unreadable are left out and listed in\n"
         "import_missing.tsv. After an interruption, start the same command again. Nothing is downloaded.",
         epilog=f"datasets:\n{known}",
         formatter_class=_Plain,
@@ -113,7 +113,7 @@ def import_(words: Sequence[str]) -> None:
 
 
 def stats(words: Sequence[str]) -> None:
-    """Count what a data root contains, and show the numbers beside the Crab+ paper's Table 1 and Fig. 3 (b).
+    """Count what a data root contains, and compare it with Table 1 and Fig. 3 (b) of the Crab+ paper.
 
     It counts rows of each task and source dataset, lengths of answers and reasoning, class balance, lengths
     of events, media files and repeated rows. The command writes one HTML page, its pictures as PNG and its
@@ -137,7 +137,7 @@ def stats(words: Sequence[str]) -> None:
     if found.absent:
         print(f"Missing datasets: {'; '.join(found.absent)}")
     files = write_statistics(found, args.out if args.out is not None else args.root / "statistics")
-    print(f"Wrote {files[0]} and {len(files) - 1} files beside it")
+    print(f"Wrote {files[0]} and {len(files) - 1} further files")
 
 
 def _listed(paths: Any) -> str:
@@ -177,7 +177,12 @@ def _add_settings(parser: Options) -> None:
     add("--all-clips", "UnAV-100: keep every training clip", action="store_true")
     add("--frames", "number of frames of each training clip or expression (default: 2; ARIG: 1)", int)
     add("--whole-clip", "LLP: let every weak training label last for the whole clip", action="store_true")
-    add("--test-labels", "MER2024: csv with name and discrete of a test set", file_to_read, metavar="FILE")
+    add(
+        "--test-labels",
+        "MER2024: CSV file of a labelled test set, with the columns name and discrete",
+        file_to_read,
+        metavar="FILE",
+    )
     add(
         "--lists",
         "Kinetics-Sounds: which lists give the split (default: kinetics)",

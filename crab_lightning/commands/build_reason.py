@@ -86,14 +86,14 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--discarded",
-        "leave rows without a good text out, or keep them with the bare answer",
+        "leave out rows without a usable text, or keep them with the bare answer",
         default="drop",
         choices=("drop", "direct"),
     )
-    add("--frames", "number of frames of each video (default: the value in the dataset's row)", int)
+    add("--frames", "number of frames of each video (default: the value in the dataset's entry)", int)
     add(
         "--size-px",
-        "height and width of the frames in pixels (default: the value in the dataset's row)",
+        "height and width of the frames in pixels (default: the value in the dataset's entry)",
         int,
     )
     add("--max-new-tokens", "longest text in tokens", positive, 512)
@@ -129,8 +129,8 @@ def run(words: Sequence[str]) -> None:
     The model gets the frames, the sound, the question and the true answer. A text is kept only if the task's
     parser reads the true answer from it, if it does not reveal that the answer was given, and if its length
     is within the limits. Rows without such a text are left out of the manifest and listed in
-    reasoning/discarded.tsv. The earlier manifest is kept beside the new one. After an interruption, start the
-    same command again.
+    reasoning/discarded.tsv. The earlier manifest is kept next to the new one. After an interruption, start
+    the same command again.
 
     Raises:
         ValueError: If ``--shard`` is not of the form I/N, or a setting is out of range.

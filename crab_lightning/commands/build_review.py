@@ -22,7 +22,7 @@ def run(words: Sequence[str]) -> None:
     add, switch = parser.option, parser.switch
     add_selection(parser, "keys of data.datasets (default: all that are found)")
     add("--sample", "number of rows in the sample, the same number from each dataset", positive, 200)
-    add("--seed", "decides which rows", int, 0)
+    add("--seed", "seed of the random choice of the rows", int, 0)
     add(
         "--database",
         "SQLite file of the review (default: ROOT/review/review.sqlite)",

@@ -202,8 +202,8 @@ def dependence(runs: Sequence[FinishedRun]) -> dict[str, Any]:
 
     Returns:
         A dictionary for each dataset. ``headline`` names the primary metric, and ``scores`` and ``majority``
-        hold its values as fractions. ``loss`` holds, for each other condition, the mean fall of a sample's
-        score with its paired 95 % interval, or ``None`` if single samples have no score.
+        contain its values as fractions. ``loss`` contains, for each other condition, the mean fall of a
+        sample's score with its paired 95 % interval, or ``None`` if single samples have no score.
     """
     from crab_lightning.reports.bootstrap import paired_difference
 
@@ -232,7 +232,7 @@ def dependence(runs: Sequence[FinishedRun]) -> dict[str, Any]:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Return whether this folder holds a complete test that was not started again since."""
+    """Return whether this folder contains a complete test that was not started again since."""
     path = folder / "metrics.json"
     if not path.is_file() or (folder / "predictions" / ".parts-test").exists():
         return False

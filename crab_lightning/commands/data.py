@@ -30,7 +30,7 @@ def mini(words: Sequence[str]) -> None:
     switch("--overwrite", "replace a data root that this command made with other settings")
     add(
         "--test-fraction",
-        "fraction of the recordings of each dataset that goes to its test file, where it has one",
+        "fraction of the recordings of each dataset that goes to its test file, if it has one",
         float,
         0.2,
         metavar="F",

@@ -1,4 +1,4 @@
-"""How errors are printed: as one line of text, and with the type if a user cannot have caused the error."""
+"""Print errors as one line of text, and with their type if a user cannot have caused them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the commands read their options and show them in ``--help``."""
+"""Read the options of the commands and show them in ``--help``."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ class CrabCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the options of a run besides those of model, data and trainer."""
+        """Add the options of a run other than those of model, data and trainer."""
         whole_numbers_first(parser)
         for key, callback in _CALLBACKS.items():
             parser.add_lightning_class_args(callback, key)
@@ -113,14 +113,14 @@ class CrabCLI(LightningCLI):
             "--run.name",
             type=str | None,
             default=self.run_name,
-            help="Name of the run; its folder is ROOT/NAME/version_N. The name of the config file when"
-            " left out.",
+            help="Name of the run; its folder is ROOT/NAME/version_N. By default, it is the name of the"
+            " config file.",
         )
         parser.add_argument(
             "--run.folder",
             type=str | None,
             default=None,
-            help="The run folder itself. When left out, it is the folder of the run that --ckpt_path"
+            help="The run folder itself. By default, it is the folder of the run that --ckpt_path"
             " names, or a new one.",
         )
         parser.add_argument(
@@ -135,7 +135,7 @@ class CrabCLI(LightningCLI):
             type=int | None,
             default=None,
             help="Number of CPU threads of each process. The last digits of sums may depend on it, so"
-            " use the same number to repeat a run. Default: what torch chooses for the machine.",
+            " use the same number to repeat a run. By default, torch chooses the number.",
         )
         parser.add_argument(
             "--only",
@@ -319,7 +319,7 @@ class CrabCLI(LightningCLI):
         """Build the trainer, with the run folder and the default loggers, progress bar and scalars."""
         config = self.config_init.trainer
         if config.logger in (None, True):
-            # The run folder holds the event files itself.
+            # The run folder itself contains the event files.
             board: dict[str, Any] = {"name": "", "version": "", "default_hp_metric": False}
             loggers: list[Any] = [TensorBoardLogger(self.run_folder, **board)]
         else:

@@ -1,4 +1,4 @@
-"""Where the loggers of a run write: below the run folder, unless the user names another folder."""
+"""Let the loggers of a run write into the run folder, unless the user names another folder."""
 
 from __future__ import annotations
 

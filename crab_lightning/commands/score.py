@@ -86,7 +86,7 @@ def run(words: Sequence[str]) -> None:
             " missing"
         )
     majority = None
-    with suppress(ValueError):  # where no training row holds an answer
+    with suppress(ValueError):  # if no training row contains an answer
         majority = task.majority(train, spec)
     scores = DatasetScores(args.dataset, task, spec, majority)
     lines = []

@@ -150,7 +150,7 @@ def segmented(
     Args:
         task: Task with a mask decoder.
         answer: The answer of the model, with its sample.
-        spec: The dataset's row in the config.
+        spec: The dataset's entry in the config.
         title: Text above the picture.
         by: The part of the answer from which the mask is made: ``points``, ``name`` or ``both``. ``name`` and
             ``both`` need ``task.named``.

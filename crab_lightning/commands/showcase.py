@@ -164,7 +164,7 @@ def run(words: Sequence[str]) -> None:
     add(
         "--windows",
         "ask about the events of a long clip in windows of LENGTH seconds, which start every HOP seconds;"
-        " when left out, one question is asked about the whole clip",
+        " by default, one question is asked about the whole clip",
         metavar="LENGTH[,HOP]",
     )
     switch("--untaught", "also ask the tasks and datasets on which the run was not trained")

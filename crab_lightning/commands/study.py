@@ -25,7 +25,11 @@ PRELOAD = (
 def _parser(action: str, about: Callable[..., object]) -> Options:
     made = Options(f"study {action}", about)
     made.option("study", "YAML file of the study, or the name of a file in configs/studies/")
-    made.option("--root", "folder in which the study's folder is made", Path)
+    made.option(
+        "--root",
+        "folder that contains the study's folder (default: the key root of the study, or studies)",
+        Path,
+    )
     return made
 
 

@@ -1,1 +1,1 @@
-"""How config files are read, checked and turned into objects."""
+"""Read and check config files, and turn them into objects."""

@@ -41,7 +41,7 @@ class ForbiddenCode(ConfigError):
 
 
 def allow_code_of(names: Iterable[str]) -> None:
-    """Set the packages, besides :data:`PACKAGES`, whose code configs may run. Earlier calls are forgotten.
+    """Set the packages, other than :data:`PACKAGES`, whose code configs may run. Earlier calls are forgotten.
 
     Args:
         names: The top-level packages of ``--allow-code-of``. The packages in the environment variable
@@ -102,7 +102,7 @@ def check_names(content: Any) -> None:
 
 
 def other_packages(content: Any) -> set[str]:
-    """Return the packages, besides :data:`PACKAGES`, whose classes a config names."""
+    """Return the packages, other than :data:`PACKAGES`, whose classes a config names."""
     named = (*_class_paths(content), *_layouts(content))
     return {str(path).partition(".")[0] for _, path in named if "." in str(path)} - {*PACKAGES}
 

@@ -7,7 +7,7 @@ drop the other eighteen without a message. The files are merged here instead, wi
   then as a path.
 - A top-level section that is a text ending in ``.yaml`` (``trainer: trainer/cpu.yaml``) is read from that
   file.
-- ``include: part.yaml`` (or a list) in any mapping inserts the keys of that file. Keys beside it take
+- ``include: part.yaml`` (or a list) in any mapping inserts the keys of that file. Keys next to it take
   precedence.
 - Included paths are relative to the including file, or else to the shipped configs.
 - Mappings are merged key by key; any other value is replaced. A mapping with another ``class_path`` replaces
@@ -28,7 +28,7 @@ from typing import Any
 import yaml
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# In a wheel the configs lie inside the package (setup.py), in a checkout beside it.
+# In a wheel the configs lie inside the package (setup.py), in a checkout next to it.
 PACKAGE_CONFIGS = _PACKAGE / "configs"
 if not PACKAGE_CONFIGS.is_dir():
     PACKAGE_CONFIGS = _PACKAGE.parent / "configs"
@@ -282,7 +282,7 @@ def _load(path: Path, above: tuple[Path, ...], read: list[Path]) -> dict[str, An
 
 
 def _part(path: Path, name: str) -> Path:
-    """Return the path of an included file: beside the including file, or else among the shipped configs."""
+    """Return the path of an included file: next to the including file, or else among the shipped configs."""
     beside, shipped = path.parent / name, PACKAGE_CONFIGS / name
     return shipped if not beside.is_file() and shipped.is_file() else beside
 

@@ -30,7 +30,7 @@ def objects_of(
 
     Args:
         content: The config, with these sections.
-        places: The type of each section: a class whose arguments the section holds, an abstract class of
+        places: The type of each section: a class whose arguments the section contains, an abstract class of
             which it names a subclass, or a type such as ``dict[str, Task]``.
         files: The config files that the sections come from, for error messages.
 

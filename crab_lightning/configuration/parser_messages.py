@@ -104,7 +104,7 @@ def plainly(files: Sequence[str | Path]) -> Iterator[None]:
         files: The config files that were given, in order.
 
     Raises:
-        ConfigError: In place of a ``ValueError`` whose message was shortened.
+        ConfigError: Instead of a ``ValueError`` whose message was shortened.
     """
     with naming_file(files):
         try:
@@ -139,7 +139,7 @@ def _content(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _arguments(node: dict[str, Any], key: str) -> dict[str, Any]:
-    """Return the mapping that holds a key of a class: its ``init_args``, which an option may leave out."""
+    """Return the mapping that contains a key of a class: its ``init_args``, which an option may leave out."""
     return (
         _child(node, "init_args") if "class_path" in node and key not in ("class_path", "init_args") else node
     )

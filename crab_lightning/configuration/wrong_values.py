@@ -19,7 +19,7 @@ def first_wrong(content: Mapping[str, Any], places: Mapping[str, Any]) -> str | 
 
     Args:
         content: The composed config.
-        places: The type of each section: a class whose arguments the section holds, an abstract class of
+        places: The type of each section: a class whose arguments the section contains, an abstract class of
             which it names a subclass, or a type such as ``dict[str, Task]``.
 
     Returns:

@@ -42,11 +42,11 @@ LoaderT = TypeVar("LoaderT", bound=BatchLoader)
 class AVDataModule(SampleLoading):
     """Mixes the datasets for training and provides each of them for evaluation.
 
-    A part of the training rows is set aside for validation, whole recordings at a time and across datasets.
+    A part of the training rows is used for validation, whole recordings at a time and across datasets.
     The model's own processor encodes the samples, so the same data section serves every model.
 
     Args:
-        root: Folder that holds ``AVUIE_2/<dataset>/{train,test}.json`` and the media.
+        root: Folder that contains ``AVUIE_2/<dataset>/{train,test}.json`` and the media.
         tasks: The tasks, by a key of your choice: ``{captioning: {class_path: ...}}``.
         datasets: The datasets, by a key of your choice (usually the released task id). Each entry names its
             ``task`` and its ``layout`` or ``columns``. To change one value of one entry, use
@@ -63,7 +63,7 @@ class AVDataModule(SampleLoading):
             number of free CPU cores. With 0 the training process loads them itself and waits for every clip.
         prefetch_batches: Number of batches that each worker prepares in advance. A larger number helps when
             some clips decode slowly.
-        epoch_size: Number of samples in an epoch. When left out, it is the number of training rows. If no
+        epoch_size: Number of samples in an epoch. By default, it is the number of training rows. If no
             weights are set either, an epoch has every row exactly once.
         temperature: The probability of a dataset is proportional to ``weight ** (1 / temperature)``. 1 keeps
             the weights, larger values choose small datasets more often, and 1000 chooses all equally often.
@@ -82,7 +82,7 @@ class AVDataModule(SampleLoading):
             split. This ablation shows whether the model uses them.
         audio_swap: Give every clip the sound of another clip of its dataset, in every split.
         cache: Folder in which decoded media are stored for all epochs, runs and processes. ``cli.py data
-            cache`` can fill it in advance. When left out, every clip is decoded each time. A cached sample is
+            cache`` can fill it in advance. By default, every clip is decoded each time. A cached sample is
             bit-identical to a decoded one. A clip of 10 s takes about 1.8 MB.
         cache_gb: Largest size of that folder in GB. Further clips are decoded each time.
         on_error: What happens when a clip cannot be read. ``fail`` ends the run. ``{policy: quarantine,

@@ -48,7 +48,7 @@ class FolderClip:
         size: Size of the files of the clip together, in bytes.
         video: Video of the clip.
         image: Picture of the clip, if it has no video.
-        audio: Sound file of the clip, which may stand beside a video or picture of the same name.
+        audio: Sound file of the clip, which may be next to a video or picture of the same name.
     """
 
     name: str
@@ -80,8 +80,8 @@ class FolderAnswers:
 def find_clips(folder: Path) -> tuple[list[FolderClip], int]:
     """Return the clips of a folder and its sub-folders, sorted by name, and the number of other files.
 
-    A sound file beside a video or a picture of the same name is the sound of that clip. Links are followed. A
-    broken link counts as a clip that cannot be read, so that it is reported.
+    A sound file next to a video or a picture of the same name is the sound of that clip. Links are followed.
+    A broken link counts as a clip that cannot be read, so that it is reported.
 
     Raises:
         NotADirectoryError: If there is no such folder.

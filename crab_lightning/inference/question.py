@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from crab_lightning.data import AVDataModule
     from crab_lightning.structures import DatasetSpec, Prediction, Sample
 
-_SILENT_AND_AUDIO = "`silent` puts silence in the place of all sound, so it cannot be given with `audio`"
+_SILENT_AND_AUDIO = "`silent` replaces all sound by silence, so it cannot be given with `audio`"
 
 
 class AskError(ValueError):

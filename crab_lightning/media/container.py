@@ -54,7 +54,7 @@ class MediaLimits:
         pixels: Largest width times height of a picture; the default allows 8K video.
         duration_s: Longest clip in seconds.
         streams: Largest number of streams in a container.
-        index_bytes: Largest file whose compressed packets are held in memory; a larger file is decoded from
+        index_bytes: Largest file whose compressed packets are kept in memory; a larger file is decoded from
             its start.
         open_s: Longest time in seconds to read the header of a file.
         least_hz: Lowest sample rate of sound. A file of a few bytes could last for hours at 1 Hz.
@@ -241,7 +241,7 @@ def probe(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInf
     """Read the header of a media file.
 
     Raises:
-        MediaError: As ``open_media``.
+        MediaError: Under the conditions of ``open_media``.
     """
     with open_media(path, limits) as container:
         video = video_stream(container)

@@ -78,7 +78,7 @@ def write_upright(path: Path, to: Path, *, limits: MediaLimits = DEFAULT_LIMITS)
         ``to`` if the file was written, or ``path`` if the stored picture is upright.
 
     Raises:
-        MediaError: As :func:`read_image`.
+        MediaError: Under the conditions of :func:`read_image`.
     """
 
     def turn(picture: Image.Image) -> Image.Image | None:
@@ -99,7 +99,7 @@ def picture_size(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> t
     """Return the width and height of a picture in pixels. Only the header is read.
 
     Raises:
-        MediaError: As :func:`read_image`, but only for errors in the header.
+        MediaError: Under the conditions of :func:`read_image`, but only for errors in the header.
     """
     return _read(path, limits, lambda picture: picture.size, decode=False)
 
@@ -129,7 +129,8 @@ def read_mask(
         bool ``(H, W)``.
 
     Raises:
-        MediaError: As :func:`read_image`. It is an ``UnreadableMedia`` if ``colours`` has a wrong value.
+        MediaError: Under the conditions of :func:`read_image`. It is an ``UnreadableMedia`` if ``colours``
+            has a wrong value.
     """
     inside = _read(
         path, limits, lambda picture: _foreground(picture) if colours is None else _stated(picture, colours)

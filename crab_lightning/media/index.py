@@ -82,7 +82,7 @@ class PacketIndex:
         """Read the packets of a track.
 
         Raises:
-            NotIndexable: If rule 1 or 2 of ``media.pick`` does not hold.
+            NotIndexable: If rule 1 or 2 of ``media.pick`` is not fulfilled.
             EmptyMedia: If there is no packet.
         """
         codec = CODECS.get(stream.codec_context.name)

@@ -83,7 +83,7 @@ def pick_frames(
         limits: Limits on what is read.
 
     Raises:
-        MediaError: As ``read_video``.
+        MediaError: Under the conditions of ``read_video``.
         ValueError: If ``access`` is another word.
     """
     if access not in ("index", "sequential"):
@@ -121,7 +121,7 @@ def pick_shown(
         The converted frame, and its time in seconds.
 
     Raises:
-        MediaError: As ``read_video``.
+        MediaError: Under the conditions of ``read_video``.
     """
     path = check_file(Path(path))
     _refuse_cut(path, limits)
@@ -173,7 +173,7 @@ def open_video(path: Path, limits: MediaLimits) -> Iterator[tuple[Any, Any]]:
 
     Raises:
         NoVideoTrack: If the file has no moving pictures.
-        MediaError: As ``open_media``.
+        MediaError: Under the conditions of ``open_media``.
     """
     with open_media(path, limits) as container:
         stream = video_stream(container)

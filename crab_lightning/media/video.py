@@ -139,7 +139,7 @@ def read_frame_at(
         uint8 RGB ``(3, H, W)``, and the time in seconds at which this frame appears.
 
     Raises:
-        MediaError: As :func:`read_video`.
+        MediaError: Under the conditions of :func:`read_video`.
     """
     return pick_shown(path, moment_s, frame_converter(None, "torch"), access=access, limits=limits)
 

@@ -1,4 +1,4 @@
-"""Which class reads which ``model_type`` of checkpoints. This is checked before weights are read."""
+"""The class that reads each ``model_type`` of checkpoints, checked before weights are read."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def audio_tokens(frames: int) -> int:
 
 @dataclass(frozen=True)
 class MediaRules:
-    """How a model architecture divides media into tokens.
+    """The division of media into tokens by a model architecture.
 
     Args:
         patch_px: Side of a patch of the vision tower in pixels.

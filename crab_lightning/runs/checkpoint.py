@@ -1,4 +1,4 @@
-"""When the checkpoints of a run are written, and how a run stops without losing a step."""
+"""Write the checkpoints of a run, and stop a run without losing a step."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class RunCheckpoint(Checkpoint):
         monitor: Logged value that decides which state is best: any ``val/<task>/<dataset>/<metric>``, or a
             mean over datasets such as ``val/mean/headline``, the mean of the primary metrics. With ``null``
             no best state is kept.
-        mode: Whether a higher (``max``) or a lower (``min``) value is better. When left out, the metric
+        mode: Whether a higher (``max``) or a lower (``min``) value is better. By default, the metric
             decides; for losses, lower is better.
         every_n_steps: Number of optimizer steps between two saves within an epoch. This is the most that a
             power failure can lose.

@@ -94,8 +94,8 @@ def usable_checkpoint(path: Path) -> Path:
     previous = path.with_name(PREVIOUS.name)
     if path.name != LAST.name or not previous.is_file():
         raise CheckpointError(
-            f"the checkpoint {path} is damaged ({damage}), and there is no {PREVIOUS.name} beside it. Resume "
-            "from another checkpoint, or start a new run from an adapter folder with --model.load_adapter"
+            f"the checkpoint {path} is damaged ({damage}), and there is no {PREVIOUS.name} in its folder. "
+            "Resume from another checkpoint, or start a new run with --model.load_adapter FOLDER"
         )
     if (other := damage_of(previous)) is not None:
         raise CheckpointError(

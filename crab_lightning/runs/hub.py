@@ -108,7 +108,7 @@ def clear_errors(endpoint: str, repo: str) -> Iterator[None]:
         repo: ``OWNER/NAME`` of the repository.
 
     Raises:
-        HubError: In place of the errors of the hub.
+        HubError: Instead of the errors of the hub.
     """
     from huggingface_hub.errors import (
         HfHubHTTPError,

@@ -57,7 +57,7 @@ class Ownership:
     def __init__(self, folder: Path, function: str) -> None:
         self.folder = folder
         self.is_new = not folder.exists() or _is_abandoned(folder)
-        """Whether the folder was new or held only the lock of an earlier run."""
+        """Whether the folder was new or contained only the lock of an earlier run."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file: int | None = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -76,7 +76,7 @@ class Ownership:
             )
         now = datetime.now().strftime("%Y-%m-%d %H:%M")
         text = f"`{function}`, process {os.getpid()} on {socket.gethostname()}, since {now}\n"
-        with suppress(OSError):  # the disk may be full; the lock is held anyway
+        with suppress(OSError):  # the disk may be full; the process has the lock anyway
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, text.encode(), 0)
 

@@ -123,7 +123,7 @@ def results_folder(checkpoint: Path, given: Path | None, name: str) -> Path:
         return given
     if in_cache(checkpoint):
         raise ValueError(
-            f"{checkpoint} lies in the cache of the hub, where no results are kept; give --out FOLDER"
+            f"{checkpoint} is in the cache of the hub, where no results are kept; give --out FOLDER"
         )
     return run_of(checkpoint, "; give --out and --config") / name
 

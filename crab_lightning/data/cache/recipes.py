@@ -1,4 +1,4 @@
-"""How each medium of a sample is decoded to a tensor, and on which settings a cached record depends."""
+"""Decode each medium of a sample to a tensor, and name the settings on which a cached record depends."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class VideoRecipe:
     span_s: tuple[float, float] | None = None
 
     def decode(self, path: Path, limits: media.MediaLimits) -> Decoded:
-        """Read a file."""
+        """Decode a file."""
         if self.span_s is not None:
             start_s, end_s = self.span_s
             frames = media.read_video_piece(
@@ -57,11 +57,11 @@ class VideoRecipe:
         return Decoded(clip.frames, clip.duration_s)
 
     def fits(self, tensor: Tensor) -> bool:
-        """Tell whether a record can be of this recipe."""
+        """Return whether a cached tensor can come from this recipe, by its type and shape."""
         return tensor.dtype == torch.uint8 and tensor.shape == (self.frames, 3, self.size_px, self.size_px)
 
     def name(self) -> str:
-        """Return what a record depends on beside the file."""
+        """Return a text with all settings and versions on which a record depends, except the file."""
         how = "" if self.resize == "torch" else f" {self.resize}"
         how += _span_name(self.span_s)
         return f"{_VERSION} {media.decoder_versions()} video {self.frames} {self.size_px}{how}"
@@ -78,15 +78,15 @@ class ImageRecipe:
     size_px: int
 
     def decode(self, path: Path, limits: media.MediaLimits) -> Decoded:
-        """Read a file."""
+        """Decode a file."""
         return Decoded(media.read_image(path, self.size_px, limits=limits))
 
     def fits(self, tensor: Tensor) -> bool:
-        """Tell whether a record can be of this recipe."""
+        """Return whether a cached tensor can come from this recipe, by its type and shape."""
         return tensor.dtype == torch.uint8 and tensor.shape == (3, self.size_px, self.size_px)
 
     def name(self) -> str:
-        """Return what a record depends on beside the file."""
+        """Return a text with all settings and versions on which a record depends, except the file."""
         return f"{_VERSION} {media.decoder_versions()} image {self.size_px}"
 
 
@@ -106,7 +106,7 @@ class AudioRecipe:
     span_s: tuple[float, float] | None = None
 
     def decode(self, path: Path, limits: media.MediaLimits) -> Decoded:
-        """Read a file."""
+        """Decode a file."""
         if self.span_s is None:
             sound = media.read_audio(path, limits=limits)
         else:
@@ -114,11 +114,11 @@ class AudioRecipe:
         return Decoded(media.apply_window(sound, self.window, self.unit))
 
     def fits(self, tensor: Tensor) -> bool:
-        """Tell whether a record can be of this recipe."""
+        """Return whether a cached tensor can come from this recipe, by its type and shape."""
         return tensor.dtype == torch.float32 and tensor.ndim == 1
 
     def name(self) -> str:
-        """Return what a record depends on beside the file."""
+        """Return a text with all settings and versions on which a record depends, except the file."""
         w = self.window
         heard = {
             "all": "all",

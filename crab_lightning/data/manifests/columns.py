@@ -133,7 +133,7 @@ class ColumnMap(Layout):
         return self._recording(path)
 
     def needs(self) -> Needs:
-        """Return what a question of the training file holds."""
+        """Return the kinds of media that a question of the training file has."""
         return self._sides["train"].needs()
 
     def _side(self, split: str) -> _Side:
@@ -142,7 +142,7 @@ class ColumnMap(Layout):
 
 @dataclass(frozen=True)
 class _Column:
-    """How one field is read.
+    """The rule by which one field is read.
 
     Args:
         field: Name of the field; empty if only the existence of the key is checked.

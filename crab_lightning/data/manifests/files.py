@@ -264,7 +264,7 @@ def _hint(path: Path, root: Path) -> str:
         parent = " (probably its parent folder)" if root.name == ANNOTATIONS else ""
         return (
             f"data.root {str(root)!r} contains no {ANNOTATIONS}/; set it to the folder that does{parent}. "
-            f"A dataset of your own may also lie in {root / path.parent.name}."
+            f"A dataset of your own may also be in {root / path.parent.name}."
         )
     found = ", ".join(sorted(p.name for p in (root / ANNOTATIONS).iterdir() if p.is_dir())) or "nothing"
     return f"{ANNOTATIONS}/ contains: {found}. Set `folder`, or take the row out of data.datasets."

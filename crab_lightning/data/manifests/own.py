@@ -68,7 +68,7 @@ class Plain(Layout):
         self.keys, self.sound = keys or {}, sound
 
     def read(self, row: Mapping[str, Any], split: str) -> Parts:
-        """Return what a row holds."""
+        """Return the parts of a row."""
         known = {self.keys.get(name, name) for name in (*_READ, *_KINDS)}
         _refuse_misspelt(row, [self.keys.get(name, name) for name in (*_KINDS, "options")], known)
         found: dict[str, Any] = {}
@@ -117,7 +117,7 @@ class Messages(Layout):
     completes = True
 
     def read(self, row: Mapping[str, Any], split: str) -> Parts:
-        """Return what a row holds."""
+        """Return the parts of a row."""
         _refuse_misspelt(row, [f"{kind}s" for kind in _KINDS], _CONVERSATION)
         *earlier, (_, answer) = _turns(row)
         conversation: Conversation = tuple(

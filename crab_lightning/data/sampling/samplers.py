@@ -33,10 +33,11 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class Cut:
-    """How the order of an epoch is divided into batches, from a step on.
+    """The division of an epoch's order into batches, from one step on.
 
     Args:
-        step: First step of the epoch for which this holds. In each step, every process uses one batch.
+        step: First step of the epoch to which this division applies. In each step, every process uses one
+            batch.
         batch_size: Largest number of samples in a batch of one process.
         world: Number of processes.
         window: Number of batches of each process within which samples are grouped by length; 1 does not
