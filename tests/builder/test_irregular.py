@@ -103,7 +103,7 @@ def test_unav_keeps_stable_clips_and_their_true_times(owner: Path, tmp_path: Pat
     bring(tmp_path, "unav", Settings(all_clips=True, val="train"))
     assert [row["vid"] for row in rows_of(tmp_path, "unav")] == [v for v in UNAV if v != "tested_once"]
     write(owner / "unav100_annotations.json", text[:-20])
-    with pytest.raises(ValueError, match=r"unav100_annotations\.json is not JSON: .*cut off"):
+    with pytest.raises(ValueError, match=r"unav100_annotations\.json is not JSON: .*incomplete"):
         bring(tmp_path, "unav")
 
 
