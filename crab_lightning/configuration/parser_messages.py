@@ -43,7 +43,7 @@ _KEY = re.compile(r'^Parser key "(.+)":\s*')
 
 
 def explained(message: str, parser: Any, words: Sequence[str], places: Mapping[str, Any]) -> str:
-    """Return a short error message in place of a long one of jsonargparse.
+    """Return a short error message instead of a long one of jsonargparse.
 
     Args:
         message: The message of jsonargparse, which lists every type that it has tried.
@@ -65,7 +65,7 @@ def explained(message: str, parser: Any, words: Sequence[str], places: Mapping[s
 
 
 def refusal(message: str, content: Mapping[str, Any], places: Mapping[str, Any]) -> str | None:
-    """Return a clear error in place of a message of jsonargparse, or ``None`` if that message is clear.
+    """Return a clear error instead of a message of jsonargparse, or ``None`` if that message is clear.
 
     Args:
         message: The message of jsonargparse.

@@ -106,7 +106,7 @@ def read_rows_of(
         of_train: Whether the questions come from the training file.
 
     Returns:
-        The dataset's row with its classes filled in, the samples of the training file (empty without this
+        The dataset's entry with its classes filled in, the samples of the training file (empty without this
         file), and the samples with the questions: those of the test file, or those of the training file if
         ``of_train`` is set or there is no test file.
 

@@ -29,7 +29,7 @@ class Answer:
         value: The parsed answer as JSON values: a class name, the number of an option, events with times in
             seconds, or a box. ``None`` if the text cannot be parsed.
         task: Key of the task.
-        dataset: Key of the dataset whose row and classes were used.
+        dataset: Key of the dataset whose settings and classes were used.
         truncated: Whether the answer stopped at the token limit.
         tokens: Number of generated tokens.
         seconds: Time that the answer took, in seconds.
@@ -89,7 +89,7 @@ def in_seconds(task: Task[Any], spec: DatasetSpec, sample: Sample, parsed: Any) 
 
     Args:
         task: Task of the question. An answer without times is returned unchanged.
-        spec: Row of the dataset.
+        spec: Entry of the dataset in the config.
         sample: The question.
         parsed: The parsed answer; ``None`` if the text cannot be parsed.
     """
@@ -107,7 +107,7 @@ def read_text(task: Task[Any], spec: DatasetSpec, sample: Sample, text: str) -> 
 
     Args:
         task: Task of the question.
-        spec: Row of the dataset.
+        spec: Entry of the dataset in the config.
         sample: The question.
         text: The text that the model wrote.
 

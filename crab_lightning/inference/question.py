@@ -39,7 +39,7 @@ class Question:
         audios: Sound files. If empty, the sound of the videos is used.
         image: Picture for an image task. If ``None``, a frame of the video is used.
         texts: ``question``, ``options`` and ``expression``, as far as they were given.
-        dataset: Dataset whose row is used. If ``None``, the first that fits is used.
+        dataset: Dataset whose settings are used. If ``None``, the first that fits is used.
         at_s: Second of the clip that an image task looks at. If ``None``, the middle of the clip.
         silent: Replace all sound with silence.
         untaught: Also allow tasks and datasets on which the run was not trained.
@@ -85,7 +85,7 @@ class Question:
         return sample
 
     def check(self, data: AVDataModule) -> None:
-        """Make the sample as :meth:`sample` does, with the same errors, and throw it away."""
+        """Make the sample as :meth:`sample` does, with the same errors, and discard it."""
         with tempfile.TemporaryDirectory() as scratch:
             self.sample(data, Path(scratch))
 
@@ -191,7 +191,7 @@ def make_sample(
 
     Args:
         dataset: Key of the dataset.
-        spec: Row of the dataset.
+        spec: Entry of the dataset in the config.
         videos: Video files, in order.
         image: Picture for an image task. If ``None``, a frame of the first video is used.
         audios: Sound files, in order. If empty, the sound of the videos is used.
