@@ -252,8 +252,8 @@ def _notes(results: StudyResults, resamples: int) -> list[str]:
         cells = ", ".join(f"{name} ({state.status})" for name, state in list(results.unfinished.items())[:8])
         more = "" if len(results.unfinished) <= 8 else f" and {len(results.unfinished) - 8} more"
         notes.append(
-            f"{len(results.unfinished)} of {len(results.study.cells())} cells are not finished and are left"
-            f" out: {cells}{more}."
+            f"{len(results.unfinished)} of {len(results.study.cells())} cells are left out, because they are"
+            f" not finished or are damaged: {cells}{more}."
         )
     notes += [
         f"{name} is damaged: {state.detail}."

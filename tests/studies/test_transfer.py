@@ -137,7 +137,10 @@ def test_what_a_report_leaves_out_is_named(tmp_path: Path) -> None:
     (cell / "metrics.json").write_text(json.dumps(content))
     (cell / "predictions/ucf.jsonl").unlink()
     said = write_report(study, tmp_path / "report", resamples=100)
-    assert "left out are 1 of 24 cells: ilora.multi.seed1 (damaged)." in said
+    assert (
+        "1 of 24 cells are left out, because they are not finished or are damaged: ilora.multi.seed1"
+        " (damaged)." in said
+    )
     assert "ilora.multi.seed1 is damaged: " in said
     assert "There are no answers of ucf in the run lora.multi.seed0." in said
     assert "Finished with the seeds: 0, 1 (Kinetics-Sounds, UCF51, LLP, ARIG); 1 (AVE)." in said
@@ -258,7 +261,11 @@ def test_damaged_answers_and_losses_leave_their_cell_out(study: Study, tmp_path:
     (folders[0] / "predictions/ks.jsonl").write_text('{"id": "ks/0", "sco')
     (folders[1] / "sample_losses.json").write_text('{"ucf": {')
     said = write_report(study, tmp_path / "report", resamples=100)
-    assert "left out are 2 of 12 cells: " + ", ".join(f"{name} (damaged)" for name in names) in said
+    assert (
+        "2 of 12 cells are left out, because they are not finished or are damaged: "
+        + ", ".join(f"{name} (damaged)" for name in names)
+        in said
+    )
     assert f"{folders[0] / 'predictions/ks.jsonl'}, line 1: not JSON" in said
     assert "Remove the file metrics.json of this cell; `study run` then tests the cell again." in said
     assert "Remove it; the next validation of the run writes it again." in said
