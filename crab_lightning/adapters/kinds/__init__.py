@@ -40,6 +40,12 @@ def register_adapter(layer: type[LoRALinear]) -> type[LoRALinear]:
             another default, the config class is not a dataclass or names no kind, or ``decisive`` names
             something that is not a key.
     """
+    _add(layer)
+    describe()
+    return layer
+
+
+def _add(layer: type[LoRALinear]) -> None:
     name = _kind_of(layer)
     if ADAPTERS.get(name, layer) is not layer:
         raise ValueError(
@@ -54,8 +60,6 @@ def register_adapter(layer: type[LoRALinear]) -> type[LoRALinear]:
                 f"{_default(known[key.name])!r}. Give it the same default or another name"
             )
     ADAPTERS[name] = layer
-    describe()
-    return layer
 
 
 def _kind_of(layer: type[LoRALinear]) -> str:
@@ -220,4 +224,5 @@ def load_installed_kinds() -> None:
 
 
 for _module in sorted(iter_modules(__path__), key=lambda m: m.name):
-    register_adapter(import_module(f"{__name__}.{_module.name}").LAYER)
+    _add(import_module(f"{__name__}.{_module.name}").LAYER)
+describe()
