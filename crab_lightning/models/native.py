@@ -171,8 +171,8 @@ class OmniModule(AVModule):
         own_keys = config.num_attention_heads == config.num_key_value_heads
         if self.attention == "sdpa" and own_keys and bool(inputs["attention_mask"][:, 0].all()):
             # The padding is after the texts, and no token attends to later tokens. Without a mask torch skips
-            # half of the attention, and the results are equal to the last bit. If heads share keys, torch
-            # would add the gradients of these heads in another order.
+            # half of the attention, and on a CPU the results are equal to the last bit. If heads share keys,
+            # torch would add the gradients of these heads in another order.
             del inputs["attention_mask"]
         hidden = last_hidden_states(self.model, **inputs, use_cache=False)
         return target_losses(hidden, batch.labels, self.model.lm_head)
