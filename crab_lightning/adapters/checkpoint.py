@@ -90,7 +90,7 @@ def _common_config(model: nn.Module) -> AdapterConfig:
             configs.append(layer.config)
     if len(configs) != 1:
         raise AdapterError(
-            f"the model's adapters have {len(configs)} different configurations; one can be saved"
+            f"the adapters have {len(configs)} different configurations; only one can be saved"
         )
     return configs[0]
 
@@ -189,9 +189,7 @@ def _parsed_description(folder: Path) -> dict[str, Any]:
         raise AdapterError(f"{path}: format is {found!r}; this version reads format {_FORMAT}")
     for key in ("save_id", "adapter", "metadata"):
         if key not in description:
-            raise AdapterError(
-                f"{path} has no key {key!r}; it was not written by save_adapters or was edited"
-            )
+            raise AdapterError(f"{path} has no key {key!r}; save_adapters did not write it or it was edited")
         if key != "save_id" and not isinstance(description[key], dict):
             raise AdapterError(f"{path}: {key} is {description[key]!r}; it must be an object with keys")
     return description

@@ -190,9 +190,7 @@ def released_figures(state: Mapping[str, Tensor]) -> tuple[LayerFigures, ...]:
     for layer, heads in _by_layer(plain).items():
         parts = [f"{PREFIX}{layer}.{part}{SUFFIX}" for part in ("lora_A", "lora_route")]
         if not heads or any(part not in plain for part in parts):
-            raise AdapterError(
-                f"{layer} has no A, no B or no router; the file is incomplete or of another kind"
-            )
+            raise AdapterError(f"{layer} lacks A, B or router; the file is incomplete or of another kind")
         found.append(layer_figures(layer, _joined(plain, layer)))
     return tuple(found)
 
@@ -258,9 +256,7 @@ def convert_released(
         raise AdapterError(f"{source}: {listing('layers with values that are not finite', broken)}")
     kept = [f.name for f in figures if not (drop_zero and f.dead)]
     if not kept:
-        raise AdapterError(
-            f"{source}: every B matrix is zero, so no layer is left after dropping zero layers"
-        )
+        raise AdapterError(f"{source}: every B matrix is zero, so dropping zero layers leaves no layer")
     bfloat16 = all(value.dtype is torch.bfloat16 for value in state.values())
     config = ILoRAConfig(
         rank=rank,

@@ -57,9 +57,7 @@ class EndpointCaptioner:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         if not url.startswith(("http://", "https://")):
-            raise CaptionerError(
-                f"{url!r} is not an address of an endpoint; it must have the form http://HOST:PORT/v1"
-            )
+            raise CaptionerError(f"{url!r} is not an address of an endpoint, such as http://HOST:PORT/v1")
         if not model:
             raise CaptionerError("an endpoint may have several models; give the name of one with --model")
         self.url = url.rstrip("/") + "/chat/completions"

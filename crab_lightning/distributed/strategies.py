@@ -320,12 +320,7 @@ def _share(value: Any, weight: Tensor) -> Any:
 def _register() -> None:
     for name, strategy, description, options in (
         ("fsdp2", Fsdp2Strategy, "shards weights over all processes", {}),
-        (
-            "fsdp2_offload",
-            Fsdp2Strategy,
-            "shards weights and keeps them in host memory",
-            {"cpu_offload": True},
-        ),
+        ("fsdp2_offload", Fsdp2Strategy, "shards weights, keeps them in host memory", {"cpu_offload": True}),
         ("fsdp2_hybrid", Fsdp2Strategy, "shards within a node and replicates on all nodes", {"hybrid": True}),
         ("fsdp1", Fsdp1Strategy, "shards weights over all processes with the older FSDP", {}),
     ):

@@ -111,11 +111,9 @@ def _one_bias_table(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
     layers = {name.split(".")[2] for name in state if name.startswith("encoder.layers.")}
     expected = {f"encoder.layers.{i}.{_BIAS}" for i in layers}
     if absent := sorted(expected - tables.keys()):
-        raise BeatsFileError(f"{path}: {len(absent)} weights missing (first: {absent[:1]})")
+        raise BeatsFileError(f"{path}: {len(absent)} weights are missing (first: {absent[:1]})")
     if other := [name for name, value in tables.items() if not torch.equal(value, tables[first])]:
-        raise BeatsFileError(
-            f"{path}: {other[0]} differs from {first}; every BEATs layer uses the same table"
-        )
+        raise BeatsFileError(f"{path}: {other[0]} differs from {first}; all BEATs layers use one table")
     return {name: value for name, value in state.items() if name not in tables or name == first}
 
 

@@ -53,9 +53,7 @@ class MaskMetric(BenchmarkMetric):
     def _check(self, pred: Tensor, clips: Sequence[str] | None) -> None:
         check_masks(pred, self.protocol)
         if clips is not None and len(clips) != len(pred):
-            raise ValueError(
-                f"there are {len(clips)} clips for {len(pred)} frames; give the clip of each frame"
-            )
+            raise ValueError(f"there are {len(clips)} clips for {len(pred)} frames; give one for each")
 
     def _add_rows(self, clips: Sequence[str], numbers: Sequence[Tensor]) -> None:
         """Add the values of F frames to the rows of their clips; each tensor is ``(F,)`` or ``(F, N)``."""

@@ -242,9 +242,7 @@ class AnswerEngine:
                 an answer's limit is below 1.
         """
         if not bool(attention_mask[:, -1].all()):
-            raise ValueError(
-                "a prompt is padded to the right; generation needs left padding (collate without labels)"
-            )
+            raise ValueError("a prompt is padded to the right; collate prompts without labels")
         if any(answer.limit < 1 for answer in answers):
             raise ValueError("the largest number of new tokens is below 1; at least 1 is needed")
         states, pasts = (read or padded(self.read))(input_ids, position_ids, attention_mask)

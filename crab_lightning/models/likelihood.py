@@ -57,9 +57,7 @@ def greedy(
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; at least 1 is needed")
     if not bool(attention_mask[:, -1].all()):
-        raise ValueError(
-            "a prompt is padded to the right; generation needs left padding (collate without labels)"
-        )
+        raise ValueError("a prompt is padded to the right; collate prompts without labels")
     batch = len(input_ids)
     # The answer's positions follow the prompt's last token, as in training. (In Qwen2.5-VL the positions of a
     # long video may be beyond that token; transformers then generates at other positions than in training.)

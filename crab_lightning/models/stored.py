@@ -95,9 +95,7 @@ class StoredModule(Answering):
             ValueError: If the model has no adapters.
         """
         if self.adapter is None:
-            raise ValueError(
-                "this model has no adapters to save: model.adapter is null, so every weight is trained"
-            )
+            raise ValueError("this model has no adapters: model.adapter is null, so every weight is trained")
         with readable_weights(self._trainer):
             save_adapters(self.model, Path(folder), self.metadata())
 

@@ -67,9 +67,7 @@ def check_request(request: MaskRequest, *, named: bool = False) -> None:
         if not any(name.strip() for name in request.prompt.names):
             raise ValueError("the prompt has no name; use an empty mask for an object without a name")
     elif not request.prompt and request.prompt.names:
-        raise ValueError(
-            "the prompt has only a name, but this decoder reads boxes and points; Sam3Decoder reads names"
-        )
+        raise ValueError("the prompt has only a name, which this decoder cannot read; use Sam3Decoder")
     elif not request.prompt:
         raise ValueError("the prompt has neither a box nor points; use an empty mask for an absent object")
 

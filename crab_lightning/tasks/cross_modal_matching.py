@@ -77,9 +77,7 @@ class CrossModalMatching(Task[int]):
             if found := re.search(rf"\b(?:{'|'.join(pair)})\b", own, re.IGNORECASE):
                 texts = [own[: found.start()] + word + own[found.end() :] for word in pair]
                 return {f"<answer>{text}</answer>.": number for number, text in enumerate(texts, 1)}
-        raise ValueError(
-            f"{describe(sample)}: {own!r} names no choice; it must contain 'one' or 'two', or 1 or 2"
-        )
+        raise ValueError(f"{describe(sample)}: {own!r} names no choice; it must contain one, two, 1 or 2")
 
     def truth(self, sample: Sample, spec: DatasetSpec) -> int:
         """Return the number of the candidate that fits, 1 or 2."""

@@ -81,9 +81,7 @@ class EventLocalization(EventTask[tuple[EventSpan, ...]]):
             return f"<event>{fields['event']}, ({fields['start_s']} {fields['end_s']})</event>"
         blocks = [body for _, tag, end, body in tag_bodies(fields["annotation"], "event") if tag == end]
         if not blocks:
-            raise ValueError(
-                f"{describe(sample)}: annotation {fields['annotation']!r} contains no <event> tags"
-            )
+            raise ValueError(f"{describe(sample)}: annotation {fields['annotation']!r} has no <event> tags")
         return "".join(f"<event>{body}</event>" for body in blocks)
 
     def by_window(self, sample: Sample, spec: DatasetSpec) -> bool:

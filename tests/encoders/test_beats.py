@@ -115,13 +115,13 @@ def test_folder_gives_the_same_encoder_back(beats: Beats, tmp_path: Path) -> Non
         (lambda c: c["model"].update({"layer_norm.bias": torch.zeros(3)}), r"\(3,\), must be \(32,\)"),
         (
             lambda c: c["model"].pop("encoder.layers.2.self_attn.relative_attention_bias.weight"),
-            "1 weights mis",
+            "1 weights are mis",
         ),
         (
             lambda c: c["model"].update(
                 {"encoder.layers.1.self_attn.relative_attention_bias.weight": torch.ones(32, 4)}
             ),
-            "every BEATs layer uses the same table",
+            "all BEATs layers use one table",
         ),
         (lambda c: c["cfg"].update(layer_norm_first=True), "layer_norm_first is True: no published BEATs"),
         (lambda c: c["cfg"].pop("conv_pos"), "cfg lacks conv_pos"),

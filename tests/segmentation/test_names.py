@@ -80,7 +80,7 @@ def test_what_cannot_be_served_is_named(sam3: Path, tmp_path: Path) -> None:
         Segmentation(mask_decoder=Sam3Decoder(str(sam3)))
     with pytest.raises(ValueError, match="name_decoder is Sam2Decoder, which reads boxes and points"):
         Segmentation(mask_decoder=Rectangle(), name_decoder=Sam2Decoder("mini_sam2"))
-    with pytest.raises(ValueError, match="only a name, but this decoder reads boxes and points"):
+    with pytest.raises(ValueError, match="only a name, which this decoder cannot read"):
         Sam2Decoder("mini_sam2", "cpu").decode([MaskRequest(IMAGE, Prompt(names=("dog",)))])
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "sam2"}))
     with pytest.raises(
