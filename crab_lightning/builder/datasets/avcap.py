@@ -8,7 +8,12 @@ from crab_lightning.builder.source import Source, read_objects
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read all captions; the paper uses 20.7 thousand of the training clips, but does not say which."""
+    """Read all captions; the paper uses 20.7 thousand of the training clips, but does not say which.
+
+    Raises:
+        AnnotationError: If an annotation file is not as its owner publishes it.
+        FileNotFoundError: If an annotation file is missing.
+    """
     found = Imported()
     files = [("train", "desc_train.json")]
     if settings.val == "train":

@@ -14,7 +14,12 @@ _PLACE = re.compile(r"<[^<>]*>")
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read the corrected files in ``json_update/``; if they are missing, read those of the first release."""
+    """Read the corrected files in ``json_update/``; if they are missing, read those of the first release.
+
+    Raises:
+        AnnotationError: If an annotation file is not as its owner publishes it.
+        FileNotFoundError: If an annotation file is missing.
+    """
     found = Imported()
     splits = [("train", "train"), ("test", "test")]
     if settings.val == "train":

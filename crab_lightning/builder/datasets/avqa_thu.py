@@ -23,7 +23,12 @@ _KEYS = (
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read both files; the rows keep their keys, and the answer remains the index of a choice."""
+    """Read both files; the rows keep their keys, and the answer remains the index of a choice.
+
+    Raises:
+        AnnotationError: If an annotation file is not as its owner publishes it.
+        FileNotFoundError: If an annotation file is missing.
+    """
     found = Imported()
     for split, file in (("train", "train_qa.json"), ("test", "val_qa.json")):
         for _, entry in read_objects(source.annotation(file), (*_KEYS, "answer")):

@@ -18,12 +18,22 @@ _LABELS = {"s4": "v1s", "ms3": "v1m", "arig": "v1s"}
 
 
 def read_masks(source: Source, settings: Settings) -> Imported:
-    """Read S4 and MS3, with the box and points of the sounding objects from their masks."""
+    """Read S4 and MS3, with the box and points of the sounding objects from their masks.
+
+    Raises:
+        AnnotationError: If an annotation file is not as its owner publishes it.
+        FileNotFoundError: If an annotation file is missing.
+    """
     return _read(source, settings, ("s4", "ms3"))
 
 
 def read_boxes(source: Source, settings: Settings) -> Imported:
-    """Read the boxes of S4."""
+    """Read the boxes of S4.
+
+    Raises:
+        AnnotationError: If an annotation file is not as its owner publishes it.
+        FileNotFoundError: If an annotation file is missing.
+    """
     return _read(source, settings, ("arig",))
 
 

@@ -33,7 +33,13 @@ class _Clip:
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Draw pairs of clips of different classes; every recording is in at most one pair."""
+    """Draw pairs of clips of different classes; every recording is in at most one pair.
+
+    Raises:
+        AnnotationError: If an annotation file is not as its owner publishes it.
+        FileNotFoundError: If an annotation file is missing.
+        ValueError: If the file of synonyms is not a list of lists.
+    """
     found = Imported()
     pools = _clips(source, settings, found)
     kinds = _kinds(settings)
