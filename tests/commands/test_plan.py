@@ -51,7 +51,7 @@ def test_other_paradigms_are_planned_in_both_stages(
     text = " ".join(capsys.readouterr().out.split())
     assert said in text
     assert "It fits" in text
-    assert ("Assumed of AV-UIE v2" in text) is ("stage1" in config)
+    assert ("use values of AV-UIE v2" in text) is ("stage1" in config)
 
 
 def test_other_strategies_are_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
