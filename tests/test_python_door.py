@@ -83,7 +83,7 @@ def test_a_run_is_asked_and_answers_with_a_typed_object(run: Path, small: dict[s
         ({"task": "a2v", "untaught": True}, r"takes 2 `video` file\(s\); 1 given"),
         ({"task": "ave", "image": "x.png"}, "x.png is not a file"),
         ({"task": "ks"}, r"^this run was not trained on the dataset ks\. .* Give `untaught` to ask"),
-        ({"task": "ave", "silent": True, "audio": __file__}, r"`silent` puts silence in the place"),
+        ({"task": "ave", "silent": True, "audio": __file__}, r"`silent` replaces all sound by silence"),
     ],
 )
 def test_errors_name_arguments_and_no_options(

@@ -17,7 +17,7 @@ FAMILIES: dict[str, str] = {
 }
 """For each ``model_type`` of a config.json, the class that reads it. ``LlmVaModule`` reads any text model."""
 
-_OWN = frozenset(FAMILIES.values())
+_OWN = frozenset({*FAMILIES.values(), "LlmVaModule"})
 
 
 class Reader(Protocol):
@@ -64,7 +64,7 @@ def check_family(pretrained: str, processor: type[Reader]) -> None:
         return
     if processor.reads_text_models:
         if found not in FAMILIES:
-            _check_text_model(pretrained, found)
+            _check_text_model(pretrained, found, processor.reader)
             return
         known.append("causal language models of text")
     raise ValueError(
@@ -73,13 +73,14 @@ def check_family(pretrained: str, processor: type[Reader]) -> None:
     )
 
 
-def _check_text_model(pretrained: str, found: Any) -> None:
+def _check_text_model(pretrained: str, found: Any, reader: str) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     if found not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        own = "" if reader in _OWN else f". {_remedy(found, reader)}"
         raise ValueError(
             f"model.pretrained {pretrained}: the model_type of its config.json is {found!r}, which is not a "
-            "causal language model that the installed transformers knows. Give a chat model such as Llama"
+            f"causal language model that the installed transformers knows. Give a chat model such as Llama{own}"
         )
 
 
