@@ -80,7 +80,8 @@ def _check_text_model(pretrained: str, found: Any, reader: str) -> None:
         own = "" if reader in _OWN else f". {_remedy(found, reader)}"
         raise ValueError(
             f"model.pretrained {pretrained}: the model_type of its config.json is {found!r}, which is not a "
-            f"causal language model that the installed transformers knows. Give a chat model such as Llama{own}"
+            "causal language model that the installed transformers knows. Give a chat model such as Llama"
+            f"{own}"
         )
 
 

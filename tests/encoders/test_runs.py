@@ -78,7 +78,7 @@ def test_encoder_learns_is_tested_and_answers(
     saved = run / "checkpoints" / "last.ckpt"
     again = LlmVaModule.load_from_checkpoint(saved)
     assert again.visual_encoder.arguments()["size_px"] == 224
-    with pytest.raises(ValueError, match=r"trained with the visual encoder DinoVision, but this run has Clip"):
+    with pytest.raises(ValueError, match=r"with the visual encoder DinoVision, but this run has Clip"):
         LlmVaModule.load_from_checkpoint(saved, visual_encoder=None)
     file = run / "adapter" / "visual_connector.safetensors"
     module = LlmVaModule(
