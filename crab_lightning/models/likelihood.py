@@ -71,8 +71,8 @@ def greedy(
         done = done | (token == end_token)
         if len(columns) == max_new_tokens:
             break
-        busy = int(not done.all())
-        if not (_largest(busy, done.device) if synchronize else busy):
+        busy = (~done).any().int()
+        if not (_largest(busy) if synchronize else busy):
             break
         attention_mask = torch.cat((attention_mask, attention_mask.new_ones(batch, 1)), dim=1)
         logits = read(token[:, None], following.expand(3, -1)[:, :, None], attention_mask)
@@ -187,7 +187,9 @@ class PromptReader:
             wanted += [tokens[0] for tokens in options]
             owners += [(row, place) for place in range(len(options))]
         passes = _passes(candidates, packed_tokens)
-        count = _largest(len(passes), self.input_ids.device) if synchronize else len(passes)
+        count = len(passes)
+        if synchronize:
+            count = int(_largest(torch.tensor(count, device=self.input_ids.device)))
         for number in range(count):
             chosen = passes[number] if number < len(passes) else [[] for _ in candidates]
             hidden = self._packed(candidates, chosen)
@@ -273,10 +275,8 @@ def _passes(candidates: Sequence[Sequence[Sequence[int]]], most: int) -> list[li
     return passes
 
 
-def _largest(number: int, device: torch.device) -> int:
-    """Return the largest of this number on all processes."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return number
-    largest = torch.tensor(number, device=device)
-    distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
-    return int(largest)
+def _largest(number: Tensor) -> Tensor:
+    """Return the largest of this number on all processes; it stays on its device."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(number, op=distributed.ReduceOp.MAX)
+    return number
