@@ -122,6 +122,13 @@ class Half(Task):
 """
 
 
+@pytest.fixture
+def own_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the module ``own_tasks`` importable."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_tasks.py").write_text(OWN)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
@@ -167,10 +174,8 @@ def test_a_wrong_name_in_a_file_is_told_with_the_file_the_key_and_the_nearest_na
     said: str,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    own_tasks: None,
 ) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "own_tasks.py").write_text(OWN)
     (tmp_path / "broken_tasks.py").write_text("import not_installed_anywhere")
     content: object = value
     for part in reversed(key.split(".")):
@@ -203,10 +208,8 @@ def test_a_command_that_reads_only_the_data_section_says_the_same(
     said: str,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    own_tasks: None,
 ) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "own_tasks.py").write_text(OWN)
     section, name = key.split(".")
     content = {"datasets": {"mine": {"task": "t", "layout": "plain"}}, section: {name: value}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"data": content}))
