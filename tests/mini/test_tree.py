@@ -118,7 +118,7 @@ def test_wrong_counts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="counts names 'vgg'; Mini AV-UIE has: a2v"):
         write_mini(tmp_path / "a", 40, counts={"vgg": (1, 1)})
     with pytest.raises(
-        ValueError, match=r"counts\['unav'\] is \(3, 1\); it needs at least 1 in train, 0 in test"
+        ValueError, match=r"counts\['unav'\] is \(3, 1\); it needs at least 1 in train and 0 in test"
     ):
         write_mini(tmp_path / "a", 40, counts={"unav": (3, 1)})
     assert not (tmp_path / "a").exists()
@@ -214,7 +214,7 @@ def test_official_annotations_agree_with_the_manifests(root: Path) -> None:
 def test_a_folder_that_is_no_mini_tree_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("do not touch")
     for overwrite in (False, True):
-        with pytest.raises(FileExistsError, match="is not empty and no Mini tree"):
+        with pytest.raises(FileExistsError, match="is not empty and holds no Mini AV-UIE"):
             write_mini(tmp_path, CLIPS, overwrite=overwrite)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -222,7 +222,7 @@ def test_a_folder_that_is_no_mini_tree_is_left_alone(tmp_path: Path) -> None:
 def test_other_settings_need_overwrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "a"
     first = text_only(folder, monkeypatch, clips=CLIPS, seed=0, progress=False)
-    with pytest.raises(FileExistsError, match="holds a Mini tree with seed 0 and other settings"):
+    with pytest.raises(FileExistsError, match="holds a Mini AV-UIE with other settings; its seed is 0"):
         write_mini(folder, CLIPS, seed=1, progress=False)
     second = text_only(folder, monkeypatch, clips=CLIPS, seed=1, overwrite=True, progress=False)
     assert first["mini.json"] != second["mini.json"]

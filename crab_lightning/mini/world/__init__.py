@@ -1,1 +1,1 @@
-"""The synthetic world: scenes, pictures, sounds, rows and trees."""
+"""The synthetic world: its scenes, their pictures and sounds, and the datasets made of them."""

@@ -1,4 +1,4 @@
-"""Annotation files in the style of the source datasets, for code that reads those."""
+"""Annotation files of Mini AV-UIE in the official formats of the source datasets."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ Items = Mapping[tuple[str, str], Sequence[Item]]
 
 
 def official_annotations(items: Items) -> dict[str, str]:
-    """Return the text of every official-style file.
+    """Return the annotation files of AVE, LLP, UnAV-100, MUSIC-AVQA and AVSBench.
 
     Args:
-        items: The rows of each dataset and split.
+        items: The items of each dataset and split.
 
     Returns:
-        Path below the annotations folder -> content.
+        The content of each file by its path in the folder of the annotations.
     """
     files = {**_ave(items), **_llp(items)}
     files["UnAV/unav100_annotations.json"] = _unav(items)
     for split in ("train", "test"):
         questions = [_music_question(i) for i in items.get(("avqa", split), ())]
         files[f"MUSIC-AVQA/avqa-{split}.json"] = json.dumps(questions, indent=1) + "\n"
-    single = [(*_source(i), s) for s in ("train", "test") for i in items.get(("s4", s), ())]
-    files["AVSBench/s4_meta_data.csv"] = _table(",", ("name", "category", "split"), single)
-    several = [(*_source(i), s) for s in ("train", "test") for i in items.get(("ms3", s), ())]
-    files["AVSBench/ms3_meta_data.csv"] = _table(",", ("video_id", "a_obj", "split"), several)
+    for dataset, head in (("s4", ("name", "category", "split")), ("ms3", ("video_id", "a_obj", "split"))):
+        rows = [
+            (i.clip, i.fields["a_obj"], s) for s in ("train", "test") for i in items.get((dataset, s), ())
+        ]
+        files[f"AVSBench/{dataset}_meta_data.csv"] = _table(",", head, rows)
     return files
 
 
@@ -45,26 +46,18 @@ def _table(separator: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -
     return text.getvalue()
 
 
-def _source(item: Item) -> tuple[str, str]:
-    return item.clip, item.fields["a_obj"]
-
-
 def _ave(items: Items) -> dict[str, str]:
-    head = ("Category", "VideoID", "Quality", "StartTime", "EndTime")
 
     def lines(rows: Iterable[Item]) -> str:
-        cells = [
-            (i.fields["event"], i.fields["vid"], "good", i.fields["start_time"], i.fields["end_time"])
-            for i in rows
-        ]
-        return "\n".join("&".join(map(str, c)) for c in [head, *cells]) + "\n"
+        return "".join(
+            f"{f['event']}&{f['vid']}&good&{f['start_time']}&{f['end_time']}\n"
+            for f in (i.fields for i in rows)
+        )
 
-    train, test = items.get(("ave", "train"), ()), items.get(("ave", "test"), ())
-    files = {"AVE/Annotations.txt": lines([*train, *test])}
-    for name, rows in (("trainSet", train), ("testSet", test)):
-        # The official split files have no head line.
-        files[f"AVE/{name}.txt"] = lines(rows).split("\n", 1)[1]
-    return files
+    train, test = (lines(items.get(("ave", split), ())) for split in ("train", "test"))
+    # The official files of the splits have no line with the names of the columns.
+    head = "Category&VideoID&Quality&StartTime&EndTime\n"
+    return {"AVE/Annotations.txt": head + train + test, "AVE/trainSet.txt": train, "AVE/testSet.txt": test}
 
 
 def _llp(items: Items) -> dict[str, str]:
@@ -108,5 +101,5 @@ def _music_question(item: Item) -> dict[str, Any]:
         "question_content": fields["question"],
         "templ_values": "[]",
         "question_deleted": 0,
-        "anser": fields["answer"],  # spelled so in the official files
+        "anser": fields["answer"],  # the official files have this spelling
     }

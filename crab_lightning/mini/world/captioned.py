@@ -1,4 +1,4 @@
-"""Captioned pictures and sounds of the miniature world, to pre-train connectors on."""
+"""Pictures and sounds of the synthetic world with captions, for the pre-training of connectors."""
 
 from __future__ import annotations
 
@@ -14,26 +14,30 @@ from crab_lightning.mini.world.datasets import make_item
 from crab_lightning.mini.world.item import clip_name
 from crab_lightning.mini.world.phrases import a, hear_spans, see_places
 from crab_lightning.mini.world.render import render_audio, render_frames
-from crab_lightning.mini.world.scenes import Rng, Scene, random_scene, rng_for
+from crab_lightning.mini.world.scenes import Rng, Scene, pick, random_scene, rng_for
 from crab_lightning.mini.world.vocabulary import ACTION_SOUNDS, FACES, VOICES
 from crab_lightning.structures import SAMPLE_RATE_HZ
 
 FOLDER = "captions"
 CLIP_S = 4
 _PERFORMERS = ("dfew", "mafw", "meld", "cremad", "mer24", "ks", "ucf")
-"""Sets that show one face or tool, and play one voice or noise."""
+"""Datasets whose clips have one face or tool, with its voice or sound."""
 
 
 def draw_scene(rng: Rng, seed: int) -> Scene:
-    """Draw things of the world, or a face or a tool at work."""
+    """Return a random scene with objects, or with one face or tool.
+
+    Args:
+        rng: Random generator.
+        seed: Seed of the scenes with a face or a tool.
+    """
     if rng.random() < 0.7:
         return random_scene(rng, CLIP_S)
-    dataset = _PERFORMERS[int(rng.integers(len(_PERFORMERS)))]
-    return make_item(dataset, "train", int(rng.integers(1 << 30, 1 << 31)), seed).videos[0]
+    return make_item(pick(rng, _PERFORMERS), "train", int(rng.integers(1 << 30, 1 << 31)), seed).videos[0]
 
 
 def caption_picture(scene: Scene, time_s: float) -> str:
-    """Return what one frame shows, and where."""
+    """Return a sentence about what the frame at a time shows, and where."""
     performer = scene.objects[0]
     if performer.category is not None:
         return see_places(scene, time_s)
@@ -42,7 +46,7 @@ def caption_picture(scene: Scene, time_s: float) -> str:
 
 
 def caption_sound(scene: Scene) -> str:
-    """Return what is heard, and when."""
+    """Return a sentence about what is heard, and for objects also when."""
     performer = scene.objects[0]
     if performer.category is not None:
         return hear_spans(scene)
@@ -52,17 +56,17 @@ def caption_sound(scene: Scene) -> str:
 
 
 def write_captions(root: Path | str, count: int, seed: int = 0) -> Path:
-    """Write captioned pictures in Video-LLaVA's layout and captioned sounds as lines of JSON.
+    """Write pictures with captions in the format of Video-LLaVA, and sounds with captions as JSON lines.
 
-    No clip is one of Mini AV-UIE's. Files that are there already are kept.
+    None of the scenes is one of Mini AV-UIE. Media files that exist already are kept.
 
     Args:
-        root: Data root; everything lies in its folder ``captions``.
-        count: Number of pictures, and of sounds.
-        seed: Seed of everything.
+        root: Data root. All files are written to its folder ``captions``.
+        count: Number of pictures. There are as many sounds.
+        seed: Seed of all random choices.
 
     Returns:
-        The folder, with ``pictures.json`` and ``sounds.jsonl`` beside the media.
+        The folder, which holds ``pictures.json``, ``sounds.jsonl`` and the media.
     """
     folder = Path(root) / FOLDER
     for kind in ("pictures", "sounds"):

@@ -1,4 +1,4 @@
-"""The 19 task files: who builds their rows, which keys they have, how many there are."""
+"""The 19 datasets of Mini AV-UIE, the keys of their rows, and the number of clips of each."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from crab_lightning.mini.world.families.actions import build_action
 from crab_lightning.mini.world.families.captions import build_avcap
-from crab_lightning.mini.world.families.emotions import build_emotion
 from crab_lightning.mini.world.families.events import build_ave, build_avvp, build_unav
 from crab_lightning.mini.world.families.general_qa import build_avqa_thu
-from crab_lightning.mini.world.families.grounding import build_arig, build_ms3, build_s4
-from crab_lightning.mini.world.families.matching import build_a2v, build_v2a
+from crab_lightning.mini.world.families.grounding import build_ms3, build_single_source
+from crab_lightning.mini.world.families.matching import build_matching
 from crab_lightning.mini.world.families.music_qa import QUESTIONS_PER_CLIP, build_avqa
+from crab_lightning.mini.world.families.performers import build_action, build_emotion
 from crab_lightning.mini.world.families.referring import build_ref_avs
 from crab_lightning.mini.world.item import Item
 
@@ -23,14 +22,15 @@ Builder = Callable[[str, int, int], Item]
 
 @dataclass(frozen=True)
 class Dataset:
-    """One of the 19.
+    """One of the 19 datasets.
 
     Args:
-        build: ``(split, index, seed)`` to an item.
-        train: Keys of a row of ``train.json``, as released.
-        test: Keys of a row of ``test.json``; empty where none was released.
-        rows_per_clip: Rows that share one recording.
-        share: Part of the clips, relative to the others; 0 for a set that uses another one's clips.
+        build: Makes an item from ``(split, index, seed)``.
+        train: Keys of a row of the released ``train.json``.
+        test: Keys of a row of the released ``test.json``; empty if no such file was released.
+        rows_per_clip: Number of rows that ask about the same clip.
+        share: Weight of the dataset when the clips are distributed; 0 for a dataset that uses the clips of
+            another one.
     """
 
     build: Builder
@@ -62,8 +62,12 @@ _AVE = (*_AV, *_keys("event vid start_time end_time"))
 _AVVP = (*_AV, *_keys("filename vid event"))
 
 DATASETS: dict[str, Dataset] = {
-    "a2v": Dataset(build_a2v, (*_A2V, "audio_event", "video1_event", "video2_event", "label"), _A2V),
-    "v2a": Dataset(build_v2a, (*_V2A, "audio1_event", "audio2_event", "video_event", "label"), _V2A),
+    "a2v": Dataset(
+        partial(build_matching, "a2v"), (*_A2V, "audio_event", "video1_event", "video2_event", "label"), _A2V
+    ),
+    "v2a": Dataset(
+        partial(build_matching, "v2a"), (*_V2A, "audio1_event", "audio2_event", "video_event", "label"), _V2A
+    ),
     "ks": Dataset(partial(build_action, "ks"), (*_AV, "action", "label"), (*_AV, "action")),
     "ucf": Dataset(partial(build_action, "ucf"), (*_AV, "label", "new_label"), (*_AV, "label")),
     "meld": _emotion("meld", "Emotion"),
@@ -82,7 +86,7 @@ DATASETS: dict[str, Dataset] = {
         _keys("visual_path audio_path vid uid a_obj frame_idx"),
     ),
     "s4": Dataset(
-        build_s4,
+        partial(build_single_source, "s4"),
         _keys("image_path audio_path vid uid a_obj label_content"),
         _keys("visual_path audio_path vid uid a_obj frame_idx"),
     ),
@@ -92,50 +96,58 @@ DATASETS: dict[str, Dataset] = {
         _keys("visual_path audio_path object split vid uid fid frame_idx"),
     ),
     "arig": Dataset(
-        build_arig,
+        partial(build_single_source, "arig"),
         _keys("image_path audio_path a_obj label_content"),
         _keys("visual_path audio_path top_left bottom_right a_obj frame_idx"),
         share=0.0,
     ),
     "avcap": Dataset(build_avcap, (*_AV, "video_id", "label_content"), ()),
 }
-"""Released task id -> how its rows are made. ``arig`` asks about the clips of ``s4``."""
+"""The datasets by their keys. ``arig`` asks about the clips of ``s4``."""
 
 TEST_FRACTION = 0.2
-"""Fraction of the recordings of a dataset with a test file that go to the test file, unless it is stated."""
+"""Default for the fraction of a dataset's clips that its test file asks about, if it has a test file."""
 
 
 def make_item(dataset: str, split: str, index: int, seed: int = 0) -> Item:
-    """Return one question; the same for the same four arguments, whatever else is made.
+    """Return one question. The same arguments always give the same question.
+
+    Args:
+        dataset: Key of the dataset.
+        split: ``train`` or ``test``.
+        index: Number of the question in the split.
+        seed: Seed of the whole Mini AV-UIE.
 
     Raises:
-        ValueError: If there is no such dataset or split.
+        ValueError: If there is no such dataset, or it has no such split.
     """
     if dataset not in DATASETS:
         raise ValueError(f"Mini AV-UIE has no dataset {dataset!r}; it has: {', '.join(DATASETS)}")
     if split not in ("train", "test") or (split == "test" and not DATASETS[dataset].test):
-        raise ValueError(f"{dataset} has no split {split!r}")
+        splits = "train and test" if DATASETS[dataset].test else "train only"
+        raise ValueError(f"{dataset} has no split {split!r}; it has {splits}")
     return DATASETS[dataset].build(split, index, seed)
 
 
 def row_of(item: Item) -> dict[str, Any]:
-    """Return an item as the released manifest of its split spells it."""
+    """Return the row of an item with the keys that the released manifest of its split has."""
     entry = DATASETS[item.dataset]
     return {key: item.fields[key] for key in (entry.train if item.split == "train" else entry.test)}
 
 
 def share_out(clips: int, test_fraction: float = TEST_FRACTION) -> dict[str, tuple[int, int]]:
-    """Share a number of clips out over all datasets.
+    """Distribute a number of clips over all datasets and splits.
 
     Args:
         clips: Number of clips.
-        test_fraction: Fraction of each dataset's clips that become its test file, where it has one.
+        test_fraction: Fraction of each dataset's clips that its test file asks about, if it has a test file.
 
     Returns:
-        For each dataset, its clips in train and test. Those of ``arig`` are the clips of ``s4`` again.
+        For each dataset, its numbers of clips in train and in test. ``arig`` uses the clips of ``s4``, so
+        these are not counted again.
 
     Raises:
-        ValueError: If some split would be empty, or the fraction does not lie between 0 and 1.
+        ValueError: If there are too few clips for all splits, or the fraction does not lie between 0 and 1.
     """
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction is {test_fraction}; it must lie between 0 and 1, for example 0.2")
@@ -143,12 +155,16 @@ def share_out(clips: int, test_fraction: float = TEST_FRACTION) -> dict[str, tup
     total = sum(entry.share for entry in asked.values())
     least = sum(1 + bool(entry.test) for entry in asked.values())
     if clips < least:
-        raise ValueError(f"clips is {clips}; every split of every dataset needs a clip: at least {least}")
+        raise ValueError(
+            f"clips is {clips}; it must be at least {least}, one for every split of every dataset"
+        )
     counts = dict.fromkeys(DATASETS, (0, 0))
     passed, given = 0.0, 0
     for name, entry in asked.items():
         passed += entry.share
-        more = round((clips - least) * passed / total) - given  # running totals, so that the sum is exact
+        more = (
+            round((clips - least) * passed / total) - given
+        )  # rounding the total so far keeps the sum exact
         given += more
         mine = more + 1 + bool(entry.test)
         test = min(max(1, round(mine * test_fraction)), mine - 1) if entry.test else 0

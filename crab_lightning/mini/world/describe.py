@@ -1,7 +1,8 @@
-"""Questions about any scene, in other words than the 19 tasks', to teach a base model to see and hear.
+"""Questions and answers about any scene, with which a base model learns to see and hear.
 
-The answers use the tasks' phrases, so a model that has learnt these perceives; it has seen no task's prompt,
-and nothing of which emotion or action a look and a sound stand for.
+The answers use the phrases of the 19 tasks, but the questions are worded in another way. A model that was
+trained on them can name what it sees and hears. It knows neither the prompts of the tasks nor which emotion
+or action belongs to a look and a sound.
 """
 
 from __future__ import annotations
@@ -21,12 +22,7 @@ from crab_lightning.mini.world.phrases import (
     spans,
 )
 from crab_lightning.mini.world.render import box_of, points_in, render_masks
-from crab_lightning.mini.world.scenes import (
-    Rng,
-    Scene,
-    SceneObject,
-    intersect,
-)
+from crab_lightning.mini.world.scenes import Rng, Scene, SceneObject, intersect, pick
 from crab_lightning.mini.world.vocabulary import (
     ACTION_SOUNDS,
     CATEGORIES,
@@ -50,7 +46,7 @@ _MOTIONS = {
 
 
 def _ask(rng: Rng, *wordings: str) -> str:
-    return wordings[int(rng.integers(len(wordings)))]
+    return pick(rng, wordings)
 
 
 def _known(objects: Sequence[SceneObject]) -> list[SceneObject]:
@@ -59,8 +55,7 @@ def _known(objects: Sequence[SceneObject]) -> list[SceneObject]:
 
 def _other(rng: Rng, objects: Sequence[SceneObject]) -> str:
     """Return the name of a category that none of the objects has."""
-    free = [c.name for i, c in enumerate(CATEGORIES) if all(o.category != i for o in objects)]
-    return free[int(rng.integers(len(free)))]
+    return pick(rng, [c.name for i, c in enumerate(CATEGORIES) if all(o.category != i for o in objects)])
 
 
 def _nouns(objects: Sequence[SceneObject]) -> str:
@@ -68,12 +63,12 @@ def _nouns(objects: Sequence[SceneObject]) -> str:
 
 
 def describe_picture(scene: Scene, time_s: float, rng: Rng) -> list[QA]:
-    """Return questions about one frame: what, where, which colour, box, points, how many.
+    """Return questions about one frame: its objects, their number, places, colours, boxes and points.
 
     Args:
         scene: The scene.
-        time_s: Moment of the frame.
-        rng: Chooses the wordings.
+        time_s: Time of the frame.
+        rng: Random generator for the wordings.
     """
     indices = scene.seen_at(time_s)
     seen = [scene.objects[i] for i in indices]
@@ -140,13 +135,13 @@ def _face_and_tool(seen: Sequence[SceneObject], rng: Rng) -> list[QA]:
 
 
 def describe_video(scene: Scene, rng: Rng, clock: bool | None = None) -> list[QA]:
-    """Return questions about the frames in time: when things are seen, how they move.
+    """Return questions about all frames: what is seen, when, and how it moves.
 
     Args:
         scene: The scene.
-        rng: Chooses wordings and moments.
-        clock: Whether seconds may be asked for; by default for all but the music scenes, whose sound
-            reaches the model in cut windows.
+        rng: Random generator for wordings and times.
+        clock: Whether questions may ask for seconds. By default they may, except about music scenes, because
+            the model hears only parts of these.
     """
     shown = [o for o in scene.objects if o.seen]
     pairs = _face_and_tool(shown, rng) + _background(scene, rng)
@@ -173,12 +168,12 @@ def describe_video(scene: Scene, rng: Rng, clock: bool | None = None) -> list[QA
 
 
 def describe_audio(scene: Scene, rng: Rng, clock: bool | None = None) -> list[QA]:
-    """Return questions about the sound: what is heard, when, how loud, how a voice speaks.
+    """Return questions about the sound: what is heard, when, how loud, and how a voice sounds.
 
     Args:
         scene: The scene.
-        rng: Chooses wordings and moments.
-        clock: As for :func:`describe_video`.
+        rng: Random generator for wordings and times.
+        clock: Whether questions may ask for seconds, as in :func:`describe_video`.
     """
     voices = [o for o in scene.objects if o.heard and o.category is None]
     if voices:
@@ -216,7 +211,7 @@ def _has_clock(scene: Scene, clock: bool | None) -> bool:
 
 
 def _timeline(scene: Scene, objects: Sequence[SceneObject], rng: Rng, sense: str) -> list[QA]:
-    """Questions about seconds; ``sense`` is ``seen`` or ``heard``."""
+    """Return questions about the seconds in which objects are ``seen`` or ``heard``, as ``sense`` says."""
 
     def at_second(second: int) -> list[SceneObject]:
         return [o for o in objects if (o.seen_at if sense == "seen" else o.heard_at)(second + 0.5)]
@@ -252,7 +247,15 @@ def _timeline(scene: Scene, objects: Sequence[SceneObject], rng: Rng, sense: str
 
 
 def describe_moment(scene: Scene, time_s: float, rng: Rng) -> list[QA]:
-    """Return questions that need one frame and the second of sound around it: who sounds, and where."""
+    """Return questions about one frame and the sound at its time: which object sounds, and where it is.
+
+    There are none if a face or a tool is seen.
+
+    Args:
+        scene: The scene.
+        time_s: Time of the frame.
+        rng: Random generator for the wordings.
+    """
     seen = [scene.objects[i] for i in scene.seen_at(time_s)]
     if len(_known(seen)) < len(seen):
         return []
@@ -288,15 +291,15 @@ def describe_moment(scene: Scene, time_s: float, rng: Rng) -> list[QA]:
 
 
 def describe(scene: Scene, rng: Rng, clock: bool | None = None) -> list[QA]:
-    """Return questions about a whole clip with its sound: those of each sense, and those that need both.
+    """Return questions about a whole clip: about what is seen, about what is heard, and about both together.
 
     Args:
         scene: The scene.
-        rng: Chooses wordings and moments.
-        clock: As for :func:`describe_video`.
+        rng: Random generator for wordings and times.
+        clock: Whether questions may ask for seconds, as in :func:`describe_video`.
 
     Returns:
-        ``(instruction, answer)`` pairs; every answer is exact.
+        Pairs of question and answer. Every answer is exact.
     """
     pairs = describe_video(scene, rng, clock) + describe_audio(scene, rng, clock)
     people = [o for o in scene.objects if o.sprite.startswith("face_") and o.sound.startswith("voice_")]
@@ -340,14 +343,15 @@ def describe(scene: Scene, rng: Rng, clock: bool | None = None) -> list[QA]:
 
 
 def describe_pair(first: Scene, second: Scene, rng: Rng, sense: str, query: Scene | None = None) -> list[QA]:
-    """Return questions about two clips in a row, and about which of them fits a third.
+    """Return questions about two clips in a row, and about which of them belongs to a third clip.
 
     Args:
-        first: The clip that comes first.
-        second: The clip that follows.
-        rng: Chooses wordings.
-        sense: ``seen`` for two videos, ``heard`` for two sounds.
-        query: A clip of the other sense that shows or plays what exactly one of the two holds.
+        first: The first clip.
+        second: The second clip.
+        rng: Random generator for the wordings.
+        sense: ``seen`` if the clips are videos, ``heard`` if they are sounds.
+        query: The third clip: a sound for two videos, a video for two sounds. What it plays or shows is in
+            exactly one of the two clips.
     """
 
     def content(scene: Scene, of: str) -> list[SceneObject]:

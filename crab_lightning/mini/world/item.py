@@ -1,4 +1,4 @@
-"""One row of one manifest, with the scenes behind it and the files it names."""
+"""A row of a manifest with its scenes and its media files."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from crab_lightning.mini.world.scenes import Scene
 
 FileKind = Literal["video", "audio", "image", "mask", "classes"]
 FPS = 5
-"""Frames per second of every clip; ten frames spread over 10 s then fall into ten different seconds."""
+"""Frames per second of every clip. Ten frames sampled from 10 s then lie in ten different seconds."""
 
 
 @dataclass(frozen=True)
 class MediaFile:
-    """A file of the tree and what it shows.
+    """A media file of the tree, and what it holds.
 
     Args:
-        path: Relative to the folder of the annotations.
-        kind: ``mask`` paints the chosen objects in colour, ``classes`` in grey category numbers.
-        scene: Where it comes from.
-        time_s: Moment of a picture.
-        objects: Objects painted in a mask.
+        path: Path relative to the folder that holds the manifests.
+        kind: A ``mask`` shows the chosen objects in their colours; ``classes`` is a mask with the number of
+            the category, from 1 on, in each pixel.
+        scene: The scene that the file shows or plays.
+        time_s: Time of a picture or mask in the scene.
+        objects: Indices of the objects that a mask shows.
     """
 
     path: str
@@ -34,21 +35,21 @@ class MediaFile:
 
 @dataclass(frozen=True)
 class Item:
-    """One question, in memory.
+    """A question with its answer, its scenes and its files.
 
     Args:
-        dataset: Released task id.
+        dataset: Key of the dataset.
         split: ``train`` or ``test``.
-        index: Number within the split.
-        clip: Name of the recording.
-        fields: Every key of the train and the test row.
-        target: Supervised text.
-        answer: What counts as the answer: a class, a word, a tag string or a box.
-        videos: Scenes shown, in conversation order.
-        audios: Scenes heard, in conversation order.
-        image: Scene and moment of the picture, for the four picture tasks.
-        unit: Index of the audio unit that is heard with the picture.
-        files: Files of the tree.
+        index: Number of the question in the split.
+        clip: Name of the clip.
+        fields: The values of all keys that a train row or a test row has.
+        target: The text that a model learns to write.
+        answer: The part of the target that counts as the answer: a class, a word, a caption, tags or a box.
+        videos: Scenes of the videos, in the order in which the prompt names them.
+        audios: Scenes of the sounds, in the order in which the prompt names them.
+        image: Scene and time of the picture, for the four datasets with pictures.
+        unit: Index of the part of the sound that is played with the picture, if only one part is.
+        files: Media files that the question needs.
     """
 
     dataset: str
@@ -69,7 +70,7 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 
 def clip_name(seed: int, dataset: str, split: str, index: int, part: str = "") -> str:
-    """Return eleven characters that look like a video id and tell nothing about the clip."""
+    """Return eleven characters that look like the id of a video and say nothing about the clip."""
     key = f"{seed}/{dataset}/{split}/{index}/{part}".encode()
     number = int.from_bytes(hashlib.blake2s(key, digest_size=16).digest(), "big")
     letters = []
@@ -79,11 +80,39 @@ def clip_name(seed: int, dataset: str, split: str, index: int, part: str = "") -
     return "".join(letters)
 
 
-def clip_files(
-    dataset: str, stem: str, scene: Scene, video: str = "mp4", audio: str = "mp3"
-) -> tuple[MediaFile, MediaFile]:
-    """Return the video and the audio file of one recording."""
-    return (
-        MediaFile(f"{dataset}/video/{stem}.{video}", "video", scene),
-        MediaFile(f"{dataset}/audio/{stem}.{audio}", "audio", scene),
+def clip_item(
+    dataset: str,
+    split: str,
+    index: int,
+    clip: str,
+    scene: Scene,
+    columns: dict[str, Any],
+    *,
+    target: str,
+    answer: str,
+    path: str = "",
+    video: str = "mp4",
+    audio: str = "mp3",
+) -> Item:
+    """Return an item about one video and its sound.
+
+    Args:
+        dataset: Key of the dataset.
+        split: ``train`` or ``test``.
+        index: Number of the question in the split.
+        clip: Name of the clip.
+        scene: The scene that the clip shows and plays.
+        columns: The values of the row apart from the two paths.
+        target: The text that a model learns to write.
+        answer: The part of the target that counts as the answer.
+        path: Path of both files without their extensions, if it is not the name of the clip.
+        video: Extension of the video file.
+        audio: Extension of the audio file.
+    """
+    names = {"video": f"{path or clip}.{video}", "audio": f"{path or clip}.{audio}"}
+    fields = {"video_path": names["video"], "audio_path": names["audio"], **columns}
+    files = (
+        MediaFile(f"{dataset}/video/{names['video']}", "video", scene),
+        MediaFile(f"{dataset}/audio/{names['audio']}", "audio", scene),
     )
+    return Item(dataset, split, index, clip, fields, target, answer, (scene,), (scene,), files=files)

@@ -1,8 +1,9 @@
-"""Clips of 40 to 90 seconds with events at true times, to be asked window by window."""
+"""Clips of 40 to 90 seconds with events, about which a model is asked in windows of ten seconds."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,29 @@ from crab_lightning.mini.world.families.events import CLIP_S, TIME_STEP_S
 from crab_lightning.mini.world.item import FPS, clip_name
 from crab_lightning.mini.world.phrases import tuples
 from crab_lightning.mini.world.render import render_audio, render_frames
-from crab_lightning.mini.world.scenes import Interval, Rng, Scene, place_objects, rng_for
+from crab_lightning.mini.world.scenes import Interval, Rng, Scene, Spans, intersect, place_objects, rng_for
 from crab_lightning.mini.world.vocabulary import CATEGORIES
 from crab_lightning.structures import SAMPLE_RATE_HZ
 
 FOLDER = "long_events"
 PLANTED: Interval = (25, 35)
-"""Span of the one event of the first test clip: it lies in two windows of ten seconds."""
+"""Time of the only event of the first test clip. It begins in one window and ends in the next."""
 
 
 def long_scene(split: str, index: int, seed: int) -> Scene:
-    """Return one to three things, each seen and heard at the same times once or twice in 40 to 90 seconds."""
+    """Return the scene of a clip of 40 to 90 seconds with one to three things.
+
+    Each thing is seen and heard at the same times, once or twice in the clip.
+
+    Args:
+        split: ``train`` or ``test``.
+        index: Number of the clip in the split.
+        seed: Seed of all random choices.
+    """
     rng = rng_for(seed, FOLDER, split, index)
     if split == "test" and index == 0:
         duration_s = 4 * CLIP_S
-        spans: list[tuple[Interval, ...]] = [(PLANTED,)]
+        spans: list[Spans] = [(PLANTED,)]
     else:
         duration_s = CLIP_S * int(rng.integers(4, 10))
         spans = [_spans(rng, duration_s) for _ in range(int(rng.integers(1, 4)))]
@@ -37,13 +46,11 @@ def long_scene(split: str, index: int, seed: int) -> Scene:
     return Scene(objects, duration_s, "sky", "events", seed=int(rng.integers(1 << 30)))
 
 
-def _spans(rng: Rng, duration_s: int) -> tuple[Interval, ...]:
-    """Return one span of 4 to 14 s, or one in each half of the clip."""
-    halves = (
-        [(0, duration_s)] if rng.random() < 0.5 else [(0, duration_s // 2), (duration_s // 2, duration_s)]
-    )
+def _spans(rng: Rng, duration_s: int) -> Spans:
+    """Return one interval of 4 to 14 s, or one in each half of the clip."""
+    limits = [0, duration_s] if rng.random() < 0.5 else [0, duration_s // 2, duration_s]
     spans = []
-    for first, last in halves:
+    for first, last in pairwise(limits):
         length = TIME_STEP_S * int(rng.integers(2, 8))
         start = first + TIME_STEP_S * int(rng.integers((last - first - length) // TIME_STEP_S))
         spans.append((start, start + length))
@@ -51,37 +58,36 @@ def _spans(rng: Rng, duration_s: int) -> tuple[Interval, ...]:
 
 
 def pieces(scene: Scene) -> list[Scene]:
-    """Return a long scene as clips of ten seconds: each has the time bar and the tone of a short one."""
+    """Return the scenes of the ten-second parts of a long scene, each with its own time bar and tone."""
 
-    def within(spans: tuple[Interval, ...], first: int) -> tuple[Interval, ...]:
-        cut = [(max(start - first, 0), min(end - first, CLIP_S)) for start, end in spans]
-        return tuple((start, end) for start, end in cut if start < end)
-
-    return [
-        replace(
-            scene,
-            objects=tuple(
-                replace(o, seen=within(o.seen, first), heard=within(o.heard, first)) for o in scene.objects
-            ),
-            duration_s=CLIP_S,
+    def within(spans: Spans, first: int) -> Spans:
+        return tuple(
+            (start - first, end - first) for start, end in intersect(spans, ((first, first + CLIP_S),))
         )
-        for first in range(0, scene.duration_s, CLIP_S)
-    ]
+
+    parts = []
+    for first in range(0, scene.duration_s, CLIP_S):
+        objects = (
+            replace(o, seen=within(o.seen, first), heard=within(o.heard, first)) for o in scene.objects
+        )
+        parts.append(replace(scene, objects=tuple(objects), duration_s=CLIP_S))
+    return parts
 
 
 def write_long_clips(root: Path | str, train: int, test: int, seed: int = 0) -> Path:
-    """Write long clips and their manifests in the layout of UnAV-100, with the true times of their events.
+    """Write long clips and their manifests.
 
-    They are none of the 19 datasets. Files that are there already are kept.
+    The manifests have the columns of UnAV-100, and the true times of the events in seconds. The clips belong
+    to none of the 19 datasets. Media files that exist already are kept.
 
     Args:
-        root: Data root; the clips lie in its folder ``AVUIE_2/long_events``.
+        root: Data root. The clips are written to its folder ``AVUIE_2/long_events``.
         train: Number of training clips.
-        test: Number of test clips; the first holds one event from 25 to 35 s.
-        seed: Seed of everything.
+        test: Number of test clips. The first one has one event from 25 to 35 s.
+        seed: Seed of all random choices.
 
     Returns:
-        The folder, with ``train.json`` and ``test.json``.
+        The folder, which holds ``train.json``, ``test.json`` and the media.
     """
     folder = Path(root) / "AVUIE_2" / FOLDER
     for kind in ("video", "audio"):
@@ -125,6 +131,6 @@ def _row(stem: str, scene: Scene) -> dict[str, Any]:
 
 
 def _tenths(span: Interval, duration_s: int) -> Interval:
-    """Return a span in tenths of its clip, as UnAV-100 has it in AV-UIE v2."""
+    """Return an interval in tenths of its clip, as AV-UIE v2 states the intervals of UnAV-100."""
     start, end = (round(10 * time / duration_s) for time in span)
     return min(start, 9), max(end, min(start, 9) + 1)

@@ -1,8 +1,9 @@
-"""Scenes to pixels and samples."""
+"""Makes frames, masks and sound from the description of a scene."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,70 +21,68 @@ Point = tuple[int, int]
 _FADE_S = 0.01
 _BAR_INK = (60, 60, 70)
 _BAR_PX = 7
-"""Height of the time bar along the lower edge."""
-
-
-def _corner(obj: SceneObject, time_s: float) -> tuple[int, int, int]:
-    """Top, left and side of the square that an object fills."""
-    dx, dy = obj.motion.offset(time_s)
-    side = round(obj.size * FRAME_PX)
-    return round((obj.y + dy) * FRAME_PX - side / 2), round((obj.x + dx) * FRAME_PX - side / 2), side
+"""Height of the time bar at the lower edge of the frame."""
 
 
 def _clip(start: int, length: int) -> tuple[slice, slice]:
-    """Slices of the frame and of the sprite along one axis."""
+    """Return the part of the frame that a sprite covers along one axis, and the part of the sprite there."""
     low, high = max(start, 0), min(start + length, FRAME_PX)
     high = max(low, high)
     return slice(low, high), slice(low - start, high - start)
+
+
+def _drawn(
+    objects: Sequence[SceneObject], time_s: float
+) -> Iterator[tuple[int, tuple[slice, slice], list[NDArray[Any]]]]:
+    """Yield the index of each object that is seen at a time, its place in the frame and its sprite there."""
+    for index, obj in enumerate(objects):
+        if obj.sprite and obj.seen_at(time_s):
+            dx, dy = obj.motion.offset(time_s)
+            side = round(obj.size * FRAME_PX)
+            rows, sprite_rows = _clip(round((obj.y + dy) * FRAME_PX - side / 2), side)
+            columns, sprite_columns = _clip(round((obj.x + dx) * FRAME_PX - side / 2), side)
+            parts = [part[sprite_rows, sprite_columns] for part in sprite(obj.sprite, side)]
+            yield index, (rows, columns), parts
 
 
 def render_frames(scene: Scene, times_s: Sequence[float]) -> Frames:
     """Draw a scene at some times.
 
     Args:
-        scene: What to draw.
-        times_s: F times.
+        scene: The scene.
+        times_s: The F times of the frames.
 
     Returns:
-        uint8 ``(F, 224, 224, 3)``.
+        RGB frames, uint8 ``(F, 224, 224, 3)``.
     """
     frames = np.empty((len(times_s), FRAME_PX, FRAME_PX, 3), np.uint8)
     frames[:] = background(scene.background, FRAME_PX)
     for frame, time_s in zip(frames, times_s, strict=True):
-        # Ten sampled frames carry no time stamp; the bar fills as the clip runs, as in a video player.
+        # The sampled frames have no time stamps. This bar grows during the clip, as in a video player.
         frame[-_BAR_PX:, : round(FRAME_PX * min(time_s / scene.duration_s, 1.0))] = _BAR_INK
-        for obj in scene.objects:
-            if not obj.sprite or not obj.seen_at(time_s):
-                continue
-            top, left, side = _corner(obj, time_s)
-            colour, clear, _ = sprite(obj.sprite, side)
-            rows, sprite_rows = _clip(top, side)
-            columns, sprite_columns = _clip(left, side)
-            under = frame[rows, columns]
-            frame[rows, columns] = (
-                colour[sprite_rows, sprite_columns] + clear[sprite_rows, sprite_columns] * under + 127
-            ) // 255
+        for _, place, (colour, clear, _) in _drawn(scene.objects, time_s):
+            frame[place] = (colour + clear * frame[place] + 127) // 255
     return frames
 
 
 def render_masks(scene: Scene, time_s: float) -> list[Mask]:
-    """Return the visible part of each object at a time, bool ``(224, 224)``; empty where it is not seen."""
+    """Return a mask of the visible part of each object at a time, bool ``(224, 224)``.
+
+    The mask of an object that is not seen at this time is empty.
+    """
     masks = [np.zeros((FRAME_PX, FRAME_PX), bool) for _ in scene.objects]
-    covered = np.zeros((FRAME_PX, FRAME_PX), bool)
-    for mask, obj in zip(reversed(masks), reversed(scene.objects), strict=True):
-        if not obj.sprite or not obj.seen_at(time_s):
-            continue
-        top, left, side = _corner(obj, time_s)
-        rows, sprite_rows = _clip(top, side)
-        columns, sprite_columns = _clip(left, side)
-        mask[rows, columns] = sprite(obj.sprite, side)[2][sprite_rows, sprite_columns]
-        mask &= ~covered
-        covered |= mask
+    for index, place, (*_, shape) in _drawn(scene.objects, time_s):
+        for behind in masks[:index]:
+            behind[place] &= ~shape
+        masks[index][place] = shape
     return masks
 
 
 def render_audio(scene: Scene) -> NDArray[np.float32]:
-    """Mix the sounds of a scene: float32 ``(S,)`` in [-1, 1], at 16 kHz."""
+    """Return the mixed sounds of a scene, float32 ``(S,)`` in [-1, 1], at 16 kHz.
+
+    The mix also has faint noise, and a faint tone whose pitch rises with the time.
+    """
     samples = scene.duration_s * SAMPLE_RATE_HZ
     noise = noise_floor()
     shift = (scene.seed * 7919) % len(noise)
@@ -93,7 +92,7 @@ def render_audio(scene: Scene) -> NDArray[np.float32]:
     for obj in scene.objects:
         for start, end in obj.heard:
             first, last = start * SAMPLE_RATE_HZ, min(end * SAMPLE_RATE_HZ, samples)
-            # Loops start with the interval: a bark cut in the middle would click.
+            # Each interval starts at the start of the loop, because a bark that is cut would click.
             wave = np.resize(loop(obj.sound, obj.pitch), last - first) * np.float32(obj.loudness)
             wave[: len(fade)] *= fade
             wave[-len(fade) :] *= fade[::-1]
@@ -102,19 +101,25 @@ def render_audio(scene: Scene) -> NDArray[np.float32]:
 
 
 def box_of(mask: Mask) -> Box:
-    """Return the smallest box around a mask: x1, y1, x2, y2, first and last pixel inside.
+    """Return the smallest box around a mask: the x and y of its top left pixel and of its bottom right pixel.
 
     Raises:
         ValueError: If the mask is empty.
     """
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
-        raise ValueError("an empty mask has no box; ask only for objects that are seen")
+        raise ValueError("an empty mask has no box; ask only for the boxes of objects that are seen")
     return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
 
 
 def points_in(mask: Mask, count: int = 3) -> list[Point]:
-    """Return the centres of the largest inscribed circles of a mask: what the training texts tell (eq. 1).
+    """Return the centres (x, y) of the largest circles inside a mask.
+
+    The training texts name them as points. Source: equation 1 of the Crab+ paper, arXiv:2603.04128.
+
+    Args:
+        mask: bool ``(H, W)``.
+        count: Largest number of points. A small mask may have fewer.
 
     Raises:
         ValueError: If the mask is empty.

@@ -1,6 +1,7 @@
-"""The timbres: one loop of one second each (two for voices), of equal loudness, in their own frequency bands.
+"""The sounds: a loop of one second for each object and tool, and of two seconds for each voice.
 
-Every loop repeats something at least three times a second, so that even a window of 0.4 s tells them apart.
+Each has its own band of frequencies, and they are about equally loud. Every loop repeats a short sound at
+least twice a second, so that even a part of 0.4 s is enough to recognize it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from crab_lightning.structures import SAMPLE_RATE_HZ
 Wave = NDArray[np.float64]
 
 RMS = 0.08
-"""Loudness of every loop before ``SceneObject.loudness``; sparse ones are limited by ``PEAK``."""
+"""Root mean square of a loop, before ``SceneObject.loudness``. It is lower if ``PEAK`` limits the loop."""
 PEAK = 0.45
-"""Largest sample of a loop, so that two at once cannot clip."""
+"""Upper bound of the samples of a loop, so that the sum of two loops stays below 1."""
 
 
 def _time(seconds: int = 1) -> Wave:
@@ -26,7 +27,10 @@ def _time(seconds: int = 1) -> Wave:
 
 
 def _band_noise(low_hz: float, high_hz: float, seed: int) -> Wave:
-    """One second of noise in a band; periodic, because it is made in the frequency domain."""
+    """Return one second of noise in a frequency band.
+
+    It is made in the frequency domain, so it can be repeated without a click.
+    """
     rng = np.random.default_rng(seed)
     spectrum = np.zeros(SAMPLE_RATE_HZ // 2 + 1, complex)
     low, high = int(low_hz), min(int(high_hz), SAMPLE_RATE_HZ // 2)
@@ -36,17 +40,17 @@ def _band_noise(low_hz: float, high_hz: float, seed: int) -> Wave:
 
 
 def _partials(phase: Wave, amplitudes: list[float]) -> Wave:
-    """Harmonics 1, 2, ... of a phase given in turns."""
+    """Return the sum of harmonics 1, 2, ... with these amplitudes; ``phase`` counts full cycles."""
     return np.asarray(sum(a * np.sin(2 * np.pi * (k + 1) * phase) for k, a in enumerate(amplitudes) if a))
 
 
 def _pulse(rate_hz: int, decay_per_s: float, seconds: int = 1) -> Wave:
-    """An envelope that starts ``rate_hz`` times a second and dies away."""
+    """Return an envelope that jumps to 1 ``rate_hz`` times a second and then decays."""
     return np.asarray(np.exp(-decay_per_s * ((_time(seconds) * rate_hz) % 1.0) / rate_hz))
 
 
 def _hump(rate_hz: int, share: float, seconds: int = 1) -> Wave:
-    """An envelope of ``rate_hz`` smooth humps a second, each filling a share of its period."""
+    """Return an envelope that rises and falls ``rate_hz`` times a second, in a share of each period."""
     within = (_time(seconds) * rate_hz) % 1.0
     return np.sqrt(np.maximum(np.sin(np.pi * np.minimum(within / share, 1.0)), 0.0))
 
@@ -123,37 +127,34 @@ def _voice(base_hz: float, rise: float, rate_hz: int, breath: float) -> Callable
 
 
 _TIMBRES: dict[str, Callable[[float], Wave]] = {
-    "violin": _violin,
-    "guitar": _guitar,
-    "accordion": _accordion,
-    "banjo": _banjo,
-    "dog": _dog,
-    "cat": _cat,
-    "helicopter": _helicopter,
-    "motorcycle": _motorcycle,
-    "taps": _taps,
-    "hiss": _hiss,
-    "buzz": _buzz,
-    "tune": _tune,
+    make.__name__.removeprefix("_"): make
+    for make in (
+        *(_violin, _guitar, _accordion, _banjo, _dog, _cat, _helicopter, _motorcycle),
+        *(_taps, _hiss, _buzz, _tune),
+    )
+} | {
     "voice_slow": _voice(110, -0.3, 2, 0.0),
     "voice_lively": _voice(340, 0.6, 5, 0.0),
     "voice_harsh": _voice(200, 0.0, 3, 1.2),
 }
 
 SOUNDS: tuple[str, ...] = tuple(_TIMBRES)
-"""Every name that ``SceneObject.sound`` may hold."""
+"""All names that ``SceneObject.sound`` may have."""
 
 
 @cache
 def loop(name: str, pitch: int = 0) -> NDArray[np.float32]:
-    """Return the loop of a timbre, ``(S,)`` with a whole number of seconds, read only.
+    """Return the loop of a sound, ``(S,)`` for one or two seconds at 16 kHz. The array cannot be changed.
 
     Args:
-        name: A key of the timbre table.
-        pitch: -1, 0 or 1; each step is 5 %.
+        name: One of ``SOUNDS``.
+        pitch: -1, 0 or 1 for a sound that is 5 % lower, unchanged or 5 % higher.
+
+    Raises:
+        KeyError: If there is no sound of this name.
     """
     if name not in _TIMBRES:
-        raise KeyError(f"no sound is called {name!r}; there are: {', '.join(SOUNDS)}")
+        raise KeyError(f"no sound is called {name!r}; the sounds are: {', '.join(SOUNDS)}")
     wave = _TIMBRES[name](1.0 + 0.05 * pitch)
     gain = min(RMS / float(np.sqrt(np.mean(wave**2))), PEAK / float(np.abs(wave).max()))
     scaled = (wave * gain).astype(np.float32)
@@ -163,14 +164,17 @@ def loop(name: str, pitch: int = 0) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=1)
 def noise_floor() -> NDArray[np.float32]:
-    """Ten seconds of faint white noise, about 45 dB below the loops."""
+    """Return ten seconds of faint white noise, which is about 45 dB softer than the loops."""
     noise = np.random.default_rng(23).standard_normal(10 * SAMPLE_RATE_HZ) * 4e-4
     return noise.astype(np.float32)
 
 
 @lru_cache(maxsize=32)
 def time_tone(duration_s: int) -> NDArray[np.float32]:
-    """Return a faint tone that rises from 5.2 to 7.4 kHz over the clip, ``(S,)``: the time bar, heard."""
+    """Return a faint tone that rises from 5.2 to 7.4 kHz during the clip, ``(S,)``.
+
+    It tells the time in the clip, as the time bar does in the frames.
+    """
     pitch_hz = np.linspace(5200.0, 7400.0, duration_s * SAMPLE_RATE_HZ)
     tone = (6e-3 * np.sin(2 * np.pi * np.cumsum(pitch_hz) / SAMPLE_RATE_HZ)).astype(np.float32)
     tone.setflags(write=False)

@@ -1,4 +1,4 @@
-"""The drawings: one large, plain, saturated icon for each object, face and tool."""
+"""The drawings: one large and simple icon in strong colours for each object, face and tool."""
 
 from __future__ import annotations
 
@@ -179,40 +179,38 @@ def _walker(d: Draw) -> None:
 
 
 _DRAWINGS: dict[str, Callable[[Draw], None]] = {
-    "violin": _violin,
-    "guitar": _guitar,
-    "accordion": _accordion,
-    "banjo": _banjo,
-    "dog": _dog,
-    "cat": _cat,
-    "helicopter": _helicopter,
-    "motorcycle": _motorcycle,
-    "stick": _stick,
-    "hammer": _hammer,
-    "box": _box,
-    "brush": _brush,
-    "ball": _ball,
-    "walker": _walker,
-    **{f"face_{look}_{p}": _face(look, p) for look in ("calm", "open", "frown") for p in range(3)},
-}
+    draw.__name__.removeprefix("_"): draw
+    for draw in (
+        *(_violin, _guitar, _accordion, _banjo, _dog, _cat, _helicopter, _motorcycle),
+        *(_stick, _hammer, _box, _brush, _ball, _walker),
+    )
+} | {f"face_{look}_{p}": _face(look, p) for look in ("calm", "open", "frown") for p in range(3)}
 
 SPRITES: tuple[str, ...] = tuple(_DRAWINGS)
-"""Every name that ``SceneObject.sprite`` may hold."""
+"""All names that ``SceneObject.sprite`` may have."""
 
 
 @cache
 def _drawn(name: str) -> Image.Image:
     if name not in _DRAWINGS:
-        raise KeyError(f"no drawing is called {name!r}; there are: {', '.join(SPRITES)}")
+        raise KeyError(f"no drawing is called {name!r}; the drawings are: {', '.join(SPRITES)}")
     canvas = Image.new("RGBA", (_CANVAS_PX, _CANVAS_PX), (0, 0, 0, 0))
     _DRAWINGS[name](ImageDraw.Draw(canvas))
-    # Cut to the ink, so that the box of every sprite is its whole square and is easy to learn.
+    # Without its empty margins, a drawing fills its whole square, so its box is easy to learn.
     return canvas.crop(canvas.getbbox())
 
 
 @lru_cache(maxsize=512)
 def sprite(name: str, side_px: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.bool_]]:
-    """Return a drawing at a size: colour times opacity (h, w, 3), 255 - opacity (h, w, 1), mask (h, w)."""
+    """Return a drawing of ``side_px`` times ``side_px`` pixels.
+
+    Returns:
+        The colours times the opacity (0 to 255), ``(side, side, 3)``; 255 minus the opacity, ``(side, side,
+        1)``; and a mask of the pixels whose opacity is at least one half, ``(side, side)``.
+
+    Raises:
+        KeyError: If there is no drawing of this name.
+    """
     size = (side_px, side_px)
     rgba = np.asarray(_drawn(name).resize(size, Image.Resampling.BOX, reducing_gap=None), np.uint16)
     opacity = rgba[..., 3:]
@@ -220,7 +218,7 @@ def sprite(name: str, side_px: int) -> tuple[NDArray[np.uint16], NDArray[np.uint
 
 
 _BACKGROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int], float]] = {
-    # name: colour above, colour below, height of the line between them
+    # name: upper colour, lower colour, place of the line between them as a fraction of the height
     "grey": ((226, 226, 226), (226, 226, 226), 1.0),
     "indoor": ((244, 232, 206), (176, 132, 92), 0.86),
     "outdoor": ((190, 222, 250), (120, 180, 90), 0.86),
@@ -232,20 +230,25 @@ _BACKGROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int], float]
 }
 
 BACKGROUNDS: tuple[str, ...] = tuple(_BACKGROUNDS)
-"""Every name that ``Scene.background`` may hold."""
+"""All names that ``Scene.background`` may have."""
 
 
 @lru_cache(maxsize=64)
 def background(name: str, side_px: int) -> NDArray[np.uint8]:
-    """Return an empty frame (h, w, 3); read only."""
+    """Return a frame without objects, uint8 ``(side_px, side_px, 3)``. The array cannot be changed.
+
+    Raises:
+        KeyError: If there is no background of this name.
+    """
     if name not in _BACKGROUNDS:
-        raise KeyError(f"no background is called {name!r}; there are: {', '.join(BACKGROUNDS)}")
+        raise KeyError(f"no background is called {name!r}; the backgrounds are: {', '.join(BACKGROUNDS)}")
     above, below, line = _BACKGROUNDS[name]
     frame = np.empty((side_px, side_px, 3), np.uint8)
     cut = math.ceil(line * side_px)
     frame[:cut], frame[cut:] = above, below
-    # Light falls from one corner. The vision tower has only relative positions; the shade tells every
-    # patch where in the frame it lies, so that a small model can learn to spell coordinates.
+    # The red and the blue part of the colour become darker towards the right and towards the bottom. The
+    # vision encoder knows only relative positions. From the shade, it can see where in the frame a patch is,
+    # so that even a small model can learn to write coordinates.
     shade = np.linspace(1.0, 0.72, side_px)
     frame[..., 0] = (frame[..., 0] * shade[None, :]).astype(np.uint8)
     frame[..., 2] = (frame[..., 2] * shade[:, None]).astype(np.uint8)

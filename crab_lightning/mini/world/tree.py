@@ -1,4 +1,4 @@
-"""The miniature world written out as an AV-UIE v2 tree."""
+"""Writes Mini AV-UIE to a folder with the file layout of AV-UIE v2."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ from crab_lightning.mini.world.scenes import FRAME_PX, Scene
 from crab_lightning.structures import SAMPLE_RATE_HZ
 
 MARK = "mini.json"
-"""Lies in the root of a finished or unfinished Mini tree and says how it was made."""
+"""Name of the file in the root folder that says how the data were made, and whether they are complete."""
 VERSION = 2
-"""Raised whenever the same seed would give other rows or other media."""
+"""This number increases with every change of the code after which a seed gives other rows or media."""
 
 Counts = dict[str, tuple[int, int]]
 
@@ -44,28 +44,29 @@ def write_mini(
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, tuple[int, int]]:
-    """Write Mini AV-UIE: 19 train and 16 test manifests, their media, official-style annotations.
+    """Write Mini AV-UIE with 19 train and 16 test manifests, their media and official annotation files.
 
-    The same seed gives the same manifests, byte for byte; clip k of a split is the same however many there
-    are. An interrupted call is taken up again by the same call.
+    The same seed gives the same manifests, byte for byte. Clip number k of a split does not depend on the
+    number of clips. If a call was interrupted, the same call writes what is missing.
 
     Args:
-        root: Data root to fill; new, empty, or a Mini tree of the same seed and size that was interrupted.
-        clips: Number of recordings, shared out over all datasets and splits.
-        seed: Seed of everything.
-        workers: Processes that draw and encode; 0 works in this one.
-        test_fraction: Fraction of each dataset's recordings that become its test file, where it has one.
-        counts: Recordings in train and test for some datasets, in place of their share of ``clips``.
-        overwrite: Replace a Mini tree made with other settings. Never touches a folder that is none.
-        progress: Show a progress bar.
+        root: The data root: a new or empty folder, or one that an interrupted call with the same settings
+            left.
+        clips: Number of clips, which are distributed over all datasets and splits.
+        seed: Seed of all random choices.
+        workers: Number of processes that write media; with 0, this process writes them.
+        test_fraction: Fraction of each dataset's clips that its test file asks about, if it has a test file.
+        counts: Numbers of clips in train and in test of some datasets, which replace their part of ``clips``.
+        overwrite: Whether to replace a Mini AV-UIE with other settings. Other folders are never changed.
+        progress: Whether to show a progress bar.
 
     Returns:
-        Rows in train and test for each dataset.
+        For each dataset, its numbers of rows in train and in test.
 
     Raises:
-        FileExistsError: If ``root`` holds anything else, or a Mini tree with other settings.
-        ValueError: If there are too few clips, the fraction does not lie between 0 and 1, or ``counts`` names
-            an unknown dataset.
+        FileExistsError: If ``root`` is a file, or holds anything but a Mini AV-UIE with these settings.
+        ValueError: If there are too few clips, the fraction does not lie between 0 and 1, or ``counts`` has
+            an unknown dataset or a number that is not possible.
     """
     root = Path(root)
     plan = _plan(share_out(clips, test_fraction), counts)
@@ -87,7 +88,7 @@ def write_mini(
         _write_text(root / "annotations" / name, text)
     for (name, split), rows in items.items():
         _write_text(base / name / f"{split}.json", _json([row_of(item) for item in rows]))
-    # Last of all: a tree without this entry was interrupted.
+    # The entry "finished" is written last. If it is missing, the call was interrupted.
     _write_text(root / MARK, _json({**claim, "finished": True}))
     return {name: (len(items.get((name, "train"), ())), len(items.get((name, "test"), ()))) for name in plan}
 
@@ -97,9 +98,7 @@ def _plan(plan: Counts, counts: Mapping[str, tuple[int, int]] | None) -> Counts:
         if name not in DATASETS:
             raise ValueError(f"counts names {name!r}; Mini AV-UIE has: {', '.join(DATASETS)}")
         if train < 1 or test < 0 or (test > 0) != bool(DATASETS[name].test):
-            needs = (
-                "at least 1 in train and in test" if DATASETS[name].test else "at least 1 in train, 0 in test"
-            )
+            needs = "at least 1 in train and " + ("in test" if DATASETS[name].test else "0 in test")
             raise ValueError(f"counts[{name!r}] is ({train}, {test}); it needs {needs}")
         plan[name] = (train, test)
     if counts and "s4" in counts and "arig" not in counts:
@@ -108,17 +107,17 @@ def _plan(plan: Counts, counts: Mapping[str, tuple[int, int]] | None) -> Counts:
 
 
 def _claim_root(root: Path, claim: dict[str, Any], overwrite: bool) -> None:
-    """Make sure that the folder may be written to, and mark it."""
+    """Write the file ``MARK`` into the root folder, or raise an error if the folder may not be changed."""
     mark = root / MARK
     if root.exists() and not root.is_dir():
         raise FileExistsError(f"root {root} is a file; name a folder")
     if mark.is_file():
-        found = read_json(mark, f"Remove the folder {root}, and make the data anew")
+        found = read_json(mark, f"Remove the folder {root}, and make the data again")
         same = {k: found.get(k) for k in claim} == json.loads(json.dumps(claim))
         if not same and not overwrite:
             raise FileExistsError(
-                f"root {root} holds a Mini tree with seed {found.get('seed')} and other settings "
-                f"(see {mark.name}); name another folder or pass overwrite"
+                f"root {root} holds a Mini AV-UIE with other settings; its seed is {found.get('seed')} (see "
+                f"{mark.name}). Name another folder, or pass overwrite to replace it"
             )
         if overwrite:
             for part in ("AVUIE_2", "annotations"):
@@ -126,7 +125,7 @@ def _claim_root(root: Path, claim: dict[str, Any], overwrite: bool) -> None:
             mark.unlink()
     elif root.is_dir() and any(root.iterdir()):
         raise FileExistsError(
-            f"root {root} is not empty and no Mini tree ({MARK} is absent); name a new folder"
+            f"root {root} is not empty and holds no Mini AV-UIE, because {MARK} is missing; name a new folder"
         )
     root.mkdir(parents=True, exist_ok=True)
     _write_text(mark, _json(claim))
@@ -138,11 +137,11 @@ def _json(value: Any) -> str:
 
 def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_bytes(path, text.encode())  # not write_text: the same line ends on every system
+    replace_bytes(path, text.encode())  # bytes, so that the line ends are the same on every system
 
 
 def _unique_files(items: Iterable[Item]) -> list[tuple[MediaFile, ...]]:
-    """Return each clip's files once, in groups that share one scene."""
+    """Return the files of all clips, in one group for each clip. A clip of several items occurs once."""
     groups: dict[str, tuple[MediaFile, ...]] = {}
     for item in items:
         if item.files:
@@ -151,7 +150,7 @@ def _unique_files(items: Iterable[Item]) -> list[tuple[MediaFile, ...]]:
 
 
 def _share_clips(base: Path) -> None:
-    """Give ``arig`` the clips of ``s4``: by a relative link, or a copy where links cannot be made."""
+    """Link the folder of the ``s4`` clips into ``arig``, or copy it if the system allows no links."""
     link = base / "arig" / "AVS"
     if link.exists():
         return
@@ -163,7 +162,7 @@ def _share_clips(base: Path) -> None:
 
 
 def _write_media(base: Path, groups: list[tuple[MediaFile, ...]], workers: int, progress: bool) -> None:
-    for half_written in base.rglob(".*"):  # what a killed worker left; see write_files
+    for half_written in base.rglob(".*"):  # a stopped worker left it; see write_files
         half_written.unlink()
     todo = [g for g in groups if not all((base / f.path).exists() for f in g)]
     with _bar(progress, len(groups), len(groups) - len(todo)) as advance:
@@ -172,19 +171,11 @@ def _write_media(base: Path, groups: list[tuple[MediaFile, ...]], workers: int, 
                 write_files(base, group)
                 advance()
             return
-        # spawn: encoder threads of the parent must not be copied into a child.
+        # A forked child would copy the encoder threads of this process; a spawned one does not.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            queue = iter(todo)
-            running = {pool.submit(write_files, base, g) for g in islice(queue, 4 * workers)}
-            while running:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-                    advance()
-                    following = next(queue, None)
-                    if following is not None:
-                        running.add(pool.submit(write_files, base, following))
+            for _ in pool.map(partial(write_files, base), todo):
+                advance()
 
 
 @contextmanager
@@ -201,7 +192,14 @@ def _bar(progress: bool, total: int, done: int) -> Iterator[Any]:
 
 
 def write_files(base: Path, files: tuple[MediaFile, ...]) -> None:
-    """Draw, play and encode the files of one clip. A file is there whole or not at all."""
+    """Write the files of one clip that do not exist yet.
+
+    An interrupted call leaves no incomplete file under its final name.
+
+    Args:
+        base: Folder that holds the manifests.
+        files: The files of the clip.
+    """
     for file in files:
         path = base / file.path
         if path.exists():
@@ -225,7 +223,7 @@ def _write_file(path: Path, file: MediaFile) -> None:
 
 
 def _painted(scene: Scene, file: MediaFile) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return a mask in colour (H, W, 3), or in category numbers from 1 on (H, W)."""
+    """Return a mask in colours, ``(H, W, 3)``, or with category numbers from 1 on, ``(H, W)``."""
     masks = render_masks(scene, file.time_s)
     painted = np.zeros((FRAME_PX, FRAME_PX, 3) if file.kind == "mask" else (FRAME_PX, FRAME_PX), np.uint8)
     for index in file.objects:

@@ -1,7 +1,7 @@
-"""What lives in the miniature world, and what each dataset calls it.
+"""The objects, emotions and actions of the synthetic world, and the words that each dataset uses for them.
 
-Every name is a subset of the class list of the dataset that it stands for, so the parsers, metrics and
-class lists made for the real data apply unchanged.
+All class names are among the classes of the real dataset that uses them. The parsers, metrics and class lists
+for the real data therefore work without a change.
 """
 
 from __future__ import annotations
@@ -11,86 +11,54 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Category:
-    """A sounding object: one shape, one colour, one timbre.
+    """A kind of object with its own shape, colour and sound.
 
     Args:
-        name: Noun used in reasoning, S4, MS3, Ref-AVS and ARIG.
-        colour: Colour word.
-        rgb: Fill colour.
-        verb: What it does when it sounds, third person.
-        instrument: True for the categories that MUSIC-AVQA may ask about.
-        ave: AVE class name.
-        llp: LLP class name.
-        music: MUSIC-AVQA answer; empty for what is no instrument.
-        unav: UnAV-100 class name.
+        name: Noun in the reasoning texts and in S4, MS3, Ref-AVS and ARIG.
+        colour: Word for its colour.
+        rgb: Its colour.
+        verb: What it does when it sounds, in the third person.
+        ave: Its class in AVE.
+        llp: Its class in LLP.
+        unav: Its class in UnAV-100.
+        music: The answer in MUSIC-AVQA that names it; empty if it is no instrument.
     """
 
     name: str
     colour: str
     rgb: tuple[int, int, int]
     verb: str
-    instrument: bool
     ave: str
     llp: str
-    music: str
     unav: str
+    music: str = ""
 
+
+_GUITAR = ("Acoustic guitar", "Acoustic_guitar", "playing acoustic guitar", "acoustic_guitar")
+_VIOLIN = ("Violin, fiddle", "Violin_fiddle", "playing violin", "violin")
 
 CATEGORIES: tuple[Category, ...] = (
-    Category(
-        "violin",
-        "red",
-        (220, 30, 30),
-        "plays",
-        True,
-        "Violin, fiddle",
-        "Violin_fiddle",
-        "violin",
-        "playing violin",
-    ),
-    Category(
-        "guitar",
-        "orange",
-        (250, 140, 20),
-        "plays",
-        True,
-        "Acoustic guitar",
-        "Acoustic_guitar",
-        "acoustic_guitar",
-        "playing acoustic guitar",
-    ),
+    Category("violin", "red", (220, 30, 30), "plays", *_VIOLIN),
+    Category("guitar", "orange", (250, 140, 20), "plays", *_GUITAR),
     Category(
         "accordion",
         "green",
         (30, 160, 50),
         "plays",
-        True,
         "Accordion",
         "Accordion",
-        "accordion",
         "playing accordion",
+        "accordion",
     ),
-    Category("banjo", "yellow", (250, 220, 30), "plays", True, "Banjo", "Banjo", "banjo", "playing banjo"),
-    Category("dog", "blue", (40, 80, 230), "barks", False, "Bark", "Dog", "", "dog barking"),
-    Category("cat", "pink", (245, 70, 190), "meows", False, "Cat", "Cat", "", "cat meowing"),
-    Category(
-        "helicopter", "cyan", (20, 200, 215), "flies", False, "Helicopter", "Helicopter", "", "helicopter"
-    ),
-    Category(
-        "motorcycle",
-        "black",
-        (30, 30, 36),
-        "roars",
-        False,
-        "Motorcycle",
-        "Motorcycle",
-        "",
-        "driving motorcycle",
-    ),
+    Category("banjo", "yellow", (250, 220, 30), "plays", "Banjo", "Banjo", "playing banjo", "banjo"),
+    Category("dog", "blue", (40, 80, 230), "barks", "Bark", "Dog", "dog barking"),
+    Category("cat", "pink", (245, 70, 190), "meows", "Cat", "Cat", "cat meowing"),
+    Category("helicopter", "cyan", (20, 200, 215), "flies", "Helicopter", "Helicopter", "helicopter"),
+    Category("motorcycle", "black", (30, 30, 36), "roars", "Motorcycle", "Motorcycle", "driving motorcycle"),
 )
-"""Index order is the category index used everywhere in the room."""
+"""The category index of an object is its place in this tuple."""
 
-INSTRUMENTS: tuple[int, ...] = tuple(i for i, c in enumerate(CATEGORIES) if c.instrument)
+INSTRUMENTS: tuple[int, ...] = tuple(i for i, c in enumerate(CATEGORIES) if c.music)
 
 EMOTIONS: tuple[str, ...] = ("neutral", "happiness", "surprise", "fear", "anger", "sadness")
 
@@ -102,7 +70,11 @@ EMOTION_CUES: dict[str, tuple[str, str]] = {
     "anger": ("frown", "harsh"),
     "sadness": ("frown", "slow"),
 }
-"""Emotion -> (face, voice). Each cue belongs to two emotions, so one cue alone is half right."""
+"""The face and the voice of each emotion.
+
+Each face and each voice belongs to two emotions, so a model that uses only one of them is right in half of
+the cases.
+"""
 
 EMOTION_WORDS: dict[str, dict[str, str]] = {
     "meld": {e: {"happiness": "joy"}.get(e, e) for e in EMOTIONS},
@@ -118,7 +90,7 @@ EMOTION_WORDS: dict[str, dict[str, str]] = {
         "sadness": "sad",
     },
 }
-"""Dataset -> emotion -> the dataset's own word."""
+"""The word of each dataset for each emotion."""
 
 ACTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "ks": {
@@ -142,7 +114,7 @@ ACTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "MoppingFloor": ("hammer", "hiss"),
     },
 }
-"""Dataset -> class -> (look, sound). A ring: each look and each sound belongs to two neighbours."""
+"""The look and the sound of each action of a dataset. Each look and each sound belongs to two actions."""
 
 LOOKS: dict[str, str] = {
     "guitar": "a guitar that shakes",
@@ -154,19 +126,24 @@ LOOKS: dict[str, str] = {
     "walker": "a walker that moves left and right",
     "hammer": "a hammer that moves up and down",
 }
-"""Look of an action -> its description."""
+"""The description of each look of an action."""
 
 ACTION_SOUNDS: dict[str, str] = {"tune": "a tune", "taps": "taps", "hiss": "a hiss", "buzz": "a buzz"}
+"""The description of each sound of an action."""
+
 FACES: dict[str, str] = {
     "calm": "a calm face",
     "open": "a face with an open mouth",
     "frown": "a face with a frown",
 }
+"""The description of each look of a face."""
+
 VOICES: dict[str, str] = {
     "slow": "a slow low voice",
     "lively": "a lively high voice",
     "harsh": "a harsh loud voice",
 }
+"""The description of each voice."""
 
 PLACES: tuple[str, ...] = ("left", "middle", "right")
 NUMBERS: tuple[str, ...] = ("zero", "one", "two", "three", "four")

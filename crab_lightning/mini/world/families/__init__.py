@@ -1,1 +1,1 @@
-"""One file per family of datasets: a function that draws a scene and writes its annotation."""
+"""The builders of the items, one module for each kind of clip."""

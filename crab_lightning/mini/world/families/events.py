@@ -1,18 +1,21 @@
-"""Ten-second timelines of things seen, heard or both: ``ave``, ``unav``, ``avvp``."""
+"""Ten-second clips with events that are seen, heard or both: ``ave``, ``unav`` and ``avvp``."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from crab_lightning.mini.world.item import Item, clip_files, clip_name
+from crab_lightning.mini.world.item import Item, clip_item, clip_name
 from crab_lightning.mini.world.phrases import both_spans, hear_spans, see_spans, sounding, tuples
 from crab_lightning.mini.world.scenes import (
     Interval,
     Rng,
     Scene,
+    Spans,
     balanced,
     hidden_sound,
     intersect,
+    other_categories,
+    pick,
     place_objects,
     rng_for,
 )
@@ -20,46 +23,43 @@ from crab_lightning.mini.world.vocabulary import CATEGORIES
 
 CLIP_S = 10
 TIME_STEP_S = 2
-"""Events start and end on multiples of this: two frames, one temporal patch of the vision encoder."""
+"""Events start and end at multiples of this.
+
+It is the time of two sampled frames, which the vision encoder reads as one patch.
+"""
 
 _ENDING = "Therefore, the events and time range are"
-_WHOLE: tuple[Interval, ...] = ((0, CLIP_S),)
+_WHOLE: Spans = ((0, CLIP_S),)
 
 
 def _span(rng: Rng) -> Interval:
-    """One of the fifteen spans on the time grid, all equally likely."""
+    """Return one of the fifteen intervals that start and end at multiples of the step."""
     steps = CLIP_S // TIME_STEP_S
     start, end = sorted(int(i) for i in rng.choice(steps + 1, 2, replace=False))
     return start * TIME_STEP_S, end * TIME_STEP_S
 
 
-def _around(rng: Rng, span: Interval) -> tuple[tuple[Interval, ...], tuple[Interval, ...]]:
-    """Return seen and heard intervals whose common part is ``span``; either may be the longer one."""
+def _around(rng: Rng, span: Interval) -> tuple[Spans, Spans]:
+    """Return when a thing is seen and when it is heard; ``span`` is the time of both."""
     start, end = span
     earlier = TIME_STEP_S * int(rng.integers(start // TIME_STEP_S + 1))
     later = end + TIME_STEP_S * int(rng.integers((CLIP_S - end) // TIME_STEP_S + 1))
-    pairs: list[tuple[Interval, Interval]] = [
-        ((0, CLIP_S), span),
-        (span, (0, CLIP_S)),
-        ((earlier, end), (start, later)),
-        ((start, later), (earlier, end)),
-    ]
-    seen, heard = pairs[int(rng.integers(4))]
-    return (seen,), (heard,)
-
-
-def _others(rng: Rng, taken: int, count: int) -> list[int]:
-    free = [c for c in range(len(CATEGORIES)) if c != taken]
-    return [int(c) for c in rng.choice(free, count, replace=False)]
+    longer, shorter = ((0, CLIP_S),), (span,)
+    before, after = ((earlier, end),), ((start, later),)
+    pairs = ((longer, shorter), (shorter, longer), (before, after), (after, before))
+    return pick(rng, pairs)
 
 
 def build_ave(split: str, index: int, seed: int) -> Item:
-    """One event both seen and heard, beside something only seen and, half the time, something only heard."""
+    """Return a question about the one event that is both seen and heard.
+
+    Another thing is seen but never heard, and in half of the clips a third one is heard but never seen.
+    """
     rng = rng_for(seed, "ave", split, index)
     category = balanced(seed, index, len(CATEGORIES), "ave", split)
     span = _span(rng)
     seen, heard = _around(rng, span)
-    silent, unseen = _others(rng, category, 2)
+    silent, unseen = other_categories(rng, category, 2)
     objects = list(
         place_objects(
             rng,
@@ -73,34 +73,31 @@ def build_ave(split: str, index: int, seed: int) -> Item:
         objects.append(hidden_sound(rng, unseen, (_span(rng),)))
     scene = Scene(tuple(objects), CLIP_S, "grey", "events", seed=int(rng.integers(1 << 30)))
     vid = clip_name(seed, "ave", split, index)
-    files = clip_files("ave", vid, scene)
-    event = CATEGORIES[category]
+    event = CATEGORIES[category].ave
+    answer = f"{event}, {tuples([span])}"
     target = (
         f"{see_spans(scene)} {hear_spans(scene)} {both_spans([(scene.objects[0], [span])])} "
-        f"{_ENDING} <event>{event.ave}, {tuples([span])}</event>."
+        f"{_ENDING} <event>{answer}</event>."
     )
-    fields = {
-        "video_path": f"{vid}.mp4",
-        "audio_path": f"{vid}.mp3",
-        "event": event.ave,
+    columns = {
+        "event": event,
         "vid": vid,
         "start_time": span[0],
         "end_time": span[1],
         "label_content": target,
     }
-    answer = f"{event.ave}, {tuples([span])}"
-    return Item("ave", split, index, vid, fields, target, answer, (scene,), (scene,), files=files)
+    return clip_item("ave", split, index, vid, scene, columns, target=target, answer=answer)
 
 
 def build_unav(split: str, index: int, seed: int) -> Item:
-    """One or two events both seen and heard; one of them may come twice."""
+    """Return a question about the one or two events that are both seen and heard; one may occur twice."""
     rng = rng_for(seed, "unav", split, index)
     first = balanced(seed, index, len(CATEGORIES), "unav", split)
-    second, unseen = _others(rng, first, 2)
+    second, unseen = other_categories(rng, first, 2)
     if rng.random() < 0.3:
-        cut = TIME_STEP_S * int(rng.integers(1, 3))  # a first part to 2 or 4, a second from two steps later
-        seen: tuple[Interval, ...] = _WHOLE
-        heard: tuple[Interval, ...] = ((0, cut), (cut + 2 * TIME_STEP_S, CLIP_S))
+        cut = TIME_STEP_S * int(rng.integers(1, 3))  # the first part ends here, the second starts 4 s later
+        seen: Spans = _WHOLE
+        heard: Spans = ((0, cut), (cut + 2 * TIME_STEP_S, CLIP_S))
     else:
         seen, heard = _around(rng, _span(rng))
     two = rng.random() < 0.5
@@ -118,24 +115,17 @@ def build_unav(split: str, index: int, seed: int) -> Item:
     label = "".join(f"<event>{o.kind.unav}, {tuples(e)}</event>" for o, e in events)
     target = f"{see_spans(scene)} {hear_spans(scene)} {both_spans(events)} {_ENDING} {label}."
     vid = clip_name(seed, "unav", split, index)
-    fields = {
-        "video_path": f"{vid}.mp4",
-        "audio_path": f"{vid}.mp3",
-        "vid": vid,
-        "original_label": label,
-        "label_content": target,
-    }
-    files = clip_files("unav", vid, scene)
-    return Item("unav", split, index, vid, fields, target, label, (scene,), (scene,), files=files)
+    columns = {"vid": vid, "original_label": label, "label_content": target}
+    return clip_item("unav", split, index, vid, scene, columns, target=target, answer=label)
 
 
 def build_avvp(split: str, index: int, seed: int) -> Item:
-    """Two or three things, each only seen, only heard, or both at times of their own."""
+    """Return a question about two or three things, each of which is only seen, only heard, or both."""
     rng = rng_for(seed, "avvp", split, index)
     first = balanced(seed, index, len(CATEGORIES), "avvp", split)
-    categories = [first, *_others(rng, first, 2)]
-    # What the three are: b both, v only seen, a only heard, - absent. At least one of each sense.
-    roles = ("bva", "bv-", "ba-", "vab", "avb", "vb-", "ab-", "va-")[int(rng.integers(8))]
+    categories = [first, *other_categories(rng, first, 2)]
+    # One letter for each thing: b seen and heard, v only seen, a only heard, - absent.
+    roles = pick(rng, ("bva", "bv-", "ba-", "vab", "avb", "vb-", "ab-", "va-"))
     drawn = [(c, r) for c, r in zip(categories, roles, strict=True) if r in "bv"]
     objects = list(
         place_objects(
@@ -149,7 +139,7 @@ def build_avvp(split: str, index: int, seed: int) -> Item:
     objects += [
         hidden_sound(rng, c, (_span(rng),)) for c, r in zip(categories, roles, strict=True) if r == "a"
     ]
-    # A span that is the same in both senses is common in real clips: one time in three.
+    # In real clips a thing is often seen and heard at the same times, so here it is in a third of the cases.
     objects = [
         replace(o, heard=o.seen) if o.seen and o.heard and rng.random() < 1 / 3 else o for o in objects
     ]
@@ -163,13 +153,5 @@ def build_avvp(split: str, index: int, seed: int) -> Item:
     )
     target = f"{see_spans(scene)} {hear_spans(scene)} {label}"
     vid = clip_name(seed, "avvp", split, index)
-    fields = {
-        "video_path": f"{vid}.mp4",
-        "audio_path": f"{vid}.mp3",
-        "filename": f"{vid}_0_10",
-        "vid": vid,
-        "event": label,
-        "label_content": target,
-    }
-    files = clip_files("avvp", vid, scene)
-    return Item("avvp", split, index, vid, fields, target, label, (scene,), (scene,), files=files)
+    columns = {"filename": f"{vid}_0_10", "vid": vid, "event": label, "label_content": target}
+    return clip_item("avvp", split, index, vid, scene, columns, target=target, answer=label)

@@ -1,4 +1,4 @@
-"""Five-second clips cut into frames, of which sound decides what is meant: ``s4``, ``arig``, ``ms3``."""
+"""Questions about the place of what sounds in a frame of a five-second clip: ``s4``, ``arig``, ``ms3``."""
 
 from __future__ import annotations
 
@@ -9,33 +9,50 @@ import numpy as np
 from crab_lightning.mini.world.item import Item, MediaFile, clip_name
 from crab_lightning.mini.world.phrases import box_text, hear, join, name, places_of, points_text, see_places
 from crab_lightning.mini.world.render import Box, Point, box_of, points_in, render_masks
-from crab_lightning.mini.world.scenes import Interval, Rng, Scene, balanced, place_objects, rng_for
+from crab_lightning.mini.world.scenes import (
+    Scene,
+    Spans,
+    balanced,
+    other_categories,
+    pick,
+    place_objects,
+    rng_for,
+)
 from crab_lightning.mini.world.vocabulary import CATEGORIES
 
 CLIP_S = 5
-_WHOLE: tuple[Interval, ...] = ((0, CLIP_S),)
+_WHOLE: Spans = ((0, CLIP_S),)
 
 
 def moment(frame: int) -> float:
-    """Return the time of a numbered frame: the middle of its second."""
+    """Return the time of a frame, which is the middle of a second: frame 0 is at 0.5 s."""
     return frame + 0.5
 
 
 def paths(folder: str, frame: int) -> dict[str, Any]:
-    """Return the columns that name the files of a row."""
+    """Return the columns with the paths of a row's files. ``folder`` is the folder of the clip."""
     picture = f"{folder}/frames/{frame}.jpg"
     return {"image_path": picture, "visual_path": picture, "audio_path": f"{folder}/audio.wav"}
 
 
 def outline(scene: Scene, time_s: float, objects: list[int]) -> tuple[Box, list[Point]]:
-    """Return the box around some objects and three points on them, as ``data points`` makes them (eq. 1)."""
+    """Return the box around the visible parts of some objects, and up to three points on them.
+
+    The command ``data points`` makes the same box and points from a mask (equation 1 of the Crab+ paper).
+    """
     masks = render_masks(scene, time_s)
     union = np.any([masks[i] for i in objects], axis=0)
     return box_of(union), points_in(union)
 
 
 def avs_files(folder: str, scene: Scene, *, classes: bool) -> tuple[MediaFile, ...]:
-    """Return every file of one AVSBench clip: sound, five frames and their masks."""
+    """Return the files of an AVSBench clip: its sound, its five frames and their masks.
+
+    Args:
+        folder: Folder of the clip, relative to the folder that holds the manifests.
+        scene: The scene.
+        classes: Whether there are masks with category numbers, too.
+    """
     files = [MediaFile(f"{folder}/audio.wav", "audio", scene)]
     for frame in range(CLIP_S):
         time_s = moment(frame)
@@ -49,83 +66,54 @@ def avs_files(folder: str, scene: Scene, *, classes: bool) -> tuple[MediaFile, .
     return tuple(files)
 
 
-def _categories(rng: Rng, first: int, count: int) -> list[int]:
-    free = [c for c in range(len(CATEGORIES)) if c != first]
-    return [first, *(int(c) for c in rng.choice(free, count - 1, replace=False))]
+def build_single_source(dataset: str, split: str, index: int, seed: int) -> Item:
+    """Return a question about the one thing that sounds: its box and points (``s4``) or its box (``arig``).
 
-
-def _single_source(split: str, index: int, seed: int) -> tuple[str, Scene, Rng]:
-    """Return one of the clips that ``s4`` and ``arig`` share: two or three things, one sounds throughout."""
+    Both datasets ask about the same clips and use the same files. The released training rows of S4 are about
+    the first frame only.
+    """
     rng = rng_for(seed, "v1s", split, index)
     first = balanced(seed, index, len(CATEGORIES), "v1s", split)
-    categories = _categories(rng, first, int(rng.integers(2, 4)))
+    categories = [first, *other_categories(rng, first, int(rng.integers(2, 4)) - 1)]
     objects = place_objects(rng, categories, duration_s=CLIP_S, heard=[_WHOLE, *[()] * (len(categories) - 1)])
     scene = Scene(objects, CLIP_S, "grey", "objects", seed=int(rng.integers(1 << 30)))
-    return clip_name(seed, "v1s", split, index), scene, rng
-
-
-def build_s4(split: str, index: int, seed: int) -> Item:
-    """Box and points of the one thing that sounds; training knows the first frame only, as released."""
-    clip, scene, _ = _single_source(split, index, seed)
-    frame = 0 if split == "train" else balanced(seed, index, CLIP_S, "s4", split)
-    box, points = outline(scene, moment(frame), [0])
-    noun = name(scene.objects[0])
-    target = (
-        f"{hear([noun])} {see_places(scene, moment(frame))} {places_of(scene.objects[:1])} "
-        f"The object making the sound is the {noun}. "
-        f"Its bounding box is {box_text(box)} and its points are {points_text(points)}."
-    )
-    folder = f"AVS/v1s/{clip}"
-    fields = {
-        **paths(folder, frame),
-        "vid": clip,
-        "uid": clip,
-        "a_obj": noun,
-        "frame_idx": frame,
-        "label_content": target,
-    }
+    clip, s4 = clip_name(seed, "v1s", split, index), dataset == "s4"
+    frame = 0 if s4 and split == "train" else balanced(seed, index, CLIP_S, dataset, split)
+    time_s = moment(frame)
+    box, points = outline(scene, time_s, [0])
+    noun = name(objects[0])
+    target = f"{hear([noun])} {see_places(scene, time_s)} {places_of(objects[:1])} "
+    fields = {**paths(f"AVS/v1s/{clip}", frame), "a_obj": noun, "frame_idx": frame}
+    if s4:
+        answer = box_text(box)
+        target += (
+            f"The object making the sound is the {noun}. "
+            f"Its bounding box is {answer} and its points are {points_text(points)}."
+        )
+        fields |= {"vid": clip, "uid": clip}
+    else:
+        answer = f"<obj>({box[0]},{box[1]})({box[2]},{box[3]})</obj>"
+        target += f"The sounding object is {noun}. Its coordinates are {answer}."
+        fields |= {"top_left": list(box[:2]), "bottom_right": list(box[2:])}
+    fields["label_content"] = target
     return Item(
-        "s4", split, index, clip, fields, target, box_text(box), audios=(scene,),
-        image=(scene, moment(frame)), unit=frame, files=avs_files(f"s4/{folder}", scene, classes=True),
-    )  # fmt: skip
-
-
-def build_arig(split: str, index: int, seed: int) -> Item:
-    """Box of the one thing that sounds; the clips are those of ``s4``, and so are their files."""
-    clip, scene, _ = _single_source(split, index, seed)
-    frame = balanced(seed, index, CLIP_S, "arig", split)
-    box, _points = outline(scene, moment(frame), [0])
-    noun = name(scene.objects[0])
-    corners = f"<obj>({box[0]},{box[1]})({box[2]},{box[3]})</obj>"
-    target = (
-        f"{hear([noun])} {see_places(scene, moment(frame))} {places_of(scene.objects[:1])} "
-        f"The sounding object is {noun}. Its coordinates are {corners}."
-    )
-    folder = f"AVS/v1s/{clip}"
-    fields = {
-        **paths(folder, frame),
-        "a_obj": noun,
-        "frame_idx": frame,
-        "top_left": list(box[:2]),
-        "bottom_right": list(box[2:]),
-        "label_content": target,
-    }
-    return Item(
-        "arig", split, index, clip, fields, target, corners, audios=(scene,),
-        image=(scene, moment(frame)), files=avs_files(f"s4/{folder}", scene, classes=True),
+        dataset, split, index, clip, fields, target, answer, audios=(scene,), image=(scene, time_s),
+        unit=frame if s4 else None, files=avs_files(f"s4/AVS/v1s/{clip}", scene, classes=True),
     )  # fmt: skip
 
 
 def build_ms3(split: str, index: int, seed: int) -> Item:
-    """Three things; which one or two of them sound changes with time, so the unit of the frame matters."""
+    """Return a question about the one or two of three things that sound at the time of the frame."""
     rng = rng_for(seed, "v1m", split, index)
     first = balanced(seed, index, len(CATEGORIES), "v1m", split)
     cut = int(rng.integers(1, CLIP_S))
-    # One sounds before the cut and another after it, or one all along and a second on one side of the cut.
+    # One thing sounds before the cut and another one after it, or one all the time and another one before or
+    # after the cut.
     before, after = ((0, cut),), ((cut, CLIP_S),)
-    heard = [[before, after, ()], [_WHOLE, before, ()], [_WHOLE, after, ()]][int(rng.integers(3))]
+    heard: list[Spans] = pick(rng, [[before, after, ()], [_WHOLE, before, ()], [_WHOLE, after, ()]])
     order = [heard[int(i)] for i in rng.permutation(3)]
-    objects = place_objects(rng, _categories(rng, first, 3), duration_s=CLIP_S, heard=order)
+    categories = [first, *other_categories(rng, first, 2)]
+    objects = place_objects(rng, categories, duration_s=CLIP_S, heard=order)
     scene = Scene(objects, CLIP_S, "rose", "objects", seed=int(rng.integers(1 << 30)))
     frame = balanced(seed, index, CLIP_S, "ms3", split)
     time_s = moment(frame)

@@ -1,92 +1,67 @@
-"""Two candidates for one clip: ``a2v`` (which video is heard), ``v2a`` (which sound is seen)."""
+"""Four-second clips with two candidates: ``a2v`` and ``v2a``.
+
+``a2v`` asks which of two videos shows what one sound plays, ``v2a`` which of two sounds comes from what one
+video shows.
+"""
 
 from __future__ import annotations
 
-from crab_lightning.mini.world.item import Item, MediaFile, clip_name
-from crab_lightning.mini.world.phrases import a, hear
+from crab_lightning.mini.world.item import FileKind, Item, MediaFile, clip_name
+from crab_lightning.mini.world.phrases import a
 from crab_lightning.mini.world.scenes import Rng, Scene, balanced, hidden_sound, place_objects, rng_for
 from crab_lightning.mini.world.vocabulary import CATEGORIES
 
 CLIP_S = 4
 _ANSWERS = ("one", "two")
+_EXTENSION = {"video": "mp4", "audio": "mp3"}
+_SENSE = {"video": "see", "audio": "hear"}
 
 
-def _pair(dataset: str, split: str, index: int, seed: int) -> tuple[Rng, list[int], int]:
-    """Return the random stream, two categories in order and which of them is asked for."""
-    rng = rng_for(seed, dataset, split, index)
-    correct = balanced(seed, index, 2, dataset, split)
-    query = balanced(seed, index, len(CATEGORIES), dataset, split, "query")
-    other = (query + 1 + int(rng.integers(len(CATEGORIES) - 1))) % len(CATEGORIES)
-    return rng, [query, other] if correct == 0 else [other, query], correct
-
-
-def _shown(rng: Rng, category: int) -> Scene:
-    objects = place_objects(rng, [category], duration_s=CLIP_S)
+def _scene(rng: Rng, kind: FileKind, category: int) -> Scene:
+    """Return a scene that shows a category in a ``video``, or plays it in an ``audio`` file."""
+    if kind == "video":
+        objects = place_objects(rng, [category], duration_s=CLIP_S)
+    else:
+        objects = (hidden_sound(rng, category, ((0, CLIP_S),)),)
     return Scene(objects, CLIP_S, "grey", "objects", seed=int(rng.integers(1 << 30)))
 
 
-def _played(rng: Rng, category: int) -> Scene:
-    obj = hidden_sound(rng, category, ((0, CLIP_S),))
-    return Scene((obj,), CLIP_S, "grey", "objects", seed=int(rng.integers(1 << 30)))
-
-
-def build_a2v(split: str, index: int, seed: int) -> Item:
-    """One sound, two videos."""
-    rng, pair, correct = _pair("a2v", split, index, seed)
-    audio = _played(rng, pair[correct])
-    videos = tuple(_shown(rng, c) for c in pair)
-    names = [CATEGORIES[c].name for c in pair]
-    stems = [clip_name(seed, "a2v", split, index, part) for part in ("audio", "first", "second")]
+def build_matching(dataset: str, split: str, index: int, seed: int) -> Item:
+    """Return a question which of two candidates belongs to a query of the other kind."""
+    rng = rng_for(seed, dataset, split, index)
+    correct = balanced(seed, index, 2, dataset, split)
+    category = balanced(seed, index, len(CATEGORIES), dataset, split, "query")
+    other = (category + 1 + int(rng.integers(len(CATEGORIES) - 1))) % len(CATEGORIES)
+    pair = [category, other] if correct == 0 else [other, category]
+    query: FileKind
+    candidate: FileKind
+    query, candidate = ("audio", "video") if dataset == "a2v" else ("video", "audio")
+    files = []
+    for kind, part, shown in (
+        (query, query, category),
+        (candidate, "first", pair[0]),
+        (candidate, "second", pair[1]),
+    ):
+        name = f"{clip_name(seed, dataset, split, index, part)}.{_EXTENSION[kind]}"
+        files.append(MediaFile(f"{dataset}/{kind}/{name}", kind, _scene(rng, kind, shown)))
+    first, second = (CATEGORIES[c].name for c in pair)
+    asked, answer = CATEGORIES[category].name, _ANSWERS[correct]
     target = (
-        f"{hear([names[correct]])} I see {a(names[0])} first and {a(names[1])} second. "
-        f"The {names[correct]} is {('first', 'second')[correct]}. <answer>{_ANSWERS[correct]}</answer>."
+        f"I {_SENSE[query]} {a(asked)}. I {_SENSE[candidate]} {a(first)} first and {a(second)} second. "
+        f"The {asked} is {('first', 'second')[correct]}. <answer>{answer}</answer>."
     )
+    names = [file.path.rpartition("/")[2] for file in files]
     fields = {
-        "video1_path": f"{stems[1]}.mp4",
-        "video2_path": f"{stems[2]}.mp4",
-        "audio_path": f"{stems[0]}.mp3",
-        "correct_video": _ANSWERS[correct],
-        "audio_event": names[correct],
-        "video1_event": names[0],
-        "video2_event": names[1],
+        f"{query}_path": names[0],
+        f"{candidate}1_path": names[1],
+        f"{candidate}2_path": names[2],
+        f"correct_{candidate}": answer,
+        f"{query}_event": asked,
+        f"{candidate}1_event": first,
+        f"{candidate}2_event": second,
         "label": target,
     }
-    files = (
-        MediaFile(f"a2v/audio/{stems[0]}.mp3", "audio", audio),
-        MediaFile(f"a2v/video/{stems[1]}.mp4", "video", videos[0]),
-        MediaFile(f"a2v/video/{stems[2]}.mp4", "video", videos[1]),
-    )
-    return Item(
-        "a2v", split, index, stems[0], fields, target, _ANSWERS[correct], videos, (audio,), files=files
-    )
-
-
-def build_v2a(split: str, index: int, seed: int) -> Item:
-    """One video, two sounds."""
-    rng, pair, correct = _pair("v2a", split, index, seed)
-    video = _shown(rng, pair[correct])
-    audios = tuple(_played(rng, c) for c in pair)
-    names = [CATEGORIES[c].name for c in pair]
-    stems = [clip_name(seed, "v2a", split, index, part) for part in ("video", "first", "second")]
-    target = (
-        f"I see {a(names[correct])}. I hear {a(names[0])} first and {a(names[1])} second. "
-        f"The {names[correct]} is {('first', 'second')[correct]}. <answer>{_ANSWERS[correct]}</answer>."
-    )
-    fields = {
-        "video_path": f"{stems[0]}.mp4",
-        "audio1_path": f"{stems[1]}.mp3",
-        "audio2_path": f"{stems[2]}.mp3",
-        "correct_audio": _ANSWERS[correct],
-        "audio1_event": names[0],
-        "audio2_event": names[1],
-        "video_event": names[correct],
-        "label": target,
-    }
-    files = (
-        MediaFile(f"v2a/video/{stems[0]}.mp4", "video", video),
-        MediaFile(f"v2a/audio/{stems[1]}.mp3", "audio", audios[0]),
-        MediaFile(f"v2a/audio/{stems[2]}.mp3", "audio", audios[1]),
-    )
-    return Item(
-        "v2a", split, index, stems[0], fields, target, _ANSWERS[correct], (video,), audios, files=files
-    )
+    one, two = (files[0].scene,), (files[1].scene, files[2].scene)
+    videos, audios = (two, one) if dataset == "a2v" else (one, two)
+    clip = names[0].rpartition(".")[0]
+    return Item(dataset, split, index, clip, fields, target, answer, videos, audios, files=tuple(files))

@@ -1,4 +1,4 @@
-"""Referring expressions, half of which name nothing in the frame: ``ref_avs``."""
+"""Ten-second clips with an expression for an object, which may be absent from the frame: ``ref_avs``."""
 
 from __future__ import annotations
 
@@ -7,14 +7,27 @@ from dataclasses import dataclass
 from crab_lightning.mini.world.families.grounding import moment, outline, paths
 from crab_lightning.mini.world.item import Item, MediaFile, clip_name
 from crab_lightning.mini.world.phrases import at, box_text, hear, name, places_of, points_text, see_places
-from crab_lightning.mini.world.scenes import Rng, Scene, balanced, hidden_sound, place_objects, rng_for
+from crab_lightning.mini.world.scenes import (
+    Rng,
+    Scene,
+    Spans,
+    balanced,
+    hidden_sound,
+    other_categories,
+    pick,
+    place_objects,
+    rng_for,
+)
 from crab_lightning.mini.world.vocabulary import CATEGORIES, PLACES
 
 CLIP_S = 10
 HALF_S = 5
 
 UNSEEN: tuple[int, ...] = (3, 6)
-"""Categories that occur in ``test_u`` only: the other tasks teach them, this one does not."""
+"""Categories that this dataset has only in its subset ``test_u``.
+
+A model knows them from the training rows of other datasets.
+"""
 
 SUBSETS = ("test_s", "test_u", "test_n")
 _KINDS = ("sounding", "named_sounding", "named_silent", "placed_sounding", "named_place", "coloured")
@@ -22,12 +35,12 @@ _KINDS = ("sounding", "named_sounding", "named_silent", "placed_sounding", "name
 
 @dataclass(frozen=True)
 class Expression:
-    """Words for an object, and the object; ``None`` when nothing in the frame fits.
+    """An expression and the object that it names.
 
     Args:
-        kind: Which form it has.
+        kind: Form of the expression.
         text: The expression, in lower case.
-        referent: Index of the one object that fits.
+        referent: Index of the one object that it names; ``None`` if it names no object in the frame.
     """
 
     kind: str
@@ -36,11 +49,11 @@ class Expression:
 
 
 def expressions(scene: Scene, time_s: float, categories: list[int]) -> list[Expression]:
-    """Return every expression over some categories that fits one object or none.
+    """Return all expressions that name at most one object of a frame.
 
     Args:
         scene: The scene.
-        time_s: The moment of the frame and of the sound.
+        time_s: Time of the frame and of the sound.
         categories: Categories that an expression may name.
     """
     seen, heard = scene.seen_at(time_s), scene.heard_at(time_s)
@@ -63,13 +76,12 @@ def expressions(scene: Scene, time_s: float, categories: list[int]) -> list[Expr
 
 
 def _scene(rng: Rng, pool: list[int], first: int) -> Scene:
-    """Two or three things; what sounds changes at half time, and now and then comes from outside."""
-    free = [c for c in pool if c != first]
-    others = [int(c) for c in rng.choice(free, 3, replace=False)]
+    """Return a scene with two or three things. What sounds in the first half is drawn anew for the second."""
+    others = other_categories(rng, first, 3, pool)
     drawn = [first, *others[: int(rng.integers(1, 3))]]
     early, late = ((0, HALF_S),), ((HALF_S, CLIP_S),)
-    heard: list[tuple[tuple[int, int], ...]] = [()] * len(drawn)
-    # Who sounds first and who second: an object, or (a quarter of the time) something out of sight.
+    heard: list[Spans] = [()] * len(drawn)
+    # In each half, an object sounds, or (in a quarter of the cases) something that is not seen.
     speakers = [int(rng.integers(len(drawn))) if rng.random() < 0.75 else None for _ in range(2)]
     hidden = []
     for speaker, span in zip(speakers, (early, late), strict=True):
@@ -82,40 +94,33 @@ def _scene(rng: Rng, pool: list[int], first: int) -> Scene:
 
 
 def build_ref_avs(split: str, index: int, seed: int) -> Item:
-    """Whether the described object exists, and if so where."""
+    """Return a question whether a described object is in the frame, and where it is."""
     rng = rng_for(seed, "ref_avs", split, index)
     subset = SUBSETS[balanced(seed, index, 3, "ref_avs", split)] if split == "test" else "train"
-    # One training row in six asks for an absent object, so that a small dataset has a few of them. The
-    # official training split has one in 23.
+    # One training row in six asks for an absent object, so that even a small dataset has some of them. In the
+    # official training split it is one row in 23.
     present = balanced(seed, index, 6, "ref_avs", split, "exists") > 0
     exists = present if subset == "train" else subset != "test_n"
     known = [c for c in range(len(CATEGORIES)) if c not in UNSEEN]
     pool = list(range(len(CATEGORIES))) if subset == "test_u" else known
     kind = _KINDS[balanced(seed, index, len(_KINDS), "ref_avs", split, "kind")]
-    while True:  # a few draws: most scenes have both a fitting and an empty expression of each kind
-        if subset == "test_u":
-            first = UNSEEN[int(rng.integers(len(UNSEEN)))]
-        else:
-            first = known[int(rng.integers(len(known)))]
+    while True:  # a few draws are enough: most scenes have an expression of each kind for either answer
+        first = pick(rng, UNSEEN if subset == "test_u" else known)
         scene = _scene(rng, pool, first)
         frame = int(rng.integers(CLIP_S))
         time_s = moment(frame)
-        options = [
-            e
-            for e in expressions(scene, time_s, pool)
-            if e.kind == kind and (e.referent is not None) == exists
-        ]
-        if subset == "test_u":
-            options = [
-                e for e in options if e.referent is not None and scene.objects[e.referent].category == first
-            ]
+        options = [e for e in expressions(scene, time_s, pool) if e.kind == kind]
+        if not exists:
+            options = [e for e in options if e.referent is None and _near(scene, time_s, e)]
         else:
-            options = [e for e in options if e.referent is not None or _near(scene, time_s, e)]
+            allowed = [i for i, o in enumerate(scene.objects) if subset != "test_u" or o.category == first]
+            options = [e for e in options if e.referent in allowed]
         if options:
             break
-    chosen = options[int(rng.integers(len(options)))]
+    chosen = pick(rng, options)
     clip = clip_name(seed, "ref_avs", split, index)
-    object_id = int(rng.integers(1, 40))  # released ids are arbitrary too; absent objects have one as well
+    # As in the released files, the id of an object has no meaning, and an absent object has one, too.
+    object_id = int(rng.integers(1, 40))
     heard = hear(name(scene.objects[i]) for i in scene.heard_at(time_s))
     reasoning = f"{heard} {see_places(scene, time_s)}"
     if chosen.referent is None:
@@ -154,11 +159,8 @@ def build_ref_avs(split: str, index: int, seed: int) -> Item:
 
 
 def _near(scene: Scene, time_s: float, expression: Expression) -> bool:
-    """Whether an expression that fits nothing is a fair question: what it names is seen or heard."""
-    if expression.kind in ("sounding", "placed_sounding"):
+    """Return whether an expression that names no object is still close to what is seen or heard."""
+    if expression.kind in ("sounding", "placed_sounding", "coloured"):
         return True
     present = {*scene.seen_at(time_s), *scene.heard_at(time_s)}
-    kinds = [scene.objects[i].kind for i in present]
-    if expression.kind == "coloured":
-        return True
-    return any(k.name in expression.text for k in kinds)
+    return any(name(scene.objects[i]) in expression.text for i in present)
