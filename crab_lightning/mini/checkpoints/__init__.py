@@ -1,1 +1,1 @@
-"""Tiny checkpoints that the real loading code reads."""
+"""Small checkpoints that are made without a download and read by the same code as the published ones."""

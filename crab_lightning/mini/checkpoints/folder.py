@@ -1,8 +1,9 @@
-"""What all makers of tiny checkpoints share: sizes, an empty folder and fixed random weights."""
+"""The sizes of small checkpoints, and helpers for all that write them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ class TinySizes:
         kv_heads: Key and value heads of the language model.
         vision_hidden: Width of the vision encoder.
         vision_layers: Layers of the vision encoder.
+        vision_heads: Attention heads of the vision encoder.
         audio_hidden: Width of the audio encoder.
         audio_layers: Layers of the audio encoder.
-        vocab: Upper bound of the vocabulary.
+        audio_heads: Attention heads of the audio encoder.
+        vocab: Upper bound of the number of tokens in the vocabulary.
     """
 
     hidden: int = 64
@@ -32,16 +35,80 @@ class TinySizes:
     kv_heads: int = 2
     vision_hidden: int = 32
     vision_layers: int = 2
+    vision_heads: int = 2
     audio_hidden: int = 32
     audio_layers: int = 2
+    audio_heads: int = 2
     vocab: int = 600
+
+    def check_multiples(self, **rules: tuple[int, str]) -> None:
+        """Check that sizes are multiples of other sizes.
+
+        Args:
+            rules: For each size, a factor and the name of another size, or an empty name. The size must be a
+                multiple of the factor times the other size.
+
+        Raises:
+            ValueError: If a size is not such a multiple.
+        """
+        for name, (factor, other) in rules.items():
+            value, step = getattr(self, name), factor * getattr(self, other, 1)
+            if value % step:
+                rule = f" ({factor} x {other})" if other else ""
+                raise ValueError(f"{name} is {value}; it must be a multiple of {step}{rule}")
+
+    def decoder(self, tokens: int) -> dict[str, Any]:
+        """Return these sizes as the config of a language model with this number of tokens names them."""
+        return {
+            "vocab_size": tokens,
+            "hidden_size": self.hidden,
+            "intermediate_size": 3 * self.hidden,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+        }
+
+    def vision_encoder(self) -> dict[str, Any]:
+        """Return these sizes as the config of a vision encoder of Qwen names them."""
+        return {
+            "hidden_size": self.vision_hidden,
+            "depth": self.vision_layers,
+            "num_heads": self.vision_heads,
+            "intermediate_size": 2 * self.vision_hidden,
+            "out_hidden_size": self.hidden,
+        }
+
+    def audio_encoder(self) -> dict[str, Any]:
+        """Return these sizes as the config of an audio encoder of Qwen-Omni names them."""
+        return {
+            "d_model": self.audio_hidden,
+            "encoder_layers": self.audio_layers,
+            "encoder_attention_heads": self.audio_heads,
+            "encoder_ffn_dim": 2 * self.audio_hidden,
+            "output_dim": self.hidden,
+        }
+
+    def rope(self, theta: float = 1e6) -> dict[str, Any]:
+        """Return the rotary positions of Qwen2.5-VL and Qwen2.5-Omni for these sizes.
+
+        The rotary pairs of a head are divided among time, height and width by about 16 : 24 : 24, as in the
+        published models.
+        """
+        half = self.hidden // self.heads // 2
+        time = half // 4
+        height = (half - time) // 2
+        return {
+            "rope_type": "default",
+            "rope_theta": theta,
+            "mrope_section": [time, height, half - time - height],
+        }
 
 
 def fresh(out: Path | str, part: str = "") -> Path:
-    """Return a folder to write in, made when absent.
+    """Return a folder for a new checkpoint. The folder is made if it does not exist.
 
     Raises:
-        FileExistsError: If it, or its sub-folder ``part``, already holds a checkpoint.
+        FileExistsError: If the folder, or its sub-folder ``part``, already holds a checkpoint.
     """
     folder = Path(out)
     if (folder / part / "config.json").exists():
@@ -50,16 +117,9 @@ def fresh(out: Path | str, part: str = "") -> Path:
     return folder
 
 
-def seeded(make: Callable[[], Any], seed: int) -> Any:
-    """Return a new model whose random weights depend on ``seed`` alone."""
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let the random weights that are made inside depend only on ``seed``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return make()
-
-
-def mrope_section(head_width: int) -> list[int]:
-    """Divide the rotary pairs of a head among time, height and width, as the published 16 : 24 : 24."""
-    half = head_width // 2
-    time = half // 4
-    height = (half - time) // 2
-    return [time, height, half - time - height]
+        yield

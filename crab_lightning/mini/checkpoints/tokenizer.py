@@ -1,4 +1,4 @@
-"""A byte-level tokenizer trained on the spot, for checkpoints made without a hub."""
+"""Trains the byte-level tokenizers of the small checkpoints."""
 
 from __future__ import annotations
 
@@ -9,19 +9,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-# In the order of their ids in Qwen2.5-Omni's vocabulary.
 SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|AUDIO|>",
-    "<|audio_bos|>",
-    "<|audio_eos|>",
-    "<|vision_bos|>",
-    "<|vision_eos|>",
-    "<|IMAGE|>",
-    "<|VIDEO|>",
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"),
+    *("<|vision_bos|>", "<|vision_eos|>", "<|IMAGE|>", "<|VIDEO|>"),
 )
+"""The special tokens of Qwen2.5-Omni, in the order of their ids."""
 NAMED_TOKENS = {
     "image_token": "<|IMAGE|>",
     "audio_token": "<|AUDIO|>",
@@ -31,9 +23,10 @@ NAMED_TOKENS = {
     "audio_bos_token": "<|audio_bos|>",
     "audio_eos_token": "<|audio_eos|>",
 }
+"""The special token for each attribute of the tokenizer of Qwen2.5-Omni."""
 _BYTES = 256
 
-# What a tokenizer learns from when no texts are given: the words every AV-UIE v2 prompt is made of.
+# A tokenizer learns from these words of the AV-UIE v2 prompts if no other texts are given.
 DEFAULT_TEXTS = (
     "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving "
     "auditory and visual inputs, as well as generating text and speech.",
@@ -54,19 +47,21 @@ def train_tokenizer(
     special: Sequence[str] = SPECIAL_TOKENS,
     named: Mapping[str, str] = NAMED_TOKENS,
 ) -> Any:
-    """Train a tokenizer that cuts text as Qwen2.5's does: digits one by one, any byte representable.
+    """Train a tokenizer that splits texts as the one of Qwen2.5 does.
+
+    Each digit is a token, and every text can be encoded.
 
     Args:
-        texts: What to learn merges from; the words of the AV-UIE v2 prompts when left out.
-        vocab_size: Upper bound of the vocabulary with its special tokens; few texts give fewer tokens.
-        special: Special tokens in the order of their ids; Qwen2.5-Omni's when left out.
-        named: Attribute of the tokenizer -> the special token that it names.
+        texts: Texts from which the tokenizer learns its tokens; by default words of the AV-UIE v2 prompts.
+        vocab_size: Upper bound of the number of tokens with the special ones. Few texts give fewer tokens.
+        special: Special tokens in the order of their ids; by default those of Qwen2.5-Omni.
+        named: The special token for each attribute of the tokenizer; by default those of Qwen2.5-Omni.
 
     Returns:
-        A ``PreTrainedTokenizerFast`` with the special tokens behind the learnt ones, in their order.
+        A ``PreTrainedTokenizerFast``. The ids of the special tokens follow those of the other tokens.
 
     Raises:
-        ValueError: If the vocabulary cannot hold the 256 bytes and the special tokens.
+        ValueError: If ``vocab_size`` is too small for the 256 bytes and the special tokens.
     """
     room = vocab_size - len(special)
     if room < _BYTES:
@@ -92,3 +87,8 @@ def train_tokenizer(
         padding_side="left",
         extra_special_tokens=dict(named),
     )
+
+
+def token_ids(tokenizer: Any, special: Sequence[str] = SPECIAL_TOKENS) -> dict[str, int]:
+    """Return the id of each special token by its name without ``<|`` and ``|>``."""
+    return {token.strip("<|>"): int(tokenizer.convert_tokens_to_ids(token)) for token in special}
