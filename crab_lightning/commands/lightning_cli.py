@@ -25,7 +25,7 @@ from crab_lightning.commands.switches import check_switches
 from crab_lightning.compat import callbacks_of, datamodule_of, whole_numbers_first
 from crab_lightning.configuration.allowed_code import check_classes, guard_parsers
 from crab_lightning.configuration.files import ConfigError, found_path, in_file, naming_file
-from crab_lightning.configuration.parser_messages import explained, plainly
+from crab_lightning.configuration.parser_messages import content_of, explained, plainly, refuse_dropped
 from crab_lightning.dashboards import RunProgress, TrainScalars
 from crab_lightning.data import AVDataModule, CaptionDataModule
 from crab_lightning.evaluation import Evaluator
@@ -160,6 +160,7 @@ class CrabCLI(LightningCLI):
         load_installed_kinds()  # before the parser reads which keys adapters have
         try:
             self.config = parser.parse_args(args)
+            refuse_dropped(parser, content_of(args), self.config)
         except ArgumentError as err:
             places = {"model": AskedModule, "data": self.data_class, "trainer": Trainer} | _CALLBACKS
             self.refuse(in_file(explained(str(err), parser, args, places), self.files))

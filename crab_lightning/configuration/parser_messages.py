@@ -51,7 +51,7 @@ def explained(message: str, parser: Any, words: Sequence[str], places: Mapping[s
         words: The command line that was parsed; at most one ``--config``, as text.
         places: The type of each section, see :func:`first_wrong`.
     """
-    if said := refusal(message, _content(words), places):
+    if said := refusal(message, content_of(words), places):
         return said
     if found := _UNKNOWN.search(message):
         name = ".".join(part for part in found.groups() if part)
@@ -96,6 +96,34 @@ def useful(message: str) -> str:
     return "\n".join(dict.fromkeys(line for line in lines if line and not _TRIED.match(line))) or message
 
 
+def refuse_dropped(parser: ArgumentParser, content: Mapping[str, Any], parsed: Any) -> None:
+    """Refuse an unknown key with an empty mapping, which jsonargparse drops, like one with a value.
+
+    Args:
+        parser: The parser.
+        content: The config that was parsed.
+        parsed: The result of the parser.
+
+    Raises:
+        ArgumentError: If there is such a key.
+    """
+    if (marked := _marked(content, parsed.as_dict())) != content:
+        parser.parse_object(marked)
+
+
+def _marked(given: Any, kept: Any) -> Any:
+    """Return a config in which every mapping that the parser has dropped is a value, which it refuses."""
+    if isinstance(given, list) and isinstance(kept, list) and len(given) == len(kept):
+        return [_marked(*pair) for pair in zip(given, kept, strict=True)]
+    if not isinstance(given, Mapping) or not isinstance(kept, Mapping):
+        return given
+    kept = {"init_args": {}, **kept}
+    return {
+        key: _marked(value, kept[key]) if key in kept else False if isinstance(value, Mapping) else value
+        for key, value in given.items()
+    }
+
+
 @contextmanager
 def plainly(files: Sequence[str | Path]) -> Iterator[None]:
     """Shorten the message of a ``ValueError`` as :func:`useful` does, and name the config file.
@@ -115,7 +143,7 @@ def plainly(files: Sequence[str | Path]) -> Iterator[None]:
             raise ConfigError(said) from err
 
 
-def _content(words: Sequence[str]) -> dict[str, Any]:
+def content_of(words: Sequence[str]) -> dict[str, Any]:
     """Return the config of a command line, in which the values of its options are inserted."""
     rest = list(words)
     content: dict[str, Any] = {}

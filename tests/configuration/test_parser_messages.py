@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from crab_lightning.adapters import ADAPTERS
 from crab_lightning.commands import main
 from crab_lightning.commands.lightning_cli import CrabCLI
 from crab_lightning.commands.trainer import one_config
+from crab_lightning.configuration.files import ConfigError
+from crab_lightning.configuration.objects import objects_of
+from crab_lightning.structures import DatasetSpec
 
 DEMO = ["fit", "--config", "demo.yaml"]
 
@@ -38,6 +42,7 @@ def error_of(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
         ("--model.adaptor.rank=3", "no key 'adaptor' (did you mean 'adapter'?)"),
         ("--trainr.max_epochs=3", "no key 'trainr.max_epochs' (did you mean 'trainer.max_epochs'?)"),
         ("--data.datasets.ave.weigh=3", "no key 'weigh' (did you mean 'weight'?)"),
+        ("--data.datasets.ave.colums={}", "no key 'colums' (did you mean 'columns'?)"),
         (
             "--data.datasets.avee.weight=3",
             "no dataset 'avee' in data.datasets (did you mean 'ave'?); there are: a2v,",
@@ -66,6 +71,22 @@ def parsed(*flags: str) -> Any:
     with pytest.raises(InterruptedError):
         ParsedOnly("fit", *options)
     return found[0]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"colums": {}}, "no key 'colums' (did you mean 'columns'?)"),
+        ({"colums": {"fields": {}}}, "no key 'colums' (did you mean 'columns'?)"),
+        ({"audio": {"unitz": {}}}, "does not accept option 'unitz'"),
+    ],
+)
+def test_misspelt_key_of_an_empty_mapping_is_refused(row: dict[str, Any], said: str) -> None:
+    known = {"task": "ave", "columns": {"fields": {}}, "audio": {}, "mask": None}
+    places = {"datasets": dict[str, DatasetSpec]}
+    assert objects_of({"datasets": {"mine": known}}, places).datasets["mine"].columns == {"fields": {}}
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        objects_of({"datasets": {"mine": known | row}}, places)
 
 
 def test_new_row_with_task_and_layout_is_taken() -> None:
