@@ -1,4 +1,4 @@
-"""What is suggested where a name is not known: the known one that is most like it."""
+"""Words of messages: a suggestion for a name that is not known, and a number with its noun."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
     """
     near = get_close_matches(str(name), dict.fromkeys(map(str, known)), 1)
     return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as ``1 file`` or ``1,200 files``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -164,8 +164,8 @@ def _check_open_files(workers: int, prefetch: int) -> None:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise LoaderProcessError(
-            f"this system lets the process open {hard} files, and {workers} loader processes need about"
-            f" {needed}; {_MORE_FILES}"
+            f"this system lets the process open {hard} files, and with data.num_workers {workers} it needs "
+            f"about {needed}; {_MORE_FILES}"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from crab_lightning.data.sampling.seeding import stable_hash
 from crab_lightning.media import MediaError, MediaLimits, probe, read_audio, read_video
+from crab_lightning.spelling import counted
 from crab_lightning.structures import SAMPLE_RATE_HZ, ClipWindow, DatasetSpec, Sample, Windows
 from crab_lightning.tasks.base import Task
 from crab_lightning.tasks.event_windows import IN_WINDOW
@@ -173,9 +174,9 @@ def told(counts: Mapping[str, Counter[str]], length_s: float) -> list[str]:
     if not counts:
         return [f"data.train_window_s: no training clip is longer than {length_s:g} s"]
     return [
-        f"{name}: trained on {found['windows']:,} windows of {length_s:g} s. Of the events of their "
-        f"clips {found['whole']:,} were completely inside the window, {found['cut']:,} were cut at its "
-        f"ends, and {found['outside']:,} were outside"
+        f"{name}: trained on {counted(found['windows'], 'window')} of {length_s:g} s. Events of their "
+        f"clips: {found['whole']:,} completely inside the window, {found['cut']:,} cut at its ends, "
+        f"{found['outside']:,} outside"
         for name, found in counts.items()
     ]
 

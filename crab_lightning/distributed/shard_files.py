@@ -127,7 +127,7 @@ def fill_shards(
         del wanted[name]
     if wanted:
         raise ValueError(
-            f"{pretrained}: {len(wanted)} weights of the thinker are missing (first: {sorted(wanted)[:1]}). "
+            f"{pretrained}: weights of the thinker are missing: {len(wanted)} (first: {sorted(wanted)[:1]}). "
             "They would keep random values. Use a complete Omni checkpoint in safetensors"
         )
 

@@ -25,6 +25,7 @@ from crab_lightning.media.errors import EmptyMedia, MediaError, NoAudioTrack, Un
 from crab_lightning.media.pick import open_video
 from crab_lightning.media.video import Resizer, frame_converter, frame_indices, stacked
 from crab_lightning.media.write import SoundTrack, container_format, muxer_options, video_track
+from crab_lightning.spelling import counted
 from crab_lightning.structures import SAMPLE_RATE_HZ
 
 _CLOCK = Fraction(1, 90_000)
@@ -173,7 +174,8 @@ def read_video_piece(
                     break
     if missing := len(set(chosen) - set(pictures)):
         raise UnreadableMedia(
-            path, f"{missing} frames from {start_s:g} to {end_s:g} s cannot be decoded. Fetch it again."
+            path,
+            f"{counted(missing, 'frame')} from {start_s:g} to {end_s:g} s cannot be decoded. Fetch it again.",
         )
     return stacked(path, [pictures[pts] for pts in chosen])
 

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from crab_lightning.spelling import counted
+
 # Some programs also count the 8 bytes of the RIFF header, or do not count the padding byte.
 _RIFF_SLACK_BYTES = 8
 # Programs that write to a pipe do not know the size and write one of these numbers.
@@ -47,7 +49,11 @@ def cut_off(path: Path) -> str | None:
         if head[:3] == b"ID3" or (head[:1] == b"\xff" and _mp3_frame(head[:4]) is not None):
             return _mp3_missing(file, size)
         missing = _end(file, head, size) - size
-        return f"{missing} bytes are missing at its end" if missing > 0 else None
+        return _bytes_missing(missing) if missing > 0 else None
+
+
+def _bytes_missing(count: int) -> str:
+    return f"{counted(count, 'byte')} {'is' if count == 1 else 'are'} missing at its end"
 
 
 def _end(file: BinaryIO, head: bytes, size: int) -> int:
@@ -168,7 +174,7 @@ def _mp3_missing(file: BinaryIO, size: int) -> str | None:
         # are.
         slack = 2 * stated // frames if frames else first.bytes
         missing = start + at + stated - size
-        return f"{missing} bytes are missing at its end" if missing > slack else None
+        return _bytes_missing(missing) if missing > slack else None
     if frames is not None:
         found = _mp3_count(file, start + at, size)
         if frames - found > 1 and found < _MOST_FRAMES:
@@ -332,4 +338,4 @@ def _ogg_missing(file: BinaryIO, size: int) -> str | None:
     lengths = page[27 : 27 + page[26]] if len(page) > 26 else b""
     length = 27 + page[26] + sum(lengths) if len(page) > 26 and len(lengths) == page[26] else len(page) + 1
     missing = length - len(page)
-    return f"at least {missing} bytes are missing at its end" if missing > 0 else None
+    return f"at least {_bytes_missing(missing)}" if missing > 0 else None

@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from crab_lightning.media.errors import MediaError
+from crab_lightning.spelling import counted
 from crab_lightning.structures import SAMPLE_RATE_HZ
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -81,7 +82,7 @@ def write_video(
     if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8 or len(pictures) == 0:
         raise ValueError(f"frames must be uint8 (F, H, W, 3), got {pictures.dtype} {pictures.shape}.")
     if times_s is not None and len(times_s) != len(pictures):
-        raise ValueError(f"times_s has {len(times_s)} entries for {len(pictures)} frames.")
+        raise ValueError(f"times_s has {len(times_s)} values for {counted(len(pictures), 'frame')}.")
     with av.open(f"file:{path}", "w", options=muxer_options(path)) as container:
         rate = Fraction(fps).limit_denominator(1001)
         height, width = pictures.shape[1:3]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from crab_lightning.processing.geometry import Geometry
 from crab_lightning.processing.positions import PAD_POSITION
+from crab_lightning.spelling import counted
 from crab_lightning.structures import TEXT, Batch, Encoded, Example, Media
 
 IGNORED_LABEL = -100
@@ -114,7 +115,7 @@ def labels_present(items: Sequence[Encoded]) -> bool:
     if with_labels not in (0, len(items)):
         bare = next(item.sample.id for item in items if item.labels is None)
         raise ValueError(
-            f"collate got {with_labels} examples with a target and {len(items) - with_labels} without "
+            f"collate got {counted(with_labels, 'example')} with a target and {len(items) - with_labels} without "
             f"(first: {bare}). Use separate batches for prompts, since these are padded on the other side."
         )
     return with_labels > 0
@@ -154,9 +155,10 @@ def check_media(example: Example) -> None:
         places = sum(part is media for part in example.conversation)
         if places != len(clips):
             raise ValueError(
-                f"{example.sample.id}: the prompt of data.tasks.{example.sample.task} has {places} "
-                f"placeholders for {media.value}, but {len(clips)} clips were given; give the dataset a task "
-                "or a row format that fits its clips"
+                f"{example.sample.id}: the prompt of data.tasks.{example.sample.task} has "
+                f"{counted(places, 'placeholder')} for {media.value}, but {counted(len(clips), 'clip')} "
+                f"{'was' if len(clips) == 1 else 'were'} given; give the dataset a task or a row format that "
+                "fits its clips"
             )
 
 

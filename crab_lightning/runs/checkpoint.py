@@ -115,8 +115,8 @@ class RunCheckpoint(Checkpoint):
             set_random_state(states[trainer.global_rank], pl_module.device)
         elif states is not None:
             rank_zero_info(
-                f"The checkpoint was saved by {len(states)} processes and this run has {trainer.world_size}:"
-                f" dropout uses other random numbers than an uninterrupted run."
+                f"The run had world size {len(states)} when the checkpoint was saved, and has "
+                f"{trainer.world_size} now: dropout uses other random numbers than an uninterrupted run."
             )
         self._signals.install()
 

@@ -268,7 +268,10 @@ def test_a_class_of_another_package_reads_what_no_map_can_state(tmp_path: Path) 
         ),
         ({"columns": {"recordings": {"name": "("}}}, "not a regular expression"),
         ({"columns": {"fields": {"event": "label"}}}, r"\.columns names no file\. Give the key"),
-        ({"columns": {"media": {"videos": "x"}, "recordings": "tape"}}, r"\.recordings is \"tape\"; it is a"),
+        (
+            {"columns": {"media": {"videos": "x"}, "recordings": "tape"}},
+            r"\.recordings is \"tape\"; it must be a",
+        ),
         (
             {"columns": {"media": {"videos": "x"}, "fields": {"event": "e"}, "classes": "label"}},
             r"\.classes names the field 'label', which `fields` does not give; it gives: event",
@@ -325,7 +328,9 @@ def test_plain_rows_may_hold_their_values_inside_others_too(tmp_path: Path) -> N
     assert sample.fields["answer"] == "a dog"
     assert sample.fields["events"] == ({"event": "dog", "start_s": 1, "end_s": 2},)
     for wrong in ({"video": 3}, ["video"]):
-        with pytest.raises(ValueError, match=r"columns\.keys is .*; it is a mapping from texts to texts"):
+        with pytest.raises(
+            ValueError, match=r"columns\.keys is .*; it must be a mapping from texts to texts"
+        ):
             read(tmp_path, layout="plain", columns={"keys": wrong})
 
 

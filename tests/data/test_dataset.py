@@ -160,7 +160,7 @@ def test_prompt_that_does_not_fit_the_layout_is_refused(root: Path) -> None:
     tasks = {**TASKS, "recognition": Pair(("video",))}
     samples = dataset(root, "ks").samples
     with pytest.raises(
-        SampleError, match=r"prompt of data\.tasks\.recognition has 0 placeholders for audio, but 1 clips"
+        SampleError, match=r"prompt of data\.tasks\.recognition has 0 placeholders for audio, but 1 clip was"
     ):
         AVDataset(samples, tasks, DATASETS, Letters())[0]
 

@@ -56,7 +56,7 @@ def test_too_few_open_files_are_refused_at_once_with_the_remedy(tmp_path: Path) 
             said.write_text(str(err))
         os._exit(0)
     os.waitpid(child, 0)
-    assert "lets the process open 64 files, and 4 loader processes need about" in said.read_text()
+    assert "lets the process open 64 files, and with data.num_workers 4 it needs about" in said.read_text()
     assert "`ulimit -n 4096`" in said.read_text()
     assert "--data.num_workers" in said.read_text()
 

@@ -193,7 +193,7 @@ def test_a_run_learns_windows_and_says_what_was_cut(root: Path, caplog: pytest.L
     assert counted["whole"] + counted["cut"] + counted["outside"] == 12 * len(EVENTS)
     assert counted["cut"] == sum(s.fields[IN_WINDOW]["cut"] for s in windows)
     (line,) = [record.message for record in caplog.records if "trained on" in record.message]
-    assert line.startswith("mine: trained on 12 windows of 10 s. Of the events of their clips ")
+    assert line.startswith("mine: trained on 12 windows of 10 s. Events of their clips: ")
 
 
 def test_validation_takes_every_window_with_its_truth(root: Path) -> None:

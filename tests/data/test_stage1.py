@@ -61,7 +61,7 @@ BROKEN = [
 def test_broken_row_is_named_with_its_reason(root: Path, tmp_path: Path, row: Any, message: str) -> None:
     good = {"image": "0.jpg", "conversations": talk("<image>\nx", "y")}
     with pytest.raises(
-        ManifestError, match=rf"data\.sources\.llava: .* has 1 unusable rows, first: row 1: .*{message}"
+        ManifestError, match=rf"data\.sources\.llava: .* has 1 unusable row, first: row 1: .*{message}"
     ):
         read_captions("llava", *source(root, tmp_path, [good, row]))
     found = read_captions("llava", *source(root, tmp_path, [good, row], allow_broken=1))

@@ -226,7 +226,7 @@ def test_truncated_file_says_how_many_frames_are_left(name: str, share: float, t
     data = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(data[: int(len(data) * share)])
     with pytest.raises(
-        TruncatedMedia, match=r"is cut off: \d+ bytes .* only \d+ of 4\d declared frames"
+        TruncatedMedia, match=r"is cut off: [\d,]+ bytes .* only \d+ of 4\d declared frames"
     ) as caught:
         read_video(tmp_path / name, 4)
     left = int(str(caught.value).split("only ")[1].split()[0])

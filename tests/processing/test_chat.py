@@ -130,7 +130,7 @@ def test_text_with_markup_is_refused(folder: Path, text: str) -> None:
 def test_number_of_clips_has_to_be_that_of_places(folder: Path) -> None:
     broken = example()
     broken.audios = []
-    with pytest.raises(ValueError, match="1 placeholders for audio, but 0 clips"):
+    with pytest.raises(ValueError, match="1 placeholder for audio, but 0 clips were"):
         ChatWriter(str(folder)).write(broken)
 
 

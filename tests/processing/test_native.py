@@ -186,7 +186,7 @@ def test_reserved_token_in_a_text_is_refused(processor: NativeProcessor) -> None
 
 
 def test_missing_clip_is_refused(processor: NativeProcessor) -> None:
-    with pytest.raises(ValueError, match="1 placeholders for audio, but 0 clips"):
+    with pytest.raises(ValueError, match="1 placeholder for audio, but 0 clips were"):
         processor.encode(dataclasses.replace(video_example(), audios=[]))
 
 

@@ -15,6 +15,7 @@ from crab_lightning.data.datamodule import AVDataModule
 from crab_lightning.data.manifests.rows import Rows, limited
 from crab_lightning.data.manifests.split import carve_validation
 from crab_lightning.data.sampling.packed_samples import PackedSamples
+from crab_lightning.spelling import counted
 from crab_lightning.structures import AudioWindow, Conversation, DatasetSpec, Media, Sample, Split
 from crab_lightning.tasks.base import Task
 
@@ -125,8 +126,8 @@ class CaptionDataModule(AVDataModule):
             if found.broken or found.unlisted:
                 shown = "".join(f"\n  {line}" for line in found.broken[:3])
                 rank_zero_info(
-                    f"data.sources.{name}: {len(found.samples):,} samples; {len(found.broken)} unusable rows "
-                    f"left out, {found.unlisted:,} not in the segment list{shown}"
+                    f"data.sources.{name}: {counted(len(found.samples), 'sample')}; "
+                    f"{counted(len(found.broken), 'unusable row')} left out, {found.unlisted:,} not in the segment list{shown}"
                 )
         carved = carve_validation(rows, self.val_share, self.seed)
         splits: dict[Split, dict[str, PackedSamples]] = {"train": {}, "val": {}, "test": {}}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crab_lightning.data.manifests.reader import ManifestError, read_manifest
+from crab_lightning.spelling import counted
 from crab_lightning.structures import DatasetSpec, Sample
 
 Format = Literal["video_llava", "audio_captions", "avcap"]
@@ -145,7 +146,7 @@ def read_captions(name: str, source: CaptionSource, root: Path) -> Captions:
     where = f"data.sources.{name}: {root / source.file}"
     if len(found.broken) > source.allow_broken:
         raise ManifestError(
-            f"{where} has {len(found.broken)} unusable rows, first: {'; '.join(found.broken[:3])}."
+            f"{where} has {counted(len(found.broken), 'unusable row')}, first: {'; '.join(found.broken[:3])}."
             f" Correct them, or set allow_broken: {len(found.broken)} to train without them"
         )
     if not found.samples:
@@ -218,7 +219,8 @@ def _video_llava(name: str, number: int, row: Any, media: Path) -> list[Sample]:
         for kind, paths in files.items():
             if asked.count(f"<{kind}>") != len(paths):
                 raise ValueError(
-                    f"a question has {asked.count(f'<{kind}>')} places <{kind}> for {len(paths)} files"
+                    f"a question has {counted(asked.count(f'<{kind}>'), 'place')} <{kind}> for "
+                    f"{counted(len(paths), 'file')}"
                 )
         if PLACEHOLDER.search(answer) or "<audio>" in asked:
             raise ValueError("a placeholder has no clip")

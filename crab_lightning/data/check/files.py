@@ -12,6 +12,7 @@ from typing import Literal
 from crab_lightning import media
 from crab_lightning.data.check.pool import Failure, run_isolated
 from crab_lightning.files import appended
+from crab_lightning.spelling import counted
 from crab_lightning.structures import SAMPLE_RATE_HZ, MaskColours
 
 FileKind = Literal["video", "image", "audio", "mask"]
@@ -114,7 +115,7 @@ def _sound_remarks(path: Path) -> tuple[str, ...]:
     if large:
         at_s, length_s = large[0]
         remarks.append(
-            f"{path}: the sound pauses {len(large)} times, first at {at_s:.1f} s for {length_s:.1f} s; there "
+            f"{path}: the sound pauses {counted(len(large), 'time')}, first at {at_s:.1f} s for {length_s:.1f} s; there "
             "is silence in them"
         )
     return tuple(remarks)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from crab_lightning.data.check.report import Problem
+from crab_lightning.spelling import counted
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks.base import NO_CLASS, Task, parse_answer, with_row
 
@@ -103,7 +104,7 @@ def check_classes(
             "classes",
             dataset,
             "test",
-            f"class {name!r} of {len(test[name])} test rows is in no training row, so it cannot be learnt. "
+            f"class {name!r} of {counted(len(test[name]), 'test row')} is in no training row, so it cannot be learnt. "
             "Check whether it has another spelling there",
             test[name][0].row,
         )

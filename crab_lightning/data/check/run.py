@@ -27,6 +27,7 @@ from crab_lightning.data.manifests.own import no_sound_hint
 from crab_lightning.data.manifests.reader import survey_manifest
 from crab_lightning.data.manifests.split import clips_of
 from crab_lightning.data.sampling.lengths import guess_tokens
+from crab_lightning.spelling import counted
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks.base import Task
 
@@ -196,7 +197,7 @@ class _Check:
         for manifest, shares in self.foregrounds.items():
             if not any(shares):
                 text = (
-                    f"all {len(shares)} masks are empty: no pixel belongs to the object. State its colours "
+                    f"no pixel of {counted(len(shares), 'mask')} belongs to the object. State its colours "
                     "under `mask` of the dataset's entry"
                 )
                 self.add("warning", "mask", manifest, text)

@@ -39,13 +39,13 @@ def refer(names: Iterable[str | None], given: Sequence[str], where: str) -> None
 def known_texts(value: Any, where: str) -> None:
     """Check that a value is a mapping from texts to texts."""
     if not isinstance(value, Mapping) or not all(isinstance(text, str) for text in value.values()):
-        raise ValueError(f"{where} is {show(value)}; it is a mapping from texts to texts")
+        raise ValueError(f"{where} is {show(value)}; it must be a mapping from texts to texts")
 
 
 def one_name(value: Any, where: str) -> str | None:
     """Return a name or ``None``, and refuse any other value."""
     if value is not None and not (isinstance(value, str) and value):
-        raise ValueError(f"{where} is {show(value)}; it is one name")
+        raise ValueError(f"{where} is {show(value)}; it must be one name")
     return value
 
 
@@ -55,14 +55,14 @@ def key_names(value: Any, where: str) -> tuple[str, ...]:
         return ()
     names = value if isinstance(value, list) else [value]
     if not all(isinstance(name, str) and name for name in names):
-        raise ValueError(f"{where} is {show(value)}; it is the name of a key, or a list of such names")
+        raise ValueError(f"{where} is {show(value)}; it must be the name of a key, or a list of such names")
     return tuple(names)
 
 
 def known_keys(content: Any, known: set[str], where: str) -> None:
     """Check that a value is a mapping that has only known keys."""
     if not isinstance(content, Mapping):
-        raise ValueError(f"{where} is {show(content)}; it is a mapping of: {', '.join(sorted(known))}")
+        raise ValueError(f"{where} is {show(content)}; it must be a mapping of: {', '.join(sorted(known))}")
     if unknown := [str(key) for key in content if key not in known]:
         near = did_you_mean(unknown[0], known)
         raise ValueError(f"{where} has the key {unknown[0]!r}{near}; it knows: {', '.join(sorted(known))}")

@@ -195,7 +195,9 @@ class _Side:
         ]
         fields: Any = content.get("fields") or {}
         if not isinstance(fields, Mapping):
-            raise ValueError(f"{where}.fields is {show(fields)}; it is a mapping such as {{event: label}}")
+            raise ValueError(
+                f"{where}.fields is {show(fields)}; it must be a mapping such as {{event: label}}"
+            )
         for name, said in fields.items():
             refuse_misspelt(name, said, fields, where)
             self._add_field(name, said, where)
@@ -241,7 +243,9 @@ class _Side:
             )
         item = said.get("item")
         if item is not None and type(item) is not int:
-            raise ValueError(f"{place}.item is {show(item)}; it is the number of an element, counted from 0")
+            raise ValueError(
+                f"{place}.item is {show(item)}; it must be the number of an element, counted from 0"
+            )
         modes = [(mode, key) for mode, key in _MODES.items() if said.get(key) is not None]
         if len(modes) != 1:
             raise ValueError(f"{place} is {show(dict(said))}; give it one of key, keys, any_of and value")
@@ -376,7 +380,7 @@ def _recording(rule: str) -> Callable[[str], str]:
         raise ValueError(f"recordings.name is {rule!r}, which is not a regular expression: {err}") from None
     if pattern.groups != 1:
         raise ValueError(
-            f"recordings.name is {rule!r}; it is 'stem', 'folder', or a regular expression with one group"
+            f"recordings.name is {rule!r}; it must be 'stem', 'folder', or a regular expression with one group"
         )
 
     def named(path: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Literal, NoReturn
 
 from crab_lightning.data.manifests.column_types import kind_of, show
 from crab_lightning.data.manifests.layout import LAYOUTS
+from crab_lightning.spelling import counted
 from crab_lightning.structures import DatasetSpec
 
 ANNOTATIONS = "AVUIE_2"
@@ -184,7 +185,7 @@ def _csv_rows(text: str, path: Path, where: str) -> list[Any]:
         for cells in reader:
             if cells and len(cells) != len(header):
                 raise ManifestError(
-                    f"{where}: {path}: line {reader.line_num} has {len(cells)} cells, and the header line "
+                    f"{where}: {path}: line {reader.line_num} has {counted(len(cells), 'cell')}, and the header line "
                     f"has {len(header)}. Put a cell that contains a comma in double quotes."
                 )
             if cells:

@@ -90,7 +90,7 @@ def check_datasets(tasks: Mapping[str, Any], datasets: Mapping[str, DatasetSpec]
                 raise ValueError(f"{where}.{key} is {value}; it must be at least {least}")
         if not isinstance(spec.target, str) and not 0 <= spec.target <= 1:
             raise ValueError(
-                f"{where}.target is {spec.target}; it is 'reasoning', 'direct', or the fraction from 0"
+                f"{where}.target is {spec.target}; it must be 'reasoning', 'direct', or the fraction from 0"
                 f" to 1 of samples that keep their reasoning"
             )
 

@@ -7,6 +7,7 @@ A layout is a column map in YAML (19 of them are shipped, one for each released 
 from __future__ import annotations
 
 import importlib
+import pickle
 import re
 import sys
 from abc import ABC, abstractmethod
@@ -223,14 +224,14 @@ def layout_of(spec: DatasetSpec, dataset: str) -> Layout:
     Raises:
         ValueError: If there is no such layout, or ``columns`` is wrong.
     """
-    return _made(spec.layout, dataset if spec.columns else spec.layout, _frozen(spec.columns))
+    return _made(spec.layout, dataset if spec.columns else spec.layout, pickle.dumps(spec.columns or {}))
 
 
 @lru_cache(maxsize=256)
-def _made(layout: str, name: str, columns: Any) -> Layout:
+def _made(layout: str, name: str, columns: bytes) -> Layout:
     from crab_lightning.data.manifests.columns import ColumnMap
 
-    told = _thawed(columns) or {}
+    told: dict[str, Any] = pickle.loads(columns)  # bytes of this program: mappings are no keys of a cache
     if layout in _card_names() or layout.endswith((".yaml", ".yml")):
         place = "columns" if told else f"layout {layout}"
         return _asking(ColumnMap(laid_over(card(layout), told), name, place), place)
@@ -283,22 +284,6 @@ def _imported(path: str) -> type[Layout]:
     if not (isinstance(found, type) and issubclass(found, Layout)):
         raise ValueError(f"layout is {path!r}, which is not a class derived from crab_lightning.data.Layout")
     return found
-
-
-def _frozen(value: Any) -> Any:
-    """Return plain values in a form that can be a cache key."""
-    if isinstance(value, Mapping):
-        return ("mapping", tuple((key, _frozen(item)) for key, item in value.items()))
-    return ("list", tuple(_frozen(item) for item in value)) if isinstance(value, list) else value
-
-
-def _thawed(value: Any) -> Any:
-    if not isinstance(value, tuple):
-        return value
-    kind, items = value
-    if kind == "mapping":
-        return {key: _thawed(item) for key, item in items}
-    return [_thawed(item) for item in items]
 
 
 def template(text: str) -> list[str | tuple[str, int | None]]:

@@ -25,7 +25,7 @@ from crab_lightning.data.manifests.column_types import (
     word,
 )
 from crab_lightning.data.manifests.layout import Layout, Parts
-from crab_lightning.spelling import did_you_mean
+from crab_lightning.spelling import counted, did_you_mean
 from crab_lightning.structures import SYSTEM_MESSAGE, Conversation, Media, Reply, Sample
 from crab_lightning.tasks.answers import extract_answer
 
@@ -64,7 +64,7 @@ class Plain(Layout):
                 f" there are: {', '.join(known)}"
             )
         if sound not in ("track", "none"):
-            raise ValueError(f"columns.sound is {sound!r}; it is 'track' or 'none'")
+            raise ValueError(f"columns.sound is {sound!r}; it must be 'track' or 'none'")
         self.keys, self.sound = keys or {}, sound
 
     def read(self, row: Mapping[str, Any], split: str) -> Parts:
@@ -133,7 +133,7 @@ class Messages(Layout):
                 raise ColumnError(
                     f"as many <{kind.value}> in the question as files under '{kind.value}s'",
                     f"key '{kind.value}s'",
-                    f"names {files} files for {places} places",
+                    f"names {counted(files, 'file')} for {counted(places, 'place')}",
                 )
         said = [part for part in conversation if isinstance(part, str)]
         return Parts(

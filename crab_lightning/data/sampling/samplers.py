@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from crab_lightning.data.sampling.mixture import Mixture
 from crab_lightning.data.sampling.seeding import Indices, seeded_order
+from crab_lightning.spelling import counted
 
 
 class Draw(NamedTuple):
@@ -101,7 +102,7 @@ class TrainBatches:
             )
         if len(mixture) < world:
             raise ValueError(
-                f"an epoch of {len(mixture)} samples is too small for {world} processes; increase"
+                f"an epoch of {counted(len(mixture), 'sample')} is too small for {world} processes; increase"
                 f" data.epoch_size or use fewer devices"
             )
         if (window > 1 or tokens is not None) and lengths is None:
