@@ -1,9 +1,9 @@
-"""The token counts and time scale of the visual and audio input, and checks that the input has them.
+"""The token counts and time scale of the visual and audio input, and checks of the media.
 
 ``released`` is the input on which the released adapter was trained (AV-UIE v2 section 3): frames of 224 x 224
 pixels, 64 tokens and always 2.0 s for a pair of frames, whatever the length of the clip is. ``plain`` keeps
 the size and the true time scale of the clip. An adapter that was trained with one of them gives wrong answers
-with the other, without an error of the model. So the input is checked here.
+with the other, without an error of the model. So sizes and times are checked here.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
-
-from torch import Tensor
 
 from crab_lightning.media import mel_frames
 from crab_lightning.structures import Example
@@ -148,50 +146,3 @@ def seconds_per_grid(example: Example, geometry: Geometry) -> list[float]:
             f"of the {len(example.videos)} videos, found {given}."
         )
     return list(given)
-
-
-def check_inputs(
-    inputs: dict[str, Tensor],
-    example: Example,
-    geometry: Geometry,
-    ids: PlaceholderIds,
-    rules: MediaRules = QWEN2_5,
-) -> None:
-    """Compare model inputs with the media from which they were made.
-
-    Args:
-        inputs: The model inputs of this example alone.
-        example: The example with its media.
-        geometry: The geometry of the run.
-        ids: The placeholder ids in ``inputs["input_ids"]``.
-        rules: How the model divides media into tokens.
-
-    Raises:
-        GeometryError: If a number of tokens or a time scale does not fit the media, because a processor has
-            resized, resampled or cut them. The message says what was expected and what was found.
-    """
-    row = inputs["input_ids"].flatten()
-    waves = [rules.sound_tokens(a.shape[-1]) for a in example.audios]
-    expected = {
-        "video": (ids.video, sum(rules.visual_tokens(v.shape[0], *v.shape[-2:]) for v in example.videos)),
-        "image": (ids.image, sum(rules.visual_tokens(1, *i.shape[-2:]) for i in example.images)),
-        "audio": (ids.audio, sum(waves)),
-    }
-    for kind, (token_id, count) in expected.items():
-        found = int((row == token_id).sum())
-        if found != count:
-            raise GeometryError(
-                f"{example.sample.id}: expected {count} {kind} tokens, and found {found}. A processor has "
-                f"resized or cut the {kind}; newer transformers do so by default (224 px becomes 336). Use "
-                "NativeProcessor, or turn do_resize off."
-            )
-    scale = inputs.get("video_second_per_grid")
-    wanted = seconds_per_grid(example, geometry)
-    found_scale = [] if scale is None else [float(s) for s in scale]
-    if len(found_scale) != len(wanted) or any(
-        abs(f - w) > 1e-6 for f, w in zip(found_scale, wanted, strict=True)
-    ):
-        raise GeometryError(
-            f"{example.sample.id}: expected {wanted} s per grid, and found {found_scale}. A processor has "
-            "changed the times of the video; newer transformers assume 2 frames a second (1.0 s per grid)."
-        )

@@ -33,7 +33,6 @@ from crab_lightning.processing.geometry import (
     GeometryError,
     MediaRules,
     PlaceholderIds,
-    check_inputs,
     check_sizes,
     checked_geometry,
     seconds_per_grid,
@@ -245,10 +244,7 @@ class NativeProcessor:
             inputs["input_features"] = pad_rows(mels, 0.0, left=False)
             ones = [torch.ones(m.shape[-1], dtype=torch.long) for m in mels]
             inputs["feature_attention_mask"] = pad_rows(ones, 0, left=False)
-        check_inputs(inputs, example, self.geometry, self.placeholders, self.rules)
-        labels = None
-        if example.target is not None:
-            labels = ids.masked_fill(~learnt, IGNORED_LABEL)
+        labels = None if example.target is None else ids.masked_fill(~learnt, IGNORED_LABEL)
         return Encoded(inputs, labels, example.sample)
 
     def _check_example(self, example: Example) -> None:
