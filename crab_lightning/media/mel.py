@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import cache
 
 import torch
@@ -77,20 +76,11 @@ def _window() -> Tensor:
 
 @cache
 def _mel_filters() -> Tensor:
-    """Return triangular filters ``(128, 201)`` on Slaney's mel scale, of unit area, from 0 to 8000 Hz."""
-    nyquist_hz = SAMPLE_RATE_HZ / 2
-    edges_mel = torch.linspace(0.0, hz_to_mel(nyquist_hz), MEL_BINS + 2, dtype=torch.float64)
-    # Slaney: linear to 1 kHz (15 mel), then 27 mel for every factor of 6.4.
-    edges_hz = torch.where(
-        edges_mel < 15.0, edges_mel * 200 / 3, 1000 * torch.exp((edges_mel - 15.0) * math.log(6.4) / 27)
+    """Return the filters of Whisper ``(128, 201)``, from 0 to 8000 Hz."""
+    from transformers.audio_utils import mel_filter_bank
+
+    rate_hz = SAMPLE_RATE_HZ
+    filters = mel_filter_bank(
+        _FFT // 2 + 1, MEL_BINS, 0.0, rate_hz / 2, rate_hz, norm="slaney", mel_scale="slaney"
     )
-    bins_hz = torch.linspace(0.0, nyquist_hz, _FFT // 2 + 1, dtype=torch.float64)
-    rise = (bins_hz - edges_hz[:-2, None]) / (edges_hz[1:-1] - edges_hz[:-2])[:, None]
-    fall = (edges_hz[2:, None] - bins_hz) / (edges_hz[2:] - edges_hz[1:-1])[:, None]
-    triangles = torch.minimum(rise, fall).clamp_(min=0.0)
-    return (triangles * (2.0 / (edges_hz[2:] - edges_hz[:-2]))[:, None]).float()
-
-
-def hz_to_mel(hz: float) -> float:
-    """Return a frequency in Hz on Slaney's mel scale."""
-    return hz * 3 / 200 if hz < 1000 else 15.0 + math.log(hz / 1000) * 27 / math.log(6.4)
+    return torch.from_numpy(filters).float().T.contiguous()

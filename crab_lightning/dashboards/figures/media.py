@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from crab_lightning.media import MediaError, log_mel, read_audio, read_image, read_video
-from crab_lightning.media.mel import hz_to_mel
 from crab_lightning.structures import SAMPLE_RATE_HZ, Sample
 
 FRAMES = 8
@@ -76,7 +75,9 @@ def load(sample: Sample) -> ClipMedia:
 
 def mel_row(hz: float) -> float:
     """Return the row of a frequency in the spectrogram (Slaney's mel scale, 128 bands up to 8 kHz)."""
-    return hz_to_mel(hz) / hz_to_mel(_MEL_TOP_HZ) * 129 - 1
+    from transformers.audio_utils import hertz_to_mel
+
+    return float(hertz_to_mel(hz, "slaney") / hertz_to_mel(_MEL_TOP_HZ, "slaney")) * 129 - 1
 
 
 def _strip(path: Any) -> Strip:
