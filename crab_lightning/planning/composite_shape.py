@@ -60,10 +60,10 @@ def measure_llm_va(init: Any, adapter: AdapterConfig | None, module: type[LlmVaM
         list(towers.values()),
         {"visual": model.visual_connector, "audio": model.audio_connector},
         {"visual": (FRAMES * visual.tokens, FRAMES), "audio": (heard, SECONDS)},
-        list(init.train_connectors),
+        init,
         adapter,
-        vision=(visual.width(towers["visual"]), visual.ffn, count(towers["visual"].parameters())),
-        audio=(audio.width(towers["audio"]), audio.ffn, count(towers["audio"].parameters())),
+        vision=(visual.width(towers["visual"]), visual.ffn),
+        audio=(audio.width(towers["audio"]), audio.ffn),
         per_second=sizes.queries,
         patches=FRAMES * (visual.tokens + 1),
     )
@@ -94,23 +94,18 @@ def measure_vllm_a(init: Any, adapter: AdapterConfig | None, module: type[VllmAM
         language_model: Any = from_config(module.model_class, config)
         tower = audio.build()
         model = VllmAModel(language_model, tower, audio, sizes)
-    visual = language_model.model.visual
     windows = int(SECONDS * audio.tokens_per_s) // sizes.window_tokens
     return _measured(
         source,
         model,
         language_model,
-        [visual, tower],
+        [language_model.model.visual, tower],
         {"audio": model.audio_connector},
         {"audio": (windows * sizes.window_tokens, windows)},
-        list(init.train_connectors),
+        init,
         adapter,
-        vision=(
-            config.vision_config.hidden_size,
-            config.vision_config.intermediate_size,
-            count(visual.parameters()),
-        ),
-        audio=(audio.width(tower), audio.ffn, count(tower.parameters())),
+        vision=(config.vision_config.hidden_size, config.vision_config.intermediate_size),
+        audio=(audio.width(tower), audio.ffn),
         per_second=round(audio.tokens_per_s / sizes.window_tokens * sizes.queries),
         patches=1280,
     )
@@ -123,21 +118,26 @@ def _measured(
     towers: list[nn.Module],
     connectors: dict[str, Any],
     features: dict[str, tuple[int, int]],
-    trained: list[str],
+    init: Any,
     adapter: AdapterConfig | None,
     *,
-    vision: tuple[int, int, int],
-    audio: tuple[int, int, int],
+    vision: tuple[int, int],
+    audio: tuple[int, int],
     per_second: int,
     patches: int,
 ) -> Shape:
     """Freeze weights and insert adapters as ``CompositeModule`` does, and return the sizes."""
     model.requires_grad_(False)
     decoder = language_model.get_decoder()
-    base = adapted(model, decoder, towers, adapter, [connectors[name] for name in trained])
-    for name in trained:
-        connectors[name].requires_grad_(True)
-    shapes = tuple(_connector_shape(connectors[name], *features[name]) for name in trained)
+    seen, heard = (count(tower.parameters()) for tower in towers)
+    trained = {name: connectors[name] for name in init.train_connectors}
+    base = adapted(model, decoder, towers, adapter, list(trained.values()))
+    for connector in trained.values():
+        connector.requires_grad_(True)
+    shapes = tuple(
+        ConnectorShape(one.config, one.encoder_width, *features[name], one.width)
+        for name, one in trained.items()
+    )
     more = per_second - NATIVE_PER_S
     return shape_of(
         source,
@@ -147,27 +147,11 @@ def _measured(
         towers,
         adapter,
         base=base,
-        vision=vision,
-        audio=audio,
+        vision=(*vision, seen),
+        audio=(*audio, heard),
         connectors=shapes,
         sample_tokens=(NATIVE_TOKENS + SECONDS * more, NATIVE_LONGEST + LONG_SECONDS * more),
         patches=patches,
-    )
-
-
-def _connector_shape(connector: Any, tokens: int, groups: int) -> ConnectorShape:
-    config = connector.config
-    return ConnectorShape(
-        encoder_width=connector.encoder_width,
-        encoder_tokens=tokens,
-        groups=groups,
-        queries=config.queries,
-        hidden=config.hidden,
-        ffn=config.ffn,
-        heads=config.heads,
-        layers=config.layers,
-        width=connector.width,
-        dropout=config.dropout > 0,
     )
 
 

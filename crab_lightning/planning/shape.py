@@ -15,6 +15,7 @@ from crab_lightning.compat import from_config
 from crab_lightning.files import parsed_yaml
 
 if TYPE_CHECKING:
+    from crab_lightning.models.connectors import ConnectorConfig
     from crab_lightning.models.native import OmniModule
     from crab_lightning.processing.families import Reader
 
@@ -33,28 +34,18 @@ class ConnectorShape:
     """The sizes of a connector that is trained.
 
     Args:
+        config: The sizes of its Q-Former.
         encoder_width: Width of the features that the connector reads.
         encoder_tokens: Number of features in a sample.
         groups: Number of frames, seconds or windows of a sample.
-        queries: Number of tokens that the connector makes of each frame, second or window.
-        hidden: Width of the Q-Former.
-        ffn: Inner width of the feed-forward layers of the Q-Former.
-        heads: Number of heads of the Q-Former.
-        layers: Number of layers of the Q-Former.
         width: Width of the decoder.
-        dropout: Whether dropout is used, whose masks are kept for the backward pass.
     """
 
+    config: ConnectorConfig
     encoder_width: int
     encoder_tokens: int
     groups: int
-    queries: int
-    hidden: int
-    ffn: int
-    heads: int
-    layers: int
     width: int
-    dropout: bool
 
     @property
     def kept_bytes(self) -> float:
@@ -64,14 +55,15 @@ class ConnectorShape:
         of the features, and the attention and activations of the queries. The projection keeps input and
         output.
         """
-        drop = 8 if self.dropout else 0  # the mask and the result of dropout
+        c = self.config
+        drop = 8 if c.dropout else 0  # the mask and the result of dropout
         read = self.encoder_tokens * (8 * self.encoder_width + 8)
-        across = self.encoder_tokens * (8 * self.hidden + self.heads * self.queries * (4 + drop))
-        places = self.groups * self.queries
-        among = places * self.heads * self.queries * (4 + drop)
-        within = 4 * places * ((7 + drop) * self.hidden + 2 * self.ffn)
-        projected = 4 * places * (2 * self.hidden + 2 * self.width)
-        return read + self.layers * (across + among + within) + projected
+        across = self.encoder_tokens * (8 * c.hidden + c.heads * c.queries * (4 + drop))
+        places = self.groups * c.queries
+        among = places * c.heads * c.queries * (4 + drop)
+        within = 4 * places * ((7 + drop) * c.hidden + 2 * c.ffn)
+        projected = 4 * places * (2 * c.hidden + 2 * self.width)
+        return read + c.layers * (across + among + within) + projected
 
 
 @dataclass(frozen=True)

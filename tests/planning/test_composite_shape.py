@@ -68,16 +68,5 @@ def test_trained_connector_keeps_what_the_formula_says(
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         connector(features)
     kept = sum(tensor.untyped_storage().nbytes() for tensor in found.values())
-    shape = ConnectorShape(
-        encoder_width=256,
-        encoder_tokens=groups * 100,
-        groups=groups,
-        queries=queries,
-        hidden=192,
-        ffn=768,
-        heads=4,
-        layers=layers,
-        width=320,
-        dropout=dropout > 0,
-    )
+    shape = ConnectorShape(config, encoder_width=256, encoder_tokens=groups * 100, groups=groups, width=320)
     assert shape.kept_bytes == pytest.approx(kept, rel=0.08)
