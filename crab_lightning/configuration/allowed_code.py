@@ -17,6 +17,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -238,24 +239,20 @@ def object_of(path: str) -> Any:
     raise ModuleNotFoundError(f"there is no module for {path}")
 
 
-_cached_kinds: list[type] = []
-
-
+@cache
 def _kinds() -> tuple[type, ...]:
     """Return the base classes of the objects of other packages that a config may name."""
-    if not _cached_kinds:
-        for path in (
-            "torch.optim.Optimizer",
-            "torch.optim.lr_scheduler.LRScheduler",
-            "lightning.pytorch.Callback",
-            "lightning.pytorch.loggers.Logger",
-            "lightning.pytorch.profilers.Profiler",
-            "lightning.pytorch.strategies.Strategy",
-            "lightning.pytorch.accelerators.Accelerator",
-            "lightning.pytorch.plugins.Precision",
-            "lightning.pytorch.plugins.CheckpointIO",
-            "lightning.pytorch.plugins.ClusterEnvironment",
-            "lightning.pytorch.plugins.LayerSync",
-        ):
-            _cached_kinds.append(object_of(path))
-    return tuple(_cached_kinds)
+    paths = (
+        "torch.optim.Optimizer",
+        "torch.optim.lr_scheduler.LRScheduler",
+        "lightning.pytorch.Callback",
+        "lightning.pytorch.loggers.Logger",
+        "lightning.pytorch.profilers.Profiler",
+        "lightning.pytorch.strategies.Strategy",
+        "lightning.pytorch.accelerators.Accelerator",
+        "lightning.pytorch.plugins.Precision",
+        "lightning.pytorch.plugins.CheckpointIO",
+        "lightning.pytorch.plugins.ClusterEnvironment",
+        "lightning.pytorch.plugins.LayerSync",
+    )
+    return tuple(map(object_of, paths))

@@ -32,6 +32,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 PACKAGE_CONFIGS = _PACKAGE / "configs"
 if not PACKAGE_CONFIGS.is_dir():
     PACKAGE_CONFIGS = _PACKAGE.parent / "configs"
+_ROOTS = {"crab_lightning": _PACKAGE, "configs": PACKAGE_CONFIGS}
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -47,8 +48,6 @@ _MOST_LEVELS = 60
 _MOST_FILES = 300
 _MOST_FILLED = 2**20
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
-
-
 _NOT_TEXT = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "timestamp")}
 
 
@@ -300,14 +299,13 @@ def found_path(value: str) -> str:
     if Path(value).exists():
         return str(Path(value).absolute())
     first, _, rest = value.partition("/")
-    roots = {"crab_lightning": _PACKAGE, "configs": PACKAGE_CONFIGS}
-    shipped = roots[first] / rest if first in roots and rest else None
+    shipped = _ROOTS[first] / rest if first in _ROOTS and rest else None
     return str(shipped) if shipped is not None and shipped.exists() else value
 
 
 def portable_path(value: str) -> str | None:
     """Return a path inside this package in a form for every machine; ``None`` for any other path."""
-    for first, root in (("crab_lightning", _PACKAGE), ("configs", PACKAGE_CONFIGS)):
+    for first, root in _ROOTS.items():
         if Path(value).is_relative_to(root):
             return str(Path(first) / Path(value).relative_to(root))
     return None

@@ -18,7 +18,7 @@ from crab_lightning.distributed.strategies import Fsdp1Strategy, Fsdp2Strategy, 
 
 def shard_layers(
     model: nn.Module, mesh: Any, *, offload: bool = False, reshard_after_forward: bool = True
-) -> int:
+) -> None:
     """Shard a model with FSDP2: each process holds a part of every weight, and a layer gathers its weights.
 
     The layers of the language model and of the frozen towers are gathered one by one, when they run. The
@@ -31,16 +31,13 @@ def shard_layers(
         offload: Keep weights, gradients and optimizer state in host memory.
         reshard_after_forward: Free the gathered weights of a layer after its forward pass; otherwise they
             stay until the backward pass, which saves a third of the communication.
-
-    Returns:
-        Number of layers that are gathered one by one.
     """
     policy = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if offload else OffloadPolicy()
-    found = [stack[place] for stack, place in layers(model)]
-    for layer in found:
-        fully_shard(layer, mesh=mesh, offload_policy=policy, reshard_after_forward=reshard_after_forward)
+    for stack, place in layers(model):
+        fully_shard(
+            stack[place], mesh=mesh, offload_policy=policy, reshard_after_forward=reshard_after_forward
+        )
     fully_shard(model, mesh=mesh, offload_policy=policy)
-    return len(found)
 
 
 def shard(model: nn.Module, trainer: Any, fill: Fill) -> None:

@@ -135,7 +135,7 @@ class Fsdp2Strategy(ShardedStrategy):
         first = self.global_rank == 0
         state: dict[int, dict[str, Any]] = {}
         for number, values in saved["state"].items():  # gathering is collective: the same order on all ranks
-            whole = {name: _gathered(value) for name, value in values.items()}
+            whole = {k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in values.items()}
             if first:
                 state[number] = {k: _host(v) for k, v in whole.items()}
         return {"state": state, "param_groups": saved["param_groups"]} if first else {}
@@ -230,8 +230,7 @@ class Fsdp1Strategy(ShardedStrategy):
 
     def trained_weights(self) -> AbstractContextManager[None]:
         """Return a context in which the first process has the whole trained weights, in host memory."""
-        assert self.model is not None
-        return trained_weights(self.model)
+        return trained_weights(self._unit())
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Return the trained weights on rank 0, nothing on other ranks; frozen weights are not gathered."""
@@ -256,9 +255,8 @@ class Fsdp1Strategy(ShardedStrategy):
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Copy a checkpoint's weights to this process's part of the weights."""
         assert self.lightning_module is not None
-        assert self.model is not None
         saved = checkpoint["state_dict"]
-        for unit in trained_units(self.model):  # one by one, so that only one unit is gathered at a time
+        for unit in trained_units(self._unit()):  # one by one, so that only one unit is gathered at a time
             with gathered(unit), torch.no_grad():
                 for name, weight in self.lightning_module.named_parameters():
                     if name in saved and weight.shape == saved[name].shape:
@@ -304,10 +302,6 @@ def _host(value: Any) -> Any:
     # A gathered value may be a view of a storage with padding, which would be saved too.
     padded = value.untyped_storage().nbytes() > value.nbytes
     return value.cpu().clone() if padded else value.cpu()
-
-
-def _gathered(value: Any) -> Any:
-    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def _share(value: Any, weight: Tensor) -> Any:
