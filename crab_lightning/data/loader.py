@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -45,15 +46,9 @@ class LoaderProcessError(ChildProcessError):
     """A loader process has ended or cannot work. The message says how, and what to do about it."""
 
 
-class _Collate:
-    """Makes a batch in the worker that loaded its samples."""
-
-    def __init__(self, processor: Processor) -> None:
-        self._processor = processor
-
-    def __call__(self, items: Sequence[tuple[Encoded, bool]]) -> Batch:
-        encoded, repeated = zip(*items, strict=True)
-        return self._processor.collate(encoded, repeated)
+def _collated(processor: Processor, items: Sequence[tuple[Encoded, bool]]) -> Batch:
+    encoded, repeated = zip(*items, strict=True)
+    return processor.collate(encoded, repeated)
 
 
 class BatchLoader(Iterable[Batch]):
@@ -77,7 +72,7 @@ class BatchLoader(Iterable[Batch]):
         prefetch_batches: int = 2,
     ) -> None:
         self.dataset, self.batches = dataset, batches
-        self._collate = _Collate(dataset.processor)
+        self._collate = partial(_collated, dataset.processor)
         self._workers: list[Any] = []
         self._loader: DataLoader[Encoded] | None = DataLoader(
             dataset,

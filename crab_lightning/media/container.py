@@ -78,7 +78,6 @@ class MediaInfo:
     """The content of the header of a media file.
 
     Args:
-        path: The file.
         duration_s: Declared duration of the whole file in seconds; ``None`` if the header has none. For mp3
             and aac, whose headers only estimate it, the packets are counted.
         shown_s: Declared time in seconds from the start of the clip to the end of its pictures; ``None``
@@ -88,12 +87,9 @@ class MediaInfo:
         width: Coded width in pixels, before any rotation; 0 without video.
         height: Coded height in pixels, before any rotation; 0 without video.
         fps: Declared average frame rate; 0 if there is none.
-        frames: Declared number of video frames; 0 if the header has none.
         sample_rate_hz: Sample rate of the audio track; 0 without audio.
-        channels: Number of channels of the audio track; 0 without audio.
     """
 
-    path: Path
     duration_s: float | None
     shown_s: float | None
     has_video: bool
@@ -101,9 +97,7 @@ class MediaInfo:
     width: int
     height: int
     fps: float
-    frames: int
     sample_rate_hz: int
-    channels: int
 
 
 def check_file(path: str | Path) -> Path:
@@ -251,7 +245,6 @@ def probe(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInf
         if audio is not None and container.format.name in _GUESSED_LENGTH:
             duration_s = _counted_s(container, audio, limits.duration_s)
         return MediaInfo(
-            path=Path(path),
             duration_s=duration_s,
             shown_s=None if end_s is None else end_s - clock_zero_s(container),
             has_video=video is not None,
@@ -259,9 +252,7 @@ def probe(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInf
             width=video.width if video is not None else 0,
             height=video.height if video is not None else 0,
             fps=float(video.average_rate or 0) if video is not None else 0.0,
-            frames=video.frames if video is not None else 0,
             sample_rate_hz=audio.codec_context.sample_rate if audio is not None else 0,
-            channels=audio.codec_context.channels if audio is not None else 0,
         )
 
 

@@ -115,8 +115,9 @@ def labels_present(items: Sequence[Encoded]) -> bool:
     if with_labels not in (0, len(items)):
         bare = next(item.sample.id for item in items if item.labels is None)
         raise ValueError(
-            f"collate got {counted(with_labels, 'example')} with a target and {len(items) - with_labels} without "
-            f"(first: {bare}). Use separate batches for prompts, since these are padded on the other side."
+            f"collate got {counted(with_labels, 'example')} with a target and {len(items) - with_labels} "
+            f"without (first: {bare}). Use separate batches for prompts, since these are padded on the other "
+            "side."
         )
     return with_labels > 0
 

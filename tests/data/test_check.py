@@ -123,7 +123,7 @@ def test_an_answer_that_contradicts_its_annotation_is_a_warning(root: Path) -> N
 def test_a_class_that_only_the_test_rows_have_is_named(root: Path) -> None:
     edit(root, "ks", "test", (1, {"action": "Playing-Drums"}))
     messages = [p.message for p in check(root, "ks").problems if p.kind == "classes"]
-    assert any("'Playing-Drums' of 1 test rows" in text for text in messages)
+    assert any("'Playing-Drums' of 1 test row " in text for text in messages)
     assert any("'Playing-Drums', 'playing drums' may be the same class" in text for text in messages)
 
 

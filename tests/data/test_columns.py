@@ -200,7 +200,7 @@ def test_rows_may_be_parquet(tmp_path: Path) -> None:
     ("text", "ending", "message"),
     [
         ('{"a": 1}\n{"a"', "jsonl", r"line 2 is not JSON"),
-        ("a,b\n1", "csv", r"line 2 has 1 cells, and the header line has 2"),
+        ("a,b\n1", "csv", r"line 2 has 1 cell, and the header line has 2"),
         ("a,a\n1,2", "csv", r"column 'a' occurs twice"),
         (
             "clip,sound,label,from,to,tape,text\n0.mp4,0.mp3,dog,soon,2,0,x",

@@ -82,9 +82,6 @@ def test_222_thousand_rows_are_ordered_in_well_under_a_second() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"rows": {"a": 1}, "temperature": 0.0}, "data.temperature is 0"),
-        ({"rows": {"a": 1}, "epoch_size": 0}, "data.epoch_size is 0"),
-        ({"rows": {"a": 1}, "weights": {"a": -1.0}}, "data.datasets.a.weight is -1"),
         (
             {"rows": {"a": 0, "b": 1}, "weights": {"a": 1.0}},
             "data.datasets.a has weight 1.0 but no training rows",

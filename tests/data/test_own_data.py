@@ -184,7 +184,7 @@ def test_without_audio_the_track_of_the_video_is_heard(tmp_path: Path) -> None:
             "messages",
             "open_answer",
             {"messages": [{"role": "user", "content": "<video>?"}, {"role": "assistant", "content": "a"}]},
-            r"key 'videos' names 0 files for 1 places",
+            r"key 'videos' names 0 files for 1 place;",
         ),
         (
             "messages",

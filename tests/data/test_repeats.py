@@ -218,4 +218,4 @@ def test_sound_that_begins_late_or_pauses_is_named(tmp_path: Path) -> None:
         found = [p for p in problems(tmp_path, "ave", decode=decode) if p.kind == "sound"]
         assert [(p.row, p.level) for p in found] == [(0, "warning"), (1, "warning")]
         assert "the sound begins 2.0 s after the clip does" in found[0].message
-        assert "the sound pauses 1 times, first at 1.0 s for 2.0 s" in found[1].message
+        assert "the sound pauses 1 time, first at 1.0 s for 2.0 s" in found[1].message

@@ -49,7 +49,7 @@ def test_video_llava_rows_become_questions_about_their_media(root: Path, tmp_pat
 BROKEN = [
     ({"image": "none.jpg", "conversations": talk("<image>\nx", "y")}, "none.jpg does not exist"),
     ({"conversations": talk("x", "y")}, "names neither image nor video"),
-    ({"image": "0.jpg", "conversations": talk("x", "y")}, "0 places <image> for 1 files"),
+    ({"image": "0.jpg", "conversations": talk("x", "y")}, r"0 places <image> for 1 file\."),
     ({"image": "0.jpg", "conversations": talk("<image>\nx")}, "questions and answers in turn"),
     ({"image": "0.jpg", "conversations": talk("<image>\nx", " ")}, "value is ' '; a text"),
     ({"image": 3, "conversations": talk("<image>\nx", "y")}, "image is 3; a path"),

@@ -127,7 +127,8 @@ class CaptionDataModule(AVDataModule):
                 shown = "".join(f"\n  {line}" for line in found.broken[:3])
                 rank_zero_info(
                     f"data.sources.{name}: {counted(len(found.samples), 'sample')}; "
-                    f"{counted(len(found.broken), 'unusable row')} left out, {found.unlisted:,} not in the segment list{shown}"
+                    f"{counted(len(found.broken), 'unusable row')} left out, {found.unlisted:,} not in the "
+                    f"segment list{shown}"
                 )
         carved = carve_validation(rows, self.val_share, self.seed)
         splits: dict[Split, dict[str, PackedSamples]] = {"train": {}, "val": {}, "test": {}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from hashlib import blake2b, file_digest
 from pathlib import Path
@@ -52,7 +53,6 @@ class FileFacts:
         error: The reason why the file cannot be used, or ``None``.
         kind: Name of the class of the error.
         duration_s: Length of a clip in seconds; ``None`` for pictures and if the header has no length.
-        size_px: Width and height of a picture in pixels.
         content: Hash of the bytes, if it was asked for.
         remarks: Warnings about a file that can be used.
         foreground: Fraction of the pixels of a mask that belong to the object.
@@ -61,7 +61,6 @@ class FileFacts:
     error: str | None = None
     kind: str | None = None
     duration_s: float | None = None
-    size_px: tuple[int, int] | None = None
     content: str | None = None
     remarks: tuple[str, ...] = ()
     foreground: float | None = None
@@ -77,8 +76,11 @@ def inspect_file(job: FileJob) -> FileFacts:
         if job.content:
             return FileFacts(content=content_hash(job.path))
         if job.kind == "image":
-            shape = media.read_image(job.path, None).shape if job.frames else None
-            return FileFacts(size_px=media.picture_size(job.path) if shape is None else _shape(shape))
+            if job.frames:
+                media.read_image(job.path, None)
+            else:
+                media.picture_size(job.path)
+            return FileFacts()
         if job.kind == "mask":
             return _mask(job)
         remarks = _sound_remarks(job.path) if job.kind == "audio" else ()
@@ -97,7 +99,7 @@ def _mask(job: FileJob) -> FileFacts:
             "much. The colours may be reversed, or the background may not be black. State them under `mask` "
             "of the dataset's entry",
         )
-    return FileFacts(size_px=_shape(mask.shape), remarks=remarks, foreground=share)
+    return FileFacts(remarks=remarks, foreground=share)
 
 
 def _sound_remarks(path: Path) -> tuple[str, ...]:
@@ -115,15 +117,10 @@ def _sound_remarks(path: Path) -> tuple[str, ...]:
     if large:
         at_s, length_s = large[0]
         remarks.append(
-            f"{path}: the sound pauses {counted(len(large), 'time')}, first at {at_s:.1f} s for {length_s:.1f} s; there "
-            "is silence in them"
+            f"{path}: the sound pauses {counted(len(large), 'time')}, first at {at_s:.1f} s for "
+            f"{length_s:.1f} s; pauses are silent"
         )
     return tuple(remarks)
-
-
-def _shape(shape: Iterable[int]) -> tuple[int, int]:
-    height, width = list(shape)[-2:]
-    return width, height
 
 
 def _duration_s(job: FileJob) -> float | None:
@@ -172,9 +169,7 @@ class Findings:
         for line in path.read_bytes().splitlines():
             try:
                 key, facts = json.loads(line)
-                size_px = facts.pop("size_px")
-                remarks = tuple(facts.pop("remarks"))
-                self._known[key] = FileFacts(size_px=size_px and tuple(size_px), remarks=remarks, **facts)
+                self._known[key] = FileFacts(**facts | {"remarks": tuple(facts["remarks"])})
             except (ValueError, TypeError, AttributeError, KeyError):
                 continue  # the last line of a check that was killed; its file is checked again
 
@@ -182,35 +177,23 @@ class Findings:
         self, jobs: Iterable[FileJob], workers: int, timeout_s: float
     ) -> Iterator[tuple[FileJob, FileFacts]]:
         """Yield every job with its findings, which were stored earlier or are made now."""
-        todo: list[FileJob] = []
-        keys: dict[FileJob, str] = {}
-        for job in jobs:
-            keys[job] = key = _key(job)
-            known = self._known.get(key)
-            if known is None:
-                todo.append(job)
-            else:
-                yield job, known
+        keys = {job: _key(job) for job in jobs}
+        todo = [job for job, key in keys.items() if key not in self._known]
+        yield from ((job, self._known[key]) for job, key in keys.items() if key in self._known)
         if not todo:
             return
-        if self._path is None:
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        with nullcontext() if self._path is None else appended(self._path) as file:
+            if file is not None:
+                file.write("\n")  # ends an incomplete line of a check that was killed
             for job, result in run_isolated(inspect_file, todo, workers, timeout_s=timeout_s):
-                yield job, _facts(result, job)
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with appended(self._path) as file:
-            file.write("\n")  # ends an incomplete line of a check that was killed
-            for job, result in run_isolated(inspect_file, todo, workers, timeout_s=timeout_s):
-                facts = _facts(result, job)
-                file.write(json.dumps([keys[job], asdict(facts)]) + "\n")
-                file.flush()
-                yield job, facts
-
-
-def _facts(result: FileFacts | Failure, job: FileJob) -> FileFacts:
-    if isinstance(result, FileFacts):
-        return result
-    return FileFacts(error=f"{job.path}: {result.message}", kind=result.kind)
+                if isinstance(result, Failure):
+                    result = FileFacts(error=f"{job.path}: {result.message}", kind=result.kind)
+                if file is not None:
+                    file.write(json.dumps([keys[job], asdict(result)]) + "\n")
+                    file.flush()
+                yield job, result
 
 
 def _key(job: FileJob) -> str:

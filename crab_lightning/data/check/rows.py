@@ -104,8 +104,8 @@ def check_classes(
             "classes",
             dataset,
             "test",
-            f"class {name!r} of {counted(len(test[name]), 'test row')} is in no training row, so it cannot be learnt. "
-            "Check whether it has another spelling there",
+            f"class {name!r} of {counted(len(test[name]), 'test row')} is in no training row, so it cannot "
+            "be learnt. Check whether it has another spelling there",
             test[name][0].row,
         )
     spellings: dict[str, set[str]] = defaultdict(set)

@@ -380,7 +380,8 @@ def _recording(rule: str) -> Callable[[str], str]:
         raise ValueError(f"recordings.name is {rule!r}, which is not a regular expression: {err}") from None
     if pattern.groups != 1:
         raise ValueError(
-            f"recordings.name is {rule!r}; it must be 'stem', 'folder', or a regular expression with one group"
+            f"recordings.name is {rule!r}; it must be 'stem', 'folder', or a regular expression with one "
+            "group"
         )
 
     def named(path: str) -> str:

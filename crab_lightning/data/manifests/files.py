@@ -185,8 +185,8 @@ def _csv_rows(text: str, path: Path, where: str) -> list[Any]:
         for cells in reader:
             if cells and len(cells) != len(header):
                 raise ManifestError(
-                    f"{where}: {path}: line {reader.line_num} has {counted(len(cells), 'cell')}, and the header line "
-                    f"has {len(header)}. Put a cell that contains a comma in double quotes."
+                    f"{where}: {path}: line {reader.line_num} has {counted(len(cells), 'cell')}, and the "
+                    f"header line has {len(header)}. Put a cell that contains a comma in double quotes."
                 )
             if cells:
                 rows.append({name: cell for name, cell in zip(header, cells, strict=True) if cell != ""})

@@ -21,14 +21,14 @@ class Mixture:
 
     Args:
         rows: Number of training rows of each dataset, in the order in which the samples are numbered.
-        weights: Sampling weights. By default, the weight of a dataset is its number of rows.
+        weights: Sampling weights, at least 0. By default, the weight of a dataset is its number of rows.
         temperature: The probability of a dataset is proportional to ``weight ** (1 / temperature)``. Values
             above 1 make the probabilities more equal.
         epoch_size: Number of samples in an epoch. With ``None``, it is the number of all rows.
         seed: Seed of the order.
 
     Raises:
-        ValueError: If there is nothing to draw, or a weight, the temperature or the size is out of range.
+        ValueError: If there is nothing to draw, or a dataset without rows has a weight above 0.
     """
 
     rows: Mapping[str, int]
@@ -38,15 +38,7 @@ class Mixture:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(
-                f"data.temperature is {self.temperature}; it must be above 0 (1 keeps the weights)"
-            )
-        if self.epoch_size is not None and self.epoch_size < 1:
-            raise ValueError(f"data.epoch_size is {self.epoch_size}; an epoch needs at least 1 sample")
         for name, weight in self.weights.items():
-            if not (0 <= weight < float("inf")):
-                raise ValueError(f"data.datasets.{name}.weight is {weight}; a weight must be at least 0")
             if weight > 0 and self.rows[name] == 0:
                 raise ValueError(
                     f"data.datasets.{name} has weight {weight} but no training rows to draw from"

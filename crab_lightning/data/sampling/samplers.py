@@ -82,7 +82,7 @@ class TrainBatches:
         tokens: Largest padded size of a batch in tokens. ``batch_size`` is then not used.
 
     Raises:
-        ValueError: If an epoch has fewer samples than there are processes, or an argument is out of range.
+        ValueError: If an epoch has fewer samples than there are processes.
     """
 
     def __init__(
@@ -95,18 +95,11 @@ class TrainBatches:
         lengths: NDArray[np.integer[Any]] | None = None,
         tokens: int | None = None,
     ) -> None:
-        if batch_size < 1 or window < 1 or (tokens is not None and tokens < 1):
-            raise ValueError(
-                f"data.batch_size is {batch_size}, data.length_window is {window} and data.batch_tokens "
-                f"is {tokens}; each must be at least 1"
-            )
         if len(mixture) < world:
             raise ValueError(
                 f"an epoch of {counted(len(mixture), 'sample')} is too small for {world} processes; increase"
                 f" data.epoch_size or use fewer devices"
             )
-        if (window > 1 or tokens is not None) and lengths is None:
-            raise ValueError("grouping by length needs the lengths")
         self.mixture, self.rank, self.lengths = mixture, rank, lengths
         self._cut = Cut(0, batch_size, world, window, tokens)
         self._planned: tuple[Any, tuple[Indices, Indices]] | None = None
@@ -310,9 +303,6 @@ class EvalBatches:
         batch_size: Largest number of samples in a batch.
         rank: Rank of this process.
         world: Number of processes.
-
-    Raises:
-        ValueError: If ``batch_size`` is below 1.
     """
 
     def __init__(
@@ -323,8 +313,6 @@ class EvalBatches:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"data.eval_batch_size is {batch_size}; it must be at least 1")
         batches: list[list[Draw]] = []
         for group in groups:
             indices = np.asarray(group, dtype=np.int64)
