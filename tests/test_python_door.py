@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch import Trainer
+from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 
 import crab_lightning
 from crab_lightning import (
@@ -65,6 +67,7 @@ def test_a_run_is_asked_and_answers_with_a_typed_object(run: Path, small: dict[s
     assert (answer.task, answer.dataset) == ("question_answering", "avqa_thu")
     assert answer.tokens <= 4
     assert str(answer) == answer.text
+    assert repr(loaded) == "TrainedRun(OmniModule, trained on avqa_thu, ave)"
     model, data = loaded
     assert data.processor is model.processor
 
@@ -75,6 +78,10 @@ def test_a_run_is_asked_and_answers_with_a_typed_object(run: Path, small: dict[s
         ({"task": "qa"}, r"needs `options` and `question`"),
         ({"task": "ave", "question": "why?"}, r"takes no `question`$"),
         ({"task": "dance"}, r"^`task` dance: this run has "),
+        ({"task": "AVEE"}, r"^`task` AVEE \(did you mean 'ave'\?\): this run has "),
+        ({"task": "qa", "dataset": "ave"}, "the task of the dataset ave is event_localization$"),
+        ({"task": "ave", "at_s": 1.0}, r"takes no `at_s`, because it uses the whole clip$"),
+        ({"task": "ave", "audio": "https://x/a.wav"}, "is not a file; download it first, and give the file$"),
         ({"task": 3}, "^`task` is 3; it must be a text$"),
         ({"task": "ave", "at_s": "x"}, "^`at_s` is 'x'; it must be a number, or None$"),
         ({"task": "qa", "options": "abc"}, "^`options` is 'abc'; it must be a list, or None$"),
@@ -176,6 +183,9 @@ def test_arguments_of_the_wrong_type_are_named(call: Callable[[], object], said:
 
 
 def test_errors_of_a_run_name_settings_and_no_options(run: Path, small: dict[str, Path]) -> None:
+    for file in ("config.yaml", "adapter/adapter.safetensors"):
+        with pytest.raises(ValueError, match=r"is no checkpoint; give a run folder, \.ckpt file or adapter "):
+            load_run(run / file)
     with pytest.raises(ValueError, match="contains a run already") as caught:
         fit("demo.yaml", {"data.root": small["mini"]}, folder=run)
     assert "add `settings` {'ckpt_path': 'auto'}. To start a new run elsewhere, give another `folder`" in (
@@ -188,5 +198,11 @@ def test_a_data_part_becomes_a_data_module(small: dict[str, Path]) -> None:
     data = load_data("demo.yaml", root=small["mini"], only=["ave"])
     assert "ave" in data.datasets
     assert str(data.root) == str(small["mini"])
+    with pytest.raises(ValueError, match=r"there is no data\.root; give it$"):
+        load_data("data/av_uie_v2.yaml")
+    with pytest.raises(ValueError, match=r"as AVDataModule has; the trainer has BoringDataModule\. Give"):
+        Trainer(callbacks=[Evaluator()], logger=False, accelerator="cpu").test(
+            BoringModel(), BoringDataModule()
+        )
     with pytest.raises(ValueError, match="batch_siz"):
         load_data("demo.yaml", batch_siz=3)

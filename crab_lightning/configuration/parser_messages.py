@@ -91,7 +91,7 @@ def refusal(message: str, content: Mapping[str, Any], places: Mapping[str, Any])
 def useful(message: str) -> str:
     """Return the lines of a parser's message that come from a check of this package, or else all lines."""
     if "Does not validate against" not in message:
-        return _KEY.sub(r"\1: ", message)
+        return _LACKING.sub(r"there is no \1; give it", _KEY.sub(r"\1: ", message))
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     return "\n".join(dict.fromkeys(line for line in lines if line and not _TRIED.match(line))) or message
 

@@ -108,29 +108,34 @@ class Evaluator(Callback):
 
         Raises:
             OSError: If a task needs weights for scoring that cannot be loaded.
-            ValueError: If the model cannot compute the probabilities that ``decoding`` needs, or the answers
-                of the interrupted test have other settings.
+            ValueError: If the trainer has no usable data module, the model cannot compute the probabilities
+                that ``decoding`` needs, or the answers of the interrupted test have other settings.
         """
         self._folder = folder_of(trainer)
         self._resumed = []
-        if (data := datamodule_of(trainer)) is not None:
-            used = {name: data.tasks[name] for name in sorted({s.task for s in data.datasets.values()})}
-            make_ready(used, lambda here: trainer.strategy.reduce_boolean_decision(here, all=False))
-        offer_candidates(pl_module, datamodule_of(trainer), self.decoding)
+        data = datamodule_of(trainer)
+        if not all(hasattr(data, name) for name in ("tasks", "datasets", "samples")):
+            raise ValueError(
+                "Evaluator needs a datamodule with `tasks`, `datasets` and `samples(split)`, as AVDataModule "
+                f"has; the trainer has {'none' if data is None else type(data).__name__}. Give it such a one"
+            )
+        used = {name: data.tasks[name] for name in sorted({s.task for s in data.datasets.values()})}
+        make_ready(used, lambda here: trainer.strategy.reduce_boolean_decision(here, all=False))
+        offer_candidates(pl_module, data, self.decoding)
         if stage == "test" and self.windows is not None:
-            datamodule_of(trainer).test_windows = self.windows
+            data.test_windows = self.windows
         if stage == "test" and self._writes(trainer):
             files = PredictionFiles(self._folder, "test", trainer.global_rank)
             # Answers about whole long clips are joined again from the answers about their windows.
             self._resumed = [r for r in files.resume(self._identity(trainer)) if "windows" not in r]
             self._files = files
             answered = {record["id"] for record in self._resumed}
-            if self._resumed and all(s.id in answered for s in self._asked(datamodule_of(trainer))):
+            if self._resumed and all(s.id in answered for s in self._asked(data)):
                 # Lightning would skip an empty loop and its hooks, so the last answer is generated again.
                 self._resumed = self._resumed[:-1]
             if self._resumed:
                 rank_zero_info(f"{len(self._resumed):,} answers of the interrupted test are kept.")
-            datamodule_of(trainer).test_skip_ids = frozenset(r["id"] for r in self._resumed)
+            data.test_skip_ids = frozenset(r["id"] for r in self._resumed)
 
     def _writes(self, trainer: Trainer) -> bool:
         return self.predictions and not getattr(trainer, "fast_dev_run", False)
@@ -155,11 +160,6 @@ class Evaluator(Callback):
 
     def _start(self, trainer: Trainer, split: str) -> None:
         data = datamodule_of(trainer)
-        if data is None:
-            raise ValueError(
-                "Evaluator needs a datamodule with `tasks`, `datasets` and `samples(split)`. Give "
-                "such a datamodule to the trainer"
-            )
         if self.majority and not self._constant and split != "predict":
             self._constant = majority_answers(data)
         self._scores = {
@@ -273,7 +273,7 @@ class Evaluator(Callback):
                 self._write(trainer, split, speed)
             if self.print_table and self.results:
                 more = (
-                    f"All metrics are in {self._folder / METRICS}; --evaluator.print_table all prints them."
+                    f"All metrics are in {self._folder / METRICS}; `evaluator.print_table: all` prints them."
                 )
                 everything = self.print_table == "all"
                 print_results(self.results, split, speed, everything=everything, more=more)

@@ -19,7 +19,14 @@ from crab_lightning.files import appended, remove_cut_line, replace_text, walked
 from crab_lightning.in_order import in_order
 from crab_lightning.inference.answer import read_answer
 from crab_lightning.inference.loading import TrainedRun
-from crab_lightning.inference.question import AskError, check_texts, choose_dataset, make_sample, needs
+from crab_lightning.inference.question import (
+    AskError,
+    check_moment,
+    check_texts,
+    choose_dataset,
+    make_sample,
+    needs,
+)
 from crab_lightning.structures import Encoded, Prediction
 
 VIDEOS = frozenset((
@@ -200,6 +207,8 @@ def ask_folder(
     texts = {name: value for name, value in given.items() if value is not None}
     name = choose_dataset(run.data, task, dataset, 1, 0, texts, untaught=untaught)
     _check(run, name, texts)
+    if at_s is not None:
+        check_moment(name, run.data.datasets[name])
     settings = _digest(run, {"dataset": name, "at_s": at_s, "texts": texts, "silent": silent})
     records = _earlier(out, settings)
     todo = [clip for clip in clips if not _is_answered(records.get(clip.name), clip)]

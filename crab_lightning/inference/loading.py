@@ -42,6 +42,9 @@ class TrainedRun(NamedTuple):
     model: AVModule
     data: AVDataModule
 
+    def __repr__(self) -> str:
+        return f"TrainedRun({type(self.model).__name__}, trained on {', '.join(self.data.taught)})"
+
     def ask(
         self,
         task: str,
@@ -154,7 +157,7 @@ def load_run(
     if config is None:
         run = find_run(found)
         if run is None:
-            raise ConfigError(f"{found} belongs to no run folder with a config.yaml; give a config too")
+            raise ConfigError(f"{found} belongs to no run folder with a config.yaml; give `config` too")
         config = str(run / "config.yaml")
         content = compose([config], of_run=True)
     else:

@@ -69,11 +69,14 @@ class Question:
         """
         for path in (*self.videos, *self.audios, *([self.image] if self.image else [])):
             if not path.is_file():
-                raise FileNotFoundError(f"{path} is not a file")
+                online = re.match(r"\w+:/", str(path)) and "; download it first, and give the file"
+                raise FileNotFoundError(f"{path} is not a file{online or ''}")
         name = choose_dataset(
             data, self.task, self.dataset, len(self.videos), len(self.audios), self.texts,
             untaught=self.untaught,
         )  # fmt: skip
+        if self.at_s is not None and self.image is None:
+            check_moment(name, data.datasets[name])
         sample = make_sample(
             name, data.datasets[name], self.videos, self.image, self.audios, self.at_s, self.texts, scratch,
             silent=self.silent,
@@ -122,8 +125,10 @@ def choose_dataset(
             raise AskError(f"`dataset` {dataset}: this run has {', '.join(data.datasets)}")
         if not untaught and dataset not in data.taught:
             raise _untaught(data, f"the dataset {dataset}")
+        if task != dataset and _task_key(task, data) != (its := data.datasets[dataset].task):
+            raise AskError(f"`task` {task}: the task of the dataset {dataset} is {its}")
         return dataset
-    key = _task_key(task, list(data.tasks))
+    key = _task_key(task, data)
     rows = [name for name, spec in data.datasets.items() if spec.task == key]
     if not rows:
         raise AskError(f"`task` {task}: no dataset of this run has the task {key}")
@@ -151,7 +156,8 @@ def _untaught(data: AVDataModule, what: str) -> AskError:
     )
 
 
-def _task_key(task: str, known: list[str]) -> str:
+def _task_key(task: str, data: AVDataModule) -> str:
+    known = list(data.tasks)
     for matches in (
         [key for key in known if key == task],
         [key for key in known if "".join(word[0] for word in key.split("_")) == task],
@@ -159,7 +165,18 @@ def _task_key(task: str, known: list[str]) -> str:
     ):
         if len(matches) == 1:
             return matches[0]
-    raise AskError(f"`task` {task}{did_you_mean(task, known)}: this run has {', '.join(known)}")
+    near = did_you_mean(task.lower(), [*known, *data.datasets])
+    raise AskError(f"`task` {task}{near}: this run has {', '.join(known)}")
+
+
+def check_moment(dataset: str, spec: DatasetSpec) -> None:
+    """Refuse ``at_s`` if no question about a dataset shows one frame of a clip.
+
+    Raises:
+        AskError: If the model always sees the whole clip.
+    """
+    if (needed := needs(spec)) is None or not needed[1]:
+        raise AskError(f"task {spec.task} ({dataset}) takes no `at_s`, because it uses the whole clip")
 
 
 def needs(spec: DatasetSpec) -> tuple[int, int, int, set[str]] | None:

@@ -124,7 +124,8 @@ def find_results(path: Path, split: Split = "test") -> FinishedRun:
     folder = next((p for p in (path, *versions) if (p / "metrics.json").is_file()), None)
     if folder is None:
         raise FileNotFoundError(
-            f"no metrics.json in {path} or its version_* folders; run `cli.py test --ckpt_path {path}` first"
+            f"no metrics.json in {path} or its version_* folders; test this run first (`test --ckpt_path"
+            f" {path}`, or run_test in Python)"
         )
     content = _results_in(folder)
     if split not in content:

@@ -91,16 +91,18 @@ def usable_checkpoint(path: Path) -> Path:
     damage = damage_of(path)
     if damage is None:
         return path
+    if path.suffix != LAST.suffix:
+        raise CheckpointError(f"{path} is no checkpoint; give a run folder, .ckpt file or adapter folder")
     previous = path.with_name(PREVIOUS.name)
     if path.name != LAST.name or not previous.is_file():
         raise CheckpointError(
             f"the checkpoint {path} is damaged ({damage}), and there is no {PREVIOUS.name} in its folder. "
-            "Resume from another checkpoint, or start a new run with --model.load_adapter FOLDER"
+            "Use another checkpoint or adapter folder; a new run can start from one (model.load_adapter)"
         )
     if (other := damage_of(previous)) is not None:
         raise CheckpointError(
-            f"the checkpoint {path} is damaged ({damage}), and so is {previous} ({other}). Start a new run "
-            "from an adapter folder with --model.load_adapter"
+            f"the checkpoint {path} is damaged ({damage}), and so is {previous} ({other}). Use another "
+            "checkpoint or adapter folder; a new run can start from one (model.load_adapter)"
         )
     warnings.warn(
         f"{path} is damaged ({damage}); continuing from {previous}. The training since then is lost.",
