@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crab_lightning.commands.file_arguments import file_to_read, folder_to_write
-from crab_lightning.commands.help_text import DefaultsShown, Options, add_selection
+from crab_lightning.commands.help_text import Options, add_selection
 from crab_lightning.commands.output import StepBar
 
 
@@ -45,8 +44,7 @@ def import_(words: Sequence[str]) -> None:
         "of a video is written as a separate file. If the owner's file is a longer recording, the used\n"
         "part is cut out. Rows whose media are missing or unreadable are left out and listed in\n"
         "import_missing.tsv. After an interruption, start the same command again. Nothing is downloaded.",
-        epilog=f"datasets:\n{known}",
-        formatter_class=_Plain,
+        epilog=f"datasets:\n\n{known}",
     )
     add, switch = parser.option, parser.switch
     add("--dataset", "one of the datasets below", required=True, metavar="NAME")
@@ -188,7 +186,3 @@ def _add_settings(parser: Options) -> None:
         "Kinetics-Sounds: which lists give the split (default: kinetics)",
         choices=("kinetics", "ogm"),
     )
-
-
-class _Plain(DefaultsShown, argparse.RawDescriptionHelpFormatter):
-    """Keeps the line breaks of the list of datasets in ``--help``."""

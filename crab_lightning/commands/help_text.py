@@ -187,6 +187,11 @@ def port(text: str) -> int:
 class DefaultsShown(argparse.ArgumentDefaultsHelpFormatter):
     """Adds default values, except ``None``, ``False``, empty values and those that the text states itself."""
 
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Wrap each paragraph by itself. A paragraph that is indented, such as an example, stays."""
+        wrapped = super()._fill_text
+        return "\n\n".join(p if p[:1] == " " else wrapped(p, width, indent) for p in text.split("\n\n"))
+
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = action.default is None or action.default is False or action.default in ("", [])
         if silent or "(default: " in (action.help or ""):

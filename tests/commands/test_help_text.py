@@ -34,6 +34,19 @@ def test_shortened_option_is_refused_by_name(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["plan", "build import", "data check"])
+def test_help_fits_a_terminal_and_keeps_paragraphs_and_lists(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    shown = capsys.readouterr().out
+    assert "\n\n" in shown.partition("\n\n")[2].partition("options:")[0]  # a paragraph of its own
+    long = [line for line in shown.splitlines() if len(line) > 80]
+    assert all(line.startswith(("  python ", "            ")) for line in long), long
+
+
 @pytest.mark.parametrize(
     ("started", "shown"),
     [
