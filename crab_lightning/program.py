@@ -8,7 +8,11 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 _CHECKOUT = "python cli.py"
 _NAME = re.compile(r"(?<![\w/])(?:python )?cli\.py(?!\w)")
@@ -28,6 +32,33 @@ def told(text: str) -> str:
     """Return a text with ``cli.py`` and ``python cli.py`` replaced by what the user typed."""
     typed = as_typed()
     return text if typed == _CHECKOUT else _NAME.sub(lambda _: typed, text)
+
+
+def print_table(table: Table, console: Console | None = None) -> None:
+    """Print a table without cutting a cell off, however narrow the terminal is.
+
+    Columns with ``overflow="fold"`` take several lines if there is no room. The others keep their width, and
+    a row that is longer than the terminal continues on its next line.
+
+    Args:
+        table: The table. Its width and the limits of its columns are set.
+        console: Where it is printed. By default, on the standard output.
+    """
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    console = console or Console()
+    wide = console.options.update(width=1_000)
+    for column in table.columns:
+        column.no_wrap = column.overflow != "fold"
+    beyond = Measurement.get(console, wide, table).maximum - console.width
+    for column in table.columns:
+        if beyond > 0 and column.overflow == "fold":
+            cells = (column.header, *column.cells)
+            whole = max(Measurement.get(console, wide, cell).maximum for cell in cells)
+            column.max_width = max(12, whole - beyond)
+    table.width = Measurement.get(console, wide, table).maximum
+    console.print(table, crop=False, soft_wrap=False)
 
 
 def is_first_process() -> bool:

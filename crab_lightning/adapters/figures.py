@@ -185,7 +185,7 @@ def figures_table(towers: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     table = Table(title=title)
     table.add_column("tower")
     for heading in ("layers", "dead", "values", "max|A|", "max|B|", "by head"):
-        table.add_column(heading, justify="right", no_wrap=heading != "by head")
+        table.add_column(heading, justify="right", overflow="fold" if heading == "by head" else "ellipsis")
     for tower, row in towers.items():
         table.add_row(
             tower,

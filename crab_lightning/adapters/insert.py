@@ -70,7 +70,7 @@ class AdapterReport:
 
         table = Table(title=str(self.config))
         table.add_column("target")
-        table.add_column("first layer")
+        table.add_column("first layer", overflow="fold")
         for heading in ("layers", "in", "out", "parameters"):
             table.add_column(heading, justify="right")
         for g in self.groups:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from crab_lightning.program import print_table
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -124,7 +126,7 @@ class ImportReport:
             cells = (expected, s.rows, s.found, s.missing, unread, s.rejected, written)
             told = [cell if isinstance(cell, str) else f"{cell:,}" for cell in cells]
             table.add_row(f"{s.task}/{s.split}.json", *told)
-        console.print(table)
+        print_table(table, console)
         files = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.media.items()))
         if files:
             console.print(Text(f"media files: {files}"), soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import folder_to_write
 from crab_lightning.commands.help_text import CHECKPOINT, RUN_CONFIG, Options, positive
+from crab_lightning.program import print_table
 
 if TYPE_CHECKING:
     from crab_lightning.adapters.released_table import ThinkerSizes
@@ -171,11 +172,9 @@ def export(words: Sequence[str]) -> None:
 
 
 def _print_figures(layers: Sequence[Any], title: str) -> None:
-    from rich.console import Console
-
     from crab_lightning.adapters.figures import figures_table, tower_figures
 
-    Console().print(figures_table(tower_figures(layers), title))
+    print_table(figures_table(tower_figures(layers), title))
 
 
 def _sizes(base: str) -> ThinkerSizes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.help_text import Options
 from crab_lightning.commands.trainer import command_line
+from crab_lightning.program import print_table
 
 if TYPE_CHECKING:
     from crab_lightning.planning.memory import Setting, Sharding
@@ -42,7 +43,7 @@ def run(words: Sequence[str]) -> None:
         ValueError: If there are no formulas for the model or the strategy, or a number is not above 0.
         FileNotFoundError: If the sizes of a checkpoint are not known.
     """
-    parser = Options("plan", _EXPLANATION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Options("plan", _EXPLANATION)
     add = parser.option
     parser.add_argument(
         "--config",
@@ -248,7 +249,7 @@ def _print(shape: Shape, setting: Setting, limit: float, together: tuple[str, fl
     table.add_row("all", f"{total / 1e9:.2f}")
     for column in table.columns[1:]:
         column.justify = "right"
-    console.print(table, soft_wrap=False)
+    print_table(table, console)
     if total <= limit:
         console.print(f"It fits, with {(limit - total) / 1e9:.1f} GB to spare.")
         kept = replace(s, checkpointing=False)

@@ -29,6 +29,7 @@ from crab_lightning.data.sampling.seeding import balanced_subset
 from crab_lightning.data.windows import check_cuttable, count_windows, expanded, told
 from crab_lightning.media import MediaLimits, Resizer
 from crab_lightning.processing import Geometry
+from crab_lightning.program import print_table
 from crab_lightning.structures import DatasetSpec, Sample, Split, Windows
 from crab_lightning.tasks.base import Task
 from crab_lightning.value_types import check_arguments
@@ -195,9 +196,7 @@ class AVDataModule(SampleLoading):
             self._rows = read_rows(self.root, self.tasks, self.datasets, self.val_share, self.seed)
             self.datasets = dict(self._rows.specs)
         if stage == "fit":
-            from rich.console import Console
-
-            rank_zero_only(Console().print)(self.mixture_table())
+            rank_zero_only(print_table)(self.mixture_table())
 
     def teardown(self, stage: str | None = None) -> None:
         """Stop the workers. The samples stay in memory for callbacks that report at the end."""

@@ -13,6 +13,7 @@ from rich.table import Table
 from crab_lightning.data.manifests.layout import display_name
 from crab_lightning.evaluation.scores import mean_headline
 from crab_lightning.metrics.scale import Scale, read_scale, units_said
+from crab_lightning.program import print_table
 
 
 def summary_table(results: dict[str, dict[str, Any]], split: str) -> Table:
@@ -29,8 +30,7 @@ def summary_table(results: dict[str, dict[str, Any]], split: str) -> Table:
     said = units_said(read_scale(result, result["headline"]).unit for result in results.values())
     title = f"{split}: the primary metric of each dataset, {said}"
     table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False)
-    longest = max((len(name) for name in results), default=0)
-    table.add_column("dataset", no_wrap=True, min_width=min(longest, 12))
+    table.add_column("dataset", no_wrap=True)
     table.add_column("metric", overflow="fold")  # in a narrow terminal this column takes several lines
     protocols = ("strict", "valid_only", "majority", *(("likelihood",) if weighed else ()))
     for name in (*protocols, "answers", "unreadable"):
@@ -39,9 +39,7 @@ def summary_table(results: dict[str, dict[str, Any]], split: str) -> Table:
             .replace("likelihood", "likeli-\nhood")
             .replace("unreadable", "unread-\nable")
         )
-        table.add_column(
-            heading, justify="right", no_wrap=True, min_width=max(7, *map(len, heading.split("\n")))
-        )
+        table.add_column(heading, justify="right", no_wrap=True)
     for dataset, result in results.items():
         metric = result["headline"]
         scale = read_scale(result, metric)
@@ -125,16 +123,14 @@ def print_results(
         results: Dataset -> entry in ``metrics.json``.
         split: Split, for the title.
         answers_per_s: Answers per second, for the caption.
-        everything: Print all metrics of each dataset; in full width if the output is not a terminal.
+        everything: Print all metrics of each dataset, about 160 columns wide.
         more: Sentence that says where the other metrics are, printed under the short table.
     """
     console = Console()
-    if everything and not console.is_terminal:
-        console = Console(width=190 if any(r.get("likelihood") for r in results.values()) else 160)
     table = (results_table if everything else summary_table)(results, split)
     if answers_per_s:
         table.caption = f"{answers_per_s:.2f} answers per second"
-    console.print(table)
+    print_table(table, console)
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     if any(r["counts"]["scored"] for r in results.values()):
         say("strict: an answer that cannot be read, or is missing, is scored as an empty prediction.")

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from rich.console import Console
 from torch import Tensor, nn
 
 from crab_lightning.adapters import (
@@ -32,6 +31,7 @@ from crab_lightning.models.stored import StoredModule
 from crab_lightning.models.token_mean import TokenMean, cosine_with_warmup, total_optimizer_steps
 from crab_lightning.processing import Processor
 from crab_lightning.processing.base import IGNORED_LABEL
+from crab_lightning.program import print_table
 from crab_lightning.structures import TEXT, Batch, Sample
 from crab_lightning.value_types import check_arguments
 
@@ -280,7 +280,8 @@ class AVModule(StoredModule):
             )
         if self.trainer.is_global_zero:
             adapted = [] if self._adapter_report is None else [self._adapter_report.table()]
-            Console().print(*adapted, parameter_table(self), sep="\n")
+            for table in (*adapted, parameter_table(self)):
+                print_table(table)
         # Frozen modules are in evaluation mode on purpose; see ``train``.
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         self._window.restart()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
+from rich.table import Table
 
 from crab_lightning.evaluation import tables
 from crab_lightning.evaluation.tables import print_results, results_table, summary_table
+from crab_lightning.program import print_table
 
 
 def entry(strict: float, valid: float | None, majority: float | None, **more: Any) -> dict[str, Any]:
@@ -24,7 +27,7 @@ def entry(strict: float, valid: float | None, majority: float | None, **more: An
 
 def drawn(results: dict[str, dict[str, Any]], width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width)
-    console.print(summary_table(results, "test"))
+    print_table(summary_table(results, "test"), console)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return text
 
@@ -38,6 +41,24 @@ def test_table_fits_80_columns_and_cuts_no_number() -> None:
     assert text.count("12,345") == 3
     for heading in ("strict", "valid", "majority", "likeli-", "answers", "unread-"):
         assert heading in text
+
+
+def test_no_terminal_is_so_narrow_that_a_cell_is_cut() -> None:
+    results = {"avqa_thu": entry(1.0, 1.0, 1.0)}
+    for width in (60, 40, 20):
+        text = drawn(results, width)
+        assert "…" not in text
+        assert text.count("100.00") == 3
+        assert {"segment_accu", "racy"} <= set(text.split())
+    mixture = Table(box=SIMPLE, padding=0, show_footer=True)
+    for heading, footer in (("task", ""), ("share", "100.0 %")):
+        mixture.add_column(heading, footer=footer)
+    mixture.add_row("event_localization", "1 %")
+    console = Console(file=io.StringIO(), width=10)
+    print_table(mixture, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "event_localization" in text
+    assert "100.0 %" in text
 
 
 def test_a_long_name_of_a_metric_takes_more_lines_and_no_column_of_numbers() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from crab_lightning.files import replace_json
+from crab_lightning.program import print_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -114,7 +115,7 @@ class CheckReport:
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table("dataset", "split", title=f"{self.root}", box=box.SIMPLE_HEAD)
+        table = Table("dataset", "split", title=f"{self.root}", box=box.SIMPLE_HEAD, padding=0)
         for name in ("rows", "files", "errors", "warn", "tokens", "p95", "max", "clip s"):
             table.add_column(name, justify="right", no_wrap=True)
         for t in self.totals:
@@ -125,7 +126,7 @@ class CheckReport:
             table.add_row(
                 t.dataset, t.split, f"{t.rows:,}", f"{t.files:,}", *(f"{c:,}" for c in counts), *lengths, clip
             )
-        console.print(table)
+        print_table(table, console)
         shown: Counter[tuple[str, str, str]] = Counter()
         for p in self.problems:
             key = (p.level, p.kind, p.dataset)

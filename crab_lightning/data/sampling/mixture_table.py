@@ -36,6 +36,7 @@ def mixture_table(rows: Rows, mixture: Mixture) -> Table:
         caption="\n".join(notes) or None,
         caption_justify="left",
         box=box.SIMPLE,
+        padding=0,
         show_footer=True,
     )
     table.add_column("dataset", footer="total")
