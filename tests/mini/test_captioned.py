@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from crab_lightning.commands import main
 from crab_lightning.data.captions.files import CaptionSource, read_captions
 from crab_lightning.media import read_audio, read_image
-from crab_lightning.mini import write_captions
+from crab_lightning.mini import write_captions, write_long_clips
 from crab_lightning.mini.world.captioned import CLIP_S, caption_picture, caption_sound, draw_scene
 from crab_lightning.mini.world.scenes import rng_for
 
@@ -49,3 +51,23 @@ def test_data_mini_writes_them_into_the_tree(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("crab_lightning.mini.world.tree.write_mini", lambda *_, **__: {"ks": (1, 1)})
     assert main(["data", "mini", "--root", str(tmp_path), "--captions", "2"]) == 0
     assert len(json.loads((tmp_path / "captions/pictures.json").read_text())) == 2
+
+
+@pytest.mark.parametrize(
+    ("room", "write"),
+    [("tree", partial(write_captions, count=1)), ("long_clips", partial(write_long_clips, train=0, test=1))],
+)
+def test_an_interrupted_call_leaves_no_incomplete_sound(
+    room: str, write: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(path: Path, *_: object) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(f"crab_lightning.mini.world.{room}.write_audio", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path)
+    assert not list(tmp_path.rglob("*.mp3"))
+    (sound,) = write(tmp_path).rglob("*.mp3")
+    assert len(read_audio(sound)) > 3 * 16_000

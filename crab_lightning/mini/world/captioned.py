@@ -5,18 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from crab_lightning.files import replace_json, replace_text
-from crab_lightning.media import write_audio
 from crab_lightning.mini.world.datasets import make_item
-from crab_lightning.mini.world.item import clip_name
+from crab_lightning.mini.world.item import MediaFile, clip_name
 from crab_lightning.mini.world.phrases import a, hear_spans, see_places
-from crab_lightning.mini.world.render import render_audio, render_frames
 from crab_lightning.mini.world.scenes import Rng, Scene, pick, random_scene, rng_for
+from crab_lightning.mini.world.tree import write_files
 from crab_lightning.mini.world.vocabulary import ACTION_SOUNDS, FACES, VOICES
-from crab_lightning.structures import SAMPLE_RATE_HZ
 
 FOLDER = "captions"
 CLIP_S = 4
@@ -76,20 +71,15 @@ def write_captions(root: Path | str, count: int, seed: int = 0) -> Path:
         rng = rng_for(seed, FOLDER, index)
         stem = clip_name(seed, FOLDER, "train", index)
         scene, time_s = draw_scene(rng, seed), float(rng.integers(CLIP_S)) + 0.5
-        picture = folder / "pictures" / f"{stem}.jpg"
-        if not picture.exists():
-            Image.fromarray(render_frames(scene, [time_s])[0]).save(picture, quality=92)
+        picture = MediaFile(f"pictures/{stem}.jpg", "image", scene, time_s)
         talk = [
             {"from": "human", "value": "<image>\nDescribe what can be seen."},
             {"from": "gpt", "value": caption_picture(scene, time_s)},
         ]
-        pictures.append({"id": stem, "image": f"pictures/{picture.name}", "conversations": talk})
-        scene = draw_scene(rng, seed)
-        sound = folder / "sounds" / f"{stem}.mp3"
-        if not sound.exists():
-            wave = render_audio(scene)[: CLIP_S * SAMPLE_RATE_HZ]
-            write_audio(sound, np.asarray(wave), SAMPLE_RATE_HZ)
-        sounds.append({"audio": f"sounds/{sound.name}", "caption": caption_sound(scene)})
+        pictures.append({"id": stem, "image": picture.path, "conversations": talk})
+        sound = MediaFile(f"sounds/{stem}.mp3", "audio", draw_scene(rng, seed))
+        sounds.append({"audio": sound.path, "caption": caption_sound(sound.scene)})
+        write_files(folder, (picture, sound))
     replace_json(folder / "pictures.json", pictures, indent=1)
     replace_text(folder / "sounds.jsonl", "".join(json.dumps(row) + "\n" for row in sounds))
     return folder

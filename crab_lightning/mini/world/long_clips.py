@@ -16,6 +16,7 @@ from crab_lightning.mini.world.item import FPS, clip_name
 from crab_lightning.mini.world.phrases import tuples
 from crab_lightning.mini.world.render import render_audio, render_frames
 from crab_lightning.mini.world.scenes import Interval, Rng, Scene, Spans, intersect, place_objects, rng_for
+from crab_lightning.mini.world.tree import write_whole
 from crab_lightning.mini.world.vocabulary import CATEGORIES
 from crab_lightning.structures import SAMPLE_RATE_HZ
 
@@ -103,14 +104,14 @@ def write_long_clips(root: Path | str, train: int, test: int, seed: int = 0) -> 
 
 
 def _write(folder: Path, stem: str, scene: Scene) -> None:
-    video, audio = folder / "video" / f"{stem}.mp4", folder / "audio" / f"{stem}.mp3"
-    if video.exists() and audio.exists():
-        return
-    parts = pieces(scene)
-    times_s = (np.arange(CLIP_S * FPS) / FPS).tolist()
+    parts, times_s = pieces(scene), (np.arange(CLIP_S * FPS) / FPS).tolist()
     sound = np.concatenate([render_audio(part) for part in parts])
-    write_video(video, np.concatenate([render_frames(part, times_s) for part in parts]), FPS, sound)
-    write_audio(audio, sound, SAMPLE_RATE_HZ)
+
+    def video(path: Path) -> None:
+        write_video(path, np.concatenate([render_frames(part, times_s) for part in parts]), FPS, sound)
+
+    write_whole(folder / "video" / f"{stem}.mp4", video)
+    write_whole(folder / "audio" / f"{stem}.mp3", lambda path: write_audio(path, sound, SAMPLE_RATE_HZ))
 
 
 def _row(stem: str, scene: Scene) -> dict[str, Any]:

@@ -6,15 +6,15 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from rich.progress import track
 
 from crab_lightning.files import read_json, replace_bytes
 from crab_lightning.media import write_audio, write_video
@@ -43,7 +43,7 @@ def write_mini(
     counts: Mapping[str, tuple[int, int]] | None = None,
     overwrite: bool = False,
     progress: bool = True,
-) -> dict[str, tuple[int, int]]:
+) -> Counts:
     """Write Mini AV-UIE with 19 train and 16 test manifests, their media and official annotation files.
 
     The same seed gives the same manifests, byte for byte. Clip number k of a split does not depend on the
@@ -162,54 +162,46 @@ def _share_clips(base: Path) -> None:
 
 
 def _write_media(base: Path, groups: list[tuple[MediaFile, ...]], workers: int, progress: bool) -> None:
-    for half_written in base.rglob(".*"):  # a stopped worker left it; see write_files
+    for half_written in base.rglob(".*"):  # a killed worker left it; see write_whole
         half_written.unlink()
     todo = [g for g in groups if not all((base / f.path).exists() for f in g)]
-    with _bar(progress, len(groups), len(groups) - len(todo)) as advance:
-        if workers < 1:
-            for group in todo:
-                write_files(base, group)
-                advance()
-            return
-        # A forked child would copy the encoder threads of this process; a spawned one does not.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            for _ in pool.map(partial(write_files, base), todo):
-                advance()
-
-
-@contextmanager
-def _bar(progress: bool, total: int, done: int) -> Iterator[Any]:
-    if not progress:
-        yield lambda: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bar:
-        task = bar.add_task("Mini AV-UIE: clips", total=total, completed=done)
-        yield lambda: bar.advance(task)
+    write = partial(write_files, base)
+    # A forked child would copy the encoder threads of this process; a spawned one does not.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max(workers, 1), mp_context=context) as pool:
+        done = pool.map(write, todo) if workers > 0 else map(write, todo)
+        for _ in track(done, "Mini AV-UIE: clips", total=len(todo), disable=not progress):
+            pass
 
 
 def write_files(base: Path, files: tuple[MediaFile, ...]) -> None:
     """Write the files of one clip that do not exist yet.
-
-    An interrupted call leaves no incomplete file under its final name.
 
     Args:
         base: Folder that holds the manifests.
         files: The files of the clip.
     """
     for file in files:
-        path = base / file.path
-        if path.exists():
-            continue
+        write_whole(base / file.path, partial(_write_file, file))
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a media file that does not exist yet. An interrupted call leaves no file of this name.
+
+    Args:
+        path: The file. Its folder must exist.
+        write: Function that writes the file whose path it gets.
+    """
+    if not path.exists():
         part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-        _write_file(part, file)
-        part.replace(path)
+        try:
+            write(part)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
-def _write_file(path: Path, file: MediaFile) -> None:
+def _write_file(file: MediaFile, path: Path) -> None:
     scene = file.scene
     if file.kind == "video":
         times_s = np.arange(scene.duration_s * FPS) / FPS
