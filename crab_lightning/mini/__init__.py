@@ -1,4 +1,4 @@
-"""Mini AV-UIE: a synthetic audio-visual world with exact truth, its tiny checkpoints and its base model."""
+"""Mini AV-UIE: a synthetic audio-visual dataset with exact annotations, and its small models."""
 
 from typing import TYPE_CHECKING
 

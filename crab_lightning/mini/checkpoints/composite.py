@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import (
     CLIPVisionConfig,
@@ -58,15 +58,12 @@ class TinyLlmVaConfig(TinySizes):
     image_px: int = 224
     patch_px: int = 32
 
-    def __post_init__(self) -> None:
-        """Check the sizes."""
-        self.check_multiples(
-            hidden=(2, "heads"),
-            heads=(1, "kv_heads"),
-            image_px=(1, "patch_px"),
-            vision_hidden=(8, "vision_heads"),
-            audio_hidden=(8, "audio_heads"),
-        )
+    multiples: ClassVar = {
+        **TinySizes.multiples,
+        "image_px": (1, "patch_px"),
+        "vision_hidden": (8, "vision_heads"),
+        "audio_hidden": (8, "audio_heads"),
+    }
 
 
 def make_tiny_llm_va(
@@ -126,14 +123,7 @@ def _tiny_llama(sizes: TinyLlmVaConfig) -> tuple[Any, Any]:
 class TinyVllmAConfig(TinySizes):
     """Sizes of a tiny Qwen2.5-VL with an audio encoder."""
 
-    def __post_init__(self) -> None:
-        """Check the sizes."""
-        self.check_multiples(
-            hidden=(8, "heads"),
-            heads=(1, "kv_heads"),
-            vision_hidden=(4, "vision_heads"),
-            audio_hidden=(8, "audio_heads"),
-        )
+    multiples: ClassVar = {**TinySizes.multiples, "hidden": (8, "heads"), "audio_hidden": (8, "audio_heads")}
 
 
 def make_tiny_vllm_a(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -41,17 +41,21 @@ class TinySizes:
     audio_heads: int = 2
     vocab: int = 600
 
-    def check_multiples(self, **rules: tuple[int, str]) -> None:
-        """Check that sizes are multiples of other sizes.
+    multiples: ClassVar[dict[str, tuple[int, str]]] = {
+        "hidden": (2, "heads"),
+        "heads": (1, "kv_heads"),
+        "vision_hidden": (4, "vision_heads"),
+        "audio_hidden": (1, "audio_heads"),
+    }
+    """For each size, a factor and another size. The first size must be a multiple of their product."""
 
-        Args:
-            rules: For each size, a factor and the name of another size, or an empty name. The size must be a
-                multiple of the factor times the other size.
+    def __post_init__(self) -> None:
+        """Check ``multiples``.
 
         Raises:
             ValueError: If a size is not such a multiple.
         """
-        for name, (factor, other) in rules.items():
+        for name, (factor, other) in self.multiples.items():
             value, step = getattr(self, name), factor * getattr(self, other, 1)
             if value % step:
                 rule = f" ({factor} x {other})" if other else ""

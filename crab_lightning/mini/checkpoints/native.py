@@ -76,15 +76,6 @@ class TinyNativeConfig(TinySizes):
     rope_theta: float = 1e6
     positions_per_s: int = 25
 
-    def __post_init__(self) -> None:
-        """Check the sizes."""
-        self.check_multiples(
-            hidden=(2, "heads"),
-            heads=(1, "kv_heads"),
-            vision_hidden=(4, "vision_heads"),
-            audio_hidden=(1, "audio_heads"),
-        )
-
 
 def thinker_config(sizes: TinyNativeConfig, tokenizer: Any) -> Qwen2_5OmniThinkerConfig:
     """Return the config of a thinker with these sizes and the token ids of the tokenizer."""

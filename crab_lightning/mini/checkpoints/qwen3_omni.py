@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import (
     Qwen2VLImageProcessor,
@@ -68,14 +68,15 @@ class TinyQwen3OmniConfig(TinySizes):
     expert_ffn: int = 32
     vision_layers: int = 3
 
+    multiples: ClassVar = {**TinySizes.multiples, "hidden": (1, ""), "head_width": (16, "")}
+
     def __post_init__(self) -> None:
-        """Check the sizes."""
-        self.check_multiples(
-            head_width=(16, ""),
-            heads=(1, "kv_heads"),
-            vision_hidden=(4, "vision_heads"),
-            audio_hidden=(1, "audio_heads"),
-        )
+        """Check the sizes.
+
+        Raises:
+            ValueError: If the model cannot have these sizes.
+        """
+        super().__post_init__()
         if self.experts_per_token > self.experts:
             raise ValueError(
                 f"experts_per_token is {self.experts_per_token}; it must be at most experts ({self.experts})"

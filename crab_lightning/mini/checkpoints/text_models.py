@@ -112,23 +112,15 @@ def qwen2_of_thinker(thinker: Any) -> Any:
     """
     text = thinker.config.get_text_config()
     same = (
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "hidden_act",
-        "max_position_embeddings",
-        "rms_norm_eps",
-        "tie_word_embeddings",
+        "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads"
     )
+    same += " hidden_act max_position_embeddings rms_norm_eps tie_word_embeddings"
     rope = {key: text.rope_parameters[key] for key in ("rope_type", "rope_theta")}
     ids: dict[str, Any] = {
         key: getattr(thinker.config, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id")
     }
     model = Qwen2ForCausalLM(
-        Qwen2Config(**{key: getattr(text, key) for key in same}, **ids, rope_parameters=rope)
+        Qwen2Config(**{key: getattr(text, key) for key in same.split()}, **ids, rope_parameters=rope)
     )
     model.get_decoder().load_state_dict(thinker.get_decoder().state_dict())
     model.lm_head.load_state_dict(thinker.lm_head.state_dict())

@@ -36,72 +36,69 @@ class Dataset:
     build: Builder
     train: tuple[str, ...]
     test: tuple[str, ...]
-    rows_per_clip: int = 1
-    share: float = 1.0
+    rows_per_clip: int
+    share: float
 
 
-_AV = ("video_path", "audio_path")
+def _dataset(
+    build: Builder, train: str, test: str = "", rows_per_clip: int = 1, share: float = 1.0
+) -> Dataset:
+    """Return a dataset from texts that list the keys of its rows."""
+    return Dataset(build, tuple(train.split()), tuple(test.split()), rows_per_clip, share)
 
 
-def _keys(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
+def _emotion(name: str, key: str) -> Dataset:
+    return _dataset(
+        partial(build_emotion, name), f"{_AV} {key} label", "" if name == "mer24" else f"{_AV} {key}"
+    )
 
 
-def _emotion(name: str, key: str, *, test: bool = True) -> Dataset:
-    return Dataset(partial(build_emotion, name), (*_AV, key, "label"), (*_AV, key) if test else ())
-
-
-_A2V = _keys("video1_path video2_path audio_path correct_video")
-_V2A = _keys("video_path audio1_path audio2_path correct_audio")
-_AVQA = (*_AV, *_keys("video_id question_id type question answer"))
-_THU = (
-    *_AV,
-    *_keys("id video_name video_id question_relation question_type multi_choice question_text answer"),
-)
-_AVE = (*_AV, *_keys("event vid start_time end_time"))
-_AVVP = (*_AV, *_keys("filename vid event"))
+_AV = "video_path audio_path"
+_A2V = "video1_path video2_path audio_path correct_video"
+_V2A = "video_path audio1_path audio2_path correct_audio"
+_AVQA = f"{_AV} video_id question_id type question answer"
+_THU = f"{_AV} id video_name video_id question_relation question_type multi_choice question_text answer"
+_AVE = f"{_AV} event vid start_time end_time"
+_AVVP = f"{_AV} filename vid event"
+_AVS = "audio_path vid uid a_obj"
 
 DATASETS: dict[str, Dataset] = {
-    "a2v": Dataset(
-        partial(build_matching, "a2v"), (*_A2V, "audio_event", "video1_event", "video2_event", "label"), _A2V
+    "a2v": _dataset(
+        partial(build_matching, "a2v"), f"{_A2V} audio_event video1_event video2_event label", _A2V
     ),
-    "v2a": Dataset(
-        partial(build_matching, "v2a"), (*_V2A, "audio1_event", "audio2_event", "video_event", "label"), _V2A
+    "v2a": _dataset(
+        partial(build_matching, "v2a"), f"{_V2A} audio1_event audio2_event video_event label", _V2A
     ),
-    "ks": Dataset(partial(build_action, "ks"), (*_AV, "action", "label"), (*_AV, "action")),
-    "ucf": Dataset(partial(build_action, "ucf"), (*_AV, "label", "new_label"), (*_AV, "label")),
+    "ks": _dataset(partial(build_action, "ks"), f"{_AV} action label", f"{_AV} action"),
+    "ucf": _dataset(partial(build_action, "ucf"), f"{_AV} label new_label", f"{_AV} label"),
     "meld": _emotion("meld", "Emotion"),
-    "mer24": _emotion("mer24", "discrete", test=False),
+    "mer24": _emotion("mer24", "discrete"),
     "cremad": _emotion("cremad", "emotion"),
     "mafw": _emotion("mafw", "emotion"),
     "dfew": _emotion("dfew", "emotion"),
-    "avqa": Dataset(build_avqa, (*_AVQA, "label"), _AVQA, rows_per_clip=QUESTIONS_PER_CLIP),
-    "avqa_thu": Dataset(build_avqa_thu, (*_THU, "label"), _THU),
-    "ave": Dataset(build_ave, (*_AVE, "label_content"), _AVE),
-    "unav": Dataset(build_unav, (*_AV, *_keys("vid original_label label_content")), ()),
-    "avvp": Dataset(build_avvp, (*_AVVP, "label_content"), _AVVP),
-    "ms3": Dataset(
-        build_ms3,
-        _keys("image_path audio_path vid uid a_obj frame_idx label_content"),
-        _keys("visual_path audio_path vid uid a_obj frame_idx"),
-    ),
-    "s4": Dataset(
+    "avqa": _dataset(build_avqa, f"{_AVQA} label", _AVQA, rows_per_clip=QUESTIONS_PER_CLIP),
+    "avqa_thu": _dataset(build_avqa_thu, f"{_THU} label", _THU),
+    "ave": _dataset(build_ave, f"{_AVE} label_content", _AVE),
+    "unav": _dataset(build_unav, f"{_AV} vid original_label label_content"),
+    "avvp": _dataset(build_avvp, f"{_AVVP} label_content", _AVVP),
+    "ms3": _dataset(build_ms3, f"image_path {_AVS} frame_idx label_content", f"visual_path {_AVS} frame_idx"),
+    "s4": _dataset(
         partial(build_single_source, "s4"),
-        _keys("image_path audio_path vid uid a_obj label_content"),
-        _keys("visual_path audio_path vid uid a_obj frame_idx"),
+        f"image_path {_AVS} label_content",
+        f"visual_path {_AVS} frame_idx",
     ),
-    "ref_avs": Dataset(
+    "ref_avs": _dataset(
         build_ref_avs,
-        _keys("image_path audio_path vid fid uid idx description output"),
-        _keys("visual_path audio_path object split vid uid fid frame_idx"),
+        "image_path audio_path vid fid uid idx description output",
+        "visual_path audio_path object split vid uid fid frame_idx",
     ),
-    "arig": Dataset(
+    "arig": _dataset(
         partial(build_single_source, "arig"),
-        _keys("image_path audio_path a_obj label_content"),
-        _keys("visual_path audio_path top_left bottom_right a_obj frame_idx"),
+        "image_path audio_path a_obj label_content",
+        "visual_path audio_path top_left bottom_right a_obj frame_idx",
         share=0.0,
     ),
-    "avcap": Dataset(build_avcap, (*_AV, "video_id", "label_content"), ()),
+    "avcap": _dataset(build_avcap, f"{_AV} video_id label_content"),
 }
 """The datasets by their keys. ``arig`` asks about the clips of ``s4``."""
 

@@ -49,13 +49,14 @@ def _ask(rng: Rng, *wordings: str) -> str:
     return pick(rng, wordings)
 
 
-def _known(objects: Sequence[SceneObject]) -> list[SceneObject]:
-    return [o for o in objects if o.category is not None]
-
-
 def _other(rng: Rng, objects: Sequence[SceneObject]) -> str:
     """Return the name of a category that none of the objects has."""
     return pick(rng, [c.name for i, c in enumerate(CATEGORIES) if all(o.category != i for o in objects)])
+
+
+def _look(obj: SceneObject) -> str:
+    """Return the look of an action that an object performs."""
+    return "face" if obj.sprite.startswith("face_") else obj.sprite
 
 
 def _nouns(objects: Sequence[SceneObject]) -> str:
@@ -73,8 +74,7 @@ def describe_picture(scene: Scene, time_s: float, rng: Rng) -> list[QA]:
     indices = scene.seen_at(time_s)
     seen = [scene.objects[i] for i in indices]
     pairs = _face_and_tool(seen, rng) + _background(scene, rng)
-    seen_known = _known(seen)
-    if len(seen_known) < len(seen):
+    if any(o.category is None for o in seen):
         return pairs
     ask = _ask(rng, "What is in the picture?", "Name what you see and its place.", "Who is where?")
     pairs += [
@@ -84,8 +84,8 @@ def describe_picture(scene: Scene, time_s: float, rng: Rng) -> list[QA]:
     masks = render_masks(scene, time_s)
     nouns = [name(o) for o in seen]
     for i, obj in zip(indices, seen, strict=True):
-        noun = name(obj)
-        pairs.append((f"What colour is the {noun}?", obj.kind.colour))
+        noun, colour = name(obj), obj.kind.colour
+        pairs.append((f"What colour is the {noun}?", colour))
         pairs.append((f"Is there {a(noun)} in the picture?", "yes"))
         if nouns.count(noun) > 1:
             continue
@@ -94,19 +94,14 @@ def describe_picture(scene: Scene, time_s: float, rng: Rng) -> list[QA]:
             (_ask(rng, f"Where is the {noun}?", f"On which side is the {noun}?"), at(obj.place)),
             (_ask(rng, f"Give the box of the {noun}.", f"Put a box around the {noun}."), box_text(box)),
             (_ask(rng, f"Mark the {noun}.", f"Give three points on the {noun}."), points_text(points)),
-            (
-                f"Give box and points of the {obj.kind.colour} thing.",
-                f"{box_text(box)} {points_text(points)}",
-            ),
+            (f"Give box and points of the {colour} thing.", f"{box_text(box)} {points_text(points)}"),
             (f"Give the corners of the {noun}.", "({},{})({},{})".format(*box)),
             (f"What is in the box {box_text(box)}?", a(noun)),
             (f"What is at {points_text(points[:1])}?", a(noun)),
         ]
-    everywhere = " ".join(
-        f"{name(o)} {box_text(box_of(masks[i]))}" for i, o in zip(indices, seen, strict=True)
-    )
     if seen:
-        pairs.append((_ask(rng, "Give all boxes.", "Put a box around each thing."), everywhere))
+        boxes = " ".join(f"{n} {box_text(box_of(masks[i]))}" for i, n in zip(indices, nouns, strict=True))
+        pairs.append((_ask(rng, "Give all boxes.", "Put a box around each thing."), boxes))
     missing = _other(rng, seen)
     pairs.append((f"Is there {a(missing)} in the picture?", "no"))
     pairs.append((f"Where is the {missing}?", "it is not here"))
@@ -149,12 +144,9 @@ def describe_video(scene: Scene, rng: Rng, clock: bool | None = None) -> list[QA
         thing = name(obj) if obj.category is not None else "thing"
         ask = _ask(rng, f"How does the {thing} move?", f"What is the motion of the {thing}?")
         pairs.append((ask, _MOTIONS[obj.motion.kind]))
-        if obj.category is None:
-            look = "face" if obj.sprite.startswith("face_") else obj.sprite
-            if scene.family == "action":
-                pairs.append(
-                    (_ask(rng, "What do you see?", "Describe what is shown."), f"I see {LOOKS[look]}.")
-                )
+        if obj.category is None and scene.family == "action":
+            ask = _ask(rng, "What do you see?", "Describe what is shown.")
+            pairs.append((ask, f"I see {LOOKS[_look(obj)]}."))
     if any(o.category is None for o in shown):
         return pairs
     shown.sort(key=lambda o: o.x)
@@ -214,34 +206,25 @@ def _timeline(scene: Scene, objects: Sequence[SceneObject], rng: Rng, sense: str
     """Return questions about the seconds in which objects are ``seen`` or ``heard``, as ``sense`` says."""
 
     def at_second(second: int) -> list[SceneObject]:
-        return [o for o in objects if (o.seen_at if sense == "seen" else o.heard_at)(second + 0.5)]
+        return [o for o in objects if getattr(o, f"{sense}_at")(second + 0.5)]
 
-    second = int(rng.integers(scene.duration_s))
-    dense = ", ".join(
-        f"{t} {' '.join(name(o) for o in at_second(t)) or 'nothing'}" for t in range(scene.duration_s)
-    )
+    second, seconds = int(rng.integers(scene.duration_s)), range(scene.duration_s)
+    dense = ", ".join(f"{t} {' '.join(name(o) for o in at_second(t)) or 'nothing'}" for t in seconds)
+    now = at_second(second)
+    whole = join([f"{a(name(o))} {spans(getattr(o, sense))}" for o in objects])
     pairs = [
         (_ask(rng, f"What is {sense} in each second?", f"Second by second, what is {sense}?"), dense),
-        (
-            _ask(rng, f"What is {sense} at second {second}?", f"At {second}, what is {sense}?"),
-            _nouns(at_second(second)),
-        ),
+        (_ask(rng, f"What is {sense} at second {second}?", f"At {second}, what is {sense}?"), _nouns(now)),
+        (_ask(rng, f"What is {sense} and when?", f"Give all times at which something is {sense}."), whole),
     ]
-    whole = join([f"{a(name(o))} {spans(o.seen if sense == 'seen' else o.heard)}" for o in objects])
-    pairs.append(
-        (_ask(rng, f"What is {sense} and when?", f"Give all times at which something is {sense}."), whole)
-    )
     for obj in objects:
-        noun = name(obj)
-        times = obj.seen if sense == "seen" else obj.heard
+        noun, times = name(obj), getattr(obj, sense)
+        when = _ask(rng, f"When is the {noun} {sense}?", f"From when to when is the {noun} {sense}?")
         pairs += [
-            (
-                _ask(rng, f"When is the {noun} {sense}?", f"From when to when is the {noun} {sense}?"),
-                spans(times),
-            ),
+            (when, spans(times)),
             (f"At which second is the {noun} first {sense}?", str(times[0][0])),
             (f"Until which second is the {noun} {sense}?", str(times[-1][1])),
-            (f"Is the {noun} {sense} at second {second}?", "yes" if obj in at_second(second) else "no"),
+            (f"Is the {noun} {sense} at second {second}?", "yes" if obj in now else "no"),
         ]
     return pairs
 
@@ -257,7 +240,7 @@ def describe_moment(scene: Scene, time_s: float, rng: Rng) -> list[QA]:
         rng: Random generator for the wordings.
     """
     seen = [scene.objects[i] for i in scene.seen_at(time_s)]
-    if len(_known(seen)) < len(seen):
+    if any(o.category is None for o in seen):
         return []
     heard = [scene.objects[i] for i in scene.heard_at(time_s)]
     heard.sort(key=lambda o: o.category or 0)
@@ -273,18 +256,12 @@ def describe_moment(scene: Scene, time_s: float, rng: Rng) -> list[QA]:
     for obj in seen:
         pairs.append((f"Does the {name(obj)} {at(obj.place)} sound?", "yes" if obj in heard else "no"))
     if len(loud) == 1:
-        masks = render_masks(scene, time_s)
-        mask = masks[scene.objects.index(loud[0])]
+        mask = render_masks(scene, time_s)[scene.objects.index(loud[0])]
+        box, place = box_of(mask), at(loud[0].place)
         pairs += [
-            (
-                _ask(rng, "Where does the sound come from?", "On which side is the noise made?"),
-                at(loud[0].place),
-            ),
-            (
-                _ask(rng, "Put a box around what sounds.", "Give the box of the noise maker."),
-                box_text(box_of(mask)),
-            ),
-            ("Give the corners of what sounds.", "({},{})({},{})".format(*box_of(mask))),
+            (_ask(rng, "Where does the sound come from?", "On which side is the noise made?"), place),
+            (_ask(rng, "Put a box around what sounds.", "Give the box of the noise maker."), box_text(box)),
+            ("Give the corners of what sounds.", "({},{})({},{})".format(*box)),
             ("Mark what sounds with three points.", points_text(points_in(mask))),
         ]
     return pairs
@@ -302,42 +279,35 @@ def describe(scene: Scene, rng: Rng, clock: bool | None = None) -> list[QA]:
         Pairs of question and answer. Every answer is exact.
     """
     pairs = describe_video(scene, rng, clock) + describe_audio(scene, rng, clock)
-    people = [o for o in scene.objects if o.sprite.startswith("face_") and o.sound.startswith("voice_")]
-    for person in people:
-        look, voice = FACES[person.sprite.split("_")[1]], VOICES[person.sound.removeprefix("voice_")]
-        pairs.append(
-            (_ask(rng, "Describe the person.", "How does the person look and sound?"), f"{look} and {voice}")
-        )
-    if any(o.category is None for o in scene.objects):
-        if scene.family == "action":
-            obj = scene.objects[0]
-            look = "face" if obj.sprite.startswith("face_") else obj.sprite
-            pairs.append(
-                ("What do you see and hear?", f"I see {LOOKS[look]}. I hear {ACTION_SOUNDS[obj.sound]}.")
-            )
+    for obj in scene.objects:
+        if scene.family == "face":
+            look, voice = FACES[obj.sprite.split("_")[1]], VOICES[obj.sound.removeprefix("voice_")]
+            ask = _ask(rng, "Describe the person.", "How does the person look and sound?")
+            pairs.append((ask, f"{look} and {voice}"))
+        elif scene.family == "action":
+            both = f"I see {LOOKS[_look(obj)]}. I hear {ACTION_SOUNDS[obj.sound]}."
+            pairs.append(("What do you see and hear?", both))
+    if scene.family in ("face", "action"):
         return pairs
     shown = sorted((o for o in scene.objects if o.seen), key=lambda o: o.x)
-    both = [o for o in shown if o.heard]
     if all(o.seen == ((0, scene.duration_s),) for o in shown):
         pairs.append((_ask(rng, "Sum the clip up.", "Tell in a sentence what happens."), caption(scene)))
         pairs += [
             (q, answer) for q, answer in describe_picture(scene, 0.0, rng) if not {"[", "("} & {*q, *answer}
         ]
     pairs += [
-        (_ask(rng, "Which things are seen and also heard?", "What is both seen and heard?"), _nouns(both)),
+        (_ask(rng, "Which things are seen and also heard?", "What is both seen and heard?"),
+         _nouns([o for o in shown if o.heard])),
         (_ask(rng, "What is seen but silent?", "Which things never sound?"),
          _nouns([o for o in shown if not o.heard])),
         (_ask(rng, "What is heard but never seen?", "Which sound has no picture?"),
          _nouns(sorted((o for o in scene.objects if o.heard and not o.seen), key=lambda o: o.category or 0))),
     ]  # fmt: skip
     if _has_clock(scene, clock):
-        for obj in _known(shown):
-            common = intersect(obj.seen, obj.heard)
-            ask = _ask(
-                rng,
-                f"When is the {name(obj)} seen and heard?",
-                f"When do eyes and ears both meet the {name(obj)}?",
-            )
+        for obj in shown:
+            noun, common = name(obj), intersect(obj.seen, obj.heard)
+            eyes = f"When do eyes and ears both meet the {noun}?"
+            ask = _ask(rng, f"When is the {noun} seen and heard?", eyes)
             pairs.append((ask, spans(common) if common else "never"))
     return pairs
 
@@ -353,17 +323,11 @@ def describe_pair(first: Scene, second: Scene, rng: Rng, sense: str, query: Scen
         query: The third clip: a sound for two videos, a video for two sounds. What it plays or shows is in
             exactly one of the two clips.
     """
-
-    def content(scene: Scene, of: str) -> list[SceneObject]:
-        return [o for o in scene.objects if (o.seen if of == "seen" else o.heard)]
-
-    ones, twos = content(first, sense), content(second, sense)
-    what = "videos" if sense == "seen" else "sounds"
+    ones, twos = ([o for o in scene.objects if getattr(o, sense)] for scene in (first, second))
+    what, other, verb = ("videos", "heard", "hear") if sense == "seen" else ("sounds", "seen", "see")
+    told = f"{_nouns(ones)} first and {_nouns(twos)} second"
     pairs = [
-        (
-            _ask(rng, f"What do the two {what} hold?", f"Compare the {what}."),
-            f"{_nouns(ones)} first and {_nouns(twos)} second",
-        ),
+        (_ask(rng, f"What do the two {what} hold?", f"Compare the {what}."), told),
         (_ask(rng, f"What is {sense} first?", f"What is {sense} in the first of the {what}?"), _nouns(ones)),
         (
             _ask(rng, f"What is {sense} second?", f"What is {sense} in the second of the {what}?"),
@@ -375,11 +339,9 @@ def describe_pair(first: Scene, second: Scene, rng: Rng, sense: str, query: Scen
             if all(o.category != obj.category for o in others):
                 pairs.append((f"Is the {name(obj)} {sense} first or second?", place))
     if query is not None:
-        asked = content(query, "heard" if sense == "seen" else "seen")
+        asked = [o for o in query.objects if getattr(o, other)]
         in_first = any(o.category == q.category for q in asked for o in ones)
-        verb = "heard" if sense == "seen" else "seen"
-        ask = _ask(rng, f"Does what is {verb} belong to first or second?", f"Which fits what is {verb}?")
+        ask = _ask(rng, f"Does what is {other} belong to first or second?", f"Which fits what is {other}?")
         pairs.append((ask, "first" if in_first else "second"))
-        other = "hear" if sense == "seen" else "see"
-        pairs.append((_ask(rng, f"What do you {other}?", f"What is {verb}?"), _nouns(asked)))
+        pairs.append((_ask(rng, f"What do you {verb}?", f"What is {other}?"), _nouns(asked)))
     return pairs

@@ -234,21 +234,11 @@ def place_objects(
         if slot != 2:
             motion = Motion("hop", LATTICE_PX / FRAME_PX, 2.0, 0.5 * int(rng.integers(2)))
             x_px -= 4  # the hop goes to the right; this keeps the mean of both positions in the column
-        objects.append(
-            SceneObject(
-                sprite=CATEGORIES[category].name,
-                sound=CATEGORIES[category].name,
-                category=category,
-                x=x_px / FRAME_PX,
-                y=y_px / FRAME_PX,
-                size=size_px / FRAME_PX,
-                motion=motion,
-                seen=seen[i] if seen else whole,
-                heard=heard[i] if heard else (),
-                loudness=loudness[i] if loudness else 1.0,
-                pitch=int(rng.integers(-1, 2)),
-            )
-        )
+        noun = CATEGORIES[category].name
+        place = x_px / FRAME_PX, y_px / FRAME_PX, size_px / FRAME_PX
+        times = seen[i] if seen else whole, heard[i] if heard else ()
+        loud, pitch = loudness[i] if loudness else 1.0, int(rng.integers(-1, 2))
+        objects.append(SceneObject(noun, noun, category, *place, motion, *times, loud, pitch))
     return tuple(objects)
 
 

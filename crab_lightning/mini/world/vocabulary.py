@@ -81,14 +81,7 @@ EMOTION_WORDS: dict[str, dict[str, str]] = {
     "cremad": {e: e for e in EMOTIONS if e != "surprise"},
     "dfew": {e: e for e in EMOTIONS},
     "mafw": {e: e for e in EMOTIONS},
-    "mer24": {
-        "neutral": "neutral",
-        "happiness": "happy",
-        "surprise": "surprise",
-        "fear": "worried",
-        "anger": "angry",
-        "sadness": "sad",
-    },
+    "mer24": dict(zip(EMOTIONS, ("neutral", "happy", "surprise", "worried", "angry", "sad"), strict=True)),
 }
 """The word of each dataset for each emotion."""
 

@@ -56,17 +56,7 @@ _MOTIONS = {
 def _scene(
     rng: Rng, sprite: str, sound: str, px: tuple[int, int, int], motion: Motion, family: str, background: str
 ) -> Scene:
-    """Return a scene with one object that is seen and heard all the time.
-
-    Args:
-        rng: Random generator.
-        sprite: Name of the drawing.
-        sound: Name of the sound.
-        px: Centre and side of the object, in multiples of ``LATTICE_PX``.
-        motion: Movement; it starts at a random part of its cycle.
-        family: Kind of scene.
-        background: Name of the background.
-    """
+    """Return a scene with one object; ``px`` is its centre and its side in multiples of ``LATTICE_PX``."""
     x, y, size = (LATTICE_PX * number / FRAME_PX for number in px)
     whole = ((0, CLIP_S),)
     motion = replace(motion, phase=float(rng.random()))
