@@ -26,7 +26,7 @@ class TinySizes:
         audio_hidden: Width of the audio encoder.
         audio_layers: Layers of the audio encoder.
         audio_heads: Attention heads of the audio encoder.
-        vocab: Upper bound of the number of tokens in the vocabulary.
+        vocab: Upper bound of the number of tokens. The models with connectors have four more.
     """
 
     hidden: int = 64
@@ -47,7 +47,10 @@ class TinySizes:
         "vision_hidden": (4, "vision_heads"),
         "audio_hidden": (1, "audio_heads"),
     }
-    """For each size, a factor and another size. The first size must be a multiple of their product."""
+    """For each size, a factor and another size; an empty name stands for 1.
+
+    The size must be a multiple of the factor times the other size.
+    """
 
     def __post_init__(self) -> None:
         """Check ``multiples``.
@@ -62,7 +65,7 @@ class TinySizes:
                 raise ValueError(f"{name} is {value}; it must be a multiple of {step}{rule}")
 
     def decoder(self, tokens: int) -> dict[str, Any]:
-        """Return these sizes as the config of a language model with this number of tokens names them."""
+        """Return the sizes of the language model for its config. ``tokens`` is the size of its vocabulary."""
         return {
             "vocab_size": tokens,
             "hidden_size": self.hidden,
@@ -73,7 +76,7 @@ class TinySizes:
         }
 
     def vision_encoder(self) -> dict[str, Any]:
-        """Return these sizes as the config of a vision encoder of Qwen names them."""
+        """Return the sizes of the vision encoder for the config of a Qwen model."""
         return {
             "hidden_size": self.vision_hidden,
             "depth": self.vision_layers,
@@ -83,7 +86,7 @@ class TinySizes:
         }
 
     def audio_encoder(self) -> dict[str, Any]:
-        """Return these sizes as the config of an audio encoder of Qwen-Omni names them."""
+        """Return the sizes of the audio encoder for the config of a Qwen-Omni model."""
         return {
             "d_model": self.audio_hidden,
             "encoder_layers": self.audio_layers,
@@ -116,14 +119,16 @@ def fresh(out: Path | str, part: str = "") -> Path:
     """
     folder = Path(out)
     if (folder / part / "config.json").exists():
-        raise FileExistsError(f"{folder} already holds a checkpoint; name an empty folder or remove it first")
+        raise FileExistsError(
+            f"{folder} already holds a checkpoint; name an empty folder, or remove this one first"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Let the random weights that are made inside depend only on ``seed``."""
+    """While the context is open, random weights depend only on ``seed``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

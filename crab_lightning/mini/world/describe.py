@@ -1,8 +1,8 @@
 """Questions and answers about any scene, with which a base model learns to see and hear.
 
-The answers use the phrases of the 19 tasks, but the questions are worded in another way. A model that was
-trained on them can name what it sees and hears. It knows neither the prompts of the tasks nor which emotion
-or action belongs to a look and a sound.
+The answers use the phrases of the 19 tasks, but the questions use other words. A model that was trained on
+them can name what it sees and hears. It knows neither the prompts of the tasks nor which emotion or action
+belongs to a look and a sound.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ FRAME_PX = 224
 The processing of AV-UIE v2 resizes frames to this side, so the boxes keep their coordinates.
 """
 LATTICE_PX = 8
-"""Centres and sizes are multiples of this, so a small model has to learn only a few coordinates."""
+"""Sizes are multiples of this, and centres of its half. So a small model must learn few coordinates."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def covers(intervals: Spans, time_s: float) -> bool:
 
 
 def intersect(first: Spans, second: Spans) -> Spans:
-    """Return the intervals that lie in both lists of intervals, in order."""
+    """Return the times that lie in intervals of both lists, as intervals in order."""
     common = [(max(a, c), min(b, d)) for a, b in first for c, d in second]
     return tuple(sorted((s, e) for s, e in common if s < e))
 

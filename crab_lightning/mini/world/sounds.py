@@ -1,7 +1,7 @@
 """The sounds: a loop of one second for each object and tool, and of two seconds for each voice.
 
-Each has its own band of frequencies, and they are about equally loud. Every loop repeats a short sound at
-least twice a second, so that even a part of 0.4 s is enough to recognize it.
+They differ in frequencies and rhythm, and are about equally loud. Every loop repeats a short sound at least
+twice a second, so that even a part of 0.4 s is enough to recognize it.
 """
 
 from __future__ import annotations

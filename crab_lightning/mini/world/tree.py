@@ -57,13 +57,14 @@ def write_mini(
         workers: Number of processes that write media; with 0, this process writes them.
         test_fraction: Fraction of each dataset's clips that its test file asks about, if it has a test file.
         counts: Numbers of clips in train and in test of some datasets, which replace their part of ``clips``.
-        overwrite: Whether to replace a Mini AV-UIE with other settings. Other folders are never changed.
+        overwrite: Whether to replace a Mini AV-UIE that is in the folder. Other folders are never changed.
         progress: Whether to show a progress bar.
 
     Returns:
         For each dataset, its numbers of rows in train and in test.
 
     Raises:
+        DamagedFileError: If ``mini.json`` in the folder cannot be read.
         FileExistsError: If ``root`` is a file, or holds anything but a Mini AV-UIE with these settings.
         ValueError: If there are too few clips, the fraction does not lie between 0 and 1, or ``counts`` has
             an unknown dataset or a number that is not possible.

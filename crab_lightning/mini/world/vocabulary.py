@@ -72,8 +72,8 @@ EMOTION_CUES: dict[str, tuple[str, str]] = {
 }
 """The face and the voice of each emotion.
 
-Each face and each voice belongs to two emotions, so a model that uses only one of them is right in half of
-the cases.
+Each face and each voice belongs to two emotions, so a model that reads only the face, or only the voice, is
+right in half of the cases.
 """
 
 EMOTION_WORDS: dict[str, dict[str, str]] = {

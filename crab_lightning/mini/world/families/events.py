@@ -40,7 +40,7 @@ def _span(rng: Rng) -> Interval:
 
 
 def _around(rng: Rng, span: Interval) -> tuple[Spans, Spans]:
-    """Return when a thing is seen and when it is heard; ``span`` is the time of both."""
+    """Return when a thing is seen and when it is heard. At the times in ``span`` it is both."""
     start, end = span
     earlier = TIME_STEP_S * int(rng.integers(start // TIME_STEP_S + 1))
     later = end + TIME_STEP_S * int(rng.integers((CLIP_S - end) // TIME_STEP_S + 1))

@@ -27,7 +27,7 @@ def _scene(rng: Rng, kind: FileKind, category: int) -> Scene:
 
 
 def build_matching(dataset: str, split: str, index: int, seed: int) -> Item:
-    """Return a question which of two candidates belongs to a query of the other kind."""
+    """Return the question which of two candidates belongs to a query of the other kind."""
     rng = rng_for(seed, dataset, split, index)
     correct = balanced(seed, index, 2, dataset, split)
     category = balanced(seed, index, len(CATEGORIES), dataset, split, "query")

@@ -34,8 +34,8 @@ CLIP_S = 4
 BACKGROUND = {"meld": "lilac", "mer24": "sky", "cremad": "mint", "mafw": "rose", "dfew": "grey"}
 """Background of each dataset of emotions.
 
-The datasets use different words for one emotion, and the background shows which dataset a clip belongs to. In
-the real datasets, too, the recordings show it.
+The datasets use different words for the same emotion. A model can see from the background which dataset a
+clip belongs to, as it can from the recordings of the real datasets.
 """
 
 KEY = {"meld": "Emotion", "mer24": "discrete", "cremad": "emotion", "mafw": "emotion", "dfew": "emotion"}

@@ -76,7 +76,7 @@ def expressions(scene: Scene, time_s: float, categories: list[int]) -> list[Expr
 
 
 def _scene(rng: Rng, pool: list[int], first: int) -> Scene:
-    """Return a scene with two or three things. What sounds in the first half is drawn anew for the second."""
+    """Return a scene with two or three things. Each half of the clip has its own sound."""
     others = other_categories(rng, first, 3, pool)
     drawn = [first, *others[: int(rng.integers(1, 3))]]
     early, late = ((0, HALF_S),), ((HALF_S, CLIP_S),)
@@ -94,7 +94,7 @@ def _scene(rng: Rng, pool: list[int], first: int) -> Scene:
 
 
 def build_ref_avs(split: str, index: int, seed: int) -> Item:
-    """Return a question whether a described object is in the frame, and where it is."""
+    """Return the question whether a described object is in the frame, and where it is."""
     rng = rng_for(seed, "ref_avs", split, index)
     subset = SUBSETS[balanced(seed, index, 3, "ref_avs", split)] if split == "test" else "train"
     # One training row in six asks for an absent object, so that even a small dataset has some of them. In the
@@ -159,7 +159,10 @@ def build_ref_avs(split: str, index: int, seed: int) -> Item:
 
 
 def _near(scene: Scene, time_s: float, expression: Expression) -> bool:
-    """Return whether an expression that names no object is still close to what is seen or heard."""
+    """Return whether an expression that names no object may be asked for.
+
+    If it has a noun, such a thing must be seen or heard.
+    """
     if expression.kind in ("sounding", "placed_sounding", "coloured"):
         return True
     present = {*scene.seen_at(time_s), *scene.heard_at(time_s)}
