@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -72,14 +73,9 @@ class Conflict:
             and (depths is None or int(depth) in depths)
             for name, depth in zip(self.parts, self.depths, strict=True)
         ]
-        count = len(self.datasets)
-        if not any(kept):
-            return np.full((count, count), np.nan)
-        chosen = self.cosines[np.array(kept)]
-        known = np.isfinite(chosen)
-        total = np.where(known, chosen, 0.0).sum(0)
-        mean = np.full((count, count), np.nan)
-        np.divide(total, known.sum(0), out=mean, where=known.any(0))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Mean of empty slice")
+            mean: NDArray[np.float64] = np.nanmean(self.cosines[np.array(kept, bool)], 0)
         return mean
 
 

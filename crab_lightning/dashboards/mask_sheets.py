@@ -15,7 +15,6 @@ from crab_lightning.evaluation.prediction_files import read_records
 from crab_lightning.metrics.mask_scores import binary_scores
 from crab_lightning.runs.boards import log_picture
 from crab_lightning.runs.folder_callback import folder_of
-from crab_lightning.segmentation import Prompt
 from crab_lightning.segmentation.overlays import (
     Overlay,
     best_median_worst,
@@ -71,7 +70,7 @@ class MaskSheets(Callback):
     ) -> Any:
         rows = []
         for name, chosen in best_median_worst([r["score"] for r in records], self.each).items():
-            overlays = [overlay_of(records[i], samples[records[i]["id"]], task, spec) for i in chosen]
+            overlays = [_overlay(records[i], samples[records[i]["id"]], task, spec) for i in chosen]
             for number, overlay in enumerate(overlays):
                 save_figure(overlay_figure(overlay), folder / f"{name}_{number}.png")
             rows.append((name, overlays))
@@ -82,32 +81,16 @@ class MaskSheets(Callback):
         )
 
 
-def overlay_of(record: dict[str, Any], sample: Sample, task: Segmentation, spec: DatasetSpec) -> Overlay:
-    """Return the overlay of one answer.
-
-    Args:
-        record: Record of the answer in the prediction file.
-        sample: The sample.
-        task: The task, which needs a mask decoder.
-        spec: The dataset's entry.
-
-    Raises:
-        ValueError: If the task has no mask decoder.
-        FileNotFoundError: If there is no true mask.
-    """
-    if task.masks is None:
-        raise ValueError("the task has no mask_decoder, so there is no mask to draw")
+def _overlay(record: dict[str, Any], sample: Sample, task: Segmentation, spec: DatasetSpec) -> Overlay:
+    assert task.masks is not None  # there are sheets only for tasks with a mask decoder
     answer = task.parse(record["answer"], sample, spec)
     picture, truth = task.masks.picture(sample), task.masks.truth(sample)
     pred = task.masks.mask(answer, sample, truth)
     pred = pred if pred.dtype == torch.bool else pred > 0
     jaccard, f_score = (float(value) for value in binary_scores(pred[None], truth[None]))
-    prompt: Prompt | None = None
-    if answer is not None and not answer.absent:
-        prompt = task.masks.prompt(answer, picture)
     if picture.shape[-2:] != truth.shape:  # native masks may have another size than their frame
         picture = torch.nn.functional.interpolate(picture[None].float(), truth.shape)[0].to(torch.uint8)
-        prompt = None if answer is None or answer.absent else task.masks.prompt(answer, picture)
+    prompt = None if answer is None or answer.absent else task.masks.prompt(answer, picture)
     subject = sample.fields.get("expression") or sample.fields.get("object") or ""
     said = "unreadable: " if answer is None else ""
     return Overlay(

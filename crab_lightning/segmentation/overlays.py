@@ -19,7 +19,8 @@ from crab_lightning.segmentation.prompts import Prompt
 
 # Colours of Okabe and Ito, which colour-blind readers can distinguish, also where two masks overlap.
 FOUND, TRUE, MARK = "#d55e00", "#0072b2", "#f0e442"
-_FILL = 0.35
+FILL = 0.35
+"""Opacity of a filled mask."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +62,9 @@ def draw_overlay(axes: Any, overlay: Overlay, *, size: float = 8.0, legend: bool
 
     axes.imshow(overlay.image.permute(1, 2, 0).numpy())
     if overlay.pred is not None:
-        _outline(axes, overlay.pred, FOUND, "solid", fill=True)
+        draw_mask(axes, overlay.pred.numpy(), FOUND, fill=True, linewidths=1.6)
     if overlay.truth is not None:
-        _outline(axes, overlay.truth, TRUE, "dashed", fill=False)
+        draw_mask(axes, overlay.truth.numpy(), TRUE, fill=False, linewidths=1.6, linestyles="dashed")
     if overlay.prompt is not None:
         if overlay.prompt.box_xyxy_px is not None:
             x1, y1, x2, y2 = overlay.prompt.box_xyxy_px
@@ -110,22 +111,33 @@ def _legend(overlays: Sequence[Overlay]) -> list[Any]:
     return handles
 
 
-def _outline(axes: Any, mask: Tensor, colour: str, style: str, *, fill: bool) -> None:
-    values: NDArray[np.bool_] = mask.numpy()
-    if not values.any():
+def draw_mask(
+    axes: Any, mask: NDArray[np.bool_], colour: str, *, fill: bool, side: float | None = None, **line: Any
+) -> None:
+    """Draw the outline of a mask into matplotlib axes; an empty mask has none.
+
+    Args:
+        axes: Matplotlib axes.
+        mask: bool ``(H, W)``.
+        colour: Colour of the outline and of the area.
+        fill: Whether the area is filled too.
+        side: Height and width of the mask in units of the axes, from 0. When left out, the centres of its
+            pixels are whole numbers.
+        line: Options of the outline.
+    """
+    if not mask.any():
         return
+    begin, size = (-0.5, mask.shape) if side is None else (0.0, (side, side))
     if fill:
         from matplotlib.colors import to_rgb
 
-        layer = np.zeros((*values.shape, 4), np.float32)
-        layer[values] = (*to_rgb(colour), _FILL)
-        axes.imshow(layer, interpolation="nearest")
+        layer = np.zeros((*mask.shape, 4), np.float32)
+        layer[mask] = (*to_rgb(colour), FILL)
+        axes.imshow(layer, interpolation="nearest", extent=(begin, begin + size[1], begin + size[0], begin))
     # With padding, the outline of a mask that touches the edge is closed.
-    padded = np.pad(values.astype(np.float32), 1)
-    axes.contour(
-        np.arange(-1, values.shape[1] + 1), np.arange(-1, values.shape[0] + 1), padded, levels=[0.5],
-        colors=[colour], linewidths=1.6, linestyles=style,
-    )  # fmt: skip
+    places = (begin + (np.arange(-1, n + 1) + 0.5) * s / n for n, s in zip(mask.shape, size, strict=True))
+    rows, columns = places
+    axes.contour(columns, rows, np.pad(mask.astype(np.float32), 1), levels=[0.5], colors=[colour], **line)
 
 
 def painted(frame: NDArray[np.uint8], mask: NDArray[np.bool_], prompt: Prompt | None) -> NDArray[np.uint8]:
@@ -143,7 +155,7 @@ def painted(frame: NDArray[np.uint8], mask: NDArray[np.bool_], prompt: Prompt | 
     out = frame.copy()
     colour = (255 * np.array(to_rgb(FOUND))).astype(np.uint8)
     thick = max(1, round(min(mask.shape) / 240))
-    out[mask] = ((1 - _FILL) * out[mask] + _FILL * colour).astype(np.uint8)
+    out[mask] = ((1 - FILL) * out[mask] + FILL * colour).astype(np.uint8)
     if mask.any():
         out[binary_dilation(mask, iterations=thick) & ~mask] = colour
     if prompt is None:

@@ -15,9 +15,11 @@ from crab_lightning.dashboards.figures.sheet import (
     TRUE,
     Record,
     Sheet,
+    Words,
     cut,
+    head_words,
     height_of,
-    verdict,
+    lost_words,
     wrap,
 )
 
@@ -144,19 +146,15 @@ def true_text(record: Record) -> str:
     return f"{said}  ({reference})" if reference else said
 
 
-def _words(card: ClipCard) -> list[tuple[str, float, dict[str, Any]]]:
+def _words(card: ClipCard) -> Words:
     record = card.record
-    said, colour = verdict(record)
-    words: list[tuple[str, float, dict[str, Any]]] = [
-        (wrap(str(record["id"]), _TEXT, 7.5, 2), 7.5, {"color": GREY}),
-        (wrap(said, _TEXT, 9, 1), 9, {"color": colour, "weight": "bold"}),
+    return [
+        *head_words(record, _TEXT),
         (wrap(question(record), _TEXT, 8, 4, label="asked:  "), 8, {}),
         (wrap(str(record.get("answer", "")), _TEXT, 8, 5, keep_end=True, label="answer:  "), 8, {}),
         (wrap(true_text(record), _TEXT, 8, 3, label="true:  "), 8, {"color": TRUE}),
+        *lost_words(card.media.lost, _TEXT),
     ]
-    for lost in card.media.lost:
-        words.append((wrap(lost, _TEXT, 7.5, 3, label="not shown:  "), 7.5, {"color": SAID}))
-    return words
 
 
 def _parts(card: ClipCard) -> list[tuple[float, Callable[[Sheet, float], None]]]:

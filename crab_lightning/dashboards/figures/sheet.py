@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from crab_lightning.fonts import new_figure
@@ -17,7 +17,7 @@ LINE = 1.28
 """Height of a line of text divided by its font size."""
 
 Record = Mapping[str, Any]
-Texts = Sequence[tuple[str, float, Mapping[str, Any]]]
+Words = list[tuple[str, float, dict[str, Any]]]
 """For each text: the wrapped text, the font size and further options."""
 
 
@@ -55,7 +55,7 @@ class Sheet:
             left / self.width_in, 1 - top / self.height_in, printable(text), fontsize=size, **options
         )
 
-    def texts(self, left: float, top: float, texts: Texts, gap: float) -> None:
+    def texts(self, left: float, top: float, texts: Words, gap: float) -> None:
         """Write texts below each other, with ``gap`` inches between them."""
         for text, size, options in texts:
             self.text(left, top, text, size, **options)
@@ -161,3 +161,17 @@ def verdict(record: Record) -> tuple[str, str]:
     if score >= 1:
         return "✓ right", RIGHT
     return ("✗ wrong", SAID) if score <= 0 else (f"≈ partly right, {100 * score:.0f} of 100", GREY)
+
+
+def head_words(record: Record, width_in: float) -> Words:
+    """Return the first texts about an answer: the id of its sample, and how the answer was scored."""
+    said, colour = verdict(record)
+    return [
+        (wrap(str(record["id"]), width_in, 7.5, 2), 7.5, {"color": GREY}),
+        (wrap(said, width_in, 9, 1), 9, {"color": colour, "weight": "bold"}),
+    ]
+
+
+def lost_words(lost: Iterable[str], width_in: float) -> Words:
+    """Return the error messages of media that are not shown."""
+    return [(wrap(error, width_in, 7.5, 3, label="not shown:  "), 7.5, {"color": SAID}) for error in lost]

@@ -11,18 +11,19 @@ from numpy.typing import NDArray
 
 from crab_lightning.dashboards.figures.media import ClipMedia
 from crab_lightning.dashboards.figures.sheet import (
-    GREY,
     SAID,
     TRUE,
     Record,
     Sheet,
+    Words,
+    head_words,
     height_of,
-    verdict,
+    lost_words,
     wrap,
 )
+from crab_lightning.segmentation.overlays import FILL, draw_mask
 
 _SIDE, _GAP, _LEFT = 3.3, 0.25, 0.2
-_FILL = 0.35
 _ABSENT = "there is no such object"
 
 Mask = NDArray[np.bool_]
@@ -89,17 +90,13 @@ def _entries(cards: Sequence[FrameCard]) -> dict[str, dict[str, Any]]:
             entries[f"{said} points"] = dot | {"marker": marker, "color": colour}
         masks = [card.true_mask if key == "truth" else card.pred_mask for card in cards]
         if any(mask is not None and mask.any() for mask in masks):
-            entries[f"{said} mask"] = {"facecolor": colour, "alpha": _FILL + 0.1}
+            entries[f"{said} mask"] = {"facecolor": colour, "alpha": FILL + 0.1}
     return entries
 
 
-def _words(card: FrameCard) -> list[tuple[str, float, dict[str, Any]]]:
+def _words(card: FrameCard) -> Words:
     record = card.record
-    said, colour = verdict(record)
-    words: list[tuple[str, float, dict[str, Any]]] = [
-        (wrap(str(record["id"]), _SIDE, 7.5, 2), 7.5, {"color": GREY}),
-        (wrap(said, _SIDE, 9, 1), 9, {"color": colour, "weight": "bold"}),
-    ]
+    words = head_words(record, _SIDE)
     if card.asked:
         words.append((wrap(card.asked, _SIDE, 8, 3, label="asked for:  "), 8, {}))
     true = _ABSENT if marks_of(record.get("truth"))[2] else "" if card.asked else str(record.get("reference"))
@@ -108,18 +105,15 @@ def _words(card: FrameCard) -> list[tuple[str, float, dict[str, Any]]]:
     if marks_of(record.get("parsed"))[2]:
         words.append((wrap(_ABSENT, _SIDE, 8, 1, label="read as:  "), 8, {"color": SAID}))
     words.append((wrap(str(record.get("answer", "")), _SIDE, 8, 5, keep_end=True, label="answer:  "), 8, {}))
-    words += [
-        (wrap(lost, _SIDE, 7.5, 3, label="not shown:  "), 7.5, {"color": SAID}) for lost in card.media.lost
-    ]
-    return words
+    return words + lost_words(card.media.lost, _SIDE)
 
 
 def _draw(axes: Any, card: FrameCard) -> None:
     if card.media.images:
         axes.imshow(card.media.images[0], extent=(0, 224, 224, 0))
     for mask, colour in ((card.true_mask, TRUE), (card.pred_mask, SAID)):
-        if mask is not None and mask.any():
-            _fill(axes, mask, colour)
+        if mask is not None:
+            draw_mask(axes, mask, colour, fill=True, side=224, linewidths=1.4)
     for key, colour, style, marker in (("truth", TRUE, "--", "D"), ("parsed", SAID, "-", "o")):
         box, points, _ = marks_of(card.record.get(key))
         if box is not None:
@@ -131,20 +125,6 @@ def _draw(axes: Any, card: FrameCard) -> None:
     axes.set_ylim(224, 0)
     axes.set_xticks([])
     axes.set_yticks([])
-
-
-def _fill(axes: Any, mask: Mask, colour: str) -> None:
-    from matplotlib.colors import to_rgb
-
-    layer = np.zeros((*mask.shape, 4), np.float32)
-    layer[mask] = (*to_rgb(colour), _FILL)
-    axes.imshow(layer, interpolation="nearest", extent=(0, 224, 224, 0))
-    height, width = mask.shape
-    # With padding, the outline of a mask that touches the edge is closed.
-    rows, columns = ((np.arange(-1, n + 1) + 0.5) * 224 / n for n in (height, width))
-    axes.contour(
-        columns, rows, np.pad(mask.astype(np.float32), 1), levels=[0.5], colors=[colour], linewidths=1.4
-    )
 
 
 def _box(axes: Any, box: Sequence[float], colour: str, style: str) -> None:
