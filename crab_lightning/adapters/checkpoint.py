@@ -39,6 +39,22 @@ def _adapter_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             yield unwrapped_name(f"{module_name}.{name}") if module_name else name, parameter
 
 
+def whole(weight: Tensor) -> Tensor:
+    """Return a detached weight; a sharded one is gathered, so every rank has to call this function."""
+    return (weight.full_tensor() if isinstance(weight, DTensor) else weight).detach()
+
+
+@torch.no_grad()
+def fill(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Copy values to the weights of the same names, in their types; a sharded weight gets its own part."""
+    for name, weight in weights.items():
+        value = state[name]
+        if isinstance(weight, DTensor):
+            value = value.to(weight.device, weight.dtype)
+            value = distribute_tensor(value, weight.device_mesh, weight.placements)
+        weight.copy_(value)
+
+
 def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """Return the weights of the adapters by dotted name, detached.
 
@@ -47,10 +63,7 @@ def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
     Raises:
         AdapterError: If the model has no adapters.
     """
-    state = {
-        name: p.full_tensor().detach() if isinstance(p, DTensor) else p.detach()
-        for name, p in _adapter_parameters(model)
-    }
+    state = {name: whole(parameter) for name, parameter in _adapter_parameters(model)}
     if not state:
         raise AdapterError(f"{type(model).__name__} has no adapters; call insert_adapters first")
     return state
@@ -74,13 +87,7 @@ def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> No
             f"the adapter weights of the checkpoint do not fit the model; {problems}. Insert adapters with"
             " the checkpoint's own configuration (read_adapter_config)"
         )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            value = state[name]
-            if isinstance(parameter, DTensor):
-                value = value.to(parameter.device, parameter.dtype)
-                value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
-            parameter.copy_(value)
+    fill(parameters, state)
 
 
 def _common_config(model: nn.Module) -> AdapterConfig:

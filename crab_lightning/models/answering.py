@@ -173,9 +173,8 @@ class Answering(AskedModule, ABC):
         direct = can_run(self.decoder()) and not torch.is_autocast_enabled(self.device.type)
         blocks = DecoderPass(self.model, self.decoder()) if direct else None
         step = read if blocks is None else blocks.step
-        return AnswerEngine(
-            step, self.answer_head(), self.processor.end_token, self.announce_step, slots, blocks
-        )
+        head, end_token = self.answer_head(), self.processor.end_token
+        return AnswerEngine(step, head, end_token, self.announce_step, slots, blocks)
 
     @torch.no_grad()
     def queue(
@@ -287,10 +286,10 @@ class Answering(AskedModule, ABC):
     ) -> list[CandidateScores | None]:
         self._check_weighing()
         tokens = [[self._tokens_of(text) for text in texts] for texts in offered]
-        sums = reader.log_probs(tokens, synchronize=self._shards_weights())
+        found = reader.token_log_probs(tokens, synchronize=self._shards_weights())
         return [
-            CandidateScores(texts, tuple(row), tuple(map(len, lengths))) if texts else None
-            for texts, row, lengths in zip(offered, sums, tokens, strict=True)
+            CandidateScores(texts, tuple(map(sum, row)), tuple(map(len, row))) if texts else None
+            for texts, row in zip(offered, found, strict=True)
         ]
 
     def _check_weighing(self) -> None:

@@ -15,10 +15,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
+from crab_lightning.adapters.checkpoint import fill, whole
 from crab_lightning.adapters.names import unwrapped_name
 from crab_lightning.files import replace_file
 from crab_lightning.tensor_files import misfits
@@ -213,11 +213,7 @@ def connector_state(connector: Connector) -> dict[str, Tensor]:
 
     Sharded weights are gathered, so every rank has to call this function.
     """
-    state = {unwrapped_name(name): weight for name, weight in connector.named_parameters()}
-    return {
-        name: (v.full_tensor() if isinstance(v, DTensor) else v).detach().cpu().contiguous()
-        for name, v in state.items()
-    }
+    return {unwrapped_name(name): whole(w).cpu().contiguous() for name, w in connector.named_parameters()}
 
 
 def save_connector(state: dict[str, Tensor], connector: Connector, modality: str, path: Path) -> None:
@@ -271,12 +267,7 @@ def load_connector(connector: Connector, modality: str, path: Path, key: str) ->
     wanted = connector.state_dict()
     if problems := misfits(state, {name: weight.shape for name, weight in wanted.items()}):
         raise ConnectorFileError(f"{key}: {path} does not fit; of its weights, {problems}")
-    with torch.no_grad():
-        for name, own_value in wanted.items():
-            value: Any = state[name].to(own_value.device, own_value.dtype)
-            if isinstance(own_value, DTensor):
-                value = distribute_tensor(value, own_value.device_mesh, own_value.placements)
-            own_value.copy_(value)
+    fill(wanted, state)
 
 
 def _identity(connector: Connector, modality: str) -> dict[str, Any]:

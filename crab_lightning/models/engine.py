@@ -124,7 +124,8 @@ class SlotCache(DynamicCache):
         """Copy a prompt's keys and values into a slot, and return the number of its tokens."""
         length = len(past[0][0])
         if not self.stored:
-            self.stored = [(self._room(k, BLOCK), self._room(v, BLOCK)) for k, v in _batched(past)]
+            rooms = [[self._room(part.transpose(0, 1)[None], BLOCK) for part in pair] for pair in past]
+            self.stored = [(keys, values) for keys, values in rooms]
             self._rows = torch.arange(self.slots, device=past[0][0].device)
         self.reserve(length + 1)
         for (keys, values), (k, v) in zip(self.stored, past, strict=True):
@@ -172,10 +173,6 @@ class SlotCache(DynamicCache):
         return self.used - 1
 
 
-def _batched(past: Past) -> list[tuple[Tensor, Tensor]]:
-    return [(k.transpose(0, 1)[None], v.transpose(0, 1)[None]) for k, v in past]
-
-
 class AnswerEngine:
     """Answers prompts in S slots; an answer does not depend on the other answers.
 
@@ -197,8 +194,8 @@ class AnswerEngine:
         read: ReadTokens,
         head: nn.Module,
         end_token: int,
-        announce: Callable[[Sequence[Sample]], None] | None = None,
-        slots: int = 32,
+        announce: Callable[[Sequence[Sample]], None],
+        slots: int,
         blocks: DecoderPass | None = None,
     ) -> None:
         if slots < 1:
@@ -226,7 +223,7 @@ class AnswerEngine:
         input_ids: Tensor,
         attention_mask: Tensor,
         position_ids: Tensor,
-        read: ReadPrompts | None = None,
+        read: ReadPrompts,
     ) -> None:
         """Read B left-padded prompts and put their answers into the queue.
 
@@ -235,7 +232,7 @@ class AnswerEngine:
             input_ids: ``(B, T)``.
             attention_mask: ``(B, T)``, 0 in padding.
             position_ids: ``(3, B, T)``.
-            read: Function that reads these prompts with their media; without media it can be left out.
+            read: Function that reads these prompts with their media.
 
         Raises:
             ValueError: If a prompt is padded to the right, because its answer would continue the padding, or
@@ -245,7 +242,7 @@ class AnswerEngine:
             raise ValueError("a prompt is padded to the right; collate prompts without labels")
         if any(answer.limit < 1 for answer in answers):
             raise ValueError("the largest number of new tokens is below 1; at least 1 is needed")
-        states, pasts = (read or padded(self.read))(input_ids, position_ids, attention_mask)
+        states, pasts = read(input_ids, position_ids, attention_mask)
         logits = self.head(states)
         first = logits.argmax(-1).tolist()
         following = (position_ids[:, :, -1].amax(0) + 1).tolist()
@@ -257,12 +254,13 @@ class AnswerEngine:
 
     def step(self) -> None:
         """Give free slots to waiting prompts, and write one or more tokens for each slot in use."""
-        self._drop_cancelled()
+        self.waiting = deque(one for one in self.waiting if not one.answer.cancelled)
+        self.active = [None if answer is None or answer.cancelled else answer for answer in self.active]
         self._fill_gaps()
-        count = sum(answer is not None for answer in self.active)
+        answers = [answer for answer in self.active if answer is not None]
+        count = len(answers)
         if not count:
             return
-        answers = [answer for answer in self.active if answer is not None]
         guesses = [self._guesses(answer) for answer in answers]
         width = 1 + max(map(len, guesses))
         cache, device = self._cache, self._device
@@ -274,8 +272,7 @@ class AnswerEngine:
         dtype = cache.stored[0][0].dtype
         mask = torch.zeros(seen.shape, dtype=dtype, device=device)
         mask = mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
-        if self.announce is not None:
-            self.announce([answer.sample for answer in answers])
+        self.announce([answer.sample for answer in answers])
         rows = [
             [token, *guessed] + [self.end_token] * (width - 1 - len(guessed))
             for token, guessed in zip(self._tokens, guesses, strict=False)
@@ -301,18 +298,16 @@ class AnswerEngine:
         found, self.finished = self.finished, []
         return found
 
-    def _admit(self, slot: int, waiting: _Waiting) -> None:
-        self._columns[slot] = self._cache.put(slot, waiting.past)
-        self._tokens[slot], self._following[slot] = waiting.token, waiting.following
-        self.active[slot] = waiting.answer
-
     def _fill_gaps(self) -> None:
         """Fill free slots with waiting prompts, or else with the answer of the last slot in use."""
         for slot in range(self.slots):
             if self.active[slot] is not None:
                 continue
             if self.waiting:
-                self._admit(slot, self.waiting.popleft())
+                new = self.waiting.popleft()
+                self._columns[slot] = self._cache.put(slot, new.past)
+                self._tokens[slot], self._following[slot] = new.token, new.following
+                self.active[slot] = new.answer
                 continue
             last = max((s for s, answer in enumerate(self.active) if answer is not None), default=-1)
             if last < slot:
@@ -327,10 +322,6 @@ class AnswerEngine:
         if self.blocks is None or not self.blocks.alone:
             return []
         return self._foresight.guess(answer.tokens, min(GUESSES, answer.limit - len(answer.tokens) - 1))
-
-    def _drop_cancelled(self) -> None:
-        self.waiting = deque(one for one in self.waiting if not one.answer.cancelled)
-        self.active = [None if answer is not None and answer.cancelled else answer for answer in self.active]
 
     def _written(self, answer: Answer, token: int) -> bool:
         """Add a token to an answer and return whether the answer is finished."""

@@ -10,9 +10,12 @@ from torch import Tensor, distributed, nn
 
 from crab_lightning.models.losses import CHUNK_TOKENS
 
-# Reads new tokens: (input_ids (B, T), position_ids (3, B, T), attention_mask (B, past + T)) -> logits of the
-# last position, (B, V). The function keeps the tokens read before in a cache.
-Reader = Callable[[Tensor, Tensor, Tensor], Tensor]
+# Reads new tokens: (input_ids (B, T), position_ids (3, B, T), attention_mask) -> hidden states (B, T, D). The
+# mask is (B, past + T), or (B, 1, T, past + T) to be added to attention scores. The function has a cache.
+HiddenReader = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+PACKED_TOKENS = 1024
+"""Number of candidate tokens of a prompt that are read at once; the mask of 16 prompts takes up to 60 MB."""
 
 
 @dataclass(frozen=True)
@@ -28,68 +31,6 @@ class Answers:
     truncated: list[bool]
 
 
-def greedy(
-    read: Reader,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    position_ids: Tensor,
-    *,
-    max_new_tokens: int,
-    end_token: int,
-    synchronize: bool = False,
-) -> Answers:
-    """Answer B prompts, always with the likeliest next token.
-
-    Args:
-        read: Function that reads tokens and returns the logits after the last token.
-        input_ids: Prompts ``(B, T)``, padded to the left.
-        attention_mask: ``(B, T)``, 0 in padding.
-        position_ids: ``(3, B, T)``.
-        max_new_tokens: Largest number of tokens of an answer.
-        end_token: Token that ends an answer.
-        synchronize: Continue until every process has finished. This is needed if the weights are sharded,
-            because each step is then a collective call.
-
-    Raises:
-        ValueError: If a prompt is padded to the right, because its answer would continue the padding, or
-            ``max_new_tokens`` is below 1.
-    """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}; at least 1 is needed")
-    if not bool(attention_mask[:, -1].all()):
-        raise ValueError("a prompt is padded to the right; collate prompts without labels")
-    batch = len(input_ids)
-    # The answer's positions follow the prompt's last token, as in training. (In Qwen2.5-VL the positions of a
-    # long video may be beyond that token; transformers then generates at other positions than in training.)
-    following = position_ids[:, :, -1].amax(dim=0) + 1
-    done = torch.zeros(batch, dtype=torch.bool, device=input_ids.device)
-    columns: list[Tensor] = []
-    logits = read(input_ids, position_ids, attention_mask)
-    while True:
-        token = logits.argmax(-1).masked_fill(done, end_token)
-        columns.append(token)
-        done = done | (token == end_token)
-        if len(columns) == max_new_tokens:
-            break
-        busy = (~done).any().int()
-        if not (_largest(busy) if synchronize else busy):
-            break
-        attention_mask = torch.cat((attention_mask, attention_mask.new_ones(batch, 1)), dim=1)
-        logits = read(token[:, None], following.expand(3, -1)[:, :, None], attention_mask)
-        following = following + 1
-    rows = torch.stack(columns, dim=1).tolist()
-    tokens = [row[: row.index(end_token)] if end_token in row else row for row in rows]
-    return Answers(tokens, [end_token not in row for row in rows])
-
-
-# Reads new tokens: (input_ids (B, T), position_ids (3, B, T), attention_mask) -> hidden states (B, T, D). The
-# mask is (B, past + T), or (B, 1, T, past + T) to be added to attention scores. The function has a cache.
-HiddenReader = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-PACKED_TOKENS = 1024
-"""Number of candidate tokens of a prompt that are read at once; the mask of 16 prompts takes up to 60 MB."""
-
-
 class PromptReader:
     """B left-padded prompts that are read at most once; their keys and values are kept in a cache.
 
@@ -99,6 +40,9 @@ class PromptReader:
         input_ids: Prompts ``(B, T)``, padded to the left.
         attention_mask: ``(B, T)``, 0 in padding.
         position_ids: ``(3, B, T)``.
+
+    Raises:
+        ValueError: If a prompt is padded to the right, because its answer would continue the padding.
     """
 
     def __init__(
@@ -109,60 +53,64 @@ class PromptReader:
         attention_mask: Tensor,
         position_ids: Tensor,
     ) -> None:
+        if not bool(attention_mask[:, -1].all()):
+            raise ValueError("a prompt is padded to the right; collate prompts without labels")
         self.read, self.head = read, head
         self.input_ids, self.attention_mask, self.position_ids = input_ids, attention_mask, position_ids
+        # The answer's positions follow the prompt's last token, as in training. (In Qwen2.5-VL the positions
+        # of a long video may be beyond that token; transformers then generates at other positions than in
+        # training.)
+        self._following = position_ids[:, :, -1].amax(dim=0) + 1
         self._cached = 0
         self._after_prompt: Tensor | None = None
 
     def answers(self, *, max_new_tokens: int, end_token: int, synchronize: bool = False) -> Answers:
-        """Answer the prompts greedily; see :func:`greedy`."""
+        """Answer the prompts, always with the likeliest next token.
 
-        def logits(ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-            # Only the last position: 700 tokens times a vocabulary of 152,064 would take 0.2 GB.
-            found: Tensor = self.head(self._hidden(ids, positions, mask)[:, -1])
-            return found
+        Args:
+            max_new_tokens: Largest number of tokens of an answer.
+            end_token: Token that ends an answer.
+            synchronize: Continue until every process has finished. This is needed if the weights are sharded,
+                because each step is then a collective call.
 
-        return greedy(
-            logits,
-            self.input_ids,
-            self.attention_mask,
-            self.position_ids,
-            max_new_tokens=max_new_tokens,
-            end_token=end_token,
-            synchronize=synchronize,
-        )
-
-    def log_probs(
-        self,
-        candidates: Sequence[Sequence[Sequence[int]]],
-        *,
-        packed_tokens: int = PACKED_TOKENS,
-        synchronize: bool = False,
-    ) -> list[list[float]]:
-        """Return the log-probability of each candidate answer, in nats, summed over its tokens.
-
-        See :meth:`token_log_probs`, which has the same arguments.
+        Raises:
+            ValueError: If ``max_new_tokens`` is below 1.
         """
-        found = self.token_log_probs(candidates, packed_tokens=packed_tokens, synchronize=synchronize)
-        return [[sum(tokens) for tokens in row] for row in found]
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {max_new_tokens}; at least 1 is needed")
+        mask, following = self.attention_mask, self._following
+        done = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
+        columns: list[Tensor] = []
+        hidden = self._hidden(self.input_ids, self.position_ids, mask)
+        while True:
+            # Only the last position: 700 tokens times a vocabulary of 152,064 would take 0.2 GB.
+            token = self.head(hidden[:, -1]).argmax(-1).masked_fill(done, end_token)
+            columns.append(token)
+            done = done | (token == end_token)
+            if len(columns) == max_new_tokens:
+                break
+            busy = (~done).any().int()
+            if not (_largest(busy) if synchronize else busy):
+                break
+            mask = torch.cat((mask, mask.new_ones(len(mask), 1)), dim=1)
+            hidden = self._hidden(token[:, None], following.expand(3, -1)[:, :, None], mask)
+            following = following + 1
+        rows = torch.stack(columns, dim=1).tolist()
+        tokens = [row[: row.index(end_token)] if end_token in row else row for row in rows]
+        return Answers(tokens, [end_token not in row for row in rows])
 
     def token_log_probs(
-        self,
-        candidates: Sequence[Sequence[Sequence[int]]],
-        *,
-        packed_tokens: int = PACKED_TOKENS,
-        synchronize: bool = False,
+        self, candidates: Sequence[Sequence[Sequence[int]]], *, synchronize: bool = False
     ) -> list[list[list[float]]]:
         """Return the log-probability of each token of each candidate answer, in nats.
 
-        The candidates of a prompt are read in one row. A mask lets each candidate attend only to the prompt
-        and to itself, so the prompt is not read again. This may be called after :meth:`answers`; the answers
-        are then masked.
+        The candidates of a prompt are read in one row, at most ``PACKED_TOKENS`` tokens in a pass. A mask
+        lets each candidate attend only to the prompt and to itself, so the prompt is not read again. This may
+        be called after :meth:`answers`; the answers are then masked.
 
         Args:
             candidates: For each prompt the tokens of each candidate; an empty list for a prompt without
                 candidates.
-            packed_tokens: Largest number of candidate tokens of one prompt in a pass.
             synchronize: Make as many passes as the process with the most. This is needed if the weights are
                 sharded, because each pass is then a collective call.
 
@@ -170,13 +118,11 @@ class PromptReader:
             Log-probabilities by prompt, candidate and token.
 
         Raises:
-            ValueError: If a candidate is empty, or a prompt is padded to the right.
+            ValueError: If a candidate is empty.
         """
         if any(not tokens for row in candidates for tokens in row):
             raise ValueError("a candidate answer has no token")
         if self._after_prompt is None:
-            if not bool(self.attention_mask[:, -1].all()):
-                raise ValueError("a prompt is padded to the right; collate prompts without labels")
             self._hidden(self.input_ids, self.position_ids, self.attention_mask)
         assert self._after_prompt is not None
         states: list[Tensor] = []
@@ -186,7 +132,7 @@ class PromptReader:
             states += [self._after_prompt[row]] * len(options)
             wanted += [tokens[0] for tokens in options]
             owners += [(row, place) for place in range(len(options))]
-        passes = _passes(candidates, packed_tokens)
+        passes = _passes(candidates)
         count = len(passes)
         if synchronize:
             count = int(_largest(torch.tensor(count, device=self.input_ids.device)))
@@ -204,7 +150,9 @@ class PromptReader:
         values: list[list[list[float]]] = [[[] for _ in options] for options in candidates]
         for start in range(0, len(states), CHUNK_TOKENS):
             part = slice(start, start + CHUNK_TOKENS)
-            found = self._token_log_probs(torch.stack(states[part]), wanted[part])
+            logits = self.head(torch.stack(states[part])).float()
+            tokens = torch.tensor(wanted[part], device=logits.device)
+            found = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0].tolist()
             for (row, place), value in zip(owners[part], found, strict=True):
                 values[row][place].append(value)
         return values
@@ -215,12 +163,6 @@ class PromptReader:
             self._after_prompt = hidden[:, -1]
         self._cached += ids.shape[1]
         return hidden
-
-    def _token_log_probs(self, states: Tensor, wanted: Sequence[int]) -> list[float]:
-        logits = self.head(states).float()
-        tokens = torch.tensor(wanted, device=logits.device)
-        picked: list[float] = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0].tolist()
-        return picked
 
     def _packed(
         self, candidates: Sequence[Sequence[Sequence[int]]], chosen: Sequence[Sequence[int]]
@@ -239,8 +181,7 @@ class PromptReader:
                 owner[row, span], depth[row, span] = place, torch.arange(length)
                 column += length
         ids, owner, depth = ids.to(device), owner.to(device), depth.to(device)
-        following = self.position_ids[:, :, -1].amax(dim=0) + 1  # after the prompt, as in `greedy`
-        positions = (following[:, None] + depth).expand(3, -1, -1)
+        positions = (self._following[:, None] + depth).expand(3, -1, -1)
         seen = torch.zeros(rows, 1, width, self._cached + width, dtype=torch.bool, device=device)
         prompt = self.attention_mask.shape[1]
         seen[:, 0, :, :prompt] = self.attention_mask.bool()[:, None]
@@ -254,19 +195,16 @@ class PromptReader:
         return self._hidden(ids, positions, mask)
 
 
-def _passes(candidates: Sequence[Sequence[Sequence[int]]], most: int) -> list[list[list[int]]]:
-    """Return the numbers of the candidates that each pass reads, by pass and prompt.
-
-    Candidates of a single token need no pass.
-    """
+def _passes(candidates: Sequence[Sequence[Sequence[int]]]) -> list[list[list[int]]]:
+    """Return the numbers of the candidates that each pass reads, by pass and prompt."""
     passes: list[list[list[int]]] = []
     for row, options in enumerate(candidates):
         number, filled = 0, 0
         for place, tokens in enumerate(options):
             length = len(tokens) - 1
-            if not length:
+            if not length:  # its only token follows the prompt
                 continue
-            if filled and filled + length > most:
+            if filled and filled + length > PACKED_TOKENS:
                 number, filled = number + 1, 0
             while len(passes) <= number:
                 passes.append([[] for _ in candidates])

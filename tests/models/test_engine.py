@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from crab_lightning.adapters import AdapterConfig
-from crab_lightning.models.engine import Answer, AnswerEngine, Sampling
+from crab_lightning.models.engine import Answer, AnswerEngine, Sampling, padded
 from crab_lightning.processing import NativeProcessor
 from crab_lightning.structures import Batch
 from tests.models.conftest import Build
@@ -93,10 +93,10 @@ class Clock(nn.Module):
 
 def count_down(*starts: int, slots: int = 2, limit: int = 50) -> tuple[AnswerEngine, list[Answer], Clock]:
     clock = Clock()
-    engine = AnswerEngine(clock, nn.Identity(), end_token=0, slots=slots)
+    engine = AnswerEngine(clock, nn.Identity(), end_token=0, announce=lambda _: None, slots=slots)
     ids = torch.tensor(starts)[:, None]
     answers = [Answer(None, limit) for _ in starts]  # type: ignore[arg-type]
-    engine.add(answers, ids, torch.ones_like(ids), ids.expand(3, -1, -1))
+    engine.add(answers, ids, torch.ones_like(ids), ids.expand(3, -1, -1), padded(clock))
     return engine, answers, clock
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crab_lightning.models.likelihood import greedy
+from crab_lightning.models.likelihood import PromptReader
 from crab_lightning.structures import Batch
 from tests.models.conftest import Build
 from tests.quiet import with_trained_adapters
@@ -51,14 +51,15 @@ class Script:
 
     def __call__(self, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         self.positions.append(positions)
-        return torch.nn.functional.one_hot(self.rows[:, len(self.positions) - 1], 10).float()
+        return torch.nn.functional.one_hot(self.rows[:, len(self.positions) - 1], 10).float()[:, None]
 
 
 def run(rows: list[list[int]], limit: int) -> tuple[list[list[int]], list[bool], Script]:
     script = Script(rows)
     ids = torch.zeros(len(rows), 3, dtype=torch.long)
     positions = torch.tensor([0, 1, 7]).expand(3, len(rows), -1)
-    answers = greedy(script, ids, torch.ones_like(ids), positions, max_new_tokens=limit, end_token=9)
+    reader = PromptReader(script, torch.nn.Identity(), ids, torch.ones_like(ids), positions)
+    answers = reader.answers(max_new_tokens=limit, end_token=9)
     return answers.tokens, answers.truncated, script
 
 
@@ -84,4 +85,4 @@ def test_right_padded_prompts_are_refused() -> None:
     ids = torch.zeros(1, 3, dtype=torch.long)
     mask = torch.tensor([[1, 1, 0]])
     with pytest.raises(ValueError, match="padded to the right"):
-        greedy(Script([[1]]), ids, mask, ids.expand(3, 1, 3), max_new_tokens=1, end_token=9)
+        PromptReader(Script([[1]]), torch.nn.Identity(), ids, mask, ids.expand(3, 1, 3))

@@ -12,7 +12,6 @@ from crab_lightning.adapters import AdapterConfig
 from crab_lightning.mini import TinyLlmVaConfig, make_tiny_llm_va, make_tiny_native, make_tiny_vllm_a
 from crab_lightning.models import AVModule, LlmVaModule, OmniModule, VllmAModule
 from crab_lightning.models.connectors import ConnectorConfig
-from crab_lightning.models.likelihood import PromptReader
 from crab_lightning.structures import Batch, Example, Media
 from tests.processing.examples import frames, sample, sound
 from tests.quiet import with_trained_adapters
@@ -115,18 +114,20 @@ def test_candidates_weigh_what_each_weighs_alone(paradigm: str, decoding: Any, c
     assert said == (["", kept[1], ""] if decoding == "likelihood" else kept)
 
 
-def test_many_passes_give_what_one_gives(checkpoints: Path) -> None:
+def test_many_passes_give_what_one_gives(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = build("native", checkpoints)
     candidates = [
         [module.processor.answer_tokens(text) for text in OPTIONS[s.id] or ()]
         for s in prompts(module).samples
     ]
     with torch.no_grad():
-        once = module.prompt_reader(prompts(module)).log_probs(candidates)
-        often = module.prompt_reader(prompts(module)).log_probs(candidates, packed_tokens=1)
+        once = module.prompt_reader(prompts(module)).token_log_probs(candidates)
+        monkeypatch.setattr("crab_lightning.models.likelihood.PACKED_TOKENS", 1)
+        often = module.prompt_reader(prompts(module)).token_log_probs(candidates)
     assert [len(row) for row in once] == [3, 0, 2]
     for row, again in zip(once, often, strict=True):
-        assert row == pytest.approx(again, abs=1e-4)
+        for tokens, same in zip(row, again, strict=True):
+            assert tokens == pytest.approx(same, abs=1e-4)
 
 
 def test_bfloat16_weights_agree_with_float32(checkpoints: Path) -> None:
@@ -145,15 +146,6 @@ def test_flash_attention_is_refused(checkpoints: Path) -> None:
     module.attention = "flash_attention_2"  # type: ignore[assignment]
     with pytest.raises(ValueError, match=r"set model\.attention to sdpa"):
         module.generate(prompts(module))
-
-
-def test_right_padded_prompts_are_refused() -> None:
-    ids = torch.zeros(1, 2, dtype=torch.long)
-    reader = PromptReader(
-        lambda *_: torch.zeros(1, 2, 3), torch.nn.Linear(3, 5), ids, torch.tensor([[1, 0]]), ids
-    )
-    with pytest.raises(ValueError, match="padded to the right"):
-        reader.log_probs([[[1, 2]]])
 
 
 def test_answer_tokens_are_those_of_training(checkpoints: Path) -> None:
