@@ -17,7 +17,8 @@ from typing import IO, Any
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+"""Form of the name of a model on a hub: its owner and its own name."""
 
 
 class DamagedFileError(ValueError):
@@ -276,7 +277,7 @@ def refuse_no_checkpoint(name: str, key: str) -> None:
     Raises:
         FileNotFoundError: If it can be none of them.
     """
-    if not Path(name).exists() and not _HUB_NAME.fullmatch(name):
+    if not Path(name).exists() and not HUB_NAME.fullmatch(name):
         raise FileNotFoundError(
             f"{key} {name}: there is no such folder. A model on the hub has a name with its owner, such as "
             "Qwen/Qwen2.5-Omni-7B"

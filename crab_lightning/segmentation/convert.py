@@ -32,7 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
-_HEADS = r"\.(output_hypernetworks_mlps\.\d+|iou_prediction_head|pred_obj_score_head)"
+_HEADS = r"(output_hypernetworks_mlps\.\d+|iou_prediction_head|pred_obj_score_head|object_pointer_proj)"
 
 _RENAMED: tuple[tuple[str, str], ...] = (
     (r"^no_mem_embed$", "no_memory_embedding"),
@@ -41,9 +41,7 @@ _RENAMED: tuple[tuple[str, str], ...] = (
     (r"^no_obj_embed_spatial$", "occlusion_spatial_embedding_parameter"),
     (r"^maskmem_tpos_enc$", "memory_temporal_positional_encoding"),
     (r"^obj_ptr_tpos_proj\.", "temporal_positional_encoding_projection_layer."),
-    (r"^obj_ptr_proj\.layers\.0\.", "object_pointer_proj.proj_in."),
-    (r"^obj_ptr_proj\.layers\.2\.", "object_pointer_proj.proj_out."),
-    (r"^obj_ptr_proj\.layers\.1\.", "object_pointer_proj.layers.0."),
+    (r"^obj_ptr_proj\.", "object_pointer_proj."),
     (r"^memory_attention\.norm\.", "memory_attention.layer_norm."),
     (r"^memory_encoder\.mask_downsampler\.encoder\.12\.", "memory_encoder.mask_downsampler.final_conv."),
     *(
@@ -77,12 +75,11 @@ _RENAMED: tuple[tuple[str, str], ...] = (
     (r"\.norm_final_attn\.", ".layer_norm_final_attn."),
     (r"\.norm(\d)\.", r".layer_norm\1."),
     (r"(attn\w*)\.out_proj\.", r"\1.o_proj."),
-    (r"(cross_attn_\w+)\.out_proj\.", r"\1.o_proj."),
     (r"\.mlp\.layers\.0\.", ".mlp.proj_in."),
     (r"\.mlp\.layers\.1\.", ".mlp.proj_out."),
-    (rf"{_HEADS}\.layers\.0\.", r".\1.proj_in."),
-    (rf"{_HEADS}\.layers\.2\.", r".\1.proj_out."),
-    (rf"{_HEADS}\.layers\.1\.", r".\1.layers.0."),
+    (rf"{_HEADS}\.layers\.0\.", r"\1.proj_in."),
+    (rf"{_HEADS}\.layers\.2\.", r"\1.proj_out."),
+    (rf"{_HEADS}\.layers\.1\.", r"\1.layers.0."),
 )
 
 _GAUSSIAN = "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"

@@ -50,26 +50,30 @@ class MaskDecoder(Protocol):
         ...
 
 
-def check_request(request: MaskRequest, *, named: bool = False) -> None:
-    """Raise an error if a decoder cannot make a mask for a request.
+def check_requests(requests: Sequence[MaskRequest], *, named: bool = False) -> None:
+    """Raise an error if a decoder cannot make a mask for one of some requests.
 
     Args:
-        request: The request.
+        requests: The requests.
         named: Whether the decoder needs names; otherwise it needs a box or points.
 
     Raises:
-        ValueError: If the image is not a uint8 RGB image, or the prompt lacks what the decoder needs.
+        ValueError: If an image is not a uint8 RGB image, or a prompt lacks what the decoder needs.
     """
-    image = request.image
-    if image.ndim != 3 or image.shape[0] != 3 or str(image.dtype) != "torch.uint8":
-        raise ValueError(f"image is {image.dtype} {tuple(image.shape)}; it must be uint8 (3, height, width)")
-    if named:
-        if not any(name.strip() for name in request.prompt.names):
-            raise ValueError("the prompt has no name; use an empty mask for an object without a name")
-    elif not request.prompt and request.prompt.names:
-        raise ValueError("the prompt has only a name, which this decoder cannot read; use Sam3Decoder")
-    elif not request.prompt:
-        raise ValueError("the prompt has neither a box nor points; use an empty mask for an absent object")
+    for request in requests:
+        image, prompt = request.image, request.prompt
+        if image.ndim != 3 or image.shape[0] != 3 or str(image.dtype) != "torch.uint8":
+            found = f"{image.dtype} {tuple(image.shape)}"
+            raise ValueError(f"image is {found}; it must be uint8 (3, height, width)")
+        if named:
+            if not any(name.strip() for name in prompt.names):
+                raise ValueError("the prompt has no name; use an empty mask for an object without a name")
+        elif not prompt and prompt.names:
+            raise ValueError("the prompt has only a name, which this decoder cannot read; use Sam3Decoder")
+        elif not prompt:
+            raise ValueError(
+                "the prompt has neither a box nor points; use an empty mask for an absent object"
+            )
 
 
 def content_key(image: Tensor) -> bytes:
@@ -113,3 +117,8 @@ class LastUsed:
         while len(self._values) > self.size:
             self._values.popitem(last=False)
         return found
+
+    def get(self, image: Tensor, make: Callable[[Tensor], Any]) -> Any:
+        """Return the value of one picture, which ``make`` makes if the cache lacks it."""
+        key = content_key(image)
+        return self.fill([key], lambda _: [make(image)])[key]

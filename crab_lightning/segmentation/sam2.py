@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from crab_lightning.segmentation.decoder import LastUsed, MaskRequest, check_request, content_key
+from crab_lightning.segmentation.decoder import LastUsed, MaskRequest, check_requests, content_key
 from crab_lightning.segmentation.weights import FolderModel, Loaded, load_folder
 
 KINDS = {
@@ -86,8 +86,7 @@ class Sam2Decoder(FolderModel):
             OSError: If there are no such weights.
             ValueError: If a request has no usable image or prompt, or the weights do not fit.
         """
-        for request in requests:
-            check_request(request)
+        check_requests(requests)
         loaded = self.load()
         masks: list[Tensor | None] = [None] * len(requests)
         for first in range(0, len(requests), self.batch_size):

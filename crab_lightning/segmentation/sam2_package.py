@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crab_lightning.segmentation.decoder import LastUsed, MaskRequest, check_request, content_key
+from crab_lightning.segmentation.decoder import LastUsed, MaskRequest, check_requests
 
 
 class Sam2PackageDecoder:
@@ -50,14 +50,14 @@ class Sam2PackageDecoder:
         self.overrides = tuple(overrides)
         self._embeddings = LastUsed(cache_size)
 
-    def load(self) -> None:
-        """Load the weights now; otherwise they are loaded for the first mask.
+    def load(self) -> Any:
+        """Load the weights now, and return the predictor; otherwise they are loaded for the first mask.
 
         Raises:
             ImportError: If the package is not installed.
             FileNotFoundError: If the checkpoint does not exist.
         """
-        _load(self.checkpoint, self.config, self.device, self.overrides)
+        return _load(self.checkpoint, self.config, self.device, self.overrides)
 
     @torch.no_grad()
     def decode(self, requests: Sequence[MaskRequest]) -> list[Tensor]:
@@ -68,18 +68,16 @@ class Sam2PackageDecoder:
             FileNotFoundError: If the checkpoint does not exist.
             ValueError: If a request has no usable image or prompt.
         """
-        for request in requests:
-            check_request(request)
-        predictor = _load(self.checkpoint, self.config, self.device, self.overrides)
+        check_requests(requests)
+        predictor = self.load()
         return [self._mask(predictor, request) for request in requests]
 
     def _mask(self, predictor: Any, request: MaskRequest) -> Tensor:
-        def embed(_: list[int]) -> list[Any]:
-            predictor.set_image(request.image.permute(1, 2, 0).numpy())
-            return [predictor._features]
+        def embed(image: Tensor) -> Any:
+            predictor.set_image(image.permute(1, 2, 0).numpy())
+            return predictor._features
 
-        key = content_key(request.image)
-        predictor._features = self._embeddings.fill([key], embed)[key]
+        predictor._features = self._embeddings.get(request.image, embed)
         predictor._orig_hw = [tuple(request.image.shape[-2:])]
         predictor._is_image_set, predictor._is_batch = True, False
         prompt = request.prompt

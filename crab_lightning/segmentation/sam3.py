@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import Sam3VideoInferenceSession
 
 from crab_lightning.compat import clean_masks_here
-from crab_lightning.segmentation.decoder import LastUsed, MaskRequest, check_request, content_key
+from crab_lightning.segmentation.decoder import LastUsed, MaskRequest, check_requests
 from crab_lightning.segmentation.prompts import Prompt
 from crab_lightning.segmentation.tracker import FramesOnDemand, Sam2Tracker
 from crab_lightning.segmentation.weights import FolderModel, Loaded, load_folder
@@ -82,17 +82,15 @@ class Sam3Decoder(FolderModel):
             OSError: If there are no such weights.
             ValueError: If a request has no usable image or no name, or the weights do not fit.
         """
-        for request in requests:
-            check_request(request, named=True)
+        check_requests(requests, named=True)
         loaded = self.load()
+
+        def embed(image: Tensor) -> Any:
+            return loaded.model.get_vision_features(loaded.pixels([image]))
+
         masks = []
         for request in requests:
-            key = content_key(request.image)
-
-            def embed(_: list[int], image: Tensor = request.image) -> list[Any]:
-                return [loaded.model.get_vision_features(loaded.pixels([image]))]
-
-            seen = self._embeddings.fill([key], embed)[key]
+            seen = self._embeddings.get(request.image, embed)
             size = request.image.shape[-2:]
             found = torch.zeros(size, device=loaded.device)
             for name in filter(None, map(str.strip, request.prompt.names)):
@@ -158,16 +156,7 @@ class NameTracker(Sam2Tracker):
 
     The detector searches each frame, and the tracker follows the found objects from frame to frame. The masks
     of all objects and all names are joined. The config of the weights sets the probability above which an
-    object counts as found (``new_det_thresh``).
-
-    Args:
-        pretrained: Folder in the transformers layout, or a hub name such as ``facebook/sam3``, which has a
-            licence of its own.
-        device: ``auto`` uses a GPU if there is one.
-        dtype: ``float32`` or ``bfloat16``.
-
-    Raises:
-        ValueError: If ``dtype`` is another type.
+    object counts as found (``new_det_thresh``). The arguments are those of :class:`FolderModel`.
 
     Source: arXiv:2511.16719.
     """

@@ -31,14 +31,8 @@ KINDS = {
 class Sam2Tracker(FolderModel):
     """The video predictor of SAM2.1, frozen; of SAM3 or EdgeTAM if the folder's ``model_type`` names these.
 
-    Args:
-        pretrained: Folder or hub name as for :class:`Sam2Decoder`; it must have the memory weights of the
-            video predictor.
-        device: ``auto`` uses a GPU if there is one.
-        dtype: ``float32`` or ``bfloat16``.
-
-    Raises:
-        ValueError: If ``dtype`` is another type.
+    The arguments are those of :class:`FolderModel`; the folder must have the memory weights of the video
+    predictor.
 
     Sources: SAM2 arXiv:2408.00714, SAM3 arXiv:2511.16719, EdgeTAM arXiv:2501.07256.
     """

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crab_lightning.compat import load_with_info
+from crab_lightning.files import HUB_NAME
 
 MINI = "mini_sam2"
 """Name of the tiny model that ships with the package and works only on Mini AV-UIE."""
@@ -123,8 +124,7 @@ def load_folder(
     name = kinds[kind]
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
+    level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # unused weights are normal here; missing ones raise below
     try:
         model, report = load_with_info(
@@ -133,8 +133,6 @@ def load_folder(
         images = AutoImageProcessor.from_pretrained(where)
     finally:
         transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
     _check_filled(name, pretrained, sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])))
     model.requires_grad_(False)
     config = model.config
@@ -176,7 +174,7 @@ def find_weights(pretrained: str) -> str:
             f"{pretrained} is a file. Convert it first: python cli.py model sam2-convert --checkpoint "
             f"{pretrained} --out DIR"
         )
-    if folder.is_absolute() or pretrained.count("/") != 1:
+    if not HUB_NAME.fullmatch(pretrained):
         raise FileNotFoundError(
             f"there are no weights of SAM2, SAM3 or EdgeTAM at {pretrained}: there is no such folder. "
             "Give a folder in the transformers layout, a hub name such as facebook/sam2.1-hiera-large or "
