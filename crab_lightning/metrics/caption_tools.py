@@ -8,12 +8,9 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from lightning_utilities.core.imports import RequirementCache
-
-if TYPE_CHECKING:
-    from pycocoevalcap.meteor.meteor import Meteor
 
 Items = Sequence[tuple[str, Sequence[str]]]
 """Candidates, each with its references; texts are tokens joined by single spaces."""
@@ -131,8 +128,14 @@ def ptb_tokenize(texts: Sequence[str]) -> list[str]:
     return [" ".join(token for token in line.split() if token not in _DROPPED) for line in tokenized]
 
 
-def start_meteor() -> Meteor:
-    """Start the METEOR 1.5 program, which takes about a second and may use 2 GB of memory.
+def meteor(items: Items) -> float:
+    """Return METEOR 1.5 of a corpus of tokenized captions, in [0, 1]; higher is better.
+
+    The score is computed from the counts of the whole corpus. It is not a mean over items. The program takes
+    about a second to start, and may use 2 GB of memory.
+
+    Args:
+        items: At least one candidate with at least one reference.
 
     Raises:
         CaptionToolMissing: If pycocoevalcap or Java is not installed.
@@ -140,24 +143,8 @@ def start_meteor() -> Meteor:
     _need_tools()
     from pycocoevalcap.meteor.meteor import Meteor
 
-    return Meteor()
-
-
-def meteor(items: Items, program: Meteor | None = None) -> float:
-    """Return METEOR 1.5 of a corpus of tokenized captions, in [0, 1]; higher is better.
-
-    The score is computed from the counts of the whole corpus. It is not a mean over items.
-
-    Args:
-        items: At least one candidate with at least one reference.
-        program: A running program, to score several corpora; when left out, a new one is started.
-
-    Raises:
-        CaptionToolMissing: If pycocoevalcap or Java is not installed.
-    """
-    program = program or start_meteor()
     keyed = dict(enumerate(items))
-    score, _ = program.compute_score(
+    score, _ = Meteor().compute_score(
         {key: list(references) for key, (_, references) in keyed.items()},
         {key: [candidate] for key, (candidate, _) in keyed.items()},
     )

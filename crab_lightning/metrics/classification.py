@@ -154,9 +154,6 @@ class WeightedAverageRecall(ConfusionMatrix):
     Invalid answers (-1) are wrong. Without samples, the value is NaN.
 
     Source: ``computer_uar_war`` in zengqunzhao/DFER-CLIP main.py (DFEW, MAFW); MELD calls it ACC.
-
-    Args:
-        num_classes: Number of classes.
     """
 
     def compute(self) -> Tensor:
@@ -173,9 +170,6 @@ class UnweightedAverageRecall(ConfusionMatrix):
     scikit-learn. Invalid answers (-1) are wrong. Without samples, the value is NaN.
 
     Source: ``computer_uar_war`` in zengqunzhao/DFER-CLIP main.py.
-
-    Args:
-        num_classes: Number of classes.
     """
 
     def compute(self) -> Tensor:
@@ -192,9 +186,6 @@ class WeightedF1(ConfusionMatrix):
     samples, the value is NaN.
 
     Source: ``calculate_results`` in zeroQiaoba/MERTools toolkit/dataloader/meld.py.
-
-    Args:
-        num_classes: Number of classes.
     """
 
     def compute(self) -> Tensor:

@@ -360,10 +360,6 @@ def chosen(spec: DatasetSpec, known: Sequence[str], default: Sequence[str] | Non
     return names
 
 
-def _kind_of(spec: DatasetSpec) -> str:
-    return f"a {spec.layout!r} dataset" if spec.layout else "a dataset with columns of its own"
-
-
 def classes_of(spec: DatasetSpec) -> list[str]:
     """Return the class names of a dataset.
 
@@ -371,8 +367,9 @@ def classes_of(spec: DatasetSpec) -> list[str]:
         ValueError: If ``spec.classes`` is empty or not set.
     """
     if not spec.classes:
+        named = f"a {spec.layout!r} dataset" if spec.layout else "a dataset with columns of its own"
         raise ValueError(
-            f"classes of {_kind_of(spec)} are not known: list them under `classes`, or fill them "
+            f"classes of {named} are not known: list them under `classes`, or fill them "
             "with Task.class_names from the rows of both manifests"
         )
     return spec.classes

@@ -53,8 +53,8 @@ class EventLocalization(EventTask[tuple[EventSpan, ...]]):
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the row with its events in tags, as ``annotation``, and in seconds, as ``events_s``."""
-        if "events" not in row:
-            return {**row, "annotation": row["text"]} if "text" in row else {**row, "events": row["events"]}
+        if "events" not in row and "text" in row:
+            return {**row, "annotation": row["text"]}
         spans: dict[str, str] = {}
         for event in row["events"]:
             spans[event["event"]] = spans.get(event["event"], "") + f"({event['start_s']} {event['end_s']})"
@@ -127,11 +127,10 @@ class EventLocalization(EventTask[tuple[EventSpan, ...]]):
 
     def remarks(self, sample: Sample) -> list[str]:
         """Return remarks on annotated events that are not inside the clip or have no length."""
-        fields = sample.fields
-        if "event" in fields:
-            found = [EventSpan(fields["event"], float(fields["start_s"]), float(fields["end_s"]))]
+        if "event" in sample.fields:
+            found = _timed_events(sample)
         else:
-            found = read_events(fields["annotation"], ANY_LENGTH_S)
+            found = read_events(sample.fields["annotation"], ANY_LENGTH_S)
         return cut_off_remarks(sample, found, self.length_s(sample))
 
     def truth(self, sample: Sample, spec: DatasetSpec) -> tuple[EventSpan, ...]:
@@ -256,7 +255,7 @@ def _as_tensors(events: Sequence[EventSpan], classes: Sequence[str]) -> tuple[to
 
 
 def _timed_events(sample: Sample) -> list[EventSpan]:
-    """Return the events of a long clip at their true times in seconds."""
+    """Return the events of a clip at their true times in seconds."""
     fields = sample.fields
     if "event" in fields:
         return [EventSpan(fields["event"], float(fields["start_s"]), float(fields["end_s"]))]
@@ -264,11 +263,7 @@ def _timed_events(sample: Sample) -> list[EventSpan]:
 
 
 def _true_times(sample: Sample, classes: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Return true spans ``(N, 2)`` in seconds and classes ``(N,)``; ``None`` if they are not known.
-
-    Raises:
-        ValueError: If the name of an event is not a class.
-    """
+    """Return true spans ``(N, 2)`` in seconds and classes ``(N,)``; ``None`` if they are not known."""
     events = sample.fields.get("events_s")
     if not events or not sample.fields.get("duration_s"):
         return None

@@ -52,8 +52,8 @@ class EventParsing(EventTask[ModalEvents]):
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the row with its events in tags; an event without a modality is both seen and heard."""
-        if "events" not in row:
-            return {**row, "annotation": row["text"]} if "text" in row else {**row, "events": row["events"]}
+        if "events" not in row and "text" in row:
+            return {**row, "annotation": row["text"]}
         tags = ""
         for event in row["events"]:
             body = f"{event['event']},({event['start_s']} {event['end_s']})"
@@ -91,7 +91,7 @@ class EventParsing(EventTask[ModalEvents]):
             ValueError: If no tags can be read, or an event is not in ``spec.classes``.
         """
         classes = classes_of(spec)
-        found = self._annotated(sample)
+        found = self._read(sample, self._scored_s(sample))
         if unknown := [event.name for _, event in found if class_index(event.name, classes) is None]:
             raise ValueError(
                 f"{describe(sample)}: event {unknown[0]!r} is not one of the dataset's classes"
@@ -99,9 +99,6 @@ class EventParsing(EventTask[ModalEvents]):
                 "Correct the row, or leave `classes` out to take them from the manifests."
             )
         return self._merge(found, classes, self._scored_s(sample))
-
-    def _annotated(self, sample: Sample) -> list[tuple[str, EventSpan]]:
-        return self._read(sample, self._scored_s(sample))
 
     def _scored_s(self, sample: Sample) -> int:
         """Return the number of whole seconds that are scored."""
@@ -209,7 +206,8 @@ class EventParsing(EventTask[ModalEvents]):
 
     def class_names(self, samples: Sequence[Sample]) -> list[str]:
         """Return the event names that occur in these samples."""
-        return distinct_names([event.name for sample in samples for _, event in self._annotated(sample)])
+        found = (pair for sample in samples for pair in self._read(sample, self._scored_s(sample)))
+        return distinct_names([event.name for _, event in found])
 
     def jsonable(self, answer: ModalEvents) -> Any:
         """Return lists of ``[name, start_s, end_s]`` by modality."""

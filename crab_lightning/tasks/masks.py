@@ -111,10 +111,8 @@ class MaskMaker:
     @staticmethod
     def prompt(answer: SpatialPrompt, picture: Tensor) -> Prompt:
         """Return the box and points of an answer in pixels of a picture ``(3, H, W)``."""
-        points = tuple((float(x), float(y)) for x, y in answer.points_xy_px)
-        box = None if answer.box_xyxy_px is None else _floats(answer.box_xyxy_px)
         height, width = picture.shape[-2:]
-        return Prompt(box, points).scaled(_FRAME, (height, width))
+        return Prompt(answer.box_xyxy_px, answer.points_xy_px).scaled(_FRAME, (height, width))
 
     def true_prompt(self, sample: Sample) -> SpatialPrompt:
         """Return the box and points that the model learns for the true mask (paper, eq. 1).
@@ -272,7 +270,3 @@ def label_of(protocol: str, size: MaskSize) -> str:
 def scored_by(metrics: MetricCollection, kind: type) -> list[Any]:
     """Return the metrics of exactly one class in a collection."""
     return [metric for _, metric in metrics.items(keep_base=True, copy_state=False) if type(metric) is kind]
-
-
-def _floats(box: tuple[int, int, int, int]) -> tuple[float, float, float, float]:
-    return float(box[0]), float(box[1]), float(box[2]), float(box[3])

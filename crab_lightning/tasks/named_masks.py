@@ -141,26 +141,13 @@ class NamedMasks:
         return MaskMaker.fitted(made, like)
 
 
-def name_metrics(protocol: str, label: str) -> dict[str, ProtocolJF]:
-    """Return the metrics of the masks of names, and of names with box and points, under a protocol.
-
-    Args:
-        protocol: Name of the evaluation protocol.
-        label: Beginning of the metric keys.
-    """
-    return {
-        f"{label}_name": NameJF(protocol, f"{label}_name"),
-        f"{label}_both": BothJF(protocol, f"{label}_both"),
-    }
-
-
 def add_masks(
     metrics: MetricCollection, found: MasksOfAnswer, truth: Tensor, batch: str, *, named: bool
 ) -> None:
     """Add the masks of one answer to the metrics.
 
     Args:
-        metrics: Collection with the metrics of :func:`name_metrics` and :class:`RightPrompts`.
+        metrics: Collection with :class:`NameJF`, :class:`BothJF` and :class:`RightPrompts`.
         found: The masks of the answer.
         truth: The true mask.
         batch: Name of the batch; protocols with batches score the frames of a batch together.

@@ -103,9 +103,6 @@ class QuestionAnswering(Task[str | int]):
 
         An integer is an index, as in the source dataset. A text is read like a model's answer; if two options
         are equal after normalisation, the first one is meant.
-
-        Raises:
-            ValueError: If the annotated answer is not one of the options.
         """
         answer, options = sample.fields["answer"], sample.fields["options"]
         if isinstance(answer, int):

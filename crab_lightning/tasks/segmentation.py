@@ -30,7 +30,7 @@ from crab_lightning.tasks.masks import (
     scored_by,
     true_mask,
 )
-from crab_lightning.tasks.named_masks import NamedMasks, add_masks, name_metrics, named_objects
+from crab_lightning.tasks.named_masks import BothJF, NamedMasks, NameJF, add_masks, named_objects
 from crab_lightning.tasks.spatial_text import (
     Box,
     Reading,
@@ -186,12 +186,11 @@ class Segmentation(InstructedTask[SpatialPrompt]):
             for name in names:
                 label = label_of(name, self.masks.size)
                 found |= self._mask_metrics(name, label)
-                if self.ceiling:
-                    found[f"{label}_ceiling"] = CeilingJF(name, f"{label}_ceiling")
-                if self.masks.floor is not None:
-                    found[f"{label}_floor"] = FloorJF(name, f"{label}_floor")
-                if self.named is not None:
-                    found |= name_metrics(name, label)
+                kinds: list[tuple[str, type[ProtocolJF]]] = [("ceiling", CeilingJF)] * self.ceiling
+                kinds += [("floor", FloorJF)] * (self.masks.floor is not None)
+                kinds += [("name", NameJF), ("both", BothJF)] * (self.named is not None)
+                for part, kind in kinds:
+                    found[f"{label}_{part}"] = kind(name, f"{label}_{part}")
             if self.named is not None:
                 found["right"] = RightPrompts()
         return MetricCollection(found, compute_groups=False)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import median_low
 from typing import Literal
 
-from crab_lightning.tasks.answers import tag_bodies
+from crab_lightning.tasks.answers import cut_end_tokens, tag_bodies
 
 FRAME_PX = 224
 ABSENT = "<answer>false</answer>"
@@ -122,7 +122,7 @@ def read_box(text: str, *, lenient: bool = False) -> Box | None:
         The corners as written, also those of an empty box or of a box outside the frame; ``None`` without a
         box.
     """
-    text = text.split("</s>", 1)[0].split("<|im_end|>", 1)[0]
+    text = cut_end_tokens(text)
     if match := _SPACED_BOX.search(text):
         return int(match[1]), int(match[2]), int(match[3]), int(match[4])
     bodies = [body for _, _, _, body in tag_bodies(text, "obj")]

@@ -7,17 +7,11 @@ from typing import Any
 import pytest
 
 from crab_lightning.metrics import CaptionScores, caption_tools, captions, ptb_tokenize, python_tokenize
-from crab_lightning.metrics.caption_tools import meteor, missing_tool, start_meteor
+from crab_lightning.metrics.caption_tools import meteor, missing_tool
 from crab_lightning.metrics.captions import bleu, cider, rouge_l
 from tests.metrics.oracle import approx, oracle_cases
 
 needs_java = pytest.mark.skipif(missing_tool() is not None, reason=str(missing_tool()))
-
-
-@pytest.fixture(scope="module")
-def program() -> Any:
-    """One Java process for all corpora: starting it is what takes long."""
-    return start_meteor()
 
 
 NAMES = {
@@ -42,10 +36,10 @@ def test_scores_on_tokens_oracle(case: dict[str, Any]) -> None:
 
 @needs_java
 @pytest.mark.parametrize("case", oracle_cases("caption"))
-def test_meteor_oracle(case: dict[str, Any], program: Any) -> None:
+def test_meteor_oracle(case: dict[str, Any]) -> None:
     tokens = case["expected"]["tokens"]
     items = list(zip(tokens["candidates"], tokens["references"], strict=True))
-    assert meteor(items, program) == approx(case["expected"]["scores"]["METEOR"], case["meteor_tolerance"])
+    assert meteor(items) == approx(case["expected"]["scores"]["METEOR"], case["meteor_tolerance"])
 
 
 def _texts_and_tokens(cases: list[Any]) -> tuple[list[str], list[str]]:
