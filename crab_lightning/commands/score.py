@@ -123,7 +123,7 @@ def write_run(
     whole: bool,
 ) -> None:
     """Add the scores and answers of a dataset to a folder that `compare` and `report` read as a run."""
-    from crab_lightning.evaluation.scores import mean_headline
+    from crab_lightning.evaluation.metric_values import mean_headline
 
     path = folder / "metrics.json"
     remedy = "Remove it, or give another --out"

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 
 from crab_lightning import __version__
-from crab_lightning.evaluation.scores import mean_headline
+from crab_lightning.evaluation.metric_values import mean_headline
 from crab_lightning.files import DamagedFileError, free_place, read_json, replace_json
 
 METRICS = "metrics.json"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
 from crab_lightning.compat import datamodule_of
 from crab_lightning.evaluation.earlier_tests import METRICS, set_aside, write_metrics
@@ -22,13 +21,12 @@ from crab_lightning.evaluation.likelihoods import (
     scores_of,
 )
 from crab_lightning.evaluation.long_clips import LongClips, window_record
+from crab_lightning.evaluation.metric_values import check_metrics, mean_headline
 from crab_lightning.evaluation.prediction_files import PredictionFiles, Record
 from crab_lightning.evaluation.scores import (
     DatasetScores,
-    asked,
     majority_answers,
     make_ready,
-    mean_headline,
     needs_device,
     sum_over_processes,
 )
@@ -36,7 +34,6 @@ from crab_lightning.evaluation.tables import print_results
 from crab_lightning.metrics.scale import read_scale
 from crab_lightning.runs.folder_callback import folder_of
 from crab_lightning.structures import Batch, Decoding, Prediction, Sample, Windows
-from crab_lightning.tasks.base import parse_answer
 from crab_lightning.value_types import check_arguments
 
 HEADLINE = "mean/headline"
@@ -108,8 +105,9 @@ class Evaluator(Callback):
 
         Raises:
             OSError: If a task needs weights for scoring that cannot be loaded.
-            ValueError: If the trainer has no usable data module, the model cannot compute the probabilities
-                that ``decoding`` needs, or the answers of the interrupted test have other settings.
+            ValueError: If the trainer has no usable data module, the metrics of a task are wrong, the model cannot
+                compute the probabilities that ``decoding`` needs, or the answers of the interrupted test have
+                other settings.
         """
         self._folder = folder_of(trainer)
         self._resumed = []
@@ -121,6 +119,8 @@ class Evaluator(Callback):
             )
         used = {name: data.tasks[name] for name in sorted({s.task for s in data.datasets.values()})}
         make_ready(used, lambda here: trainer.strategy.reduce_boolean_decision(here, all=False))
+        for name, spec in data.datasets.items():
+            check_metrics(name, data.tasks[spec.task], spec)
         offer_candidates(pl_module, data, self.decoding)
         if stage == "test" and self.windows is not None:
             data.test_windows = self.windows
@@ -211,18 +211,10 @@ class Evaluator(Callback):
         elif "predictions" in outputs:
             self._add_answers([p for p, again in _paired(outputs["predictions"], batch) if not again])
         elif "loss_sum" in outputs:
-            sums = outputs["loss_sum"].double().tolist()
-            tokens = outputs["target_tokens"].tolist()
-            for (sample, repeated), loss, count in zip(
-                _paired(batch.samples, batch), sums, tokens, strict=True
-            ):
-                if not repeated:
-                    if not math.isfinite(loss) and self._scores[sample.dataset].finite_losses:
-                        rank_zero_warn(
-                            f"the validation loss of {sample.id} ({sample.dataset}) is {loss}, so this "
-                            "dataset gets no loss. Check the sample, or compute in a type with a larger range"
-                        )
-                    self._scores[sample.dataset].add_loss(loss, int(count))
+            losses = outputs["loss_sum"].double().tolist(), outputs["target_tokens"].tolist()
+            for (sample, again), loss, count in zip(_paired(batch.samples, batch), *losses, strict=True):
+                if not again:
+                    self._scores[sample.dataset].add_loss(sample, loss, int(count))
 
     def _add_answers(self, answers: Sequence[Prediction]) -> None:
         """Score answers and write their records; answers about windows are scored at the end, by clip."""
@@ -356,15 +348,8 @@ class Evaluator(Callback):
         """Read the answers of a batch and write their records without scores."""
         if self._files is None or not isinstance(outputs, Mapping):
             return
-        records = []
-        for p, repeated in _paired(outputs["predictions"], batch):
-            if not repeated:
-                scores = self._scores[p.sample.dataset]
-                answer = parse_answer(scores.task, p.text, p.sample, scores.spec)
-                parsed = None if answer is None else scores.task.jsonable(answer)
-                said = {"answer": p.text, "parsed": parsed, "truncated": p.truncated, "tokens": p.tokens}
-                records.append(asked(scores.task, p.sample) | said)
-        self._files.append(records)
+        answers = [p for p, again in _paired(outputs["predictions"], batch) if not again]
+        self._files.append([self._scores[p.sample.dataset].unscored(p) for p in answers])
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Merge the prediction files of all processes."""
@@ -377,11 +362,7 @@ class Evaluator(Callback):
 
 
 def _paired(items: Sequence[Any], batch: Batch) -> Iterable[tuple[Any, bool]]:
-    """Return each item of a step with True if its sample is only a repetition.
-
-    Raises:
-        ValueError: If the number of items is not the number of samples in the batch.
-    """
+    """Return each item of a step with True if its sample is only a repetition."""
     if len(items) != len(batch.samples):
         raise ValueError(
             f"the model returned {len(items)} answers for {len(batch.samples)} samples; each needs one answer"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +13,12 @@ import torch
 import torch.distributed
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
 from torchmetrics import MetricCollection
 
-from crab_lightning.evaluation.likelihoods import CandidateScore, Choice, choice_record, choose
+from crab_lightning.evaluation.likelihoods import CandidateScore, choice_record, choose
+from crab_lightning.evaluation.metric_values import check_headline, computed, finite, new_metrics
 from crab_lightning.metrics import Calibration
-from crab_lightning.metrics.scale import entry_scales, read_scale
-from crab_lightning.spelling import did_you_mean
+from crab_lightning.metrics.scale import entry_scales
 from crab_lightning.structures import ClipWindow, DatasetSpec, Media, Prediction, Sample
 from crab_lightning.tasks.base import EXPLAINED, Task, parse_answer
 
@@ -66,12 +64,7 @@ class DatasetScores:
         self.task = task
         self.spec = spec
         self.majority_answer = majority
-        made = [task.metrics(spec) for _ in range(4)]
-        if not all(isinstance(one, MetricCollection) for one in made):
-            raise ValueError(
-                f"data.datasets.{dataset}: {type(task).__name__}.metrics returns a {type(made[0]).__name__}; "
-                "it must return a MetricCollection, such as MetricCollection({'error': MyMetric()})"
-            )
+        made = (new_metrics(dataset, task, spec) for _ in range(4))
         self.strict, self.valid_only, self.majority, self.likelihood = made
         self.calibration = Calibration()
         self.candidate_score: CandidateScore = "sum"
@@ -96,7 +89,9 @@ class DatasetScores:
         choice = None
         if weighed is not None:
             choice = choose(self.task, sample, self.spec, weighed, self.candidate_score)
-            self._add_choice(choice, sample)
+            self.task.update(self.likelihood, choice.answer, sample, self.spec)
+            self.calibration.update(torch.tensor([choice.confidence]), torch.tensor([choice.right]))
+            self._sums["weighed"] += 1
             if self.choice_is_answer:
                 prediction = replace(prediction, text=choice.text)
         answer = parse_answer(self.task, prediction.text, sample, self.spec)
@@ -169,26 +164,32 @@ class DatasetScores:
             "tokens": prediction.tokens,
         }
 
-    def _add_choice(self, choice: Choice, sample: Sample) -> None:
-        self.task.update(self.likelihood, choice.answer, sample, self.spec)
-        self.calibration.update(torch.tensor([choice.confidence]), torch.tensor([choice.right]))
-        self._sums["weighed"] += 1
+    def unscored(self, prediction: Prediction) -> dict[str, Any]:
+        """Return the record of an answer without scores."""
+        answer = parse_answer(self.task, prediction.text, prediction.sample, self.spec)
+        return {
+            **asked(self.task, prediction.sample),
+            "answer": prediction.text,
+            "parsed": None if answer is None else self.task.jsonable(answer),
+            "truncated": prediction.truncated,
+            "tokens": prediction.tokens,
+        }
 
     def add_missing(self, sample: Sample) -> None:
         """Count a sample that was never answered as wrong."""
         self._update(None, "", sample)
         self._sums["missing"] += 1
 
-    def add_loss(self, loss_sum: float, tokens: int) -> None:
+    def add_loss(self, sample: Sample, loss_sum: float, tokens: int) -> None:
         """Add one sample's summed token losses (nats) and its number of target tokens."""
+        if not math.isfinite(loss_sum) and math.isfinite(self._sums["loss_sum"]):
+            rank_zero_warn(
+                f"the validation loss of {sample.id} ({sample.dataset}) is {loss_sum}, so this "
+                "dataset gets no loss. Check the sample, or compute in a type with a larger range"
+            )
         self._sums["loss_sum"] += loss_sum
         self._sums["loss_tokens"] += tokens
         self._sums["loss_samples"] += 1
-
-    @property
-    def finite_losses(self) -> bool:
-        """Whether the sum of all losses so far is finite."""
-        return math.isfinite(self._sums["loss_sum"])
 
     def sums(self) -> list[float]:
         """Return the sums named in :data:`COUNTS`, in that order."""
@@ -220,7 +221,14 @@ class DatasetScores:
         headline = self.task.headline(self.spec)
         strict = self._computed(self.strict, device) if scored else {}
         if strict:
-            self._check_headline(headline, strict, counts["scored"])
+            where = check_headline(self.dataset, self.task, self.spec, strict)
+            if headline is None or strict[headline] is None:
+                number = f"not a number after {counts['scored']} answers"
+                found = number if headline else "not named by its `headline`"
+                rank_zero_warn(
+                    f"{where} is {found}. Until it is, the dataset is not part of the mean, and the choice"
+                    " of the best checkpoint does not depend on it"
+                )
         notes = [note for note in (self.task.note(self.spec), EXPLAINED * self.task.explained) if note]
         from_val = int(total["from_val"])  # equals "scored" in a test of a dataset without a test file
         more = {"events_beyond_clip": int(total["beyond"])} if total["beyond"] else {}
@@ -238,7 +246,7 @@ class DatasetScores:
             "valid_only": self._computed(self.valid_only, device) if scored else {},
             "majority": self._computed(self.majority, device) if baseline else {},
             "likelihood": self._computed(self.likelihood, device) if counts["weighed"] else {},
-            "calibration": _compute(self.calibration, device) if counts["weighed"] else None,
+            "calibration": computed(self.calibration, device) if counts["weighed"] else None,
             "majority_answer": self.task.jsonable(self.majority_answer) if baseline else None,
             "counts": counts,
             "unparsed_rate": counts["unparsed"] / counts["scored"] if scored else None,
@@ -246,34 +254,18 @@ class DatasetScores:
             "unparsed_score": total["unparsed_score"] / counts["unparsed"] if counts["unparsed"] else None,
             "truncated_rate": counts["truncated"] / counts["scored"] if scored else None,
             "answer_tokens": total["tokens"] / counts["scored"] if scored else None,
-            "loss": _finite(total["loss_sum"] / total["loss_tokens"]) if total["loss_tokens"] else None,
+            "loss": finite(total["loss_sum"] / total["loss_tokens"]) if total["loss_tokens"] else None,
         }
 
     def _computed(self, metrics: MetricCollection, device: torch.device | None) -> dict[str, Any]:
         try:
-            return _compute(metrics, device)
+            return computed(metrics, device)
         except ValueError as err:
             raise ValueError(
                 f"data.datasets.{self.dataset}: the metrics of the task {self.spec.task!r} cannot be"
                 f" computed: {str(err).rstrip('.')}. A metric without enough answers should return"
                 " not a number"
             ) from err
-
-    def _check_headline(self, headline: str | None, values: Mapping[str, Any], scored: int) -> None:
-        named = f" {headline!r}" if headline else ""
-        where = f"data.datasets.{self.dataset}: the primary metric{named} of the task {self.spec.task!r}"
-        single = [name for name, value in values.items() if not isinstance(value, list)]
-        if headline is not None and headline not in single:
-            raise ValueError(
-                f"{where} is not one of the values of its metrics{did_you_mean(headline, single)}; they are: "
-                f"{', '.join(single) or 'none'}. Let {type(self.task).__name__}.headline return one of them"
-            )
-        if headline is None or values[headline] is None:
-            found = f"not a number after {scored} answers" if headline else "not named by its `headline`"
-            rank_zero_warn(
-                f"{where} is {found}. Until it is, the dataset is not part of the mean, and the choice of "
-                "the best checkpoint does not depend on it"
-            )
 
     def _update(self, answer: Any, text: str, sample: Sample) -> None:
         """Add an answer, or ``None``, to the strict scores and the baseline, and save files of the answer."""
@@ -340,46 +332,6 @@ def asked(task: Task[Any], sample: Sample) -> dict[str, Any]:
     return {"id": sample.id, "dataset": sample.dataset, "task": sample.task, "prompt": "".join(parts)}
 
 
-def mean_headline(results: dict[str, dict[str, Any]], protocol: str = "strict") -> float | None:
-    """Return the mean over datasets of the primary metric, converted to [0, 1] where 1 is best.
-
-    ``Scale.share`` converts a value. Datasets without a primary metric, or with one that has no bounded range
-    and no ``counts_as``, are left out.
-
-    Args:
-        results: Dataset -> entry in ``metrics.json``.
-        protocol: ``strict``, ``valid_only``, ``majority`` or ``likelihood``.
-
-    Returns:
-        The mean; ``None`` if no dataset has a value.
-    """
-    named = [(r, r["headline"]) for r in results.values() if r["headline"] is not None]
-    shares = [read_scale(r, key).share(r[protocol].get(key)) for r, key in named]
-    known = [share for share in shares if share is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _compute(metrics: Callable[[], Any], device: torch.device | None) -> dict[str, Any]:
-    """Return the values of a metric collection as floats and lists; NaN becomes ``None``."""
-    if device is not None:
-        metrics.to(device)  # type: ignore[attr-defined]
-    with warnings.catch_warnings():  # without any readable answer the value is None
-        warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
-        values: dict[str, Tensor] = metrics.compute()  # type: ignore[attr-defined]
-    return {name: _plain(value) for name, value in values.items()}
-
-
-def _plain(value: Tensor | float) -> Any:
-    if isinstance(value, Tensor) and value.numel() > 1:
-        return value.tolist()
-    return _finite(float(value))
-
-
-def _finite(number: float) -> float | None:
-    """Return a number, or ``None`` if it is not finite, because JSON has no such number."""
-    return number if math.isfinite(number) else None
-
-
 def needs_device() -> bool:
     """Return whether metric states must move to the accelerator, because NCCL exchanges no CPU tensors."""
     distributed = torch.distributed
@@ -393,13 +345,11 @@ def sum_over_processes(
 
     Args:
         trainer: The trainer, which knows the processes.
-        rows: Sums of each dataset, all of the same length.
+        rows: Sums of each dataset, as :meth:`DatasetScores.sums` returns them.
         count: A further number to add.
     """
     flat = torch.tensor([*(v for row in rows for v in row), count], dtype=torch.float64)
     if trainer.world_size > 1:
         flat = flat.to(trainer.strategy.root_device)
         torch.distributed.all_reduce(flat)
-    values = flat.tolist()
-    width = len(rows[0]) if rows else 0
-    return [values[i : i + width] for i in range(0, len(values) - 1, width)] if width else [], values[-1]
+    return flat[:-1].view(len(rows), len(COUNTS)).tolist(), float(flat[-1])

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from crab_lightning.data.manifests.layout import display_name
-from crab_lightning.evaluation.scores import mean_headline
+from crab_lightning.evaluation.metric_values import headline_share, mean_headline
 from crab_lightning.metrics.scale import Scale, read_scale, units_said
 from crab_lightning.program import print_table
 
@@ -52,13 +52,15 @@ def summary_table(results: dict[str, dict[str, Any]], split: str) -> Table:
             f"{100 * counts['unparsed'] / counts['scored']:.0f}%" if counts["scored"] else "",
         )
     # All means are over the same datasets, so that they can be compared.
-    same = {name: r for name, r in results.items() if all(_share(r, p) is not None for p in protocols)}
+    same = {
+        name: r for name, r in results.items() if all(headline_share(r, p) is not None for p in protocols)
+    }
     if len(same) > 1:
         table.add_section()
         table.add_row(
             "[bold]mean[/bold]",
             f"of {len(same)} of {len(results)}",
-            *(_percent(mean_headline(same, p)) for p in protocols),
+            *(Scale().text(mean_headline(same, p)) for p in protocols),
             f"{sum(r['counts']['scored'] for r in same.values()):,}",
         )
     return table
@@ -93,7 +95,7 @@ def results_table(results: dict[str, dict[str, Any]], split: str) -> Table:
             cells = [scale.text(result.get(p, {}).get(metric)) for p in protocols]
             if weighed:
                 calibration = result.get("calibration") if first else None
-                cells.append(_percent(calibration["error"]) if calibration else "")
+                cells.append(Scale().text(calibration["error"]) if calibration else "")
             title = display_name(dataset, result["layout"])
             counts = result["counts"]
             table.add_row(
@@ -149,13 +151,6 @@ def print_results(
         say(more)
 
 
-def _share(result: dict[str, Any], protocol: str) -> float | None:
-    key = result["headline"]
-    if key is None:
-        return None
-    return read_scale(result, key).share(result.get(protocol, {}).get(key))
-
-
 def _metric(name: str | None, headline: str | None, scale: Scale) -> str:
     if name is None:
         return "[dim]none[/dim]"
@@ -174,10 +169,6 @@ def _counts(counts: dict[str, int], result: dict[str, Any]) -> tuple[str, ...]:
         str(counts["missing"]),
         _number(result["loss"]),
     )
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f}"
 
 
 def _number(value: float | None) -> str:

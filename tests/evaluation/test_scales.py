@@ -16,7 +16,8 @@ from torchmetrics.classification import BinaryAccuracy
 
 from crab_lightning.commands import main
 from crab_lightning.evaluation import Evaluator
-from crab_lightning.evaluation.scores import DatasetScores, mean_headline
+from crab_lightning.evaluation.metric_values import mean_headline
+from crab_lightning.evaluation.scores import DatasetScores
 from crab_lightning.evaluation.tables import results_table
 from crab_lightning.metrics import Accuracy, CaptionScores, NullMaskS, Scale
 from crab_lightning.metrics.base import BenchmarkMetric, mean_of, to_units
@@ -113,6 +114,25 @@ def test_what_is_wrong_with_a_task_is_told_with_its_dataset(wrong: dict[str, Any
         scores = DatasetScores("a", task, DatasetSpec("moment", "x"))
         scores.add(Prediction(sample("a", 0, "val", "soon", "1"), "soon", 1, False))
         scores.result(scores.sums(), None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"metrics": lambda *_: MeanError()}, r"Wrong\.metrics returns a MeanError; it must return a Metric"),
+        ({"headline": lambda *_: "errors"}, r"'errors' of the task 'moment' is not one of .*Let Wrong\."),
+    ],
+)
+def test_wrong_metrics_end_a_run_before_its_first_step(
+    wrong: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    data, model = moments(), Better()
+    data.tasks["moment"] = type("Wrong", (Moment,), wrong)()
+    run = quiet_trainer(run=tmp_path, callbacks=[Evaluator(print_table=False)], max_epochs=1)
+    with pytest.raises(ValueError, match=message):
+        run.fit(model, datamodule=data)
+    assert run.global_step == 0
+    assert model.validations == 0
 
 
 def test_answers_that_cannot_be_hashed_have_a_majority_and_a_prompt_is_no_text() -> None:

@@ -1,0 +1,104 @@
+"""The values of a task's metrics: how they are computed, and which of them is the primary one."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from crab_lightning.metrics.scale import read_scale
+from crab_lightning.spelling import did_you_mean
+from crab_lightning.structures import DatasetSpec
+from crab_lightning.tasks.base import Task
+
+
+def new_metrics(dataset: str, task: Task[Any], spec: DatasetSpec) -> MetricCollection:
+    """Return new metrics for a dataset.
+
+    Raises:
+        ValueError: If the task's ``metrics`` does not return a ``MetricCollection``.
+    """
+    made = task.metrics(spec)
+    if not isinstance(made, MetricCollection):
+        raise ValueError(
+            f"data.datasets.{dataset}: {type(task).__name__}.metrics returns a {type(made).__name__}; "
+            "it must return a MetricCollection, such as MetricCollection({'error': MyMetric()})"
+        )
+    return made
+
+
+def check_metrics(dataset: str, task: Task[Any], spec: DatasetSpec) -> None:
+    """Check the metrics of a dataset before a run, which would otherwise end at its first scores.
+
+    Raises:
+        ValueError: If ``metrics`` returns something else, or ``headline`` names none of their values.
+    """
+    metrics = new_metrics(dataset, task, spec)
+    for metric in metrics.values():
+        metric.distributed_available_fn = lambda: False  # these values are not exchanged between processes
+    try:
+        values = computed(metrics, None)
+    except Exception:  # some metrics of torchmetrics have no values, and no keys, before the first answer
+        return
+    check_headline(dataset, task, spec, values)
+
+
+def check_headline(dataset: str, task: Task[Any], spec: DatasetSpec, values: Mapping[str, Any]) -> str:
+    """Return words for the primary metric, after a check that it is one of the values of the metrics.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    headline = task.headline(spec)
+    named = f" {headline!r}" if headline else ""
+    where = f"data.datasets.{dataset}: the primary metric{named} of the task {spec.task!r}"
+    single = [name for name, value in values.items() if not isinstance(value, list)]
+    if headline is not None and headline not in single:
+        raise ValueError(
+            f"{where} is not one of the values of its metrics{did_you_mean(headline, single)}; they are: "
+            f"{', '.join(single) or 'none'}. Let {type(task).__name__}.headline return one of them"
+        )
+    return where
+
+
+def computed(metrics: Callable[[], Any], device: torch.device | None) -> dict[str, Any]:
+    """Return the values of a metric collection as floats and lists; NaN becomes ``None``."""
+    if device is not None:
+        metrics.to(device)  # type: ignore[attr-defined]
+    with warnings.catch_warnings():  # without any readable answer the value is None
+        warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
+        values: dict[str, Tensor | float] = metrics.compute()  # type: ignore[attr-defined]
+    return {
+        name: value.tolist() if isinstance(value, Tensor) and value.numel() > 1 else finite(float(value))
+        for name, value in values.items()
+    }
+
+
+def finite(number: float) -> float | None:
+    """Return a number, or ``None`` if it is not finite, because JSON has no such number."""
+    return number if math.isfinite(number) else None
+
+
+def headline_share(result: Mapping[str, Any], protocol: str = "strict") -> float | None:
+    """Return the primary metric of a dataset, converted to [0, 1] where 1 is best; ``None`` without one.
+
+    ``Scale.share`` converts it. A metric that has no bounded range and no ``counts_as`` gives ``None``.
+
+    Args:
+        result: The dataset's entry in ``metrics.json``.
+        protocol: ``strict``, ``valid_only``, ``majority`` or ``likelihood``.
+    """
+    key = result["headline"]
+    return None if key is None else read_scale(result, key).share(result.get(protocol, {}).get(key))
+
+
+def mean_headline(results: Mapping[str, Mapping[str, Any]], protocol: str = "strict") -> float | None:
+    """Return the mean of :func:`headline_share` over the datasets that have one; ``None`` if none has."""
+    shares = [headline_share(result, protocol) for result in results.values()]
+    known = [share for share in shares if share is not None]
+    return sum(known) / len(known) if known else None
