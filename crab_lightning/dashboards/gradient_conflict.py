@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from crab_lightning.adapters import LoRALinear
 from crab_lightning.adapters.names import depth_of, unwrapped_name
 from crab_lightning.data.sampling.seeding import stable_hash
+from crab_lightning.runs.folder_callback import folder_of
 from crab_lightning.structures import Sample
 
 FOLDER = "conflict"
@@ -127,7 +128,7 @@ class GradientConflict(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the run folder; every process does this, because it is a collective call."""
-        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
+        self._folder = folder_of(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure before the first step, if ``at_steps`` contains 0.

@@ -20,6 +20,7 @@ from crab_lightning.dashboards.gradient_conflict import (
     _compared,
     measured,
 )
+from crab_lightning.runs.folder_callback import RunFolder
 from tests.adapters.statement import make_layer
 
 
@@ -55,6 +56,15 @@ def test_cosines_that_are_not_a_number_do_not_count_in_the_mean() -> None:
     cosines = np.array([[[1.0, np.nan], [np.nan, 1.0]], [[1.0, -0.5], [-0.5, np.nan]]])
     found = Conflict(0, ["a", "b"], ["x", "y"], [0, 1], ["A", "A"], cosines, np.ones((2, 2)))
     assert found.mean().tolist() == [[1.0, -0.5], [-0.5, 1.0]]
+
+
+def test_files_are_in_the_run_folder_with_any_logger(tmp_path: Path) -> None:
+    trainer = SimpleNamespace(
+        callbacks=[RunFolder(tmp_path)], log_dir="elsewhere", default_root_dir="elsewhere"
+    )
+    callback = GradientConflict()
+    callback.setup(trainer, None, "fit")  # type: ignore[arg-type]
+    assert callback._folder == tmp_path
 
 
 def test_numbers_that_make_no_sense_are_refused() -> None:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from crab_lightning.dashboards.figures.media import FRAMES, ClipMedia, Sound, Strip, mel_row
@@ -166,15 +167,15 @@ def _parts(card: ClipCard) -> list[tuple[float, Callable[[Sheet, float], None]]]
     parts: list[tuple[float, Callable[[Sheet, float], None]]] = []
     for number, strip in enumerate(media.strips, 1):
         label = f"video {number}" if many_videos else "frames"
-        parts.append((_STRIP + _GAP, _frames(strip, label, end_s if rows else strip.duration_s)))
+        length_s = end_s if rows else strip.duration_s
+        parts.append((_STRIP + _GAP, partial(_frames, strip, label, length_s)))
     if rows:
         shown = min(len(rows), _MOST_LANES)
-        parts.append((_LANE * shown + _GAP, _events(rows, end_s)))
+        parts.append((_LANE * shown + _GAP, partial(_events, rows, end_s)))
     for number, sound in enumerate(media.sounds, 1):
         label = f"sound {number}" if many_sounds else "sound"
-        parts.append(
-            (_SOUND + _AXIS, _spectrogram(sound, label, end_s if rows else sound.duration_s, card.heard_s))
-        )
+        length_s = end_s if rows else sound.duration_s
+        parts.append((_SOUND + _AXIS, partial(_spectrogram, sound, label, length_s, card.heard_s)))
     return parts
 
 
@@ -182,73 +183,63 @@ def _label(sheet: Sheet, top: float, height: float, text: str) -> None:
     sheet.text(_MEDIA_LEFT - 0.42, top + height / 2, text, 8, ha="right", va="center", color=GREY)
 
 
-def _frames(strip: Strip, label: str, end_s: float) -> Callable[[Sheet, float], None]:
-    def draw(sheet: Sheet, top: float) -> None:
-        width = _MEDIA * strip.duration_s / end_s
-        axes = sheet.axes(_MEDIA_LEFT, top, width, _STRIP)
-        axes.imshow(strip.pixels, extent=(0, strip.duration_s, 0, 1), aspect="auto")
-        for cut_at in range(1, FRAMES):
-            axes.axvline(cut_at * strip.duration_s / FRAMES, color="white", linewidth=1)
-        axes.axis("off")
-        _label(sheet, top, _STRIP, label)
-
-    return draw
+def _frames(strip: Strip, label: str, end_s: float, sheet: Sheet, top: float) -> None:
+    width = _MEDIA * strip.duration_s / end_s
+    axes = sheet.axes(_MEDIA_LEFT, top, width, _STRIP)
+    axes.imshow(strip.pixels, extent=(0, strip.duration_s, 0, 1), aspect="auto")
+    for cut_at in range(1, FRAMES):
+        axes.axvline(cut_at * strip.duration_s / FRAMES, color="white", linewidth=1)
+    axes.axis("off")
+    _label(sheet, top, _STRIP, label)
 
 
-def _events(rows: Sequence[Lane], end_s: float) -> Callable[[Sheet, float], None]:
+def _events(rows: Sequence[Lane], end_s: float, sheet: Sheet, top: float) -> None:
     shown = rows[:_MOST_LANES]
-
-    def draw(sheet: Sheet, top: float) -> None:
-        height = _LANE * len(shown)
-        axes = sheet.axes(_MEDIA_LEFT, top, _MEDIA, height)
-        for row, lane in enumerate(shown):
-            # True spans are above answered ones, so that both are visible.
-            axes.broken_barh([(a, b - a) for a, b in lane.true], (row + 0.1, 0.38), color=TRUE)
-            axes.broken_barh(
-                [(a, b - a) for a, b in lane.said], (row + 0.52, 0.38), facecolor=SAID, hatch="////",
-                edgecolor="white", linewidth=0,
-            )  # fmt: skip
-            rest = len(rows) - len(shown)
-            more = f" (+{rest} classes)" if rest and row == len(shown) - 1 else ""
-            name = cut(lane.name, 26 - len(more)) + more
-            sheet.text(_MEDIA_LEFT - 0.06, top + (row + 0.5) * _LANE, name, 7.5, ha="right", va="center")
-        axes.set_xlim(0, end_s)
-        axes.set_ylim(len(shown), 0)
-        axes.set_yticks(range(len(shown) + 1), [""] * (len(shown) + 1))
-        axes.set_xticks(_seconds(end_s), [""] * len(_seconds(end_s)))
-        axes.grid(color="#dddddd", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.tick_params(length=0)
-        for spine in axes.spines.values():
-            spine.set_color("#bbbbbb")
-
-    return draw
+    height = _LANE * len(shown)
+    axes = sheet.axes(_MEDIA_LEFT, top, _MEDIA, height)
+    for row, lane in enumerate(shown):
+        # True spans are above answered ones, so that both are visible.
+        axes.broken_barh([(a, b - a) for a, b in lane.true], (row + 0.1, 0.38), color=TRUE)
+        axes.broken_barh(
+            [(a, b - a) for a, b in lane.said], (row + 0.52, 0.38), facecolor=SAID, hatch="////",
+            edgecolor="white", linewidth=0,
+        )  # fmt: skip
+        rest = len(rows) - len(shown)
+        more = f" (+{rest} classes)" if rest and row == len(shown) - 1 else ""
+        name = cut(lane.name, 26 - len(more)) + more
+        sheet.text(_MEDIA_LEFT - 0.06, top + (row + 0.5) * _LANE, name, 7.5, ha="right", va="center")
+    axes.set_xlim(0, end_s)
+    axes.set_ylim(len(shown), 0)
+    axes.set_yticks(range(len(shown) + 1), [""] * (len(shown) + 1))
+    axes.set_xticks(_seconds(end_s), [""] * len(_seconds(end_s)))
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_color("#bbbbbb")
 
 
 def _spectrogram(
-    sound: Sound, label: str, end_s: float, heard_s: float | None
-) -> Callable[[Sheet, float], None]:
-    def draw(sheet: Sheet, top: float) -> None:
-        axes = sheet.axes(_MEDIA_LEFT, top, _MEDIA, _SOUND)
-        rows = len(sound.mel)
-        axes.imshow(
-            sound.mel, origin="lower", aspect="auto", cmap="magma", interpolation="nearest",
-            extent=(0, sound.duration_s, -0.5, rows - 0.5),
+    sound: Sound, label: str, end_s: float, heard_s: float | None, sheet: Sheet, top: float
+) -> None:
+    axes = sheet.axes(_MEDIA_LEFT, top, _MEDIA, _SOUND)
+    rows = len(sound.mel)
+    axes.imshow(
+        sound.mel, origin="lower", aspect="auto", cmap="magma", interpolation="nearest",
+        extent=(0, sound.duration_s, -0.5, rows - 0.5),
+    )  # fmt: skip
+    if heard_s is not None and heard_s < sound.duration_s:
+        axes.axvspan(heard_s, sound.duration_s, color="white", alpha=0.65)
+        axes.text(
+            (heard_s + sound.duration_s) / 2, rows / 2, "not heard by the model", fontsize=8,
+            ha="center", va="center",
         )  # fmt: skip
-        if heard_s is not None and heard_s < sound.duration_s:
-            axes.axvspan(heard_s, sound.duration_s, color="white", alpha=0.65)
-            axes.text(
-                (heard_s + sound.duration_s) / 2, rows / 2, "not heard by the model", fontsize=8,
-                ha="center", va="center",
-            )  # fmt: skip
-        axes.set_xlim(0, end_s)
-        axes.set_xticks(_seconds(end_s))
-        axes.set_yticks([mel_row(hz) for hz in (500, 2000, 8000)], ["0.5", "2", "8 kHz"])
-        axes.tick_params(labelsize=7, length=2, pad=1.5)
-        axes.set_xlabel("seconds", fontsize=7, labelpad=0)
-        _label(sheet, top, _SOUND, label)
-
-    return draw
+    axes.set_xlim(0, end_s)
+    axes.set_xticks(_seconds(end_s))
+    axes.set_yticks([mel_row(hz) for hz in (500, 2000, 8000)], ["0.5", "2", "8 kHz"])
+    axes.tick_params(labelsize=7, length=2, pad=1.5)
+    axes.set_xlabel("seconds", fontsize=7, labelpad=0)
+    _label(sheet, top, _SOUND, label)
 
 
 def _seconds(end_s: float) -> list[float]:
