@@ -298,14 +298,9 @@ def _differences(saved: Mapping[str, Any], expect: Mapping[str, Any], prefix: st
             found.append(f"{name} is not recorded in the checkpoint, and is {wanted!r} in the run")
         elif isinstance(wanted, Mapping) and isinstance(saved[key], Mapping):
             found += _differences(saved[key], wanted, f"{name}.")
-        elif saved[key] != _as_json(wanted):
+        elif saved[key] != json.loads(json.dumps(wanted)):  # a tuple is a list in JSON, and a key a string
             found.append(f"{name} is {saved[key]!r} in the checkpoint, {wanted!r} in the run")
     return found
-
-
-def _as_json(value: Any) -> Any:
-    # JSON turns a tuple into a list and every key into a string.
-    return json.loads(json.dumps(value))
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
-from crab_lightning.spelling import did_you_mean
 from crab_lightning.value_types import check_arguments
 
 AdapterDtype = Literal["float32", "bfloat16"]
@@ -79,7 +78,7 @@ class AdapterConfig(metaclass=_ByKind):
             raise ValueError(f"adapter.alpha is {self.alpha!r}; it must be a finite number above 0")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"adapter.dropout is {self.dropout!r}; it must be at least 0 and below 1")
-        if isinstance(self.target_modules, str) or not self.target_modules:
+        if not self.target_modules:
             raise ValueError(
                 f"adapter.target_modules is {self.target_modules!r}; "
                 "give a list of layer names such as [q_proj, v_proj]"
@@ -133,16 +132,8 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def one_of(name: str, value: str, known: Sequence[str]) -> None:
-    """Raise ``ValueError`` if the value of a key is not one of the known values."""
-    if value not in known:
-        near = did_you_mean(value, known)
-        raise ValueError(f"adapter.{name} is {value!r}{near}; known: {', '.join(known)}")
-
-
 def at_least_one(name: str, value: int, heads: int | None = None) -> None:
-    """Raise ``ValueError`` if the value of a key is not a whole number from 1 to ``heads`` (if given)."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < 1 or (heads is not None and value > heads):
+    """Raise ``ValueError`` if the value of a key is not from 1 to ``heads`` (if given)."""
+    if value < 1 or (heads is not None and value > heads):
         limit = "" if heads is None else f" and at most adapter.heads, which is {heads}"
         raise ValueError(f"adapter.{name} is {value!r}; it must be a whole number of at least 1{limit}")

@@ -91,12 +91,17 @@ class AdaptedExperts(nn.Module):
     Shapes: tokens ``(T, h)``; chosen experts and the weights of the choice ``(T, k)``; output ``(T, h)``.
 
     Raises:
-        ValueError: If the experts are computed in another way; see ``check_layout``.
+        ValueError: If the experts are computed in another way: they have biases, transposed or interleaved
+            weights, or a norm of their own, or are not a module of transformers.
     """
 
     def __init__(self, base: nn.Module, adapt: Mapping[str, Callable[[ExpertLinear], nn.Module]]) -> None:
         super().__init__()
-        check_layout(base)
+        if other := other_layout(base):
+            raise ValueError(
+                f"adapter.expert_rank is set, but the experts of this model ({type(base).__name__}) are laid"
+                f" out in another way than those of Qwen3 ({', '.join(other)}). Leave adapter.expert_rank out"
+            )
         experts: Any = base
         for name in WEIGHTS:
             product = ExpertLinear(getattr(experts, name)).train(base.training)
@@ -132,17 +137,3 @@ def are_experts(module: nn.Module) -> bool:
     """Return whether a module holds the weights of a layer's experts."""
     found = [module._parameters.get(name) for name in WEIGHTS]
     return all(weight is not None and weight.ndim == 3 for weight in found)
-
-
-def check_layout(experts: nn.Module) -> None:
-    """Raise an error if the experts are computed in another way than ``AdaptedExperts`` computes them.
-
-    Raises:
-        ValueError: If the experts have biases, transposed or interleaved weights, or a norm of their own, or
-            are not a module of transformers.
-    """
-    if other := other_layout(experts):
-        raise ValueError(
-            f"adapter.expert_rank is set, but the experts of this model ({type(experts).__name__}) are laid"
-            f" out in another way than those of Qwen3 ({', '.join(other)}). Leave adapter.expert_rank out"
-        )

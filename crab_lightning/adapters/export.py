@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from crab_lightning.adapters.experts import AdaptedExperts
-from crab_lightning.adapters.kinds.lora import LoRALinear, adapter_layers
+from crab_lightning.adapters.kinds.lora import adapter_layers
 from crab_lightning.compat import save_model
 from crab_lightning.files import new_folder
 
@@ -20,12 +20,15 @@ class ExportError(ValueError):
     """The adapters of a run cannot be exported."""
 
 
-def plain_lora(model: nn.Module) -> dict[str, LoRALinear]:
-    """Return the plain LoRA layers of a model by their dotted name.
+def library_model(model: nn.Module) -> Any:
+    """Return the transformers model that holds all adapters of a model: the model itself or a part of it.
 
     Raises:
-        ExportError: If the model has no adapters, or adapters of another kind.
+        ExportError: If there are no adapters, adapters of another kind than plain LoRA, or no transformers
+            model that holds all of them.
     """
+    from transformers import PreTrainedModel
+
     layers = adapter_layers(model)
     if not layers:
         raise ExportError("the run has no adapters; there is nothing to export")
@@ -36,20 +39,8 @@ def plain_lora(model: nn.Module) -> dict[str, LoRALinear]:
             "merged into the base weights; the other kinds compute another update, most of them a different "
             "one for each token or task. Export a run of kind lora, or serve this run with `serve`"
         )
-    return layers
-
-
-def library_model(model: nn.Module) -> Any:
-    """Return the transformers model that holds all adapters of a model: the model itself or a part of it.
-
-    Raises:
-        ExportError: If no transformers model holds all adapters, or they are not plain LoRA.
-    """
-    from transformers import PreTrainedModel
-
-    count = len(plain_lora(model))
     for module in model.modules():
-        if isinstance(module, PreTrainedModel) and len(adapter_layers(module)) == count:
+        if isinstance(module, PreTrainedModel) and len(adapter_layers(module)) == len(layers):
             return module
     raise ExportError("the adapters are not all in one transformers model, so PEFT cannot name them")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING
@@ -83,14 +83,6 @@ class AdapterReport:
         )
         return table
 
-    def __str__(self) -> str:
-        from rich.console import Console
-
-        console = Console(width=110, color_system=None, force_terminal=False)
-        with console.capture() as capture:
-            console.print(self.table())
-        return capture.get()
-
 
 def insert_adapters(
     model: nn.Module, config: AdapterConfig, *, root: nn.Module | None = None
@@ -138,9 +130,7 @@ def insert_adapters(
         added = sum(p.numel() for p in layer.parameters() if p.requires_grad)
         key = (pattern, layer.in_features, layer.out_features)
         group = groups.get(key, AdaptedGroup(pattern, name, 0, *key[1:], 0))
-        groups[key] = AdaptedGroup(
-            group.pattern, group.example, group.count + 1, *key[1:], group.parameters + added
-        )
+        groups[key] = replace(group, count=group.count + 1, parameters=group.parameters + added)
         return layer
 
     for name, module in candidates.items():

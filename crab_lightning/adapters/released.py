@@ -47,25 +47,8 @@ RELEASED_ALPHA, RELEASED_DROPOUT = 256.0, 0.1
 _WRAPPERS = ("module.", "thinker.")
 
 
-def read_released(path: Path | str, table: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
-    """Open a released file; the weights stay on disk until they are used.
-
-    Args:
-        path: The file, written by ``torch.save``.
-        table: Names and shapes that the weights must have, from ``released_table``.
-
-    Returns:
-        Weights by name, without the prefixes of wrappers.
-
-    Raises:
-        FileNotFoundError: If the file does not exist.
-        AdapterError: If the file does not hold a dictionary of tensors, or names, shapes or types are wrong.
-    """
-    return check_released(open_released(path), table, Path(path))
-
-
 def open_released(path: Path | str) -> dict[str, Tensor]:
-    """Open a file of tensors by name, without a check of names and shapes.
+    """Open a file of tensors by name, without a check of names and shapes; they stay on disk until used.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -249,7 +232,7 @@ def convert_released(
     folder = Path(folder)
     if (folder / CONFIG_FILE).exists() or (folder / WEIGHTS_FILE).exists():
         raise FileExistsError(f"{folder} already contains adapters; give another folder or remove them first")
-    state = read_released(source, released_table(sizes, rank, heads))
+    state = check_released(open_released(source), released_table(sizes, rank, heads), source)
     layers = list(_by_layer(state))
     figures = tuple(layer_figures(layer, _joined(state, layer)) for layer in layers)
     if broken := [f.name for f in figures if not f.finite]:
@@ -268,9 +251,9 @@ def convert_released(
         **_targets(kept, layers),
     )
     shapes: dict[str, tuple[int, ...]] = {}
+    of_layers = (sizes or ThinkerSizes()).layers()
     for layer in kept:
-        inputs = state[f"{PREFIX}{layer}.lora_A{SUFFIX}"].shape[1]
-        outputs = state[f"{PREFIX}{layer}.lora_B0{SUFFIX}"].shape[0]
+        inputs, outputs = of_layers[layer]
         shapes[f"{layer}.lora_A"] = (rank, inputs)
         shapes[f"{layer}.lora_B"] = (outputs, heads * rank)
         shapes[f"{layer}.lora_route"] = (heads, inputs)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,40 +17,30 @@ RouteReducer = Callable[[str, Tensor], Tensor]
 
 
 @contextmanager
-def record_routes(
-    model: nn.Module, *, modules: str = "*", reduce: Literal["none", "tokens"] | RouteReducer = "none"
-) -> Iterator[dict[str, list[Tensor]]]:
+def record_routes(model: nn.Module, reduce: RouteReducer | None = None) -> Iterator[dict[str, list[Tensor]]]:
     """Collect the routes of every layer with a router while the context is open.
 
     Adapters on experts are left out: they read pairs of a token and an expert, not the tokens of a sequence.
 
     Args:
         model: The model with its adapters.
-        modules: Wildcard pattern over the layers' dotted names in ``model``.
-        reduce: ``none`` keeps the routes of every token. ``tokens`` keeps the mean of the routes over the
-            last token dimension. With a function ``(name, routes) -> tensor``, the returned tensor is kept,
-            such as a mean over the tokens that are not padding.
+        reduce: Function ``(name, routes) -> tensor``; the returned tensor is kept, such as a mean over the
+            tokens that are not padding. When left out, the routes of every token are kept.
 
     Yields:
         Routes by dotted name, one entry for each forward call, on the layer's device, without gradient:
-        ``(..., n)`` for an input ``(..., h)``; ``tokens`` removes the dimension before n. The second
-        forward pass of gradient checkpointing is not recorded.
+        ``(..., n)`` for an input ``(..., h)``. The second forward pass of gradient checkpointing is not
+        recorded.
 
     Raises:
-        ValueError: If no layer with a router matches ``modules``, or ``reduce`` is unknown.
+        ValueError: If no layer has a router.
     """
-    if not callable(reduce) and reduce not in ("none", "tokens"):
-        raise ValueError(f"reduce is {reduce!r}; known: none, tokens, or a function (name, routes) -> tensor")
-    layers = {name: la for name, la in _routed_layers(model, modules).items() if not la.experts}
+    layers = {name: la for name, la in _routed_layers(model, "*").items() if not la.experts}
     found: dict[str, list[Tensor]] = {name: [] for name in layers}
 
     def keep(name: str, routes: Tensor) -> None:
         routes = routes.detach()
-        if callable(reduce):
-            routes = reduce(name, routes)
-        elif reduce == "tokens":
-            routes = routes.mean(-2)
-        found[name].append(routes)
+        found[name].append(routes if reduce is None else reduce(name, routes))
 
     sinks = {name: partial(keep, name) for name in layers}
     for name, layer in layers.items():

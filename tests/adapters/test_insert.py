@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 from crab_lightning.adapters import ADAPTERS, AdapterConfig, ILoRALinear, LoRALinear, insert_adapters
@@ -96,7 +97,10 @@ def test_report_counts_every_parameter() -> None:
 
 
 def test_table_says_what_where_and_how_many() -> None:
-    text = str(insert_adapters(Thinker(), config(dropout=0.1)))
+    console = Console(width=110)
+    with console.capture() as capture:
+        console.print(insert_adapters(Thinker(), config(dropout=0.1)).table())
+    text = capture.get()
     assert "ilora: rank 2, alpha 32, dropout 0.1, heads 3, router latent" in text
     row = next(line for line in text.splitlines() if "k_proj" in line)
     for cell in ("k_proj", "language_model.layers.0.k_proj", " 2 ", " 8 ", " 4 ", " 92 "):

@@ -140,7 +140,7 @@ def test_parameters_are_counted_for_all_tasks() -> None:
         report = insert_adapters(Thinker(), config(kind=kind, tasks=TASKS if kind == "multi_lora" else None))
         count[kind] = report.parameters
     assert count["multi_lora"] == 3 * count["lora"]
-    assert "multi_lora: rank 2, alpha 32, dropout 0, tasks" in str(report)
+    assert "multi_lora: rank 2, alpha 32, dropout 0, tasks" in str(report.config)
 
 
 def test_saved_and_loaded_adapters_give_the_same_output(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from crab_lightning.adapters import AdapterConfig, insert_adapters, record_routes, scale_heads
+from crab_lightning.adapters.kinds.lora import adapter_layers
 from tests.adapters.statement import make_layer, stated
 from tests.adapters.test_insert import Thinker, config
 
@@ -31,18 +32,15 @@ def test_routes_are_recorded_by_layer_name_and_sum_to_one() -> None:
 
 def test_modules_chooses_layers_by_pattern() -> None:
     model = routed_model()
-    with record_routes(model, modules="*.1.q_proj") as routes:
-        model(torch.randn(1, 2, 8))
-    assert list(routes) == ["language_model.layers.1.q_proj"]
+    with scale_heads(model, [1, 0, 1], modules="*.1.q_proj"):
+        scaled = [name for name, layer in adapter_layers(model).items() if layer.head_scale is not None]
+    assert scaled == ["language_model.layers.1.q_proj"]
 
 
-def test_reduced_routes_are_the_mean_over_tokens_or_what_a_function_makes_of_them() -> None:
+def test_reduced_routes_are_what_a_function_makes_of_them() -> None:
     layer = make_layer()
     x = torch.randn(2, 5, 10)
-    with record_routes(layer) as full, record_routes(layer, reduce="tokens") as mean:
-        layer(x)
-    torch.testing.assert_close(mean[""][0], full[""][0].mean(1))
-    with record_routes(layer, reduce=lambda name, routes: routes[:, -1]) as last:
+    with record_routes(layer) as full, record_routes(layer, lambda name, routes: routes[:, -1]) as last:
         layer(x)
     assert torch.equal(last[""][0], full[""][0][:, -1])
 
@@ -83,8 +81,6 @@ def test_a_model_without_routed_layers_cannot_be_recorded() -> None:
     plain = Thinker()
     insert_adapters(plain, AdapterConfig(kind="lora", target_modules=["q_proj"]))
     with pytest.raises(ValueError, match="no layer with a router matches"), record_routes(plain):
-        pass
-    with pytest.raises(ValueError, match="reduce is 'head'"), record_routes(plain, reduce="head"):  # type: ignore[arg-type]
         pass
 
 

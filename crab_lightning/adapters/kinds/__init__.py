@@ -63,12 +63,7 @@ def _add(layer: type[LoRALinear]) -> None:
 
 
 def _kind_of(layer: type[LoRALinear]) -> str:
-    """Return the name of a layer's kind, after three checks of the config class.
-
-    Raises:
-        ValueError: If the config class is not a dataclass, names no kind, or has an entry in ``decisive``
-            that is not one of its keys.
-    """
+    """Return the name of a layer's kind, after three checks of the config class."""
     config = layer.config_class
     where = f"{config.__module__}.{config.__qualname__}"
     own = vars(config)

@@ -50,14 +50,7 @@ class HydraLoRALinear(LoRALinear):
     ``n * sum_i f_i * mean(P_i)`` over the tokens that are not padding. f_i is the fraction of the
     ``k * tokens`` choices that chose head i. The loss is 1 when all heads are used equally often.
 
-    Args:
-        base: The layer to adapt; its parameters are frozen.
-        config: Rank, alpha, dropout, heads, top_k, balance and dtype are read here.
-
     Shapes: as ``LoRALinear``, and ``lora_route`` ``(n, h)``.
-
-    Raises:
-        TypeError: If ``base`` is not an ``nn.Linear``.
 
     Sources: Tian et al., NeurIPS 2024 (arXiv:2404.19245), for k = n; top-k weights of Shazeer et al., ICLR
     2017 (arXiv:1701.06538); balance loss of Fedus et al., JMLR 2022 (arXiv:2101.03961, equations 4 to 6), the

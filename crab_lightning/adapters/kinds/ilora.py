@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import nn
 
-from crab_lightning.adapters.config import ExpertAdapterConfig, at_least_one, one_of
+from crab_lightning.adapters.config import ExpertAdapterConfig, at_least_one
 from crab_lightning.adapters.kinds.lora import LoRALinear
 
 RouterInput = Literal["latent", "input"]
@@ -36,7 +36,6 @@ class ILoRAConfig(ExpertAdapterConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("router", self.router, ("latent", "input"))
         at_least_one("heads", self.heads)
         if self.head_scale is None:
             return
@@ -55,15 +54,8 @@ class ILoRALinear(LoRALinear):
     ``R`` ``(n, r)``, so the router reads z after dropout. For the ``input`` router they are ``x Rᵀ`` with
     ``R`` ``(n, h)``, and no dropout is applied to this x.
 
-    Args:
-        base: The layer to adapt; its parameters are frozen.
-        config: Rank, alpha, dropout, heads, router and dtype are read here.
-
     Shapes: as ``LoRALinear``, and ``lora_route`` ``(n, r)`` or ``(n, h)``; around experts with a first
     dimension E.
-
-    Raises:
-        TypeError: If ``base`` is not an ``nn.Linear``.
 
     Source: equations 4 to 7 of arXiv:2603.04128; the ``input`` router is that of the released weights.
     """

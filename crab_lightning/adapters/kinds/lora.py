@@ -48,6 +48,7 @@ class LoRALinear(nn.Module):
     """
 
     config_class: ClassVar[type[AdapterConfig]] = LoRAConfig
+    stacks_b: ClassVar[bool] = False
     lora_route: nn.Parameter | None
     head_scale: Tensor | None
     batch: AnnouncedBatch
@@ -74,7 +75,8 @@ class LoRALinear(nn.Module):
         self.register_buffer("head_scale", values, persistent=False)
         stack = self._stack()
         self.lora_A = self._parameter(*stack, self.rank, self.in_features)
-        self.lora_B = self._new_b(stack)
+        of_b = stack if self.stacks_b else ()
+        self.lora_B = self._parameter(*of_b, self.out_features, self.heads * self.rank)
         self.register_parameter("lora_route", self._route())
         self.add_parameters()
         self._refuse_unsaved()
@@ -84,11 +86,8 @@ class LoRALinear(nn.Module):
         return 1
 
     def _stack(self) -> tuple[int, ...]:
-        """Leading dimensions of A and B in a layer that holds several LoRAs."""
+        """Leading dimensions of A in a layer that holds several LoRAs; of B if ``stacks_b``."""
         return ()
-
-    def _new_b(self, stack: tuple[int, ...]) -> nn.Parameter:
-        return self._parameter(*stack, self.out_features, self.heads * self.rank)
 
     def _route(self) -> nn.Parameter | None:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from crab_lightning.adapters.kinds.hydra_lora import HydraLoRAConfig, HydraLoRALinear
 
@@ -23,14 +23,7 @@ class MoELoRALinear(HydraLoRALinear):
     The routes S and the balance loss are those of ``HydraLoRALinear``; the output is
     ``x Wᵀ + b + alpha/r * sum_i S_i * (drop(x) A_iᵀ B_iᵀ)``.
 
-    Args:
-        base: The layer to adapt; its parameters are frozen.
-        config: Rank, alpha, dropout, heads, top_k, balance and dtype are read here.
-
     Shapes: as ``HydraLoRALinear``, but ``lora_A`` ``(n, r, h)``.
-
-    Raises:
-        TypeError: If ``base`` is not an ``nn.Linear``.
 
     Sources: the LoRAs as experts are those of Dou et al., ACL 2024 (arXiv:2312.09979), which has another
     balance loss; the top-k weights and the balance loss are those of ``HydraLoRALinear``.
@@ -40,9 +33,6 @@ class MoELoRALinear(HydraLoRALinear):
 
     def _stack(self) -> tuple[int, ...]:
         return (self.heads,)
-
-    def _new_b(self, stack: tuple[int, ...]) -> nn.Parameter:
-        return super()._new_b(())
 
     def latent(self, x: Tensor) -> Tensor:
         """Return the input of each B matrix: ``(..., h)`` to ``(..., n, r)``."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from crab_lightning.adapters.batch import Places
 from crab_lightning.adapters.config import AdapterConfig
@@ -50,15 +50,8 @@ class MokALinear(LoRALinear):
     One variant of the released code scales z by alpha/r before the attention, and another one after it. This
     class follows the equation of the paper, which does not scale z.
 
-    Args:
-        base: The layer to adapt; its parameters are frozen.
-        config: Rank, alpha, dropout, mixing and dtype are read here.
-
     Shapes: input ``(B, T, h)`` to output ``(B, T, d)``; ``lora_A`` ``(3, r, h)`` in the order text, pictures,
     sound, and ``lora_B`` ``(d, r)``.
-
-    Raises:
-        TypeError: If ``base`` is not an ``nn.Linear``.
 
     Source: Wei et al., NeurIPS 2025 (arXiv:2506.05191), section 3; ``mixing`` is 0.5 in the released code.
     """
@@ -68,9 +61,6 @@ class MokALinear(LoRALinear):
 
     def _stack(self) -> tuple[int, ...]:
         return (_MODALITIES,)
-
-    def _new_b(self, stack: tuple[int, ...]) -> nn.Parameter:
-        return self._parameter(self.out_features, self.rank)
 
     def update(self, x: Tensor) -> Tensor:
         """Return the update of ``x`` ``(B, T, h)``, in its type.
@@ -112,11 +102,10 @@ class MokALinear(LoRALinear):
 
 
 def _question(places: Places) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the positions of the prompts' text, padded to the longest text Q, and who attends to it.
+    """Return the positions of the prompts' text, and who attends to them.
 
-    Returns:
-        The positions, int64 ``(B, Q)``; bool ``(B, Q)``, False in padding; and bool ``(B, T)``, True at the
-        tokens of pictures and sound in a row whose prompt has text.
+    They are int64 ``(B, Q)``; bool ``(B, Q)``, False in padding; and bool ``(B, T)``, True at pictures and
+    sound in a row whose prompt has text.
     """
     text = places.prompt & (places.modality == TEXT)
     counts = text.sum(1)

@@ -66,6 +66,7 @@ class MultiLoRALinear(LoRALinear):
 
     config_class = MultiLoRAConfig
     config: MultiLoRAConfig
+    stacks_b = True
 
     def __init__(self, base: nn.Linear, config: AdapterConfig) -> None:
         assert isinstance(config, MultiLoRAConfig)
