@@ -37,16 +37,20 @@ class Unread:
     media_kind: int = 0
 
 
-def unread_patches(names: tuple[str, str], token: int, patch_px: int = PATCH_PX) -> Unread:
-    """Return the smallest picture for the vision towers of Qwen, which gives one token.
+def unread_patches(image: int, video: int, patch_px: int = PATCH_PX) -> dict[str, Unread]:
+    """Return the smallest picture and video for the vision towers of Qwen; each gives one token.
 
     Args:
-        names: Names of the inputs for the patches and for the grid.
-        token: Token id of the placeholder.
+        image: Token id of the placeholder of pictures.
+        video: Token id of the placeholder of videos.
         patch_px: Side of a patch in pixels.
     """
     patches = torch.zeros(MERGE * MERGE, 3 * TEMPORAL_PATCH * patch_px * patch_px)
-    return Unread({names[0]: patches, names[1]: torch.tensor([[1, MERGE, MERGE]])}, 1, token)
+    grid = torch.tensor([[1, MERGE, MERGE]])
+    return {
+        "pixel_values": Unread({"pixel_values": patches, "image_grid_thw": grid}, 1, image),
+        "pixel_values_videos": Unread({"pixel_values_videos": patches, "video_grid_thw": grid}, 1, video),
+    }
 
 
 def with_unread(batch: Batch, added: Sequence[Unread]) -> Batch:

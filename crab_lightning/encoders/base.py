@@ -17,10 +17,13 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from crab_lightning.files import refuse_no_checkpoint
 from crab_lightning.structures import SAMPLE_RATE_HZ
 
+_ROUNDING = 0.05
+"""Largest relative difference that rounding in bfloat16 explains."""
 Colours = tuple[float, ...]
 CLIP_MEAN: Colours = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Colours = (0.26862954, 0.26130258, 0.27577711)
@@ -83,6 +86,14 @@ class Encoder(ABC):
     def width(self, tower: nn.Module) -> int:
         """Return the width E of the features of the module that ``build`` or ``load`` returned."""
 
+    def _refuse_mixed(self, together: Tensor, alone: Tensor) -> None:
+        apart = (together - alone).float().norm() / alone.float().norm().clamp(min=1e-6)
+        if not apart <= _ROUNDING:
+            raise ValueError(
+                f"{self.name}.features gives a clip other features beside a longer clip than alone (they"
+                f" differ by {float(apart):.0%} of their norm). Let it ignore the padding after shorter clips"
+            )
+
     def _refuse_shape(self, found: Tensor, pieces: int, tokens: int) -> None:
         raise ValueError(
             f"{self.name}.features returned the shape {tuple(found.shape)} for {pieces} pieces, but it must "
@@ -133,6 +144,18 @@ class VisualEncoder(Encoder):
         if found.dim() != 3 or found.shape[:2] != (len(frames), self.tokens):
             self._refuse_shape(found, len(frames), self.tokens)
         return found
+
+    @torch.no_grad()
+    def check_apart(self, tower: nn.Module) -> None:
+        """Check that features do not depend on the other clips of a batch.
+
+        Raises:
+            ValueError: If they do.
+        """
+        noise = torch.Generator().manual_seed(0)
+        frames = torch.randint(256, (4, 3, self.side_px, self.side_px), generator=noise).byte()
+        together = self.encoded(tower, frames, torch.tensor([1, 3]))
+        self._refuse_mixed(together[:1], self.encoded(tower, frames[:1], torch.tensor([1])))
 
 
 class AudioEncoder(Encoder):
@@ -246,6 +269,21 @@ class AudioEncoder(Encoder):
         places = torch.arange(found.shape[1], device=found.device)
         own = places < torch.tensor(counts, device=found.device)[:, None]
         return found, None if min(counts) == found.shape[1] else own
+
+    @torch.no_grad()
+    def check_apart(self, tower: nn.Module) -> None:
+        """Check that features do not depend on longer sounds in a batch.
+
+        Raises:
+            ValueError: If they do.
+        """
+        noise = 2 * torch.rand(SAMPLE_RATE_HZ, generator=torch.Generator().manual_seed(0)) - 1
+        sounds = [self.prepared(noise[:length]) for length in (SAMPLE_RATE_HZ // 2, SAMPLE_RATE_HZ)]
+        steps = torch.tensor([len(sound) for sound in sounds])
+        together, _ = self.encoded(tower, pad_sequence(sounds, batch_first=True), steps)
+        alone, _ = self.encoded(tower, sounds[0][None], steps[:1])
+        own = self.tokens(len(sounds[0]))
+        self._refuse_mixed(together[0, :own], alone[0, :own])
 
 
 class TransformersEncoder(Encoder):

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from crab_lightning.adapters import AnnouncedBatch, Places
 from crab_lightning.models.asked import AskedModule, Predictions
 from crab_lightning.models.decoder_pass import DecoderPass, Past, can_run, embedded
 from crab_lightning.models.engine import Answer, AnswerEngine, Sampling, padded
 from crab_lightning.models.likelihood import Answers, PromptReader
-from crab_lightning.structures import Batch, CandidateScores, Prediction, Sample
+from crab_lightning.processing.base import IGNORED_LABEL
+from crab_lightning.structures import TEXT, Batch, CandidateScores, Prediction, Sample
 
 _REMEMBERED = 10_000
 
@@ -45,6 +47,7 @@ class Answering(AskedModule, ABC):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self._announced: AnnouncedBatch | None = None
         self._answer_tokens: dict[str, list[int]] = {}
         self._stream: AnswerEngine | None = None
 
@@ -75,20 +78,46 @@ class Answering(AskedModule, ABC):
         """Return the config of the language model."""
 
     @abstractmethod
-    def announce_step(self, samples: Sequence[Sample]) -> None:
-        """Tell the adapters that one more token of text follows for each of these samples."""
-
-    @abstractmethod
-    def announce(self, batch: Batch) -> None:
-        """Tell the adapters which batch runs next."""
-
-    @abstractmethod
-    def announce_row(self, batch: Batch, row: int) -> None:
-        """Tell the adapters that one row of a batch runs next, without its padding."""
-
-    @abstractmethod
     def decoder(self) -> nn.Module:
         """Return the language model inside ``self.model``, to which adapters are added."""
+
+    # What the adapters are told
+
+    def announce(self, batch: Batch) -> None:
+        """Tell the adapters which batch runs next: its tasks, and the modality of each position."""
+        if self._announced is not None:
+            self._announced.tell([sample.task for sample in batch.samples], lambda: self.places(batch))
+
+    def announce_row(self, batch: Batch, row: int) -> None:
+        """Tell the adapters that one row of a batch runs next, without its padding."""
+        if self._announced is None:
+            return
+        present = batch.inputs["attention_mask"][row].bool()
+        self._announced.tell(
+            [batch.samples[row].task], lambda: Places(*(p[row, present][None] for p in self.places(batch)))
+        )
+
+    def announce_step(self, samples: Sequence[Sample]) -> None:
+        """Tell the adapters that one more token of text follows for each of these samples."""
+        if self._announced is None:
+            return
+
+        def places() -> Places:
+            modality = torch.full((len(samples), 1), TEXT, device=self.device)
+            present = torch.ones_like(modality, dtype=torch.bool)
+            return Places(modality, ~present, present)
+
+        self._announced.tell([sample.task for sample in samples], places)
+
+    def places(self, batch: Batch) -> Places:
+        """Return the content of each position of the language model's sequences."""
+        present = batch.inputs["attention_mask"].bool()
+        prompt = present if batch.labels is None else present & (batch.labels == IGNORED_LABEL)
+        return Places(self.modalities(batch), prompt, present)
+
+    @abstractmethod
+    def modalities(self, batch: Batch) -> Tensor:
+        """Return ``TEXT``, ``VISUAL`` or ``AUDIO`` of ``structures`` for each position, ``(B, T)``."""
 
     @torch.no_grad()
     def generate(self, batch: Batch) -> Predictions:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +14,7 @@ from torch import Tensor, nn
 
 from crab_lightning.adapters import (
     AdapterConfig,
-    AnnouncedBatch,
     LoRALinear,
-    Places,
     insert_adapters,
     read_adapter_config,
 )
@@ -30,9 +27,8 @@ from crab_lightning.models.patches import multiply_patches
 from crab_lightning.models.stored import StoredModule
 from crab_lightning.models.token_mean import TokenMean, cosine_with_warmup, total_optimizer_steps
 from crab_lightning.processing import Processor
-from crab_lightning.processing.base import IGNORED_LABEL
 from crab_lightning.program import print_table
-from crab_lightning.structures import TEXT, Batch, Sample
+from crab_lightning.structures import Batch
 from crab_lightning.value_types import check_arguments
 
 Dtype = Literal["bfloat16", "float32"]
@@ -103,7 +99,6 @@ class AVModule(StoredModule):
         self.strict_loading = False
         self._processor: Processor | None = None
         self._adapter_report: Any = None
-        self._announced: AnnouncedBatch | None = None
         self._window = LossWindow()
         self._token_mean = TokenMean()
         self._val_totals = [0.0, 0.0]
@@ -182,42 +177,6 @@ class AVModule(StoredModule):
         datamodule: Any = getattr(self._trainer, "datamodule", None)
         saved = None if self.load_adapter is None else read_adapter_config(self.load_adapter)
         self.adapter = self.adapter.completed(saved, None if datamodule is None else list(datamodule.tasks))
-
-    def announce(self, batch: Batch) -> None:
-        """Tell the adapters which batch runs next: its tasks, and the modality of each position."""
-        if self._announced is not None:
-            self._announced.tell([sample.task for sample in batch.samples], lambda: self.places(batch))
-
-    def announce_row(self, batch: Batch, row: int) -> None:
-        """Tell the adapters that one row of a batch runs next, without its padding."""
-        if self._announced is None:
-            return
-        present = batch.inputs["attention_mask"][row].bool()
-        self._announced.tell(
-            [batch.samples[row].task], lambda: Places(*(p[row, present][None] for p in self.places(batch)))
-        )
-
-    def announce_step(self, samples: Sequence[Sample]) -> None:
-        """Tell the adapters that one more token of text follows for each of these samples."""
-        if self._announced is None:
-            return
-
-        def places() -> Places:
-            modality = torch.full((len(samples), 1), TEXT, device=self.device)
-            present = torch.ones_like(modality, dtype=torch.bool)
-            return Places(modality, ~present, present)
-
-        self._announced.tell([sample.task for sample in samples], places)
-
-    def places(self, batch: Batch) -> Places:
-        """Return the content of each position of the language model's sequences."""
-        present = batch.inputs["attention_mask"].bool()
-        prompt = present if batch.labels is None else present & (batch.labels == IGNORED_LABEL)
-        return Places(self.modalities(batch), prompt, present)
-
-    @abstractmethod
-    def modalities(self, batch: Batch) -> Tensor:
-        """Return ``TEXT``, ``VISUAL`` or ``AUDIO`` of ``structures`` for each position, ``(B, T)``."""
 
     def set_trainable(self) -> None:
         """Freeze further weights that are not trained; ``insert_adapters`` has frozen the base model."""

@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from huggingface_hub.errors import HFValidationError
-from torch import Tensor
 
-from crab_lightning.distributed.local_shards import whole_shape
 from crab_lightning.encoders.base import Encoder
-from crab_lightning.tensor_files import misfits
 
 
 @contextmanager
@@ -148,16 +145,30 @@ def _encoder(name: str, path: str) -> type[Encoder]:
     return found
 
 
-def check_fit(saved: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> None:
-    """Compare the weights of a checkpoint with the trained weights of a model.
+def refuse_inherited(owner: type, member: str, pretrained: str) -> None:
+    """Check that a derived module does not load a checkpoint of its own family as a model of its parent's.
+
+    transformers would only warn, and load the weights that have the same names.
+
+    Args:
+        owner: Class of the module.
+        member: Name of its attribute that holds the class of transformers.
+        pretrained: Folder or hub name of the checkpoint.
 
     Raises:
-        ValueError: If weights are missing, unknown or of another shape.
+        ValueError: If the attribute is inherited and its class reads another config than the checkpoint has.
     """
-    if found := misfits(saved, {name: whole_shape(weight) for name, weight in trained.items()}):
+    if member in vars(owner):
+        return
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(pretrained, trust_remote_code=False)
+    config, kind = getattr(config, "thinker_config", config), getattr(owner, member)
+    if type(config) is not kind.config_class:
         raise ValueError(
-            f"the checkpoint does not fit the model; of its weights, {found}. Give model.adapter the same"
-            " kind, rank, heads and target_modules as in the training of the checkpoint."
+            f"model.pretrained {pretrained} has a {type(config).__name__}, but {owner.__name__}.{member} is "
+            f"inherited: {kind.__name__}, which has a {kind.config_class.__name__}. Set {member} in "
+            f"{owner.__name__} to the class of transformers that computes this checkpoint"
         )
 
 

@@ -137,7 +137,7 @@ class CompositeModule(AVModule):
             trained, key = modality in self.train_connectors, f"model.{modality}_connector"
             connector.requires_grad_(trained)
             if (file := self.connector_files[modality]) is not None:
-                if not self._loads_saved(modality):
+                if self.load_adapter is None or not trained:  # a trained one is in that folder
                     load_connector(connector, modality, Path(file), key)
             elif not trained and self._needs_connector(modality):
                 raise ValueError(
@@ -151,9 +151,6 @@ class CompositeModule(AVModule):
     def _needs_connector(self, modality: Modality) -> bool:
         # Stage 1 has no adapters: it trains one connector, on data of the same modality.
         return self.adapter is not None
-
-    def _loads_saved(self, modality: Modality) -> bool:
-        return self.load_adapter is not None and modality in self.train_connectors
 
     def train(self, mode: bool = True) -> CompositeModule:
         """Switch adapters and trained connectors to training mode; other parts stay in evaluation mode."""
@@ -322,10 +319,14 @@ def loaded(encoder: AudioEncoder | VisualEncoder, dtype: torch.dtype) -> nn.Modu
 
     Raises:
         FileNotFoundError: If there is no checkpoint.
-        ValueError: If the checkpoint is of another family, or weights are missing.
+        ValueError: If the checkpoint is of another family, weights are missing, or the features of a clip
+            depend on the other clips of a batch.
     """
     with named_when_absent(encoder):
-        return encoder.load(dtype)
+        tower = encoder.load(dtype)
+    if not type(encoder).__module__.startswith("crab_lightning."):  # tests have checked those of this package
+        encoder.check_apart(tower.eval())
+    return tower
 
 
 def unread_sound(processor: Any) -> Unread:

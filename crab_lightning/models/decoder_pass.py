@@ -85,20 +85,12 @@ def embedded(decoder: Any, once: EncodedOnce, read: Callable[[], Any]) -> tuple[
 
 @dataclass(eq=False)
 class _Prompt:
-    """One prompt and the keys and values that were computed for it.
+    """One prompt, and the keys and values of all its tokens for each layer that has run."""
 
-    Args:
-        embeds: ``(T, D)``.
-        positions: ``(T,)`` or ``(3, T)``.
-        origin: An earlier prompt with the same beginning.
-        shared: Number of first tokens whose keys and values are taken from ``origin``.
-        past: Keys and values of all T tokens, for each layer that has run.
-    """
-
-    embeds: Tensor
-    positions: Tensor
-    origin: _Prompt | None = None
-    shared: int = 0
+    embeds: Tensor  # (T, D)
+    positions: Tensor  # (T,) or (3, T)
+    origin: _Prompt | None = None  # an earlier prompt with the same beginning
+    shared: int = 0  # number of first tokens whose keys and values are taken from it
     past: Past = field(default_factory=list)
 
     @property
@@ -266,14 +258,7 @@ def find_shared(rows: Sequence[_Prompt]) -> None:
 
 
 def _attended(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """Return the causal attention output of the last N of T tokens, ``(N, H * D)``.
-
-    Args:
-        q: ``(N, H, D)``.
-        k: ``(T, H', D)``.
-        v: ``(T, H', D)``.
-        scale: Factor of the attention scores.
-    """
+    """Return the attention output ``(N, H * D)`` of ``q`` ``(N, H, D)``, the last N of T tokens; causal."""
     new, total = len(q), len(k)
     mask = None
     if 1 < new < total / 2:
@@ -293,19 +278,13 @@ def _attended(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 class _Block:
-    """One decoder layer: attention and a gated MLP, each with a norm before it and a residual connection.
-
-    Args:
-        layer: The layer of transformers.
-        dtype: Type of the layer's input.
-        parted: Also prepare separate projections to queries and to keys and values, for ``only``.
-    """
+    """One decoder layer: attention and a gated MLP, each with a norm before it and a residual connection."""
 
     def __init__(self, layer: Any, dtype: torch.dtype, parted: bool) -> None:
         self.layer, self.attention = layer, layer.self_attn
         q, k, v, o, gate, up, down = _linear(layer)
         self.qkv = LinearGroup([q, k, v], dtype)
-        if parted:
+        if parted:  # for ``only``
             self.q, self.kv = LinearGroup([q], dtype), LinearGroup([k, v], dtype)
         self.o, self.gate_up, self.down = (LinearGroup(g, dtype) for g in ([o], [gate, up], [down]))
 

@@ -24,15 +24,10 @@ _EVERY = 1009
 
 @dataclass(eq=False)
 class _Medium:
-    """The encoder input of a video, a picture or a sound.
+    """The encoder input of a video, a picture or a sound."""
 
-    Args:
-        values: ``(P, K)`` patches or ``(M, mel)`` frames.
-        grid: Numbers of patches in time, height and width, or the number of mel frames.
-    """
-
-    values: Tensor
-    grid: list[int]
+    values: Tensor  # (P, K) patches or (M, mel) frames
+    grid: list[int]  # numbers of patches in time, height and width, or the number of mel frames
 
     def __post_init__(self) -> None:
         self.hint: list[float] = self.values.flatten()[::_EVERY].tolist()
@@ -44,12 +39,7 @@ class _Medium:
 
 @dataclass(eq=False)
 class _Tower:
-    """One encoder of the model, and the last medium that it encoded.
-
-    Args:
-        module: The encoder.
-        latest: The last medium and the features ``(N, E)`` of it.
-    """
+    """One encoder of the model, and the last medium that it encoded, with the features ``(N, E)`` of it."""
 
     module: Any
     latest: tuple[_Medium, Tensor] | None = None
@@ -60,12 +50,9 @@ class _Tower:
         tokens: Sequence[int],
         encode: Callable[[int, int], Tensor],
     ) -> Tensor:
-        """Return the features of all media, one after the other.
+        """Return the features of all media, one after the other; ``tokens`` has their numbers of features.
 
-        Args:
-            media: Values and grid of each medium.
-            tokens: Number of features of each medium.
-            encode: Function that returns the features of the media from a first number to before a second.
+        ``encode`` returns the features of the media from a first number to before a second.
         """
         known = [] if self.latest is None else [self.latest[0]]
         found = [] if self.latest is None else [self.latest[1]]
@@ -176,12 +163,7 @@ def _heard(tower: _Tower, own: Callable[..., Any]) -> Callable[..., BaseModelOut
 
 
 def _pieces(new: Sequence[int], sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield the first number and the number after the last of each group of media to encode together.
-
-    Args:
-        new: Numbers of the media to encode, in order.
-        sizes: Number of patches or mel frames of every medium.
-    """
+    """Yield the first number and the number after the last of each group of media to encode together."""
     if not new:
         return
     first, total = new[0], sizes[new[0]]

@@ -139,11 +139,7 @@ class EndpointModule(AskedModule):
     ) -> CandidateScores:
         """Ask for the probability of each candidate after the prompt, with ``prompt_logprobs`` of vLLM.
 
-        Args:
-            sample: The question.
-            request: The question in the form that the endpoint gets.
-            candidates: The candidate answers.
-            reply: The reply to the question without a candidate, which has its number of tokens.
+        ``reply`` is that to the question without a candidate, which has its number of tokens.
         """
         if reply.usage is None:
             raise EndpointError(

@@ -29,33 +29,31 @@ from crab_lightning.structures import AUDIO, VISUAL
 
 
 class LlmVaModel(nn.Module):
-    """A text model, a vision and an audio encoder, and two connectors.
+    """A text model, a vision and an audio encoder, and new connectors between them.
 
     Args:
         language_model: Causal language model that takes ``inputs_embeds``.
-        vision: Module that ``visual_encoder`` loaded.
-        audio: Module that ``audio_encoder`` loaded.
-        visual_connector: Makes the tokens of each frame.
-        audio_connector: Makes the tokens of each second of sound.
-        visual_encoder: Computes the features of frames with ``vision``.
-        audio_encoder: Computes the features of sound with ``audio``.
+        towers: The modules that the encoders loaded.
+        visual: Computes the features of frames; a connector makes the tokens of each frame.
+        audio: Computes the features of sound; a connector makes the tokens of each second.
+        sizes: Sizes of both connectors.
     """
 
     def __init__(
         self,
         language_model: Any,
-        vision: nn.Module,
-        audio: nn.Module,
-        visual_connector: Connector,
-        audio_connector: Connector,
-        visual_encoder: VisualEncoder,
-        audio_encoder: AudioEncoder,
+        towers: Mapping[Modality, nn.Module],
+        visual: VisualEncoder,
+        audio: AudioEncoder,
+        sizes: ConnectorConfig,
     ) -> None:
         super().__init__()
         self.language_model = language_model
-        self.vision, self.audio = vision, audio
-        self.visual_connector, self.audio_connector = visual_connector, audio_connector
-        self.visual_encoder, self.audio_encoder = visual_encoder, audio_encoder
+        self.vision, self.audio = towers["visual"], towers["audio"]
+        width = int(language_model.config.get_text_config().hidden_size)
+        self.visual_connector = Connector(sizes, visual.width(self.vision), width, visual.name)
+        self.audio_connector = Connector(sizes, audio.width(self.audio), width, audio.name, audio.cut)
+        self.visual_encoder, self.audio_encoder = visual, audio
 
     def forward(
         self,
@@ -187,7 +185,7 @@ class LlmVaModule(CompositeModule):
         )
         refuse_changed_logits(self.pretrained, language_model.config)
         towers = {modality: loaded(encoder, dtype) for modality, encoder in self.encoders.items()}
-        return assemble(language_model, towers, self.visual_encoder, self.audio_encoder, self.connector)
+        return LlmVaModel(language_model, towers, self.visual_encoder, self.audio_encoder, self.connector)
 
     def unread_media(self) -> dict[str, Unread]:
         """Return the smallest picture and sound that the encoders read."""
@@ -196,28 +194,6 @@ class LlmVaModule(CompositeModule):
         inputs = {"frames": frame, "frame_counts": torch.ones(1, dtype=torch.long)}
         seen = Unread(inputs, self.connector.queries, processor.chat.pad_token, VISUAL)
         return {"frames": seen, "sounds": unread_sound(processor)}
-
-
-def assemble(
-    language_model: Any,
-    towers: Mapping[Modality, nn.Module],
-    visual: VisualEncoder,
-    audio: AudioEncoder,
-    sizes: ConnectorConfig,
-) -> LlmVaModel:
-    """Join a text model and two encoders, with new connectors between them.
-
-    Args:
-        language_model: Causal language model.
-        towers: The loaded modules of the encoders.
-        visual: The vision encoder.
-        audio: The audio encoder.
-        sizes: Sizes of both connectors.
-    """
-    width = int(language_model.config.get_text_config().hidden_size)
-    seen = Connector(sizes, visual.width(towers["visual"]), width, visual.name)
-    heard = Connector(sizes, audio.width(towers["audio"]), width, audio.name, audio.cut)
-    return LlmVaModel(language_model, towers["visual"], towers["audio"], seen, heard, visual, audio)
 
 
 def refuse_changed_logits(name: str, config: Any) -> None:

@@ -19,6 +19,7 @@ from crab_lightning.encoders.base import load_complete
 from crab_lightning.media import MEL_BINS
 from crab_lightning.models.answering import PromptInputs
 from crab_lightning.models.base import AVModule
+from crab_lightning.models.checkpoints import refuse_inherited
 from crab_lightning.models.losses import last_hidden_states, target_losses
 from crab_lightning.processing import NativeProcessor, Processor
 from crab_lightning.processing.families import check_family
@@ -81,8 +82,8 @@ class OmniModule(AVModule):
 
         Raises:
             ImportError: If ``quantization`` is set and bitsandbytes is not installed.
-            ValueError: If the checkpoint is of another family, or weights of the thinker are missing or have
-                another shape.
+            ValueError: If the checkpoint is of another family, a derived class lacks its ``thinker_class``,
+                or weights of the thinker are missing or have another shape.
         """
         options: dict[str, Any] = {
             "dtype": getattr(torch, self.dtype_name),
@@ -92,6 +93,7 @@ class OmniModule(AVModule):
             options["quantization_config"] = four_bit_config(options["dtype"])
             options["device_map"] = {"": torch.cuda.current_device()}  # bitsandbytes packs weights on the GPU
         check_family(self.pretrained, self.processor_class)
+        refuse_inherited(type(self), "thinker_class", self.pretrained)
         model: Any
         if self.init == "random" or self._fills_shards:
             config = AutoConfig.from_pretrained(self.pretrained, trust_remote_code=False)
@@ -149,13 +151,8 @@ class OmniModule(AVModule):
             "input_features": torch.zeros(1, MEL_BINS, 3),
             "feature_attention_mask": torch.ones(1, 3, dtype=torch.long),
         }
-        return {
-            "input_features": Unread(shortest, 1, places.audio),
-            "pixel_values": unread_patches(("pixel_values", "image_grid_thw"), places.image, patch_px),
-            "pixel_values_videos": unread_patches(
-                ("pixel_values_videos", "video_grid_thw"), places.video, patch_px
-            ),
-        }
+        pictures = unread_patches(places.image, places.video, patch_px)
+        return {"input_features": Unread(shortest, 1, places.audio), **pictures}
 
     def modalities(self, batch: Batch) -> Tensor:
         """Return the modality of each position ``(B, T)``, from the placeholder tokens."""

@@ -18,16 +18,16 @@ from crab_lightning.adapters import (
     save_adapters,
 )
 from crab_lightning.adapters.names import unwrapped_name
+from crab_lightning.distributed.local_shards import whole_shape
 from crab_lightning.distributed.sharding import readable_weights
 from crab_lightning.models.answering import Answering
 from crab_lightning.models.checkpoints import (
-    check_fit,
     given_arguments,
     plain_arguments,
     same_paradigm,
     typed_arguments,
 )
-from crab_lightning.tensor_files import read_tensors
+from crab_lightning.tensor_files import misfits, read_tensors
 
 _METADATA = "crab_lightning"
 
@@ -205,5 +205,9 @@ class StoredModule(Answering):
                     f"the checkpoint was trained with {name} {found!r}, but this run has {wanted!r}. Set "
                     f"{name} to the value in the config of the checkpoint's run, or train another run"
                 )
-        trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        check_fit(checkpoint["state_dict"], trained)
+        trained = {name: whole_shape(p) for name, p in self.named_parameters() if p.requires_grad}
+        if problems := misfits(checkpoint["state_dict"], trained):
+            raise ValueError(
+                f"the checkpoint does not fit the model; of its weights, {problems}. Give model.adapter the"
+                " same kind, rank, heads and target_modules as in the training of the checkpoint."
+            )

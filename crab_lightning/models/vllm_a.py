@@ -11,6 +11,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from crab_lightning.distributed.every_tower import Unread, unread_patches
 from crab_lightning.encoders import AudioEncoder
 from crab_lightning.encoders.base import load_complete
+from crab_lightning.models.checkpoints import refuse_inherited
 from crab_lightning.models.composite import (
     CompositeModule,
     Modality,
@@ -121,9 +122,11 @@ class VllmAModule(CompositeModule):
         """Return Qwen2.5-VL, the audio encoder and a connector with random weights.
 
         Raises:
-            ValueError: If a checkpoint is of another family or lacks weights.
+            ValueError: If a checkpoint is of another family or lacks weights, or a derived class lacks its
+                ``model_class``.
         """
         check_family(self.pretrained, self.processor_class)
+        refuse_inherited(type(self), "model_class", self.pretrained)
         language_model: Any = load_complete(
             self.model_class,
             self.pretrained,
@@ -137,14 +140,8 @@ class VllmAModule(CompositeModule):
     def unread_media(self) -> dict[str, Unread]:
         """Return the smallest sound, picture and video that the towers read."""
         processor: Any = self.processor
-        pictures = {
-            name: unread_patches((name, grid), processor.visual_ids[media])
-            for name, grid, media in (
-                ("pixel_values", "image_grid_thw", Media.IMAGE),
-                ("pixel_values_videos", "video_grid_thw", Media.VIDEO),
-            )
-        }
-        return {"sounds": unread_sound(processor), **pictures}
+        ids = processor.visual_ids
+        return {"sounds": unread_sound(processor), **unread_patches(ids[Media.IMAGE], ids[Media.VIDEO])}
 
     def modalities(self, batch: Batch) -> Tensor:
         """Return the modality of each position ``(B, T)``: sound from the batch, pictures from the tokens."""

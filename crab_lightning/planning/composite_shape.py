@@ -34,7 +34,7 @@ def measure_llm_va(init: Any, adapter: AdapterConfig | None, module: type[LlmVaM
 
     from crab_lightning.encoders import BeatsAudio, ClipVision
     from crab_lightning.models.connectors import ConnectorConfig
-    from crab_lightning.models.llm_va import assemble
+    from crab_lightning.models.llm_va import LlmVaModel
 
     text, source = known_config(
         "composite", "model.pretrained", str(init.pretrained), LlamaConfig, module.processor_class
@@ -50,7 +50,7 @@ def measure_llm_va(init: Any, adapter: AdapterConfig | None, module: type[LlmVaM
     with torch.device("meta"):
         language_model: Any = from_config(module.model_class, text)
         towers: Any = {"visual": visual.build(), "audio": audio.build()}
-        model = assemble(language_model, towers, visual, audio, sizes)
+        model = LlmVaModel(language_model, towers, visual, audio, sizes)
     # BEATs makes 48 tokens of one second of sound if it reads that second alone.
     heard = SECONDS * (audio.cut or 48)
     return _measured(

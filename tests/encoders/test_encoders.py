@@ -26,6 +26,7 @@ from crab_lightning.encoders import (
 from crab_lightning.mini.checkpoints.composite import save_tiny_beats
 from crab_lightning.models import LlmVaModule
 from crab_lightning.models.checkpoints import plain_arguments, typed_arguments
+from crab_lightning.models.composite import loaded
 from crab_lightning.models.connectors import Connector, ConnectorConfig
 from tests.encoders.checkpoints import HIDDEN, PATCH, write
 from tests.processing.examples import frames, sound
@@ -224,6 +225,49 @@ def test_an_encoder_whose_members_do_not_fit_each_other_is_refused(monkeypatch: 
         encoder.encoded(nn.Identity(), pictures, counts)
     with pytest.raises(ValueError, match=r"Colours does not store its argument 'gain' as self\.gain"):
         LlmVaModule("llm", vision="clip", beats="beats", visual_encoder=encoder)
+
+
+class Loudness(AudioEncoder):
+    """An encoder of a contributor: four values of the sound every 10 ms."""
+
+    tokens_per_s = 100.0
+
+    def build(self) -> nn.Module:
+        return nn.Identity()
+
+    def load(self, dtype: torch.dtype) -> nn.Module:
+        return self.build()
+
+    def width(self, tower: nn.Module) -> int:
+        return 4
+
+    def prepare(self, audio: Tensor) -> Tensor:
+        return audio[: len(audio) // 160 * 160].view(-1, 160)
+
+    def tokens(self, steps: int) -> int:
+        return steps
+
+    def features(self, tower: nn.Module, sounds: Tensor, steps: Tensor) -> Tensor:
+        return sounds[..., :4]
+
+
+class OfTheBatch(Loudness):
+    def features(self, tower: nn.Module, sounds: Tensor, steps: Tensor) -> Tensor:
+        return sounds[..., :4] / sounds.std((1, 2), keepdim=True)  # also of the padding
+
+
+class ColoursOfTheBatch(Colours):
+    def features(self, tower: nn.Module, frames: Tensor, counts: Tensor) -> Tensor:
+        return super().features(tower, frames, counts) / frames.float().mean()
+
+
+def test_an_encoder_whose_features_depend_on_the_batch_is_refused_when_it_is_loaded() -> None:
+    for right in (Loudness(""), Colours()):
+        assert isinstance(loaded(right, torch.float32), nn.Identity)
+    for wrong in (OfTheBatch(""), ColoursOfTheBatch()):
+        said = rf"{wrong.name}\.features gives a clip other features .* differ by \d+% of their norm\)"
+        with pytest.raises(ValueError, match=said):
+            loaded(wrong, torch.float32)
 
 
 def test_checkpoint_of_another_family_is_refused_by_name(find: Find, tmp_path: Path) -> None:

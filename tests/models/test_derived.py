@@ -140,6 +140,12 @@ def test_a_derived_base_model_is_planned_trained_tested_and_asked(
     assert main(asked) == 0
     assert json.loads(capsys.readouterr().out)["task"] == "event_localization"
 
+    if parent.__name__ != "LlmVaModule":  # transformers finds the class of a text model by its config
+        member = "thinker_class" if "Omni" in parent.__name__ else "model_class"
+        delattr(warm.WarmModule, member)
+        lost = rf"has a WarmConfig, but WarmModule\.{member} is inherited: Qwen.*Set {member} in WarmModule"
+        with pytest.raises(ValueError, match=lost):
+            warm.WarmModule(str(folder), **({} if "Omni" in parent.__name__ else {"beats": "x"})).load_base()
     with pytest.raises(ValueError, match=r"OmniModule reads qwen2.*class_path to the class Warm.*reader ="):
         check_family(str(folder), NativeProcessor)
     warm.WarmProcessor.reader = "Forgotten"
