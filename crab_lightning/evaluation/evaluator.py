@@ -106,8 +106,8 @@ class Evaluator(Callback):
         Raises:
             OSError: If a task needs weights for scoring that cannot be loaded.
             ValueError: If the trainer has no usable data module, the metrics of a task are wrong, the model
-                cannot compute the probabilities that ``decoding`` needs, or the answers of the interrupted test
-                have other settings.
+                cannot compute the probabilities that ``decoding`` needs, or the answers of an interrupted
+                test have other settings.
         """
         self._folder = folder_of(trainer)
         self._resumed = []
