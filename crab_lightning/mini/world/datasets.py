@@ -26,29 +26,19 @@ class Dataset:
 
     Args:
         build: Makes an item from ``(split, index, seed)``.
-        train: Keys of a row of the released ``train.json``.
+        train: Keys of a row of the released ``train.json``, separated by spaces.
         test: Keys of a row of the released ``test.json``; empty if no such file was released.
         rows_per_clip: Number of rows that ask about the same clip.
-        share: Weight of the dataset when the clips are distributed; 0 for a dataset that uses the clips of
-            another one.
     """
 
     build: Builder
-    train: tuple[str, ...]
-    test: tuple[str, ...]
-    rows_per_clip: int
-    share: float
-
-
-def _dataset(
-    build: Builder, train: str, test: str = "", rows_per_clip: int = 1, share: float = 1.0
-) -> Dataset:
-    """Return a dataset from texts that list the keys of its rows."""
-    return Dataset(build, tuple(train.split()), tuple(test.split()), rows_per_clip, share)
+    train: str
+    test: str = ""
+    rows_per_clip: int = 1
 
 
 def _emotion(name: str, key: str) -> Dataset:
-    return _dataset(
+    return Dataset(
         partial(build_emotion, name), f"{_AV} {key} label", "" if name == "mer24" else f"{_AV} {key}"
     )
 
@@ -63,42 +53,41 @@ _AVVP = f"{_AV} filename vid event"
 _AVS = "audio_path vid uid a_obj"
 
 DATASETS: dict[str, Dataset] = {
-    "a2v": _dataset(
+    "a2v": Dataset(
         partial(build_matching, "a2v"), f"{_A2V} audio_event video1_event video2_event label", _A2V
     ),
-    "v2a": _dataset(
+    "v2a": Dataset(
         partial(build_matching, "v2a"), f"{_V2A} audio1_event audio2_event video_event label", _V2A
     ),
-    "ks": _dataset(partial(build_action, "ks"), f"{_AV} action label", f"{_AV} action"),
-    "ucf": _dataset(partial(build_action, "ucf"), f"{_AV} label new_label", f"{_AV} label"),
+    "ks": Dataset(partial(build_action, "ks"), f"{_AV} action label", f"{_AV} action"),
+    "ucf": Dataset(partial(build_action, "ucf"), f"{_AV} label new_label", f"{_AV} label"),
     "meld": _emotion("meld", "Emotion"),
     "mer24": _emotion("mer24", "discrete"),
     "cremad": _emotion("cremad", "emotion"),
     "mafw": _emotion("mafw", "emotion"),
     "dfew": _emotion("dfew", "emotion"),
-    "avqa": _dataset(build_avqa, f"{_AVQA} label", _AVQA, rows_per_clip=QUESTIONS_PER_CLIP),
-    "avqa_thu": _dataset(build_avqa_thu, f"{_THU} label", _THU),
-    "ave": _dataset(build_ave, f"{_AVE} label_content", _AVE),
-    "unav": _dataset(build_unav, f"{_AV} vid original_label label_content"),
-    "avvp": _dataset(build_avvp, f"{_AVVP} label_content", _AVVP),
-    "ms3": _dataset(build_ms3, f"image_path {_AVS} frame_idx label_content", f"visual_path {_AVS} frame_idx"),
-    "s4": _dataset(
+    "avqa": Dataset(build_avqa, f"{_AVQA} label", _AVQA, rows_per_clip=QUESTIONS_PER_CLIP),
+    "avqa_thu": Dataset(build_avqa_thu, f"{_THU} label", _THU),
+    "ave": Dataset(build_ave, f"{_AVE} label_content", _AVE),
+    "unav": Dataset(build_unav, f"{_AV} vid original_label label_content"),
+    "avvp": Dataset(build_avvp, f"{_AVVP} label_content", _AVVP),
+    "ms3": Dataset(build_ms3, f"image_path {_AVS} frame_idx label_content", f"visual_path {_AVS} frame_idx"),
+    "s4": Dataset(
         partial(build_single_source, "s4"),
         f"image_path {_AVS} label_content",
         f"visual_path {_AVS} frame_idx",
     ),
-    "ref_avs": _dataset(
+    "ref_avs": Dataset(
         build_ref_avs,
         "image_path audio_path vid fid uid idx description output",
         "visual_path audio_path object split vid uid fid frame_idx",
     ),
-    "arig": _dataset(
+    "arig": Dataset(
         partial(build_single_source, "arig"),
         "image_path audio_path a_obj label_content",
         "visual_path audio_path top_left bottom_right a_obj frame_idx",
-        share=0.0,
     ),
-    "avcap": _dataset(build_avcap, f"{_AV} video_id label_content"),
+    "avcap": Dataset(build_avcap, f"{_AV} video_id label_content"),
 }
 """The datasets by their keys. ``arig`` asks about the clips of ``s4``."""
 
@@ -129,7 +118,7 @@ def make_item(dataset: str, split: str, index: int, seed: int = 0) -> Item:
 def row_of(item: Item) -> dict[str, Any]:
     """Return the row of an item with the keys that the released manifest of its split has."""
     entry = DATASETS[item.dataset]
-    return {key: item.fields[key] for key in (entry.train if item.split == "train" else entry.test)}
+    return {key: item.fields[key] for key in (entry.train if item.split == "train" else entry.test).split()}
 
 
 def share_out(clips: int, test_fraction: float = TEST_FRACTION) -> dict[str, tuple[int, int]]:
@@ -148,23 +137,18 @@ def share_out(clips: int, test_fraction: float = TEST_FRACTION) -> dict[str, tup
     """
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction is {test_fraction}; it must lie between 0 and 1, for example 0.2")
-    asked = {name: entry for name, entry in DATASETS.items() if entry.share}
-    total = sum(entry.share for entry in asked.values())
-    least = sum(1 + bool(entry.test) for entry in asked.values())
+    splits = {name: 1 + bool(entry.test) for name, entry in DATASETS.items() if name != "arig"}
+    least = sum(splits.values())
     if clips < least:
         raise ValueError(
             f"clips is {clips}; it must be at least {least}, one for every split of every dataset"
         )
     counts = dict.fromkeys(DATASETS, (0, 0))
-    passed, given = 0.0, 0
-    for name, entry in asked.items():
-        passed += entry.share
-        more = (
-            round((clips - least) * passed / total) - given
-        )  # rounding the total so far keeps the sum exact
-        given += more
-        mine = more + 1 + bool(entry.test)
-        test = min(max(1, round(mine * test_fraction)), mine - 1) if entry.test else 0
+    for number, (name, needed) in enumerate(splits.items()):
+        # The totals are rounded, not the parts, so the sum of the parts is exact.
+        before, after = (round((clips - least) * n / len(splits)) for n in (number, number + 1))
+        mine = needed + after - before
+        test = min(max(1, round(mine * test_fraction)), mine - 1) if needed == 2 else 0
         counts[name] = (mine - test, test)
     counts["arig"] = counts["s4"]
     return counts
