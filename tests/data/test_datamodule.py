@@ -169,7 +169,7 @@ def test_mixture_is_told_in_numbers_and_as_a_table(root: Path) -> None:
     assert columns["test"][1] == f"{columns['val'][1]}*"
     out = StringIO()
     Console(width=120, file=out).print(data.mixture_table())
-    text = out.getvalue()
+    text = " ".join(out.getvalue().split())
     for words in ("40 samples an epoch", "recognition", "75.0 %", "25.0 %", "tested on the validation rows"):
         assert words in text
 
