@@ -8,6 +8,7 @@ import tempfile
 from argparse import ArgumentError
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,17 @@ _MODEL_PATHS = (
 
 
 _CALLBACKS = {"evaluator": Evaluator, "nonfinite": NonFiniteSteps, "checkpoint": RunCheckpoint}
+
+
+@dataclass
+class RunKeys:
+    """Types of the keys ``run.*``, for messages about them."""
+
+    root: str
+    name: str | None
+    folder: str | None
+    replace: bool
+    threads: int | None
 
 
 class CrabCLI(LightningCLI):
@@ -163,6 +175,7 @@ class CrabCLI(LightningCLI):
             refuse_dropped(parser, content_of(args), self.config)
         except ArgumentError as err:
             places = {"model": AskedModule, "data": self.data_class, "trainer": Trainer} | _CALLBACKS
+            places |= {"seed_everything": bool | int, "run": RunKeys}
             self.refuse(in_file(explained(str(err), parser, args, places), self.files))
         with naming_file(self.files):
             check_classes(self.config)

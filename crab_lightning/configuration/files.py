@@ -57,7 +57,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            if isinstance(key_node, yaml.ScalarNode) and key_node.tag in _NOT_TEXT:
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.value == "<<":
+                said = "a key must be a name; to take values from another place, use `include`"
+                raise yaml.constructor.ConstructorError(None, None, said, key_node.start_mark)
+            if key_node.tag in _NOT_TEXT:
                 key_node.tag = "tag:yaml.org,2002:str"  # every key is a name: `on: {...}` may be a dataset
             key = self.construct_object(key_node, deep=True)
             if key in seen:
@@ -119,13 +122,28 @@ def compose(names: Sequence[str | Path], *, of_run: bool = False) -> dict[str, A
         The merged config, as plain dictionaries and lists.
 
     Raises:
-        ConfigError: If a file is missing, malformed or includes itself, or an interpolation has no value.
+        ConfigError: If a file is missing, malformed or includes itself, a section is no mapping, or an
+            interpolation has no value.
     """
     merged: dict[str, Any] = {}
     read: list[Path] = []
     for name in names:
         merged = merge(merged, _load(find_config(name), (), read))
+    with naming_file(names):
+        _check_sections(merged)
     return merged if of_run else _interpolate(merged)
+
+
+def _check_sections(content: Mapping[str, Any]) -> None:
+    """Refuse a section that is no mapping, such as one whose keys are all comments; ``null`` is none."""
+    for key in ("model", "data", "trainer", "run", "evaluator", "nonfinite", "checkpoint"):
+        section = content.get(key, {})
+        if isinstance(section, dict):
+            key, section = f"{key}.init_args", section.get("init_args", {})
+        elif isinstance(section, str) and key in ("model", "data"):
+            continue  # the name of a class
+        if not isinstance(section, dict):
+            raise ConfigError(f"{key} is {section!r}; it must be a mapping, such as {{key: value}}")
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -200,8 +218,8 @@ def naming_file(names: Sequence[str | Path]) -> Iterator[None]:
 
 
 _KEYS = re.compile(
-    r"there is no key '(?P<path>[\w.]+)'|.*? has no key '(?P<key>\w+)'|there is no dataset '(?P<row>\w+)' in"
-    r"|(?P<there>[\w.]+) has no |(?P<set>[\w.]+)(?: is |: | names )"
+    r"there is no key '(?P<path>[\w.]+)'|.*? has no key '(?P<key>[\w.]+)'"
+    r"|there is no dataset '(?P<row>\w+)' in|(?P<there>[\w.]+) has no |(?P<set>[\w.]+)(?: is |: | names )"
 )
 
 
@@ -349,7 +367,8 @@ def _interpolate(config: dict[str, Any]) -> dict[str, Any]:
     try:
         filled = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
     except OmegaConfBaseException as err:
-        raise ConfigError(f"config interpolation: {err}") from err
+        said = str(err).splitlines()[0].removeprefix("KeyError raised while resolving interpolation: ")
+        raise ConfigError(f"{err.full_key or 'config'} cannot be filled in: {said}") from err
     assert isinstance(filled, dict)
     return {str(key): value for key, value in filled.items()}
 

@@ -10,7 +10,7 @@ from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -29,7 +29,9 @@ _UNKNOWN = re.compile(
     r"|^Group '(\w+)' does not accept option '(.+?)'"
 )
 _UNKNOWN_OF_CLASS = re.compile(
-    r"given class_path '(\S+)':\s+(?:Option '(.+?)' is not accepted|unrecognized arguments: -*([^\s=]+))"
+    r"given class_path '(?P<of>\S+)':\s+(?:Option '(?P<key>.+?)' is not accepted|unrecognized arguments: -*"
+    r"(?P<word>[^\s=]+)|Group '(?P<group>\w+)' does not accept option '(?P<part>.+?)')"
+    r"|Option '(?P<argument>.+?)' is not accepted\. Got value: Namespace\(class_path='(?P<callable>[\w.]+)'"
 )
 _LACKING = re.compile(r"^the following arguments are required: (.+)")
 _LACKING_OF_ROW = re.compile(r"DatasetSpec':\s+the following arguments are required: (.+)")
@@ -75,12 +77,17 @@ def refusal(message: str, content: Mapping[str, Any], places: Mapping[str, Any])
     if said := denied(message) or first_wrong(content, places):
         return said
     if found := _UNKNOWN_OF_CLASS.search(message):
-        place = found[1]
+        place = found["of"] or found["callable"]
         module, _, kind = place.rpartition(".")
-        taken = ArgumentParser().add_class_arguments(getattr(import_module(module), kind), fail_untyped=False)
-        accepted = list(dict.fromkeys(key.partition(".")[0] for key in taken))
-        name = found[2] or found[3]
-        name = name if name.partition(".")[0] in accepted else name.partition(".")[0]
+        class_ = getattr(import_module(module), kind)
+        if group := found["group"]:  # a key whose value is a mapping with the fields of a dataclass
+            name = f"{group}.{found['part']}"
+            accepted = [f"{group}.{field.name}" for field in fields(get_type_hints(class_)[group])]
+        else:
+            taken = ArgumentParser().add_class_arguments(class_, fail_untyped=False)
+            accepted = list(dict.fromkeys(key.partition(".")[0] for key in taken))
+            name = found["key"] or found["word"] or found["argument"]
+            name = name if name.partition(".")[0] in accepted else name.partition(".")[0]
         has = ", ".join(accepted) or "none"
         return f"{place} has no key '{name}'{_closest(name, accepted)}; it has: {has}"
     if _LACKING_OF_ROW.search(message):

@@ -74,6 +74,11 @@ def _wrong_class(value: Any, bases: tuple[type, ...], where: str) -> str | None:
     """Return an error message about the name of a class or about its arguments, if one is wrong."""
     kinds = bases
     if isinstance(value, str) or "class_path" in value:
+        allowed = ("class_path", "init_args", "dict_kwargs")
+        for key in () if isinstance(value, str) else value:
+            if key not in allowed:
+                near = did_you_mean(key, allowed)
+                return f"{where} has no key '{key}'{near}; beside class_path it has init_args"
         path = value if isinstance(value, str) else value["class_path"]
         if not isinstance(path, str) or ("." in path and path.partition(".")[0] not in allowed_packages()):
             return None  # refused elsewhere, before anything is imported

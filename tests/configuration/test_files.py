@@ -69,6 +69,9 @@ def test_unknown_interpolation_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, main="model: {seed: '${data.sead}'}\n")
     with pytest.raises(ConfigError, match="data"):
         compose([tmp_path / "main.yaml"])
+    write(tmp_path, main="data: {root: '${oc.env:NOT_SET}'}\n")
+    with pytest.raises(ConfigError, match=r"^data\.root cannot be filled in: .*'NOT_SET' not found\"?$"):
+        compose([tmp_path / "main.yaml"])
 
 
 def test_missing_config_names_the_configs_there_are() -> None:
@@ -128,6 +131,13 @@ def test_repeated_key_is_an_error(tmp_path: Path) -> None:
         compose([tmp_path / "main.yaml"])
 
 
+@pytest.mark.parametrize("text", ["trainer: {<<: {max_epochs: 3}}\n", "? [a]\n: 3\n", "? {a: 1}\n: 3\n"])
+def test_a_key_that_is_no_name_is_refused(text: str, tmp_path: Path) -> None:
+    write(tmp_path, main=text)
+    with pytest.raises(ConfigError, match=r"main\.yaml, line 1, column \d+: .* a key must be a name"):
+        compose([tmp_path / "main.yaml"])
+
+
 def test_malformed_yaml_names_the_file(tmp_path: Path) -> None:
     write(tmp_path, main="data: {seed: 1\n")
     with pytest.raises(ConfigError, match=r"main\.yaml, line 2, column 1: not readable as YAML"):
@@ -138,6 +148,14 @@ def test_list_as_config_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, main="- 1\n")
     with pytest.raises(ConfigError, match="contains a list"):
         compose([tmp_path / "main.yaml"])
+
+
+@pytest.mark.parametrize("value", ["", "3", "[a]", "true"])
+@pytest.mark.parametrize("key", ["data", "trainer", "run", "evaluator", "model: {init_args"])
+def test_a_section_that_is_no_mapping_is_named_with_its_file(key: str, value: str, tmp_path: Path) -> None:
+    write(tmp_path, main="model: {class_path: A}\n", mine=f"{key}: {value}{'}' * key.count('{')}\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: [\w.]+ is .*; it must be a mapping, such as"):
+        compose([tmp_path / "main.yaml", tmp_path / "mine.yaml"])
 
 
 def test_configs_that_are_made_to_take_time_are_refused_at_once(tmp_path: Path) -> None:
@@ -174,7 +192,7 @@ def test_configs_that_grow_by_includes_or_by_interpolation_are_refused(tmp_path:
     with pytest.raises(ConfigError, match=r"the config has [\d,]+ characters with its references filled in"):
         compose([tmp_path / "bomb.yaml"])
     write(tmp_path, loop="a: ${b}\nb: ${a}\n")
-    with pytest.raises(ConfigError, match="config interpolation"):
+    with pytest.raises(ConfigError, match=r"(cannot be filled in|in a circle)"):
         compose([tmp_path / "loop.yaml"])
 
 

@@ -125,6 +125,20 @@ def test_wrong_value_is_one_line_with_its_key(
     assert "Namespace" not in answer
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("seed_everything=x", "seed_everything is 'x'; it must be true or false, or a whole number"),
+        ("run.threads=all", "run.threads is 'all'; it must be a whole number, or null"),
+        ("run.replace=x", "run.replace is 'x'; it must be true or false"),
+    ],
+)
+def test_a_wrong_value_outside_the_sections_is_one_line(
+    option: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert error_of(capsys, [*DEMO, f"--{option}"]) == f"error: {said}\n"
+
+
 def test_wrong_value_of_a_dataset_row_is_not_taken_for_a_key_of_the_section(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -155,6 +169,12 @@ def own_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("model.class_path", "crab_lightning.models.OmniModul",
          "did you mean 'crab_lightning.models.OmniModule'?"),
+        ("model.class_pth", "crab_lightning.models.OmniModule", "did you mean 'class_path'?"),
+        ("model.init_arg", {"max_new_tokens": 3}, "did you mean 'init_args'?"),
+        ("model.init_args.optimizer.class_pth", "torch.optim.Adam", "did you mean 'class_path'?"),
+        ("model.init_args.optimizer.init_args.weigth_decay", 0.1, "did you mean 'weight_decay'?"),
+        ("data.tasks.segmentation.class_pth", "own_tasks.Mine", "did you mean 'class_path'?"),
+        ("data.datasets.ave.audio.kinds", "units", "did you mean 'audio.kind'?"),
         ("model.init_args.optimizer", "AdmW", "did you mean 'torch.optim.AdamW'?"),
         ("model.init_args.optimizer.class_path", "torch.nn.Linear", "not derived from Optimizer. Give the"),
         ("model.init_args.adapter.kind", "ilroa", "did you mean 'ilora'?"),
