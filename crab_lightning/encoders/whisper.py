@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from crab_lightning.encoders.base import AudioEncoder, TransformersEncoder
 
@@ -72,15 +73,14 @@ class WhisperAudio(TransformersEncoder, AudioEncoder):
         """Return the features, ``(G, N, E)``."""
         window = int(self.config.max_source_positions) * _STRIDE
         counts = steps.tolist()
-        parts, owners = [], []
-        for row, (bank, count) in enumerate(zip(sounds, counts, strict=True)):
+        starts = [range(0, count - 3, window) for count in counts]
+        parts = []
+        for bank, count, own in zip(sounds, counts, starts, strict=True):
             silence = bank[count - 1 : count]
-            for start in range(0, count - 3, window):
+            for start in own:
                 part = bank[start : min(start + window, count - 1)]
                 parts.append(torch.cat((part, silence.expand(window - len(part), -1))).T)
-                owners.append(row)
         states = tower(torch.stack(parts).to(tower.conv1.weight.dtype)).last_hidden_state
-        rows = [states[[i for i, owner in enumerate(owners) if owner == row]] for row in range(len(counts))]
         longest = max(self.tokens(count) for count in counts)
-        clips = [row.flatten(0, 1)[:longest] for row in rows]
-        return torch.stack([functional.pad(clip, (0, 0, 0, longest - len(clip))) for clip in clips])
+        clips = torch.split(states, [len(own) for own in starts])
+        return pad_sequence([clip.flatten(0, 1)[:longest] for clip in clips], batch_first=True)

@@ -79,9 +79,7 @@ class AskedModule(LightningModule, ABC):
         """Return ``{"predictions": [...]}``."""
         return {"predictions": self.generate(batch)}
 
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Return ``{"predictions": [...]}``."""
-        return {"predictions": self.generate(batch)}
+    predict_step = test_step
 
     def _candidates_of(self, sample: Sample) -> tuple[str, ...]:
         if self.decoding == "generate" or self.candidates is None:

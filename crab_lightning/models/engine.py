@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import DynamicCache
 
 from crab_lightning.models.decoder_pass import DecoderPass, Past
@@ -124,8 +125,11 @@ class SlotCache(DynamicCache):
         """Copy a prompt's keys and values into a slot, and return the number of its tokens."""
         length = len(past[0][0])
         if not self.stored:
-            rooms = [[self._room(part.transpose(0, 1)[None], BLOCK) for part in pair] for pair in past]
-            self.stored = [(keys, values) for keys, values in rooms]
+
+            def room(part: Tensor) -> Tensor:
+                return part.new_zeros(self.slots, part.shape[1], BLOCK, part.shape[2])
+
+            self.stored = [(room(keys), room(values)) for keys, values in past]
             self._rows = torch.arange(self.slots, device=past[0][0].device)
         self.reserve(length + 1)
         for (keys, values), (k, v) in zip(self.stored, past, strict=True):
@@ -145,16 +149,8 @@ class SlotCache(DynamicCache):
         if columns <= have:
             return
         size = max(-(-columns // BLOCK) * BLOCK, have + have // 2)
-        grown = []
-        for pair in self.stored:
-            new = tuple(self._room(old, size) for old in pair)
-            for old, fresh in zip(pair, new, strict=True):
-                fresh[:, :, :have] = old
-            grown.append((new[0], new[1]))
-        self.stored = grown
-
-    def _room(self, like: Tensor, columns: int) -> Tensor:
-        return like.new_zeros(self.slots, like.shape[1], columns, like.shape[3])
+        more = (0, 0, 0, size - have)
+        self.stored = [(F.pad(keys, more), F.pad(values, more)) for keys, values in self.stored]
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
