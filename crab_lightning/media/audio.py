@@ -104,7 +104,7 @@ def read_audio(
             )
         declared_s = track.duration * track.time_base if track.duration is not None else None
         whole = declared_s if container.format.name == "flac" else None
-        sound = _Mono(sample_rate_hz, limits.duration_s)
+        sound = Waveform(sample_rate_hz, limits.duration_s)
         error = _decode(container, track, sound)
         end_s = picture_end_s(container)
         missing_s = 0.0 if end_s is None else end_s - clock_zero_s(container) - sound.placed_s
@@ -173,8 +173,13 @@ def sound_gaps(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> Sou
 
 
 @dataclass
-class _Mono:
-    """A mono waveform to which decoded samples are added. It is resampled immediately."""
+class Waveform:
+    """A mono waveform to which decoded samples are added. It is resampled immediately.
+
+    Args:
+        asked_hz: Sample rate of the result.
+        longest_s: Longest length in seconds, above which ``too_long`` is set.
+    """
 
     asked_hz: int
     longest_s: float
@@ -252,7 +257,7 @@ class _Mono:
         return wave[:length] if len(wave) >= length else np.pad(wave, (0, length - len(wave)))
 
 
-def _decode(container: Any, track: Any, sound: _Mono) -> Exception | None:
+def _decode(container: Any, track: Any, sound: Waveform) -> Exception | None:
     """Decode a track into ``sound``, and return the error that stopped the decoder, if there was one."""
     place = None
     if is_timed(container):
@@ -276,7 +281,7 @@ def _decode(container: Any, track: Any, sound: _Mono) -> Exception | None:
             for frame in frames:
                 if not sound.accepts(frame):
                     return None
-                samples = _mono(frame)
+                samples = mono(frame)
                 sound.add(samples if place is None else place.fit(frame, samples, sound))
             if sound.too_long:
                 break
@@ -298,7 +303,7 @@ class _Clock:
         self._zero_s, self._alone = zero_s, alone
         self._begun = False
 
-    def fit(self, frame: Any, samples: Samples, sound: _Mono) -> Samples:
+    def fit(self, frame: Any, samples: Samples, sound: Waveform) -> Samples:
         """Add silence before a frame that is late; return its samples without those that are too early."""
         if frame.pts is None:
             return samples
@@ -315,7 +320,7 @@ class _Clock:
         return samples[round(ahead_s * sound.rate_hz) :]
 
 
-def _mono(frame: Any) -> Samples:
+def mono(frame: Any) -> Samples:
     """Return the mean of a frame's channels as float32 ``(S,)``."""
     values = frame.to_ndarray()
     kind = frame.format.name

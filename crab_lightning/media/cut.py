@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crab_lightning.media.audio import Waveform, mono
 from crab_lightning.media.container import (
     DEFAULT_LIMITS,
     MediaLimits,
@@ -37,6 +39,8 @@ _ENCODER = {
 """A quality near that of the source, because every model gets the result."""
 _EARLIER_S = 1.0
 """Decoding begins this many seconds before the part: the first packet after a jump may be incomplete."""
+_LATER_S = 0.1
+"""Sound is decoded this many seconds after the part, because the resampler also uses later samples."""
 _ROUNDING_S = 1e-6
 _PAUSE_S = 0.1
 """A longer time in seconds between two packets of sound is a pause."""
@@ -50,7 +54,7 @@ def read_audio_piece(
     *,
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> Tensor:
-    """Read a part of the audio track as mono, without decoding the sound long before it.
+    """Read a part of the audio track as :func:`read_audio` reads it, without the sound long before it.
 
     Args:
         path: Any container with an audio track. If there are several, the one that players play is read.
@@ -66,17 +70,14 @@ def read_audio_piece(
     Raises:
         NoAudioTrack: If the file has no audio track.
         EmptyMedia: If the part has no sample.
-        UnreadableMedia: If a packet cannot be decoded, or the sound has no times.
+        UnreadableMedia: If a packet cannot be decoded, the sound has no times, or its form changes midway.
     """
     path = Path(path)
     with open_media(path, limits) as container:
         track = audio_stream(container)
         if track is None:
             raise NoAudioTrack(path, "has no audio track; missing sound is not replaced with silence.")
-        piece = np.zeros(round((end_s - start_s) * sample_rate_hz), np.float32)
-        resampler = av.AudioResampler(format="fltp", layout=None, rate=sample_rate_hz)
-        last, begin_s = 0, None
-        at = 0
+        sound, begin_s = Waveform(sample_rate_hz, limits.duration_s), 0.0
         zero_s = clock_zero_s(container)
         if start_s > _EARLIER_S:  # a jump to the beginning would read the sound that encoders add before it
             container.seek(int((zero_s + start_s - _EARLIER_S) * av.time_base), backward=True)
@@ -85,23 +86,25 @@ def read_audio_piece(
                 if frame.pts is None or frame.time is None:
                     raise UnreadableMedia(path, "has sound without time stamps. Convert it.")
                 time_s = frame.time - zero_s
-                if time_s >= end_s:
+                if time_s >= end_s + _LATER_S:
                     break
-                if begin_s is None:
-                    begin_s = time_s
-                elif (pause_s := time_s - begin_s - at / sample_rate_hz) > _PAUSE_S:
-                    begin_s += pause_s
-                for part in resampler.resample(frame):
-                    samples = part.to_ndarray().mean(axis=0)
-                    first = round((begin_s - start_s) * sample_rate_hz) + at
-                    at += len(samples)
-                    low, high = max(first, 0), min(first + len(samples), len(piece))
-                    if low < high:
-                        piece[low:high] = samples[low - first : high - first]
-                        last = max(last, high)
-    if last == 0:
+                if not sound.accepts(frame):
+                    raise UnreadableMedia(path, f"{sound.change}. Convert it.")
+                if sound.decoded == 0:
+                    # Silence up to a time that is a sample of the result too, as if the whole file were read.
+                    rate_hz, at = sound.rate_hz, round(time_s * sound.rate_hz)
+                    early = at % (rate_hz // math.gcd(rate_hz, sample_rate_hz))
+                    begin_s = (at - early) / rate_hz
+                    sound.add_silence(early)
+                elif (pause_s := time_s - begin_s - sound.placed_s) > _PAUSE_S:
+                    sound.add_silence(round(pause_s * sound.rate_hz))
+                sound.add(mono(frame))
+    wave = sound.finish() if sound.decoded else np.empty(0, np.float32)
+    first, samples = round((start_s - begin_s) * sample_rate_hz), round((end_s - start_s) * sample_rate_hz)
+    piece = np.pad(wave, (max(-first, 0), 0))[max(first, 0) :][:samples]
+    if len(wave) <= first or samples <= -first:
         raise EmptyMedia(path, f"has no sound from {start_s:g} to {end_s:g} s.")
-    return torch.from_numpy(piece[:last])
+    return torch.from_numpy(piece)
 
 
 def read_video_piece(

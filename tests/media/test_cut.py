@@ -19,6 +19,7 @@ from crab_lightning.media import (
     read_audio_piece,
     read_video,
     read_video_piece,
+    write_audio,
     write_video,
 )
 
@@ -78,6 +79,19 @@ def test_a_piece_behind_the_end_is_an_error(tmp_path: Path) -> None:
         cut_video(whole, tmp_path / "piece.mp4", 30, 40)
     with pytest.raises(MediaError, match="extension must be one of"):
         cut_video(whole, tmp_path / "piece.flv", 3, 4)
+
+
+@pytest.mark.parametrize("rate_hz", [HZ, 44_100, 48_000])
+def test_sound_of_a_piece_is_that_of_the_whole_file(tmp_path: Path, rate_hz: int) -> None:
+    noise = torch.rand(2, 8 * rate_hz, generator=torch.Generator().manual_seed(0)) - 0.5
+    write_audio(tmp_path / "a.wav", noise, rate_hz)
+    whole = read_audio(tmp_path / "a.wav")
+    for start_s, end_s in ((0.0, 2.0), (3.3, 5.0), (6.5, 9.0)):
+        piece = read_audio_piece(tmp_path / "a.wav", start_s, end_s)
+        wanted = whole[round(start_s * HZ) : round(end_s * HZ)]
+        torch.testing.assert_close(piece, wanted, atol=1e-6, rtol=0)
+    with pytest.raises(EmptyMedia, match="no sound from 9 to 10 s"):
+        read_audio_piece(tmp_path / "a.wav", 9, 10)
 
 
 def test_pictures_and_sound_stay_together_where_the_clock_begins_late(tmp_path: Path) -> None:

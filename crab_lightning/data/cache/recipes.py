@@ -127,7 +127,8 @@ class AudioRecipe:
             "head": f"head {w.head_s}",
             "strided": f"strided {w.units} {w.every} {w.before} {w.after}",
         }[w.kind]
-        return f"{_VERSION} {media.decoder_versions()} audio {heard}{_span_name(self.span_s)}"
+        span = "" if self.span_s is None else f"{_span_name(self.span_s)} by soxr"
+        return f"{_VERSION} {media.decoder_versions()} audio {heard}{span}"
 
 
 def _span_name(span_s: tuple[float, float] | None) -> str:
