@@ -11,6 +11,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -130,10 +131,48 @@ def path_given(name: str, value: object, wanted: str) -> str:
 
 
 def parsed_yaml(text: str) -> Any:
-    """Return what a YAML text says, as ``yaml.safe_load`` does; with libyaml, where PyYAML has it, sooner."""
+    """Return what a YAML text says, as ``yaml.safe_load`` does; with libyaml, where PyYAML has it, sooner.
+
+    Raises:
+        yaml.YAMLError: If it is not YAML, or a key occurs twice in one mapping.
+    """
     import yaml
 
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return yaml.load(text, Loader=_yaml_loader())
+
+
+@cache
+def _yaml_loader() -> Any:
+    import yaml
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            refuse_repeated_keys(self, node)
+            return super().construct_mapping(node, deep=deep)
+
+    return Loader
+
+
+def refuse_repeated_keys(loader: Any, node: Any) -> None:
+    """Refuse a mapping in YAML in which a key occurs twice.
+
+    Args:
+        loader: The loader that constructs the mapping.
+        node: The node of the mapping.
+
+    Raises:
+        ConstructorError: If there is such a key. The error has its place.
+    """
+    from yaml.constructor import ConstructorError
+
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise ConstructorError(
+                None, None, f"the key '{key}' occurs twice in one mapping", key_node.start_mark
+            )
+        seen.add(key)
 
 
 @contextmanager

@@ -27,6 +27,8 @@ from typing import Any
 
 import yaml
 
+from crab_lightning.files import refuse_repeated_keys
+
 _PACKAGE = Path(__file__).resolve().parents[1]
 # In a wheel the configs lie inside the package (setup.py), in a checkout next to it.
 PACKAGE_CONFIGS = _PACKAGE / "configs"
@@ -55,19 +57,13 @@ class _Loader(yaml.SafeLoader):
     """Reads ``1e-4`` as a number and every key as a text, and refuses repeated keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode) or key_node.value == "<<":
                 said = "a key must be a name; to take values from another place, use `include`"
                 raise yaml.constructor.ConstructorError(None, None, said, key_node.start_mark)
             if key_node.tag in _NOT_TEXT:
                 key_node.tag = "tag:yaml.org,2002:str"  # every key is a name: `on: {...}` may be a dataset
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key}' occurs twice in one mapping", key_node.start_mark
-                )
-            seen.add(key)
+        refuse_repeated_keys(self, node)
         return super().construct_mapping(node, deep=deep)
 
 

@@ -188,7 +188,7 @@ def card(name: str) -> dict[str, Any]:
     except OSError:
         raise ValueError(f"{_unknown(name)} There is no file {path}.") from None
     except yaml.YAMLError as err:
-        raise ValueError(f"{path} is not YAML: {err}") from None
+        raise ValueError(f"{path} cannot be read as YAML: {err}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} contains no mapping of columns")
     return laid_over(card(content.pop("like")), content) if "like" in content else content
