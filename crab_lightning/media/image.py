@@ -199,13 +199,10 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 
 def _foreground(picture: Image.Image) -> Array:
     """Return the foreground of a mask by the rules of :func:`read_mask`, bool ``(H, W)``."""
-    if picture.mode in ("P", "PA"):
-        index = np.asarray(picture.getchannel("P") if picture.mode == "PA" else picture)
-        palette = _palette(picture)
-        coloured: Array = np.asarray(palette[index].any(axis=-1) if palette[0].any() else index != 0)
-    else:
-        colour, _ = _channels(picture)
-        coloured = np.asarray(colour != 0 if colour.ndim == 2 else colour.any(axis=-1))
+    values, colour = _channels(picture)
+    if picture.mode in ("P", "PA") and not _palette(picture)[0].any():
+        colour = None  # entry 0 is black, and all other entries are the object
+    coloured: Array = np.asarray(values != 0 if colour is None else colour.any(axis=-1))
     has_alpha = picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
     if not has_alpha or picture.mode.startswith("I"):
         return coloured
@@ -218,11 +215,7 @@ def _foreground(picture: Image.Image) -> Array:
 
 def _stated(picture: Image.Image, colours: MaskColours) -> Array:
     """Return where a mask has the stated values, bool ``(H, W)``."""
-    if picture.mode in ("P", "PA"):
-        values = np.asarray(picture.getchannel("P") if picture.mode == "PA" else picture)
-        colour: Array | None = _palette(picture)[values]
-    else:
-        values, colour = _channels(picture)
+    values, colour = _channels(picture)
     named = colours.object if colours.object is not None else colours.background or ()
     found = np.zeros(values.shape[:2], dtype=bool)
     for name in named:
@@ -238,7 +231,10 @@ def _stated(picture: Image.Image, colours: MaskColours) -> Array:
 
 
 def _channels(picture: Image.Image) -> tuple[Array, Array | None]:
-    """Return the values of a picture without alpha, grey ``(H, W)`` or colour, and the colours, if any."""
+    """Return the values of a picture without alpha, ``(H, W)`` or colours, and its colours, if any."""
+    if picture.mode in ("P", "PA"):
+        index = np.asarray(picture.getchannel("P") if picture.mode == "PA" else picture)
+        return index, _palette(picture)[index]
     if picture.mode in ("RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "LAB"):
         picture = picture.convert("RGBA").convert("RGB") if picture.mode == "RGBa" else picture.convert("RGB")
     elif picture.mode in ("LA", "La"):

@@ -86,16 +86,17 @@ def pick_frames(
         MediaError: Under the conditions of ``read_video``.
         ValueError: If ``access`` is another word.
     """
-    if access not in ("index", "sequential"):
-        raise ValueError(f"access is {access!r}; allowed: 'index', 'sequential'.")
-    path = check_file(Path(path))
-    _refuse_cut(path, limits)
-    if access == "index" and path.stat().st_size <= limits.index_bytes:
-        # If rule 1, 2 or 3 fails, decoding from the start gives the frames or reports the damage.
-        with suppress(NotIndexable, av.FFmpegError), open_video(path, limits) as (container, stream):
-            zero_s = clock_zero_s(container)
-            return _pick_indexed(PacketIndex.of(path, container, stream), stream, choose, convert, zero_s)
-    return _pick_sequential(path, choose, convert, limits)
+    path = check_file(path)
+    found = _pick_indexed(path, lambda index, _: choose(index.total), convert, access, limits)
+    if found is not None:
+        return found
+    with open_video(path, limits) as (container, stream):
+        guess = max(1, _declared_frames(container, stream))
+    while True:  # at most two passes, since the first one counts the frames
+        picked = _pass(path, list(choose(guess)), convert, limits)
+        if picked.total == guess:
+            return picked
+        guess = picked.total
 
 
 def pick_shown(
@@ -123,16 +124,15 @@ def pick_shown(
     Raises:
         MediaError: Under the conditions of ``read_video``.
     """
-    path = check_file(Path(path))
-    _refuse_cut(path, limits)
-    if access == "index" and path.stat().st_size <= limits.index_bytes:
-        with suppress(NotIndexable, av.FFmpegError), open_video(path, limits) as (container, stream):
-            zero_s = clock_zero_s(container)
-            index = PacketIndex.of(path, container, stream)
-            times_s = [index.time_s(pts, zero_s) for pts in index.shown_pts]
-            at = max(0, bisect_right(times_s, moment_s + _ROUNDING_S) - 1)
-            picked = _pick_indexed(index, stream, lambda _: [at], convert, zero_s)
-            return picked.pictures[at], picked.times_s[at]
+
+    def choose(index: PacketIndex, zero_s: float) -> list[int]:
+        times_s = [index.time_s(pts, zero_s) for pts in index.shown_pts]
+        return [max(0, bisect_right(times_s, moment_s + _ROUNDING_S) - 1)]
+
+    path = check_file(path)
+    if (picked := _pick_indexed(path, choose, convert, access, limits)) is not None:
+        (at,) = picked.indices
+        return picked.pictures[at], picked.times_s[at]
     shown: tuple[Any, float] | None = None
     with open_video(path, limits) as (container, stream):
         for frame, time_s in _timed_frames(container, stream):
@@ -142,16 +142,6 @@ def pick_shown(
     if shown is None:
         raise EmptyMedia(path, "has a video track without a single frame. Fetch it again.")
     return convert(shown[0]), shown[1]
-
-
-def _refuse_cut(path: Path, limits: MediaLimits) -> None:
-    if missing := cut_off(path):
-        with open_video(path, limits) as (container, stream):
-            raise TruncatedMedia(
-                path,
-                f"is cut off: {missing}; only {_count(container, stream)} of "
-                f"{_declared_frames(container, stream)} declared frames could be decoded. Fetch it again.",
-            )
 
 
 def _timed_frames(container: Any, stream: Any) -> Iterator[tuple[Any, float]]:
@@ -187,27 +177,40 @@ def open_video(path: Path, limits: MediaLimits) -> Iterator[tuple[Any, Any]]:
 
 
 def _pick_indexed(
-    index: PacketIndex,
-    stream: Any,
-    choose: Callable[[int], Sequence[int]],
+    path: Path,
+    choose: Callable[[PacketIndex, float], Sequence[int]],
     convert: Callable[[Any], Tensor],
-    zero_s: float,
-) -> Picked:
-    indices = list(choose(index.total))
-    rank = {index.shown_pts[i]: i for i in set(indices)}
-    pictures: dict[int, Tensor] = {}
-    for segment in index.segments(set(rank)):
-        _decode_segment(index, segment, stream.codec_context, rank, pictures, convert)
-    if len(pictures) != len(rank):
-        raise NotIndexable("a wanted frame did not come out of the decoder")
-    return Picked(
-        indices=indices,
-        pictures=pictures,
-        times_s={i: index.time_s(pts, zero_s) for pts, i in rank.items()},
-        total=index.total,
-        duration_s=index.duration_s,
-        through_index=True,
-    )
+    access: str,
+    limits: MediaLimits,
+) -> Picked | None:
+    """Decode chosen frames with the packet index, if this is wanted and safe.
+
+    If rule 1, 2 or 3 fails, decoding from the start gives the frames or reports the damage. ``choose`` also
+    gets the time in seconds at which the clip begins.
+    """
+    if access not in ("index", "sequential"):
+        raise ValueError(f"access is {access!r}; allowed: 'index', 'sequential'.")
+    if missing := cut_off(path):
+        with open_video(path, limits) as (container, stream):
+            raise TruncatedMedia(
+                path,
+                f"is cut off: {missing}; only {_count(container, stream)} of "
+                f"{_declared_frames(container, stream)} declared frames could be decoded. Fetch it again.",
+            )
+    if access == "sequential" or path.stat().st_size > limits.index_bytes:
+        return None
+    with suppress(NotIndexable, av.FFmpegError), open_video(path, limits) as (container, stream):
+        zero_s = clock_zero_s(container)
+        index = PacketIndex.of(path, container, stream)
+        indices = list(choose(index, zero_s))
+        rank = {index.shown_pts[i]: i for i in set(indices)}
+        pictures: dict[int, Tensor] = {}
+        for segment in index.segments(set(rank)):
+            _decode_segment(index, segment, stream.codec_context, rank, pictures, convert)
+        if len(pictures) == len(rank):  # otherwise a wanted frame did not come out of the decoder
+            times_s = {i: index.time_s(pts, zero_s) for pts, i in rank.items()}
+            return Picked(indices, pictures, times_s, index.total, index.duration_s, through_index=True)
+    return None
 
 
 def _decode_segment(
@@ -254,18 +257,6 @@ def _count(container: Any, stream: Any) -> int:
         for _ in container.decode(stream):
             frames += 1
     return frames
-
-
-def _pick_sequential(
-    path: Path, choose: Callable[[int], Sequence[int]], convert: Callable[[Any], Tensor], limits: MediaLimits
-) -> Picked:
-    with open_video(path, limits) as (container, stream):
-        guess = max(1, _declared_frames(container, stream))
-    while True:  # at most two passes, since the first one counts the frames
-        picked = _pass(path, list(choose(guess)), convert, limits)
-        if picked.total == guess:
-            return picked
-        guess = picked.total
 
 
 def _pass(path: Path, indices: list[int], convert: Callable[[Any], Tensor], limits: MediaLimits) -> Picked:
