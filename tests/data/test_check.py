@@ -8,15 +8,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 
 from crab_lightning.data.check.files import FileJob, Findings, inspect_file
 from crab_lightning.data.check.pool import Failure, run_isolated
 from crab_lightning.data.check.report import CheckReport
 from crab_lightning.data.check.run import check_root
+from crab_lightning.media import write_video
 from crab_lightning.structures import AudioWindow, DatasetSpec
 from crab_lightning.tasks import ActionRecognition, EventLocalization, Segmentation
 from tests.data.trees import manifest, write_file, write_tree
+from tests.media.clips import moving_texture, tone
 
 TASKS: dict[str, Any] = {
     "action": ActionRecognition(),
@@ -118,6 +121,18 @@ def test_an_answer_that_contradicts_its_annotation_is_a_warning(root: Path) -> N
     report = check(root, "ks")
     assert kinds(report) == []
     assert ("contradiction", 1) in [(p.kind, p.row) for p in report.problems]
+
+
+def test_frames_that_cannot_be_decoded_are_named(root: Path) -> None:
+    video = next((root / "AVUIE_2/ks").rglob("*.mp4"))
+    write_video(video, moving_texture(200), 25, tone(8.0))
+    with av.open(str(video)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    video.write_bytes(video.read_bytes().replace(packets[150], bytes(len(packets[150]))))
+    assert not [p for p in check(root, "ks").problems if p.kind == "media"]
+    found = [p for p in check(root, "ks", decode=True).problems if p.kind == "media"]
+    assert {p.level for p in found} == {"warning"}
+    assert f"{video}: 1 frame of 200 cannot be decoded and will be left out" in found[0].message
 
 
 def test_a_class_that_only_the_test_rows_have_is_named(root: Path) -> None:

@@ -19,7 +19,7 @@ from crab_lightning.structures import SAMPLE_RATE_HZ, MaskColours
 FileKind = Literal["video", "image", "audio", "mask"]
 
 # Increase this when the meaning of a stored finding changes.
-_VERSION = 2
+_VERSION = 3
 # A track that begins later or pauses for longer than this is reported. Shorter gaps do not matter.
 _LARGE_GAP_S = 0.5
 # No object fills a larger fraction of a picture.
@@ -83,6 +83,13 @@ def inspect_file(job: FileJob) -> FileFacts:
             return FileFacts()
         if job.kind == "mask":
             return _mask(job)
+        if job.kind == "video" and job.frames:
+            clip = media.read_video(job.path, job.frames, 32)
+            lost = (
+                f"{job.path}: {counted(clip.lost_frames, 'frame')} of {clip.total_frames + clip.lost_frames} "
+            )
+            lost += "cannot be decoded and will be left out. Fetch the file again or convert it"
+            return FileFacts(duration_s=clip.duration_s, remarks=(lost,) if clip.lost_frames else ())
         remarks = _sound_remarks(job.path) if job.kind == "audio" else ()
         return FileFacts(duration_s=_duration_s(job), remarks=remarks)
     except (media.MediaError, OSError) as err:
@@ -125,8 +132,6 @@ def _sound_remarks(path: Path) -> tuple[str, ...]:
 
 def _duration_s(job: FileJob) -> float | None:
     if job.kind == "video":
-        if job.frames:
-            return media.read_video(job.path, job.frames, 32).duration_s
         info = _whole(job.path)
         if not info.has_video:
             raise media.NoVideoTrack(job.path, "has no video track. Give a video file.")

@@ -133,7 +133,6 @@ class _Child(Generic[Job, Result]):
             return Failure("crash", f"crashed the process that read it ({how})")
 
     def kill(self) -> None:
-        """Kill the process."""
         if self._process is None:
             return
         self._process.kill()
@@ -153,8 +152,7 @@ def _serve(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _limit_memory(memory_bytes)
     while True:
-        # Other children have copies of the parent's end of the pipe, so the end of the parent is no end of
-        # file.
+        # Other children have copies of the parent's end of the pipe, so it stays open without the parent.
         while not connection.poll(_ORPHAN_CHECK_S):
             if os.getppid() != parent:
                 return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from crab_lightning.data.check.report import Problem
@@ -88,17 +88,15 @@ def check_annotations(task: Task[Any], samples: Sequence[Sample], spec: DatasetS
                 )
 
 
-def check_classes(
-    dataset: str, train: dict[str, list[Sample]], test: dict[str, list[Sample]]
-) -> Iterator[Problem]:
+def check_classes(dataset: str, holders: Mapping[str, Sequence[Sample]]) -> Iterator[Problem]:
     """Yield warnings about the class names of a dataset.
 
     Args:
         dataset: Key of the dataset.
-        train: Training samples of each class.
-        test: Test samples of each class.
+        holders: Samples of each class, those for training first.
     """
-    for name in sorted(test.keys() - train.keys()) if train else ():
+    test = {name: samples for name, samples in holders.items() if samples[0].split == "test"}
+    for name in sorted(test) if len(test) < len(holders) else ():
         yield Problem(
             "warning",
             "classes",
@@ -109,7 +107,7 @@ def check_classes(
             test[name][0].row,
         )
     spellings: dict[str, set[str]] = defaultdict(set)
-    for name in (*train, *test):
+    for name in holders:
         spellings["".join(c for c in name.casefold() if c.isalnum())].add(name)
     for names in spellings.values():
         if len(names) > 1:

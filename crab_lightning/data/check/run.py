@@ -76,13 +76,12 @@ def check_root(
     check.look_at_files(Findings(findings), workers, timeout_s)
     check.find_leaks(Findings(findings), workers, timeout_s)
     order: dict[tuple[str, str], int] = {manifest: place for place, manifest in enumerate(check.totals)}
-    problems = sorted(check.problems, key=lambda p: (order[p.dataset, p.split], p.row))
+    found = dict.fromkeys(check.problems)  # a video whose own sound is used is named twice
+    problems = sorted(found, key=lambda p: (order[p.dataset, p.split], p.row))
     return CheckReport(root, decode, problems, list(check.totals.values()))
 
 
 class _Check:
-    """One check in progress."""
-
     def __init__(
         self,
         root: Path,
@@ -94,17 +93,13 @@ class _Check:
         self.root, self.tasks, self.datasets = root, tasks, dict(datasets)
         self.decode, self.progress = decode, progress
         self.problems: list[Problem] = []
-        self.told: set[Problem] = set()
         self.totals: dict[_Manifest, FileTotals] = {}
         self.samples: dict[_Manifest, list[Sample]] = {}
         self.facts: dict[Path, FileFacts] = {}
         self.foregrounds: dict[_Manifest, list[float]] = defaultdict(list)
 
     def add(self, level: Any, kind: str, manifest: _Manifest, message: str, row: int = -1) -> None:
-        problem = Problem(level, kind, *manifest, message, row)
-        if problem not in self.told:  # a video whose own sound is used is named twice
-            self.told.add(problem)
-            self.problems.append(problem)
+        self.problems.append(Problem(level, kind, *manifest, message, row))
 
     # Annotations
 
@@ -139,12 +134,10 @@ class _Check:
     def _check_dataset(self, name: str, spec: DatasetSpec) -> None:
         task = self.tasks[spec.task]
         train, test = self.samples[name, "train"], self.samples.get((name, "test"), [])
-        names, _ = readable_classes(task, [*train, *test])
+        names, holders = readable_classes(task, [*train, *test])
         if spec.classes is None:
             spec = self.datasets[name] = replace(spec, classes=names)
-        _, holders = readable_classes(task, train)
-        _, test_holders = readable_classes(task, test)
-        self.problems += check_classes(name, holders, test_holders)
+        self.problems += check_classes(name, holders)
         sides: list[tuple[_Manifest, list[Sample]]] = [((name, "train"), train), ((name, "test"), test)]
         for manifest, samples in sides:
             # Without a readable annotation there are no class names with which the others can be checked.
@@ -235,7 +228,7 @@ class _Check:
                 self.add("error", kind, manifest, f"row {sample.row}: {facts.error}{hint}", sample.row)
         for remark in facts.remarks:
             for manifest, sample in users:
-                kind = "mask" if job.kind == "mask" else "sound"
+                kind = {"mask": "mask", "audio": "sound"}.get(job.kind, "media")
                 self.add("warning", kind, manifest, f"row {sample.row}: {remark}", sample.row)
         for manifest in dict.fromkeys(manifest for manifest, _ in users):
             if facts.foreground is not None:
