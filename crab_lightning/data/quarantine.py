@@ -7,7 +7,7 @@ import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -57,27 +57,6 @@ class OnError:
             raise ValueError(f"data.on_error.max_count is {self.max_count}; it must be at least 0")
 
 
-@dataclass(frozen=True)
-class Broken:
-    """A broken sample in the list.
-
-    Args:
-        id: Id of the sample.
-        dataset: Key of the dataset.
-        split: Split of the sample.
-        row: Number of the row in the manifest, counted from 0.
-        replaced_by: Id of the first sample that was chosen as a replacement.
-        error: The error message.
-    """
-
-    id: str
-    dataset: str
-    split: str
-    row: int
-    replaced_by: str
-    error: str
-
-
 class Quarantine:
     """The broken samples of one run, in a file that all processes of the run share.
 
@@ -100,7 +79,7 @@ class Quarantine:
         self._places: dict[tuple[str, str], Indices] = {
             key: np.asarray(found, dtype=np.int64) for key, found in places.items()
         }
-        self._broken: dict[str, Broken] = {}
+        self._broken: dict[str, tuple[str, str]] = {}  # dataset and split of each id
         self._read_bytes = 0
         self._refresh()
 
@@ -132,12 +111,19 @@ class Quarantine:
         """
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
         text = f"{type(error).__name__}: {error}{notes}"
-        line = Broken(sample.id, sample.dataset, sample.split, sample.row, other.id, text[:2000])
+        line = {
+            "id": sample.id,
+            "dataset": sample.dataset,
+            "split": sample.split,
+            "row": sample.row,
+            "replaced_by": other.id,
+            "error": text[:2000],
+        }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
         try:
             # A single write, so that lines of several processes do not mix.
-            os.write(file, (json.dumps(asdict(line)) + "\n").encode())
+            os.write(file, (json.dumps(line) + "\n").encode())
         finally:
             os.close(file)
         _log.warning("A sample is not used, see %s: %s %s", self.path, sample.id, text)
@@ -147,11 +133,11 @@ class Quarantine:
     def counts(self) -> Mapping[str, int]:
         """Return the number of broken samples of each dataset."""
         self._refresh()
-        return Counter(line.dataset for line in self._broken.values())
+        return Counter(dataset for dataset, _ in self._broken.values())
 
     def _spend(self, sample: Sample, error: str) -> None:
         key = (sample.dataset, sample.split)
-        count = sum((line.dataset, line.split) == key for line in self._broken.values())
+        count = list(self._broken.values()).count(key)
         total = len(self._places[key])
         allowed = min(self.budget.max_count, int(self.budget.max_share * total), total - 1)
         if count > allowed:
@@ -174,7 +160,7 @@ class Quarantine:
         self._read_bytes += len(whole)
         for text in whole.splitlines():
             try:
-                line = Broken(**json.loads(text))
-            except (ValueError, TypeError):
+                line = json.loads(text)
+                self._broken[line["id"]] = line["dataset"], line["split"]
+            except (ValueError, TypeError, KeyError):
                 continue  # a line that a full disk cut off
-            self._broken.setdefault(line.id, line)

@@ -51,8 +51,8 @@ def shard(model: nn.Module, trainer: Any, fill: Fill) -> None:
     strategy = None if trainer is None else trainer.strategy
     match strategy:
         case Fsdp1Strategy():  # a part must have its weights before they are joined into a flat tensor
-            keep = strategy.reshard_after_forward
-            flatten_layers(model, fill, reshard_after_forward=keep, **strategy.unit_options())
+            keep, device = strategy.reshard_after_forward, strategy.root_device
+            flatten_layers(model, fill, reshard_after_forward=keep, device_id=device)
         case Fsdp2Strategy():
             shard_layers(
                 model,

@@ -176,10 +176,6 @@ class Fsdp1Strategy(ShardedStrategy):
     def __init__(self, reshard_after_forward: bool = True, timeout_s: float = TIMEOUT_S) -> None:
         super().__init__(False, reshard_after_forward, timeout_s)
 
-    def unit_options(self) -> dict[str, Any]:
-        """Return the options with which every unit is made."""
-        return {"device_id": self.root_device}
-
     def setup(self, trainer: Trainer) -> None:
         """Wrap the whole model in one more unit, which shards the remaining weights, and set up the run.
 
@@ -201,7 +197,7 @@ class Fsdp1Strategy(ShardedStrategy):
         if not hasattr(module, "fsdp1_root"):
             kept = ShardingStrategy.SHARD_GRAD_OP  # embedding and head are soon needed again
             # In a tuple, so that it does not become a part of the module that it wraps.
-            module.fsdp1_root = (flatten(module, sharding_strategy=kept, **self.unit_options()),)
+            module.fsdp1_root = (flatten(module, sharding_strategy=kept, device_id=self.root_device),)
             module.fsdp1_root[0].check_is_root()  # now, because an inner unit may be gathered first
             tell_device(module, self.root_device)
         self.model = module.fsdp1_root[0]

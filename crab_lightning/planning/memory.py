@@ -164,8 +164,7 @@ def memory(shape: Shape, setting: Setting) -> dict[str, float]:
         "logits": logit_bytes(shape, max(s.usual_rows, rows) * s.target_tokens, b),
         "towers": tower_bytes(shape, max(s.usual_rows, rows), s.patches, s.audio_tokens, b),
     }
-    # The towers have finished before the decoder keeps activations, which are freed before the optimizer
-    # step.
+    # Towers finish before the decoder keeps activations, which are freed before the optimizer step.
     parts["towers"] = max(0.0, parts["towers"] - parts["activations"] - parts["logits"])
     parts["fragmentation"] = FRAGMENTATION * sum(parts.values())
     parts["context"] = CONTEXT_BYTES

@@ -290,8 +290,7 @@ def shape_of(
         idle = experts - experts * chosen // text.num_experts
         added = text.num_hidden_layers * count(p for m in on_experts for p in m.parameters(recurse=False))
         idle_adapters = added - added * chosen // text.num_experts
-        # For each token and expert: the input, the low-rank activation, the input of B, and a byte of
-        # dropout.
+        # For each token and expert: input, low-rank activation, input of B, and a byte of dropout.
         expert_values = chosen * sum(
             m.in_features * (3 if m.config.dropout else 2) // 2 + m.rank * (1 + m.heads) for m in on_experts
         )

@@ -151,7 +151,6 @@ class ChatWriter:
         return text
 
     def _answer(self, example: Example, prompt: str, prompt_ids: list[int]) -> list[int]:
-        """Return the tokens of the answer and its end token."""
         text = self.render(example, with_target=True)
         if not text.startswith(prompt):
             raise ValueError(

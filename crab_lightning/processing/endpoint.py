@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from crab_lightning.media.write import wav_bytes
+from crab_lightning.processing.base import batch_of
 from crab_lightning.processing.geometry import Geometry
 from crab_lightning.structures import Batch, Encoded, Example, Media, Reply
 
@@ -69,8 +70,7 @@ class EndpointProcessor:
     def collate(self, items: Sequence[Encoded], repeated: Sequence[bool] | None = None) -> Batch:
         """Return a batch with the request of each sample under ``inputs[str(row)]``."""
         inputs = {str(row): item.inputs["request"] for row, item in enumerate(items)}
-        marks = list(repeated) if repeated is not None else [False] * len(items)
-        return Batch(inputs, None, [item.sample for item in items], marks)
+        return batch_of(inputs, None, items, repeated)
 
     def decode(self, token_ids: Sequence[int] | Tensor) -> str:
         """Raise a ``ValueError``, because an endpoint does not show its tokens."""

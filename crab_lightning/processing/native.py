@@ -338,6 +338,5 @@ def _tokenize(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-# Most datasets have the same prompt for every sample. Tokenizing it is a tenth of the time of a cached
-# sample.
+# Most datasets have the same prompt for every sample; tokenizing it takes a tenth of a cached sample's time.
 _prompt_tokens = lru_cache(maxsize=256)(_tokenize)

@@ -135,8 +135,7 @@ class RunCheckpoint(Checkpoint):
         if _lost_worker(trainer) is not None:
             self._signals.received = LOADER_LOST
         asked = self._signals.asked()
-        # The hooks after the last step of an epoch save it: here Lightning would count the validation as
-        # done.
+        # The hooks after an epoch's last step save it: here Lightning would count the validation as done.
         if trainer.is_last_batch:
             return
         if asked or (self.every_n_steps and step % self.every_n_steps == 0):

@@ -200,7 +200,7 @@ def test_broken_files_raise_as_without_a_cache(tmp_path: Path) -> None:
         cache.read(tmp_path / "broken.mp4", VIDEO)
     with pytest.raises(media.MissingMedia):
         cache.read(tmp_path / "missing.mp4", VIDEO)
-    assert len(cache) == 0
+    assert cache.stats.stored == 0
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:

@@ -289,6 +289,13 @@ def test_a_map_that_makes_no_sense_is_refused_before_anything_is_read(
         AVDataModule(tmp_path, {"t": EventLocalization()}, {"mine": DatasetSpec("t", **spec)})
 
 
+def test_a_map_with_a_repeated_key_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "map.yaml").write_text("media: {videos: clip}\nfields: {event: label, event: other}\n")
+    spec = DatasetSpec("t", layout=str(tmp_path / "map.yaml"))
+    with pytest.raises(ValueError, match=r"map\.yaml cannot be read as YAML: the key 'event' occurs twice"):
+        AVDataModule(tmp_path, {"t": EventLocalization()}, {"mine": spec})
+
+
 @pytest.mark.parametrize("key", sorted(_KEYS | _FACTS | {"train", "test"}))
 @pytest.mark.parametrize("value", [3, True, "clip", ["clip"], [3], {"clip": "clip"}, {"key": ["clip"]}])
 def test_a_value_of_any_form_is_taken_or_refused_in_words(key: str, value: Any) -> None:

@@ -129,5 +129,4 @@ def _build(job: Job, folder: Path, max_bytes: int | None) -> bool | str:
 
 @functools.lru_cache(maxsize=1)
 def _cache_of(folder: Path, max_bytes: int | None) -> MediaCache:
-    """Return the cache object of this process."""
     return MediaCache(folder, max_bytes)

@@ -123,10 +123,6 @@ class ShardStore:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def __len__(self) -> int:
-        """Return the number of keys."""
-        return len(self._index) + len(self._recent)
-
     def find(self, key: Key) -> Record | None:
         """Return the newest record of a key that this process knows."""
         if (recent := self._recent.get(key)) is not None:
@@ -260,7 +256,6 @@ class ShardStore:
         return held
 
     def _new_entries(self) -> NDArray[Any]:
-        """Return the valid entries that have not been read yet."""
         found = [np.empty(0, _ENTRY)]
         with suppress(FileNotFoundError), os.scandir(self.folder) as files:
             for file in files:
@@ -339,7 +334,6 @@ class _Writer:
             raise
 
     def close(self) -> None:
-        """Close the files."""
         os.close(self._data)
         os.close(self._index)
 
@@ -379,7 +373,6 @@ def _entry(key: Key, record: Record) -> bytes:
 
 
 def _valid(data: bytes) -> NDArray[Any]:
-    """Return the entries whose checksum is right."""
     entries = np.frombuffer(data, _ENTRY)
     size = _ENTRY.itemsize
     view = memoryview(data)

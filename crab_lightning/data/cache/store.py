@@ -68,10 +68,6 @@ class MediaCache:
         self._mark()
         self._store = ShardStore(self.folder / "shards", max_bytes)
 
-    def __len__(self) -> int:
-        """Return the number of keys: one for each content and one for each file."""
-        return len(self._store)
-
     def read(self, path: Path, recipe: Recipe, limits: media.MediaLimits = media.MediaLimits()) -> Decoded:  # noqa: B008
         """Return a medium from the cache, or decode it and store it.
 

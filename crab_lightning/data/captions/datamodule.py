@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,9 @@ from torchmetrics import MetricCollection
 
 from crab_lightning.data.captions.files import PLACEHOLDER, TASK, CaptionSource, read_captions
 from crab_lightning.data.datamodule import AVDataModule
-from crab_lightning.data.manifests.rows import Rows, limited
-from crab_lightning.data.manifests.split import carve_validation
-from crab_lightning.data.sampling.packed_samples import PackedSamples
+from crab_lightning.data.manifests.rows import Rows, split_rows
 from crab_lightning.spelling import counted
-from crab_lightning.structures import AudioWindow, Conversation, DatasetSpec, Media, Sample, Split
+from crab_lightning.structures import AudioWindow, Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks.base import Task
 
 
@@ -130,16 +127,7 @@ class CaptionDataModule(AVDataModule):
                     f"{counted(len(found.broken), 'unusable row')} left out, {found.unlisted:,} not in the "
                     f"segment list{shown}"
                 )
-        carved = carve_validation(rows, self.val_share, self.seed)
-        splits: dict[Split, dict[str, PackedSamples]] = {"train": {}, "val": {}, "test": {}}
-        for name, samples in rows.items():
-            sides = carved.validation[name]
-            kept = [s for s, aside in zip(samples, sides, strict=True) if not aside]
-            aside = [replace(s, split="val") for s, out in zip(samples, sides, strict=True) if out]
-            limit = self.sources[name].limit
-            splits["train"][name] = PackedSamples(limited(kept, limit, self.seed))
-            splits["val"][name] = splits["test"][name] = PackedSamples(limited(aside, limit, self.seed))
-        return Rows(splits, dict(self.datasets), carved.unsplit)
+        return split_rows(rows, {}, self.tasks, self.datasets, self.val_share, self.seed)
 
     def _answers(self, samples: Sequence[Sample]) -> list[str]:
         return [sample.id for sample in samples]  # every caption is different, so there is nothing to balance

@@ -210,11 +210,6 @@ def options(value: Any) -> tuple[str, ...]:
     return tuple(word(v) for v in value)
 
 
-def options_text(value: Any) -> str:
-    """Return the candidates as the released prompt prints them: as Python's ``str`` of the JSON value."""
-    return str(value)
-
-
 def lower(value: Any) -> str:
     """Accept a string that is not blank, and return it in lower case."""
     return text(value).lower()
@@ -279,7 +274,7 @@ TYPES: dict[str, Callable[[Any], Any]] = {
     "number": number,
     "option": option,
     "options": options,
-    "options_text": options_text,
+    "options_text": str,  # the candidates as the released prompt prints them
     "question_kind": question_kind,
     "seconds": seconds,
     "text": text,

@@ -35,6 +35,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from crab_lightning.data.manifests.column_checks import (
@@ -105,6 +106,7 @@ class ColumnMap(Layout):
             split: _Side(
                 laid_over(shared, content.get(split) or {}),
                 f"{place}.{split}" if content.get(split) else place,
+                f"it in every row of a {name} {split} file",
             )
             for split in ("train", "test")
         }
@@ -122,11 +124,11 @@ class ColumnMap(Layout):
         Raises:
             ColumnError: If a value cannot be used.
         """
-        return self._side(split).read(row, f"it in every row of a {self.name} {split} file")
+        return self._sides[split].read(row)
 
     def errors(self, row: Mapping[str, Any], split: str) -> Iterator[ColumnError]:
         """Yield one error for each value that cannot be used."""
-        return self._side(split).errors(row, f"it in every row of a {self.name} {split} file")
+        return self._sides[split].errors(row)
 
     def recording(self, path: str) -> str:
         """Return the name of the recording that a media file was cut from."""
@@ -135,9 +137,6 @@ class ColumnMap(Layout):
     def needs(self) -> Needs:
         """Return the kinds of media that a question of the training file has."""
         return self._sides["train"].needs()
-
-    def _side(self, split: str) -> _Side:
-        return self._sides["train" if split == "train" else "test"]
 
 
 @dataclass(frozen=True)
@@ -188,7 +187,8 @@ class _Column:
 class _Side:
     """The columns of the file of one split."""
 
-    def __init__(self, content: Mapping[str, Any], where: str) -> None:
+    def __init__(self, content: Mapping[str, Any], where: str, rows_of: str) -> None:
+        self.rows_of = rows_of
         self.constants: dict[str, Any] = {}
         self.columns: list[_Column] = [
             _Column("", (key,), anything) for key in key_names(content.get("required"), where)
@@ -216,7 +216,7 @@ class _Side:
         query, clip = (one_name(recordings.get(key), f"{where}.recordings.{key}") for key in ("query", "key"))
         self.query, self.clip_key = images[0] if images else query, clip
         masks = content.get("masks")
-        self.masks = [masks] if masks is not None and not isinstance(masks, list) else masks
+        self.masks = masks if masks is None or isinstance(masks, list) else [masks]
         given = [*fields]
         refer([self.unit], given, f"{where}.unit")
         refer([one_name(content.get("classes"), f"{where}.classes")], given, f"{where}.classes")
@@ -258,7 +258,8 @@ class _Side:
         texts = _TEXTS & {column.field for column in self.columns}
         return Needs(kinds.count("videos"), kinds.count("images"), kinds.count("audios"), texts)
 
-    def read(self, row: Mapping[str, Any], rows_of: str) -> Parts:
+    def read(self, row: Mapping[str, Any]) -> Parts:
+        rows_of = self.rows_of
         parts = Parts(fields=dict(self.constants))
         for column in self.columns:
             value = column.value(row, rows_of)
@@ -278,30 +279,26 @@ class _Side:
         if self.unit is not None:
             parts.unit = int(parts.fields[self.unit])
         if self.masks is not None:
-            parts.masks = list(self._masks(row, parts, rows_of))
+            parts.masks = list(self._masks(row, parts))
         parts.marks = tuple(parts.fields[name] for name in self.id if name in parts.fields)
         return parts
 
-    def errors(self, row: Mapping[str, Any], rows_of: str) -> Iterator[ColumnError]:
-        checks: list[Callable[[], Any]] = [
-            *((lambda c=c: c.value(row, rows_of)) for c in self.columns),
-            *((lambda k=k: _cell(row, k, relative_path, rows_of)) for _, k in self.media),
-        ]
-        if self.target is not None:
-            key = self.target
-            checks.append(lambda: _cell(row, key, target_text, rows_of))
-        for check in checks:
+    def errors(self, row: Mapping[str, Any]) -> Iterator[ColumnError]:
+        checks: list[Callable[[], Any]] = [partial(one.value, row, self.rows_of) for one in self.columns]
+        cells = [(key, relative_path) for _, key in self.media]
+        cells += [] if self.target is None else [(self.target, target_text)]
+        for check in checks + [partial(_cell, row, *cell, self.rows_of) for cell in cells]:
             try:
                 check()
             except ColumnError as err:
                 yield err
 
-    def _masks(self, row: Mapping[str, Any], parts: Parts, rows_of: str) -> Iterator[str]:
+    def _masks(self, row: Mapping[str, Any], parts: Parts) -> Iterator[str]:
         image = parts.images[0] if parts.images else ""
         values = {**parts.fields, "image": stem(image), "clip": clip_folder(image)}
         for mask in self.masks or ():
             if "key" in mask:
-                yield _cell(row, mask["key"], relative_path, rows_of)
+                yield _cell(row, mask["key"], relative_path, self.rows_of)
                 continue
             path = filled(template(mask["path"]), values)
             swaps: Mapping[str, str] = mask.get("replace") or {}

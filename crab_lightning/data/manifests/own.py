@@ -135,21 +135,21 @@ class Messages(Layout):
                     f"key '{kind.value}s'",
                     f"names {counted(files, 'file')} for {counted(places, 'place')}",
                 )
-        said = [part for part in conversation if isinstance(part, str)]
+        question = " ".join(part for part in conversation if isinstance(part, str)).strip()
+        told = extract_answer(answer).strip()
+        clip, given = (
+            None if row.get(key) is None else read_as(word, row[key], key) for key in ("clip", "id")
+        )
         return Parts(
             media["video"],
             media["image"],
             media["audio"],
-            fields={
-                "question": " ".join(said).strip(),
-                "text": answer,
-                "answer": extract_answer(answer).strip(),
-            },
+            fields={"question": question, "text": answer, "answer": told},
             target=answer,
-            reference=extract_answer(answer).strip(),
-            clip=None if row.get("clip") is None else read_as(word, row["clip"], "clip"),
-            id=None if row.get("id") is None else read_as(word, row["id"], "id"),
-            marks=() if row.get("id") is not None else (" ".join(said).strip(),),
+            reference=told,
+            clip=clip,
+            id=given,
+            marks=() if given is not None else (question,),
             conversation=conversation,
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,8 +51,7 @@ class RowReader:
             for kind in ("video", "image", "audio")
         }
         self.prefix = f"{layout.source}/" if layout.source else ""
-        # Many questions are about one clip, and making a path object takes time.
-        self.paths: dict[str, Path] = {}
+        self.path_of = cache(Path)  # many questions are about one clip, and making a path object takes time
         by_class = "" if isinstance(layout, ColumnMap) else spec.layout
         self.own_columns = not layout.completes and bool(spec.columns or by_class)
         self.place = (f"data.datasets.{dataset}", spec.task, by_class)
@@ -65,12 +65,6 @@ class RowReader:
             f"expected {err.wanted}. {err.remedy}",
         )
 
-    def path_of(self, name: str) -> Path:
-        """Return the path of a media file."""
-        if name not in self.paths:
-            self.paths[name] = Path(name)
-        return self.paths[name]
-
     def read(self, index: int, data: Any) -> Sample:
         """Return the sample of one row.
 
@@ -78,16 +72,20 @@ class RowReader:
             RowError: If the row cannot be read.
         """
         try:
-            if not isinstance(data, dict):
-                raise ColumnError(
-                    "an object", "the row", f"is {kind_of(data)}", "Keep one JSON array of objects."
-                )
-            parts = self._parts(data)
-            _read_policy(data, parts)
-            self._check_class(parts.fields)
-            self._check_unit(parts.unit)
+            sample = self._sample(index, data)
+            return sample if self.task is None else _completed(sample, self.task, data)
         except ColumnError as err:
             raise self.error(index, err) from None
+
+    def _sample(self, index: int, data: Any) -> Sample:
+        if not isinstance(data, dict):
+            raise ColumnError(
+                "an object", "the row", f"is {kind_of(data)}", "Keep one JSON array of objects."
+            )
+        parts = self._parts(data)
+        _read_policy(data, parts)
+        self._check_class(parts.fields)
+        self._check_unit(parts.unit)
         if parts.masks is not None:
             parts.fields["mask_candidates"] = tuple(Path(f"{self.base}/{mask}") for mask in parts.masks)
             if self.spec.mask is not None:
@@ -100,7 +98,7 @@ class RowReader:
             clips = (self.prefix + parts.clip,)
         key = parts.id if parts.id is not None else "+".join(map(stem, names))
         marks = "".join(f"#{mark}" for mark in parts.marks)
-        sample = Sample(
+        return Sample(
             id=f"{self.dataset}/{self.split}/{key}{marks}",
             dataset=self.dataset,
             task=self.spec.task,
@@ -117,10 +115,6 @@ class RowReader:
             clips=clips,
             conversation=parts.conversation,
         )
-        try:
-            return sample if self.task is None else _completed(sample, self.task, data)
-        except ColumnError as err:
-            raise self.error(index, err) from None
 
     def _parts(self, data: dict[str, Any]) -> Parts:
         try:
@@ -157,7 +151,6 @@ class RowReader:
         return list(dict.fromkeys([query, *files]))
 
     def _check_unit(self, unit: int | None) -> None:
-        """Refuse an audio unit that the clip does not have."""
         if unit is not None and self.units is not None and unit >= self.units:
             raise ColumnError(
                 f"0 to {self.units - 1}, since it also names one of the {self.units} audio units; "
@@ -168,19 +161,14 @@ class RowReader:
 
     def _check_class(self, fields: dict[str, Any]) -> None:
         """Refuse a class that is not in the configured class names, since no answer could be right."""
-        name = self.layout.class_field
-        if (
-            name is None
-            or self.spec.classes is None
-            or class_index(fields[name], self.spec.classes) is not None
-        ):
-            return
-        raise ColumnError(
-            f"one of data.datasets.{self.dataset}.classes ({', '.join(self.spec.classes)})",
-            f"the {name.replace('_', ' ')}",
-            f"is {fields[name]!r}{did_you_mean(fields[name], self.spec.classes)}",
-            "Correct the row, or leave `classes` out to take them from the manifests.",
-        )
+        name, classes = self.layout.class_field, self.spec.classes
+        if name is not None and classes is not None and class_index(fields[name], classes) is None:
+            raise ColumnError(
+                f"one of data.datasets.{self.dataset}.classes ({', '.join(classes)})",
+                f"the {name.replace('_', ' ')}",
+                f"is {fields[name]!r}{did_you_mean(fields[name], classes)}",
+                "Correct the row, or leave `classes` out to take them from the manifests.",
+            )
 
 
 def _completed(sample: Sample, task: Task[Any], row: Mapping[str, Any]) -> Sample:

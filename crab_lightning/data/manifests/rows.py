@@ -57,39 +57,68 @@ def read_rows(
         name: read_manifest(root, name, spec, "train", task=tasks[spec.task])
         for name, spec in datasets.items()
     }
-    own = {name for name, spec in datasets.items() if has_test(root, name, spec)}
     tested = {
-        name: read_manifest(root, name, spec, "test", task=tasks[spec.task]) if name in own else []
+        name: read_manifest(root, name, spec, "test", task=tasks[spec.task])
         for name, spec in datasets.items()
+        if has_test(root, name, spec)
     }
     specs = dict(datasets)
     for name, spec in datasets.items():
         if spec.classes is None:
-            classes = tasks[spec.task].class_names([*train[name], *tested[name]])
-            if classes == [] and (train[name] or tested[name]):
+            samples = [*train[name], *tested.get(name, ())]
+            classes = tasks[spec.task].class_names(samples)
+            if classes == [] and samples:
                 raise ManifestError(f"data.datasets.{name}: {NO_CLASS}")
             specs[name] = replace(spec, classes=classes)
-    carved = carve_validation(train, val_share, seed)
-    splits: dict[Split, dict[str, PackedSamples]] = {"train": {}, "val": {}, "test": {}}
+    rows = split_rows(train, tested, tasks, specs, val_share, seed)
     for name, spec in specs.items():
-        sides = carved.validation[name]
-        kept = [sample for sample, val in zip(train[name], sides, strict=True) if not val]
-        aside = [replace(sample, split="val") for sample, val in zip(train[name], sides, strict=True) if val]
-        del train[name]  # a packed copy follows, and two copies would need too much memory
-        scored = tested.pop(name)
-        for samples in (aside, scored):
-            tasks[spec.task].check(samples, spec)
-        splits["train"][name] = PackedSamples(limited(kept, spec.limit, seed))
-        splits["val"][name] = PackedSamples(limited(aside, spec.limit, seed))
-        if name not in own and spec.test is None and spec.layout not in LAYOUTS and aside:
+        count = len(rows.splits["val"][name])
+        if name not in tested and spec.test is None and spec.layout not in LAYOUTS and count:
             _log.warning(
                 "data.datasets.%s has no test file, so a test scores its %d validation rows, which "
                 "also choose the best checkpoint. Add a test file, or set test: false if this is meant.",
-                name, len(splits["val"][name]),
+                name, count,
             )  # fmt: skip
-        splits["test"][name] = (
-            PackedSamples(limited(scored, spec.limit, seed)) if name in own else splits["val"][name]
-        )
+    return rows
+
+
+def split_rows(
+    train: dict[str, list[Sample]],
+    tested: Mapping[str, list[Sample]],
+    tasks: Mapping[str, Task[Any]],
+    specs: Mapping[str, DatasetSpec],
+    val_share: float,
+    seed: int,
+) -> Rows:
+    """Choose validation rows, check the true answers that will be scored, and apply the row limits.
+
+    Args:
+        train: Training samples of each dataset. They are removed here, because a packed copy is made, and two
+            copies would need too much memory.
+        tested: Samples of the datasets with a test manifest.
+        tasks: The tasks, by key.
+        specs: Entries of the datasets in the config, with their class names filled in.
+        val_share: Fraction of the recordings for validation.
+        seed: Seed of the choices.
+
+    Raises:
+        ValueError: If a task cannot read an annotation.
+    """
+    carved = carve_validation(train, val_share, seed)
+    splits: dict[Split, dict[str, PackedSamples]] = {"train": {}, "val": {}, "test": {}}
+    for name, spec in specs.items():
+        marked = list(zip(train.pop(name), carved.validation[name], strict=True))
+        sides: dict[Split, list[Sample]] = {
+            "train": [sample for sample, val in marked if not val],
+            "val": [replace(sample, split="val") for sample, val in marked if val],
+        }
+        if name in tested:
+            sides["test"] = tested[name]
+        for split, samples in sides.items():
+            if split != "train":
+                tasks[spec.task].check(samples, spec)
+            splits[split][name] = PackedSamples(limited(samples, spec.limit, seed))
+        splits["test"].setdefault(name, splits["val"][name])
     return Rows(splits, specs, carved.unsplit)
 
 

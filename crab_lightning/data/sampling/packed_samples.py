@@ -64,8 +64,3 @@ class PackedSamples(Sequence[Sample]):
         sample = pickle.loads(record.data)  # bytes of this program, never those of a file
         assert isinstance(sample, Sample)
         return sample
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the arrays in bytes."""
-        return int(self._bytes.nbytes + self._ends.nbytes)

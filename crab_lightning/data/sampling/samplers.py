@@ -104,13 +104,14 @@ class TrainBatches:
         self._cut = Cut(0, batch_size, world, window, tokens)
         self._planned: tuple[Any, tuple[Indices, Indices]] | None = None
         self._cuts = [self._cut]
-        self._start = 0
+        self.start = 0
+        """Step at which the next iteration begins."""
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch; the Trainer calls this. If the epoch changes, a restored position is dropped."""
         if epoch != self.epoch:
-            self.epoch, self._start, self._cuts = epoch, 0, [self._cut]
+            self.epoch, self.start, self._cuts = epoch, 0, [self._cut]
 
     def __len__(self) -> int:
         """Return the number of steps of the whole epoch, including those before a restored position."""
@@ -131,18 +132,13 @@ class TrainBatches:
         }
         return made if self.lengths is None else made | {"lengths": zlib.crc32(self.lengths.tobytes())}
 
-    @property
-    def start(self) -> int:
-        """Step at which the next iteration begins."""
-        return self._start
-
     def __iter__(self) -> Iterator[list[Draw]]:
         """Yield the batches of this process, the first time from a restored position."""
-        if self._start == 0:
+        if self.start == 0:
             self._cuts = [self._cut]
         order, bounds = self._plan()
         cut = self._cuts[-1]
-        first, self._start = self._start - cut.step, 0
+        first, self.start = self.start - cut.step, 0
         for number in range(first * cut.world + self.rank, len(bounds) - 1, cut.world):
             found = order[bounds[number] : bounds[number + 1]]
             draws = [Draw(int(i), epoch=self.epoch) for i in found]
@@ -224,10 +220,10 @@ class TrainBatches:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue at a saved position, from which a changed batch size or number of processes is used."""
-        self.epoch, self._start = int(state["epoch"]), int(state["step"])
+        self.epoch, self.start = int(state["epoch"]), int(state["step"])
         self._cuts = [Cut(**cut) for cut in state["cuts"]]
-        now = replace(self._cut, step=self._start)
-        if now != replace(self._cuts[-1], step=self._start):
+        now = replace(self._cut, step=self.start)
+        if now != replace(self._cuts[-1], step=self.start):
             self._cuts.append(now)
 
 
