@@ -58,14 +58,14 @@ def _bytes_missing(count: int) -> str:
 
 def _end(file: BinaryIO, head: bytes, size: int) -> int:
     """Return where the file should end, or 0 if its format does not state this."""
+    declared = 0
     if head[:4] in (b"RIFF", b"FORM"):
         declared = int.from_bytes(head[4:8], "little" if head[:4] == b"RIFF" else "big")
-        end = 0 if declared in _RIFF_UNKNOWN else 8 + declared
-        return end if end - size > _RIFF_SLACK_BYTES else 0
-    if head[:4] in (b"RF64", b"BW64") and head[12:16] == b"ds64":
+    elif head[:4] in (b"RF64", b"BW64") and head[12:16] == b"ds64":
         file.seek(20)
-        end = 8 + int.from_bytes(file.read(8), "little")
-        return end if end - size > _RIFF_SLACK_BYTES else 0
+        declared = int.from_bytes(file.read(8), "little")
+    if declared not in _RIFF_UNKNOWN:
+        return 8 + declared if 8 + declared - size > _RIFF_SLACK_BYTES else 0
     if head[:4] == _EBML:
         return _matroska_end(file)
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):

@@ -21,18 +21,7 @@ from crab_lightning.structures import Batch, Encoded, Example
 class CompositeProcessor(ABC):
     """Writes conversations with a chat template, and leaves free places for the tokens of sound.
 
-    Args:
-        pretrained: Folder or hub name of the language model, of which only tokenizer and config are read.
-        geometry: ``released`` or ``plain``.
-        max_length: Longest sample in tokens. A longer sample is an error and is not cut. By default, there is
-            no limit.
-        system: System message. By default, that of the chat template.
-        chat_template: File with a Jinja chat template, for tokenizers that have none.
-        end_token: Token that ends an answer. By default, the end token of the tokenizer.
-        audio: The audio encoder. By default, BEATs.
-
-    Raises:
-        ValueError: If the checkpoint is of another architecture, or there is no chat template or end token.
+    The arguments are those of :class:`LlmVaProcessor`, and so are the errors.
     """
 
     reader: ClassVar[str]

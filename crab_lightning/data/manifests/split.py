@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from crab_lightning.data.sampling.seeding import unit_hash
@@ -23,32 +24,22 @@ class Carve:
     unsplit: dict[str, int] = field(default_factory=dict)
 
 
-class _Groups:
-    """Disjoint sets of clips: a union-find structure with path halving."""
+def _groups(questions: Iterable[Sequence[str]]) -> dict[str, str]:
+    """Return the name of the group of each clip; clips of one question have one group."""
+    parent: dict[str, str] = {}
 
-    def __init__(self) -> None:
-        self._parent: dict[str, str] = {}
-
-    def root(self, clip: str) -> str:
-        parent = self._parent
+    def root(clip: str) -> str:
         parent.setdefault(clip, clip)
         while parent[clip] != clip:
-            parent[clip] = parent[parent[clip]]
+            parent[clip] = parent[parent[clip]]  # shortens the way for later calls
             clip = parent[clip]
         return clip
 
-    def join(self, clips: Sequence[str]) -> None:
+    for clips in questions:
         # The smallest name is the root, so that the same clips always have the same group name.
-        roots = sorted({self.root(clip) for clip in clips})
-        for other in roots[1:]:
-            self._parent[other] = roots[0]
-
-    def sizes(self) -> dict[str, int]:
-        counts: dict[str, int] = {}
-        for clip in self._parent:
-            root = self.root(clip)
-            counts[root] = counts.get(root, 0) + 1
-        return counts
+        first, *others = sorted({root(clip) for clip in clips})
+        parent.update(dict.fromkeys(others, first))
+    return {clip: root(clip) for clip in parent}
 
 
 def clips_of(sample: Sample) -> tuple[str, ...]:
@@ -76,16 +67,13 @@ def carve_validation(rows: Mapping[str, Sequence[Sample]], val_share: float, see
     Returns:
         The split of every row.
     """
-    groups = _Groups()
-    for samples in rows.values():
-        for sample in samples:
-            groups.join(clips_of(sample))
-    sizes = groups.sizes()
+    group_of = _groups(clips_of(sample) for samples in rows.values() for sample in samples)
+    sizes = Counter(group_of.values())
     largest = max(8, int(val_share * sum(sizes.values())))
     rank = {root: unit_hash(seed, "val", root) for root, size in sizes.items() if size <= largest}
     chosen = {root for root, value in rank.items() if value < val_share}
 
-    where = {name: [groups.root(clips_of(s)[0]) for s in samples] for name, samples in rows.items()}
+    where = {name: [group_of[clips_of(s)[0]] for s in samples] for name, samples in rows.items()}
     if val_share > 0:
         _serve_every_dataset({name: set(where[name]) for name in sorted(where)}, rank, chosen)
     unsplit = {name: sum(root not in rank for root in roots) for name, roots in where.items()}
