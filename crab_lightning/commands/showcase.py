@@ -6,7 +6,6 @@ import argparse
 import base64
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +39,8 @@ class Asker:
 
     def panel(self, key: str, dataset: str) -> Panel:
         """Ask the question of one task, and return its panel for the page."""
-        from crab_lightning.inference.answer import in_seconds, put_windows, read_text
-        from crab_lightning.inference.question import AskError, put
+        from crab_lightning.inference.answer import ask_once, put_windows
+        from crab_lightning.inference.question import AskError
         from crab_lightning.media import MediaError
         from crab_lightning.reports.showcase_page import Panel
 
@@ -50,23 +49,16 @@ class Asker:
         try:
             sample = self._sample(dataset, spec)
             panel.asked = question_of(task, sample)
-            began = time.perf_counter()
-            windowed = None
+            answer = None
             if self.windows is not None and task.has_times:
-                windowed = put_windows(self.model, self.data, sample, self.windows)
-            answer = put(self.model, self.data, sample) if windowed is None else None
+                answer = put_windows(self.model, self.data, sample, self.windows)
+            answer = answer or ask_once(self.model, self.data, sample)
         except (AskError, MediaError) as err:
             panel.why_not = str(err.as_options() if isinstance(err, AskError) else err)
             return panel
-        panel.seconds = round(time.perf_counter() - began, 2)
-        if windowed is not None:
-            whole, parsed = windowed
-            panel.answer, panel.truncated = told_by_window(whole.windows), whole.truncated
-            panel.note = whole.note
-        elif answer is not None:
-            panel.answer, panel.truncated = answer.text, answer.truncated
-            parsed, panel.note = read_text(task, spec, sample, answer.text)
-            parsed = in_seconds(task, spec, sample, parsed)
+        parsed = answer.parsed
+        panel.answer = told_by_window(answer.windows) or answer.text
+        panel.truncated, panel.note, panel.seconds = answer.truncated, answer.note, round(answer.seconds, 2)
         if parsed is not None:
             panel.said = said_of(task, spec, sample, parsed)
         panel.lanes = lanes_of(task, parsed)
@@ -86,18 +78,17 @@ class Asker:
         needed = needs(spec)
         if needed is None:
             raise AskError(f"the questions of layout {spec.layout!r} differ from row to row; use `ask`")
-        videos, _, audios, wanted = needed
-        if (videos > 1 or audios > 1) and args.other is None:
+        if max(needed.videos, needed.audios) > 1 and args.other is None:
             raise AskError("needs --other, another clip")
         given = {"question": args.question, "expression": args.expression}
-        texts = {name: given[name] for name in wanted if given.get(name) is not None}
-        if missing := sorted(wanted - set(texts)):
+        texts = {name: given[name] for name in needed.texts if given.get(name) is not None}
+        if missing := sorted(needed.texts - set(texts)):
             raise AskError(f"needs --{' and --'.join(missing)}")
-        sounds = [args.audio or args.video, *([args.other] if audios > 1 else [])]
+        sounds = [args.audio or args.video, *([args.other] if needed.audios > 1 else [])]
         return make_sample(
             dataset,
             spec,
-            [args.video, args.other] if videos > 1 else [args.video],
+            [args.video, args.other] if needed.videos > 1 else [args.video],
             None,
             [] if args.silent else sounds,
             args.at_s,
@@ -221,7 +212,7 @@ def datasets_of(
     Raises:
         ValueError: If ``wanted`` names a dataset that does not exist, or on which the run was not trained.
     """
-    from crab_lightning.inference.question import choose_dataset
+    from crab_lightning.inference.question import choose_dataset, needs
 
     for name in wanted:
         choose_dataset(data, name, name, 1, 0, {}, untaught=untaught)
@@ -231,17 +222,11 @@ def datasets_of(
         rows = [name for name in rows if name in data.taught] or (rows if untaught else [])
         named = [name for name in wanted if data.datasets[name].task == key]
         if key == "question_answering" and not named:  # a question without options
-            named = [name for name in rows if "options" not in _texts(data.datasets[name])][:1]
+            needed = {name: needs(data.datasets[name]) for name in rows}
+            named = [name for name, one in needed.items() if one is None or "options" not in one.texts][:1]
         count = 2 if key == "cross_modal_matching" else 1
         pairs += [(key, name) for name in named or rows[:count]]
     return pairs
-
-
-def _texts(spec: DatasetSpec) -> set[str]:
-    from crab_lightning.inference.question import needs
-
-    needed = needs(spec)
-    return set() if needed is None else needed[3]
 
 
 def question_of(task: Task[Any], sample: Sample) -> str:

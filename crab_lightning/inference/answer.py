@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-
-from crab_lightning.data.windows import SLACK_S, length_of
-from crab_lightning.structures import ClipWindow
-
-if TYPE_CHECKING:
-    from crab_lightning.data import AVDataModule
-    from crab_lightning.structures import DatasetSpec, Prediction, Sample
-    from crab_lightning.tasks.base import Task
 import time
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from crab_lightning.data import AVDataModule
-from crab_lightning.data.windows import windows_of
+from crab_lightning.data.windows import SLACK_S, length_of, windows_of
 from crab_lightning.inference.question import AskError, put
-from crab_lightning.structures import Sample, Windows
+from crab_lightning.structures import ClipWindow, DatasetSpec, Prediction, Sample, Windows
+from crab_lightning.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -37,6 +30,7 @@ class Answer:
         whole_s: Length in seconds of a clip that was asked about in windows, else 0. The times in ``value``
             are then seconds of the whole clip.
         windows: Start, end, text and parsed answer of each window, if the clip was asked about in windows.
+        parsed: The parsed answer as the task returns it; ``None`` if the text cannot be parsed.
     """
 
     text: str
@@ -49,9 +43,23 @@ class Answer:
     note: str = ""
     whole_s: float = 0.0
     windows: tuple[dict[str, Any], ...] = ()
+    parsed: Any = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.text
+
+
+def ask_once(model: Any, data: AVDataModule, sample: Sample) -> Answer:
+    """Ask one question about a whole clip.
+
+    Args:
+        model: Model of the run.
+        data: Tasks and datasets, with the processor of the model.
+        sample: The question.
+    """
+    began = time.perf_counter()
+    prediction = put(model, data, sample)
+    return read_answer(data, prediction, time.perf_counter() - began)
 
 
 def read_answer(data: AVDataModule, prediction: Prediction, seconds: float) -> Answer:
@@ -65,7 +73,6 @@ def read_answer(data: AVDataModule, prediction: Prediction, seconds: float) -> A
     sample = prediction.sample
     task, spec = data.tasks[sample.task], data.datasets[sample.dataset]
     parsed, note = read_text(task, spec, sample, prediction.text)
-    parsed = in_seconds(task, spec, sample, parsed)
     value = None if parsed is None else task.jsonable(parsed)
     if isinstance(value, int) and spec.classes and "options" not in sample.fields:
         value = spec.classes[value]
@@ -78,32 +85,15 @@ def read_answer(data: AVDataModule, prediction: Prediction, seconds: float) -> A
         prediction.tokens,
         round(seconds, 3),
         note,
+        parsed=parsed,
     )
-
-
-def in_seconds(task: Task[Any], spec: DatasetSpec, sample: Sample, parsed: Any) -> Any:
-    """Return an answer about a whole clip with the times of its events in seconds.
-
-    In an answer, a clip has ``clip_s`` equal parts. A part is one second if the clip is as long as the clips
-    of the training, and more in a longer clip.
-
-    Args:
-        task: Task of the question. An answer without times is returned unchanged.
-        spec: Entry of the dataset in the config.
-        sample: The question.
-        parsed: The parsed answer; ``None`` if the text cannot be parsed.
-    """
-    if parsed is None or not task.has_times or sample.window is not None:
-        return parsed
-    whole_s = length_of(sample)
-    if whole_s <= task.length_s(sample) + SLACK_S:
-        return parsed
-    whole = ClipWindow(sample.id, 0, 0.0, whole_s, whole_s)
-    return task.stitch([(whole, parsed)], replace(sample, whole_s=whole_s), spec)
 
 
 def read_text(task: Task[Any], spec: DatasetSpec, sample: Sample, text: str) -> tuple[Any, str]:
     """Parse an answer of a model.
+
+    In an answer, a clip has ``clip_s`` equal parts. A part is one second if the clip is as long as the clips
+    of the training, and more in a longer clip. In the parsed answer about a whole clip, times are in seconds.
 
     Args:
         task: Task of the question.
@@ -116,13 +106,19 @@ def read_text(task: Task[Any], spec: DatasetSpec, sample: Sample, text: str) -> 
         makes parsing impossible, else an empty text.
     """
     try:
-        return task.parse(text, sample, spec), ""
+        parsed = task.parse(text, sample, spec)
     except ValueError as err:
         if spec.classes:
             return None, str(err)
         # If the config lists no classes, the text of the answer is still useful.
         name = sample.dataset
         return None, f"The config of this run lists no classes of {name}, so the answer is shown as it is."
+    if parsed is not None and task.has_times and sample.window is None:
+        whole_s = length_of(sample)
+        if whole_s > task.length_s(sample) + SLACK_S:
+            whole = ClipWindow(sample.id, 0, 0.0, whole_s, whole_s)
+            parsed = task.stitch([(whole, parsed)], replace(sample, whole_s=whole_s), spec)
+    return parsed, ""
 
 
 def windows_of_text(text: str) -> Windows:
@@ -138,9 +134,7 @@ def windows_of_text(text: str) -> Windows:
         raise AskError(f"--windows {text}: {reason}") from err
 
 
-def put_windows(
-    model: Any, data: AVDataModule, sample: Sample, windows: Windows
-) -> tuple[Answer, Any] | None:
+def put_windows(model: Any, data: AVDataModule, sample: Sample, windows: Windows) -> Answer | None:
     """Ask about each window of a clip, one after the other.
 
     Args:
@@ -150,8 +144,8 @@ def put_windows(
         windows: Length and distance of the windows.
 
     Returns:
-        The answer, and the parsed answers of all windows joined into one (``None`` if the config makes
-        parsing impossible). ``None`` instead of both if the clip is not longer than one window.
+        One answer, joined from the answers about all windows. ``None`` if the clip is not longer than one
+        window.
     """
     began = time.perf_counter()
     task, spec = data.tasks[sample.task], data.datasets[sample.dataset]
@@ -182,7 +176,7 @@ def put_windows(
     value = None if parsed is None else task.jsonable(parsed)
     seconds = round(time.perf_counter() - began, 3)
     about = (sample.task, sample.dataset, truncated, tokens, seconds, note, whole_s)
-    return Answer(text, value, *about, tuple(told)), parsed
+    return Answer(text, value, *about, tuple(told), parsed)
 
 
 def ask_windows(model: Any, data: AVDataModule, sample: Sample, windows: Windows) -> Answer:
@@ -210,7 +204,7 @@ def ask_windows(model: Any, data: AVDataModule, sample: Sample, windows: Windows
             f"`windows` {windows.length_s:g}: the clip lasts {length_of(sample, data.limits):g} s, which is "
             "only one window; leave this argument out"
         )
-    return found[0]
+    return found
 
 
 def timeline(value: Any, whole_s: float) -> list[str]:

@@ -137,11 +137,7 @@ def find_clips(folder: Path) -> tuple[list[FolderClip], int]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files and the broken links below a folder.
-
-    Raises:
-        OSError: If a folder cannot be read.
-    """
+    """Yield the files and the broken links below a folder."""
 
     def fail(err: OSError) -> None:
         raise err
@@ -265,13 +261,11 @@ def ask_folder(
 def _check(run: TrainedRun, name: str, texts: dict[str, Any]) -> None:
     """Check the task and the texts, which are the same for all clips, before the first clip is decoded."""
     spec = run.data.datasets[name]
-    needed = needs(spec)
-    if needed is None:
+    if (needed := needs(spec)) is None:
         return
-    videos, _, audios, wanted = needed
-    if max(videos, audios) > 1:
+    if max(needed.videos, needed.audios) > 1:
         raise AskError(f"task {spec.task} ({name}) compares two clips; a folder is asked about one at a time")
-    check_texts(f"task {spec.task} ({name})", wanted, texts)
+    check_texts(f"task {spec.task} ({name})", needed.texts, texts)
 
 
 def _digest(run: TrainedRun, settings: Record) -> str:
@@ -286,11 +280,7 @@ def _digest(run: TrainedRun, settings: Record) -> str:
 
 
 def _earlier(out: Path, settings: str) -> dict[str, Record]:
-    """Return the records of an answer file, and remove an incomplete last line from the file.
-
-    Raises:
-        ValueError: If the file is not an answer file, or contains answers to another question.
-    """
+    """Return the records of an answer file, and remove an incomplete last line from the file."""
     records: dict[str, Record] = {}
     for number, line in enumerate(whole_lines(out), 1):
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +17,8 @@ from crab_lightning.configuration.sections import data_module, data_section
 from crab_lightning.data import AVDataModule
 from crab_lightning.data.manifests.keys import chosen_datasets
 from crab_lightning.files import path_given
-from crab_lightning.inference.answer import Answer, ask_windows, read_answer
-from crab_lightning.inference.question import Question, put
+from crab_lightning.inference.answer import Answer, ask_once, ask_windows
+from crab_lightning.inference.question import Question
 from crab_lightning.models import AVModule
 from crab_lightning.program import start_is_over
 from crab_lightning.runs.checkpoint_files import usable_checkpoint
@@ -109,9 +108,7 @@ class TrainedRun(NamedTuple):
             sample = question.sample(self.data, Path(scratch))
             if windows is not None:
                 return ask_windows(self.model, self.data, sample, windows)
-            began = time.perf_counter()
-            prediction = put(self.model, self.data, sample)
-            return read_answer(self.data, prediction, time.perf_counter() - began)
+            return ask_once(self.model, self.data, sample)
 
 
 def _paths(name: str, given: Files) -> list[Path]:

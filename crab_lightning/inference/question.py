@@ -13,6 +13,7 @@ from crab_lightning.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from crab_lightning.data import AVDataModule
+    from crab_lightning.data.manifests.layout import Needs
     from crab_lightning.structures import DatasetSpec, Prediction, Sample
 
 _SILENT_AND_AUDIO = "`silent` replaces all sound by silence, so it cannot be given with `audio`"
@@ -138,13 +139,10 @@ def choose_dataset(
             raise _untaught(data, f"the task {key}")
 
     def misfit(name: str) -> tuple[bool, bool]:
-        needed = needs(data.datasets[name])
-        if needed is None:
+        if (needed := needs(data.datasets[name])) is None:
             return False, False
-        needs_videos, _, needs_audios, needs_texts = needed
-        return needs_texts != set(texts), (needs_videos > 1) != (videos > 1) or (needs_audios > 1) != (
-            audios > 1
-        )
+        several = (needed.videos > 1, needed.audios > 1)
+        return needed.texts != set(texts), several != (videos > 1, audios > 1)
 
     return min(rows, key=misfit)
 
@@ -179,17 +177,14 @@ def check_moment(dataset: str, spec: DatasetSpec) -> None:
         raise AskError(f"task {spec.task} ({dataset}) takes no `at_s`, because it uses the whole clip")
 
 
-def needs(spec: DatasetSpec) -> tuple[int, int, int, set[str]] | None:
+def needs(spec: DatasetSpec) -> Needs | None:
     """Return how many videos, images and sounds a sample of a dataset has, and the names of its texts.
 
     ``None`` means that the rows of the layout differ, so that any number is allowed.
     """
     from crab_lightning.data.manifests.layout import layout_of
 
-    found = layout_of(spec, spec.task).needs()
-    if found is None:
-        return None
-    return found.videos, found.images, found.audios, set(found.texts)
+    return layout_of(spec, spec.task).needs()
 
 
 def make_sample(
@@ -222,40 +217,38 @@ def make_sample(
         AskError: If files or texts do not fit the task.
         MediaError: If a file cannot be read.
     """
+    from crab_lightning.data.manifests.layout import Needs
     from crab_lightning.structures import Sample
 
-    if not (videos or audios or image is not None) and needs(spec) is None:
-        raise AskError(f"task {spec.task} ({dataset}) needs `video`, `image` or `audio`")
-    need_videos, need_images, need_audios, need_texts = needs(spec) or (
-        len(videos), int(image is not None), len(audios) or len(videos), set(texts),
-    )  # fmt: skip
-    check_texts(f"task {spec.task} ({dataset})", need_texts, texts)
-    if image is not None and not need_images:
-        raise AskError(f"task {spec.task} ({dataset}) takes no `image`")
+    task, stated = f"task {spec.task} ({dataset})", needs(spec)
+    if not (videos or audios or image is not None) and stated is None:
+        raise AskError(f"{task} needs `video`, `image` or `audio`")
+    needed = stated or Needs(
+        len(videos), int(image is not None), len(audios) or len(videos), frozenset(texts)
+    )
+    check_texts(task, needed.texts, texts)
+    if image is not None and not needed.images:
+        raise AskError(f"{task} takes no `image`")
     if silent and audios:
         raise AskError(_SILENT_AND_AUDIO)
-    if silent and (videos or image is not None):
-        audios = [_silence(videos, spec, scratch)] * need_audios
-    if not audios:
-        if len(videos) < need_audios:
-            raise AskError(
-                f"task {spec.task} ({dataset}) needs {_media(need_videos, need_images, need_audios)}"
-            )
-        audios = videos[:need_audios]
     for path in videos:
-        check_clip(path, "video", "`image`" if need_images else "")
+        check_clip(path, "video", "`image`" if needed.images else "")
+    if silent and (videos or image is not None):
+        audios = [_silence(videos, spec, scratch)] * needed.audios
+    if not audios:
+        if len(videos) < needed.audios:
+            raise AskError(f"{task} needs {_media(needed)}")
+        audios = videos[: needed.audios]
     for path in audios:
         check_clip(path, "audio")
     images: list[Path] = []
     unit = None
-    if need_images:
-        images, unit = _picture(spec, image, videos, audios[0] if audios else None, at_s, scratch)
-        videos = [] if needs(spec) else videos
-    for kind, given, needed in (("video", videos, need_videos), ("audio", audios, need_audios)):
-        if len(given) != needed:
-            raise AskError(
-                f"task {spec.task} ({dataset}) takes {needed} `{kind}` file(s); {len(given)} given"
-            )
+    if needed.images:
+        picture, unit = _picture(spec, image, videos, audios[0] if audios else None, at_s, scratch)
+        images, videos = [picture], videos if stated is None else []
+    for kind, given, count in (("video", videos, needed.videos), ("audio", audios, needed.audios)):
+        if len(given) != count:
+            raise AskError(f"{task} takes {count} `{kind}` file(s); {len(given)} given")
     fields = dict(texts)
     if spec.clip_s is not None:
         fields["clip_s"] = spec.clip_s
@@ -334,21 +327,20 @@ def _silence(videos: Sequence[Path], spec: DatasetSpec, scratch: Path) -> Path:
 
     length_s = float(spec.audio.units)
     if videos:
-        check_clip(videos[0], "video")
         length_s = probe(videos[0]).duration_s or length_s
     path = scratch / "silence.wav"
     write_audio(path, torch.zeros(max(1, round(length_s * SAMPLE_RATE_HZ))))
     return path
 
 
-def _media(videos: int, images: int, audios: int) -> str:
+def _media(needed: Needs) -> str:
     """Return the names of the files that a task needs."""
-    if images:
+    if needed.images:
         return "`video`, or `image` with `audio`"
-    seen, heard = (
-        f"{n} `{kind}`" if n > 1 else f"`{kind}`" for n, kind in ((videos, "video"), (audios, "audio"))
-    )
-    return f"{seen} and {heard}" if audios > videos else f"{seen}, and {heard} if it has no sound"
+    files = ((needed.videos, "video"), (needed.audios, "audio"))
+    seen, heard = (f"{n} `{kind}`" if n > 1 else f"`{kind}`" for n, kind in files)
+    more_sounds = needed.audios > needed.videos
+    return f"{seen} and {heard}" if more_sounds else f"{seen}, and {heard} if it has no sound"
 
 
 def _picture(
@@ -358,7 +350,7 @@ def _picture(
     audio: Path | None,
     at_s: float | None,
     scratch: Path,
-) -> tuple[list[Path], int | None]:
+) -> tuple[Path, int | None]:
     """Return the picture of an image task, and the number of the audio unit that belongs to it."""
     from crab_lightning.media import probe, read_audio, write_upright
     from crab_lightning.structures import SAMPLE_RATE_HZ
@@ -376,9 +368,9 @@ def _picture(
     else:  # turned upright, as a picture viewer shows it; pictures of manifests are used as they are stored
         image = write_upright(image, scratch / "upright.png")
     if spec.audio.kind != "one_unit" or audio is None:
-        return [image], None
+        return image, None
     unit_samples = max(samples, SAMPLE_RATE_HZ) // spec.audio.units  # as the window cuts them
-    return [image], min(int(moment_s * SAMPLE_RATE_HZ / unit_samples), spec.audio.units - 1)
+    return image, min(int(moment_s * SAMPLE_RATE_HZ / unit_samples), spec.audio.units - 1)
 
 
 def _frame(video: Path, moment_s: float, scratch: Path) -> Path:
@@ -412,17 +404,12 @@ def check_texts(task: str, wanted: Set[str], texts: Mapping[str, Any]) -> None:
         AskError: If a text is missing or blank, or the task does not use it.
     """
     given = {name for name, text in texts.items() if not isinstance(text, str) or text.strip()}
-    if missing := sorted(wanted - given):
-        raise AskError(f"{task} needs {named(missing)}")
-    if extra := sorted(set(texts) - wanted):
-        raise AskError(f"{task} takes no {named(extra, ' and no ')}")
+    if missing := [f"`{name}`" for name in sorted(wanted - given)]:
+        raise AskError(f"{task} needs {' and '.join(missing)}")
+    if extra := [f"`{name}`" for name in sorted(set(texts) - wanted)]:
+        raise AskError(f"{task} takes no {' and no '.join(extra)}")
     answers = texts.get("options")
     if answers is not None and (len(answers) < 2 or not all(str(answer).strip() for answer in answers)):
         raise AskError(
             f"{task} needs at least two `options`, none of them empty, to choose from; given: {list(answers)}"
         )
-
-
-def named(names: Sequence[str], between: str = " and ") -> str:
-    """Return the names in backquotes, joined by ``between``."""
-    return between.join(f"`{name}`" for name in names)

@@ -20,6 +20,7 @@ from crab_lightning.dashboards.figures import media
 from crab_lightning.dashboards.figures.clips import events_of
 from crab_lightning.dashboards.figures.spatial import marks_of
 from crab_lightning.data import AVDataModule
+from crab_lightning.data.manifests.layout import Needs
 from crab_lightning.inference.answer import read_answer
 from crab_lightning.inference.question import AskError, choose_dataset, make_sample, needs
 from crab_lightning.media import UnreadableMedia, is_picture, probe
@@ -65,11 +66,10 @@ def add_demo(app: FastAPI, data: AVDataModule, answer: Answering, max_new_tokens
         for name in data.taught:
             spec = data.datasets[name]
             # If the rows of a layout differ, the page offers all inputs that a row may have.
-            videos, images, audios, texts = needs(spec) or (1, 0, 1, {"question", "options"})
-            if videos <= 1 and audios <= 1:  # the page takes one clip
-                found.append(
-                    {"dataset": name, "task": spec.task, "texts": sorted(texts), "picture": bool(images)}
-                )
+            needed = needs(spec) or Needs(1, 0, 1, frozenset(("question", "options")))
+            if max(needed.videos, needed.audios) <= 1:  # the page takes one clip
+                texts, picture = sorted(needed.texts), bool(needed.images)
+                found.append({"dataset": name, "task": spec.task, "texts": texts, "picture": picture})
         return found
 
     @app.post("/demo/ask")

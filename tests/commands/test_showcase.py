@@ -88,7 +88,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, data: Any) -> dict[str, Sample]:
         return Prediction(sample, SAYS[sample.dataset])
 
     monkeypatch.setattr("crab_lightning.inference.loading.load_run", load_run)
-    monkeypatch.setattr("crab_lightning.inference.question.put", put)
+    monkeypatch.setattr("crab_lightning.inference.answer.put", put)
     return samples
 
 
