@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, NoReturn
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from crab_lightning.chat_endpoint import KEY_VARIABLE, client_of, said_by
 from crab_lightning.models.asked import AskedModule, Predictions
 from crab_lightning.processing import Processor
 from crab_lightning.processing.endpoint import EndpointProcessor, SendVideo
 from crab_lightning.structures import Batch, CandidateScores, Prediction, Sample
-
-KEY_VARIABLE = "OPENAI_API_KEY"
 
 
 class EndpointError(ValueError):
@@ -90,20 +88,7 @@ class EndpointModule(AskedModule):
         Raises:
             ImportError: If the package openai is not installed.
         """
-        if self._client is not None:
-            return
-        try:
-            from openai import OpenAI
-        except ImportError as err:
-            raise ImportError(
-                "asking an endpoint needs the package openai: pip install 'crab_lightning[endpoint]'"
-            ) from err
-        self._client = OpenAI(
-            base_url=self.url,
-            api_key=os.environ.get(KEY_VARIABLE, "none"),
-            timeout=self.timeout_s,
-            max_retries=self.retries,  # after temporary errors; it waits as long as the endpoint requires
-        )
+        self._client = self._client or client_of(self.url, self.timeout_s, self.retries)
 
     def generate(self, batch: Batch) -> Predictions:
         """Ask B questions at the same time; ``decoding`` chooses text, candidate probabilities, or both.
@@ -201,7 +186,7 @@ class EndpointModule(AskedModule):
             hint = f"; is {KEY_VARIABLE} set?" if err.status_code in (401, 403) else ""
             raise EndpointError(
                 f"{self.url} refused the question {sample.id} with status {err.status_code}: "
-                f"{' '.join(str(err.message).split())[:300]}{hint}"
+                f"{said_by(err)}{hint}"
             ) from err
         except APIError as err:
             raise EndpointError(f"{self.url} failed on the question {sample.id}: {err.message}") from err

@@ -54,7 +54,7 @@ def endpoint() -> Iterator[Endpoint]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with state.lock:
                 state.asked.append(body | {"path": self.path})
-                state.headers.append(dict(self.headers))
+                state.headers.append({key.lower(): value for key, value in self.headers.items()})
                 number = len(state.asked) - 1
             status, content, headers = state.answer(body, number)
             try:

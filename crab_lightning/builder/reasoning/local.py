@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from crab_lightning.builder.reasoning.prompts import Message
-from crab_lightning.builder.reasoning.writers import Reply, RowRefused, WriterError, writer_settings
+from crab_lightning.builder.reasoning.writers import RowRefused, WriterError, writer_settings
+from crab_lightning.chat_endpoint import Reply
 from crab_lightning.files import refuse_no_checkpoint
 from crab_lightning.processing.base import check_reserved
 from crab_lightning.processing.families import FAMILIES
@@ -124,11 +125,7 @@ class LocalWriter:
         return Reply(processor.decode(said), not ended, asked, len(said))
 
     def _inputs(self, messages: Sequence[Message]) -> Any:
-        """Return a conversation as inputs of the model, in the form of the model's chat template.
-
-        Raises:
-            ValueError: If a text contains a token that the model reads as markup, or a part cannot be read.
-        """
+        """Return a conversation as inputs of the model, in the form of the model's chat template."""
         processor: Any = self.module.processor
         stock, marks = processor.stock, processor.tokenizer
         pictures: list[Image.Image] = []

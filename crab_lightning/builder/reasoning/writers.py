@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from crab_lightning.builder.reasoning.prompts import Message
+from crab_lightning.chat_endpoint import ChatEndpoint, EndpointFailed, Reply, RequestRefused
 from crab_lightning.files import replace_json
-
-KEY_VARIABLE = "OPENAI_API_KEY"
-_ABOUT_THE_ROW = (400, 413, 415, 422)  # only this row is refused; the next one may be accepted
 
 
 class WriterError(ValueError):
@@ -24,23 +20,6 @@ class WriterError(ValueError):
 
 class RowRefused(ValueError):
     """The writer refuses one row; it may accept others."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """One text of a writer.
-
-    Args:
-        text: The text.
-        cut_off: Whether the text ends at the token limit.
-        prompt_tokens: Number of tokens that the model has read, as the model counts them.
-        completion_tokens: Number of tokens that the model has written.
-    """
-
-    text: str
-    cut_off: bool = False
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
 
 
 class Writer(Protocol):
@@ -126,28 +105,9 @@ class EndpointWriter:
         timeout_s: float = 120.0,
         retries: int = 5,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"--endpoint is {url!r}; http://HOST:PORT/v1 or https://... is expected")
-        if parallel < 1 or retries < 0 or timeout_s <= 0 or max_new_tokens < 1:
-            raise ValueError(
-                "--parallel and --max-new-tokens must be at least 1, --retries at least 0 and --timeout "
-                "above 0"
-            )
-        try:
-            from openai import OpenAI
-        except ImportError as err:
-            raise ImportError(
-                "asking an endpoint needs the package openai: pip install 'crab_lightning[endpoint]'"
-            ) from err
-        self.url, self.model, self.parallel = url.rstrip("/"), model, parallel
-        self.max_new_tokens, self.temperature, self.retries = max_new_tokens, temperature, retries
+        self.parallel, self.max_new_tokens, self.temperature = parallel, max_new_tokens, temperature
         self.settings = writer_settings(model, max_new_tokens, temperature)
-        self._client = OpenAI(
-            base_url=self.url,
-            api_key=os.environ.get(KEY_VARIABLE, "none"),
-            timeout=timeout_s,
-            max_retries=retries,  # after temporary errors; the client waits as long as the endpoint says
-        )
+        self._endpoint = ChatEndpoint(url, model, timeout_s, retries)
 
     def write(self, messages: Sequence[Message]) -> Reply:
         """Return the reply of the endpoint.
@@ -157,47 +117,12 @@ class EndpointWriter:
             WriterError: If the endpoint cannot be reached, refuses the key, or does not return a chat
                 completion.
         """
-        wait_s = 0.5
-        for left in range(self.retries, -1, -1):
-            found = self._ask(messages)
-            if found is not None:
-                return found
-            if left:
-                time.sleep(wait_s)
-                wait_s = min(2 * wait_s, 8.0)
-        raise WriterError(
-            f"{self.url} answered {self.retries + 1} times with something that is not a chat completion"
-        )
-
-    def _ask(self, messages: Sequence[Message]) -> Reply | None:
-        """Return the reply; ``None`` if the endpoint does not return a complete chat completion."""
-        from openai import APIConnectionError, APIError, APIStatusError
-
-        more: Any = {"messages": list(messages)}
         try:
-            reply = self._client.chat.completions.create(
-                model=self.model, max_tokens=self.max_new_tokens, temperature=self.temperature, **more
-            )
-        except APIConnectionError as err:
-            raise WriterError(f"{self.url} cannot be reached: {err.__cause__ or err}") from err
-        except APIStatusError as err:
-            said = " ".join(str(err.message).split())[:300]
-            if err.status_code in _ABOUT_THE_ROW:
-                raise RowRefused(f"the endpoint answered {err.status_code}: {said}") from err
-            hint = f"; is {KEY_VARIABLE} set?" if err.status_code in (401, 403) else ""
-            raise WriterError(f"{self.url} answered with status {err.status_code}: {said}{hint}") from err
-        except (APIError, json.JSONDecodeError, UnicodeDecodeError):
-            return None
-        choices = getattr(reply, "choices", None)  # a server that is not an endpoint returns a page
-        if not choices or choices[0].message is None:
-            return None
-        usage = reply.usage
-        return Reply(
-            (choices[0].message.content or "").strip(),
-            choices[0].finish_reason == "length",
-            usage.prompt_tokens if usage is not None else 0,
-            usage.completion_tokens if usage is not None else 0,
-        )
+            return self._endpoint.ask(messages, self.max_new_tokens, self.temperature)
+        except RequestRefused as err:
+            raise RowRefused(str(err)) from err
+        except EndpointFailed as err:
+            raise WriterError(str(err)) from err
 
 
 class CachedWriter:
