@@ -133,12 +133,7 @@ def _note_leaks(found: Imported, report: ImportReport) -> None:
 
 
 def _jobs(base: Path, rows: Sequence[Row], link: Link) -> dict[Path, MediaJob]:
-    """Return the files to make, each only once.
-
-    Raises:
-        ValueError: If two different files of the owner have the same place in the data root, or if a place is
-            outside the data root.
-    """
+    """Return the files to make, each only once."""
     jobs: dict[Path, MediaJob] = {}
     for row in rows:
         for media in row.media:
@@ -166,11 +161,7 @@ def _make_media(
     report: ImportReport,
     progress: Progress,
 ) -> dict[Path, str]:
-    """Make every file, and return the reasons why some of them cannot be read.
-
-    Raises:
-        ValueError: If files cannot be linked or written.
-    """
+    """Make every file, and return the reasons why some of them cannot be read."""
     from crab_lightning.data.check.pool import Failure, run_isolated
 
     for folder in {target.parent for target in jobs}:
@@ -193,11 +184,7 @@ def _make_media(
 
 
 def _refuse_collisions(base: Path, jobs: Mapping[Path, MediaJob]) -> None:
-    """Refuse names that differ only in case, such as YouTube ids, on a disk that does not distinguish case.
-
-    Raises:
-        ValueError: If a file would replace the file of another clip.
-    """
+    """Refuse names that differ only in case, such as YouTube ids, on a disk that ignores case."""
     folded: dict[str, Path] = {}
     for target in jobs:
         other = folded.setdefault(str(target).casefold(), target)
@@ -267,11 +254,7 @@ def _finish(
 
 
 def _guard(base: Path, importer: Importer, overwrite: bool) -> None:
-    """Refuse to replace a manifest that this command did not write, or that was changed after the import.
-
-    Raises:
-        FileExistsError: If there is such a manifest and ``overwrite`` is not set.
-    """
+    """Refuse to replace a manifest that this command did not write, or that was changed after the import."""
     for task in importer.tasks:
         record = base / task / RECORD
         known = _recorded(record)

@@ -134,11 +134,7 @@ def _make(job: MediaJob, part: Path) -> str:
 
 
 def _is_longer(source: Path, piece: tuple[float, float]) -> bool:
-    """Return whether a file is longer than the wanted piece, so that the piece has to be cut out.
-
-    Raises:
-        UnreadableMedia: If the file is longer than the piece, but ends before the end of the piece.
-    """
+    """Return whether a file is longer than the wanted piece, so that the piece has to be cut out."""
     from crab_lightning.media import UnreadableMedia, probe
 
     duration_s = probe(source).duration_s
@@ -155,11 +151,7 @@ def _is_longer(source: Path, piece: tuple[float, float]) -> bool:
 
 
 def _check_readable(path: Path) -> None:
-    """Check the header of a media file.
-
-    Raises:
-        MediaError: If the file is damaged or empty, or contains neither pictures nor sound.
-    """
+    """Check that the header of a media file can be read, and that it contains pictures or sound."""
     from crab_lightning.media import NoVideoTrack, UnreadableMedia, probe
     from crab_lightning.media.container import check_file
     from crab_lightning.media.formats import PICTURE_FORMATS

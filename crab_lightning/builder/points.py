@@ -124,10 +124,7 @@ def new_text(dataset: str, before: str, prompt: Prompt | None, named: str) -> tu
             return before, "left alone: the text has several boxes"
         if found:
             return _BOX.sub(box, _CORNERS.sub(corners, before)), None
-        return (
-            f"The sounding object is {named}. Its coordinates are <obj>{corners}</obj>.",
-            None,
-        )
+        return f"The sounding object is {named}. Its coordinates are <obj>{corners}</obj>.", None
     boxes, runs = len(_BOX.findall(before)), len(_POINTS.findall(before))
     if boxes > 1 or runs > 1:
         return before, "left alone: the text has several boxes or scattered points"

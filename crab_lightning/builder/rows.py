@@ -316,7 +316,9 @@ class Importer:
     Args:
         title: Name of the dataset.
         tasks: Ids of the tasks whose manifests it writes.
-        read: Function that reads the owner's files.
+        read: Function that reads the annotation files with the settings of the import. It raises an
+            ``AnnotationError`` if a file is not as its owner publishes it, and a ``FileNotFoundError`` if it
+            is missing.
         expected: Official number of rows by task and split; unknown numbers are left out.
         paper_k: Number of training samples in the paper's Table 1, in thousands.
         access: Where the dataset is available, and under which licence.

@@ -199,11 +199,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _cells(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line number and the cells of each row that is not blank.
-
-    Raises:
-        AnnotationError: If a quote is not closed; all the following text would become one cell.
-    """
+    """Yield the line number and the cells of each row that is not blank."""
     plain = separator == "\t"  # tables with tabs do not use quotes
     reader = csv.reader(
         _lines(path),
@@ -239,8 +235,8 @@ def read_json(path: Path) -> Any:
         ) from err
 
 
-def read_objects(path: Path, keys: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the number (from 0) and the content of each object of a JSON array.
+def read_objects(path: Path, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield each object of a JSON array.
 
     Args:
         path: The file.
@@ -256,7 +252,7 @@ def read_objects(path: Path, keys: Sequence[str]) -> Iterator[tuple[int, dict[st
         if not isinstance(row, dict) or (lost := [key for key in keys if key not in row]):
             what = f"has no {', '.join(lost)}" if isinstance(row, dict) else "is not an object"
             raise AnnotationError(f"{path}, entry {number} (counted from 0) {what}. Correct the file.")
-        yield number, row
+        yield row
 
 
 def whole(path: Path, line: int, name: str, text: Any) -> int:

@@ -1,7 +1,4 @@
-"""The HTML page of ``build stats``: one file that loads nothing from the network.
-
-The page has four pictures: composition as in Fig. 3 (b), text lengths, classes and event lengths.
-"""
+"""The HTML page of ``build stats``: one file that loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -34,26 +31,13 @@ def draw_figures(statistics: Statistics, folder: Path) -> list[tuple[str, Path]]
     Returns:
         The caption and the file of each picture.
     """
-    drawn: list[tuple[str, Callable[[Statistics], Figure | None]]] = [
-        ("composition", _composition),
-        ("text_lengths", _text_lengths),
-        ("classes", _classes),
-        ("event_lengths", _event_lengths),
-    ]
-    captions = {
-        "composition": "Training rows by task (inner ring) and source dataset (outer ring): this data root,"
-        " and the paper's Fig. 3 (b).",
-        "text_lengths": "Words of the training texts: the bare answer, and the text before it.",
-        "classes": "Training rows of each class, most frequent first; some scales are logarithmic.",
-        "event_lengths": "Lengths of the annotated events in seconds (UnAV-100: tenths of the clip).",
-    }
     made = []
-    for name, draw in drawn:
+    for name, (draw, caption) in _PICTURES.items():
         figure = draw(statistics)
         if figure is not None:
             path = folder / f"{name}.png"
             figure.savefig(path, dpi=110, bbox_inches="tight", facecolor="white")
-            made.append((captions[name], path))
+            made.append((caption, path))
     return made
 
 
@@ -103,19 +87,19 @@ def _donut(axes: Any, title: str, lines: Sequence[Composition]) -> None:
 
 
 def _text_lengths(statistics: Statistics) -> Figure | None:
-    rows = [one for one in statistics.datasets if one.text_words and one.answer_words and one.reasoning_words]
+    rows = [
+        (one.name, one.reasoning_words.mean, one.answer_words.mean, one.text_words.p95)
+        for one in statistics.datasets
+        if one.text_words and one.answer_words and one.reasoning_words
+    ]
     if not rows:
         return None
     figure = new_figure(figsize=(8, 1 + 0.3 * len(rows)))
     axes = figure.add_subplot()
-    names = [one.name for one in rows]
-    answers = [one.answer_words.mean if one.answer_words else 0.0 for one in rows]
-    more = [one.reasoning_words.mean if one.reasoning_words else 0.0 for one in rows]
+    names, more, answers, longest = zip(*rows, strict=True)
     axes.barh(names, more, color=_COLOURS[0], label="before the answer")
     axes.barh(names, answers, left=more, color=_COLOURS[1], label="bare answer")
-    for i, one in enumerate(rows):
-        assert one.text_words is not None
-        axes.plot([one.text_words.p95], [i], "k|", markersize=9, label="95 % are shorter" if i == 0 else None)
+    axes.plot(longest, range(len(rows)), "k|", markersize=9, label="95 % are shorter")
     axes.invert_yaxis()
     axes.set_xlabel("words, mean")
     axes.legend(fontsize=8)
@@ -157,6 +141,21 @@ def _event_lengths(statistics: Statistics) -> Figure | None:
         axes.tick_params(labelsize=7)
     return figure
 
+
+_PICTURES: dict[str, tuple[Callable[[Statistics], Figure | None], str]] = {
+    "composition": (
+        _composition,
+        "Training rows by task (inner ring) and source dataset (outer ring): this data root, and the paper's"
+        " Fig. 3 (b).",
+    ),
+    "text_lengths": (_text_lengths, "Words of the training texts: the bare answer, and the text before it."),
+    "classes": (_classes, "Training rows of each class, most frequent first; some scales are logarithmic."),
+    "event_lengths": (
+        _event_lengths,
+        "Lengths of the annotated events in seconds (UnAV-100: tenths of the clip).",
+    ),
+}
+"""For each picture, the function that draws it and its caption."""
 
 PAGE = "statistics.html"
 NUMBERS = "statistics.json"

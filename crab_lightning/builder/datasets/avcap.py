@@ -8,12 +8,7 @@ from crab_lightning.builder.source import Source, read_objects
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read all captions; the paper uses 20.7 thousand of the training clips, but does not say which.
-
-    Raises:
-        AnnotationError: If an annotation file is not as its owner publishes it.
-        FileNotFoundError: If an annotation file is missing.
-    """
+    """Read all captions; the paper uses 20.7 thousand of the training clips, but does not say which."""
     found = Imported()
     files = [("train", "desc_train.json")]
     if settings.val == "train":
@@ -23,7 +18,7 @@ def read(source: Source, settings: Settings) -> Imported:
     else:
         found.notes["no test rows: there is no desc_test.json in the source"] = 1
     for split, file in files:
-        for _, entry in read_objects(source.annotation(file), ("video_id", "desc")):
+        for entry in read_objects(source.annotation(file), ("video_id", "desc")):
             name, text = str(entry["video_id"]), str(entry["desc"] or "").strip()
             parts = split_times(name)
             if parts is None or not text:

@@ -9,12 +9,7 @@ CLIP_S = 10
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read the split files; a clip with two events has two rows, as published.
-
-    Raises:
-        AnnotationError: If an annotation file is not as its owner publishes it.
-        FileNotFoundError: If an annotation file is missing.
-    """
+    """Read the split files; a clip with two events has two rows, as published."""
     found = Imported()
     files = [("train", "trainSet.txt"), ("test", "testSet.txt")]
     if settings.val == "train":

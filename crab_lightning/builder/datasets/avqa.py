@@ -14,12 +14,7 @@ _PLACE = re.compile(r"<[^<>]*>")
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read the corrected files in ``json_update/``; if they are missing, read those of the first release.
-
-    Raises:
-        AnnotationError: If an annotation file is not as its owner publishes it.
-        FileNotFoundError: If an annotation file is missing.
-    """
+    """Read the corrected files in ``json_update/``; if they are missing, read those of the first release."""
     found = Imported()
     splits = [("train", "train"), ("test", "test")]
     if settings.val == "train":
@@ -29,7 +24,7 @@ def read(source: Source, settings: Settings) -> Imported:
         if path.parent.name == "json":
             found.notes[f"{name}: read from json/, the first release; json_update/ corrects it"] = 1
         answers: dict[int, str] = {}
-        for _, entry in read_objects(path, _KEYS):
+        for entry in read_objects(path, _KEYS):
             label = f"question {entry['question_id']} of {entry['video_id']}"
             question = _filled(entry)
             if question is None:
@@ -54,11 +49,7 @@ def read(source: Source, settings: Settings) -> Imported:
 
 
 def _filled(entry: dict[str, Any]) -> str | None:
-    """Return the question with its placeholders filled in, ending with an ASCII question mark.
-
-    Returns:
-        ``None`` if the numbers of placeholders and values differ.
-    """
+    """Return the question with its placeholders filled in; ``None`` if it has another number of values."""
     values = json.loads(entry["templ_values"])
     text = entry["question_content"].strip().replace("\uff1f", "?")
     if len(_PLACE.findall(text)) != len(values):

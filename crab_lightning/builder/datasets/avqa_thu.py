@@ -23,15 +23,10 @@ _KEYS = (
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read both files; the rows keep their keys, and the answer remains the index of a choice.
-
-    Raises:
-        AnnotationError: If an annotation file is not as its owner publishes it.
-        FileNotFoundError: If an annotation file is missing.
-    """
+    """Read both files; the rows keep their keys, and the answer remains the index of a choice."""
     found = Imported()
     for split, file in (("train", "train_qa.json"), ("test", "val_qa.json")):
-        for _, entry in read_objects(source.annotation(file), (*_KEYS, "answer")):
+        for entry in read_objects(source.annotation(file), (*_KEYS, "answer")):
             name = str(entry["video_name"])
             label = f"{name} question {entry['id']}"
             options, index = _options(entry["multi_choice"], found), entry["answer"]

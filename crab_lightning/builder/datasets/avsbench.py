@@ -17,38 +17,17 @@ FRAMES = 5
 _LABELS = {"s4": "v1s", "ms3": "v1m", "arig": "v1s"}
 
 
-def read_masks(source: Source, settings: Settings) -> Imported:
-    """Read S4 and MS3, with the box and points of the sounding objects from their masks.
-
-    Raises:
-        AnnotationError: If an annotation file is not as its owner publishes it.
-        FileNotFoundError: If an annotation file is missing.
-    """
-    return _read(source, settings, ("s4", "ms3"))
-
-
-def read_boxes(source: Source, settings: Settings) -> Imported:
-    """Read the boxes of S4.
-
-    Raises:
-        AnnotationError: If an annotation file is not as its owner publishes it.
-        FileNotFoundError: If an annotation file is missing.
-    """
-    return _read(source, settings, ("arig",))
-
-
-def _read(source: Source, settings: Settings, tasks: tuple[str, ...]) -> Imported:
+def read(source: Source, settings: Settings, tasks: tuple[str, ...]) -> Imported:
+    """Read some tasks; the boxes and points of the sounding objects come from their masks."""
     found = Imported()
-    path = source.file("metadata.csv")
-    if path is None and source.file("s4_meta_data.csv") is not None:
+    older = source.file("s4_meta_data.csv")
+    if source.file("metadata.csv") is None and older is not None:
         raise AnnotationError(
-            f"{source.file('s4_meta_data.csv')}: this is AVSBench-object (2022). The released layout is that "
-            "of AVSBench-semantic (2023), which contains the same clips; fetch it, and give its folder with "
-            "metadata.csv"
+            f"{older}: this is AVSBench-object (2022). The released layout is that of AVSBench-semantic "
+            "(2023), which contains the same clips; fetch it, and give its folder with metadata.csv"
         )
-    for line, row in read_table(
-        source.annotation("metadata.csv"), ",", ("vid", "uid", "a_obj", "split", "label")
-    ):
+    path = source.annotation("metadata.csv")
+    for line, row in read_table(path, ",", ("vid", "uid", "a_obj", "split", "label")):
         if row["split"] not in ("train", "val", "test"):
             raise AnnotationError(
                 f"{path}, line {line}: split is {row['split']!r}; train, val or test is expected. "
@@ -136,7 +115,7 @@ _FILES = "metadata.csv of AVSBench-semantic; {}/<uid>/audio.wav, frames/<i>.jpg,
 MASKS = Importer(
     title="AVSBench S4 and MS3",
     tasks=("s4", "ms3"),
-    read=read_masks,
+    read=partial(read, tasks=("s4", "ms3")),
     expected={
         ("s4", "train"): 3452,
         ("s4", "test"): 740 * FRAMES,
@@ -151,7 +130,7 @@ MASKS = Importer(
 BOXES = Importer(
     title="ARIG, the boxes of AVSBench S4",
     tasks=("arig",),
-    read=read_boxes,
+    read=partial(read, tasks=("arig",)),
     expected={("arig", "train"): 3452, ("arig", "test"): 740 * FRAMES},
     paper_k=3.4,
     access=_ACCESS,

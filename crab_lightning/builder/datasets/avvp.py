@@ -23,10 +23,6 @@ def read(source: Source, settings: Settings) -> Imported:
     ``event``, so that times can be found later (``build reason``). With ``whole_clip``, every label lasts the
     whole clip instead. The rows of the validation file have times; they are training rows unless ``val`` is
     ``leave``.
-
-    Raises:
-        AnnotationError: If an annotation file is not as its owner publishes it.
-        FileNotFoundError: If an annotation file is missing.
     """
     found = Imported()
     files = [("train", "AVVP_train.csv"), ("test", "AVVP_test_pd.csv")]

@@ -11,12 +11,7 @@ EMOTIONS = {
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read the two lists; the sound comes from the owner's folder ``AudioWAV`` if it exists.
-
-    Raises:
-        AnnotationError: If an annotation file is not as its owner publishes it.
-        FileNotFoundError: If an annotation file is missing.
-    """
+    """Read the two lists; the sound comes from the owner's folder ``AudioWAV`` if it exists."""
     found = Imported()
     for split in ("train", "test"):
         path = source.annotation(f"CREMAD/{split}.csv", f"{split}.csv")

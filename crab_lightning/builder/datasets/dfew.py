@@ -10,12 +10,7 @@ CLASSES = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "f
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read the two tables and find the original clips: only these have sound.
-
-    Raises:
-        AnnotationError: If an annotation file is not as its owner publishes it.
-        FileNotFoundError: If an annotation file is missing.
-    """
+    """Read the two tables and find the original clips: only these have sound."""
     found = Imported()
     for split in ("train", "test"):
         path = source.annotation(f"{split}(single-labeled)/set_1.csv", f"single_{split}set_1.csv")

@@ -18,12 +18,7 @@ CLASSES = tuple(name.strip() for name in _NAMES.split(";"))
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read the Kinetics-400 tables (the validation part becomes the test split), or the OGM-GE lists.
-
-    Raises:
-        AnnotationError: If an annotation file is not as its owner publishes it.
-        FileNotFoundError: If an annotation file is missing.
-    """
+    """Read the Kinetics-400 tables (the validation part becomes the test split), or the OGM-GE lists."""
     found = Imported()
     classes = CLASSES
     if settings.classes is not None:

@@ -13,12 +13,7 @@ _SHORT = {"happy": "happiness", "sad": "sadness"}
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read the two lists; ``happy`` and ``sad`` become ``happiness`` and ``sadness``.
-
-    Raises:
-        AnnotationError: If an annotation file is not as its owner publishes it.
-        FileNotFoundError: If an annotation file is missing.
-    """
+    """Read the two lists; ``happy`` and ``sad`` become ``happiness`` and ``sadness``."""
     found = Imported()
     for split in ("train", "test"):
         path = source.annotation(f"single/no_caption/set_1/{split}.txt", f"set_1/{split}.txt")

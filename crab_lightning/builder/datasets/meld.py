@@ -19,12 +19,7 @@ _BADLY_CUT = {
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read the tables; the 11.0 thousand samples of the paper are the training and development parts.
-
-    Raises:
-        AnnotationError: If an annotation file is not as its owner publishes it.
-        FileNotFoundError: If an annotation file is missing.
-    """
+    """Read the tables; the 11.0 thousand samples of the paper are the training and development parts."""
     found = Imported()
     parts = ["train", "test"] if settings.val == "leave" else ["train", "dev", "test"]
     for part in parts:

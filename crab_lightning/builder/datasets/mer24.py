@@ -11,12 +11,7 @@ CLASSES = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read the table of discrete labels, and the labelled test set of ``test_labels`` if it is given.
-
-    Raises:
-        AnnotationError: If an annotation file is not as its owner publishes it.
-        FileNotFoundError: If an annotation file is missing.
-    """
+    """Read the table of discrete labels, and the labelled test set of ``test_labels`` if it is given."""
     found = Imported()
     _read(found, source, source.annotation("label-disdim.csv"), "train")
     if settings.test_labels is not None:

@@ -19,12 +19,7 @@ _NULL = "null"
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read the table: some frames of every training expression, and all ten of every test expression.
-
-    Raises:
-        AnnotationError: If an annotation file is not as its owner publishes it.
-        FileNotFoundError: If an annotation file is missing.
-    """
+    """Read the table: some frames of every training expression, and all ten of every test expression."""
     found = Imported()
     path = source.annotation("metadata.csv")
     seen: set[tuple[str, ...]] = set()

@@ -18,12 +18,7 @@ CLASSES = frozenset(_NAMES.split())
 
 
 def read(source: Source, settings: Settings) -> Imported:
-    """Read the lists of the first split; the class is the folder, since some file names differ from it.
-
-    Raises:
-        AnnotationError: If an annotation file is not as its owner publishes it.
-        FileNotFoundError: If an annotation file is missing.
-    """
+    """Read the lists of the first split; the class is the folder, since some file names differ from it."""
     found = Imported()
     classes = CLASSES
     if settings.classes is not None:

@@ -19,10 +19,6 @@ def read(source: Source, settings: Settings) -> Imported:
     The paper keeps clips with "stable temporal dynamics", but gives no rule. Here, a clip is stable under two
     conditions: each of its events lasts at least ``shortest_event`` tenths of the clip after rounding to
     tenths, and its events start or end at no more than ``most_changes`` moments inside the clip.
-
-    Raises:
-        AnnotationError: If an annotation file is not as its owner publishes it.
-        FileNotFoundError: If an annotation file is missing.
     """
     found = Imported()
     path = source.annotation("unav100_annotations.json")

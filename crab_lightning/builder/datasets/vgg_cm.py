@@ -36,8 +36,6 @@ def read(source: Source, settings: Settings) -> Imported:
     """Draw pairs of clips of different classes; every recording is in at most one pair.
 
     Raises:
-        AnnotationError: If an annotation file is not as its owner publishes it.
-        FileNotFoundError: If an annotation file is missing.
         ValueError: If the file of synonyms is not a list of lists.
     """
     found = Imported()
@@ -84,11 +82,7 @@ def _clips(source: Source, settings: Settings, found: Imported) -> dict[str, lis
 
 
 def _kinds(settings: Settings) -> dict[str, str]:
-    """Return the group of each class that has near-synonyms.
-
-    Raises:
-        ValueError: If the file of synonyms is not a list of lists.
-    """
+    """Return the group of each class that has near-synonyms."""
     if settings.synonyms is None:
         return {}
     groups = yaml.safe_load(settings.synonyms.read_text(encoding="utf-8"))

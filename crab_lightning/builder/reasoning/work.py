@@ -109,11 +109,7 @@ class Work:
         }
 
     def _source(self) -> Path:
-        """Return the manifest as it was before texts were written to it.
-
-        Raises:
-            FileExistsError: If the manifest was changed after texts were written to it.
-        """
+        """Return the manifest as it was before texts were written to it."""
         if not self.original.is_file():
             return self.manifest
         record = self.state / "written.json"
