@@ -158,7 +158,7 @@ def pair_transfers(finished: FinishedCells, resampling: Resampling) -> list[Pair
                 ]
                 for dataset, partner in (group, group[::-1]):
                     runs = {
-                        cell.seed: (single, finished.run(cell))
+                        cell.seed: (single, finished.runs[cell.name])
                         for cell in finished.cells(arm, regime, group)
                         if (single := finished.of(study.compare[0], arm, dataset, cell.seed)) is not None
                     }

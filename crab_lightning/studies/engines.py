@@ -30,14 +30,7 @@ Report = Callable[[Cell, str], None]
 
 @dataclass(frozen=True)
 class _Running:
-    """A cell that runs in a separate process.
-
-    Args:
-        process: The process.
-        cell: The cell.
-        device: Index of the CUDA device that the process uses; ``None`` if it sees all devices.
-        errors: Connection on which the process sends its error if it fails.
-    """
+    """A cell that runs in a separate process, which sends its error on a connection if it fails."""
 
     process: BaseProcess
     cell: Cell

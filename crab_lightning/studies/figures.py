@@ -96,21 +96,19 @@ def shares_figure(arms: Sequence[ArmTransfer]) -> Any:
 
 
 def _bars(axes: Any, title: str, shares: Mapping[str, Shares]) -> None:
-    for place, found in enumerate(shares.values()):
-        for shift, (estimate, colour, hatch) in enumerate(
-            ((found.gain, GAIN, ""), (found.harmed, HARM, "//"), (found.net, "#555555", ".."))
-        ):
-            x = place + 0.27 * (shift - 1)
-            low, high = estimate.low, estimate.high
-            error = None
-            if low is not None and high is not None:
-                # The share itself may lie outside the interval of the resampled shares.
-                error = [[100 * max(estimate.value - low, 0)], [100 * max(high - estimate.value, 0)]]
-            axes.bar(
-                x, 100 * estimate.value, 0.25, color=colour, hatch=hatch, edgecolor="white", yerr=error,
-                capsize=2, error_kw={"elinewidth": 0.9},
-                label=("gain share", "harmed share", "net score")[shift] if place == 0 else None,
-            )  # fmt: skip
+    places = np.arange(len(shares))
+    for shift, (name, label, colour, hatch) in enumerate(
+        (("gain", "gain share", GAIN, ""), ("harmed", "harmed share", HARM, "//"),
+         ("net", "net score", "#555555", ".."))
+    ):  # fmt: skip
+        found = [getattr(one, name) for one in shares.values()]
+        value, low, high = 100 * np.array([(one.value, one.low, one.high) for one in found], float).T
+        # The share itself may lie outside the interval of the resampled shares.
+        error = np.maximum([value - low, high - value], 0)
+        axes.bar(
+            places + 0.27 * (shift - 1), value, 0.25, color=colour, hatch=hatch, edgecolor="white",
+            yerr=error, capsize=2, error_kw={"elinewidth": 0.9}, label=label,
+        )  # fmt: skip
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_ylim(-105, 105)
     _labelled(axes, list(shares), "% of datasets", title)
@@ -137,23 +135,16 @@ def coverage_figure(coverage: Mapping[str, Mapping[str, float]], regime: str = "
     """
     figure = figure_of(max(5.5, 1.8 + 1.3 * len(coverage)), 3.2)
     axes = figure.subplots()
-    for place, shares in enumerate(coverage.values()):
+    places = np.arange(len(coverage))
+    best, tied = ([100 * shares[key] for shares in coverage.values()] for key in ("best", "tied"))
+    axes.bar(places - 0.2, best, 0.36, color=GAIN, label="best of all arms")
+    axes.bar(places - 0.2, tied, 0.36, bottom=best, color="#9ecae1", hatch="..", label="tied for the best")
+    gains = [100 * shares.get("gain", np.nan) for shares in coverage.values()]
+    if np.isfinite(gains).any():
         axes.bar(
-            place - 0.2,
-            100 * shares["best"],
-            0.36,
-            color=GAIN,
-            label="best of all arms" if not place else None,
-        )
-        axes.bar(
-            place - 0.2, 100 * shares["tied"], 0.36, bottom=100 * shares["best"], color="#9ecae1", hatch="..",
-            label="tied for the best" if not place else None,
+            places + 0.2, gains, 0.36, color="#e69f00", hatch="//", edgecolor="white",
+            label="better than trained alone",
         )  # fmt: skip
-        if "gain" in shares:
-            axes.bar(
-                place + 0.2, 100 * shares["gain"], 0.36, color="#e69f00", hatch="//", edgecolor="white",
-                label="better than trained alone" if not place else None,
-            )  # fmt: skip
     axes.set_ylim(0, 105)
     axes.legend(fontsize=7)
     title = f"Datasets on which an arm is the best, regime {regime}"

@@ -152,7 +152,8 @@ class FinishedCells:
     """The finished runs of a study, by arm, regime, dataset and seed.
 
     The attribute ``states`` has the state of every cell of the study. A finished cell whose answers or losses
-    cannot be read has the state ``damaged``.
+    cannot be read has the state ``damaged``. The attribute ``runs`` has the results of each finished cell by
+    its name.
 
     Args:
         study: The study.
@@ -160,7 +161,7 @@ class FinishedCells:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self._runs: dict[str, FinishedRun] = {}
+        self.runs: dict[str, FinishedRun] = {}
         self.states = [self._checked(state_of(cell)) for cell in study.cells()]
         self._cells = {
             (c.arm, c.regime, c.datasets, c.seed): c
@@ -180,21 +181,13 @@ class FinishedCells:
             read_sample_losses(state.cell.folder)
         except ValueError as err:
             return CellState(state.cell, "damaged", f"{err}{remedy}")
-        self._runs[state.cell.name] = run
+        self.runs[state.cell.name] = run
         return state
 
     def cells(self, arm: str, regime: str, datasets: tuple[str, ...]) -> list[Cell]:
         """Return the finished cells of an arm, a regime and a set of datasets: one for each finished seed."""
         keys = [(arm, regime, datasets, seed) for seed in self.study.seeds]
         return [self._cells[key] for key in keys if key in self._cells]
-
-    def run(self, cell: Cell) -> FinishedRun:
-        """Return the results of a finished cell.
-
-        Raises:
-            KeyError: If the cell is not finished.
-        """
-        return self._runs[cell.name]
 
     def of(self, regime: str, arm: str, dataset: str, seed: int) -> FinishedRun | None:
         """Return the only run of a regime, an arm and a seed that trained on a dataset.
@@ -207,4 +200,4 @@ class FinishedCells:
         if len(groups) != 1:
             return None
         cell = self._cells.get((arm, regime, groups[0], seed))
-        return None if cell is None else self.run(cell)
+        return None if cell is None else self.runs[cell.name]

@@ -34,13 +34,9 @@ _CHUNK = 4_000_000
 class Statistic(ABC):
     """A metric as a function of how often each question counts.
 
-    The attribute ``how`` says in a few words how the metric is computed on a resample.
-
     Args:
         ids: Ids of the N questions, in the order of the columns of the counts.
     """
-
-    how = ""
 
     def __init__(self, ids: Sequence[str]) -> None:
         self.ids = tuple(ids)
@@ -75,8 +71,6 @@ class RatioStatistic(Statistic):
         weights: The value that each question adds to the denominator; by default 1, which gives a mean.
     """
 
-    how = "mean of the answers' scores"
-
     def __init__(
         self, ids: Sequence[str], parts: Sequence[float], weights: Sequence[float] | None = None
     ) -> None:
@@ -105,8 +99,6 @@ class MetricStatistic(Statistic):
         key: Name of the value to use if the metric computes several values.
         states: For each question, the states of the metric after the answer to this question alone.
     """
-
-    how = "computed again from the answers of each resample"
 
     def __init__(
         self, ids: Sequence[str], metric: Any, key: str, states: Sequence[Mapping[str, Any]]
@@ -153,8 +145,6 @@ class CiderStatistic(Statistic):
         ids: Ids of the questions.
         items: For each question, the tokens of the answer and of its references.
     """
-
-    how = MetricStatistic.how
 
     def __init__(self, ids: Sequence[str], items: Sequence[Any]) -> None:
         super().__init__(ids)
@@ -321,10 +311,9 @@ def _copied(state: Any) -> Any:
 
 
 def _without_null(records: Sequence[Mapping[str, Any]], samples: Mapping[str, Any]) -> Statistic | None:
-    """Return the mean score without the null questions, whose object is absent, as J of Ref-AVS needs it.
+    """Return the mean score without null questions, as J of Ref-AVS needs it; ``None`` if a score is missing.
 
-    Returns:
-        ``None`` if the score of any other question is missing.
+    In a null question, the object is absent.
     """
     kept = []
     for record in records:

@@ -356,11 +356,7 @@ def _check_compared(
     compare: tuple[str, str],
     datasets: tuple[str, ...],
 ) -> None:
-    """Refuse two regimes that cannot be compared.
-
-    Such regimes train no dataset on different sets of datasets, or one of them trains a dataset in several
-    cells.
-    """
+    """Refuse two regimes that cannot be compared."""
     before, after = (regimes.get(regime, ()) for regime in compare)
     if not before or not after:
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from crab_lightning.metrics.scale import PERCENT, units_said
 from crab_lightning.reports.tables import PlainTable, named, percent, signed
@@ -48,23 +48,15 @@ def gain_table(arm: ArmTransfer, regimes: tuple[str, str], names: Mapping[str, s
     title = f"{arm.arm}: {units}, validation loss in nats per target token"
     table = PlainTable(title, columns)
     for row in arm.rows:
-        score, loss = row.score, row.loss
-        cells = [row.dataset, row.scale.label(row.metric), row.scale.text(score.before)]
-        cells += [
-            row.scale.text(score.after),
-            score_gain(row) + _mark(table, score.note),
-            _p(score.gain),
-        ]
-        cells.append(str(score.questions or "–"))
+        text, score, loss = row.scale.text, row.score, row.loss
+        cells = [row.dataset, row.scale.label(row.metric), text(score.before), text(score.after)]
+        cells += [score_gain(row) + _mark(table, score.note), _p(score.gain), str(score.questions or "–")]
         if loss is None:
             cells += ["–"] * 5
         else:
-            cells += [f"{loss.before:.4f}", f"{loss.after:.4f}"]
-            cells += [
-                _bracketed(loss.gain, _nats) + _mark(table, loss.note),
-                _p(loss.gain),
-                str(loss.questions or "–"),
-            ]
+            gain = _bracketed(loss.gain, _nats) + _mark(table, loss.note)
+            cells += [f"{loss.before:.4f}", f"{loss.after:.4f}", gain, _p(loss.gain)]
+            cells.append(str(loss.questions or "–"))
         table.add(cells)
     table.notes.append(
         f"Gain: {regimes[1]} minus {regimes[0]}, with the sign changed where lower is better, so that a "
@@ -168,9 +160,9 @@ def conflict_table(found: Sequence[ArmConflict]) -> PlainTable:
 
 def pair_table(found: Sequence[PairTransfer]) -> PlainTable:
     """Return the table of the gains of datasets from their partners."""
-    columns = ["arm", "dataset", "partner", "alone", "with partner", "gain [95 % CI]", "loss gain [95 % CI]"]
-    columns.insert(3, "metric")
-    table = PlainTable("Trained with one partner", [*columns, "cosine"], left=4)
+    columns = ["arm", "dataset", "partner", "metric", "alone", "with partner"]
+    columns += ["gain [95 % CI]", "loss gain [95 % CI]", "cosine"]
+    table = PlainTable("Trained with one partner", columns, left=4)
     for one in found:
         row = one.tested
         cells = [one.arm, row.dataset, one.partner, row.scale.label(row.metric)]
@@ -227,9 +219,8 @@ def _shares(shares: Shares) -> list[str]:
     ]
 
 
-def _bracketed(found: Estimate, show: object) -> str:
-    assert callable(show)
-    text = str(show(found.value))
+def _bracketed(found: Estimate, show: Callable[[float], str]) -> str:
+    text = show(found.value)
     if found.low is not None and found.high is not None:
         text += f" [{show(found.low)}, {show(found.high)}]"
     return text + ("*" if found.certain else "")

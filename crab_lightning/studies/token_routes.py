@@ -251,14 +251,13 @@ def likes_page(likes: TokenLikes, title: str) -> str:
         title: Title of the page.
     """
     base = likes.mean()
-    everything = {name: np.ones(len(found.pieces), bool) for name, found in likes.texts}
     return render(
         "studies/token_routes.html.j2",
         title=title,
         facts={"different text tokens": len(likes._counts), "text tokens": sum(likes._counts.values())},
         heads=_heads(base),
         shares=[],
-        parts=[(name, _shaded(found, base, everything[name])) for name, found in likes.texts],
+        parts=[(name, _shaded(one, base, np.ones(len(one.pieces), bool))) for name, one in likes.texts],
         grid=[],
         pieces=[],
         likes=likes.best(),

@@ -16,6 +16,7 @@ import pytest
 from crab_lightning.commands import main
 from crab_lightning.reports.runs import FinishedRun
 from crab_lightning.studies.conflicts import correlation
+from crab_lightning.studies.figures import coverage_figure
 from crab_lightning.studies.report import study_results, write_report
 from crab_lightning.studies.run_data import data_of
 from crab_lightning.studies.statistics import (
@@ -280,6 +281,14 @@ def test_holm_sign_test_and_p_values_are_those_of_the_textbook() -> None:
     assert p_value(drawn, 100) == pytest.approx(0.002)
     assert p_value(drawn, 3) == 0.25  # three questions make nothing certain
     assert p_value(np.zeros(999), 100) == 1.0
+
+
+def test_the_legend_names_a_gain_that_the_first_arm_does_not_have() -> None:
+    coverage = {"lora": {"best": 0.0, "tied": 0.5}, "ilora": {"best": 0.5, "tied": 0.5, "gain": 0.75}}
+    (axes,) = coverage_figure(coverage).axes
+    named = {text.get_text() for text in axes.get_legend().get_texts()}
+    assert named == {"best of all arms", "tied for the best", "better than trained alone"}
+    assert max(bar.get_height() for bar in axes.patches if bar.get_height() > 0) == 75
 
 
 def test_correlation_is_that_of_ranks() -> None:
