@@ -63,8 +63,7 @@ class Joined:
 
     def counts(self) -> dict[str, Any]:
         """Return all fields except the answers, as JSON values."""
-        names = ("by", "per_sample", "records", "other_tasks", "duplicates", "conflicts", "unmatched")
-        return {name: getattr(self, name) for name in names} | {"notes": list(self.notes)}
+        return {name: value for name, value in vars(self).items() if name != "answers"}
 
 
 def read_answers(path: Path) -> list[Record]:
@@ -140,9 +139,8 @@ def join_answers(
         raise JoinError(
             f"no record of '{dataset}' (layout {layout}) among {len(records)}; they are of: {said}"
         )
-    keys = _Keys(layout, instruction)
     found: Joined | None = None
-    for name, of_record, of_sample in keys.candidates():
+    for name, of_record, of_sample in _keys(layout, instruction):
         rows: dict[Hashable, list[Sample]] = defaultdict(list)
         for sample in samples:
             rows[of_sample(sample)].append(sample)
@@ -160,33 +158,28 @@ def join_answers(
     return found
 
 
-class _Keys:
-    """The keys that may identify a record and its sample, with the most reliable key first."""
+_Key = tuple[str, Callable[[Record], Hashable], Callable[[Sample], Hashable]]
+"""The name of a key, and functions that return the key of a record and of a sample."""
 
-    def __init__(self, layout: str, instruction: Callable[[Sample], str]) -> None:
-        self.layout, self.instruction = layout, instruction
 
-    def candidates(self) -> list[tuple[str, Callable[[Record], Hashable], Callable[[Sample], Hashable]]]:
-        """Return, for each key: its name, and functions that return it for a record and for a sample."""
-        told = card(self.layout).get("answers", ()) if self.layout in LAYOUTS else ()
-        return [("sample id", lambda r: r.get("id"), lambda s: s.id), *(self._of_card(way) for way in told)]
+def _keys(layout: str, instruction: Callable[[Sample], str]) -> list[_Key]:
+    """Return the keys that may identify a record and its sample, with the most reliable key first."""
+    readers: dict[str, tuple[Callable[[Any], Hashable], Callable[[Sample], Any]]] = {
+        "video stem": (_stem, lambda s: s.videos[0]),
+        "image tail": (_tail, lambda s: s.images[0]),
+        "instruction": (_question, instruction),
+    }
 
-    def _of_card(
-        self, way: Mapping[str, Any]
-    ) -> tuple[str, Callable[[Record], Hashable], Callable[[Sample], Hashable]]:
-        """Return a key that a card describes by keys of the record and the matching parts of the sample."""
-        keys: Mapping[str, str] = way["keys"]
-        readers: dict[str, tuple[Callable[[Any], Hashable], Callable[[Sample], Any]]] = {
-            "video stem": (_stem, lambda s: s.videos[0]),
-            "image tail": (_tail, lambda s: s.images[0]),
-            "instruction": (_question, self.instruction),
-        }
-        parts = [(key, *readers.get(name, (_text, _field(name)))) for key, name in keys.items()]
+    def of_card(way: Mapping[str, Any]) -> _Key:
+        parts = [(key, *readers.get(name, (_text, _field(name)))) for key, name in way["keys"].items()]
         return (
             way["by"],
             lambda r: tuple(read(r.get(key)) for key, read, _ in parts),
             lambda s: tuple(read(of(s)) for _, read, of in parts),
         )
+
+    told = card(layout).get("answers", ()) if layout in LAYOUTS else ()
+    return [("sample id", lambda r: r.get("id"), lambda s: s.id), *map(of_card, told)]
 
 
 def _field(name: str) -> Callable[[Sample], Any]:
@@ -266,7 +259,7 @@ def _by_reference(records: Sequence[Record], samples: Sequence[Sample], layout: 
     said = [_text(r.get("output")) for r in records]
     if said == [sample.reference for sample in samples]:
         answers = {sample.id: record for sample, record in zip(samples, records, strict=True)}
-        return Joined(answers, "order, every reference (output) checked", notes=[])
+        return Joined(answers, "order, every reference (output) checked")
     if layout not in REFERENCE_DECIDES or any(text is None for text in said):
         if len(records) != len(samples):
             raise JoinError(

@@ -110,17 +110,13 @@ def bars(values: Mapping[str, float | None]) -> Markup:
     return draw(TEMPLATE, "bars", rows)
 
 
-def confusion(records: Sequence[Mapping[str, Any]], most: int = 60) -> Markup | None:
-    """Draw a confusion matrix of scored answers.
-
-    Args:
-        records: Prediction records.
-        most: Largest number of classes.
+def confusion(records: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """Draw a confusion matrix of prediction records.
 
     Returns:
-        A table, or ``None`` if the true answers are not names or choices, or are too many.
+        A table, or ``None`` if the true answers are not names or choices, or are more than 60.
     """
-    found = confusion_of(records, most, fewest=1)
+    found = confusion_of(records, fewest=1)
     if found is None:
         return None
     return draw(TEMPLATE, "confusion", found.names, found.columns, found.counts.tolist())

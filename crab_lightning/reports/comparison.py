@@ -42,7 +42,7 @@ def comparison(
     Raises:
         ValueError: If a method is in none of the paper's tables.
     """
-    figures = _figures(methods or (), published_figures())
+    figures = _figures(methods or ())
     first = runs[0]
     others = runs[1:] if protocol != "valid_only" else []
     columns = ["dataset", "metric", "answers", *(run.name for run in runs)]
@@ -89,10 +89,9 @@ def comparison(
     return table
 
 
-def _figures(
-    methods: Sequence[str], known: Sequence[PublishedFigure]
-) -> dict[tuple[str, str, str], PublishedFigure]:
+def _figures(methods: Sequence[str]) -> dict[tuple[str, str, str], PublishedFigure]:
     """Return the figures by method, dataset and metric, each from the first table that contains it."""
+    known = published_figures()
     rows = list(dict.fromkeys(figure.row for figure in known))
     if unknown := [method for method in methods if method not in rows]:
         near = did_you_mean(unknown[0], rows)

@@ -21,7 +21,6 @@ class PublishedFigure:
         dataset: Key of the dataset (released task id).
         metric: Key of the metric.
         percent: The number as printed.
-        protocol: How the number was computed, if released code shows this; else empty.
         not_comparable: Why the number cannot be compared with scores of this package; empty if it can.
     """
 
@@ -30,7 +29,6 @@ class PublishedFigure:
     dataset: str
     metric: str
     percent: float
-    protocol: str
     not_comparable: str
 
 
@@ -50,17 +48,8 @@ def published_figures() -> tuple[PublishedFigure, ...]:
                 raise ValueError(f"published.yaml: table {number}, row {row}: no column {sorted(wrong)[0]}")
             for cell, percent in entry["cells"].items():
                 column = content["columns"][cell]
-                figures.append(
-                    PublishedFigure(
-                        number,
-                        row,
-                        column["dataset"],
-                        column["metric"],
-                        float(percent),
-                        entry.get("protocol", ""),
-                        marks.get(cell, ""),
-                    )
-                )
+                about = (column["dataset"], column["metric"], float(percent), marks.get(cell, ""))
+                figures.append(PublishedFigure(number, row, *about))
     return tuple(figures)
 
 

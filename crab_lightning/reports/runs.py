@@ -10,8 +10,6 @@ from typing import Any
 
 from crab_lightning.files import read_json
 
-Split = str
-
 
 @dataclass
 class FinishedRun:
@@ -27,7 +25,7 @@ class FinishedRun:
 
     folder: Path
     name: str
-    split: Split
+    split: str
     summary: dict[str, Any]
     synthetic: bool | None = None
 
@@ -105,7 +103,7 @@ class JoinedRuns(FinishedRun):
         return self.home[dataset].records(dataset) if dataset in self.home else []
 
 
-def find_results(path: Path, split: Split = "test") -> FinishedRun:
+def find_results(path: Path, split: str = "test") -> FinishedRun:
     """Read the results of a run folder, or of the newest run with results in a folder of runs.
 
     Args:

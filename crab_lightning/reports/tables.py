@@ -7,6 +7,8 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from crab_lightning.metrics.scale import Scale
+
 
 @dataclass
 class PlainTable:
@@ -170,12 +172,7 @@ def _noted(table: PlainTable) -> list[str]:
     return ["", *(f"{note}  " for note in table.notes)] if table.notes else []
 
 
-def percent(value: float | None) -> str:
-    """Return a fraction as a percentage with two decimals, or a dash."""
-    return "–" if value is None else f"{100 * value:.2f}"
-
-
-def signed(value: float) -> str:
-    """Return a fraction as signed percentage points."""
-    text = f"{100 * value:+.2f}"
-    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
+percent = Scale().text
+"""Returns a fraction as a percentage with two decimals, or a dash."""
+signed = Scale().signed
+"""Returns a fraction as signed percentage points."""
