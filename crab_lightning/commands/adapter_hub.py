@@ -158,18 +158,9 @@ def _prepare(source: Path, folder: Path, args: Any) -> list[str]:
     if args.license is None:
         notes.append("no --license was given, and the card says so")
     facts = CardFacts(
-        args.to,
-        base,
-        config,
-        about["metadata"],
-        about["parameters"],
-        tasks,
-        results,
-        made,
-        args.license,
-        has_config=run is not None,
-        packages=sorted(packages),
-    )
+        args.to, base, config, about["metadata"], about["parameters"], tasks, results, made, args.license,
+        has_config=run is not None, packages=sorted(packages),
+    )  # fmt: skip
     (folder / _CARD).write_text(model_card(facts), encoding="utf-8")
     return notes
 
@@ -203,11 +194,7 @@ def _taught(data: dict[str, Any]) -> dict[str, str]:
 
 
 def _portable(path: Path, adapter: Path, given: dict[str, str]) -> dict[str, Any]:
-    """Return the model and data sections of a run's config, without paths of this machine.
-
-    Raises:
-        ValueError: If a key names a path that other users do not have. The message names the keys.
-    """
+    """Return the model and data sections of a run's config, without paths of this machine."""
     from crab_lightning.configuration.allowed_code import without_training
     from crab_lightning.configuration.files import compose, portable_path
 

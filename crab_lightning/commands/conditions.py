@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,12 +38,8 @@ def probe(words: Sequence[str]) -> None:
     Raises:
         ValueError: If an option would change the comparison, or there is no run folder to write to.
     """
-    args, rest = _asked(
-        "probe",
-        probe,
-        words,
-        ("--data.drop_modality", "--data.audio_swap", "--evaluator.windows", "--run.", "--ckpt_path"),
-    )
+    own = ("--data.drop_modality", "--data.audio_swap", "--evaluator.windows", "--run.", "--ckpt_path")
+    args, rest = _asked("probe", probe, words, own)
     from crab_lightning.runs.run_folder import find_checkpoint, results_folder
 
     checkpoint = find_checkpoint(args.run)
@@ -63,12 +59,7 @@ def heads(words: Sequence[str]) -> None:
     Raises:
         ValueError: If the run has no heads to leave out, or an option would change the comparison.
     """
-    args, rest = _asked(
-        "heads",
-        heads,
-        words,
-        ("--run.", "--ckpt_path", "--config"),
-    )
+    args, rest = _asked("heads", heads, words, ("--run.", "--ckpt_path", "--config"))
     from crab_lightning.adapters.kinds import drop_foreign_keys
     from crab_lightning.configuration.files import compose, naming_file
     from crab_lightning.reports.comparison import comparison
@@ -215,12 +206,7 @@ def dependence(runs: Sequence[FinishedRun]) -> dict[str, Any]:
         fall: dict[str, Any] = {}
         for other in others:
             found = paired_difference(other.scores(dataset), whole)
-            fall[other.name] = found and {
-                "mean": found.mean,
-                "low": found.low,
-                "high": found.high,
-                "samples": found.samples,
-            }
+            fall[other.name] = None if found is None else asdict(found)
         strict = {run.name: (run.datasets.get(dataset) or {}).get("strict", {}) for run in runs}
         table[dataset] = {
             "headline": headline,

@@ -252,11 +252,7 @@ class CrabCLI(LightningCLI):
         self.config_dump = json.loads(text)
 
     def _take_folder(self) -> Path:
-        """Return the run folder. The first process owns the folder until :meth:`close`.
-
-        Raises:
-            RunFolderError: If the folder is in use, contains another run, or cannot be written.
-        """
+        """Return the run folder. The first process owns the folder until :meth:`close`."""
         run, train = self.config.run, self.function == "fit"
         if self.config.trainer.get("fast_dev_run"):  # such a trial must leave no files
             self._scratch = tempfile.TemporaryDirectory(prefix="fast_dev_run_")

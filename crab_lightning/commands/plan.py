@@ -147,12 +147,7 @@ def _together(config: Any, shape: Shape, setting: Setting, limit: float) -> tupl
 
 
 def _shape(model: Any, tasks: list[str] | None) -> Shape:
-    """Return the sizes of a config's model.
-
-    Raises:
-        ValueError: If the class is not known, or the checkpoint is of another architecture.
-        FileNotFoundError: If the sizes of a checkpoint are not known.
-    """
+    """Return the sizes of a config's model."""
     from crab_lightning.adapters import AdapterConfig
     from crab_lightning.configuration.objects import class_of
     from crab_lightning.models import LlmVaModule, OmniModule, VllmAModule

@@ -102,10 +102,8 @@ def run(words: Sequence[str]) -> None:
     from crab_lightning.studies.engines import engine
     from crab_lightning.studies.runner import check_arms, chosen_cells, run_study
 
-    other: dict[str, object] = {"jobs": 1, "threads": 1, "devices": None}
-    if args.engine == "local":
-        other = {"ray_address": None, "ray_gpus": 0.0, "ray_cpus": 1.0}
-    if given := [name for name, default in other.items() if getattr(args, name) != default]:
+    others = {"local": ("ray_address", "ray_gpus", "ray_cpus"), "ray": ("jobs", "threads", "devices")}
+    if given := [n for n in others[args.engine] if getattr(args, n) != parser.get_default(n)]:
         options_given = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ValueError(f"--engine {args.engine} does not use {options_given}; remove it or change --engine")
     study = _read(args)

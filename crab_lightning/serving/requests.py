@@ -112,11 +112,8 @@ def read_request(body: Any, sizes: RequestSizes | None = None) -> ChatRequest:
     limit_key = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
     limit = _number(body, limit_key, None, 1, 1_000_000, whole=True)
     seed = _number(body, "seed", 0, -(2**63), 2**63 - 1, whole=True)
-    sampling = Sampling(
-        float(_number(body, "temperature", 0.0, 0, 2) or 0),
-        float(_number(body, "top_p", 1.0, 1e-9, 1) or 1),
-        int(seed or 0),
-    )
+    temperature = _number(body, "temperature", 0.0, 0, 2)
+    sampling = Sampling(float(temperature), float(_number(body, "top_p", 1.0, 1e-9, 1)), seed)
     stream = body.get("stream") or False
     if not isinstance(stream, bool):
         raise RequestError("'stream' must be true or false", param="stream")
@@ -131,9 +128,8 @@ def read_request(body: Any, sizes: RequestSizes | None = None) -> ChatRequest:
         raise RequestError("'task' must be a task key", param="task")
     weighed, messages = _weighed(body, sizes, stream=stream)
     conversation, media = _conversation(messages, sizes)
-    most = None if limit is None else int(limit)
     frames = _frames(body, sizes.frames)
-    return ChatRequest(conversation, media, sampling, most, stream, bool(usage), frames, task, weighed)
+    return ChatRequest(conversation, media, sampling, limit, stream, bool(usage), frames, task, weighed)
 
 
 def _weighed(body: dict[str, Any], sizes: RequestSizes, *, stream: bool) -> tuple[str | None, Any]:
@@ -173,7 +169,7 @@ def _is_text(text: str) -> bool:
 
 def _number(
     body: dict[str, Any], key: str, default: float | None, low: float, high: float, *, whole: bool = False
-) -> float | None:
+) -> Any:
     value = body.get(key)
     if value is None:
         return default
@@ -181,8 +177,7 @@ def _number(
     if isinstance(value, bool) or not fits or not low <= value <= high:
         kind = "a whole number" if whole else "a number"
         raise RequestError(f"'{key}' must be {kind} between {low:g} and {high:g}", param=key)
-    number: float = value
-    return number
+    return value
 
 
 def _frames(body: dict[str, Any], most: int) -> int:
@@ -194,7 +189,8 @@ def _frames(body: dict[str, Any], most: int) -> int:
         raise RequestError(
             '\'media_io_kwargs\' must have the form {"video": {"num_frames": 10}}', param="media_io_kwargs"
         )
-    return int(_number(video, "num_frames", DatasetSpec("", "").frames, 1, most, whole=True) or 1)
+    frames: int = _number(video, "num_frames", DatasetSpec("", "").frames, 1, most, whole=True)
+    return frames
 
 
 def _conversation(messages: Any, sizes: RequestSizes) -> tuple[Conversation, tuple[tuple[Media, str], ...]]:
