@@ -78,7 +78,8 @@ def run(words: Sequence[str]) -> None:
     check_picture(args.image)
     from crab_lightning.inference.answer import windows_of_text
     from crab_lightning.inference.loading import load_run
-    from crab_lightning.inference.question import AskError, Question
+    from crab_lightning.inference.question import Question
+    from crab_lightning.inference.question_files import AskError
     from crab_lightning.studies.heads import heads_of
 
     given = {"question": args.question, "options": args.options, "expression": args.expression}
@@ -135,7 +136,7 @@ def run_folder(args: argparse.Namespace) -> None:
     from crab_lightning.commands.output import StepBar
     from crab_lightning.inference.folder import ask_folder
     from crab_lightning.inference.loading import load_run
-    from crab_lightning.inference.question import AskError
+    from crab_lightning.inference.question_files import AskError
 
     if args.folder is None or args.out is None:
         raise AskError("--folder and --out belong together: the clips, and the file for their answers")

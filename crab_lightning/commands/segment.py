@@ -68,7 +68,7 @@ def run(words: Sequence[str]) -> None:
     add("--config", RUN_CONFIG, config_file)
     add("--device", DEVICE, default="auto")
     args = parser.parse_args(words)
-    from crab_lightning.inference.question import check_clip
+    from crab_lightning.inference.question_files import check_clip
 
     if args.video is not None:
         check_clip(args.video, "video")

@@ -40,7 +40,7 @@ class Asker:
     def panel(self, key: str, dataset: str) -> Panel:
         """Ask the question of one task, and return its panel for the page."""
         from crab_lightning.inference.answer import ask_once, put_windows
-        from crab_lightning.inference.question import AskError
+        from crab_lightning.inference.question_files import AskError
         from crab_lightning.media import MediaError
         from crab_lightning.reports.showcase_page import Panel
 
@@ -72,7 +72,8 @@ class Asker:
         return panel
 
     def _sample(self, dataset: str, spec: DatasetSpec) -> Sample:
-        from crab_lightning.inference.question import AskError, make_sample, needs
+        from crab_lightning.inference.question import make_sample, needs
+        from crab_lightning.inference.question_files import AskError
 
         args = self.args
         needed = needs(spec)
@@ -167,7 +168,7 @@ def run(words: Sequence[str]) -> None:
 
     windows = None if args.windows is None else windows_of_text(args.windows)
     from crab_lightning.inference.loading import load_run
-    from crab_lightning.inference.question import check_clips
+    from crab_lightning.inference.question_files import check_clips
     from crab_lightning.reports.showcase_page import TITLES, html_page, page_figure
     from crab_lightning.segmentation import save_figure
 

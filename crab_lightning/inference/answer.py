@@ -8,7 +8,8 @@ from typing import Any
 
 from crab_lightning.data import AVDataModule
 from crab_lightning.data.windows import SLACK_S, length_of, windows_of
-from crab_lightning.inference.question import AskError, put
+from crab_lightning.inference.question import put
+from crab_lightning.inference.question_files import AskError
 from crab_lightning.structures import ClipWindow, DatasetSpec, Prediction, Sample, Windows
 from crab_lightning.tasks.base import Task
 

@@ -19,14 +19,8 @@ from crab_lightning.files import appended, remove_cut_line, replace_text, walked
 from crab_lightning.in_order import in_order
 from crab_lightning.inference.answer import read_answer
 from crab_lightning.inference.loading import TrainedRun
-from crab_lightning.inference.question import (
-    AskError,
-    check_moment,
-    check_texts,
-    choose_dataset,
-    make_sample,
-    needs,
-)
+from crab_lightning.inference.question import check_moment, check_texts, choose_dataset, make_sample, needs
+from crab_lightning.inference.question_files import AskError
 from crab_lightning.structures import Encoded, Prediction
 
 VIDEOS = frozenset((

@@ -7,27 +7,19 @@ import tempfile
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
+from crab_lightning.data import AVDataModule
+from crab_lightning.data.manifests.layout import Needs, layout_of
+from crab_lightning.inference.question_files import (
+    SILENT_AND_AUDIO,
+    AskError,
+    check_clip,
+    picture_of,
+    write_silence,
+)
 from crab_lightning.spelling import did_you_mean
-
-if TYPE_CHECKING:
-    from crab_lightning.data import AVDataModule
-    from crab_lightning.data.manifests.layout import Needs
-    from crab_lightning.structures import DatasetSpec, Prediction, Sample
-
-_SILENT_AND_AUDIO = "`silent` replaces all sound by silence, so it cannot be given with `audio`"
-
-
-class AskError(ValueError):
-    """A question cannot be asked, because a file, text or task is missing or is too many.
-
-    The message names arguments in backquotes, as in Python. :meth:`as_options` writes them as options.
-    """
-
-    def as_options(self) -> AskError:
-        """Return the error with option names: ``--question``."""
-        return AskError(re.sub(r"`(\w+)`", r"--\1", str(self)))
+from crab_lightning.structures import DatasetSpec, Prediction, Sample
 
 
 @dataclass(frozen=True)
@@ -173,7 +165,7 @@ def check_moment(dataset: str, spec: DatasetSpec) -> None:
     Raises:
         AskError: If the model always sees the whole clip.
     """
-    if (needed := needs(spec)) is None or not needed[1]:
+    if (needed := needs(spec)) is None or not needed.images:
         raise AskError(f"task {spec.task} ({dataset}) takes no `at_s`, because it uses the whole clip")
 
 
@@ -182,8 +174,6 @@ def needs(spec: DatasetSpec) -> Needs | None:
 
     ``None`` means that the rows of the layout differ, so that any number is allowed.
     """
-    from crab_lightning.data.manifests.layout import layout_of
-
     return layout_of(spec, spec.task).needs()
 
 
@@ -217,9 +207,6 @@ def make_sample(
         AskError: If files or texts do not fit the task.
         MediaError: If a file cannot be read.
     """
-    from crab_lightning.data.manifests.layout import Needs
-    from crab_lightning.structures import Sample
-
     task, stated = f"task {spec.task} ({dataset})", needs(spec)
     if not (videos or audios or image is not None) and stated is None:
         raise AskError(f"{task} needs `video`, `image` or `audio`")
@@ -230,11 +217,11 @@ def make_sample(
     if image is not None and not needed.images:
         raise AskError(f"{task} takes no `image`")
     if silent and audios:
-        raise AskError(_SILENT_AND_AUDIO)
+        raise AskError(SILENT_AND_AUDIO)
     for path in videos:
         check_clip(path, "video", "`image`" if needed.images else "")
     if silent and (videos or image is not None):
-        audios = [_silence(videos, spec, scratch)] * needed.audios
+        audios = [write_silence(videos, spec, scratch)] * needed.audios
     if not audios:
         if len(videos) < needed.audios:
             raise AskError(f"{task} needs {_media(needed)}")
@@ -244,7 +231,7 @@ def make_sample(
     images: list[Path] = []
     unit = None
     if needed.images:
-        picture, unit = _picture(spec, image, videos, audios[0] if audios else None, at_s, scratch)
+        picture, unit = picture_of(spec, image, videos, audios[0] if audios else None, at_s, scratch)
         images, videos = [picture], videos if stated is None else []
     for kind, given, count in (("video", videos, needed.videos), ("audio", audios, needed.audios)):
         if len(given) != count:
@@ -268,71 +255,6 @@ def make_sample(
     )
 
 
-def check_clips(videos: Sequence[Path], audio: Path | None, *, silent: bool) -> None:
-    """Check the clips of a user before anything is loaded.
-
-    Args:
-        videos: Clips, which must have pictures. They also need sound, unless ``audio`` or ``silent`` replaces
-            it.
-        audio: Sound file of the first clip.
-        silent: Replace all sound with silence.
-
-    Raises:
-        AskError: If a file has no pictures or no sound, or ``silent`` and ``audio`` are given together.
-        MediaError: If a file cannot be read.
-    """
-    if silent and audio is not None:
-        raise AskError(_SILENT_AND_AUDIO)
-    for place, path in enumerate(videos):
-        check_clip(path, "video")
-        if not silent:
-            check_clip(audio if audio is not None and place == 0 else path, "audio")
-
-
-def check_clip(path: Path, kind: Literal["video", "audio"], picture_goes_to: str = "") -> None:
-    """Check that a file has the moving pictures or the sound for which it was given.
-
-    Args:
-        path: The file.
-        kind: The argument as which the file was given.
-        picture_goes_to: The argument that accepts a picture, for the message.
-
-    Raises:
-        AskError: If the file is a picture, or has no moving pictures or no sound.
-        MediaError: If the file cannot be read.
-    """
-    from crab_lightning.media import UnreadableMedia, is_picture, probe
-
-    try:
-        info = probe(path)
-    except UnreadableMedia:
-        if not is_picture(path):
-            raise
-        remedy = f"give it as {picture_goes_to}" if picture_goes_to else f"this task needs a file with {kind}"
-        raise AskError(f"{path} is a picture and was given as `{kind}`; {remedy}") from None
-    if kind == "video" and not info.has_video:
-        raise AskError(f"{path} contains no moving pictures; give a video as `video`, and sound as `audio`")
-    if kind == "audio" and not info.has_audio:
-        raise AskError(
-            f"{path} has no sound. Give a sound file as `audio`, or give `silent` to ask with silence."
-        )
-
-
-def _silence(videos: Sequence[Path], spec: DatasetSpec, scratch: Path) -> Path:
-    """Write silence as long as the first video, or of one second for every audio unit without a video."""
-    import torch
-
-    from crab_lightning.media import probe, write_audio
-    from crab_lightning.structures import SAMPLE_RATE_HZ
-
-    length_s = float(spec.audio.units)
-    if videos:
-        length_s = probe(videos[0]).duration_s or length_s
-    path = scratch / "silence.wav"
-    write_audio(path, torch.zeros(max(1, round(length_s * SAMPLE_RATE_HZ))))
-    return path
-
-
 def _media(needed: Needs) -> str:
     """Return the names of the files that a task needs."""
     if needed.images:
@@ -341,48 +263,6 @@ def _media(needed: Needs) -> str:
     seen, heard = (f"{n} `{kind}`" if n > 1 else f"`{kind}`" for n, kind in files)
     more_sounds = needed.audios > needed.videos
     return f"{seen} and {heard}" if more_sounds else f"{seen}, and {heard} if it has no sound"
-
-
-def _picture(
-    spec: DatasetSpec,
-    image: Path | None,
-    videos: Sequence[Path],
-    audio: Path | None,
-    at_s: float | None,
-    scratch: Path,
-) -> tuple[Path, int | None]:
-    """Return the picture of an image task, and the number of the audio unit that belongs to it."""
-    from crab_lightning.media import probe, read_audio, write_upright
-    from crab_lightning.structures import SAMPLE_RATE_HZ
-
-    if image is None and not videos:
-        raise AskError(f"task {spec.task} needs `image` or `video`")
-    samples = 0 if audio is None else len(read_audio(audio))
-    shown_s = [probe(video).duration_s or 0.0 for video in videos[:1]]
-    duration_s = max([samples / SAMPLE_RATE_HZ, *shown_s])
-    moment_s = duration_s / 2 if at_s is None else at_s
-    if not 0 <= moment_s <= duration_s:
-        raise AskError(f"`at_s` {moment_s:g}: the clip lasts {duration_s:g} s")
-    if image is None:
-        image = _frame(videos[0], moment_s, scratch)
-    else:  # turned upright, as a picture viewer shows it; pictures of manifests are used as they are stored
-        image = write_upright(image, scratch / "upright.png")
-    if spec.audio.kind != "one_unit" or audio is None:
-        return image, None
-    unit_samples = max(samples, SAMPLE_RATE_HZ) // spec.audio.units  # as the window cuts them
-    return image, min(int(moment_s * SAMPLE_RATE_HZ / unit_samples), spec.audio.units - 1)
-
-
-def _frame(video: Path, moment_s: float, scratch: Path) -> Path:
-    """Write the frame that is shown at a moment, at full size, and return its path."""
-    from PIL import Image
-
-    from crab_lightning.media import read_frame_at
-
-    frame, _ = read_frame_at(video, moment_s)
-    path = scratch / "frame.png"
-    Image.fromarray(frame.permute(1, 2, 0).numpy()).save(path)
-    return path
 
 
 def put(model: Any, data: AVDataModule, sample: Sample) -> Prediction:

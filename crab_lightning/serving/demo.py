@@ -22,7 +22,8 @@ from crab_lightning.dashboards.figures.spatial import marks_of
 from crab_lightning.data import AVDataModule
 from crab_lightning.data.manifests.layout import Needs
 from crab_lightning.inference.answer import read_answer
-from crab_lightning.inference.question import AskError, choose_dataset, make_sample, needs
+from crab_lightning.inference.question import choose_dataset, make_sample, needs
+from crab_lightning.inference.question_files import AskError
 from crab_lightning.media import UnreadableMedia, is_picture, probe
 from crab_lightning.segmentation import MaskRequest, Prompt
 from crab_lightning.serving.requests import RequestError
