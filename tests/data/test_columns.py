@@ -202,6 +202,8 @@ def test_rows_may_be_parquet(tmp_path: Path) -> None:
         ('{"a": 1}\n{"a"', "jsonl", r"line 2 is not JSON"),
         ("a,b\n1", "csv", r"line 2 has 1 cell, and the header line has 2"),
         ("a,a\n1,2", "csv", r"column 'a' occurs twice"),
+        ("a;b\n1;2", "csv", r"it separates columns by ';'\. Save it with commas"),
+        ("a\tb\n1\t2", "csv", r"it separates columns by '\\t'\."),
         (
             "clip,sound,label,from,to,tape,text\n0.mp4,0.mp3,dog,soon,2,0,x",
             "csv",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import unicodedata
 from pathlib import Path
@@ -157,6 +158,8 @@ def test_answer_files_of_any_name_and_with_a_byte_order_mark_are_scored(
             "another form of Unicode",
         ),
         ("Clip.mp4", "clip.MP4", "small letters and capitals differ"),
+        ("grün.mp4", os.fsdecode("grün.mp4".encode("cp1252")), "which is not UTF-8. Rename it"),
+        ("https://x.org/1.mp4", "1.mp4", "It is a web address; download"),
     ],
 )
 def test_a_missing_file_of_a_near_name_is_named(written: str, there: str, hint: str, tmp_path: Path) -> None:

@@ -181,6 +181,8 @@ def _csv_rows(text: str, path: Path, where: str) -> list[Any]:
         header = next(reader, [])
         if twins := [name for name, count in Counter(header).items() if count > 1]:
             raise ManifestError(f"{where}: {path}: column {twins[0]!r} occurs twice. Rename one of the two.")
+        if len(header) == 1 and (other := next((sign for sign in ";\t" if sign in header[0]), None)):
+            raise ManifestError(f"{where}: {path}: it separates columns by {other!r}. Save it with commas.")
         rows = []
         for cells in reader:
             if cells and len(cells) != len(header):
@@ -207,9 +209,11 @@ def _is_json_lines(text: str) -> bool:
 def near_name(path: Path) -> str:
     """Return a sentence that explains why a file is not found, or an empty text.
 
-    It explains names with back-slashes, names that look the same in two forms of Unicode (NFC and NFD), and
-    names that differ only in capital letters.
+    It explains web addresses, names with back-slashes, names that look the same in two forms of Unicode (NFC
+    and NFD) or are not UTF-8 on the disk, and names that differ only in capital letters.
     """
+    if any(part.endswith(":") and len(part) > 2 for part in path.parts):
+        return " It is a web address; download the file, and name it by its path."
     if path.is_dir():
         return " It is a folder."
     if path.is_symlink():
@@ -227,6 +231,8 @@ def near_name(path: Path) -> str:
                     f" {place.parent} has {entry!r}, which looks the same but is written in another form of "
                     "Unicode: rename it, or write the manifest in that form."
                 )
+            if not entry.isprintable() and os.fsencode(entry).decode("cp1252", "replace") == wanted:
+                return f" {place.parent} has {entry!r}, which is not UTF-8. Rename it, e.g. with convmv."
             if found.casefold() == wanted.casefold():
                 return f" {place.parent} has {entry!r}: small letters and capitals differ."
         break
@@ -258,7 +264,8 @@ def _hint(path: Path, root: Path) -> str:
         )
     if path.parent.is_dir():
         found = (
-            ", ".join(sorted(p.name for p in path.parent.iterdir() if p.suffix in FORMATS)) or "no manifest"
+            ", ".join(sorted(p.name for p in path.parent.iterdir() if p.suffix in FORMATS))
+            or f"no manifest ({', '.join(FORMATS)})"
         )
         return f"Its folder contains: {found}. Add the file, or take the row out of data.datasets."
     if not (root / ANNOTATIONS).is_dir():
