@@ -37,6 +37,7 @@ def run(small: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pat
         "data.num_workers": 0,
         "trainer.max_steps": 1,
         "trainer.callbacks": None,
+        "trainer.logger": False,  # the run folder is not that of a logger
     }
     folder = tmp_path_factory.mktemp("door") / "run"
     assert fit("demo.yaml", settings, folder=folder, only="ave,avqa_thu") == folder

@@ -84,7 +84,7 @@ def _run(function: str, options: Mapping[str, object], settings: Mapping[str, An
         if len(err.args) == 1:  # a message of this package, not of the operating system
             err.args = (_OPTION.sub(lambda found: _python_name(function, *found.groups()), str(err)),)
         raise
-    return Path(made.trainer.log_dir or "")
+    return Path(made.run_folder)
 
 
 _OUT = object()  # an argument that was left out
