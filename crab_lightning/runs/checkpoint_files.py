@@ -61,9 +61,10 @@ class CheckpointFiles(TorchCheckpointIO):
             replace_file(path, lambda temporary: torch.save(checkpoint, temporary), keep)
         # torch reports a full disk as a RuntimeError.
         except (OSError, RuntimeError) as err:
+            said = "the disk is probably full" if "inline_container" in str(err) else _reason(err)
             kept = f"the earlier {path} is not damaged" if path.is_file() else "there is no earlier one"
             self.error = (
-                f"the checkpoint {path} could not be written ({_reason(err)}); {kept}. Free space on that "
+                f"the checkpoint {path} could not be written ({said}); {kept}. Free space on that "
                 "disk, or set run.root to another one, and resume"
             )
 
