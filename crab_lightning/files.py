@@ -167,6 +167,8 @@ def refuse_repeated_keys(loader: Any, node: Any) -> None:
 
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if key_node.id != "scalar" or key_node.tag.endswith(":merge"):
+            continue  # PyYAML refuses other keys itself, and fills in a merge key (`<<`)
         key = loader.construct_object(key_node, deep=True)
         if key in seen:
             raise ConstructorError(
