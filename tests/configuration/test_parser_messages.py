@@ -78,7 +78,7 @@ def parsed(*flags: str) -> Any:
     [
         ({"colums": {}}, "no key 'colums' (did you mean 'columns'?)"),
         ({"colums": {"fields": {}}}, "no key 'colums' (did you mean 'columns'?)"),
-        ({"audio": {"unitz": {}}}, "does not accept option 'unitz'"),
+        ({"audio": {"unitz": {}}}, "no key 'audio.unitz' (did you mean 'audio.units'?)"),
     ],
 )
 def test_misspelt_key_of_an_empty_mapping_is_refused(row: dict[str, Any], said: str) -> None:
