@@ -1,6 +1,7 @@
-"""What is private, or has no type, in other libraries and is used here: one function for each use.
+"""All uses of private or untyped parts of other libraries, with one function for each use.
 
-Each has a test in ``tests/test_compat.py`` that says which library changed. A new use comes here too.
+Each function has a test in ``tests/test_compat.py``, which names the library that has changed. New uses
+belong here too.
 """
 
 from __future__ import annotations
@@ -24,35 +25,35 @@ if TYPE_CHECKING:
 
 
 def datamodule_of(trainer: Trainer) -> Any:
-    """Return a trainer's data module; Lightning adds this public attribute where no type checker sees it."""
+    """Return the data module of a trainer. Lightning sets this public attribute without a type."""
     return trainer.datamodule  # type: ignore[attr-defined]
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:
-    """Return a trainer's callbacks; as :func:`datamodule_of`."""
+    """Return the callbacks of a trainer, another public attribute without a type."""
     found: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return found
 
 
 def log_interval(trainer: Trainer) -> int:
-    """Return ``trainer.log_every_n_steps``; as :func:`datamodule_of`."""
+    """Return ``trainer.log_every_n_steps``, another public attribute without a type."""
     return int(trainer.log_every_n_steps)  # type: ignore[attr-defined]
 
 
 def set_log_interval(trainer: Trainer, steps: int) -> None:
-    """Set ``trainer.log_every_n_steps``; as :func:`datamodule_of`."""
+    """Set ``trainer.log_every_n_steps``, another public attribute without a type."""
     trainer.log_every_n_steps = steps  # type: ignore[attr-defined]
 
 
 def renew_limits(trainer: Any) -> None:
-    """Let the epoch that begins be as long as its loader says.
+    """Set the length of the epoch that begins to the length of its loader.
 
-    Lightning asks for the length once, before a checkpoint's position is loaded, and ends every epoch there:
-    a run resumed on more processes would stop before the epoch it was killed in is over, and one with a
-    budget of tokens would drop the last batches of every epoch that is longer than its first.
+    Lightning asks for the length once, before it loads the position of a checkpoint, and ends every epoch
+    there. A run that is resumed on more processes would stop before the end of the interrupted epoch. A run
+    with a budget of tokens would drop the last batches of every epoch that is longer than the first one.
 
     Args:
-        trainer: A trainer at the start of an epoch, its loaders made.
+        trainer: A trainer at the start of an epoch. Its loaders exist.
     """
     loop = trainer.fit_loop
     combined, fetcher = loop._combined_loader, loop._data_fetcher
@@ -60,7 +61,7 @@ def renew_limits(trainer: Any) -> None:
         return
     limit = trainer.limit_train_batches
     lengths = [len(loader) for loader in combined.flattened]
-    # In place: the iterator that may have been made already holds the same list.
+    # The list is changed in place, because an iterator that exists already has the same list.
     combined.limits[:] = [min(n, limit) if isinstance(limit, int) else int(n * limit) for n in lengths]
     if fetcher.length is not None:
         fetcher.length = len(combined)
@@ -71,10 +72,11 @@ def renew_limits(trainer: Any) -> None:
 
 
 def before_launcher_kills(say: Callable[[], None]) -> None:
-    """Have something said before Lightning's launcher kills a run of which another process has died.
+    """Call a function before Lightning's launcher kills a run in which another process has died.
 
-    Under ``devices: 2`` a thread of the first process looks after the others every 5 s, and kills the first
-    one with SIGKILL, which nothing can catch (Lightning 2.6). Nothing happens under other launchers.
+    With ``devices: 2``, a thread of the first process checks the others every 5 s. If one has died, it kills
+    the first process with SIGKILL, which cannot be caught (Lightning 2.6). Other launchers have no such
+    thread; nothing happens with them.
     """
     for thread in threading.enumerate():
         if type(thread).__name__ == "_ChildProcessObserver":
@@ -90,26 +92,26 @@ def _say_first(say: Callable[[], None], kill: Callable[[], None]) -> None:
 def unscale_outside(optimizer: Optimizer) -> None:
     """Let gradients be clipped under mixed precision with a fused optimizer.
 
-    A fused optimizer of torch says that it divides gradients by the scale itself, and Lightning then refuses
-    to clip them, also with ``bf16-mixed``, which has no scale. Without this mark torch's scaler divides them
-    before the step (torch 2.11 to 2.14, Lightning 2.6).
+    A fused optimizer of torch is marked as dividing the gradients by the scale itself. Lightning then refuses
+    to clip them, even with ``bf16-mixed``, which has no scale. Without this mark, the scaler of torch divides
+    the gradients before the step (torch 2.11 to 2.14, Lightning 2.6).
     """
     if getattr(optimizer, "_step_supports_amp_scaling", False):
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
 
 
 def recomputing() -> bool:
-    """Tell whether this forward runs inside backward, as gradient checkpointing runs it again.
+    """Return whether this forward pass runs inside a backward pass, as gradient checkpointing repeats it.
 
-    torch has no public question for it (2.11 to 2.14).
+    torch has no public function for this (2.11 to 2.14).
     """
     return bool(torch._C._current_graph_task_id() != -1)
 
 
 def softmax_backward(grad: Tensor, output: Tensor, dim: int) -> Tensor:
-    """Return the gradient of a softmax's input from that of its output, in the output's type.
+    """Return the gradient of the input of a softmax from that of its output, in the type of the output.
 
-    The kernel that autograd itself calls; written out in tensors it is three passes.
+    This is the kernel that autograd calls. The same in tensor operations takes three passes over the memory.
     """
     found: Tensor = torch._softmax_backward_data(grad, output, dim, output.dtype)
     return found
@@ -118,8 +120,8 @@ def softmax_backward(grad: Tensor, output: Tensor, dim: int) -> Tensor:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return ``x Wᵀ + b``, without a gradient.
 
-    On an AMD EPYC, oneDNN computes float32 products of more than a few rows in 0.84 to 0.87 times the time of
-    MKL, which torch takes; of 16 rows it takes longer.
+    torch uses MKL for float32 products. On an AMD EPYC, oneDNN needs 0.84 to 0.87 times the time of MKL for
+    many rows, and more time than MKL for 16 rows.
     """
     many = x.numel() >= _ONEDNN_ROWS * x.shape[-1]
     if many and x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and _has_onednn():
@@ -138,14 +140,14 @@ def _has_onednn() -> bool:
 
 
 def from_config(kind: Any, config: Any, **options: Any) -> Any:
-    """Return a transformers model of a config with random weights; only Auto classes have it public."""
+    """Return a transformers model of a config with random weights. Only Auto classes have a public method."""
     make = kind.from_config if hasattr(kind, "from_config") else kind._from_config
     return make(config, **options)
 
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Let transformers draw no progress bar of tensors or files; bars of downloads stay."""
+    """Hide the progress bars of transformers for tensors and files. Progress bars of downloads stay."""
     from transformers.utils import logging
 
     previous = logging.set_tqdm_hook(lambda _, args, options: logging.EmptyTqdm(*args, **options))
@@ -163,10 +165,10 @@ def load_model(kind: Any, name: str | Path, **options: Any) -> Any:
 
 
 def keep_nulls() -> None:
-    """Let jsonargparse take ``null`` for a key of a class inside a class; a second call does nothing.
+    """Make jsonargparse accept ``null`` for a key of a class inside a class. A second call does nothing.
 
-    It writes such a value as Python does, ``None``, before the inner parser reads it as YAML, where that is a
-    text (4.53).
+    jsonargparse writes such a value in Python's form ``None``, and its inner parser then reads this as the
+    text ``None`` of YAML (4.53).
     """
     from jsonargparse import _typehints, _util
 
@@ -185,11 +187,11 @@ def keep_nulls() -> None:
 
 
 def whole_numbers_first(parser: Any) -> None:
-    """Let a setting that takes a whole number or a fraction read ``1`` as a whole number: one batch, not all.
+    """Make settings that take a whole number or a fraction read ``1`` as a whole number: one batch, not all.
 
-    For ``Optional[Union[int, float]]``, which Lightning's Trainer has, ``typing`` returns an equal type that
-    was asked for earlier: with torch 2.11 that is ``Optional[Union[float, int]]``. jsonargparse (4.53) takes
-    the first type that fits, here 1.0.
+    Lightning's Trainer annotates them with ``Optional[Union[int, float]]``. For this type, ``typing`` returns
+    an equal type that was made earlier, which is ``Optional[Union[float, int]]`` with torch 2.11. The first
+    type that fits is taken by jsonargparse (4.53), so it would read 1.0.
 
     Args:
         parser: The parser whose settings are changed.
@@ -201,13 +203,13 @@ def whole_numbers_first(parser: Any) -> None:
 
 
 def inherit_names_of_weights(kind: Any) -> None:
-    """Let a class derived from one of transformers read the weights under the names that its parent reads.
+    """Make a class that is derived from one of transformers read weights under the same names as its parent.
 
-    transformers renames the weights of many checkpoints, and looks for the rules under the class's own name
-    and model type alone, so that every weight of a derived class would be missing.
+    transformers renames the weights of many checkpoints. It looks for the rules only under the name and the
+    model type of the class itself, so that all weights of a derived class would be missing.
 
     Args:
-        kind: The class; nothing is changed if it has rules, or is one of transformers.
+        kind: The class. Nothing is changed if it has rules already or belongs to transformers.
     """
     from transformers import conversion_mapping as rules
 
@@ -224,9 +226,9 @@ def inherit_names_of_weights(kind: Any) -> None:
 
 
 def load_with_info(kind: Any, name: str, **options: Any) -> tuple[Any, dict[str, Any]]:
-    """Return a transformers model and what its checkpoint lacked.
+    """Return a transformers model, and the report about missing and unexpected weights of its checkpoint.
 
-    With ``output_loading_info`` the return type is a pair, which transformers does not declare.
+    With ``output_loading_info`` the function returns a pair, which transformers does not declare.
     """
     model, info = load_model(kind, name, output_loading_info=True, **options)
     return model, info
@@ -239,16 +241,16 @@ def save_model(model: Any, folder: str | Path, **options: Any) -> None:
 
 
 def cache_argument(model: nn.Module) -> str:
-    """Return the name under which a transformers model takes the keys and values of past tokens.
+    """Return the name of the argument with the keys and values of past tokens of a transformers model.
 
-    It is ``cache`` in transformers 5.24, which warns at every call about the earlier ``past_key_values``, the
-    only name in 5.17.
+    It is ``past_key_values`` in transformers 5.17, and ``cache`` in 5.24, which warns at every call with the
+    earlier name.
 
     Args:
-        model: A language model; it may be wrapped, as by FSDP1 or ``torch.compile``.
+        model: A language model. It may be wrapped, for example by FSDP1 or ``torch.compile``.
 
     Raises:
-        TypeError: If neither the model nor a part of it takes past tokens.
+        TypeError: If neither the model nor a part of it has such an argument.
     """
     for module in model.modules():
         if name := _cache_name(type(module).forward):
@@ -266,9 +268,10 @@ _LAYOUT = {"has_gate": True, "is_concatenated": True, "is_transposed": False, "h
 
 
 def other_layout(experts: nn.Module) -> list[str]:
-    """Return in what a layer's experts differ from those of Qwen3; nothing where they are laid out alike.
+    """Return the differences between the experts of a layer and those of Qwen3, or an empty list.
 
-    Where transformers says so is not public (5.17 to 5.24); ``has_post_expert_norm`` is newer than 5.17.
+    The attributes of transformers that tell this are not public (5.17 to 5.24). ``has_post_expert_norm`` is
+    newer than 5.17.
     """
     if not hasattr(experts, "_apply_gate"):
         return ["they are not those of transformers"]
@@ -279,7 +282,7 @@ def other_layout(experts: nn.Module) -> list[str]:
 
 
 def apply_gate(experts: nn.Module, gate_up: Tensor) -> Tensor:
-    """Return ``act(gate) * up`` of the experts of transformers: ``(S, 2f)`` to ``(S, f)``."""
+    """Return ``act(gate) * up`` of the experts of transformers, ``(S, f)`` from ``(S, 2f)``."""
     inside: Any = experts
     gated: Tensor = inside._apply_gate(gate_up)
     return gated
@@ -288,7 +291,8 @@ def apply_gate(experts: nn.Module, gate_up: Tensor) -> Tensor:
 def qwen3_routers(decoder: nn.Module) -> tuple[list[nn.Module], Any]:
     """Return the routers of Qwen3-Omni's experts, and transformers' load-balancing loss of their logits.
 
-    Neither is public (transformers 5.17 to 5.24). A router returns its logits ``(tokens, experts)`` first.
+    Neither is public (transformers 5.17 to 5.24). The first result of a router is its logits
+    ``(tokens, experts)``.
     """
     from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as theirs
 
@@ -297,9 +301,9 @@ def qwen3_routers(decoder: nn.Module) -> tuple[list[nn.Module], Any]:
 
 
 def tell_device(module: nn.Module, device: torch.device) -> None:
-    """Let a LightningModule know its device where it was not moved by ``to``.
+    """Set the attribute ``device`` of a LightningModule that was not moved by ``to``.
 
-    Needed under FSDP1, which moves the weights itself (Lightning 2.6).
+    FSDP1 needs this, because it moves the weights itself (Lightning 2.6).
     """
     from lightning.fabric.utilities.device_dtype_mixin import _update_properties
 
@@ -307,10 +311,10 @@ def tell_device(module: nn.Module, device: torch.device) -> None:
 
 
 def clean_masks_here() -> None:
-    """Let the video model of SAM3 drop double finds, small holes and sprinkles with the functions below.
+    """Make the video model of SAM3 remove duplicates, small holes and small spots with the functions below.
 
-    transformers runs compiled code for it that the package kernels downloads, and leaves all of it out,
-    with a warning, where that package is absent.
+    transformers uses compiled code for this, which the package ``kernels`` downloads. Without the package it
+    warns and removes nothing.
     """
     from transformers.models.sam3_video import modeling_sam3_video
 
@@ -318,11 +322,11 @@ def clean_masks_here() -> None:
 
 
 class _MaskCleaning:
-    """The two functions of ``kernels-community/cv-utils`` that are called."""
+    """The two functions of ``kernels-community/cv-utils`` that transformers calls."""
 
     @staticmethod
     def generic_nms(ious: Tensor, scores: Tensor, iou_threshold: float, use_iou_matrix: bool) -> Tensor:
-        """Return the numbers of the masks kept, best first; ``ious`` are those of all pairs, ``(N, N)``."""
+        """Return the indices of the masks that are kept, best first; ``ious`` of all pairs are ``(N, N)``."""
         doubles = (ious > iou_threshold).tolist()
         kept: list[int] = []
         for number in scores.argsort(descending=True).tolist():
@@ -332,7 +336,7 @@ class _MaskCleaning:
 
     @staticmethod
     def cc_2d(masks: Tensor, get_counts: bool) -> tuple[Tensor, Tensor]:
-        """Return the connected parts of ``(N, 1, H, W)``, and of each pixel how large its part is."""
+        """Return, for masks ``(N, 1, H, W)``, the number of each pixel's connected part, and its size."""
         import numpy as np
         from scipy.ndimage import label
 

@@ -19,23 +19,25 @@ _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, getattr(errno, "E
 
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-"""Form of the name of a model on a hub: its owner and its own name."""
+"""Pattern of the name of a model on a hub: its owner, a slash and its own name."""
 
 
 class DamagedFileError(ValueError):
-    """A small file of a run that cannot be read; the message names it and says what to do."""
+    """A small file of a run cannot be read; the message names the file and says what to do."""
 
 
 def replace_file(path: Path, write: Callable[[Path], object], keep: Path | None = None) -> None:
-    """Write a file under a temporary name and rename it once its bytes are on disk.
+    """Write a file under a temporary name and rename it when its bytes are on the disk.
 
-    A process that is killed or a disk that is full leaves the old file. What a killed writer has left is
-    removed by the next one; a file has one writer at a time.
+    If the process is killed or the disk is full, the old file stays. The next writer removes the temporary
+    files that a killed writer has left. Only one process at a time may write the file.
 
     Args:
-        path: The file; its folder is made when it is absent. Temporary names begin with a dot and its name.
-        write: Writes the file it is given.
-        keep: Name under which the file that is replaced stays, in place of what has that name.
+        path: The file; its folder is made if it is absent. The temporary name is a dot, the name of the file
+            and a suffix.
+        write: Writes the content into the path that it gets.
+        keep: New path of the file that is replaced. A file that is already there is replaced. When left out,
+            the old file is not kept.
 
     Raises:
         OSError: If the disk is full or read-only; the error names ``path``.
@@ -50,7 +52,7 @@ def replace_file(path: Path, write: Callable[[Path], object], keep: Path | None 
             _keep(path, keep)
         temporary.replace(path)
     except Exception as err:
-        # Named by the file that is wanted: nobody knows the temporary one.
+        # The error names the file that the caller knows, not the temporary one.
         if (number := _errno(err)) is None:
             raise
         said = os.strerror(number) + ("; its earlier content is not damaged" if path.exists() else "")
@@ -58,11 +60,11 @@ def replace_file(path: Path, write: Callable[[Path], object], keep: Path | None 
     finally:
         temporary.unlink(missing_ok=True)
     if os.name == "posix":
-        _flush(path.parent)  # the rename itself
+        _flush(path.parent)  # puts the rename on the disk
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """Write a whole small file, as :func:`replace_file` does."""
+    """Write all bytes of a small file, as :func:`replace_file` does."""
     replace_file(path, lambda temporary: temporary.write_bytes(content))
 
 
@@ -73,12 +75,12 @@ def digest_of(path: Path) -> str:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a whole small text file in UTF-8, as :func:`replace_file` does."""
+    """Write all text of a small file in UTF-8, as :func:`replace_file` does."""
     replace_bytes(path, text.encode())
 
 
 def free_name(path: Path) -> Path:
-    """Return a path where nothing is: this one, or one with a number behind it."""
+    """Return the path if nothing is there, or else the path with the first free number, as ``name-2``."""
     found, number = path, 1
     while found.exists():
         number += 1
@@ -87,10 +89,10 @@ def free_name(path: Path) -> Path:
 
 
 def replace_json(path: Path, content: Any, indent: int | None = 2) -> None:
-    """Write a whole JSON file, as :func:`replace_file` does.
+    """Write all content of a JSON file, as :func:`replace_file` does.
 
     Raises:
-        ValueError: If the content holds a number that is not finite, which JSON cannot express.
+        ValueError: If the content has a number that is not finite, which JSON cannot express.
     """
     text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
     replace_text(path, text + "\n")
@@ -101,14 +103,14 @@ def read_json(path: Path, remedy: str) -> Any:
 
     Args:
         path: The file.
-        remedy: What to do where it is damaged, as a sentence.
+        remedy: A sentence that says what to do if the file is damaged.
 
     Raises:
-        DamagedFileError: If it is not whole; it names the file and the remedy.
+        DamagedFileError: If the file is not complete; the message names the file and ends with the remedy.
     """
     try:
         return json.loads(path.read_bytes())
-    except ValueError as err:  # also what is no UTF-8
+    except ValueError as err:  # includes text that is not UTF-8
         raise DamagedFileError(
             f"{path} is damaged ({err}); a full disk or a killed process may be the reason. {remedy}"
         ) from err
@@ -119,11 +121,11 @@ def path_given(name: str, value: object, wanted: str) -> str:
 
     Args:
         name: Name of the argument.
-        value: What was given.
-        wanted: What it has to be, for the error.
+        value: Its value.
+        wanted: What the value has to be, for the error.
 
     Raises:
-        ValueError: If it is no path, or empty.
+        ValueError: If the value is not a path, or empty.
     """
     if not isinstance(value, str | os.PathLike) or not str(value):
         raise ValueError(f"`{name}` is {value!r}; give {wanted}")
@@ -131,10 +133,10 @@ def path_given(name: str, value: object, wanted: str) -> str:
 
 
 def parsed_yaml(text: str) -> Any:
-    """Return what a YAML text says, as ``yaml.safe_load`` does; with libyaml, where PyYAML has it, sooner.
+    """Return the content of a YAML text, as ``yaml.safe_load`` does, with the faster libyaml if it is there.
 
     Raises:
-        yaml.YAMLError: If it is not YAML, or a key occurs twice in one mapping.
+        yaml.YAMLError: If the text is not YAML, or a key occurs twice in one mapping.
     """
     import yaml
 
@@ -161,7 +163,7 @@ def refuse_repeated_keys(loader: Any, node: Any) -> None:
         node: The node of the mapping.
 
     Raises:
-        ConstructorError: If there is such a key. The error has its place.
+        ConstructorError: If there is such a key. The error says where it is.
     """
     from yaml.constructor import ConstructorError
 
@@ -179,18 +181,18 @@ def refuse_repeated_keys(loader: Any, node: Any) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Give a folder to write in, which takes its name when all is written.
+    """Yield a temporary folder to write in, and rename it to ``out`` when the block ends without an error.
 
     Args:
-        out: The folder.
+        out: The folder to make.
 
     Raises:
-        FileExistsError: If it exists.
+        FileExistsError: If ``out`` exists.
     """
     if out.exists():
         raise FileExistsError(f"{out} exists already; name a folder that does not")
     folder = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(folder, ignore_errors=True)  # a killed process may have left it
     folder.mkdir(parents=True)
     try:
         yield folder
@@ -202,7 +204,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def removed_on_failure(folder: Path) -> Iterator[None]:
-    """Remove a folder when what writes it fails; one that was there before stays as it is."""
+    """Remove a folder if the block fails. A folder that was there before the block is not removed."""
     is_new = not folder.exists()
     try:
         yield
@@ -217,7 +219,7 @@ def appended(path: Path) -> Iterator[IO[str]]:
     """Open a text file to add lines.
 
     Raises:
-        OSError: If a line does not fit on the disk; it names the file, which the system's own error does not.
+        OSError: If a line does not fit on the disk. Unlike the system's own error, it names the file.
     """
     try:
         with path.open("a", encoding="utf-8") as file:
@@ -229,18 +231,18 @@ def appended(path: Path) -> Iterator[IO[str]]:
 
 
 def whole_lines(path: Path) -> list[bytes]:
-    """Return the lines of a file that lines are added to, without one that a killed process has cut off."""
+    """Return the complete lines of a file, without a last line that a killed process has not finished."""
     return path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
 
 
 def remove_cut_line(path: Path) -> None:
-    """Take a line that a killed process has cut off out of a file; it must have no other writer now."""
+    """Remove a last line that a killed process has not finished. No other process may write the file now."""
     if path.is_file() and (content := path.read_bytes()):
         os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def free_place(home: Path, name: str) -> Path:
-    """Return the first ``name-N`` of a folder that is not there yet."""
+    """Return the path of the first ``name-N`` that does not exist in a folder."""
     number = 0
     while (place := home / f"{name}-{number}").exists():
         number += 1
@@ -250,12 +252,14 @@ def free_place(home: Path, name: str) -> Path:
 def walked(
     folder: Path, without: Path | None = None, onerror: Callable[[OSError], object] | None = None
 ) -> Iterator[tuple[str, list[str]]]:
-    """Yield a folder and all below it, each once, with the names of its files; links to folders are followed.
+    """Yield a folder and all folders below it, each once, with the names of its files.
+
+    Links to folders are followed.
 
     Args:
         folder: The folder.
-        without: A folder that is not looked into.
-        onerror: Called where a folder cannot be read; such a folder is passed over when left out.
+        without: A folder that is left out.
+        onerror: Is called with the error if a folder cannot be read. When left out, such folders are ignored.
     """
     seen: set[tuple[int, int]] = set()
     if without is not None and without.is_dir():
@@ -272,14 +276,14 @@ def walked(
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove temporary files that killed writers of a file have left; it must have no other writer now."""
+    """Remove the temporary files that killed writers of a file have left. No process may write it now."""
     for leftover in path.parent.glob(f".{path.name}.[0-9]*.????????"):
         with suppress(FileNotFoundError):
             leftover.unlink()
 
 
 def _errno(err: Exception) -> int | None:
-    """Return the operating system's number of an error; safetensors hides it in the text of its own."""
+    """Return the operating system's number of an error. Errors of safetensors have it in their text only."""
     if isinstance(err, OSError):
         return err.errno
     found = re.search(r"\(os error (\d+)\)", str(err))
@@ -294,7 +298,7 @@ def _keep(path: Path, keep: Path) -> None:
     second = _temporary(path)
     try:
         second.hardlink_to(path)
-    except OSError:  # a file system without links: until the new file is renamed there is only the kept one
+    except OSError:  # the file system has no links; there is only the kept file until the new one is renamed
         path.replace(keep)
     else:
         second.replace(keep)
@@ -309,14 +313,16 @@ def _flush(path: Path) -> None:
 
 
 def refuse_no_checkpoint(name: str, key: str) -> None:
-    """Refuse a name that is neither a file or folder nor a name on a model hub; no hub is asked.
+    """Refuse a name that is neither a file nor a folder and cannot be a name on a model hub.
+
+    No hub is asked.
 
     Args:
         name: Folder, file or hub name of a checkpoint.
-        key: What gives the name, for the message.
+        key: The config key or option that has the name, for the message.
 
     Raises:
-        FileNotFoundError: If it can be none of them.
+        FileNotFoundError: If the name can be none of them.
     """
     if not Path(name).exists() and not HUB_NAME.fullmatch(name):
         raise FileNotFoundError(

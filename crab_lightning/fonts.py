@@ -1,4 +1,4 @@
-"""Figures whose text may be in any script."""
+"""Figures of matplotlib whose text may be in any script."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Of wide-spread fonts, what a name or an answer in another script needs; matplotlib's own font comes first.
+# Widespread fonts with characters of other scripts. The font of matplotlib is tried before them.
 _OTHER_SCRIPTS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK TC", "Noto Sans CJK KR", "Noto Sans SC",
     "Source Han Sans SC", "Source Han Sans CN", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
@@ -20,12 +20,12 @@ _OTHER_SCRIPTS = (
 
 
 def new_figure(**options: Any) -> Figure:
-    """Return an empty figure whose text falls back on the installed fonts of other scripts.
+    """Return an empty figure whose text may use all installed fonts of other scripts.
 
     A character that no installed font has is drawn as a box, without a warning of matplotlib.
 
     Args:
-        options: As ``matplotlib.figure.Figure`` takes them.
+        options: Arguments of ``matplotlib.figure.Figure``.
     """
     from matplotlib import rcParams
     from matplotlib.figure import Figure

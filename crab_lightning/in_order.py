@@ -1,4 +1,4 @@
-"""Calls that run ahead in threads, and come back in the order of what they were made for."""
+"""Calls that run ahead in threads, with results in the order of their items."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Made = TypeVar("Made")
 def in_order(
     call: Callable[[Item], Made], items: Iterable[Item], threads: int, ahead: int
 ) -> Generator[tuple[Item, Made], None, None]:
-    """Yield each item with what a call makes of it.
+    """Yield each item with the result of the call for it, in the order of the items.
 
-    An error of a call is raised when its item's turn comes; calls that have not begun by then are dropped.
+    An error of a call is raised when its item is due. Calls that have not started by then are not made.
 
     Args:
-        call: What is done with an item.
+        call: The function that is called with each item.
         items: The items.
-        threads: Calls at the same time.
-        ahead: Largest number of items whose calls run, wait or have ended and are not yielded yet.
+        threads: Number of calls at the same time.
+        ahead: Largest number of items that have been taken and not yielded yet.
     """
     rest = iter(items)
     pending: deque[tuple[Item, Future[Made]]] = deque()

@@ -1,7 +1,7 @@
 """Names of a package that are imported when they are first used.
 
-``lightning`` and ``transformers`` take seconds to import, so no package of this project imports its own
-modules before somebody asks for one of their names.
+``lightning`` and ``transformers`` take seconds to import. Therefore the packages of this project import their
+modules only when one of their names is used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 def lazy_exports(package: str, file: str) -> tuple[Callable[[str], Any], list[str]]:
     """Return ``__getattr__`` and ``__all__`` for the names that ``file`` imports under ``TYPE_CHECKING``.
 
-    The block ``if TYPE_CHECKING:`` is the only list of names: type checkers read it, and so does this.
+    The block ``if TYPE_CHECKING:`` is the only list of names. Type checkers and this function read it.
 
     Args:
         package: ``__name__`` of the package.
@@ -62,7 +62,7 @@ def lazy_torchmetrics() -> None:
         if name in homes:
             try:
                 if homes[name] != "__about__":
-                    import_module("torchmetrics.utilities")  # else it and ``metric`` import each other
+                    import_module("torchmetrics.utilities")  # must come before ``metric``, which it imports
                 found = getattr(import_module(f"torchmetrics.{homes[name]}"), name)
                 return names.setdefault(name, found)
             except (ImportError, AttributeError):

@@ -1,4 +1,4 @@
-"""How the user has started the program, for messages that name it, and what makes its start short."""
+"""The name under which the user started the program, output of tables, and a faster start."""
 
 from __future__ import annotations
 
@@ -62,29 +62,33 @@ def print_table(table: Table, console: Console | None = None) -> None:
 
 
 def is_first_process() -> bool:
-    """Tell from the launcher's variables whether this is the process that writes, before any is connected."""
+    """Return whether this process writes output, as the launcher's variables say before processes connect."""
     ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK", "LOCAL_RANK"))
     first = next((rank for rank in ranks if rank is not None), "0")
     return first == "0" and os.environ.get("NODE_RANK", "0") == "0"
 
 
 _START_OBJECTS = 1_500_000
-"""More than a start makes: imports, parser and model of ``fit --config demo.yaml`` are 0.95 million."""
+"""Number of objects above that of a start: imports, parser and model of ``demo.yaml`` make 0.95 million."""
 _THRESHOLDS = gc.get_threshold()
 
 
 def start_quickly() -> None:
-    """Put off Python's search for garbage until the program has started; only for a process of its own.
+    """Delay Python's garbage collection until the program has started.
 
-    Imports make objects that stay, and Python would look through all of them again and again. The search is
-    on again after :func:`start_is_over`, and in any case once as many objects have been made.
+    Imports make objects that stay, and Python would look through all of them several times. Collection begins
+    again at :func:`start_is_over`, or when 1.5 million objects have been made. Call this only in a process
+    that runs a command.
     """
     gc.set_threshold(_START_OBJECTS)
     gc.callbacks.append(_search_begins)
 
 
 def start_is_over() -> None:
-    """Let the search for garbage begin, but not among what the start has made; nothing if it is on."""
+    """Begin garbage collection again, except for the objects that the start has made.
+
+    Nothing happens if garbage collection was not delayed.
+    """
     if _search_begins in gc.callbacks:
         gc.callbacks.remove(_search_begins)
         gc.freeze()

@@ -1,4 +1,4 @@
-"""Words of messages: a suggestion for a name that is not known, and a number with its noun."""
+"""Parts of messages: a suggestion for an unknown name, and a number with its noun."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from difflib import get_close_matches
 
 
 def did_you_mean(name: object, known: Iterable[object]) -> str:
-    """Return `` (did you mean 'NAME'?)``, to stand behind an unknown name, or nothing.
+    """Return `` (did you mean 'NAME'?)`` for a message about an unknown name, or an empty text.
 
     Args:
-        name: What was given.
-        known: What there is.
+        name: The unknown name.
+        known: The names that exist.
 
     Example:
         >>> did_you_mean("lable", ["label", "path"])

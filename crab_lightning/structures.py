@@ -1,7 +1,8 @@
-"""The types that cross room borders, and the one legend of shapes and units.
+"""The types that several packages use.
 
-Legend: B samples, T text tokens, F video frames, S audio samples (16 kHz), M mel frames (10 ms each),
-P image patches, H and W pixels. Units stand in names: ``_s`` seconds, ``_hz``, ``_px``, ``_tokens``.
+Letters in shapes: B samples, T text tokens, F video frames, S audio samples (16 kHz), M mel frames (10 ms
+each), P image patches, H and W pixels. Names end with their unit: ``_s`` (seconds), ``_hz``, ``_px``,
+``_tokens``.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ SYSTEM_MESSAGE = (
     "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory "
     "and visual inputs, as well as generating text and speech."
 )
-"""First turn of every AV-UIE v2 conversation (format section 2)."""
+"""The system message with which every AV-UIE v2 conversation begins (format section 2)."""
 
 Split = Literal["train", "val", "test"]
 TargetPolicy = Literal["reasoning", "direct"]
 Decoding = Literal["generate", "likelihood", "both"]
-"""How a question is answered: in the model's own words, by the likeliest answer of a closed set, or both."""
+"""How a question is answered: with generated text, with the likeliest answer of a closed set, or both."""
 
 
 TEXT, VISUAL, AUDIO = 0, 1, 2
-"""Modalities: what stands at a place of a language model's sequence."""
+"""The modality of a token in the sequence of a language model."""
 
 
 class Media(Enum):
-    """A place in a conversation where a clip goes."""
+    """A placeholder in a conversation where a clip is inserted."""
 
     VIDEO = "video"
     IMAGE = "image"
@@ -42,18 +43,18 @@ class Media(Enum):
 
 
 class Reply(str):
-    """An earlier answer of the assistant within a conversation; what follows is the user's next turn."""
+    """An earlier answer of the assistant in a conversation. The user's next turn follows."""
 
     __slots__ = ()
 
 
 Conversation = tuple[str | Media, ...]
-"""What is asked, in order: opening text, media, instruction; each earlier turn ends with a reply."""
+"""The parts of a question in order: text, media, instruction. Each earlier turn ends with a reply."""
 
 
 @dataclass(frozen=True)
 class AudioWindow:
-    """Which part of the sound the model gets (AV-UIE v2 section 3).
+    """The part of the sound that the model hears (AV-UIE v2 section 3).
 
     Args:
         kind: ``units`` cuts the clip into ``units`` equal units and keeps them all; ``one_unit`` keeps
@@ -77,7 +78,7 @@ class AudioWindow:
 
 @dataclass(frozen=True)
 class MaskColours:
-    """Which pixels of a dataset's mask files are the object; give one of the two.
+    """The pixels of a dataset's mask files that belong to the object. Give one of the two arguments.
 
     A value is a whole number (an entry of the palette, or a level of grey) or a colour such as ``#ff0000``.
 
@@ -104,9 +105,9 @@ class DatasetSpec:
         layout: Row format of the manifest: ``messages``, ``plain``, one of the 19 AV-UIE v2 task ids, a YAML
             file with a column map, or the import path of a class derived from ``crab_lightning.data.Layout``.
             When left out, ``columns`` describes the rows completely.
-        columns: Which key of the file is which field, ``{media: {videos: clip}, fields: {event: label}}``: a
-            whole column map, or what differs from the layout's; for ``messages``, ``plain`` and other
-            classes, their settings.
+        columns: Field -> key of the file, such as ``{media: {videos: clip}, fields: {event: label}}``. This
+            is a complete column map, or the entries that differ from the map of the layout. For ``messages``,
+            ``plain`` and other classes, these are their settings.
         folder: Folder with the manifests and the media, under ``AVUIE_2/`` or under ``data.root``. When left
             out, it is the name of the released row format, or else the key of this entry.
         train_file: Name of the training manifest in that folder; ``train.json``, ``train.jsonl``,
@@ -121,11 +122,11 @@ class DatasetSpec:
         limit: Keep at most this many rows of each split, chosen by the seed.
         frames: Number of frames sampled from each video.
         size_px: Height and width to which frames and images are resized.
-        audio: Which part of the waveform is heard.
-        clip_s: Length of the clips in whole seconds, for tasks that name times. Left out: the task's own
-            ``clip_s``, which is 10.
-        classes: Class names for closed-set tasks, in the metric's index order. Left out: the sorted
-            names found in the manifests.
+        audio: The part of the waveform that is heard.
+        clip_s: Length of the clips in whole seconds, for tasks whose answers contain times. When left out, it
+            is the ``clip_s`` of the task, which is 10.
+        classes: Class names for closed-set tasks, in the order of the metric's indices. When left out, they
+            are the sorted names in the manifests.
         metrics: Names of the metrics to report, for tasks with several metrics.
         turns: For rows with several turns (format ``messages``): whether the model is trained on ``every``
             answer of the assistant or only on the ``last``. Tests ask the last question, after the earlier
@@ -192,14 +193,14 @@ class Windows:
 
 @dataclass(frozen=True)
 class ClipWindow:
-    """The stretch of a long clip that one question is about.
+    """The part of a long clip that one question is about.
 
     Args:
-        of: Id of the sample that stands for the whole clip.
+        of: Id of the sample of the whole clip.
         index: Number of the window in its clip, from 0.
-        start_s: First second.
-        end_s: End.
-        whole_s: Length of the whole clip.
+        start_s: Start of the window in seconds.
+        end_s: End of the window in seconds.
+        whole_s: Length of the whole clip in seconds.
     """
 
     of: str
@@ -214,25 +215,25 @@ class Sample:
     """One question about one clip, before any media are decoded.
 
     Args:
-        id: Stable and unique, ``<dataset>/<key>``, equal between runs and machines.
+        id: Unique id ``<dataset>/<key>``, which is the same in all runs and on all machines.
         dataset: Key of its row under ``data.datasets``.
         task: Key of its task under ``data.tasks``.
-        split: The split it is used in.
-        clip: Identity of the recorded clip, shared by all datasets that use the same recording.
+        split: The split in which it is used.
+        clip: Id of the recording, which is the same in all datasets that use this recording.
         videos: Video files in conversation order.
         images: Image files.
         audios: Audio files in conversation order.
-        unit: Index of the audio unit heard with a single frame (``AudioWindow.kind == "one_unit"``).
-        target: Supervised text of the manifest; ``None`` in a test manifest.
-        reference: Reference string that the released test loader keeps; empty when it keeps none.
-        fields: Annotation under the bridged names that the task documents, e.g. ``event``, ``start_s``.
-        row: Zero-based row in its manifest, for messages.
-        clips: Every recording that the sample uses, ``clip`` first; more than one in two-clip tasks. A split
-            that keeps clips apart has to keep all of them on one side.
-        conversation: The question as its own row asks it; the task's prompt where ``None``.
-        window: The only stretch of the clip that is seen and heard; ``None`` for all of it.
-        whole_s: Length of a long clip whose answer is stitched from its windows; the times of its truth and
-            of its answer are then seconds of the whole clip. ``None`` for every other sample.
+        unit: Index of the audio unit that is heard with a single frame (``AudioWindow.kind == "one_unit"``).
+        target: Target text of the manifest; ``None`` in a test manifest.
+        reference: Reference text that the released test loader keeps; empty if it keeps none.
+        fields: Annotation under the names that the task documents, such as ``event`` and ``start_s``.
+        row: Number of the row in its manifest, from 0, for messages.
+        clips: All recordings that the sample uses, ``clip`` first. Tasks about two clips have more than one.
+            If validation clips are held out, all of them have to be in the same split.
+        conversation: The question of the row itself; ``None`` for the prompt of the task.
+        window: The only part of the clip that is seen and heard; ``None`` for the whole clip.
+        whole_s: Length of a long clip whose answer is put together from its windows. The times of its truth
+            and of its answer are then seconds of the whole clip. ``None`` for every other sample.
     """
 
     id: str
@@ -256,18 +257,18 @@ class Sample:
 
 @dataclass
 class Example:
-    """A sample with its media decoded and its text chosen: what a processor encodes.
+    """A sample with decoded media and chosen texts, which a processor encodes.
 
     Args:
-        sample: Where it comes from.
-        conversation: The user's turn; it holds one placeholder for each entry of ``videos``, ``images``
-            and ``audios``.
-        target: Text to be learnt, ``None`` when only a prompt is wanted.
-        videos: Frames, uint8 ``(F, 3, H, W)`` each.
-        images: uint8 ``(3, H, W)`` each.
-        audios: float32 ``(S,)`` each, 16 kHz, in [-1, 1].
-        seconds_per_grid: Time that one temporal patch (two frames) spans, for each video.
-        learn_replies: Whether the earlier answers of the conversation are learnt beside the target.
+        sample: The sample.
+        conversation: The user's turn. It has one placeholder for each entry of ``videos``, ``images`` and
+            ``audios``.
+        target: Text to be learnt; ``None`` if only a prompt is needed.
+        videos: Frames of each video, uint8 ``(F, 3, H, W)``.
+        images: Images, uint8 ``(3, H, W)`` each.
+        audios: Waveforms, float32 ``(S,)`` each, 16 kHz, in [-1, 1].
+        seconds_per_grid: Seconds that one temporal patch (two frames) spans, for each video.
+        learn_replies: Whether the earlier answers of the conversation are learnt as well as the target.
     """
 
     sample: Sample
@@ -282,12 +283,12 @@ class Example:
 
 @dataclass
 class Encoded:
-    """One sample as model inputs, unpadded.
+    """The model inputs of one sample, without padding.
 
     Args:
         inputs: Model inputs; ``input_ids`` has shape ``(T,)``.
         labels: ``(T,)`` with -100 where nothing is learnt; ``None`` for a prompt.
-        sample: Where it comes from.
+        sample: The sample.
     """
 
     inputs: dict[str, Tensor]
@@ -303,7 +304,8 @@ class Batch:
         inputs: Keyword arguments of the model's forward; ``input_ids`` and ``attention_mask`` are ``(B, T)``.
         labels: ``(B, T)`` with -100 where nothing is learnt; ``None`` for prompts to be answered.
         samples: The B samples, in order.
-        repeated: True where a sampler repeated a sample to keep ranks equal; metrics skip those.
+        repeated: True for samples that a sampler has repeated so that all processes have equally many.
+            Metrics leave them out.
     """
 
     inputs: dict[str, Tensor]
@@ -323,7 +325,7 @@ class Batch:
         )
 
     def pin_memory(self) -> Batch:
-        """Return the batch with its tensors in page-locked memory; called by the data loader."""
+        """Return the batch with its tensors in page-locked memory. The data loader calls this."""
         return replace(
             self,
             inputs={k: v.pin_memory() for k, v in self.inputs.items()},
@@ -333,12 +335,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class CandidateScores:
-    """How likely a model finds each answer of a closed set.
+    """The log-probabilities that a model gives to the answers of a closed set.
 
     Args:
-        texts: The answers as the model would write them.
-        log_probs: Log-probability of each, in nats, summed over its tokens and the end token.
-        tokens: Number of tokens of each, end token included.
+        texts: The answers in the form in which the model would write them.
+        log_probs: Log-probability of each answer in nats, summed over its tokens and the end token.
+        tokens: Number of tokens of each answer with the end token.
     """
 
     texts: tuple[str, ...]
@@ -348,14 +350,14 @@ class CandidateScores:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer: written by the model, or weighed among the answers of a closed set, or both.
+    """The answer to one question: a generated text, the probabilities of a closed set of answers, or both.
 
     Args:
         sample: The question.
-        text: The answer, special tokens removed, outer whitespace stripped; empty where none was written.
+        text: The generated text without special tokens and surrounding whitespace; empty if there is none.
         tokens: Number of generated tokens.
-        truncated: True when the answer stopped at the token limit instead of the end token.
-        candidates: The weighed answers; ``None`` where none were weighed.
+        truncated: Whether the text ends at the token limit and not with the end token.
+        candidates: The probabilities of the answers of a closed set; ``None`` if they were not computed.
     """
 
     sample: Sample
@@ -366,6 +368,6 @@ class Prediction:
 
 
 def single_placeholder(conversation: Sequence[str | Media], media: Media) -> Conversation:
-    """Drop every placeholder of one kind but the last, as the released two-clip fusion does."""
+    """Return a conversation without all placeholders of one kind but the last, as the released code does."""
     last = max((i for i, part in enumerate(conversation) if part is media), default=-1)
     return tuple(p for i, p in enumerate(conversation) if p is not media or i == last)

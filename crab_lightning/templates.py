@@ -1,7 +1,7 @@
-"""HTML pages: one environment of templates, which escapes every text that is put into a page.
+"""HTML pages from templates, which escape every text that is put into a page.
 
-What becomes markup is written in a ``.j2`` file beside the code that fills it, and nowhere else. All pages
-extend ``page.html.j2``: by its Content-Security-Policy nothing is fetched, and only its own script runs.
+All markup is written in ``.j2`` files beside the code that fills them. All pages extend ``page.html.j2``. Its
+Content-Security-Policy forbids pages to fetch anything and to run any script but their own.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ def render(template: str, **values: Any) -> str:
 
     Args:
         template: Its path in the package, such as ``reports/page.html.j2``.
-        values: What the template names. Texts are escaped; what :func:`draw` returned is taken as it is.
+        values: The variables of the template. Texts are escaped, except for results of :func:`draw`.
     """
     return _environment().get_template(template).render(values)
 
 
 def draw(template: str, macro: str, *values: Any) -> Markup:
-    """Return what one macro of a template makes of values.
+    """Return the markup that a macro of a template produces.
 
     Args:
-        template: Its path in the package.
+        template: Path of the template in the package.
         macro: Name of the macro.
-        values: Its arguments; texts are escaped.
+        values: Arguments of the macro; texts are escaped.
     """
     return Markup(getattr(_environment().get_template(template).module, macro)(*values))
 
@@ -51,12 +51,12 @@ def _environment() -> Environment:
 
 
 def picture_uri(picture: Any, form: str = "JPEG", **options: Any) -> str:
-    """Return a picture of Pillow as a data URI; the options are those of its ``save``."""
+    """Return a Pillow image as a data URI; the options are those of ``Image.save``."""
     out = io.BytesIO()
     picture.save(out, form, **options)
     return f"data:image/{form.lower()};base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
 def csp_hash(text: str) -> str:
-    """Return how a Content-Security-Policy names a script or style that may be used."""
+    """Return the source expression with which a Content-Security-Policy allows a script or a style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

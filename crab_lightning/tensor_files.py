@@ -1,4 +1,4 @@
-"""Files of tensors that torch has written, read so that they cannot run code."""
+"""Safe reading of tensor files that torch has written: they cannot run code."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# What torch says about a file that asks for more than tensors and plain values.
+# torch's message about a file that contains more than tensors and simple values.
 _ASKS_FOR = re.compile(r"GLOBAL (\S+\.\S+) |unrecognized function (\S+)")
-# What torch writes itself; anything else that a pickle names is no tensor.
+# Names in the pickles that torch writes for tensors. Any other name in a pickle is not a tensor.
 _OWN = ("torch.", "collections.OrderedDict", "_codecs.encode")
 _PICKLE_BYTES = 2**24
 
 
 class TensorFileError(ValueError):
-    """A file is no file of tensors, or it is damaged."""
+    """A file is not a tensor file, or it is damaged."""
 
 
 class UnsafeTensorFile(TensorFileError):
-    """A file asks for a function or a class when it is read, which could do anything."""
+    """Reading a file would load a function or a class, which could run any code."""
 
 
 def read_tensors(path: Path, map_location: Any = "cpu", *, mmap: bool = False) -> Any:
-    """Read a file of tensors and plain values.
+    """Read a file of tensors and simple values.
 
     Args:
         path: An existing file.
         map_location: Device of the tensors.
-        mmap: Leave the tensors in the file until they are used.
+        mmap: Whether the tensors stay in the file until they are used.
 
     Raises:
-        UnsafeTensorFile: If the file asks for anything but tensors and plain values. Nothing of it is run.
-        TensorFileError: If it cannot be read.
-        OSError: If the file system does not give it.
+        UnsafeTensorFile: If the file contains anything but tensors and simple values. No code of it is run.
+        TensorFileError: If the content cannot be read.
+        OSError: If the file system cannot read the file.
     """
     try:
         return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
@@ -55,7 +55,7 @@ def read_tensors(path: Path, map_location: Any = "cpu", *, mmap: bool = False) -
 
 
 def listing(what: str, names: Sequence[str]) -> str:
-    """Return how many there are and the first of them; an empty string when there are none."""
+    """Return the number of names and the first five of them, or an empty text if there are none."""
     if not names:
         return ""
     rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
@@ -63,11 +63,11 @@ def listing(what: str, names: Sequence[str]) -> str:
 
 
 def misfits(saved: Mapping[str, Tensor], wanted: Mapping[str, Sequence[int]]) -> str:
-    """Say which weights of a file do not fit a model; empty where all do.
+    """Return which weights of a file do not fit a model, or an empty text if all fit.
 
     Args:
-        saved: Weights by name.
-        wanted: Shape of each weight of the model.
+        saved: Name -> weight of the file.
+        wanted: Name -> shape of the weight of the model.
     """
     shapes = [
         f"{name}: {tuple(saved[name].shape)}, must be {tuple(wanted[name])}"
@@ -81,7 +81,7 @@ def misfits(saved: Mapping[str, Tensor], wanted: Mapping[str, Sequence[int]]) ->
 
 
 def reason(err: BaseException) -> str:
-    """Return the first line of a message; torch's go on with advice and a stack trace."""
+    """Return the first line of a message. torch's messages continue with advice and a stack trace."""
     lines = str(err).strip().splitlines()
     first = lines[0] if lines else type(err).__name__
     if "WeightsUnpickler error:" in str(err):
@@ -90,10 +90,10 @@ def reason(err: BaseException) -> str:
 
 
 def _asked_for(message: str, path: Path) -> str | None:
-    """Return what a file asks for beside tensors: from torch's message, else from the file's own words."""
+    """Return the name that a file would load, from torch's message or else from the pickle itself."""
     if (found := _ASKS_FOR.search(message)) is not None:
         return next(part for part in found.groups() if part).rstrip(".,")
-    # Of pickles of a later form torch only says that it does not know it.
+    # For pickles of a newer protocol, torch only says that it does not know the protocol.
     with path.open("rb") as file:
         data = file.read(_PICKLE_BYTES)
     texts: list[str] = []
@@ -108,6 +108,6 @@ def _asked_for(message: str, path: Path) -> str | None:
                 name = ".".join(texts[-2:])
             if name is not None and not name.startswith(_OWN):
                 return name
-    except Exception:  # whatever else the bytes are, they are no pickle
+    except Exception:  # the bytes are not a pickle
         return None
     return None

@@ -1,4 +1,4 @@
-"""Whether a value has the type that an argument is annotated with, and what to say where it has not."""
+"""Checks whether a value has the annotated type of an argument, and texts for values that have not."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class _Value(NamedTuple):
 
 
 def check_arguments(owner: Callable[..., Any], given: Mapping[str, Any], section: str) -> None:
-    """Refuse arguments of a wrong type, which a constructor in Python does not look at by itself.
+    """Refuse arguments that do not have their annotated type.
 
     Args:
         owner: The constructor, or the dataclass.
-        given: Its arguments by name; other names are left alone, and so are types that this does not know.
-        section: Where a config has these arguments, for the error; empty for those of a function.
+        given: Name -> value of its arguments. Names without an annotation and unusual types are not checked.
+        section: The section of a config that has these arguments, for the error; empty for a function.
 
     Raises:
-        ValueError: If one has not the type that it is annotated with; the text names it.
+        ValueError: If an argument has another type; the message names it.
     """
     hints = get_type_hints(owner)
     for name in hints:
@@ -44,17 +44,17 @@ def check_arguments(owner: Callable[..., Any], given: Mapping[str, Any], section
 
 
 def wrong_value(value: Any, hint: Any, where: str, of_class: OfClass | None = None) -> str | None:
-    """Return what is wrong with a value; ``None`` where nothing is, or where this cannot be told.
+    """Return a text that says what is wrong with a value, or ``None`` if nothing is known to be wrong.
 
     Args:
-        value: The value: of Python, or with ``of_class`` one of a config, where a text may be a number.
-        hint: The type it should have.
-        where: The key.
-        of_class: Returns what is wrong with a value that names a class or holds its arguments, given the
-            classes from one of which it has to be derived.
+        value: A value of Python. With ``of_class``, a value of a config, where a text may be a number.
+        hint: The type that the value should have.
+        where: The key or the argument, for the text.
+        of_class: Returns the text for a value that names a class or has its arguments. It gets the value, the
+            classes from one of which the class has to be derived, and ``where``.
     """
     allowed = list(_alternatives(hint))
-    # A tensor may stand for a number, which is not what a config holds.
+    # Python callers may give a tensor in place of a number.
     bases = () if float in allowed else tuple(one for one in allowed if _is_class(one))
     if of_class is None and isinstance(value, bases):
         return None
@@ -96,12 +96,12 @@ def wrong_value(value: Any, hint: Any, where: str, of_class: OfClass | None = No
 
 
 def class_names(bases: tuple[type, ...]) -> str:
-    """Return the names of some classes."""
+    """Return the names of classes with ``or`` between them."""
     return " or ".join(base.__name__ for base in bases)
 
 
 def wanted_class(bases: tuple[type, ...]) -> str:
-    """Return what a config may give for a class derived from some others."""
+    """Return a text that says what a config may give for a class that is derived from one of these."""
     if all(map(is_dataclass, bases)):
         return f"a mapping with arguments of {class_names(bases)}"
     return f"the import path of a class derived from {class_names(bases)}"
@@ -119,7 +119,7 @@ def _alternatives(hint: Any) -> Iterator[Any]:
 
 
 def _is_class(hint: Any) -> bool:
-    """Return whether a config gives the name of a class or its arguments for this type."""
+    """Return whether a type is a class outside the standard library, which a config gives by its path."""
     return inspect.isclass(hint) and hint.__module__.partition(".")[0] not in sys.stdlib_module_names
 
 
