@@ -61,7 +61,8 @@ def test_a_video_gets_masks_an_overlay_with_sound_and_what_was_said(
     assert {m.shape for m in masks} == {(48, 64)}
     assert record["mask_pixels"][:5] == [0] * 5  # the first answer says that nothing is there
     overlay = probe(tmp_path / "out" / "overlay.mp4")
-    assert (overlay.frames, overlay.width, overlay.height) == (12, 64, 48)
+    assert (overlay.width, overlay.height) == (64, 48)
+    assert overlay.fps * 2 == pytest.approx(12)
     assert overlay.has_audio
     assert overlay.duration_s == pytest.approx(2, abs=0.2)
 
