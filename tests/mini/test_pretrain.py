@@ -13,10 +13,23 @@ from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 import crab_lightning
 from crab_lightning.mini.pretrain import base
 from crab_lightning.mini.pretrain.base import CURRICULUM, SIZES, PretrainConfig, Stage, pretrain_mini
-from crab_lightning.mini.pretrain.corpus import KINDS, Corpus, draw, go_on
+from crab_lightning.mini.pretrain.conversations import KINDS, draw
+from crab_lightning.mini.pretrain.corpus import Corpus, go_on
 from crab_lightning.mini.pretrain.dialogue import bare, copies, matches, recalls, turns, words
-from crab_lightning.mini.pretrain.towers import CELLS, LOOKS, picture_labels, random_picture, random_sound
+from crab_lightning.mini.pretrain.towers import (
+    CELLS,
+    LOOKS,
+    WordScores,
+    picture_labels,
+    pretrain_audio,
+    pretrain_vision,
+    random_picture,
+    random_sound,
+)
 from crab_lightning.mini.world.scenes import rng_for
+from crab_lightning.mini.world.sounds import SOUNDS
+from crab_lightning.mini.world.vocabulary import CATEGORIES
+from crab_lightning.models.checkpoints import towers_of
 from crab_lightning.processing import NativeProcessor
 
 ASSET = Path(crab_lightning.__file__).parent / "assets" / "mini_omni"
@@ -39,6 +52,38 @@ def test_a_sound_is_labelled_only_while_it_is_heard() -> None:
     for second in range(scene.duration_s):
         heard = len(scene.heard_at(second + 0.5))
         assert seconds[second].sum(-1).tolist() == [float(heard)] * seconds.shape[1]
+
+
+@pytest.mark.parametrize("names", [LOOKS, SOUNDS])
+def test_the_vocabulary_has_one_token_for_each_look_and_sound(
+    names: tuple[str, ...],
+) -> None:
+    tokenizer = NativeProcessor(ASSET).tokenizer
+    tokens = [tokenizer(" " + name.rsplit("_", 1)[-1])["input_ids"] for name in names]
+    assert {len(ids) for ids in tokens} == {1}
+    assert len({ids[0] for ids in tokens}) == len(names)
+
+
+def test_a_token_scores_highest_for_the_word_it_points_to() -> None:
+    words = torch.eye(3, 5) * torch.tensor([[0.1], [1.0], [9.0]])  # lengths do not matter
+    scores = WordScores(words, blank=True)
+    tokens = torch.cat([words[[2, 0]], torch.full((1, 5), -1.0)])
+    assert scores(tokens).shape == (3, 4)
+    assert scores(tokens).argmax(-1).tolist() == [3, 1, 0]
+    assert WordScores(words)(tokens).shape == (3, 3)
+    assert [name for name, _ in scores.named_parameters()] == ["bias"]
+
+
+def test_only_the_tower_in_question_is_trained() -> None:
+    model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(ASSET, dtype=torch.float32)
+    tokenizer = NativeProcessor(ASSET).tokenizer
+    for train, number in ((pretrain_vision, 0), (pretrain_audio, 1)):
+        before = {name: weight.clone() for name, weight in model.state_dict().items()}
+        assert train(model, tokenizer, steps=1) > 0
+        mine = {id(p) for p in towers_of(model)[number].parameters()}
+        for name, parameter in model.named_parameters():
+            assert id(parameter) in mine or torch.equal(parameter, before[name]), name
+        assert any(not torch.equal(p, before[n]) for n, p in model.named_parameters() if id(p) in mine)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -127,6 +172,32 @@ def test_what_is_matched_was_told() -> None:
         assert order[1 if fits in ("one", "first") else 2] == asked[1]
 
 
+@pytest.mark.parametrize("kind", ["find", "find_boxes", "find_times"])
+def test_a_fact_is_looked_up_by_its_name_in_any_order(kind: str) -> None:
+    facts, orders = dict[str, str](), set[tuple[str, ...]]()
+    first, rest = draw(kind, rng_for(8, kind), seed=9, most=8, lists=3)
+    for question, answer in [(first.conversation[-1], first.target), *rest]:
+        names, asked = str(question).removesuffix("?").split(": ")
+        assert len(names.split(", ")) == len(set(names.split(", "))) >= 4
+        orders.add(tuple(names.split(", ")))
+        told = re.findall(r"(\w+) (nowhere|never|left|middle|right|\[[\d,]+\]|from .+?)(?:, |$)", str(answer))
+        assert [name for name, _ in told] == names.split(", ")
+        for name, fact in told:
+            assert facts.setdefault(f"{asked} {name}", fact) == fact
+    assert len(orders) > 3
+    assert {"nowhere", "never"} & {*facts.values()}
+    assert len({*facts.values()}) > 1
+
+
+def test_the_order_of_two_clips_is_asked_plainly() -> None:
+    told = [draw("order", rng_for(i, "order"), seed=9, most=1, lists=0)[0] for i in range(20)]
+    assert {example.target for example in told} == {"first", "second"}
+    assert {str(example.conversation[-1]).removesuffix("?") for example in told} <= {
+        c.name for c in CATEGORIES
+    }
+    assert {len(example.videos) + len(example.audios) for example in told} == {1}
+
+
 def test_only_the_kinds_of_a_stage_are_drawn() -> None:
     processor = NativeProcessor(ASSET)
     for kind in ("text", "sound"):
@@ -145,7 +216,7 @@ def test_an_interrupted_pretraining_continues_and_writes_weights_and_card(
     folder = tmp_path / "mini"
 
     def stopped(stage: Stage, _: PretrainConfig) -> int:
-        if stage.name == "places":
+        if stage.name == "find":
             raise KeyboardInterrupt
         return 1
 

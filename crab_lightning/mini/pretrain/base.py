@@ -1,4 +1,4 @@
-"""Pre-trains the small base model that the demo fine-tunes: one curriculum, one command, one seed."""
+"""Pre-training of the small base model of the demo: the curriculum, and the function that follows it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from crab_lightning.compat import load_model, save_model
 from crab_lightning.mini.checkpoints.native import TinyNativeConfig, make_tiny_native
 from crab_lightning.mini.pretrain.corpus import Corpus, corpus_texts
-from crab_lightning.mini.pretrain.optimizers import Optimizers
 from crab_lightning.mini.pretrain.towers import pretrain_audio, pretrain_vision
+from crab_lightning.mini.pretrain.training import train
 from crab_lightning.models.checkpoints import towers_of
 from crab_lightning.models.losses import last_hidden_states
 from crab_lightning.processing import NativeProcessor
@@ -27,16 +26,17 @@ SIZES = TinyNativeConfig(hidden=192, kv_heads=4, ffn=512, vocab=1500, positions_
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the curriculum, with a learning rate that falls as a cosine.
+    """One stage of the curriculum.
 
     Args:
-        name: Name in the log and in the model card.
-        steps: Optimizer steps.
-        data: ``labelled pictures`` or ``labelled sounds`` train one tower alone. Otherwise these are the
-            weights of kinds of conversations (:data:`corpus.KINDS`), which train the whole model.
-        lr: Peak learning rate; the towers get a seventh of it once the whole model is trained.
+        name: Name in the output and in the model card.
+        steps: Number of optimizer steps.
+        data: ``labelled pictures``, ``digits of boxes`` and ``labelled sounds`` train one tower alone. A
+            mapping from the kinds of conversations in :mod:`conversations` to weights trains the whole model.
+        lr: Peak learning rate. The towers get a seventh of it when the whole model is trained.
         questions: Largest number of questions about one clip.
-        lists: How many times more often a question is drawn whose answer lists all there is.
+        lists: Number of further copies of each question whose answer lists everything, in the pool from which
+            the questions about a clip are drawn.
     """
 
     name: str
@@ -50,49 +50,106 @@ class Stage:
 _ALL = {"picture": 13, "moment": 18, "sound": 7, "clip": 9, "face": 5, "action": 5, "events": 11, "music": 7,
         "two_videos": 6, "two_sounds": 6}  # fmt: skip
 
+_READ: dict[str, float] = {"find_boxes": 35, "spot": 30, "moment": 25, "find_times": 10, "copy": 5}
+
 CURRICULUM = (
+    # The model learns to repeat words in any order, and then to look up the place of a thing in a text that
+    # says the place right behind the name. It does not learn the later look-ups without these two stages.
+    Stage("copy", 500, {"copy": 1}),
+    Stage("look up again", 350, {"place_again": 60, "copy": 40}, lr=1e-3),
+    # The towers learn to report things by the word embeddings of the language model. The model can then look
+    # up a name in a picture as it does in a text.
     Stage("vision tower", 4000, "labelled pictures"),
     Stage("audio tower", 1500, "labelled sounds"),
-    # Everything once, so that the language model learns what the towers report.
-    Stage("describe", 2800, {**_ALL, "text": 12}, questions=10),
-    # To list what is there, when and in which order: the first half of most answers.
-    Stage("list", 1300, {**_ALL, "two_videos": 12, "two_sounds": 9, "text": 8}, lists=20),
-    # Where things are, first with few things in the picture.
-    Stage("places", 1300, {"spot": 50, "moment": 20, "picture": 8, "events": 6, "text": 16}, questions=6),
-    # To repeat words that stand in any order. Whatever is looked up in a text needs this first: without this
-    # stage, 900 steps of "place_short" left the answers at a guess.
-    Stage("copy", 500, {"copy": 1}),
-    # To look up what was told: first where the answer repeats the name, and the place stood behind it; then
-    # in all forms; then with pictures. At a learning rate of 2e-3 the model forgets to copy before that.
-    Stage("look up again", 350, {"place_again": 60, "copy": 40}, lr=1e-3),
+    # The language model learns what the towers report. From here on every stage keeps some copying, because
+    # the model forgets it otherwise.
+    Stage("describe", 2800, {**_ALL, "text": 12, "copy": 4, "place_again": 4}, questions=10),
+    # It learns to list what is there, when and in which order. Most answers of the tasks start with a list.
     Stage(
-        "look up", 700, {"place_again": 15, "place_short": 25, "recall": 30, "match": 15, "copy": 15}, lr=1e-3
+        "list",
+        1300,
+        {**_ALL, "two_videos": 12, "two_sounds": 9, "text": 8, "copy": 6, "place_again": 6},
+        lists=20,
     ),
+    # It learns to look up in a picture where a thing is, by its name. A list from left to right does not
+    # teach this, because the order tells the side. The first 200 steps show no progress.
+    Stage("find", 350, {"find": 95, "copy": 5}),
+    Stage("find boxes", 600, {"find_boxes": 95, "copy": 5}),
     Stage(
-        "look up in pictures",
-        350,
-        {"place_again": 6, "place_short": 6, "recall": 14, "match": 10, "copy": 6, "spot": 58},
-        lr=1e-3,
+        "places and times",
+        1200,
+        {
+            "spot": 30,
+            "find_boxes": 15,
+            "find_times": 20,
+            "moment": 20,
+            "events": 8,
+            "text": 8,
+            "copy": 5,
+            "place_again": 5,
+        },
+        questions=6,
     ),
-    # Everything again, so that nothing is forgotten.
+    # It learns all forms of looking up in texts.
     Stage(
-        "all",
-        1900,
+        "look up", 500, {"place_again": 15, "place_short": 25, "recall": 30, "match": 15, "copy": 15}, lr=1e-3
+    ),
+    # It learns which of two videos or sounds comes first. For 300 steps its answers are guesses.
+    Stage("order", 500, {"order": 90, "copy": 5, "place_again": 5}),
+    # The vision tower learns to report boxes as digits, which the language model can copy.
+    Stage("digits", 1800, "digits of boxes", lr=1e-3),
+    # It learns to read boxes and times off pictures and sounds: first the left edge, then the upper one. Each
+    # picture has one question here, because a model that can copy would take the answer to a second one from
+    # the first answer.
+    Stage("read off", 700, _READ, questions=1),
+    Stage("read off again", 1000, _READ, questions=1),
+    Stage("read off a third time", 1000, _READ, lr=1.5e-3, questions=1),
+    # It repeats everything twice, so that what was forgotten comes back.
+    Stage(
+        "repeat",
+        1500,
         {
             **_ALL,
-            "spot": 20,
+            "events": 15,
+            "two_videos": 14,
+            "two_sounds": 12,
+            "order": 8,
             "match": 8,
             "recall": 8,
+            "spot": 12,
+            "find_boxes": 5,
+            "find_times": 5,
             "place_again": 3,
             "place_short": 3,
-            "copy": 6,
-            "two_videos": 15,
-            "text": 12,
+            "copy": 4,
+            "text": 10,
+        },
+        questions=4,
+    ),
+    Stage(
+        "all",
+        2500,
+        {
+            **_ALL,
+            "events": 14,
+            "two_videos": 12,
+            "two_sounds": 10,
+            "order": 8,
+            "match": 8,
+            "recall": 6,
+            "spot": 18,
+            "find_boxes": 6,
+            "find_times": 6,
+            "place_again": 3,
+            "place_short": 3,
+            "copy": 4,
+            "text": 10,
         },
         lr=1.5e-3,
+        questions=4,
     ),
 )
-"""Data, steps and learning rate of the whole pre-training, in their order."""
+"""The stages of the whole pre-training, in their order."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +158,11 @@ class PretrainConfig:
 
     Args:
         seed: Seed of weights, vocabulary and data. No clip of it is in a Mini AV-UIE root with another seed.
-        scale: Factor on the steps of every stage, for a short trial; every stage has at least one step.
-        tokens: Largest number of tokens in a batch, padding included.
+        scale: Factor on the steps of every stage, for a short trial. Every stage has at least one step.
+        tokens: Largest number of tokens in a batch, with padding.
         vocabulary_items: Number of questions of each dataset from which the vocabulary is learnt.
         workers: Number of loader processes.
-        threads: Number of CPU threads. One is the fastest on a shared machine.
+        threads: Number of CPU threads. One thread is fastest on a shared machine.
     """
 
     seed: int = 424_242
@@ -212,40 +269,35 @@ def _train(model: Any, folder: Path, config: PretrainConfig, number: int) -> flo
     """Train one stage and return the mean loss of its last 50 steps."""
     stage = CURRICULUM[number]
     steps, seed = _steps(stage, config), config.seed + 1000 * number
-    if stage.data == "labelled pictures":
-        return pretrain_vision(model, steps=steps, seed=seed, lr=stage.lr)
+    processor = NativeProcessor(folder)
+    if stage.data in ("labelled pictures", "digits of boxes"):
+        digits = stage.data == "digits of boxes"
+        return pretrain_vision(model, processor.tokenizer, steps=steps, seed=seed, lr=stage.lr, digits=digits)
     if stage.data == "labelled sounds":
-        return pretrain_audio(model, steps=steps, seed=seed, lr=stage.lr)
+        return pretrain_audio(model, processor.tokenizer, steps=steps, seed=seed, lr=stage.lr)
     assert isinstance(stage.data, dict)
     in_tower = {id(p) for tower in towers_of(model) for p in tower.parameters()}
     named = list(model.named_parameters())
     towers = [(n, p) for n, p in named if id(p) in in_tower]
     rest = [(n, p) for n, p in named if id(p) not in in_tower]
-    optimizer = Optimizers([(rest, stage.lr), (towers, stage.lr / 7)], steps)
-    torch.manual_seed(seed)
-    corpus = Corpus(NativeProcessor(folder), seed, config.tokens, stage.questions, stage.data, stage.lists)
-    ahead = 3 if config.workers else None
-    loader = DataLoader(corpus, batch_size=None, num_workers=config.workers, prefetch_factor=ahead)
-    model.train()
-    losses: list[float] = []
-    for step, batch in zip(range(steps), loader, strict=False):
-        for _, parameter in towers:  # every third step is enough for them, and costs less
+
+    def loss_of(batch: Batch, step: int) -> torch.Tensor:
+        for _, parameter in towers:  # it is enough to train them in every third step, and cheaper
             parameter.requires_grad_(step % 3 == 0)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = target_loss(model, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        losses.append(float(loss.detach()))
-        if step % 50 == 49:
-            print(f"{stage.name}: step {step + 1} of {steps}, loss {sum(losses[-50:]) / 50:.3f}", flush=True)
+            return target_loss(model, batch)
+
+    torch.manual_seed(seed)
+    corpus = Corpus(processor, seed, config.tokens, stage.questions, stage.data, stage.lists)
+    groups = [(rest, stage.lr), (towers, stage.lr / 7)]
+    loss = train(stage.name, model, groups, loss_of, corpus, steps=steps, workers=config.workers)
     for _, parameter in towers:
         parameter.requires_grad_(True)
-    return sum(losses[-50:]) / len(losses[-50:])
+    return loss
 
 
 def _keep_float32(tower: nn.Module) -> None:
-    """Exclude a tower from autocast: bfloat16 makes its small matrices no faster."""
+    """Exclude a tower from autocast, because bfloat16 does not make its small matrices faster."""
     tower.forward = torch.autocast("cpu", enabled=False)(tower.forward)
 
 

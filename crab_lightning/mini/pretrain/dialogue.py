@@ -1,8 +1,8 @@
-"""Forms of talk: how questions about a scene are put to the base model, and talk that needs no clip at all.
+"""The forms in which questions are put to the base model, and conversations that need no clip.
 
-A base model that is asked one way only cannot be told apart from one that sees nothing. So every question may
-come plain, with the answer wanted in tags, after another question whose answer comes first, or with options;
-and what can be inferred from words alone is taught in words alone, which costs a tenth of a clip.
+A model that learns one form of a question cannot use what it sees in another form. So a question may come
+plain, with a request to put the answer into tags, after another question that is answered first, or with
+options. What can be inferred from words is taught without a clip, which costs a tenth of the time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from crab_lightning.mini.world.phrases import (
     spans,
     tuples,
 )
-from crab_lightning.mini.world.scenes import Rng, Scene, SceneObject, intersect, random_scene
+from crab_lightning.mini.world.scenes import Rng, Scene, SceneObject, intersect, pick, random_scene
 from crab_lightning.mini.world.vocabulary import CATEGORIES, NUMBERS, PLACES
 
 _TAGS = ("answer", "answer", "answer", "event", "range", "obj", "name")
@@ -37,17 +37,13 @@ def bare(answer: str) -> str:
     return rest if first in ("a", "an") and " and " not in rest and "," not in rest else answer
 
 
-def _one(rng: Rng, *choices: str) -> str:
-    return choices[int(rng.integers(len(choices)))]
-
-
 def turns(pool: Sequence[QA], rng: Rng, most: int) -> list[QA]:
     """Choose up to ``most`` questions and a form for each.
 
     Args:
         pool: Questions about one clip, with exact answers.
-        rng: Chooses.
-        most: Upper bound of the turns; at least half as many are taken.
+        rng: Makes all random choices.
+        most: Largest number of questions; at least half as many are taken.
     """
     count = int(rng.integers((most + 1) // 2, most + 1))
     again = len(pool) < count  # a question may come back in another form
@@ -76,8 +72,8 @@ def _formed(qa: QA, pool: Sequence[QA], rng: Rng) -> QA:
 
 
 def _tagged(question: str, answer: str, rng: Rng) -> QA:
-    tag = _one(rng, *_TAGS)
-    wish = _one(rng, f"Put it into {tag} tags.", f"Use <{tag}> tags.", f"Answer between {tag} tags.")
+    tag = pick(rng, _TAGS)
+    wish = pick(rng, (f"Put it into {tag} tags.", f"Use <{tag}> tags.", f"Answer between {tag} tags."))
     return f"{question} {wish}", f"<{tag}>{answer}</{tag}>"
 
 
@@ -89,7 +85,7 @@ def relate(scene: Scene, rng: Rng) -> list[QA]:
         return []
     playing = [o for o in seen if o.heard]
     pairs: list[QA] = [
-        (_one(rng, "How many of the seen things sound?", "Count what is seen and sounds."),
+        (pick(rng, ("How many of the seen things sound?", "Count what is seen and sounds.")),
          NUMBERS[len(playing)]),
         ("How many of the seen things are silent?", NUMBERS[len(seen) - len(playing)]),
         ("How many kinds of things are seen?", NUMBERS[len({o.category for o in seen})]),
@@ -130,7 +126,7 @@ def _orders(playing: Sequence[SceneObject], heard: Sequence[SceneObject], rng: R
     ]
     if ranked[0] in playing:
         where = ranked[0].place
-        pairs.append((_one(rng, "Where does the earliest sound come from?", "Which side starts?"), where))
+        pairs.append((pick(rng, ("Where does the earliest sound come from?", "Which side starts?")), where))
     return pairs
 
 
@@ -149,13 +145,13 @@ def numbers(scene: Scene, rng: Rng) -> list[QA]:
                 pairs.append((f"{name(obj)} {sense}: start and end?", tuples(times)))
         common = intersect(obj.seen, obj.heard)
         if common:
-            ask = _one(rng, "seen and heard together: start and end?", "by eye and ear: start and end?")
+            ask = pick(rng, ("seen and heard together: start and end?", "by eye and ear: start and end?"))
             pairs.append((f"{name(obj)} {ask}", tuples(common)))
     return pairs
 
 
 def _fit(rng: Rng) -> QA:
-    """Which of two told things is the third: asked about what is told, or told in the answer itself."""
+    """Return a question which of two things is a third one; the question or the answer states all three."""
     one, two = (_WORDS[int(i)] for i in rng.choice(len(_WORDS), 2, replace=False))
     asked = one if rng.random() < 0.5 else two
     low, high = (("one", "two"), ("first", "second"))[int(rng.integers(2))]
@@ -168,38 +164,37 @@ def _fit(rng: Rng) -> QA:
         ask = f"You {other}: {asked}. You {verb}: {one}, {two}. Say so and which fits, {low} or {high}."
         order = "first" if asked == one else "second"
         return ask, f"{' '.join(told)} The {asked} is {order}. {fits}"
-    ask = _one(
-        rng, f"Which fits, {low} or {high}?", f"Is it {low} or {high}?", f"Match them: {low} or {high}?"
-    )
+    choice = f"{low} or {high}?"
+    ask = pick(rng, (f"Which fits, {choice}", f"Is it {choice}", f"Match them: {choice}"))
     return f"{' '.join(told)} {ask}", fits
 
 
 def matches(rng: Rng, count: int) -> list[QA]:
-    """Return turns without a clip that ask nothing but which of two fits a third, plain or in tags.
+    """Return questions without a clip which of two things fits a third; half of them ask for tags.
 
     Args:
-        rng: Chooses.
-        count: Number of turns.
+        rng: Makes all random choices.
+        count: Number of questions.
     """
     return [_framed(*_fit(rng), rng) if rng.random() < 0.5 else _fit(rng) for _ in range(count)]
 
 
 def _framed(question: str, answer: str, rng: Rng) -> QA:
-    """Put the last word of an answer into tags."""
+    """Return the question with a request for tags, and the answer with its last word in tags."""
     told, _, fits = answer.rpartition(" ")
     asked, tagged = _tagged(question, fits, rng)
     return asked, f"{told} {tagged}".strip()
 
 
 def recalls(rng: Rng, count: int, form: str = "any") -> list[QA]:
-    """Return turns without a clip: where things are is told, in any order, and asked by name or by place.
+    """Return questions without a clip that state where things are and ask for one by its name or its place.
 
     Args:
-        rng: Chooses.
-        count: Number of turns.
-        form: ``again``: the answer repeats the name and then the place, which stood right behind it. A
-            small model that can copy learns this within 200 steps. ``short``: the answer is the place
-            alone. ``any``: the other forms.
+        rng: Makes all random choices.
+        count: Number of questions.
+        form: ``again``: the answer repeats the name and then the place, which stands right behind the name in
+            the question. A small model that can copy learns this within 200 steps. ``short``: the answer is
+            the place only. ``any``: all other forms.
     """
     return [_recall(rng, form) for _ in range(count)]
 
@@ -208,8 +203,8 @@ def _recall(rng: Rng, form: str) -> QA:
     places = [PLACES[int(i)] for i in rng.permutation(3)[: 2 + int(rng.random() < 0.5)]]
     nouns = [_WORDS[int(i)] for i in rng.choice(len(_WORDS), len(places), replace=False)]
     boxes = [box_text(_box(rng)) for _ in places]
-    pick = int(rng.integers(len(nouns)))
-    noun, place = nouns[pick], places[pick]
+    chosen = int(rng.integers(len(nouns)))
+    noun, place = nouns[chosen], places[chosen]
     short = ", ".join(f"{n} {p}" for n, p in zip(nouns, places, strict=True))
     if form == "again":
         return f"{short}. Say the {noun} and its place.", f"{noun} {place}"
@@ -217,20 +212,20 @@ def _recall(rng: Rng, form: str) -> QA:
         return f"{short}. {noun}?", place
     told = f"I see {join([f'{a(n)} {at(p)}' for n, p in zip(nouns, places, strict=True)])}."
     listed = " ".join(f"{n} {box}" for n, box in zip(nouns, boxes, strict=True))
-    where = _one(rng, f"Where is the {noun}?", f"On which side is the {noun}?")
+    where = pick(rng, (f"Where is the {noun}?", f"On which side is the {noun}?"))
     forms = (
         (f"{short}. {where}", at(place)),
         (f"{told} {where}", at(place)),
         (f"{told} {where}", at(place)),
         (f"{told} What is {at(place)}?", a(noun)),
-        (f"{listed} Give the box of the {noun}.", boxes[pick]),
+        (f"{listed} Give the box of the {noun}.", boxes[chosen]),
         (f"Things: {short}. Who is where? Then: {where}", f"{told} The {noun} is {at(place)}."),
     )
     return forms[int(rng.integers(len(forms)))]
 
 
 def _stated(rng: Rng) -> QA:
-    """A scene told in words, and a question about it."""
+    """Return a question about a scene that is described in the question."""
     scene = random_scene(rng, 10, 2)
     shown = sorted((o for o in scene.objects if o.seen), key=lambda o: o.x)
     moment = shown[0].seen[0][0] + 0.5
@@ -268,7 +263,7 @@ def _stated(rng: Rng) -> QA:
 
 
 def _told(question: str) -> bool:
-    """Whether spans of time alone answer it."""
+    """Return whether spans of time are enough to answer a question."""
     return not any(word in question for word in ("left", "right", "side", "drown", "come from"))
 
 
@@ -290,34 +285,34 @@ def _coordinates(rng: Rng) -> QA:
 
 
 def words(rng: Rng, seed: int, count: int) -> list[QA]:
-    """Return turns of talk without a clip: to say again, to put into tags, to infer.
+    """Return questions without a clip: to repeat a text, to put it into tags, to infer from it.
 
-    Sentences of different texts are thrown together, so that nothing of the tasks' logic is given away.
+    Texts are made of sentences of different examples, so that they do not teach how a task is solved.
 
     Args:
-        rng: Chooses.
-        seed: Of the synthetic world.
-        count: Number of turns.
+        rng: Makes all random choices.
+        seed: Seed of the synthetic world.
+        count: Number of questions.
     """
     makers = (_repeat, _repeat, _tag, _tag)
     plain = (_fit, _fit, _fit, _stated, _stated, _coordinates)
     found = []
     for _ in range(count):
-        pick = int(rng.integers(len(makers) + len(plain)))
-        qa = makers[pick](rng, seed) if pick < len(makers) else plain[pick - len(makers)](rng)
-        if pick >= len(makers) and rng.random() < 0.4:
+        chosen = int(rng.integers(len(makers) + len(plain)))
+        qa = makers[chosen](rng, seed) if chosen < len(makers) else plain[chosen - len(makers)](rng)
+        if chosen >= len(makers) and rng.random() < 0.4:
             qa = (_framed if "fits" in qa[0] else _tagged)(qa[0], bare(qa[1]), rng)
         found.append(qa)
     return found
 
 
 def copies(rng: Rng, seed: int, count: int) -> list[QA]:
-    """Return turns without a clip that ask to say words again, which stand in any order.
+    """Return requests to repeat words that stand in random order.
 
     Args:
-        rng: Chooses.
-        seed: Of the synthetic world.
-        count: Number of turns.
+        rng: Makes all random choices.
+        seed: Seed of the synthetic world.
+        count: Number of requests.
     """
     return [_nouns_again(rng) if rng.random() < 0.5 else _repeat(rng, seed, mixed=1.0) for _ in range(count)]
 
@@ -330,7 +325,7 @@ def _nouns_again(rng: Rng) -> QA:
 def _repeat(rng: Rng, seed: int, mixed: float = 0.3) -> QA:
     parts = []
     for _ in range(int(rng.integers(1, 3))):
-        item = _item(rng, seed)
+        item = random_item(rng, seed)
         sentences = [part for part in item.target.split(". ") if part]
         parts.append(sentences[int(rng.integers(len(sentences)))])
     text = ". ".join(parts)
@@ -341,12 +336,12 @@ def _repeat(rng: Rng, seed: int, mixed: float = 0.3) -> QA:
 
 
 def _tag(rng: Rng, seed: int) -> QA:
-    answer = _item(rng, seed).answer
+    answer = random_item(rng, seed).answer
     if rng.random() < 0.3 or "<" in answer or "[" in answer:
         return "Say: " + answer, answer
     return _tagged("Say: " + answer, answer, rng)
 
 
-def _item(rng: Rng, seed: int) -> Item:
-    names = tuple(DATASETS)
-    return make_item(names[int(rng.integers(len(names)))], "train", int(rng.integers(1 << 31)), seed)
+def random_item(rng: Rng, seed: int, *datasets: str) -> Item:
+    """Return a random training row of one of these datasets of Mini AV-UIE; of any dataset without names."""
+    return make_item(pick(rng, datasets or tuple(DATASETS)), "train", int(rng.integers(1 << 31)), seed)

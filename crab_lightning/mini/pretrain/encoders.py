@@ -1,7 +1,7 @@
-"""The tiny CLIP and BEATs of LLM+V+A learn to see and hear the synthetic world, as published ones did theirs.
+"""Pre-training of the tiny CLIP and BEATs of LLM+V+A on labelled pictures and sounds of the synthetic world.
 
-With random encoders a connector has little to pass on, so nothing that it learns could show. The questions
-are those that the towers of the mini base model are asked, put to each patch and each piece of sound.
+A connector has little to pass on from random encoders, so that its training would have no visible effect. The
+labels are those of the towers of the mini base model, for each patch and each second of sound.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from crab_lightning.mini.world.sounds import SOUNDS
 
 
 class ClipTask(PictureTask):
-    """Asks every patch that a connector would read; the layer behind them is left as it is.
+    """Predicts the labels of :class:`PictureTask` from the features that a connector reads.
 
     Args:
-        encoder: Says which they are.
-        tower: What it has loaded.
+        encoder: Knows which layer of the tower these features come from; later layers are not trained.
+        tower: The module that the encoder has loaded.
     """
 
     def __init__(self, encoder: ClipVision, tower: nn.Module) -> None:
@@ -45,26 +45,23 @@ class ClipTask(PictureTask):
 
 
 class BeatsTask(nn.Module):
-    """Asks every token of a second of sound what is heard in that second."""
+    """Predicts from every token of a second of sound what is heard in that second."""
 
     def __init__(self, tower: Beats) -> None:
         super().__init__()
         self.tower = tower
         self.sound = nn.Linear(tower.config.encoder_embed_dim, len(SOUNDS))
 
-    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, str]:
-        """Return the loss and a line of figures."""
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return the loss of a batch of :class:`SoundBatches`."""
         scores = self.sound(self.tower(batch["features"].flatten(0, 1))[0])  # (B * seconds, tokens, sounds)
         clips, _, sounds = batch["sounds"].shape
         labels = batch["sounds"].reshape(clips * CLIP_S, -1, sounds)[:, 0]
-        asked = labels[:, None].expand_as(scores)
-        loss = F.binary_cross_entropy_with_logits(scores, asked)
-        right = ((scores > 0) == (asked > 0)).all(-1).float().mean()
-        return loss, f"sound {loss:.4f} right {right:.3f}"
+        return F.binary_cross_entropy_with_logits(scores, labels[:, None].expand_as(scores))
 
 
 def seconds_of_fbank(audio: Tensor) -> Tensor:
-    """Return the filter banks of the seconds of a clip, as LLM+V+A hears them, ``(seconds, M, 128)``."""
+    """Return the filter banks of each second of a waveform, as LLM+V+A reads them, ``(seconds, M, 128)``."""
     return torch.stack(BeatsAudio("").pieces(audio))
 
 
@@ -74,15 +71,15 @@ def pretrain_encoders(
     """Train the encoders of a folder of ``make_tiny_llm_va`` in place.
 
     Args:
-        folder: Holds ``clip`` and ``beats``.
-        vision_steps: Steps of CLIP, 12 pictures each.
-        audio_steps: Steps of BEATs, 10 clips of four seconds each.
-        seed: Decides what they are shown; trees of Mini AV-UIE with other seeds share no clip with it.
-        workers: Loader processes.
+        folder: The folder; it holds ``clip`` and ``beats``.
+        vision_steps: Optimizer steps of CLIP, with 12 pictures each.
+        audio_steps: Optimizer steps of BEATs, with 10 clips of four seconds each.
+        seed: Seed of the training data. Mini AV-UIE data with another seed has no clip in common with it.
+        workers: Number of loader processes.
 
     Raises:
         FileNotFoundError: If the folder holds no encoders.
-        ValueError: If CLIP's patches are not the cells that the world's labels are made for.
+        ValueError: If the patches of CLIP do not have the size of the labelled cells.
     """
     folder = Path(folder)
     for name in ("clip", "beats"):

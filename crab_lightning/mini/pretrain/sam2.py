@@ -1,4 +1,4 @@
-"""A tiny SAM2 that knows the shapes of Mini AV-UIE, so that the demo's J and F measure the language model."""
+"""Training of a tiny SAM2 on the shapes of Mini AV-UIE, so that J and F in the demo depend on the answers."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class MiniSam2Recipe:
-    """How the tiny SAM2 is built and trained.
+    """Sizes and training settings of the tiny SAM2.
 
     Args:
-        seed: Decides weights and pictures.
-        minutes: Largest time spent on steps.
-        steps: Largest number of steps; the learning rate ends where the first of both limits is reached.
-        images: Pictures in a step, each with ``prompts`` masks.
-        prompts: Masks asked of one picture.
-        lr: Largest learning rate.
-        image_px: Side to which SAM2 stretches its input; masks have a quarter of it.
-        width: Channels of the pyramid, prompt encoder and mask decoder.
-        tested: Test rows of each dataset that J is measured on in the end.
+        seed: Seed of the weights and the pictures.
+        minutes: Largest number of CPU minutes for the steps.
+        steps: Largest number of steps. The learning rate falls towards whichever limit is reached first.
+        images: Number of pictures in a step.
+        prompts: Number of masks for each picture.
+        lr: Peak learning rate.
+        image_px: Side in pixels to which SAM2 resizes its input; masks have a quarter of it.
+        width: Channels of the feature pyramid, the prompt encoder and the mask decoder.
+        tested: Number of test rows of each dataset on which J is measured at the end.
     """
 
     seed: int = 0
@@ -62,11 +62,11 @@ class MiniSam2Recipe:
 
 
 def mini_sam2_config(recipe: MiniSam2Recipe) -> Any:
-    """Return the configuration of the tiny model; the real class, all sizes small."""
+    """Return the configuration of the tiny model, which has the class and the parts of a published SAM2."""
     from transformers import Sam2Config
 
     side = recipe.image_px
-    # dynamic_multimask_via_stability picks among three mask tokens that this training does not touch.
+    # dynamic_multimask_via_stability would choose among three mask tokens that are not trained here.
     return Sam2Config(
         vision_config={
             "backbone_config": {
@@ -88,7 +88,7 @@ def mini_sam2_config(recipe: MiniSam2Recipe) -> Any:
         mask_decoder_config={
             "hidden_size": recipe.width,
             "mlp_dim": 2 * recipe.width,
-            # Heads of 32 channels: with 6, attention never finds the place that a point names.
+            # Heads need 32 channels. With 6 channels the attention did not find the place of a point.
             "num_attention_heads": 2,
             "attention_downsample_rate": 1,
             "iou_head_hidden_dim": recipe.width,
@@ -100,17 +100,18 @@ def mini_sam2_config(recipe: MiniSam2Recipe) -> Any:
 def draw_case(
     rng: Rng, prompts: int, missed: float = _MISSED
 ) -> tuple[NDArray[np.uint8], list[Mask], list[Prompt]]:
-    """Draw a picture, masks of its things or of two of them together, and prompts for these.
+    """Return a random picture, masks of one or two of its things, and prompts for these masks.
 
     Args:
-        rng: Decides all.
+        rng: Makes all random choices.
         prompts: Number of masks and prompts.
-        missed: Share of prompts that name no thing; their mask is what lies inside the box, or empty.
+        missed: Fraction of prompts whose box lies anywhere. Their mask is the part of things inside the box,
+            which may be empty.
 
     Returns:
-        uint8 ``(H, W, 3)``, bool ``(H, W)`` masks, prompts in the picture's pixels.
+        The picture, uint8 ``(H, W, 3)``; bool ``(H, W)`` masks; prompts in pixels of the picture.
     """
-    # Never a thing alone: the model would learn to take whatever stands out, and leave the prompt unread.
+    # A picture has at least two things. With one thing the model would learn to ignore the prompt.
     parts: list[Mask] = []
     while not parts or min(part.sum() for part in parts) < _VISIBLE_PX:  # one thing may hide another
         kinds = rng.choice(len(CATEGORIES), int(rng.integers(2, 4)), replace=False).tolist()
@@ -139,9 +140,9 @@ def draw_case(
 
 
 def _beside(rng: Rng) -> Prompt:
-    """Return a box anywhere and points in it, as a model gives that has not found the thing.
+    """Return a box anywhere and points in it, as a language model does that has not found the thing.
 
-    What is learnt for it is the part of things inside: a decoder that took the nearest thing instead would
+    The mask for it is the part of things inside the box. A decoder that took the nearest thing instead would
     turn wrong answers into right masks.
     """
     side = rng.uniform(40, 80, 2)
@@ -152,7 +153,7 @@ def _beside(rng: Rng) -> Prompt:
 
 
 def _asked(rng: Rng, mask: Mask, parts: list[Mask]) -> Prompt:
-    """Return box and three points of a mask, most of them as taught, some a little off as a model's are."""
+    """Return the box and three points of a mask. Half of the prompts are moved a little, as answers are."""
     taught = prompt_of(mask)
     assert taught is not None
     assert taught.box_xyxy_px is not None
@@ -165,7 +166,7 @@ def _asked(rng: Rng, mask: Mask, parts: list[Mask]) -> Prompt:
     else:
         inside = np.argwhere(mask)[:, ::-1]
         points = inside[rng.integers(len(inside), size=3)].astype(float)
-        for i, part in enumerate(parts):  # an area without a point would look like one that is not meant
+        for i, part in enumerate(parts):  # each thing gets a point, because a thing without one is not meant
             own = np.argwhere(part)[:, ::-1]
             points[i] = own[rng.integers(len(own))]
     box = np.array(taught.box_xyxy_px, float)
@@ -179,16 +180,16 @@ def _asked(rng: Rng, mask: Mask, parts: list[Mask]) -> Prompt:
 def train_mini_sam2(
     out: Path, recipe: MiniSam2Recipe, command: str = "", log: Callable[[str], None] = print
 ) -> dict[str, float]:
-    """Train the tiny model from nothing and write it as a transformers folder with a JSON card.
+    """Train the tiny model from random weights and write it as a transformers folder with a JSON card.
 
     Args:
         out: Folder to write.
-        recipe: Sizes and lengths.
-        command: Command line to keep in the card.
-        log: Called with a line every hundred steps.
+        recipe: Sizes and training settings.
+        command: Command line for the card.
+        log: Is called with a line of text every 100 steps.
 
     Returns:
-        Dataset -> mean J with true prompts on its test rows, drawn from another seed.
+        Dataset -> mean J with true prompts on its test rows, which come from another seed.
     """
     from transformers import Sam2ImageProcessor, Sam2Model, Sam2Processor
 
@@ -244,12 +245,13 @@ def train_mini_sam2(
 
 
 def _start(model: Any) -> None:
-    """Make a fresh model trainable from nothing."""
+    """Initialise a new model so that it can be trained from random weights."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            # The library's 0.02 is meant for hundreds of channels; with 16 the signal dies out on the way.
+            # The library's standard deviation of 0.02 is made for hundreds of channels. With 16 channels the
+            # signal becomes too small.
             module.reset_parameters()
-    # One fixed tensor in the official layout, two buffers here; points and pixels must agree.
+    # The official code has one such tensor; transformers has two buffers, which must be equal.
     fixed = model.shared_image_embedding.positional_embedding
     model.prompt_encoder.shared_embedding.positional_embedding.copy_(fixed)
 
@@ -288,15 +290,16 @@ def _loss(model: nn.Module, processor: Any, cases: list[Case]) -> Tensor:
 
 
 def unseen_case(dataset: str, index: int, seed: int) -> tuple[NDArray[np.uint8], Mask, Prompt] | None:
-    """Return a test row of Mini AV-UIE: picture, true mask and the prompt in its training text.
+    """Return a test row of Mini AV-UIE: the picture, the true mask and the prompt in its target text.
 
     Args:
         dataset: ``s4``, ``ms3`` or ``ref_avs``.
-        index: Row.
-        seed: Seed of the tree.
+        index: Number of the row.
+        seed: Seed of the Mini AV-UIE data.
 
     Returns:
-        uint8 ``(H, W, 3)``, bool ``(H, W)``, the prompt; ``None`` where what is described is absent.
+        The picture, uint8 ``(H, W, 3)``; the mask, bool ``(H, W)``; the prompt. ``None`` if the thing that is
+        described is absent.
     """
     item = make_item(dataset, "test", index, seed)
     box = re.search(r"\[(\d+),(\d+),(\d+),(\d+)\]", item.target)
@@ -313,7 +316,7 @@ def unseen_case(dataset: str, index: int, seed: int) -> tuple[NDArray[np.uint8],
 
 @torch.no_grad()
 def _unseen_j(model: nn.Module, processor: Any, dataset: str, recipe: MiniSam2Recipe) -> float:
-    """Return the mean J with true prompts on test rows of a tree of another seed."""
+    """Return the mean J with true prompts on test rows of Mini AV-UIE data with another seed."""
     scores: list[float] = []
     for index in range(recipe.tested):
         if (case := unseen_case(dataset, index, recipe.seed + 1)) is None:
