@@ -80,7 +80,9 @@ def wrong_value(value: Any, hint: Any, where: str, of_class: OfClass | None = No
         if right:
             return None
     named = isinstance(value, str) and str not in allowed and not all(map(is_dataclass, bases))
-    if of_class is not None and bases and (isinstance(value, Mapping) or named):
+    # An empty mapping is no choice among several types; the parser refuses it.
+    mapped = isinstance(value, Mapping) and (bool(value) or len(allowed) == 1)
+    if of_class is not None and bases and (mapped or named):
         deeper.insert(0, of_class(value, bases, where))
         if deeper[0] is None:
             return None
@@ -91,7 +93,8 @@ def wrong_value(value: Any, hint: Any, where: str, of_class: OfClass | None = No
     wanted += ["a mapping, such as {key: value}"] if any(get_origin(one) is dict for one in allowed) else []
     wanted += [wanted_class(bases) if of_class else f"an object of {class_names(bases)}"] if bases else []
     wanted += ["null" if of_class else "None"] if type(None) in allowed else []
-    text = f"{where} is {value!r}{did_you_mean(value, values)}; it must be {', or '.join(wanted)}"
+    found = "null" if of_class and value is None else repr(value)
+    text = f"{where} is {found}{did_you_mean(value, values)}; it must be {', or '.join(wanted)}"
     return next(filter(None, deeper), text)
 
 

@@ -26,7 +26,7 @@ from crab_lightning.commands.switches import check_switches
 from crab_lightning.compat import callbacks_of, datamodule_of, whole_numbers_first
 from crab_lightning.configuration.allowed_code import check_classes, guard_parsers
 from crab_lightning.configuration.files import ConfigError, found_path, in_file, naming_file
-from crab_lightning.configuration.parser_messages import content_of, explained, plainly, refuse_dropped
+from crab_lightning.configuration.parser_messages import content_of, explained, plainly, refuse_unread
 from crab_lightning.dashboards import RunProgress, TrainScalars
 from crab_lightning.data import AVDataModule, CaptionDataModule
 from crab_lightning.evaluation import Evaluator
@@ -170,12 +170,13 @@ class CrabCLI(LightningCLI):
         # The inherited method is not called: it warns if sys.argv is not empty, which is always so here.
         guard_parsers()
         load_installed_kinds()  # before the parser reads which keys adapters have
+        places = {"model": AskedModule, "data": self.data_class, "trainer": Trainer} | _CALLBACKS
+        places |= {"seed_everything": bool | int, "run": RunKeys}
         try:
-            self.config = parser.parse_args(args)
-            refuse_dropped(parser, content_of(args), self.config)
+            with naming_file(self.files):
+                self.config = parser.parse_args(args)
+                refuse_unread(parser, content_of(args), self.config, places)
         except ArgumentError as err:
-            places = {"model": AskedModule, "data": self.data_class, "trainer": Trainer} | _CALLBACKS
-            places |= {"seed_everything": bool | int, "run": RunKeys}
             self.refuse(in_file(explained(str(err), parser, args, places), self.files))
         with naming_file(self.files):
             check_classes(self.config)

@@ -19,7 +19,7 @@ from crab_lightning.configuration.allowed_code import (
     object_of,
 )
 from crab_lightning.configuration.files import ConfigError
-from crab_lightning.configuration.parser_messages import plainly, refusal, refuse_dropped, useful
+from crab_lightning.configuration.parser_messages import plainly, refusal, refuse_unread, useful
 from crab_lightning.configuration.wrong_values import no_such_class
 
 
@@ -55,7 +55,7 @@ def objects_of(
         try:
             given = {key: content[key] for key in places}
             parsed = parser.parse_object(deepcopy(given))  # the parser changes the object that it gets
-            refuse_dropped(parser, given, parsed)
+            refuse_unread(parser, given, parsed, places)
         except ArgumentError as err:
             raise ConfigError(refusal(str(err), content, places) or useful(str(err))) from err
         check_classes(parsed)

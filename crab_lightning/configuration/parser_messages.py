@@ -103,19 +103,34 @@ def useful(message: str) -> str:
     return "\n".join(dict.fromkeys(line for line in lines if line and not _TRIED.match(line))) or message
 
 
-def refuse_dropped(parser: ArgumentParser, content: Mapping[str, Any], parsed: Any) -> None:
-    """Refuse an unknown key with an empty mapping, which jsonargparse drops, like one with a value.
+def refuse_unread(
+    parser: ArgumentParser, content: Mapping[str, Any], parsed: Any, places: Mapping[str, Any]
+) -> None:
+    """Refuse what jsonargparse accepts in silence: empty mappings of unknown keys, and wrong empty values.
 
     Args:
         parser: The parser.
         content: The config that was parsed.
         parsed: The result of the parser.
+        places: The type of each section, see :func:`first_wrong`.
 
     Raises:
-        ArgumentError: If there is such a key.
+        ArgumentError: If an unknown key has an empty mapping, which is dropped.
+        ConfigError: If a value is null, an empty list, an empty text, zero or false, and has a wrong type.
     """
     if (marked := _marked(content, parsed.as_dict())) != content:
         parser.parse_object(marked)
+    if said := first_wrong(_empty_values(content), places):
+        raise ConfigError(said)
+
+
+def _empty_values(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a config that leads to null and other empty values, with the class paths there."""
+    parts = {
+        key: _empty_values(value) if isinstance(value, Mapping) else value for key, value in given.items()
+    }
+    kept = {key: part for key, part in parts.items() if bool(part) == isinstance(part, dict)}
+    return {**kept, "class_path": given["class_path"]} if kept and "class_path" in given else kept
 
 
 def _marked(given: Any, kept: Any) -> Any:

@@ -99,11 +99,20 @@ def _wrong_class(value: Any, bases: tuple[type, ...], where: str) -> str | None:
         for base in reversed(kind.__mro__):
             if "__init__" in vars(base):
                 with suppress(Exception):  # annotations that only their own package can read
-                    hints |= get_type_hints(vars(base)["__init__"])
+                    hints |= _hints(vars(base)["__init__"])
     for key in value:
         if key in hints and (said := _wrong(value[key], hints[key], f"{where}.{key}")):
             return f"{said}. {advice[key]}" if key in advice else said
     return None
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types of arguments. An argument whose default is ``None`` may be null, as for the parser."""
+    hints = get_type_hints(function)
+    for name, argument in inspect.signature(function).parameters.items():
+        if argument.default is None and name in hints:
+            hints[name] = hints[name] | None
+    return hints
 
 
 def _import_path(name: str, bases: tuple[type, ...]) -> str:

@@ -146,6 +146,41 @@ def test_wrong_value_of_a_dataset_row_is_not_taken_for_a_key_of_the_section(
     assert "data.datasets.ave.weight is 'x'; it must be a number, or null\n" in answer
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("data.datasets.ave.audio=null", "is null; it must be a mapping with arguments of AudioWindow"),
+        ("data.datasets.ave.audio=[]", "is []; it must be a mapping with arguments of AudioWindow"),
+        ("data.datasets.ave.audio=false", "is False; it must be a mapping with arguments of AudioWindow"),
+        ("data.datasets.ave.audio.kind=null", "is null; it must be one of all, units, "),
+        ("data.datasets.ave.frames=null", "is null; it must be a whole number"),
+        ("data.datasets.ave.frames=false", "is False; it must be a whole number"),
+        ("data.datasets.ave=[]", "is []; it must be a mapping with arguments of DatasetSpec"),
+        ("data.on_error={}", "is {}; it must be one of fail, or a mapping with arguments of OnError"),
+        ("data.tasks.captioning=[]", "is []; it must be the import path of a class derived from Task"),
+        ("model.init_args.optimizer=null", "is null; it must be the import path of a class derived from Opt"),
+        ("model.init_args.adapter.rank=null", "is null; it must be a whole number"),
+        ("run.root=null", "is null; it must be a text"),
+    ],
+)
+def test_an_empty_value_of_a_wrong_type_is_named(
+    option: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert error_of(capsys, [*DEMO, f"--{option}"]).startswith(f"error: {option.partition('=')[0]} {said}")
+
+
+def test_empty_values_of_a_right_type_are_accepted() -> None:
+    given = ["data.datasets.ave.audio={}", "data.datasets.ave.limit=null", "trainer.callbacks=null"]
+    given += ["trainer.logger=false", "data.num_workers=0", "data.datasets.ave.metrics=[]"]
+    assert parsed(*(f"--{option}" for option in given)).trainer.logger is False
+
+
+def test_commands_that_read_a_section_only_name_empty_values_too() -> None:
+    spec = {"task": "captioning", "layout": "avcap", "audio": None}
+    with pytest.raises(ConfigError, match=r"^datasets\.mine\.audio is null; it must be a mapping"):
+        objects_of({"datasets": {"mine": spec}}, {"datasets": dict[str, DatasetSpec]})
+
+
 OWN = """
 from crab_lightning.tasks import OpenAnswer
 from crab_lightning.tasks.base import Task
