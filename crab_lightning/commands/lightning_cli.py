@@ -61,13 +61,25 @@ _CALLBACKS = {"evaluator": Evaluator, "nonfinite": NonFiniteSteps, "checkpoint":
 
 @dataclass
 class RunKeys:
-    """Types of the keys ``run.*``, for messages about them."""
+    """Folder and processor threads of a run.
 
-    root: str
-    name: str | None
-    folder: str | None
-    replace: bool
-    threads: int | None
+    Args:
+        root: Folder under which new run folders are made.
+        name: Name of the run; its folder is ROOT/NAME/version_N. By default, it is the name of the config
+            file.
+        folder: The run folder itself. By default, it is the folder of the run that --ckpt_path names, or a
+            new one.
+        replace: Start a new run in a folder that contains one already. The earlier files are moved to
+            earlier/ in that folder.
+        threads: Number of CPU threads of each process. The last digits of sums may depend on it, so use the
+            same number to repeat a run. By default, torch chooses the number.
+    """
+
+    root: str = "runs"
+    name: str | None = None
+    folder: str | None = None
+    replace: bool = False
+    threads: int | None = None
 
 
 class CrabCLI(LightningCLI):
@@ -118,37 +130,8 @@ class CrabCLI(LightningCLI):
         whole_numbers_first(parser)
         for key, callback in _CALLBACKS.items():
             parser.add_lightning_class_args(callback, key)
-        parser.add_argument(
-            "--run.root", type=str, default="runs", help="Folder under which new run folders are made."
-        )
-        parser.add_argument(
-            "--run.name",
-            type=str | None,
-            default=self.run_name,
-            help="Name of the run; its folder is ROOT/NAME/version_N. By default, it is the name of the"
-            " config file.",
-        )
-        parser.add_argument(
-            "--run.folder",
-            type=str | None,
-            default=None,
-            help="The run folder itself. By default, it is the folder of the run that --ckpt_path"
-            " names, or a new one.",
-        )
-        parser.add_argument(
-            "--run.replace",
-            type=bool,
-            default=False,
-            help="Start a new run in a folder that contains one already. The earlier files are moved to"
-            " earlier/ in that folder.",
-        )
-        parser.add_argument(
-            "--run.threads",
-            type=int | None,
-            default=None,
-            help="Number of CPU threads of each process. The last digits of sums may depend on it, so"
-            " use the same number to repeat a run. By default, torch chooses the number.",
-        )
+        parser.add_class_arguments(RunKeys, "run")
+        parser.set_defaults({"run.name": self.run_name})
         parser.add_argument(
             "--only",
             type=str | None,

@@ -30,7 +30,7 @@ class Predictions(list[Prediction]):
 
 
 class AskedModule(LightningModule, ABC):
-    """A model that answers questions. Its weights are on this machine, or it runs at an endpoint.
+    """A model that answers questions, on this machine or at an endpoint.
 
     Args:
         max_new_tokens: Largest number of tokens of an answer.

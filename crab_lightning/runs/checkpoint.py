@@ -41,7 +41,7 @@ _PEER_LOST = (
 
 
 class RunCheckpoint(Checkpoint):
-    """Saves the last and the best state of a run, each as a Lightning checkpoint and as an adapter folder.
+    """Saves the last and the best state of a run as checkpoints and adapters.
 
     ``checkpoints/last.ckpt`` and ``adapter/`` are written after every epoch, before every validation, every
     ``every_n_steps`` steps, and when training ends or is stopped by a signal. ``checkpoints/best.ckpt`` and

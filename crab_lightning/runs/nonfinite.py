@@ -19,7 +19,7 @@ class NonFiniteError(ValueError):
 
 
 class NonFiniteSteps(Callback):
-    """Checks that the loss and the gradient norm of every optimizer step are finite before the step is taken.
+    """Checks before every optimizer step that loss and gradient norm are finite.
 
     All processes make the same decision. The weights stay those of the step before, and no later checkpoint
     or metric replaces those on disk. With ``16-mixed``, only the loss is checked, because gradients may

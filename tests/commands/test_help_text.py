@@ -47,6 +47,18 @@ def test_help_fits_a_terminal_and_keeps_paragraphs_and_lists(
     assert all(line.startswith(("  python ", "            ")) for line in long), long
 
 
+@pytest.mark.parametrize("words", [["fit"], ["fit", "--config", "stage1_audio.yaml"], ["test"]])
+def test_help_of_a_run_and_the_headings_of_its_sections_fit_a_terminal(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    shown = capsys.readouterr().out
+    assert "\nFolder and processor threads of a run:\n" in shown
+    assert [line for line in shown.splitlines() if len(line) > 80] == []
+
+
 @pytest.mark.parametrize(
     ("started", "shown"),
     [

@@ -52,7 +52,9 @@ class Describe(Task[str]):
 
 
 class CaptionDataModule(AVDataModule):
-    """Mixes caption sources for connector pre-training, with the split, order and loaders of stage 2.
+    """Mixes caption sources for the pre-training of connectors (stage 1).
+
+    The split, the order and the loaders are those of :class:`AVDataModule`.
 
     Args:
         root: Folder to which the paths of the sources are relative.
