@@ -98,22 +98,29 @@ def replace_json(path: Path, content: Any, indent: int | None = 2) -> None:
     replace_text(path, text + "\n")
 
 
-def read_json(path: Path, remedy: str) -> Any:
-    """Read a JSON file of a run.
+def read_json(path: Path, remedy: str, *needed: str) -> dict[str, Any]:
+    """Read a JSON file that this package has written, whose content is an object.
 
     Args:
         path: The file.
         remedy: A sentence that says what to do if the file is damaged.
+        needed: Keys that the object must have.
 
     Raises:
-        DamagedFileError: If the file is not complete; the message names the file and ends with the remedy.
+        DamagedFileError: If the file is not complete, contains something else than an object, or lacks a key;
+            the message names the file and ends with the remedy.
     """
     try:
-        return json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError(f"it contains a {type(content).__name__} instead of an object")
+        if lacking := [key for key in needed if key not in content]:
+            raise ValueError(f"it has no {', '.join(lacking)}")
     except ValueError as err:  # includes text that is not UTF-8
         raise DamagedFileError(
             f"{path} is damaged ({err}); a full disk or a killed process may be the reason. {remedy}"
         ) from err
+    return content
 
 
 def path_given(name: str, value: object, wanted: str) -> str:

@@ -322,5 +322,5 @@ def _recorded(record: Path) -> dict[str, str]:
     if not record.is_file():
         return {}
     remedy = "Remove it, and import again with --overwrite"
-    found: dict[str, str] = read_json(record, remedy)["manifests"]
+    found: dict[str, str] = read_json(record, remedy, "manifests")["manifests"]
     return found

@@ -62,7 +62,7 @@ def run_test(run: str | Path, settings: Mapping[str, Any] | None = None) -> dict
         FileNotFoundError: If there is no such run.
     """
     folder = _run("test", {"ckpt_path": path_given("run", run, "a run folder or a checkpoint")}, settings)
-    content = read_json(folder / "metrics.json", "Test the run again")
+    content = read_json(folder / "metrics.json", "Test the run again", "test")
     found: dict[str, dict[str, Any]] = content["test"]["datasets"]
     return found
 

@@ -127,7 +127,7 @@ def write_run(
 
     path = folder / "metrics.json"
     remedy = "Remove it, or give another --out"
-    content: dict[str, Any] = read_json(path, remedy) if path.is_file() else {}
+    content = read_json(path, remedy) if path.is_file() else {}
     test = content.setdefault("test", {"datasets": {}, "scored_without_model": {}, "whole_split": True})
     test["datasets"][dataset] = result
     test.setdefault("scored_without_model", {})[dataset] = options

@@ -93,13 +93,11 @@ def read_metrics(path: Path) -> dict[str, Any]:
         The content; empty if the file does not exist or was damaged.
     """
     try:
-        content = read_json(path, "")
+        return read_json(path, "")
     except FileNotFoundError:
         return {}
     except DamagedFileError:
-        content = None
-    if isinstance(content, dict):
-        return content
+        pass
     damaged = path.with_name(f"{path.name}.damaged")
     path.replace(damaged)
     rank_zero_warn(

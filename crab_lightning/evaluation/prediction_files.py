@@ -90,10 +90,9 @@ class PredictionFiles:
     def _identity(self) -> dict[str, Any] | None:
         """Return the settings of the run that wrote the parts; ``None`` if the file is damaged."""
         try:
-            found = read_json(self.parts / "identity.json", "")
+            return read_json(self.parts / "identity.json", "")
         except DamagedFileError:
             return None
-        return found if isinstance(found, dict) else None
 
     def start(self, identity: Mapping[str, Any], *, fresh: bool) -> None:
         """Make the folder of the parts; only one process calls this, and a barrier follows.

@@ -147,7 +147,7 @@ def _results_in(folder: Path) -> dict[str, Any]:
     """Return the results of a run folder by split."""
     path = folder / "metrics.json"
     content = read_json(path, "Test the run again, or remove the file") if path.is_file() else {}
-    if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
+    if not all(isinstance(part, dict) for part in content.values()):
         raise ValueError(f"{path} does not contain the results of a run, by split")
     for split, part in content.items():
         entries = part.get("datasets")

@@ -265,8 +265,7 @@ def _read(cell: Cell) -> dict[str, Any] | None:
         return None
     content = read_json(path, remedy)
     if (
-        not isinstance(content, dict)
-        or content.get("state") not in ("running", "interrupted", "failed", "done")
+        content.get("state") not in ("running", "interrupted", "failed", "done")
         or not isinstance(content.get("identity"), dict)
         or not isinstance(content.get("seconds", 0.0), int | float)
     ):

@@ -239,7 +239,7 @@ def _png(figure: Any) -> bytes:
 def _replace_earlier(out: Path, names: set[str]) -> None:
     """Record the files of this report, and remove those files of an earlier report that it does not have."""
     record = out / "report.json"
-    earlier = read_json(record, "Remove it")["files"] if record.is_file() else []
+    earlier = read_json(record, "Remove it", "files")["files"] if record.is_file() else []
     replace_json(record, {"files": sorted(names)})
     for name in set(earlier) - names:
         (out / Path(name).name).unlink(missing_ok=True)
