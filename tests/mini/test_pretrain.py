@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 import crab_lightning
@@ -26,6 +27,7 @@ from crab_lightning.mini.pretrain.towers import (
     random_picture,
     random_sound,
 )
+from crab_lightning.mini.pretrain.training import Muon
 from crab_lightning.mini.world.scenes import rng_for
 from crab_lightning.mini.world.sounds import SOUNDS
 from crab_lightning.mini.world.vocabulary import CATEGORIES
@@ -209,11 +211,11 @@ def test_only_the_kinds_of_a_stage_are_drawn() -> None:
     assert asked == set(KINDS)
 
 
-def test_an_interrupted_pretraining_continues_and_writes_weights_and_card(
+def test_an_interrupted_pretraining_gives_the_same_bytes_and_a_card(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = PretrainConfig(scale=1e-6, tokens=600, workers=0, vocabulary_items=2)
-    folder = tmp_path / "mini"
+    folder, whole = tmp_path / "mini", tmp_path / "whole"
 
     def stopped(stage: Stage, _: PretrainConfig) -> int:
         if stage.name == "find":
@@ -224,10 +226,12 @@ def test_an_interrupted_pretraining_continues_and_writes_weights_and_card(
         patch.setattr(base, "_steps", stopped)
         with pytest.raises(KeyboardInterrupt):
             pretrain_mini(folder, config)
-    first = torch.load(folder / "work" / "2.pt", weights_only=True)
+    first = torch.load(folder / "work" / "newest.pt", weights_only=True)
     assert pretrain_mini(folder, config, "model pretrain --out mini") == folder
     assert not (folder / "work").exists()
-    model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    pretrain_mini(whole, config)
+    assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(folder, dtype=torch.float16)
     assert model.config.text_config.hidden_size == SIZES.hidden
     shipped = model.state_dict()
     assert any(not torch.equal(shipped[name], weight) for name, weight in first["model"].items())
@@ -239,6 +243,29 @@ def test_an_interrupted_pretraining_continues_and_writes_weights_and_card(
     for stage in CURRICULUM:
         assert f"| {stage.name} | " in card
         assert f" | 1 | {stage.lr:g} | {made['losses'][stage.name]:.3f} |" in card
+
+
+def test_muon_makes_the_steps_of_torch() -> None:
+    torch.manual_seed(0)
+    shapes = [(8, 8), (24, 8), (24, 8), (8, 24), (8, 8)]
+    ours = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    theirs = [nn.Parameter(p.detach().clone()) for p in ours]
+    starts = [p.detach().clone() for p in ours]
+    optimizers = [
+        Muon(ours, lr=0.02, weight_decay=0.1),
+        torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    ]
+    for step in range(3):
+        for index, pair in enumerate(zip(ours, theirs, strict=True)):
+            # The last matrix gets no gradient in the second step, like the towers in most steps.
+            grad = None if index == 4 and step == 1 else torch.randn(shapes[index])
+            for parameter in pair:
+                parameter.grad = grad
+        for optimizer in optimizers:
+            optimizer.step()
+    for start, one, other in zip(starts, ours, theirs, strict=True):
+        moved, expected = one.detach() - start, other.detach() - start
+        torch.testing.assert_close(moved, expected, rtol=0, atol=0.02 * float(expected.abs().max()))
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from crab_lightning.compat import load_model, save_model
@@ -176,7 +175,8 @@ class PretrainConfig:
 def pretrain_mini(out: Path | str, config: PretrainConfig | None = None, command: str = "") -> Path:
     """Write a pre-trained mini checkpoint folder with a model card.
 
-    A finished stage is kept in ``<out>/work``, so that the same call continues after an interruption.
+    The weights are rounded to float16 after each stage and kept in ``<out>/work``, so that the same call
+    continues after an interruption. The computation is in float32, which every processor can do.
 
     Args:
         out: Folder to write.
@@ -204,20 +204,21 @@ def pretrain_mini(out: Path | str, config: PretrainConfig | None = None, command
         make_tiny_native(folder, texts=texts, config=SIZES, seed=config.seed)
         work.mkdir()
     model = load_model(Qwen2_5OmniThinkerForConditionalGeneration, folder, dtype=torch.float32)
-    for tower in towers_of(model):
-        _keep_float32(tower)
     losses: dict[str, float] = {}
+    newest = work / "newest.pt"
+    if newest.exists():
+        held = torch.load(newest, weights_only=True)
+        model.load_state_dict(held["model"])
+        losses = held["losses"]
     for number, stage in enumerate(CURRICULUM):
-        done = work / f"{number}.pt"
-        if done.exists():
-            held = torch.load(done, weights_only=True)
-            model.load_state_dict(held["model"])
-            losses = held["losses"]
+        if stage.name in losses:
             continue
         losses[stage.name] = _train(model, folder, config, number)
-        part = done.with_suffix(".part")
-        torch.save({"model": model.state_dict(), "losses": losses}, part)
-        part.replace(done)
+        part = newest.with_suffix(".part")
+        rounded = {name: weight.half() for name, weight in model.state_dict().items()}
+        torch.save({"model": rounded, "losses": losses}, part)
+        part.replace(newest)
+        model.load_state_dict(rounded)  # the next stage starts from these, interrupted or not
     save_model(model.half(), folder)
     made = {"command": command, "torch": torch.__version__, "losses": losses, **asdict(config)}
     made["sizes"] = asdict(SIZES)
@@ -284,8 +285,7 @@ def _train(model: Any, folder: Path, config: PretrainConfig, number: int) -> flo
     def loss_of(batch: Batch, step: int) -> torch.Tensor:
         for _, parameter in towers:  # it is enough to train them in every third step, and cheaper
             parameter.requires_grad_(step % 3 == 0)
-        with torch.autocast("cpu", torch.bfloat16):
-            return target_loss(model, batch)
+        return target_loss(model, batch)
 
     torch.manual_seed(seed)
     corpus = Corpus(processor, seed, config.tokens, stage.questions, stage.data, stage.lists)
@@ -294,11 +294,6 @@ def _train(model: Any, folder: Path, config: PretrainConfig, number: int) -> flo
     for _, parameter in towers:
         parameter.requires_grad_(True)
     return loss
-
-
-def _keep_float32(tower: nn.Module) -> None:
-    """Exclude a tower from autocast, because bfloat16 does not make its small matrices faster."""
-    tower.forward = torch.autocast("cpu", enabled=False)(tower.forward)
 
 
 def target_loss(model: Any, batch: Batch) -> torch.Tensor:

