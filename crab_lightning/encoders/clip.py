@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from crab_lightning.encoders.base import CLIP_MEAN, CLIP_STD, PatchVision, normalised
+from crab_lightning.encoders.base import CLIP_MEAN, CLIP_STD, normalised
+from crab_lightning.encoders.transformers_encoder import PatchVision
 
 
 class ClipVision(PatchVision):

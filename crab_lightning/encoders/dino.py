@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from crab_lightning.encoders.base import Colours, PatchVision, normalised
+from crab_lightning.encoders.base import Colours, normalised
+from crab_lightning.encoders.transformers_encoder import PatchVision
 
 _MEAN: Colours = (0.485, 0.456, 0.406)
 _STD: Colours = (0.229, 0.224, 0.225)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from crab_lightning.encoders.base import AudioEncoder, TransformersEncoder, VisualEncoder, normalised
+from crab_lightning.encoders.base import AudioEncoder, VisualEncoder, normalised
+from crab_lightning.encoders.transformers_encoder import TransformersEncoder
 from crab_lightning.structures import SAMPLE_RATE_HZ
 
 _RATE_HZ = 48_000

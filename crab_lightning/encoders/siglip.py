@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from crab_lightning.encoders.base import Colours, PatchVision, normalised
+from crab_lightning.encoders.base import Colours, normalised
+from crab_lightning.encoders.transformers_encoder import PatchVision
 
 _HALF: Colours = (0.5, 0.5, 0.5)
 

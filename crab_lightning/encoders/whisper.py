@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from crab_lightning.encoders.base import AudioEncoder, TransformersEncoder
+from crab_lightning.encoders.base import AudioEncoder
+from crab_lightning.encoders.transformers_encoder import TransformersEncoder
 
 _STEP = 160  # samples of a spectrogram frame, 10 ms
 _TAIL = 400  # a window of silence

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from crab_lightning.distributed.every_tower import Unread
 from crab_lightning.encoders import AudioEncoder, ClipVision, VisualEncoder
-from crab_lightning.encoders.base import load_complete
+from crab_lightning.encoders.transformers_encoder import load_complete
 from crab_lightning.models.composite import (
     CompositeModule,
     Modality,

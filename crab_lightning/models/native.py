@@ -15,7 +15,7 @@ from crab_lightning.compat import cache_argument, from_config
 from crab_lightning.distributed.every_tower import Unread, unread_patches
 from crab_lightning.distributed.shard_files import draw_adapters, fill_shards, parameters_on_meta
 from crab_lightning.distributed.sharding import shard_device, shards_at_load
-from crab_lightning.encoders.base import load_complete
+from crab_lightning.encoders.transformers_encoder import load_complete
 from crab_lightning.media import MEL_BINS
 from crab_lightning.models.answering import PromptInputs
 from crab_lightning.models.base import AVModule

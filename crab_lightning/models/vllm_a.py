@@ -10,7 +10,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from crab_lightning.distributed.every_tower import Unread, unread_patches
 from crab_lightning.encoders import AudioEncoder
-from crab_lightning.encoders.base import load_complete
+from crab_lightning.encoders.transformers_encoder import load_complete
 from crab_lightning.models.checkpoints import refuse_inherited
 from crab_lightning.models.composite import (
     CompositeModule,
