@@ -245,6 +245,23 @@ def test_an_interrupted_pretraining_gives_the_same_bytes_and_a_card(
         assert f" | 1 | {stage.lr:g} | {made['losses'][stage.name]:.3f} |" in card
 
 
+def test_padding_changes_no_loss() -> None:
+    processor = NativeProcessor(ASSET)
+    model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(ASSET, dtype=torch.float32)
+    rng = rng_for(6, "test")
+    items = []
+    for most in (1, 6):
+        example, rest = draw("picture", rng, 3, most, 0)
+        items.append(go_on(processor, processor.encode(example), rest))
+    assert len({len(item.inputs["input_ids"]) for item in items}) == 2
+    counts = [int((item.labels != -100).sum()) for item in items if item.labels is not None]
+    with torch.no_grad():
+        alone = [float(base.target_loss(model, processor.collate([item]))) for item in items]
+        together = float(base.target_loss(model, processor.collate(items)))
+    expected = sum(loss * count for loss, count in zip(alone, counts, strict=True)) / sum(counts)
+    assert together == pytest.approx(expected, rel=1e-5)
+
+
 def test_muon_makes_the_steps_of_torch() -> None:
     torch.manual_seed(0)
     shapes = [(8, 8), (24, 8), (24, 8), (8, 24), (8, 8)]
