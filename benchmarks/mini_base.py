@@ -5,7 +5,7 @@
 
 The first table has, for each kind of conversation, the fraction of answers in which every token is the
 likeliest one after the true tokens before it. The second has the mean IoU of boxes in answers that the model
-writes itself. Both are printed in Markdown. On one core of an AMD EPYC the default takes about ten minutes.
+writes itself. Both are printed in Markdown.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 
 from crab_lightning.adapters import AdapterConfig
+from crab_lightning.metrics.boxes import box_iou
 from crab_lightning.mini.pretrain.conversations import KINDS, Draft, draw
 from crab_lightning.mini.pretrain.corpus import go_on
 from crab_lightning.mini.world.scenes import rng_for
@@ -51,11 +52,6 @@ BOXES: dict[str, tuple[str, Callable[[str], bool]]] = {
 """Question -> the kind of conversation that it belongs to, and whether a question is of this form."""
 
 
-def _example(target: str | None, draft: Draft, question: str) -> Example:
-    sample = Sample("measured", "measured", "describe", "test", "measured")
-    return Example(sample, (*draft.media, question), target, **draft.kinds)
-
-
 @torch.inference_mode()
 def right_answers(module: OmniModule, processor: NativeProcessor, kind: str, count: int) -> tuple[int, int]:
     """Return the number of right answers and of all answers in ``count`` conversations of a kind."""
@@ -81,11 +77,7 @@ def iou(one: str, other: str) -> float:
     boxes = [_BOX.findall(text) for text in (one, other)]
     if not boxes[0]:
         return 0.0
-    a, b = ([int(v) for v in found[-1]] for found in boxes)
-    width, height = (min(a[i + 2], b[i + 2]) - max(a[i], b[i]) + 1 for i in (0, 1))
-    shared = max(0, width) * max(0, height)
-    sizes = [max(0, v[2] - v[0] + 1) * max(0, v[3] - v[1] + 1) for v in (a, b)]
-    return shared / (sum(sizes) - shared)
+    return float(box_iou(*(torch.tensor([[float(side) for side in found[-1]]]) for found in boxes)))
 
 
 @torch.inference_mode()
@@ -102,7 +94,9 @@ def free_boxes(
         if not pairs:
             continue
         question, answer = pairs[int(rng.integers(len(pairs)))]
-        batch = processor.collate([processor.encode(_example(None, draft, question))])
+        sample = Sample("measured", "measured", "describe", "test", "measured")
+        example = Example(sample, (*draft.media, question), None, **draft.kinds)
+        batch = processor.collate([processor.encode(example)])
         found.append(iou(module.generate(batch)[0].text, answer))
     return sum(found) / len(found)
 
