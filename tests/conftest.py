@@ -20,6 +20,13 @@ TESTED_SETS = "ks,a2v,v2a,avqa,cremad,s4,arig"
 _SHARED = Path(os.environ.get("CRAB_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same numbers in every run, whichever tests run before it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(int(os.environ.get("CRAB_TEST_SEED", 0)))
+
+
 def _need(path: Path) -> Path:
     if not path.is_dir():
         pytest.skip(f"{path} is absent; set CRAB_SHARED to the folder that contains it")
