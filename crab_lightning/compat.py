@@ -71,6 +71,17 @@ def renew_limits(trainer: Any) -> None:
         trainer.val_check_batch = max(1, int(loop.max_batches * trainer.val_check_interval))
 
 
+def resume_by_epochs(trainer: Trainer) -> None:
+    """Let a run with ``max_steps`` resume as a run without it does.
+
+    If ``max_steps`` is set, Lightning takes every resumed run for one that stopped within an epoch (2.6). A
+    run whose checkpoint was written at the end of an epoch then skips the next epoch.
+    """
+    loop: Any = trainer.fit_loop
+    assert callable(loop._iteration_based_training)  # Lightning asks it only when it resumes a run
+    loop._iteration_based_training = lambda: False
+
+
 def before_launcher_kills(say: Callable[[], None]) -> None:
     """Call a function before Lightning's launcher kills a run in which another process has died.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 import warnings
@@ -193,6 +194,15 @@ def test_transformers_loads_and_writes_without_a_bar(
     assert capfd.readouterr() == ("", "")
     list(logging.tqdm(range(2), desc="a user's own"))
     assert "a user's own" in capfd.readouterr().err
+
+
+def test_lightning_asks_whether_max_steps_is_set_only_when_it_resumes() -> None:
+    trainer = Trainer(max_steps=3, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    assert trainer.fit_loop._iteration_based_training()
+    compat.resume_by_epochs(trainer)
+    assert not trainer.fit_loop._iteration_based_training()
+    source = inspect.getsource(type(trainer.fit_loop))
+    assert source.count("_iteration_based_training()") == 2, "in `restarting` and in `on_run_start`"
 
 
 def test_experts_say_how_they_are_laid_out_and_apply_their_gate() -> None:

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from crab_lightning.compat import before_launcher_kills, callbacks_of
+from crab_lightning.compat import before_launcher_kills, callbacks_of, resume_by_epochs
 from crab_lightning.data.loader import LoaderProcessError, TrainLoader
 from crab_lightning.program import told
 from crab_lightning.runs.checkpoint_files import CheckpointError, CheckpointFiles
@@ -92,6 +92,7 @@ class RunCheckpoint(Checkpoint):
         self._folder = folder_of(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that the user has chosen
             trainer.strategy.checkpoint_io = CheckpointFiles()
+        resume_by_epochs(trainer)
         before_launcher_kills(lambda: self._tell_of_lost_process(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

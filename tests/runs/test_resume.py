@@ -138,6 +138,28 @@ def test_run_that_was_stopped_within_an_epoch_goes_on_with_the_rest_of_it(
     assert faults.differing(state(folder), whole) == []
 
 
+def test_run_with_max_steps_that_was_killed_after_an_epoch_loses_no_epoch(
+    small: dict[str, Path], tmp_path: Path, whole: dict[str, Any], faults: ModuleType
+) -> None:
+    folder, steps = tmp_path / "run", "--trainer.max_steps=100"
+    child = os.fork()
+    if child == 0:  # pragma: no cover - killed before it could say so
+        fit(small, folder, steps, *stop_at(6, "SIGKILL"))
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert state(folder)["global_step"] == 5, "the last save, at the end of the first epoch"
+    assert fit(small, folder, steps, "--ckpt_path=auto") == 0
+    assert faults.differing(state(folder), whole) == []
+
+
+def test_run_that_max_steps_ended_with_an_epoch_can_be_extended(
+    small: dict[str, Path], tmp_path: Path
+) -> None:
+    for steps in (5, 8):
+        assert fit(small, tmp_path / "run", f"--trainer.max_steps={steps}", "--ckpt_path=auto") == 0
+        assert state(tmp_path / "run")["global_step"] == steps
+
+
 def test_longer_max_steps_lose_no_part_of_an_epoch(small: dict[str, Path], tmp_path: Path) -> None:
     for words, steps in ((["--trainer.max_steps=3"], 3), (["--trainer.max_steps=7"], 7), ([], 10)):
         assert fit(small, tmp_path / "run", *words, "--ckpt_path=auto") == 0
