@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,24 @@ from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 import crab_lightning
 from crab_lightning.mini.pretrain import base
-from crab_lightning.mini.pretrain.base import CURRICULUM, SIZES, PretrainConfig, Stage, pretrain_mini
+from crab_lightning.mini.pretrain.base import (
+    CURRICULUM,
+    SIZES,
+    PretrainConfig,
+    Stage,
+    model_card,
+    pretrain_mini,
+)
 from crab_lightning.mini.pretrain.conversations import KINDS, draw
 from crab_lightning.mini.pretrain.corpus import Corpus, go_on
 from crab_lightning.mini.pretrain.dialogue import bare, copies, matches, recalls, turns, words
 from crab_lightning.mini.pretrain.towers import (
     CELLS,
     LOOKS,
+    PictureBatches,
+    PictureTask,
     WordScores,
+    embeddings,
     picture_labels,
     pretrain_audio,
     pretrain_vision,
@@ -74,6 +85,28 @@ def test_a_token_scores_highest_for_the_word_it_points_to() -> None:
     assert scores(tokens).argmax(-1).tolist() == [3, 1, 0]
     assert WordScores(words)(tokens).shape == (3, 3)
     assert [name for name, _ in scores.named_parameters()] == ["bias"]
+
+
+def test_the_shipped_base_is_what_the_curriculum_makes() -> None:
+    made = json.loads((ASSET / "pretraining.json").read_text(encoding="utf-8"))
+    curriculum = [asdict(stage) for stage in CURRICULUM]
+    assert made["curriculum"] == json.loads(json.dumps(curriculum))
+    assert made["sizes"] == json.loads(json.dumps(asdict(SIZES)))
+    assert made["scale"] == 1
+    assert list(made["losses"]) == [stage.name for stage in CURRICULUM]
+    assert (ASSET / "README.md").read_text(encoding="utf-8") == model_card(made)
+
+
+def test_the_shipped_tower_reports_what_it_sees_by_its_word() -> None:
+    model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(ASSET, dtype=torch.float32)
+    words = embeddings(model, NativeProcessor(ASSET).tokenizer, LOOKS)
+    task = PictureTask(towers_of(model)[0], words.shape[1], words)
+    batch = next(iter(PictureBatches(seed=5, size=24)))
+    with torch.inference_mode():
+        told = task.look(task.seen(batch["frames"]))
+    shown = batch["looks"] > 0
+    right = told[shown][:, 1:].argmax(-1) + 1 == batch["looks"][shown]
+    assert right.float().mean() > 0.5, "a guess is right in one of thirty cells"
 
 
 def test_only_the_tower_in_question_is_trained() -> None:

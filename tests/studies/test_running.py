@@ -103,7 +103,7 @@ def test_a_study_that_is_asked_to_end_leaves_no_cell_at_work(
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode != 0
     assert "lora.single.avqa.seed0, lora.single.dfew.seed0" in said
     assert list(statuses(study).values()) == ["interrupted"] * 2 + ["new"] * 4

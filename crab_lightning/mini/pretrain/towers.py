@@ -277,7 +277,7 @@ def train_task(
     return train(name, task, groups, lambda batch, _: task(batch), data, steps=steps, workers=workers)
 
 
-def _embeddings(model: Any, tokenizer: Any, names: Sequence[str]) -> Tensor:
+def embeddings(model: Any, tokenizer: Any, names: Sequence[str]) -> Tensor:
     """Return the embeddings ``(W, D)`` of the words of looks or sounds, without the kind before ``_``."""
     words = [tokenizer(" " + name.rsplit("_", 1)[-1])["input_ids"][0] for name in names]
     embedded: Tensor = model.get_input_embeddings().weight[words]
@@ -298,7 +298,7 @@ def pretrain_vision(
         digits: As in :class:`PictureTask`.
     """
     torch.manual_seed(seed)
-    words = _embeddings(model, tokenizer, LOOKS)
+    words = embeddings(model, tokenizer, LOOKS)
     task = PictureTask(towers_of(model)[0], words.shape[1], words, digits=digits)
     return train_task(task, PictureBatches(seed), steps=steps, lr=lr)
 
@@ -306,5 +306,5 @@ def pretrain_vision(
 def pretrain_audio(model: Any, tokenizer: Any, *, steps: int, seed: int = 1, lr: float = 2e-3) -> float:
     """Train the audio tower of a thinker in place, and return the mean loss of the last 50 steps."""
     torch.manual_seed(seed)
-    task = SoundTask(towers_of(model)[1], _embeddings(model, tokenizer, SOUNDS))
+    task = SoundTask(towers_of(model)[1], embeddings(model, tokenizer, SOUNDS))
     return train_task(task, SoundBatches(seed), steps=steps, lr=lr)
