@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ COUNTS = (
     "beyond",
 )
 """Names of the sums that are added over processes, in the order of :meth:`DatasetScores.sums`."""
+
+_ROUNDING = 1e-6
 
 
 class DatasetScores:
@@ -147,7 +150,7 @@ class DatasetScores:
         if answer is not None:
             self.task.update(self.valid_only, answer, sample, self.spec)
             self.task.update_text(self.valid_only, prediction.text, answer, sample, self.spec)
-        score = self.task.score(answer, sample, self.spec)
+        score = self._checked(self.task.score(answer, sample, self.spec), sample)
         if answer is None:
             self._sums["unparsed"] += 1
             self._sums["unparsed_score"] += score or 0.0
@@ -163,6 +166,15 @@ class DatasetScores:
             "truncated": prediction.truncated,
             "tokens": prediction.tokens,
         }
+
+    def _checked(self, score: Any, sample: Sample) -> float | None:
+        """Return the score of one answer if it is a number from 0 to 1, or ``None``."""
+        if score is None or (isinstance(score, Real) and -_ROUNDING <= score <= 1 + _ROUNDING):
+            return None if score is None else float(score)
+        raise ValueError(
+            f"data.datasets.{sample.dataset}: {type(self.task).__name__}.score returns {score!r} for"
+            f" {sample.id}; it must return a number from 0 to 1, or None"
+        )
 
     def unscored(self, prediction: Prediction) -> dict[str, Any]:
         """Return the record of an answer without scores."""

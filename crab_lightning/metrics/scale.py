@@ -24,6 +24,10 @@ class Scale:
         counts_as: The values that count as 0 and as 1 in the mean over datasets; values beyond them also
             count as 0 or 1. When left out, these are the ends of the range. A metric without a bounded range
             and without ``counts_as`` is not part of the mean.
+
+    Raises:
+        TypeError: If ``unit`` is no text.
+        ValueError: If ``counts_as`` is not two different numbers, of which the second is the better one.
     """
 
     higher_is_better: bool = True
@@ -31,6 +35,24 @@ class Scale:
     high: float | None = 1.0
     unit: str = PERCENT
     counts_as: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.unit, str):
+            raise TypeError(f"the unit of a Scale is {self.unit!r}; give a text, such as 's', or '' for none")
+        if self.counts_as is None:
+            return
+        if len(self.counts_as) != 2 or self.counts_as[0] == self.counts_as[1]:
+            raise ValueError(
+                f"counts_as of a Scale is {self.counts_as!r}; give two different numbers, the value that counts as"
+                " 0 and the value that counts as 1"
+            )
+        worst, best = self.counts_as
+        if (best > worst) is not self.higher_is_better:
+            direction = "higher" if self.higher_is_better else "lower"
+            raise ValueError(
+                f"counts_as of a Scale is {self.counts_as!r}, but {direction} is better; give the value that counts"
+                f" as 0 first and the better one that counts as 1 second: {(best, worst)!r}"
+            )
 
     def share(self, value: float | None) -> float | None:
         """Return a value converted to [0, 1], where 1 is best; ``None`` if this is not defined."""
@@ -86,7 +108,12 @@ def scale_of(metric: Any, key: str) -> Scale:
     if own is None:
         low, high = metric.plot_lower_bound, metric.plot_upper_bound
         own = Scale(low=low, high=high, unit=PERCENT if (low, high) == (0.0, 1.0) else "")
-    return replace(own, higher_is_better=higher and own.higher_is_better)
+    if not isinstance(own, Scale):
+        raise TypeError(f"scale of {type(metric).__name__} is {own!r}; give a crab_lightning.metrics Scale")
+    try:
+        return replace(own, higher_is_better=higher and own.higher_is_better)
+    except ValueError as err:
+        raise ValueError(f"{type(metric).__name__}: {err}") from None
 
 
 def entry_scales(metrics: Any) -> dict[str, dict[str, Any]]:

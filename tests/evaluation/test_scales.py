@@ -299,3 +299,39 @@ def test_shares_and_texts_follow_the_direction() -> None:
     assert Scale().text(0.5) == "50.00"
     assert Scale(unit="s").signed(-0.5) == "−0.50"
     assert Scale().text(None) == "–"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"unit": None}, "give a text"),
+        ({"counts_as": (1.0,)}, "give two different numbers"),
+        ({"counts_as": (0.5, 0.5)}, "give two different numbers"),
+        ({"counts_as": (1.0, 0.0)}, "but higher is better"),
+        ({"counts_as": (0.0, 1.0), "higher_is_better": False}, "but lower is better"),
+    ],
+)
+def test_a_scale_that_would_turn_the_mean_round_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=words):
+        Scale(**options)
+
+
+def test_a_scale_against_the_direction_of_its_metric_names_the_metric() -> None:
+    metric = MeanError()
+    metric.scale = Scale(high=None, counts_as=(0.0, 1.0))
+    with pytest.raises(ValueError, match=r"MeanError: counts_as .* lower is better"):
+        scale_of(metric, "error")
+    metric.scale = "seconds"  # type: ignore[assignment]
+    with pytest.raises(TypeError, match="scale of MeanError is 'seconds'"):
+        scale_of(metric, "error")
+
+
+@pytest.mark.parametrize("score", [5.0, float("nan"), "good", -0.5])
+def test_a_score_of_an_answer_outside_0_to_1_is_refused(score: Any) -> None:
+    class Scored(Moment):
+        def score(self, answer: Any, sample: Sample, spec: DatasetSpec) -> Any:
+            return score
+
+    scores = DatasetScores("a", Scored(), DatasetSpec("moment", "x"))
+    with pytest.raises(ValueError, match=r"data.datasets.a: Scored.score returns .* from 0 to 1, or None"):
+        scores.add(Prediction(sample("a", 0, "val", "3", "2"), "3"))
