@@ -169,8 +169,10 @@ class DatasetScores:
 
     def _checked(self, score: Any, sample: Sample) -> float | None:
         """Return the score of one answer if it is a number from 0 to 1, or ``None``."""
-        if score is None or (isinstance(score, Real) and -_ROUNDING <= score <= 1 + _ROUNDING):
-            return None if score is None else float(score)
+        if score is None:
+            return None
+        if isinstance(score, Real) and -_ROUNDING <= float(score) <= 1 + _ROUNDING:
+            return float(score)
         raise ValueError(
             f"data.datasets.{sample.dataset}: {type(self.task).__name__}.score returns {score!r} for"
             f" {sample.id}; it must return a number from 0 to 1, or None"

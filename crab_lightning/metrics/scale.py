@@ -43,15 +43,15 @@ class Scale:
             return
         if len(self.counts_as) != 2 or self.counts_as[0] == self.counts_as[1]:
             raise ValueError(
-                f"counts_as of a Scale is {self.counts_as!r}; give two different numbers, the value that counts as"
-                " 0 and the value that counts as 1"
+                f"counts_as of a Scale is {self.counts_as!r}; give two different numbers, the value that"
+                " counts as 0 and the value that counts as 1"
             )
         worst, best = self.counts_as
         if (best > worst) is not self.higher_is_better:
             direction = "higher" if self.higher_is_better else "lower"
             raise ValueError(
-                f"counts_as of a Scale is {self.counts_as!r}, but {direction} is better; give the value that counts"
-                f" as 0 first and the better one that counts as 1 second: {(best, worst)!r}"
+                f"counts_as of a Scale is {self.counts_as!r}, but {direction} is better; give the value that"
+                f" counts as 0 first and the better one that counts as 1 second: {(best, worst)!r}"
             )
 
     def share(self, value: float | None) -> float | None:
