@@ -324,3 +324,14 @@ def test_the_small_file_of_the_page_is_all_that_check_needs(
     root_with(tmp_path / "my_root", rows)
     assert main(["data", "check", "--root", str(root), "--config", str(config), "--workers", "0"]) == 1
     assert "key 'answer' is missing" in capsys.readouterr().out.replace("\n", "")
+
+
+@pytest.mark.parametrize("name", ["event_localization", "event_parsing"])
+def test_every_event_that_ends_after_its_clip_is_named(tmp_path: Path, name: str) -> None:
+    times = ((0, 1), (0, 30), (20, 40))
+    events = [{"event": "dog", "start_s": start, "end_s": end} for start, end in times]
+    root_with(tmp_path, [{"video": "clips/0.mp4", "audio": "clips/0.wav", "events": events}])
+    spec = DatasetSpec(name, "plain", classes=["dog"])
+    report = check_root(tmp_path, {name: task(name)}, {"mine": spec})
+    said = [p.message for p in report.problems if p.kind == "duration" and p.row == 0]
+    assert [re.findall(r"its event ends at (\d+)", text) for text in said] == [["30"], ["40"]]

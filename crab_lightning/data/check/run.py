@@ -247,11 +247,14 @@ class _Check:
             if drift > _DRIFT_S and drift > _DRIFT_SHARE * max(shown, heard):
                 text = f"row {sample.row}: {sample.videos[0]} lasts {shown:.1f} s, its sound {heard:.1f} s"
                 self.add("warning", "duration", manifest, text, sample.row)
-        end_s = sample.fields.get("end_s")
         length_s = shown if shown is not None else heard
-        if end_s is not None and length_s is not None and end_s > length_s + _DRIFT_S:
-            text = f"row {sample.row}: its event ends at {end_s} s, the clip at {length_s:.1f} s"
-            self.add("warning", "duration", manifest, text, sample.row)
+        if length_s is None:
+            return
+        ends = [sample.fields.get("end_s"), *(event["end_s"] for event in sample.fields.get("events") or ())]
+        for end_s in ends:
+            if end_s is not None and end_s > length_s + _DRIFT_S:
+                text = f"row {sample.row}: its event ends at {end_s} s, the clip at {length_s:.1f} s"
+                self.add("warning", "duration", manifest, text, sample.row)
 
     # Leakage
 
