@@ -335,3 +335,15 @@ def test_every_event_that_ends_after_its_clip_is_named(tmp_path: Path, name: str
     report = check_root(tmp_path, {name: task(name)}, {"mine": spec})
     said = [p.message for p in report.problems if p.kind == "duration" and p.row == 0]
     assert [re.findall(r"its event ends at (\d+)", text) for text in said] == [["30"], ["40"]]
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture"])
+def test_a_mask_that_cannot_be_read_is_a_problem_of_its_row(tmp_path: Path, content: bytes) -> None:
+    row = {"image": "clips/0.jpg", "audio": "clips/0.wav", "mask": "clips/mask.png", "box": [1, 2, 30, 40]}
+    for split in ("train", "test"):
+        root_with(tmp_path, [row], split)
+    (tmp_path / "mine/clips/mask.png").write_bytes(content)
+    spec = DatasetSpec("segmentation", "plain")
+    report = check_root(tmp_path, {"segmentation": task("segmentation")}, {"mine": spec})
+    found = [(p.split, p.row) for p in report.problems if p.kind == "mask" and "mask.png" in p.message]
+    assert found == [("train", 0), ("test", 0)]
