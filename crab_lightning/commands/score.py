@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from crab_lightning.commands.file_arguments import folder_to_write
 from crab_lightning.commands.help_text import Options
-from crab_lightning.data.manifests.files import ANNOTATIONS
 from crab_lightning.files import read_json, replace_json, replace_text
 
 if TYPE_CHECKING:
@@ -26,12 +25,17 @@ def run(words: Sequence[str]) -> None:
     media are needed.
 
     Raises:
-        FileNotFoundError: If the answer file, or AVUIE_2/ in the data root, is missing.
+        FileNotFoundError: If the answer file or the data root is missing.
         ValueError: If the config, the options of the task or the answers are wrong.
     """
     parser = Options("score", run)
     add, switch = parser.option, parser.switch
-    add("--root", "data root, the folder that contains AVUIE_2/", Path, required=True)
+    add(
+        "--root",
+        "data root, the folder that contains AVUIE_2/ or the folders of your own datasets",
+        Path,
+        required=True,
+    )
     add("--dataset", "key of the dataset in the data config, e.g. ave", required=True)
     add("--predictions", "the answer file, in JSON lines", Path, required=True)
     add(
@@ -60,8 +64,8 @@ def run(words: Sequence[str]) -> None:
     args = parser.parse_args(words)
     if not args.predictions.is_file():
         raise FileNotFoundError(f"--predictions {args.predictions} is not a file")
-    if not (args.root / ANNOTATIONS).is_dir():
-        raise FileNotFoundError(f"--root {args.root} contains no {ANNOTATIONS}/; give the folder that does")
+    if not args.root.is_dir():
+        raise FileNotFoundError(f"--root {args.root} is not a folder; give the folder that contains the data")
     from crab_lightning.configuration.sections import one_dataset, read_rows_of
     from crab_lightning.evaluation.likelihoods import scores_of
     from crab_lightning.evaluation.long_clips import parts_of

@@ -198,7 +198,7 @@ def test_order_alone_needs_equal_counts(root: Path, capsys: pytest.CaptureFixtur
         (["--dataset", "avcap", "--lenient"], "--lenient: task captioning (Captioning) has only one way"),
         (["--protocol", "framewise"], "--protocol framewise: task event_localization"),
         (["--predictions", "gone.jsonl"], "--predictions gone.jsonl is not a file"),
-        (["--root", "gone"], "--root gone contains no AVUIE_2/"),
+        (["--root", "gone"], "--root gone is not a folder"),
     ],
 )
 def test_errors_name_the_option(
@@ -228,3 +228,29 @@ def test_out_writes_what_compare_reads(root: Path, capsys: pytest.CaptureFixture
     assert metrics["test"]["datasets"]["ave"]["strict"]["segment_accuracy"] == 1.0
     lines = (root / "run" / "predictions" / "ave.jsonl").read_text().splitlines()
     assert [json.loads(line)["score"] for line in lines] == [1.0] * 4
+
+
+def test_answers_to_rows_of_your_own_are_scored_without_the_released_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"video": f"{n}.mp4", "question": "Which?", "answer": "a dog", "id": f"q{n}"} for n in range(2)]
+    (tmp_path / "mine").mkdir()
+    for split in ("train", "test"):
+        text = "".join(json.dumps(row | {"id": f"{split}{row['id']}"}) + "\n" for row in rows)
+        (tmp_path / "mine" / f"{split}.jsonl").write_text(text)
+    config = tmp_path / "own.yaml"
+    config.write_text(
+        "data:\n  include: data/av_uie_v2.yaml\n  datasets:\n"
+        "    mine: {task: question_answering, layout: plain}\n"
+    )
+    answers = tmp_path / "answers.jsonl"
+    given = [
+        {"id": f"mine/test/testq{n}", "answer": f"<answer>{a}</answer>"}
+        for n, a in enumerate(("a dog", "no"))
+    ]
+    answers.write_text("".join(json.dumps(row) + "\n" for row in given))
+    words = ["--root", str(tmp_path), "--dataset", "mine", "--predictions", str(answers)]
+    ended = main(["score", *words, "--data-config", str(config), "--json"])
+    said = capsys.readouterr()
+    assert ended == 0, said.err
+    assert json.loads(said.out)["result"]["strict"]["accuracy"] == 0.5
