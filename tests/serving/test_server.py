@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import socket
 import threading
 import time
@@ -12,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from openai import APIStatusError, AuthenticationError, BadRequestError, NotFoun
 from PIL import Image
 
 from crab_lightning.adapters import AdapterConfig
+from crab_lightning.commands import main
 from crab_lightning.commands.serve import run as serve
 from crab_lightning.media import MediaLimits, write_audio, write_video
 from crab_lightning.models import OmniModule
@@ -365,6 +368,39 @@ def test_open_address_without_a_key_is_refused(tmp_path: Path, monkeypatch: pyte
     monkeypatch.delenv("CRAB_API_KEY", raising=False)
     with pytest.raises(ValueError, match="a key is needed"):
         serve(["--checkpoint", str(tmp_path), "--host", "0.0.0.0"])
+
+
+def test_port_in_use_is_said_before_the_server_says_that_it_serves(
+    model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = SimpleNamespace(limits=None, resize="torch")
+    monkeypatch.setattr("crab_lightning.inference.loading.load_run", lambda *_: (model, data))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        assert main(["serve", "--checkpoint", str(tmp_path), "--port", port]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error: --port {port} is in use on 127.0.0.1; ")
+    assert len(said.err.splitlines()) == 1
+    assert not said.out
+
+
+def test_the_line_that_says_serving_names_a_port_that_answers(
+    model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = SimpleNamespace(limits=None, resize="torch")
+    monkeypatch.setattr("crab_lightning.inference.loading.load_run", lambda *_: (model, data))
+    asked = []
+
+    def ask(server: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        found = re.search(r"^Serving mine at http://127.0.0.1:(\d+)/v1 ", capsys.readouterr().out)
+        assert found is not None
+        socket.create_connection(("127.0.0.1", int(found[1])), timeout=5).close()
+        asked.append(found[1])
+        server.started = True
+
+    monkeypatch.setattr(uvicorn.Server, "run", ask)
+    assert main(["serve", "--checkpoint", str(tmp_path), "--port", "0", "--name", "mine"]) == 0
+    assert asked not in ([], ["0"])
 
 
 def test_every_bound_of_a_request_can_be_set(model: Any, media: Path) -> None:
