@@ -250,7 +250,9 @@ class _Check:
         length_s = shown if shown is not None else heard
         if length_s is None:
             return
-        ends = [sample.fields.get("end_s"), *(event["end_s"] for event in sample.fields.get("events") or ())]
+        plain = self.datasets[manifest[0]].layout == "plain"  # a column map may name anything `events`
+        events = sample.fields.get("events") if plain else None
+        ends = [sample.fields.get("end_s"), *(event["end_s"] for event in events or ())]
         for end_s in ends:
             if end_s is not None and end_s > length_s + _DRIFT_S:
                 text = f"row {sample.row}: its event ends at {end_s} s, the clip at {length_s:.1f} s"
