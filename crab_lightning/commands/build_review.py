@@ -61,12 +61,12 @@ def run(words: Sequence[str]) -> None:
             print(f"{one} and {other}: Cohen's kappa {kappa:.2f} over {count:,} common rows")
         return
     try:
-        import uvicorn
-
         from crab_lightning.builder.review import make_app
+        from crab_lightning.serving.listening import listen, serve_on
     except ImportError as err:
         raise ImportError("`build review` needs more packages: pip install 'crab_lightning[serve]'") from err
     settings = {"sample": args.sample, "seed": args.seed, "datasets": sorted(datasets)}
     store.begin(settings, lambda: draw_sample(args.root, tasks, datasets, args.sample, args.seed))
-    print(f"Review at http://127.0.0.1:{args.port}/ (Ctrl-C stops it)", flush=True)
-    uvicorn.run(make_app(store), host="127.0.0.1", port=args.port, log_level="warning")
+    listener = listen("127.0.0.1", args.port)
+    print(f"Review at http://127.0.0.1:{listener.getsockname()[1]}/ (Ctrl-C stops it)", flush=True)
+    serve_on(listener, make_app(store))

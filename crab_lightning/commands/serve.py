@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import math
 import os
-import socket
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import fields
 from ipaddress import ip_address
 from pathlib import Path
@@ -97,9 +94,8 @@ def _serve(args: argparse.Namespace) -> None:
     if args.media_root is not None and not args.media_root.is_dir():
         raise ValueError(f"--media_root {args.media_root} is not a folder")
     try:
-        import uvicorn
-
         from crab_lightning.serving.app import ServerOptions, make_app
+        from crab_lightning.serving.listening import listen, serve_on
         from crab_lightning.serving.requests import RequestSizes
     except ImportError as err:
         raise ImportError("`serve` needs more packages: pip install 'crab_lightning[serve]'") from err
@@ -108,7 +104,7 @@ def _serve(args: argparse.Namespace) -> None:
     from crab_lightning.serving.worker import Worker
 
     model, data = load_run(args.checkpoint, args.config, args.device)
-    listener = _listener(args.host, args.port)
+    listener = listen(args.host, args.port)
     given: dict[str, Any] = {field.name: getattr(args, field.name, None) for field in fields(ServerOptions)}
     options = ServerOptions(
         **given
@@ -123,30 +119,11 @@ def _serve(args: argparse.Namespace) -> None:
     app = make_app(
         model, worker, data.limits or MediaLimits(), options, data.resize, data if args.page else None
     )
-    stop_s = math.ceil(args.grace_s) + 5
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=stop_s))
     address = f"http://{args.host}:{listener.getsockname()[1]}/"
     print(f"Serving {options.name} at {address}v1 (Ctrl-C stops the server)", flush=True)
     if args.page:
         print(f"Open {address} in a browser", flush=True)
-    with suppress(KeyboardInterrupt):  # the server has stopped when it raises this
-        server.run(sockets=[listener])
-    if not server.started:
-        raise SystemExit(1)  # uvicorn has printed the reason
-
-
-def _listener(host: str, port: int) -> socket.socket:
-    """Return a socket that listens, so that no line says `Serving` before the port is ours."""
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as err:
-        if err.errno == errno.EADDRINUSE:
-            said = f"--port {port} is in use on {host}; stop the other server, or give another --port"
-        else:
-            number = err.errno or 0
-            why = os.strerror(number) if number > 0 else err.strerror
-            said = f"--host {host} --port {port} cannot be listened on ({why}); give another --host or --port"
-        raise OSError(said) from err
+    serve_on(listener, app, math.ceil(args.grace_s) + 5)
 
 
 def _above_zero(text: str) -> float:

@@ -16,6 +16,7 @@ import pytest
 
 from crab_lightning.builder.review import ReviewStore, apply_verdicts, draw_sample, kappas, rates
 from crab_lightning.builder.review.store import ReviewVerdict, wilson
+from crab_lightning.commands import main
 from crab_lightning.configuration.sections import tasks_and_datasets
 
 HOSTILE = "<script>document.title='taken'</script> {{ 7 * 7 }} \"'&"
@@ -217,3 +218,16 @@ def test_the_sample_is_drawn_by_the_seed_from_every_dataset(root: Path, store: R
     assert {item.dataset for item in one} == set(CHOSEN)
     with pytest.raises(ValueError, match="contains a review with"):
         store.begin({"seed": 1}, lambda: one)
+
+
+def test_a_port_in_use_is_one_error_before_the_line_with_the_address(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("uvicorn", reason="needs the extra `serve`")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        words = ["--root", str(root), "--only", ",".join(CHOSEN), "--sample", "5", "--port", port]
+        assert main(["build", "review", *words]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error: --port {port} is in use on 127.0.0.1; ")
+    assert not said.out
