@@ -23,6 +23,7 @@ from crab_lightning.data.manifests.files import (
     manifest_path,
     near_name,
 )
+from crab_lightning.data.manifests.layout import layout_of
 from crab_lightning.data.manifests.own import no_sound_hint
 from crab_lightning.data.manifests.reader import survey_manifest
 from crab_lightning.data.manifests.split import clips_of
@@ -250,8 +251,9 @@ class _Check:
         length_s = shown if shown is not None else heard
         if length_s is None:
             return
-        plain = self.datasets[manifest[0]].layout == "plain"  # a column map may name anything `events`
-        events = sample.fields.get("events") if plain else None
+        # Only rows that a task completes have `events` of a known form; a column map may name anything so.
+        completed = layout_of(self.datasets[manifest[0]], manifest[0]).completes
+        events = sample.fields.get("events") if completed else None
         ends = [sample.fields.get("end_s"), *(event["end_s"] for event in events or ())]
         for end_s in ends:
             if end_s is not None and end_s > length_s + _DRIFT_S:
