@@ -90,7 +90,8 @@ def test_a_token_scores_highest_for_the_word_it_points_to() -> None:
 def test_the_shipped_base_is_what_the_curriculum_makes() -> None:
     made = json.loads((ASSET / "pretraining.json").read_text(encoding="utf-8"))
     curriculum = [asdict(stage) for stage in CURRICULUM]
-    assert made["curriculum"] == json.loads(json.dumps(curriculum))
+    # As texts, because the order of the kinds decides what is drawn.
+    assert json.dumps(made["curriculum"]) == json.dumps(curriculum)
     assert made["sizes"] == json.loads(json.dumps(asdict(SIZES)))
     assert made["scale"] == 1
     assert list(made["losses"]) == [stage.name for stage in CURRICULUM]
