@@ -138,7 +138,7 @@ def place(small: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> I
     Image.new("RGB", (32, 24), (200, 30, 30)).save(folder / "photo.jpg")
     (folder / "empty.bin").touch()
     (folder / "folder").mkdir()
-    (folder / "answers.jsonl").write_text("")
+    (folder / "answers.jsonl").write_text('{"id": "ave/test/x", "answer": "dog"}\n')
     run = folder / "RUN"
     (run / "adapter").mkdir(parents=True)
     (run / "adapter/adapter.json").write_text("{}")
