@@ -17,7 +17,7 @@ from crab_lightning.data.loader import BatchLoader, TrainLoader
 from crab_lightning.data.loading import DropModality
 from crab_lightning.data.manifests.keys import check_datasets, check_numbers, chosen_datasets
 from crab_lightning.data.manifests.reader import manifest_path
-from crab_lightning.data.manifests.rows import Rows, read_rows
+from crab_lightning.data.manifests.rows import Rows, read_rows, report_empty_splits
 from crab_lightning.data.quarantine import OnError
 from crab_lightning.data.sample_loading import SampleLoading
 from crab_lightning.data.sampling.lengths import guess_lengths
@@ -190,11 +190,12 @@ class AVDataModule(SampleLoading):
 
         Raises:
             ManifestError: If a manifest cannot be read.
-            ValueError: If a task cannot read an annotation.
+            ValueError: If a task cannot read an annotation, or a validation or test has no rows.
         """
         if self._rows is None:
             self._rows = read_rows(self.root, self.tasks, self.datasets, self.val_share, self.seed)
             self.datasets = dict(self._rows.specs)
+        report_empty_splits(self._rows, stage, wanted=self.val_share > 0)
         if stage == "fit":
             rank_zero_only(print_table)(self.mixture_table())
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from crab_lightning.compat import datamodule_of
 from crab_lightning.evaluation.earlier_tests import METRICS, set_aside, write_metrics
@@ -21,7 +21,7 @@ from crab_lightning.evaluation.likelihoods import (
     scores_of,
 )
 from crab_lightning.evaluation.long_clips import LongClips, window_record
-from crab_lightning.evaluation.metric_values import check_metrics, mean_headline
+from crab_lightning.evaluation.metric_values import check_metrics, headline_share, mean_headline
 from crab_lightning.evaluation.prediction_files import PredictionFiles, Record
 from crab_lightning.evaluation.scores import (
     DatasetScores,
@@ -293,10 +293,22 @@ class Evaluator(Callback):
         mean_score = mean_headline(self.results)
         # With a single dataset whose metric has no bounded range there is no mean; its metric is watched.
         self.stands_for_mean = heads[0] if mean_score is None and len(heads) == 1 else None
+        if self.stands_for_mean is None:
+            self._name_left_out()
         means = {HEADLINE: mean_score, LOSS: sum(losses) / len(losses) if losses else None}
         for key, mean in means.items():
             if mean is not None:
                 log(f"{split}/{key}", mean, on_step=False, on_epoch=True, batch_size=1, sync_dist=False)
+
+    def _name_left_out(self) -> None:
+        """Warn about datasets whose scores are not part of the mean because their metric has no range."""
+        for name, result in self.results.items():
+            if result["strict"].get(result["headline"]) is not None and headline_share(result) is None:
+                rank_zero_warn(
+                    f"data.datasets.{name}: its primary metric {result['headline']!r} has no bounded range,"
+                    " so the mean over datasets and the choice of the best checkpoint leave it out. To"
+                    " include it, state `counts_as` in the metric's Scale: the values that count as 0 and as 1"
+                )
 
     def _write(self, trainer: Trainer, split: str, answers_per_s: float) -> None:
         about = {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from crab_lightning.metrics.scale import read_scale
+from crab_lightning.metrics.scale import check_scales, read_scale
 from crab_lightning.spelling import did_you_mean
 from crab_lightning.structures import DatasetSpec
 from crab_lightning.tasks.base import Task
@@ -36,9 +36,14 @@ def check_metrics(dataset: str, task: Task[Any], spec: DatasetSpec) -> None:
     """Check the metrics of a dataset before a run, which would otherwise end at its first scores.
 
     Raises:
-        ValueError: If ``metrics`` returns something else, or ``headline`` names none of their values.
+        ValueError: If ``metrics`` returns something else, a metric states a wrong scale, or ``headline``
+            names none of their values.
     """
     metrics = new_metrics(dataset, task, spec)
+    try:
+        check_scales(metrics)
+    except (TypeError, ValueError) as err:
+        raise ValueError(f"data.datasets.{dataset}: a metric of the task {spec.task!r}: {err}") from err
     for metric in metrics.values():
         metric.distributed_available_fn = lambda: False  # these values are not exchanged between processes
     try:

@@ -254,7 +254,7 @@ class DatasetScores:
             "layout": self.spec.layout,
             "splits": [s for s, n in (("val", from_val), ("test", counts["scored"] - from_val)) if n],
             "headline": headline,
-            "scales": entry_scales(self.strict) if scored else {},
+            "scales": self._scales() if scored else {},
             "note": "; ".join(notes) or None,
             "strict": strict,
             "valid_only": self._computed(self.valid_only, device) if scored else {},
@@ -270,6 +270,12 @@ class DatasetScores:
             "answer_tokens": total["tokens"] / counts["scored"] if scored else None,
             "loss": finite(total["loss_sum"] / total["loss_tokens"]) if total["loss_tokens"] else None,
         }
+
+    def _scales(self) -> dict[str, Any]:
+        try:
+            return entry_scales(self.strict)
+        except ValueError as err:
+            raise ValueError(f"data.datasets.{self.dataset}: {err}") from err
 
     def _computed(self, metrics: MetricCollection, device: torch.device | None) -> dict[str, Any]:
         try:

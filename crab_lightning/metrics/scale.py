@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+_ROUNDING = 1e-5
 PERCENT = "%"
 
 
@@ -27,7 +28,8 @@ class Scale:
 
     Raises:
         TypeError: If ``unit`` is no text.
-        ValueError: If ``counts_as`` is not two different numbers, of which the second is the better one.
+        ValueError: If ``low`` is not below ``high``, or ``counts_as`` is not two different numbers, of which
+            the second is the better one.
     """
 
     higher_is_better: bool = True
@@ -39,6 +41,11 @@ class Scale:
     def __post_init__(self) -> None:
         if not isinstance(self.unit, str):
             raise TypeError(f"the unit of a Scale is {self.unit!r}; give a text, such as 's', or '' for none")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise ValueError(
+                f"low of a Scale is {self.low!r} and high is {self.high!r}; low must be below high. State in"
+                " higher_is_better which end is the better one"
+            )
         if self.counts_as is None:
             return
         if len(self.counts_as) != 2 or self.counts_as[0] == self.counts_as[1]:
@@ -99,21 +106,38 @@ def scale_of(metric: Any, key: str) -> Scale:
         metric: The metric.
         key: Key of the value.
     """
-    declared: Mapping[str, Scale] = getattr(metric, "scales", {})
-    for end, scale in declared.items():
-        if key == end or key.endswith(f"_{end}"):
-            return scale
+    if (declared := _declared(metric, key)) is not None:
+        return declared
     higher = metric.higher_is_better is not False
     own: Scale | None = getattr(metric, "scale", None)
     if own is None:
         low, high = metric.plot_lower_bound, metric.plot_upper_bound
         own = Scale(low=low, high=high, unit=PERCENT if (low, high) == (0.0, 1.0) else "")
-    if not isinstance(own, Scale):
-        raise TypeError(f"scale of {type(metric).__name__} is {own!r}; give a crab_lightning.metrics Scale")
     try:
         return replace(own, higher_is_better=higher and own.higher_is_better)
     except ValueError as err:
         raise ValueError(f"{type(metric).__name__}: {err}") from None
+
+
+def check_scales(metrics: Any) -> None:
+    """Check the scales that the metrics of a collection state, before the first answer.
+
+    Raises:
+        TypeError: If one of them is no :class:`Scale`.
+        ValueError: If the direction of a metric is against its ``counts_as``.
+    """
+    for name, metric in metrics.items(keep_base=True, copy_state=False):
+        stated = getattr(metric, "scales", {})
+        if not isinstance(stated, Mapping):
+            raise TypeError(
+                f"scales of {type(metric).__name__} is {stated!r}; give a mapping from keys to Scale objects"
+            )
+        own = {} if getattr(metric, "scale", None) is None else {"scale": metric.scale}
+        for place, scale in {**own, **{f"scales[{key!r}]": one for key, one in stated.items()}}.items():
+            if not isinstance(scale, Scale):
+                kind = type(metric).__name__
+                raise TypeError(f"{place} of {kind} is {scale!r}; give a crab_lightning.metrics.Scale")
+        scale_of(metric, name)
 
 
 def entry_scales(metrics: Any) -> dict[str, dict[str, Any]]:
@@ -121,14 +145,41 @@ def entry_scales(metrics: Any) -> dict[str, dict[str, Any]]:
 
     Args:
         metrics: A ``MetricCollection`` whose ``compute`` has been called.
+
+    Raises:
+        ValueError: If a value is outside the range that its metric states.
     """
     found: dict[str, dict[str, Any]] = {}
     for name, metric in metrics.items(keep_base=True, copy_state=False):
         values = metric.compute()  # kept by the metric since the collection was computed
-        for key in values if isinstance(values, Mapping) else [name]:
-            if (scale := scale_of(metric, key)) != Scale():
+        for key, value in (values if isinstance(values, Mapping) else {name: values}).items():
+            scale = scale_of(metric, key)
+            # The plot bounds of torchmetrics are no ranges: R2Score, for example, can be below its own.
+            if _declared(metric, key) is not None or getattr(metric, "scale", None) is not None:
+                _check_range(type(metric).__name__, key, value, scale)
+            if scale != Scale():
                 found[key] = asdict(scale)
     return found
+
+
+def _declared(metric: Any, key: str) -> Scale | None:
+    """Return the scale that a metric states for one key, and not for all its values."""
+    stated: Mapping[str, Scale] = getattr(metric, "scales", {})
+    return next((scale for end, scale in stated.items() if key == end or key.endswith(f"_{end}")), None)
+
+
+def _check_range(metric: str, key: str, value: Any, scale: Scale) -> None:
+    for number in value.flatten().tolist() if hasattr(value, "flatten") else [float(value)]:
+        spare = _ROUNDING * max(1.0, abs(number))
+        below = scale.low is not None and number < scale.low - spare
+        if below or (scale.high is not None and number > scale.high + spare):
+            end = "no end" if scale.high is None else scale.high
+            start = "no start" if scale.low is None else scale.low
+            raise ValueError(
+                f"{metric} returns {number:g} for {key!r}, but its scale says that values are from {start} to"
+                f" {end}. Correct the metric, or state its range: scale = Scale(low=..., high=...), with None"
+                " where there is no limit"
+            )
 
 
 def units_said(units: Iterable[str]) -> str:

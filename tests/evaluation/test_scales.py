@@ -224,7 +224,8 @@ def test_a_metric_without_a_bounded_range_stays_out_of_the_mean_of_the_others(tm
         s: [sample("b", i, s, "dog", "dog" if i else "bell") for i in range(2)] for s in ("train", "test")
     }
     others["val"] = others["test"]
-    _, evaluator, run = fitted(tmp_path / "run", moments(others), monitor=None)
+    with pytest.warns(UserWarning, match=r"datasets\.a: its primary metric 'error' has no bounded range"):
+        _, evaluator, run = fitted(tmp_path / "run", moments(others), monitor=None)
     assert run.callback_metrics["val/mean/headline"].item() == evaluator.results["b"]["strict"]["accuracy"]
     evaluator.results["a"]["scales"]["error"]["counts_as"] = [5.0, 0.0]
     share = 1 - evaluator.results["a"]["strict"]["error"] / 5
@@ -305,6 +306,8 @@ def test_shares_and_texts_follow_the_direction() -> None:
     ("options", "words"),
     [
         ({"unit": None}, "give a text"),
+        ({"low": 1.0, "high": 0.0, "higher_is_better": False}, "low must be below high"),
+        ({"low": 1.0}, "low must be below high"),
         ({"counts_as": (1.0,)}, "give two different numbers"),
         ({"counts_as": (0.5, 0.5)}, "give two different numbers"),
         ({"counts_as": (1.0, 0.0)}, "but higher is better"),
@@ -321,9 +324,34 @@ def test_a_scale_against_the_direction_of_its_metric_names_the_metric() -> None:
     metric.scale = Scale(high=None, counts_as=(0.0, 1.0))
     with pytest.raises(ValueError, match=r"MeanError: counts_as .* lower is better"):
         scale_of(metric, "error")
-    metric.scale = "seconds"  # type: ignore[assignment]
-    with pytest.raises(TypeError, match="scale of MeanError is 'seconds'"):
-        scale_of(metric, "error")
+
+
+@pytest.mark.parametrize(
+    ("name", "stated", "words"),
+    [
+        ("scale", "seconds", "scale of MeanError is 'seconds'; give a crab_lightning.metrics.Scale"),
+        ("scales", {"error": (0, 1)}, r"scales\['error'\] of MeanError is \(0, 1\); give"),
+        ("scales", [Scale()], "scales of MeanError is .*; give a mapping from keys to Scale objects"),
+        ("scale", Scale(high=None, counts_as=(0.0, 1.0)), "MeanError: counts_as .* lower is better"),
+    ],
+)
+def test_a_wrong_scale_ends_a_run_before_its_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, stated: Any, words: str
+) -> None:
+    monkeypatch.setattr(MeanError, name, stated)
+    with pytest.raises(ValueError, match=f"data.datasets.a: a metric of the task 'moment': {words}"):
+        fitted(tmp_path / "run", moments())
+
+
+@pytest.mark.parametrize("stated", [Scale(), Scale(low=9.0, high=None, unit="s")])
+def test_a_value_outside_the_range_of_its_metric_is_refused(
+    monkeypatch: pytest.MonkeyPatch, stated: Scale
+) -> None:
+    monkeypatch.setattr(MeanError, "scale", stated)
+    scores = DatasetScores("a", Moment(), DatasetSpec(task="moment", layout="a"))
+    scores.add(Prediction(sample("a", 0, "val", "1", "1"), "4", 1, False))
+    with pytest.raises(ValueError, match=r"data.datasets.a: MeanError returns 3 for 'error', but its scale"):
+        scores.result(scores.sums(), None)
 
 
 @pytest.mark.parametrize("score", [5.0, float("nan"), "good", -0.5])

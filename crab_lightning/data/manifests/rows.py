@@ -122,6 +122,34 @@ def split_rows(
     return Rows(splits, specs, carved.unsplit)
 
 
+def report_empty_splits(rows: Rows, stage: str | None, wanted: bool) -> None:
+    """Name the datasets that a stage cannot score, because their validation or test split has no rows.
+
+    Args:
+        rows: The samples of every dataset and split.
+        stage: Stage of Lightning: ``fit``, ``validate``, ``test`` or ``predict``.
+        wanted: Whether training keeps rows for validation.
+
+    Raises:
+        ValueError: If ``validate``, ``test`` or ``predict`` has no rows of any dataset.
+    """
+    split: Split = "val" if stage in ("fit", "validate") else "test"
+    empty = [name for name, samples in rows.splits[split].items() if not samples]
+    if stage is None or not empty or (stage == "fit" and not wanted):
+        return
+    kind = "validation" if split == "val" else "test or validation"
+    told = f"data.datasets: no {kind} rows of {', '.join(empty)}"
+    reason = (
+        "All training rows of a dataset stay in training if they are about a single recording or if"
+        " data.val_share is 0"
+    )
+    if stage != "fit" and len(empty) == len(rows.splits[split]):
+        raise ValueError(
+            f"{told}, so there is nothing to score. {reason}. Add a test file, or rows about other recordings"
+        )
+    _log.warning("%s, so %s not scored. %s.", told, "it is" if len(empty) == 1 else "they are", reason)
+
+
 def limited(samples: Sequence[Sample], limit: int | None, seed: int) -> Sequence[Sample]:
     """Keep at most ``limit`` samples, chosen by a hash of the ids. A smaller limit keeps fewer of these."""
     if limit is None or len(samples) <= limit:
