@@ -53,6 +53,12 @@ class Task(ABC, Generic[AnswerT]):
 
     has_times: bool = False
     """Whether answers have events with times, so that answers about windows can be joined."""
+    optional_keys: tuple[str, ...] = ()
+    """Keys of a row with the layout ``plain`` that :meth:`plain` reads if the row has them.
+
+    A key with a similar name is an error, because such a row would teach something else in silence. Keys that
+    every row must have need not be named here.
+    """
     explained: bool = False
     """Whether prompts end with :meth:`explanation`; the results report it."""
 

@@ -24,6 +24,8 @@ class OpenAnswer(Task[str]):
     the sample, the model can also answer with the likeliest of them.
     """
 
+    optional_keys = ("options",)
+
     def prompt(self, sample: Sample) -> Conversation:
         """Return the videos, images and sounds, and then the question."""
         media = [*[Media.VIDEO] * len(sample.videos), *[Media.IMAGE] * len(sample.images)]

@@ -36,6 +36,8 @@ class QuestionAnswering(Task[str | int]):
             an option, which untrained models write. State it when you report such results.
     """
 
+    optional_keys = ("options",)
+
     def __init__(self, lenient: bool = False) -> None:
         self.lenient = lenient
 

@@ -44,6 +44,7 @@ class ReferringSegmentation(Segmentation):
     a clip as one batch.
     """
 
+    optional_keys = ("box", "points", "mask", "expression")
     protocols = ("crabplus", "framewise", "refavs")
 
     def prompt(self, sample: Sample) -> Conversation:
@@ -58,10 +59,17 @@ class ReferringSegmentation(Segmentation):
         return (*self.opening, instruction)
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the expression and the text to be learnt; a row without a box means an absent object."""
+        """Return the expression and the text to be learnt; a row without a box means an absent object.
+
+        Raises:
+            KeyError: If the row has neither an expression nor a question.
+            ValueError: If the row has a mask but no box.
+        """
         row = {**row, "expression": row.get("expression") or row["question"]}
         if "text" in row:
             return row
+        if "box" not in row and "mask_candidates" in row:
+            raise ValueError("a row with a mask also needs a box; only a row of an absent object has neither")
         return {**row, "target": f"{_TRUE} {self._written(row)}" if "box" in row else _FALSE}
 
     def explanation(self, sample: Sample, spec: DatasetSpec) -> str:

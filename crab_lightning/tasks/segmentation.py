@@ -83,6 +83,7 @@ class Segmentation(InstructedTask[SpatialPrompt]):
             as the other, or ``mask_size`` is unknown.
     """
 
+    optional_keys: tuple[str, ...] = ("points", "mask")
     protocols = ("crabplus", "avsbench", "framewise")
 
     opening = IMAGE_AND_AUDIO

@@ -178,6 +178,36 @@ def test_without_audio_the_track_of_the_video_is_heard(tmp_path: Path) -> None:
             {"video": ["clips/0.mp4"], "audio": "clips/0.wav", "answer": 1},
             r"row 0 .*has 1 videos and 1 audio files; matching needs two .* Correct the row or remove it\.$",
         ),
+        *(
+            ("plain", name, {"image": "a.jpg", "audio": "a.wav", "expression": "dog", **row}, said)
+            for name, row, said in (
+                (
+                    "referring_segmentation",
+                    {"bbox": [1, 2, 3, 4]},
+                    r"key 'bbox' is not read; expected 'box', or a name that is not similar. Rename the key",
+                ),
+                (
+                    "referring_segmentation",
+                    {"mask": "0.png"},
+                    r"a row with a mask also needs a box; only a row of an absent object has neither",
+                ),
+                ("segmentation", {"box": [1, 2, 3, 4], "Points": [[1, 2]]}, "key 'Points' is not read"),
+                ("segmentation", {"box": [1, 2, 3, 4], "mask_path": "0.png"}, "key 'mask_path' is not read"),
+                ("open_answer", {"question": "?", "answer": "a", "Options": "a|b"}, "key 'Options' is not"),
+                (
+                    "event_parsing",
+                    {"events": [{"event": "a", "start_s": 0, "end_s": 1, "modalty": "audio"}]},
+                    "row 0 .*expected the key 'modality' in place of 'modalty'",
+                ),
+                ("event_parsing", {"events": []}, r"key 'events' is \[\]; expected a list such as"),
+                ("open_answer", {"question": "?", "answer": None}, r"key 'answer' is empty \(null\);"),
+                (
+                    "question_answering",
+                    {"question": "?", "answer": "yes", "options": ["yes", "Yes"]},
+                    "expected options that differ in more than upper and lower case",
+                ),
+            )
+        ),
         ("plain", "open_answer", {"video": "../x.mp4", "answer": "a"}, r"key 'video' is .*without '\.\.'"),
         ("messages", "open_answer", {"text": "x"}, r"row 0 .*key 'messages' is null; expected a list"),
         (
@@ -195,7 +225,7 @@ def test_without_audio_the_track_of_the_video_is_heard(tmp_path: Path) -> None:
         *(
             ("messages", "open_answer", _said("?", "a") | {"videos": None, key: ["clips/0.mp4"]}, said)
             for key, said in (
-                ("radios", r"key 'radios' is not read; expected 'audios', .* Rename the key"),
+                ("audois", r"key 'audois' is not read; expected 'audios', .* Rename the key"),
                 ("image", r"key 'image' is not read; expected 'images', .* Rename the key"),
             )
         ),
@@ -347,3 +377,22 @@ def test_a_mask_that_cannot_be_read_is_a_problem_of_its_row(tmp_path: Path, cont
     report = check_root(tmp_path, {"segmentation": task("segmentation")}, {"mine": spec})
     found = [(p.split, p.row) for p in report.problems if p.kind == "mask" and "mask.png" in p.message]
     assert found == [("train", 0), ("test", 0)]
+
+
+def test_a_dataset_without_rows_to_score_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    row = {"video": "clips/0.mp4", "question": "?", "answer": "a"}
+    root_with(tmp_path, [row, {**row, "question": "What?"}])
+
+    def setup(stage: str, *names: str, val_share: float = 0.1) -> str:
+        caplog.clear()
+        specs = {name: DatasetSpec("t", "plain") for name in names}
+        AVDataModule(tmp_path, {"t": task("open_answer")}, specs, val_share=val_share).setup(stage)
+        return caplog.text
+
+    for stage, kind in (("validate", "validation"), ("test", "test or validation"), ("predict", "test or")):
+        with pytest.raises(ValueError, match=f"no {kind} ?.*rows of mine, so there is nothing to score"):
+            setup(stage, "mine")
+    assert "data.datasets: no validation rows of mine, so it is not scored." in setup("fit", "mine")
+    assert "is not scored" not in setup("fit", "mine", val_share=0)
+    root_with(tmp_path, [{**row, "video": "clips/1.mp4"}], "test")
+    assert "is not scored" not in setup("test", "mine")

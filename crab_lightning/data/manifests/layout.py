@@ -11,7 +11,7 @@ import pickle
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -103,6 +103,17 @@ class Layout(ABC):
 
         Raises:
             ColumnError: If a value cannot be used.
+        """
+
+    def check_keys(self, row: Mapping[str, Any], optional: Sequence[str]) -> None:  # noqa: B027
+        """Check the names of a row's keys, if rows may lack some that the task reads.
+
+        Args:
+            row: The row of the manifest.
+            optional: The keys that the task reads if a row has them (``Task.optional_keys``).
+
+        Raises:
+            ColumnError: If the row has a key that is probably a misspelt name of one of them.
         """
 
     def errors(self, row: Mapping[str, Any], split: str) -> Iterator[ColumnError]:

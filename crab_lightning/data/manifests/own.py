@@ -6,7 +6,6 @@ import ast
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from crab_lightning.data.manifests.column_types import (
     word,
 )
 from crab_lightning.data.manifests.layout import Layout, Parts
-from crab_lightning.spelling import counted, did_you_mean
+from crab_lightning.spelling import counted, did_you_mean, similar
 from crab_lightning.structures import SYSTEM_MESSAGE, Conversation, Media, Reply, Sample
 from crab_lightning.tasks.answers import extract_answer
 
@@ -69,8 +68,7 @@ class Plain(Layout):
 
     def read(self, row: Mapping[str, Any], split: str) -> Parts:
         """Return the parts of a row."""
-        known = {self.keys.get(name, name) for name in (*_READ, *_KINDS)}
-        _refuse_misspelt(row, [self.keys.get(name, name) for name in (*_KINDS, "options")], known)
+        self.check_keys(row, (*_KINDS, "target"))
         found: dict[str, Any] = {}
         for name, reader in _READ.items():
             key = self.keys.get(name, name)
@@ -92,6 +90,11 @@ class Plain(Layout):
             marks=(found["question"],) if "question" in found and given is None else (),
             fields=found,
         )
+
+    def check_keys(self, row: Mapping[str, Any], optional: Sequence[str]) -> None:
+        """Refuse a key that is probably a misspelt name of one of the keys ``optional``."""
+        known = {self.keys.get(name, name) for name in (*_READ, *_KINDS)}
+        _refuse_misspelt(row, [self.keys.get(name, name) for name in optional], known)
 
 
 def no_sound_hint(sample: Sample, path: Path) -> str:
@@ -156,11 +159,12 @@ class Messages(Layout):
 
 def _refuse_misspelt(row: Mapping[str, Any], wanted: Sequence[str], known: Set[str]) -> None:
     """Refuse a key with nearly the name of a key that a row may lack. Other unknown keys are ignored."""
-    used = {str(key) for key, value in row.items() if value not in (None, "", [])} - known
-    for key in wanted:
-        if key not in row and (near := get_close_matches(key, used, 1, 0.8)):
+    used = [str(key) for key, value in row.items() if value not in (None, "", []) and key not in known]
+    for name in wanted if used else ():
+        near = [key for key in used if similar(key, name)]
+        if near and value_at(row, name) is ABSENT:
             raise ColumnError(
-                f"{key!r}, or a name that is not similar",
+                f"{name!r}, or a name that is not similar",
                 f"key {near[0]!r}",
                 "is not read",
                 "Rename the key.",
@@ -234,18 +238,23 @@ def _options(value: Any) -> tuple[str, ...]:
     )
     if not isinstance(found, list) or len(found) < 2:
         raise ColumnError("a list of at least two options (in a CSV cell: split by |)")
-    return tuple(word(option).strip() for option in found)
+    options = tuple(word(option).strip() for option in found)
+    if len({option.casefold() for option in options}) < len(options):
+        raise ColumnError("options that differ in more than upper and lower case")
+    return options
 
 
 def _events(value: Any) -> tuple[dict[str, Any], ...]:
     found = _literal(value)
     wanted = 'a list such as [{"event": "dog", "start_s": 0, "end_s": 2.5}]; also "modality": visual or audio'
-    if not isinstance(found, list):
+    if not isinstance(found, list) or not found:
         raise ColumnError(wanted)
     events = []
     for one in found:
         if not isinstance(one, dict) or not {"event", "start_s", "end_s"} <= one.keys():
             raise ColumnError(wanted)
+        if near := [key for key in one if key != "modality" and similar(str(key), "modality")]:
+            raise ColumnError(f"the key 'modality' in place of {near[0]!r}")
         event: dict[str, Any] = {
             "event": text(one["event"]),
             "start_s": seconds(one["start_s"]),

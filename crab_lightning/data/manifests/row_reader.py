@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from crab_lightning.data.manifests.column_types import ColumnError, kind_of
+from crab_lightning.data.manifests.column_types import ColumnError, kind_of, show
 from crab_lightning.data.manifests.columns import ColumnMap, Fields
 from crab_lightning.data.manifests.files import RowError
 from crab_lightning.data.manifests.layout import Layout, Parts, stem
@@ -73,7 +73,10 @@ class RowReader:
         """
         try:
             sample = self._sample(index, data)
-            return sample if self.task is None else _completed(sample, self.task, data)
+            if self.task is None:
+                return sample
+            self.layout.check_keys(data, self.task.optional_keys)
+            return _completed(sample, self.task, data)
         except ColumnError as err:
             raise self.error(index, err) from None
 
@@ -182,11 +185,12 @@ def _completed(sample: Sample, task: Task[Any], row: Mapping[str, Any]) -> Sampl
         if sample.conversation is None:
             task.prompt(sample)  # this raises an error if the number of files does not fit the task
     except KeyError as err:
+        name = err.args[0]
         raise ColumnError(
             f"it in every row of a dataset with the task {sample.task!r}",
             f"key {err}",
-            f"is missing{did_you_mean(err.args[0], row)}{keys}",
-            "Add the key, or rename the one that is meant.",
+            f"is empty ({show(row[name])})" if name in row else f"is missing{did_you_mean(name, row)}{keys}",
+            "Add the key with a value, or rename the one that is meant.",
         ) from err
     except _FAULTS as err:
         told = str(err).removeprefix(f"{describe(sample)}: ")  # the reader adds the file and the row
