@@ -13,7 +13,7 @@ from importlib import import_module
 from crab_lightning import __version__
 from crab_lightning.commands.errors import is_known, one_text, place_of
 from crab_lightning.commands.help_text import take
-from crab_lightning.commands.output import keep_output_open
+from crab_lightning.commands.output import keep_output_open, lost_output
 from crab_lightning.configuration.allowed_code import OPTION, allow_code_of
 from crab_lightning.lazy import lazy_torchmetrics
 from crab_lightning.program import start_quickly, told
@@ -156,6 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = getattr(import_module(f"{__name__}.{module}"), function)
         run([name, *rest] if module == "trainer" else rest)
         sys.stdout.flush()  # a closed pipe has to show here, not when Python ends
+        if module != "trainer" and (lost := lost_output()):  # a run writes its results to files
+            return _output_is_lost(lost)
     except KeyboardInterrupt:  # fit and test have already said how to continue
         if debug:
             raise
@@ -166,6 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise SystemExit(130) from stop
         with contextlib.suppress(BrokenPipeError):
             sys.stdout.flush()
+            if not stop.code and (lost := lost_output()):
+                return _output_is_lost(lost)
             raise
         return _reader_is_gone()
     except BrokenPipeError as err:
@@ -183,6 +187,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {told(text)}", file=sys.stderr)
         return 2 if isinstance(err, ArgumentError) else 1  # 2: a mistake in the command line
     return 0
+
+
+def _output_is_lost(err: OSError) -> int:
+    print(f"error: the output is incomplete: {one_text(err)}", file=sys.stderr)
+    return 1
 
 
 def _no_command(words: Sequence[str]) -> int:

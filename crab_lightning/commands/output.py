@@ -28,6 +28,9 @@ _LOST = (
 class _Lasting(io.FileIO):
     """An output stream that drops data when its reader has ended or its disk is full."""
 
+    lost: OSError | None = None
+    """The error of the first data that were dropped, unless the reader had ended."""
+
     def write(self, data: Any) -> int:
         """Write the data, or drop them after ``| head``, a lost connection or on a full disk."""
         try:
@@ -35,6 +38,8 @@ class _Lasting(io.FileIO):
         except OSError as err:
             if err.errno not in _LOST:
                 raise
+            if err.errno != errno.EPIPE and self.lost is None:
+                self.lost = err
             return len(data)
 
 
@@ -52,6 +57,12 @@ def keep_output_open() -> None:
             line_buffering=stream.line_buffering or name == "stderr",
         )
         setattr(sys, name, lasting)
+
+
+def lost_output() -> OSError | None:
+    """Return the error that kept a part of stdout from being written; ``None`` if nothing was lost."""
+    lost: OSError | None = getattr(getattr(sys.stdout.buffer, "raw", None), "lost", None)
+    return lost
 
 
 # Messages that Lightning prints at every start and that do not help the user, each with the reason.

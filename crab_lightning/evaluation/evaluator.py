@@ -307,7 +307,8 @@ class Evaluator(Callback):
                 rank_zero_warn(
                     f"data.datasets.{name}: its primary metric {result['headline']!r} has no bounded range,"
                     " so the mean over datasets and the choice of the best checkpoint leave it out. To"
-                    " include it, state `counts_as` in the Scale of the metric: the values that count as 0 and 1"
+                    " include it, state `counts_as` in the Scale of the metric: the values that count as 0"
+                    " and as 1"
                 )
 
     def _write(self, trainer: Trainer, split: str, answers_per_s: float) -> None:

@@ -30,6 +30,18 @@ def test_terminal_without_a_character_or_a_reader_ends_nothing(encoding: str) ->
     assert done.stdout.startswith(b"a ")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_results_that_a_full_disk_loses_are_an_error() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "crab_lightning", "score", "--help"],
+            stdout=full, stderr=subprocess.PIPE, text=True, cwd=REPO, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the output is incomplete: ")
+    assert "No space left" in done.stderr
+
+
 def test_an_error_that_nobody_foresaw_names_the_file_and_the_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
