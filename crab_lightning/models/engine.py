@@ -34,6 +34,10 @@ ReadTokens = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
 ReadPrompts = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, list[Past]]]
 
 
+_COLDEST = 1e-6
+"""Smallest temperature that is used; float32 cannot divide by a much smaller one."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen.
@@ -336,7 +340,8 @@ class AnswerEngine:
             return likeliest
         if answer.generator is None:
             answer.generator = torch.Generator(device="cpu").manual_seed(how.seed)
-        probabilities, order = (logits.float().cpu() / how.temperature).softmax(-1).sort(descending=True)
+        temperature = max(how.temperature, _COLDEST)
+        probabilities, order = (logits.float().cpu() / temperature).softmax(-1).sort(descending=True)
         kept = probabilities.cumsum(0) - probabilities < how.top_p  # the first that reaches the share stays
         pick = torch.multinomial(probabilities * kept, 1, generator=answer.generator)
         return int(order[pick])

@@ -153,11 +153,14 @@ def test_sampled_answer_depends_on_its_seed_alone(build: Build, processor: Nativ
     assert sampled(beside=False, seed=3) != sampled(beside=False, seed=4)
 
 
-def test_top_p_of_next_to_nothing_is_greedy(build: Build, processor: NativeProcessor) -> None:
+@pytest.mark.parametrize("sampling", [Sampling(1.0, 1e-6), Sampling(1e-39), Sampling(5e-324)])
+def test_top_p_or_temperature_of_next_to_nothing_is_greedy(
+    build: Build, processor: NativeProcessor, sampling: Sampling
+) -> None:
     module = lively(build, max_new_tokens=6)
     batch = questions(processor, 1)[0]
     engine = module.engine(slots=1)
-    [answer] = module.queue(engine, batch, [Sampling(1.0, 1e-6, 0)])
+    [answer] = module.queue(engine, batch, [sampling])
     finish(engine)
     assert answer.tokens == module.answer(batch).tokens[0]
 
