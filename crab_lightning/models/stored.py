@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from crab_lightning.adapters import (
@@ -79,6 +80,7 @@ class StoredModule(Answering):
                 f"the checkpoint, {own!r} in the run"
             )
         load_adapters(self.model, folder, expect=wanted)
+        self._compare_base(found.get("base_model"))
 
     def metadata(self) -> dict[str, Any]:
         """Return the facts stored beside the adapters: base model, preprocessing and architecture."""
@@ -211,3 +213,18 @@ class StoredModule(Answering):
                 f"the checkpoint does not fit the model; of its weights, {problems}. Give model.adapter the"
                 " same kind, rank, heads and target_modules as in the training of the checkpoint."
             )
+        self._compare_base(about.get("base_model"))
+
+    def _compare_base(self, trained_on: str | None) -> None:
+        """Warn if adapters were trained on a base model with another name; a moved folder keeps its name."""
+        if trained_on is not None and _last_name(trained_on) != _last_name(self.base_name):
+            rank_zero_warn(
+                f"the adapters were trained on the base model {trained_on}, but model.pretrained is"
+                f" {self.base_name}. If these are not the same weights, the answers are of no use"
+            )
+
+
+def _last_name(base: str) -> str:
+    """Return the name of base weights without their owner or folder, also in a cache of the hub."""
+    cached = [part for part in Path(base).parts if part.startswith("models--")]
+    return cached[0].rpartition("--")[2] if cached else Path(base).name

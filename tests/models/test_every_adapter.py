@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 import os
 import subprocess
 import sys
@@ -402,3 +403,23 @@ def test_a_config_can_be_changed_and_written_out() -> None:
 def test_a_batch_can_be_announced_to_adapters_only() -> None:
     with pytest.raises(ValueError, match="Thinker has no adapters to announce a batch to"):
         announce_batch(Thinker())
+
+
+def test_adapters_on_another_base_model_are_named(build: Build, tmp_path: Path) -> None:
+    module = build(adapter=AdapterConfig(rank=4))
+    checkpoint = {"state_dict": module.state_dict()}
+    module.save_adapter(tmp_path / "adapter")
+    module.on_save_checkpoint(checkpoint)
+    other = tmp_path / "other"
+    other.symlink_to(module.base_name)
+    moved = tmp_path / "elsewhere" / Path(module.base_name).name
+    moved.parent.mkdir()
+    moved.symlink_to(module.base_name)
+    said = f"trained on the base model {module.base_name}, but model.pretrained is {other}"
+    with pytest.warns(UserWarning, match=said):
+        build(adapter=AdapterConfig(rank=4), pretrained=other).on_load_checkpoint(checkpoint)
+    with pytest.warns(UserWarning, match=said):
+        build(adapter=None, load_adapter=tmp_path / "adapter", pretrained=other)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build(adapter=AdapterConfig(rank=4), pretrained=moved).on_load_checkpoint(checkpoint)
