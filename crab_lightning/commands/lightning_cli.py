@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from argparse import ArgumentError
@@ -211,7 +212,10 @@ class CrabCLI(LightningCLI):
                     on_hub = key == "load_adapter" and is_address(value)
                     section[key] = str(downloaded(value)) if on_hub else found_path(str(value))
         if isinstance(data.get("root"), str | Path):  # this folder need not exist yet
-            data["root"] = str(Path(data["root"]).absolute())
+            data["root"] = str(Path(data["root"]).expanduser().absolute())
+        for key in ("run.root", "run.folder", "ckpt_path"):
+            if (value := self.config.get(key)) and value not in (AUTO, None) and not is_address(value):
+                self.config[key] = os.path.expanduser(value)
 
     def _latest(self) -> str | None:
         """Return the last checkpoint of the run folder, or ``None`` if the folder has none."""

@@ -308,8 +308,9 @@ def found_path(value: str) -> str:
     and is returned unchanged.
 
     Args:
-        value: A path, absolute or relative to the current folder, or a hub name.
+        value: A path, absolute, relative to the current folder or beginning with ``~``, or a hub name.
     """
+    value = os.path.expanduser(value)
     if Path(value).exists():
         return str(Path(value).absolute())
     first, _, rest = value.partition("/")

@@ -220,6 +220,19 @@ def test_config_that_no_run_has_written_is_kept(
     assert (home / "config.yaml").read_text() == "mine: true\n"
 
 
+def test_tilde_stands_for_the_home_folder_in_every_path_of_a_run(
+    small: dict[str, Path], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("mini", "tiny"):
+        (home / name).symlink_to(small[name])
+    paths = {"run.folder": "~/run", "data.root": "~/mini", "model.init_args.pretrained": "~/tiny"}
+    assert quick(small, "fit", *(f"--{key}={path}" for key, path in paths.items())) == 0
+    assert quick(small, "test", "--ckpt_path=~/run") == 0
+    assert (home / "run/metrics.json").is_file()
+    assert not Path("~").exists()
+
+
 def test_fast_dev_run_leaves_nothing(small: dict[str, Path], home: Path) -> None:
     assert quick(small, "fit", "--trainer.fast_dev_run=true") == 0
     assert contents(home).keys() == {"config.yaml"}
