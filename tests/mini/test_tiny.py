@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -74,9 +75,18 @@ def test_existing_checkpoint_is_not_overwritten(tiny: Path) -> None:
         make_tiny_native(tiny)
 
 
-def test_heads_that_do_not_divide_the_width_are_refused() -> None:
-    with pytest.raises(ValueError, match="vision_hidden is 90"):
-        TinyNativeConfig(vision_hidden=90)
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        ({"vision_hidden": 90}, "vision_hidden is 90; it must be a multiple of 16"),
+        ({"heads": 0}, "heads is 0; it must be positive"),
+        ({"layers": -1}, "layers is -1; it must be positive"),
+        ({"rope_theta": float("nan")}, "rope_theta is nan; it must be positive"),
+    ],
+)
+def test_sizes_that_make_no_model_are_refused(size: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        TinyNativeConfig(**size)
 
 
 def test_default_checkpoint_is_small(build: Build, tiny: Path) -> None:

@@ -53,11 +53,14 @@ class TinySizes:
     """
 
     def __post_init__(self) -> None:
-        """Check ``multiples``.
+        """Check that all numbers are positive, and check ``multiples``.
 
         Raises:
-            ValueError: If a size is not such a multiple.
+            ValueError: If a number is not positive, or a size is not such a multiple.
         """
+        for name, number in vars(self).items():
+            if not isinstance(number, bool | str | None) and not number > 0:
+                raise ValueError(f"{name} is {number}; it must be positive")
         for name, (factor, other) in self.multiples.items():
             value, step = getattr(self, name), factor * getattr(self, other, 1)
             if value % step:
