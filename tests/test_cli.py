@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -19,6 +20,7 @@ import torch
 
 from crab_lightning.commands import COMMANDS, main
 from crab_lightning.commands.output import quieten
+from crab_lightning.commands.trainer import one_config
 from crab_lightning.data.loading import SampleError
 from crab_lightning.program import start_is_over, start_quickly
 
@@ -187,6 +189,33 @@ def test_unknown_flag_is_one_line_with_the_closest_key_and_where_to_look(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["demo.yaml"], "'demo.yaml' belongs to no option; a config is given as --config demo.yaml"),
+        (["tests"], "'tests' belongs to no option; a run or a checkpoint is given as --ckpt_path tests"),
+        (["gone"], "'gone' belongs to no option; `python cli.py test --help` lists the options"),
+        (["--trainer.max_epochs", "3", "4"], "'4' belongs to no option"),
+        (["--config", "demo.yaml", "batch_size=4"], "'batch_size=4' belongs to no option; did you mean --"),
+        (["--checkpoint", "runs/x"], "--checkpoint runs/x: a run or a checkpoint is given as --ckpt_path r"),
+        (["--checkpoint=runs/x"], "--checkpoint runs/x: a run or a checkpoint is given as --ckpt_path r"),
+        (["--config", os.devnull], f"config {os.devnull} is no regular file; write its content to a .yaml"),
+    ],
+)
+def test_a_word_that_is_no_option_is_told_which_one_is_meant(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPO)
+    assert error_of(capsys, ["test", *words]).startswith(f"error: {said}")
+
+
+def test_a_class_may_be_named_after_its_arguments() -> None:
+    words = ["--a.b.class_path", "inner", "--a.init_args.x", "2", "--n", "--a.class_path=outer", "--a.y=3"]
+    assert one_config(words).words == [
+        "--a.class_path=outer", "--a.b.class_path", "inner", "--a.init_args.x", "2", "--n", "--a.y=3",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
         (["--mistyped.key=1"], "there is no key 'mistyped.key'; `python"),
         (["--batch_size=3"], "no key 'batch_size' (did you mean 'data.batch_size'?)"),
         (
@@ -224,7 +253,6 @@ def test_misspelt_key_is_answered_with_the_closest_one(
         (["--data.tasks.x", "3"],
          "data.tasks.x is 3; it must be the import path of a class derived from Task"),
         (["--model", "4"], "model is 4; it must be the import path of a class derived from AskedModule"),
-        (["--checkpoint", "3"], "checkpoint is 3; it must be a mapping, such as {key: value}"),
     ],
 )  # fmt: skip
 def test_value_of_the_wrong_type_is_one_line(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from argparse import ArgumentError
@@ -214,8 +213,8 @@ class CrabCLI(LightningCLI):
         if isinstance(data.get("root"), str | Path):  # this folder need not exist yet
             data["root"] = str(Path(data["root"]).expanduser().absolute())
         for key in ("run.root", "run.folder", "ckpt_path"):
-            if (value := self.config.get(key)) and value not in (AUTO, None) and not is_address(value):
-                self.config[key] = os.path.expanduser(value)
+            if (value := self.config.get(key)) and value.startswith("~"):
+                self.config[key] = str(Path(value).expanduser())
 
     def _latest(self) -> str | None:
         """Return the last checkpoint of the run folder, or ``None`` if the folder has none."""

@@ -66,7 +66,8 @@ class Given(NamedTuple):
 def one_config(words: list[str], function: str = "fit") -> Given:
     """Replace all ``--config`` options with one, whose value is the text of all config files merged.
 
-    Flags take precedence over configs, whatever their order is. Without ``--config``, the config of the run
+    Flags take precedence over configs, whatever their order is, and an option that names a class is put
+    before the options with its arguments. Without ``--config``, the config of the run
     in ``--ckpt_path`` is used. Only ``fit`` keeps the settings of training, see
     :func:`~crab_lightning.configuration.allowed_code.without_training`.
 
@@ -77,7 +78,9 @@ def one_config(words: list[str], function: str = "fit") -> Given:
     Raises:
         ConfigError: If a config is missing, is empty or cannot be read, or names a class that is not allowed.
     """
+    _check_words(words, function)
     names, rest = take(words, ("--config", "-c"))
+    rest = _classes_first(rest)
     stored: Path | None = None
     given, others = take(rest, ("--ckpt_path",))
     checkpoint = given[-1] if given else None  # the parser, too, takes the last one
@@ -114,3 +117,39 @@ def one_config(words: list[str], function: str = "fit") -> Given:
     name = repo or content.get("run", {}).get("name") or find_config(names[0]).stem
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     return Given(["--config", text, *rest], name, names)
+
+
+def _classes_first(words: Sequence[str]) -> list[str]:
+    """Return the options with those that name a class in front, because the parser needs the class first."""
+    options: list[list[str]] = []
+    for word in words:
+        if word.startswith("-") or not options:
+            options.append([word])
+        else:
+            options[-1].append(word)
+    named = [option for option in options if option[0].partition("=")[0].endswith(".class_path")]
+    others = [option for option in options if option not in named]
+    named.sort(key=lambda option: option[0].partition("=")[0].count("."))  # outer classes before inner ones
+    return [word for option in (*named, *others) for word in option]
+
+
+def _check_words(words: Sequence[str], function: str) -> None:
+    """Refuse words that belong to no option, and a run after ``--checkpoint``, which is a section of keys."""
+    for before, word in zip(["", *words], words, strict=False):
+        name, equals, value = word.partition("=")
+        if before == "--checkpoint" or (name == "--checkpoint" and equals):
+            value = value or word
+            if not value.startswith("{"):
+                raise ConfigError(
+                    f"--checkpoint {value}: a run or a checkpoint is given as --ckpt_path {value}"
+                )
+        if word.startswith("-") or (before.startswith("-") and "=" not in before):
+            continue
+        remedy = f"`python cli.py {function} --help` lists the options"
+        if word.endswith((".yaml", ".yml")):
+            remedy = f"a config is given as --config {word}"
+        elif equals and name.replace(".", "").replace("_", "").isalnum():
+            remedy = f"did you mean --{word}?"
+        elif Path(word).exists():
+            remedy = f"a run or a checkpoint is given as --ckpt_path {word}"
+        raise ConfigError(f"{word!r} belongs to no option; {remedy}")

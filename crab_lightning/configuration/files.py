@@ -99,8 +99,10 @@ def find_config(name: str | Path) -> Path:
             return place
     if path.is_dir():
         raise ConfigError(f"config {name} is a folder; give one .yaml file of it")
+    if path.exists():
+        raise ConfigError(f"config {name} is no regular file; write its content to a .yaml file")
     known = sorted({p.name for root in roots if root.is_dir() for p in root.glob("*.yaml")})
-    looked = ", ".join(str(place.parent) for place in places)
+    looked = ", ".join(dict.fromkeys(str(place.parent) for place in places))
     raise ConfigError(
         f"config {name}: no such file in {looked}; configs/ has: {', '.join(known) or 'nothing'}"
     )
@@ -310,7 +312,7 @@ def found_path(value: str) -> str:
     Args:
         value: A path, absolute, relative to the current folder or beginning with ``~``, or a hub name.
     """
-    value = os.path.expanduser(value)
+    value = str(Path(value).expanduser()) if value.startswith("~") else value
     if Path(value).exists():
         return str(Path(value).absolute())
     first, _, rest = value.partition("/")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import warnings
 import os
 import subprocess
 import sys
+import warnings
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
