@@ -61,8 +61,8 @@ def keep_output_open() -> None:
 
 def lost_output() -> OSError | None:
     """Return the error that kept a part of stdout from being written; ``None`` if nothing was lost."""
-    lost: OSError | None = getattr(getattr(sys.stdout.buffer, "raw", None), "lost", None)
-    return lost
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return raw.lost if isinstance(raw, _Lasting) else None
 
 
 # Messages that Lightning prints at every start and that do not help the user, each with the reason.
