@@ -220,11 +220,12 @@ def show(answer: Answer, options: Sequence[str] | None, *, as_json: bool, moment
     title = f"{first}{answer.task} as {answer.dataset}: {answer.tokens} tokens in {answer.seconds:.1f} s{cut}"
     console.print(Panel(Text(answer.text or "(empty)"), title=title, title_align="left"))
     if answer.value is None:
-        console.print(Text(f"parsed: cannot be read{': ' + answer.note if answer.note else ''}"))
+        parsed = f"cannot be read{': ' + answer.note if answer.note else ''}"
     elif options and isinstance(answer.value, int):
-        console.print(Text(f"parsed: option {answer.value}, {options[answer.value]}"))
+        parsed = f"option {answer.value}, {options[answer.value]}"
     else:
-        console.print(Text(f"parsed: {json.dumps(answer.value, ensure_ascii=False)}"))
+        parsed = json.dumps(answer.value, ensure_ascii=False)
+    console.print(Text(f"parsed: {parsed}"), soft_wrap=True)
 
 
 def _show_windows(console: Console, answer: Answer, moment: str) -> None:

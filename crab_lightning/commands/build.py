@@ -91,7 +91,7 @@ def import_(words: Sequence[str]) -> None:
             overwrite=args.overwrite,
             progress=bar,
         )
-    report.print(Console())
+    report.print(Console(soft_wrap=True))
     nothing = ImportIncomplete(
         f"no row of {args.dataset} could be imported from {_listed(args.source)}; "
         "the table above says what is missing"

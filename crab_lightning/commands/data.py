@@ -124,7 +124,7 @@ def check(words: Sequence[str]) -> None:
             timeout_s=args.timeout,
             progress=bar,
         )
-    report.print(Console())
+    report.print(Console(soft_wrap=True))
     if args.json is not None:
         report.write(args.json)
     errors, warnings = report.count("error"), report.count("warning")

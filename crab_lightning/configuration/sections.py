@@ -12,7 +12,7 @@ from crab_lightning.configuration.files import ConfigError, compose, naming_file
 from crab_lightning.configuration.objects import class_of, objects_of
 from crab_lightning.data import AVDataModule, has_test, read_manifest
 from crab_lightning.data.manifests.files import manifest_path
-from crab_lightning.data.manifests.keys import check_datasets
+from crab_lightning.data.manifests.keys import check_datasets, chosen_datasets
 from crab_lightning.data.manifests.rows import limited
 from crab_lightning.spelling import did_you_mean
 from crab_lightning.structures import DatasetSpec, Sample
@@ -32,7 +32,7 @@ def tasks_and_datasets(
 
     Args:
         config: Name or path of the config.
-        chosen: Keys of the datasets to return. By default, all are returned.
+        chosen: Keys of the datasets to return. By default, those in ``only`` of the config, or all.
 
     Raises:
         ConfigError: If the config has no datasets, lacks a chosen one, or has a wrong key or value.
@@ -46,10 +46,12 @@ def tasks_and_datasets(
     tasks, datasets = dict(made.tasks), dict(made.datasets)
     with naming_file([config]):
         check_datasets(tasks, datasets)
-    if unknown := [name for name in chosen or () if name not in datasets]:
+        if chosen is None:
+            return tasks, chosen_datasets(datasets, content.get("only"))
+    if unknown := [name for name in chosen if name not in datasets]:
         near = did_you_mean(unknown[0], datasets)
         raise ConfigError(f"--only names {', '.join(unknown)}{near}; {config} has: {', '.join(datasets)}")
-    return tasks, {name: row for name, row in datasets.items() if chosen is None or name in chosen}
+    return tasks, {name: row for name, row in datasets.items() if name in chosen}
 
 
 def data_module(section: Mapping[str, Any], files: Sequence[str | Path] = ()) -> AVDataModule:

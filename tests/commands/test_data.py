@@ -28,6 +28,20 @@ def test_a_sound_root_exits_with_0(root: Path, capsys: pytest.CaptureFixture[str
     assert "no error" in capsys.readouterr().out
 
 
+def test_a_config_says_which_datasets_are_checked(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "own.yaml"
+    config.write_text("include: data/av_uie_v2.yaml\nonly: [mer24]\n")
+    assert check(root, "--config", str(config), "--json", str(tmp_path / "found.json")) == 0
+    content = json.loads((tmp_path / "found.json").read_text())
+    assert {manifest["dataset"] for manifest in content["manifests"]} == {"mer24"}
+    config.write_text("include: data/av_uie_v2.yaml\nonly: [mer2024]\n")
+    capsys.readouterr()
+    assert check(root, "--config", str(config)) == 1
+    assert "data.only names 'mer2024' (did you mean 'mer24'?)" in capsys.readouterr().err
+
+
 def test_a_bad_root_exits_with_1_and_lists_everything_in_json(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -36,7 +50,8 @@ def test_a_bad_root_exits_with_1_and_lists_everything_in_json(
     assert check(root, "--only", "mer24,avcap", "--json", str(tmp_path / "found.json")) == 1
     printed = capsys.readouterr()
     assert "2 errors" in printed.err
-    assert "train0.wav" in printed.out.replace("\n", "")
+    assert sum(line.startswith("error media mer24 train: row") for line in printed.out.splitlines()) == 2
+    assert "train0.wav" in printed.out
     content = json.loads((tmp_path / "found.json").read_text())
     assert [(p["kind"], p["dataset"], p["row"]) for p in content["problems"] if p["level"] == "error"] == [
         ("media", "mer24", 0),

@@ -60,8 +60,8 @@ def test_every_example_is_learnt_from_tested_and_checked(
     root_with(tmp_path, [row], "test")
     tasks, specs = {name: task(name)}, {"mine": DatasetSpec(name, layout, frames=2, size_px=28)}
     data = AVDataModule(tmp_path, tasks, specs, val_share=0)
-    if "sound" not in row and "audio" not in row and layout == "plain":  # the small test clip is silent
-        data.datasets["mine"].columns = {"sound": "none"}
+    sound = np.sin(np.arange(64_000) * 0.2) / 4
+    write_video(tmp_path / "mine/clips/0.mp4", np.zeros((8, 32, 32, 3), np.uint8), 2, sound)
     data.processor = Letters()
     data.setup()
     (train,), (test,) = data.samples("train"), data.samples("test")
@@ -73,12 +73,10 @@ def test_every_example_is_learnt_from_tested_and_checked(
     metrics = asked.metrics(spec)
     asked.update(metrics, asked.parse(test.target or "", test, spec), test, spec)
     prompt = asked.conversation(train)
-    if layout == "messages" or row.get("audio"):
-        assert sum(isinstance(part, Media) for part in prompt) == len(
-            (*train.videos, *train.images, *train.audios)
-        )
-        (batch,) = list(data.train_dataloader())
-        assert batch.labels is not None
+    files = (*train.videos, *train.images, *train.audios)
+    assert sum(isinstance(part, Media) for part in prompt) == len(files)
+    (batch,) = list(data.train_dataloader())
+    assert batch.labels is not None
     report = check_root(tmp_path, tasks, specs | {"mine": spec})
     wrong = [
         p for p in report.problems if p.kind not in ("leak_clip", "leak_content", "media", "mask", "duration")
@@ -279,7 +277,9 @@ def test_clip_without_any_sound_and_a_broken_link_are_named_with_what_to_do(tmp_
     report = check_root(tmp_path, {"t": task("open_answer")}, {"mine": spec})
     mute, none, dead = (problem.message for problem in report.problems if problem.level == "error")
     assert "names no `audio`, so the sound track of its video is used" in mute
-    assert mute.endswith("or state `columns: {sound: none}` for the dataset to hear nothing.")
+    assert mute.endswith(
+        "or state `columns: {sound: none}` for the dataset to hear nothing, if its task needs no sound."
+    )
     assert "has an audio track without a single sample" in none
     assert dead.endswith(
         "dead.mp4 is not a file. Add it, or correct the row. It is a link that leads nowhere."
@@ -396,3 +396,20 @@ def test_a_dataset_without_rows_to_score_is_named(tmp_path: Path, caplog: pytest
     assert "is not scored" not in setup("fit", "mine", val_share=0)
     root_with(tmp_path, [{**row, "video": "clips/1.mp4"}], "test")
     assert "is not scored" not in setup("test", "mine")
+
+
+def test_a_dataset_without_the_files_of_its_task_is_refused_and_reported(tmp_path: Path) -> None:
+    root_with(tmp_path, [{"f": "clips/0.mp4", "question": "?", "answer": "a"}])
+    columns: dict[str, Any] = {
+        "media": {"videos": "f"},
+        "fields": {"question": "question", "answer": "answer"},
+    }
+    specs = {"mine": DatasetSpec("t", columns={**columns, "target": "answer"})}
+    tasks = {"t": task("question_answering")}
+    said = r"has 1 place for audio, but the row names 0 audio files\. Name the .*media: \{audios: KEY\}"
+    with pytest.raises(ValueError, match=f"row 0 of mine's training rows.*{said}"):
+        AVDataModule(tmp_path, tasks, specs, val_share=0).setup()
+    problems = [p.message for p in check_root(tmp_path, tasks, specs).problems]
+    assert any(re.search(f"^row 0: the prompt of the task 't' {said}", problem) for problem in problems)
+    columns["media"]["audios"] = "f"  # the sound track of the video
+    AVDataModule(tmp_path, tasks, specs, val_share=0).setup()

@@ -26,11 +26,12 @@ from crab_lightning.data.manifests.files import (
 from crab_lightning.data.manifests.layout import layout_of
 from crab_lightning.data.manifests.own import no_sound_hint
 from crab_lightning.data.manifests.reader import survey_manifest
+from crab_lightning.data.manifests.rows import check_files
 from crab_lightning.data.manifests.split import clips_of
 from crab_lightning.data.sampling.lengths import guess_tokens
 from crab_lightning.spelling import counted
 from crab_lightning.structures import DatasetSpec, Sample
-from crab_lightning.tasks.base import Task
+from crab_lightning.tasks.base import Task, describe
 
 __all__ = ["CheckReport", "Problem", "check_root"]
 
@@ -153,9 +154,10 @@ class _Check:
             for sample in samples:
                 written = len(sample.target or "")
                 try:
-                    prompt = task.conversation(sample)
+                    prompt = check_files(task, sample)
                 except ValueError as err:
-                    text = f"row {sample.row}: {str(err).rstrip('.')}. Correct the row or remove it."
+                    told = str(err).removeprefix(f"{describe(sample)}: ").rstrip(".")
+                    text = f"row {sample.row}: {told}. Correct the row, or the dataset's entry."
                     self.add("error", "row", manifest, text, sample.row)
                     continue
                 totals.tokens.append(guess_tokens(sample, spec, spec.audio, prompt, written))

@@ -103,7 +103,7 @@ def no_sound_hint(sample: Sample, path: Path) -> str:
         return ""
     return (
         " The row names no `audio`, so the sound track of its video is used: name a sound file, or "
-        "state `columns: {sound: none}` for the dataset to hear nothing."
+        "state `columns: {sound: none}` for the dataset to hear nothing, if its task needs no sound."
     )
 
 

@@ -14,8 +14,9 @@ from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.data.manifests.split import carve_validation
 from crab_lightning.data.sampling.packed_samples import PackedSamples
 from crab_lightning.data.sampling.seeding import stable_hash
-from crab_lightning.structures import DatasetSpec, Sample, Split
-from crab_lightning.tasks.base import NO_CLASS, Task
+from crab_lightning.spelling import counted
+from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample, Split
+from crab_lightning.tasks.base import NO_CLASS, Task, describe
 
 _log = logging.getLogger(__name__)
 
@@ -102,8 +103,11 @@ def split_rows(
         seed: Seed of the choices.
 
     Raises:
-        ValueError: If a task cannot read an annotation.
+        ValueError: If a task cannot read an annotation, or needs other files than a dataset has.
     """
+    for samples in (*train.values(), *tested.values()):
+        if samples:  # one row stands for all, because this is a fault of the dataset's entry
+            check_files(tasks[samples[0].task], samples[0])
     carved = carve_validation(train, val_share, seed)
     splits: dict[Split, dict[str, PackedSamples]] = {"train": {}, "val": {}, "test": {}}
     for name, spec in specs.items():
@@ -120,6 +124,30 @@ def split_rows(
             splits[split][name] = PackedSamples(limited(samples, spec.limit, seed))
         splits["test"].setdefault(name, splits["val"][name])
     return Rows(splits, specs, carved.unsplit)
+
+
+def check_files(task: Task[Any], sample: Sample) -> Conversation:
+    """Return the conversation of a sample, after a check that the sample has a file for each place in it.
+
+    Raises:
+        ValueError: If it has more or fewer files, or the task cannot ask about it.
+    """
+    asked = task.conversation(sample)
+    for media, files in (
+        (Media.VIDEO, sample.videos),
+        (Media.IMAGE, sample.images),
+        (Media.AUDIO, sample.audios),
+    ):
+        if (places := asked.count(media)) != len(files):
+            kind = media.value
+            heard = ", which may be a video file whose sound track is heard" if media is Media.AUDIO else ""
+            raise ValueError(
+                f"{describe(sample)}: the prompt of the task {sample.task!r} has {counted(places, 'place')}"
+                f" for {kind}, but the row names {counted(len(files), f'{kind} file')}. Name the {kind} file"
+                f"{heard}: under {kind!r} with the layout plain, else with"
+                f" `columns: {{media: {{{kind}s: KEY}}}}`. The task OpenAnswer asks about any files"
+            )
+    return asked
 
 
 def report_empty_splits(rows: Rows, stage: str | None, wanted: bool) -> None:
