@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -238,6 +238,12 @@ class Task(ABC, Generic[AnswerT]):
 
     def remarks(self, sample: Sample) -> list[str]:
         """Return remarks on an annotation that can be read and scored but is probably wrong."""
+        return []
+
+    def caveats(
+        self, samples: Sequence[Sample], spec: DatasetSpec, lengths_s: Mapping[str, float]
+    ) -> list[str]:
+        """Return warnings about the scores of some samples; ``lengths_s`` has clip lengths by sample id."""
         return []
 
     def note(self, spec: DatasetSpec) -> str | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torchmetrics import Metric, MetricCollection
 
 from crab_lightning.metrics import EventMeanAP, SegmentAccuracy
+from crab_lightning.spelling import counted
 from crab_lightning.structures import ClipWindow, DatasetSpec, Sample
 from crab_lightning.tasks.answers import class_index, distinct_names, plain, tag_bodies
 from crab_lightning.tasks.base import LENIENT, chosen, classes_of, describe
@@ -132,6 +134,33 @@ class EventLocalization(EventTask[tuple[EventSpan, ...]]):
         else:
             found = read_events(sample.fields["annotation"], ANY_LENGTH_S)
         return cut_off_remarks(sample, found, self.length_s(sample))
+
+    def caveats(
+        self, samples: Sequence[Sample], spec: DatasetSpec, lengths_s: Mapping[str, float]
+    ) -> list[str]:
+        """Return warnings about events at the same time and about short clips, which segment accuracy has."""
+        if "segment_accuracy" not in chosen(spec, _METRICS, ("segment_accuracy",)):
+            return []
+        found, together = [], 0
+        for sample in samples:
+            with suppress(ValueError):  # reported for its row
+                named = {(second, e.name) for e in self.truth(sample, spec) for second in e.seconds}
+                together += len(named) > len({second for second, _ in named})
+        if together:
+            found.append(
+                f"in {together:,} of {counted(len(samples), 'row')}, several events happen in the same"
+                " second. segment_accuracy knows one event in each second and takes the first of the row."
+                " Name the most important event first, or score with `metrics: [map]`"
+            )
+        known = [(lengths_s[s.id], self.length_s(s)) for s in samples if s.id in lengths_s]
+        if short := sum(length_s < clip_s - 1 for length_s, clip_s in known):
+            found.append(
+                f"of {counted(len(known), 'clip')}, {short:,} {'ends' if short == 1 else 'end'} more than a"
+                f" second before the clip length of {known[0][1]} s. segment_accuracy scores the seconds"
+                " after their end as background, so that even an answer that cannot be read gets points."
+                " State the length of the clips as `clip_s` of the dataset's entry"
+            )
+        return found
 
     def truth(self, sample: Sample, spec: DatasetSpec) -> tuple[EventSpan, ...]:
         """Return the annotated events with the names in ``spec.classes``; an event of no length is left out.

@@ -58,7 +58,7 @@ def test_every_example_is_learnt_from_tested_and_checked(
     row = json.loads(text)
     root_with(tmp_path, [row])
     root_with(tmp_path, [row], "test")
-    tasks, specs = {name: task(name)}, {"mine": DatasetSpec(name, layout, frames=2, size_px=28)}
+    tasks, specs = {name: task(name)}, {"mine": DatasetSpec(name, layout, frames=2, size_px=28, clip_s=4)}
     data = AVDataModule(tmp_path, tasks, specs, val_share=0)
     sound = np.sin(np.arange(64_000) * 0.2) / 4
     write_video(tmp_path / "mine/clips/0.mp4", np.zeros((8, 32, 32, 3), np.uint8), 2, sound)
@@ -413,3 +413,33 @@ def test_a_dataset_without_the_files_of_its_task_is_refused_and_reported(tmp_pat
     assert any(re.search(f"^row 0: the prompt of the task 't' {said}", problem) for problem in problems)
     columns["media"]["audios"] = "f"  # the sound track of the video
     AVDataModule(tmp_path, tasks, specs, val_share=0).setup()
+
+
+def test_events_at_the_same_time_and_short_clips_are_named_where_they_change_the_score(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def event(name: str, start_s: float, end_s: float) -> dict[str, Any]:
+        return {"event": name, "start_s": start_s, "end_s": end_s}
+
+    lists = [event("dog", 0, 2), event("bell", 1, 2)], [event("dog", 0, 1), event("bell", 1, 2)]
+    rows = [
+        {"video": f"clips/{i}.mp4", "audio": "clips/0.wav", "events": events}
+        for i, events in enumerate(lists)
+    ]
+    root_with(tmp_path, rows)
+    root_with(tmp_path, rows, "test")
+    tasks = {"t": task("event_localization")}
+
+    def told(**options: Any) -> list[str]:
+        spec = DatasetSpec("t", "plain", frames=2, size_px=28, **options)
+        caplog.clear()
+        AVDataModule(tmp_path, tasks, {"mine": spec}, val_share=0).setup()
+        assert ("mine, test rows: in 1 of 2 rows, several" in caplog.text) is ("metrics" not in options)
+        report = check_root(tmp_path, tasks, {"mine": spec})
+        return [p.message for p in report.problems if p.kind == "annotation" and p.split == "test"]
+
+    together, short = told()
+    assert together.startswith("in 1 of 2 rows, several events happen in the same second. segment_accuracy")
+    assert short.startswith("of 2 clips, 2 end more than a second before the clip length of 10 s.")
+    assert told(clip_s=2) == [together]
+    assert told(metrics=["map"]) == []

@@ -198,8 +198,13 @@ class _Check:
                 )
                 self.add("warning", "mask", manifest, text)
         for manifest, samples in self.samples.items():
+            lengths_s: dict[str, float] = {}
             for sample in samples:
-                self._check_durations(manifest, sample)
+                if (length_s := self._check_durations(manifest, sample)) is not None:
+                    lengths_s[sample.id] = length_s
+            spec = self.datasets[manifest[0]]
+            for caveat in self.tasks[spec.task].caveats(samples, spec, lengths_s):
+                self.add("warning", "annotation", manifest, caveat)
 
     def _mask(
         self,
@@ -239,7 +244,9 @@ class _Check:
             if job.kind == "video" and facts.duration_s is not None:
                 self.totals[manifest].seconds.append(facts.duration_s)
 
-    def _check_durations(self, manifest: _Manifest, sample: Sample) -> None:
+    def _check_durations(self, manifest: _Manifest, sample: Sample) -> float | None:
+        """Compare the lengths of the files and events of a sample; return the length of its clip if known."""
+
         def seconds(paths: Sequence[Path]) -> float | None:
             known = [self.facts[p].duration_s for p in paths if p in self.facts]
             return known[0] if len(known) == len(paths) == 1 else None
@@ -252,7 +259,7 @@ class _Check:
                 self.add("warning", "duration", manifest, text, sample.row)
         length_s = shown if shown is not None else heard
         if length_s is None:
-            return
+            return None
         # Only rows that a task completes have `events` of a known form; a column map may name anything so.
         completed = layout_of(self.datasets[manifest[0]], manifest[0]).completes
         events = sample.fields.get("events") if completed else None
@@ -261,6 +268,7 @@ class _Check:
             if end_s is not None and end_s > length_s + _DRIFT_S:
                 text = f"row {sample.row}: its event ends at {end_s} s, the clip at {length_s:.1f} s"
                 self.add("warning", "duration", manifest, text, sample.row)
+        return length_s
 
     # Leakage
 

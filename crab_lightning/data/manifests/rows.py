@@ -121,6 +121,8 @@ def split_rows(
         for split, samples in sides.items():
             if split != "train":
                 tasks[spec.task].check(samples, spec)
+                for caveat in tasks[spec.task].caveats(samples, spec, {}):
+                    _log.warning("data.datasets.%s, %s rows: %s.", name, split, caveat)
             splits[split][name] = PackedSamples(limited(samples, spec.limit, seed))
         splits["test"].setdefault(name, splits["val"][name])
     return Rows(splits, specs, carved.unsplit)
