@@ -10,6 +10,9 @@ from typing import Any
 
 from crab_lightning.configuration.allowed_code import PACKAGES, allowed_packages
 
+SCORING = "while scoring "
+"""Begins the note of an error that names the answer that was scored."""
+
 _KNOWN = (ValueError, OSError, ImportError, NotImplementedError, MemoryError)
 # These libraries are not imported here: their errors can only occur after another module has imported them.
 _KNOWN_ELSEWHERE = (
@@ -37,6 +40,8 @@ def is_known(err: BaseException) -> bool:
 
 def place_of(err: BaseException) -> str:
     """Return the file and line of the innermost frame in this package or in a package of the user."""
+    if isinstance(err, SyntaxError) and err.filename is not None:
+        return f"{err.filename}, line {err.lineno}"
     own = {*allowed_packages()}.difference(PACKAGES) | {"crab_lightning", "__main__"}
     places = [
         f"{frame.f_code.co_filename}, line {line}"
@@ -62,4 +67,5 @@ def one_text(err: BaseException) -> str:
     if text.startswith("Caught ") and "Traceback (most recent call last):" in text:
         # A loader process sends its traceback as text. The message follows the last name of the error.
         text = re.split(rf"^(?:[\w.]+\.)?{type(err).__name__}: ", text, flags=re.MULTILINE)[-1].rstrip()
-    return text or type(err).__name__
+    notes = [note for note in getattr(err, "__notes__", ()) if note.startswith(SCORING)]
+    return ", ".join([text or type(err).__name__, *notes[:1]])

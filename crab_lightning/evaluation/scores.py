@@ -144,6 +144,13 @@ class DatasetScores:
 
     def _scored(self, answer: Any, prediction: Prediction) -> dict[str, Any]:
         """Score the parsed answer (``None`` if unreadable) of a prediction, and return its record."""
+        try:
+            return self._record(answer, prediction)
+        except Exception as err:
+            err.add_note(f"while scoring {prediction.sample.id} of data.datasets.{self.dataset}")
+            raise
+
+    def _record(self, answer: Any, prediction: Prediction) -> dict[str, Any]:
         sample = prediction.sample
         truth = self.task.truth(sample, self.spec)
         self._update(answer, prediction.text, sample)

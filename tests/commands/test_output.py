@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from crab_lightning.commands import main
+from crab_lightning.commands.errors import place_of
 from crab_lightning.configuration.files import compose, found_path
 
 REPO = Path(__file__).resolve().parents[2]
@@ -55,6 +56,13 @@ def test_an_error_that_nobody_foresaw_names_the_file_and_the_line(
         f"(this is probably a fault of the code in {__file__}, line {run.__code__.co_firstlineno + 1};"
         in said
     )
+
+
+def test_a_syntax_error_names_the_file_that_has_it(tmp_path: Path) -> None:
+    (tmp_path / "broken_module.py").write_text("ok = 1\nclass Mine(Task:\n")
+    with pytest.raises(SyntaxError) as caught:
+        compile((tmp_path / "broken_module.py").read_text(), str(tmp_path / "broken_module.py"), "exec")
+    assert place_of(caught.value) == f"{tmp_path / 'broken_module.py'}, line {caught.value.lineno}"
 
 
 def test_copied_config_finds_its_parts_among_the_shipped(tmp_path: Path) -> None:

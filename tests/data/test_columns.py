@@ -259,6 +259,10 @@ def test_a_class_of_another_package_reads_what_no_map_can_state(tmp_path: Path) 
             {"columns": {"fields": {"x": {"key": "x", "type": "float"}}}},
             r"\.columns\.fields\.x\.type is 'float'.*; there are",
         ),
+        (
+            {"columns": {"fields": {"x": {"key": "x", "type": "text", "optional": "no"}}}},
+            r"\.columns\.fields\.x\.optional is \"no\"; it must be true or false",
+        ),
         ({"columns": {"fields": {"x": {"type": "text"}}}}, "give it one of key, keys"),
         (
             {"columns": {"fields": {"question": "q", "option": "o"}}},

@@ -443,3 +443,20 @@ def test_events_at_the_same_time_and_short_clips_are_named_where_they_change_the
     assert short.startswith("of 2 clips, 2 end more than a second before the clip length of 10 s.")
     assert told(clip_s=2) == [together]
     assert told(metrics=["map"]) == []
+
+
+def test_files_that_are_not_what_their_names_say_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = {"video": "clips/0.mp4", "audio": "clips/0.wav", "question": "?", "answer": "a"}
+    root_with(tmp_path, [row])
+    mine, specs = tmp_path / "mine", {"mine": DatasetSpec("t", "plain")}
+    (mine / "valid.jsonl").write_text(json.dumps(row))
+    AVDataModule(tmp_path, {"t": task("open_answer")}, specs, val_share=0).setup()
+    said = f"{mine / 'valid.jsonl'}: it is not read"
+    assert f"data.datasets.mine: {said}" in caplog.text
+    assert any(said in p.message for p in check_root(tmp_path, {"t": task("open_answer")}, specs).problems)
+    for text in (json.dumps([row]), json.dumps([row], indent=1)):
+        (mine / "train.jsonl").write_text(text)
+        with pytest.raises(ManifestError, match=r"train\.jsonl contains a JSON array.* Name it train\.json"):
+            AVDataModule(tmp_path, {"t": task("open_answer")}, specs).setup()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from crab_lightning.commands.errors import one_text
 from crab_lightning.evaluation.long_clips import LongClips, parts_of
 from crab_lightning.evaluation.scores import DatasetScores
 from crab_lightning.structures import ClipWindow, DatasetSpec, Prediction, Sample
@@ -41,6 +42,20 @@ def test_unreadable_cut_and_missing_answers_are_counted_with_what_they_earn() ->
     alone = DatasetScores("ave", EventLocalization(), SPEC)
     alone.add_missing(asked("d", "val"))
     assert alone.result(alone.sums(), None)["splits"] == ["val"]
+
+
+@pytest.mark.parametrize("method", ["truth", "update", "score"])
+@pytest.mark.parametrize("fault", [ValueError("odd"), KeyError("gone")])
+def test_an_error_of_a_task_names_the_answer_that_was_scored(
+    monkeypatch: pytest.MonkeyPatch, method: str, fault: Exception
+) -> None:
+    def fail(*_: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr(EventLocalization, method, fail)
+    with pytest.raises(type(fault)) as caught:
+        DatasetScores("ave", EventLocalization(), SPEC).add(Prediction(asked("a"), "dunno", 2, False))
+    assert one_text(caught.value) == f"{fault}, while scoring a of data.datasets.ave"
 
 
 def test_a_long_clip_is_cut_off_where_any_of_its_answers_is() -> None:

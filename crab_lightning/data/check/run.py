@@ -17,11 +17,13 @@ from crab_lightning.data.check.rows import (
     readable_classes,
 )
 from crab_lightning.data.manifests.files import (
+    UNREAD,
     ExistingFiles,
     ManifestError,
     has_test,
     manifest_path,
     near_name,
+    unread_files,
 )
 from crab_lightning.data.manifests.layout import layout_of
 from crab_lightning.data.manifests.own import no_sound_hint
@@ -113,6 +115,8 @@ class _Check:
             for split in splits:
                 self.totals[name, split] = FileTotals(name, split)
                 self.samples[name, split] = self._survey(name, spec, split)
+            for path in unread_files(self.root, name, spec):
+                self.add("warning", "manifest", (name, "train"), f"{path}: {UNREAD}")
             self._check_dataset(name, spec)
         self.progress("manifests", len(self.datasets), len(self.datasets))
 

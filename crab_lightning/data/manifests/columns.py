@@ -246,12 +246,15 @@ class _Side:
             raise ValueError(
                 f"{place}.item is {show(item)}; it must be the number of an element, counted from 0"
             )
+        optional = said.get("optional", False)
+        if not isinstance(optional, bool):
+            raise ValueError(f"{place}.optional is {show(optional)}; it must be true or false")
         modes = [(mode, key) for mode, key in _MODES.items() if said.get(key) is not None]
         if len(modes) != 1:
             raise ValueError(f"{place} is {show(dict(said))}; give it one of key, keys, any_of and value")
         mode, key = modes[0]
         keys = key_names(said[key], place)
-        self.columns.append(_Column(name, keys, TYPES[kind], mode, item, bool(said.get("optional"))))
+        self.columns.append(_Column(name, keys, TYPES[kind], mode, item, optional))
 
     def needs(self) -> Needs:
         kinds = [kind for kind, _ in self.media]

@@ -19,6 +19,11 @@ from crab_lightning.structures import DatasetSpec
 
 ANNOTATIONS = "AVUIE_2"
 FORMATS = (".json", ".jsonl", ".csv", ".parquet")
+_VALIDATION = ("val", "valid", "validation", "dev")
+UNREAD = (
+    "it is not read, because a part of the training rows (data.val_share) is used for validation. Add its rows"
+    " to the training file, or score them with `test_file`"
+)
 MANIFEST_BYTES = 2**30  # the largest released file has less than 100 megabytes
 
 
@@ -92,6 +97,14 @@ def has_test(root: Path, dataset: str, spec: DatasetSpec) -> bool:
     return manifest_path(root, dataset, spec, "test").is_file()
 
 
+def unread_files(root: Path, dataset: str, spec: DatasetSpec) -> list[Path]:
+    """Return files beside the manifests of a dataset that look like validation rows, which are not read."""
+    named = {spec.train_file, spec.test_file}
+    folder = dataset_folder(root, dataset, spec)
+    files = [folder / f"{name}{ending}" for name in _VALIDATION for ending in FORMATS]
+    return [path for path in files if path.name not in named and path.is_file()]
+
+
 def load_rows(path: Path, where: str, root: Path) -> list[Any]:
     """Return the rows of a manifest file: a JSON array, JSON lines, CSV with a header line, or Parquet.
 
@@ -104,6 +117,11 @@ def load_rows(path: Path, where: str, root: Path) -> list[Any]:
     if path.suffix == ".csv":
         return _csv_rows(text, path, where)
     if path.suffix == ".jsonl":
+        if text.lstrip().startswith("["):
+            raise ManifestError(
+                f"{where}: {path} contains a JSON array, but a .jsonl file has one object in each line. Name"
+                f" it {path.stem}.json, or remove the brackets and the commas between the objects."
+            )
         lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
         return [_json(line, path, f"{where}: {path}: line {number}", "") for number, line in lines]
     rows = _json(text, path, f"{where}: {path}", " One JSON array of objects is expected.")

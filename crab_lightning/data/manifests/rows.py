@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from crab_lightning.data.manifests.files import ManifestError, has_test
+from crab_lightning.data.manifests.files import UNREAD, ManifestError, has_test, unread_files
 from crab_lightning.data.manifests.layout import LAYOUTS
 from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.data.manifests.split import carve_validation
@@ -71,6 +71,8 @@ def read_rows(
             if classes == [] and samples:
                 raise ManifestError(f"data.datasets.{name}: {NO_CLASS}")
             specs[name] = replace(spec, classes=classes)
+        for path in unread_files(root, name, spec):
+            _log.warning("data.datasets.%s: %s: %s.", name, path, UNREAD)
     rows = split_rows(train, tested, tasks, specs, val_share, seed)
     for name, spec in specs.items():
         count = len(rows.splits["val"][name])
