@@ -6,17 +6,47 @@ from dataclasses import dataclass
 from typing import Any
 
 from crab_lightning.models.engine import Sampling
+from crab_lightning.spelling import similar
 from crab_lightning.structures import SYSTEM_MESSAGE, Conversation, DatasetSpec, Media
 
 _PARTS = {"video_url": Media.VIDEO, "image_url": Media.IMAGE, "audio_url": Media.AUDIO}
 _UNSUPPORTED = {
+    "audio": "spoken answers",
+    "frequency_penalty": "penalties",
     "functions": "functions",
+    "guided_choice": "guided answers",
+    "guided_grammar": "guided answers",
+    "guided_json": "guided answers",
+    "guided_regex": "guided answers",
     "logit_bias": "changed token probabilities",
     "logprobs": "token probabilities",
+    "min_p": "min_p",
+    "min_tokens": "a smallest number of tokens",
+    "presence_penalty": "penalties",
+    "repetition_penalty": "penalties",
     "stop": "stop sequences",
+    "structured_outputs": "guided answers",
     "tools": "tools",
+    "top_k": "top_k",
     "top_logprobs": "token probabilities",
 }
+_WITHOUT_EFFECT: dict[str, Any] = {"repetition_penalty": 1, "top_k": -1}
+_READ = (
+    "max_completion_tokens",
+    "max_tokens",
+    "media_io_kwargs",
+    "messages",
+    "model",
+    "n",
+    "prompt_logprobs",
+    "response_format",
+    "seed",
+    "stream",
+    "stream_options",
+    "task",
+    "temperature",
+    "top_p",
+)
 _SHOWN = 80
 
 
@@ -100,8 +130,13 @@ def read_request(body: Any, sizes: RequestSizes | None = None) -> ChatRequest:
     if not isinstance(body, dict):
         raise RequestError("the body must be a JSON object with the key 'messages'")
     sizes = sizes or RequestSizes()
+    known = (*_READ, *_UNSUPPORTED)
+    for key in body:
+        meant = [name for name in known if key not in known and similar(key, name)]
+        if meant:
+            raise RequestError(f"there is no key {shown(key)}; did you mean '{meant[0]}'?", param=key)
     for key, what in _UNSUPPORTED.items():
-        if body.get(key) not in (None, [], {}, False, 0):
+        if body.get(key) not in (None, [], {}, False, 0, _WITHOUT_EFFECT.get(key)):
             raise RequestError(f"this server does not support {what}; leave '{key}' out", param=key)
     if body.get("n") not in (None, 1):
         raise RequestError("this server gives only one answer to a request; leave 'n' out", param="n")

@@ -223,6 +223,10 @@ def test_models_and_health_are_listed(server: Server) -> None:
         ({"max_tokens": 0}, "between 1 and"),
         ({"stop": ["x"]}, "stop sequences"),
         ({"tools": [{"type": "function"}]}, "tools"),
+        ({"repetition_penalty": 1.2}, "does not support penalties; leave 'repetition_penalty' out"),
+        ({"top_k": 40}, "does not support top_k"),
+        ({"max_token": 4}, "there is no key 'max_token'; did you mean 'max_tokens'?"),
+        ({"Temprature": 1}, "there is no key 'Temprature'; did you mean 'temperature'?"),
         ({"media_io_kwargs": {"video": {"num_frames": 10_000}}}, "num_frames"),
         ({"media_io_kwargs": [1]}, "media_io_kwargs"),
     ],
@@ -231,6 +235,12 @@ def test_bad_request_is_named(server: Server, media: Path, change: dict[str, Any
     body = {"messages": message(media)} | change
     with pytest.raises(BadRequestError, match=said):
         server.client().chat.completions.create(model="tiny", messages=body.pop("messages"), extra_body=body)
+
+
+def test_keys_without_effect_are_no_error(server: Server, media: Path) -> None:
+    keys = {"user": "me", "metadata": {}, "repetition_penalty": 1.0, "top_k": -1, "presence_penalty": 0}
+    made = server.client().chat.completions.create(model="tiny", messages=message(media), extra_body=keys)
+    assert made.choices[0].message.content is not None
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ ANNOTATIONS = "AVUIE_2"
 FORMATS = (".json", ".jsonl", ".csv", ".parquet")
 _VALIDATION = ("val", "valid", "validation", "dev")
 UNREAD = (
-    "it is not read, because a part of the training rows (data.val_share) is used for validation. Add its rows"
-    " to the training file, or score them with `test_file`"
+    "it is not read, because a part of the training rows (data.val_share) is used for validation. Add its"
+    " rows to the training file, or score them with `test_file`"
 )
 MANIFEST_BYTES = 2**30  # the largest released file has less than 100 megabytes
 
