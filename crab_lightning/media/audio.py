@@ -99,7 +99,7 @@ def read_audio(
         if track is None:
             raise NoAudioTrack(
                 path,
-                "has no audio track. Give a separate audio file, or remove the clip from the manifest; "
+                "has no audio track. Give a separate audio file, or leave the clip out; "
                 "missing sound is not replaced with silence.",
             )
         declared_s = track.duration * track.time_base if track.duration is not None else None

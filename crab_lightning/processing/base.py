@@ -138,7 +138,7 @@ def check_reserved(where: str, texts: Sequence[str], reserved: Sequence[str]) ->
             if token in text:
                 raise ValueError(
                     f"{where}: its text contains the reserved token {token!r}, which the model would read as "
-                    "markup. Remove it from the manifest."
+                    "markup. Remove it from the text."
                 )
 
 

@@ -445,6 +445,14 @@ def test_events_at_the_same_time_and_short_clips_are_named_where_they_change_the
     assert told(metrics=["map"]) == []
 
 
+def test_a_column_that_the_entry_names_and_the_rows_lack_is_named(tmp_path: Path) -> None:
+    root_with(tmp_path, [{"video": "clips/0.mp4", "question": "?", "answer": "a"}])
+    spec = DatasetSpec("t", "plain", columns={"keys": {"answer": "ansr"}})
+    said = r"key 'ansr' \(columns.keys names it for 'answer'\) is missing \(did you mean 'answer'\?\)"
+    with pytest.raises(ManifestError, match=said):
+        AVDataModule(tmp_path, {"t": task("open_answer")}, {"mine": spec}).setup()
+
+
 def test_files_that_are_not_what_their_names_say_are_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

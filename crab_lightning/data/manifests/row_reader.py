@@ -76,7 +76,7 @@ class RowReader:
             if self.task is None:
                 return sample
             self.layout.check_keys(data, self.task.optional_keys)
-            return _completed(sample, self.task, data)
+            return _completed(sample, self.task, data, getattr(self.layout, "keys", {}))
         except ColumnError as err:
             raise self.error(index, err) from None
 
@@ -174,8 +174,15 @@ class RowReader:
             )
 
 
-def _completed(sample: Sample, task: Task[Any], row: Mapping[str, Any]) -> Sample:
-    """Return a sample of own data with the fields and the target that its task makes."""
+def _completed(sample: Sample, task: Task[Any], row: Mapping[str, Any], names: Mapping[str, str]) -> Sample:
+    """Return a sample of own data with the fields and the target that its task makes.
+
+    Args:
+        sample: The sample.
+        task: Its task.
+        row: The row of the file.
+        names: Names of keys in the file, by the names that the task reads, where they differ.
+    """
     keys = f"; the row has: {', '.join(map(str, row))}"
     try:
         fields = task.plain(dict(sample.fields))
@@ -185,10 +192,11 @@ def _completed(sample: Sample, task: Task[Any], row: Mapping[str, Any]) -> Sampl
         if sample.conversation is None:
             task.prompt(sample)  # this raises an error if the number of files does not fit the task
     except KeyError as err:
-        name = err.args[0]
+        name = names.get(err.args[0], err.args[0])
+        meaning = f" (columns.keys names it for {err})" if name != err.args[0] else ""
         raise ColumnError(
             f"it in every row of a dataset with the task {sample.task!r}",
-            f"key {err}",
+            f"key {name!r}{meaning}",
             f"is empty ({show(row[name])})" if name in row else f"is missing{did_you_mean(name, row)}{keys}",
             "Add the key with a value, or rename the one that is meant.",
         ) from err
