@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import gc
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,6 +118,12 @@ def check_file(path: str | Path) -> Path:
     if path.stat().st_size == 0:
         raise EmptyMedia(path, "has zero bytes. Fetch or extract it again.")
     return path
+
+
+# A forked process inherits decoders that are not closed, without their threads. If its garbage collection
+# closed one of them, it would wait for these threads for ever (seen with PyAV 18.1, libavcodec 62).
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=gc.freeze)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -232,3 +233,22 @@ def test_children_that_crash_hang_or_hoard_are_reported_and_replaced() -> None:
 def test_files_are_looked_at_in_children_as_in_this_process(clean: Path) -> None:
     jobs = [FileJob(p, "video", 2) for p in sorted(clean.rglob("*.mp4"))]
     assert dict(run_isolated(inspect_file, jobs, 1)) == {job: inspect_file(job) for job in jobs}
+
+
+def collected(job: str) -> int:
+    return gc.collect()
+
+
+def test_a_decoder_that_the_parent_has_not_closed_stops_no_child(clean: Path) -> None:
+    clip = next(clean.rglob("*.mp4"))
+    gc.disable()
+    try:
+        container = av.open(str(clip))
+        container.streams.video[0].thread_type = "AUTO"
+        circle: list[Any] = [container, next(container.decode(video=0))]
+        circle.append(circle)  # only garbage collection closes it
+        del container, circle
+        (result,) = dict(run_isolated(collected, ["job"], 1, timeout_s=20)).values()
+    finally:
+        gc.enable()
+    assert not isinstance(result, Failure)
