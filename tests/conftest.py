@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +14,12 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports the hub's client
 os.environ["CRAB_ALLOW_CODE_OF"] = "tests"  # configs of the tests name classes of the tests
+
+# A shell starts programs in the background with SIGINT ignored, and nohup with SIGHUP ignored. The programs
+# that tests start would inherit this, and not end when a test sends the signal.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, lambda *_: None)):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 TESTED_SETS = "ks,a2v,v2a,avqa,cremad,s4,arig"
 """Datasets of the run ``tested``."""
