@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_INSTALL ?= pip install
 BIN := $(VENV)/bin
+TEST_PROCESSES ?= 2
 DEMO_CLIPS ?= 1700
 DEMO_TEST_FRACTION ?= 0.43
 DEMO_SEED ?= 0
@@ -40,7 +41,7 @@ demo: $(VENV)/.installed  ## Make Mini AV-UIE, fine-tune the mini model on its 1
 	$(BIN)/python cli.py test --config demo.yaml --data.root $(DEMO_ROOT) --ckpt_path runs/demo
 
 test: $(VENV)/.installed-test  ## Run the default test suite.
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 test-lowest:  ## Run the default test suite with the lowest library versions that setup.cfg allows.
 	$(PYTHON) .ci/lowest.py > lowest.txt
