@@ -16,10 +16,10 @@ from crab_lightning.data.check.rows import (
     check_closed_set,
     readable_classes,
 )
+from crab_lightning.data.manifests.column_types import ManifestError
 from crab_lightning.data.manifests.files import (
     UNREAD,
     ExistingFiles,
-    ManifestError,
     has_test,
     manifest_path,
     near_name,

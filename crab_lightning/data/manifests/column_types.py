@@ -25,6 +25,27 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 _SEPARATORS = re.compile(r"[/\\]")
 
 
+class ManifestError(ValueError):
+    """A manifest cannot be read. The message names the file, the row, the key and what to do."""
+
+
+class RowError(ManifestError):
+    """A row of a manifest cannot be read.
+
+    Args:
+        row: Number of the row, counted from 0.
+        message: The whole message.
+    """
+
+    def __init__(self, row: int, message: str) -> None:
+        super().__init__(message)
+        self.row = row
+
+    def __reduce__(self) -> tuple[type[RowError], tuple[int, str]]:
+        # Pickle, which sends exceptions between processes, would call __init__ with the message only.
+        return type(self), (self.row, str(self))
+
+
 class ColumnError(ValueError):
     """A value is not allowed in a column.
 

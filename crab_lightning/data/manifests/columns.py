@@ -52,6 +52,7 @@ from crab_lightning.data.manifests.column_types import (
     FIELD_TYPES,
     TYPES,
     ColumnError,
+    ManifestError,
     anything,
     read_as,
     relative_path,
@@ -60,7 +61,6 @@ from crab_lightning.data.manifests.column_types import (
     value_at,
     word,
 )
-from crab_lightning.data.manifests.files import ManifestError
 from crab_lightning.data.manifests.layout import (
     Layout,
     Needs,

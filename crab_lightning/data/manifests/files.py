@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from crab_lightning.data.manifests.column_types import kind_of, show
+from crab_lightning.data.manifests.column_types import ManifestError, kind_of, show
 from crab_lightning.data.manifests.layout import LAYOUTS
 from crab_lightning.spelling import counted
 from crab_lightning.structures import DatasetSpec
@@ -25,27 +25,6 @@ UNREAD = (
     " rows to the training file, or score them with `test_file`"
 )
 MANIFEST_BYTES = 2**30  # the largest released file has less than 100 megabytes
-
-
-class ManifestError(ValueError):
-    """A manifest cannot be read. The message names the file, the row, the key and what to do."""
-
-
-class RowError(ManifestError):
-    """A row of a manifest cannot be read.
-
-    Args:
-        row: Number of the row, counted from 0.
-        message: The whole message.
-    """
-
-    def __init__(self, row: int, message: str) -> None:
-        super().__init__(message)
-        self.row = row
-
-    def __reduce__(self) -> tuple[type[RowError], tuple[int, str]]:
-        # Pickle, which sends exceptions between processes, would call __init__ with the message only.
-        return type(self), (self.row, str(self))
 
 
 def dataset_folder(root: Path, dataset: str, spec: DatasetSpec) -> Path:

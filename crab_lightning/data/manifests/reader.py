@@ -8,15 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from crab_lightning.data.manifests.files import (
-    ExistingFiles,
-    ManifestError,
-    RowError,
-    has_test,
-    load_rows,
-    manifest_path,
-    near_name,
-)
+from crab_lightning.data.manifests.column_types import ManifestError, RowError
+from crab_lightning.data.manifests.files import ExistingFiles, has_test, load_rows, manifest_path, near_name
 from crab_lightning.data.manifests.layout import layout_of
 from crab_lightning.data.manifests.repeats import Repeat, asked_once, find_repeats
 from crab_lightning.data.manifests.row_reader import RowReader

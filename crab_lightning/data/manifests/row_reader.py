@@ -12,9 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from crab_lightning.data.manifests.column_types import ColumnError, kind_of, show
+from crab_lightning.data.manifests.column_types import ColumnError, RowError, kind_of, show
 from crab_lightning.data.manifests.columns import ColumnMap, Fields
-from crab_lightning.data.manifests.files import RowError
 from crab_lightning.data.manifests.layout import Layout, Parts, stem
 from crab_lightning.spelling import did_you_mean
 from crab_lightning.structures import DatasetSpec, Sample

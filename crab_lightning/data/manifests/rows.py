@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from crab_lightning.data.manifests.files import UNREAD, ManifestError, has_test, unread_files
+from crab_lightning.data.manifests.column_types import ManifestError
+from crab_lightning.data.manifests.files import UNREAD, has_test, unread_files
 from crab_lightning.data.manifests.layout import LAYOUTS
 from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.data.manifests.split import carve_validation
