@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from crab_lightning.models.engine import Sampling
-from crab_lightning.spelling import similar
+from crab_lightning.spelling import did_you_mean
 from crab_lightning.structures import SYSTEM_MESSAGE, Conversation, DatasetSpec, Media
 
 _PARTS = {"video_url": Media.VIDEO, "image_url": Media.IMAGE, "audio_url": Media.AUDIO}
@@ -31,6 +32,19 @@ _UNSUPPORTED = {
     "top_logprobs": "token probabilities",
 }
 _WITHOUT_EFFECT: dict[str, Any] = {"repetition_penalty": 1, "top_k": -1}
+_HARMLESS = (
+    "add_generation_prompt",
+    "metadata",
+    "modalities",
+    "parallel_tool_calls",
+    "prompt_cache_key",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "tool_choice",
+    "user",
+)
+"""Keys that do not change the answer of this server."""
 _READ = (
     "max_completion_tokens",
     "max_tokens",
@@ -130,16 +144,14 @@ def read_request(body: Any, sizes: RequestSizes | None = None) -> ChatRequest:
     if not isinstance(body, dict):
         raise RequestError("the body must be a JSON object with the key 'messages'")
     sizes = sizes or RequestSizes()
-    known = (*_READ, *_UNSUPPORTED)
-    for key in body:
-        meant = [name for name in known if key not in known and similar(key, name)]
-        if meant:
-            raise RequestError(f"there is no key {shown(key)}; did you mean '{meant[0]}'?", param=key)
+    _check_keys(body, (*_READ, *_UNSUPPORTED, *_HARMLESS), "the request")
     for key, what in _UNSUPPORTED.items():
         if body.get(key) not in (None, [], {}, False, 0, _WITHOUT_EFFECT.get(key)):
             raise RequestError(f"this server does not support {what}; leave '{key}' out", param=key)
     if body.get("n") not in (None, 1):
         raise RequestError("this server gives only one answer to a request; leave 'n' out", param="n")
+    if body.get("modalities") not in (None, ["text"]):
+        raise RequestError("this server answers with text; leave 'modalities' out", param="modalities")
     if (body.get("response_format") or {"type": "text"}) != {"type": "text"}:
         raise RequestError(
             "this server answers in plain text; leave 'response_format' out", param="response_format"
@@ -165,6 +177,17 @@ def read_request(body: Any, sizes: RequestSizes | None = None) -> ChatRequest:
     conversation, media = _conversation(messages, sizes)
     frames = _frames(body, sizes.frames)
     return ChatRequest(conversation, media, sampling, limit, stream, bool(usage), frames, task, weighed)
+
+
+def _check_keys(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    """Refuse unknown keys, because a key without an effect would change the answer on another server."""
+    for key, value in given.items():
+        if key not in known and value is not None:
+            raise RequestError(
+                f"{where} has the key {shown(key)}, which this server does not read"
+                f"{did_you_mean(key, known)}; leave it out. Known keys: {', '.join(known)}",
+                param=key,
+            )
 
 
 def _weighed(body: dict[str, Any], sizes: RequestSizes, *, stream: bool) -> tuple[str | None, Any]:
@@ -220,10 +243,13 @@ def _frames(body: dict[str, Any], most: int) -> int:
     video = options.get("video") if isinstance(options, dict) else None
     if video is None and options in ({}, None):
         return DatasetSpec("", "").frames
+    if isinstance(options, dict):
+        _check_keys(options, ("video",), "media_io_kwargs")
     if not isinstance(video, dict):
         raise RequestError(
             '\'media_io_kwargs\' must have the form {"video": {"num_frames": 10}}', param="media_io_kwargs"
         )
+    _check_keys(video, ("num_frames",), "media_io_kwargs.video")
     frames: int = _number(video, "num_frames", DatasetSpec("", "").frames, 1, most, whole=True)
     return frames
 
@@ -259,6 +285,13 @@ def _conversation(messages: Any, sizes: RequestSizes) -> tuple[Conversation, tup
     media: list[tuple[Media, str]] = []
     for number, part in enumerate(parts):
         kind = part.get("type") if isinstance(part, dict) else None
+        if isinstance(kind, str) and kind in ("text", "input_audio", *_PARTS):
+            _check_keys(part, ("type", kind, "uuid"), f"content part {number}")
+            if kind != "text" and isinstance(part.get(kind), dict):
+                inner = ("data", "format") if kind == "input_audio" else ("url", "detail")
+                _check_keys(part[kind], inner, f"{kind} of content part {number}")
+        if kind == "text" and not isinstance(part.get("text"), str):
+            raise MessagesError(f"content part {number} needs a text under the key 'text'")
         if kind == "text" and isinstance(part.get("text"), str):
             if not _is_text(part["text"]):
                 raise MessagesError(f"content part {number} contains an incomplete character")

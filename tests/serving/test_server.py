@@ -225,10 +225,21 @@ def test_models_and_health_are_listed(server: Server) -> None:
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"repetition_penalty": 1.2}, "does not support penalties; leave 'repetition_penalty' out"),
         ({"top_k": 40}, "does not support top_k"),
-        ({"max_token": 4}, "there is no key 'max_token'; did you mean 'max_tokens'?"),
-        ({"Temprature": 1}, "there is no key 'Temprature'; did you mean 'temperature'?"),
+        (
+            {"max_token": 4},
+            r"has the key 'max_token', which .* not read \(did you mean 'max_tokens'\?\); leave it out",
+        ),
+        ({"Temprature": 1}, r"has the key 'Temprature', which .* \(did you mean 'temperature'\?\)"),
         ({"media_io_kwargs": {"video": {"num_frames": 10_000}}}, "num_frames"),
         ({"media_io_kwargs": [1]}, "media_io_kwargs"),
+        ({"media_io_kwargs": {"video": {"fps": 2}}}, r"media_io_kwargs\.video has the key 'fps', which"),
+        ({"do_sample": True}, "the request has the key 'do_sample', which this server does not read"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]}, "needs a text under"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "?", "start": 1}]}]},
+            "content part 0 has the key 'start'",
+        ),
+        ({"modalities": ["text", "audio"]}, "answers with text; leave 'modalities' out"),
     ],
 )
 def test_bad_request_is_named(server: Server, media: Path, change: dict[str, Any], said: str) -> None:
