@@ -52,6 +52,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "profiler": ({"profiler": "nix"}, "'nix'; it must be one of simple, advanced"),
     "devices": ({"devices": 0}, "devices"),
+    "epochs": ({"max_epochs": 0}, "trainer.max_epochs is 0, so nothing would be trained"),
+    "steps": ({"max_steps": 0}, "trainer.max_steps is 0, so nothing would be trained"),
+    "batches": ({"limit_train_batches": 0}, "trainer.limit_train_batches is 0, so nothing"),
 }
 OF_QUICK = {"max_epochs", "limit_train_batches", "limit_test_batches", "callbacks"}
 

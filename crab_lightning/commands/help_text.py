@@ -86,8 +86,13 @@ class Options(argparse.ArgumentParser):
             else word
             for word in args
         ]
+        seen: set[str] = set()
         for word in args:
             name = word.partition("=")[0]
+            action = self._option_string_actions.get(name)
+            if name in seen and action is not None and action.nargs in ("+", "*"):
+                self.error(f"{name} is given twice; its values follow it once: {name} A B")
+            seen.add(name)
             if name.startswith("--") and name not in self._option_string_actions:
                 if name == "--":
                     break

@@ -226,7 +226,7 @@ class CrabCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Choose the run folder, take ownership of it, and let the loggers write there."""
         with naming_file(self.files):
-            check_switches(self.config.trainer)
+            check_switches(self.config.trainer, self.function)
         if (threads := self.config.run.threads) is not None:
             if threads < 1:
                 raise ConfigError(f"--run.threads is {threads}; at least 1 is needed")

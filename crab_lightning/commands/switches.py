@@ -12,15 +12,19 @@ from crab_lightning.configuration.files import ConfigError
 from crab_lightning.spelling import did_you_mean
 
 
-def check_switches(trainer: Any) -> None:
+def check_switches(trainer: Any, function: str = "fit") -> None:
     """Refuse options of the Trainer that do not work in this package.
 
     Args:
         trainer: The section ``trainer`` of a parsed config.
+        function: ``fit``, ``validate``, ``test`` or ``predict``.
 
     Raises:
         ConfigError: If such an option is set. The message names options to use instead.
     """
+    for key in ("max_epochs", "max_steps", "limit_train_batches") if function == "fit" else ():
+        if trainer.get(key) in (0, 0.0) and not isinstance(trainer.get(key), bool):
+            raise ConfigError(f"trainer.{key} is 0, so nothing would be trained; give at least 1")
     named = {
         "strategy": ["auto", *StrategyRegistry.available_strategies()],
         "accelerator": ["auto", "gpu", *sorted(AcceleratorRegistry.available_accelerators())],

@@ -261,6 +261,11 @@ def _by_reference(records: Sequence[Record], samples: Sequence[Sample], layout: 
         answers = {sample.id: record for sample, record in zip(samples, records, strict=True)}
         return Joined(answers, "order, every reference (output) checked")
     if layout not in REFERENCE_DECIDES or any(text is None for text in said):
+        if ids := [r[key] for r in records for key in r if key.casefold() == "id" and r[key] is not None]:
+            raise JoinError(
+                f"none of the {len(ids)} ids of '{dataset}' is the id of a sample: the first is {ids[0]!r},"
+                f" and the first sample is {samples[0].id!r}. Write these ids under the key 'id'"
+            )
         if len(records) != len(samples):
             raise JoinError(
                 f"the {len(records)} records of '{dataset}' contain nothing that names their sample, "

@@ -133,6 +133,9 @@ def test_errors_say_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
     run = write_run(tmp_path / "a", "ave", [0.5])
     assert "gone; give the folder of a run that `cli.py test`" in compare(capsys, str(tmp_path / "gone"))
     assert "has results of test, not of 'val'" in compare(capsys, str(run), "--split", "val")
+    assert "no run has scores for --protocol likelihood; `test --evaluator.decoding both`" in compare(
+        capsys, str(run), "--protocol", "likelihood"
+    )
     assert "--published Crba (did you mean 'Crab'?): the paper's tables have: TimeChat" in compare(
         capsys, str(run), "--published", "Crba"
     )

@@ -187,6 +187,10 @@ def test_order_alone_needs_equal_counts(root: Path, capsys: pytest.CaptureFixtur
     records = [{"predict": "<event>Cat, (0 10)</event>"}] * 3
     with pytest.raises(AssertionError, match="they cannot be matched by order either"):
         score(root, "ave", records, capsys)
+    for key in ("id", "ID"):
+        named = [{**record, key: f"z{i}"} for i, record in enumerate([*records, records[0]])]
+        with pytest.raises(AssertionError, match="none of the 4 ids of 'ave' is the id of a sample: the fir"):
+            score(root, "ave", named, capsys)
     content = score(root, "ave", records + records[:1], capsys)
     assert content["join"]["by"] == "order, unchecked"
 
